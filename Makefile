@@ -1,0 +1,49 @@
+# Every target works in a fresh clone: it makes .venv and installs the project into it on first use, and not again until
+# pyproject.toml changes. Nothing is needed beforehand but make and Python >= 3.10.
+#
+#   make test PYTHON=python3.12     another interpreter for .venv
+#   make test ARGS="tests/meta -k rmd"
+#   make compare ARGS="--preset smoke"
+
+PYTHON ?= python3
+WORKERS ?= 2
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help venv test compare lint clean
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+venv: $(STAMP) ## make .venv with the project and its development tools
+
+# One torch thread per worker: two workers with a thread pool each would fight over the cores.
+test: $(STAMP) ## run the tests (ARGS: options for pytest; WORKERS: processes, 2 by default)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations=10 $(ARGS)
+
+compare: $(STAMP) ## run the comparison of all teachers (ARGS: its options, for example "--preset smoke")
+	$(BIN)/python -m benchmarks compare $(ARGS)
+
+lint: $(STAMP) ## check style, formatting and types
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+
+clean: ## remove .venv, caches and build products; results in runs/ stay
+	rm -rf $(VENV) build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -type d -name __pycache__ -prune -exec rm -rf {} +
+
+# The stamp is touched last, so an interrupted installation is taken up again by the next call.
+$(STAMP): pyproject.toml
+	@command -v "$(PYTHON)" >/dev/null 2>&1 || { \
+		echo "error: no '$(PYTHON)' on the PATH; install Python 3.10 or newer, or name one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+		echo "error: found $$("$(PYTHON)" --version 2>&1), expected Python 3.10 or newer; name one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	"$(PYTHON)" -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -e ".[dev]"
+	@touch $@

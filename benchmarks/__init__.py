@@ -1,0 +1,11 @@
+"""Benchmarks: one module per table or figure, one command line over all of them.
+
+``python -m benchmarks --help`` lists them. Every benchmark appends rows to a file and makes its tables and figures from
+that file alone. What they share:
+
+- `benchmarks.options.CommonOptions`: the options that every benchmark has;
+- `benchmarks.registry.BENCHMARKS`: the names;
+- `benchmarks.rows`: result rows and the files they live in;
+- `benchmarks.statistics`: means and intervals over seeds;
+- `benchmarks.jobs`: independent jobs on several processes.
+"""

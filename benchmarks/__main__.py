@@ -1,0 +1,113 @@
+"""The command line: ``python -m benchmarks NAME [options]``.
+
+Worker processes import this module again, so it must stay cheap: nothing heavy is imported before a benchmark is
+chosen.
+"""
+
+import difflib
+import importlib
+import os
+import sys
+import textwrap
+from collections.abc import Sequence
+
+import tyro
+
+from benchmarks.jobs import JobFailed
+from benchmarks.registry import BENCHMARKS, Entry
+
+_PROGRAM = "python -m benchmarks"
+_TRACEBACK = "TEACHENV_TRACEBACK"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark that the arguments name.
+
+    Args:
+        arguments: Without the program's name; by default those of the process.
+
+    Returns:
+        The exit code: 0, 2 after an error that the user can mend (one line on stderr says how), 130 after Ctrl-C.
+
+    Raises:
+        SystemExit: From the parser of the options, after ``--help`` or an option it does not accept.
+    """
+    name, *rest = (sys.argv[1:] if arguments is None else arguments) or [""]
+    if name in ("-h", "--help"):
+        print(_help())
+        return 0
+    if name not in BENCHMARKS:
+        return _fail(_unknown(name))
+    entry = BENCHMARKS[name]
+    module_name, _, class_name = entry.options.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+        options = tyro.cli(
+            getattr(module, class_name), prog=f"{_PROGRAM} {name}", description=_description(entry), args=rest
+        )
+        module.run(options)
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command continues where it stopped", file=sys.stderr)
+        return 130
+    except Exception as error:
+        cause = error.__cause__ if isinstance(error, JobFailed) else error
+        if os.environ.get(_TRACEBACK) or not _is_for_the_user(cause):
+            raise
+        return _fail(str(error) or type(error).__name__)
+    return 0
+
+
+def _is_for_the_user(error: BaseException | None) -> bool:
+    """Whether the message alone says what to do, so that a traceback would only hide it."""
+    if isinstance(error, (ValueError, OSError)):
+        return True
+    # Looked up, not imported: if the error is one, somebody has imported its module; if nobody has, it is none.
+    errors = sys.modules.get("teachenv.errors")
+    return errors is not None and isinstance(error, errors.DatasetUnavailable)
+
+
+def _fail(message: str) -> int:
+    print("error:", " ".join(message.split()), file=sys.stderr)
+    return 2
+
+
+def _unknown(name: str) -> str:
+    if not name or name.startswith("-"):
+        found = f"found {name!r}" if name else "found nothing"
+        return f"{found}, expected the name of a benchmark first; list them with {_PROGRAM} --help"
+    near = difflib.get_close_matches(name.lower().replace("-", "_"), BENCHMARKS, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"expected one of: {', '.join(BENCHMARKS)}."
+    return f"found no benchmark {name!r}; {hint} {_PROGRAM} --help describes them"
+
+
+def _description(entry: Entry) -> str:
+    return f"{entry.summary}\n\nEstimated time on two cores: {_times(entry)}."
+
+
+def _times(entry: Entry) -> str:
+    return ", ".join(f"{preset} {minutes}" for preset, minutes in entry.minutes.items())
+
+
+def _help() -> str:
+    lines = [
+        f"usage: {_PROGRAM} NAME [--preset smoke|laptop|paper] [--seeds N] [--out DIR] [--data-root DIR] [...]",
+        "",
+        "Each run appends rows to DIR/results.jsonl (DIR is runs/NAME by default), continues where an earlier run",
+        "stopped, and makes its tables and figures from the rows. Times are for two cores.",
+        "",
+        "benchmarks:",
+    ]
+    for name, entry in BENCHMARKS.items():
+        lines.append(f"  {name}")
+        lines += textwrap.wrap(entry.summary, width=110, initial_indent=" " * 6, subsequent_indent=" " * 6)
+        lines.append(f"      [{_times(entry)}]")
+    lines += [
+        "",
+        f"All options of one: {_PROGRAM} NAME --help",
+        f"Errors are one line; set {_TRACEBACK}=1 for the traceback.",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,38 @@
+"""The benchmarks by name: plain data, so that listing them imports none of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from benchmarks.options import Preset
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the command line knows of a benchmark before it imports it.
+
+    Attributes:
+        options: ``module:Class`` of its options, a frozen dataclass derived from `benchmarks.options.CommonOptions`.
+            The same module has ``run(options: Class) -> None``.
+        summary: One sentence: which question it answers.
+        minutes: Estimated time of each preset on two cores, for a reader: ``"40 min"``.
+    """
+
+    options: str
+    summary: str
+    minutes: Mapping[Preset, str]
+
+
+BENCHMARKS: dict[str, Entry] = {
+    # All teachers of the library against tuned fixed losses, with the same labels and the same budget of student steps.
+    "compare": Entry(
+        options="benchmarks.compare:Options",
+        summary="Which teacher makes the best student, from the same labels and the same number of student steps?",
+        minutes={"smoke": "1 min", "laptop": "not measured yet", "paper": "not measured yet"},
+    ),
+    # Student steps per second: single, vectorised, differentiated.
+    "throughput": Entry(
+        options="benchmarks.throughput:Options",
+        summary="How many student steps a second do the single, the vector and the differentiated environment reach?",
+        minutes={"smoke": "1 min", "laptop": "not measured yet", "paper": "not measured yet"},
+    ),
+}

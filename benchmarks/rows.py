@@ -1,0 +1,368 @@
+"""Result rows: one JSON object per line, appended so that a crash loses at most the job it interrupted.
+
+A benchmark writes nothing but rows while it runs; its tables and figures are made from the rows alone, so they can be
+made again without running anything::
+
+    results = ResultsFile(folder / "results.jsonl")  # fails here, before any work, if nothing can be written there
+    for job in jobs:
+        if not results.done(**job.key, metrics=["test_error"]):
+            results.append(job.run())
+    write_atomically(folder / "table.md", table(results.rows()))
+"""
+
+import contextlib
+import dataclasses
+import functools
+import importlib.metadata
+import json
+import math
+import operator
+import os
+import platform
+import secrets
+import subprocess
+import tempfile
+import warnings
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, TypeAlias
+
+_ROOT = Path(__file__).resolve().parent.parent
+_DISTRIBUTIONS = ("torch", "gymnasium", "stable-baselines3", "numpy", "teachenv")
+
+_Key: TypeAlias = tuple[str, str, str, str, str, int, str]
+_Identity: TypeAlias = tuple[_Key, str, int]
+
+
+class OutputNotWritable(OSError):
+    """Nothing can be written where the results should go."""
+
+
+class MalformedResults(ValueError):
+    """A line of a results file is not a row."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured number and everything needed to say where it came from.
+
+    Values are checked and brought to plain Python types on construction (a numpy or torch scalar becomes a float), and
+    ``config`` is copied, so a row never differs from what is read back from its file.
+
+    Attributes:
+        benchmark: Name of the benchmark, as on its command line.
+        task: Setting, for example ``digits-noisy-40``.
+        dataset: Data that the students were trained on; stand-ins are named as such.
+        student: Student network.
+        method: Teacher, perhaps with a suffix after a colon (``rmd:bilinear``).
+        seed: Seed of this repetition.
+        metric: What ``value`` is. Errors and accuracies are fractions in [0, 1], never percent.
+        value: The number; finite.
+        student_steps: Student SGD steps spent up to this number, the common currency of all teachers.
+        seconds: Wall-clock time spent up to this number; finite.
+        config: Every option that shaped the number, as JSON values.
+        git_commit: See `git_commit`.
+        versions: See `versions`.
+
+    Raises:
+        ValueError: If a number is not finite, or a field cannot be written as JSON.
+    """
+
+    benchmark: str
+    task: str
+    dataset: str
+    student: str
+    method: str
+    seed: int
+    metric: str
+    value: float
+    student_steps: int
+    seconds: float
+    config: dict[str, Any]
+    git_commit: str
+    versions: dict[str, str]
+
+    def __post_init__(self) -> None:
+        for name in ("benchmark", "task", "dataset", "student", "method", "metric", "git_commit"):
+            if not isinstance(getattr(self, name), str):
+                self._refuse(name, "a string")
+        for name in ("seed", "student_steps"):
+            try:
+                self._set(name, operator.index(getattr(self, name)))
+            except TypeError:
+                self._refuse(name, "an integer")
+        for name in ("value", "seconds"):
+            number = getattr(self, name)
+            # A string also converts to float, but has no __float__ of its own.
+            if not hasattr(number, "__float__") or not math.isfinite(number):
+                self._refuse(name, "a finite number; say in its own metric that a run diverged")
+            self._set(name, float(number))
+        for name in ("config", "versions"):
+            if not isinstance(getattr(self, name), dict):
+                self._refuse(name, "a dict")
+            try:
+                self._set(name, _as_read_back(getattr(self, name)))
+            except (TypeError, ValueError) as error:
+                self._refuse(name, f"JSON values without NaN or infinity ({error})")
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)  # the dataclass is frozen for everybody else
+
+    def _refuse(self, name: str, expected: str) -> NoReturn:
+        row = f"{self.benchmark}/{self.method}/{self.metric}"
+        raise ValueError(f"row {row}: found {name}={getattr(self, name)!r}, expected {expected}")
+
+    def to_json(self) -> str:
+        """The row as one line of JSON, without the line's end."""
+        return json.dumps(dataclasses.asdict(self), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, line: str | bytes) -> "Row":
+        """The row that a line of JSON holds.
+
+        Raises:
+            ValueError: If the line is not JSON, is not an object, or lacks or adds a field.
+        """
+        found = json.loads(line)
+        if not isinstance(found, dict):
+            raise ValueError(f"found {type(found).__name__}, expected an object")
+        expected = {field.name for field in dataclasses.fields(cls)}
+        if found.keys() != expected:
+            missing, unknown = sorted(expected - found.keys()), sorted(found.keys() - expected)
+            raise ValueError(f"missing fields: {missing}, unknown fields: {unknown}")
+        return cls(**found)
+
+
+class ResultsFile:
+    """The rows of one benchmark run, in a file that outlives the process.
+
+    Opening makes the folder, checks that it can be written to, and reads what an earlier run left. A last line that a
+    crash cut short is removed with a warning. Rows that say the same thing again (same benchmark, task, dataset,
+    student, method, seed, config, metric and student steps) replace the older ones in `rows`; the file keeps both.
+
+    Only one process may have the file open for writing: workers hand their rows to it.
+
+    Args:
+        path: The file, usually ``DIR/results.jsonl``. It is made by the first `append`.
+
+    Raises:
+        OutputNotWritable: If rows or the files beside them could not be written.
+        MalformedResults: If a line other than a torn last one is not a row.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        with _writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.path.parent):
+                pass  # tables and figures will need new files in the folder
+            if self.path.exists():
+                with self.path.open("r+b") as file:
+                    _mend_last_line(file.fileno(), self.path)
+        self._rows: dict[_Identity, Row] = {}
+        self._metrics: dict[_Key, set[str]] = {}
+        if self.path.exists():
+            self._remember(read_rows(self.path))
+
+    def append(self, rows: Iterable[Row]) -> None:
+        """Add rows to the end of the file, on disk when this returns.
+
+        All lines go into a single write, so nobody sees half a row; hand over all rows of one job together.
+
+        Raises:
+            OutputNotWritable: If the write failed, for example on a full disk; none of the rows are then in the file.
+        """
+        rows = list(rows)
+        data = "".join(f"{row.to_json()}\n" for row in rows).encode()
+        if not data:
+            return
+        with _writing(self.path):
+            file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            try:
+                start = os.fstat(file).st_size
+                written = os.write(file, data)
+                if written != len(data):
+                    os.ftruncate(file, start)
+                    raise OSError(f"only {written} of {len(data)} bytes fitted (is the disk full?)")
+                os.fsync(file)
+            finally:
+                os.close(file)
+        self._remember(rows)
+
+    def rows(self) -> list[Row]:
+        """All rows in the order of the file, each the newest that says its thing."""
+        return list(self._rows.values())
+
+    def done(
+        self,
+        *,
+        benchmark: str,
+        task: str,
+        dataset: str,
+        student: str,
+        method: str,
+        seed: int,
+        config: Mapping[str, Any],
+        metrics: Collection[str] = (),
+    ) -> bool:
+        """Whether this piece of work is in the file already, so that it can be skipped.
+
+        Args:
+            benchmark: As in `Row`, like the five that follow.
+            task: Setting.
+            dataset: Data of the students.
+            student: Student network.
+            method: Teacher.
+            seed: Seed of the repetition.
+            config: Compared as JSON: the order of keys does not matter, tuples equal lists, 1 differs from 1.0.
+            metrics: Metrics that must all be there. Without any, one row of whatever metric is enough.
+        """
+        key = (benchmark, task, dataset, student, method, operator.index(seed), _canonical(dict(config)))
+        return key in self._metrics and self._metrics[key].issuperset(metrics)
+
+    def _remember(self, rows: Iterable[Row]) -> None:
+        for row in rows:
+            key = (row.benchmark, row.task, row.dataset, row.student, row.method, row.seed, _canonical(row.config))
+            self._rows[key, row.metric, row.student_steps] = row
+            self._metrics.setdefault(key, set()).add(row.metric)
+
+
+def read_rows(path: str | os.PathLike[str]) -> list[Row]:
+    """Every row of a results file, older versions of a row included, without touching the file or its folder.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        MalformedResults: If a line is not a row; the message has its number.
+    """
+    path = Path(path)
+    rows = []
+    # Split at the byte \n only: str.splitlines would also split at characters that JSON strings may hold.
+    for number, line in enumerate(path.read_bytes().removesuffix(b"\n").split(b"\n"), start=1):
+        if not line and number == 1:
+            break  # an empty file has no rows
+        try:
+            rows.append(Row.from_json(line))
+        except ValueError as error:
+            raise MalformedResults(
+                f"{path}, line {number}: expected one row as JSON, found {_shortened(line)} ({error}); "
+                "mend or remove this line, or choose another folder"
+            ) from error
+    return rows
+
+
+def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None:
+    """Write a whole file such that readers find the old content or the new one, never a part.
+
+    Args:
+        path: The file; its folder is made if need be.
+        content: Text (written as UTF-8) or bytes.
+
+    Raises:
+        OutputNotWritable: If it could not be written; the old file, if any, is unchanged.
+    """
+    path = Path(path)
+    # Beside the target, since a rename is atomic within one file system only.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("xb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that shape a result; ``"not installed"`` where there is none."""
+    found = {"python": platform.python_version()}
+    for name in _DISTRIBUTIONS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # run from a checkout, say
+            found[name] = "not installed"
+    return found
+
+
+@functools.cache
+def git_commit(folder: str | os.PathLike[str] = _ROOT) -> str:
+    """The commit of a work tree, as it was when this process first asked.
+
+    Args:
+        folder: Root of the work tree; by default the one this file lies in.
+
+    Returns:
+        The commit's hash, with ``-dirty`` appended when the tree has changes or new files (committed results do not
+        count: a run that writes them would make itself dirty). ``"unknown"`` outside a work tree or without git.
+    """
+    try:
+        top = _git(folder, "rev-parse", "--show-toplevel")
+        if Path(top).resolve() != Path(folder).resolve():
+            return "unknown"  # an installed copy inside somebody else's repository
+        commit = _git(folder, "rev-parse", "--verify", "HEAD")
+        changes = _git(folder, "status", "--porcelain", "--", ".", ":(exclude)benchmarks/results")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return f"{commit}-dirty" if changes else commit
+
+
+def _git(folder: str | os.PathLike[str], *arguments: str) -> str:
+    command = ["git", "-C", os.fspath(folder), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.strip()
+
+
+def _canonical(config: Mapping[str, Any]) -> str:
+    """JSON in which configs that read back equal are equal strings."""
+    return json.dumps(_as_read_back(config), sort_keys=True)
+
+
+def _as_read_back(value: Mapping[str, Any]) -> Any:
+    """A copy as a file would return it: tuples become lists, keys strings."""
+    return json.loads(json.dumps(value, allow_nan=False))
+
+
+def _mend_last_line(file: int, path: Path) -> None:
+    """Bring a file to end with a whole line, whatever a crash left."""
+    data = path.read_bytes()
+    whole, _, last = data.rpartition(b"\n")
+    if not last:
+        return
+    try:
+        Row.from_json(last)
+    except ValueError:
+        keep = len(data) - len(last)
+        os.ftruncate(file, keep)
+        os.fsync(file)
+        number = whole.count(b"\n") + 2 if keep else 1
+        warnings.warn(
+            f"{path}, line {number}: cut off an unfinished row that an interrupted run left ({_shortened(last)}); "
+            "its job will run again",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    else:  # only the line's end is missing: keep the row
+        os.lseek(file, 0, os.SEEK_END)
+        os.write(file, b"\n")
+        os.fsync(file)
+
+
+def _shortened(line: bytes, length: int = 60) -> str:
+    text = line.decode(errors="replace")
+    return repr(text if len(text) <= length else f"{text[:length]}...")
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn whatever goes wrong with a file into one message that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputNotWritable(
+            f"cannot write {path}: {error.strerror or error}; "
+            "make its folder writable, free some space, or choose another folder"
+        ) from error

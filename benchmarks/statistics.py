@@ -1,0 +1,165 @@
+"""Statistics over seeds: point estimates that few runs support, with bootstrap intervals.
+
+The interquartile mean and percentile bootstrap follow Agarwal et al., *Deep Reinforcement Learning at the Edge of the
+Statistical Precipice* (2021). One deviation: their interquartile mean drops ``floor(n / 4)`` values at either end, so
+for three runs it is the plain mean and it jumps between n = 7 and n = 8. Here the values at the quartiles count with
+the part of them that lies inside, which is the same number whenever n is a multiple of four and smooth in between.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array: TypeAlias = NDArray[np.float64]
+Statistic: TypeAlias = Callable[[Array], Array]
+"""Maps an array of shape (..., n) to the statistic of each row, shape (...)."""
+
+# Resamples drawn at once hold at most this many values, so that memory stays small for any number of values.
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a table shows of one method's runs.
+
+    Attributes:
+        n: Number of runs.
+        mean: Their mean.
+        iqm: Their interquartile mean.
+        low: Lower end of the bootstrap interval.
+        high: Upper end of the bootstrap interval.
+    """
+
+    n: int
+    mean: float
+    iqm: float
+    low: float
+    high: float
+
+
+@overload
+def mean(values: Sequence[float]) -> float: ...
+@overload
+def mean(values: Array) -> Array: ...
+def mean(values: Sequence[float] | Array) -> float | Array:
+    """The mean over the last axis.
+
+    Args:
+        values: One sample, or an array of shape (..., n) with a sample per row.
+
+    Returns:
+        A float for one sample, else an array of shape (...).
+
+    Raises:
+        ValueError: If there are no values, or any is not finite.
+    """
+    result: Array = _checked(values).mean(axis=-1)
+    return result if result.ndim else float(result)
+
+
+@overload
+def iqm(values: Sequence[float]) -> float: ...
+@overload
+def iqm(values: Array) -> Array: ...
+def iqm(values: Sequence[float] | Array) -> float | Array:
+    """The interquartile mean over the last axis: the mean of the middle half of the sorted values.
+
+    Value i of n (from 0, sorted) stands for the quantiles from i / n to (i + 1) / n and weighs as much as that stretch
+    shares with [1/4, 3/4]. For n divisible by four this is the mean without the n/4 smallest and n/4 largest values.
+
+    Args:
+        values: One sample, or an array of shape (..., n) with a sample per row.
+
+    Returns:
+        A float for one sample, else an array of shape (...).
+
+    Raises:
+        ValueError: If there are no values, or any is not finite.
+    """
+    ordered = np.sort(_checked(values), axis=-1)
+    n = ordered.shape[-1]
+    # In units of 1/n, so that the weights of whole values are exactly one.
+    edges = np.clip(np.arange(n + 1, dtype=np.float64), n / 4, 3 * n / 4)
+    result: Array = (ordered * np.diff(edges)).sum(axis=-1) / (n / 2)
+    return result if result.ndim else float(result)
+
+
+def bootstrap_interval(
+    values: Sequence[float] | Array,
+    statistic: Statistic = mean,
+    level: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """The percentile bootstrap interval of a statistic: draw n of n with replacement, many times, and take quantiles.
+
+    With few values it is too narrow (about 85 % coverage instead of 95 % at n = 5), and a single value has no spread to
+    draw from: it gives an interval of width zero. So show n beside it.
+
+    Args:
+        values: One sample, n values.
+        statistic: Maps an array of shape (k, n) to k numbers: `mean`, `iqm`, or a function that reduces the last axis.
+        level: Share of the resampled statistics inside the interval, in (0, 1).
+        resamples: How many samples to draw.
+        seed: Of the draws; equal arguments give equal intervals.
+
+    Returns:
+        Lower and upper end.
+
+    Raises:
+        ValueError: If the values are not one finite sample, or ``level`` or ``resamples`` is out of range.
+    """
+    sample = _checked(values)
+    if sample.ndim != 1:
+        raise ValueError(f"found values of shape {sample.shape}, expected one sample; call this for each row")
+    if not 0.0 < level < 1.0:
+        raise ValueError(f"found level={level}, expected a share between 0 and 1, such as 0.95")
+    if resamples < 1:
+        raise ValueError(f"found resamples={resamples}, expected at least 1")
+    if sample.size == 1:
+        return float(sample[0]), float(sample[0])
+    generator = np.random.default_rng(seed)
+    statistics = np.empty(resamples)
+    rows = max(1, _CHUNK // sample.size)
+    for start in range(0, resamples, rows):
+        count = min(rows, resamples - start)
+        drawn = sample[generator.integers(sample.size, size=(count, sample.size))]
+        statistics[start : start + count] = statistic(drawn)
+    low, high = np.quantile(statistics, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def summarise(
+    values: Sequence[float] | Array,
+    statistic: Statistic = mean,
+    level: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Summary:
+    """Summarise one sample; the interval is that of ``statistic``, the mean unless told otherwise.
+
+    Args:
+        values: One sample, n values.
+        statistic: As for `bootstrap_interval`, like the following.
+        level: Share of the resampled statistics inside the interval.
+        resamples: How many samples to draw.
+        seed: Of the draws.
+
+    Raises:
+        ValueError: As `bootstrap_interval`.
+    """
+    sample = _checked(values)
+    low, high = bootstrap_interval(sample, statistic, level, resamples, seed)
+    return Summary(n=sample.size, mean=float(mean(sample)), iqm=float(iqm(sample)), low=low, high=high)
+
+
+def _checked(values: Sequence[float] | Array) -> Array:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim == 0 or array.shape[-1] == 0:
+        raise ValueError(f"found values of shape {array.shape}, expected at least one value")
+    if not np.isfinite(array).all():
+        raise ValueError(f"found {int((~np.isfinite(array)).sum())} NaN or infinite values, expected finite ones")
+    return array

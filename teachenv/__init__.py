@@ -1,0 +1,39 @@
+"""Learning to teach: a student network's training as a Gymnasium environment.
+
+Importing this package registers `TeachDigits-v0`, `TeachMNIST-v0`, `TeachCIFAR-v0` and `TeachCIFAR100-v0`.
+"""
+
+from teachenv.dynamics import BatchedDynamics, Dynamics, Episode, StudentState
+from teachenv.env import TeachEnv
+from teachenv.errors import DatasetUnavailable
+from teachenv.losses import LOSSES, LossFamily, plain_loss
+from teachenv.registration import register
+from teachenv.settings import Settings
+from teachenv.students import STUDENTS, Prediction
+from teachenv.tasks import TASKS
+from teachenv.tasks.base import ClassificationMeasure, Measure, Task
+from teachenv.vector_env import TeachVectorEnv
+
+__all__ = [
+    "LOSSES",
+    "STUDENTS",
+    "TASKS",
+    "BatchedDynamics",
+    "ClassificationMeasure",
+    "DatasetUnavailable",
+    "Dynamics",
+    "Episode",
+    "LossFamily",
+    "Measure",
+    "Prediction",
+    "Settings",
+    "StudentState",
+    "Task",
+    "TeachEnv",
+    "TeachVectorEnv",
+    "plain_loss",
+]
+
+__version__ = "0.1.0"
+
+register()

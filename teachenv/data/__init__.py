@@ -1,0 +1,5 @@
+"""Finding datasets on this machine, and downloading those that are not there."""
+
+from teachenv.data.root import ENVIRONMENT_VARIABLE, FileDataset, candidate_roots, find_dataset
+
+__all__ = ["ENVIRONMENT_VARIABLE", "FileDataset", "candidate_roots", "find_dataset"]

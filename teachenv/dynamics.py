@@ -1,0 +1,375 @@
+"""A student's training as pure functions over one value.
+
+    state₀ = init(episode)        state_{t+1}, outcome = step(state_t, episode, action)        J = objective(state, episode)
+
+The state holds all that a step changes; the episode holds all that a step draws on: which samples are train and dev, in which
+order they come, and the seed of augmentation and dropout. Nothing is hidden in between, so a step can be replayed bitwise,
+batched over students, snapshotted, and differentiated.
+
+`Dynamics` trains one student. `BatchedDynamics` trains B of them in one computation: every tensor carries a leading dimension
+B, networks, losses and measures are mapped over it, and the rest is element-wise. A step is written once, for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+
+from teachenv.losses.base import LossFamily
+from teachenv.optimizers import SGD, Rate, Tensors
+from teachenv.randomness import Purpose, generator
+from teachenv.schedules import Schedule
+from teachenv.students.functional import FunctionalStudent
+from teachenv.tasks.base import Measure, Task
+
+T = TypeVar("T")
+
+# Evaluations without gradients go through the network in pieces of this many samples, to bound their memory.
+_EVALUATION_BATCH = 2000
+
+
+@dataclass(frozen=True)
+class StudentState:
+    """A student in training. A batch of B students: tensors with a leading dimension B, `step` an array (B,).
+
+    Attributes:
+        parameters: trainable parameters ω.
+        slots: the optimiser's, such as momentum.
+        buffers: running statistics, other buffers and frozen parameters.
+        step: student steps taken.
+    """
+
+    parameters: Tensors
+    slots: Tensors
+    buffers: Tensors
+    step: int | np.ndarray
+
+
+@dataclass(frozen=True)
+class Episode:
+    """What one episode's training draws on. A batch of B episodes: tensors with a leading dimension B.
+
+    Attributes:
+        seeds: the episode's seed, (seed,), or one for each of B; everything else here is a function of it.
+        batches: (horizon, batch) indices into the pool: the minibatch of each step.
+        dev: (dev_size,) indices into the pool.
+        train: (train_size,) indices into the pool.
+    """
+
+    seeds: tuple[int, ...]
+    batches: torch.Tensor
+    dev: torch.Tensor
+    train: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a step reports besides the new state, each a scalar or (B,): from the forward pass that the step makes anyway.
+
+    Attributes:
+        loss: the taught loss of the minibatch, before the update.
+        train_score: the measure's score (accuracy) of the minibatch, before the update.
+    """
+
+    loss: torch.Tensor
+    train_score: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """A step's gradient and what came out beside it.
+
+    Attributes:
+        parameters: ∇_ω of the loss.
+        action: ∇_a of the loss, if asked for.
+        buffers: the new buffers.
+        outcome: see there.
+    """
+
+    parameters: Tensors
+    action: torch.Tensor | None
+    buffers: Tensors
+    outcome: Outcome
+
+
+class Dynamics:
+    """The training of one student.
+
+    Args:
+        student: the network as a pure function.
+        task: pool and test data, on the student's device and in its dtype.
+        measure: what the student is judged by.
+        loss: the family that gives actions their meaning.
+        optimizer: the student's.
+        learning_rate: base learning rate η.
+        schedule: factor on η by student step.
+        augment: whether minibatches go through the task's augmentation.
+        dev_targets: targets of the pool as dev sees them, if they differ from the task's (label noise in train only).
+    """
+
+    def __init__(
+        self,
+        student: FunctionalStudent,
+        task: Task,
+        measure: Measure,
+        loss: LossFamily,
+        optimizer: SGD,
+        learning_rate: float,
+        schedule: Schedule,
+        augment: bool,
+        dev_targets: torch.Tensor | None = None,
+    ) -> None:
+        """Holds the pieces."""
+        self.student = student
+        self.task = task
+        self.measure = measure
+        self.loss = loss
+        self.optimizer = optimizer
+        self.learning_rate = learning_rate
+        self.schedule = schedule
+        self.augmentation = task.augment if augment else None
+        self.dev_targets = task.pool[1] if dev_targets is None else dev_targets
+
+    def init(self, episode: Episode) -> StudentState:
+        """The untrained student of the episode."""
+        parameters, buffers = self.student.init(*episode.seeds)
+        return StudentState(parameters, self.optimizer.init(parameters), buffers, 0)
+
+    def rate(self, step: int | np.ndarray) -> Rate:
+        """The learning rate of the given step; one number for all students if they stand at the same step."""
+        if isinstance(step, np.ndarray):
+            if (step != step[0]).any():
+                rates = self.learning_rate * np.asarray(self.schedule(step), dtype=float)
+                inputs = self.task.pool[0]
+                return torch.as_tensor(rates, dtype=inputs.dtype, device=inputs.device)
+            step = int(step[0])
+        return self.learning_rate * float(self.schedule(step))
+
+    def minibatch(self, episode: Episode, step: int | np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs and targets of the step, a function of (episode, step)."""
+        assert isinstance(step, int)
+        indices = episode.batches[step]
+        inputs = self.task.pool[0][indices]
+        if self.augmentation is not None:
+            inputs = self.augmentation(inputs, generator(episode.seeds[0], Purpose.AUGMENTATION, step))
+        return inputs, self.task.pool[1][indices]
+
+    def step(self, state: StudentState, episode: Episode, action: torch.Tensor) -> tuple[StudentState, Outcome]:
+        """One step of the optimiser under the loss that the action stands for; leaves the arguments as they are."""
+        gradient = self.gradient(state, episode, action)
+        rate = self.rate(state.step)
+        with torch.no_grad():
+            parameters, slots = self.optimizer.update(state.parameters, gradient.parameters, state.slots, rate)
+        return StudentState(parameters, slots, gradient.buffers, state.step + 1), gradient.outcome
+
+    def gradient(
+        self,
+        state: StudentState,
+        episode: Episode,
+        action: torch.Tensor,
+        *,
+        with_action: bool = False,
+        create_graph: bool = False,
+    ) -> Gradient:
+        """The gradient of the step's loss.
+
+        Args:
+            state: where.
+            episode: which training.
+            action: the teacher's action, (n,).
+            with_action: also differentiate with respect to the action.
+            create_graph: keep the graph from `state.parameters`, `state.buffers` and `action` to the gradient and the new
+                buffers; the parameters must require gradients then.
+        """
+        parameters = state.parameters
+        if not create_graph:
+            parameters = {name: p.detach().requires_grad_() for name, p in parameters.items()}
+            action = action.detach().requires_grad_(with_action)
+            state = StudentState(parameters, state.slots, state.buffers, state.step)
+        with torch.enable_grad():
+            losses, scores, buffers = self.forward(state, episode, action, differentiable=create_graph)
+            wanted = list(parameters.values()) + ([action] if with_action else [])
+            # A student's loss depends on its own parameters only: the gradient of the sum is each one's gradient.
+            grads = torch.autograd.grad(losses.sum(), wanted, create_graph=create_graph, materialize_grads=True)
+        if not create_graph:
+            buffers = {name: b.detach() for name, b in buffers.items()}
+        of_parameters = dict(zip(parameters, grads, strict=False))
+        return Gradient(of_parameters, grads[-1] if with_action else None, buffers, Outcome(losses.detach(), scores))
+
+    def forward(
+        self, state: StudentState, episode: Episode, action: torch.Tensor, *, differentiable: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, Tensors]:
+        """The training forward pass of the state's step: (loss, score of the minibatch, new buffers).
+
+        Args:
+            state: where.
+            episode: which training.
+            action: the teacher's action.
+            differentiable: make the new buffers differentiable, as well as the loss twice differentiable.
+        """
+        random_states = self._random_states(episode, state.step)
+
+        def forward(
+            parameters: Tensors, buffers: Tensors, inputs: torch.Tensor, targets: torch.Tensor, action: torch.Tensor
+        ) -> tuple[torch.Tensor, torch.Tensor, Tensors]:
+            with next(random_states):
+                prediction, new_buffers = self.student(
+                    parameters,
+                    buffers,
+                    inputs,
+                    training=True,
+                    differentiable=differentiable or self._needs_twin,
+                    with_head=self.loss.needs_head,
+                )
+            score = self.measure.score(prediction.outputs.detach(), targets)
+            return self.loss(action, prediction, targets), score, new_buffers
+
+        inputs, targets = self.minibatch(episode, state.step)
+        return self._map(forward)(state.parameters, state.buffers, inputs, targets, action)
+
+    def objective(self, state: StudentState, episode: Episode) -> torch.Tensor:
+        """J: the measure's smooth objective on dev, a scalar or (B,); differentiable where the state requires gradients."""
+
+        def objective(
+            parameters: Tensors, buffers: Tensors, inputs: torch.Tensor, targets: torch.Tensor
+        ) -> torch.Tensor:
+            prediction, _ = self.student(parameters, buffers, inputs, training=False, differentiable=True)
+            return self.measure.objective(prediction.outputs, targets)
+
+        return self._map(objective)(state.parameters, state.buffers, *self.dev(episode))
+
+    def metrics(
+        self, state: StudentState, inputs: torch.Tensor, targets: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(objective, score, features) of the student on the given data, without gradients.
+
+        Args:
+            state: where.
+            inputs: (n, ...), or (B, n, ...) for a batch of students.
+            targets: (n, ...), or (B, n, ...).
+        """
+
+        def metrics(
+            parameters: Tensors, buffers: Tensors, inputs: torch.Tensor, targets: torch.Tensor
+        ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+            outputs = torch.cat(
+                [
+                    self.student(parameters, buffers, piece, training=False, differentiable=self._needs_twin)[0].outputs
+                    for piece in inputs.split(_EVALUATION_BATCH)
+                ]
+            )
+            measure = self.measure
+            return measure.objective(outputs, targets), measure.score(outputs, targets), measure.features(outputs, targets)
+
+        with torch.no_grad():
+            return self._map(metrics)(state.parameters, state.buffers, inputs, targets)
+
+    def dev(self, episode: Episode) -> tuple[torch.Tensor, torch.Tensor]:
+        """The episode's dev inputs and targets."""
+        return self.task.pool[0][episode.dev], self.dev_targets[episode.dev]
+
+    # What differs between one student and a batch.
+
+    _needs_twin = False
+    """Whether undifferentiated passes, too, must avoid in-place updates of buffers."""
+
+    def _map(self, function: Callable[..., T]) -> Callable[..., T]:
+        """Maps a function of one student's tensors over the students."""
+        return function
+
+    def _random_states(self, episode: Episode, step: int | np.ndarray) -> Iterator[AbstractContextManager[None]]:
+        """The contexts in which the training forward pass of each student draws its random numbers, in order."""
+        for seed, t in zip(episode.seeds, np.atleast_1d(step), strict=True):
+            yield self.student.random_state(seed, int(t))
+
+
+class BatchedDynamics(Dynamics):
+    """The training of B students in one computation.
+
+    Args:
+        single: the training of one of them.
+        path: `"vmap"`: networks, losses and measures run under `torch.func.vmap`; `"loop"`: one student after the other.
+    """
+
+    def __init__(self, single: Dynamics, path: Literal["vmap", "loop"]) -> None:
+        """Takes the single training's pieces."""
+        self.__dict__.update(single.__dict__)
+        self._single = single
+        self.path = path
+        self._needs_twin = path == "vmap"
+
+    def init(self, episode: Episode) -> StudentState:
+        """The untrained students of the episodes."""
+        drawn = [self.student.init(seed) for seed in episode.seeds]
+        parameters, buffers = (_stack([d[i] for d in drawn]) for i in (0, 1))
+        return StudentState(parameters, self.optimizer.init(parameters), buffers, np.zeros(len(drawn), dtype=np.int64))
+
+    def minibatch(self, episode: Episode, step: int | np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs (B, batch, ...) and targets (B, batch, ...) of the students' steps."""
+        assert isinstance(step, np.ndarray)
+        indices = episode.batches[torch.arange(len(step)), torch.from_numpy(step)]
+        inputs = self.task.pool[0][indices]
+        if self.augmentation is not None:
+            inputs = torch.stack(
+                [
+                    self.augmentation(x, generator(seed, Purpose.AUGMENTATION, int(t)))
+                    for x, seed, t in zip(inputs, episode.seeds, step, strict=True)
+                ]
+            )
+        return inputs, self.task.pool[1][indices]
+
+    def _map(self, function: Callable[..., T]) -> Callable[..., T]:
+        return torch.func.vmap(function) if self.path == "vmap" else _looped(function)
+
+    def _random_states(self, episode: Episode, step: int | np.ndarray) -> Iterator[AbstractContextManager[None]]:
+        # vmap calls a function once for all students; only students that draw nothing are given to it.
+        return super()._random_states(episode, step) if self.path == "loop" else iter([nullcontext()])
+
+
+def _stack(records: Sequence[Any]) -> Any:
+    """Stacks equal structures (tensors, dicts and tuples of them) along a new leading dimension."""
+    first = records[0]
+    if isinstance(first, torch.Tensor):
+        return torch.stack(list(records))
+    if isinstance(first, dict):
+        return {name: _stack([r[name] for r in records]) for name in first}
+    return tuple(_stack(group) for group in zip(*records, strict=True))
+
+
+def _looped(function: Callable[..., T]) -> Callable[..., T]:
+    """What `torch.func.vmap(function)` computes, one after the other.
+
+    The rows are taken by `unbind`, whose backward is one stack; indexing row by row would cost O(B²) there.
+    """
+
+    def rows(tree: Any) -> list[Any]:
+        if isinstance(tree, torch.Tensor):
+            return list(tree.unbind())
+        columns = {name: t.unbind() for name, t in tree.items()}
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+    def mapped(*trees: Any) -> T:
+        count = next(len(tree) for tree in trees if isinstance(tree, torch.Tensor))
+        columns = [rows(tree) or [{}] * count for tree in trees]
+        result: T = _stack([function(*row) for row in zip(*columns, strict=True)])
+        return result
+
+    return mapped
+
+
+def take(value: T, rows: Sequence[int]) -> T:
+    """The given rows of a batch's `StudentState` or `Episode`."""
+    index = list(rows)
+    if isinstance(value, StudentState):
+        parameters, slots, buffers = (
+            {name: t[index] for name, t in tensors.items()} for tensors in (value.parameters, value.slots, value.buffers)
+        )
+        return StudentState(parameters, slots, buffers, np.asarray(value.step)[index])  # type: ignore[return-value]
+    assert isinstance(value, Episode)
+    seeds = tuple(value.seeds[i] for i in index)
+    return Episode(seeds, value.batches[index], value.dev[index], value.train[index])  # type: ignore[return-value]

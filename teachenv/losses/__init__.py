@@ -1,0 +1,44 @@
+"""The loss families: what a teacher's action means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from teachenv.errors import unknown_name
+from teachenv.losses.base import LossFamily
+from teachenv.losses.bilinear import Bilinear, BilinearSigmoid
+from teachenv.losses.mixture import Mixture
+from teachenv.losses.plain import PLAIN_LOSSES, plain_loss
+from teachenv.losses.sample_weights import SampleWeights
+
+__all__ = [
+    "LOSSES",
+    "PLAIN_LOSSES",
+    "Bilinear",
+    "BilinearSigmoid",
+    "LossFamily",
+    "Mixture",
+    "SampleWeights",
+    "make_loss",
+    "plain_loss",
+]
+
+LOSSES: dict[str, Callable[..., LossFamily]] = {
+    "bilinear": Bilinear,
+    "bilinear-sigmoid": BilinearSigmoid,
+    "mixture": Mixture,
+    "sample-weights": SampleWeights,
+}
+
+
+def make_loss(name: str, options: Mapping[str, Any] | None = None) -> LossFamily:
+    """The named family with its options (the constructor's arguments).
+
+    Raises:
+        ValueError: an unknown name or a bad option value.
+        TypeError: an unknown option.
+    """
+    if name not in LOSSES:
+        raise unknown_name("loss", name, LOSSES)
+    return LOSSES[name](**(options or {}))

@@ -1,0 +1,47 @@
+"""What a loss family is: a documented map from an action in the box to a differentiable loss."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+
+from teachenv.students.functional import Prediction
+
+
+class LossFamily(ABC):
+    """A map from an action in Box(-1, 1) to a loss, whose zero action is the family's plain loss.
+
+    A family of one's own subclasses this and goes to `TeachEnv(loss=...)`. The loss must be twice differentiable almost
+    everywhere in the outputs and once in the action, must work under `torch.func.vmap` (no data-dependent shapes, no
+    `.item()`), and must give exactly the plain loss's gradient at the zero action: write it as plain loss + correction, with a
+    correction that is exactly 0 there.
+
+    Attributes:
+        needs_head: whether `Prediction.features` and `Prediction.head_weight` are wanted.
+        coefficient_label: what `coefficients` shows, for figures.
+    """
+
+    needs_head: bool = False
+    coefficient_label: str = "coefficients"
+
+    @abstractmethod
+    def action_size(self, num_outputs: int, batch_size: int) -> int:
+        """The number of action coordinates for students with `num_outputs` outputs and minibatches of `batch_size`."""
+
+    @abstractmethod
+    def __call__(self, action: torch.Tensor, prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:
+        """The minibatch's loss.
+
+        Args:
+            action: (n,) in the box.
+            prediction: the student's outputs, (batch, outputs).
+            targets: (batch,) class labels, or what the task gives.
+
+        Returns:
+            A scalar, the mean over the minibatch.
+        """
+
+    def coefficients(self, action: torch.Tensor) -> torch.Tensor:
+        """The action as the coefficients that it stands for, a matrix to look at; by default the action itself, one row."""
+        return action.view(1, -1)

@@ -1,0 +1,69 @@
+"""A mixture of well-known losses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from teachenv.losses.base import LossFamily
+from teachenv.losses.plain import needs_head, plain_loss
+from teachenv.students.functional import Prediction
+
+COMPONENTS = (
+    "cross-entropy",
+    "smooth-01",
+    "large-margin",
+    "label-smoothing",
+    "focal",
+    "generalized-cross-entropy",
+    "brier",
+    "hinge",
+)
+
+
+class Mixture(LossFamily):
+    """Σ_k c_k · mean l_k with c = (1, 0, …, 0) + scale · a over well-known losses, the first of them cross-entropy.
+
+    The zero action is cross-entropy, bitwise. Coefficients may be negative, as the bilinear family's may.
+
+    Args:
+        components: names in `teachenv.losses.PLAIN_LOSSES`, "cross-entropy" first; one action coordinate each.
+        scale: how far the box reaches.
+        options: per component name, its options, such as `{"smooth-01": {"sharpness": 50}}` (50 is L2T-DLF's, and the default).
+    """
+
+    def __init__(
+        self,
+        components: Sequence[str] = COMPONENTS,
+        scale: float = 0.5,
+        options: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        """Looks the components up."""
+        if not components or components[0] != "cross-entropy":
+            raise ValueError(f"mixture: the first component must be 'cross-entropy', found {list(components)}")
+        if not scale > 0:
+            raise ValueError(f"scale must be positive, found {scale}")
+        self.components = tuple(components)
+        self.scale = float(scale)
+        self._losses = [plain_loss(name, **(options or {}).get(name, {})) for name in components[1:]]
+        self.needs_head = any(needs_head(name) for name in components)
+        self.coefficient_label = "coefficients: " + ", ".join(components)
+
+    def action_size(self, num_outputs: int, batch_size: int) -> int:
+        """One coefficient a component."""
+        return len(self.components)
+
+    def __call__(self, action: torch.Tensor, prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:
+        """The mixed loss."""
+        plain = F.cross_entropy(prediction.outputs, targets)
+        means = torch.stack([plain, *[loss(prediction, targets).mean() for loss in self._losses]])
+        return plain + self.scale * (action * means).sum()
+
+    def coefficients(self, action: torch.Tensor) -> torch.Tensor:
+        """The coefficients, one row."""
+        neutral = torch.zeros_like(action)
+        neutral[0] = 1.0
+        return (neutral + self.scale * action).view(1, -1)

@@ -1,0 +1,153 @@
+"""Well-known losses without a teacher: each a function of (prediction, targets) to one value a sample, shape (batch,)."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from teachenv.errors import unknown_name
+from teachenv.students.functional import Prediction
+
+SampleLoss = Callable[[Prediction, torch.Tensor], torch.Tensor]
+
+_TINY = 1e-12
+
+
+def _pick(values: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """values[i, targets[i]], shape (batch,)."""
+    return values.gather(1, targets.unsqueeze(1)).squeeze(1)
+
+
+def _is_target(values: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """One-hot targets as booleans, shape of `values` (F.one_hot does not run under vmap)."""
+    return torch.arange(values.shape[1], device=values.device) == targets.unsqueeze(1)
+
+
+def cross_entropy(prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:
+    """−log p_y."""
+    return F.cross_entropy(prediction.outputs, targets, reduction="none")
+
+
+def label_smoothing(prediction: Prediction, targets: torch.Tensor, *, epsilon: float = 0.1) -> torch.Tensor:
+    """Cross-entropy to (1 − ε)·one-hot + ε·uniform (Szegedy et al. 2016)."""
+    return F.cross_entropy(prediction.outputs, targets, reduction="none", label_smoothing=epsilon)
+
+
+def smooth_01(prediction: Prediction, targets: torch.Tensor, *, sharpness: float = 50.0) -> torch.Tensor:
+    """−log σ(K (log p_y − max_{j≠y} log p_j)), L2T-DLF's "Smooth" baseline; the paper's K is 50.
+
+    The paper says that it tends to the 0-1 loss as K grows. That is true of 1 − σ(K·margin), not after the logarithm, which
+    grows without bound on errors; we follow the formula.
+    """
+    margin = _pick(prediction.outputs, targets) - prediction.outputs.masked_fill(
+        _is_target(prediction.outputs, targets), -math.inf
+    ).amax(1)
+    return F.softplus(-sharpness * margin)
+
+
+def large_margin(
+    prediction: Prediction, targets: torch.Tensor, *, margin: int = 2, annealing: float = 1.0
+) -> torch.Tensor:
+    """Large-margin softmax (Liu et al. 2016): cross-entropy after ‖w_y‖‖x‖ cos θ_y gave way to ‖w_y‖‖x‖ ψ(θ_y).
+
+    ψ(θ) = (−1)^k cos(mθ) − 2k for θ in [kπ/m, (k+1)π/m], with x the input of the last layer and w_y its row of the target. As in
+    Liu et al.'s section 5.1 the target logit is the mixture (λ cos θ + ψ(θ)) / (1 + λ) with λ = `annealing`, which that paper
+    lowers during training and we hold fixed. Their last layer has no bias; ours keeps its own, added to the logit unchanged.
+
+    Args:
+        prediction: with features and head weight.
+        targets: (batch,).
+        margin: m = 1 (plain softmax), 2, 3 or 4.
+        annealing: λ ≥ 0.
+    """
+    assert prediction.features is not None and prediction.head_weight is not None
+    weight = prediction.head_weight.index_select(0, targets)
+    # The +tiny keeps norms differentiable at 0, where a student of ReLUs can stand.
+    scale = ((weight.square().sum(1) + _TINY) * (prediction.features.square().sum(1) + _TINY)).sqrt()
+    cosine = ((weight * prediction.features).sum(1) / scale).clamp(-1.0, 1.0)
+    shift = scale * (_psi(cosine, margin) - cosine) / (1.0 + annealing)
+    logits = prediction.outputs + _is_target(prediction.outputs, targets) * shift.unsqueeze(1)
+    return F.cross_entropy(logits, targets, reduction="none")
+
+
+def _psi(cosine: torch.Tensor, margin: int) -> torch.Tensor:
+    """Liu et al.'s ψ as a function of cos θ, through the Chebyshev polynomial cos(mθ) = T_m(cos θ)."""
+    previous, current = torch.ones_like(cosine), cosine
+    for _ in range(margin - 1):
+        previous, current = current, 2 * cosine * current - previous
+    k = torch.zeros_like(cosine)
+    for i in range(1, margin):
+        k = k + (cosine < math.cos(i * math.pi / margin))
+    return (1 - 2 * (k % 2)) * current - 2 * k
+
+
+def focal(prediction: Prediction, targets: torch.Tensor, *, gamma: float = 2.0) -> torch.Tensor:
+    """−(1 − p_y)^γ log p_y (Lin et al. 2017)."""
+    log_p = _pick(F.log_softmax(prediction.outputs, 1), targets)
+    return -((1.0 - log_p.exp()).clamp(min=_TINY) ** gamma) * log_p
+
+
+def generalized_cross_entropy(prediction: Prediction, targets: torch.Tensor, *, q: float = 0.7) -> torch.Tensor:
+    """(1 − p_y^q) / q (Zhang & Sabuncu 2018), between cross-entropy (q → 0) and mean absolute error (q = 1)."""
+    return (1.0 - (q * _pick(F.log_softmax(prediction.outputs, 1), targets)).exp()) / q
+
+
+def brier(prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:
+    """‖p − e_y‖², the squared error of the probabilities."""
+    p = F.softmax(prediction.outputs, 1)
+    return (p - _is_target(p, targets).to(p.dtype)).square().sum(1)
+
+
+def hinge(prediction: Prediction, targets: torch.Tensor, *, margin: float = 1.0) -> torch.Tensor:
+    """max(0, margin + max_{j≠y} z_j − z_y) (Crammer & Singer 2001)."""
+    z = prediction.outputs
+    other = z.masked_fill(_is_target(z, targets), -math.inf).amax(1)
+    return F.relu(margin + other - _pick(z, targets))
+
+
+def squared_error(prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:
+    """Mean squared error over a sample's outputs, for regression."""
+    error = prediction.outputs - targets.view(prediction.outputs.shape)
+    return error.square().flatten(1).mean(1)
+
+
+PLAIN_LOSSES: dict[str, Callable[..., torch.Tensor]] = {
+    "cross-entropy": cross_entropy,
+    "label-smoothing": label_smoothing,
+    "smooth-01": smooth_01,
+    "large-margin": large_margin,
+    "focal": focal,
+    "generalized-cross-entropy": generalized_cross_entropy,
+    "brier": brier,
+    "hinge": hinge,
+    "squared-error": squared_error,
+}
+
+
+def plain_loss(name: str, **options: Any) -> SampleLoss:
+    """The named loss with its options set.
+
+    Raises:
+        ValueError: an unknown name or option, or a large-margin softmax with a margin other than 1, 2, 3, 4.
+    """
+    if name not in PLAIN_LOSSES:
+        raise unknown_name("loss", name, PLAIN_LOSSES)
+    function = PLAIN_LOSSES[name]
+    known = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    for option in options:
+        if option not in known:
+            raise unknown_name(f"option of loss {name!r}", option, known)
+    if name == "large-margin" and options.get("margin", 2) not in (1, 2, 3, 4):
+        raise ValueError(f"large-margin softmax: margin must be 1, 2, 3 or 4, found {options['margin']!r}")
+    return partial(function, **options)
+
+
+def needs_head(name: str) -> bool:
+    """Whether the named loss works on the last layer's weights and inputs."""
+    return name == "large-margin"

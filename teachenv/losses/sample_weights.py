@@ -1,0 +1,51 @@
+"""Per-sample weights of the minibatch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from teachenv.losses.base import LossFamily
+from teachenv.losses.plain import needs_head, plain_loss
+from teachenv.students.functional import Prediction
+
+
+class SampleWeights(LossFamily):
+    """Mean over the minibatch of w_i · l_i with w_i = 1 + scale · a_i, l a plain loss.
+
+    The zero action is the mean loss. Coordinate i belongs to the i-th sample of the current minibatch. Held at the zero action
+    it is also how a student is trained with any fixed loss: `SampleWeights(base="smooth-01")`.
+
+    Args:
+        base: a name in `teachenv.losses.PLAIN_LOSSES`.
+        scale: in (0, 1], so that no weight is negative.
+        **options: options of the base loss.
+    """
+
+    coefficient_label = "sample weights of the minibatch"
+
+    def __init__(self, base: str = "cross-entropy", scale: float = 1.0, **options: Any) -> None:
+        """Looks the base loss up."""
+        if not 0 < scale <= 1:
+            raise ValueError(f"sample-weights: scale must lie in (0, 1] to keep the weights from being negative, found {scale}")
+        self._sample_loss = plain_loss(base, **options)
+        self.scale = float(scale)
+        self.base = base
+        self.needs_head = needs_head(base)
+
+    def action_size(self, num_outputs: int, batch_size: int) -> int:
+        """One weight a sample."""
+        return batch_size
+
+    def __call__(self, action: torch.Tensor, prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:
+        """Mean weighted loss."""
+        losses = self._sample_loss(prediction, targets)
+        # F.cross_entropy's own mean differs from losses.mean() in the last bit; plain training uses the former.
+        plain = F.cross_entropy(prediction.outputs, targets) if self.base == "cross-entropy" else losses.mean()
+        return plain + self.scale * (action * losses).mean()
+
+    def coefficients(self, action: torch.Tensor) -> torch.Tensor:
+        """The weights, one row."""
+        return 1.0 + self.scale * action.view(1, -1)

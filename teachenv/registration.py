@@ -1,0 +1,36 @@
+"""The registered environments. Strings and JSON values only: nothing is built or read before `gym.make`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+
+ENVIRONMENTS: dict[str, dict[str, Any]] = {
+    # scikit-learn's 8x8 handwritten digits: a pool of 1,000, 797 test samples; perceptron 64-32-10.
+    "TeachDigits-v0": {"task": "digits", "student": "mlp"},
+    # MNIST: a pool of 60,000; perceptron 784-500-10 with L2T-DLF's batch size and learning rate.
+    "TeachMNIST-v0": {
+        "task": "mnist",
+        "student": "mlp",
+        "horizon": 200,
+        "batch_size": 20,
+        "dev_size": 1000,
+        "learning_rate": 0.01,
+    },
+    # CIFAR-10: a pool of 50,000; ResNet-8 with L2T-DLF's batch size, learning rate and augmentation.
+    "TeachCIFAR-v0": {"task": "cifar10", "student": "resnet8", "horizon": 200, "batch_size": 128, "dev_size": 1000},
+    # CIFAR-100: the same with 100 classes (actions of 10,000 coordinates for the bilinear losses).
+    "TeachCIFAR100-v0": {"task": "cifar100", "student": "resnet8", "horizon": 200, "batch_size": 128, "dev_size": 1000},
+}
+
+
+def register() -> None:
+    """Registers the environments with Gymnasium."""
+    for name, kwargs in ENVIRONMENTS.items():
+        gym.register(
+            id=name,
+            entry_point="teachenv.env:TeachEnv",
+            vector_entry_point="teachenv.vector_env:TeachVectorEnv",
+            kwargs=kwargs,
+        )

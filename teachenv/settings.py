@@ -1,0 +1,135 @@
+"""The options of a teaching environment, the same on every id."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from teachenv.errors import unknown_name
+from teachenv.losses import LossFamily
+from teachenv.students import StudentFactory
+from teachenv.tasks.base import Task
+
+RENDER_MODES = ("ansi", "rgb_array")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Options of `TeachEnv` and `TeachVectorEnv`. All are JSON values, but for objects of your own.
+
+    Attributes:
+        task: a name (`"digits"`, `"mnist"`, `"cifar10"`, `"cifar100"`, `"synthetic"`) or a `teachenv.Task` of your own.
+        dataset: other data for a named task; the CIFAR tasks take `"synthetic"`. None: the task's own.
+        data_root: folder of the data; None: the environment variable TEACHENV_DATA, then the user's cache.
+        pool_size: labelled samples to keep, drawn at random; None: all (digits: 1,000).
+        split_seed: seed of what is fixed over episodes: pool and test split, label noise.
+        label_noise: fraction of the pool's labels that are changed, in [0, 1).
+        label_noise_kind: `"pair"` (class c becomes c + 1) or `"symmetric"` (any other class).
+        dev_noise: whether dev keeps the noise; False gives dev the true labels.
+        student: a name (`"mlp"`, `"lenet"`, `"resnet8"`) or a function without arguments that returns an `nn.Module`.
+        student_kwargs: options of a named student.
+        loss: a name (`"bilinear"`, `"bilinear-sigmoid"`, `"sample-weights"`, `"mixture"`) or a `teachenv.LossFamily`.
+        loss_kwargs: options of a named loss family.
+        horizon: student steps in an episode.
+        steps_per_action: student steps under each action; must divide the horizon.
+        batch_size: samples in a minibatch.
+        train_size: samples that an episode trains on; None: what dev leaves of the pool.
+        dev_size: samples that reward and observation are measured on.
+        resplit: draw train and dev from the pool anew each episode; False: the same split in all.
+        train_on: `"split"`, or `"pool"` to train a final student on the whole pool (dev is then a part of it).
+        augment: augment minibatches; None: as the task is usually trained (CIFAR: yes).
+        learning_rate: η of the student's SGD.
+        momentum: μ.
+        nesterov: Nesterov's momentum.
+        weight_decay: λ.
+        lr_schedule: `"constant"`, `"linear"`, `"cosine"`, `"step"`, or `{"kind": "step", "milestones": [...], "gamma": 0.1}`.
+        objective_temperature: τ of the smoothed accuracy J; 1 is L2T-DLF's relaxation, small is close to the accuracy itself.
+        divergence_penalty: what a student that diverges costs: its last reward is minus this.
+        device: a torch device.
+        dtype: `"float32"` or `"float64"`, of the student and of the spaces.
+    """
+
+    task: str | Task = "digits"
+    dataset: str | None = None
+    data_root: str | None = None
+    pool_size: int | None = None
+    split_seed: int = 0
+    label_noise: float = 0.0
+    label_noise_kind: Literal["pair", "symmetric"] = "pair"
+    dev_noise: bool = True
+    student: str | StudentFactory = "mlp"
+    student_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    loss: str | LossFamily = "bilinear"
+    loss_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    horizon: int = 60
+    steps_per_action: int = 1
+    batch_size: int = 32
+    train_size: int | None = None
+    dev_size: int = 400
+    resplit: bool = True
+    train_on: Literal["split", "pool"] = "split"
+    augment: bool | None = None
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    lr_schedule: str | Mapping[str, Any] = "constant"
+    objective_temperature: float = 0.2
+    divergence_penalty: float = 1.0
+    device: str = "cpu"
+    dtype: Literal["float32", "float64"] = "float32"
+
+    def __post_init__(self) -> None:
+        """Checks what can be checked without the data.
+
+        Raises:
+            ValueError: an option is out of its range.
+        """
+        for name in ("horizon", "steps_per_action", "batch_size", "dev_size"):
+            self._require(name, isinstance(getattr(self, name), int) and getattr(self, name) >= 1, "an integer of at least 1")
+        self._require("steps_per_action", self.horizon % self.steps_per_action == 0, f"a divisor of horizon={self.horizon}")
+        for name in ("train_size", "pool_size"):
+            value = getattr(self, name)
+            self._require(name, value is None or (isinstance(value, int) and value >= 1), "None or an integer of at least 1")
+        for name in ("learning_rate", "momentum", "weight_decay", "divergence_penalty"):
+            self._require(name, getattr(self, name) >= 0, "a number of at least 0")
+        self._require("label_noise", 0 <= self.label_noise < 1, "a fraction in [0, 1)")
+        self._require("objective_temperature", self.objective_temperature > 0, "a positive number")
+        for name, known in (
+            ("train_on", ("split", "pool")),
+            ("dtype", ("float32", "float64")),
+            ("label_noise_kind", ("pair", "symmetric")),
+        ):
+            if getattr(self, name) not in known:
+                raise unknown_name(name, getattr(self, name), known)
+
+    def _require(self, name: str, holds: bool, expected: str) -> None:
+        if not holds:
+            raise ValueError(f"{name} must be {expected}, found {getattr(self, name)!r}")
+
+    @classmethod
+    def from_kwargs(cls, kwargs: Mapping[str, Any]) -> Settings:
+        """Settings from keyword arguments.
+
+        Raises:
+            TypeError: an unknown keyword, with the nearest known one.
+        """
+        known = [f.name for f in fields(cls)]
+        for name in kwargs:
+            if name not in known:
+                raise TypeError(str(unknown_name("option of the environment", name, known)))
+        return cls(**kwargs)
+
+    def fingerprint(self) -> dict[str, str]:
+        """What must agree for a snapshot of one environment to fit another."""
+        skip = ("data_root", "device", "divergence_penalty")
+        return {f.name: _describe(getattr(self, f.name)) for f in fields(self) if f.name not in skip}
+
+
+def _describe(value: object) -> str:
+    if isinstance(value, Task):
+        return f"{value.name} ({value.dataset})"
+    if isinstance(value, str | int | float | bool | type(None)) or isinstance(value, Mapping):
+        return repr(value if not isinstance(value, Mapping) else dict(value))
+    return getattr(value, "__qualname__", type(value).__qualname__)

@@ -1,0 +1,51 @@
+"""The students: networks by name, and a network as a pure function."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from teachenv.errors import unknown_name
+from teachenv.students.functional import FunctionalStudent, Prediction, StudentFactory
+from teachenv.students.lenet import lenet
+from teachenv.students.mlp import mlp
+from teachenv.students.resnet import resnet8
+
+__all__ = ["STUDENTS", "FunctionalStudent", "Prediction", "StudentFactory", "make_student"]
+
+STUDENTS = ("lenet", "mlp", "resnet8")
+
+
+def make_student(
+    name: str, input_shape: tuple[int, ...], outputs: int, options: Mapping[str, Any] | None = None
+) -> StudentFactory:
+    """A factory for the named network, fitted to the data.
+
+    Args:
+        name: one of `STUDENTS`.
+        input_shape: shape of one input: (features,) or (channels, height, width).
+        outputs: number of classes.
+        options: of `"mlp"`: `hidden` (widths; default 500 for images, 32 for vectors of fewer than 100 features) and
+            `activation` (`"tanh"` or `"relu"`). The other networks have none.
+
+    Raises:
+        ValueError: an unknown name, or inputs that the network cannot take.
+        TypeError: an unknown option.
+    """
+    size = 1
+    for side in input_shape:
+        size *= side
+    options = dict(options or {})
+    if name == "mlp":
+        return partial(mlp, size, outputs, **{"hidden": (32,) if size < 100 else (500,), **options})
+    if name not in STUDENTS:
+        raise unknown_name("student", name, STUDENTS)
+    if len(input_shape) != 3 or input_shape[1] != input_shape[2] or input_shape[1] < 16:
+        raise ValueError(
+            f"student {name!r} takes square images (channels, side, side) of at least 16 pixels a side, found inputs of shape "
+            f"{input_shape}; use 'mlp' or pass your own network"
+        )
+    if name == "lenet":
+        return partial(lenet, input_shape[0], input_shape[1], outputs, **options)
+    return partial(resnet8, input_shape[0], outputs, **options)

@@ -1,0 +1,168 @@
+"""A network as a pure function: outputs and new buffers from parameters, buffers and inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from teachenv.optimizers import Tensors
+from teachenv.randomness import Purpose, torch_seed
+from teachenv.students.batch_norm import differentiable_batch_norm, has_batch_norm
+
+StudentFactory = Callable[[], nn.Module]
+"""Builds a freshly initialised network; called once per episode, under the episode's seed."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a student says about a minibatch, as a loss family sees it.
+
+    Attributes:
+        outputs: (batch, outputs) logits.
+        features: (batch, d) input of the student's last linear layer; only for families with `needs_head`.
+        head_weight: (outputs, d) weight of that layer; only for families with `needs_head`.
+    """
+
+    outputs: torch.Tensor
+    features: torch.Tensor | None = None
+    head_weight: torch.Tensor | None = None
+
+
+class FunctionalStudent:
+    """An `nn.Module` as a pure function over named tensors.
+
+    Trainable parameters, buffers and frozen parameters (`requires_grad=False`, carried with the buffers) are arguments; the
+    module itself is only a skeleton. Tied weights stay tied, parametrisations (weight norm) are trained in their own
+    coordinates, and randomness in the forward pass (dropout) is a function of (seed, step).
+
+    Args:
+        factory: builds the network.
+        example: a minibatch of inputs, used once to see whether the forward pass draws random numbers and where its head is.
+        dtype: floating type of parameters and buffers.
+        device: where they live.
+
+    Raises:
+        ValueError: the factory's product is no `nn.Module`, has nothing to train, or fails on the example.
+    """
+
+    def __init__(self, factory: StudentFactory, example: torch.Tensor, dtype: torch.dtype, device: torch.device) -> None:
+        self._factory, self._dtype, self._device = factory, dtype, device
+        with torch_seed(0, Purpose.INIT):
+            self._module = self._build()
+            self._twin = differentiable_batch_norm(self._build()) if has_batch_norm(self._module) else self._module
+        self._trainable = [name for name, p in self._module.named_parameters() if p.requires_grad]
+        if not self._trainable:
+            raise ValueError(f"the student {type(self._module).__name__} has no trainable parameter: nothing to teach")
+        self._head_name, self.stochastic, self.num_outputs = self._probe(example)
+
+    @property
+    def statistics(self) -> list[str]:
+        """Names of the floating-point buffers, which a training step may change (frozen parameters are not among them)."""
+        return [name for name, b in self._module.named_buffers() if b.is_floating_point()]
+
+    @property
+    def has_convolutions(self) -> bool:
+        """Whether a convolution is among the modules (batching such students over vmap is slow on CPUs)."""
+        return any(isinstance(m, nn.modules.conv._ConvNd) for m in self._module.modules())
+
+    def _build(self) -> nn.Module:
+        module = self._factory()
+        if not isinstance(module, nn.Module):
+            raise ValueError(f"a student factory must return a torch.nn.Module, found {type(module).__name__}")
+        return module.to(self._device, self._dtype)
+
+    def init(self, seed: int) -> tuple[Tensors, Tensors]:
+        """Fresh (parameters, buffers), a function of the seed."""
+        with torch_seed(seed, Purpose.INIT, device=self._device):
+            module = self._build()
+        named = dict(module.named_parameters())
+        parameters = {name: named.pop(name).detach() for name in self._trainable}
+        frozen = {name: p.detach() for name, p in named.items()}
+        return parameters, frozen | {name: b.detach() for name, b in module.named_buffers()}
+
+    def __call__(
+        self,
+        parameters: Tensors,
+        buffers: Tensors,
+        inputs: torch.Tensor,
+        *,
+        training: bool,
+        differentiable: bool = False,
+        with_head: bool = False,
+    ) -> tuple[Prediction, Tensors]:
+        """The forward pass.
+
+        Args:
+            parameters: trainable parameters.
+            buffers: running statistics and other buffers; left as they are.
+            inputs: (batch, ...).
+            training: training mode (batch statistics, dropout) or evaluation mode.
+            differentiable: make the new buffers, and evaluation with respect to the buffers, differentiable.
+            with_head: fill in the prediction's features and head weight.
+
+        Returns:
+            The prediction and the new buffers.
+        """
+        module = self._twin if differentiable else self._module
+        if module.training != training:
+            module.train(training)
+        if training and not differentiable:
+            buffers = {name: b.clone() for name, b in buffers.items()}  # PyTorch's batch norm updates them in place
+        tensors = parameters | buffers
+        with self._captured_head(module, with_head) as head:
+            outputs = functional_call(module, tensors, (inputs,))
+        # functional_call writes buffers that were assigned anew back into the dictionary.
+        return Prediction(outputs, **head), {name: tensors[name] for name in buffers}
+
+    @contextmanager
+    def _captured_head(self, module: nn.Module, wanted: bool) -> Iterator[dict[str, Any]]:
+        captured: dict[str, Any] = {}
+        if not wanted:
+            yield captured
+            return
+        if self._head_name is None:
+            raise ValueError(
+                f"this loss works on the last layer's weights, but {type(module).__name__} does not end in a torch.nn.Linear; "
+                "use another loss, or a student whose outputs come straight from a torch.nn.Linear"
+            )
+
+        def capture(layer: nn.Linear, inputs: tuple[torch.Tensor, ...]) -> None:
+            captured.update(features=inputs[0], head_weight=layer.weight)
+
+        handle = module.get_submodule(self._head_name).register_forward_pre_hook(capture)
+        try:
+            yield captured
+        finally:
+            handle.remove()
+
+    def random_state(self, seed: int, step: int) -> Any:
+        """A context in which a training forward pass draws step `step`'s random numbers; free where it draws none."""
+        return torch_seed(seed, Purpose.DROPOUT, step, self._device) if self.stochastic else nullcontext()
+
+    def _probe(self, example: torch.Tensor) -> tuple[str | None, bool, int]:
+        """Runs one training pass: name of the head, whether random numbers were drawn, and the number of outputs."""
+        linear = {name: m for name, m in self._module.named_modules() if isinstance(m, nn.Linear)}
+        seen: dict[str, torch.Tensor] = {}
+        handles = [
+            m.register_forward_hook(lambda _m, _i, out, name=name: seen.__setitem__(name, out)) for name, m in linear.items()
+        ]
+        with torch_seed(0, Purpose.DROPOUT, device=self._device), torch.no_grad():
+            before = torch.random.default_generator.get_state()
+            try:
+                outputs = self._module.train()(example)
+            except (RuntimeError, ValueError, TypeError) as error:
+                raise ValueError(
+                    f"the student {type(self._module).__name__} fails on inputs of shape {tuple(example.shape)} and type "
+                    f"{example.dtype}: {error}"
+                ) from error
+            stochastic = not torch.equal(before, torch.random.default_generator.get_state())
+        for handle in handles:
+            handle.remove()
+        head = next((name for name, out in seen.items() if out is outputs), None)
+        return head, stochastic, outputs.shape[-1]

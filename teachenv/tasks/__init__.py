@@ -1,0 +1,63 @@
+"""Tasks: what students are trained on. The table below is the list; nothing is read before ``make_task`` is called."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable
+
+from teachenv.errors import unknown_name
+from teachenv.tasks.augmentation import FlipAndCrop, flip_and_crop
+from teachenv.tasks.base import Augmentation, ClassificationMeasure, Measure, Split, Task
+from teachenv.tasks.noise import NOISE_KINDS, corrupt_labels
+
+__all__ = [
+    "NOISE_KINDS",
+    "TASKS",
+    "Augmentation",
+    "ClassificationMeasure",
+    "FlipAndCrop",
+    "Measure",
+    "Split",
+    "Task",
+    "corrupt_labels",
+    "flip_and_crop",
+    "make_task",
+]
+
+TASKS: dict[str, str] = {
+    "digits": "teachenv.tasks.digits:digits",  # 8x8 handwritten digits of scikit-learn: 1,000 pool, 797 test
+    "mnist": "teachenv.tasks.mnist:mnist",  # 28x28 handwritten digits: 60,000 pool, 10,000 test
+    "cifar10": "teachenv.tasks.cifar:cifar10",  # 32x32 photographs, 10 classes: 50,000 pool, 10,000 test
+    "cifar100": "teachenv.tasks.cifar:cifar100",  # 32x32 photographs, 100 classes: 50,000 pool, 10,000 test
+    "synthetic": "teachenv.tasks.synthetic:synthetic",  # 32x32 procedural images, 10 classes: 5,000 pool, 1,000 test
+}
+
+
+def make_task(
+    name: str,
+    *,
+    data_root: str | os.PathLike[str] | None = None,
+    dataset: str | None = None,
+    pool_size: int | None = None,
+    split_seed: int = 0,
+) -> Task:
+    """Load or make a task by its name in ``TASKS``.
+
+    Args:
+        name: A key of ``TASKS``.
+        data_root: Directory of the task's files; None for ``TEACHENV_DATA``, then the user cache. Tasks without
+            files do not use it.
+        dataset: Data to use in place of the task's own: the CIFAR tasks accept ``"synthetic"``. None for the own.
+        pool_size: Number of labelled samples in the pool; None for the task's default.
+        split_seed: Seed of the random part of that choice (see each task).
+
+    Raises:
+        ValueError: If the name, the dataset or the pool size is not one that the task knows.
+        DatasetUnavailable: If the task's files are neither here nor downloadable, or damaged.
+    """
+    if name not in TASKS:
+        raise unknown_name("task", name, TASKS)
+    module, function = TASKS[name].split(":")
+    build: Callable[..., Task] = getattr(importlib.import_module(module), function)
+    return build(data_root=data_root, dataset=dataset, pool_size=pool_size, split_seed=split_seed)

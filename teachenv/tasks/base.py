@@ -1,0 +1,259 @@
+"""What a student is trained on, and what it is judged by.
+
+A ``Task`` is plain data: a labelled pool, a disjoint test split, and a ``Measure``. Episodes draw their train and dev
+splits from the pool; the test split is for the final evaluation only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from teachenv.tasks.noise import corrupt_labels
+
+Split = tuple[torch.Tensor, torch.Tensor]
+"""Inputs ``(n, ...)`` and targets ``(n, ...)`` of the same samples."""
+
+
+class Augmentation(Protocol):
+    """A random change of a minibatch's inputs that keeps its targets right."""
+
+    def __call__(self, inputs: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+        """Return augmented inputs of the same shape, dtype and device; all randomness comes from ``rng``."""
+        ...
+
+
+class Measure(ABC):
+    """What a student is judged by: the real measure, and a smooth stand-in that a teacher can differentiate.
+
+    Every method is a pure function of tensors whose shapes do not depend on values, so that it works under
+    ``torch.func.vmap`` (many students at once) as well as under ``torch.func.grad``.
+    """
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """One name per entry of ``features``, used as names of observation fields."""
+        return ()
+
+    @abstractmethod
+    def objective(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The smoothed measure J: a scalar, larger is better, twice differentiable in ``outputs``."""
+
+    @abstractmethod
+    def score(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The real measure: a scalar in [0, 1], larger is better, in the dtype of ``outputs``."""
+
+    def features(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """What else a teacher observes of the dev split: shape ``(len(feature_names),)``, each entry in [0, 1]."""
+        del targets
+        return outputs.new_zeros(0)
+
+
+class ClassificationMeasure(Measure):
+    """Accuracy, and its smooth relaxation by the softmax at a temperature τ.
+
+    The objective is ``J = mean_i softmax(z_i / τ)[y_i]``: the expected accuracy of a student that samples its answer
+    at temperature τ. With τ = 1 it is L2T-DLF's relaxed measure M~ divided by the number of samples, which pays for
+    confidence as well as for correctness; as τ → 0 it becomes the accuracy itself (ties aside), with gradients that
+    live ever closer to the decision boundary.
+
+    Args:
+        num_classes: The number of classes C.
+        temperature: τ, greater than 0.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+    """
+
+    def __init__(self, num_classes: int, temperature: float = 0.2) -> None:
+        if num_classes < 2:
+            raise ValueError(f"num_classes is {num_classes}: classification needs at least 2 classes")
+        if not 0.0 < temperature < float("inf"):
+            raise ValueError(
+                f"temperature is {temperature!r}: expected a finite number above 0, e.g. 0.2 (1 = L2T-DLF)"
+            )
+        self.num_classes = num_classes
+        self.temperature = temperature
+
+    def __repr__(self) -> str:
+        return f"ClassificationMeasure(num_classes={self.num_classes}, temperature={self.temperature})"
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """``dev_precision_0`` ... ``dev_precision_{C-1}``, L2T-DLF's per-class features."""
+        return tuple(f"dev_precision_{c}" for c in range(self.num_classes))
+
+    def objective(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Mean probability of the right class at temperature τ; logits ``(n, C)``, class indices ``(n,)``."""
+        probabilities = torch.softmax(outputs / self.temperature, dim=-1)
+        return (probabilities * self._one_hot(targets)).sum(dim=-1).mean()
+
+    def score(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Fraction of samples whose largest logit is that of the right class."""
+        return (outputs.argmax(dim=-1) == targets).to(outputs.dtype).mean()
+
+    def features(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Precision per class, shape ``(C,)``: of the samples predicted as c, the fraction that is c; 0 if none is."""
+        predictions = outputs.argmax(dim=-1)
+        predicted = self._one_hot(predictions)
+        right = predicted & (predictions == targets).unsqueeze(-1)
+        counts = predicted.sum(dim=0).clamp(min=1)  # a class that is never predicted: 0 right of 1, not 0 / 0
+        return right.sum(dim=0).to(outputs.dtype) / counts.to(outputs.dtype)
+
+    def _one_hot(self, labels: torch.Tensor) -> torch.Tensor:
+        # F.one_hot looks at the values and so fails under vmap; the comparison has a fixed shape.
+        return labels.unsqueeze(-1) == torch.arange(self.num_classes, device=labels.device)
+
+
+@dataclass(frozen=True, eq=False)  # tensors have no single truth value, so two tasks are equal only if identical
+class Task:
+    """A dataset cut into a labelled pool and a disjoint test split, ready for a student.
+
+    NumPy arrays are accepted in place of tensors and converted; integer targets become int64.
+
+    Attributes:
+        name: The setting's name, e.g. ``"digits"`` or ``"digits-noisy-40"``.
+        dataset: What the data really is, e.g. ``"cifar10"``, ``"cifar10-subset-20000"``, ``"synthetic"``.
+        pool: Labelled samples that episodes draw train and dev splits from: inputs ``(n, ...)``, floating point (or
+            int64 token indices), and targets ``(n, ...)``, int64 class indices or floating point.
+        test: Samples for the final evaluation, disjoint from the pool, of the same trailing shapes and dtypes.
+        num_outputs: Number of classes (or of regression outputs).
+        measure: What a student is judged by; None stands for ``ClassificationMeasure`` at the environment's
+            temperature.
+        augment: Augmentation of each training minibatch, used only when the environment asks for it.
+
+    Raises:
+        ValueError: If the parts do not fit together, or a value is not finite or not a class index.
+        TypeError: If inputs or targets have a dtype that no student can read.
+    """
+
+    name: str
+    dataset: str
+    pool: Split
+    test: Split
+    num_outputs: int
+    measure: Measure | None = None
+    augment: Augmentation | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_outputs < 1:
+            raise ValueError(f"task {self.name!r}: num_outputs is {self.num_outputs}, expected at least 1")
+        pool = _checked_split(self.pool, f"task {self.name!r}, pool", self.num_outputs)
+        test = _checked_split(self.test, f"task {self.name!r}, test", self.num_outputs)
+        for part, in_pool, in_test in zip(("inputs", "targets"), pool, test, strict=True):
+            found = [(tuple(tensor.shape[1:]), tensor.dtype) for tensor in (in_pool, in_test)]
+            if found[0] != found[1]:
+                raise ValueError(
+                    f"task {self.name!r}: {part} of one sample are {found[0][0]} {found[0][1]} in the pool but "
+                    f"{found[1][0]} {found[1][1]} in test; expected both splits to be prepared in the same way"
+                )
+        object.__setattr__(self, "pool", pool)  # the dataclass is frozen for everybody else
+        object.__setattr__(self, "test", test)
+
+    def to(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> Task:
+        """Return the task with inputs and floating-point targets in ``dtype``, and everything on ``device``.
+
+        Integers (class indices, tokens) keep their dtype.
+
+        Raises:
+            TypeError: If ``dtype`` is not a floating-point dtype.
+        """
+        if not dtype.is_floating_point:
+            raise TypeError(f"dtype is {dtype}: expected a floating-point dtype such as torch.float32")
+
+        def cast(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+
+        (pool_inputs, pool_targets), (test_inputs, test_targets) = self.pool, self.test
+        return dataclasses.replace(
+            self, pool=(cast(pool_inputs), cast(pool_targets)), test=(cast(test_inputs), cast(test_targets))
+        )
+
+    def with_label_noise(self, rate: float, kind: str, seed: int) -> Task:
+        """Return the task with a part of the pool's labels made wrong; test stays clean.
+
+        Args:
+            rate: Fraction of wrong labels in ``[0, 1)``; 0 returns the task itself.
+            kind: ``"pair"`` (named ``<name>-noisy-<percent>``) or ``"symmetric"`` (``<name>-symmetric-<percent>``);
+                see ``teachenv.tasks.noise.corrupt_labels``.
+            seed: Decides which labels change; the same seed always gives the same pool.
+
+        Raises:
+            ValueError: If ``rate`` or ``kind`` is not as above.
+            TypeError: If the targets are not class indices.
+        """
+        inputs, targets = self.pool
+        corrupted = corrupt_labels(targets, rate, kind, self.num_outputs, seed)
+        if rate == 0.0:
+            return self
+        suffix = {"pair": "noisy", "symmetric": "symmetric"}[kind]
+        return dataclasses.replace(self, name=f"{self.name}-{suffix}-{100 * rate:g}", pool=(inputs, corrupted))
+
+    def subset_pool(self, size: int, seed: int) -> Task:
+        """Return the task with a random part of the pool, drawn without replacement; test stays whole.
+
+        Raises:
+            ValueError: If the pool has fewer than ``size`` samples, or ``size`` is below 1.
+        """
+        inputs, targets = self.pool
+        index = torch.from_numpy(subset_indices(len(inputs), size, seed)).to(inputs.device)
+        return dataclasses.replace(self, pool=(inputs[index], targets[index]))
+
+
+def subset_indices(total: int, size: int, seed: int) -> npt.NDArray[np.int64]:
+    """Draw ``size`` different indices in ``[0, total)``, in random order.
+
+    Loaders use it before they convert pixels to floats, which gives what ``Task.subset_pool`` gives for less memory.
+
+    Raises:
+        ValueError: If ``size`` is not in ``[1, total]``.
+    """
+    if not 1 <= size <= total:
+        raise ValueError(f"pool size is {size}: expected 1 to {total}, the number of labelled samples there are")
+    return np.random.default_rng(seed).permutation(total)[:size]
+
+
+def _checked_split(split: Any, where: str, num_outputs: int) -> Split:
+    """Return the split as tensors, or raise an error that names ``where`` and what is wrong with it."""
+    if not isinstance(split, tuple | list) or len(split) != 2:
+        raise TypeError(f"{where}: expected a pair (inputs, targets), found {type(split).__name__}")
+    inputs, targets = (torch.as_tensor(part) for part in split)
+    if inputs.ndim < 1 or targets.ndim < 1 or len(inputs) != len(targets):
+        raise ValueError(
+            f"{where}: inputs {tuple(inputs.shape)} and targets {tuple(targets.shape)} must have the same number of "
+            f"samples as their first dimension"
+        )
+    if len(inputs) == 0:
+        raise ValueError(f"{where}: no samples; expected at least one")
+    if not inputs.is_floating_point() and inputs.dtype != torch.int64:
+        raise TypeError(
+            f"{where}: inputs are {inputs.dtype}; expected a floating-point dtype (int64 for token indices): scale "
+            f"pixels to floats first"
+        )
+    if inputs.is_floating_point() and not bool(torch.isfinite(inputs).all()):
+        raise ValueError(f"{where}: inputs contain NaN or infinity; expected finite numbers, clean the data first")
+    return inputs, _checked_targets(targets, where, num_outputs)
+
+
+def _checked_targets(targets: torch.Tensor, where: str, num_outputs: int) -> torch.Tensor:
+    """Return class indices as int64, or floating-point targets as they are, or raise."""
+    if targets.is_floating_point():
+        if not bool(torch.isfinite(targets).all()):
+            raise ValueError(f"{where}: targets contain NaN or infinity; expected finite numbers, clean the data first")
+        return targets
+    if targets.is_complex() or targets.dtype == torch.bool:
+        raise TypeError(f"{where}: targets are {targets.dtype}; expected int64 class indices or floating point")
+    targets = targets.to(torch.int64)
+    low, high = int(targets.min()), int(targets.max())
+    if low < 0 or high >= num_outputs:
+        raise ValueError(
+            f"{where}: class indices lie in [{low}, {high}], expected [0, {num_outputs}); number the classes from 0 "
+            f"or correct num_outputs"
+        )
+    return targets

@@ -1,0 +1,111 @@
+"""MNIST through torchvision: 60,000 labelled images for the pool, 10,000 for test."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from teachenv.data import FileDataset, find_dataset
+from teachenv.errors import DatasetUnavailable, unknown_name
+from teachenv.tasks.base import Split, Task, subset_indices
+
+MEAN, STD = 0.1307, 0.3081
+"""Of all pixels of the training images, scaled to [0, 1]."""
+
+# md5 sums of the official files as they are on disk, unpacked.
+OFFICIAL_FILES = {
+    "MNIST/raw/train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "MNIST/raw/train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "MNIST/raw/t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "MNIST/raw/t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+}
+
+
+def mnist(
+    *,
+    data_root: str | os.PathLike[str] | None = None,
+    dataset: str | None = None,
+    pool_size: int | None = None,
+    split_seed: int = 0,
+) -> Task:
+    """Make the MNIST task: inputs ``(n, 1, 28, 28)`` float32, ten classes.
+
+    Pixels are scaled to [0, 1], then normalised by the training set's mean 0.1307 and standard deviation 0.3081.
+
+    Args:
+        data_root: Where the files are; None for the usual places (see ``teachenv.data.root``).
+        dataset: None or ``"mnist"``.
+        pool_size: Number of labelled samples, drawn at random from the 60,000; None for all of them in file order.
+        split_seed: Seed of that draw.
+
+    Raises:
+        DatasetUnavailable: If the files are not on this machine and cannot be downloaded, or one is damaged.
+        ValueError: If ``dataset`` or ``pool_size`` is not as above.
+
+    Warns:
+        UserWarning: If the files are readable but not the official ones; ``Task.dataset`` then says
+            ``"mnist-subset-<number of training images>"``.
+    """
+    if dataset not in (None, "mnist"):
+        raise unknown_name("dataset for task 'mnist'", dataset, ["mnist"])
+    files = FileDataset("MNIST", "mnist", OFFICIAL_FILES, _download)
+    directory = find_dataset(files, data_root)
+    images, labels = _read_split(directory, "train")
+    test_images, test_labels = _read_split(directory, "t10k")
+    name = "mnist"
+    if different := files.unofficial(directory):
+        name = f"mnist-subset-{len(labels)}"
+        warnings.warn(
+            f"the MNIST files in {directory} are not the official ones (md5 sums differ: {', '.join(different)}); "
+            f"they are read and named {name!r}: results are not those of MNIST",
+            UserWarning,
+            stacklevel=2,
+        )
+    if pool_size is not None:
+        index = torch.from_numpy(subset_indices(len(labels), pool_size, split_seed))
+        images, labels = images[index], labels[index]
+    return Task("mnist", name, (_normalised(images), labels), (_normalised(test_images), test_labels), num_outputs=10)
+
+
+def _normalised(images: torch.Tensor) -> torch.Tensor:
+    return images.unsqueeze(1).to(torch.float32).div_(255.0).sub_(MEAN).div_(STD)
+
+
+def _read_split(directory: Path, part: str) -> Split:
+    """Read images ``(n, 28, 28)`` uint8 and labels ``(n,)`` int64, or raise an error that names the damaged file."""
+    from torchvision.datasets.mnist import read_image_file, read_label_file
+
+    images_path = directory / f"MNIST/raw/{part}-images-idx3-ubyte"
+    labels_path = directory / f"MNIST/raw/{part}-labels-idx1-ubyte"
+    images, labels = _read(images_path, read_image_file), _read(labels_path, read_label_file)
+    if images.shape[1:] != (28, 28) or len(images) == 0:
+        raise _damaged(images_path, f"it holds images of shape {tuple(images.shape)}, expected (n, 28, 28)")
+    if len(labels) != len(images):
+        raise _damaged(labels_path, f"it holds {len(labels)} labels for {len(images)} images")
+    if int(labels.max()) > 9:
+        raise _damaged(labels_path, f"it holds the label {int(labels.max())}, expected 0 to 9")
+    return images, labels
+
+
+def _read(path: Path, reader: Callable[[str], torch.Tensor]) -> torch.Tensor:
+    try:
+        return reader(str(path))
+    except Exception as error:  # torchvision's parser fails in many ways on bytes that are not idx
+        raise _damaged(path, f"it cannot be read as an idx file ({type(error).__name__}: {error})") from error
+
+
+def _damaged(path: Path, problem: str) -> DatasetUnavailable:
+    return DatasetUnavailable(
+        f"the MNIST file {path} is damaged: {problem}. Delete it and run again to download it, or copy an intact "
+        f"one there."
+    )
+
+
+def _download(directory: Path) -> None:
+    from torchvision.datasets import MNIST
+
+    MNIST(str(directory), train=True, download=True)

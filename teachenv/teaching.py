@@ -1,0 +1,253 @@
+"""What the environment and the vector environment have in common: settings turned into data, dynamics and spaces.
+
+The observation is L2T-DLF's state vector (its section 4.1): progress (student steps over horizon), train accuracy, dev accuracy,
+dev precision of each class; each in [0, 1]. The paper leaves open what "current train accuracy" is measured on: here on the
+minibatches of the last action, before each update, which costs nothing; the untrained student's on its first minibatch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from teachenv.dynamics import Dynamics, Episode, StudentState
+from teachenv.errors import unknown_name
+from teachenv.losses import LossFamily, make_loss
+from teachenv.optimizers import SGD
+from teachenv.randomness import Purpose, generator
+from teachenv.schedules import make_schedule
+from teachenv.settings import Settings
+from teachenv.students import FunctionalStudent, make_student
+from teachenv.tasks import make_task
+from teachenv.tasks.base import ClassificationMeasure, Task
+
+BASE_FIELDS = ("progress", "train_accuracy", "dev_accuracy")
+
+# Seeds of episodes are drawn below this bound, so that they fit a signed 64-bit integer.
+SEED_BOUND = 2**62
+
+
+class Teaching:
+    """A teaching problem: one task, one kind of student, one loss family.
+
+    Attributes:
+        settings: what it was made from.
+        task: pool and test data, label noise in place.
+        dynamics: the training of one student.
+        observation_fields: name of each observation coordinate.
+        observation_space: Box(0, 1).
+        action_space: Box(-1, 1).
+        neutral_action: the zero action.
+        actions: actions in an episode.
+
+    Raises:
+        ValueError: settings that do not fit the data.
+        DatasetUnavailable: the data cannot be had.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        """Loads the data and builds the student's dynamics."""
+        self.settings = settings
+        device = _device(settings.device)
+        dtype = torch.float64 if settings.dtype == "float64" else torch.float32
+        self.task, clean_targets = _load(settings, dtype, device)
+        self._check_sizes()
+        measure = self.task.measure or ClassificationMeasure(self.task.num_outputs, settings.objective_temperature)
+        loss = settings.loss if isinstance(settings.loss, LossFamily) else make_loss(settings.loss, settings.loss_kwargs)
+        self.dynamics = Dynamics(
+            student=self._student(dtype, device),
+            task=self.task,
+            measure=measure,
+            loss=loss,
+            optimizer=SGD(settings.momentum, settings.weight_decay, settings.nesterov),
+            learning_rate=settings.learning_rate,
+            schedule=make_schedule(settings.lr_schedule, settings.horizon),
+            augment=self._augments(),
+            dev_targets=None if settings.dev_noise else clean_targets,
+        )
+        self.actions = settings.horizon // settings.steps_per_action
+        floating = np.float64 if settings.dtype == "float64" else np.float32
+        self.observation_fields = BASE_FIELDS + tuple(measure.feature_names)
+        self.observation_space = gym.spaces.Box(0.0, 1.0, (len(self.observation_fields),), floating)
+        size = loss.action_size(self.task.num_outputs, settings.batch_size)
+        self.action_space = gym.spaces.Box(-1.0, 1.0, (size,), floating)
+        self.neutral_action = torch.zeros(size, dtype=dtype, device=device)
+
+    def _student(self, dtype: torch.dtype, device: torch.device) -> FunctionalStudent:
+        settings, inputs = self.settings, self.task.pool[0]
+        factory = settings.student
+        if isinstance(factory, str):
+            factory = make_student(factory, tuple(inputs.shape[1:]), self.task.num_outputs, settings.student_kwargs)
+        student = FunctionalStudent(factory, inputs[: settings.batch_size], dtype, device)
+        if student.num_outputs != self.task.num_outputs:
+            raise ValueError(
+                f"the student has {student.num_outputs} outputs, but task {self.task.name!r} needs {self.task.num_outputs}"
+            )
+        return student
+
+    def _augments(self) -> bool:
+        wanted = self.settings.augment
+        if wanted and self.task.augment is None:
+            raise ValueError(f"augment=True, but task {self.task.name!r} has no augmentation; leave augment out")
+        return self.task.augment is not None if wanted is None else wanted
+
+    def _check_sizes(self) -> None:
+        settings, pool = self.settings, len(self.task.pool[0])
+        train = self.train_size
+        wanted = settings.dev_size + (train if settings.train_on == "split" else 0)
+        if settings.dev_size > pool or train < 1 or (settings.train_on == "split" and wanted > pool):
+            raise ValueError(
+                f"the splits are larger than the data: train_size={settings.train_size} and dev_size={settings.dev_size} of a "
+                f"pool of {pool} samples ({self.task.name}); make them smaller"
+            )
+        if settings.batch_size > train:
+            raise ValueError(
+                f"batch_size={settings.batch_size} is larger than the {train} training samples; make it smaller, or dev_size"
+            )
+
+    @property
+    def train_size(self) -> int:
+        """Training samples in an episode."""
+        pool = len(self.task.pool[0])
+        if self.settings.train_on == "pool":
+            return pool
+        return pool - self.settings.dev_size if self.settings.train_size is None else self.settings.train_size
+
+    def episode(self, seed: int) -> Episode:
+        """The episode of a seed: its split and the order of its minibatches (reshuffled each epoch, incomplete ones left out)."""
+        settings, pool = self.settings, len(self.task.pool[0])
+        split = generator(seed if settings.resplit else settings.split_seed, Purpose.SPLIT).permutation(pool)
+        dev = split[: settings.dev_size]
+        train = split if settings.train_on == "pool" else split[settings.dev_size : settings.dev_size + self.train_size]
+        rng = generator(seed, Purpose.BATCHES)
+        per_epoch = len(train) // settings.batch_size
+        epochs = -(-settings.horizon // per_epoch)
+        order = np.stack([rng.permutation(train)[: per_epoch * settings.batch_size] for _ in range(epochs)])
+        batches = order.reshape(-1, settings.batch_size)[: settings.horizon]
+        on_device = [torch.from_numpy(np.ascontiguousarray(i)).to(self.task.pool[0].device) for i in (batches, dev, train)]
+        return Episode((seed,), *on_device)
+
+    def advance(
+        self, dynamics: Dynamics, student: StudentState, episode: Episode, action: torch.Tensor
+    ) -> tuple[StudentState, np.ndarray, np.ndarray]:
+        """Trains one student, or a batch, for one action: (state, mean loss, mean minibatch score), the means () or (B,)."""
+        losses, scores = [], []
+        for _ in range(self.settings.steps_per_action):
+            student, outcome = dynamics.step(student, episode, action)
+            losses.append(outcome.loss)
+            scores.append(outcome.train_score)
+        return student, _mean(losses), _mean(scores)
+
+    def measure(
+        self, dynamics: Dynamics, student: StudentState, dev: tuple[torch.Tensor, torch.Tensor]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(objective, score, features) on dev, in float64: () or (B,), and (k,) or (B, k)."""
+        objective, score, features = (t.double().cpu().numpy() for t in dynamics.metrics(student, *dev))
+        return objective, score, features
+
+    def observe(
+        self, step: int | np.ndarray, train_score: np.ndarray, dev_score: np.ndarray, features: np.ndarray
+    ) -> np.ndarray:
+        """The observation, (3 + k,) or (B, 3 + k): the fields stacked and clipped to [0, 1]."""
+        progress = np.asarray(step) / self.settings.horizon
+        head = np.stack(np.broadcast_arrays(progress, train_score, dev_score), axis=-1)
+        values = np.clip(np.concatenate([head, features], axis=-1), 0.0, 1.0)
+        return values.astype(self.observation_space.dtype)
+
+    def split(self, dynamics: Dynamics, episode: Episode, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs and targets of `"train"`, `"dev"`, `"pool"` or `"test"`; per student for a batch of episodes.
+
+        Raises:
+            ValueError: an unknown name.
+        """
+        if name == "dev":
+            return dynamics.dev(episode)
+        if name == "train":
+            return self.task.pool[0][episode.train], self.task.pool[1][episode.train]
+        if name not in ("pool", "test"):
+            raise unknown_name("split", name, ("train", "dev", "pool", "test"))
+        inputs, targets = self.task.pool if name == "pool" else self.task.test
+        batch = episode.dev.shape[:-1]
+        return inputs.expand(*batch, *inputs.shape), targets.expand(*batch, *targets.shape)
+
+    def check_snapshot(self, snapshot: Mapping[str, Any]) -> None:
+        """Refuses a snapshot that another environment made.
+
+        Raises:
+            ValueError: it is none, or one of other settings; says which differ.
+        """
+        found = snapshot.get("settings") if isinstance(snapshot, Mapping) else None
+        if not isinstance(found, Mapping):
+            raise ValueError(f"expected what get_state() returns, found {type(snapshot).__name__} without 'settings'")
+        own = self.settings.fingerprint()
+        differing = [f"{k}: {found.get(k)} there, {own[k]} here" for k in own if found.get(k) != own[k]]
+        if differing:
+            raise ValueError(
+                "this is the state of another environment (" + "; ".join(differing) + "); make the environment with its settings"
+            )
+
+    def parse_action(self, action: Any, shape: tuple[int, ...]) -> torch.Tensor:
+        """Checks an action, or a batch of them.
+
+        Raises:
+            ValueError: wrong shape, NaN, or outside the box.
+            TypeError: not floating-point numbers.
+        """
+        array = np.asarray(action)
+        if array.dtype.kind != "f":
+            raise TypeError(
+                f"an action is an array of {self.action_space.dtype} numbers, found {array.dtype}; "
+                f"convert it with np.asarray(action, dtype=np.{self.action_space.dtype})"
+            )
+        if array.shape != shape:
+            raise ValueError(f"an action has shape {shape} here, found {array.shape}; see env.action_space")
+        largest = np.abs(array).max(initial=0.0)  # NaN if any coordinate is
+        if not largest <= 1.0:
+            if np.isnan(largest):
+                raise ValueError("the action contains NaN; look for a diverged teacher")
+            raise ValueError(f"actions lie in [-1, 1], found a coordinate of size {largest:.6g}; np.clip(action, -1, 1) first")
+        inputs = self.task.pool[0]
+        return torch.as_tensor(array, dtype=inputs.dtype, device=inputs.device)
+
+
+def _mean(values: Sequence[torch.Tensor]) -> np.ndarray:
+    return torch.stack(list(values)).double().mean(0).cpu().numpy()
+
+
+def stack_episodes(episodes: Sequence[Episode]) -> Episode:
+    """A batch of episodes."""
+    seeds = tuple(seed for e in episodes for seed in e.seeds)
+    return Episode(seeds, *(torch.stack([getattr(e, name) for e in episodes]) for name in ("batches", "dev", "train")))
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def _load(settings: Settings, dtype: torch.dtype, device: torch.device) -> tuple[Task, torch.Tensor]:
+    """The task with its label noise, and the pool's labels without it."""
+    if isinstance(settings.task, str):
+        task = make_task(
+            settings.task,
+            data_root=settings.data_root,
+            dataset=settings.dataset,
+            pool_size=settings.pool_size,
+            split_seed=settings.split_seed,
+        )
+    elif settings.dataset is not None:
+        raise ValueError(f"dataset={settings.dataset!r} chooses data for a named task; your own task brings its own")
+    else:
+        task = settings.task
+        task = task.subset_pool(settings.pool_size, settings.split_seed) if settings.pool_size is not None else task
+    task = task.to(dtype, device)
+    clean = task.pool[1]
+    return task.with_label_noise(settings.label_noise, settings.label_noise_kind, settings.split_seed), clean

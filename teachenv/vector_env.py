@@ -1,0 +1,272 @@
+"""Many students' trainings as one batched Gymnasium vector environment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
+
+from teachenv.dynamics import BatchedDynamics, Episode, StudentState
+from teachenv.settings import Settings
+from teachenv.teaching import SEED_BOUND, Teaching, stack_episodes
+
+Path = Literal["auto", "vmap", "loop"]
+
+
+class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
+    """B students trained in one computation; the same as B single environments, to float tolerance.
+
+    `gym.make_vec("TeachDigits-v0", num_envs=64)` makes one. Spaces, reward, end and info are those of `TeachEnv`; info arrays have
+    a leading dimension B and carry Gymnasium's `_key` masks.
+
+    Autoreset is `AutoresetMode.SAME_STEP`: the step that ends an episode returns the next episode's first observation, with the
+    ended one's last observation in `info["final_obs"]` and its info in `info["final_info"]`.
+
+    Seeding: `reset(seed=s)` seeds student i with s + i, `reset(seed=[...])` each with its own.
+
+    Args:
+        num_envs: B.
+        path: how students are batched. `"vmap"`: in one call, which pays where a step is dominated by call overhead; `"loop"`: one
+            after the other. `"auto"`: vmap, except for what is slower so or impossible: networks with convolutions on a CPU
+            (LeNet students run at 0.4-0.75 times the loop's speed under vmap there) and networks whose forward pass draws random
+            numbers (dropout) or does not run under vmap. `python -m benchmarks throughput` measures both.
+        **settings: see `teachenv.Settings`.
+
+    Raises:
+        ValueError: a setting out of its range, or `path="vmap"` for a network that does not allow it.
+        TypeError: an unknown setting.
+        DatasetUnavailable: the data cannot be had.
+    """
+
+    def __init__(self, num_envs: int = 1, *, path: Path = "auto", render_mode: None = None, **settings: Any) -> None:
+        """Loads the data and builds the students' dynamics."""
+        if num_envs < 1:
+            raise ValueError(f"num_envs must be at least 1, found {num_envs}")
+        if render_mode is not None:
+            raise ValueError(f"the vector environment does not render, found render_mode={render_mode!r}; render a single one")
+        self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
+        self.render_mode = None
+        self.num_envs = num_envs
+        self.teaching = Teaching(Settings.from_kwargs(settings))
+        self.path = self._choose(path)
+        self.dynamics = BatchedDynamics(self.teaching.dynamics, self.path)
+        self.OBSERVATION_FIELDS = self.teaching.observation_fields
+        self.single_observation_space = self.teaching.observation_space
+        self.single_action_space = self.teaching.action_space
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._randoms = [seeding.np_random()[0] for _ in range(num_envs)]
+        self._state: dict[str, Any] | None = None
+        self.final_students: StudentState | None = None
+        self.actions = self.teaching.neutral_action.expand(num_envs, -1)
+
+    @property
+    def students(self) -> StudentState:
+        """The students in training, a value that later steps leave as it is."""
+        return self._current["students"]  # type: ignore[no-any-return]
+
+    @property
+    def episodes(self) -> Episode:
+        """What the current trainings draw on, a value."""
+        return self._current["episodes"]  # type: ignore[no-any-return]
+
+    @property
+    def _current(self) -> dict[str, Any]:
+        if self._state is None:
+            raise gym.error.ResetNeeded("there are no students yet: call reset() first")
+        return self._state
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Draws a split and an untrained student for each; `options` are not used."""
+        if isinstance(seed, int | np.integer):
+            seed = [int(seed) + i for i in range(self.num_envs)]
+        if seed is not None:
+            if len(seed) != self.num_envs:
+                raise ValueError(f"reset: expected one seed for each of {self.num_envs} students, found {len(seed)}")
+            fresh = [random if s is None else seeding.np_random(s)[0] for s, random in zip(seed, self._randoms, strict=True)]
+            self._randoms = fresh
+        self._state = self._untrained(range(self.num_envs))
+        self.final_students = None
+        return self._current["observation"].copy(), self._infos()
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Trains each student for `steps_per_action` steps; ended episodes start anew within the step.
+
+        Raises:
+            ResetNeeded: before `reset`.
+            ValueError: actions of wrong shape, with NaN, or outside the box.
+            TypeError: actions of other than floating-point numbers.
+        """
+        now, settings = self._current, self.teaching.settings
+        self.actions = self.teaching.parse_action(actions, self.action_space.shape or ())
+        students, loss, train_score = self.teaching.advance(self.dynamics, now["students"], now["episodes"], self.actions)
+        objective, score, features = self.teaching.measure(self.dynamics, students, now["dev"])
+        steps = np.asarray(students.step)
+        diverged = ~(np.isfinite(loss) & np.isfinite(objective) & np.isfinite(features).all(axis=-1))
+        measured = {"objective": objective, "dev_accuracy": score, "train_accuracy": train_score, "train_loss": loss}
+        rewards = np.where(diverged, -float(settings.divergence_penalty), objective - now["objective"])
+        observation = self.teaching.observe(steps, train_score, score, features)
+        # A diverged student keeps its last finite numbers, and only moves on in time.
+        observation[diverged, 1:] = now["observation"][diverged, 1:]
+        measured = {name: np.where(diverged, now[name], value) for name, value in measured.items()}
+        self._state = now | measured | {"students": students, "observation": observation, "diverged": diverged}
+        self.final_students = students
+        terminated = diverged | (steps >= settings.horizon)
+        infos = self._infos()
+        if terminated.any():
+            infos = self._restart(np.flatnonzero(terminated), observation, infos)
+        return self._current["observation"].copy(), rewards, terminated, np.zeros(self.num_envs, dtype=bool), infos
+
+    def evaluate(self, split: str = "test") -> dict[str, np.ndarray]:
+        """Measures the current students; as `TeachEnv.evaluate`, each value of shape (B,).
+
+        Right after a step that ended an episode the students are new ones; stop one step earlier, or see `evaluate_final`.
+        """
+        return self._evaluate(self.students, self.episodes, split)
+
+    def evaluate_final(self, split: str = "test") -> dict[str, np.ndarray]:
+        """Measures the students as they stood after the last step, before any of them started anew."""
+        if self.final_students is None:
+            raise gym.error.ResetNeeded("no step has been taken since reset()")
+        return self._evaluate(self.final_students, self._current["stepped_episodes"], split)
+
+    def _evaluate(self, students: StudentState, episodes: Episode, split: str) -> dict[str, np.ndarray]:
+        data = self.teaching.split(self.dynamics, episodes, split)
+        objective, score, _ = self.teaching.measure(self.dynamics, students, data)
+        return {f"{split}_accuracy": score, f"{split}_error": 1.0 - score, f"{split}_objective": objective}
+
+    def get_state(self) -> dict[str, Any]:
+        """A snapshot that `set_state` continues from bitwise, here or (pickled) in another process."""
+        return {
+            "settings": self.teaching.settings.fingerprint(),
+            "random": [random.bit_generator.state for random in self._randoms],
+            "current": None if self._state is None else dict(self._state),
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continues from a snapshot.
+
+        Raises:
+            ValueError: the snapshot is of an environment with other settings or another number of students.
+        """
+        self.teaching.check_snapshot(state)
+        if len(state["random"]) != self.num_envs:
+            raise ValueError(f"this is the state of {len(state['random'])} students; this environment has {self.num_envs}")
+        for random, saved in zip(self._randoms, state["random"], strict=True):
+            random.bit_generator.state = saved
+        self._state = None if state["current"] is None else dict(state["current"])
+        self.final_students = None
+
+    def _choose(self, path: Path) -> Literal["vmap", "loop"]:
+        if path == "loop":
+            return "loop"
+        student = self.teaching.dynamics.student
+        device = torch.device(self.teaching.settings.device)
+        if path == "auto" and student.has_convolutions and device.type == "cpu":
+            return "loop"
+        obstacle = "its forward pass draws random numbers" if student.stochastic else self._vmap_error()
+        if obstacle is None:
+            return "vmap"
+        if path == "vmap":
+            raise ValueError(f'path="vmap" does not work for this student: {obstacle}; use path="loop" or "auto"')
+        return "loop"
+
+    def _vmap_error(self) -> str | None:
+        """What a step under vmap fails with, if it does."""
+        dynamics = BatchedDynamics(self.teaching.dynamics, "vmap")
+        episode = stack_episodes([self.teaching.episode(0)])
+        try:
+            student, _ = dynamics.step(dynamics.init(episode), episode, self.teaching.neutral_action.unsqueeze(0))
+            dynamics.metrics(student, *dynamics.dev(episode))
+        except RuntimeError as error:
+            return str(error).splitlines()[0]
+        return None
+
+    def _untrained(self, which: Sequence[int]) -> dict[str, Any]:
+        """The state of new episodes for the given students."""
+        episodes = stack_episodes([self.teaching.episode(int(self._randoms[i].integers(SEED_BOUND))) for i in which])
+        students = self.dynamics.init(episodes)
+        dev = self.dynamics.dev(episodes)
+        objective, score, features = self.teaching.measure(self.dynamics, students, dev)
+        first = self.dynamics.minibatch(episodes, np.asarray(students.step))
+        train_score = self.dynamics.metrics(students, *first)[1].double().cpu().numpy()
+        if not (np.isfinite(objective).all() and np.isfinite(features).all()):
+            raise ValueError("an untrained student's outputs on dev are not finite: check the student's initialisation")
+        return {
+            "students": students,
+            "episodes": episodes,
+            "stepped_episodes": episodes,
+            "dev": dev,
+            "observation": self.teaching.observe(np.asarray(students.step), train_score, score, features),
+            "objective": objective,
+            "dev_accuracy": score,
+            "train_accuracy": train_score,
+            "train_loss": np.zeros(len(which)),
+            "diverged": np.zeros(len(which), dtype=bool),
+        }
+
+    def _restart(self, ended: np.ndarray, observation: np.ndarray, infos: dict[str, Any]) -> dict[str, Any]:
+        """Puts new episodes in the places of ended ones; returns the infos with the ended ones' last words."""
+        mask = np.zeros(self.num_envs, dtype=bool)
+        mask[ended] = True
+        final_obs = np.full(self.num_envs, None, dtype=object)
+        for i in ended:
+            final_obs[i] = observation[i].copy()
+        final_info = {key: mask.copy() if key.startswith("_") else value for key, value in infos.items()}
+        episodes = self.episodes
+        fresh = self._untrained(ended.tolist())
+        self._state = (
+            fresh
+            if len(ended) == self.num_envs
+            else {key: _replaced(value, ended, fresh[key]) for key, value in self._current.items()}
+        )
+        self._state["stepped_episodes"] = episodes
+        return self._infos() | {"final_obs": final_obs, "_final_obs": mask, "final_info": final_info, "_final_info": mask}
+
+    def _infos(self) -> dict[str, Any]:
+        now = self._current
+        steps = np.asarray(now["students"].step)
+        rates = self.dynamics.learning_rate * np.asarray(self.dynamics.schedule(np.maximum(steps - 1, 0)), dtype=float)
+        task = self.teaching.task
+        infos: dict[str, Any] = {
+            "objective": now["objective"].copy(),
+            "dev_accuracy": now["dev_accuracy"].copy(),
+            "train_accuracy": now["train_accuracy"].copy(),
+            "train_loss": now["train_loss"].copy(),
+            "learning_rate": np.broadcast_to(rates, steps.shape).copy(),
+            "student_step": steps.copy(),
+            "diverged": now["diverged"].copy(),
+            "task": np.full(self.num_envs, task.name, dtype=object),
+            "dataset": np.full(self.num_envs, task.dataset, dtype=object),
+        }
+        return infos | {f"_{key}": np.ones(self.num_envs, dtype=bool) for key in infos}
+
+
+def _replaced(old: Any, rows: np.ndarray, new: Any) -> Any:
+    """`old` with the given rows taken from `new`, recursively, leaving `old` as it is."""
+    if isinstance(old, torch.Tensor):
+        return old.index_copy(0, torch.from_numpy(rows).to(old.device), new)
+    if isinstance(old, np.ndarray):
+        result = old.copy()
+        result[rows] = new
+        return result
+    if isinstance(old, dict):
+        return {key: _replaced(value, rows, new[key]) for key, value in old.items()}
+    if isinstance(old, StudentState):
+        return StudentState(*(_replaced(getattr(old, n), rows, getattr(new, n)) for n in ("parameters", "slots", "buffers", "step")))
+    if isinstance(old, Episode):
+        seeds = list(old.seeds)
+        for row, seed in zip(rows, new.seeds, strict=True):
+            seeds[row] = seed
+        return Episode(tuple(seeds), *(_replaced(getattr(old, n), rows, getattr(new, n)) for n in ("batches", "dev", "train")))
+    if isinstance(old, tuple):
+        return tuple(_replaced(a, rows, b) for a, b in zip(old, new, strict=True))
+    raise TypeError(f"cannot replace rows of {type(old).__name__}")

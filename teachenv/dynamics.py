@@ -143,7 +143,7 @@ class Dynamics:
     def rate(self, step: int | np.ndarray) -> Rate:
         """The learning rate of the given step; one number for all students if they stand at the same step."""
         if isinstance(step, np.ndarray):
-            if (step != step[0]).any():
+            if step.min() != step.max():
                 rates = self.learning_rate * np.asarray(self.schedule(step), dtype=float)
                 inputs = self.task.pool[0]
                 return torch.as_tensor(rates, dtype=inputs.dtype, device=inputs.device)
@@ -257,14 +257,12 @@ class Dynamics:
         def metrics(
             parameters: Tensors, buffers: Tensors, inputs: torch.Tensor, targets: torch.Tensor
         ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-            outputs = torch.cat(
-                [
-                    self.student(parameters, buffers, piece, training=False, differentiable=self._needs_twin)[0].outputs
-                    for piece in inputs.split(_EVALUATION_BATCH)
-                ]
-            )
-            measure = self.measure
-            return measure.objective(outputs, targets), measure.score(outputs, targets), measure.features(outputs, targets)
+            pieces = [
+                self.student(parameters, buffers, piece, training=False, differentiable=self._needs_twin)[0].outputs
+                for piece in inputs.split(_EVALUATION_BATCH)
+            ]
+            outputs = torch.cat(pieces) if len(pieces) > 1 else pieces[0]
+            return self.measure.objective(outputs, targets), *self.measure.assess(outputs, targets)
 
         with torch.no_grad():
             return self._map(metrics)(state.parameters, state.buffers, inputs, targets)

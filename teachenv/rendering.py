@@ -167,9 +167,9 @@ def _draw_curves(figure: Figure, frame: Frame) -> None:
         ncols=3,
         frameon=False,
         fontsize=9,
-        handlelength=2.2,
-        columnspacing=1.1,
-        handletextpad=0.5,
+        handlelength=1.8,
+        columnspacing=0.9,
+        handletextpad=0.4,
         labelcolor=_INK,
     )
 

@@ -37,13 +37,17 @@ class Bilinear(LossFamily):
 
     def __call__(self, action: torch.Tensor, prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:
         """Mean of −e_y' Φ log p."""
-        log_p = F.log_softmax(prediction.outputs, 1)
-        return F.nll_loss(log_p, targets) - self._correction(action, log_p, targets).mean()
+        own, correction = self._terms(action, prediction, targets)
+        return -own.mean() - correction.mean()
 
-    def _correction(self, action: torch.Tensor, log_p: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """scale · e_y' A log p, shape (batch,)."""
+    def _terms(
+        self, action: torch.Tensor, prediction: Prediction, targets: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """log p_y and scale · e_y' A log p, shape (batch,) each."""
+        log_p = F.log_softmax(prediction.outputs, 1)
+        own = log_p.gather(1, targets.unsqueeze(1)).squeeze(1)
         rows = action.view(log_p.shape[1], log_p.shape[1]).index_select(0, targets)
-        return self.scale * (rows * log_p).sum(1)
+        return own, self.scale * (rows * log_p).sum(1)
 
     def coefficients(self, action: torch.Tensor) -> torch.Tensor:
         """Φ, (C, C)."""
@@ -61,6 +65,5 @@ class BilinearSigmoid(Bilinear):
 
     def __call__(self, action: torch.Tensor, prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:
         """Mean of −σ(e_y' Φ log p)."""
-        log_p = F.log_softmax(prediction.outputs, 1)
-        own = log_p.gather(1, targets.unsqueeze(1)).squeeze(1)
-        return -torch.sigmoid(own + self._correction(action, log_p, targets)).mean()
+        own, correction = self._terms(action, prediction, targets)
+        return -torch.sigmoid(own + correction).mean()

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 
 from teachenv.losses.base import LossFamily
 from teachenv.losses.plain import needs_head, plain_loss
@@ -48,7 +47,7 @@ class Mixture(LossFamily):
             raise ValueError(f"scale must be positive, found {scale}")
         self.components = tuple(components)
         self.scale = float(scale)
-        self._losses = [plain_loss(name, **(options or {}).get(name, {})) for name in components[1:]]
+        self._losses = [plain_loss(name, **(options or {}).get(name, {})) for name in components]
         self.needs_head = any(needs_head(name) for name in components)
         self.coefficient_label = "coefficients: " + ", ".join(components)
 
@@ -58,9 +57,8 @@ class Mixture(LossFamily):
 
     def __call__(self, action: torch.Tensor, prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:
         """The mixed loss."""
-        plain = F.cross_entropy(prediction.outputs, targets)
-        means = torch.stack([plain, *[loss(prediction, targets).mean() for loss in self._losses]])
-        return plain + self.scale * (action * means).sum()
+        means = torch.stack([loss(prediction, targets).mean() for loss in self._losses])
+        return means[0] + self.scale * (action * means).sum()
 
     def coefficients(self, action: torch.Tensor) -> torch.Tensor:
         """The coefficients, one row."""

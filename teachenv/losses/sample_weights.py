@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 
 from teachenv.losses.base import LossFamily
 from teachenv.losses.plain import needs_head, plain_loss
@@ -32,7 +31,6 @@ class SampleWeights(LossFamily):
             raise ValueError(f"sample-weights: scale must lie in (0, 1] to keep the weights from being negative, found {scale}")
         self._sample_loss = plain_loss(base, **options)
         self.scale = float(scale)
-        self.base = base
         self.needs_head = needs_head(base)
 
     def action_size(self, num_outputs: int, batch_size: int) -> int:
@@ -42,9 +40,7 @@ class SampleWeights(LossFamily):
     def __call__(self, action: torch.Tensor, prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:
         """Mean weighted loss."""
         losses = self._sample_loss(prediction, targets)
-        # F.cross_entropy's own mean differs from losses.mean() in the last bit; plain training uses the former.
-        plain = F.cross_entropy(prediction.outputs, targets) if self.base == "cross-entropy" else losses.mean()
-        return plain + self.scale * (action * losses).mean()
+        return losses.mean() + self.scale * (action * losses).mean()
 
     def coefficients(self, action: torch.Tensor) -> torch.Tensor:
         """The weights, one row."""

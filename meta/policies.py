@@ -1,0 +1,159 @@
+"""The teacher's policy networks, shared by gradient teachers and RL teachers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.torch_layers import FlattenExtractor, create_mlp
+from stable_baselines3.common.type_aliases import Schedule
+from torch import nn
+
+INITIAL_SCALE = 0.01
+
+
+class Attention(nn.Module):
+    """L2T-DLF's teacher μ_θ(s) = W softmax(V s), here inside tanh, which keeps it in the box.
+
+    The action is a convex combination of `keys` learned actions (the columns of W), chosen by the state. The paper has 10 keys
+    for classification, no bias and no tanh, and says nothing of the initialisation: W is drawn small, so that the teacher starts
+    near the neutral zero action, with keys that differ, without which V would have no gradient.
+
+    Args:
+        states: coordinates of the observation.
+        actions: coordinates of the action.
+        keys: N.
+        initial_scale: standard deviation of W's entries.
+    """
+
+    def __init__(self, states: int, actions: int, keys: int = 10, initial_scale: float = INITIAL_SCALE) -> None:
+        """Draws V as `nn.Linear` does, and W from a normal distribution."""
+        super().__init__()
+        self.query = nn.Linear(states, keys, bias=False)
+        self.keys = nn.Linear(keys, actions, bias=False)
+        nn.init.normal_(self.keys.weight, std=initial_scale)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """(batch, states) to (batch, actions) in (-1, 1)."""
+        return torch.tanh(self.keys(torch.softmax(self.query(states), dim=1)))
+
+
+def perceptron(states: int, actions: int, net_arch: list[int], initial_scale: float = INITIAL_SCALE) -> nn.Sequential:
+    """SB3's perceptron with tanh at its end, whose last layer is drawn small, so that it starts near the zero action."""
+    network = nn.Sequential(*create_mlp(states, actions, net_arch, squash_output=True))
+    last = [m for m in network if isinstance(m, nn.Linear)][-1]
+    with torch.no_grad():
+        last.weight.mul_(initial_scale)
+        last.bias.zero_()
+    return network
+
+
+class TeacherPolicy(BasePolicy):
+    """A deterministic teacher without a critic.
+
+    Args:
+        observation_space: the environment's.
+        action_space: the environment's.
+        lr_schedule: SB3's schedule.
+        optimizer_class: of θ.
+        optimizer_kwargs: its options.
+    """
+
+    actor: nn.Module
+
+    def __init__(
+        self,
+        observation_space: gym.Space[Any],
+        action_space: gym.Space[Any],
+        lr_schedule: Schedule,
+        optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+        **network: Any,
+    ) -> None:
+        """Builds actor and optimiser."""
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor_class=FlattenExtractor,
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=optimizer_kwargs,
+            squash_output=True,
+        )
+        assert isinstance(action_space, gym.spaces.Box)
+        self.features_extractor = self.make_features_extractor()
+        self._network = network
+        self.actor = self._build(self.features_extractor.features_dim, action_space.shape[0])
+        self.actor.to(torch.float64 if action_space.dtype == np.float64 else torch.float32)
+        parameters = list(self.actor.parameters())
+        if parameters:
+            # SB3 types the class as Optimizer, whose constructor takes more than its subclasses' do.
+            self.optimizer = self.optimizer_class(parameters, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+
+    def _build(self, states: int, actions: int) -> nn.Module:
+        raise NotImplementedError
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return super()._get_constructor_parameters() | {
+            "lr_schedule": self._dummy_schedule,
+            "optimizer_class": self.optimizer_class,
+            "optimizer_kwargs": self.optimizer_kwargs,
+            **self._network,
+        }
+
+    def forward(self, observation: torch.Tensor) -> torch.Tensor:
+        """μ_θ(s), (batch, n)."""
+        features = self.extract_features(observation, self.features_extractor)
+        action: torch.Tensor = self.actor(features.to(next(self.actor.parameters()).dtype))
+        return action
+
+    def _predict(self, observation: Any, deterministic: bool = False) -> torch.Tensor:
+        return self(observation)  # type: ignore[no-any-return]
+
+
+class AttentionPolicy(TeacherPolicy):
+    """`Attention`; options `keys` (10) and `initial_scale` (0.01)."""
+
+    def _build(self, states: int, actions: int) -> nn.Module:
+        return Attention(states, actions, **self._network)
+
+
+class MlpPolicy(TeacherPolicy):
+    """SB3's perceptron; options `net_arch` ([400, 300], SB3's for DDPG) and `initial_scale` (0.01)."""
+
+    def _build(self, states: int, actions: int) -> nn.Module:
+        return perceptron(states, actions, **{"net_arch": [400, 300], **self._network})
+
+
+class ConstantPolicy(TeacherPolicy):
+    """The same action always; option `action` (a number for all coordinates, or one for each; 0, the neutral teacher)."""
+
+    def _build(self, states: int, actions: int) -> nn.Module:
+        module = nn.Module()
+        value = torch.as_tensor(self._network.get("action", 0.0), dtype=torch.float64)
+        module.register_buffer("action", value.expand(actions).clone())
+        return module
+
+    def forward(self, observation: torch.Tensor) -> torch.Tensor:
+        """The action, (batch, n)."""
+        action: torch.Tensor = self.actor.action.expand(len(observation), -1)  # type: ignore[operator, union-attr]
+        return action
+
+
+class RandomPolicy(TeacherPolicy):
+    """Uniform in the box; option `seed` (0). How often it was asked is part of its saved state, so that it goes on after a load."""
+
+    def _build(self, states: int, actions: int) -> nn.Module:
+        module = nn.Module()
+        module.register_buffer("draws", torch.zeros((), dtype=torch.int64))
+        return module
+
+    def forward(self, observation: torch.Tensor) -> torch.Tensor:
+        """Uniform numbers in [-1, 1), (batch, n); `deterministic` makes no difference."""
+        draws = self.actor.draws
+        assert isinstance(draws, torch.Tensor) and isinstance(self.action_space, gym.spaces.Box)
+        rng = np.random.default_rng((self._network.get("seed", 0), int(draws)))
+        draws += 1
+        return torch.from_numpy(rng.uniform(-1.0, 1.0, (len(observation), *self.action_space.shape))).to(observation.device)

@@ -1,0 +1,109 @@
+"""Checkpoints from which a teacher's training goes on as if it had not stopped.
+
+SB3 saves networks and optimisers, but neither the environment nor the generators, and a callback can save in the middle of a
+rollout. Here a model marks, whenever its own state is consistent, what surrounds it: the environment (a snapshot costs nothing,
+since the students are values), the last observation, the step count and the global generators. `save` keeps the last mark,
+`load` with an environment goes back to it, and at most the part of a rollout after it is computed again.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.type_aliases import MaybeCallback
+from stable_baselines3.common.vec_env import VecEnv
+
+from meta.vec_env import as_vec_env
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What surrounds a model at a moment when its own state is consistent.
+
+    Attributes:
+        environments: snapshots, one for each that `VecEnv.env_method` reaches.
+        last_obs: the observation to act on next.
+        num_timesteps: environment steps so far.
+        episode_num: episodes so far.
+        generators: states of Python's, NumPy's and torch's global generators.
+        own: what the algorithm adds.
+    """
+
+    environments: list[Any]
+    last_obs: np.ndarray
+    num_timesteps: int
+    episode_num: int
+    generators: tuple[Any, Any, torch.Tensor]
+    own: dict[str, Any]
+
+
+class Resumable(BaseAlgorithm):
+    """Adds marks to an SB3 algorithm; also takes Gymnasium's vector environments."""
+
+    mark: Mark | None = None
+    _resuming = False
+
+    @staticmethod
+    def _wrap_env(env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        return BaseAlgorithm._wrap_env(as_vec_env(env), verbose, monitor_wrapper)
+
+    @classmethod
+    def load(cls, path: Any, env: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """SB3's `load`; with an environment, the next `learn(..., reset_num_timesteps=False)` continues where `save` was called.
+
+        Raises:
+            ValueError: the environment has other settings than the one trained on (from `learn`).
+        """
+        model = super().load(path, env, *args, **kwargs)
+        if model.mark is not None:
+            model.num_timesteps, model._episode_num = model.mark.num_timesteps, model.mark.episode_num
+            model._resuming = env is not None
+        return model
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        resuming, self._resuming = self._resuming and not reset_num_timesteps, False
+        if resuming:
+            self._last_obs = None  # resets the environment, monitors included, before its state is put back
+        result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        if resuming:
+            self._return_to_mark()
+        return result
+
+    def set_mark(self) -> None:
+        """Marks the present."""
+        assert self.env is not None and isinstance(self._last_obs, np.ndarray)
+        if not self.env.has_attr("get_state"):
+            return
+        self.mark = Mark(
+            self.env.env_method("get_state"),
+            self._last_obs.copy(),
+            self.num_timesteps,
+            self._episode_num,
+            (random.getstate(), np.random.get_state(), torch.random.get_rng_state()),
+            self._own_mark(),
+        )
+
+    def _return_to_mark(self) -> None:
+        assert self.env is not None and self.mark is not None
+        for i, state in enumerate(self.mark.environments):
+            self.env.env_method("set_state", state, indices=i)
+        self._last_obs = self.mark.last_obs.copy()
+        random.setstate(self.mark.generators[0])
+        np.random.set_state(self.mark.generators[1])
+        torch.random.set_rng_state(self.mark.generators[2])
+
+    def _own_mark(self) -> dict[str, Any]:
+        return {}

@@ -1,0 +1,307 @@
+"""Teachers that learn from whole episodes, with Stable-Baselines3's model API (`learn`, `predict`, `save`, `load`)."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+import gymnasium as gym
+import numpy as np
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
+from stable_baselines3.common.utils import FloatSchedule, safe_mean
+from stable_baselines3.common.vec_env import VecEnv
+
+from meta.action_gradient import ActionGradient, VectorActionGradient
+from meta.policies import AttentionPolicy, ConstantPolicy, MlpPolicy, RandomPolicy
+from meta.resume import Resumable
+from teachenv.errors import unknown_name
+from teachenv.vector_env import TeachVectorEnv
+
+Self = TypeVar("Self", bound="EpisodicTeacher")
+
+
+@dataclass(frozen=True)
+class TaughtStudent:
+    """One student's training, as its teacher saw it.
+
+    Attributes:
+        observations: (actions taken, observation coordinates).
+        info: of the step that ended the episode.
+    """
+
+    observations: np.ndarray
+    info: dict[str, Any]
+
+
+class EpisodicTeacher(Resumable):
+    """Collects the trainings of some students under a fixed teacher, then improves the teacher by them.
+
+    Args:
+        policy: a name in `policy_aliases`, or a policy class.
+        env: a `TeachEnv` (or its id), a `TeachVectorEnv`, or an SB3 `VecEnv` of them.
+        learning_rate: of θ; a number, or a function of the remaining progress (1 at the start, 0 at the end).
+        students_per_update: trainings collected for each update; None: as many as the environment has in parallel.
+        policy_kwargs: options of the policy.
+        stats_window_size: episodes over which the logged means are taken.
+        tensorboard_log: folder of TensorBoard's logs.
+        verbose: 1 prints SB3's messages and the log table.
+        seed: of θ's initialisation and of the environment.
+        device: of θ.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"AttentionPolicy": AttentionPolicy, "MlpPolicy": MlpPolicy}
+
+    def __init__(
+        self,
+        policy: str | type[BasePolicy],
+        env: Any,
+        learning_rate: float | Schedule = 1e-2,
+        students_per_update: int | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: torch.device | str = "cpu",
+        _init_setup_model: bool = True,
+    ) -> None:
+        """Builds the policy."""
+        super().__init__(
+            policy,
+            env,
+            learning_rate,
+            policy_kwargs=policy_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            verbose=verbose,
+            device=device,
+            support_multi_env=True,
+            seed=seed,
+            supported_action_spaces=(gym.spaces.Box,),
+        )
+        if students_per_update is not None and students_per_update < 1:
+            raise ValueError(f"students_per_update must be at least 1, found {students_per_update}")
+        self.students_per_update = students_per_update
+        if _init_setup_model:
+            self._setup_model()
+
+    def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
+        if policy_name not in self.policy_aliases:
+            raise unknown_name("policy", policy_name, self.policy_aliases)
+        return self.policy_aliases[policy_name]
+
+    def _setup_model(self) -> None:
+        self.lr_schedule = FloatSchedule(self.learning_rate)
+        self.set_random_seed(self.seed)
+        self.policy = self.policy_class(
+            self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
+        ).to(self.device)
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        return (["policy", "policy.optimizer"] if hasattr(self.policy, "optimizer") else ["policy"]), []
+
+    def learn(
+        self: Self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int | None = 1,
+        tb_log_name: str = "",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """Trains the teacher for at least `total_timesteps` environment steps, to the end of the last update.
+
+        Args:
+            total_timesteps: actions taken in all environments together.
+            callback: SB3's.
+            log_interval: updates between logs.
+            tb_log_name: of TensorBoard's run.
+            reset_num_timesteps: start counting anew; False continues.
+            progress_bar: SB3's.
+        """
+        total_timesteps, callback = self._setup_learn(
+            total_timesteps, callback, reset_num_timesteps, tb_log_name or type(self).__name__, progress_bar
+        )
+        callback.on_training_start(locals(), globals())
+        while self.num_timesteps < total_timesteps:
+            self.set_mark()
+            students = self._collect(callback)
+            if students is None:
+                break
+            self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
+            self._improve(students)
+            self._n_updates += 1
+            if log_interval and self._n_updates % log_interval == 0:
+                self.dump_logs()
+        self.set_mark()
+        callback.on_training_end()
+        return self
+
+    def _collect(self, callback: BaseCallback) -> list[TaughtStudent] | None:
+        """Teaches `students_per_update` students from beginning to end; None if a callback asked to stop."""
+        assert self.env is not None
+        self.policy.set_training_mode(False)
+        callback.on_rollout_start()
+        wanted = self.students_per_update or self.env.num_envs
+        students: list[TaughtStudent] = []
+        while len(students) < wanted:
+            batch = self._collect_batch(self.env, callback)
+            if batch is None:
+                return None
+            students += batch
+        callback.on_rollout_end()
+        return students
+
+    def _collect_batch(self, env: VecEnv, callback: BaseCallback) -> list[TaughtStudent] | None:
+        """Teaches one student in each environment, all from the beginning."""
+        assert isinstance(self._last_obs, np.ndarray)
+        seen: list[np.ndarray] = []
+        taught: dict[int, TaughtStudent] = {}
+        dones = np.zeros(env.num_envs, dtype=bool)
+        while len(taught) < env.num_envs:
+            actions, _ = self.predict(self._last_obs, deterministic=True)
+            seen.append(self._last_obs)
+            self._last_obs, rewards, dones, infos = env.step(actions)  # type: ignore[assignment]
+            self.num_timesteps += env.num_envs
+            callback.update_locals(locals())
+            if not callback.on_step():
+                return None
+            self._update_info_buffer(infos, dones)
+            for i in np.flatnonzero(dones):
+                self._episode_num += 1
+                if i not in taught:
+                    taught[i] = TaughtStudent(np.stack([s[i] for s in seen]), infos[i])
+        if not dones.all():
+            # Some student diverged and made room for another one, who is in mid-training: all begin together.
+            self._last_obs = env.reset()  # type: ignore[assignment]
+        return [taught[i] for i in range(env.num_envs)]
+
+    @abstractmethod
+    def _improve(self, students: list[TaughtStudent]) -> None:
+        """One update of the teacher."""
+
+    def dump_logs(self) -> None:
+        """Writes the log."""
+        assert self.ep_info_buffer is not None
+        if self.ep_info_buffer:
+            self.logger.record("rollout/ep_rew_mean", safe_mean([e["r"] for e in self.ep_info_buffer]))
+            self.logger.record("rollout/ep_len_mean", safe_mean([e["l"] for e in self.ep_info_buffer]))
+        self.logger.record("time/episodes", self._episode_num, exclude="tensorboard")
+        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.dump(step=self.num_timesteps)
+
+
+class GradientTeacher(EpisodicTeacher):
+    """A teacher that follows the gradient of its students' return.
+
+    The action gradients dJ/da_t come with the environment's info; backpropagated through the policy, states held constant (as in
+    L2T-DLF's eqs. 4-5), they are the gradient of the return with respect to θ, averaged over the students of an update.
+
+    Logged: `train/gradient_norm` (before clipping), `train/learning_rate`, `train/objective` (mean final J),
+    `train/skipped_students` (diverged or with a gradient that is not finite; they are left out of the update).
+
+    Args:
+        policy: `"AttentionPolicy"`, `"MlpPolicy"`, or a policy class.
+        env: see `EpisodicTeacher`.
+        learning_rate: of Adam on θ. The paper has 1e-4 for Φ itself; measured here on actions in the box.
+        students_per_update: see `EpisodicTeacher`.
+        max_grad_norm: the norm to which the gradient of θ is clipped; None: not clipped.
+        **kwargs: see `EpisodicTeacher`.
+    """
+
+    method: ClassVar[str]
+
+    def __init__(
+        self,
+        policy: str | type[BasePolicy],
+        env: Any,
+        learning_rate: float | Schedule = 1e-2,
+        students_per_update: int | None = None,
+        max_grad_norm: float | None = 1.0,
+        **kwargs: Any,
+    ) -> None:
+        """Builds the policy; wraps the environment in the action gradient if it is not yet."""
+        if max_grad_norm is not None and not max_grad_norm > 0:
+            raise ValueError(f"max_grad_norm must be positive, or None for no clipping, found {max_grad_norm}")
+        self.max_grad_norm = max_grad_norm
+        super().__init__(policy, env, learning_rate, students_per_update, **kwargs)
+
+    @classmethod
+    def _wrap_env(cls, env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:  # type: ignore[override]
+        if isinstance(env, gym.vector.VectorEnv) and isinstance(env.unwrapped, TeachVectorEnv):
+            if not isinstance(env, VectorActionGradient):
+                env = VectorActionGradient(env, cls.method)
+        elif isinstance(env, gym.Env) and not _wrapped(env):
+            env = ActionGradient(env, cls.method)
+        return Resumable._wrap_env(env, verbose, monitor_wrapper)
+
+    def _improve(self, students: list[TaughtStudent]) -> None:
+        usable = [s for s in students if not s.info["diverged"] and np.isfinite(self._gradient_of(s)).all()]
+        self.logger.record("train/skipped_students", len(students) - len(usable))
+        self.logger.record("train/objective", float(np.mean([s.info["objective"] for s in students])))
+        if not usable:
+            return
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        observations = torch.as_tensor(np.concatenate([s.observations for s in usable]), device=self.device)
+        gradient = torch.as_tensor(np.concatenate([self._gradient_of(s) for s in usable]), device=self.device)
+        self.policy.optimizer.zero_grad()
+        # Its gradient with respect to θ is minus the return's: the optimiser minimises.
+        (-(gradient * self.policy(observations)).sum() / len(usable)).backward()
+        limit = np.inf if self.max_grad_norm is None else self.max_grad_norm
+        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), limit)
+        self.policy.optimizer.step()
+        self.logger.record("train/gradient_norm", float(norm))
+
+    def _gradient_of(self, student: TaughtStudent) -> np.ndarray:
+        if "action_gradient" not in student.info:
+            raise ValueError(
+                f"{type(self).__name__} needs the action gradient in the environment's info: pass a TeachEnv, a TeachVectorEnv, or "
+                "wrap the environments of your VecEnv in meta.ActionGradient"
+            )
+        gradient: np.ndarray = student.info["action_gradient"]
+        return gradient[: len(student.observations)]
+
+
+class RMD(GradientTeacher):
+    """L2T-DLF's teacher: reverse-mode differentiation through the whole training, exact (also with momentum)."""
+
+    method = "rmd"
+
+
+class FiniteDifference(GradientTeacher):
+    """As `RMD`, with Hessian-vector products by central differences: no double backward needed."""
+
+    method = "finite-difference"
+
+
+class ConstantTeacher(EpisodicTeacher):
+    """Takes the same action always; option `policy_kwargs={"action": ...}`, 0 by default. Learning leaves it as it is."""
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"ConstantPolicy": ConstantPolicy}
+
+    def _improve(self, students: list[TaughtStudent]) -> None:
+        pass
+
+
+class RandomTeacher(EpisodicTeacher):
+    """Takes uniformly random actions; option `policy_kwargs={"seed": ...}`, 0 by default. Learning leaves it as it is."""
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"RandomPolicy": RandomPolicy}
+
+    def _improve(self, students: list[TaughtStudent]) -> None:
+        pass
+
+
+def _wrapped(env: gym.Env[Any, Any]) -> bool:
+    while isinstance(env, gym.Wrapper):
+        if isinstance(env, ActionGradient):
+            return True
+        env = env.env
+    return False

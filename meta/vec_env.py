@@ -1,0 +1,109 @@
+"""The batched environment as a Stable-Baselines3 `VecEnv`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor
+
+Indices = None | int | Iterable[int]
+
+
+class GymVecEnv(VecEnv):
+    """Adapts a Gymnasium vector environment to Stable-Baselines3.
+
+    Both reset ended episodes on their own; SB3 does so within the step, so the vector environment must too.
+
+    `env_method`, `get_attr` and `set_attr` act once, on the whole batch, and give a list of one: the students are no environments
+    of their own.
+
+    Args:
+        venv: a vector environment with `AutoresetMode.SAME_STEP`.
+
+    Raises:
+        ValueError: another autoreset mode.
+    """
+
+    def __init__(self, venv: gym.vector.VectorEnv[Any, Any, Any]) -> None:
+        """Adapts the environment."""
+        mode = venv.metadata.get("autoreset_mode")
+        if mode != AutoresetMode.SAME_STEP:
+            raise ValueError(f"Stable-Baselines3 needs AutoresetMode.SAME_STEP, found {mode}; make the environment with it")
+        self.venv = venv
+        self._actions = np.zeros(0)
+        super().__init__(venv.num_envs, venv.single_observation_space, venv.single_action_space)
+
+    def reset(self) -> np.ndarray:
+        """Starts all episodes anew, with the seeds given to `seed()` since the last reset."""
+        seeds = self._seeds if any(s is not None for s in self._seeds) else None
+        observations, infos = self.venv.reset(seed=seeds)
+        self.reset_infos = [_row(infos, i) for i in range(self.num_envs)]
+        self._reset_seeds()
+        self._reset_options()
+        return np.asarray(observations)
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """Keeps the actions for `step_wait`."""
+        self._actions = actions
+
+    def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
+        """Steps all students."""
+        observations, rewards, terminated, truncated, infos = self.venv.step(self._actions)
+        dones = terminated | truncated
+        rows = []
+        for i in range(self.num_envs):
+            row = _row(infos, i)
+            if dones[i]:
+                self.reset_infos[i] = {k: v for k, v in row.items() if k not in ("final_obs", "final_info", "action_gradient")}
+                row = {k: v for k, v in row.items() if k == "action_gradient"} | row["final_info"]
+                row["terminal_observation"] = infos["final_obs"][i]
+            row["TimeLimit.truncated"] = bool(truncated[i] and not terminated[i])
+            rows.append(row)
+        return observations, rewards.astype(np.float32), dones, rows
+
+    def close(self) -> None:
+        """Closes the environment."""
+        self.venv.close()
+
+    def get_attr(self, attr_name: str, indices: Indices = None) -> list[Any]:
+        """The batch's attribute."""
+        if attr_name == "render_mode":  # SB3 asks each VecEnv for this one, and expects one a student
+            return [self.venv.render_mode] * self.num_envs
+        target = self.venv if hasattr(self.venv, attr_name) else self.venv.unwrapped
+        return [getattr(target, attr_name)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: Indices = None) -> None:
+        """Sets the batch's attribute."""
+        setattr(self.venv.unwrapped, attr_name, value)
+
+    def env_method(self, method_name: str, *method_args: Any, indices: Indices = None, **method_kwargs: Any) -> list[Any]:
+        """Calls the batch's method, once."""
+        return [getattr(self.venv.unwrapped, method_name)(*method_args, **method_kwargs)]
+
+    def env_is_wrapped(self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: Indices = None) -> list[bool]:
+        """Wrappers of single environments are never around a batch."""
+        return [False] * self.num_envs
+
+    def get_images(self) -> Sequence[np.ndarray | None]:
+        """Nothing: the batch does not render."""
+        return [None] * self.num_envs
+
+
+def as_vec_env(env: Any) -> Any:
+    """A Gymnasium vector environment as a monitored `VecEnv`; everything else is left as it is."""
+    return VecMonitor(GymVecEnv(env)) if isinstance(env, gym.vector.VectorEnv) else env
+
+
+def _row(infos: dict[str, Any], i: int) -> dict[str, Any]:
+    """Student i's part of a vector environment's infos."""
+    row: dict[str, Any] = {}
+    for key, value in infos.items():
+        if key.startswith("_") or not infos.get(f"_{key}", np.ones(i + 1, dtype=bool))[i]:
+            continue
+        value = _row(value, i) if isinstance(value, dict) else value[i]
+        row[key] = value.item() if isinstance(value, np.generic) else value
+    return row

@@ -11,7 +11,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import MaybeCallback, RolloutReturn, Schedule
 from stable_baselines3.td3.policies import Actor, TD3Policy
 
 from meta.policies import INITIAL_SCALE, Attention, perceptron
@@ -36,7 +36,8 @@ class _SmallActorPolicy(TD3Policy):
         return actor.to(self.device)
 
     def _network(self, states: int, actions: int) -> torch.nn.Module:
-        return perceptron(states, actions, self.actor_kwargs["net_arch"], self.initial_scale)
+        net_arch: list[int] = self.actor_kwargs["net_arch"]  # type: ignore[assignment]
+        return perceptron(states, actions, net_arch, self.initial_scale)
 
 
 class MlpPolicy(_SmallActorPolicy):
@@ -61,9 +62,11 @@ class AttentionPolicy(_SmallActorPolicy):
 class DDPG(Resumable, stable_baselines3.DDPG):
     """SB3's DDPG with what a teacher needs; everything else, and every other argument, is SB3's.
 
-    * It explores: Gaussian action noise is on by default (SB3's default is none). The first `learning_starts` actions are the
-      actor's own with noise too, where SB3 takes uniformly random ones, which in a box of loss coefficients wreck the student.
-    * Rewards are increases of accuracy, 0.01 or so a step: `reward_scale` brings them to the size that the critic is made for.
+    * It explores: Gaussian action noise is on by default (SB3's default is none). The first `learning_starts` actions
+      are the actor's own with noise too, where SB3 takes uniformly random ones, which in a box of loss coefficients
+      wreck the student.
+    * Rewards are increases of accuracy, 0.01 or so a step: `reward_scale` brings them to the size that the critic is
+      made for.
     * `action_penalty` keeps the actor from saturating at the edge of the box before the critic knows better.
     * The discount is 1, since the episode's return is the objective, and progress is observed.
     * A checkpoint holds the replay buffer and the environment's state, so that training goes on exactly.
@@ -82,6 +85,8 @@ class DDPG(Resumable, stable_baselines3.DDPG):
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"AttentionPolicy": AttentionPolicy, "MlpPolicy": MlpPolicy}
+    saved_transitions: dict[str, np.ndarray] | None = None
+    """The replay buffer's content while saving, and from `load` until `learn` puts it back."""
 
     def __init__(
         self,
@@ -136,14 +141,19 @@ class DDPG(Resumable, stable_baselines3.DDPG):
     ) -> DDPG:
         """SB3's `learn`."""
         super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
-        self.set_mark()
+        if self.num_timesteps >= self._total_timesteps:  # else a callback stopped it, before the last step was stored
+            self.set_mark()
         return self
+
+    def collect_rollouts(self, *args: Any, **kwargs: Any) -> RolloutReturn:
+        """SB3's; at its start buffer, networks and environment agree, whenever a callback saves during it."""
+        self.set_mark()
+        self.saved_transitions = None
+        return super().collect_rollouts(*args, **kwargs)
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
-        # Here, before the step, buffer, networks and environment agree; a callback may save right after the step.
-        self.set_mark()
         return super()._sample_action(0, action_noise, n_envs)
 
     def _store_transition(
@@ -164,18 +174,19 @@ class DDPG(Resumable, stable_baselines3.DDPG):
 
     def save(self, path: Any, exclude: Any = None, include: Any = None) -> None:
         """SB3's `save`, with the transitions that the replay buffer held at the last mark."""
-        buffer = self.replay_buffer
-        if self.mark is not None and buffer is not None:
+        buffer, loaded = self.replay_buffer, self.saved_transitions
+        if self.mark is not None and buffer is not None and loaded is None:
             filled = len(buffer.observations) if self.mark.own["full"] else self.mark.own["position"]
-            self.saved_transitions = {name: getattr(buffer, name)[:filled].copy() for name in _TRANSITION}
-        super().save(path, exclude, include)
-        self.saved_transitions = None
-
-    saved_transitions: dict[str, np.ndarray] | None = None
+            self.saved_transitions = {name: getattr(buffer, name)[:filled] for name in _TRANSITION}
+        try:
+            super().save(path, exclude, include)
+        finally:
+            self.saved_transitions = loaded
 
     def _return_to_mark(self) -> None:
         super()._return_to_mark()
-        assert self.mark is not None and self.replay_buffer is not None
+        assert self.mark is not None
+        assert self.replay_buffer is not None
         if self.saved_transitions is not None:
             for name, values in self.saved_transitions.items():
                 getattr(self.replay_buffer, name)[: len(values)] = values

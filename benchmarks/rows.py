@@ -64,6 +64,7 @@ class Row:
         config: Every option that shaped the number, as JSON values.
         git_commit: See `git_commit`.
         versions: See `versions`.
+        data: What a figure needs beside the number, such as a curve or a matrix: JSON values, or None.
 
     Raises:
         ValueError: If a number is not finite, or a field cannot be written as JSON.
@@ -82,6 +83,7 @@ class Row:
     config: dict[str, Any]
     git_commit: str
     versions: dict[str, str]
+    data: Any = None
 
     def __post_init__(self) -> None:
         for name in ("benchmark", "task", "dataset", "student", "method", "metric", "git_commit"):
@@ -98,8 +100,8 @@ class Row:
             if not hasattr(number, "__float__") or not math.isfinite(number):
                 self._refuse(name, "a finite number; say in its own metric that a run diverged")
             self._set(name, float(number))
-        for name in ("config", "versions"):
-            if not isinstance(getattr(self, name), dict):
+        for name in ("config", "versions", "data"):
+            if name != "data" and not isinstance(getattr(self, name), dict):
                 self._refuse(name, "a dict")
             try:
                 self._set(name, _as_read_back(getattr(self, name)))
@@ -127,9 +129,9 @@ class Row:
         found = json.loads(line)
         if not isinstance(found, dict):
             raise ValueError(f"found {type(found).__name__}, expected an object")
-        expected = {field.name for field in dataclasses.fields(cls)}
-        if found.keys() != expected:
-            missing, unknown = sorted(expected - found.keys()), sorted(found.keys() - expected)
+        known = {field.name for field in dataclasses.fields(cls)}
+        missing, unknown = sorted(known - {"data"} - found.keys()), sorted(found.keys() - known)
+        if missing or unknown:
             raise ValueError(f"missing fields: {missing}, unknown fields: {unknown}")
         return cls(**found)
 
@@ -321,7 +323,7 @@ def _canonical(config: Mapping[str, Any]) -> str:
     return json.dumps(_as_read_back(config), sort_keys=True)
 
 
-def _as_read_back(value: Mapping[str, Any]) -> Any:
+def _as_read_back(value: Any) -> Any:
     """A copy as a file would return it: tuples become lists, keys strings."""
     return json.loads(json.dumps(value, allow_nan=False))
 

@@ -17,8 +17,9 @@ from teachenv.vector_env import TeachVectorEnv
 class ActionGradient(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
     """Adds `info["action_gradient"]` to the step that ends an episode: d(return)/d(actions), (actions taken, n).
 
-    Row t is the derivative of the episode's return J(ω_T) − J(ω_0) with respect to the action taken at step t, the other actions
-    held. An episode whose student diverged gets zeros: its return is a penalty, which does not depend on the actions.
+    Row t is the derivative of the episode's return J(ω_T) − J(ω_0) with respect to the action taken at step t, the
+    other actions held. An episode whose student diverged gets zeros: its return is a penalty, which does not depend
+    on the actions.
 
     The wrapper keeps the student's state before each action (a reference to a value, no copy, no graph).
 
@@ -40,6 +41,7 @@ class ActionGradient(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
         self._teach: TeachEnv = env.unwrapped
         self._states: list[StudentState] = []
         self._actions: list[torch.Tensor] = []
+        self._expected: StudentState | None = None
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:
         """Steps, and differentiates when the episode ends.
@@ -48,9 +50,12 @@ class ActionGradient(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
             RuntimeError: the episode ends, but its first steps were not taken under this wrapper.
         """
         before = self._teach.student
-        if before.step == 0:
+        if (
+            before is not self._expected
+        ):  # after a reset, or a set_state, the student is not the one that the last step left
             self._states, self._actions = [], []
         observation, reward, terminated, truncated, info = self.env.step(action)
+        self._expected = self._teach.student
         self._states.append(before)
         self._actions.append(self._teach.action)
         if terminated or truncated:
@@ -63,8 +68,9 @@ class ActionGradient(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
         taken = int(teach.student.step) // per_action
         if taken != len(self._actions):
             raise RuntimeError(
-                f"the action gradient needs the whole episode, but {taken - len(self._actions)} of its {taken} actions were "
-                "taken before this wrapper saw it (set_state in mid-episode?); reset, or set_state to a state at its start"
+                f"the action gradient needs the whole episode, but {taken - len(self._actions)} of its {taken} actions "
+                "were taken before this wrapper saw it (set_state in mid-episode?); reset, or set_state to a state at "
+                "its start"
             )
         if diverged:
             return np.zeros((taken, *self._actions[0].shape), dtype=teach.action_space.dtype)
@@ -83,8 +89,8 @@ class ActionGradient(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 class VectorActionGradient(gym.vector.VectorWrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
     """`ActionGradient` for a batch: differentiates all students that end in a step in one computation.
 
-    Adds `info["action_gradient"]`, (B, actions in an episode, n), with Gymnasium's mask `info["_action_gradient"]`, to steps that
-    end an episode. Rows outside the mask are zeros, as are those of diverged students (and beyond their end).
+    Adds `info["action_gradient"]`, (B, actions in an episode, n), with Gymnasium's mask `info["_action_gradient"]`, to
+    steps that end an episode. Rows outside the mask are zeros, as are those of diverged students.
 
     Args:
         env: a `TeachVectorEnv`.
@@ -100,9 +106,11 @@ class VectorActionGradient(gym.vector.VectorWrapper[np.ndarray, np.ndarray, np.n
         super().__init__(env)
         self.method = check_method(method)
         if not isinstance(env.unwrapped, TeachVectorEnv):
-            raise TypeError(f"VectorActionGradient differentiates a TeachVectorEnv, found {type(env.unwrapped).__name__}")
+            found = type(env.unwrapped).__name__
+            raise TypeError(f"VectorActionGradient differentiates a TeachVectorEnv, found {found}")
         self._teach: TeachVectorEnv = env.unwrapped
         self._recorded: list[tuple[StudentState, torch.Tensor]] = []
+        self._expected: StudentState | None = None
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Steps, and differentiates the episodes that end.
@@ -112,13 +120,17 @@ class VectorActionGradient(gym.vector.VectorWrapper[np.ndarray, np.ndarray, np.n
         """
         teach, length = self._teach, self._teach.teaching.actions
         before, episodes = teach.students, teach.episodes
-        if (np.asarray(before.step) == 0).all():
+        if (
+            before is not self._expected
+        ):  # after a reset, or a set_state, the students are not those that the last step left
             self._recorded = []
         observation, rewards, terminated, truncated, infos = self.env.step(actions)
-        self._recorded = [*self._recorded[-length + 1 :], (before, teach.actions)] if length > 1 else [(before, teach.actions)]
+        self._expected = teach.students
+        self._recorded = [*self._recorded, (before, teach.actions)][-length:]
         ended = terminated | truncated
         if ended.any():
-            gradient = np.zeros((teach.num_envs, length, *teach.single_action_space.shape), dtype=teach.single_action_space.dtype)
+            action_size = teach.teaching.neutral_action.numel()
+            gradient = np.zeros((teach.num_envs, length, action_size), dtype=teach.single_action_space.dtype)
             # Students that did not diverge and end together began together, a whole episode ago.
             rows = np.flatnonzero(ended & ~infos["final_info"]["diverged"])
             if len(rows):

@@ -18,9 +18,9 @@ INITIAL_SCALE = 0.01
 class Attention(nn.Module):
     """L2T-DLF's teacher μ_θ(s) = W softmax(V s), here inside tanh, which keeps it in the box.
 
-    The action is a convex combination of `keys` learned actions (the columns of W), chosen by the state. The paper has 10 keys
-    for classification, no bias and no tanh, and says nothing of the initialisation: W is drawn small, so that the teacher starts
-    near the neutral zero action, with keys that differ, without which V would have no gradient.
+    The action is a convex combination of `keys` learned actions (the columns of W), chosen by the state. The paper has
+    10 keys for classification, no bias and no tanh, and says nothing of the initialisation: W is drawn small, so that
+    the teacher starts near the neutral zero action, with keys that differ, without which V would have no gradient.
 
     Args:
         states: coordinates of the observation.
@@ -42,7 +42,7 @@ class Attention(nn.Module):
 
 
 def perceptron(states: int, actions: int, net_arch: list[int], initial_scale: float = INITIAL_SCALE) -> nn.Sequential:
-    """SB3's perceptron with tanh at its end, whose last layer is drawn small, so that it starts near the zero action."""
+    """SB3's perceptron with tanh at its end and a last layer that is drawn small: it starts near the zero action."""
     network = nn.Sequential(*create_mlp(states, actions, net_arch, squash_output=True))
     last = [m for m in network if isinstance(m, nn.Linear)][-1]
     with torch.no_grad():
@@ -128,7 +128,7 @@ class MlpPolicy(TeacherPolicy):
 
 
 class ConstantPolicy(TeacherPolicy):
-    """The same action always; option `action` (a number for all coordinates, or one for each; 0, the neutral teacher)."""
+    """The same action always; `action`: a number for all coordinates, or one for each (0: the neutral teacher)."""
 
     def _build(self, states: int, actions: int) -> nn.Module:
         module = nn.Module()
@@ -138,12 +138,12 @@ class ConstantPolicy(TeacherPolicy):
 
     def forward(self, observation: torch.Tensor) -> torch.Tensor:
         """The action, (batch, n)."""
-        action: torch.Tensor = self.actor.action.expand(len(observation), -1)  # type: ignore[operator, union-attr]
+        action: torch.Tensor = self.actor.action.expand(len(observation), -1)  # type: ignore[operator]
         return action
 
 
 class RandomPolicy(TeacherPolicy):
-    """Uniform in the box; option `seed` (0). How often it was asked is part of its saved state, so that it goes on after a load."""
+    """Uniform in the box; option `seed` (0). How often it was asked is saved too, so that it goes on after a load."""
 
     def _build(self, states: int, actions: int) -> nn.Module:
         module = nn.Module()
@@ -153,7 +153,9 @@ class RandomPolicy(TeacherPolicy):
     def forward(self, observation: torch.Tensor) -> torch.Tensor:
         """Uniform numbers in [-1, 1), (batch, n); `deterministic` makes no difference."""
         draws = self.actor.draws
-        assert isinstance(draws, torch.Tensor) and isinstance(self.action_space, gym.spaces.Box)
+        assert isinstance(draws, torch.Tensor)
+        assert isinstance(self.action_space, gym.spaces.Box)
         rng = np.random.default_rng((self._network.get("seed", 0), int(draws)))
         draws += 1
-        return torch.from_numpy(rng.uniform(-1.0, 1.0, (len(observation), *self.action_space.shape))).to(observation.device)
+        uniform = rng.uniform(-1.0, 1.0, (len(observation), *self.action_space.shape))
+        return torch.from_numpy(uniform).to(observation.device)

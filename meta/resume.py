@@ -1,15 +1,17 @@
 """Checkpoints from which a teacher's training goes on as if it had not stopped.
 
-SB3 saves networks and optimisers, but neither the environment nor the generators, and a callback can save in the middle of a
-rollout. Here a model marks, whenever its own state is consistent, what surrounds it: the environment (a snapshot costs nothing,
-since the students are values), the last observation, the step count and the global generators. `save` keeps the last mark,
-`load` with an environment goes back to it, and at most the part of a rollout after it is computed again.
+SB3 saves networks and optimisers, but neither the environment nor the generators, and a callback can save in the middle
+of a rollout. Here a model marks, at the start of each rollout, what surrounds it: the environment (a snapshot costs
+nothing, since the students are values), the last observation, the counts and the global generators. `save` keeps the
+last mark, `load` with an environment goes back to it, and the part of a rollout after it is computed again.
 """
 
 from __future__ import annotations
 
+import os
 import random
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +33,7 @@ class Mark:
         last_obs: the observation to act on next.
         num_timesteps: environment steps so far.
         episode_num: episodes so far.
+        episode_infos: the latest episodes' returns and lengths, for the log.
         generators: states of Python's, NumPy's and torch's global generators.
         own: what the algorithm adds.
     """
@@ -39,6 +42,7 @@ class Mark:
     last_obs: np.ndarray
     num_timesteps: int
     episode_num: int
+    episode_infos: list[dict[str, Any]]
     generators: tuple[Any, Any, torch.Tensor]
     own: dict[str, Any]
 
@@ -55,16 +59,33 @@ class Resumable(BaseAlgorithm):
 
     @classmethod
     def load(cls, path: Any, env: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """SB3's `load`; with an environment, the next `learn(..., reset_num_timesteps=False)` continues where `save` was called.
+        """SB3's `load`; with an environment, the next `learn(..., reset_num_timesteps=False)` goes on from the mark.
+
+        `num_timesteps` is the mark's then: `learn(total - model.num_timesteps, reset_num_timesteps=False)` ends as the
+        uninterrupted `learn(total)` does.
 
         Raises:
-            ValueError: the environment has other settings than the one trained on (from `learn`).
+            ValueError: (from `learn`) the environment has other settings than the one trained on.
         """
         model = super().load(path, env, *args, **kwargs)
         if model.mark is not None:
             model.num_timesteps, model._episode_num = model.mark.num_timesteps, model.mark.episode_num
             model._resuming = env is not None
         return model
+
+    def save(self, path: Any, exclude: Any = None, include: Any = None) -> None:
+        """SB3's `save`; an interrupted one leaves no half-written file, and an older file of that name as it was."""
+        if not isinstance(path, str | Path):
+            super().save(path, exclude, include)
+            return
+        path = Path(path)
+        path = path if path.suffix else path.with_suffix(".zip")
+        partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            super().save(partial, exclude, include)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
 
     def _setup_learn(
         self,
@@ -84,7 +105,8 @@ class Resumable(BaseAlgorithm):
 
     def set_mark(self) -> None:
         """Marks the present."""
-        assert self.env is not None and isinstance(self._last_obs, np.ndarray)
+        assert self.env is not None
+        assert isinstance(self._last_obs, np.ndarray)
         if not self.env.has_attr("get_state"):
             return
         self.mark = Mark(
@@ -92,17 +114,28 @@ class Resumable(BaseAlgorithm):
             self._last_obs.copy(),
             self.num_timesteps,
             self._episode_num,
-            (random.getstate(), np.random.get_state(), torch.random.get_rng_state()),
+            list(self.ep_info_buffer or []),
+            # SB3's replay buffers and action noise draw from NumPy's global generator.
+            (random.getstate(), np.random.get_state(), torch.random.get_rng_state()),  # noqa: NPY002
             self._own_mark(),
         )
 
     def _return_to_mark(self) -> None:
-        assert self.env is not None and self.mark is not None
+        assert self.env is not None
+        assert self.mark is not None
+        assert self.ep_info_buffer is not None
+        if len(self.mark.last_obs) != self.env.num_envs:
+            raise ValueError(
+                f"this checkpoint is of a training with {len(self.mark.last_obs)} parallel environments, found "
+                f"{self.env.num_envs}; load it with as many, or start anew with reset_num_timesteps=True"
+            )
         for i, state in enumerate(self.mark.environments):
             self.env.env_method("set_state", state, indices=i)
         self._last_obs = self.mark.last_obs.copy()
+        self.ep_info_buffer.clear()
+        self.ep_info_buffer.extend(self.mark.episode_infos)
         random.setstate(self.mark.generators[0])
-        np.random.set_state(self.mark.generators[1])
+        np.random.set_state(self.mark.generators[1])  # noqa: NPY002
         torch.random.set_rng_state(self.mark.generators[2])
 
     def _own_mark(self) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from typing import Any, ClassVar, TypeVar
 import gymnasium as gym
 import numpy as np
 import torch
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
@@ -45,7 +44,8 @@ class EpisodicTeacher(Resumable):
         policy: a name in `policy_aliases`, or a policy class.
         env: a `TeachEnv` (or its id), a `TeachVectorEnv`, or an SB3 `VecEnv` of them.
         learning_rate: of θ; a number, or a function of the remaining progress (1 at the start, 0 at the end).
-        students_per_update: trainings collected for each update; None: as many as the environment has in parallel.
+        students_per_update: trainings collected for each update, rounded up to a multiple of those that the environment
+            has in parallel; None: as many as it has.
         policy_kwargs: options of the policy.
         stats_window_size: episodes over which the logged means are taken.
         tensorboard_log: folder of TensorBoard's logs.
@@ -116,6 +116,8 @@ class EpisodicTeacher(Resumable):
     ) -> Self:
         """Trains the teacher for at least `total_timesteps` environment steps, to the end of the last update.
 
+        If a callback stops it, or an exception does, the unfinished update is dropped.
+
         Args:
             total_timesteps: actions taken in all environments together.
             callback: SB3's.
@@ -130,15 +132,17 @@ class EpisodicTeacher(Resumable):
         callback.on_training_start(locals(), globals())
         while self.num_timesteps < total_timesteps:
             self.set_mark()
+            # Before the update's steps are counted: the first one has the full learning rate, the last one some of it.
+            self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
             students = self._collect(callback)
             if students is None:
                 break
-            self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
             self._improve(students)
             self._n_updates += 1
             if log_interval and self._n_updates % log_interval == 0:
                 self.dump_logs()
-        self.set_mark()
+        else:
+            self.set_mark()
         callback.on_training_end()
         return self
 
@@ -159,26 +163,29 @@ class EpisodicTeacher(Resumable):
 
     def _collect_batch(self, env: VecEnv, callback: BaseCallback) -> list[TaughtStudent] | None:
         """Teaches one student in each environment, all from the beginning."""
-        assert isinstance(self._last_obs, np.ndarray)
+        observations, self._last_obs = self._last_obs, None  # if interrupted, the next learn() resets the environment
+        assert isinstance(observations, np.ndarray)
         seen: list[np.ndarray] = []
         taught: dict[int, TaughtStudent] = {}
         dones = np.zeros(env.num_envs, dtype=bool)
         while len(taught) < env.num_envs:
-            actions, _ = self.predict(self._last_obs, deterministic=True)
-            seen.append(self._last_obs)
-            self._last_obs, rewards, dones, infos = env.step(actions)  # type: ignore[assignment]
+            actions, _ = self.predict(observations, deterministic=True)
+            seen.append(observations)
+            step: tuple[Any, ...] = env.step(actions)
+            observations, rewards, dones, infos = step
             self.num_timesteps += env.num_envs
             callback.update_locals(locals())
             if not callback.on_step():
                 return None
             self._update_info_buffer(infos, dones)
-            for i in np.flatnonzero(dones):
+            for i in np.flatnonzero(dones).tolist():
                 self._episode_num += 1
                 if i not in taught:
                     taught[i] = TaughtStudent(np.stack([s[i] for s in seen]), infos[i])
         if not dones.all():
             # Some student diverged and made room for another one, who is in mid-training: all begin together.
-            self._last_obs = env.reset()  # type: ignore[assignment]
+            observations = np.asarray(env.reset())
+        self._last_obs = observations
         return [taught[i] for i in range(env.num_envs)]
 
     @abstractmethod
@@ -200,11 +207,13 @@ class EpisodicTeacher(Resumable):
 class GradientTeacher(EpisodicTeacher):
     """A teacher that follows the gradient of its students' return.
 
-    The action gradients dJ/da_t come with the environment's info; backpropagated through the policy, states held constant (as in
-    L2T-DLF's eqs. 4-5), they are the gradient of the return with respect to θ, averaged over the students of an update.
+    The action gradients dJ/da_t come with the environment's info; backpropagated through the policy, states held
+    constant (as in L2T-DLF's eqs. 4-5), they are the gradient of the return with respect to θ, averaged over the
+    students of an update.
 
-    Logged: `train/gradient_norm` (before clipping), `train/learning_rate`, `train/objective` (mean final J),
-    `train/skipped_students` (diverged or with a gradient that is not finite; they are left out of the update).
+    Logged: `train/gradient_norm` (before clipping; an update where it is not finite is not made),
+    `train/learning_rate`, `train/objective` (mean final J), `train/skipped_students` (diverged or with a gradient that
+    is not finite; they are left out of the update).
 
     Args:
         policy: `"AttentionPolicy"`, `"MlpPolicy"`, or a policy class.
@@ -233,7 +242,7 @@ class GradientTeacher(EpisodicTeacher):
         super().__init__(policy, env, learning_rate, students_per_update, **kwargs)
 
     @classmethod
-    def _wrap_env(cls, env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:  # type: ignore[override]
+    def _wrap_env(cls, env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
         if isinstance(env, gym.vector.VectorEnv) and isinstance(env.unwrapped, TeachVectorEnv):
             if not isinstance(env, VectorActionGradient):
                 env = VectorActionGradient(env, cls.method)
@@ -256,14 +265,15 @@ class GradientTeacher(EpisodicTeacher):
         (-(gradient * self.policy(observations)).sum() / len(usable)).backward()
         limit = np.inf if self.max_grad_norm is None else self.max_grad_norm
         norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), limit)
-        self.policy.optimizer.step()
+        if norm.isfinite():
+            self.policy.optimizer.step()
         self.logger.record("train/gradient_norm", float(norm))
 
     def _gradient_of(self, student: TaughtStudent) -> np.ndarray:
         if "action_gradient" not in student.info:
             raise ValueError(
-                f"{type(self).__name__} needs the action gradient in the environment's info: pass a TeachEnv, a TeachVectorEnv, or "
-                "wrap the environments of your VecEnv in meta.ActionGradient"
+                f"{type(self).__name__} needs the action gradient in the environment's info: pass a TeachEnv, a "
+                "TeachVectorEnv, or wrap the environments of your VecEnv in meta.ActionGradient"
             )
         gradient: np.ndarray = student.info["action_gradient"]
         return gradient[: len(student.observations)]
@@ -282,7 +292,7 @@ class FiniteDifference(GradientTeacher):
 
 
 class ConstantTeacher(EpisodicTeacher):
-    """Takes the same action always; option `policy_kwargs={"action": ...}`, 0 by default. Learning leaves it as it is."""
+    """Takes the same action always, `policy_kwargs={"action": ...}`, by default 0. Learning leaves it as it is."""
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"ConstantPolicy": ConstantPolicy}
 
@@ -291,7 +301,7 @@ class ConstantTeacher(EpisodicTeacher):
 
 
 class RandomTeacher(EpisodicTeacher):
-    """Takes uniformly random actions; option `policy_kwargs={"seed": ...}`, 0 by default. Learning leaves it as it is."""
+    """Takes uniformly random actions; `policy_kwargs={"seed": ...}`, by default 0. Learning leaves it as it is."""
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"RandomPolicy": RandomPolicy}
 

@@ -18,8 +18,8 @@ class GymVecEnv(VecEnv):
 
     Both reset ended episodes on their own; SB3 does so within the step, so the vector environment must too.
 
-    `env_method`, `get_attr` and `set_attr` act once, on the whole batch, and give a list of one: the students are no environments
-    of their own.
+    `env_method`, `get_attr` and `set_attr` act once, on the whole batch, and give a list of one: the students are no
+    environments of their own.
 
     Args:
         venv: a vector environment with `AutoresetMode.SAME_STEP`.
@@ -32,7 +32,9 @@ class GymVecEnv(VecEnv):
         """Adapts the environment."""
         mode = venv.metadata.get("autoreset_mode")
         if mode != AutoresetMode.SAME_STEP:
-            raise ValueError(f"Stable-Baselines3 needs AutoresetMode.SAME_STEP, found {mode}; make the environment with it")
+            raise ValueError(
+                f"Stable-Baselines3 needs AutoresetMode.SAME_STEP, found {mode}; make the environment with it"
+            )
         self.venv = venv
         self._actions = np.zeros(0)
         super().__init__(venv.num_envs, venv.single_observation_space, venv.single_action_space)
@@ -40,7 +42,7 @@ class GymVecEnv(VecEnv):
     def reset(self) -> np.ndarray:
         """Starts all episodes anew, with the seeds given to `seed()` since the last reset."""
         seeds = self._seeds if any(s is not None for s in self._seeds) else None
-        observations, infos = self.venv.reset(seed=seeds)
+        observations, infos = self.venv.reset(seed=seeds)  # type: ignore[arg-type]  # Gymnasium's own take lists too
         self.reset_infos = [_row(infos, i) for i in range(self.num_envs)]
         self._reset_seeds()
         self._reset_options()
@@ -58,9 +60,10 @@ class GymVecEnv(VecEnv):
         for i in range(self.num_envs):
             row = _row(infos, i)
             if dones[i]:
-                self.reset_infos[i] = {k: v for k, v in row.items() if k not in ("final_obs", "final_info", "action_gradient")}
-                row = {k: v for k, v in row.items() if k == "action_gradient"} | row["final_info"]
-                row["terminal_observation"] = infos["final_obs"][i]
+                # The action gradient, like the final observation and info, is of the episode that ended.
+                ended = {k: row.pop(k) for k in ("final_obs", "final_info", "action_gradient") if k in row}
+                self.reset_infos[i] = row
+                row = ended.pop("final_info") | {"terminal_observation": ended.pop("final_obs")} | ended
             row["TimeLimit.truncated"] = bool(truncated[i] and not terminated[i])
             rows.append(row)
         return observations, rewards.astype(np.float32), dones, rows
@@ -80,11 +83,15 @@ class GymVecEnv(VecEnv):
         """Sets the batch's attribute."""
         setattr(self.venv.unwrapped, attr_name, value)
 
-    def env_method(self, method_name: str, *method_args: Any, indices: Indices = None, **method_kwargs: Any) -> list[Any]:
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: Indices = None, **method_kwargs: Any
+    ) -> list[Any]:
         """Calls the batch's method, once."""
         return [getattr(self.venv.unwrapped, method_name)(*method_args, **method_kwargs)]
 
-    def env_is_wrapped(self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: Indices = None) -> list[bool]:
+    def env_is_wrapped(
+        self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: Indices = None
+    ) -> list[bool]:
         """Wrappers of single environments are never around a batch."""
         return [False] * self.num_envs
 

@@ -1,13 +1,14 @@
 """A student's training as pure functions over one value.
 
-    state₀ = init(episode)        state_{t+1}, outcome = step(state_t, episode, action)        J = objective(state, episode)
+    state₀ = init(episode)     state_{t+1}, outcome = step(state_t, episode, action)     J = objective(state, episode)
 
-The state holds all that a step changes; the episode holds all that a step draws on: which samples are train and dev, in which
-order they come, and the seed of augmentation and dropout. Nothing is hidden in between, so a step can be replayed bitwise,
-batched over students, snapshotted, and differentiated.
+The state holds all that a step changes; the episode holds all that a step draws on: which samples are train and dev, in
+which order they come, and the seed of augmentation and dropout. Nothing is hidden in between, so a step can be replayed
+bitwise, batched over students, snapshotted, and differentiated.
 
-`Dynamics` trains one student. `BatchedDynamics` trains B of them in one computation: every tensor carries a leading dimension
-B, networks, losses and measures are mapped over it, and the rest is element-wise. A step is written once, for both.
+`Dynamics` trains one student. `BatchedDynamics` trains B of them in one computation: every tensor carries a leading
+dimension B, networks, losses and measures are mapped over it, and the rest is element-wise. A step is written once, for
+both.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class Episode:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a step reports besides the new state, each a scalar or (B,): from the forward pass that the step makes anyway.
+    """What a step reports besides the new state, each a scalar or (B,), from the forward pass that it makes anyway.
 
     Attributes:
         loss: the taught loss of the minibatch, before the update.
@@ -183,8 +184,8 @@ class Dynamics:
             episode: which training.
             action: the teacher's action, (n,).
             with_action: also differentiate with respect to the action.
-            create_graph: keep the graph from `state.parameters`, `state.buffers` and `action` to the gradient and the new
-                buffers; the parameters must require gradients then.
+            create_graph: keep the graph from `state.parameters`, `state.buffers` and `action` to the gradient and the
+                new buffers; the parameters must require gradients then.
         """
         parameters = state.parameters
         if not create_graph:
@@ -233,7 +234,7 @@ class Dynamics:
         return self._map(forward)(state.parameters, state.buffers, inputs, targets, action)
 
     def objective(self, state: StudentState, episode: Episode) -> torch.Tensor:
-        """J: the measure's smooth objective on dev, a scalar or (B,); differentiable where the state requires gradients."""
+        """J: the smooth objective on dev, a scalar or (B,), differentiable where the state needs gradients."""
 
         def objective(
             parameters: Tensors, buffers: Tensors, inputs: torch.Tensor, targets: torch.Tensor
@@ -259,7 +260,7 @@ class Dynamics:
         ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
             pieces = [
                 self.student(parameters, buffers, piece, training=False, differentiable=self._needs_twin)[0].outputs
-                for piece in inputs.split(_EVALUATION_BATCH)
+                for piece in torch.split(inputs, _EVALUATION_BATCH)
             ]
             outputs = torch.cat(pieces) if len(pieces) > 1 else pieces[0]
             return self.measure.objective(outputs, targets), *self.measure.assess(outputs, targets)
@@ -291,7 +292,8 @@ class BatchedDynamics(Dynamics):
 
     Args:
         single: the training of one of them.
-        path: `"vmap"`: networks, losses and measures run under `torch.func.vmap`; `"loop"`: one student after the other.
+        path: `"vmap"`: networks, losses and measures run under `torch.func.vmap`; `"loop"`: one student after the
+            other.
     """
 
     def __init__(self, single: Dynamics, path: Literal["vmap", "loop"]) -> None:
@@ -365,7 +367,8 @@ def take(value: T, rows: Sequence[int]) -> T:
     index = list(rows)
     if isinstance(value, StudentState):
         parameters, slots, buffers = (
-            {name: t[index] for name, t in tensors.items()} for tensors in (value.parameters, value.slots, value.buffers)
+            {name: t[index] for name, t in tensors.items()}
+            for tensors in (value.parameters, value.slots, value.buffers)
         )
         return StudentState(parameters, slots, buffers, np.asarray(value.step)[index])  # type: ignore[return-value]
     assert isinstance(value, Episode)

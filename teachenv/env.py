@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import gymnasium as gym
@@ -20,15 +19,15 @@ class TeachEnv(gym.Env[np.ndarray, np.ndarray]):
 
     Action: `Box(-1, 1, (n,), float32)`. The loss family says what it means; the zero action is the family's plain loss.
 
-    Observation: `Box(0, 1, (3 + k,), float32)`, named by `OBSERVATION_FIELDS`: progress (student steps / horizon), train accuracy
-    (of the last action's minibatches, before each update), dev accuracy, and the measure's features (classification: dev
-    precision of each class), as in L2T-DLF.
+    Observation: `Box(0, 1, (3 + k,), float32)`, named by `OBSERVATION_FIELDS`: progress (student steps / horizon),
+    train accuracy (of the last action's minibatches, before each update), dev accuracy, and the measure's features
+    (classification: dev precision of each class), as in L2T-DLF.
 
-    Reward: the increase of the dev objective J (classification: expected dev accuracy at `objective_temperature`), so that an
-    episode's undiscounted return is J(ω_T) − J(ω_0).
+    Reward: the increase of the dev objective J (classification: expected dev accuracy at `objective_temperature`), so
+    that an episode's undiscounted return is J(ω_T) − J(ω_0).
 
-    End: terminated after `horizon` student steps, or when the student diverges (a loss, objective or feature that is not finite),
-    at a reward of −`divergence_penalty`. Never truncated.
+    End: terminated after `horizon` student steps, or when the student diverges (a loss, score, objective or feature
+    that is not finite), at a reward of −`divergence_penalty`. Never truncated.
 
     Info (of `reset` and `step`):
         objective: J, float; the last finite one of a diverged student.
@@ -107,7 +106,8 @@ class TeachEnv(gym.Env[np.ndarray, np.ndarray]):
         self._student = self.dynamics.init(self.episode)
         self.action = self.teaching.neutral_action
         first = self.dynamics.metrics(self.student, *self.dynamics.minibatch(self.episode, 0))
-        if not self._report(0.0, float(first[1]), self._measure()):
+        self._ended = not self._report(0.0, float(first[1]), self._measure())
+        if self._ended:
             raise ValueError(
                 f"the untrained student's outputs on dev are not finite: check the initialisation of student "
                 f"{self.teaching.settings.student!r} and the inputs of task {self.teaching.task.name!r}"
@@ -139,8 +139,8 @@ class TeachEnv(gym.Env[np.ndarray, np.ndarray]):
         """Measures the current student on `"test"`, `"dev"`, `"train"` or `"pool"`.
 
         Returns:
-            `<split>_accuracy` and `<split>_error` (fractions; the measure's score and one minus it) and `<split>_objective`.
-            The test split is touched here and nowhere else.
+            `<split>_accuracy` and `<split>_error` (fractions; the measure's score and one minus it) and
+            `<split>_objective`. The test split is touched here and nowhere else.
         """
         objective, score, _ = self.teaching.measure(
             self.dynamics, self.student, self.teaching.split(self.dynamics, self.episode, split)
@@ -183,7 +183,9 @@ class TeachEnv(gym.Env[np.ndarray, np.ndarray]):
     def render(self) -> Any:
         """The training so far: a text (`"ansi"`) or a picture (`"rgb_array"`, uint8 (height, width, 3))."""
         if self.render_mode is None:
-            gym.logger.warn('render() without a render mode shows nothing: make the environment with render_mode="rgb_array"')
+            gym.logger.warn(
+                'render() without a render mode shows nothing: make the environment with render_mode="rgb_array"'
+            )
             return None
         curves = list(zip(*self._curves, strict=True)) or [(), (), (), ()]
         frame = Frame(
@@ -209,12 +211,13 @@ class TeachEnv(gym.Env[np.ndarray, np.ndarray]):
         return self.teaching.measure(self.dynamics, self.student, self._dev)
 
     def _report(self, loss: float, train_score: float, dev: tuple[np.ndarray, np.ndarray, np.ndarray]) -> bool:
-        """Puts a measurement into observation, info and curves; False, and the last finite numbers kept, if it diverged."""
+        """Puts a measurement into observation, info and curves; if it diverged keeps the last finite ones: False."""
         objective, score, features = dev
         step = int(self.student.step)
         self._info["student_step"] = step
-        self._info["learning_rate"] = float(self.dynamics.rate(max(step - 1, 0)))  # type: ignore[arg-type]
-        self._info["diverged"] = not (math.isfinite(loss) and np.isfinite(objective) and np.isfinite(features).all())
+        self._info["learning_rate"] = float(self.dynamics.rate(max(step - 1, 0)))
+        measured = np.concatenate([[loss, train_score, objective, score], features])
+        self._info["diverged"] = not bool(np.isfinite(measured).all())
         if self._info["diverged"]:
             if self._curves:
                 self._observation = self._observation.copy()

@@ -1,7 +1,8 @@
 """Student optimisers as pure functions, each with its exact reverse rule.
 
-An optimiser turns (parameters, gradient, slots) into (parameters', slots'). Because the update is linear in the gradient,
-its adjoint (reverse rule) is written by hand: it costs a few element-wise operations where autograd would keep a graph.
+An optimiser turns (parameters, gradient, slots) into (parameters', slots'). Because the update is linear in the
+gradient, its adjoint (reverse rule) is written by hand: it costs a few element-wise operations where autograd would
+keep a graph.
 
 SGD is `torch.optim.SGD`, in its notation with weight decay λ, momentum μ and learning rate η:
 
@@ -31,7 +32,7 @@ Rate = float | torch.Tensor
 
 
 def _scaled_sum(tensor: torch.Tensor, direction: torch.Tensor, factor: Rate) -> torch.Tensor:
-    """tensor + factor · direction, where a tensor of factors multiplies along the leading dimension."""
+    """The sum tensor + factor · direction, where a tensor of factors multiplies along the leading dimension."""
     if isinstance(factor, torch.Tensor):
         return tensor + factor.view(-1, *[1] * (direction.dim() - 1)) * direction
     return tensor.add(direction, alpha=factor)
@@ -81,8 +82,8 @@ class SGD:
             rate: the learning rate of the step.
 
         Returns:
-            The cotangents of the gradient, of the old parameters (the direct path only, not through the gradient) and of the
-            old slots.
+            The cotangents of the gradient, of the old parameters (the direct path only, not through the gradient) and
+            of the old slots.
         """
         if not self.momentum:
             d_gradient = {name: _scaled_sum(torch.zeros_like(d), d, -rate) for name, d in d_parameters.items()}

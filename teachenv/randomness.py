@@ -1,4 +1,4 @@
-"""Where an episode's randomness comes from: every draw is a function of the episode's seed, a purpose and, where it varies, the step.
+"""Where an episode's randomness comes from: each draw is a function of the episode's seed, a purpose and the step.
 
 Nothing here advances a global generator: torch code that can only draw from torch's global one (parameter initialisers,
 dropout) runs inside `torch_seed`, which puts the generator back as it was.
@@ -35,7 +35,7 @@ def torch_seed(seed: int, purpose: Purpose, step: int = 0, device: torch.device 
     value = int(np.random.SeedSequence((seed, int(purpose), step)).generate_state(1, np.uint64)[0] >> np.uint64(1))
     devices = [device] if device is not None and device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        torch.random.default_generator.manual_seed(value)
+        torch.default_generator.manual_seed(value)
         for _ in devices:
             torch.cuda.manual_seed(value)
         yield

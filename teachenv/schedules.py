@@ -19,20 +19,22 @@ def make_schedule(spec: str | Mapping[str, Any], horizon: int) -> Schedule:
     """Builds a schedule.
 
     Args:
-        spec: `"constant"` (1), `"linear"` (1 − t/horizon), `"cosine"` (½(1 + cos πt/horizon)), `"step"` (divided by 10 after one
-            half and after three quarters of the horizon), or a mapping
+        spec: `"constant"` (1), `"linear"` (1 − t/horizon), `"cosine"` (½(1 + cos πt/horizon)), `"step"` (divided by 10
+            after one half and after three quarters of the horizon), or a mapping
             `{"kind": "step", "milestones": [30, 45], "gamma": 0.1}` with milestones in student steps.
         horizon: student steps in an episode.
 
     Raises:
         ValueError: an unknown kind, unknown keys, or milestones that do not increase.
     """
-    options = {"kind": spec} if isinstance(spec, str) else dict(spec)
+    options: dict[str, Any] = dict(spec) if isinstance(spec, Mapping) else {"kind": spec}
     kind = options.pop("kind", None)
     if kind not in SCHEDULES:
         raise unknown_name("lr_schedule", kind, SCHEDULES)
     if kind == "step":
-        return _step(options.pop("milestones", (horizon / 2, horizon * 3 / 4)), float(options.pop("gamma", 0.1)), options)
+        return _step(
+            options.pop("milestones", (horizon / 2, horizon * 3 / 4)), float(options.pop("gamma", 0.1)), options
+        )
     if options:
         raise ValueError(f"lr_schedule {kind!r} takes no options, found {sorted(options)}")
     if kind == "linear":

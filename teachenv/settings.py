@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
+
+import numpy as np
 
 from teachenv.errors import unknown_name
 from teachenv.losses import LossFamily
@@ -43,8 +47,10 @@ class Settings:
         momentum: μ.
         nesterov: Nesterov's momentum.
         weight_decay: λ.
-        lr_schedule: `"constant"`, `"linear"`, `"cosine"`, `"step"`, or `{"kind": "step", "milestones": [...], "gamma": 0.1}`.
-        objective_temperature: τ of the smoothed accuracy J; 1 is L2T-DLF's relaxation, small is close to the accuracy itself.
+        lr_schedule: `"constant"`, `"linear"`, `"cosine"`, `"step"`, or
+            `{"kind": "step", "milestones": [...], "gamma": 0.1}`.
+        objective_temperature: τ of the smoothed accuracy J; 1 is L2T-DLF's relaxation, small is close to the accuracy
+            itself.
         divergence_penalty: what a student that diverges costs: its last reward is minus this.
         device: a torch device.
         dtype: `"float32"` or `"float64"`, of the student and of the spaces.
@@ -87,15 +93,23 @@ class Settings:
             ValueError: an option is out of its range.
         """
         for name in ("horizon", "steps_per_action", "batch_size", "dev_size"):
-            self._require(name, isinstance(getattr(self, name), int) and getattr(self, name) >= 1, "an integer of at least 1")
-        self._require("steps_per_action", self.horizon % self.steps_per_action == 0, f"a divisor of horizon={self.horizon}")
+            self._require(
+                name, isinstance(getattr(self, name), int) and getattr(self, name) >= 1, "an integer of at least 1"
+            )
+        self._require(
+            "steps_per_action", self.horizon % self.steps_per_action == 0, f"a divisor of horizon={self.horizon}"
+        )
         for name in ("train_size", "pool_size"):
             value = getattr(self, name)
-            self._require(name, value is None or (isinstance(value, int) and value >= 1), "None or an integer of at least 1")
+            self._require(
+                name, value is None or (isinstance(value, int) and value >= 1), "None or an integer of at least 1"
+            )
         for name in ("learning_rate", "momentum", "weight_decay", "divergence_penalty"):
-            self._require(name, getattr(self, name) >= 0, "a number of at least 0")
-        self._require("label_noise", 0 <= self.label_noise < 1, "a fraction in [0, 1)")
-        self._require("objective_temperature", self.objective_temperature > 0, "a positive number")
+            self._require(name, _is_number(getattr(self, name), at_least=0), "a finite number of at least 0")
+        noise = self.label_noise
+        self._require("label_noise", _is_number(noise, at_least=0) and noise < 1, "a fraction in [0, 1)")
+        tau = self.objective_temperature
+        self._require("objective_temperature", _is_number(tau, at_least=0) and tau > 0, "a positive number")
         for name, known in (
             ("train_on", ("split", "pool")),
             ("dtype", ("float32", "float64")),
@@ -127,9 +141,20 @@ class Settings:
         return {f.name: _describe(getattr(self, f.name)) for f in fields(self) if f.name not in skip}
 
 
+def _is_number(value: object, at_least: float) -> bool:
+    return isinstance(value, int | float | np.number) and bool(at_least <= value < math.inf)
+
+
 def _describe(value: object) -> str:
+    """An option as text that is the same in every process: JSON values by value, objects by name."""
+    return json.dumps(value, sort_keys=True, default=_stand_in)
+
+
+def _stand_in(value: object) -> object:
     if isinstance(value, Task):
         return f"{value.name} ({value.dataset})"
-    if isinstance(value, str | int | float | bool | type(None)) or isinstance(value, Mapping):
-        return repr(value if not isinstance(value, Mapping) else dict(value))
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, np.generic):
+        return value.item()
     return getattr(value, "__qualname__", type(value).__qualname__)

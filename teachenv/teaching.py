@@ -1,8 +1,9 @@
 """What the environment and the vector environment have in common: settings turned into data, dynamics and spaces.
 
-The observation is L2T-DLF's state vector (its section 4.1): progress (student steps over horizon), train accuracy, dev accuracy,
-dev precision of each class; each in [0, 1]. The paper leaves open what "current train accuracy" is measured on: here on the
-minibatches of the last action, before each update, which costs nothing; the untrained student's on its first minibatch.
+The observation is L2T-DLF's state vector (its section 4.1): progress (student steps over horizon), train accuracy, dev
+accuracy, dev precision of each class; each in [0, 1]. The paper leaves open what "current train accuracy" is measured
+on: here on the minibatches of the last action, before each update, which costs nothing; the untrained student's on its
+first minibatch.
 """
 
 from __future__ import annotations
@@ -57,7 +58,9 @@ class Teaching:
         self.task, clean_targets = _load(settings, dtype, device)
         self._check_sizes()
         measure = self.task.measure or ClassificationMeasure(self.task.num_outputs, settings.objective_temperature)
-        loss = settings.loss if isinstance(settings.loss, LossFamily) else make_loss(settings.loss, settings.loss_kwargs)
+        loss = (
+            settings.loss if isinstance(settings.loss, LossFamily) else make_loss(settings.loss, settings.loss_kwargs)
+        )
         self.dynamics = Dynamics(
             student=self._student(dtype, device),
             task=self.task,
@@ -85,7 +88,8 @@ class Teaching:
         student = FunctionalStudent(factory, inputs[: settings.batch_size], dtype, device)
         if student.num_outputs != self.task.num_outputs:
             raise ValueError(
-                f"the student has {student.num_outputs} outputs, but task {self.task.name!r} needs {self.task.num_outputs}"
+                f"the student has {student.num_outputs} outputs, but task {self.task.name!r} needs "
+                f"{self.task.num_outputs}"
             )
         return student
 
@@ -101,12 +105,13 @@ class Teaching:
         wanted = settings.dev_size + (train if settings.train_on == "split" else 0)
         if settings.dev_size > pool or train < 1 or (settings.train_on == "split" and wanted > pool):
             raise ValueError(
-                f"the splits are larger than the data: train_size={settings.train_size} and dev_size={settings.dev_size} of a "
-                f"pool of {pool} samples ({self.task.name}); make them smaller"
+                f"the splits are larger than the data: train_size={settings.train_size} and dev_size="
+                f"{settings.dev_size} of a pool of {pool} samples ({self.task.name}); make them smaller"
             )
         if settings.batch_size > train:
             raise ValueError(
-                f"batch_size={settings.batch_size} is larger than the {train} training samples; make it smaller, or dev_size"
+                f"batch_size={settings.batch_size} is larger than the {train} training samples; make it smaller, or "
+                "dev_size"
             )
 
     @property
@@ -118,7 +123,7 @@ class Teaching:
         return pool - self.settings.dev_size if self.settings.train_size is None else self.settings.train_size
 
     def episode(self, seed: int) -> Episode:
-        """The episode of a seed: its split and the order of its minibatches (reshuffled each epoch, incomplete ones left out)."""
+        """The episode of a seed: its split and its minibatches (reshuffled each epoch, incomplete ones left out)."""
         settings, pool = self.settings, len(self.task.pool[0])
         split = generator(seed if settings.resplit else settings.split_seed, Purpose.SPLIT).permutation(pool)
         dev = split[: settings.dev_size]
@@ -128,13 +133,15 @@ class Teaching:
         epochs = -(-settings.horizon // per_epoch)
         order = np.stack([rng.permutation(train)[: per_epoch * settings.batch_size] for _ in range(epochs)])
         batches = order.reshape(-1, settings.batch_size)[: settings.horizon]
-        on_device = [torch.from_numpy(np.ascontiguousarray(i)).to(self.task.pool[0].device) for i in (batches, dev, train)]
+        on_device = [
+            torch.from_numpy(np.ascontiguousarray(i)).to(self.task.pool[0].device) for i in (batches, dev, train)
+        ]
         return Episode((seed,), *on_device)
 
     def advance(
         self, dynamics: Dynamics, student: StudentState, episode: Episode, action: torch.Tensor
     ) -> tuple[StudentState, np.ndarray, np.ndarray]:
-        """Trains one student, or a batch, for one action: (state, mean loss, mean minibatch score), the means () or (B,)."""
+        """Trains a student, or a batch, for one action: (state, mean loss, mean score), the means () or (B,)."""
         losses, scores = [], []
         for _ in range(self.settings.steps_per_action):
             student, outcome = dynamics.step(student, episode, action)
@@ -155,8 +162,8 @@ class Teaching:
         """The observation, (3 + k,) or (B, 3 + k): the fields stacked and clipped to [0, 1]."""
         progress = np.asarray(step) / self.settings.horizon
         head = np.stack(np.broadcast_arrays(progress, train_score, dev_score), axis=-1)
-        values = np.clip(np.concatenate([head, features], axis=-1), 0.0, 1.0)
-        return values.astype(self.observation_space.dtype)
+        values: np.ndarray = np.clip(np.concatenate([head, features], axis=-1), 0.0, 1.0)
+        return values.astype(self.observation_space.dtype, copy=False)
 
     def split(self, dynamics: Dynamics, episode: Episode, name: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Inputs and targets of `"train"`, `"dev"`, `"pool"` or `"test"`; per student for a batch of episodes.
@@ -174,21 +181,32 @@ class Teaching:
         batch = episode.dev.shape[:-1]
         return inputs.expand(*batch, *inputs.shape), targets.expand(*batch, *targets.shape)
 
-    def check_snapshot(self, snapshot: Mapping[str, Any]) -> None:
+    def check_snapshot(self, snapshot: Any, num_envs: int | None = None) -> None:
         """Refuses a snapshot that another environment made.
 
+        Args:
+            snapshot: what a `get_state()` returned.
+            num_envs: students of the vector environment that asks; None for a single environment.
+
         Raises:
-            ValueError: it is none, or one of other settings; says which differ.
+            ValueError: it is none, one of other settings (says which differ), or of another number of students.
         """
-        found = snapshot.get("settings") if isinstance(snapshot, Mapping) else None
-        if not isinstance(found, Mapping):
+        if not isinstance(snapshot, Mapping) or "settings" not in snapshot:
             raise ValueError(f"expected what get_state() returns, found {type(snapshot).__name__} without 'settings'")
-        own = self.settings.fingerprint()
+        found, own = snapshot["settings"], self.settings.fingerprint()
         differing = [f"{k}: {found.get(k)} there, {own[k]} here" for k in own if found.get(k) != own[k]]
         if differing:
             raise ValueError(
-                "this is the state of another environment (" + "; ".join(differing) + "); make the environment with its settings"
+                "this is the state of another environment ("
+                + "; ".join(differing)
+                + "); make the environment with its settings"
             )
+        there, here = (
+            "one student" if n is None else f"a vector environment of {n} students"
+            for n in (snapshot.get("num_envs"), num_envs)
+        )
+        if there != here:
+            raise ValueError(f"this is the state of {there}, expected that of {here}")
 
     def parse_action(self, action: Any, shape: tuple[int, ...]) -> torch.Tensor:
         """Checks an action, or a batch of them.
@@ -209,7 +227,9 @@ class Teaching:
         if not largest <= 1.0:
             if np.isnan(largest):
                 raise ValueError("the action contains NaN; look for a diverged teacher")
-            raise ValueError(f"actions lie in [-1, 1], found a coordinate of size {largest:.6g}; np.clip(action, -1, 1) first")
+            raise ValueError(
+                f"actions lie in [-1, 1], found a coordinate of size {largest:.6g}; np.clip(action, -1, 1) first"
+            )
         inputs = self.task.pool[0]
         return torch.as_tensor(array, dtype=inputs.dtype, device=inputs.device)
 
@@ -235,7 +255,7 @@ def _device(name: str) -> torch.device:
 
 def _load(settings: Settings, dtype: torch.dtype, device: torch.device) -> tuple[Task, torch.Tensor]:
     """The task with its label noise, and the pool's labels without it."""
-    if isinstance(settings.task, str):
+    if not isinstance(settings.task, Task):
         task = make_task(
             settings.task,
             data_root=settings.data_root,
@@ -250,4 +270,6 @@ def _load(settings: Settings, dtype: torch.dtype, device: torch.device) -> tuple
         task = task.subset_pool(settings.pool_size, settings.split_seed) if settings.pool_size is not None else task
     task = task.to(dtype, device)
     clean = task.pool[1]
-    return task.with_label_noise(settings.label_noise, settings.label_noise_kind, settings.split_seed), clean
+    if settings.label_noise:
+        task = task.with_label_noise(settings.label_noise, settings.label_noise_kind, settings.split_seed)
+    return task, clean

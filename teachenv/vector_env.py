@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import gymnasium as gym
 import numpy as np
@@ -13,6 +13,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
 from teachenv.dynamics import BatchedDynamics, Episode, StudentState
+from teachenv.errors import unknown_name
 from teachenv.settings import Settings
 from teachenv.teaching import SEED_BOUND, Teaching, stack_episodes
 
@@ -22,20 +23,21 @@ Path = Literal["auto", "vmap", "loop"]
 class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     """B students trained in one computation; the same as B single environments, to float tolerance.
 
-    `gym.make_vec("TeachDigits-v0", num_envs=64)` makes one. Spaces, reward, end and info are those of `TeachEnv`; info arrays have
-    a leading dimension B and carry Gymnasium's `_key` masks.
+    `gym.make_vec("TeachDigits-v0", num_envs=64)` makes one. Spaces, reward, end and info are those of `TeachEnv`; info
+    arrays have a leading dimension B and carry Gymnasium's `_key` masks.
 
-    Autoreset is `AutoresetMode.SAME_STEP`: the step that ends an episode returns the next episode's first observation, with the
-    ended one's last observation in `info["final_obs"]` and its info in `info["final_info"]`.
+    Autoreset is `AutoresetMode.SAME_STEP`: the step that ends an episode returns the next episode's first observation,
+    with the ended one's last observation in `info["final_obs"]` and its info in `info["final_info"]`.
 
     Seeding: `reset(seed=s)` seeds student i with s + i, `reset(seed=[...])` each with its own.
 
     Args:
         num_envs: B.
-        path: how students are batched. `"vmap"`: in one call, which pays where a step is dominated by call overhead; `"loop"`: one
-            after the other. `"auto"`: vmap, except for what is slower so or impossible: networks with convolutions on a CPU
-            (LeNet students run at 0.4-0.75 times the loop's speed under vmap there) and networks whose forward pass draws random
-            numbers (dropout) or does not run under vmap. `python -m benchmarks throughput` measures both.
+        path: how students are batched. `"vmap"`: in one call, which pays where a step is dominated by call overhead;
+            `"loop"`: one after the other. `"auto"`: vmap, except for what is slower so or impossible: networks with
+            convolutions on a CPU (LeNet students run at 0.4-0.75 times the loop's speed under vmap there) and networks
+            whose forward pass draws random numbers (dropout) or does not run under vmap. `python -m benchmarks
+            throughput` measures both.
         **settings: see `teachenv.Settings`.
 
     Raises:
@@ -49,7 +51,9 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if num_envs < 1:
             raise ValueError(f"num_envs must be at least 1, found {num_envs}")
         if render_mode is not None:
-            raise ValueError(f"the vector environment does not render, found render_mode={render_mode!r}; render a single one")
+            raise ValueError(
+                f"the vector environment does not render, found render_mode={render_mode!r}; render a single one"
+            )
         self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
         self.render_mode = None
         self.num_envs = num_envs
@@ -91,7 +95,9 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if seed is not None:
             if len(seed) != self.num_envs:
                 raise ValueError(f"reset: expected one seed for each of {self.num_envs} students, found {len(seed)}")
-            fresh = [random if s is None else seeding.np_random(s)[0] for s, random in zip(seed, self._randoms, strict=True)]
+            fresh = [
+                random if s is None else seeding.np_random(s)[0] for s, random in zip(seed, self._randoms, strict=True)
+            ]
             self._randoms = fresh
         self._state = self._untrained(range(self.num_envs))
         self.final_students = None
@@ -107,10 +113,13 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """
         now, settings = self._current, self.teaching.settings
         self.actions = self.teaching.parse_action(actions, self.action_space.shape or ())
-        students, loss, train_score = self.teaching.advance(self.dynamics, now["students"], now["episodes"], self.actions)
+        students, loss, train_score = self.teaching.advance(
+            self.dynamics, now["students"], now["episodes"], self.actions
+        )
         objective, score, features = self.teaching.measure(self.dynamics, students, now["dev"])
         steps = np.asarray(students.step)
         diverged = ~(np.isfinite(loss) & np.isfinite(objective) & np.isfinite(features).all(axis=-1))
+        diverged |= ~(np.isfinite(score) & np.isfinite(train_score))
         measured = {"objective": objective, "dev_accuracy": score, "train_accuracy": train_score, "train_loss": loss}
         rewards = np.where(diverged, -float(settings.divergence_penalty), objective - now["objective"])
         observation = self.teaching.observe(steps, train_score, score, features)
@@ -118,6 +127,7 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         observation[diverged, 1:] = now["observation"][diverged, 1:]
         measured = {name: np.where(diverged, now[name], value) for name, value in measured.items()}
         self._state = now | measured | {"students": students, "observation": observation, "diverged": diverged}
+        self._state["stepped_episodes"] = now["episodes"]
         self.final_students = students
         terminated = diverged | (steps >= settings.horizon)
         infos = self._infos()
@@ -128,7 +138,8 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def evaluate(self, split: str = "test") -> dict[str, np.ndarray]:
         """Measures the current students; as `TeachEnv.evaluate`, each value of shape (B,).
 
-        Right after a step that ended an episode the students are new ones; stop one step earlier, or see `evaluate_final`.
+        Right after a step that ended an episode the students are new ones; stop one step earlier, or see
+        `evaluate_final`.
         """
         return self._evaluate(self.students, self.episodes, split)
 
@@ -147,6 +158,7 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """A snapshot that `set_state` continues from bitwise, here or (pickled) in another process."""
         return {
             "settings": self.teaching.settings.fingerprint(),
+            "num_envs": self.num_envs,
             "random": [random.bit_generator.state for random in self._randoms],
             "current": None if self._state is None else dict(self._state),
         }
@@ -155,17 +167,18 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """Continues from a snapshot.
 
         Raises:
-            ValueError: the snapshot is of an environment with other settings or another number of students.
+            ValueError: the snapshot is of an environment with other settings or another number of students; nothing is
+                changed then.
         """
-        self.teaching.check_snapshot(state)
-        if len(state["random"]) != self.num_envs:
-            raise ValueError(f"this is the state of {len(state['random'])} students; this environment has {self.num_envs}")
+        self.teaching.check_snapshot(state, self.num_envs)
         for random, saved in zip(self._randoms, state["random"], strict=True):
             random.bit_generator.state = saved
         self._state = None if state["current"] is None else dict(state["current"])
         self.final_students = None
 
     def _choose(self, path: Path) -> Literal["vmap", "loop"]:
+        if path not in get_args(Path):
+            raise unknown_name("path", path, get_args(Path))
         if path == "loop":
             return "loop"
         student = self.teaching.dynamics.student
@@ -229,7 +242,12 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             else {key: _replaced(value, ended, fresh[key]) for key, value in self._current.items()}
         )
         self._state["stepped_episodes"] = episodes
-        return self._infos() | {"final_obs": final_obs, "_final_obs": mask, "final_info": final_info, "_final_info": mask}
+        return self._infos() | {
+            "final_obs": final_obs,
+            "_final_obs": mask,
+            "final_info": final_info,
+            "_final_info": mask,
+        }
 
     def _infos(self) -> dict[str, Any]:
         now = self._current
@@ -261,12 +279,16 @@ def _replaced(old: Any, rows: np.ndarray, new: Any) -> Any:
     if isinstance(old, dict):
         return {key: _replaced(value, rows, new[key]) for key, value in old.items()}
     if isinstance(old, StudentState):
-        return StudentState(*(_replaced(getattr(old, n), rows, getattr(new, n)) for n in ("parameters", "slots", "buffers", "step")))
+        return StudentState(
+            *(_replaced(getattr(old, n), rows, getattr(new, n)) for n in ("parameters", "slots", "buffers", "step"))
+        )
     if isinstance(old, Episode):
         seeds = list(old.seeds)
         for row, seed in zip(rows, new.seeds, strict=True):
             seeds[row] = seed
-        return Episode(tuple(seeds), *(_replaced(getattr(old, n), rows, getattr(new, n)) for n in ("batches", "dev", "train")))
+        return Episode(
+            tuple(seeds), *(_replaced(getattr(old, n), rows, getattr(new, n)) for n in ("batches", "dev", "train"))
+        )
     if isinstance(old, tuple):
         return tuple(_replaced(a, rows, b) for a, b in zip(old, new, strict=True))
     raise TypeError(f"cannot replace rows of {type(old).__name__}")

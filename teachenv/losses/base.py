@@ -14,8 +14,8 @@ class LossFamily(ABC):
 
     A family of one's own subclasses this and goes to `TeachEnv(loss=...)`. The loss must be twice differentiable almost
     everywhere in the outputs and once in the action, must work under `torch.func.vmap` (no data-dependent shapes, no
-    `.item()`), and must give exactly the plain loss's gradient at the zero action: write it as plain loss + correction, with a
-    correction that is exactly 0 there.
+    `.item()`), and must give exactly the plain loss's gradient at the zero action: write it as plain loss + correction,
+    with a correction that is exactly 0 there.
 
     Attributes:
         needs_head: whether `Prediction.features` and `Prediction.head_weight` are wanted.
@@ -43,5 +43,5 @@ class LossFamily(ABC):
         """
 
     def coefficients(self, action: torch.Tensor) -> torch.Tensor:
-        """The action as the coefficients that it stands for, a matrix to look at; by default the action itself, one row."""
+        """What the action stands for, as a matrix to look at; by default the action itself, one row."""
         return action.view(1, -1)

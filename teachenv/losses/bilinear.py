@@ -43,7 +43,7 @@ class Bilinear(LossFamily):
     def _terms(
         self, action: torch.Tensor, prediction: Prediction, targets: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """log p_y and scale · e_y' A log p, shape (batch,) each."""
+        """The terms log p_y and scale · e_y' A log p, shape (batch,) each."""
         log_p = F.log_softmax(prediction.outputs, 1)
         own = log_p.gather(1, targets.unsqueeze(1)).squeeze(1)
         rows = action.view(log_p.shape[1], log_p.shape[1]).index_select(0, targets)
@@ -58,9 +58,10 @@ class Bilinear(LossFamily):
 class BilinearSigmoid(Bilinear):
     """l = −σ(e_y' Φ log p) with Φ = I + scale · A: L2T-DLF's loss (its section 4.1).
 
-    The zero action gives −p_y/(1 + p_y), not cross-entropy. Its gradient with respect to log p_y, −p_y/(1 + p_y)², vanishes on
-    confidently wrong samples, so students need a larger learning rate (0.3 to 1.0 where cross-entropy wants 0.1) or a warm
-    start. Where the identity sits in Φ is our choice: the paper leaves Φ's range and initialisation open.
+    The zero action gives −p_y/(1 + p_y), not cross-entropy. Its gradient with respect to log p_y, −p_y/(1 + p_y)²,
+    vanishes on confidently wrong samples, so students need a larger learning rate (0.3 to 1.0 where cross-entropy wants
+    0.1) or a warm start. Where the identity sits in Φ is our choice: the paper leaves Φ's range and initialisation
+    open.
     """
 
     def __call__(self, action: torch.Tensor, prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:

@@ -31,7 +31,8 @@ class Mixture(LossFamily):
     Args:
         components: names in `teachenv.losses.PLAIN_LOSSES`, "cross-entropy" first; one action coordinate each.
         scale: how far the box reaches.
-        options: per component name, its options, such as `{"smooth-01": {"sharpness": 50}}` (50 is L2T-DLF's, and the default).
+        options: per component name, its options, such as `{"smooth-01": {"sharpness": 50}}` (50 is L2T-DLF's, and the
+            default).
     """
 
     def __init__(

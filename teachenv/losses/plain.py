@@ -1,4 +1,4 @@
-"""Well-known losses without a teacher: each a function of (prediction, targets) to one value a sample, shape (batch,)."""
+"""Well-known losses without a teacher: functions of (prediction, targets) to one value a sample, shape (batch,)."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def label_smoothing(prediction: Prediction, targets: torch.Tensor, *, epsilon: f
 def smooth_01(prediction: Prediction, targets: torch.Tensor, *, sharpness: float = 50.0) -> torch.Tensor:
     """−log σ(K (log p_y − max_{j≠y} log p_j)), L2T-DLF's "Smooth" baseline; the paper's K is 50.
 
-    The paper says that it tends to the 0-1 loss as K grows. That is true of 1 − σ(K·margin), not after the logarithm, which
-    grows without bound on errors; we follow the formula.
+    The paper says that it tends to the 0-1 loss as K grows. That is true of 1 − σ(K·margin), not after the logarithm,
+    which grows without bound on errors; we follow the formula.
     """
     margin = _pick(prediction.outputs, targets) - prediction.outputs.masked_fill(
         _is_target(prediction.outputs, targets), -math.inf
@@ -57,9 +57,10 @@ def large_margin(
 ) -> torch.Tensor:
     """Large-margin softmax (Liu et al. 2016): cross-entropy after ‖w_y‖‖x‖ cos θ_y gave way to ‖w_y‖‖x‖ ψ(θ_y).
 
-    ψ(θ) = (−1)^k cos(mθ) − 2k for θ in [kπ/m, (k+1)π/m], with x the input of the last layer and w_y its row of the target. As in
-    Liu et al.'s section 5.1 the target logit is the mixture (λ cos θ + ψ(θ)) / (1 + λ) with λ = `annealing`, which that paper
-    lowers during training and we hold fixed. Their last layer has no bias; ours keeps its own, added to the logit unchanged.
+    ψ(θ) = (−1)^k cos(mθ) − 2k for θ in [kπ/m, (k+1)π/m], with x the input of the last layer and w_y its row of the
+    target. As in Liu et al.'s section 5.1 the target logit is the mixture (λ cos θ + ψ(θ)) / (1 + λ) with λ =
+    `annealing`, which that paper lowers during training and we hold fixed. Their last layer has no bias; ours keeps its
+    own, added to the logit unchanged.
 
     Args:
         prediction: with features and head weight.
@@ -67,7 +68,8 @@ def large_margin(
         margin: m = 1 (plain softmax), 2, 3 or 4.
         annealing: λ ≥ 0.
     """
-    assert prediction.features is not None and prediction.head_weight is not None
+    assert prediction.features is not None
+    assert prediction.head_weight is not None
     weight = prediction.head_weight.index_select(0, targets)
     # The +tiny keeps norms differentiable at 0, where a student of ReLUs can stand.
     scale = ((weight.square().sum(1) + _TINY) * (prediction.features.square().sum(1) + _TINY)).sqrt()

@@ -14,8 +14,8 @@ from teachenv.students.functional import Prediction
 class SampleWeights(LossFamily):
     """Mean over the minibatch of w_i · l_i with w_i = 1 + scale · a_i, l a plain loss.
 
-    The zero action is the mean loss. Coordinate i belongs to the i-th sample of the current minibatch. Held at the zero action
-    it is also how a student is trained with any fixed loss: `SampleWeights(base="smooth-01")`.
+    The zero action is the mean loss. Coordinate i belongs to the i-th sample of the current minibatch. Held at the zero
+    action it is also how a student is trained with any fixed loss: `SampleWeights(base="smooth-01")`.
 
     Args:
         base: a name in `teachenv.losses.PLAIN_LOSSES`.
@@ -28,7 +28,9 @@ class SampleWeights(LossFamily):
     def __init__(self, base: str = "cross-entropy", scale: float = 1.0, **options: Any) -> None:
         """Looks the base loss up."""
         if not 0 < scale <= 1:
-            raise ValueError(f"sample-weights: scale must lie in (0, 1] to keep the weights from being negative, found {scale}")
+            raise ValueError(
+                f"sample-weights: scale must lie in (0, 1] to keep the weights from being negative, found {scale}"
+            )
         self._sample_loss = plain_loss(base, **options)
         self.scale = float(scale)
         self.needs_head = needs_head(base)

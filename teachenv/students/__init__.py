@@ -43,8 +43,8 @@ def make_student(
         raise unknown_name("student", name, STUDENTS)
     if len(input_shape) != 3 or input_shape[1] != input_shape[2] or input_shape[1] < 16:
         raise ValueError(
-            f"student {name!r} takes square images (channels, side, side) of at least 16 pixels a side, found inputs of shape "
-            f"{input_shape}; use 'mlp' or pass your own network"
+            f"student {name!r} takes square images (channels, side, side) of at least 16 pixels a side, found inputs "
+            f"of shape {input_shape}; use 'mlp' or pass your own network"
         )
     if name == "lenet":
         return partial(lenet, input_shape[0], input_shape[1], outputs, **options)

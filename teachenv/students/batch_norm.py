@@ -3,13 +3,14 @@
 The policy for running statistics, the same for every `nn.BatchNorm*`:
 
 * a training step normalises by the minibatch's own statistics, and is differentiated through them;
-* the running statistics are part of the student's state: a step maps old to new ones, exactly once, and replaying the step
-  gives the same ones again;
+* the running statistics are part of the student's state: a step maps old to new ones, exactly once, and replaying
+  the step gives the same ones again;
 * evaluation (objective, metrics) uses the statistics that the state carries.
 
 J(ω_T) therefore depends on earlier parameters along a second path, through the running statistics. PyTorch's batch norm
-updates them in place and cannot differentiate that path, nor an evaluation with respect to them; `differentiable_batch_norm`
-makes a module that can, at the price of unfused arithmetic. Undifferentiated steps keep PyTorch's fused kernel.
+updates them in place and cannot differentiate that path, nor an evaluation with respect to them;
+`differentiable_batch_norm` makes a module that can, at the price of unfused arithmetic. Undifferentiated steps keep
+PyTorch's fused kernel.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def has_batch_norm(module: nn.Module) -> bool:
 
 
 def differentiable_batch_norm(module: nn.Module) -> nn.Module:
-    """Exchanges, in place, each `nn.BatchNorm*` with running statistics for its differentiable twin; returns the module.
+    """Exchanges, in place, each `nn.BatchNorm*` with running statistics for its differentiable twin.
 
     Parameter and buffer names stay the same, so a state fits both forms.
     """
@@ -40,14 +41,14 @@ def _twin(original: type[_BatchNorm]) -> type[_BatchNorm]:
 
 
 class _DifferentiableForward(_BatchNorm):
-    """`nn.BatchNorm*`'s forward, out of place and differentiable with respect to everything, running statistics included."""
+    """`nn.BatchNorm*`'s forward, out of place and differentiable in everything, running statistics included."""
 
     running_mean: torch.Tensor
     running_var: torch.Tensor
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Normalises (n, channels, ...); in training mode also replaces the running statistics by new tensors."""
-        self._check_input_dim(input)
+        self._check_input_dim(input)  # type: ignore[no-untyped-call]
         if self.training:
             dims = [0, *range(2, input.dim())]
             variance, mean = torch.var_mean(input, dim=dims, correction=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -37,13 +38,14 @@ class Prediction:
 class FunctionalStudent:
     """An `nn.Module` as a pure function over named tensors.
 
-    Trainable parameters, buffers and frozen parameters (`requires_grad=False`, carried with the buffers) are arguments; the
-    module itself is only a skeleton. Tied weights stay tied, parametrisations (weight norm) are trained in their own
-    coordinates, and randomness in the forward pass (dropout) is a function of (seed, step).
+    Trainable parameters, buffers and frozen parameters (`requires_grad=False`, carried with the buffers) are arguments;
+    the module itself is only a skeleton. Tied weights stay tied, parametrisations (weight norm) are trained in their
+    own coordinates, and randomness in the forward pass (dropout) is a function of (seed, step).
 
     Args:
         factory: builds the network.
-        example: a minibatch of inputs, used once to see whether the forward pass draws random numbers and where its head is.
+        example: a minibatch of inputs, used once to see whether the forward pass draws random numbers and where its
+            head is.
         dtype: floating type of parameters and buffers.
         device: where they live.
 
@@ -51,11 +53,20 @@ class FunctionalStudent:
         ValueError: the factory's product is no `nn.Module`, has nothing to train, or fails on the example.
     """
 
-    def __init__(self, factory: StudentFactory, example: torch.Tensor, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, factory: StudentFactory, example: torch.Tensor, dtype: torch.dtype, device: torch.device
+    ) -> None:
         self._factory, self._dtype, self._device = factory, dtype, device
         with torch_seed(0, Purpose.INIT):
             self._module = self._build()
-            self._twin = differentiable_batch_norm(self._build()) if has_batch_norm(self._module) else self._module
+        # By (training, differentiable): switching one module's mode back and forth costs more than keeping copies.
+        self._skeletons = {(True, False): self._module, (False, False): copy.deepcopy(self._module).eval()}
+        for training in (True, False):
+            plain = self._skeletons[training, False]
+            twin = differentiable_batch_norm(copy.deepcopy(plain)) if has_batch_norm(plain) else plain
+            self._skeletons[training, True] = twin
+        untied = sum(1 for _ in self._module.named_parameters())
+        self._tied = sum(1 for _ in self._module.named_parameters(remove_duplicate=False)) > untied
         self._trainable = [name for name, p in self._module.named_parameters() if p.requires_grad]
         if not self._trainable:
             raise ValueError(f"the student {type(self._module).__name__} has no trainable parameter: nothing to teach")
@@ -63,7 +74,7 @@ class FunctionalStudent:
 
     @property
     def statistics(self) -> list[str]:
-        """Names of the floating-point buffers, which a training step may change (frozen parameters are not among them)."""
+        """Names of the floating-point buffers, which a training step may change (not of frozen parameters)."""
         return [name for name, b in self._module.named_buffers() if b.is_floating_point()]
 
     @property
@@ -72,6 +83,11 @@ class FunctionalStudent:
         return any(isinstance(m, nn.modules.conv._ConvNd) for m in self._module.modules())
 
     def _build(self) -> nn.Module:
+        if isinstance(self._factory, nn.Module) or not callable(self._factory):
+            raise ValueError(
+                f"a student is a name or a function that builds a fresh torch.nn.Module, found "
+                f"{type(self._factory).__name__}; for example, pass lambda: MyNetwork(...)"
+            )
         module = self._factory()
         if not isinstance(module, nn.Module):
             raise ValueError(f"a student factory must return a torch.nn.Module, found {type(module).__name__}")
@@ -109,14 +125,13 @@ class FunctionalStudent:
         Returns:
             The prediction and the new buffers.
         """
-        module = self._twin if differentiable else self._module
-        if module.training != training:
-            module.train(training)
-        if training and not differentiable:
-            buffers = {name: b.clone() for name, b in buffers.items()}  # PyTorch's batch norm updates them in place
+        module = self._skeletons[training, differentiable]
+        if training:
+            # Modules such as batch norm update their buffers in place.
+            buffers = {name: b.clone() for name, b in buffers.items()}
         tensors = parameters | buffers
         with self._captured_head(module, with_head) as head:
-            outputs = functional_call(module, tensors, (inputs,))
+            outputs = functional_call(module, tensors, (inputs,), tie_weights=self._tied)
         # functional_call writes buffers that were assigned anew back into the dictionary.
         return Prediction(outputs, **head), {name: tensors[name] for name in buffers}
 
@@ -128,8 +143,8 @@ class FunctionalStudent:
             return
         if self._head_name is None:
             raise ValueError(
-                f"this loss works on the last layer's weights, but {type(module).__name__} does not end in a torch.nn.Linear; "
-                "use another loss, or a student whose outputs come straight from a torch.nn.Linear"
+                f"this loss works on the last layer's weights, but {type(module).__name__} does not end in a "
+                "torch.nn.Linear; use another loss, or a student whose outputs come straight from a torch.nn.Linear"
             )
 
         def capture(layer: nn.Linear, inputs: tuple[torch.Tensor, ...]) -> None:
@@ -150,18 +165,19 @@ class FunctionalStudent:
         linear = {name: m for name, m in self._module.named_modules() if isinstance(m, nn.Linear)}
         seen: dict[str, torch.Tensor] = {}
         handles = [
-            m.register_forward_hook(lambda _m, _i, out, name=name: seen.__setitem__(name, out)) for name, m in linear.items()
+            m.register_forward_hook(lambda _m, _i, out, name=name: seen.__setitem__(name, out))
+            for name, m in linear.items()
         ]
         with torch_seed(0, Purpose.DROPOUT, device=self._device), torch.no_grad():
-            before = torch.random.default_generator.get_state()
+            before = torch.default_generator.get_state()
             try:
                 outputs = self._module.train()(example)
             except (RuntimeError, ValueError, TypeError) as error:
                 raise ValueError(
-                    f"the student {type(self._module).__name__} fails on inputs of shape {tuple(example.shape)} and type "
-                    f"{example.dtype}: {error}"
+                    f"the student {type(self._module).__name__} fails on inputs of shape {tuple(example.shape)} and "
+                    f"type {example.dtype}: {error}"
                 ) from error
-            stochastic = not torch.equal(before, torch.random.default_generator.get_state())
+            stochastic = not torch.equal(before, torch.default_generator.get_state())
         for handle in handles:
             handle.remove()
         head = next((name for name, out in seen.items() if out is outputs), None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -42,7 +44,7 @@ class ResNet(nn.Module):
         self.stem = nn.Conv2d(channels, 16, 3, 1, 1, bias=False)
         self.norm = nn.BatchNorm2d(16)
         widths = [16] + [width for width in (16, 32, 64) for _ in range(blocks)]
-        self.blocks = nn.Sequential(*[BasicBlock(a, b) for a, b in zip(widths, widths[1:], strict=False)])
+        self.blocks = nn.Sequential(*[BasicBlock(a, b) for a, b in pairwise(widths)])
         self.head = nn.Linear(64, outputs)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):

@@ -1,0 +1,336 @@
+"""The command: what is run in which order, and what is kept of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from benchmarks.compare import report, work
+from benchmarks.compare.methods import METHODS, Configuration, grid
+from benchmarks.compare.work import Setting, Taught, Trained
+from benchmarks.jobs import Job, run_jobs
+from benchmarks.options import CommonOptions
+from benchmarks.rows import ResultsFile, Row, git_commit, read_rows, versions
+from teachenv.errors import unknown_name
+
+NAME = "compare"
+
+# The rows that the README's table was made from; their tuning is taken over where the settings agree.
+SHIPPED = Path(__file__).resolve().parent.parent / "results" / NAME / "results.jsonl"
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a preset fixes.
+
+    Attributes:
+        seeds: teachers of each kind.
+        student_steps: budget of each teacher.
+        rungs: successive halving: (configurations, part of the budget, students) of each round.
+        points: how often a learning teacher is measured.
+        students: fresh students of each such measurement.
+        final_students: fresh students on the whole pool.
+        label_noise: the tasks.
+    """
+
+    seeds: int
+    student_steps: int
+    rungs: tuple[tuple[int, float, int], ...]
+    points: int
+    students: int
+    final_students: int
+    label_noise: tuple[float, ...]
+
+
+PRESETS = {
+    "smoke": Size(1, 960, ((2, 1.0, 4),), 1, 4, 8, (0.0,)),
+    # Budgets are whole updates of 16 students of 60 steps: 40, and 3, 6 and 20 for tuning.
+    "laptop": Size(3, 38_400, ((48, 0.075, 32), (12, 0.15, 64), (4, 0.5, 256)), 8, 64, 256, (0.0, 0.4)),
+    "paper": Size(10, 144_000, ((48, 0.1, 64), (12, 0.2, 128), (4, 1.0, 512)), 15, 128, 512, (0.0, 0.4)),
+}
+
+
+@dataclass(frozen=True)
+class Options(CommonOptions):
+    """Options of the comparison."""
+
+    env: str = "TeachDigits-v0"
+    """A registered environment; named objects of your own cannot be passed on a command line."""
+
+    label_noise: tuple[float, ...] | None = None
+    """Fractions of wrong labels in the pool, a task each; by default what the preset says (0 and 0.4)."""
+
+    label_noise_kind: Literal["pair", "symmetric"] = "pair"
+    """Class c becomes c + 1, or any other class."""
+
+    methods: tuple[str, ...] = (
+        "cross-entropy",
+        "smooth-01",
+        "large-margin",
+        "label-smoothing",
+        "random",
+        "ddpg",
+        "ddpg:default",
+        "rmd",
+        "finite-difference",
+    )
+    """What is compared, in the order of the table."""
+
+    loss: Literal["bilinear", "bilinear-sigmoid"] = "bilinear"
+    """The teachers' loss family."""
+
+    student_steps: int | None = None
+    """Budget of each teacher, in student steps; by default what the preset says."""
+
+    horizon: int | None = None
+    """Student steps in an episode; by default the environment's own."""
+
+    dataset: str | None = None
+    """Other data for the environment; the CIFAR environments take synthetic."""
+
+    retune: bool = False
+    """Tune anew, even where the rows that come with this repository have the tuning already."""
+
+    workers: int = dataclasses.field(default_factory=lambda: os.cpu_count() or 1)
+    """Processes; each uses one core."""
+
+    def __post_init__(self) -> None:
+        """Checks the names.
+
+        Raises:
+            ValueError: an unknown method, or numbers out of range.
+        """
+        super().__post_init__()
+        for method in self.methods:
+            if method not in METHODS:
+                raise unknown_name("method", method, METHODS)
+        if self.student_steps is not None and self.student_steps < 1:
+            raise ValueError(f"found --student-steps {self.student_steps}, expected at least 1")
+        if self.workers < 1:
+            raise ValueError(f"found --workers {self.workers}, expected at least 1")
+
+
+def run(options: Options) -> None:
+    """Tunes, trains, measures, and writes rows, table and figures."""
+    Comparison(options).run()
+
+
+@dataclass(frozen=True)
+class Task:
+    """A setting with the names that its rows carry."""
+
+    setting: Setting
+    name: str
+    dataset: str
+    student: str
+
+
+class Comparison:
+    """One run of the comparison."""
+
+    def __init__(self, options: Options) -> None:
+        """Opens the results."""
+        self.options = options
+        self.size = PRESETS[options.preset]
+        self.budget = options.student_steps or self.size.student_steps
+        self.seeds = options.seeds or self.size.seeds
+        self.folder = options.output_folder(NAME)
+        self.results = ResultsFile(self.folder / "results.jsonl")
+
+    @cached_property
+    def tasks(self) -> list[Task]:
+        """The tasks; their data is loaded once here, to name it and to fail early."""
+        tasks = []
+        for noise in self.options.label_noise or self.size.label_noise:
+            shared: dict[str, Any] = {"label_noise": noise, "label_noise_kind": self.options.label_noise_kind}
+            for name in ("horizon", "dataset"):
+                if getattr(self.options, name) is not None:
+                    shared[name] = getattr(self.options, name)
+            if self.options.data_root is not None:
+                shared["data_root"] = str(self.options.data_root)
+            setting = Setting(self.options.env, shared, self.options.loss)
+            teaching = setting.make(1, "cross-entropy", grid(setting.loss, METHODS["cross-entropy"])[0]).teaching
+            tasks.append(Task(setting, teaching.task.name, teaching.task.dataset, str(teaching.settings.student)))
+        return tasks
+
+    def run(self) -> None:
+        """Everything, leaving out what the results have already."""
+        best = self.tune()
+        jobs: list[Job[Any]] = []
+        rows_of: dict[str, tuple[Task, str, int, dict[str, Any]]] = {}
+        for seed in range(self.seeds):
+            for task in self.tasks:
+                for method in self.options.methods:
+                    config = self._config(task, method, best[task.name, method], stage="training")
+                    if self._done(task, method, seed, config, "test_error"):
+                        continue
+                    label = f"{task.name}: {method}, seed {seed}"
+                    rows_of[label] = (task, method, seed, config)
+                    checkpoint = self.folder / "teachers" / f"{task.name}-{method}-{self.options.loss}-{seed}".replace(":", "-")
+                    size = self.size
+                    arguments = (
+                        task.setting,
+                        method,
+                        best[task.name, method],
+                        seed,
+                        self.budget,
+                        size.points,
+                        size.students,
+                        size.final_students,
+                        checkpoint,
+                    )
+                    jobs.append(Job(label, work.train, dict(zip(_TRAIN, arguments, strict=True))))
+
+        def keep(job: Job[Any], trained: Trained) -> None:
+            self.results.append(self._training_rows(*rows_of[job.label], trained))
+
+        run_jobs(jobs, self.options.workers, keep)
+        report.write(self.results.rows(), self.folder, self.options.methods, self.seeds)
+
+    def tune(self) -> dict[tuple[str, str], Configuration]:
+        """Successive halving, on dev; the best configuration of each task and method."""
+        tuned = {METHODS[m].tuned_as or m for m in self.options.methods}
+        left = {(t.name, m): grid(self.options.loss, METHODS[m]) for t in self.tasks for m in tuned}
+        shipped = read_rows(SHIPPED) if SHIPPED.exists() and not self.options.retune else []
+        for configurations, part, students in self.size.rungs:
+            scores: dict[tuple[str, str], list[tuple[float, Configuration]]] = {key: [] for key in left}
+            budget = int(self.budget * part)
+            jobs: list[Job[Any]] = []
+            rows_of: dict[str, tuple[Task, str, dict[str, Any]]] = {}
+            wanted: list[tuple[Task, str, Configuration, dict[str, Any]]] = []
+            for task in self.tasks:
+                for method in sorted(tuned):
+                    for configuration in left[task.name, method][:configurations]:
+                        spent = budget if METHODS[method].learns else 0
+                        config = self._config(
+                            task, method, configuration, stage="tuning", budget=spent, students=students
+                        )
+                        wanted.append((task, method, configuration, config))
+                        if self._done(task, method, 0, config, "dev_accuracy") or self._take_over(shipped, task, method, config):
+                            continue
+                        label = f"tuning {task.name}: {method}, {configuration}, {students} students"
+                        rows_of[label] = (task, method, config)
+                        arguments = (task.setting, method, configuration, spent, students)
+                        jobs.append(Job(label, work.tune, dict(zip(_TUNE, arguments, strict=True))))
+
+            def keep(job: Job[Any], value: tuple[Taught, int, float], rows_of: Any = rows_of) -> None:
+                task, method, config = rows_of[job.label]
+                taught, spent, seconds = value
+                self.results.append([self._row(task, method, 0, "dev_accuracy", taught.dev_accuracy, spent, seconds, config)])
+
+            run_jobs(jobs, self.options.workers, keep)
+            values = {(r.task, r.method, _key(r.config)): r.value for r in self.results.rows() if r.metric == "dev_accuracy"}
+            for task, method, configuration, config in wanted:
+                scores[task.name, method].append((values[task.name, method, _key(config)], configuration))
+            # Stable: of equal ones the earlier in the grid stays ahead.
+            left = {key: [c for _, c in sorted(found, key=lambda f: -f[0])] for key, found in scores.items()}
+        return {(t.name, m): left[t.name, METHODS[m].tuned_as or m][0] for t in self.tasks for m in self.options.methods}
+
+    def _take_over(self, shipped: Sequence[Row], task: Task, method: str, config: dict[str, Any]) -> bool:
+        names = (task.name, task.dataset, task.student, method)
+        for row in shipped:
+            if (row.task, row.dataset, row.student, row.method) == names and _key(row.config) == _key(config):
+                self.results.append([row])
+                return True
+        return False
+
+    def _config(self, task: Task, method: str, configuration: Configuration, stage: str, **more: Any) -> dict[str, Any]:
+        made = METHODS[method]
+        own = made.own[min(configuration.own, len(made.own) - 1)]
+        options = {k: v for k, v in task.setting.options.items() if k != "data_root"}
+        config = {
+            "stage": stage,
+            "env": task.setting.env,
+            "options": options,
+            "loss": self.options.loss if made.make is not None else None,
+            "learning_rate": configuration.learning_rate,
+            "lr_schedule": configuration.lr_schedule,
+            "own": {**own.environment, **own.teacher},
+        }
+        if stage == "training":
+            size = self.size
+            more = {"budget": self.budget if made.learns else 0, "students": size.students, "final_students": size.final_students}
+        return config | more
+
+    def _done(self, task: Task, method: str, seed: int, config: dict[str, Any], metric: str) -> bool:
+        return self.results.done(
+            benchmark=NAME,
+            task=task.name,
+            dataset=task.dataset,
+            student=task.student,
+            method=method,
+            seed=seed,
+            config=config,
+            metrics=[metric],
+        )
+
+    def _row(
+        self,
+        task: Task,
+        method: str,
+        seed: int,
+        metric: str,
+        value: float,
+        student_steps: int,
+        seconds: float,
+        config: dict[str, Any],
+        data: Any = None,
+    ) -> Row:
+        return Row(
+            NAME,
+            task.name,
+            task.dataset,
+            task.student,
+            method,
+            seed,
+            metric,
+            value,
+            student_steps,
+            round(seconds, 2),
+            config,
+            git_commit(),
+            versions(),
+            data,
+        )
+
+    def _training_rows(self, task: Task, method: str, seed: int, config: dict[str, Any], trained: Trained) -> list[Row]:
+        def row(metric: str, value: float, steps: int, seconds: float, data: Any = None) -> Row:
+            return self._row(task, method, seed, metric, value, steps, seconds, config, data)
+
+        assert trained.pool.test_error is not None
+        shown = {
+            "curve": trained.split.curve,
+            "coefficients": trained.split.coefficients,
+            "actions_at": trained.split.actions_at,
+            "mean_action": trained.split.mean_action,
+        }
+        spent, seconds = trained.student_steps, trained.seconds
+        return [
+            *(row("dev_objective", value, steps, after) for steps, after, value in trained.points[:-1]),
+            row("dev_objective", trained.split.dev_objective, spent, seconds, shown),
+            row("test_error", trained.pool.test_error, spent, seconds),
+        ]
+
+
+_TUNE = ("setting", "method", "configuration", "budget", "students")
+_TRAIN = (
+    "setting",
+    "method",
+    "configuration",
+    "seed",
+    "budget",
+    "points",
+    "students",
+    "final_students",
+    "checkpoint",
+)
+
+
+def _key(config: dict[str, Any]) -> str:
+    return json.dumps(config, sort_keys=True)

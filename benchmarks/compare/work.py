@@ -1,0 +1,236 @@
+"""What worker processes do: train students, train teachers, measure; each function is one job and returns plain values."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
+
+import teachenv  # noqa: F401 - registers the environments, here in worker processes
+from benchmarks.compare.methods import METHODS, Configuration
+from benchmarks.rows import write_atomically
+from teachenv.vector_env import TeachVectorEnv
+
+# Disjoint ranges of seeds: what tunes a method never meets what judges it.
+TUNING_SEED, CURVE_SEED, FINAL_SEED, TEACHER_SEED = 1_000_000, 2_000_000, 3_000_000, 4_000_000
+
+HEAT_MAPS = 5
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One task of the comparison: an environment and the options that all methods share.
+
+    Attributes:
+        env: a registered id.
+        options: of the environment, for all methods.
+        loss: the teachers' loss family.
+    """
+
+    env: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    loss: str = "bilinear"
+
+    def make(self, students: int, method: str, configuration: Configuration, **more: Any) -> TeachVectorEnv:
+        """The batched environment of a method in a configuration."""
+        own = METHODS[method].own
+        chosen = own[min(configuration.own, len(own) - 1)].environment
+        options = {"loss": self.loss, **self.options, **chosen}
+        rates = {"learning_rate": configuration.learning_rate, "lr_schedule": configuration.lr_schedule}
+        env = gym.make_vec(self.env, num_envs=students, **(options | rates | more))
+        assert isinstance(env.unwrapped, TeachVectorEnv)
+        return env.unwrapped
+
+
+@dataclass(frozen=True)
+class Taught:
+    """Fresh students, trained to the end.
+
+    Attributes:
+        dev_accuracy: mean over the students at the end.
+        dev_objective: the same of J.
+        test_error: the same on test; None if test was not touched.
+        curve: mean J after each action, the untrained student's first.
+        coefficients: mean coefficients at some actions, (k, rows, columns); empty for a fixed loss.
+        actions_at: the student steps of these actions.
+        mean_action: mean size of an action's coordinate.
+    """
+
+    dev_accuracy: float
+    dev_objective: float
+    test_error: float | None
+    curve: list[float]
+    coefficients: list[Any]
+    actions_at: list[int]
+    mean_action: float
+
+
+def teach(env: TeachVectorEnv, teacher: Any, seed: int, *, test: bool = False) -> Taught:
+    """Trains the environment's students once under a teacher (None: the zero action)."""
+    observation, infos = env.reset(seed=seed)
+    actions_left = env.teaching.actions
+    shown = np.linspace(0, actions_left - 1, min(HEAT_MAPS, actions_left)).round().astype(int)
+    curve, coefficients, sizes = [float(infos["objective"].mean())], [], []
+    neutral = np.zeros(env.action_space.shape, dtype=env.action_space.dtype)
+    for t in range(actions_left):
+        actions = neutral if teacher is None else teacher.predict(observation, deterministic=True)[0]
+        sizes.append(float(np.abs(actions).mean()))
+        observation, _, _, _, infos = env.step(actions)
+        last = infos["final_info"] if t == actions_left - 1 else infos
+        curve.append(float(last["objective"].mean()))
+        if teacher is not None and t in shown:
+            mean_action = env.actions.mean(0)
+            coefficients.append(env.dynamics.loss.coefficients(mean_action).round(decimals=4).tolist())
+    final = infos["final_info"]
+    return Taught(
+        dev_accuracy=float(final["dev_accuracy"].mean()),
+        dev_objective=float(final["objective"].mean()),
+        test_error=float(env.evaluate_final("test")["test_error"].mean()) if test else None,
+        curve=[round(value, 5) for value in curve],
+        coefficients=coefficients,
+        actions_at=[int(t) * env.teaching.settings.steps_per_action for t in shown],
+        mean_action=float(np.mean(sizes)),
+    )
+
+
+def tune(
+    setting: Setting, method: str, configuration: Configuration, budget: int, students: int
+) -> tuple[Taught, int, float]:
+    """Dev accuracy of a configuration: (students, student steps spent, seconds).
+
+    A teacher that learns is trained for `budget` student steps first.
+    """
+    start = time.perf_counter()
+    teacher, spent = None, 0
+    if METHODS[method].make is not None:
+        teacher = _teacher(setting, method, configuration, TUNING_SEED, learns=budget > 0)
+        if METHODS[method].learns:
+            teacher.learn(budget // setting.make(1, method, configuration).teaching.settings.steps_per_action)
+            spent = teacher.num_timesteps
+    env = setting.make(students, method, configuration)
+    taught = teach(env, teacher, TUNING_SEED)
+    return taught, spent + students * env.teaching.settings.horizon, time.perf_counter() - start
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What one seed of a method gave.
+
+    Attributes:
+        points: (student steps spent on the teacher, seconds, mean J of fresh students under it), as it learned.
+        split: fresh students on a split of the pool, at the end.
+        pool: fresh students on the whole pool, at the end; test is theirs.
+        student_steps: spent on the teacher.
+        seconds: spent on the teacher and on following it.
+    """
+
+    points: list[tuple[int, float, float]]
+    split: Taught
+    pool: Taught
+    student_steps: int
+    seconds: float
+
+
+def train(
+    setting: Setting,
+    method: str,
+    configuration: Configuration,
+    seed: int,
+    budget: int,
+    points: int,
+    students: int,
+    final_students: int,
+    checkpoint: Path,
+) -> Trained:
+    """Trains a teacher (if the method has one that learns), and then students under it.
+
+    What is learned is kept in `checkpoint`.zip as it goes, from which an interrupted job continues.
+    """
+    start = time.perf_counter()
+    teacher, follower = None, _Follower(setting, method, configuration, points, budget, students, checkpoint)
+    if METHODS[method].make is not None:
+        teacher = _teacher(setting, method, configuration, TEACHER_SEED + seed, learns=METHODS[method].learns)
+        if METHODS[method].learns:
+            steps = setting.make(1, method, configuration).teaching.settings.steps_per_action
+            teacher = follower.resume(teacher)
+            remaining = budget // steps - teacher.num_timesteps
+            if remaining > 0:
+                teacher.learn(remaining, callback=follower, reset_num_timesteps=teacher.num_timesteps == 0)
+            follower.measure(teacher)
+    seeds = CURVE_SEED, FINAL_SEED + 10_000 * seed
+    split = teach(setting.make(students, method, configuration), teacher, seeds[0])
+    pool = teach(setting.make(final_students, method, configuration, train_on="pool"), teacher, seeds[1], test=True)
+    spent = follower.points[-1][0] if follower.points else 0
+    return Trained(follower.points, split, pool, spent, time.perf_counter() - start)
+
+
+def _teacher(setting: Setting, method: str, configuration: Configuration, seed: int, *, learns: bool) -> Any:
+    made = METHODS[method]
+    assert made.make is not None
+    env = setting.make(made.parallel if learns else 1, method, configuration)
+    own = made.own[min(configuration.own, len(made.own) - 1)]
+    return made.make(env, seed, own.teacher)
+
+
+class _Follower(BaseCallback):
+    """Follows a teacher as it learns: every so often, J of fresh students under it, and a checkpoint."""
+
+    def __init__(
+        self,
+        setting: Setting,
+        method: str,
+        configuration: Configuration,
+        points: int,
+        budget: int,
+        students: int,
+        checkpoint: Path,
+    ) -> None:
+        super().__init__()
+        self._env_arguments = (setting, students, method, configuration)
+        self._env: TeachVectorEnv | None = None
+        self._every = budget / points
+        self._checkpoint = checkpoint
+        self.points: list[tuple[int, float, float]] = []
+        self._seconds_before = 0.0
+        self._start = time.perf_counter()
+
+    def resume(self, teacher: Any) -> Any:
+        """The teacher as the checkpoint has it, or as it is if there is none."""
+        saved = self._checkpoint.with_suffix(".json")
+        if saved.exists() and self._checkpoint.with_suffix(".zip").exists() and hasattr(teacher, "mark"):
+            self.points = [tuple(point) for point in json.loads(saved.read_text())]
+            self._seconds_before = self.points[-1][1]
+            return type(teacher).load(self._checkpoint.with_suffix(".zip"), env=teacher.env)
+        return teacher
+
+    def measure(self, teacher: Any) -> None:
+        """Adds a point."""
+        if self._env is None:
+            setting, students, method, configuration = self._env_arguments
+            self._env = setting.make(students, method, configuration)
+        spent = teacher.num_timesteps * self._env.teaching.settings.steps_per_action
+        if self.points and self.points[-1][0] == spent:
+            return
+        seconds = self._seconds_before + time.perf_counter() - self._start
+        self.points.append((spent, round(seconds, 2), teach(self._env, teacher, CURVE_SEED).dev_objective))
+
+    def _on_rollout_start(self) -> None:
+        assert self.model is not None
+        if not self.points or self.num_timesteps - self.points[-1][0] >= self._every:
+            self.measure(self.model)
+            if hasattr(self.model, "mark"):
+                partial = self._checkpoint.with_suffix(".part.zip")
+                self._checkpoint.parent.mkdir(parents=True, exist_ok=True)
+                self.model.save(partial)
+                partial.replace(self._checkpoint.with_suffix(".zip"))
+                write_atomically(self._checkpoint.with_suffix(".json"), json.dumps(self.points))
+
+    def _on_step(self) -> bool:
+        return True

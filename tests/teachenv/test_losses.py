@@ -1,0 +1,329 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from teachenv.losses import LOSSES, PLAIN_LOSSES, make_loss, plain_loss
+from teachenv.losses.mixture import COMPONENTS
+from teachenv.students import Prediction
+
+N, C, D = 12, 5, 7
+FAMILIES = {
+    "bilinear": {},
+    "bilinear-sigmoid": {"scale": 1.0},
+    "sample-weights": {},
+    "sample-weights/large-margin": {"base": "large-margin", "margin": 3},
+    "mixture": {},
+    "mixture/two": {"components": ["cross-entropy", "brier"], "scale": 2.0},
+}
+CLASSIFICATION = [name for name in PLAIN_LOSSES if name != "squared-error"]
+
+
+def family(name):
+    return make_loss(name.split("/")[0], FAMILIES[name])
+
+
+def data(seed=0, dtype=torch.float64, scale=2.0):
+    """Features, head weight and bias, and targets that cover every class."""
+    rng = torch.Generator().manual_seed(seed)
+    features, weight, bias = (torch.randn(*s, generator=rng, dtype=torch.float64) for s in ((N, D), (C, D), (C,)))
+    return (scale * features).to(dtype), weight.to(dtype), bias.to(dtype), torch.arange(N) % C
+
+
+def predict(features, weight, bias):
+    return Prediction(features @ weight.T + bias, features, weight)
+
+
+def action_of(loss, seed=0, dtype=torch.float64):
+    size = loss.action_size(C, N)
+    return torch.from_numpy(np.random.default_rng(seed).uniform(-1, 1, size)).to(dtype)
+
+
+def gradients(function, tensors):
+    leaves = [t.detach().clone().requires_grad_() for t in tensors]
+    return torch.autograd.grad(function(*leaves), leaves, allow_unused=True, materialize_grads=True)
+
+
+# --- the neutral teacher ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_zero_action_is_the_plain_loss(name):
+    loss, (*head, y) = family(name), data()
+    prediction = predict(*head)
+    p = F.softmax(prediction.outputs, 1)[torch.arange(N), y]
+    plain = {
+        "bilinear-sigmoid": (-p / (1 + p)).mean(),
+        "sample-weights/large-margin": plain_loss("large-margin", margin=3)(prediction, y).mean(),
+    }.get(name, F.cross_entropy(prediction.outputs, y))
+    zero = torch.zeros(loss.action_size(C, N), dtype=torch.float64)
+    torch.testing.assert_close(loss(zero, prediction, y), plain, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", ["bilinear", "sample-weights", "mixture", "mixture/two"])
+def test_the_zero_actions_gradient_is_cross_entropys_bitwise(name, dtype):
+    loss, (*head, y) = family(name), data(dtype=dtype)
+    zero = torch.zeros(loss.action_size(C, N), dtype=dtype)
+    found = gradients(lambda *h: loss(zero, predict(*h), y), head)
+    expected = gradients(lambda *h: F.cross_entropy(predict(*h).outputs, y), head)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_action_coordinate_and_the_outputs_get_the_right_gradient(name):
+    loss, (*head, y) = family(name), data()
+    action = action_of(loss).requires_grad_()
+    leaves = [t.requires_grad_() for t in head]
+    assert torch.autograd.gradcheck(lambda a, *h: loss(a, predict(*h), y), [action, *leaves])
+    (of_action,) = torch.autograd.grad(loss(action, predict(*head), y), action)
+    assert (of_action != 0).all()
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, *PLAIN_LOSSES])
+def test_vmap_over_students_is_each_student(name):
+    students = [data(seed) for seed in range(3)]
+    features, weight, bias, y = (torch.stack(t) for t in zip(*students, strict=True))
+    if name in FAMILIES:
+        loss = family(name)
+        actions = torch.stack([action_of(loss, seed) for seed in range(3)])
+    else:
+        base = plain_loss(name)
+        actions = torch.zeros(3, 1)
+        y = torch.randn(3, N, C, dtype=torch.float64) if name == "squared-error" else y
+
+        def loss(_, prediction, targets):
+            return base(prediction, targets).mean()
+
+    def one(action, *rest):
+        *head, targets = rest
+        return loss(action, predict(*head), targets)
+
+    arguments = (actions, features, weight, bias, y)
+    together = torch.func.vmap(torch.func.grad(one, argnums=(1, 2)))(*arguments)
+    alone = [torch.func.grad(one, argnums=(1, 2))(*row) for row in zip(*arguments, strict=True)]
+    torch.testing.assert_close(together, tuple(torch.stack(t) for t in zip(*alone, strict=True)))
+    torch.testing.assert_close(
+        torch.func.vmap(one)(*arguments), torch.stack([one(*row) for row in zip(*arguments, strict=True)])
+    )
+
+
+# --- bilinear --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["bilinear", "bilinear-sigmoid"])
+def test_bilinear_losses_are_the_papers_formula(name):
+    loss, (*head, y) = family(name), data()
+    action, prediction = action_of(loss), predict(*head)
+    phi = torch.eye(C, dtype=torch.float64) + loss.scale * action.reshape(C, C)
+    log_p = prediction.outputs.log_softmax(1)
+    values = torch.stack([torch.eye(C, dtype=torch.float64)[t] @ phi @ row for t, row in zip(y, log_p, strict=True)])
+    expected = (-torch.sigmoid(values) if name == "bilinear-sigmoid" else -values).mean()
+    torch.testing.assert_close(loss(action, prediction, y), expected)
+    torch.testing.assert_close(loss.coefficients(action), phi)
+
+
+@given(log_odds=st.floats(-30, 30))
+def test_the_neutral_sigmoid_loss_starves_on_confidently_wrong_samples(log_odds):
+    p = 1 / (1 + math.exp(-log_odds))
+    outputs = torch.tensor([[log_odds, 0.0]], dtype=torch.float64, requires_grad=True)
+    loss = make_loss("bilinear-sigmoid")(torch.zeros(4, dtype=torch.float64), Prediction(outputs), torch.tensor([0]))
+    assert loss.item() == pytest.approx(-p / (1 + p), abs=1e-14)
+    (gradient,) = torch.autograd.grad(loss, outputs)
+    in_log_p = -p / (1 + p) ** 2  # and d log p_y / dz_y = 1 − p
+    assert gradient[0].tolist() == pytest.approx([in_log_p * (1 - p), -in_log_p * (1 - p)], abs=1e-14)
+
+
+def test_the_sigmoid_of_a_zero_matrix_is_a_half_and_teaches_nothing():
+    *head, y = data()
+    loss = make_loss("bilinear-sigmoid", {"scale": 1.0})
+    minus_identity = -torch.eye(C, dtype=torch.float64).flatten()
+    assert float(loss(minus_identity, predict(*head), y)) == -0.5
+    assert all((g == 0).all() for g in gradients(lambda *h: loss(minus_identity, predict(*h), y), head))
+
+
+@pytest.mark.parametrize("name", ["bilinear", "bilinear-sigmoid"])
+def test_rows_belong_to_labels_and_only_their_part_along_log_p_counts(name):
+    loss, (features, weight, bias, _) = family(name), data()
+    prediction = predict(features[:1], weight, bias)
+    y, log_p = torch.tensor([2]), prediction.outputs.log_softmax(1)[0]
+    matrix = 0.3 * action_of(loss).reshape(C, C)
+    value = loss(matrix.flatten(), prediction, y)
+    others = matrix.clone()
+    others[[0, 1, 3, 4]] += 0.2
+    torch.testing.assert_close(loss(others.flatten(), prediction, y), value, rtol=0, atol=0)
+    direction = torch.linspace(-1, 1, C, dtype=torch.float64)
+    direction = direction - (direction @ log_p) / (log_p @ log_p) * log_p
+    along, across = matrix.clone(), matrix.clone()
+    across[2] += 0.1 * direction
+    along[2] += 0.1 * log_p / log_p.norm()
+    torch.testing.assert_close(loss(across.flatten(), prediction, y), value)
+    assert (loss(along.flatten(), prediction, y) - value).abs() > 1e-4
+
+
+# --- plain losses ----------------------------------------------------------------------------------------------------
+
+
+def liu(prediction, bias, y, margin, annealing):
+    """Liu et al. 2016, literally: angles by arccos, an integer k, cos(mθ)."""
+    losses = []
+    for x, z, t in zip(prediction.features, prediction.outputs, y.tolist(), strict=True):
+        w = prediction.head_weight[t]
+        norms = float(w.norm() * x.norm())
+        theta = math.acos(float(w @ x) / norms)
+        k = min(int(theta * margin / math.pi), margin - 1)
+        assert k * math.pi / margin <= theta <= (k + 1) * math.pi / margin
+        psi = (-1) ** k * math.cos(margin * theta) - 2 * k
+        logits = z.clone()
+        logits[t] = norms * (annealing * math.cos(theta) + psi) / (1 + annealing) + bias[t]
+        losses.append(float(torch.logsumexp(logits, 0) - logits[t]))
+    return torch.tensor(losses, dtype=torch.float64)
+
+
+@given(seed=st.integers(0, 10**6), margin=st.integers(1, 4), annealing=st.sampled_from([0.0, 1.0, 5.0]))
+@settings(max_examples=60)
+def test_large_margin_is_liu_et_als(seed, margin, annealing):
+    features, weight, bias, y = data(seed)
+    prediction = predict(features, weight, bias)
+    found = plain_loss("large-margin", margin=margin, annealing=annealing)(prediction, y)
+    torch.testing.assert_close(found, liu(prediction, bias, y, margin, annealing), rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("margin", [1, 2, 3, 4])
+def test_psi_falls_with_the_angle_without_jumps_from_one_to_its_floor(margin):
+    angle = torch.linspace(1e-3, math.pi - 1e-3, 2001, dtype=torch.float64)
+    features = torch.stack([angle.cos(), angle.sin()], 1)
+    weight = torch.tensor([[1.0, 0.0], [0.0, 0.0]], dtype=torch.float64)
+    prediction = Prediction(features @ weight.T, features, weight)
+    y = torch.zeros(len(angle), dtype=torch.int64)
+    loss = plain_loss("large-margin", margin=margin, annealing=0.0)(prediction, y)
+    psi = -torch.log(torch.expm1(loss))  # loss = log(1 + exp(−ψ)), the other logit being 0
+    assert (psi.diff() < 0).all()
+    assert psi.diff().abs().max() < 0.01
+    assert float(psi[0]) == pytest.approx(1, abs=1e-4)
+    assert float(psi[-1]) == pytest.approx(1 - 2 * margin, abs=1e-4)
+
+
+def test_margin_one_is_cross_entropy_and_larger_margins_ask_for_more():
+    *head, y = data()
+    prediction = predict(*head)
+    losses = [plain_loss("large-margin", margin=m)(prediction, y) for m in (1, 2, 3, 4)]
+    torch.testing.assert_close(losses[0], F.cross_entropy(prediction.outputs, y, reduction="none"))
+    assert all((b > a).all() for a, b in zip(losses, losses[1:], strict=False))
+
+
+def test_large_margin_has_finite_gradients_where_features_or_weights_vanish():
+    features, weight, bias, y = data()
+    found = gradients(
+        lambda *h: plain_loss("large-margin")(predict(*h), y).mean(), (features * 0, weight, bias)
+    ) + gradients(lambda *h: plain_loss("large-margin")(predict(*h), y).mean(), (features, weight * 0, bias))
+    assert all(g.isfinite().all() for g in found)
+
+
+def literal(name, z, t):
+    """The formula for one sample, in Python's own numbers."""
+    p = [math.exp(a) / sum(map(math.exp, z)) for a in z]
+    margin = z[t] - max(a for j, a in enumerate(z) if j != t)
+    return {
+        "cross-entropy": -math.log(p[t]),
+        "label-smoothing": -0.9 * math.log(p[t]) - 0.1 * sum(map(math.log, p)) / C,
+        "smooth-01": math.log1p(math.exp(-50 * margin)),
+        "focal": -((1 - p[t]) ** 2) * math.log(p[t]),
+        "generalized-cross-entropy": (1 - p[t] ** 0.7) / 0.7,
+        "brier": sum((p[j] - (j == t)) ** 2 for j in range(C)),
+        "hinge": max(0.0, 1.0 - margin),
+    }[name]
+
+
+@pytest.mark.parametrize("name", [n for n in CLASSIFICATION if n != "large-margin"])
+def test_losses_are_their_formulas(name):
+    *head, y = data(scale=0.5)
+    prediction = predict(*head)
+    expected = [literal(name, z, t) for z, t in zip(prediction.outputs.tolist(), y.tolist(), strict=True)]
+    assert plain_loss(name)(prediction, y).tolist() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+def test_options_reach_the_formula():
+    *head, y = data()
+    prediction = predict(*head)
+    flat = plain_loss("smooth-01", sharpness=0.0)(prediction, y)
+    assert flat.tolist() == pytest.approx([math.log(2)] * N)
+    torch.testing.assert_close(plain_loss("focal", gamma=0.0)(prediction, y), plain_loss("cross-entropy")(prediction, y))
+    q = plain_loss("generalized-cross-entropy", q=1e-9)(prediction, y)
+    torch.testing.assert_close(q, plain_loss("cross-entropy")(prediction, y), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", CLASSIFICATION)
+@pytest.mark.parametrize("size", [1e-3, 1e4])
+def test_losses_and_gradients_stay_finite_for_extreme_logits(name, size):
+    features, weight, bias, y = data(dtype=torch.float32)
+    found = gradients(lambda *h: plain_loss(name)(predict(*h), y).mean(), (size * features, weight, bias))
+    assert all(g.isfinite().all() for g in found)
+
+
+def test_squared_error_takes_targets_with_and_without_a_trailing_dimension():
+    outputs, targets = torch.tensor([[1.0], [4.0]]), torch.tensor([0.0, 2.0])
+    for shape in ((2,), (2, 1)):
+        assert plain_loss("squared-error")(Prediction(outputs), targets.view(shape)).tolist() == [1.0, 4.0]
+
+
+# --- mixture and sample weights --------------------------------------------------------------------------------------
+
+
+def test_a_mixture_is_the_weighted_sum_of_its_components():
+    *head, y = data()
+    loss, prediction = make_loss("mixture", {"scale": 0.7, "options": {"smooth-01": {"sharpness": 3}}}), predict(*head)
+    action = action_of(loss)
+    coefficients = 0.7 * action
+    coefficients[0] += 1
+    means = [
+        plain_loss(name, **({"sharpness": 3} if name == "smooth-01" else {}))(prediction, y).mean()
+        for name in COMPONENTS
+    ]
+    torch.testing.assert_close(loss(action, prediction, y), (coefficients * torch.stack(means)).sum())
+    torch.testing.assert_close(loss.coefficients(action), coefficients[None])
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.25])
+def test_sample_weights_weigh_samples(scale):
+    *head, y = data()
+    loss, prediction = make_loss("sample-weights", {"base": "brier", "scale": scale}), predict(*head)
+    action = action_of(loss)
+    weights = 1 + scale * action
+    torch.testing.assert_close(
+        loss(action, prediction, y), (weights * plain_loss("brier")(prediction, y)).sum() / N
+    )
+    torch.testing.assert_close(loss.coefficients(action), weights[None])
+    assert (loss.coefficients(-torch.ones(N)) >= 0).all()
+
+
+# --- errors ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "error", "message"),
+    [
+        ("bilinaer", {}, ValueError, "did you mean 'bilinear'"),
+        ("bilinear", {"scale": 0}, ValueError, "scale must be positive, found 0"),
+        ("bilinear-sigmoid", {"scale": -1}, ValueError, "scale must be positive"),
+        ("bilinear", {"scal": 1}, TypeError, "scal"),
+        ("sample-weights", {"scale": 1.5}, ValueError, r"must lie in \(0, 1\]"),
+        ("sample-weights", {"base": "smooth01"}, ValueError, "did you mean 'smooth-01'"),
+        ("sample-weights", {"base": "focal", "gama": 1}, ValueError, "did you mean 'gamma'"),
+        ("sample-weights", {"base": "large-margin", "margin": 5}, ValueError, "must be 1, 2, 3 or 4, found 5"),
+        ("mixture", {"components": ["brier"]}, ValueError, "first component must be 'cross-entropy'"),
+        ("mixture", {"components": ["cross-entropy", "briar"]}, ValueError, "did you mean 'brier'"),
+        ("mixture", {"scale": 0.0}, ValueError, "scale must be positive"),
+    ],
+)
+def test_bad_families_are_errors(name, options, error, message):
+    with pytest.raises(error, match=message):
+        make_loss(name, options)
+
+
+def test_the_families_under_test_are_all():
+    assert {name.split("/")[0] for name in FAMILIES} == set(LOSSES)

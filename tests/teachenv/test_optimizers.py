@@ -1,0 +1,89 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from teachenv.optimizers import SGD
+
+SHAPES = {"weight": (3, 4), "bias": (3,)}
+MOMENTA = [(0.0, False), (0.9, False), (0.9, True)]
+
+
+def tensors(seed: int, dtype=torch.float32, batch=()):
+    rng = torch.Generator().manual_seed(seed)
+    return {name: torch.randn(*batch, *shape, generator=rng, dtype=dtype) for name, shape in SHAPES.items()}
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.02])
+@pytest.mark.parametrize(("momentum", "nesterov"), MOMENTA)
+def test_steps_are_torch_sgds_bitwise(momentum, nesterov, weight_decay):
+    ours = SGD(momentum, weight_decay, nesterov)
+    parameters = tensors(0)
+    slots = ours.init(parameters)
+    theirs = {name: torch.nn.Parameter(p.clone()) for name, p in parameters.items()}
+    optimizer = torch.optim.SGD(
+        theirs.values(), lr=1.0, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov
+    )
+    for step, rate in enumerate([0.1, 0.1, 0.03, 0.7, 0.0, 0.01]):
+        gradient = tensors(100 + step)
+        parameters, slots = ours.update(parameters, gradient, slots, rate)
+        optimizer.param_groups[0]["lr"] = rate
+        for name, p in theirs.items():
+            p.grad = gradient[name].clone()
+        optimizer.step()
+        for name, p in theirs.items():
+            assert torch.equal(parameters[name], p), (step, name)
+            if momentum:
+                assert torch.equal(slots[name], optimizer.state[p]["momentum_buffer"])
+
+
+@given(
+    momentum=st.floats(0, 1),
+    nesterov=st.booleans(),
+    weight_decay=st.floats(0, 1),
+    rate=st.one_of(st.floats(0, 2), st.lists(st.floats(0, 2), min_size=2, max_size=2)),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=50)
+def test_reverse_is_the_vector_jacobian_product_of_update(momentum, nesterov, weight_decay, rate, seed):
+    optimizer = SGD(momentum, weight_decay, nesterov and momentum > 0)
+    rate = torch.tensor(rate, dtype=torch.float64) if isinstance(rate, list) else rate
+    parameters, gradient, slots, d_parameters, d_slots = (tensors(seed + i, torch.float64, (2,)) for i in range(5))
+    if not momentum:
+        slots, d_slots = {}, {}
+    inputs = [t.requires_grad_() for group in (gradient, parameters, slots) for t in group.values()]
+    new_parameters, new_slots = optimizer.update(parameters, gradient, slots, rate)
+    expected = torch.autograd.grad(
+        [*new_parameters.values(), *new_slots.values()], inputs, [*d_parameters.values(), *d_slots.values()]
+    )
+    found = optimizer.reverse(d_parameters, d_slots, rate)
+    for e, f in zip(expected, (t for group in found for t in group.values()), strict=True):
+        torch.testing.assert_close(f, e, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("momentum", "nesterov"), MOMENTA)
+def test_update_and_reverse_leave_their_arguments_as_they_are(momentum, nesterov):
+    optimizer = SGD(momentum, 0.1, nesterov)
+    arguments = [tensors(i) for i in range(3)]
+    if not momentum:
+        arguments[2] = {}
+    copies = [{name: t.clone() for name, t in a.items()} for a in arguments]
+    optimizer.update(*arguments, 0.1)
+    optimizer.reverse(arguments[1], arguments[2], 0.1)
+    for argument, copy in zip(arguments, copies, strict=True):
+        assert all(torch.equal(argument[name], copy[name]) for name in copy)
+
+
+def test_a_batch_takes_a_learning_rate_for_each_student():
+    optimizer, rates = SGD(0.9, 0.1), torch.tensor([0.1, 0.5, 0.0])
+    arguments = [tensors(i, batch=(3,)) for i in range(3)]
+    together = optimizer.update(*arguments, rates)
+    for i, rate in enumerate(rates.tolist()):
+        alone = optimizer.update(*({name: t[i] for name, t in a.items()} for a in arguments), rate)
+        for batch, single in zip(together, alone, strict=True):
+            torch.testing.assert_close({name: t[i] for name, t in batch.items()}, single)
+
+
+def test_nesterov_needs_momentum():
+    with pytest.raises(ValueError, match="needs momentum > 0"):
+        SGD(nesterov=True)

@@ -1,0 +1,58 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from teachenv.schedules import make_schedule
+
+STEP = {"kind": "step", "milestones": [3, 7], "gamma": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("constant", [1.0] * 10),
+        ("linear", [1 - t / 10 for t in range(10)]),
+        ("cosine", [0.5 * (1 + math.cos(math.pi * t / 10)) for t in range(10)]),
+        ("step", [1.0] * 5 + [0.1] * 3 + [0.01] * 2),  # milestones 5 and 7.5
+        (STEP, [1.0] * 3 + [0.5] * 4 + [0.25] * 3),
+        ({"kind": "linear"}, [1 - t / 10 for t in range(10)]),
+    ],
+)
+def test_schedules_are_their_formulas_for_one_step_and_for_many(spec, expected):
+    schedule = make_schedule(spec, 10)
+    assert [float(schedule(t)) for t in range(10)] == pytest.approx(expected, abs=1e-15)
+    assert np.asarray(schedule(np.arange(10))) == pytest.approx(np.array(expected), abs=1e-15)
+
+
+@given(spec=st.sampled_from(["constant", "linear", "cosine", "step"]), horizon=st.integers(1, 10_000))
+def test_factors_start_at_one_never_rise_and_stay_positive(spec, horizon):
+    factors = np.asarray(make_schedule(spec, horizon)(np.arange(min(horizon, 500))), dtype=float)
+    assert factors[0] == 1.0 or (spec == "step" and horizon == 1)
+    assert (np.diff(factors) <= 0).all()
+    assert (factors > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("cosin", "did you mean 'cosine'"),
+        ({"kind": "stp"}, "did you mean 'step'"),
+        ({}, "unknown lr_schedule None"),
+        (0.1, r"unknown lr_schedule 0\.1"),
+        ({"kind": "linear", "gamma": 0.5}, "takes no options"),
+        ({**STEP, "gama": 1}, "found also"),
+        ({"kind": "step", "milestones": [7, 3]}, "increasing milestones"),
+    ],
+)
+def test_bad_schedules_are_errors(spec, message):
+    with pytest.raises(ValueError, match=message):
+        make_schedule(spec, 10)
+
+
+def test_a_spec_is_not_consumed():
+    spec = dict(STEP)
+    make_schedule(spec, 10)
+    assert spec == STEP

@@ -1,0 +1,274 @@
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations
+
+from teachenv.randomness import torch_seed
+from teachenv.students import STUDENTS, FunctionalStudent, make_student
+from teachenv.students.batch_norm import differentiable_batch_norm
+
+SHAPES = {"digits": (64,), "mnist": (1, 28, 28), "cifar": (3, 32, 32)}
+
+
+def functional(factory, *shape, batch=6, dtype=torch.float64):
+    example = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    return FunctionalStudent(factory, example, dtype, torch.device("cpu")), example
+
+
+def count(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+# --- the papers' networks --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "options", "weights"),
+    [
+        ("mlp", "digits", {}, [(32, 64), (10, 32)]),
+        ("mlp", "mnist", {}, [(500, 784), (10, 500)]),
+        ("mlp", "digits", {"hidden": [20, 30], "activation": "relu"}, [(20, 64), (30, 20), (10, 30)]),
+        ("mlp", "digits", {"hidden": []}, [(10, 64)]),
+        ("lenet", "mnist", {}, [(20, 1, 5, 5), (50, 20, 5, 5), (500, 800), (10, 500)]),
+        ("lenet", "cifar", {}, [(20, 3, 5, 5), (50, 20, 5, 5), (500, 1250), (10, 500)]),
+        (
+            "resnet8",
+            "cifar",
+            {},
+            [
+                (16, 3, 3, 3),
+                *[(16, 16, 3, 3)] * 2,
+                *[(32, 16, 3, 3), (32, 32, 3, 3)],
+                *[(64, 32, 3, 3), (64, 64, 3, 3)],
+                (10, 64),
+            ],
+        ),
+    ],
+)
+def test_weights_have_the_papers_shapes(name, data, options, weights):
+    module = make_student(name, SHAPES[data], 10, options)()
+    assert [tuple(p.shape) for p in module.parameters() if p.ndim > 1] == weights
+    assert module(torch.randn(3, *SHAPES[data])).shape == (3, 10)
+
+
+def test_parameters_are_counted():
+    assert count(make_student("mlp", SHAPES["digits"], 10)()) == 64 * 32 + 32 + 32 * 10 + 10
+    assert count(make_student("mlp", SHAPES["mnist"], 10)()) == 397_510
+    assert count(make_student("lenet", SHAPES["mnist"], 10)()) == 431_080  # the classic count of this LeNet
+    convolutions = 9 * (3 * 16 + 2 * 16 * 16 + 16 * 32 + 32 * 32 + 32 * 64 + 64 * 64)
+    assert count(make_student("resnet8", SHAPES["cifar"], 10)()) == convolutions + 2 * (3 * 16 + 2 * 32 + 2 * 64) + 650
+
+
+def test_resnet_shortcuts_take_every_second_pixel_and_pad_channels():
+    block = make_student("resnet8", SHAPES["cifar"], 10)().blocks[1].eval()
+    nn.init.zeros_(block.norm2.weight)  # what is left of the block is its shortcut
+    x = torch.rand(2, 16, 8, 8)
+    out = block(x)
+    assert torch.equal(out[:, :16], x[:, :, ::2, ::2])
+    assert (out[:, 16:] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (("mpl", (64,), 10), ValueError, "did you mean 'mlp'"),
+        (("lenet", (64,), 10), ValueError, "square images"),
+        (("resnet8", (3, 8, 8), 10), ValueError, r"found inputs of shape \(3, 8, 8\)"),
+        (("mlp", (64,), 10, {"activation": "tahn"}), ValueError, "did you mean 'tanh'"),
+        (("mlp", (64,), 10, {"hiden": [3]}), TypeError, "hiden"),
+    ],
+)
+def test_bad_students_are_errors(arguments, error, message):
+    with pytest.raises(error, match=message):
+        make_student(*arguments)()
+
+
+# --- a network as a pure function ------------------------------------------------------------------------------------
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encode, self.decode = nn.Linear(5, 5, bias=False), nn.Linear(5, 5, bias=False)
+        self.decode.weight = self.encode.weight
+
+    def forward(self, x):
+        return self.decode(torch.tanh(self.encode(x)))
+
+
+def frozen():
+    module = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3))
+    module[0].requires_grad_(False)
+    return module
+
+
+def normed():
+    return nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 3))
+
+
+def weight_normed():
+    return nn.Sequential(parametrizations.weight_norm(nn.Linear(5, 4)), nn.Tanh(), nn.Linear(4, 3))
+
+
+def spectral_normed():
+    return nn.Sequential(parametrizations.spectral_norm(nn.Linear(5, 4)), nn.Tanh(), nn.Linear(4, 3))
+
+
+def dropped():
+    return nn.Sequential(nn.Linear(5, 40), nn.Dropout(0.5), nn.Linear(40, 3))
+
+
+NETWORKS = [Tied, frozen, normed, weight_normed, spectral_normed, dropped]
+
+
+@pytest.mark.parametrize("differentiable", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("factory", NETWORKS)
+def test_a_student_is_its_module_and_leaves_its_arguments_as_they_are(factory, training, differentiable):
+    student, x = functional(factory, 5)
+    parameters, buffers = student.init(3)
+    before = {name: t.clone() for name, t in (parameters | buffers).items()}
+    with torch_seed(3, 0):
+        module = factory().double().train(training)
+    with torch_seed(0, 4, 7):
+        expected = module(x)
+    with student.random_state(0, 7):
+        prediction, new_buffers = student(
+            parameters, buffers, x, training=training, differentiable=differentiable, with_head=True
+        )
+    torch.testing.assert_close(prediction.outputs, expected, rtol=1e-12, atol=1e-12)
+    head_bias = getattr(module[-1] if isinstance(module, nn.Sequential) else module.decode, "bias", None)
+    from_head = nn.functional.linear(prediction.features, prediction.head_weight, head_bias)
+    torch.testing.assert_close(from_head, prediction.outputs)
+    after = dict(module.named_parameters()) | dict(module.named_buffers())
+    for name, value in new_buffers.items():
+        torch.testing.assert_close(value, after[name].detach(), rtol=1e-12, atol=1e-12)
+    assert all(torch.equal(t, before[name]) for name, t in (parameters | buffers).items())
+
+
+@pytest.mark.parametrize("factory", NETWORKS)
+def test_initialisation_is_a_function_of_the_seed(factory):
+    student, _ = functional(factory, 5)
+    first, again, other = (student.init(seed)[0] for seed in (1, 1, 2))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+def test_only_what_trains_is_a_parameter():
+    assert list(functional(Tied, 5)[0].init(0)[0]) == ["encode.weight"]
+    parameters, buffers = functional(frozen, 5)[0].init(0)
+    assert set(parameters) == {"2.weight", "2.bias"}
+    assert set(buffers) == {"0.weight", "0.bias"}
+    parameters, _ = functional(weight_normed, 5)[0].init(0)
+    assert {"0.parametrizations.weight.original0", "0.parametrizations.weight.original1"} < set(parameters)
+
+
+def test_gradients_are_the_modules_also_through_tied_weights_and_parametrisations():
+    for factory in (Tied, weight_normed, frozen):
+        student, x = functional(factory, 5)
+        parameters, buffers = student.init(3)
+        parameters = {name: p.requires_grad_() for name, p in parameters.items()}
+        loss = student(parameters, buffers, x, training=True)[0].outputs.square().sum()
+        found = torch.autograd.grad(loss, list(parameters.values()))
+        with torch_seed(3, 0):
+            module = factory().double()
+        expected = torch.autograd.grad(module(x).square().sum(), [p for p in module.parameters() if p.requires_grad])
+        for a, b in zip(found, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_dropout_is_a_function_of_seed_and_step_and_off_in_evaluation():
+    student, x = functional(dropped, 5)
+    state = student.init(0)
+
+    def outputs(seed, step, training=True):
+        with student.random_state(seed, step):
+            return student(*state, x, training=training)[0].outputs
+
+    assert student.stochastic
+    assert torch.equal(outputs(1, 2), outputs(1, 2))
+    assert not torch.equal(outputs(1, 2), outputs(1, 3))
+    assert not torch.equal(outputs(1, 2), outputs(2, 2))
+    assert torch.equal(outputs(1, 2, training=False), outputs(1, 3, training=False))
+    assert not functional(normed, 5)[0].stochastic
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        (lambda: 3, "must return a torch.nn.Module, found int"),
+        (nn.Linear(5, 3), "a function that builds a fresh torch.nn.Module, found Linear"),
+        (None, "found NoneType"),
+        (nn.Tanh, "no trainable parameter"),
+        (lambda: nn.Linear(4, 3), r"fails on inputs of shape \(6, 5\)"),
+    ],
+)
+def test_products_that_are_no_students_are_errors(factory, message):
+    with pytest.raises(ValueError, match=message):
+        functional(factory, 5)
+
+
+def test_a_loss_on_the_last_layer_needs_a_linear_one():
+    student, x = functional(lambda: nn.Sequential(nn.Linear(5, 3), nn.Tanh()), 5)
+    with pytest.raises(ValueError, match=r"does not end in a torch\.nn\.Linear"):
+        student(*student.init(0), x, training=True, with_head=True)
+
+
+def test_named_students_know_their_convolutions():
+    has = {
+        name: functional(make_student(name, (1, 28, 28), 10), 1, 28, 28, dtype=torch.float32)[0].has_convolutions
+        for name in STUDENTS
+    }
+    assert has == {"mlp": False, "lenet": True, "resnet8": True}
+
+
+# --- batch norm ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("momentum", [0.1, 0.5, None])
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize(
+    ("layer", "shape"), [(nn.BatchNorm1d, (6, 4)), (nn.BatchNorm1d, (6, 4, 3)), (nn.BatchNorm2d, (6, 4, 3, 2))]
+)
+def test_the_differentiable_twin_is_torchs_batch_norm(layer, shape, affine, momentum):
+    theirs = layer(4, momentum=momentum, affine=affine).double()
+    if affine:
+        nn.init.uniform_(theirs.weight, 0.5, 2.0)
+        nn.init.normal_(theirs.bias)
+    ours = layer(4, momentum=momentum, affine=affine).double()
+    ours.load_state_dict(theirs.state_dict())
+    ours = differentiable_batch_norm(ours)
+    rng = torch.Generator().manual_seed(0)
+    for step in range(4):
+        x = 3 + 2 * torch.randn(*shape, generator=rng, dtype=torch.float64)
+        training = step < 3
+        for a, b in ((ours, theirs),):
+            a.train(training)
+            b.train(training)
+            torch.testing.assert_close(a(x), b(x), rtol=1e-12, atol=1e-12)
+        assert ours.state_dict().keys() == theirs.state_dict().keys()
+        for name, value in theirs.state_dict().items():
+            torch.testing.assert_close(ours.state_dict()[name], value, rtol=1e-12, atol=1e-12)
+
+
+def test_the_twin_differentiates_the_path_through_running_statistics():
+    student, x = functional(normed, 5)
+    parameters, buffers = student.init(0)
+
+    def evaluated(weight):
+        _, new = student(parameters | {"0.weight": weight}, buffers, x, training=True, differentiable=True)
+        return student(parameters, new, x, training=False, differentiable=True)[0].outputs
+
+    weight = parameters["0.weight"].clone().requires_grad_()
+    assert torch.autograd.gradcheck(evaluated, weight)
+    assert torch.autograd.gradgradcheck(evaluated, weight)
+
+
+def test_evaluation_uses_the_statistics_it_is_given():
+    student, x = functional(normed, 5)
+    parameters, buffers = student.init(0)
+    moved = buffers | {"1.running_mean": buffers["1.running_mean"] + 1}
+    one, other = (student(parameters, b, x, training=False)[0].outputs for b in (buffers, moved))
+    assert not torch.allclose(one, other)
+    batches = (student(parameters, b, x, training=True)[0].outputs for b in (buffers, moved))
+    torch.testing.assert_close(*batches)

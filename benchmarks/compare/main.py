@@ -172,7 +172,9 @@ class Comparison:
                         continue
                     label = f"{task.name}: {method}, seed {seed}"
                     rows_of[label] = (task, method, seed, config)
-                    checkpoint = self.folder / "teachers" / f"{task.name}-{method}-{self.options.loss}-{seed}".replace(":", "-")
+                    checkpoint = (
+                        self.folder / "teachers" / f"{task.name}-{method}-{self.options.loss}-{seed}".replace(":", "-")
+                    )
                     size = self.size
                     arguments = (
                         task.setting,
@@ -212,9 +214,11 @@ class Comparison:
                             task, method, configuration, stage="tuning", budget=spent, students=students
                         )
                         wanted.append((task, method, configuration, config))
-                        if self._done(task, method, 0, config, "dev_accuracy") or self._take_over(shipped, task, method, config):
+                        if self._done(task, method, 0, config, "dev_accuracy") or self._take_over(
+                            shipped, task, method, config
+                        ):
                             continue
-                        label = f"tuning {task.name}: {method}, {configuration}, {students} students"
+                        label = f"tuning {task.name}: {method}, {configuration} on {students} students"
                         rows_of[label] = (task, method, config)
                         arguments = (task.setting, method, configuration, spent, students)
                         jobs.append(Job(label, work.tune, dict(zip(_TUNE, arguments, strict=True))))
@@ -222,15 +226,21 @@ class Comparison:
             def keep(job: Job[Any], value: tuple[Taught, int, float], rows_of: Any = rows_of) -> None:
                 task, method, config = rows_of[job.label]
                 taught, spent, seconds = value
-                self.results.append([self._row(task, method, 0, "dev_accuracy", taught.dev_accuracy, spent, seconds, config)])
+                self.results.append(
+                    [self._row(task, method, 0, "dev_accuracy", taught.dev_accuracy, spent, seconds, config)]
+                )
 
             run_jobs(jobs, self.options.workers, keep)
-            values = {(r.task, r.method, _key(r.config)): r.value for r in self.results.rows() if r.metric == "dev_accuracy"}
+            values = {
+                (r.task, r.method, _key(r.config)): r.value for r in self.results.rows() if r.metric == "dev_accuracy"
+            }
             for task, method, configuration, config in wanted:
                 scores[task.name, method].append((values[task.name, method, _key(config)], configuration))
             # Stable: of equal ones the earlier in the grid stays ahead.
             left = {key: [c for _, c in sorted(found, key=lambda f: -f[0])] for key, found in scores.items()}
-        return {(t.name, m): left[t.name, METHODS[m].tuned_as or m][0] for t in self.tasks for m in self.options.methods}
+        return {
+            (t.name, m): left[t.name, METHODS[m].tuned_as or m][0] for t in self.tasks for m in self.options.methods
+        }
 
     def _take_over(self, shipped: Sequence[Row], task: Task, method: str, config: dict[str, Any]) -> bool:
         names = (task.name, task.dataset, task.student, method)
@@ -255,7 +265,11 @@ class Comparison:
         }
         if stage == "training":
             size = self.size
-            more = {"budget": self.budget if made.learns else 0, "students": size.students, "final_students": size.final_students}
+            more = {
+                "budget": self.budget if made.learns else 0,
+                "students": size.students,
+                "final_students": size.final_students,
+            }
         return config | more
 
     def _done(self, task: Task, method: str, seed: int, config: dict[str, Any], metric: str) -> bool:

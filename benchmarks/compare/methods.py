@@ -72,6 +72,10 @@ class Configuration:
     lr_schedule: str
     own: int
 
+    def __str__(self) -> str:
+        """For progress: short."""
+        return f"lr {self.learning_rate:g} {self.lr_schedule}, own {self.own}"
+
 
 def grid(loss: str, method: Method) -> list[Configuration]:
     """All configurations of a method: 4 learning rates x 3 schedules x 4 values of its own parameter."""
@@ -143,14 +147,17 @@ METHODS: dict[str, Method] = {
     "label-smoothing": _fixed("label-smoothing", *({"epsilon": e} for e in (0.05, 0.1, 0.2, 0.4))),
     "focal": _fixed("focal", *({"gamma": g} for g in (0.5, 1.0, 2.0, 5.0))),
     "random": Method(_scales(0.1, 0.25, 0.5, 1.0), _random),
-    # Its four values were found by hand in a wider region: with less penalty or a larger rate the actor runs to the edge of
-    # the box and wrecks the students (docs/decisions.md).
+    # Its four values were found by hand in a wider region: with less penalty or a larger rate the actor runs to the
+    # edge of the box and wrecks the students (docs/decisions.md).
     "ddpg": Method(
         tuple(
-            Own(
-                {"loss_kwargs": {"scale": scale}}, {"learning_rate": rate, "noise": 0.3, "action_penalty": penalty}
+            Own({"loss_kwargs": {"scale": scale}}, {"learning_rate": rate, "noise": 0.3, "action_penalty": penalty})
+            for scale, rate, penalty in (
+                (0.1, 1e-4, 100.0),
+                (0.25, 1e-4, 100.0),
+                (0.5, 1e-3, 100.0),
+                (0.5, 3e-4, 1000.0),
             )
-            for scale, rate, penalty in ((0.1, 1e-4, 100.0), (0.25, 1e-4, 100.0), (0.5, 1e-3, 100.0), (0.5, 3e-4, 1000.0))
         ),
         _attention(agents.DDPG),
     ),

@@ -80,14 +80,17 @@ def write(rows: Sequence[Row], folder: Path, methods: Sequence[str], seeds: int)
             table.add_row(*row[:-1])
         Console().print(table)
     write_atomically(folder / "table.md", "\n".join(lines))
-    figures = {"test_error": _test_error(results), "teacher_training": _teacher_training(results)}
-    figures["learning_curves"] = _learning_curves(results)
-    for task in results.tasks:
-        figures[f"coefficients-{task}"] = _coefficients(results, task)
+    figures: dict[str, Figure | None] = {
+        "test_error": _test_error(results),
+        "teacher_training": _teacher_training(results),
+        "learning_curves": _learning_curves(results),
+        **{f"coefficients-{task}": _coefficients(results, task) for task in results.tasks},
+    }
     for name, figure in figures.items():
         if figure is not None:
             picture = io.BytesIO()
-            FigureCanvasAgg(figure).print_png(picture)
+            FigureCanvasAgg(figure)
+            figure.savefig(picture, format="png")
             write_atomically(folder / f"{name}.png", picture.getvalue())
     Console().print(f"table and figures: {folder}")
 
@@ -95,7 +98,9 @@ def write(rows: Sequence[Row], folder: Path, methods: Sequence[str], seeds: int)
 def _subtitle(results: Results, task: str) -> str:
     row = next(r for r in results.rows if r.task == task)
     students = row.config["final_students"]
-    return f"{row.student} on {row.dataset}; each seed's error is the mean over {students} fresh students on the whole pool"
+    return (
+        f"{row.student} on {row.dataset}; a seed's error is the mean over {students} fresh students on the whole pool"
+    )
 
 
 def _table(results: Results, task: str) -> tuple[list[str], list[list[str]]]:
@@ -109,7 +114,9 @@ def _table(results: Results, task: str) -> tuple[list[str], list[list[str]]]:
         ratio = "" if best is None else f"{summary.mean / best[1].mean:.2f}"
         config = rows[0].config
         own = {k: v for k, v in _flat(config["own"]).items() if k not in ("loss", "base")}
-        tuned = ", ".join([f"lr {config['learning_rate']:g} {config['lr_schedule']}", *(f"{k} {v:g}" for k, v in own.items())])
+        tuned = ", ".join(
+            [f"lr {config['learning_rate']:g} {config['lr_schedule']}", *(f"{k} {v:g}" for k, v in own.items())]
+        )
         body.append(
             [
                 method if best is None or method != best[0] else f"{method} (best fixed)",
@@ -126,7 +133,9 @@ def _table(results: Results, task: str) -> tuple[list[str], list[list[str]]]:
 
 
 def _flat(own: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for key, value in own.items() for k, v in (value.items() if isinstance(value, dict) else [(key, value)])}
+    return {
+        k: v for key, value in own.items() for k, v in (value.items() if isinstance(value, dict) else [(key, value)])
+    }
 
 
 def _markdown(cells: Sequence[str]) -> str:
@@ -155,7 +164,14 @@ def _test_error(results: Results) -> Figure:
             axis.plot(values, [place] * len(values), "o", color=color, alpha=0.35, markersize=4)
             axis.plot([100 * summary.low, 100 * summary.high], [place, place], "-", color=color, linewidth=3)
             axis.plot([100 * summary.mean], [place], "D", color=color, markersize=7)
-            axis.annotate(f"{100 * summary.mean:.2f}", (100 * summary.mean, place), (0, 8), textcoords="offset points", ha="center", fontsize=8)
+            axis.annotate(
+                f"{100 * summary.mean:.2f}",
+                (100 * summary.mean, place),
+                (0, 8),
+                textcoords="offset points",
+                ha="center",
+                fontsize=8,
+            )
         axis.set_yticks(range(len(shown)), list(reversed(shown)))
         axis.set_ylim(-0.6, len(shown) - 0.2)
         axis.set_xscale("log")
@@ -200,7 +216,9 @@ def _learning_curves(results: Results) -> Figure:
             if curves:
                 mean = np.mean(curves, axis=0)
                 style = "--" if method in FIXED else "-"
-                axis.plot(np.arange(len(mean)), mean, style, color=COLORS.get(method, "black"), label=method, linewidth=1.4)
+                axis.plot(
+                    np.arange(len(mean)), mean, style, color=COLORS.get(method, "black"), label=method, linewidth=1.4
+                )
         axis.set_xlabel("actions (student steps / steps per action)")
         axis.set_ylabel("J on dev")
         axis.legend(fontsize=8)
@@ -208,7 +226,7 @@ def _learning_curves(results: Results) -> Figure:
 
 
 def _coefficients(results: Results, task: str) -> Figure | None:
-    """Heat maps of the mean coefficients over the episode, minus the neutral teacher's; a row a teacher, its first seed."""
+    """Heat maps of the mean coefficients over the episode, minus the neutral ones; a row a teacher, its first seed."""
     shown = []
     for method in results.methods:
         rows = [r for r in results.of(task, method, "dev_objective") if r.data and r.data["coefficients"]]
@@ -225,10 +243,13 @@ def _coefficients(results: Results, task: str) -> Figure | None:
         for axis, change, step in zip(line, changes, data["actions_at"], strict=True):
             image = axis.imshow(change, cmap="RdBu_r", vmin=-limit, vmax=limit)
             axis.set_title(f"step {step}", fontsize=9)
-            axis.set_xticks([])
-            axis.set_yticks([])
+            few = range(len(change)) if len(change) <= 10 else []
+            axis.set_xticks(few)
+            axis.set_yticks(few)
+            axis.tick_params(labelsize=6, length=0)
         line[0].set_ylabel(f"{method}\nlabel")
-        line[0].set_xlabel("class")
         figure.colorbar(image, ax=list(line), shrink=0.8)
+    for axis in axes[-1]:
+        axis.set_xlabel("class", fontsize=8)
     figure.suptitle(f"{task}: Φ − I over the episode (mean over students, seed 0)", fontsize=11)
     return figure

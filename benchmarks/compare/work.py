@@ -1,4 +1,4 @@
-"""What worker processes do: train students, train teachers, measure; each function is one job and returns plain values."""
+"""What worker processes do: train students, train teachers, measure; each job is one function of plain values."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def teach(env: TeachVectorEnv, teacher: Any, seed: int, *, test: bool = False) -
     actions_left = env.teaching.actions
     shown = np.linspace(0, actions_left - 1, min(HEAT_MAPS, actions_left)).round().astype(int)
     curve, coefficients, sizes = [float(infos["objective"].mean())], [], []
-    neutral = np.zeros(env.action_space.shape, dtype=env.action_space.dtype)
+    neutral = env.teaching.neutral_action.expand(env.num_envs, -1).cpu().numpy()
     for t in range(actions_left):
         actions = neutral if teacher is None else teacher.predict(observation, deterministic=True)[0]
         sizes.append(float(np.abs(actions).mean()))

@@ -1,0 +1,169 @@
+"""The comparison: its protocol, its files, and what happens when it is interrupted."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.compare import Options, main, report, work
+from benchmarks.compare.methods import LEARNING_RATES, METHODS, Configuration, grid
+from benchmarks.compare.work import Setting
+from benchmarks.rows import read_rows
+from teachenv.vector_env import TeachVectorEnv
+
+METHODS_UNDER_TEST = ("cross-entropy", "label-smoothing", "random", "rmd")
+
+
+def shrink(patch: pytest.MonkeyPatch) -> None:
+    """A preset that takes seconds, and no tuning from earlier runs."""
+    patch.setitem(main.PRESETS, "smoke", main.Size(2, 24, ((4, 0.5, 2), (2, 1.0, 3)), 2, 2, 3, (0.0, 0.4)))
+    patch.setattr(main, "SHIPPED", Path("nowhere.jsonl"))
+    patch.setitem(METHODS, "rmd", dataclasses.replace(METHODS["rmd"], parallel=2))
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    shrink(monkeypatch)
+
+
+def options(folder: Path, **changes: object) -> Options:
+    arguments = {"preset": "smoke", "out": folder, "methods": METHODS_UNDER_TEST, "horizon": 6, "workers": 1} | changes
+    return Options(**arguments)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("compare")
+    with pytest.MonkeyPatch.context() as patch:
+        shrink(patch)
+        main.run(options(folder))
+    return folder
+
+
+@pytest.mark.parametrize("loss", LEARNING_RATES)
+def test_grids_are_of_equal_size(loss: str) -> None:
+    own_tuning = {name for name, method in METHODS.items() if method.tuned_as is None}
+    assert {len(grid(loss, METHODS[name])) for name in own_tuning} == {48}
+    assert all(METHODS[method.tuned_as].tuned_as is None for method in METHODS.values() if method.tuned_as)
+
+
+def test_rows_table_and_figures(finished: Path) -> None:
+    rows = read_rows(finished / "results.jsonl")
+    errors = Counter((r.task, r.method) for r in rows if r.metric == "test_error")
+    assert errors == {(t, m): 2 for t in ("digits", "digits-noisy-40") for m in METHODS_UNDER_TEST}
+    assert all(0 <= r.value <= 1 for r in rows if r.metric in ("test_error", "dev_accuracy"))
+    assert all(r.dataset == "digits" and r.student == "mlp" for r in rows)
+    table = (finished / "table.md").read_text()
+    assert all(method in table for method in METHODS_UNDER_TEST)
+    for name in ("test_error", "teacher_training", "learning_curves", "coefficients-digits"):
+        assert (finished / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_tuning_halves_and_never_sees_test(finished: Path) -> None:
+    rows = [r for r in read_rows(finished / "results.jsonl") if r.config["stage"] == "tuning"]
+    assert {r.metric for r in rows} == {"dev_accuracy"}
+    per_rung = Counter((r.task, r.method, r.config["students"]) for r in rows)
+    assert set(per_rung.values()) == {4, 2}
+    rmd = [r for r in rows if r.method == "rmd"]
+    assert {(r.config["students"], r.config["budget"]) for r in rmd} == {(2, 12), (3, 24)}
+
+
+def test_the_best_of_the_last_rung_is_used(finished: Path) -> None:
+    rows = read_rows(finished / "results.jsonl")
+    keys = ("learning_rate", "lr_schedule", "own")
+    for method in METHODS_UNDER_TEST:
+        last = [
+            r
+            for r in rows
+            if (r.task, r.method, r.metric) == ("digits", method, "dev_accuracy") and r.config["students"] == 3
+        ]
+        used = next(r for r in rows if (r.task, r.method, r.metric) == ("digits", method, "test_error")).config
+        best = max(last, key=lambda r: r.value)
+        tied = [r for r in last if r.value == best.value]
+        assert any(all(r.config[k] == used[k] for k in keys) for r in tied)
+
+
+def test_teachers_spend_the_budget_and_are_followed(finished: Path) -> None:
+    rows = [r for r in read_rows(finished / "results.jsonl") if r.config["stage"] == "training"]
+    followed = [
+        r.student_steps for r in rows if (r.task, r.method, r.seed, r.metric) == ("digits", "rmd", 0, "dev_objective")
+    ]
+    assert followed == [0, 12, 24]
+    assert {r.student_steps for r in rows if r.method == "cross-entropy"} == {0}
+
+
+def test_running_again_changes_nothing(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (finished / "results.jsonl").read_bytes()
+    monkeypatch.setattr(work, "train", None)
+    monkeypatch.setattr(work, "tune", None)
+    main.run(options(finished))
+    assert (finished / "results.jsonl").read_bytes() == before
+
+
+def test_an_interrupted_run_continues(finished: Path, tmp_path: Path) -> None:
+    lines = (finished / "results.jsonl").read_text().splitlines(keepends=True)
+    kept = [line for line in lines if json.loads(line)["method"] != "rmd" or json.loads(line)["seed"] == 0]
+    (tmp_path / "results.jsonl").write_text("".join(kept))
+    main.run(options(tmp_path))
+
+    def values(folder: Path) -> dict[tuple[str, str, int, str, int], float]:
+        rows = read_rows(folder / "results.jsonl")
+        return {
+            (r.task, r.method, r.seed, r.metric, r.student_steps): r.value
+            for r in rows
+            if r.config["stage"] == "training"
+        }
+
+    assert values(tmp_path) == values(finished)
+
+
+def test_table_and_figures_come_from_the_rows_alone(finished: Path, tmp_path: Path) -> None:
+    report.write(read_rows(finished / "results.jsonl"), tmp_path, METHODS_UNDER_TEST, 2)
+    assert (tmp_path / "table.md").read_text() == (finished / "table.md").read_text()
+
+
+def test_shipped_tuning_is_taken_over(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(main, "SHIPPED", finished / "results.jsonl")
+    monkeypatch.setattr(work, "tune", None)
+    best = main.Comparison(options(tmp_path)).tune()
+    assert len(best) == 2 * len(METHODS_UNDER_TEST)
+    with pytest.raises(Exception, match="NoneType"):
+        main.Comparison(options(tmp_path / "anew", retune=True)).tune()
+
+
+def test_a_teacher_continues_from_its_checkpoint(tmp_path: Path) -> None:
+    setting, configuration = Setting("TeachDigits-v0", {"horizon": 6}), Configuration(0.2, "linear", 0)
+    arguments = (setting, "rmd", configuration, 0, 48, 4, 2, 3)
+    whole = work.train(*arguments, tmp_path / "whole")
+    for suffix in (".zip", ".json"):
+        (tmp_path / f"part{suffix}").write_bytes((tmp_path / f"whole{suffix}").read_bytes())
+    resumed = work.train(*arguments, tmp_path / "part")
+    assert resumed.pool == whole.pool
+    assert resumed.split == whole.split
+    assert [(s, v) for s, _, v in resumed.points] == [(s, v) for s, _, v in whole.points]
+
+
+def test_test_split_is_touched_once_by_final_students_on_the_whole_pool(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    touched = []
+    original = TeachVectorEnv.evaluate_final
+
+    def watched(self: TeachVectorEnv, split: str = "test") -> dict[str, np.ndarray]:
+        touched.append((split, self.teaching.settings.train_on))
+        return original(self, split)
+
+    monkeypatch.setattr(TeachVectorEnv, "evaluate_final", watched)
+    setting = Setting("TeachDigits-v0", {"horizon": 6})
+    work.train(setting, "rmd", Configuration(0.2, "linear", 0), 0, 24, 2, 2, 3, tmp_path / "teacher")
+    assert touched == [("test", "pool")]
+
+
+def test_unknown_method_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="did you mean 'rmd'"):
+        options(tmp_path, methods=("rmdd",))

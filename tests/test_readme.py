@@ -1,0 +1,26 @@
+"""The README's Python snippets run as they stand, each in an interpreter's fresh namespace."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+SNIPPETS = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+
+
+def test_there_are_snippets() -> None:
+    assert len(SNIPPETS) >= 4
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda s: s.splitlines()[-1][:40])
+def test_snippet_runs(snippet: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(compile(snippet, str(README), "exec"), {"__name__": "readme"})
+
+
+def test_environment_table_names_every_id() -> None:
+    from teachenv.registration import ENVIRONMENTS
+
+    text = README.read_text(encoding="utf-8")
+    assert all(f"`{name}`" in text for name in ENVIRONMENTS)

@@ -82,7 +82,9 @@ class Resumable(BaseAlgorithm):
         path = path if path.suffix else path.with_suffix(".zip")
         partial = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
-            super().save(partial, exclude, include)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(partial, "wb") as file:
+                super().save(file, exclude, include)
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)

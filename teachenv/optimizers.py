@@ -65,7 +65,8 @@ class SGD:
         if self.weight_decay:
             gradient = {name: g.add(parameters[name], alpha=self.weight_decay) for name, g in gradient.items()}
         if self.momentum:
-            slots = {name: slots[name].mul(self.momentum).add(g) for name, g in gradient.items()}
+            # In place on the product, which nobody else holds: a large student is bound by memory traffic.
+            slots = {name: slots[name].mul(self.momentum).add_(g) for name, g in gradient.items()}
             direction = slots
             if self.nesterov:
                 direction = {name: g.add(slots[name], alpha=self.momentum) for name, g in gradient.items()}

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.func import functional_call
 
 from teachenv.optimizers import Tensors
 from teachenv.randomness import Purpose, torch_seed
@@ -65,8 +64,7 @@ class FunctionalStudent:
             plain = self._skeletons[training, False]
             twin = differentiable_batch_norm(copy.deepcopy(plain)) if has_batch_norm(plain) else plain
             self._skeletons[training, True] = twin
-        untied = sum(1 for _ in self._module.named_parameters())
-        self._tied = sum(1 for _ in self._module.named_parameters(remove_duplicate=False)) > untied
+        self._places = {key: _places(skeleton) for key, skeleton in self._skeletons.items()}
         self._trainable = [name for name, p in self._module.named_parameters() if p.requires_grad]
         if not self._trainable:
             raise ValueError(f"the student {type(self._module).__name__} has no trainable parameter: nothing to teach")
@@ -130,10 +128,12 @@ class FunctionalStudent:
             # Modules such as batch norm update their buffers in place.
             buffers = {name: b.clone() for name, b in buffers.items()}
         tensors = parameters | buffers
-        with self._captured_head(module, with_head) as head:
-            outputs = functional_call(module, tensors, (inputs,), tie_weights=self._tied)
-        # functional_call writes buffers that were assigned anew back into the dictionary.
-        return Prediction(outputs, **head), {name: tensors[name] for name in buffers}
+        places = self._places[training, differentiable]
+        with self._captured_head(module, with_head) as head, _holding(tensors, places):
+            outputs = module(inputs)
+            # Read back, since a forward pass may assign a buffer anew.
+            new_buffers = {name: places[name][0][0][places[name][0][1]] for name in buffers}
+        return Prediction(outputs, **head), new_buffers
 
     @contextmanager
     def _captured_head(self, module: nn.Module, wanted: bool) -> Iterator[dict[str, Any]]:
@@ -182,3 +182,37 @@ class FunctionalStudent:
             handle.remove()
         head = next((name for name, out in seen.items() if out is outputs), None)
         return head, stochastic, outputs.shape[-1]
+
+
+_Place = tuple[dict[str, Any], str]
+"""Where a module keeps a tensor: its dictionary of parameters or buffers, and the key there."""
+
+
+def _places(module: nn.Module) -> dict[str, list[_Place]]:
+    """All places of each parameter and buffer, by the tensor's first name; tied tensors have several."""
+    names: dict[int, str] = {}
+    places: dict[str, list[_Place]] = {}
+    for prefix, child in module.named_modules():
+        for registry in (child._parameters, child._buffers):
+            for key, tensor in registry.items():
+                if tensor is not None:
+                    name = names.setdefault(id(tensor), f"{prefix}.{key}" if prefix else key)
+                    places.setdefault(name, []).append((registry, key))
+    return places
+
+
+@contextmanager
+def _holding(tensors: Tensors, places: dict[str, list[_Place]]) -> Iterator[None]:
+    """Puts the tensors into a module's places inside the block, and what was there back after it.
+
+    It is `torch.func.functional_call` with the names looked up once and not at each call, which a small student feels.
+    """
+    held = [(registry, key, registry[key]) for name in tensors for registry, key in places[name]]
+    try:
+        for name, tensor in tensors.items():
+            for registry, key in places[name]:
+                registry[key] = tensor
+        yield
+    finally:
+        for registry, key, tensor in held:
+            registry[key] = tensor

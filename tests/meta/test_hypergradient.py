@@ -1,4 +1,4 @@
-"""The hypergradient against an unrolled episode that shares nothing with it but minibatches, and against replayed episodes."""
+"""The hypergradient against an unrolled episode that shares only the minibatches with it, and against replays."""
 
 import functools
 from dataclasses import dataclass, field
@@ -54,8 +54,11 @@ class Case:
         return self.student not in ("lenet", "resnet8")
 
     def env(self, **changes: Any) -> TeachEnv:
-        ours = {"task": images() if self.student in ("lenet", "resnet8") else vectors(), "dtype": "float64"}
-        ours |= {"student": self.student, "loss": self.loss, "horizon": 4, "batch_size": 6, "dev_size": 16}
+        ours = {"student": self.student, "loss": self.loss, "horizon": 4, "dtype": "float64"}
+        if self.student in ("lenet", "resnet8"):
+            ours |= {"task": images(), "batch_size": 4, "dev_size": 10}
+        else:
+            ours |= {"task": vectors(), "batch_size": 6, "dev_size": 16}
         ours |= {"learning_rate": 0.05, "loss_kwargs": {"scale": 0.02} if self.loss == "mixture" else {}}
         return TeachEnv(**(ours | self.options | changes))
 
@@ -81,7 +84,9 @@ def cases() -> list[Case]:
     for student in (batch_norm_student, cumulative_batch_norm_student, dropout_student):
         found.append(Case(student.__name__, student, "mixture", {"horizon": 6, "weight_decay": 0.01}))
     found.append(Case("dropout-replayed", dropout_student, options={"horizon": 6, "steps_per_action": 3}))
-    found.append(Case("resnet8-replayed", "resnet8", options={"steps_per_action": 2, "augment": True, "nesterov": True}))
+    found.append(
+        Case("resnet8-replayed", "resnet8", options={"steps_per_action": 2, "augment": True, "nesterov": True})
+    )
     return found
 
 
@@ -200,7 +205,7 @@ def unrolled(case: Case, actions: np.ndarray, seed: int = 3) -> tuple[float, np.
     return after.item() - before, torch.autograd.grad(after, leaf)[0].numpy()
 
 
-# --- the gradient ------------------------------------------------------------------------------------------------------
+# --- the gradient -----------------------------------------------------------------------------------------------------
 
 
 @by_name
@@ -271,7 +276,7 @@ def test_momentum_and_running_statistics_matter():
     assert relative(without.actions.numpy(), whole.actions.numpy()) > 0.01
 
 
-# --- special cases -----------------------------------------------------------------------------------------------------
+# --- special cases ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", METHODS)

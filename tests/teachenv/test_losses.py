@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -213,7 +214,7 @@ def test_margin_one_is_cross_entropy_and_larger_margins_ask_for_more():
     prediction = predict(*head)
     losses = [plain_loss("large-margin", margin=m)(prediction, y) for m in (1, 2, 3, 4)]
     torch.testing.assert_close(losses[0], F.cross_entropy(prediction.outputs, y, reduction="none"))
-    assert all((b > a).all() for a, b in zip(losses, losses[1:], strict=False))
+    assert all((b > a).all() for a, b in pairwise(losses))
 
 
 def test_large_margin_has_finite_gradients_where_features_or_weights_vanish():
@@ -252,7 +253,9 @@ def test_options_reach_the_formula():
     prediction = predict(*head)
     flat = plain_loss("smooth-01", sharpness=0.0)(prediction, y)
     assert flat.tolist() == pytest.approx([math.log(2)] * N)
-    torch.testing.assert_close(plain_loss("focal", gamma=0.0)(prediction, y), plain_loss("cross-entropy")(prediction, y))
+    torch.testing.assert_close(
+        plain_loss("focal", gamma=0.0)(prediction, y), plain_loss("cross-entropy")(prediction, y)
+    )
     q = plain_loss("generalized-cross-entropy", q=1e-9)(prediction, y)
     torch.testing.assert_close(q, plain_loss("cross-entropy")(prediction, y), rtol=1e-5, atol=1e-5)
 
@@ -294,9 +297,7 @@ def test_sample_weights_weigh_samples(scale):
     loss, prediction = make_loss("sample-weights", {"base": "brier", "scale": scale}), predict(*head)
     action = action_of(loss)
     weights = 1 + scale * action
-    torch.testing.assert_close(
-        loss(action, prediction, y), (weights * plain_loss("brier")(prediction, y)).sum() / N
-    )
+    torch.testing.assert_close(loss(action, prediction, y), (weights * plain_loss("brier")(prediction, y)).sum() / N)
     torch.testing.assert_close(loss.coefficients(action), weights[None])
     assert (loss.coefficients(-torch.ones(N)) >= 0).all()
 

@@ -1,0 +1,189 @@
+"""DDPG as a teacher, and SB3's own algorithms, unchanged, on the environments."""
+
+import functools
+import importlib
+import inspect
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import stable_baselines3
+import torch
+from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
+from stable_baselines3.common.vec_env import VecMonitor
+
+import agents
+from agents import DDPG, GymVecEnv
+from meta.policies import Attention
+from teachenv import Task, TeachEnv, TeachVectorEnv
+
+HORIZON = 5
+POLICIES = pytest.mark.parametrize("policy", ["AttentionPolicy", "MlpPolicy"])
+
+
+@functools.cache
+def task() -> Task:
+    rng = np.random.default_rng(0)
+    targets = np.arange(90) % 3
+    inputs = rng.normal(size=(90, 5)) + rng.normal(size=(3, 5))[targets]
+    return Task("vectors", "made-up", (inputs[:80], targets[:80]), (inputs[80:], targets[80:]), 3)
+
+
+def environment(count=None, **changes):
+    settings = {"task": task(), "horizon": HORIZON, "batch_size": 8, "dev_size": 24, **changes}
+    return TeachEnv(**settings) if count is None else TeachVectorEnv(count, **settings)
+
+
+def states(count=20):
+    return np.random.default_rng(0).random((count, 6)).astype(np.float32)
+
+
+def stored(model, name):
+    return getattr(model.replay_buffer, name)[: model.replay_buffer.pos].reshape(
+        -1, *getattr(model.replay_buffer, name).shape[2:]
+    )
+
+
+def test_the_packages_surface():
+    assert set(agents.__all__) == {"DDPG", "GymVecEnv"}
+    assert issubclass(DDPG, stable_baselines3.DDPG)
+    ours, theirs = (list(inspect.signature(c.learn).parameters) for c in (DDPG, stable_baselines3.DDPG))
+    assert ours == theirs
+
+
+@POLICIES
+def test_it_starts_near_the_neutral_action(policy):
+    model = DDPG(policy, environment(), seed=0)
+    actions, _ = model.predict(states(), deterministic=True)
+    assert 0 < np.abs(actions).max() < 0.05
+    with torch.no_grad():
+        np.testing.assert_array_equal(
+            model.actor_target(torch.as_tensor(states())).numpy(), model.actor(torch.as_tensor(states())).numpy()
+        )
+
+
+@POLICIES
+def test_its_actor_is_the_gradient_teachers(policy):
+    model = DDPG(policy, environment(), seed=0)
+    if policy == "AttentionPolicy":
+        assert isinstance(model.actor.mu, Attention)
+        assert [tuple(p.shape) for p in model.actor.parameters()] == [(10, 6), (9, 10)]
+    else:
+        assert [tuple(p.shape) for p in model.actor.parameters() if p.dim() == 2] == [(400, 6), (300, 400), (9, 300)]
+    moved = {id(p) for group in model.actor.optimizer.param_groups for p in group["params"]}
+    assert moved == {id(p) for p in model.actor.parameters()}
+
+
+@pytest.mark.parametrize("count", [None, 3])
+def test_it_explores_with_gaussian_noise_from_the_first_step(count):
+    """Uniform actions, which SB3 takes until `learning_starts`, have a standard deviation of 0.58."""
+    model = DDPG("AttentionPolicy", environment(count), seed=0, learning_starts=1000, noise=0.2)
+    assert isinstance(model.action_noise, NormalActionNoise)
+    model.learn(300)
+    actions = stored(model, "actions")
+    assert len(actions) == 300
+    assert actions.std() == pytest.approx(0.2, rel=0.1)
+    assert abs(actions.mean()) < 0.03
+    assert len(np.unique(actions)) > 0.99 * actions.size
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+def test_noise_of_ones_own(noise):
+    own = OrnsteinUhlenbeckActionNoise(np.zeros(9), np.full(9, noise))
+    model = DDPG("AttentionPolicy", environment(), seed=0, action_noise=own, learning_starts=100)
+    assert model.action_noise is own
+    model.learn(20)
+    assert (np.abs(stored(model, "actions")).max() < 0.05) == (noise == 0)
+
+
+@pytest.mark.parametrize("count", [None, 2])
+@pytest.mark.parametrize(("scale", "penalty"), [(1.0, 0.0), (100.0, 0.0), (10.0, 0.5)])
+def test_reward_scale_and_action_penalty_reach_the_replay_buffer(count, scale, penalty):
+    model = DDPG("AttentionPolicy", environment(count), seed=0, reward_scale=scale, action_penalty=penalty, noise=0.5)
+    rewards = []
+    model.learn(4 * HORIZON, callback=lambda local, _: rewards.append(local["rewards"].copy()) or True)
+    squares = np.square(stored(model, "actions")).mean(1)
+    assert squares.max() > 0.1
+    assert np.abs(np.concatenate(rewards)).max() > 1e-3
+    np.testing.assert_allclose(
+        stored(model, "rewards"), scale * np.concatenate(rewards) - penalty * squares, rtol=1e-5, atol=1e-6
+    )
+    assert sum(e["r"] for e in model.ep_info_buffer) == pytest.approx(np.concatenate(rewards).sum(), abs=1e-4)
+
+
+def test_it_learns_to_act_where_the_penalty_is_all_that_counts():
+    """A critic that learns c·mean(a²) moves the actor to the zero action."""
+    options = {"reward_scale": 0.0, "action_penalty": 10.0, "noise": 0.5, "learning_rate": 1e-2, "gamma": 0.0}
+    model = DDPG(
+        "AttentionPolicy", environment(), seed=0, policy_kwargs={"initial_scale": 2.0, "net_arch": [64, 64]}, **options
+    )
+    before = np.abs(model.predict(states())[0]).mean()
+    model.learn(300)
+    assert before > 0.3
+    assert np.abs(model.predict(states())[0]).mean() < 0.5 * before
+
+
+def test_its_defaults_are_a_teachers():
+    model = DDPG("AttentionPolicy", environment())
+    assert (model.gamma, model.reward_scale, model.action_penalty, model.noise) == (1.0, 100.0, 0.0, 0.1)
+
+
+@POLICIES
+def test_double_precision_environments_work(policy, tmp_path):
+    model = DDPG(policy, environment(dtype="float64"), seed=0, learning_starts=5, batch_size=4, buffer_size=50)
+    model.learn(4 * HORIZON)
+    model.save(tmp_path / "teacher")
+    loaded = DDPG.load(tmp_path / "teacher")
+    np.testing.assert_array_equal(loaded.predict(states())[0], model.predict(states())[0])
+
+
+def test_options_and_noise_survive_a_checkpoint(tmp_path):
+    model = DDPG(
+        "AttentionPolicy", environment(), seed=0, noise=0.3, reward_scale=7.0, action_penalty=0.5,
+        policy_kwargs={"keys": 4, "initial_scale": 0.1},
+    )  # fmt: skip
+    model.learn(HORIZON).save(tmp_path / "teacher")
+    loaded = DDPG.load(tmp_path / "teacher", env=environment())
+    assert (loaded.noise, loaded.reward_scale, loaded.action_penalty) == (0.3, 7.0, 0.5)
+    assert loaded.actor.mu.query.out_features == 4
+    loaded.learn(4 * HORIZON)
+    assert stored(loaded, "actions").std() == pytest.approx(0.3, rel=0.3)
+
+
+def test_a_checkpoint_holds_no_empty_part_of_the_replay_buffer(tmp_path):
+    sizes = []
+    for capacity in (50, 200_000):
+        model = DDPG("AttentionPolicy", environment(), seed=0, buffer_size=capacity).learn(4 * HORIZON)
+        model.save(tmp_path / "teacher")
+        assert model.saved_transitions is None
+        sizes.append((tmp_path / "teacher.zip").stat().st_size)
+    assert sizes[1] < 1.1 * sizes[0]
+
+
+# --- SB3's own algorithms ---------------------------------------------------------------------------------------------
+
+SHORT = {
+    "DDPG": {"learning_starts": 5, "batch_size": 8, "buffer_size": 100},
+    "TD3": {"learning_starts": 5, "batch_size": 8, "buffer_size": 100},
+    "SAC": {"learning_starts": 5, "batch_size": 8, "buffer_size": 100},
+    "PPO": {"n_steps": 8, "batch_size": 8, "n_epochs": 2},
+    "A2C": {"n_steps": 8},
+}
+
+
+@pytest.mark.parametrize("vector", [False, True])
+@pytest.mark.parametrize("name", SHORT)
+def test_sb3s_algorithms_train_unchanged(name, vector):
+    if vector:
+        env = VecMonitor(GymVecEnv(gym.make_vec("TeachDigits-v0", num_envs=2, horizon=HORIZON)))
+    else:
+        env = gym.make("TeachDigits-v0", horizon=HORIZON)
+    algorithm = getattr(importlib.import_module("stable_baselines3"), name)
+    kwargs = {} if name == "A2C" else {"policy_kwargs": {"net_arch": [16]}}
+    model = algorithm("MlpPolicy", env, seed=0, device="cpu", **kwargs, **SHORT[name])
+    before = [p.detach().clone() for p in model.policy.parameters()]
+    model.learn(32)
+    assert model.num_timesteps == 32
+    assert any(not torch.equal(p, old) for p, old in zip(model.policy.parameters(), before, strict=True))
+    assert all(p.isfinite().all() for p in model.policy.parameters())
+    assert {e["l"] for e in model.ep_info_buffer} == {HORIZON}

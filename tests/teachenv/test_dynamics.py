@@ -1,0 +1,358 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from teachenv.dynamics import BatchedDynamics, take
+from teachenv.settings import Settings
+from teachenv.students import make_student
+from teachenv.tasks import Task, make_task
+from teachenv.tasks.synthetic import make_synthetic
+from teachenv.teaching import Teaching, stack_episodes
+
+IMAGES = make_synthetic(pool_size=48, test_size=4)
+SMALL = {"horizon": 4, "batch_size": 8, "dev_size": 16}
+
+
+def normed():
+    return nn.Sequential(nn.Linear(64, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 10))
+
+
+def dropped():
+    return nn.Sequential(nn.Linear(64, 12), nn.Dropout(0.3), nn.Tanh(), nn.Linear(12, 10))
+
+
+STUDENTS = {
+    "mlp": {"task": "digits"},
+    "relu": {"task": "digits", "student_kwargs": {"activation": "relu", "hidden": [16, 16]}},
+    "normed": {"task": "digits", "student": normed},
+    "lenet": {"task": IMAGES, "student": "lenet"},
+    "resnet8": {"task": IMAGES, "student": "resnet8"},
+}
+
+
+def teaching_of(name="mlp", **settings):
+    return Teaching(Settings(**(SMALL | STUDENTS[name] | settings)))
+
+
+def random_actions(teaching, *shape, seed=0):
+    rng = np.random.default_rng(seed)
+    actions = rng.uniform(-1, 1, (*shape, teaching.action_space.shape[0]))
+    return torch.from_numpy(actions).to(teaching.task.pool[0].dtype)
+
+
+def assert_same(a, b, **tolerance):
+    """Two states agree: bitwise without a tolerance."""
+    for part in ("parameters", "slots", "buffers"):
+        one, other = getattr(a, part), getattr(b, part)
+        assert one.keys() == other.keys()
+        for name in one:
+            if tolerance:
+                torch.testing.assert_close(one[name], other[name], **tolerance)
+            else:
+                assert torch.equal(one[name], other[name]), (part, name)
+
+
+# --- the neutral teacher is plain training ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", ["bilinear", "sample-weights"])
+@pytest.mark.parametrize("name", STUDENTS)
+@pytest.mark.parametrize(
+    "sgd",
+    [
+        {"momentum": 0.0},
+        {"momentum": 0.9, "nesterov": True, "weight_decay": 5e-4, "lr_schedule": "cosine"},
+    ],
+    ids=["plain", "nesterov"],
+)
+def test_the_zero_action_is_a_plain_training_loop_bitwise(name, loss, sgd):
+    teaching = teaching_of(name, loss=loss, **sgd)
+    dynamics, episode = teaching.dynamics, teaching.episode(5)
+    state = dynamics.init(episode)
+
+    student = STUDENTS[name].get("student", "mlp")
+    inputs = teaching.task.pool[0]
+    kwargs = STUDENTS[name].get("student_kwargs")
+    module = student() if callable(student) else make_student(student, tuple(inputs.shape[1:]), 10, kwargs)()
+    module.load_state_dict(state.parameters | state.buffers)
+    optimizer = torch.optim.SGD(
+        module.parameters(),
+        lr=0.1,
+        momentum=sgd["momentum"],
+        nesterov=sgd.get("nesterov", False),
+        weight_decay=sgd.get("weight_decay", 0.0),
+    )
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=SMALL["horizon"])
+    assert (dynamics.augmentation is not None) == (name in ("lenet", "resnet8"))
+    for step in range(SMALL["horizon"]):
+        x, y = dynamics.minibatch(episode, step)
+        optimizer.param_groups[0]["lr"] = dynamics.rate(step)  # equal to torch's up to rounding
+        if "lr_schedule" in sgd:
+            assert dynamics.rate(step) == pytest.approx(cosine.get_last_lr()[0])
+        optimizer.zero_grad()
+        F.cross_entropy(module(x), y).backward()
+        optimizer.step()
+        cosine.step()
+        state, _ = dynamics.step(state, episode, teaching.neutral_action)
+    assert state.step == SMALL["horizon"]
+    for key, value in module.state_dict().items():
+        assert torch.equal((state.parameters | state.buffers)[key], value), key
+    x, y = dynamics.dev(episode)
+    with torch.no_grad():
+        outputs = module.eval()(x)
+    objective, score, _ = dynamics.metrics(state, x, y)
+    assert float(score) == pytest.approx((outputs.argmax(1) == y).float().mean().item())
+    assert float(objective) == pytest.approx((outputs / 0.2).softmax(1)[range(len(y)), y].mean().item(), abs=1e-6)
+
+
+def test_outcomes_are_of_the_minibatch_before_the_update():
+    teaching = teaching_of("mlp", loss="sample-weights")
+    dynamics, episode = teaching.dynamics, teaching.episode(1)
+    state, action = dynamics.init(episode), random_actions(teaching)
+    x, y = dynamics.minibatch(episode, 0)
+    outputs = dynamics.student(state.parameters, state.buffers, x, training=True)[0].outputs
+    _, outcome = dynamics.step(state, episode, action)
+    weighted = ((1 + action) * F.cross_entropy(outputs, y, reduction="none")).mean()
+    torch.testing.assert_close(outcome.loss, weighted.detach())
+    assert float(outcome.train_score) == pytest.approx((outputs.argmax(1) == y).double().mean().item())
+
+
+# --- purity ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*STUDENTS, "dropped"])
+def test_a_step_can_be_replayed_and_leaves_its_arguments_as_they_are(name):
+    teaching = (
+        teaching_of("mlp", student=dropped) if name == "dropped" else teaching_of(name, loss="bilinear", momentum=0.9)
+    )
+    dynamics, episode = teaching.dynamics, teaching.episode(2)
+    actions = random_actions(teaching, 3)
+    states = [dynamics.init(episode)]
+    for action in actions:
+        states.append(dynamics.step(states[-1], episode, action)[0])
+    copy = dataclasses.replace(
+        states[1],
+        **{p: {k: t.clone() for k, t in getattr(states[1], p).items()} for p in ("parameters", "slots", "buffers")},
+    )
+    again = dynamics.step(states[1], episode, actions[1])[0]
+    dynamics.gradient(states[1], episode, actions[1], with_action=True)
+    assert_same(again, states[2])
+    assert_same(states[1], copy)
+
+
+@pytest.mark.parametrize("loss", ["bilinear", "bilinear-sigmoid", "sample-weights", "mixture"])
+def test_gradients_are_those_of_the_reported_loss(loss):
+    teaching = teaching_of("mlp", loss=loss, dtype="float64")
+    dynamics, episode = teaching.dynamics, teaching.episode(0)
+    state, action = dynamics.init(episode), random_actions(teaching)
+    gradient = dynamics.gradient(state, episode, action, with_action=True)
+
+    def value(parameters, a):
+        moved = dataclasses.replace(state, parameters=parameters)
+        return float(dynamics.gradient(moved, episode, a).outcome.loss)
+
+    rng, h = torch.Generator().manual_seed(0), 1e-6
+    direction = {n: torch.randn(p.shape, generator=rng, dtype=p.dtype) for n, p in state.parameters.items()}
+    moved = [{n: p + s * h * direction[n] for n, p in state.parameters.items()} for s in (1, -1)]
+    slope = (value(moved[0], action) - value(moved[1], action)) / (2 * h)
+    assert slope == pytest.approx(
+        sum(float((gradient.parameters[n] * d).sum()) for n, d in direction.items()), rel=1e-5
+    )
+    toward = torch.randn(action.shape, generator=rng, dtype=action.dtype)
+    slope = value(state.parameters, action + h * toward) - value(state.parameters, action - h * toward)
+    assert slope / (2 * h) == pytest.approx(float(gradient.action @ toward), rel=1e-5)
+
+
+def test_running_statistics_move_once_a_step_differentiable_or_not():
+    teaching = teaching_of("normed", dtype="float64")
+    dynamics, episode = teaching.dynamics, teaching.episode(0)
+    state = dynamics.init(episode)
+    after, _ = dynamics.step(state, episode, teaching.neutral_action)
+    assert int(after.buffers["1.num_batches_tracked"]) == 1
+    parameters = {name: p.clone().requires_grad_() for name, p in state.parameters.items()}
+    with_graph = dynamics.gradient(
+        dataclasses.replace(state, parameters=parameters), episode, teaching.neutral_action, create_graph=True
+    )
+    for name, value in after.buffers.items():
+        torch.testing.assert_close(with_graph.buffers[name].detach(), value, rtol=1e-12, atol=1e-12)
+    assert with_graph.buffers["1.running_mean"].requires_grad
+
+
+# --- batches of students ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "dtype", "tolerance"),
+    [
+        *[(n, p, d, t) for n in ("mlp", "normed") for p in ("vmap", "loop") for d, t in
+          (("float32", 1e-5), ("float64", 1e-10))],
+        ("lenet", "loop", "float32", 1e-5),
+        ("lenet", "vmap", "float64", 1e-10),
+        ("resnet8", "loop", "float32", 1e-5),
+        ("resnet8", "vmap", "float64", 1e-10),
+    ],
+)  # fmt: skip
+def test_batched_students_are_single_ones(name, path, dtype, tolerance):
+    teaching = teaching_of(name, dtype=dtype, loss="mixture", learning_rate=0.02)
+    single, seeds, steps = teaching.dynamics, (3, 8), 3
+    batched = BatchedDynamics(single, path)
+    episodes = [teaching.episode(seed) for seed in seeds]
+    together = stack_episodes(episodes)
+    actions = random_actions(teaching, steps, len(seeds))
+    batch, outcome = batched.init(together), None
+    for action in actions:
+        batch, outcome = batched.step(batch, together, action)
+    objectives = batched.objective(batch, together)
+    measured = batched.metrics(batch, *batched.dev(together))
+    for i, episode in enumerate(episodes):
+        state = single.init(episode)
+        for action in actions[:, i]:
+            state, alone = single.step(state, episode, action)
+        row = dataclasses.replace(take(batch, [i]), step=steps)
+        for part in ("parameters", "slots", "buffers"):
+            found = {n: t[0] for n, t in getattr(row, part).items()}
+            torch.testing.assert_close(found, getattr(state, part), rtol=0, atol=tolerance)
+        torch.testing.assert_close(outcome.loss[i], alone.loss, rtol=0, atol=tolerance)
+        torch.testing.assert_close(objectives[i], single.objective(state, episode), rtol=0, atol=10 * tolerance)
+        of_one = single.metrics(state, *single.dev(episode))
+        torch.testing.assert_close(measured[0][i], of_one[0], rtol=0, atol=10 * tolerance)
+        torch.testing.assert_close(measured[1][i], of_one[1], rtol=0, atol=1 / SMALL["dev_size"])
+
+
+def test_dropout_students_are_batched_by_the_loop():
+    teaching = teaching_of("mlp", student=dropped)
+    episodes = [teaching.episode(seed) for seed in (3, 8)]
+    batched = BatchedDynamics(teaching.dynamics, "loop")
+    batch, together = batched.init(stack_episodes(episodes)), stack_episodes(episodes)
+    action = teaching.neutral_action
+    batch, _ = batched.step(batch, together, action.expand(2, -1))
+    for i, episode in enumerate(episodes):
+        alone, _ = teaching.dynamics.step(teaching.dynamics.init(episode), episode, action)
+        torch.testing.assert_close({n: t[i] for n, t in batch.parameters.items()}, alone.parameters, rtol=0, atol=1e-6)
+
+
+# --- episodes --------------------------------------------------------------------------------------------------------
+
+
+def numbered_task(pool, test=3):
+    """Each sample's input is its own number, test samples' negative."""
+    inputs = torch.arange(pool, dtype=torch.float32)[:, None]
+    return Task(
+        "numbered",
+        "numbered",
+        (inputs, torch.arange(pool) % 2),
+        (-1 - torch.arange(test, dtype=torch.float32)[:, None], torch.zeros(test, dtype=torch.int64)),
+        num_outputs=2,
+    )
+
+
+@given(data=st.data(), seed=st.integers(0, 2**62))
+@settings(max_examples=60)
+def test_an_episode_is_a_disjoint_split_and_epochs_without_repeats(data, seed):
+    pool = data.draw(st.integers(4, 40), label="pool")
+    dev_size = data.draw(st.integers(1, pool - 2), label="dev_size")
+    train_size = data.draw(st.none() | st.integers(1, pool - dev_size), label="train_size")
+    train_on = data.draw(st.sampled_from(["split", "pool"]), label="train_on")
+    available = pool if train_on == "pool" else pool - dev_size if train_size is None else train_size
+    batch = data.draw(st.integers(1, available), label="batch_size")
+    options = {
+        "task": numbered_task(pool),
+        "student": lambda: nn.Linear(1, 2),
+        "dev_size": dev_size,
+        "train_size": train_size,
+        "train_on": train_on,
+        "batch_size": batch,
+    }
+    teaching = Teaching(Settings(horizon=12, **options))
+    episode = teaching.episode(seed)
+    train, dev = set(episode.train.tolist()), set(episode.dev.tolist())
+    assert len(train) == len(episode.train) == available == teaching.train_size
+    assert len(dev) == len(episode.dev) == dev_size
+    assert train == set(range(pool)) if train_on == "pool" else not train & dev
+    assert episode.batches.shape == (12, batch)
+    per_epoch = available // batch
+    for start in range(0, 12, per_epoch):
+        epoch = episode.batches[start : start + per_epoch].flatten().tolist()
+        assert len(set(epoch)) == len(epoch)
+        assert set(epoch) <= train
+    # A longer training begins as a shorter one: minibatch t is a function of (seed, t).
+    shorter = Teaching(Settings(horizon=5, **options)).episode(seed)
+    assert torch.equal(shorter.batches, episode.batches[:5])
+    for split, inputs in (("train", episode.train), ("dev", episode.dev)):
+        assert torch.equal(teaching.split(teaching.dynamics, episode, split)[0][:, 0], inputs.float())
+    assert (teaching.split(teaching.dynamics, episode, "test")[0] < 0).all()
+
+
+def test_episodes_of_one_seed_are_equal_and_of_others_differ():
+    teaching = teaching_of("mlp")
+    one, again, other = (teaching.episode(seed) for seed in (1, 1, 2))
+    for part in ("batches", "dev", "train"):
+        assert torch.equal(getattr(one, part), getattr(again, part))
+        assert not torch.equal(getattr(one, part), getattr(other, part))
+    fixed = [teaching_of("mlp", resplit=False).episode(seed) for seed in (1, 2)]
+    assert torch.equal(fixed[0].dev, fixed[1].dev)
+    assert torch.equal(fixed[0].train, fixed[1].train)
+    assert not torch.equal(fixed[0].batches, fixed[1].batches)
+    elsewhere = teaching_of("mlp", resplit=False, split_seed=1).episode(1)
+    assert not torch.equal(fixed[0].dev, elsewhere.dev)
+
+
+def test_epochs_are_shuffled_anew():
+    episode = teaching_of("mlp", dev_size=984, horizon=4).episode(0)  # two minibatches an epoch
+    first, second = episode.batches[:2].flatten(), episode.batches[2:].flatten()
+    assert sorted(first.tolist()) == sorted(second.tolist()) == sorted(episode.train.tolist())
+    assert first.tolist() != second.tolist()
+
+
+def test_minibatches_are_a_function_of_seed_and_step_with_augmentation():
+    teaching = teaching_of("resnet8")
+    dynamics, episode = teaching.dynamics, teaching.episode(0)
+    (x, y), (again, _) = dynamics.minibatch(episode, 2), dynamics.minibatch(teaching.episode(0), 2)
+    assert torch.equal(x, again)
+    assert not torch.equal(x, IMAGES.pool[0][episode.batches[2]])
+    assert torch.equal(y, IMAGES.pool[1][episode.batches[2]])
+    fixed = dataclasses.replace(episode, batches=episode.batches[:1].expand(4, -1))
+    assert not torch.equal(dynamics.minibatch(fixed, 0)[0], dynamics.minibatch(fixed, 1)[0])
+    plain = teaching_of("resnet8", augment=False)
+    assert torch.equal(plain.dynamics.minibatch(episode, 2)[0], IMAGES.pool[0][episode.batches[2]])
+    batched = BatchedDynamics(dynamics, "loop")
+    episodes = [teaching.episode(seed) for seed in (0, 1)]
+    stacked, _ = batched.minibatch(stack_episodes(episodes), np.array([2, 1]))
+    assert torch.equal(stacked[0], x)
+    assert torch.equal(stacked[1], dynamics.minibatch(episodes[1], 1)[0])
+
+
+@pytest.mark.parametrize("dev_noise", [True, False])
+def test_label_noise_is_in_the_whole_pool_and_in_dev_unless_it_is_wanted_clean(dev_noise):
+    clean = make_task("digits")
+    teaching = teaching_of("mlp", label_noise=0.4, dev_noise=dev_noise, dev_size=300)
+    episode = teaching.episode(0)
+    wrong = {
+        split: float((teaching.split(teaching.dynamics, episode, split)[1] != labels).double().mean())
+        for split, labels in (
+            ("train", clean.pool[1][episode.train]),
+            ("dev", clean.pool[1][episode.dev]),
+            ("pool", clean.pool[1]),
+            ("test", clean.test[1]),
+        )
+    }
+    assert wrong["pool"] == 0.4
+    assert wrong["test"] == 0.0
+    assert 0.3 < wrong["train"] < 0.5
+    assert (0.3 < wrong["dev"] < 0.5) if dev_noise else wrong["dev"] == 0.0
+    assert torch.equal(teaching_of("mlp", label_noise=0.4, dev_size=20).task.pool[1], teaching.task.pool[1])
+
+
+def test_evaluation_in_pieces_is_evaluation_at_once(monkeypatch):
+    teaching = teaching_of("normed", dtype="float64")
+    dynamics, episode = teaching.dynamics, teaching.episode(0)
+    state, _ = dynamics.step(dynamics.init(episode), episode, teaching.neutral_action)
+    at_once = dynamics.metrics(state, *teaching.task.test)
+    monkeypatch.setattr("teachenv.dynamics._EVALUATION_BATCH", 100)
+    torch.testing.assert_close(dynamics.metrics(state, *teaching.task.test), at_once)

@@ -1,0 +1,17 @@
+LOOK = """
+import sys
+opened = []
+sys.addaudithook(lambda event, arguments: opened.append(str(arguments[0])) if event == "open" else None)
+import teachenv, gymnasium
+print([path for path in opened if path.endswith((".csv", ".gz", ".npy", ".npz", ".pkl", ".pt", "-ubyte", "_batch"))])
+print([name for name in ("torchvision", "sklearn", "matplotlib", "stable_baselines3", "meta", "agents", "benchmarks",
+                         "teachenv.tasks.digits", "teachenv.tasks.synthetic") if name in sys.modules])
+print(sorted(name for name in gymnasium.registry if name.startswith("Teach")))
+"""
+
+
+def test_importing_reads_no_data_and_nothing_heavy_and_registers_the_environments(in_new_process):
+    data, heavy, registered = (eval(line) for line in in_new_process(LOOK).splitlines())
+    assert data == []
+    assert heavy == []
+    assert registered == ["TeachCIFAR-v0", "TeachCIFAR100-v0", "TeachDigits-v0", "TeachMNIST-v0"]

@@ -50,9 +50,8 @@ class ActionGradient(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
             RuntimeError: the episode ends, but its first steps were not taken under this wrapper.
         """
         before = self._teach.student
-        if (
-            before is not self._expected
-        ):  # after a reset, or a set_state, the student is not the one that the last step left
+        # After a reset, or a set_state, the student is not the one that the last step left.
+        if before is not self._expected:
             self._states, self._actions = [], []
         observation, reward, terminated, truncated, info = self.env.step(action)
         self._expected = self._teach.student
@@ -120,9 +119,8 @@ class VectorActionGradient(gym.vector.VectorWrapper[np.ndarray, np.ndarray, np.n
         """
         teach, length = self._teach, self._teach.teaching.actions
         before, episodes = teach.students, teach.episodes
-        if (
-            before is not self._expected
-        ):  # after a reset, or a set_state, the students are not those that the last step left
+        # After a reset, or a set_state, the students are not those that the last step left.
+        if before is not self._expected:
             self._recorded = []
         observation, rewards, terminated, truncated, infos = self.env.step(actions)
         self._expected = teach.students

@@ -50,8 +50,8 @@ class Size:
 
 PRESETS = {
     "smoke": Size(1, 960, ((2, 1.0, 4),), 1, 4, 8, (0.0,)),
-    # Budgets are whole updates of 16 students of 60 steps: 40, and 3, 6 and 20 for tuning.
-    "laptop": Size(3, 38_400, ((48, 0.075, 32), (12, 0.15, 64), (4, 0.5, 256)), 8, 64, 256, (0.0, 0.4)),
+    # Budgets are whole updates of 16 students of 60 steps: 40, and 3 and 6 for tuning.
+    "laptop": Size(3, 38_400, ((48, 0.075, 32), (12, 0.15, 64)), 8, 64, 256, (0.0, 0.4)),
     "paper": Size(10, 144_000, ((48, 0.1, 64), (12, 0.2, 128), (4, 1.0, 512)), 15, 128, 512, (0.0, 0.4)),
 }
 

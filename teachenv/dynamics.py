@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -224,7 +225,7 @@ class Dynamics:
                     buffers,
                     inputs,
                     training=True,
-                    differentiable=differentiable or self._needs_twin,
+                    differentiable=self._mode or differentiable,
                     with_head=self.loss.needs_head,
                 )
             score = self.measure.score(prediction.outputs.detach(), targets)
@@ -239,7 +240,7 @@ class Dynamics:
         def objective(
             parameters: Tensors, buffers: Tensors, inputs: torch.Tensor, targets: torch.Tensor
         ) -> torch.Tensor:
-            prediction, _ = self.student(parameters, buffers, inputs, training=False, differentiable=True)
+            prediction, _ = self.student(parameters, buffers, inputs, training=False, differentiable=self._mode or True)
             return self.measure.objective(prediction.outputs, targets)
 
         return self._map(objective)(state.parameters, state.buffers, *self.dev(episode))
@@ -259,7 +260,7 @@ class Dynamics:
             parameters: Tensors, buffers: Tensors, inputs: torch.Tensor, targets: torch.Tensor
         ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
             pieces = [
-                self.student(parameters, buffers, piece, training=False, differentiable=self._needs_twin)[0].outputs
+                self.student(parameters, buffers, piece, training=False, differentiable=self._mode)[0].outputs
                 for piece in torch.split(inputs, _EVALUATION_BATCH)
             ]
             outputs = torch.cat(pieces) if len(pieces) > 1 else pieces[0]
@@ -274,8 +275,8 @@ class Dynamics:
 
     # What differs between one student and a batch.
 
-    _needs_twin = False
-    """Whether undifferentiated passes, too, must avoid in-place updates of buffers."""
+    _mode: Literal[False, "batched"] = False
+    """What undifferentiated passes, too, need of the student; see `FunctionalStudent.__call__`."""
 
     def _map(self, function: Callable[..., T]) -> Callable[..., T]:
         """Maps a function of one student's tensors over the students."""
@@ -283,8 +284,10 @@ class Dynamics:
 
     def _random_states(self, episode: Episode, step: int | np.ndarray) -> Iterator[AbstractContextManager[None]]:
         """The contexts in which the training forward pass of each student draws its random numbers, in order."""
-        for seed, t in zip(episode.seeds, np.atleast_1d(step), strict=True):
-            yield self.student.random_state(seed, int(t))
+        if not self.student.stochastic:
+            return repeat(nullcontext())
+        steps = np.atleast_1d(step)
+        return (self.student.random_state(seed, int(t)) for seed, t in zip(episode.seeds, steps, strict=True))
 
 
 class BatchedDynamics(Dynamics):
@@ -301,7 +304,7 @@ class BatchedDynamics(Dynamics):
         self.__dict__.update(single.__dict__)
         self._single = single
         self.path = path
-        self._needs_twin = path == "vmap"
+        self._mode = "batched" if path == "vmap" else False
 
     def init(self, episode: Episode) -> StudentState:
         """The untrained students of the episodes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import gymnasium as gym
@@ -154,7 +155,7 @@ class TeachEnv(gym.Env[np.ndarray, np.ndarray]):
     def get_state(self) -> dict[str, Any]:
         """A snapshot that `set_state` continues from bitwise, here or (pickled) in another process."""
         return {
-            "settings": self.teaching.settings.fingerprint(),
+            "settings": self.teaching.fingerprint,
             "random": self.np_random.bit_generator.state,
             "student": self._student,
             "episode": self._episode.seeds[0] if self._episode is not None else None,
@@ -216,8 +217,8 @@ class TeachEnv(gym.Env[np.ndarray, np.ndarray]):
         step = int(self.student.step)
         self._info["student_step"] = step
         self._info["learning_rate"] = float(self.dynamics.rate(max(step - 1, 0)))
-        measured = np.concatenate([[loss, train_score, objective, score], features])
-        self._info["diverged"] = not bool(np.isfinite(measured).all())
+        finite = all(map(math.isfinite, (loss, train_score, objective, score))) and np.isfinite(features).all()
+        self._info["diverged"] = not finite
         if self._info["diverged"]:
             if self._curves:
                 self._observation = self._observation.copy()

@@ -37,6 +37,7 @@ class Teaching:
 
     Attributes:
         settings: what it was made from.
+        fingerprint: the settings as a snapshot carries them.
         task: pool and test data, label noise in place.
         dynamics: the training of one student.
         observation_fields: name of each observation coordinate.
@@ -53,6 +54,7 @@ class Teaching:
     def __init__(self, settings: Settings) -> None:
         """Loads the data and builds the student's dynamics."""
         self.settings = settings
+        self.fingerprint = settings.fingerprint()
         device = _device(settings.device)
         dtype = torch.float64 if settings.dtype == "float64" else torch.float32
         self.task, clean_targets = _load(settings, dtype, device)
@@ -61,8 +63,11 @@ class Teaching:
         loss = (
             settings.loss if isinstance(settings.loss, LossFamily) else make_loss(settings.loss, settings.loss_kwargs)
         )
+        student = self._student(dtype, device)
+        if loss.needs_head:
+            student.require_head()
         self.dynamics = Dynamics(
-            student=self._student(dtype, device),
+            student=student,
             task=self.task,
             measure=measure,
             loss=loss,
@@ -193,7 +198,7 @@ class Teaching:
         """
         if not isinstance(snapshot, Mapping) or "settings" not in snapshot:
             raise ValueError(f"expected what get_state() returns, found {type(snapshot).__name__} without 'settings'")
-        found, own = snapshot["settings"], self.settings.fingerprint()
+        found, own = snapshot["settings"], self.fingerprint
         differing = [f"{k}: {found.get(k)} there, {own[k]} here" for k in own if found.get(k) != own[k]]
         if differing:
             raise ValueError(

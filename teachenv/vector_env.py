@@ -157,7 +157,7 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def get_state(self) -> dict[str, Any]:
         """A snapshot that `set_state` continues from bitwise, here or (pickled) in another process."""
         return {
-            "settings": self.teaching.settings.fingerprint(),
+            "settings": self.teaching.fingerprint,
             "num_envs": self.num_envs,
             "random": [random.bit_generator.state for random in self._randoms],
             "current": None if self._state is None else dict(self._state),

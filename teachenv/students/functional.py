@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -59,11 +59,13 @@ class FunctionalStudent:
         with torch_seed(0, Purpose.INIT):
             self._module = self._build()
         # By (training, differentiable): switching one module's mode back and forth costs more than keeping copies.
+        self._skeletons: dict[tuple[bool, bool | Literal["batched"]], nn.Module]
         self._skeletons = {(True, False): self._module, (False, False): copy.deepcopy(self._module).eval()}
         for training in (True, False):
             plain = self._skeletons[training, False]
             twin = differentiable_batch_norm(copy.deepcopy(plain)) if has_batch_norm(plain) else plain
             self._skeletons[training, True] = twin
+            self._skeletons[training, "batched"] = _with_batched_linear(copy.deepcopy(twin))
         self._places = {key: _places(skeleton) for key, skeleton in self._skeletons.items()}
         self._trainable = [name for name, p in self._module.named_parameters() if p.requires_grad]
         if not self._trainable:
@@ -107,7 +109,7 @@ class FunctionalStudent:
         inputs: torch.Tensor,
         *,
         training: bool,
-        differentiable: bool = False,
+        differentiable: bool | Literal["batched"] = False,
         with_head: bool = False,
     ) -> tuple[Prediction, Tensors]:
         """The forward pass.
@@ -117,7 +119,8 @@ class FunctionalStudent:
             buffers: running statistics and other buffers; left as they are.
             inputs: (batch, ...).
             training: training mode (batch statistics, dropout) or evaluation mode.
-            differentiable: make the new buffers, and evaluation with respect to the buffers, differentiable.
+            differentiable: make the new buffers, and evaluation with respect to the buffers, differentiable. `"batched"`
+                is for use under `torch.func.vmap`: differentiable, and arranged to be fast there.
             with_head: fill in the prediction's features and head weight.
 
         Returns:
@@ -135,17 +138,26 @@ class FunctionalStudent:
             new_buffers = {name: places[name][0][0][places[name][0][1]] for name in buffers}
         return Prediction(outputs, **head), new_buffers
 
+    def require_head(self) -> None:
+        """Refuses a network whose outputs do not come straight from a linear layer.
+
+        Raises:
+            ValueError: it is such a one.
+        """
+        if self._head_name is None:
+            raise ValueError(
+                f"this loss works on the last layer's weights, but {type(self._module).__name__} does not end in a "
+                "torch.nn.Linear; use another loss, or a student whose outputs come straight from a torch.nn.Linear"
+            )
+
     @contextmanager
     def _captured_head(self, module: nn.Module, wanted: bool) -> Iterator[dict[str, Any]]:
         captured: dict[str, Any] = {}
         if not wanted:
             yield captured
             return
-        if self._head_name is None:
-            raise ValueError(
-                f"this loss works on the last layer's weights, but {type(module).__name__} does not end in a "
-                "torch.nn.Linear; use another loss, or a student whose outputs come straight from a torch.nn.Linear"
-            )
+        self.require_head()
+        assert self._head_name is not None
 
         def capture(layer: nn.Linear, inputs: tuple[torch.Tensor, ...]) -> None:
             captured.update(features=inputs[0], head_weight=layer.weight)
@@ -182,6 +194,23 @@ class FunctionalStudent:
             handle.remove()
         head = next((name for name, out in seen.items() if out is outputs), None)
         return head, stochastic, outputs.shape[-1]
+
+
+def _with_batched_linear(module: nn.Module) -> nn.Module:
+    """Exchanges, in place, each `nn.Linear` for one that is faster under vmap; returns the module."""
+    for child in module.modules():
+        if type(child) is nn.Linear:
+            child.__class__ = _BatchedLinear
+    return module
+
+
+class _BatchedLinear(nn.Linear):
+    """`nn.Linear`, its bias added in place: vmap has no fused kernel for it, and its outputs are bound by memory traffic."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """(..., in_features) to (..., out_features)."""
+        product = input @ self.weight.t()
+        return product if self.bias is None else product.add_(self.bias)
 
 
 _Place = tuple[dict[str, Any], str]

@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import pickle
+import re
 
 import gymnasium as gym
 import numpy as np
@@ -500,7 +501,7 @@ def test_without_a_render_mode_nothing_is_shown():
         ({"device": "cpux"}, ValueError, "device 'cpux' cannot be used"),
         ({"render_mode": "human"}, ValueError, "render_mode must be None or one of"),
     ],
-    ids=str,
+    ids=lambda value: re.sub(r" at 0x\w+", "", str(value)),  # the same in every worker of pytest-xdist
 )
 def test_bad_settings_are_one_clear_error(settings, error, message):
     with pytest.raises(error, match=message):

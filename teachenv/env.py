@@ -217,8 +217,8 @@ class TeachEnv(gym.Env[np.ndarray, np.ndarray]):
         step = int(self.student.step)
         self._info["student_step"] = step
         self._info["learning_rate"] = float(self.dynamics.rate(max(step - 1, 0)))
-        finite = all(map(math.isfinite, (loss, train_score, objective, score))) and np.isfinite(features).all()
-        self._info["diverged"] = not finite
+        numbers = (loss, train_score, float(objective), float(score))
+        self._info["diverged"] = not (all(math.isfinite(x) for x in numbers) and bool(np.isfinite(features).all()))
         if self._info["diverged"]:
             if self._curves:
                 self._observation = self._observation.copy()

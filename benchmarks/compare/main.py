@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from benchmarks.compare import report, work
 from benchmarks.compare.methods import METHODS, Configuration, grid
@@ -25,6 +25,22 @@ NAME = "compare"
 SHIPPED = Path(__file__).resolve().parent.parent / "results" / NAME / "results.jsonl"
 
 
+class Rung(NamedTuple):
+    """One round of successive halving.
+
+    Attributes:
+        configurations: how many are left.
+        steps: student steps on which a teacher is trained in each.
+        parallel: students that it teaches at a time.
+        students: fresh students whose dev accuracy decides.
+    """
+
+    configurations: int
+    steps: int
+    parallel: int
+    students: int
+
+
 @dataclass(frozen=True)
 class Size:
     """What a preset fixes.
@@ -32,7 +48,8 @@ class Size:
     Attributes:
         seeds: teachers of each kind.
         student_steps: budget of each teacher.
-        rungs: successive halving: (configurations, part of the budget, students) of each round.
+        parallel: students that it teaches at a time.
+        rungs: of successive halving.
         points: how often a learning teacher is measured.
         students: fresh students of each such measurement.
         final_students: fresh students on the whole pool.
@@ -41,7 +58,8 @@ class Size:
 
     seeds: int
     student_steps: int
-    rungs: tuple[tuple[int, float, int], ...]
+    parallel: int
+    rungs: tuple[Rung, ...]
     points: int
     students: int
     final_students: int
@@ -49,10 +67,28 @@ class Size:
 
 
 PRESETS = {
-    "smoke": Size(1, 960, ((2, 1.0, 4),), 1, 4, 8, (0.0,)),
-    # Budgets are whole updates of 16 students of 60 steps: 40, and 3 and 6 for tuning.
-    "laptop": Size(3, 38_400, ((48, 0.075, 32), (12, 0.15, 64)), 8, 64, 256, (0.0, 0.4)),
-    "paper": Size(10, 144_000, ((48, 0.1, 64), (12, 0.2, 128), (4, 1.0, 512)), 15, 128, 512, (0.0, 0.4)),
+    "smoke": Size(1, 960, 8, (Rung(2, 480, 8, 4),), 1, 4, 8, (0.0,)),
+    # Whole updates of students of 60 steps: 50 of 32 students, and 3, 6 and 10 for tuning.
+    "laptop": Size(
+        3,
+        96_000,
+        32,
+        (Rung(48, 2_880, 16, 32), Rung(12, 5_760, 16, 64), Rung(3, 19_200, 32, 256)),
+        6,
+        32,
+        256,
+        (0.0, 0.4),
+    ),
+    "paper": Size(
+        10,
+        288_000,
+        32,
+        (Rung(48, 9_600, 32, 64), Rung(12, 19_200, 32, 128), Rung(4, 96_000, 32, 512)),
+        15,
+        128,
+        512,
+        (0.0, 0.4),
+    ),
 }
 
 
@@ -182,6 +218,7 @@ class Comparison:
                         best[task.name, method],
                         seed,
                         self.budget,
+                        size.parallel,
                         size.points,
                         size.students,
                         size.final_students,
@@ -200,27 +237,33 @@ class Comparison:
         tuned = {METHODS[m].tuned_as or m for m in self.options.methods}
         left = {(t.name, m): grid(self.options.loss, METHODS[m]) for t in self.tasks for m in tuned}
         shipped = read_rows(SHIPPED) if SHIPPED.exists() and not self.options.retune else []
-        for configurations, part, students in self.size.rungs:
+        for rung in self.size.rungs:
             scores: dict[tuple[str, str], list[tuple[float, Configuration]]] = {key: [] for key in left}
-            budget = int(self.budget * part)
             jobs: list[Job[Any]] = []
             rows_of: dict[str, tuple[Task, str, dict[str, Any]]] = {}
             wanted: list[tuple[Task, str, Configuration, dict[str, Any]]] = []
             for task in self.tasks:
                 for method in sorted(tuned):
-                    for configuration in left[task.name, method][:configurations]:
-                        spent = budget if METHODS[method].learns else 0
+                    for configuration in left[task.name, method][: rung.configurations]:
+                        learns = METHODS[method].learns
+                        budget, parallel = (min(rung.steps, self.budget), rung.parallel) if learns else (0, 0)
                         config = self._config(
-                            task, method, configuration, stage="tuning", budget=spent, students=students
+                            task,
+                            method,
+                            configuration,
+                            stage="tuning",
+                            budget=budget,
+                            parallel=parallel,
+                            students=rung.students,
                         )
                         wanted.append((task, method, configuration, config))
                         if self._done(task, method, 0, config, "dev_accuracy") or self._take_over(
                             shipped, task, method, config
                         ):
                             continue
-                        label = f"tuning {task.name}: {method}, {configuration} on {students} students"
+                        label = f"tuning {task.name}: {method}, {configuration} on {rung.students} students"
                         rows_of[label] = (task, method, config)
-                        arguments = (task.setting, method, configuration, spent, students)
+                        arguments = (task.setting, method, configuration, budget, parallel, rung.students)
                         jobs.append(Job(label, work.tune, dict(zip(_TUNE, arguments, strict=True))))
 
             def keep(job: Job[Any], value: tuple[Taught, int, float], rows_of: Any = rows_of) -> None:
@@ -267,6 +310,7 @@ class Comparison:
             size = self.size
             more = {
                 "budget": self.budget if made.learns else 0,
+                "parallel": size.parallel if made.learns else 0,
                 "students": size.students,
                 "final_students": size.final_students,
             }
@@ -332,13 +376,14 @@ class Comparison:
         ]
 
 
-_TUNE = ("setting", "method", "configuration", "budget", "students")
+_TUNE = ("setting", "method", "configuration", "budget", "parallel", "students")
 _TRAIN = (
     "setting",
     "method",
     "configuration",
     "seed",
     "budget",
+    "parallel",
     "points",
     "students",
     "final_students",

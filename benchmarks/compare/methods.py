@@ -44,13 +44,11 @@ class Method:
         own: four values of its own parameter.
         make: builds the teacher from (environment, seed, teacher options); None: a fixed loss, the zero action.
         tuned_as: the method whose tuning it takes over, if it has none of its own; None: itself.
-        parallel: students taught at a time.
     """
 
     own: tuple[Own, ...]
     make: Callable[[Any, int, Mapping[str, Any]], Any] | None = None
     tuned_as: str | None = None
-    parallel: int = 16
 
     @property
     def learns(self) -> bool:

@@ -101,16 +101,16 @@ def teach(env: TeachVectorEnv, teacher: Any, seed: int, *, test: bool = False) -
 
 
 def tune(
-    setting: Setting, method: str, configuration: Configuration, budget: int, students: int
+    setting: Setting, method: str, configuration: Configuration, budget: int, parallel: int, students: int
 ) -> tuple[Taught, int, float]:
     """Dev accuracy of a configuration: (students, student steps spent, seconds).
 
-    A teacher that learns is trained for `budget` student steps first.
+    A teacher that learns is trained for `budget` student steps first, on `parallel` students at a time.
     """
     start = time.perf_counter()
     teacher, spent = None, 0
     if METHODS[method].make is not None:
-        teacher = _teacher(setting, method, configuration, TUNING_SEED, learns=budget > 0)
+        teacher = _teacher(setting, method, configuration, TUNING_SEED, max(parallel, 1))
         if METHODS[method].learns:
             teacher.learn(budget // setting.make(1, method, configuration).teaching.settings.steps_per_action)
             spent = teacher.num_timesteps
@@ -144,6 +144,7 @@ def train(
     configuration: Configuration,
     seed: int,
     budget: int,
+    parallel: int,
     points: int,
     students: int,
     final_students: int,
@@ -156,7 +157,9 @@ def train(
     start = time.perf_counter()
     teacher, follower = None, _Follower(setting, method, configuration, points, budget, students, checkpoint)
     if METHODS[method].make is not None:
-        teacher = _teacher(setting, method, configuration, TEACHER_SEED + seed, learns=METHODS[method].learns)
+        teacher = _teacher(
+            setting, method, configuration, TEACHER_SEED + seed, max(parallel, 1) if METHODS[method].learns else 1
+        )
         if METHODS[method].learns:
             steps = setting.make(1, method, configuration).teaching.settings.steps_per_action
             teacher = follower.resume(teacher)
@@ -171,10 +174,10 @@ def train(
     return Trained(follower.points, split, pool, spent, time.perf_counter() - start)
 
 
-def _teacher(setting: Setting, method: str, configuration: Configuration, seed: int, *, learns: bool) -> Any:
+def _teacher(setting: Setting, method: str, configuration: Configuration, seed: int, parallel: int) -> Any:
     made = METHODS[method]
     assert made.make is not None
-    env = setting.make(made.parallel if learns else 1, method, configuration)
+    env = setting.make(parallel, method, configuration)
     own = made.own[min(configuration.own, len(made.own) - 1)]
     return made.make(env, seed, own.teacher)
 

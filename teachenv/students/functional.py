@@ -119,8 +119,8 @@ class FunctionalStudent:
             buffers: running statistics and other buffers; left as they are.
             inputs: (batch, ...).
             training: training mode (batch statistics, dropout) or evaluation mode.
-            differentiable: make the new buffers, and evaluation with respect to the buffers, differentiable. `"batched"`
-                is for use under `torch.func.vmap`: differentiable, and arranged to be fast there.
+            differentiable: make the new buffers, and evaluation with respect to the buffers, differentiable;
+                `"batched"`: the same, arranged to be fast under `torch.func.vmap`.
             with_head: fill in the prediction's features and head weight.
 
         Returns:
@@ -205,12 +205,13 @@ def _with_batched_linear(module: nn.Module) -> nn.Module:
 
 
 class _BatchedLinear(nn.Linear):
-    """`nn.Linear`, its bias added in place: vmap has no fused kernel for it, and its outputs are bound by memory traffic."""
+    """`nn.Linear` with its bias added in place: vmap has no fused kernel, and memory traffic is what bounds it."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """(..., in_features) to (..., out_features)."""
+        bias: torch.Tensor | None = self.bias
         product = input @ self.weight.t()
-        return product if self.bias is None else product.add_(self.bias)
+        return product if bias is None else product.add_(bias)
 
 
 _Place = tuple[dict[str, Any], str]

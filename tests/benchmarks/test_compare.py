@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections import Counter
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks.compare import Options, main, report, work
+from benchmarks.compare.main import Rung
 from benchmarks.compare.methods import LEARNING_RATES, METHODS, Configuration, grid
 from benchmarks.compare.work import Setting
 from benchmarks.rows import read_rows
@@ -21,9 +21,10 @@ METHODS_UNDER_TEST = ("cross-entropy", "label-smoothing", "random", "rmd")
 
 def shrink(patch: pytest.MonkeyPatch) -> None:
     """A preset that takes seconds, and no tuning from earlier runs."""
-    patch.setitem(main.PRESETS, "smoke", main.Size(2, 24, ((4, 0.5, 2), (2, 1.0, 3)), 2, 2, 3, (0.0, 0.4)))
+    patch.setitem(
+        main.PRESETS, "smoke", main.Size(2, 24, 2, (Rung(4, 12, 2, 2), Rung(2, 24, 2, 3)), 2, 2, 3, (0.0, 0.4))
+    )
     patch.setattr(main, "SHIPPED", Path("nowhere.jsonl"))
-    patch.setitem(METHODS, "rmd", dataclasses.replace(METHODS["rmd"], parallel=2))
 
 
 @pytest.fixture(autouse=True)
@@ -138,7 +139,7 @@ def test_shipped_tuning_is_taken_over(finished: Path, tmp_path: Path, monkeypatc
 
 def test_a_teacher_continues_from_its_checkpoint(tmp_path: Path) -> None:
     setting, configuration = Setting("TeachDigits-v0", {"horizon": 6}), Configuration(0.2, "linear", 0)
-    arguments = (setting, "rmd", configuration, 0, 48, 4, 2, 3)
+    arguments = (setting, "rmd", configuration, 0, 48, 2, 4, 2, 3)
     whole = work.train(*arguments, tmp_path / "whole")
     for suffix in (".zip", ".json"):
         (tmp_path / f"part{suffix}").write_bytes((tmp_path / f"whole{suffix}").read_bytes())
@@ -160,7 +161,7 @@ def test_test_split_is_touched_once_by_final_students_on_the_whole_pool(
 
     monkeypatch.setattr(TeachVectorEnv, "evaluate_final", watched)
     setting = Setting("TeachDigits-v0", {"horizon": 6})
-    work.train(setting, "rmd", Configuration(0.2, "linear", 0), 0, 24, 2, 2, 3, tmp_path / "teacher")
+    work.train(setting, "rmd", Configuration(0.2, "linear", 0), 0, 24, 2, 2, 2, 3, tmp_path / "teacher")
     assert touched == [("test", "pool")]
 
 

@@ -1,0 +1,114 @@
+import json
+import math
+
+import pytest
+import torch
+
+from benchmarks import throughput
+from benchmarks.__main__ import main
+from benchmarks.rows import Row, read_rows
+from benchmarks.throughput import CASES, SIZES, Case, Options, Size, lines, report
+
+TINY = Size(seeds=1, pieces=2, steps=2, conv_steps=1, vector_steps=3)
+CASE_OF_EACH = [
+    Case("step", "digits", "mlp", 1, "env-step"),
+    Case("vector", "digits", "mlp", 4, "vector-env"),
+    Case("paths", "digits", "mlp", 2, "vmap"),
+    Case("gradient", "digits", "mlp", 1, "rmd"),
+    Case("gradient", "digits", "mlp", 2, "finite-difference"),
+]
+METRICS = {
+    "step": {"step_ratio", "student_steps_per_second", "plain_steps_per_second"},
+    "vector": {"vector_speedup", "student_steps_per_second", "single_steps_per_second", "largest_difference"},
+    "paths": {"vmap_speedup", "student_steps_per_second", "loop_steps_per_second", "auto_is_vmap"},
+    "gradient": {"gradient_ratio", "student_steps_per_second", "plain_steps_per_second"},
+}
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """The benchmark with one small case of each kind, all on the embedded digits."""
+    monkeypatch.setattr(throughput, "CASES", CASE_OF_EACH)
+    monkeypatch.setattr(throughput, "SIZES", dict.fromkeys(SIZES, TINY))
+    monkeypatch.setattr(throughput, "_ENVIRONMENT_OF", {"digits": "TeachDigits-v0"})
+
+
+def row(case, metric, value, seed=0, **config):
+    config = {"measurement": case.measurement, "students": case.students, "batch_size": 32, "threads": 1} | config
+    return Row("throughput", "t", "d", case.student, case.method, seed, metric, value, 1, 1.0, config, "c", {})
+
+
+def test_every_measurement_writes_its_rows_once_and_the_table_and_the_figure(tiny, tmp_path, capsys):
+    command = ["throughput", "--preset", "smoke", "--out", str(tmp_path), "--threads", "1"]
+    threads = torch.get_num_threads()
+    assert main(command) == 0
+    assert torch.get_num_threads() == threads
+    rows = read_rows(tmp_path / "results.jsonl")
+    for case in CASE_OF_EACH:
+        own = [r for r in rows if (r.method, r.config["students"]) == (case.method, case.students)]
+        assert {r.metric for r in own} == METRICS[case.measurement]
+        assert all(r.value > 0 for r in own if r.metric not in ("largest_difference", "auto_is_vmap"))
+        assert all(r.config["threads"] == 1 and r.dataset == "digits" for r in own)
+    assert next(r.value for r in rows if r.metric == "largest_difference") <= 1e-4
+    assert (tmp_path / "throughput.png").read_bytes().startswith(b"\x89PNG")
+    table = (tmp_path / "table.md").read_text()
+    assert len(table.splitlines()) == 2 + len(CASE_OF_EACH)
+    assert "env.step / plain PyTorch loop" in capsys.readouterr().out
+    assert main(command) == 0  # all of it is there already
+    assert read_rows(tmp_path / "results.jsonl") == rows
+    assert (tmp_path / "table.md").read_text() == table
+
+
+def test_the_table_takes_the_median_over_repetitions_and_judges_it(tmp_path, capsys):
+    step, vector = Case("step", "mnist", "mlp", 1, "env-step"), Case("vector", "digits", "mlp", 64, "vector-env")
+    rows = [row(step, "step_ratio", value, seed) for seed, value in enumerate([1.1, 9.0, 1.2])]
+    rows += [row(step, "student_steps_per_second", 100.0), row(vector, "vector_speedup", 9.0)]
+    rows += [row(vector, "largest_difference", 2e-4), row(vector, "student_steps_per_second", 1.0)]
+    first, second = lines(rows)
+    assert (first.ratio, first.verdict) == (1.2, "<= 1.25: reached")
+    assert (second.ratio, second.verdict) == (9.0, ">= 10: missed")
+    assert second.note.startswith("largest difference 2.0e-04, NOT within")
+    report(rows, tmp_path)
+    assert "| 1.20 [1.10, 9.00] |" in (tmp_path / "table.md").read_text()
+
+
+def test_a_difference_that_is_not_a_number_is_not_taken_for_none(tiny, tmp_path, monkeypatch):
+    class Broken(throughput.TeachVectorEnv):
+        def step(self, actions):
+            observation, rewards, *rest = super().step(actions)
+            return observation, rewards * math.nan, *rest
+
+    monkeypatch.setattr(throughput, "TeachVectorEnv", Broken)
+    with pytest.raises(ValueError, match="largest_difference"):
+        throughput.run(Options(preset="smoke", out=tmp_path))
+
+
+def test_the_plain_loop_does_what_the_environment_does():
+    task = throughput._task("digits", None)
+    env = throughput.TeachEnv(task=task, horizon=5)
+    env.reset(seed=0)
+    seconds = list(throughput._plain_steps(env))
+    assert len(seconds) == 5
+    assert all(s > 0 for s in seconds)
+
+
+@pytest.mark.parametrize("source", ["mnist", "cifar10"])
+def test_data_that_are_not_on_the_disk_are_replaced_by_procedural_ones_that_say_so(source, tmp_path, capsys):
+    task = throughput._task(source, tmp_path)
+    assert task.pool[0].shape[1:] == {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}[source]
+    assert task.dataset in ("procedural-28x28", "synthetic")
+    assert "procedural" in capsys.readouterr().err
+
+
+def test_the_cases_are_those_that_the_project_promises():
+    promised = [(case.source, case.student, case.students) for case in CASES if case.measurement in ("step", "vector")]
+    assert promised == [("mnist", "mlp", 1), ("cifar10", "resnet8", 1), ("digits", "mlp", 64)]
+    assert len({json.dumps(vars(case), sort_keys=True) for case in CASES}) == len(CASES)
+
+
+def test_a_wrong_number_of_threads_is_refused_before_anything_is_written(tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:  # the parser's own way to refuse options
+        main(["throughput", "--threads", "0", "--out", str(tmp_path / "out")])
+    assert end.value.code == 2
+    assert "--threads 0" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -68,26 +68,26 @@ class Size:
 
 PRESETS = {
     "smoke": Size(1, 960, 8, (Rung(2, 480, 8, 4),), 1, 4, 8, (0.0,)),
-    # Whole updates of students of 60 steps: 50 of 32 students, and 3, 6 and 10 for tuning.
+    # Whole updates of 16 students of 60 steps: 100, and 3, 6 and 20 for tuning.
     "laptop": Size(
-        3,
-        96_000,
-        32,
-        (Rung(48, 2_880, 16, 32), Rung(12, 5_760, 16, 64), Rung(3, 19_200, 32, 256)),
-        6,
-        32,
-        256,
-        (0.0, 0.4),
+        seeds=3,
+        student_steps=96_000,
+        parallel=16,
+        rungs=(Rung(48, 2_880, 16, 32), Rung(12, 5_760, 16, 64), Rung(3, 19_200, 16, 256)),
+        points=6,
+        students=32,
+        final_students=256,
+        label_noise=(0.0, 0.4),
     ),
     "paper": Size(
-        10,
-        288_000,
-        32,
-        (Rung(48, 9_600, 32, 64), Rung(12, 19_200, 32, 128), Rung(4, 96_000, 32, 512)),
-        15,
-        128,
-        512,
-        (0.0, 0.4),
+        seeds=10,
+        student_steps=288_000,
+        parallel=32,
+        rungs=(Rung(48, 9_600, 32, 64), Rung(12, 19_200, 32, 128), Rung(4, 96_000, 32, 512)),
+        points=15,
+        students=128,
+        final_students=512,
+        label_noise=(0.0, 0.4),
     ),
 }
 

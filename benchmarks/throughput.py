@@ -90,7 +90,7 @@ class Size:
 
 SIZES: dict[Preset, Size] = {
     "smoke": Size(seeds=1, pieces=1, steps=10, conv_steps=1, vector_steps=10),
-    "laptop": Size(seeds=3, pieces=7, steps=20, conv_steps=2, vector_steps=60),
+    "laptop": Size(seeds=3, pieces=5, steps=20, conv_steps=1, vector_steps=60),
     "paper": Size(seeds=10, pieces=15, steps=40, conv_steps=4, vector_steps=60),
 }
 
@@ -491,7 +491,7 @@ def _figure(table: list[Line]) -> bytes:
         axes.plot([min(line.values), max(line.values)], [y, y], color="black", linewidth=1)
         if line.bound:
             axes.plot([line.bound[1]] * 2, [y - 0.4, y + 0.4], color="tab:red", linewidth=2)
-        axes.annotate(f" {line.ratio:.2f}", (max(line.ratio, 1), y), va="center", fontsize=8)
+        axes.annotate(f" {line.ratio:.2f}", (max(*line.values, 1), y), va="center", fontsize=8)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter("{x:g}")

@@ -197,7 +197,8 @@ class Dynamics:
             losses, scores, buffers = self.forward(state, episode, action, differentiable=create_graph)
             wanted = list(parameters.values()) + ([action] if with_action else [])
             # A student's loss depends on its own parameters only: the gradient of the sum is each one's gradient.
-            grads = torch.autograd.grad(losses.sum(), wanted, create_graph=create_graph, materialize_grads=True)
+            total = losses.sum() if losses.dim() else losses
+            grads = torch.autograd.grad(total, wanted, create_graph=create_graph, materialize_grads=True)
         if not create_graph:
             buffers = {name: b.detach() for name, b in buffers.items()}
         of_parameters = dict(zip(parameters, grads, strict=False))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 from collections.abc import Sequence
@@ -133,8 +132,8 @@ class Options(CommonOptions):
     retune: bool = False
     """Tune anew, even where the rows that come with this repository have the tuning already."""
 
-    workers: int = dataclasses.field(default_factory=lambda: os.cpu_count() or 1)
-    """Processes; each uses one core."""
+    workers: int | None = None
+    """Processes, each on one core; by default as many as there are cores."""
 
     def __post_init__(self) -> None:
         """Checks the names.
@@ -148,7 +147,7 @@ class Options(CommonOptions):
                 raise unknown_name("method", method, METHODS)
         if self.student_steps is not None and self.student_steps < 1:
             raise ValueError(f"found --student-steps {self.student_steps}, expected at least 1")
-        if self.workers < 1:
+        if self.workers is not None and self.workers < 1:
             raise ValueError(f"found --workers {self.workers}, expected at least 1")
 
 
@@ -176,6 +175,7 @@ class Comparison:
         self.size = PRESETS[options.preset]
         self.budget = options.student_steps or self.size.student_steps
         self.seeds = options.seeds or self.size.seeds
+        self.workers = options.workers or os.cpu_count() or 1
         self.folder = options.output_folder(NAME)
         self.results = ResultsFile(self.folder / "results.jsonl")
 
@@ -229,7 +229,7 @@ class Comparison:
         def keep(job: Job[Any], trained: Trained) -> None:
             self.results.append(self._training_rows(*rows_of[job.label], trained))
 
-        run_jobs(jobs, self.options.workers, keep)
+        run_jobs(jobs, self.workers, keep)
         report.write(self.results.rows(), self.folder, self.options.methods, self.seeds)
 
     def tune(self) -> dict[tuple[str, str], Configuration]:
@@ -273,7 +273,7 @@ class Comparison:
                     [self._row(task, method, 0, "dev_accuracy", taught.dev_accuracy, spent, seconds, config)]
                 )
 
-            run_jobs(jobs, self.options.workers, keep)
+            run_jobs(jobs, self.workers, keep)
             values = {
                 (r.task, r.method, _key(r.config)): r.value for r in self.results.rows() if r.metric == "dev_accuracy"
             }

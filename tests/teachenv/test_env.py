@@ -556,10 +556,8 @@ def test_steps_without_a_reset_and_after_the_end_are_errors():
 
 
 def test_a_loss_on_the_last_layer_says_what_it_needs():
-    env = make(student=lambda: nn.Sequential(nn.Linear(64, 10), nn.Tanh()), loss="mixture").unwrapped
-    env.reset(seed=0)
     with pytest.raises(ValueError, match=r"does not end in a torch\.nn\.Linear"):
-        env.step(np.zeros(8, dtype=np.float32))
+        make(student=lambda: nn.Sequential(nn.Linear(64, 10), nn.Tanh()), loss="mixture")
 
 
 @pytest.mark.parametrize("name", ["TeachMNIST-v0", "TeachCIFAR-v0", "TeachCIFAR100-v0"])

@@ -198,7 +198,9 @@ def _teacher_training(results: Results) -> Figure:
                 continue
             values = [[r.value for r in rows if r.student_steps == s] for s in steps]
             means = np.array([np.mean(v) for v in values])
-            axis.plot(steps, means, "-o", color=color, markersize=3, label=method)
+            # Dashed: it lies on the curve of rmd, whose gradient it approximates.
+            line = "--o" if method == "finite-difference" else "-o"
+            axis.plot(steps, means, line, color=color, markersize=3, label=method)
             axis.fill_between(steps, [min(v) for v in values], [max(v) for v in values], color=color, alpha=0.15)
         axis.set_xlabel("student steps spent on teacher training")
         axis.set_ylabel("J of fresh students on dev")

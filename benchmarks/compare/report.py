@@ -185,7 +185,7 @@ def _test_error(results: Results) -> Figure:
 def _teacher_training(results: Results) -> Figure:
     figure, axes = _panels(results)
     for axis, task in zip(axes, results.tasks, strict=True):
-        floor = []
+        shown: list[float] = []
         for method in results.methods:
             rows = results.of(task, method, "dev_objective")
             steps = sorted({r.student_steps for r in rows})
@@ -194,19 +194,28 @@ def _teacher_training(results: Results) -> Figure:
                 if method == "cross-entropy":
                     level = float(np.mean([r.value for r in rows]))
                     axis.axhline(level, color=color, linestyle="--", label="cross-entropy, untaught", zorder=1)
-                    floor.append(level)
+                    shown.append(level)
                 continue
             values = [[r.value for r in rows if r.student_steps == s] for s in steps]
             means = np.array([np.mean(v) for v in values])
             # Dashed: it lies on the curve of rmd, whose gradient it approximates.
             line = "--o" if method == "finite-difference" else "-o"
+            if method != "ddpg:default":
+                shown.extend(means)
             axis.plot(steps, means, line, color=color, markersize=3, label=method)
             axis.fill_between(steps, [min(v) for v in values], [max(v) for v in values], color=color, alpha=0.15)
+        if shown:
+            # What ddpg:default ruins lies so far below that it would flatten all other curves.
+            span = max(max(shown) - min(shown), 1e-3)
+            axis.set_ylim(min(shown) - 0.6 * span, max(shown) + 0.15 * span)
         axis.set_xlabel("student steps spent on teacher training")
         axis.set_ylabel("J of fresh students on dev")
         axis.xaxis.set_major_formatter("{x:,.0f}")
         axis.legend(fontsize=8)
-    figure.suptitle("Gradient teachers and RL teachers at the same cost (mean and range over seeds)", fontsize=11)
+    figure.suptitle(
+        "Gradient teachers and RL teachers at the same cost (mean and range over seeds; curves may leave the panel)",
+        fontsize=11,
+    )
     return figure
 
 

@@ -16,7 +16,6 @@ from stable_baselines3.td3.policies import Actor, TD3Policy
 
 from meta.policies import INITIAL_SCALE, Attention, perceptron
 from meta.resume import Resumable
-from teachenv.errors import unknown_name
 
 
 class _SmallActorPolicy(TD3Policy):
@@ -124,11 +123,6 @@ class DDPG(Resumable, stable_baselines3.DDPG):
             self.action_noise = NormalActionNoise(np.zeros(size), np.full(size, noise))
         if _init_setup_model:
             self._setup_model()
-
-    def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
-        if policy_name not in self.policy_aliases:
-            raise unknown_name("policy", policy_name, self.policy_aliases)
-        return self.policy_aliases[policy_name]
 
     def learn(
         self,

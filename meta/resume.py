@@ -18,10 +18,12 @@ import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from meta.vec_env import as_vec_env
+from teachenv.errors import unknown_name
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,11 @@ class Resumable(BaseAlgorithm):
 
     mark: Mark | None = None
     _resuming = False
+
+    def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
+        if policy_name not in self.policy_aliases:
+            raise unknown_name("policy", policy_name, self.policy_aliases)
+        return self.policy_aliases[policy_name]
 
     @staticmethod
     def _wrap_env(env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:

@@ -18,7 +18,6 @@ from stable_baselines3.common.vec_env import VecEnv
 from meta.action_gradient import ActionGradient, VectorActionGradient
 from meta.policies import AttentionPolicy, ConstantPolicy, MlpPolicy, RandomPolicy
 from meta.resume import Resumable
-from teachenv.errors import unknown_name
 from teachenv.vector_env import TeachVectorEnv
 
 Self = TypeVar("Self", bound="EpisodicTeacher")
@@ -89,11 +88,6 @@ class EpisodicTeacher(Resumable):
         self.students_per_update = students_per_update
         if _init_setup_model:
             self._setup_model()
-
-    def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
-        if policy_name not in self.policy_aliases:
-            raise unknown_name("policy", policy_name, self.policy_aliases)
-        return self.policy_aliases[policy_name]
 
     def _setup_model(self) -> None:
         self.lr_schedule = FloatSchedule(self.learning_rate)

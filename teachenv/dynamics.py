@@ -303,7 +303,6 @@ class BatchedDynamics(Dynamics):
     def __init__(self, single: Dynamics, path: Literal["vmap", "loop"]) -> None:
         """Takes the single training's pieces."""
         self.__dict__.update(single.__dict__)
-        self._single = single
         self.path = path
         self._mode = "batched" if path == "vmap" else False
 

@@ -148,27 +148,9 @@ def _exact_step_back(
     d_gradient, d_parameters, d_slots = dynamics.optimizer.reverse(
         cotangent.parameters, cotangent.slots, dynamics.rate(state.step)
     )
-    parameters, buffers = _leaves(state.parameters), _leaves(_statistics(dynamics, state))
-    leaf = action.detach().requires_grad_()
-    with torch.enable_grad():
-        at = replace(state, parameters=parameters, buffers=state.buffers | buffers)
-        gradient = dynamics.gradient(at, episode, leaf, create_graph=True)
-        outputs = [*gradient.parameters.values(), *(gradient.buffers[name] for name in buffers)]
-        reached = [i for i, output in enumerate(outputs) if output.requires_grad]
-        seeds = [*d_gradient.values(), *cotangent.buffers.values()]
-        grads = torch.autograd.grad(
-            [outputs[i] for i in reached],
-            [*parameters.values(), *buffers.values(), leaf],
-            [seeds[i] for i in reached],
-            materialize_grads=True,
-        )
-    through = dict(zip(parameters, grads, strict=False))
-    before = Cotangent(
-        {name: d + through[name] for name, d in d_parameters.items()},
-        d_slots,
-        dict(zip(buffers, grads[len(parameters) : -1], strict=True)),
-    )
-    return before, grads[-1]
+    through = dynamics.pullback(state, episode, action, d_gradient, cotangent.buffers)
+    d_parameters = {name: d + through.parameters[name] for name, d in d_parameters.items()}
+    return Cotangent(d_parameters, d_slots, through.statistics), through.action
 
 
 def _finite_difference_step_back(
@@ -199,27 +181,10 @@ def _finite_difference_step_back(
     d_parameters = {name: d + difference(plus[name], minus[name]) for name, d in d_parameters.items()}
     d_buffers = cotangent.buffers
     if d_buffers:
-        through, d_buffers = _through_statistics(dynamics, state, episode, action, cotangent.buffers)
-        d_parameters = {name: d + through[name] for name, d in d_parameters.items()}
+        through = dynamics.pullback(state, episode, action, None, cotangent.buffers)
+        d_parameters = {name: d + through.parameters[name] for name, d in d_parameters.items()}
+        d_buffers = through.statistics
     return Cotangent(d_parameters, d_slots, d_buffers), difference(plus_action, minus_action)
-
-
-def _through_statistics(
-    dynamics: Dynamics, state: StudentState, episode: Episode, action: torch.Tensor, d_buffers: Tensors
-) -> tuple[Tensors, Tensors]:
-    """((∂b'/∂ω)ᵀ db', (∂b'/∂b)ᵀ db'): a first-order backward pass through the new running statistics."""
-    parameters, buffers = _leaves(state.parameters), _leaves(_statistics(dynamics, state))
-    with torch.enable_grad():
-        at = replace(state, parameters=parameters, buffers=state.buffers | buffers)
-        _, _, new = dynamics.forward(at, episode, action, differentiable=True)
-        names = [name for name in d_buffers if new[name].requires_grad]
-        grads = torch.autograd.grad(
-            [new[name] for name in names],
-            [*parameters.values(), *buffers.values()],
-            [d_buffers[name] for name in names],
-            materialize_grads=True,
-        )
-    return dict(zip(parameters, grads, strict=False)), dict(zip(buffers, grads[len(parameters) :], strict=True))
 
 
 def _statistics(dynamics: Dynamics, state: StudentState) -> Tensors:

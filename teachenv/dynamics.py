@@ -13,7 +13,7 @@ both.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import repeat
@@ -25,6 +25,7 @@ import torch
 from teachenv.losses.base import LossFamily
 from teachenv.optimizers import SGD, Rate, Tensors
 from teachenv.randomness import Purpose, generator
+from teachenv.recording import Recorder
 from teachenv.schedules import Schedule
 from teachenv.students.functional import FunctionalStudent
 from teachenv.tasks.base import Measure, Task
@@ -99,6 +100,21 @@ class Gradient:
     outcome: Outcome
 
 
+@dataclass(frozen=True)
+class Pullback:
+    """Cotangents that reach a step's inputs through its gradient and its new running statistics.
+
+    Attributes:
+        parameters: of the parameters.
+        statistics: of the running statistics.
+        action: of the action.
+    """
+
+    parameters: Tensors
+    statistics: Tensors
+    action: torch.Tensor
+
+
 class Dynamics:
     """The training of one student.
 
@@ -170,52 +186,103 @@ class Dynamics:
         return StudentState(parameters, slots, gradient.buffers, state.step + 1), gradient.outcome
 
     def gradient(
+        self, state: StudentState, episode: Episode, action: torch.Tensor, *, with_action: bool = False
+    ) -> Gradient:
+        """The gradient of the step's loss, a value without a graph.
+
+        Args:
+            state: where.
+            episode: which training.
+            action: the teacher's action, (n,) or (B, n).
+            with_action: also differentiate with respect to the action.
+        """
+        random_states = self._random_states(episode, state.step)
+
+        def gradient(
+            parameters: Tensors, buffers: Tensors, inputs: torch.Tensor, targets: torch.Tensor, action: torch.Tensor
+        ) -> tuple[Tensors, torch.Tensor, Tensors, torch.Tensor, torch.Tensor]:
+            parameters = _leaves(parameters)
+            action = action.detach().requires_grad_(with_action)
+            with torch.enable_grad():
+                losses, scores, new_buffers = self._map(self._forward(random_states, differentiable=False))(
+                    parameters, buffers, inputs, targets, action
+                )
+                wanted = [*parameters.values()] + ([action] if with_action else [])
+                grads = torch.autograd.grad(_total(losses), wanted, materialize_grads=True)
+            of_parameters = dict(zip(parameters, grads, strict=False))
+            return of_parameters, grads[-1], _detached(new_buffers), losses.detach(), scores
+
+        of_parameters, of_action, buffers, losses, scores = self._recorded(gradient, "gradient", with_action)(
+            state.parameters, state.buffers, *self.minibatch(episode, state.step), action
+        )
+        return Gradient(of_parameters, of_action if with_action else None, buffers, Outcome(losses, scores))
+
+    def pullback(
         self,
         state: StudentState,
         episode: Episode,
         action: torch.Tensor,
-        *,
-        with_action: bool = False,
-        create_graph: bool = False,
-    ) -> Gradient:
-        """The gradient of the step's loss.
+        d_gradient: Tensors | None,
+        d_statistics: Tensors,
+    ) -> Pullback:
+        """The adjoint of `gradient`: a vector-Jacobian product, by double backward.
 
         Args:
             state: where.
             episode: which training.
-            action: the teacher's action, (n,).
-            with_action: also differentiate with respect to the action.
-            create_graph: keep the graph from `state.parameters`, `state.buffers` and `action` to the gradient and the
-                new buffers; the parameters must require gradients then.
-        """
-        parameters = state.parameters
-        if not create_graph:
-            parameters = {name: p.detach().requires_grad_() for name, p in parameters.items()}
-            action = action.detach().requires_grad_(with_action)
-            state = StudentState(parameters, state.slots, state.buffers, state.step)
-        with torch.enable_grad():
-            losses, scores, buffers = self.forward(state, episode, action, differentiable=create_graph)
-            wanted = list(parameters.values()) + ([action] if with_action else [])
-            # A student's loss depends on its own parameters only: the gradient of the sum is each one's gradient.
-            total = losses.sum() if losses.dim() else losses
-            grads = torch.autograd.grad(total, wanted, create_graph=create_graph, materialize_grads=True)
-        if not create_graph:
-            buffers = {name: b.detach() for name, b in buffers.items()}
-        of_parameters = dict(zip(parameters, grads, strict=False))
-        return Gradient(of_parameters, grads[-1] if with_action else None, buffers, Outcome(losses.detach(), scores))
-
-    def forward(
-        self, state: StudentState, episode: Episode, action: torch.Tensor, *, differentiable: bool
-    ) -> tuple[torch.Tensor, torch.Tensor, Tensors]:
-        """The training forward pass of the state's step: (loss, score of the minibatch, new buffers).
-
-        Args:
-            state: where.
-            episode: which training.
-            action: the teacher's action.
-            differentiable: make the new buffers differentiable, as well as the loss twice differentiable.
+            action: the teacher's action, (n,) or (B, n).
+            d_gradient: cotangent of the gradient; None: the gradient has none, and one backward pass is enough.
+            d_statistics: cotangent of the new running statistics; not empty without `d_gradient`.
         """
         random_states = self._random_states(episode, state.step)
+        second_order = d_gradient is not None
+
+        def pullback(
+            parameters: Tensors,
+            buffers: Tensors,
+            inputs: torch.Tensor,
+            targets: torch.Tensor,
+            action: torch.Tensor,
+            d_gradient: Tensors,
+            d_statistics: Tensors,
+        ) -> tuple[Tensors, Tensors, torch.Tensor]:
+            parameters, action = _leaves(parameters), action.detach().requires_grad_()
+            statistics = _leaves({name: buffers[name] for name in d_statistics})
+            with torch.enable_grad():
+                losses, _, new_buffers = self._map(self._forward(random_states, differentiable=True))(
+                    parameters, buffers | statistics, inputs, targets, action
+                )
+                outputs = [new_buffers[name] for name in d_statistics]
+                if second_order:
+                    outputs += torch.autograd.grad(
+                        _total(losses), [*parameters.values()], create_graph=True, materialize_grads=True
+                    )
+                cotangents = [*d_statistics.values(), *d_gradient.values()]
+                reached = [i for i, output in enumerate(outputs) if output.requires_grad]
+                grads = torch.autograd.grad(
+                    [outputs[i] for i in reached],
+                    [*parameters.values(), *statistics.values(), action],
+                    [cotangents[i] for i in reached],
+                    materialize_grads=True,
+                )
+            of_parameters = dict(zip(parameters, grads, strict=False))
+            return of_parameters, dict(zip(statistics, grads[len(parameters) : -1], strict=True)), grads[-1]
+
+        inputs, targets = self.minibatch(episode, state.step)
+        d_parameters, d_old, d_action = self._recorded(pullback, "pullback", second_order)(
+            state.parameters, state.buffers, inputs, targets, action, d_gradient or {}, d_statistics
+        )
+        return Pullback(d_parameters, d_old, d_action)
+
+    def _forward(
+        self, random_states: Iterator[AbstractContextManager[None]], *, differentiable: bool
+    ) -> Callable[..., tuple[torch.Tensor, torch.Tensor, Tensors]]:
+        """One student's training forward pass, a function of its tensors to (loss, minibatch score, new buffers).
+
+        Args:
+            random_states: the contexts in which the calls draw their random numbers, in order.
+            differentiable: make the new buffers differentiable, too.
+        """
 
         def forward(
             parameters: Tensors, buffers: Tensors, inputs: torch.Tensor, targets: torch.Tensor, action: torch.Tensor
@@ -232,8 +299,7 @@ class Dynamics:
             score = self.measure.score(prediction.outputs.detach(), targets)
             return self.loss(action, prediction, targets), score, new_buffers
 
-        inputs, targets = self.minibatch(episode, state.step)
-        return self._map(forward)(state.parameters, state.buffers, inputs, targets, action)
+        return forward
 
     def objective(self, state: StudentState, episode: Episode) -> torch.Tensor:
         """J: the smooth objective on dev, a scalar or (B,), differentiable where the state needs gradients."""
@@ -268,7 +334,7 @@ class Dynamics:
             return self.measure.objective(outputs, targets), *self.measure.assess(outputs, targets)
 
         with torch.no_grad():
-            return self._map(metrics)(state.parameters, state.buffers, inputs, targets)
+            return self._recorded(self._map(metrics), "metrics")(state.parameters, state.buffers, inputs, targets)
 
     def dev(self, episode: Episode) -> tuple[torch.Tensor, torch.Tensor]:
         """The episode's dev inputs and targets."""
@@ -281,6 +347,10 @@ class Dynamics:
 
     def _map(self, function: Callable[..., T]) -> Callable[..., T]:
         """Maps a function of one student's tensors over the students."""
+        return function
+
+    def _recorded(self, function: Callable[..., T], *name: Hashable) -> Callable[..., T]:
+        """A function of all students' tensors, as a recording where that is faster; see `teachenv.recording`."""
         return function
 
     def _random_states(self, episode: Episode, step: int | np.ndarray) -> Iterator[AbstractContextManager[None]]:
@@ -298,12 +368,15 @@ class BatchedDynamics(Dynamics):
         single: the training of one of them.
         path: `"vmap"`: networks, losses and measures run under `torch.func.vmap`; `"loop"`: one student after the
             other.
+        recorded: whether steps under vmap are recorded at their first call and replayed; only for networks, losses and
+            measures that are known to be pure, see `teachenv.recording`.
     """
 
-    def __init__(self, single: Dynamics, path: Literal["vmap", "loop"]) -> None:
+    def __init__(self, single: Dynamics, path: Literal["vmap", "loop"], *, recorded: bool = False) -> None:
         """Takes the single training's pieces."""
         self.__dict__.update(single.__dict__)
         self.path = path
+        self._recorder = Recorder() if recorded and path == "vmap" else None
         self._mode = "batched" if path == "vmap" else False
 
     def init(self, episode: Episode) -> StudentState:
@@ -332,6 +405,22 @@ class BatchedDynamics(Dynamics):
     def _random_states(self, episode: Episode, step: int | np.ndarray) -> Iterator[AbstractContextManager[None]]:
         # vmap calls a function once for all students; only students that draw nothing are given to it.
         return super()._random_states(episode, step) if self.path == "loop" else iter([nullcontext()])
+
+    def _recorded(self, function: Callable[..., T], *name: Hashable) -> Callable[..., T]:
+        return function if self._recorder is None else self._recorder(function, *name)
+
+
+def _leaves(tensors: Tensors) -> Tensors:
+    return {name: t.detach().requires_grad_() for name, t in tensors.items()}
+
+
+def _detached(tensors: Tensors) -> Tensors:
+    return {name: t.detach() for name, t in tensors.items()}
+
+
+def _total(losses: torch.Tensor) -> torch.Tensor:
+    """What to differentiate: a student's loss depends on its own parameters only, so the sum gives each its own."""
+    return losses.sum() if losses.dim() else losses
 
 
 def _stack(records: Sequence[Any]) -> Any:

@@ -218,7 +218,7 @@ class Comparison:
                         best[task.name, method],
                         seed,
                         self.budget,
-                        size.parallel,
+                        config["parallel"],
                         size.points,
                         size.students,
                         size.final_students,
@@ -310,7 +310,7 @@ class Comparison:
             size = self.size
             more = {
                 "budget": self.budget if made.learns else 0,
-                "parallel": size.parallel if made.learns else 0,
+                "parallel": size.parallel * made.crowd if made.learns else 0,
                 "students": size.students,
                 "final_students": size.final_students,
             }

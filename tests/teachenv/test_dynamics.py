@@ -46,16 +46,28 @@ def random_actions(teaching, *shape, seed=0):
     return torch.from_numpy(actions).to(teaching.task.pool[0].dtype)
 
 
+def tensors_of(value):
+    """All tensors of nested records, dictionaries and tuples, by their paths."""
+    if isinstance(value, torch.Tensor):
+        return {"": value}
+    if dataclasses.is_dataclass(value):
+        value = vars(value)
+    elif isinstance(value, tuple):
+        value = dict(enumerate(value))
+    if not isinstance(value, dict):
+        return {}
+    return {f"{key}.{path}": t for key, inner in value.items() for path, t in tensors_of(inner).items()}
+
+
 def assert_same(a, b, **tolerance):
-    """Two states agree: bitwise without a tolerance."""
-    for part in ("parameters", "slots", "buffers"):
-        one, other = getattr(a, part), getattr(b, part)
-        assert one.keys() == other.keys()
-        for name in one:
-            if tolerance:
-                torch.testing.assert_close(one[name], other[name], **tolerance)
-            else:
-                assert torch.equal(one[name], other[name]), (part, name)
+    """Two states, or other records of tensors, agree: bitwise without a tolerance."""
+    one, other = tensors_of(a), tensors_of(b)
+    assert one.keys() == other.keys()
+    for path in one:
+        if tolerance:
+            torch.testing.assert_close(one[path], other[path], **tolerance)
+        else:
+            assert torch.equal(one[path], other[path]), path
 
 
 # --- the neutral teacher is plain training ---------------------------------------------------------------------------
@@ -175,13 +187,45 @@ def test_running_statistics_move_once_a_step_differentiable_or_not():
     state = dynamics.init(episode)
     after, _ = dynamics.step(state, episode, teaching.neutral_action)
     assert int(after.buffers["1.num_batches_tracked"]) == 1
-    parameters = {name: p.clone().requires_grad_() for name, p in state.parameters.items()}
-    with_graph = dynamics.gradient(
-        dataclasses.replace(state, parameters=parameters), episode, teaching.neutral_action, create_graph=True
-    )
-    for name, value in after.buffers.items():
-        torch.testing.assert_close(with_graph.buffers[name].detach(), value, rtol=1e-12, atol=1e-12)
-    assert with_graph.buffers["1.running_mean"].requires_grad
+    again = dynamics.gradient(state, episode, teaching.neutral_action)
+    assert_same(again.buffers, after.buffers)
+
+
+@pytest.mark.parametrize("second_order", [True, False])
+def test_a_pullback_is_the_derivative_of_gradient_and_running_statistics(second_order):
+    """Central differences of <cotangents, (gradient, new statistics)> along a random direction of all inputs."""
+    teaching = teaching_of("normed", dtype="float64", loss="bilinear")
+    dynamics, episode = teaching.dynamics, teaching.episode(0)
+    state, action = dynamics.init(episode), random_actions(teaching)
+    rng, h = torch.Generator().manual_seed(0), 1e-5
+    names = dynamics.student.statistics
+    assert names
+
+    def noise(tensors):
+        return {n: torch.randn(t.shape, generator=rng, dtype=t.dtype) for n, t in tensors.items()}
+
+    statistics = {n: state.buffers[n] for n in names}
+    d_gradient, d_statistics = noise(state.parameters), noise(statistics)
+    along, along_statistics = noise(state.parameters), noise(statistics)
+    along_action = torch.randn(action.shape, generator=rng, dtype=action.dtype)
+
+    def value(t):
+        moved = dataclasses.replace(
+            state,
+            parameters={n: p + t * along[n] for n, p in state.parameters.items()},
+            buffers=state.buffers | {n: statistics[n] + t * along_statistics[n] for n in names},
+        )
+        gradient = dynamics.gradient(moved, episode, action + t * along_action)
+        total = sum((gradient.buffers[n] * d_statistics[n]).sum() for n in names)
+        if second_order:
+            total = total + sum((gradient.parameters[n] * d_gradient[n]).sum() for n in d_gradient)
+        return float(total)
+
+    back = dynamics.pullback(state, episode, action, d_gradient if second_order else None, d_statistics)
+    found = sum(float((back.parameters[n] * along[n]).sum()) for n in along)
+    found += sum(float((back.statistics[n] * along_statistics[n]).sum()) for n in names)
+    found += float((back.action * along_action).sum())
+    assert found == pytest.approx((value(h) - value(-h)) / (2 * h), rel=1e-6)
 
 
 # --- batches of students ---------------------------------------------------------------------------------------------
@@ -223,6 +267,32 @@ def test_batched_students_are_single_ones(name, path, dtype, tolerance):
         of_one = single.metrics(state, *single.dev(episode))
         torch.testing.assert_close(measured[0][i], of_one[0], rtol=0, atol=10 * tolerance)
         torch.testing.assert_close(measured[1][i], of_one[1], rtol=0, atol=1 / SMALL["dev_size"])
+
+
+@pytest.mark.parametrize("name", ["mlp", "normed", "lenet"])
+@pytest.mark.parametrize("loss", ["bilinear", "bilinear-sigmoid", "sample-weights", "mixture"])
+def test_recordings_are_what_they_recorded(name, loss):
+    """At the call that records, at later ones with other values, and with another number of students."""
+    teaching = teaching_of(name, loss=loss, momentum=0.9, learning_rate=0.02)
+    plain, recorded = (BatchedDynamics(teaching.dynamics, "vmap", recorded=r) for r in (False, True))
+    for seeds in ((3, 8, 5), (4, 1, 9), (2, 7)):
+        episodes = stack_episodes([teaching.episode(seed) for seed in seeds])
+        state = plain.init(episodes)
+        for action in random_actions(teaching, 2, len(seeds)):
+            rng = torch.Generator().manual_seed(seeds[0])
+            d_gradient = {n: torch.randn(p.shape, generator=rng) for n, p in state.parameters.items()}
+            d_statistics = {n: torch.ones_like(state.buffers[n]) for n in plain.student.statistics}
+            calls = [
+                lambda d: d.step(state, episodes, action),  # noqa: B023 - called at once
+                lambda d: d.gradient(state, episodes, action, with_action=True),  # noqa: B023
+                lambda d: d.pullback(state, episodes, action, d_gradient, d_statistics),  # noqa: B023
+                lambda d: d.metrics(state, *d.dev(episodes)),  # noqa: B023
+            ]
+            if d_statistics:
+                calls.append(lambda d: d.pullback(state, episodes, action, None, d_statistics))  # noqa: B023
+            for call in calls:
+                assert_same(call(recorded), call(plain))
+            state, _ = recorded.step(state, episodes, action)
 
 
 def test_dropout_students_are_batched_by_the_loop():

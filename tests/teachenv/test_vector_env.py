@@ -368,3 +368,19 @@ def test_foreign_snapshots_are_refused_and_nothing_is_changed():
         with pytest.raises(ValueError, match=message):
             envs.set_state(snapshot)
     assert_equal(roll(envs, 5), roll(reference, 5))
+
+
+def test_a_users_network_is_called_at_each_step():
+    """It may decide in Python what a recording would freeze."""
+    calls = []
+
+    class Counting(nn.Linear):
+        def forward(self, x):
+            calls.append(self.training)
+            return super().forward(x)
+
+    envs = make(student=lambda: Counting(64, 10), path="vmap")
+    envs.reset(seed=0)
+    calls.clear()
+    roll(envs, 2)
+    assert calls == [True, False] * 2

@@ -79,8 +79,8 @@ class Teaching:
             dev_targets=None if settings.dev_noise else clean_targets,
         )
         self.actions = settings.horizon // settings.steps_per_action
-        own = settings.student, settings.loss, settings.task
-        self.recordable = self.task.measure is None and all(isinstance(name, str) for name in own)
+        own_names = isinstance(settings.student, str) and isinstance(settings.loss, str)
+        self.recordable = own_names and self.task.measure is None
         floating = np.float64 if settings.dtype == "float64" else np.float32
         self.observation_fields = BASE_FIELDS + tuple(measure.feature_names)
         self.observation_space = gym.spaces.Box(0.0, 1.0, (len(self.observation_fields),), floating)

@@ -4,10 +4,11 @@ import math
 import pytest
 import torch
 
-from benchmarks import throughput
-from benchmarks.__main__ import main
+from benchmarks.__main__ import main as command_line
 from benchmarks.rows import Row, read_rows
-from benchmarks.throughput import CASES, SIZES, Case, Options, Size, lines, report
+from benchmarks.throughput import Options, main, measure
+from benchmarks.throughput.cases import CASES, SIZES, Case, Size, load_task
+from benchmarks.throughput.report import lines, report
 
 TINY = Size(seeds=1, pieces=2, steps=2, conv_steps=1, vector_steps=3)
 CASE_OF_EACH = [
@@ -28,9 +29,9 @@ METRICS = {
 @pytest.fixture
 def tiny(monkeypatch):
     """The benchmark with one small case of each kind, all on the embedded digits."""
-    monkeypatch.setattr(throughput, "CASES", CASE_OF_EACH)
-    monkeypatch.setattr(throughput, "SIZES", dict.fromkeys(SIZES, TINY))
-    monkeypatch.setattr(throughput, "_ENVIRONMENT_OF", {"digits": "TeachDigits-v0"})
+    monkeypatch.setattr(main, "CASES", CASE_OF_EACH)
+    monkeypatch.setattr(main, "SIZES", dict.fromkeys(SIZES, TINY))
+    monkeypatch.setattr(main, "ENVIRONMENT_OF", {"digits": "TeachDigits-v0"})
 
 
 def row(case, metric, value, seed=0, **config):
@@ -41,7 +42,7 @@ def row(case, metric, value, seed=0, **config):
 def test_every_measurement_writes_its_rows_once_and_the_table_and_the_figure(tiny, tmp_path, capsys):
     command = ["throughput", "--preset", "smoke", "--out", str(tmp_path), "--threads", "1"]
     threads = torch.get_num_threads()
-    assert main(command) == 0
+    assert command_line(command) == 0
     assert torch.get_num_threads() == threads
     rows = read_rows(tmp_path / "results.jsonl")
     for case in CASE_OF_EACH:
@@ -54,7 +55,7 @@ def test_every_measurement_writes_its_rows_once_and_the_table_and_the_figure(tin
     table = (tmp_path / "table.md").read_text()
     assert len(table.splitlines()) == 2 + len(CASE_OF_EACH)
     assert "env.step / plain PyTorch loop" in capsys.readouterr().out
-    assert main(command) == 0  # all of it is there already
+    assert command_line(command) == 0  # all of it is there already
     assert read_rows(tmp_path / "results.jsonl") == rows
     assert (tmp_path / "table.md").read_text() == table
 
@@ -73,28 +74,28 @@ def test_the_table_takes_the_median_over_repetitions_and_judges_it(tmp_path, cap
 
 
 def test_a_difference_that_is_not_a_number_is_not_taken_for_none(tiny, tmp_path, monkeypatch):
-    class Broken(throughput.TeachVectorEnv):
+    class Broken(measure.TeachVectorEnv):
         def step(self, actions):
             observation, rewards, *rest = super().step(actions)
             return observation, rewards * math.nan, *rest
 
-    monkeypatch.setattr(throughput, "TeachVectorEnv", Broken)
+    monkeypatch.setattr(measure, "TeachVectorEnv", Broken)
     with pytest.raises(ValueError, match="largest_difference"):
-        throughput.run(Options(preset="smoke", out=tmp_path))
+        main.run(Options(preset="smoke", out=tmp_path))
 
 
 def test_the_plain_loop_does_what_the_environment_does():
-    task = throughput._task("digits", None)
-    env = throughput.TeachEnv(task=task, horizon=5)
+    task = load_task("digits", None)
+    env = measure.TeachEnv(task=task, horizon=5)
     env.reset(seed=0)
-    seconds = list(throughput._plain_steps(env))
+    seconds = list(measure.plain_steps(env))
     assert len(seconds) == 5
     assert all(s > 0 for s in seconds)
 
 
 @pytest.mark.parametrize("source", ["mnist", "cifar10"])
 def test_data_that_are_not_on_the_disk_are_replaced_by_procedural_ones_that_say_so(source, tmp_path, capsys):
-    task = throughput._task(source, tmp_path)
+    task = load_task(source, tmp_path)
     assert task.pool[0].shape[1:] == {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}[source]
     assert task.dataset in ("procedural-28x28", "synthetic")
     assert "procedural" in capsys.readouterr().err
@@ -108,7 +109,7 @@ def test_the_cases_are_those_that_the_project_promises():
 
 def test_a_wrong_number_of_threads_is_refused_before_anything_is_written(tmp_path, capsys):
     with pytest.raises(SystemExit) as end:  # the parser's own way to refuse options
-        main(["throughput", "--threads", "0", "--out", str(tmp_path / "out")])
+        command_line(["throughput", "--threads", "0", "--out", str(tmp_path / "out")])
     assert end.value.code == 2
     assert "--threads 0" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -43,7 +43,7 @@ class GymVecEnv(VecEnv):
         """Starts all episodes anew, with the seeds given to `seed()` since the last reset."""
         seeds = self._seeds if any(s is not None for s in self._seeds) else None
         observations, infos = self.venv.reset(seed=seeds)  # type: ignore[arg-type]  # Gymnasium's own take lists too
-        self.reset_infos = [_row(infos, i) for i in range(self.num_envs)]
+        self.reset_infos = _rows(infos, self.num_envs)
         self._reset_seeds()
         self._reset_options()
         return np.asarray(observations)
@@ -56,16 +56,14 @@ class GymVecEnv(VecEnv):
         """Steps all students."""
         observations, rewards, terminated, truncated, infos = self.venv.step(self._actions)
         dones = terminated | truncated
-        rows = []
-        for i in range(self.num_envs):
-            row = _row(infos, i)
+        rows = _rows(infos, self.num_envs)
+        for i, row in enumerate(rows):
             if dones[i]:
                 # The action gradient, like the final observation and info, is of the episode that ended.
                 ended = {k: row.pop(k) for k in ("final_obs", "final_info", "action_gradient") if k in row}
                 self.reset_infos[i] = row
-                row = ended.pop("final_info") | {"terminal_observation": ended.pop("final_obs")} | ended
-            row["TimeLimit.truncated"] = bool(truncated[i] and not terminated[i])
-            rows.append(row)
+                rows[i] = ended.pop("final_info") | {"terminal_observation": ended.pop("final_obs")} | ended
+            rows[i]["TimeLimit.truncated"] = bool(truncated[i] and not terminated[i])
         return observations, rewards.astype(np.float32), dones, rows
 
     def close(self) -> None:
@@ -105,12 +103,16 @@ def as_vec_env(env: Any) -> Any:
     return VecMonitor(GymVecEnv(env)) if isinstance(env, gym.vector.VectorEnv) else env
 
 
-def _row(infos: dict[str, Any], i: int) -> dict[str, Any]:
-    """Student i's part of a vector environment's infos."""
-    row: dict[str, Any] = {}
+def _rows(infos: dict[str, Any], count: int) -> list[dict[str, Any]]:
+    """The students' parts of a vector environment's infos, as Python numbers where they are numbers."""
+    rows: list[dict[str, Any]] = [{} for _ in range(count)]
     for key, value in infos.items():
-        if key.startswith("_") or not infos.get(f"_{key}", np.ones(i + 1, dtype=bool))[i]:
+        if key.startswith("_"):
             continue
-        value = _row(value, i) if isinstance(value, dict) else value[i]
-        row[key] = value.item() if isinstance(value, np.generic) else value
-    return row
+        column = _rows(value, count) if isinstance(value, dict) else value
+        if isinstance(column, np.ndarray) and column.ndim == 1:
+            column = column.tolist()
+        mask = infos.get(f"_{key}")
+        for i in range(count) if mask is None or mask.all() else np.flatnonzero(mask).tolist():
+            rows[i][key] = column[i]
+    return rows

@@ -368,15 +368,15 @@ class BatchedDynamics(Dynamics):
         single: the training of one of them.
         path: `"vmap"`: networks, losses and measures run under `torch.func.vmap`; `"loop"`: one student after the
             other.
-        recorded: whether steps under vmap are recorded at their first call and replayed; only for networks, losses and
-            measures that are known to be pure, see `teachenv.recording`.
+        recorder: records steps under vmap at their first call and replays them; only for networks, losses and measures
+            that are known to be pure, see `teachenv.recording`. None: nothing is recorded.
     """
 
-    def __init__(self, single: Dynamics, path: Literal["vmap", "loop"], *, recorded: bool = False) -> None:
+    def __init__(self, single: Dynamics, path: Literal["vmap", "loop"], recorder: Recorder | None = None) -> None:
         """Takes the single training's pieces."""
         self.__dict__.update(single.__dict__)
         self.path = path
-        self._recorder = Recorder() if recorded and path == "vmap" else None
+        self._recorder = recorder if path == "vmap" else None
         self._mode = "batched" if path == "vmap" else False
 
     def init(self, episode: Episode) -> StudentState:
@@ -389,7 +389,9 @@ class BatchedDynamics(Dynamics):
         """Inputs (B, batch, ...) and targets (B, batch, ...) of the students' steps."""
         assert isinstance(step, np.ndarray)
         indices = episode.batches[torch.arange(len(step)), torch.from_numpy(step)]
-        inputs = self.task.pool[0][indices]
+        # By index_select, which is faster on a CPU than indexing.
+        rows = indices.view(-1)
+        inputs, targets = (t.index_select(0, rows).view(*indices.shape, *t.shape[1:]) for t in self.task.pool)
         if self.augmentation is not None:
             inputs = torch.stack(
                 [
@@ -397,7 +399,7 @@ class BatchedDynamics(Dynamics):
                     for x, seed, t in zip(inputs, episode.seeds, step, strict=True)
                 ]
             )
-        return inputs, self.task.pool[1][indices]
+        return inputs, targets
 
     def _map(self, function: Callable[..., T]) -> Callable[..., T]:
         return torch.func.vmap(function) if self.path == "vmap" else _looped(function)

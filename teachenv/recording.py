@@ -10,6 +10,7 @@ package's own networks, losses and measures are recorded, never a user's.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
@@ -20,7 +21,7 @@ T = TypeVar("T")
 
 
 class Recorder:
-    """Records a function at its first call with arguments of given shapes, and replays it at the next ones."""
+    """Records a function at its first call with tensors of given layouts, and replays it at the next ones."""
 
     def __init__(self) -> None:
         """Begins without recordings."""
@@ -36,7 +37,7 @@ class Recorder:
 
         def replayed(*arguments: Any) -> T:
             tensors = _flat(arguments)
-            key = (name, tuple((t.shape, t.dtype) for t in tensors))
+            key = (name, tuple((t.shape, t.stride(), t.dtype) for t in tensors))
             if key not in self._recordings:
                 self._recordings[key] = _record(function, arguments)
             graph, structure = self._recordings[key]
@@ -45,6 +46,12 @@ class Recorder:
             return result
 
         return replayed
+
+
+@functools.lru_cache(maxsize=32)
+def recorder_of(key: str) -> Recorder:
+    """The process's recorder for all functions that are equal if the key is."""
+    return Recorder()
 
 
 def _record(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Callable[..., list[torch.Tensor]], Any]:

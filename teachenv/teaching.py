@@ -20,6 +20,7 @@ from teachenv.errors import unknown_name
 from teachenv.losses import LossFamily, make_loss
 from teachenv.optimizers import SGD
 from teachenv.randomness import Purpose, generator
+from teachenv.recording import Recorder, recorder_of
 from teachenv.schedules import make_schedule
 from teachenv.settings import Settings
 from teachenv.students import FunctionalStudent, make_student
@@ -45,7 +46,7 @@ class Teaching:
         action_space: Box(-1, 1).
         neutral_action: the zero action.
         actions: actions in an episode.
-        recordable: whether network, loss and measure are all this package's own; see `teachenv.recording`.
+        recorder: for batched steps, if network, loss and measure are all this package's own; see `teachenv.recording`.
 
     Raises:
         ValueError: settings that do not fit the data.
@@ -79,8 +80,7 @@ class Teaching:
             dev_targets=None if settings.dev_noise else clean_targets,
         )
         self.actions = settings.horizon // settings.steps_per_action
-        own_names = isinstance(settings.student, str) and isinstance(settings.loss, str)
-        self.recordable = own_names and self.task.measure is None
+        self.recorder = self._recorder()
         floating = np.float64 if settings.dtype == "float64" else np.float32
         self.observation_fields = BASE_FIELDS + tuple(measure.feature_names)
         self.observation_space = gym.spaces.Box(0.0, 1.0, (len(self.observation_fields),), floating)
@@ -121,6 +121,13 @@ class Teaching:
                 f"batch_size={settings.batch_size} is larger than the {train} training samples; make it smaller, or "
                 "dev_size"
             )
+
+    def _recorder(self) -> Recorder | None:
+        settings = self.settings
+        if self.task.measure is not None or not (isinstance(settings.student, str) and isinstance(settings.loss, str)):
+            return None
+        decides = ("student", "student_kwargs", "loss", "loss_kwargs", "objective_temperature", "dtype")
+        return recorder_of(str([self.fingerprint[name] for name in decides] + [self.task.num_outputs, settings.device]))
 
     @property
     def train_size(self) -> int:

@@ -59,7 +59,7 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.num_envs = num_envs
         self.teaching = Teaching(Settings.from_kwargs(settings))
         self.path = self._choose(path)
-        self.dynamics = BatchedDynamics(self.teaching.dynamics, self.path, recorded=self.teaching.recordable)
+        self.dynamics = BatchedDynamics(self.teaching.dynamics, self.path, self.teaching.recorder)
         self.OBSERVATION_FIELDS = self.teaching.observation_fields
         self.single_observation_space = self.teaching.observation_space
         self.single_action_space = self.teaching.action_space

@@ -129,7 +129,7 @@ def _scales(*scales: float) -> tuple[Own, ...]:
 
 
 _GRADIENT = tuple(
-    Own({"loss_kwargs": {"scale": scale}}, {"learning_rate": rate}) for scale in (0.5, 1.0) for rate in (0.01, 0.03)
+    Own({"loss_kwargs": {"scale": scale}}, {"learning_rate": rate}) for scale in (0.5, 1.0) for rate in (0.03, 0.06)
 )
 
 METHODS: dict[str, Method] = {

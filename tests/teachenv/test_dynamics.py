@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from teachenv.dynamics import BatchedDynamics, take
+from teachenv.recording import Recorder
 from teachenv.settings import Settings
 from teachenv.students import make_student
 from teachenv.tasks import Task, make_task
@@ -274,7 +275,7 @@ def test_batched_students_are_single_ones(name, path, dtype, tolerance):
 def test_recordings_are_what_they_recorded(name, loss):
     """At the call that records, at later ones with other values, and with another number of students."""
     teaching = teaching_of(name, loss=loss, momentum=0.9, learning_rate=0.02)
-    plain, recorded = (BatchedDynamics(teaching.dynamics, "vmap", recorded=r) for r in (False, True))
+    plain, recorded = (BatchedDynamics(teaching.dynamics, "vmap", r) for r in (None, Recorder()))
     for seeds in ((3, 8, 5), (4, 1, 9), (2, 7)):
         episodes = stack_episodes([teaching.episode(seed) for seed in seeds])
         state = plain.init(episodes)

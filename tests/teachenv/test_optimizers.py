@@ -1,9 +1,10 @@
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from teachenv.optimizers import SGD
+from teachenv.optimizers import SGD, Adam, make_optimizer
 
 SHAPES = {"weight": (3, 4), "bias": (3,)}
 MOMENTA = [(0.0, False), (0.9, False), (0.9, True)]
@@ -87,3 +88,97 @@ def test_a_batch_takes_a_learning_rate_for_each_student():
 def test_nesterov_needs_momentum():
     with pytest.raises(ValueError, match="needs momentum > 0"):
         SGD(nesterov=True)
+
+
+# --- Adam and AdamW --------------------------------------------------------------------------------------------------
+
+ADAMS = [(False, 0.0), (False, 0.02), (True, 0.02)]
+
+
+@pytest.mark.parametrize(("decoupled", "weight_decay"), ADAMS)
+def test_steps_are_torch_adams_bitwise(decoupled, weight_decay):
+    ours = Adam((0.8, 0.95), 1e-6, weight_decay, decoupled)
+    parameters = tensors(0)
+    slots = ours.init(parameters)
+    theirs = {name: torch.nn.Parameter(p.clone()) for name, p in parameters.items()}
+    kind = torch.optim.AdamW if decoupled else torch.optim.Adam
+    optimizer = kind(theirs.values(), lr=1.0, betas=(0.8, 0.95), eps=1e-6, weight_decay=weight_decay, foreach=False)
+    for step, rate in enumerate([0.1, 0.1, 0.03, 0.7, 0.0, 0.01]):
+        gradient = tensors(100 + step)
+        parameters, slots = ours.update(parameters, gradient, slots, rate, step)
+        optimizer.param_groups[0]["lr"] = rate
+        for name, p in theirs.items():
+            p.grad = gradient[name].clone()
+        optimizer.step()
+        for name, p in theirs.items():
+            assert torch.equal(parameters[name], p), (step, name)
+            assert torch.equal(slots[f"mean:{name}"], optimizer.state[p]["exp_avg"])
+            assert torch.equal(slots[f"square:{name}"], optimizer.state[p]["exp_avg_sq"])
+
+
+@given(
+    betas=st.tuples(st.floats(0, 0.99), st.floats(0, 0.999)),
+    kind=st.sampled_from(ADAMS),
+    rate=st.one_of(st.floats(0, 2), st.lists(st.floats(0, 2), min_size=2, max_size=2)),
+    step=st.one_of(st.integers(0, 50), st.lists(st.integers(0, 50), min_size=2, max_size=2)),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=50)
+def test_adams_reverse_is_the_vector_jacobian_product_of_update(betas, kind, rate, step, seed):
+    optimizer = Adam(betas, 1e-3, kind[1], kind[0])
+    rate = torch.tensor(rate, dtype=torch.float64) if isinstance(rate, list) else rate
+    step = np.asarray(step) if isinstance(step, list) else step
+    parameters, gradient, d_parameters = (tensors(seed + i, torch.float64, (2,)) for i in range(3))
+    slots, d_slots = optimizer.init(parameters), optimizer.init(parameters)
+    rng = torch.Generator().manual_seed(seed)
+    for name, slot in slots.items():
+        slot += torch.randn(slot.shape, generator=rng, dtype=slot.dtype)
+        d_slots[name] += torch.randn(slot.shape, generator=rng, dtype=slot.dtype)
+        if name.startswith("square"):
+            slot.abs_()
+    inputs = [t.requires_grad_() for group in (gradient, parameters, slots) for t in group.values()]
+    new_parameters, new_slots = optimizer.update(parameters, gradient, slots, rate, step)
+    expected = torch.autograd.grad(
+        [*new_parameters.values(), *new_slots.values()], inputs, [*d_parameters.values(), *d_slots.values()]
+    )
+    with torch.no_grad():
+        found = optimizer.reverse(d_parameters, d_slots, rate, step, parameters, gradient, slots)
+    for e, f in zip(expected, (t for group in found for t in group.values()), strict=True):
+        torch.testing.assert_close(f, e, rtol=1e-9, atol=1e-9)
+
+
+def test_adams_reverse_is_finite_where_every_gradient_was_zero():
+    optimizer, parameters = Adam(), tensors(0)
+    gradient = {name: torch.zeros_like(p) for name, p in parameters.items()}
+    slots = optimizer.init(parameters)
+    for group in optimizer.reverse(tensors(1), slots, 0.1, 0, parameters, gradient, slots):
+        assert all(torch.isfinite(t).all() for t in group.values())
+
+
+def test_a_batch_of_adams_takes_a_rate_and_a_step_for_each_student():
+    optimizer, rates, steps = Adam(weight_decay=0.1, decoupled=True), torch.tensor([0.1, 0.5, 0.0]), np.array([0, 7, 2])
+    parameters, gradient = (tensors(i, batch=(3,)) for i in range(2))
+    slots = optimizer.init(parameters)
+    together = optimizer.update(parameters, gradient, slots, rates, steps)
+    for i in range(3):
+        arguments = ({name: t[i] for name, t in a.items()} for a in (parameters, gradient, slots))
+        alone = optimizer.update(*arguments, float(rates[i]), int(steps[i]))
+        for batch, single in zip(together, alone, strict=True):
+            torch.testing.assert_close({name: t[i] for name, t in batch.items()}, single)
+
+
+def test_named_optimizers_refuse_what_they_do_not_have():
+    shared = {"momentum": 0.9, "weight_decay": 0.0, "nesterov": False}
+    assert make_optimizer("adamw", **shared, betas=[0.5, 0.9]).betas == (0.5, 0.9)
+    with pytest.raises(ValueError, match="did you mean 'adam'"):
+        make_optimizer("adan", **shared)
+    with pytest.raises(ValueError, match="takes no optimizer_kwargs"):
+        make_optimizer("sgd", **shared, betas=(0.9, 0.99))
+    with pytest.raises(ValueError, match="betas"):
+        make_optimizer("adam", **shared, beta=0.9)
+    with pytest.raises(ValueError, match="nesterov"):
+        make_optimizer("adam", **(shared | {"nesterov": True}))
+    with pytest.raises(ValueError, match=r"betas must be two numbers in \[0, 1\)"):
+        make_optimizer("adam", **shared, betas=(0.9, 1.0))
+    with pytest.raises(ValueError, match="epsilon must be positive"):
+        make_optimizer("adam", **shared, epsilon=0.0)

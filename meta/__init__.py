@@ -1,8 +1,10 @@
 """Gradient-based teaching: hypergradients of a student's training, and the teachers that follow them."""
 
 from meta.action_gradient import ActionGradient, VectorActionGradient
-from meta.hypergradient import METHODS, Cotangent, Hypergradient, hypergradient
+from meta.descent import Cotangent, Descent, Training
+from meta.hypergradient import METHODS, Hypergradient, hypergradient
 from meta.policies import AttentionPolicy, MlpPolicy
+from meta.process import Process, PureProcess
 from meta.teachers import RMD, ConstantTeacher, EpisodicTeacher, FiniteDifference, GradientTeacher, RandomTeacher
 from meta.vec_env import GymVecEnv
 
@@ -13,13 +15,17 @@ __all__ = [
     "AttentionPolicy",
     "ConstantTeacher",
     "Cotangent",
+    "Descent",
     "EpisodicTeacher",
     "FiniteDifference",
     "GradientTeacher",
     "GymVecEnv",
     "Hypergradient",
     "MlpPolicy",
+    "Process",
+    "PureProcess",
     "RandomTeacher",
+    "Training",
     "VectorActionGradient",
     "hypergradient",
 ]

@@ -2,16 +2,87 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections import deque
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
 import torch
 
-from meta.hypergradient import check_method, hypergradient
-from teachenv.dynamics import StudentState, take
+from meta.descent import Training
+from meta.hypergradient import Method, check_last, check_memory, check_method, hypergradient
+from teachenv.dynamics import Dynamics, Episode, StudentState, take
 from teachenv.env import TeachEnv
+from teachenv.errors import unknown_name
+from teachenv.teaching import Teaching
 from teachenv.vector_env import TeachVectorEnv
+
+Kept = Literal["states", "sqrt"] | int
+
+
+class _Tape:
+    """What is kept of an environment's last steps, and how it is differentiated; of one student or of a batch.
+
+    Args:
+        teaching: of the environment.
+        method: see `ActionGradient`.
+        memory: see `ActionGradient`.
+        last: see `ActionGradient`.
+    """
+
+    def __init__(self, teaching: Teaching, method: str, memory: Kept, last: int | None) -> None:
+        self.method: Method = check_method(method)
+        if check_memory(memory) in ("all", "auto"):
+            raise unknown_name("memory policy of an action gradient", memory, ("states", "sqrt"))
+        check_last(self.method, last, teaching.settings.horizon)
+        self.per_action, self.last = teaching.settings.steps_per_action, last
+        length = teaching.actions if last is None else math.ceil(last / self.per_action)
+        checkpoints = {"states": length, "sqrt": math.ceil(math.sqrt(length))}
+        count = checkpoints[memory] if isinstance(memory, str) else min(memory, length)
+        # The beginning of a truncated stretch is not known before its end.
+        self.every = 1 if last is not None else math.ceil(length / count)
+        self.window: deque[tuple[StudentState | None, torch.Tensor]] = deque(maxlen=length)
+        self.expected: StudentState | None = None
+        self.clear()
+
+    def clear(self) -> None:
+        """Forgets all steps."""
+        self.window.clear()
+        self.added, self.fresh = 0, True
+
+    def add(self, before: StudentState, action: torch.Tensor, after: StudentState, began: bool = False) -> None:
+        """Keeps what is needed of one environment step.
+
+        Args:
+            before: students before the step.
+            action: their actions.
+            after: students after it.
+            began: whether any of them began anew at its end, so that the next state must be kept.
+        """
+        self.window.append((before if self.fresh or self.added % self.every == 0 else None, action))
+        self.added, self.fresh, self.expected = self.added + 1, began, after
+
+    def gradient(
+        self, dynamics: Dynamics, episode: Episode, final: StudentState, rows: list[int] | None = None
+    ) -> torch.Tensor:
+        """(actions in the window, n), or (actions, B, n); `rows`: only these students of the batch."""
+        states = {i * self.per_action: state for i, (state, _) in enumerate(self.window) if state is not None}
+        states[len(self.window) * self.per_action] = final
+        actions = [action for _, action in self.window]
+        if rows is not None:
+            states = {t: take(state, rows) for t, state in states.items()}
+            actions, episode = [action[rows] for action in actions], take(episode, rows)
+        steps = len(actions) * self.per_action
+        return hypergradient(
+            Training(dynamics, episode),
+            states[0],
+            actions,
+            method=self.method,
+            last=None if self.last is None else min(self.last, steps),
+            steps_per_action=self.per_action,
+            states=states,
+        ).actions
 
 
 class ActionGradient(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
@@ -21,27 +92,32 @@ class ActionGradient(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
     other actions held. An episode whose student diverged gets zeros: its return is a penalty, which does not depend
     on the actions.
 
-    The wrapper keeps the student's state before each action (a reference to a value, no copy, no graph).
-
     Args:
         env: a `TeachEnv`, possibly wrapped by what changes neither actions nor rewards.
-        method: `"rmd"` (exact) or `"finite-difference"`; see `meta.hypergradient`.
+        method: `"rmd"` (exact), `"finite-difference"`, `"truncated"` or `"forward"`; see `meta.hypergradient`.
+        memory: which students are kept on the way: `"states"`, one before each action (references to values: no copy,
+            no graph); `"sqrt"` or an integer, so many, and the steps between are taken again, bitwise.
+        last: for `"truncated"`: how many student steps at the end are differentiated.
 
     Raises:
         TypeError: the environment is no `TeachEnv`.
-        ValueError: an unknown method.
+        ValueError: an unknown method or memory policy.
     """
 
-    def __init__(self, env: gym.Env[np.ndarray, np.ndarray], method: str = "rmd") -> None:
+    def __init__(
+        self,
+        env: gym.Env[np.ndarray, np.ndarray],
+        method: str = "rmd",
+        memory: Kept = "states",
+        last: int | None = None,
+    ) -> None:
         """Wraps the environment."""
         super().__init__(env)
-        self.method = check_method(method)
         if not isinstance(env.unwrapped, TeachEnv):
             raise TypeError(f"ActionGradient differentiates a TeachEnv, found {type(env.unwrapped).__name__}")
         self._teach: TeachEnv = env.unwrapped
-        self._states: list[StudentState] = []
-        self._actions: list[torch.Tensor] = []
-        self._expected: StudentState | None = None
+        self._tape = _Tape(self._teach.teaching, method, memory, last)
+        self.method = self._tape.method
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:
         """Steps, and differentiates when the episode ends.
@@ -51,38 +127,29 @@ class ActionGradient(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
         """
         before = self._teach.student
         # After a reset, or a set_state, the student is not the one that the last step left.
-        if before is not self._expected:
-            self._states, self._actions = [], []
+        if before is not self._tape.expected:
+            self._tape.clear()
         observation, reward, terminated, truncated, info = self.env.step(action)
-        self._expected = self._teach.student
-        self._states.append(before)
-        self._actions.append(self._teach.action)
+        self._tape.add(before, self._teach.action, self._teach.student)
         if terminated or truncated:
             info["action_gradient"] = self._gradient(bool(info["diverged"]))
-            self._states, self._actions = [], []
+            self._tape.clear()
         return observation, reward, terminated, truncated, info
 
     def _gradient(self, diverged: bool) -> np.ndarray:
-        teach, per_action = self._teach, self._teach.teaching.settings.steps_per_action
-        taken = int(teach.student.step) // per_action
-        if taken != len(self._actions):
+        teach, recorded = self._teach, self._tape.added
+        taken = int(teach.student.step) // teach.teaching.settings.steps_per_action
+        if taken != recorded:
             raise RuntimeError(
-                f"the action gradient needs the whole episode, but {taken - len(self._actions)} of its {taken} actions "
+                f"the action gradient needs the whole episode, but {taken - recorded} of its {taken} actions "
                 "were taken before this wrapper saw it (set_state in mid-episode?); reset, or set_state to a state at "
                 "its start"
             )
-        if diverged:
-            return np.zeros((taken, *self._actions[0].shape), dtype=teach.action_space.dtype)
-        result = hypergradient(
-            teach.dynamics,
-            teach.episode,
-            self._states,
-            self._actions,
-            teach.student,
-            steps_per_action=per_action,
-            method=self.method,
-        )
-        return result.actions.cpu().numpy()
+        gradient = np.zeros((taken, *(teach.action_space.shape or ())), dtype=teach.action_space.dtype)
+        if not diverged:
+            known = self._tape.gradient(teach.dynamics, teach.episode, teach.student)
+            gradient[taken - len(known) :] = known.cpu().numpy()
+        return gradient
 
 
 class VectorActionGradient(gym.vector.VectorWrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
@@ -93,23 +160,30 @@ class VectorActionGradient(gym.vector.VectorWrapper[np.ndarray, np.ndarray, np.n
 
     Args:
         env: a `TeachVectorEnv`.
-        method: `"rmd"` (exact) or `"finite-difference"`; see `meta.hypergradient`.
+        method: see `ActionGradient`.
+        memory: see `ActionGradient`.
+        last: see `ActionGradient`.
 
     Raises:
         TypeError: the environment is no `TeachVectorEnv`.
-        ValueError: an unknown method.
+        ValueError: an unknown method or memory policy.
     """
 
-    def __init__(self, env: gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray], method: str = "rmd") -> None:
+    def __init__(
+        self,
+        env: gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray],
+        method: str = "rmd",
+        memory: Kept = "states",
+        last: int | None = None,
+    ) -> None:
         """Wraps the environment."""
         super().__init__(env)
-        self.method = check_method(method)
         if not isinstance(env.unwrapped, TeachVectorEnv):
             found = type(env.unwrapped).__name__
             raise TypeError(f"VectorActionGradient differentiates a TeachVectorEnv, found {found}")
         self._teach: TeachVectorEnv = env.unwrapped
-        self._recorded: list[tuple[StudentState, torch.Tensor]] = []
-        self._expected: StudentState | None = None
+        self._tape = _Tape(self._teach.teaching, method, memory, last)
+        self.method = self._tape.method
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Steps, and differentiates the episodes that end.
@@ -117,46 +191,28 @@ class VectorActionGradient(gym.vector.VectorWrapper[np.ndarray, np.ndarray, np.n
         Raises:
             RuntimeError: an episode ends whose first steps were not taken under this wrapper.
         """
-        teach, length = self._teach, self._teach.teaching.actions
+        teach, tape = self._teach, self._tape
         before, episodes = teach.students, teach.episodes
         # After a reset, or a set_state, the students are not those that the last step left.
-        if before is not self._expected:
-            self._recorded = []
+        if before is not tape.expected:
+            tape.clear()
         observation, rewards, terminated, truncated, infos = self.env.step(actions)
-        self._expected = teach.students
-        self._recorded = [*self._recorded, (before, teach.actions)][-length:]
         ended = terminated | truncated
+        tape.add(before, teach.actions, teach.students, began=bool(ended.any()))
         if ended.any():
-            action_size = teach.teaching.neutral_action.numel()
-            gradient = np.zeros((teach.num_envs, length, action_size), dtype=teach.single_action_space.dtype)
+            length, size = teach.teaching.actions, teach.teaching.neutral_action.numel()
+            gradient = np.zeros((teach.num_envs, length, size), dtype=teach.single_action_space.dtype)
             # Students that did not diverge and end together began together, a whole episode ago.
             rows = np.flatnonzero(ended & ~infos["final_info"]["diverged"])
             if len(rows):
-                gradient[rows] = self._gradient(rows.tolist(), episodes)
+                if tape.added < length:
+                    raise RuntimeError(
+                        f"the action gradient needs whole episodes, but only the last {tape.added} of {length} actions "
+                        "were taken under this wrapper; reset, or set_state to their start"
+                    )
+                assert teach.final_students is not None
+                some = rows.tolist() if len(rows) < teach.num_envs else None
+                known = tape.gradient(teach.dynamics, episodes, teach.final_students, some)
+                gradient[rows, length - len(known) :] = known.movedim(0, 1).cpu().numpy()
             infos["action_gradient"], infos["_action_gradient"] = gradient, ended
         return observation, rewards, terminated, truncated, infos
-
-    def _gradient(self, rows: list[int], episodes: Any) -> np.ndarray:
-        teach = self._teach
-        final = teach.final_students
-        assert final is not None
-        if len(self._recorded) < teach.teaching.actions:
-            raise RuntimeError(
-                f"the action gradient needs whole episodes, but only the last {len(self._recorded)} of "
-                f"{teach.teaching.actions} actions were taken under this wrapper; reset, or set_state to their start"
-            )
-        states = [state for state, _ in self._recorded]
-        actions = [action for _, action in self._recorded]
-        if len(rows) < teach.num_envs:
-            states, final, episodes = [take(s, rows) for s in states], take(final, rows), take(episodes, rows)
-            actions = [a[rows] for a in actions]
-        result = hypergradient(
-            teach.dynamics,
-            episodes,
-            states,
-            actions,
-            final,
-            steps_per_action=teach.teaching.settings.steps_per_action,
-            method=self.method,
-        )
-        return result.actions.cpu().numpy()

@@ -1,55 +1,53 @@
-"""Hypergradients: the derivative of a student's final dev objective with respect to every action of its teacher.
+"""Hypergradients: the derivative of a process's final objective with respect to every action taken on the way.
 
-With state x_t = (ω_t, v_t, b_t) (parameters, optimiser slots, running statistics) and x_{t+1} = step(x_t, a_t),
-reverse-mode differentiation carries the cotangent dx_t = dJ/dx_t backwards from dx_T = ∂J/∂x_T. One step back, in our
-notation (`teachenv.optimizers` derives the optimiser's part):
-
-    dg, dω, dv = optimiser's reverse rule of (dω', dv')
-    dω += (∂g/∂ω)ᵀ dg + (∂b'/∂ω)ᵀ db'        da_t = (∂g/∂a)ᵀ dg        db = (∂b'/∂b)ᵀ db'
-
-where g = ∇_ω L(ω_t, a_t) on the minibatch of step t. For plain SGD without running statistics these are L2T-DLF's
-eqs. 4-5 (its dω there is the same for both lines: the cotangent before the step is undone); with momentum the paper's
-form is wrong.
+For x_{t+1} = step(x_t, a_t, t) and J = objective(x_T), dJ/da_t with the other actions held. `meta.process` says what is
+differentiated and derives one step back; this module walks the steps.
 
 Methods:
-    `"rmd"`: exact. One double backward a step; the network must be twice differentiable by autograd.
-    `"finite-difference"`: the two products with dg by central differences of the gradient along dg, at ω ± ε·dg with
-        ε = r/‖dg‖. In float32 r = 0.01, which balances rounding and truncation; in float64, where rounding leaves room,
-        r = 3e-8, too short to reach a kink of ReLU or max-pooling. Two gradients a step; no double backward. Running
-        statistics are still followed exactly, by one ordinary backward pass. Known gap: in float32 a network of many
-        ReLUs has kinks within r, whose jumps count as curvature (relative errors measured over four steps: tanh
-        perceptron 2e-5, LeNet 7e-4, ResNet-8 0.05 under a bilinear loss and 0.3 under a mixture).
+    `"rmd"`: reverse-mode differentiation, exact. The cotangent dx_t = dJ/dx_t is carried backwards from ∂J/∂x_T; one
+        double backward a step.
+    `"finite-difference"`: the same walk, the products of Hessian and mixed derivative with dg by central differences of
+        the gradient along dg, at ω ± ε·dg with ε = r/‖dg‖. In float32 r = 0.01, which balances rounding and
+        truncation; in float64, where rounding leaves room, r = 3e-8, too short to reach a kink of ReLU or max-pooling.
+        Two gradients a step; no double backward. Running statistics are still followed exactly. Known gap: in float32 a
+        network of many ReLUs has kinks within r, whose jumps count as curvature (relative errors measured over four
+        steps: tanh perceptron 2e-5, LeNet 7e-4, ResNet-8 0.05 under a bilinear loss and 0.3 under a mixture).
+    `"truncated"`: `"rmd"` over the last `last` steps only. These gradients are exact; those of earlier actions are left
+        at zero, which is the bias: small where the steps between contract, and all there is where they do not.
+    `"forward"`: forward mode, exact. The tangent of the state with respect to each coordinate of each action is carried
+        along: T·n tangents and O(T²n) Jacobian products, so for few coordinates; memory does not grow with T but with
+        T·n.
 
-Memory: the parameters of each recorded state, no graphs. Between recorded states (several student steps under one
-action) the steps are replayed, bitwise, from the earlier one.
+Memory of the reverse methods, in states x and graphs g of one step, for T steps:
+    `"all"`: T graphs; each step is taken once, its graph kept. Fastest.
+    `"states"`: T states and one graph; each step is taken again when it is differentiated.
+    an integer k: k checkpoints and T/k states and one graph; each step is taken twice again.
+    `"sqrt"`: ⌈√T⌉ checkpoints, hence about 2√T states.
+    `"auto"`: the first of `"all"`, `"states"`, `"sqrt"` whose predicted bytes are within `byte_budget`; without one,
+        `"states"`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 import torch
 
-from teachenv.dynamics import Dynamics, Episode, StudentState
+from meta.process import Adjoint, Process, PureProcess, as_process
 from teachenv.errors import unknown_name
-from teachenv.optimizers import Tensors
+from teachenv.trees import bytes_of, tensors_of, with_tensors
 
-_RADIUS = {torch.float32: 1e-2, torch.float64: 3e-8}
-"""How far `"finite-difference"` moves the parameters; see above."""
+Method = Literal["rmd", "finite-difference", "truncated", "forward"]
+METHODS: tuple[Method, ...] = get_args(Method)
+Memory = Literal["auto", "all", "states", "sqrt"] | int
 
-Method = Literal["rmd", "finite-difference"]
-METHODS: tuple[Method, ...] = ("rmd", "finite-difference")
-
-
-@dataclass(frozen=True)
-class Cotangent:
-    """dJ/dx of a state x: one tensor for each of its tensors that J can depend on."""
-
-    parameters: Tensors
-    slots: Tensors
-    buffers: Tensors
+# A replayed step may differ by rounding, since kernels do; by this part of the step's own length it may not.
+_REPLAY_TOLERANCE = 0.1
 
 
 @dataclass(frozen=True)
@@ -57,16 +55,28 @@ class Hypergradient:
     """A hypergradient and what it cost.
 
     Attributes:
-        actions: dJ/da_t of each action, (actions, n), or (B, actions, n) for a batch.
-        initial: dJ/dx_0.
+        actions: dJ/da_t of each action, (actions, ...).
+        initial: dJ/dx_0: for an arbitrary step a structure like the state's, else a `meta.Cotangent`; None if the
+            method does not give it (`"truncated"`, `"forward"`).
+        objective: J.
+        memory: the memory policy that was followed.
         gradient_evaluations: gradients of minibatch losses that were computed, a student.
         hessian_vector_products: double backward passes, a student.
+        predicted_bytes: what the policy was expected to hold at its peak, besides the initial state; None where nothing
+            was predicted (`"forward"`, or the states were given).
+        measured_bytes: the same, measured on the tensors held: states, and the graph of the largest step.
+        nonfinite_step: the last step whose gradient is not finite, where it arose; None if all are finite.
     """
 
     actions: torch.Tensor
-    initial: Cotangent
+    initial: Any
+    objective: torch.Tensor
+    memory: str | int
     gradient_evaluations: int
     hessian_vector_products: int
+    predicted_bytes: int | None
+    measured_bytes: int
+    nonfinite_step: int | None
 
 
 def check_method(method: str) -> Method:
@@ -82,115 +92,340 @@ def check_method(method: str) -> Method:
 
 
 def hypergradient(
-    dynamics: Dynamics,
-    episode: Episode,
-    states: Sequence[StudentState],
-    actions: Sequence[torch.Tensor],
-    final: StudentState,
+    process: Process | PureProcess,
+    initial: Any,
+    actions: Sequence[torch.Tensor] | torch.Tensor,
     *,
-    steps_per_action: int = 1,
     method: Method = "rmd",
+    memory: Memory = "auto",
+    byte_budget: int | None = None,
+    last: int | None = None,
+    steps_per_action: int = 1,
+    states: Mapping[int, Any] | None = None,
 ) -> Hypergradient:
-    """Differentiates J(final) with respect to the actions, each with the others held.
+    """Differentiates J with respect to the actions, each with the others held, and to the initial state.
 
     Args:
-        dynamics: the training of one student, or of a batch.
-        episode: what the training drew on.
-        states: the state before each action.
-        actions: the actions, (n,) or (B, n) each.
-        final: the state after the last action.
-        steps_per_action: student steps under each action.
+        process: `meta.Training` of an environment, `meta.Descent` on a loss, or anything with your own
+            `step(state, action, t)` and `objective(state)`, which must be functions of their arguments alone.
+        initial: x_0: a tensor, or nested dictionaries, tuples and dataclasses of tensors.
+        actions: a_0, a_1, …, one tensor each, all of one shape.
         method: see the module.
+        memory: see the module.
+        byte_budget: for `memory="auto"`.
+        last: for `method="truncated"`: how many steps at the end are differentiated.
+        steps_per_action: steps under each action.
+        states: states that are known already, by step: the final one at least, `{T: x_T, …}`. They are not computed
+            again, and those between serve as checkpoints; `memory` then has nothing to decide.
 
     Raises:
-        ValueError: an unknown method.
+        TypeError: `process` is none, or `"finite-difference"` of an arbitrary step.
+        ValueError: an unknown method or policy, a truncation longer than the episode, or a budget that nothing fits.
+        RuntimeError: a step taken again differs from the first time.
     """
-    check_method(method)
-    back = _exact_step_back if method == "rmd" else _finite_difference_step_back
-    cotangent = _objective_gradient(dynamics, episode, final)
-    d_actions: list[torch.Tensor] = []
-    for state, action in zip(reversed(states), reversed(actions), strict=True):
-        segment = [state]
-        for _ in range(steps_per_action - 1):
-            segment.append(dynamics.step(segment[-1], episode, action)[0])
-        d_action = torch.zeros_like(action)
-        for inner in reversed(segment):
-            cotangent, d_inner = back(dynamics, inner, episode, action, cotangent)
-            d_action = d_action + d_inner
-        d_actions.append(d_action)
-    steps = len(states) * steps_per_action
-    replayed = len(states) * (steps_per_action - 1)
-    if not d_actions:
-        batch = final.step.shape if not isinstance(final.step, int) else ()
-        stacked = next(iter(final.parameters.values())).new_zeros((*batch, 0, 0))
-    else:
-        stacked = torch.stack(d_actions[::-1], dim=-2)
-    exact = method == "rmd"
-    return Hypergradient(stacked, cotangent, replayed + (steps if exact else 2 * steps), steps if exact else 0)
+    process, method = as_process(process), check_method(method)
+    steps = len(actions) * steps_per_action
+    check_last(method, last, steps)
+    if method == "forward":
+        return _forward(process, initial, actions, steps_per_action)
+    walk = _Walk(process, actions, steps_per_action, method)
+    begin = 0 if last is None else steps - last
+    if states is not None:
+        return walk.back(walk.known(states, initial, begin), begin, None, "given")
+    return walk.there_and_back(initial, begin, check_memory(memory), byte_budget)
 
 
-def _objective_gradient(dynamics: Dynamics, episode: Episode, state: StudentState) -> Cotangent:
-    """∂J/∂x_T."""
-    parameters, buffers = _leaves(state.parameters), _leaves(_statistics(dynamics, state))
-    with torch.enable_grad():
-        objective = dynamics.objective(replace(state, parameters=parameters, buffers=state.buffers | buffers), episode)
-        grads = torch.autograd.grad(objective.sum(), [*parameters.values(), *buffers.values()], materialize_grads=True)
-    slots = {name: torch.zeros_like(slot) for name, slot in state.slots.items()}
-    return Cotangent(
-        dict(zip(parameters, grads, strict=False)), slots, dict(zip(buffers, grads[len(parameters) :], strict=True))
-    )
+def check_last(method: Method, last: int | None, steps: int) -> None:
+    """Checks the length of a truncation.
+
+    Raises:
+        ValueError: it is missing, of no use, or longer than the episode.
+    """
+    if (last is not None) != (method == "truncated"):
+        raise ValueError(f'last={last!r} with method={method!r}: "truncated" needs it, and no other method takes it')
+    if last is not None and not 1 <= last <= steps:
+        raise ValueError(f"found last={last}, expected 1 to {steps}, the number of steps")
 
 
-def _exact_step_back(
-    dynamics: Dynamics, state: StudentState, episode: Episode, action: torch.Tensor, cotangent: Cotangent
-) -> tuple[Cotangent, torch.Tensor]:
-    """The cotangent before the step, and dJ/da of the step's action, by double backward."""
-    d_gradient, d_parameters, d_slots = dynamics.optimizer.reverse(
-        cotangent.parameters, cotangent.slots, dynamics.rate(state.step)
-    )
-    through = dynamics.pullback(state, episode, action, d_gradient, cotangent.buffers)
-    d_parameters = {name: d + through.parameters[name] for name, d in d_parameters.items()}
-    return Cotangent(d_parameters, d_slots, through.statistics), through.action
+def check_memory(memory: Memory) -> Memory:
+    """Returns the policy.
+
+    Raises:
+        ValueError: it is none.
+    """
+    named = ("auto", "all", "states", "sqrt")
+    if isinstance(memory, int) and not isinstance(memory, bool):
+        if memory < 1:
+            raise ValueError(f"found memory={memory}, expected at least 1 checkpoint")
+    elif memory not in named:
+        raise unknown_name("memory policy", memory, named)
+    return memory
 
 
-def _finite_difference_step_back(
-    dynamics: Dynamics, state: StudentState, episode: Episode, action: torch.Tensor, cotangent: Cotangent
-) -> tuple[Cotangent, torch.Tensor]:
-    """The cotangent before the step, and dJ/da of the step's action, by central differences along dg."""
-    d_gradient, d_parameters, d_slots = dynamics.optimizer.reverse(
-        cotangent.parameters, cotangent.slots, dynamics.rate(state.step)
-    )
-    size = action.shape[:-1]
-    norm = torch.stack([d.reshape(*size, -1).square().sum(-1) for d in d_gradient.values()]).sum(0).sqrt()
-    epsilon = _RADIUS[norm.dtype] / norm.clamp(min=torch.finfo(norm.dtype).tiny ** 0.5)
+class _Walk:
+    """The steps of one process under given actions, forwards and backwards, with what they cost."""
 
-    def along(sign: float) -> tuple[Tensors, torch.Tensor]:
-        moved = {
-            name: p + sign * epsilon.view(*size, *[1] * (p.dim() - len(size))) * d_gradient[name]
-            for name, p in state.parameters.items()
+    def __init__(self, process: Process, actions: Any, steps_per_action: int, method: Method) -> None:
+        self.process, self.actions, self.per_action, self.method = process, actions, steps_per_action, method
+        self.steps = len(actions) * steps_per_action
+        self.evaluations = self.products = 0
+        self.held = _Held()
+
+    def there_and_back(self, state: Any, begin: int, memory: Memory, byte_budget: int | None) -> Hypergradient:
+        """Follows the process from x_0 and differentiates the steps from `begin` on."""
+        for t in range(begin):
+            state = self._step(state, t)
+        if begin == self.steps:
+            return self.back({begin: state}, begin, 0, "states")
+        first = None
+        graph = 0
+        if self.method != "finite-difference":
+            # The first step is taken with its graph, to weigh it.
+            with self.held.graph() as weight:
+                after, adjoint = self._linearize(state, begin)
+            first, graph = (after, adjoint), weight.bytes
+        policy, predicted = self._choose(memory, byte_budget, bytes_of(state), graph, self.steps - begin)
+        if policy == "all" and first is not None:
+            return self._all(state, begin, *first, predicted)
+        after = first[0] if first is not None else None
+        self.held.release()
+        del first
+        count = {"all": self.steps, "states": self.steps, "sqrt": math.isqrt(self.steps - begin - 1) + 1}
+        checkpoints = count[policy] if isinstance(policy, str) else policy
+        every = max(1, -(-(self.steps - begin) // checkpoints))
+        states = {begin: state}
+        for t in range(begin, self.steps):
+            state = after if t == begin and after is not None else self._step(state, t)
+            if (t + 1 - begin) % every == 0 or t + 1 == self.steps:
+                states[t + 1] = state
+        return self.back(states, begin, predicted, policy)
+
+    def known(self, states: Mapping[int, Any], initial: Any, begin: int) -> dict[int, Any]:
+        """The given states from x_begin on, which is computed if it is not among them."""
+        nearest = max((t for t in states if t <= begin), default=0)
+        state = states.get(nearest, initial)
+        for t in range(nearest, begin):
+            state = self._step(state, t)
+        return {t: x for t, x in states.items() if t > begin} | {begin: state}
+
+    def back(self, states: dict[int, Any], begin: int, predicted: int | None, policy: str | int) -> Hypergradient:
+        """Differentiates the steps from `begin` on; the states between known ones are computed again.
+
+        Args:
+            states: x_t by t; x_begin and x_T must be among them. It is emptied.
+            begin: see above.
+            predicted: see `Hypergradient`.
+            policy: see `Hypergradient`.
+        """
+        final = states.pop(self.steps) if begin < self.steps else states[begin]
+        objective, cotangent = self.process.value(final)
+        gradients = _Rows(self.actions)
+        end, after = self.steps, final
+        for start in sorted((t for t in states if t < self.steps), reverse=True):
+            segment = [states[start]]
+            for t in range(start, end - 1):
+                segment.append(self._step(segment[-1], t))
+            if end > self.steps - 2 * (end - start):  # later on fewer states are held
+                self.held.states(states, segment)
+            for t in range(end - 1, start - 1, -1):
+                cotangent, d_action = self._pull_back(segment.pop(), t, cotangent, after)
+                gradients.add(t // self.per_action, d_action)
+                after = None
+            del states[start]
+            end = start
+        return self._result(gradients, cotangent if begin == 0 else None, objective, policy, predicted)
+
+    def _all(self, state: Any, begin: int, after: Any, adjoint: Adjoint, predicted: int) -> Hypergradient:
+        adjoints = [adjoint]
+        for t in range(begin + 1, self.steps):
+            with self.held.graph():
+                after, adjoint = self._linearize(after, t)
+            adjoints.append(adjoint)
+        objective, cotangent = self.process.value(after)
+        gradients = _Rows(self.actions)
+        for t in range(self.steps - 1, begin - 1, -1):
+            cotangent, d_action = adjoints.pop()(cotangent)
+            gradients.add(t // self.per_action, d_action)
+        return self._result(gradients, cotangent if begin == 0 else None, objective, "all", predicted)
+
+    def _result(
+        self, gradients: _Rows, initial: Any, objective: torch.Tensor, policy: str | int, predicted: int | None
+    ) -> Hypergradient:
+        actions = gradients.stacked()
+        nonfinite = _nonfinite(actions, self.per_action)
+        if len(actions) and not actions.any():
+            warnings.warn(
+                "the gradient is zero for every action: no action reaches the objective. Does the step detach it, take "
+                "gradients without create_graph=True, or have a learning rate of 0?",
+                stacklevel=4,
+            )
+        return Hypergradient(
+            actions, initial, objective, policy, self.evaluations, self.products, predicted, self.held.peak, nonfinite
+        )
+
+    def _action(self, t: int) -> torch.Tensor:
+        action: torch.Tensor = self.actions[t // self.per_action]
+        return action
+
+    def _step(self, state: Any, t: int) -> Any:
+        self.evaluations += self.process.gradient_evaluations
+        return self.process.step(state, self._action(t), t)
+
+    def _linearize(self, state: Any, t: int) -> tuple[Any, Adjoint]:
+        self.evaluations += self.process.gradient_evaluations
+        self.products += self.process.hessian_vector_products
+        return self.process.linearize(state, self._action(t), t)
+
+    def _pull_back(self, state: Any, t: int, cotangent: Any, after: Any) -> tuple[Any, torch.Tensor]:
+        """One step back; `after` is the state that the step led to the first time, if it is to be compared."""
+        action, compared = self._action(t), after is not None and not self.process.replays_exactly
+        if self.method == "finite-difference":
+            if compared:
+                self._compare(state, self._step(state, t), after, t)
+            self.evaluations += 2 * self.process.gradient_evaluations
+            return self.process.pull_back_by_differences(state, action, t, cotangent)
+        if compared:
+            again, adjoint = self._linearize(state, t)
+            self._compare(state, again, after, t)
+            return adjoint(cotangent)
+        self.evaluations += self.process.gradient_evaluations
+        self.products += self.process.hessian_vector_products
+        return self.process.pull_back(state, action, t, cotangent)
+
+    def _compare(self, before: Any, again: Any, after: Any, t: int) -> None:
+        def distance(one: Any, other: Any) -> float:
+            pairs = zip(tensors_of(one), tensors_of(other), strict=True)
+            return math.hypot(*(float((a - b).norm()) for a, b in pairs if a.is_floating_point()))
+
+        if distance(again, after) > _REPLAY_TOLERANCE * max(distance(after, before), distance(again, before)):
+            raise RuntimeError(
+                f"step {t} was taken again and led to another state: the step is not a function of (state, action, t) "
+                "alone. Make what it draws (minibatch, augmentation, dropout) a function of t, or put it into the state"
+            )
+
+    def _choose(
+        self, memory: Memory, byte_budget: int | None, state: int, graph: int, steps: int
+    ) -> tuple[str | int, int]:
+        """(policy, its predicted bytes)."""
+        root = math.isqrt(max(steps - 1, 0)) + 1
+        predicted = {
+            "all": steps * graph + state if graph else (steps + 1) * state,
+            "states": (steps + 1) * state + graph,
+            "sqrt": (root + -(-steps // root) + 1) * state + graph,
         }
-        gradient = dynamics.gradient(replace(state, parameters=moved), episode, action, with_action=True)
-        assert gradient.action is not None
-        return gradient.parameters, gradient.action
-
-    (plus, plus_action), (minus, minus_action) = along(1.0), along(-1.0)
-
-    def difference(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        return (a - b).div(2.0 * epsilon.view(*size, *[1] * (a.dim() - len(size))))
-
-    d_parameters = {name: d + difference(plus[name], minus[name]) for name, d in d_parameters.items()}
-    d_buffers = cotangent.buffers
-    if d_buffers:
-        through = dynamics.pullback(state, episode, action, None, cotangent.buffers)
-        d_parameters = {name: d + through.parameters[name] for name, d in d_parameters.items()}
-        d_buffers = through.statistics
-    return Cotangent(d_parameters, d_slots, d_buffers), difference(plus_action, minus_action)
+        if isinstance(memory, int):
+            return memory, (min(memory, steps) + -(-steps // memory) + 1) * state + graph
+        if memory != "auto":
+            return memory, predicted[memory]
+        if byte_budget is None:
+            return "states", predicted["states"]
+        for policy, needed in predicted.items():
+            if needed <= byte_budget:
+                return policy, needed
+        raise ValueError(
+            f"byte_budget={byte_budget:,} holds no policy: over {steps} steps "
+            + ", ".join(f"{policy!r} needs {needed:,}" for policy, needed in predicted.items())
+            + '; raise it, or differentiate fewer steps (method="truncated")'
+        )
 
 
-def _statistics(dynamics: Dynamics, state: StudentState) -> Tensors:
-    """The buffers that a training step changes and J can depend on."""
-    return {name: state.buffers[name] for name in dynamics.student.statistics}
+class _Rows:
+    """Gradients of actions, added up in any order."""
+
+    def __init__(self, actions: Any) -> None:
+        self._rows = [torch.zeros_like(action) for action in actions]
+
+    def add(self, index: int, gradient: torch.Tensor) -> None:
+        self._rows[index] = self._rows[index] + gradient
+
+    def stacked(self) -> torch.Tensor:
+        return torch.stack(self._rows) if self._rows else torch.zeros(0)
 
 
-def _leaves(tensors: Tensors) -> Tensors:
-    return {name: t.detach().requires_grad_() for name, t in tensors.items()}
+class _Held:
+    """Accounts for the bytes of states and graphs that a walk holds."""
+
+    def __init__(self) -> None:
+        self.peak = self._graphs = self._largest = 0
+
+    @contextmanager
+    def graph(self) -> Iterator[_Weight]:
+        """Weighs the graph that is built inside; it counts as held until `release`."""
+        weight = _Weight()
+        with torch.autograd.graph.saved_tensors_hooks(weight.pack, lambda tensor: tensor):
+            yield weight
+        self._largest = max(self._largest, weight.bytes)
+        self._graphs += weight.bytes
+        self.peak = max(self.peak, self._graphs)
+
+    def release(self) -> None:
+        """The graphs weighed so far are gone, but for one at a time."""
+        self._graphs = 0
+        self.peak = self._largest
+
+    def states(self, *trees: Any) -> None:
+        """These states are held now, beside one graph."""
+        self.peak = max(self.peak, bytes_of(*trees) + self._largest)
+
+
+class _Weight:
+    """The bytes of tensors saved for a backward pass, what they share counted once."""
+
+    def __init__(self) -> None:
+        self._storages: dict[int, int] = {}
+
+    def pack(self, tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        # Of a view of something larger (one action of all) only its own part; of an expanded tensor what there is.
+        own = min(storage.nbytes(), tensor.numel() * tensor.element_size())
+        self._storages[storage.data_ptr()] = max(own, self._storages.get(storage.data_ptr(), 0))
+        return tensor
+
+    @property
+    def bytes(self) -> int:
+        return sum(self._storages.values())
+
+
+def _forward(process: Process, state: Any, actions: Any, steps_per_action: int) -> Hypergradient:
+    """Forward mode: the tangent of the state for each coordinate of each action that was taken so far."""
+    tangents: list[tuple[int, torch.Tensor, Any]] = []  # (action, direction in it, tangent of the state)
+    _, like = process.value(state)
+    zero = with_tensors(like, [torch.zeros_like(x) for x in tensors_of(like)])
+    batch = process.batch(state)
+    peak = products = 0
+    for t in range(len(actions) * steps_per_action):
+        index, action = t // steps_per_action, actions[t // steps_per_action]
+        if t % steps_per_action == 0:
+            for direction in torch.eye(action[(0,) * len(batch)].numel(), dtype=action.dtype, device=action.device):
+                shaped = direction.view(action.shape[len(batch) :]).expand(action.shape)
+                tangents.append((index, shaped, zero))
+        tangents = [
+            (i, d, process.push_forward(state, action, t, tangent, d if i == index else torch.zeros_like(d)))
+            for i, d, tangent in tangents
+        ]
+        products += len(tangents)
+        state = process.step(state, action, t)
+        peak = max(peak, bytes_of(state, [tangent for _, _, tangent in tangents]))
+    objective, cotangent = process.value(state)
+
+    def along(tangent: Any) -> torch.Tensor:
+        pairs = zip(tensors_of(cotangent), tensors_of(tangent), strict=True)
+        return torch.stack([(a * b).reshape(*batch, -1).sum(-1) for a, b in pairs]).sum(0)
+
+    stacked = torch.zeros(0)
+    if tangents:
+        values = torch.stack([along(tangent) for _, _, tangent in tangents]).view(len(actions), -1, *batch)
+        stacked = values.movedim(1, -1).reshape(len(actions), *actions[0].shape)
+    evaluations = process.gradient_evaluations * len(actions) * steps_per_action
+    products *= process.hessian_vector_products
+    return Hypergradient(
+        stacked, None, objective, "forward", evaluations, products, None, peak, _nonfinite(stacked, steps_per_action)
+    )
+
+
+def _nonfinite(actions: torch.Tensor, per_action: int) -> int | None:
+    """The last step with a gradient that is not finite."""
+    if not len(actions):
+        return None
+    finite = torch.isfinite(actions).flatten(1).all(1)
+    return None if bool(finite.all()) else int((~finite).nonzero().max()) * per_action

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from teachenv.losses.base import LossFamily
-from teachenv.optimizers import SGD, Rate, Tensors
+from teachenv.optimizers import Optimizer, Rate, Tensors
 from teachenv.randomness import Purpose, generator
 from teachenv.recording import Recorder
 from teachenv.schedules import Schedule
@@ -128,6 +128,7 @@ class Dynamics:
         schedule: factor on η by student step.
         augment: whether minibatches go through the task's augmentation.
         dev_targets: targets of the pool as dev sees them, if they differ from the task's (label noise in train only).
+        known_pure: whether network, loss and measure are all this package's own.
     """
 
     def __init__(
@@ -136,11 +137,12 @@ class Dynamics:
         task: Task,
         measure: Measure,
         loss: LossFamily,
-        optimizer: SGD,
+        optimizer: Optimizer,
         learning_rate: float,
         schedule: Schedule,
         augment: bool,
         dev_targets: torch.Tensor | None = None,
+        known_pure: bool = False,
     ) -> None:
         """Holds the pieces."""
         self.student = student
@@ -152,6 +154,7 @@ class Dynamics:
         self.schedule = schedule
         self.augmentation = task.augment if augment else None
         self.dev_targets = task.pool[1] if dev_targets is None else dev_targets
+        self.known_pure = known_pure
 
     def init(self, episode: Episode) -> StudentState:
         """The untrained student of the episode."""
@@ -182,7 +185,9 @@ class Dynamics:
         gradient = self.gradient(state, episode, action)
         rate = self.rate(state.step)
         with torch.no_grad():
-            parameters, slots = self.optimizer.update(state.parameters, gradient.parameters, state.slots, rate)
+            parameters, slots = self.optimizer.update(
+                state.parameters, gradient.parameters, state.slots, rate, state.step
+            )
         return StudentState(parameters, slots, gradient.buffers, state.step + 1), gradient.outcome
 
     def gradient(
@@ -200,7 +205,7 @@ class Dynamics:
 
         def gradient(
             parameters: Tensors, buffers: Tensors, inputs: torch.Tensor, targets: torch.Tensor, action: torch.Tensor
-        ) -> tuple[Tensors, torch.Tensor, Tensors, torch.Tensor, torch.Tensor]:
+        ) -> Gradient:
             parameters = _leaves(parameters)
             action = action.detach().requires_grad_(with_action)
             with torch.enable_grad():
@@ -210,12 +215,25 @@ class Dynamics:
                 wanted = [*parameters.values()] + ([action] if with_action else [])
                 grads = torch.autograd.grad(_total(losses), wanted, materialize_grads=True)
             of_parameters = dict(zip(parameters, grads, strict=False))
-            return of_parameters, grads[-1], _detached(new_buffers), losses.detach(), scores
+            of_action = grads[-1] if with_action else None
+            return Gradient(of_parameters, of_action, _detached(new_buffers), Outcome(losses.detach(), scores))
 
-        of_parameters, of_action, buffers, losses, scores = self._recorded(gradient, "gradient", with_action)(
+        return self._recorded(gradient, "gradient", with_action)(
             state.parameters, state.buffers, *self.minibatch(episode, state.step), action
         )
-        return Gradient(of_parameters, of_action if with_action else None, buffers, Outcome(losses, scores))
+
+    def linearize(
+        self, state: StudentState, episode: Episode, action: torch.Tensor
+    ) -> tuple[Gradient, Callable[[Tensors, Tensors], Pullback]]:
+        """`gradient` together with its adjoint, whose graph lives as long as the adjoint does.
+
+        Returns:
+            The gradient, and the function that `pullback` is with its first three arguments given. It can be called
+            once.
+        """
+        random_states = self._random_states(episode, state.step)
+        inputs, targets = self.minibatch(episode, state.step)
+        return self._linearized(random_states, state.parameters, state.buffers, inputs, targets, action)
 
     def pullback(
         self,
@@ -237,42 +255,86 @@ class Dynamics:
         random_states = self._random_states(episode, state.step)
         second_order = d_gradient is not None
 
-        def pullback(
-            parameters: Tensors,
-            buffers: Tensors,
-            inputs: torch.Tensor,
-            targets: torch.Tensor,
-            action: torch.Tensor,
-            d_gradient: Tensors,
-            d_statistics: Tensors,
-        ) -> tuple[Tensors, Tensors, torch.Tensor]:
-            parameters, action = _leaves(parameters), action.detach().requires_grad_()
-            statistics = _leaves({name: buffers[name] for name in d_statistics})
-            with torch.enable_grad():
-                losses, _, new_buffers = self._map(self._forward(random_states, differentiable=True))(
-                    parameters, buffers | statistics, inputs, targets, action
-                )
-                outputs = [new_buffers[name] for name in d_statistics]
-                if second_order:
-                    outputs += torch.autograd.grad(
-                        _total(losses), [*parameters.values()], create_graph=True, materialize_grads=True
-                    )
-                cotangents = [*d_statistics.values(), *d_gradient.values()]
-                reached = [i for i, output in enumerate(outputs) if output.requires_grad]
-                grads = torch.autograd.grad(
-                    [outputs[i] for i in reached],
-                    [*parameters.values(), *statistics.values(), action],
-                    [cotangents[i] for i in reached],
-                    materialize_grads=True,
-                )
-            of_parameters = dict(zip(parameters, grads, strict=False))
-            return of_parameters, dict(zip(statistics, grads[len(parameters) : -1], strict=True)), grads[-1]
+        def pullback(*at: Any) -> Pullback:
+            *of_gradient, d_gradient, d_statistics = at
+            _, pull = self._linearized(random_states, *of_gradient, second_order=second_order)
+            return pull(d_gradient, d_statistics)
 
         inputs, targets = self.minibatch(episode, state.step)
-        d_parameters, d_old, d_action = self._recorded(pullback, "pullback", second_order)(
+        return self._recorded(pullback, "pullback", second_order)(
             state.parameters, state.buffers, inputs, targets, action, d_gradient or {}, d_statistics
         )
-        return Pullback(d_parameters, d_old, d_action)
+
+    def _linearized(
+        self,
+        random_states: Iterator[AbstractContextManager[None]],
+        parameters: Tensors,
+        buffers: Tensors,
+        inputs: torch.Tensor,
+        targets: torch.Tensor,
+        action: torch.Tensor,
+        *,
+        second_order: bool = True,
+    ) -> tuple[Gradient, Callable[[Tensors, Tensors], Pullback]]:
+        """See `linearize`; without `second_order` the gradient is left out and only the statistics are pulled back."""
+        parameters, action = _leaves(parameters), action.detach().requires_grad_()
+        statistics = _leaves({name: buffers[name] for name in self.student.statistics})
+        gradient, new_buffers, outcome = self._with_graph(
+            random_states, parameters, buffers | statistics, inputs, targets, action, second_order=second_order
+        )
+
+        def pull(d_gradient: Tensors, d_statistics: Tensors) -> Pullback:
+            outputs = [*gradient.values(), *(new_buffers[name] for name in d_statistics)]
+            cotangents = [*d_gradient.values(), *d_statistics.values()]
+            reached = [i for i, output in enumerate(outputs) if output.requires_grad]
+            grads = torch.autograd.grad(
+                [outputs[i] for i in reached],
+                [*parameters.values(), *statistics.values(), action],
+                [cotangents[i] for i in reached],
+                materialize_grads=True,
+            )
+            of_parameters = dict(zip(parameters, grads, strict=False))
+            return Pullback(of_parameters, dict(zip(statistics, grads[len(parameters) : -1], strict=True)), grads[-1])
+
+        return Gradient(_detached(gradient), None, _detached(new_buffers), outcome), pull
+
+    def gradient_with_graph(
+        self, parameters: Tensors, buffers: Tensors, step: int | np.ndarray, episode: Episode, action: torch.Tensor
+    ) -> tuple[Tensors, Tensors]:
+        """(gradient, new buffers), differentiable with respect to whatever the arguments were made from.
+
+        Args:
+            parameters: they must require gradients; they may be dual tensors of forward mode.
+            buffers: likewise.
+            step: whose minibatch is taken.
+            episode: which training.
+            action: the teacher's action, (n,) or (B, n).
+        """
+        inputs, targets = self.minibatch(episode, step)
+        random_states = self._random_states(episode, step)
+        return self._with_graph(random_states, parameters, buffers, inputs, targets, action)[:2]
+
+    def _with_graph(
+        self,
+        random_states: Iterator[AbstractContextManager[None]],
+        parameters: Tensors,
+        buffers: Tensors,
+        inputs: torch.Tensor,
+        targets: torch.Tensor,
+        action: torch.Tensor,
+        *,
+        second_order: bool = True,
+    ) -> tuple[Tensors, Tensors, Outcome]:
+        with torch.enable_grad():
+            losses, scores, new_buffers = self._map(self._forward(random_states, differentiable=True))(
+                parameters, buffers, inputs, targets, action
+            )
+            gradient: Tensors = {}
+            if second_order:
+                total, wanted = _total(losses), list(parameters.values())
+                grads = torch.autograd.grad(total, wanted, create_graph=True, materialize_grads=True)
+                gradient = dict(zip(parameters, grads, strict=True))
+        return gradient, new_buffers, Outcome(losses.detach(), scores)
 
     def _forward(
         self, random_states: Iterator[AbstractContextManager[None]], *, differentiable: bool

@@ -38,6 +38,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
+from torch.autograd import forward_ad
 
 from teachenv.errors import unknown_name
 
@@ -214,7 +215,7 @@ class Adam:
         for name, p in parameters.items():
             mean, square = self._moments(name, p, gradient[name], slots)
             size, correction = self._corrections(p, rate, step)
-            denominator = (square.sqrt() / correction).add_(self.epsilon)
+            denominator = _root(square) / correction + self.epsilon
             kept = p.mul(_along(1 - rate * self.weight_decay, p)) if self.decoupled and self.weight_decay else p
             if isinstance(size, torch.Tensor):
                 new[name] = kept - size * (mean / denominator)
@@ -277,6 +278,15 @@ class Adam:
             return rate / float(first), float(second) ** 0.5
         divisor, root = (torch.as_tensor(v, dtype=like.dtype, device=like.device) for v in (first, second**0.5))
         return _along(rate / divisor, like), _along(root, like)
+
+
+def _root(square: torch.Tensor) -> torch.Tensor:
+    """√s, whose derivative, where one is asked for, is zero at s = 0; see the module."""
+    tangent = forward_ad.unpack_dual(square).tangent  # type: ignore[no-untyped-call]
+    if tangent is None and not square.requires_grad:
+        return square.sqrt()
+    positive = square > 0
+    return torch.where(positive, square, 1.0).sqrt() * positive
 
 
 def _along(factor: Rate, like: torch.Tensor) -> Rate:

@@ -12,10 +12,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Hashable
+from itertools import repeat
 from typing import Any, TypeVar
 
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
+
+from teachenv.trees import tensors_of, with_tensors
 
 T = TypeVar("T")
 
@@ -36,13 +39,13 @@ class Recorder:
         """
 
         def replayed(*arguments: Any) -> T:
-            tensors = _flat(arguments)
+            tensors = tensors_of(arguments)
             key = (name, tuple((t.shape, t.stride(), t.dtype) for t in tensors))
             if key not in self._recordings:
                 self._recordings[key] = _record(function, arguments)
             graph, structure = self._recordings[key]
             with torch.no_grad():
-                result: T = _built(structure, iter(graph(*tensors)))
+                result: T = with_tensors(structure, graph(*tensors))
             return result
 
         return replayed
@@ -55,31 +58,15 @@ def recorder_of(key: str) -> Recorder:
 
 
 def _record(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Callable[..., list[torch.Tensor]], Any]:
-    structures: list[Any] = []
+    """The graph, and a result whose structure its outputs are put into."""
+    results: list[Any] = []
 
     def flat(*tensors: torch.Tensor) -> list[torch.Tensor]:
-        result = function(*_built(arguments, iter(tensors)))
-        structures.append(result)
-        return _flat(result)
+        results.append(function(*with_tensors(arguments, tensors)))
+        return tensors_of(results[-1])
 
-    graph = make_fx(flat)(*(t.detach() for t in _flat(arguments)))
+    graph = make_fx(flat)(*(t.detach() for t in tensors_of(arguments)))
     graph.graph.eliminate_dead_code()
     graph.recompile()
-    return graph, _built(structures[0], iter([None] * len(_flat(structures[0]))))
-
-
-def _flat(tree: Any) -> list[torch.Tensor]:
-    if isinstance(tree, dict):
-        return list(tree.values())
-    if isinstance(tree, tuple):
-        return [tensor for branch in tree for tensor in _flat(branch)]
-    return [tree]
-
-
-def _built(structure: Any, leaves: Any) -> Any:
-    """A structure like the given one with other leaves."""
-    if isinstance(structure, dict):
-        return {name: next(leaves) for name in structure}
-    if isinstance(structure, tuple):
-        return tuple(_built(branch, leaves) for branch in structure)
-    return next(leaves)
+    # Of the tracing only the structure is kept: its tensors would keep the whole trace in memory.
+    return graph, with_tensors(results[0], repeat(torch.empty(0)))

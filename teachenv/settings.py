@@ -43,9 +43,11 @@ class Settings:
         resplit: draw train and dev from the pool anew each episode; False: the same split in all.
         train_on: `"split"`, or `"pool"` to train a final student on the whole pool (dev is then a part of it).
         augment: augment minibatches; None: as the task is usually trained (CIFAR: yes).
-        learning_rate: η of the student's SGD.
-        momentum: μ.
-        nesterov: Nesterov's momentum.
+        optimizer: the student's: `"sgd"`, `"adam"` or `"adamw"`.
+        optimizer_kwargs: Adam's `betas` and `epsilon`.
+        learning_rate: η.
+        momentum: SGD's μ.
+        nesterov: SGD's: Nesterov's momentum.
         weight_decay: λ.
         lr_schedule: `"constant"`, `"linear"`, `"cosine"`, `"step"`, or
             `{"kind": "step", "milestones": [...], "gamma": 0.1}`.
@@ -76,6 +78,8 @@ class Settings:
     resplit: bool = True
     train_on: Literal["split", "pool"] = "split"
     augment: bool | None = None
+    optimizer: str = "sgd"
+    optimizer_kwargs: Mapping[str, Any] = field(default_factory=dict)
     learning_rate: float = 0.1
     momentum: float = 0.9
     nesterov: bool = False

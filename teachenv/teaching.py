@@ -18,7 +18,7 @@ import torch
 from teachenv.dynamics import Dynamics, Episode, StudentState
 from teachenv.errors import unknown_name
 from teachenv.losses import LossFamily, make_loss
-from teachenv.optimizers import SGD
+from teachenv.optimizers import make_optimizer
 from teachenv.randomness import Purpose, generator
 from teachenv.recording import Recorder, recorder_of
 from teachenv.schedules import make_schedule
@@ -46,7 +46,7 @@ class Teaching:
         action_space: Box(-1, 1).
         neutral_action: the zero action.
         actions: actions in an episode.
-        recorder: for batched steps, if network, loss and measure are all this package's own; see `teachenv.recording`.
+        recorder: for batched steps, where the dynamics is known to be pure; see `teachenv.recording`.
 
     Raises:
         ValueError: settings that do not fit the data.
@@ -73,11 +73,18 @@ class Teaching:
             task=self.task,
             measure=measure,
             loss=loss,
-            optimizer=SGD(settings.momentum, settings.weight_decay, settings.nesterov),
+            optimizer=make_optimizer(
+                settings.optimizer,
+                momentum=settings.momentum,
+                weight_decay=settings.weight_decay,
+                nesterov=settings.nesterov,
+                **settings.optimizer_kwargs,
+            ),
             learning_rate=settings.learning_rate,
             schedule=make_schedule(settings.lr_schedule, settings.horizon),
             augment=self._augments(),
             dev_targets=None if settings.dev_noise else clean_targets,
+            known_pure=self._known_pure(),
         )
         self.actions = settings.horizon // settings.steps_per_action
         self.recorder = self._recorder()
@@ -122,12 +129,17 @@ class Teaching:
                 "dev_size"
             )
 
-    def _recorder(self) -> Recorder | None:
+    def _known_pure(self) -> bool:
+        """Whether network, loss and measure are all this package's own."""
         settings = self.settings
-        if self.task.measure is not None or not (isinstance(settings.student, str) and isinstance(settings.loss, str)):
+        return self.task.measure is None and isinstance(settings.student, str) and isinstance(settings.loss, str)
+
+    def _recorder(self) -> Recorder | None:
+        if not self.dynamics.known_pure:
             return None
         decides = ("student", "student_kwargs", "loss", "loss_kwargs", "objective_temperature", "dtype")
-        return recorder_of(str([self.fingerprint[name] for name in decides] + [self.task.num_outputs, settings.device]))
+        described = [self.fingerprint[name] for name in decides]
+        return recorder_of(str([*described, self.task.num_outputs, self.settings.device]))
 
     @property
     def train_size(self) -> int:

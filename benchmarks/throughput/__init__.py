@@ -5,7 +5,8 @@ two contenders that take turns within one run: a short piece of the one, a short
 the pieces. Four measurements, ``config["measurement"]`` in the rows:
 
 * ``step``: `TeachEnv.step` over a plain PyTorch loop (`nn.Module`, `torch.optim.SGD`, `F.cross_entropy`) with the same
-  minibatches and augmentation. Both evaluate on dev after each step, and the time of that is taken out of both.
+  minibatches and augmentation, which reports each minibatch's loss and accuracy as the environment does. Both evaluate
+  on dev after each step, and the time of that is taken out of both.
 * ``vector``: students trained at once over single environments one after the other, under the same actions; and the
   largest difference between the two in any parameter or reward.
 * ``paths``: the two ways in which the vector environment can batch students, vmap over loop; which is why

@@ -84,8 +84,11 @@ def plain_steps(env: TeachEnv) -> Iterator[float]:
         if env.dynamics.augmentation is not None:
             x = env.dynamics.augmentation(x, generator(episode.seeds[0], Purpose.AUGMENTATION, t))
         optimizer.zero_grad()
-        F.cross_entropy(network(x), y).backward()  # type: ignore[no-untyped-call]
+        outputs = network(x)
+        loss = F.cross_entropy(outputs, y)
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
+        loss.item(), (outputs.detach().argmax(1) == y).double().mean().item()  # what the environment reports, too
         yield time.perf_counter() - start
         network.eval()
         with torch.no_grad():

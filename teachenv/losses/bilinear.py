@@ -37,17 +37,14 @@ class Bilinear(LossFamily):
 
     def __call__(self, action: torch.Tensor, prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:
         """Mean of −e_y' Φ log p."""
-        own, correction = self._terms(action, prediction, targets)
-        return -own.mean() - correction.mean()
+        return -self._scores(action, prediction, targets).mean()
 
-    def _terms(
-        self, action: torch.Tensor, prediction: Prediction, targets: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The terms log p_y and scale · e_y' A log p, shape (batch,) each."""
+    def _scores(self, action: torch.Tensor, prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:
+        """e_y' Φ log p of each sample, shape (batch,), as log p_y + scale · e_y' A log p: exact where A = 0."""
         log_p = F.log_softmax(prediction.outputs, 1)
         own = log_p.gather(1, targets.unsqueeze(1)).squeeze(1)
         rows = action.view(log_p.shape[1], log_p.shape[1]).index_select(0, targets)
-        return own, self.scale * (rows * log_p).sum(1)
+        return own + self.scale * (rows * log_p).sum(1)
 
     def coefficients(self, action: torch.Tensor) -> torch.Tensor:
         """Φ, (C, C)."""
@@ -66,5 +63,4 @@ class BilinearSigmoid(Bilinear):
 
     def __call__(self, action: torch.Tensor, prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:
         """Mean of −σ(e_y' Φ log p)."""
-        own, correction = self._terms(action, prediction, targets)
-        return -torch.sigmoid(own + correction).mean()
+        return -torch.sigmoid(self._scores(action, prediction, targets)).mean()

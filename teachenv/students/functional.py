@@ -14,6 +14,7 @@ from torch import nn
 from teachenv.optimizers import Tensors
 from teachenv.randomness import Purpose, torch_seed
 from teachenv.students.batch_norm import differentiable_batch_norm, has_batch_norm
+from teachenv.students.weight_norm import differentiable_weight_norm, has_weight_norm
 
 StudentFactory = Callable[[], nn.Module]
 """Builds a freshly initialised network; called once per episode, under the episode's seed."""
@@ -63,7 +64,9 @@ class FunctionalStudent:
         self._skeletons = {(True, False): self._module, (False, False): copy.deepcopy(self._module).eval()}
         for training in (True, False):
             plain = self._skeletons[training, False]
-            twin = differentiable_batch_norm(copy.deepcopy(plain)) if has_batch_norm(plain) else plain
+            twin = plain
+            if has_batch_norm(plain) or has_weight_norm(plain):
+                twin = differentiable_weight_norm(differentiable_batch_norm(copy.deepcopy(plain)))
             self._skeletons[training, True] = twin
             self._skeletons[training, "batched"] = _with_batched_linear(copy.deepcopy(twin))
         self._places = {key: _places(skeleton) for key, skeleton in self._skeletons.items()}

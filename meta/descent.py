@@ -1,0 +1,330 @@
+"""Processes whose step is an optimiser's: the training of a student, and descent on a loss of your own.
+
+The optimiser's part of the adjoint is written by hand (`teachenv.optimizers`), so that no graph is kept of the update,
+and only products with the Hessian and the mixed derivative of the loss are left. For cotangents dω', dv', db' of
+parameters, optimiser slots and running statistics after the step, and g = ∇_ω L(ω, a):
+
+    dg, dω, dv = optimiser's reverse rule of (dω', dv')
+    dω += (∂g/∂ω)ᵀ dg + (∂b'/∂ω)ᵀ db'        da = (∂g/∂a)ᵀ dg        db = (∂b'/∂b)ᵀ db'
+
+For plain SGD without running statistics these are L2T-DLF's eqs. 4-5 (its dω there is the same for both lines: the
+cotangent before the step is undone); with momentum the paper's form is wrong. The two products with dg can also be had
+without double backward, by central differences of the gradient along dg.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+
+from meta.process import Adjoint, Process, double_backward_kernels, dual, explained, forward_mode, tangent_of
+from teachenv.dynamics import Dynamics, Episode, Gradient, Outcome, Pullback, StudentState
+from teachenv.optimizers import SGD, Optimizer, Rate, Tensors
+
+RADIUS = {torch.float32: 1e-2, torch.float64: 3e-8}
+"""How far central differences move the parameters, by their dtype; see `meta.hypergradient`."""
+
+
+@dataclass(frozen=True)
+class Cotangent:
+    """dJ/dx of the state x of a descent: one tensor for each of its tensors that J can depend on."""
+
+    parameters: Tensors
+    slots: Tensors
+    buffers: Tensors
+
+
+class GradientProcess(Process, ABC):
+    """A process whose step is an optimiser's, on a loss; see the module."""
+
+    hessian_vector_products = 1
+    gradient_evaluations = 1
+    optimizer: Optimizer
+
+    @abstractmethod
+    def rate(self, state: StudentState, t: int) -> Rate:
+        """The learning rate of the step."""
+
+    @abstractmethod
+    def gradient(self, state: StudentState, action: torch.Tensor, t: int, *, with_action: bool = False) -> Gradient:
+        """The gradient of the step's loss, without a graph."""
+
+    @abstractmethod
+    def gradient_and_adjoint(
+        self, state: StudentState, action: torch.Tensor, t: int
+    ) -> tuple[Gradient, Callable[[Tensors, Tensors], Pullback]]:
+        """The gradient, and the function from cotangents of (gradient, new statistics) to those of the inputs."""
+
+    @abstractmethod
+    def pull_gradient_back(
+        self, state: StudentState, action: torch.Tensor, t: int, d_gradient: Tensors | None, d_statistics: Tensors
+    ) -> Pullback:
+        """That function, applied at once; without `d_gradient`, by one backward pass."""
+
+    def batch(self, state: StudentState) -> tuple[int, ...]:
+        """(B,) for a batch of students."""
+        return () if isinstance(state.step, int) else state.step.shape
+
+    def step(self, state: StudentState, action: torch.Tensor, t: int) -> StudentState:
+        """One step of the optimiser."""
+        return self._after(state, self.gradient(state, action, t), t)
+
+    def linearize(self, state: StudentState, action: torch.Tensor, t: int) -> tuple[StudentState, Adjoint]:
+        """(next state, adjoint); the graph kept is that of the gradient, not of the update."""
+        with double_backward_kernels():
+            gradient, pull = self.gradient_and_adjoint(state, action, t)
+
+        def adjoint(cotangent: Cotangent) -> tuple[Cotangent, torch.Tensor]:
+            with torch.no_grad():
+                d_gradient, d_direct, d_slots = self._reversed(state, t, cotangent, gradient.parameters)
+            with explained():
+                through = pull(d_gradient, cotangent.buffers)
+            return _joined(d_direct, d_slots, through), through.action
+
+        return self._after(state, gradient, t), adjoint
+
+    def pull_back(
+        self, state: StudentState, action: torch.Tensor, t: int, cotangent: Cotangent
+    ) -> tuple[Cotangent, torch.Tensor]:
+        """The adjoint at once, which a batch of students has recorded."""
+        if self.optimizer.needs_gradient:
+            return self.linearize(state, action, t)[1](cotangent)
+        with torch.no_grad():
+            d_gradient, d_direct, d_slots = self._reversed(state, t, cotangent, None)
+        with double_backward_kernels(), explained():
+            through = self.pull_gradient_back(state, action, t, d_gradient, cotangent.buffers)
+        return _joined(d_direct, d_slots, through), through.action
+
+    def pull_back_by_differences(
+        self, state: StudentState, action: torch.Tensor, t: int, cotangent: Cotangent
+    ) -> tuple[Cotangent, torch.Tensor]:
+        """The adjoint by central differences of the gradient at ω ± ε dg; statistics by an ordinary backward pass."""
+        here = self.gradient(state, action, t).parameters if self.optimizer.needs_gradient else None
+        with torch.no_grad():
+            d_gradient, d_direct, d_slots = self._reversed(state, t, cotangent, here)
+            size = self.batch(state)
+            norm = torch.stack([d.reshape(*size, -1).square().sum(-1) for d in d_gradient.values()]).sum(0).sqrt()
+            epsilon = RADIUS[norm.dtype] / norm.clamp(min=torch.finfo(norm.dtype).tiny ** 0.5)
+
+        def scaled(factor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+            return factor.view(*size, *[1] * (like.dim() - len(size)))
+
+        def along(sign: float) -> Gradient:
+            moved = {n: p + sign * scaled(epsilon, p) * d_gradient[n] for n, p in state.parameters.items()}
+            return self.gradient(replace(state, parameters=moved), action, t, with_action=True)
+
+        plus, minus = along(1.0), along(-1.0)
+        assert plus.action is not None
+        assert minus.action is not None
+        products = {n: (g - minus.parameters[n]) / scaled(2 * epsilon, g) for n, g in plus.parameters.items()}
+        of_action = (plus.action - minus.action) / scaled(2 * epsilon, action)
+        through = Pullback(products, {}, of_action)
+        if cotangent.buffers:
+            of_statistics = self.pull_gradient_back(state, action, t, None, cotangent.buffers)
+            products = {n: p + of_statistics.parameters[n] for n, p in products.items()}
+            # Statistics do not depend on the action but through later steps.
+            through = Pullback(products, of_statistics.statistics, of_action)
+        return _joined(d_direct, d_slots, through), of_action
+
+    @abstractmethod
+    def gradient_with_graph(
+        self, parameters: Tensors, buffers: Tensors, state: StudentState, action: torch.Tensor, t: int
+    ) -> tuple[Tensors, Tensors]:
+        """(gradient, new buffers), differentiable with respect to what the arguments were made from."""
+
+    def push_forward(
+        self, state: StudentState, action: torch.Tensor, t: int, tangent: Cotangent, of_action: torch.Tensor
+    ) -> Cotangent:
+        """Forward over reverse."""
+        with forward_mode():
+            parameters = {
+                n: dual(p.detach().requires_grad_(), tangent.parameters[n]) for n, p in state.parameters.items()
+            }
+            slots = {n: dual(slot, tangent.slots[n]) for n, slot in state.slots.items()}
+            buffers = {n: dual(b, tangent.buffers[n]) if n in tangent.buffers else b for n, b in state.buffers.items()}
+            gradient, new_buffers = self.gradient_with_graph(
+                parameters, buffers, state, dual(action.detach(), of_action), t
+            )
+            after, new_slots = self.optimizer.update(parameters, gradient, slots, self.rate(state, t), state.step)
+            return Cotangent(
+                {n: tangent_of(p) for n, p in after.items()},
+                {n: tangent_of(slot) for n, slot in new_slots.items()},
+                {n: tangent_of(new_buffers[n]) for n in tangent.buffers},
+            )
+
+    def _after(self, state: StudentState, gradient: Gradient, t: int) -> StudentState:
+        with torch.no_grad():
+            parameters, slots = self.optimizer.update(
+                state.parameters, gradient.parameters, state.slots, self.rate(state, t), state.step
+            )
+        return StudentState(parameters, slots, gradient.buffers, state.step + 1)
+
+    def _reversed(
+        self, state: StudentState, t: int, cotangent: Cotangent, gradient: Tensors | None
+    ) -> tuple[Tensors, Tensors, Tensors]:
+        return self.optimizer.reverse(
+            cotangent.parameters,
+            cotangent.slots,
+            self.rate(state, t),
+            state.step,
+            state.parameters,
+            gradient,
+            state.slots,
+        )
+
+
+class Training(GradientProcess):
+    """The training of an environment's student, or of a batch of them, as a process over `StudentState`.
+
+    Args:
+        dynamics: of the environment.
+        episode: which training.
+    """
+
+    def __init__(self, dynamics: Dynamics, episode: Episode) -> None:
+        """Holds both."""
+        self.dynamics, self.episode = dynamics, episode
+        self.optimizer = dynamics.optimizer
+        self.replays_exactly = dynamics.known_pure
+
+    def rate(self, state: StudentState, t: int) -> Rate:
+        """The environment's, at the student's own step."""
+        return self.dynamics.rate(state.step)
+
+    def gradient(self, state: StudentState, action: torch.Tensor, t: int, *, with_action: bool = False) -> Gradient:
+        """The dynamics'."""
+        return self.dynamics.gradient(state, self.episode, action, with_action=with_action)
+
+    def gradient_and_adjoint(
+        self, state: StudentState, action: torch.Tensor, t: int
+    ) -> tuple[Gradient, Callable[[Tensors, Tensors], Pullback]]:
+        """The dynamics'."""
+        return self.dynamics.linearize(state, self.episode, action)
+
+    def pull_gradient_back(
+        self, state: StudentState, action: torch.Tensor, t: int, d_gradient: Tensors | None, d_statistics: Tensors
+    ) -> Pullback:
+        """The dynamics'."""
+        return self.dynamics.pullback(state, self.episode, action, d_gradient, d_statistics)
+
+    def gradient_with_graph(
+        self, parameters: Tensors, buffers: Tensors, state: StudentState, action: torch.Tensor, t: int
+    ) -> tuple[Tensors, Tensors]:
+        """The dynamics'."""
+        return self.dynamics.gradient_with_graph(parameters, buffers, state.step, self.episode, action)
+
+    def value(self, state: StudentState) -> tuple[torch.Tensor, Cotangent]:
+        """(J on dev, ∂J/∂x_T)."""
+        statistics = {name: state.buffers[name] for name in self.dynamics.student.statistics}
+        return _value(lambda s: self.dynamics.objective(s, self.episode), state, statistics)
+
+
+class Descent(GradientProcess):
+    """Gradient descent on a loss of your own, as a process over `StudentState`.
+
+    Args:
+        loss: (parameters, action, t) to a scalar; a function of its arguments alone, twice differentiable by autograd.
+        objective: final parameters to J, a scalar.
+        optimizer: as in `teachenv.optimizers`.
+        learning_rate: η, or a function of t.
+    """
+
+    def __init__(
+        self,
+        loss: Callable[[Tensors, torch.Tensor, int], torch.Tensor],
+        objective: Callable[[Tensors], torch.Tensor],
+        optimizer: Optimizer | None = None,
+        learning_rate: float | Callable[[int], float] = 0.1,
+    ) -> None:
+        """Holds them; plain SGD by default."""
+        self._loss = loss
+        self._of_parameters = objective
+        self.optimizer = SGD() if optimizer is None else optimizer
+        self._rate = learning_rate
+
+    def begin(self, parameters: Tensors) -> StudentState:
+        """The state before the first step."""
+        detached = {name: p.detach() for name, p in parameters.items()}
+        return StudentState(detached, self.optimizer.init(detached), {}, 0)
+
+    def rate(self, state: StudentState, t: int) -> Rate:
+        """η at step t."""
+        return self._rate(t) if callable(self._rate) else self._rate
+
+    def gradient(self, state: StudentState, action: torch.Tensor, t: int, *, with_action: bool = False) -> Gradient:
+        """∇ of the loss."""
+        parameters, leaf = _leaves(state.parameters), action.detach().requires_grad_(with_action)
+        with torch.enable_grad():
+            loss = self._loss(parameters, leaf, t)
+            wanted = [*parameters.values()] + ([leaf] if with_action else [])
+            grads = torch.autograd.grad(loss, wanted, materialize_grads=True)
+        outcome = Outcome(loss.detach(), torch.full_like(loss.detach(), math.nan))
+        return Gradient(dict(zip(parameters, grads, strict=False)), grads[-1] if with_action else None, {}, outcome)
+
+    def gradient_and_adjoint(
+        self, state: StudentState, action: torch.Tensor, t: int
+    ) -> tuple[Gradient, Callable[[Tensors, Tensors], Pullback]]:
+        """∇ of the loss with its graph."""
+        parameters, leaf = _leaves(state.parameters), action.detach().requires_grad_()
+        gradient, _ = self.gradient_with_graph(parameters, {}, state, leaf, t)
+
+        def pull(d_gradient: Tensors, d_statistics: Tensors) -> Pullback:
+            reached = [name for name, g in gradient.items() if g.requires_grad]
+            *grads, of_action = torch.autograd.grad(
+                [gradient[name] for name in reached],
+                [*parameters.values(), leaf],
+                [d_gradient[name] for name in reached],
+                materialize_grads=True,
+            )
+            return Pullback(dict(zip(parameters, grads, strict=True)), {}, of_action)
+
+        unknown = torch.tensor(math.nan)
+        return Gradient({name: g.detach() for name, g in gradient.items()}, None, {}, Outcome(unknown, unknown)), pull
+
+    def pull_gradient_back(
+        self, state: StudentState, action: torch.Tensor, t: int, d_gradient: Tensors | None, d_statistics: Tensors
+    ) -> Pullback:
+        """By double backward."""
+        assert d_gradient is not None
+        return self.gradient_and_adjoint(state, action, t)[1](d_gradient, d_statistics)
+
+    def value(self, state: StudentState) -> tuple[torch.Tensor, Cotangent]:
+        """(J, ∂J/∂x_T)."""
+        return _value(lambda s: self._of_parameters(s.parameters), state, {})
+
+    def gradient_with_graph(
+        self, parameters: Tensors, buffers: Tensors, state: StudentState, action: torch.Tensor, t: int
+    ) -> tuple[Tensors, Tensors]:
+        """∇ of the loss with its graph."""
+        with torch.enable_grad():
+            loss, wanted = self._loss(parameters, action, t), list(parameters.values())
+            grads = torch.autograd.grad(loss, wanted, create_graph=True, materialize_grads=True)
+        return dict(zip(parameters, grads, strict=True)), {}
+
+
+def _value(
+    objective: Callable[[StudentState], torch.Tensor], state: StudentState, statistics: Tensors
+) -> tuple[torch.Tensor, Cotangent]:
+    parameters, statistics = _leaves(state.parameters), _leaves(statistics)
+    with torch.enable_grad():
+        value = objective(replace(state, parameters=parameters, buffers=state.buffers | statistics))
+        grads = torch.autograd.grad(value.sum(), [*parameters.values(), *statistics.values()], materialize_grads=True)
+    of_parameters = dict(zip(parameters, grads, strict=False))
+    of_statistics = dict(zip(statistics, grads[len(parameters) :], strict=True))
+    return value.detach(), Cotangent(
+        of_parameters, {n: torch.zeros_like(s) for n, s in state.slots.items()}, of_statistics
+    )
+
+
+def _joined(d_direct: Tensors, d_slots: Tensors, through: Pullback) -> Cotangent:
+    with torch.no_grad():
+        parameters = {name: d + through.parameters[name] for name, d in d_direct.items()}
+    return Cotangent(parameters, d_slots, through.statistics)
+
+
+def _leaves(tensors: Tensors) -> Tensors:
+    return {name: t.detach().requires_grad_() for name, t in tensors.items()}

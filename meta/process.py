@@ -1,0 +1,203 @@
+"""Pure processes: what can be differentiated. A training is one, and so is anything else that steps without memory.
+
+    x_{t+1} = step(x_t, a_t, t)        J = objective(x_T)
+
+A process linearises its step at a state: `linearize` gives the next state and the adjoint of the step there, a
+function that takes dJ/dx_{t+1} to (dJ/dx_t, dJ/da_t). For an arbitrary `step`, autograd does that; `meta.descent` has
+processes whose structure is known.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from teachenv.trees import tensors_of, with_tensors
+
+Adjoint = Callable[[Any], tuple[Any, torch.Tensor]]
+"""Takes the cotangent of the state after a step to (cotangent of the state before it, of the action)."""
+
+
+class PureProcess(Protocol):
+    """What `meta.hypergradient` differentiates at the least: your own two functions, in a class or a namespace."""
+
+    step: Callable[[Any, torch.Tensor, int], Any]
+    """(state, action, t) to the next state: nested dictionaries, tuples and dataclasses of tensors."""
+    objective: Callable[[Any], torch.Tensor]
+    """The final state to J, a scalar."""
+
+
+class Process:
+    """A process that autograd linearises.
+
+    Args:
+        step: see `PureProcess`. It must be a function of its arguments alone: a step is taken again when it is
+            differentiated. If it takes gradients itself, then with `create_graph=True`.
+        objective: see `PureProcess`.
+    """
+
+    hessian_vector_products = 0
+    """Double backward passes in an adjoint."""
+    gradient_evaluations = 0
+    """Gradients of a loss in a step, as far as the process knows."""
+    replays_exactly = False
+    """Whether it is known that a step taken again gives the same."""
+
+    def __init__(self, step: Callable[[Any, torch.Tensor, int], Any], objective: Callable[[Any], torch.Tensor]) -> None:
+        """Holds the functions."""
+        self._step, self._objective = step, objective
+
+    def batch(self, state: Any) -> tuple[int, ...]:
+        """The shape in which independent processes are stacked in a state: (B,), or () for one."""
+        return ()
+
+    def step(self, state: Any, action: torch.Tensor, t: int) -> Any:
+        """The next state, without a graph."""
+        leaves = [t.detach() for t in tensors_of(state)]
+        after = self._step(with_tensors(state, leaves), action.detach(), t)
+        return with_tensors(after, [t.detach() for t in tensors_of(after)])
+
+    def value(self, state: Any) -> tuple[torch.Tensor, Any]:
+        """(J, its gradient with respect to the state)."""
+        leaves = _floating_leaves(state)
+        with torch.enable_grad():
+            objective = self._objective(with_tensors(state, leaves))
+            wanted = [leaf for leaf in leaves if leaf.requires_grad]
+            if objective.requires_grad:
+                grads = torch.autograd.grad(objective.sum(), wanted, materialize_grads=True)
+            else:
+                grads = tuple(torch.zeros_like(leaf) for leaf in wanted)
+        return objective.detach(), list(grads)
+
+    def linearize(self, state: Any, action: torch.Tensor, t: int) -> tuple[Any, Adjoint]:
+        """(next state, adjoint of the step); the adjoint keeps the step's graph and can be called once."""
+        leaves, leaf_action = _floating_leaves(state), action.detach().requires_grad_()
+        with torch.enable_grad(), double_backward_kernels():
+            after = self._step(with_tensors(state, leaves), leaf_action, t)
+        outputs = [tensor for tensor in tensors_of(after) if tensor.is_floating_point()]
+
+        def adjoint(cotangent: list[torch.Tensor]) -> tuple[list[torch.Tensor], torch.Tensor]:
+            reached = [i for i, output in enumerate(outputs) if output.requires_grad]
+            wanted = [leaf for leaf in leaves if leaf.requires_grad]
+            with explained():
+                grads = torch.autograd.grad(
+                    [outputs[i] for i in reached],
+                    [*wanted, leaf_action],
+                    [cotangent[i] for i in reached],
+                    materialize_grads=True,
+                )
+            return list(grads[:-1]), grads[-1]
+
+        return with_tensors(after, [t.detach() for t in tensors_of(after)]), adjoint
+
+    def pull_back(self, state: Any, action: torch.Tensor, t: int, cotangent: Any) -> tuple[Any, torch.Tensor]:
+        """The adjoint of the step at a state, applied at once."""
+        return self.linearize(state, action, t)[1](cotangent)
+
+    def pull_back_by_differences(
+        self, state: Any, action: torch.Tensor, t: int, cotangent: Any
+    ) -> tuple[Any, torch.Tensor]:
+        """The same by central differences; needs to know the gradient within the step.
+
+        Raises:
+            TypeError: this process is an arbitrary step.
+        """
+        raise TypeError(
+            'method="finite-difference" differentiates the gradient within a step, and an arbitrary step(state, '
+            'action, t) does not say which that is; describe it as meta.Descent(loss, objective), or use "rmd"'
+        )
+
+    def push_forward(self, state: Any, action: torch.Tensor, t: int, tangent: Any, of_action: torch.Tensor) -> Any:
+        """The tangent of the next state, by forward mode.
+
+        Args:
+            state: where.
+            action: the action.
+            t: which step.
+            tangent: of the state, in the form of a cotangent.
+            of_action: tangent of the action.
+        """
+        with forward_mode():
+            rest = iter(tangent)
+            duals = [
+                dual(leaf.detach(), next(rest)) if leaf.is_floating_point() else leaf for leaf in tensors_of(state)
+            ]
+            after = self._step(with_tensors(state, duals), dual(action.detach(), of_action), t)
+            return [tangent_of(tensor) for tensor in tensors_of(after) if tensor.is_floating_point()]
+
+
+def as_process(process: Process | PureProcess) -> Process:
+    """The process itself, or one of the two functions.
+
+    Raises:
+        TypeError: it has no `step` and `objective`.
+    """
+    if isinstance(process, Process):
+        return process
+    step, objective = getattr(process, "step", None), getattr(process, "objective", None)
+    if not (callable(step) and callable(objective)):
+        raise TypeError(
+            f"a process has step(state, action, t) and objective(state), found {type(process).__name__} without them; "
+            "make one with meta.Process(step, objective)"
+        )
+    return Process(step, objective)
+
+
+def _floating_leaves(state: Any) -> list[torch.Tensor]:
+    return [t.detach().requires_grad_(t.is_floating_point()) for t in tensors_of(state)]
+
+
+@functools.cache
+def _load_forward_mode() -> None:
+    """Takes PyTorch's first step into forward mode, at which it warns of its own use of TorchScript."""
+    with warnings.catch_warnings(), forward_ad.dual_level():
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        forward_ad.make_dual(torch.zeros(1), torch.zeros(1))  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def forward_mode() -> Iterator[None]:
+    """A level of forward-mode differentiation, with kernels that allow it over reverse mode."""
+    _load_forward_mode()
+    with forward_ad.dual_level(), double_backward_kernels():
+        yield
+
+
+def dual(primal: torch.Tensor, tangent: torch.Tensor) -> torch.Tensor:
+    """A dual tensor of forward mode."""
+    made: torch.Tensor = forward_ad.make_dual(primal, tangent)  # type: ignore[no-untyped-call]
+    return made
+
+
+def tangent_of(tensor: torch.Tensor) -> torch.Tensor:
+    """Its tangent, zero if it has none."""
+    tangent = forward_ad.unpack_dual(tensor).tangent  # type: ignore[no-untyped-call]
+    return torch.zeros_like(tensor) if tangent is None else tangent.detach()
+
+
+def double_backward_kernels() -> AbstractContextManager[None]:
+    """Chooses attention's math kernel: the fused ones cannot be differentiated twice."""
+    return sdpa_kernel(SDPBackend.MATH)
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turns PyTorch's refusal to differentiate a kernel twice into advice."""
+    try:
+        yield
+    except RuntimeError as error:
+        message = str(error)
+        if any(sign in message for sign in ("derivative for", "not implemented", "differentiate twice")):
+            raise RuntimeError(
+                f"the step has an operation that cannot be differentiated twice ({message.splitlines()[0]}); use "
+                'method="finite-difference", which needs no double backward'
+            ) from error
+        raise

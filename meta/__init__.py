@@ -2,6 +2,7 @@
 
 from meta.action_gradient import ActionGradient, VectorActionGradient
 from meta.descent import Cotangent, Descent, Training
+from meta.evolution import EvolutionStrategies
 from meta.hypergradient import METHODS, Hypergradient, hypergradient
 from meta.policies import AttentionPolicy, MlpPolicy
 from meta.process import Process, PureProcess
@@ -17,6 +18,7 @@ __all__ = [
     "Cotangent",
     "Descent",
     "EpisodicTeacher",
+    "EvolutionStrategies",
     "FiniteDifference",
     "GradientTeacher",
     "GymVecEnv",

@@ -163,7 +163,7 @@ class EpisodicTeacher(Resumable):
         taught: dict[int, TaughtStudent] = {}
         dones = np.zeros(env.num_envs, dtype=bool)
         while len(taught) < env.num_envs:
-            actions, _ = self.predict(observations, deterministic=True)
+            actions = self._act(observations)
             seen.append(observations)
             step: tuple[Any, ...] = env.step(actions)
             observations, rewards, dones, infos = step
@@ -181,6 +181,10 @@ class EpisodicTeacher(Resumable):
             observations = np.asarray(env.reset())
         self._last_obs = observations
         return [taught[i] for i in range(env.num_envs)]
+
+    def _act(self, observations: np.ndarray) -> np.ndarray:
+        """What the teacher does while its students are collected."""
+        return self.predict(observations, deterministic=True)[0]
 
     @abstractmethod
     def _improve(self, students: list[TaughtStudent]) -> None:

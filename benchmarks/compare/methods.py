@@ -171,4 +171,12 @@ METHODS: dict[str, Method] = {
     "rmd": Method(_GRADIENT, _attention(meta.RMD)),
     # The same gradient to three digits, hence the same best configuration.
     "finite-difference": Method(_GRADIENT, _attention(meta.FiniteDifference), tuned_as="rmd"),
+    "evolution-strategies": Method(
+        tuple(
+            Own({"loss_kwargs": {"scale": 0.5}}, {"learning_rate": rate, "sigma": sigma})
+            for rate in (0.03, 0.06)
+            for sigma in (0.05, 0.2)
+        ),
+        _attention(meta.EvolutionStrategies),
+    ),
 }

@@ -22,7 +22,15 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import nn
 
 from agents import DDPG
-from meta import RMD, ActionGradient, ConstantTeacher, FiniteDifference, RandomTeacher, VectorActionGradient
+from meta import (
+    RMD,
+    ActionGradient,
+    ConstantTeacher,
+    EvolutionStrategies,
+    FiniteDifference,
+    RandomTeacher,
+    VectorActionGradient,
+)
 from meta.teachers import TaughtStudent
 from meta.vec_env import as_vec_env
 from teachenv import LossFamily, Measure, Task, TeachEnv, TeachVectorEnv
@@ -56,6 +64,8 @@ TEACHERS = [
     (FiniteDifference, "MlpPolicy"),
     (DDPG, "AttentionPolicy"),
     (DDPG, "MlpPolicy"),
+    (EvolutionStrategies, "AttentionPolicy"),
+    (EvolutionStrategies, "MlpPolicy"),
     (ConstantTeacher, "ConstantPolicy"),
     (RandomTeacher, "RandomPolicy"),
 ]
@@ -424,10 +434,11 @@ def optimizer_states(model):
         (RMD, {"learning_rate": lambda remaining: 0.05 * remaining}),
         (RMD, {"students_per_update": 6}),
         (FiniteDifference, {}),
+        (EvolutionStrategies, {"students_per_update": 5}),
         (DDPG, {}),
         (DDPG, {"buffer_size": 20, "train_freq": 3, "gradient_steps": 2}),
     ],
-    ids=["rmd", "rmd-6-students", "finite-difference", "ddpg", "ddpg-full-buffer"],
+    ids=["rmd", "rmd-6-students", "finite-difference", "evolution-strategies", "ddpg", "ddpg-full-buffer"],
 )
 def test_a_run_resumed_from_a_checkpoint_ends_as_if_it_had_not_stopped(teacher, options, kind, tmp_path):
     total = 72
@@ -462,6 +473,59 @@ def test_a_run_resumed_from_a_checkpoint_ends_as_if_it_had_not_stopped(teacher, 
     else:
         assert [e["l"] for e in resumed.ep_info_buffer] == [e["l"] for e in whole.ep_info_buffer]
         np.testing.assert_array_equal([e["r"] for e in resumed.ep_info_buffer], [e["r"] for e in whole.ep_info_buffer])
+
+
+class Target(gym.Env):
+    """One action, and a return whose gradient is known."""
+
+    observation_space = gym.spaces.Box(0, 1, (3,), np.float32)
+    action_space = gym.spaces.Box(-1, 1, (4,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.array([0.2, 0.5, 0.9], dtype=np.float32), {}
+
+    def step(self, action):
+        reward = -float(np.square(action - 0.3).sum())
+        return np.zeros(3, dtype=np.float32), reward, True, False, {"objective": reward}
+
+
+def test_evolution_strategies_estimate_the_gradient_of_the_return():
+    """With m pairs and d parameters, the cosine of estimate and gradient is about √(m/(m + d))."""
+    pairs = 200
+    env = DummyVecEnv([lambda: Monitor(Target())] * pairs)
+    model = make(EvolutionStrategies, "AttentionPolicy", env, sigma=0.05, max_grad_norm=None, learning_rate=0.0)
+    model.learn(1)
+    found = torch.cat([p.grad.flatten() for p in model.policy.parameters()])
+    action = model.policy(torch.tensor([[0.2, 0.5, 0.9]]))
+    model.policy.zero_grad()
+    (action - 0.3).square().sum().backward()
+    wanted = torch.cat([p.grad.flatten() for p in model.policy.parameters()])
+    expected = (pairs / (pairs + len(wanted))) ** 0.5
+    assert torch.cosine_similarity(found, wanted, dim=0) > 0.9 * expected
+    assert float(found.norm() / wanted.norm()) == pytest.approx(1 / expected, rel=0.2)
+
+
+def test_evolution_strategies_find_the_best_action():
+    env = DummyVecEnv([lambda: Monitor(Target())] * 8)
+    model = make(EvolutionStrategies, "AttentionPolicy", env, learning_rate=0.1, sigma=0.1).learn(16 * 60)
+    np.testing.assert_allclose(model.predict(np.array([0.2, 0.5, 0.9], dtype=np.float32))[0], 0.3, atol=0.1)
+
+
+def test_the_two_of_a_pair_teach_the_same_student():
+    model = make(EvolutionStrategies, "AttentionPolicy", TeachVectorEnv(3, **settings()), sigma=1e-9)
+    seen = []
+    model._improve = seen.append
+    model.learn(1)
+    objectives = [student.info["objective"] for student in seen[0]]
+    np.testing.assert_allclose(objectives[:3], objectives[3:], rtol=1e-5)
+    assert len(set(objectives[:3])) == 3
+
+
+@pytest.mark.parametrize(("option", "message"), [({"sigma": 0.0}, "sigma"), ({"max_grad_norm": 0.0}, "max_grad_norm")])
+def test_evolution_strategies_refuse_what_is_not_positive(option, message):
+    with pytest.raises(ValueError, match=rf"{message} must be positive"):
+        make(EvolutionStrategies, "AttentionPolicy", TeachEnv(**settings()), **option)
 
 
 @pytest.mark.parametrize("teacher", [RMD, DDPG])

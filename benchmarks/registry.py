@@ -35,4 +35,10 @@ BENCHMARKS: dict[str, Entry] = {
         summary="How many student steps a second do the single, the vector and the differentiated environment reach?",
         minutes={"smoke": "1 min", "laptop": "7 min", "paper": "2 h (estimated)"},
     ),
+    # Time, memory and error of every way to differentiate a training, peers among them.
+    "hypergradients": Entry(
+        options="benchmarks.hypergradients:Options",
+        summary="What does the gradient of a whole training cost, here and in other libraries?",
+        minutes={"smoke": "3 min (estimated)", "laptop": "40 min (estimated)", "paper": "3 h (estimated)"},
+    ),
 }

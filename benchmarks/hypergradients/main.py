@@ -1,0 +1,184 @@
+"""The command: which contender meets which training, and what is kept of it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from benchmarks.hypergradients import report
+from benchmarks.hypergradients.contenders import CONTENDERS
+from benchmarks.hypergradients.measure import measure, reference
+from benchmarks.hypergradients.problems import STUDENTS
+from benchmarks.options import CommonOptions, Preset
+from benchmarks.rows import ResultsFile, Row, git_commit, versions
+from teachenv.errors import unknown_name
+
+NAME = "hypergradients"
+METRICS = ("time_ratio", "extra_bytes", "relative_error")
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a preset fixes.
+
+    Attributes:
+        seeds: repetitions.
+        turns: of a contender and plain training, in a process.
+        part: of the usual length of each training, in percent.
+        lengths: T of the second part.
+    """
+
+    seeds: int
+    turns: int
+    part: int
+    lengths: tuple[int, ...]
+
+
+SIZES: dict[Preset, Size] = {
+    "smoke": Size(1, 1, 3, ()),
+    "laptop": Size(3, 3, 100, (16, 64, 256, 1024, 5000)),
+    "paper": Size(10, 5, 100, (16, 64, 256, 1024, 5000, 20_000)),
+}
+
+
+@dataclass(frozen=True)
+class Options(CommonOptions):
+    """Options of ``python -m benchmarks hypergradients``."""
+
+    students: tuple[str, ...] = tuple(STUDENTS)
+    """Networks that are trained."""
+
+    contenders: tuple[str, ...] = tuple(CONTENDERS)
+    """What differentiates them."""
+
+    threads: int = 1
+    """Torch threads of every contender."""
+
+    memory_limit: float = 4.0
+    """GiB that a contender may take beyond what its process has at the start."""
+
+    def __post_init__(self) -> None:
+        """Checks names and numbers.
+
+        Raises:
+            ValueError: an unknown name, or a number out of range.
+        """
+        super().__post_init__()
+        for what, chosen, known in (
+            ("student", self.students, STUDENTS),
+            ("contender", self.contenders, CONTENDERS),
+        ):
+            for name in chosen:
+                if name not in known:
+                    raise unknown_name(what, name, known)
+        if self.threads < 1:
+            raise ValueError(f"found --threads {self.threads}, expected at least 1")
+        if not self.memory_limit > 0:
+            raise ValueError(f"found --memory-limit {self.memory_limit}, expected a positive number of GiB")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One contender on one training.
+
+    Attributes:
+        task: `"usual"` or `"length"`, the part of the benchmark.
+        student: see `STUDENTS`.
+        steps: T.
+        contender: see `CONTENDERS`.
+        seed: of the training.
+    """
+
+    task: str
+    student: str
+    steps: int
+    contender: str
+    seed: int
+
+
+def run(options: Options) -> None:
+    """Measures what the folder does not hold yet, in one process after the other; writes rows, table and figures."""
+    size = SIZES[options.preset]
+    folder = options.output_folder(NAME)
+    results = ResultsFile(folder / "results.jsonl")
+    cases = _cases(options, size)
+    exact: dict[tuple[str, int, int], torch.Tensor] = {}
+    full: set[str] = set()  # contenders that passed the memory limit: a longer training would do so, too
+    for number, case in enumerate(cases, start=1):
+        config = {
+            "steps": case.steps,
+            "batch_size": STUDENTS[case.student].batch,
+            "turns": size.turns if case.task == "usual" else 1,
+            "threads": options.threads,
+            "memory_limit": options.memory_limit,
+        }
+        identity: dict[str, Any] = {
+            "benchmark": NAME,
+            "task": case.task,
+            "dataset": "procedural",
+            "student": case.student,
+            "method": case.contender,
+            "seed": case.seed,
+            "config": config,
+        }
+        if results.done(**identity) or (case.task == "length" and case.contender in full):
+            continue
+        print(
+            f"[{number}/{len(cases)}] {case.contender}: {case.student}, T = {case.steps}", file=sys.stderr, flush=True
+        )
+        arguments = {"student": case.student, "steps": case.steps, "seed": case.seed, "threads": options.threads}
+        limit = int(options.memory_limit * 2**30)
+        found = alone(measure, contender=case.contender, turns=config["turns"], limit=limit, **arguments)
+        if "failed" in found:
+            print(f"  {case.contender} failed: {found['failed']}", file=sys.stderr, flush=True)
+            full.add(case.contender)
+        gradient = found.pop("gradient", None)
+        if gradient is not None and case.task == "usual":
+            key = case.student, case.steps, case.seed
+            if key not in exact:
+                exact[key] = alone(reference, **arguments)
+            found["relative_error"] = float((gradient.double() - exact[key]).norm() / exact[key].norm())
+        results.append(_rows(identity, case, found))
+    report.write(results.rows(), folder)
+
+
+def _cases(options: Options, size: Size) -> list[Case]:
+    usual = [
+        Case("usual", student, max(2, STUDENTS[student].steps * size.part // 100), contender, seed)
+        for seed in range(options.seeds or size.seeds)
+        for student in options.students
+        for contender in options.contenders
+    ]
+    lengths = [
+        Case("length", "mlp", steps, contender, 0) for steps in sorted(size.lengths) for contender in options.contenders
+    ]
+    return usual + lengths
+
+
+def _rows(identity: dict[str, Any], case: Case, found: dict[str, Any]) -> list[Row]:
+    about: dict[str, Any] = {"git_commit": git_commit(), "versions": versions(), "student_steps": case.steps}
+    if "failed" in found:
+        note = {"failed": found["failed"]}
+        return [Row(**identity, metric="failed", value=1.0, seconds=0.0, data=note, **about)]
+    values = {metric: found.get(metric) for metric in METRICS}
+    return [
+        Row(**identity, metric=metric, value=float(value), seconds=found["seconds"], **about)
+        for metric, value in values.items()
+        if value is not None
+    ]
+
+
+def alone(function: Callable[..., Any], **arguments: Any) -> Any:
+    """Calls a function in a new process; one that dies gives `failed`."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        try:
+            return pool.submit(function, **arguments).result()
+        except BrokenProcessPool:
+            return {"failed": "its process died (out of memory?)"}

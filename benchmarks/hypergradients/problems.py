@@ -1,0 +1,113 @@
+"""The trainings: networks, minibatches, and the loss that actions weigh."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from teachenv.students import make_student
+
+CLASSES, MOMENTUM = 10, 0.9
+
+
+class Recurrent(nn.Module):
+    """A two-layer LSTM over a sequence of vectors."""
+
+    def __init__(self, size: int = 32, hidden: int = 64) -> None:
+        """Builds the layers."""
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(size, hidden, num_layers=2, batch_first=True), nn.Linear(hidden, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(batch, length, size) to logits."""
+        outputs: torch.Tensor = self.head(self.lstm(x)[0][:, -1])
+        return outputs
+
+
+class Transformer(nn.Module):
+    """A two-layer transformer encoder, mean-pooled."""
+
+    def __init__(self, size: int = 32, heads: int = 4) -> None:
+        """Builds the layers."""
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(size, heads, 4 * size, dropout=0.0, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.head = nn.Linear(size, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(batch, length, size) to logits."""
+        outputs: torch.Tensor = self.head(self.encoder(x).mean(1))
+        return outputs
+
+
+@dataclass(frozen=True)
+class Student:
+    """A kind of student and its usual training.
+
+    Attributes:
+        build: makes the network.
+        shape: of one input.
+        batch: samples in a minibatch.
+        steps: of its training.
+        learning_rate: of SGD with momentum 0.9.
+    """
+
+    build: Callable[[], nn.Module]
+    shape: tuple[int, ...]
+    batch: int
+    steps: int
+    learning_rate: float
+
+
+STUDENTS: dict[str, Student] = {
+    "mlp": Student(lambda: make_student("mlp", (1, 28, 28), CLASSES)(), (1, 28, 28), 20, 200, 0.05),
+    "lenet": Student(lambda: make_student("lenet", (1, 28, 28), CLASSES)(), (1, 28, 28), 64, 50, 0.02),
+    "resnet8": Student(lambda: make_student("resnet8", (3, 32, 32), CLASSES)(), (3, 32, 32), 128, 10, 0.02),
+    "lstm": Student(Recurrent, (16, 32), 20, 20, 0.05),
+    "transformer": Student(Transformer, (16, 32), 20, 20, 0.02),
+}
+
+
+class Problem:
+    """One training: everything that the contenders share.
+
+    Attributes:
+        student: what is trained.
+        steps: T.
+        module: a network of the initial weights.
+        actions: (T, classes), around 0; the weight of a sample of class c in step t is 1 + a[t, c].
+    """
+
+    def __init__(self, student: str, steps: int, seed: int, dtype: torch.dtype = torch.float32) -> None:
+        """Draws it all from the seed, in float32, and casts it."""
+        self.student, self.steps = STUDENTS[student], steps
+        generator = torch.Generator().manual_seed(seed)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.module = self.student.build().to(dtype).train()
+        pool = 4 * self.student.batch
+        self._targets = torch.randint(CLASSES, (pool,), generator=generator)
+        means = torch.randn(CLASSES, *self.student.shape, generator=generator)
+        noise = torch.randn(pool, *self.student.shape, generator=generator)
+        self._inputs = (noise + 0.3 * means[self._targets]).to(dtype)
+        self._order = torch.randint(pool, (steps, self.student.batch), generator=generator)
+        self.actions = (0.1 * torch.randn(steps, CLASSES, generator=generator)).to(dtype)
+
+    def batch(self, t: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Minibatch of step t."""
+        rows = self._order[t]
+        return self._inputs[rows], self._targets[rows]
+
+    def loss(self, outputs: torch.Tensor, action: torch.Tensor, t: int) -> torch.Tensor:
+        """Cross-entropy of the step's minibatch, weighed by class."""
+        targets = self._targets[self._order[t]]
+        return ((1 + action[targets]) * F.cross_entropy(outputs, targets, reduction="none")).mean()
+
+    def objective(self, network: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """Cross-entropy on the first samples, in training mode (batch statistics), for every contender alike."""
+        size = self.student.batch
+        return F.cross_entropy(network(self._inputs[:size]), self._targets[:size])

@@ -1,0 +1,99 @@
+"""The table and the figures, made from the rows alone."""
+
+from __future__ import annotations
+
+import io
+import statistics
+from collections import defaultdict
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.rows import Row, write_atomically
+
+HEADER = ("student", "T", "contender", "time / plain", "extra memory, MB", "relative error")
+
+Group = dict[str, list[float]]
+
+
+def write(rows: list[Row], folder: Path) -> None:
+    """Writes ``table.md`` and the figures into the folder and prints the table."""
+    cells = table(rows)
+    lines = [HEADER, ("---",) * len(HEADER), *cells]
+    write_atomically(folder / "table.md", "".join(f"| {' | '.join(line)} |\n" for line in lines))
+    lengths = [row for row in rows if row.task == "length"]
+    if lengths:
+        write_atomically(folder / "lengths.png", _figure(lengths))
+    shown = Table(*HEADER)
+    for line in cells:
+        shown.add_row(*line)
+    console = Console()
+    console.print(shown)
+    console.print(f"rows, table and figures: {folder}", highlight=False, markup=False)
+
+
+def table(rows: list[Row]) -> list[tuple[str, ...]]:
+    """A line a contender and training: medians over repetitions."""
+    groups, failures = _groups([row for row in rows if row.task == "usual"])
+    cells: list[tuple[str, ...]] = []
+    for key, metrics in groups.items():
+        student, steps, contender = key
+        if key in failures:
+            cells.append((student, str(steps), contender, f"failed: {failures[key]}", "", ""))
+            continue
+        memory = statistics.median(metrics["extra_bytes"]) / 1e6 if "extra_bytes" in metrics else None
+        cells.append(
+            (
+                student,
+                str(steps),
+                contender,
+                f"{statistics.median(metrics['time_ratio']):.2f}",
+                "" if memory is None else f"{memory:,.0f}",
+                f"{statistics.median(metrics['relative_error']):.1e}",
+            )
+        )
+    return cells
+
+
+def _groups(rows: list[Row]) -> tuple[dict[tuple[str, int, str], Group], dict[tuple[str, int, str], str]]:
+    """Values by (student, T, contender) and metric, and what failed."""
+    groups: dict[tuple[str, int, str], Group] = defaultdict(lambda: defaultdict(list))
+    failures: dict[tuple[str, int, str], str] = {}
+    for row in rows:
+        key = row.student, int(row.config["steps"]), row.method
+        groups[key][row.metric].append(row.value)
+        if row.metric == "failed":
+            assert row.data is not None
+            failures[key] = row.data["failed"]
+    return groups, failures
+
+
+def _figure(rows: list[Row]) -> bytes:
+    """Time and memory of the perceptron against T, both axes logarithmic."""
+    groups, failures = _groups(rows)
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    time, memory = figure.subplots(1, 2)
+    for contender in dict.fromkeys(key[2] for key in groups):
+        keys = sorted(key for key in groups if key[2] == contender and key not in failures)
+        style = "--" if ":" not in contender else "-"
+        for axes, metric, factor in ((time, "time_ratio", 1.0), (memory, "extra_bytes", 1e-6)):
+            # At least 10 kB, since an axis of logarithms has no zero.
+            points = [
+                (k[1], max(0.01, statistics.median(groups[k][metric]) * factor)) for k in keys if metric in groups[k]
+            ]
+            if points:
+                axes.plot(*zip(*points, strict=True), style, marker="o", markersize=3, label=contender)
+    time.set_ylabel("time over plain training")
+    memory.set_ylabel("extra memory, MB")
+    for axes in (time, memory):
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xlabel("length of the training T, student steps")
+        axes.grid(alpha=0.3)
+    memory.legend(fontsize=8)
+    figure.suptitle("Hypergradients of a 784-500-10 perceptron; a line ends where the memory limit is passed")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    return buffer.getvalue()

@@ -1,22 +1,29 @@
-"""The README's Python snippets run as they stand, each in an interpreter's fresh namespace."""
+"""The Python snippets of the README and of the docs run as they stand, each in an interpreter's fresh namespace."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-README = Path(__file__).resolve().parent.parent / "README.md"
-SNIPPETS = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+SNIPPETS = [
+    snippet
+    for file in (README, *sorted((ROOT / "docs").glob("*.md")))
+    for snippet in re.findall(
+        r"^```python\n(.*?)^```", file.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE
+    )
+]
 
 
 def test_there_are_snippets() -> None:
-    assert len(SNIPPETS) >= 4
+    assert len(SNIPPETS) >= 5
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda s: s.splitlines()[-1][:40])
 def test_snippet_runs(snippet: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    exec(compile(snippet, str(README), "exec"), {"__name__": "readme"})
+    exec(compile(snippet, "snippet", "exec"), {"__name__": "readme"})
 
 
 def test_environment_table_names_every_id() -> None:

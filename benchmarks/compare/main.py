@@ -67,12 +67,12 @@ class Size:
 
 PRESETS = {
     "smoke": Size(1, 960, 8, (Rung(2, 480, 8, 4),), 1, 4, 8, (0.0,)),
-    # Whole updates of 32 students of 60 steps: 50, and 3, 6 and 20 for tuning.
+    # Whole updates of 16 students of 60 steps: 100, and 3, 6 and 20 for tuning.
     "laptop": Size(
         seeds=3,
         student_steps=96_000,
-        parallel=32,
-        rungs=(Rung(48, 5_760, 32, 32), Rung(12, 11_520, 32, 64), Rung(3, 38_400, 32, 256)),
+        parallel=16,
+        rungs=(Rung(48, 2_880, 16, 32), Rung(12, 5_760, 16, 64), Rung(3, 19_200, 16, 256)),
         points=6,
         students=32,
         final_students=256,
@@ -245,8 +245,8 @@ class Comparison:
             for task in self.tasks:
                 for method in sorted(tuned):
                     for configuration in left[task.name, method][: rung.configurations]:
-                        learns = METHODS[method].learns
-                        budget, parallel = (min(rung.steps, self.budget), rung.parallel) if learns else (0, 0)
+                        crowd = METHODS[method].crowd if METHODS[method].learns else 0
+                        budget, parallel = min(crowd * rung.steps, self.budget), crowd * rung.parallel
                         config = self._config(
                             task,
                             method,

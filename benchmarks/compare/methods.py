@@ -45,7 +45,7 @@ class Method:
         make: builds the teacher from (environment, seed, teacher options); None: a fixed loss, the zero action.
         tuned_as: the method whose tuning it takes over, if it has none of its own; None: itself.
         crowd: how many times as many students as the preset says the teacher has at a time, in the same number of
-            student steps.
+            student steps; in tuning also in as many times more of them, so that there are as many updates.
     """
 
     own: tuple[Own, ...]
@@ -129,7 +129,7 @@ def _scales(*scales: float) -> tuple[Own, ...]:
 
 
 _GRADIENT = tuple(
-    Own({"loss_kwargs": {"scale": scale}}, {"learning_rate": rate}) for scale in (0.5, 1.0) for rate in (0.03, 0.06)
+    Own({"loss_kwargs": {"scale": scale}}, {"learning_rate": rate}) for scale in (0.5, 1.0) for rate in (0.01, 0.03)
 )
 
 METHODS: dict[str, Method] = {
@@ -165,9 +165,10 @@ METHODS: dict[str, Method] = {
             )
         ),
         _attention(agents.DDPG),
+        crowd=2,
     ),
-    # Each step of its students is followed by one of its large networks: half as many, or it takes half of the time.
-    "ddpg:default": Method(_scales(0.5), _ddpg_default, tuned_as="ddpg", crowd=2),
+    # Each step of its students is followed by one of its large networks: fewer of them, or it takes half of the time.
+    "ddpg:default": Method(_scales(0.5), _ddpg_default, tuned_as="ddpg", crowd=4),
     "rmd": Method(_GRADIENT, _attention(meta.RMD)),
     # The same gradient to three digits, hence the same best configuration.
     "finite-difference": Method(_GRADIENT, _attention(meta.FiniteDifference), tuned_as="rmd"),

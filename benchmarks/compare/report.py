@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,7 @@ def _table(results: Results, task: str) -> tuple[list[str], list[list[str]]]:
         config = rows[0].config
         own = {k: v for k, v in _flat(config["own"]).items() if k not in ("loss", "base")}
         tuned = ", ".join(
-            [f"lr {config['learning_rate']:g} {config['lr_schedule']}", *(f"{k} {v:g}" for k, v in own.items())]
+            [f"lr {config['learning_rate']:g} {config['lr_schedule']}", *(_option(k, v) for k, v in own.items())]
         )
         body.append(
             [
@@ -264,3 +264,10 @@ def _coefficients(results: Results, task: str) -> Figure | None:
         axis.set_xlabel("class", fontsize=8)
     figure.suptitle(f"{task}: Φ − I over the episode (mean over students, seed 0)", fontsize=11)
     return figure
+
+
+def _option(name: str, value: Any) -> str:
+    """An option as a cell of the table shows it; of nested ones the leaves."""
+    if isinstance(value, Mapping):
+        return ", ".join(_option(inner, v) for inner, v in value.items() if v)
+    return f"{name} {value:g}" if isinstance(value, int | float) else f"{name} {'-'.join(str(v) for v in value)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,10 +113,7 @@ def _table(results: Results, task: str) -> tuple[list[str], list[list[str]]]:
             continue
         ratio = "" if best is None else f"{summary.mean / best[1].mean:.2f}"
         config = rows[0].config
-        own = {k: v for k, v in _flat(config["own"]).items() if k not in ("loss", "base")}
-        tuned = ", ".join(
-            [f"lr {config['learning_rate']:g} {config['lr_schedule']}", *(_option(k, v) for k, v in own.items())]
-        )
+        tuned = described(config)
         body.append(
             [
                 method if best is None or method != best[0] else f"{method} (best fixed)",
@@ -132,10 +129,20 @@ def _table(results: Results, task: str) -> tuple[list[str], list[list[str]]]:
     return header, body
 
 
-def _flat(own: dict[str, Any]) -> dict[str, Any]:
-    return {
-        k: v for key, value in own.items() for k, v in (value.items() if isinstance(value, dict) else [(key, value)])
-    }
+def described(config: Mapping[str, Any]) -> str:
+    """What was tuned, as a cell of the table shows it; of nested options the leaves."""
+    own = {name: value for name, value in _leaves(config["own"]) if name not in ("loss", "base")}
+    return ", ".join([f"lr {config['learning_rate']:g} {config['lr_schedule']}", *(f"{k} {v}" for k, v in own.items())])
+
+
+def _leaves(options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, value in options.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value)
+        elif isinstance(value, int | float):
+            yield name, f"{value:g}"
+        elif value:
+            yield name, value if isinstance(value, str) else "-".join(str(v) for v in value)
 
 
 def _markdown(cells: Sequence[str]) -> str:
@@ -264,10 +271,3 @@ def _coefficients(results: Results, task: str) -> Figure | None:
         axis.set_xlabel("class", fontsize=8)
     figure.suptitle(f"{task}: Φ − I over the episode (mean over students, seed 0)", fontsize=11)
     return figure
-
-
-def _option(name: str, value: Any) -> str:
-    """An option as a cell of the table shows it; of nested ones the leaves."""
-    if isinstance(value, Mapping):
-        return ", ".join(_option(inner, v) for inner, v in value.items() if v)
-    return f"{name} {value:g}" if isinstance(value, int | float) else f"{name} {'-'.join(str(v) for v in value)}"

@@ -53,6 +53,18 @@ def test_grids_are_of_equal_size(loss: str) -> None:
     assert all(METHODS[method.tuned_as].tuned_as is None for method in METHODS.values() if method.tuned_as)
 
 
+def test_every_configuration_can_be_shown() -> None:
+    for name, method in METHODS.items():
+        for own in method.own:
+            config = {"learning_rate": 0.1, "lr_schedule": "linear", "own": {**own.environment, **own.teacher}}
+            shown = report.described(config)
+            assert shown.startswith("lr 0.1 linear"), name
+            assert "{" not in shown, name
+    nested = {"loss": "a", "policy_kwargs": {"net_arch": {"pi": [], "qf": [128, 64]}}, "loss_kwargs": {"scale": 0.5}}
+    config = {"learning_rate": 0.1, "lr_schedule": "linear", "own": nested}
+    assert report.described(config) == "lr 0.1 linear, qf 128-64, scale 0.5"
+
+
 def test_rows_table_and_figures(finished: Path) -> None:
     rows = read_rows(finished / "results.jsonl")
     errors = Counter((r.task, r.method) for r in rows if r.metric == "test_error")

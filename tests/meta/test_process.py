@@ -132,7 +132,9 @@ def test_a_descent_is_differentiated_through_every_optimizer(optimizer, memory, 
 
 
 @pytest.mark.parametrize("steps_per_action", [1, 2])
-@pytest.mark.parametrize("process", [Pendulum(), *(descent(o) for o in OPTIMIZERS)], ids=lambda p: str(p)[:40])
+@pytest.mark.parametrize(
+    "process", [Pendulum(), *(descent(o) for o in OPTIMIZERS)], ids=["pendulum", *map(str, OPTIMIZERS)]
+)
 def test_forward_mode_is_reverse_mode(process, steps_per_action):
     state = process.begin(start()) if isinstance(process, Descent) else pendulum_state()
     actions = actions_of(4)

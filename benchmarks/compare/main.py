@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -208,9 +209,9 @@ class Comparison:
                         continue
                     label = f"{task.name}: {method}, seed {seed}"
                     rows_of[label] = (task, method, seed, config)
-                    checkpoint = (
-                        self.folder / "teachers" / f"{task.name}-{method}-{self.options.loss}-{seed}".replace(":", "-")
-                    )
+                    # With the settings in its name, since a checkpoint of other settings must not be taken up.
+                    settings = hashlib.sha256(_key(config).encode()).hexdigest()[:12]
+                    checkpoint = self.folder / "teachers" / f"{task.name}-{method}-{seed}-{settings}".replace(":", "-")
                     size = self.size
                     arguments = (
                         task.setting,

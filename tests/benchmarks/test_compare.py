@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -147,6 +150,26 @@ def test_shipped_tuning_is_taken_over(finished: Path, tmp_path: Path, monkeypatc
     assert len(best) == 2 * len(METHODS_UNDER_TEST)
     with pytest.raises(Exception, match="NoneType"):
         main.Comparison(options(tmp_path / "anew", retune=True)).tune()
+
+
+def test_a_checkpoint_of_other_settings_is_not_taken_up(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(finished / "results.jsonl", tmp_path)
+    checkpoints: list[set[Path]] = []
+
+    def record(jobs: Any, *_: Any) -> None:
+        if jobs:
+            checkpoints.append({job.kwargs["checkpoint"] for job in jobs})
+
+    monkeypatch.setattr(main, "run_jobs", record)
+    for final_students in (4, 5):
+        size = dataclasses.replace(main.PRESETS["smoke"], final_students=final_students)
+        monkeypatch.setitem(main.PRESETS, "smoke", size)
+        main.run(options(tmp_path))
+    first, second = checkpoints
+    assert len(first) == len(second) == 2 * 2 * len(METHODS_UNDER_TEST)
+    assert not first & second
 
 
 def test_a_teacher_continues_from_its_checkpoint(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ class _Tape:
         check_last(self.method, last, teaching.settings.horizon)
         self.per_action, self.last = teaching.settings.steps_per_action, last
         length = teaching.actions if last is None else math.ceil(last / self.per_action)
-        checkpoints = {"states": length, "sqrt": math.ceil(math.sqrt(length))}
+        checkpoints = {"states": length, "sqrt": math.isqrt(length - 1) + 1}
         count = checkpoints[memory] if isinstance(memory, str) else min(memory, length)
         # The beginning of a truncated stretch is not known before its end.
         self.every = 1 if last is not None else math.ceil(length / count)

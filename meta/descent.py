@@ -22,8 +22,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from meta.process import Adjoint, Process, double_backward_kernels, dual, explained, forward_mode, tangent_of
-from teachenv.dynamics import Dynamics, Episode, Gradient, Outcome, Pullback, StudentState
+from teachenv.dynamics import Dynamics, Episode, Gradient, Outcome, Pullback, StudentState, updated
 from teachenv.optimizers import SGD, Optimizer, Rate, Tensors
+from teachenv.trees import leaves
 
 RADIUS = {torch.float32: 1e-2, torch.float64: 3e-8}
 """How far central differences move the parameters, by their dtype; see `meta.hypergradient`."""
@@ -141,9 +142,7 @@ class GradientProcess(Process, ABC):
     ) -> Cotangent:
         """Forward over reverse."""
         with forward_mode():
-            parameters = {
-                n: dual(p.detach().requires_grad_(), tangent.parameters[n]) for n, p in state.parameters.items()
-            }
+            parameters = {n: dual(p, tangent.parameters[n]) for n, p in leaves(state.parameters).items()}
             slots = {n: dual(slot, tangent.slots[n]) for n, slot in state.slots.items()}
             buffers = {n: dual(b, tangent.buffers[n]) if n in tangent.buffers else b for n, b in state.buffers.items()}
             gradient, new_buffers = self.gradient_with_graph(
@@ -157,11 +156,7 @@ class GradientProcess(Process, ABC):
             )
 
     def _after(self, state: StudentState, gradient: Gradient, t: int) -> StudentState:
-        with torch.no_grad():
-            parameters, slots = self.optimizer.update(
-                state.parameters, gradient.parameters, state.slots, self.rate(state, t), state.step
-            )
-        return StudentState(parameters, slots, gradient.buffers, state.step + 1)
+        return updated(self.optimizer, state, gradient, self.rate(state, t))
 
     def _reversed(
         self, state: StudentState, t: int, cotangent: Cotangent, gradient: Tensors | None
@@ -257,7 +252,7 @@ class Descent(GradientProcess):
 
     def gradient(self, state: StudentState, action: torch.Tensor, t: int, *, with_action: bool = False) -> Gradient:
         """∇ of the loss."""
-        parameters, leaf = _leaves(state.parameters), action.detach().requires_grad_(with_action)
+        parameters, leaf = leaves(state.parameters), action.detach().requires_grad_(with_action)
         with torch.enable_grad():
             loss = self._loss(parameters, leaf, t)
             wanted = [*parameters.values()] + ([leaf] if with_action else [])
@@ -269,7 +264,7 @@ class Descent(GradientProcess):
         self, state: StudentState, action: torch.Tensor, t: int
     ) -> tuple[Gradient, Callable[[Tensors, Tensors], Pullback]]:
         """∇ of the loss with its graph."""
-        parameters, leaf = _leaves(state.parameters), action.detach().requires_grad_()
+        parameters, leaf = leaves(state.parameters), action.detach().requires_grad_()
         gradient, _ = self.gradient_with_graph(parameters, {}, state, leaf, t)
 
         def pull(d_gradient: Tensors, d_statistics: Tensors) -> Pullback:
@@ -309,7 +304,7 @@ class Descent(GradientProcess):
 def _value(
     objective: Callable[[StudentState], torch.Tensor], state: StudentState, statistics: Tensors
 ) -> tuple[torch.Tensor, Cotangent]:
-    parameters, statistics = _leaves(state.parameters), _leaves(statistics)
+    parameters, statistics = leaves(state.parameters), leaves(statistics)
     with torch.enable_grad():
         value = objective(replace(state, parameters=parameters, buffers=state.buffers | statistics))
         grads = torch.autograd.grad(value.sum(), [*parameters.values(), *statistics.values()], materialize_grads=True)
@@ -324,7 +319,3 @@ def _joined(d_direct: Tensors, d_slots: Tensors, through: Pullback) -> Cotangent
     with torch.no_grad():
         parameters = {name: d + through.parameters[name] for name, d in d_direct.items()}
     return Cotangent(parameters, d_slots, through.statistics)
-
-
-def _leaves(tensors: Tensors) -> Tensors:
-    return {name: t.detach().requires_grad_() for name, t in tensors.items()}

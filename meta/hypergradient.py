@@ -190,7 +190,7 @@ class _Walk:
         after = first[0] if first is not None else None
         self.held.release()
         del first
-        count = {"all": self.steps, "states": self.steps, "sqrt": math.isqrt(self.steps - begin - 1) + 1}
+        count = {"all": self.steps, "states": self.steps, "sqrt": _root(self.steps - begin)}
         checkpoints = count[policy] if isinstance(policy, str) else policy
         every = max(1, -(-(self.steps - begin) // checkpoints))
         states = {begin: state}
@@ -307,7 +307,7 @@ class _Walk:
         self, memory: Memory, byte_budget: int | None, state: int, graph: int, steps: int
     ) -> tuple[str | int, int]:
         """(policy, its predicted bytes)."""
-        root = math.isqrt(max(steps - 1, 0)) + 1
+        root = _root(steps)
         predicted = {
             "all": steps * graph + state if graph else (steps + 1) * state,
             "states": (steps + 1) * state + graph,
@@ -327,6 +327,11 @@ class _Walk:
             + ", ".join(f"{policy!r} needs {needed:,}" for policy, needed in predicted.items())
             + '; raise it, or differentiate fewer steps (method="truncated")'
         )
+
+
+def _root(steps: int) -> int:
+    """⌈√T⌉, for T of at least 1."""
+    return math.isqrt(steps - 1) + 1
 
 
 class _Rows:

@@ -29,6 +29,7 @@ from teachenv.recording import Recorder
 from teachenv.schedules import Schedule
 from teachenv.students.functional import FunctionalStudent
 from teachenv.tasks.base import Measure, Task
+from teachenv.trees import leaves
 
 T = TypeVar("T")
 
@@ -115,6 +116,13 @@ class Pullback:
     action: torch.Tensor
 
 
+def updated(optimizer: Optimizer, state: StudentState, gradient: Gradient, rate: Rate) -> StudentState:
+    """The state after the optimiser's step along a gradient."""
+    with torch.no_grad():
+        parameters, slots = optimizer.update(state.parameters, gradient.parameters, state.slots, rate, state.step)
+    return StudentState(parameters, slots, gradient.buffers, state.step + 1)
+
+
 class Dynamics:
     """The training of one student.
 
@@ -183,12 +191,7 @@ class Dynamics:
     def step(self, state: StudentState, episode: Episode, action: torch.Tensor) -> tuple[StudentState, Outcome]:
         """One step of the optimiser under the loss that the action stands for; leaves the arguments as they are."""
         gradient = self.gradient(state, episode, action)
-        rate = self.rate(state.step)
-        with torch.no_grad():
-            parameters, slots = self.optimizer.update(
-                state.parameters, gradient.parameters, state.slots, rate, state.step
-            )
-        return StudentState(parameters, slots, gradient.buffers, state.step + 1), gradient.outcome
+        return updated(self.optimizer, state, gradient, self.rate(state.step)), gradient.outcome
 
     def gradient(
         self, state: StudentState, episode: Episode, action: torch.Tensor, *, with_action: bool = False
@@ -206,7 +209,7 @@ class Dynamics:
         def gradient(
             parameters: Tensors, buffers: Tensors, inputs: torch.Tensor, targets: torch.Tensor, action: torch.Tensor
         ) -> Gradient:
-            parameters = _leaves(parameters)
+            parameters = leaves(parameters)
             action = action.detach().requires_grad_(with_action)
             with torch.enable_grad():
                 losses, scores, new_buffers = self._map(self._forward(random_states, differentiable=False))(
@@ -277,8 +280,8 @@ class Dynamics:
         second_order: bool = True,
     ) -> tuple[Gradient, Callable[[Tensors, Tensors], Pullback]]:
         """See `linearize`; without `second_order` the gradient is left out and only the statistics are pulled back."""
-        parameters, action = _leaves(parameters), action.detach().requires_grad_()
-        statistics = _leaves({name: buffers[name] for name in self.student.statistics})
+        parameters, action = leaves(parameters), action.detach().requires_grad_()
+        statistics = leaves({name: buffers[name] for name in self.student.statistics})
         gradient, new_buffers, outcome = self._with_graph(
             random_states, parameters, buffers | statistics, inputs, targets, action, second_order=second_order
         )
@@ -472,10 +475,6 @@ class BatchedDynamics(Dynamics):
 
     def _recorded(self, function: Callable[..., T], *name: Hashable) -> Callable[..., T]:
         return function if self._recorder is None else self._recorder(function, *name)
-
-
-def _leaves(tensors: Tensors) -> Tensors:
-    return {name: t.detach().requires_grad_() for name, t in tensors.items()}
 
 
 def _detached(tensors: Tensors) -> Tensors:

@@ -48,6 +48,11 @@ def _rebuilt(tree: Any, tensors: Iterator[Any]) -> Any:
     return tree
 
 
+def leaves(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same tensors without their graphs, each asking for a gradient."""
+    return {name: tensor.detach().requires_grad_() for name, tensor in tensors.items()}
+
+
 def bytes_of(*trees: Any) -> int:
     """The bytes of memory that the tensors of the structures take, what they share counted once."""
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors_of(trees)}

@@ -14,10 +14,10 @@ from benchmarks.hypergradients.contenders import CONTENDERS, plain, unrolled
 from benchmarks.hypergradients.problems import Problem
 
 
-def reference(student: str, steps: int, seed: int, threads: int) -> torch.Tensor:
-    """The gradient in float64, by unrolled autograd."""
+def reference(student: str, steps: int, seed: int, threads: int) -> dict[str, torch.Tensor]:
+    """The `gradient` in float64, by unrolled autograd."""
     torch.set_num_threads(threads)
-    return unrolled(Problem(student, steps, seed, torch.float64))
+    return {"gradient": unrolled(Problem(student, steps, seed, torch.float64))}
 
 
 def measure(
@@ -62,8 +62,8 @@ def measure(
             seconds.append(taken)
     except ImportError as error:
         return {"failed": f"not installed: {error.name}"}
-    except (RuntimeError, TypeError, AttributeError, NotImplementedError) as error:
-        return {"failed": str(error).splitlines()[0]}
+    except (RuntimeError, TypeError, AttributeError, MemoryError) as error:
+        return {"failed": (str(error) or type(error).__name__).splitlines()[0]}
     values: dict[str, object] = {"time_ratio": statistics.median(ratios), "seconds": statistics.median(seconds)}
     return values | {"extra_bytes": extra, "gradient": gradient}
 

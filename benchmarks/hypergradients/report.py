@@ -67,7 +67,8 @@ def _groups(rows: list[Row]) -> tuple[dict[tuple[str, int, str], Group], dict[tu
         if row.metric == "failed":
             assert row.data is not None
             failures[key] = row.data["failed"]
-    return groups, failures
+    # One that failed once and was measured later has not failed.
+    return groups, {key: said for key, said in failures.items() if "time_ratio" not in groups[key]}
 
 
 def _figure(rows: list[Row]) -> bytes:

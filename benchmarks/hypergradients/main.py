@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.hypergradients import report
-from benchmarks.hypergradients.contenders import CONTENDERS
+from benchmarks.hypergradients.contenders import CONTENDERS, PEERS
 from benchmarks.hypergradients.measure import measure, reference
 from benchmarks.hypergradients.problems import STUDENTS
 from benchmarks.options import CommonOptions, Preset
@@ -30,6 +30,7 @@ class Size:
         seeds: repetitions.
         turns: of a contender and plain training, in a process.
         students: that are trained, unless ``--students`` says otherwise.
+        contenders: that differentiate, unless ``--contenders`` says otherwise.
         part: of the usual length of each training, in percent.
         lengths: T of the second part.
     """
@@ -37,14 +38,15 @@ class Size:
     seeds: int
     turns: int
     students: tuple[str, ...]
+    contenders: tuple[str, ...]
     part: int
     lengths: tuple[int, ...]
 
 
 SIZES: dict[Preset, Size] = {
-    "smoke": Size(1, 1, ("mlp",), 3, ()),
-    "laptop": Size(3, 3, tuple(STUDENTS), 100, (16, 64, 256, 1024, 5000)),
-    "paper": Size(10, 5, tuple(STUDENTS), 100, (16, 64, 256, 1024, 5000, 20_000)),
+    "smoke": Size(1, 1, ("mlp",), (*PEERS, "rmd:all", "rmd:sqrt", "finite-difference:states"), 3, ()),
+    "laptop": Size(3, 3, tuple(STUDENTS), tuple(CONTENDERS), 100, (16, 64, 256, 1024, 5000)),
+    "paper": Size(10, 5, tuple(STUDENTS), tuple(CONTENDERS), 100, (16, 64, 256, 1024, 5000, 20_000)),
 }
 
 
@@ -55,8 +57,8 @@ class Options(CommonOptions):
     students: tuple[str, ...] | None = None
     """Networks that are trained; by default all of them, in the smoke preset the mlp."""
 
-    contenders: tuple[str, ...] = tuple(CONTENDERS)
-    """What differentiates them."""
+    contenders: tuple[str, ...] | None = None
+    """What differentiates them; by default everything, in the smoke preset one of each kind."""
 
     threads: int = 1
     """Torch threads of every contender."""
@@ -73,7 +75,7 @@ class Options(CommonOptions):
         super().__post_init__()
         for what, chosen, known in (
             ("student", self.students or (), STUDENTS),
-            ("contender", self.contenders, CONTENDERS),
+            ("contender", self.contenders or (), CONTENDERS),
         ):
             for name in chosen:
                 if name not in known:
@@ -155,15 +157,14 @@ def run(options: Options) -> None:
 
 
 def _cases(options: Options, size: Size) -> list[Case]:
+    contenders = options.contenders or size.contenders
     usual = [
         Case("usual", student, max(2, STUDENTS[student].steps * size.part // 100), contender, seed)
         for seed in range(options.seeds or size.seeds)
         for student in options.students or size.students
-        for contender in options.contenders
+        for contender in contenders
     ]
-    lengths = [
-        Case("length", "mlp", steps, contender, 0) for steps in sorted(size.lengths) for contender in options.contenders
-    ]
+    lengths = [Case("length", "mlp", steps, contender, 0) for steps in sorted(size.lengths) for contender in contenders]
     return usual + lengths
 
 

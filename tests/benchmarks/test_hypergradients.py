@@ -45,7 +45,7 @@ def test_problems_are_functions_of_their_seed_in_every_dtype():
 
 
 def test_the_command_writes_rows_table_and_figure_and_takes_up_where_it_stopped(monkeypatch, tmp_path, capsys):
-    monkeypatch.setitem(main.SIZES, "smoke", Size(1, 1, ("mlp",), 1, (4,)))
+    monkeypatch.setitem(main.SIZES, "smoke", Size(1, 1, ("mlp",), ("unrolled",), 1, (4,)))
     monkeypatch.setattr(main, "alone", lambda function, **arguments: function(**arguments | _unlimited(arguments)))
     command = ["hypergradients", "--preset", "smoke", "--students", "lstm", "--out", str(tmp_path)]
     command += ["--contenders", "unrolled", "rmd:all", "rmd:sqrt"]
@@ -78,14 +78,14 @@ def test_a_contender_that_is_not_installed_is_reported_not_left_out(monkeypatch,
     found = measure("higher", "lstm", 2, 0, 1, torch.get_num_threads())
     assert found == {"failed": "not installed: no_such_library"}
     monkeypatch.setattr(main, "alone", lambda function, **arguments: found)
-    monkeypatch.setitem(main.SIZES, "smoke", Size(1, 1, ("mlp",), 1, ()))
+    monkeypatch.setitem(main.SIZES, "smoke", Size(1, 1, ("mlp",), ("unrolled",), 1, ()))
     main.run(Options(preset="smoke", students=("lstm",), contenders=("higher",), out=tmp_path))
     assert report.table(read_rows(tmp_path / "results.jsonl"))[0][3] == "failed: not installed: no_such_library"
     # Installed since then: it is tried again, and the failure is forgotten.
     monkeypatch.undo()
     monkeypatch.setattr(main, "alone", lambda function, **arguments: function(**arguments | _unlimited(arguments)))
     monkeypatch.setitem(CONTENDERS, "higher", unrolled)
-    monkeypatch.setitem(main.SIZES, "smoke", Size(1, 1, ("mlp",), 1, ()))
+    monkeypatch.setitem(main.SIZES, "smoke", Size(1, 1, ("mlp",), ("unrolled",), 1, ()))
     main.run(Options(preset="smoke", students=("lstm",), contenders=("higher",), out=tmp_path))
     assert float(report.table(read_rows(tmp_path / "results.jsonl"))[0][3]) > 1
 

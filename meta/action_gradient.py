@@ -12,7 +12,8 @@ import torch
 
 from meta.descent import Training
 from meta.hypergradient import Method, check_last, check_memory, check_method, hypergradient
-from teachenv.dynamics import Dynamics, Episode, StudentState, take
+from teachenv.batched import take
+from teachenv.dynamics import Dynamics, Episode, StudentState
 from teachenv.env import TeachEnv
 from teachenv.errors import unknown_name
 from teachenv.teaching import Teaching

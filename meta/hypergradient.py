@@ -31,13 +31,13 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
 
+from meta.held import Held
 from meta.process import Adjoint, Process, PureProcess, as_process
 from teachenv.errors import unknown_name
 from teachenv.trees import bytes_of, tensors_of, with_tensors
@@ -169,7 +169,7 @@ class _Walk:
         self.process, self.actions, self.per_action, self.method = process, actions, steps_per_action, method
         self.steps = len(actions) * steps_per_action
         self.evaluations = self.products = 0
-        self.held = _Held()
+        self.held = Held()
 
     def there_and_back(self, state: Any, begin: int, memory: Memory, byte_budget: int | None) -> Hypergradient:
         """Follows the process from x_0 and differentiates the steps from `begin` on."""
@@ -345,50 +345,6 @@ class _Rows:
 
     def stacked(self) -> torch.Tensor:
         return torch.stack(self._rows) if self._rows else torch.zeros(0)
-
-
-class _Held:
-    """Accounts for the bytes of states and graphs that a walk holds."""
-
-    def __init__(self) -> None:
-        self.peak = self._graphs = self._largest = 0
-
-    @contextmanager
-    def graph(self) -> Iterator[_Weight]:
-        """Weighs the graph that is built inside; it counts as held until `release`."""
-        weight = _Weight()
-        with torch.autograd.graph.saved_tensors_hooks(weight.pack, lambda tensor: tensor):
-            yield weight
-        self._largest = max(self._largest, weight.bytes)
-        self._graphs += weight.bytes
-        self.peak = max(self.peak, self._graphs)
-
-    def release(self) -> None:
-        """The graphs weighed so far are gone, but for one at a time."""
-        self._graphs = 0
-        self.peak = self._largest
-
-    def states(self, *trees: Any) -> None:
-        """These states are held now, beside one graph."""
-        self.peak = max(self.peak, bytes_of(*trees) + self._largest)
-
-
-class _Weight:
-    """The bytes of tensors saved for a backward pass, what they share counted once."""
-
-    def __init__(self) -> None:
-        self._storages: dict[int, int] = {}
-
-    def pack(self, tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        # Of a view of something larger (one action of all) only its own part; of an expanded tensor what there is.
-        own = min(storage.nbytes(), tensor.numel() * tensor.element_size())
-        self._storages[storage.data_ptr()] = max(own, self._storages.get(storage.data_ptr(), 0))
-        return tensor
-
-    @property
-    def bytes(self) -> int:
-        return sum(self._storages.values())
 
 
 def _forward(process: Process, state: Any, actions: Any, steps_per_action: int) -> Hypergradient:

@@ -3,7 +3,8 @@
 Importing this package registers `TeachDigits-v0`, `TeachMNIST-v0`, `TeachCIFAR-v0` and `TeachCIFAR100-v0`.
 """
 
-from teachenv.dynamics import BatchedDynamics, Dynamics, Episode, StudentState
+from teachenv.batched import BatchedDynamics
+from teachenv.dynamics import Dynamics, Episode, StudentState
 from teachenv.env import TeachEnv
 from teachenv.errors import DatasetUnavailable
 from teachenv.losses import LOSSES, LossFamily, plain_loss

@@ -12,7 +12,8 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
-from teachenv.dynamics import BatchedDynamics, Episode, StudentState
+from teachenv.batched import BatchedDynamics
+from teachenv.dynamics import Episode, StudentState
 from teachenv.errors import unknown_name
 from teachenv.settings import Settings
 from teachenv.teaching import SEED_BOUND, Teaching, stack_episodes

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from teachenv.dynamics import BatchedDynamics, take
+from teachenv.batched import BatchedDynamics, take
 from teachenv.recording import Recorder
 from teachenv.settings import Settings
 from teachenv.students import make_student

@@ -143,12 +143,13 @@ def test_an_error_while_a_result_is_stored_ends_all_jobs(error, tmp_path):
 
 
 SCRIPT = """
-import sys, time
+import signal, sys, time
 from functools import partial
 from pathlib import Path
 from benchmarks.jobs import Job, run_jobs
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests run in the background inherit that it is ignored
     jobs = [Job("mark", partial(Path.touch, Path(sys.argv[1]))), *[Job("slow", partial(time.sleep, 600))] * 2]
     run_jobs(jobs, 2, lambda job, value: None)
 """

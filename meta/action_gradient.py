@@ -33,7 +33,7 @@ class _Tape:
     """
 
     def __init__(self, teaching: Teaching, method: str, memory: Kept, last: int | None) -> None:
-        self.method: Method = check_method(method)
+        self.teaching, self.method, self.memory = teaching, check_method(method), memory
         if check_memory(memory) in ("all", "auto"):
             raise unknown_name("memory policy of an action gradient", memory, ("states", "sqrt"))
         check_last(self.method, last, teaching.settings.horizon)
@@ -46,6 +46,13 @@ class _Tape:
         self.window: deque[tuple[StudentState | None, torch.Tensor]] = deque(maxlen=length)
         self.expected: StudentState | None = None
         self.clear()
+
+    def of_last(self, last: int | None) -> _Tape:
+        """An empty tape that differentiates the last steps only, or all; its method changes accordingly."""
+        method = self.method
+        if method in ("rmd", "truncated"):
+            method = "rmd" if last is None else "truncated"
+        return self if (method, last) == (self.method, self.last) else _Tape(self.teaching, method, self.memory, last)
 
     def clear(self) -> None:
         """Forgets all steps."""
@@ -86,7 +93,26 @@ class _Tape:
         ).actions
 
 
-class ActionGradient(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
+class _Differentiating:
+    """What the two wrappers share."""
+
+    _tape: _Tape
+
+    @property
+    def method(self) -> Method:
+        """The method in use."""
+        return self._tape.method
+
+    def differentiate_last(self, last: int | None) -> None:
+        """From the next episode on, differentiates its last student steps only; None: all of them.
+
+        Raises:
+            ValueError: more than the episode has, or none; or the method is `"forward"`.
+        """
+        self._tape = self._tape.of_last(last)
+
+
+class ActionGradient(_Differentiating, gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
     """Adds `info["action_gradient"]` to the step that ends an episode: d(return)/d(actions), (actions taken, n).
 
     Row t is the derivative of the episode's return J(ω_T) − J(ω_0) with respect to the action taken at step t, the
@@ -98,7 +124,7 @@ class ActionGradient(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
         method: `"rmd"` (exact), `"finite-difference"`, `"truncated"` or `"forward"`; see `meta.hypergradient`.
         memory: which students are kept on the way: `"states"`, one before each action (references to values: no copy,
             no graph); `"sqrt"` or an integer, so many, and the steps between are taken again, bitwise.
-        last: for `"truncated"`: how many student steps at the end are differentiated.
+        last: how many student steps at the end are differentiated; see `meta.hypergradient`.
 
     Raises:
         TypeError: the environment is no `TeachEnv`.
@@ -118,7 +144,6 @@ class ActionGradient(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
             raise TypeError(f"ActionGradient differentiates a TeachEnv, found {type(env.unwrapped).__name__}")
         self._teach: TeachEnv = env.unwrapped
         self._tape = _Tape(self._teach.teaching, method, memory, last)
-        self.method = self._tape.method
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:
         """Steps, and differentiates when the episode ends.
@@ -153,7 +178,9 @@ class ActionGradient(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
         return gradient
 
 
-class VectorActionGradient(gym.vector.VectorWrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
+class VectorActionGradient(
+    _Differentiating, gym.vector.VectorWrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+):
     """`ActionGradient` for a batch: differentiates all students that end in a step in one computation.
 
     Adds `info["action_gradient"]`, (B, actions in an episode, n), with Gymnasium's mask `info["_action_gradient"]`, to
@@ -184,7 +211,6 @@ class VectorActionGradient(gym.vector.VectorWrapper[np.ndarray, np.ndarray, np.n
             raise TypeError(f"VectorActionGradient differentiates a TeachVectorEnv, found {found}")
         self._teach: TeachVectorEnv = env.unwrapped
         self._tape = _Tape(self._teach.teaching, method, memory, last)
-        self.method = self._tape.method
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Steps, and differentiates the episodes that end.

@@ -12,8 +12,9 @@ Methods:
         Two gradients a step; no double backward. Running statistics are still followed exactly. Known gap: in float32 a
         network of many ReLUs has kinks within r, whose jumps count as curvature (relative errors measured over four
         steps: tanh perceptron 2e-5, LeNet 7e-4, ResNet-8 0.05 under a bilinear loss and 0.3 under a mixture).
-    `"truncated"`: `"rmd"` over the last `last` steps only. These gradients are exact; those of earlier actions are left
-        at zero, which is the bias: small where the steps between contract, and all there is where they do not.
+    `"truncated"`: `"rmd"` over the last `last` steps only (`"finite-difference"` takes `last` as well). These gradients
+        are exact; those of earlier actions are left at zero, which is the bias: small where the steps between contract,
+        and all there is where they do not.
     `"forward"`: forward mode, exact. The tangent of the state with respect to each coordinate of each action is carried
         along: T·n tangents and O(T²n) Jacobian products, so for few coordinates; memory does not grow with T but with
         T·n.
@@ -113,7 +114,8 @@ def hypergradient(
         method: see the module.
         memory: see the module.
         byte_budget: for `memory="auto"`.
-        last: for `method="truncated"`: how many steps at the end are differentiated.
+        last: how many steps at the end are differentiated; for `"truncated"`, and for `"finite-difference"` if
+            wanted.
         steps_per_action: steps under each action.
         states: states that are known already, by step: the final one at least, `{T: x_T, …}`. They are not computed
             again, and those between serve as checkpoints; `memory` then has nothing to decide.
@@ -141,8 +143,11 @@ def check_last(method: Method, last: int | None, steps: int) -> None:
     Raises:
         ValueError: it is missing, of no use, or longer than the episode.
     """
-    if (last is not None) != (method == "truncated"):
-        raise ValueError(f'last={last!r} with method={method!r}: "truncated" needs it, and no other method takes it')
+    if method == "truncated" if last is None else method not in ("truncated", "finite-difference"):
+        raise ValueError(
+            f'last={last!r} with method={method!r}: "truncated" needs it, "finite-difference" may have it, no other '
+            "method takes it"
+        )
     if last is not None and not 1 <= last <= steps:
         raise ValueError(f"found last={last}, expected 1 to {steps}, the number of steps")
 

@@ -211,7 +211,7 @@ class GradientTeacher(EpisodicTeacher):
 
     Logged: `train/gradient_norm` (before clipping; an update where it is not finite is not made),
     `train/learning_rate`, `train/objective` (mean final J), `train/skipped_students` (diverged or with a gradient that
-    is not finite; they are left out of the update).
+    is not finite; they are left out of the update), `train/differentiated_steps` (if `last` is given).
 
     Args:
         policy: `"AttentionPolicy"`, `"MlpPolicy"`, or a policy class.
@@ -219,6 +219,9 @@ class GradientTeacher(EpisodicTeacher):
         learning_rate: of Adam on θ. The paper has 1e-4 for Φ itself; measured here on actions in the box.
         students_per_update: see `EpisodicTeacher`.
         max_grad_norm: the norm to which the gradient of θ is clipped; None: not clipped.
+        last: how many student steps at the end of each training are differentiated; a number, or a function of the
+            remaining progress (1 at the start of learning, 0 at the end). None: as the environment's wrapper says, by
+            default all.
         **kwargs: see `EpisodicTeacher`.
     """
 
@@ -231,12 +234,13 @@ class GradientTeacher(EpisodicTeacher):
         learning_rate: float | Schedule = 1e-2,
         students_per_update: int | None = None,
         max_grad_norm: float | None = 1.0,
+        last: int | Schedule | None = None,
         **kwargs: Any,
     ) -> None:
         """Builds the policy; wraps the environment in the action gradient if it is not yet."""
         if max_grad_norm is not None and not max_grad_norm > 0:
             raise ValueError(f"max_grad_norm must be positive, or None for no clipping, found {max_grad_norm}")
-        self.max_grad_norm = max_grad_norm
+        self.max_grad_norm, self.last = max_grad_norm, last
         super().__init__(policy, env, learning_rate, students_per_update, **kwargs)
 
     @classmethod
@@ -247,6 +251,14 @@ class GradientTeacher(EpisodicTeacher):
         elif isinstance(env, gym.Env) and not _wrapped(env):
             env = ActionGradient(env, cls.method)
         return Resumable._wrap_env(env, verbose, monitor_wrapper)
+
+    def _collect(self, callback: BaseCallback) -> list[TaughtStudent] | None:
+        if self.last is not None:
+            assert self.env is not None
+            last = round(self.last(self._current_progress_remaining)) if callable(self.last) else self.last
+            self.env.env_method("differentiate_last", last)
+            self.logger.record("train/differentiated_steps", last)
+        return super()._collect(callback)
 
     def _improve(self, students: list[TaughtStudent]) -> None:
         usable = [s for s in students if not s.info["diverged"] and np.isfinite(self._gradient_of(s)).all()]

@@ -74,18 +74,24 @@ class GymVecEnv(VecEnv):
         """The batch's attribute."""
         if attr_name == "render_mode":  # SB3 asks each VecEnv for this one, and expects one a student
             return [self.venv.render_mode] * self.num_envs
-        target = self.venv if hasattr(self.venv, attr_name) else self.venv.unwrapped
-        return [getattr(target, attr_name)]
+        return [getattr(self._holder(attr_name), attr_name)]
 
     def set_attr(self, attr_name: str, value: Any, indices: Indices = None) -> None:
         """Sets the batch's attribute."""
-        setattr(self.venv.unwrapped, attr_name, value)
+        setattr(self._holder(attr_name), attr_name, value)
 
     def env_method(
         self, method_name: str, *method_args: Any, indices: Indices = None, **method_kwargs: Any
     ) -> list[Any]:
         """Calls the batch's method, once."""
-        return [getattr(self.venv.unwrapped, method_name)(*method_args, **method_kwargs)]
+        return [getattr(self._holder(method_name), method_name)(*method_args, **method_kwargs)]
+
+    def _holder(self, name: str) -> gym.vector.VectorEnv[Any, Any, Any]:
+        """The outermost wrapper that has the attribute, or the environment itself."""
+        env = self.venv
+        while isinstance(env, gym.vector.VectorWrapper) and not hasattr(env, name):
+            env = env.env
+        return env
 
     def env_is_wrapped(
         self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: Indices = None

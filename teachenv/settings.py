@@ -56,6 +56,8 @@ class Settings:
         divergence_penalty: what a student that diverges costs: its last reward is minus this.
         device: a torch device.
         dtype: `"float32"` or `"float64"`, of the student and of the spaces.
+        autocast: `"bfloat16"`: networks run under `torch.autocast`; parameters, optimiser, losses and the sums of
+            gradients stay in float32. None: all in `dtype`.
     """
 
     task: str | Task = "digits"
@@ -89,6 +91,7 @@ class Settings:
     divergence_penalty: float = 1.0
     device: str = "cpu"
     dtype: Literal["float32", "float64"] = "float32"
+    autocast: Literal["bfloat16"] | None = None
 
     def __post_init__(self) -> None:
         """Checks what can be checked without the data.
@@ -121,6 +124,8 @@ class Settings:
         ):
             if getattr(self, name) not in known:
                 raise unknown_name(name, getattr(self, name), known)
+        allowed = (None, "bfloat16") if self.dtype == "float32" else (None,)
+        self._require("autocast", self.autocast in allowed, f"one of {allowed} with dtype={self.dtype!r}")
 
     def _require(self, name: str, holds: bool, expected: str) -> None:
         if not holds:

@@ -100,7 +100,9 @@ class Teaching:
         factory = settings.student
         if isinstance(factory, str):
             factory = make_student(factory, tuple(inputs.shape[1:]), self.task.num_outputs, settings.student_kwargs)
-        student = FunctionalStudent(factory, inputs[: settings.batch_size], dtype, device)
+        student = FunctionalStudent(
+            factory, inputs[: settings.batch_size], dtype, device, autocast=settings.autocast is not None
+        )
         if student.num_outputs != self.task.num_outputs:
             raise ValueError(
                 f"the student has {student.num_outputs} outputs, but task {self.task.name!r} needs "
@@ -137,7 +139,7 @@ class Teaching:
     def _recorder(self) -> Recorder | None:
         if not self.dynamics.known_pure:
             return None
-        decides = ("student", "student_kwargs", "loss", "loss_kwargs", "objective_temperature", "dtype")
+        decides = ("student", "student_kwargs", "loss", "loss_kwargs", "objective_temperature", "dtype", "autocast")
         described = [self.fingerprint[name] for name in decides]
         return recorder_of(str([*described, self.task.num_outputs, self.settings.device]))
 

@@ -112,11 +112,11 @@ class Options(CommonOptions):
         "label-smoothing",
         "random",
         "ddpg",
-        "ddpg:default",
         "rmd",
         "finite-difference",
     )
-    """What is compared, in the order of the table."""
+    """What is run; `ddpg:default` (SB3's, out of the box), `evolution-strategies` and `focal` are there, too. The table
+    has all methods whose rows the folder holds."""
 
     loss: Literal["bilinear", "bilinear-sigmoid"] = "bilinear"
     """The teachers' loss family."""
@@ -226,12 +226,14 @@ class Comparison:
                         checkpoint,
                     )
                     jobs.append(Job(label, work.train, dict(zip(_TRAIN, arguments, strict=True))))
+        # Short ones last: a long one begun last would leave the other cores idle.
+        jobs.sort(key=lambda job: not METHODS[job.kwargs["method"]].learns)
 
         def keep(job: Job[Any], trained: Trained) -> None:
             self.results.append(self._training_rows(*rows_of[job.label], trained))
 
         run_jobs(jobs, self.workers, keep)
-        report.write(self.results.rows(), self.folder, self.options.methods, self.seeds)
+        report.write(self.results.rows(), self.folder, self.options.loss, self.seeds)
 
     def tune(self) -> dict[tuple[str, str], Configuration]:
         """Successive halving, on dev; the best configuration of each task and method."""

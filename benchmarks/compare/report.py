@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.compare.methods import METHODS
 from benchmarks.rows import Row, write_atomically
 from benchmarks.statistics import Summary, summarise
 
@@ -27,6 +28,7 @@ COLORS = {
     "ddpg:default": "#ff9896",
     "rmd": "#1f77b4",
     "finite-difference": "#17becf",
+    "evolution-strategies": "#9467bd",
 }
 FIXED = ("cross-entropy", "smooth-01", "large-margin", "label-smoothing", "focal")
 
@@ -36,20 +38,20 @@ class Results:
 
     Args:
         rows: of the run, tuning included.
-        methods: in the order of the table.
+        loss: the teachers' loss family that is shown.
         seeds: seeds 0 … seeds − 1 are shown.
     """
 
-    def __init__(self, rows: Sequence[Row], methods: Sequence[str], seeds: int) -> None:
+    def __init__(self, rows: Sequence[Row], loss: str, seeds: int) -> None:
         """Keeps the rows that are shown."""
         latest = {}
         for row in rows:
-            if row.config.get("stage") == "training" and row.method in methods and row.seed < seeds:
+            if row.config["stage"] == "training" and row.config["loss"] in (None, loss) and row.seed < seeds:
                 latest[row.task, row.method, row.seed] = row.config
         # A folder can hold runs of several budgets: those of the newest configuration are shown.
         self.rows = [r for r in rows if latest.get((r.task, r.method, r.seed)) == r.config]
         self.tasks = list(dict.fromkeys(r.task for r in self.rows))
-        self.methods = [m for m in methods if any(r.method == m for r in self.rows)]
+        self.methods = [m for m in METHODS if any(r.method == m for r in self.rows)]
 
     def of(self, task: str, method: str, metric: str) -> list[Row]:
         """The rows of a metric, by seed and student steps."""
@@ -67,9 +69,9 @@ class Results:
         return min(found, key=lambda f: f[1].mean) if found else None
 
 
-def write(rows: Sequence[Row], folder: Path, methods: Sequence[str], seeds: int) -> None:
+def write(rows: Sequence[Row], folder: Path, loss: str, seeds: int) -> None:
     """Writes table.md and the figures into the folder, and prints the table."""
-    results = Results(rows, methods, seeds)
+    results = Results(rows, loss, seeds)
     lines: list[str] = []
     for task in results.tasks:
         header, body = _table(results, task)

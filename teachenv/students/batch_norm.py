@@ -49,6 +49,9 @@ class _DifferentiableForward(_BatchNorm):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Normalises (n, channels, ...); in training mode also replaces the running statistics by new tensors."""
         self._check_input_dim(input)  # type: ignore[no-untyped-call]
+        given = input.dtype
+        # Under autocast the input may be in bfloat16; statistics are not, as in the fused kernel.
+        input = input.to(self.running_mean.dtype)
         if self.training:
             dims = [0, *range(2, input.dim())]
             variance, mean = torch.var_mean(input, dim=dims, correction=0)
@@ -60,7 +63,7 @@ class _DifferentiableForward(_BatchNorm):
         shift = -mean * scale
         if self.affine:
             scale, shift = scale * self.weight, shift * self.weight + self.bias
-        return input * scale.view(shape) + shift.view(shape)
+        return (input * scale.view(shape) + shift.view(shape)).to(given)
 
     def _update(self, mean: torch.Tensor, variance: torch.Tensor, count: int) -> None:
         assert self.num_batches_tracked is not None

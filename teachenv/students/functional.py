@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -48,15 +48,23 @@ class FunctionalStudent:
             head is.
         dtype: floating type of parameters and buffers.
         device: where they live.
+        autocast: run the network under `torch.autocast` in bfloat16. Each use of a weight is cast anew, so that what
+            comes back from several uses (tied or recurrent weights) is added up in the parameters' own type.
 
     Raises:
         ValueError: the factory's product is no `nn.Module`, has nothing to train, or fails on the example.
     """
 
     def __init__(
-        self, factory: StudentFactory, example: torch.Tensor, dtype: torch.dtype, device: torch.device
+        self,
+        factory: StudentFactory,
+        example: torch.Tensor,
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        autocast: bool = False,
     ) -> None:
-        self._factory, self._dtype, self._device = factory, dtype, device
+        self._factory, self._dtype, self._device, self.autocast = factory, dtype, device, autocast
         with torch_seed(0, Purpose.INIT):
             self._module = self._build()
         # By (training, differentiable): switching one module's mode back and forth costs more than keeping copies.
@@ -135,11 +143,16 @@ class FunctionalStudent:
             buffers = {name: b.clone() for name, b in buffers.items()}
         tensors = parameters | buffers
         places = self._places[training, differentiable]
-        with self._captured_head(module, with_head) as head, _holding(tensors, places):
+        with self._captured_head(module, with_head) as head, _holding(tensors, places), self._precision():
             outputs = module(inputs)
             # Read back, since a forward pass may assign a buffer anew.
             new_buffers = {name: places[name][0][0][places[name][0][1]] for name in buffers}
-        return Prediction(outputs, **head), new_buffers
+        return Prediction(outputs.to(self._dtype), **head), new_buffers
+
+    def _precision(self) -> AbstractContextManager[object]:
+        if not self.autocast:
+            return nullcontext()
+        return torch.autocast(self._device.type, torch.bfloat16, cache_enabled=False)
 
     def require_head(self) -> None:
         """Refuses a network whose outputs do not come straight from a linear layer.
@@ -163,7 +176,7 @@ class FunctionalStudent:
         assert self._head_name is not None
 
         def capture(layer: nn.Linear, inputs: tuple[torch.Tensor, ...]) -> None:
-            captured.update(features=inputs[0], head_weight=layer.weight)
+            captured.update(features=inputs[0].to(self._dtype), head_weight=layer.weight)
 
         handle = module.get_submodule(self._head_name).register_forward_pre_hook(capture)
         try:

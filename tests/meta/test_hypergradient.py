@@ -11,8 +11,8 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from meta import ActionGradient, Hypergradient, Training, hypergradient
-from teachenv import Prediction, Task, TeachEnv
+from meta import ActionGradient, Hypergradient, Training, VectorActionGradient, hypergradient
+from teachenv import Prediction, Task, TeachEnv, TeachVectorEnv
 from teachenv.tasks.synthetic import make_synthetic
 
 REVERSE = ("rmd", "finite-difference")
@@ -332,6 +332,40 @@ def test_single_precision_gives_the_same_gradient_roughly(student, method, error
     found = teach(env, actions.astype(np.float32))[1]["action_gradient"]
     assert found.dtype == np.float32
     assert relative(found, wanted) < error
+
+
+@pytest.mark.parametrize(
+    "student", ["mlp", "lenet", "resnet8", batch_norm_student, dropout_student, Recurrent, Attentive, Tied]
+)
+def test_a_forward_pass_in_bfloat16_gives_the_same_gradient_roughly(student):
+    case = Case("autocast", student, options={"momentum": 0.9, "horizon": 3})
+    actions = some_actions(case.env()).astype(np.float32)
+    found, plain = (
+        teach(ActionGradient(case.env(dtype="float32", autocast=autocast)), actions)[1]["action_gradient"]
+        for autocast in ("bfloat16", None)
+    )
+    # bfloat16 has 8 significant bits.
+    assert 1e-5 < relative(found, plain) < 0.1
+    env = case.env(dtype="float32", autocast="bfloat16")
+    env.reset(seed=3)
+    env.step(actions[0])
+    state = env.student
+    for tensors in (state.parameters, state.slots, state.buffers):
+        assert all(t.dtype == torch.float32 for t in tensors.values() if t.is_floating_point())
+
+
+@pytest.mark.parametrize("path", ["vmap", "loop"])
+@pytest.mark.parametrize("student", ["mlp", "resnet8"])
+def test_a_batch_in_bfloat16_is_its_students(student, path):
+    case = Case("autocast", student, options={"momentum": 0.9, "horizon": 2, "autocast": "bfloat16"})
+    env = case.env(dtype="float32")
+    actions = some_actions(env).astype(np.float32)
+    wanted = teach(ActionGradient(env), actions)[1]["action_gradient"]
+    batch = VectorActionGradient(TeachVectorEnv(2, path=path, **vars(env.teaching.settings)))
+    batch.reset(seed=3)
+    for action in actions:
+        infos = batch.step(np.stack([action] * 2))[4]
+    assert relative(infos["action_gradient"][0], wanted) < 0.05
 
 
 def test_momentum_and_running_statistics_matter():

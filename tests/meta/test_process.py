@@ -157,6 +157,16 @@ def test_a_truncation_is_the_end_of_the_gradient(last, memory):
     assert found.hessian_vector_products < whole.hessian_vector_products + 2 - (T - last)
 
 
+@pytest.mark.parametrize("last", [1, 3, T])
+def test_finite_differences_can_be_truncated(last):
+    process = descent(SGD(0.9))
+    state, actions = process.begin(start()), actions_of()
+    whole = hypergradient(process, state, actions)
+    found = hypergradient(process, state, actions, method="finite-difference", last=last)
+    torch.testing.assert_close(found.actions[-last:], whole.actions[-last:], rtol=1e-6, atol=1e-9)
+    assert not found.actions[: T - last].any()
+
+
 @given(
     steps=st.integers(1, 12), per_action=st.integers(1, 3), memory=st.sampled_from(["all", "states", "sqrt", 1, 2, 5])
 )
@@ -199,13 +209,15 @@ def test_the_wrappers_follow_the_policies(memory, last, per_action, students):
     shared = {"horizon": 6, "batch_size": 4, "dev_size": 12, "steps_per_action": per_action, "dtype": "float64"}
     method = "rmd" if last is None else "truncated"
 
-    def gradient(**options):
+    def gradient(later=None, **options):
         if students == 1:
             env = meta.ActionGradient(TeachEnv(**shared), **options)
         else:
             env = meta.VectorActionGradient(TeachVectorEnv(students, **shared), **options)
         rng = np.random.default_rng(0)
         env.reset(seed=0)
+        if later is not None:
+            env.differentiate_last(later)
         for _ in range(2):  # two episodes: what the first leaves must not reach the second
             for _ in range(6 // per_action):
                 info = env.step(rng.uniform(-0.3, 0.3, env.action_space.shape))[4]
@@ -217,6 +229,7 @@ def test_the_wrappers_follow_the_policies(memory, last, per_action, students):
         return result
 
     whole, found = gradient(), gradient(method=method, memory=memory, last=last)
+    np.testing.assert_array_equal(gradient(memory=memory, later=last), found)
     if last is None:
         np.testing.assert_allclose(found, whole, rtol=1e-9, atol=1e-14)
         return

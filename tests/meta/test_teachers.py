@@ -165,6 +165,39 @@ def test_the_teachers_gradient_is_the_slope_of_the_mean_return(policy):
     np.testing.assert_allclose([*slopes, sum(slopes)], wanted, rtol=1e-5, atol=1e-9)
 
 
+def backwards(remaining):
+    return 1 + (HORIZON - 1) * (1 - remaining)
+
+
+@GRADIENT_TEACHERS
+@pytest.mark.parametrize("kind", ["single", "vector", "plain-dummy"])
+def test_a_truncated_teacher_follows_the_last_steps_as_far_as_its_schedule_says(teacher, kind, tmp_path):
+    if kind == "plain-dummy":
+        env = DummyVecEnv([lambda: Monitor(ActionGradient(TeachEnv(**settings()), teacher.method))])
+    else:
+        env = ENVIRONMENTS[kind]()
+    model = make(teacher, "AttentionPolicy", env, last=backwards)
+    seen = []
+    model._improve = lambda students: seen.append(students[0].info["action_gradient"])
+    updates = 4
+    model.learn(updates * HORIZON * model.env.num_envs)
+    # A quarter of the budget goes by between updates: the remaining progress is 1, 3/4, 1/2, 1/4.
+    assert [int(gradient.any(1).sum()) for gradient in seen] == [1, 2, 2, 3]
+    assert all(not gradient[: -int(gradient.any(1).sum())].any() for gradient in seen)
+    model = make(teacher, "AttentionPolicy", ENVIRONMENTS["single"](), last=2)
+    with logged(model, tmp_path) as rows:
+        model.learn(HORIZON)
+    assert [row["train/differentiated_steps"] for row in rows] == ["2"]
+    model.save(tmp_path / "model")
+    assert teacher.load(tmp_path / "model", env=ENVIRONMENTS["single"]()).last == 2
+
+
+def test_a_truncation_longer_than_the_training_is_refused():
+    model = make(RMD, "AttentionPolicy", TeachEnv(**settings()), last=HORIZON + 1)
+    with pytest.raises(ValueError, match=f"found last={HORIZON + 1}, expected 1 to {HORIZON}"):
+        model.learn(HORIZON)
+
+
 @GRADIENT_TEACHERS
 @pytest.mark.parametrize("policy", ["AttentionPolicy", "MlpPolicy"])
 def test_every_parameter_of_a_new_teacher_has_a_gradient(teacher, policy):

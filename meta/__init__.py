@@ -6,6 +6,7 @@ from meta.evolution import EvolutionStrategies
 from meta.hypergradient import METHODS, Hypergradient, hypergradient
 from meta.policies import AttentionPolicy, MlpPolicy
 from meta.process import Process, PureProcess
+from meta.taught_loss import TaughtLoss
 from meta.teachers import RMD, ConstantTeacher, EpisodicTeacher, FiniteDifference, GradientTeacher, RandomTeacher
 from meta.vec_env import GymVecEnv
 
@@ -27,6 +28,7 @@ __all__ = [
     "Process",
     "PureProcess",
     "RandomTeacher",
+    "TaughtLoss",
     "Training",
     "VectorActionGradient",
     "hypergradient",

@@ -39,10 +39,11 @@ class BatchedDynamics(Dynamics):
         self._mode = "batched" if path == "vmap" else False
 
     def init(self, episode: Episode) -> StudentState:
-        """The untrained students of the episodes."""
+        """The students at the begin of their episodes: untrained, or after their warm start."""
         drawn = [self.student.init(seed) for seed in episode.seeds]
         parameters, buffers = (_stack([d[i] for d in drawn]) for i in (0, 1))
-        return StudentState(parameters, self.optimizer.init(parameters), buffers, np.zeros(len(drawn), dtype=np.int64))
+        begin = np.zeros(len(drawn), dtype=np.int64)
+        return self._warmed(StudentState(parameters, self.optimizer.init(parameters), buffers, begin), episode)
 
     def minibatch(self, episode: Episode, step: int | np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Inputs (B, batch, ...) and targets (B, batch, ...) of the students' steps."""

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import Any, Literal, TypeVar
 
@@ -21,9 +22,11 @@ import numpy as np
 import torch
 
 from teachenv.losses.base import LossFamily
+from teachenv.losses.sample_weights import SampleWeights
 from teachenv.optimizers import Optimizer, Rate, Tensors
-from teachenv.randomness import Purpose, generator
-from teachenv.schedules import Schedule
+from teachenv.randomness import SEED_BOUND, Purpose, generator
+from teachenv.recording import Recorder
+from teachenv.schedules import Schedule, make_schedule
 from teachenv.students.functional import FunctionalStudent
 from teachenv.tasks.base import Measure, Task
 from teachenv.trees import leaves
@@ -113,6 +116,13 @@ class Pullback:
     action: torch.Tensor
 
 
+def minibatches(rng: np.random.Generator, samples: np.ndarray, size: int, count: int) -> np.ndarray:
+    """Indices (count, size) of minibatches: samples reshuffled each epoch, incomplete minibatches left out."""
+    per_epoch = len(samples) // size
+    epochs = [rng.permutation(samples)[: per_epoch * size] for _ in range(-(-count // per_epoch))]
+    return np.concatenate(epochs).reshape(-1, size)[:count]
+
+
 def updated(optimizer: Optimizer, state: StudentState, gradient: Gradient, rate: Rate) -> StudentState:
     """The state after the optimiser's step along a gradient."""
     with torch.no_grad():
@@ -132,6 +142,8 @@ class Dynamics:
         learning_rate: base learning rate η.
         schedule: factor on η by student step.
         augment: whether minibatches go through the task's augmentation.
+        warm_start: steps of cross-entropy that an untrained student takes before the first action.
+        dev_measured: of the dev samples, how many J and the metrics are taken on; None: all.
         dev_targets: targets of the pool as dev sees them, if they differ from the task's (label noise in train only).
         known_pure: whether network, loss and measure are all this package's own.
     """
@@ -146,6 +158,8 @@ class Dynamics:
         learning_rate: float,
         schedule: Schedule,
         augment: bool,
+        warm_start: int = 0,
+        dev_measured: int | None = None,
         dev_targets: torch.Tensor | None = None,
         known_pure: bool = False,
     ) -> None:
@@ -158,13 +172,33 @@ class Dynamics:
         self.learning_rate = learning_rate
         self.schedule = schedule
         self.augmentation = task.augment if augment else None
+        self.warm_start, self.dev_measured = warm_start, dev_measured
         self.dev_targets = task.pool[1] if dev_targets is None else dev_targets
         self.known_pure = known_pure
 
     def init(self, episode: Episode) -> StudentState:
-        """The untrained student of the episode."""
+        """The student at the episode's begin: untrained, or after its warm start."""
         parameters, buffers = self.student.init(*episode.seeds)
-        return StudentState(parameters, self.optimizer.init(parameters), buffers, 0)
+        return self._warmed(StudentState(parameters, self.optimizer.init(parameters), buffers, 0), episode)
+
+    def _warmed(self, state: StudentState, episode: Episode) -> StudentState:
+        """The state after the warm start: cross-entropy at the base learning rate, its own minibatches, fresh slots."""
+        if not self.warm_start:
+            return state
+        plain = copy(self)
+        plain.loss, plain.schedule = SampleWeights(), make_schedule("constant", self.warm_start)
+        plain._recorder = None  # its recordings are of the teacher's loss
+        randoms = [generator(seed, Purpose.WARM_START) for seed in episode.seeds]
+        size, trains = episode.batches.shape[-1], episode.train.cpu().numpy().reshape(len(randoms), -1)
+        drawn = [minibatches(rng, train, size, self.warm_start) for rng, train in zip(randoms, trains, strict=True)]
+        batches = torch.from_numpy(np.stack(drawn)).view(*episode.batches.shape[:-2], self.warm_start, size)
+        seeds = tuple(int(rng.integers(SEED_BOUND)) for rng in randoms)
+        warm = replace(episode, seeds=seeds, batches=batches.to(episode.batches.device))
+        neutral = torch.zeros_like(warm.batches[..., 0, :], dtype=self.task.pool[0].dtype)
+        untrained = state.step
+        for _ in range(self.warm_start):
+            state, _ = plain.step(state, warm, neutral)
+        return StudentState(state.parameters, self.optimizer.init(state.parameters), state.buffers, untrained)
 
     def rate(self, step: int | np.ndarray) -> Rate:
         """The learning rate of the given step; one number for all students if they stand at the same step."""
@@ -399,10 +433,13 @@ class Dynamics:
             return self._recorded(self._map(metrics), "metrics")(state.parameters, state.buffers, inputs, targets)
 
     def dev(self, episode: Episode) -> tuple[torch.Tensor, torch.Tensor]:
-        """The episode's dev inputs and targets."""
-        return self.task.pool[0][episode.dev], self.dev_targets[episode.dev]
+        """The dev inputs and targets that J and the metrics are taken on."""
+        measured = episode.dev[..., : self.dev_measured]
+        return self.task.pool[0][measured], self.dev_targets[measured]
 
     # What differs between one student and a batch.
+
+    _recorder: Recorder | None = None
 
     _mode: Literal[False, "batched"] = False
     """What undifferentiated passes, too, need of the student; see `FunctionalStudent.__call__`."""

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from teachenv.dynamics import Episode, StudentState
+from teachenv.randomness import SEED_BOUND
 from teachenv.rendering import Frame, draw, text
 from teachenv.settings import RENDER_MODES, Settings
-from teachenv.teaching import SEED_BOUND, Teaching
+from teachenv.teaching import Teaching
 
 
 class TeachEnv(gym.Env[np.ndarray, np.ndarray]):

@@ -13,6 +13,9 @@ from enum import IntEnum
 import numpy as np
 import torch
 
+# Seeds of episodes are drawn below this bound, so that they fit a signed 64-bit integer.
+SEED_BOUND = 2**62
+
 
 class Purpose(IntEnum):
     """What a stream of random numbers is for; streams of different purposes are independent."""
@@ -22,6 +25,7 @@ class Purpose(IntEnum):
     BATCHES = 2
     AUGMENTATION = 3
     DROPOUT = 4
+    WARM_START = 5
 
 
 def generator(seed: int, purpose: Purpose, step: int = 0) -> np.random.Generator:

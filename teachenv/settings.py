@@ -31,7 +31,8 @@ class Settings:
         label_noise: fraction of the pool's labels that are changed, in [0, 1).
         label_noise_kind: `"pair"` (class c becomes c + 1) or `"symmetric"` (any other class).
         dev_noise: whether dev keeps the noise; False gives dev the true labels.
-        student: a name (`"mlp"`, `"lenet"`, `"resnet8"`) or a function without arguments that returns an `nn.Module`.
+        student: a name in `teachenv.students.STUDENTS` (`"mlp"`, `"lenet"`, `"resnet8"`, ...) or a function
+            without arguments that returns an `nn.Module`.
         student_kwargs: options of a named student.
         loss: a name (`"bilinear"`, `"bilinear-sigmoid"`, `"sample-weights"`, `"mixture"`) or a `teachenv.LossFamily`.
         loss_kwargs: options of a named loss family.
@@ -39,8 +40,12 @@ class Settings:
         steps_per_action: student steps under each action; must divide the horizon.
         batch_size: samples in a minibatch.
         train_size: samples that an episode trains on; None: what dev leaves of the pool.
-        dev_size: samples that reward and observation are measured on.
+        dev_size: samples of the dev split.
+        dev_measured: how many of them, drawn with the split, reward and observation are measured on; None: all. It
+            bounds what a measurement costs.
         resplit: draw train and dev from the pool anew each episode; False: the same split in all.
+        warm_start: steps of cross-entropy that the student takes before the episode's first action, at the base
+            learning rate, on minibatches of their own; its optimiser then begins anew. The horizon does not count them.
         train_on: `"split"`, or `"pool"` to train a final student on the whole pool (dev is then a part of it).
         augment: augment minibatches; None: as the task is usually trained (CIFAR: yes).
         optimizer: the student's: `"sgd"`, `"adam"` or `"adamw"`.
@@ -77,7 +82,9 @@ class Settings:
     batch_size: int = 32
     train_size: int | None = None
     dev_size: int = 400
+    dev_measured: int | None = None
     resplit: bool = True
+    warm_start: int = 0
     train_on: Literal["split", "pool"] = "split"
     augment: bool | None = None
     optimizer: str = "sgd"
@@ -106,11 +113,20 @@ class Settings:
         self._require(
             "steps_per_action", self.horizon % self.steps_per_action == 0, f"a divisor of horizon={self.horizon}"
         )
-        for name in ("train_size", "pool_size"):
+        for name in ("train_size", "pool_size", "dev_measured"):
             value = getattr(self, name)
             self._require(
                 name, value is None or (isinstance(value, int) and value >= 1), "None or an integer of at least 1"
             )
+        measured = self.dev_measured
+        self._require(
+            "dev_measured", measured is None or measured <= self.dev_size, f"at most dev_size={self.dev_size}"
+        )
+        self._require(
+            "warm_start",
+            isinstance(self.warm_start, int) and self.warm_start >= 0,
+            "a number of steps, an integer of at least 0",
+        )
         for name in ("learning_rate", "momentum", "weight_decay", "divergence_penalty"):
             self._require(name, _is_number(getattr(self, name), at_least=0), "a finite number of at least 0")
         noise = self.label_noise

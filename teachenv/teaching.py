@@ -15,7 +15,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from teachenv.dynamics import Dynamics, Episode, StudentState
+from teachenv.dynamics import Dynamics, Episode, StudentState, minibatches
 from teachenv.errors import unknown_name
 from teachenv.losses import LossFamily, make_loss
 from teachenv.optimizers import make_optimizer
@@ -28,9 +28,6 @@ from teachenv.tasks import make_task
 from teachenv.tasks.base import ClassificationMeasure, Task
 
 BASE_FIELDS = ("progress", "train_accuracy", "dev_accuracy")
-
-# Seeds of episodes are drawn below this bound, so that they fit a signed 64-bit integer.
-SEED_BOUND = 2**62
 
 
 class Teaching:
@@ -83,6 +80,8 @@ class Teaching:
             learning_rate=settings.learning_rate,
             schedule=make_schedule(settings.lr_schedule, settings.horizon),
             augment=self._augments(),
+            warm_start=settings.warm_start,
+            dev_measured=settings.dev_measured,
             dev_targets=None if settings.dev_noise else clean_targets,
             known_pure=self._known_pure(),
         )
@@ -157,11 +156,7 @@ class Teaching:
         split = generator(seed if settings.resplit else settings.split_seed, Purpose.SPLIT).permutation(pool)
         dev = split[: settings.dev_size]
         train = split if settings.train_on == "pool" else split[settings.dev_size : settings.dev_size + self.train_size]
-        rng = generator(seed, Purpose.BATCHES)
-        per_epoch = len(train) // settings.batch_size
-        epochs = -(-settings.horizon // per_epoch)
-        order = np.stack([rng.permutation(train)[: per_epoch * settings.batch_size] for _ in range(epochs)])
-        batches = order.reshape(-1, settings.batch_size)[: settings.horizon]
+        batches = minibatches(generator(seed, Purpose.BATCHES), train, settings.batch_size, settings.horizon)
         on_device = [
             torch.from_numpy(np.ascontiguousarray(i)).to(self.task.pool[0].device) for i in (batches, dev, train)
         ]
@@ -201,7 +196,7 @@ class Teaching:
             ValueError: an unknown name.
         """
         if name == "dev":
-            return dynamics.dev(episode)
+            return self.task.pool[0][episode.dev], dynamics.dev_targets[episode.dev]
         if name == "train":
             return self.task.pool[0][episode.train], self.task.pool[1][episode.train]
         if name not in ("pool", "test"):

@@ -15,8 +15,9 @@ from gymnasium.vector.utils import batch_space
 from teachenv.batched import BatchedDynamics
 from teachenv.dynamics import Episode, StudentState
 from teachenv.errors import unknown_name
+from teachenv.randomness import SEED_BOUND
 from teachenv.settings import Settings
-from teachenv.teaching import SEED_BOUND, Teaching, stack_episodes
+from teachenv.teaching import Teaching, stack_episodes
 
 Path = Literal["auto", "vmap", "loop"]
 

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from torch import nn
+
 from teachenv.errors import unknown_name
+from teachenv.students.densenet import densenet
 from teachenv.students.functional import FunctionalStudent, Prediction, StudentFactory
 from teachenv.students.lenet import lenet
 from teachenv.students.mlp import mlp
-from teachenv.students.resnet import resnet8
+from teachenv.students.resnet import resnet8, resnet20, resnet32
+from teachenv.students.wide_resnet import wide_resnet
 
 __all__ = ["STUDENTS", "FunctionalStudent", "Prediction", "StudentFactory", "make_student"]
 
-STUDENTS = ("lenet", "mlp", "resnet8")
+# Networks for square images, made from (channels, side, outputs).
+_OF_IMAGES: dict[str, Callable[..., nn.Module]] = {
+    "densenet": densenet,
+    "lenet": lenet,
+    "resnet8": resnet8,
+    "resnet20": resnet20,
+    "resnet32": resnet32,
+    "wrn": wide_resnet,
+}
+STUDENTS = ("mlp", *_OF_IMAGES)
 
 
 def make_student(
@@ -27,7 +40,8 @@ def make_student(
         input_shape: shape of one input: (features,) or (channels, height, width).
         outputs: number of classes.
         options: of `"mlp"`: `hidden` (widths; default 500 for images, 32 for vectors of fewer than 100 features) and
-            `activation` (`"tanh"` or `"relu"`). The other networks have none.
+            `activation` (`"tanh"` or `"relu"`); of `"wrn"`: `depth` (40) and `width` (10); of `"densenet"`
+            (DenseNet-BC): `depth` (190) and `growth` (40). The other networks have none.
 
     Raises:
         ValueError: an unknown name, or inputs that the network cannot take.
@@ -46,6 +60,4 @@ def make_student(
             f"student {name!r} takes square images (channels, side, side) of at least 16 pixels a side, found inputs "
             f"of shape {input_shape}; use 'mlp' or pass your own network"
         )
-    if name == "lenet":
-        return partial(lenet, input_shape[0], input_shape[1], outputs, **options)
-    return partial(resnet8, input_shape[0], outputs, **options)
+    return partial(_OF_IMAGES[name], input_shape[0], input_shape[1], outputs, **options)

@@ -46,9 +46,7 @@ class ResNet(nn.Module):
         widths = [16] + [width for width in (16, 32, 64) for _ in range(blocks)]
         self.blocks = nn.Sequential(*[BasicBlock(a, b) for a, b in pairwise(widths)])
         self.head = nn.Linear(64, outputs)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        initialise_convolutions(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(n, channels, 32, 32) to logits (n, outputs)."""
@@ -58,6 +56,23 @@ class ResNet(nn.Module):
         return logits
 
 
-def resnet8(channels: int, outputs: int) -> nn.Module:
+def initialise_convolutions(network: nn.Module) -> None:
+    """Draws the weights of all convolutions anew, as in He et al. 2015, by fan-out."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+def resnet8(channels: int, side: int, outputs: int) -> nn.Module:
     """ResNet-8."""
     return ResNet(1, channels, outputs)
+
+
+def resnet20(channels: int, side: int, outputs: int) -> nn.Module:
+    """ResNet-20."""
+    return ResNet(3, channels, outputs)
+
+
+def resnet32(channels: int, side: int, outputs: int) -> nn.Module:
+    """ResNet-32."""
+    return ResNet(5, channels, outputs)

@@ -54,6 +54,22 @@ def actions_for(env, count=None):
     return np.random.default_rng(0).uniform(-0.5, 0.5, shape)
 
 
+@pytest.mark.parametrize(
+    ("student", "options"),
+    [("resnet20", {}), ("wrn", {"depth": 10, "width": 1}), ("densenet", {"depth": 10, "growth": 4})],
+)
+def test_deep_students_take_taught_steps(student, options):
+    shared = {"task": "synthetic", "pool_size": 24, "dev_size": 8, "batch_size": 4, "horizon": 2, "dtype": "float64"}
+    env = TeachEnv(student=student, student_kwargs=options, learning_rate=0.01, **shared)
+    actions = actions_for(env)
+    exact, close = (
+        final_info(ActionGradient(env, method), actions, seed=0)["action_gradient"]
+        for method in ("rmd", "finite-difference")
+    )
+    assert np.abs(exact).max() > 0
+    np.testing.assert_allclose(close, exact, rtol=0, atol=1e-4 * np.abs(exact).max())
+
+
 def final_info(env, actions, seed=None):
     env.reset(seed=seed)
     for action in actions:

@@ -194,6 +194,80 @@ def test_observed_precision_is_scikit_learns():
     assert teach.OBSERVATION_FIELDS[3:] == tuple(f"dev_precision_{c}" for c in range(10))
 
 
+def test_a_part_of_dev_can_be_measured():
+    whole, part = make(dev_size=400), make(dev_size=400, dev_measured=40)
+    for env in (whole, part):
+        env.reset(seed=0)
+    one, other = whole.unwrapped, part.unwrapped
+    assert torch.equal(one.episode.dev, other.episode.dev)
+    observations, rewards, infos = roll(part)
+    assert all(abs(40 * i["dev_accuracy"] - round(40 * i["dev_accuracy"])) < 1e-4 for i in infos)
+    x, y = (t[other.episode.dev[:40]] for t in other.teaching.task.pool)
+    outputs = other.dynamics.student(other.student.parameters, {}, x, training=False)[0].outputs
+    expected = torch.softmax(outputs / 0.2, 1)[torch.arange(40), y].mean()
+    assert infos[-1]["objective"] == pytest.approx(float(expected), abs=1e-6)
+    roll(whole)
+    assert other.evaluate("dev") == one.evaluate("dev")  # asked for, it is all of dev
+
+
+# --- warm start ------------------------------------------------------------------------------------------------------
+
+
+def test_a_warm_start_is_plain_training_before_the_episode():
+    cold, warm = make(horizon=20), make(horizon=20, warm_start=20)
+    (_, before), (_, after) = (env.reset(seed=0) for env in (cold, warm))
+    one, other = cold.unwrapped, warm.unwrapped
+    assert after["student_step"] == 0
+    assert after["objective"] > before["objective"] + 0.2
+    # As far as twenty steps of cross-entropy lead, on other minibatches.
+    _, _, infos = roll(cold)
+    assert after["objective"] == pytest.approx(infos[-1]["objective"], abs=0.1)
+    for name in ("batches", "dev", "train"):
+        assert torch.equal(getattr(one.episode, name), getattr(other.episode, name))
+    assert not any(slot.any() for slot in other.student.slots.values())
+    _, rewards, infos = roll(warm)
+    assert sum(rewards) == pytest.approx(infos[-1]["objective"] - after["objective"], abs=1e-6)
+
+
+def test_a_warm_start_is_a_function_of_the_seed_and_not_of_the_teacher():
+    starts = [
+        make(loss=loss, lr_schedule=schedule, warm_start=3).unwrapped
+        for loss, schedule in (("bilinear", "constant"), ("mixture", "linear"))
+    ]
+    for seed in (0, 1):
+        for env in starts:
+            env.reset(seed=seed)
+        one, other = (env.student.parameters for env in starts)
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    batch = teachenv.TeachVectorEnv(2, **vars(starts[0].teaching.settings))
+    batch.reset(seed=0)
+    for name, value in starts[0].student.parameters.items():
+        torch.testing.assert_close(batch.students.parameters[name][1], value, rtol=0, atol=1e-5)
+        assert not torch.equal(batch.students.parameters[name][0], value)
+
+
+def test_one_step_of_a_warm_start_is_one_of_sgd():
+    """On some minibatch of the episode's training samples: its gradient lies in the span of the samples' gradients."""
+    options = {"warm_start": 1, "batch_size": 1, "train_size": 6, "learning_rate": 0.1, "dtype": "float64"}
+    cold, warm = (make(**options | {"warm_start": steps}).unwrapped for steps in (0, 1))
+    for env in (cold, warm):
+        env.reset(seed=0)
+    start, found = cold.student.parameters, warm.student.parameters
+    reached = []
+    for sample in cold.episode.train:
+        leaves = {name: p.clone().requires_grad_() for name, p in start.items()}
+        outputs = cold.dynamics.student(leaves, {}, cold.teaching.task.pool[0][sample][None], training=True)[0].outputs
+        loss = torch.nn.functional.cross_entropy(outputs, cold.teaching.task.pool[1][sample][None])
+        grads = torch.autograd.grad(loss, list(leaves.values()))
+        reached.append(
+            all(
+                torch.allclose(found[n], start[n] - 0.1 * g, rtol=1e-12, atol=1e-14)
+                for n, g in zip(start, grads, strict=True)
+            )
+        )
+    assert sum(reached) == 1
+
+
 def test_several_student_steps_under_one_action_are_that_action_repeated():
     fine, coarse = make(horizon=6), make(horizon=6, steps_per_action=3)
     fine.reset(seed=0)
@@ -482,6 +556,12 @@ def test_without_a_render_mode_nothing_is_shown():
         ({"batch_size": -1}, ValueError, "batch_size must be an integer of at least 1, found -1"),
         ({"dev_size": 2000}, ValueError, "splits are larger than the data"),
         ({"dev_size": 1000}, ValueError, "splits are larger than the data"),
+        ({"dev_measured": 51}, ValueError, "dev_measured must be at most dev_size=50, found 51"),
+        ({"dev_measured": 0}, ValueError, "dev_measured must be None or an integer of at least 1"),
+        ({"warm_start": -1}, ValueError, "warm_start must be a number of steps"),
+        ({"warm_start": 0.5}, ValueError, "warm_start must be a number of steps"),
+        ({"autocast": "float16"}, ValueError, "autocast must be one of"),
+        ({"autocast": "bfloat16", "dtype": "float64"}, ValueError, "autocast must be one of"),
         ({"train_size": 951}, ValueError, "train_size=951 and dev_size=50 of a pool of 1000"),
         ({"train_size": 4}, ValueError, "batch_size=8 is larger than the 4 training samples"),
         ({"train_size": 0}, ValueError, "None or an integer of at least 1"),

@@ -55,8 +55,51 @@ def test_parameters_are_counted():
     assert count(make_student("mlp", SHAPES["digits"], 10)()) == 64 * 32 + 32 + 32 * 10 + 10
     assert count(make_student("mlp", SHAPES["mnist"], 10)()) == 397_510
     assert count(make_student("lenet", SHAPES["mnist"], 10)()) == 431_080  # the classic count of this LeNet
+    assert count(make_student("resnet20", SHAPES["cifar"], 10)()) == 269_722  # He et al.: 0.27 M
+    assert count(make_student("resnet32", SHAPES["cifar"], 10)()) == 464_154  # 0.46 M
     convolutions = 9 * (3 * 16 + 2 * 16 * 16 + 16 * 32 + 32 * 32 + 32 * 64 + 64 * 64)
     assert count(make_student("resnet8", SHAPES["cifar"], 10)()) == convolutions + 2 * (3 * 16 + 2 * 32 + 2 * 64) + 650
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "layers", "millions"),
+    [
+        ("wrn", {}, 40, 55.8),
+        ("wrn", {"width": 4}, 40, 8.9),
+        ("wrn", {"depth": 28}, 28, 36.5),
+        ("wrn", {"depth": 16, "width": 8}, 16, 11.0),
+        ("densenet", {}, 190, 25.6),
+        ("densenet", {"depth": 100, "growth": 12}, 100, 0.8),
+        ("densenet", {"depth": 250, "growth": 24}, 250, 15.3),
+    ],
+)
+def test_the_large_networks_have_as_many_parameters_as_their_papers_say(name, options, layers, millions):
+    with torch.device("meta"):
+        module = make_student(name, SHAPES["cifar"], 10, options)()
+    assert round(count(module) / 1e6, 1) == millions
+    # Shortcuts are not counted as layers.
+    counted = [n for n, m in module.named_modules() if isinstance(m, nn.Conv2d | nn.Linear) and "shortcut" not in n]
+    assert len(counted) == layers
+
+
+@pytest.mark.parametrize(("name", "options"), [("wrn", {"depth": 16, "width": 2}), ("densenet", {"depth": 10})])
+def test_small_versions_of_the_large_networks_run(name, options):
+    module = make_student(name, SHAPES["cifar"], 10, options)()
+    assert module(torch.randn(3, *SHAPES["cifar"])).shape == (3, 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("wrn", {"depth": 20}, r"6n \+ 4 .* found 20"),
+        ("wrn", {"width": 0}, "width must be at least 1"),
+        ("densenet", {"depth": 5}, r"6n \+ 4 .* found 5"),
+        ("densenet", {"growth": 0}, "growth must be at least 1"),
+    ],
+)
+def test_depths_that_no_network_has_are_refused(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        make_student(name, SHAPES["cifar"], 10, options)()
 
 
 def test_resnet_shortcuts_take_every_second_pixel_and_pad_channels():

@@ -1,0 +1,195 @@
+"""A learned loss in a plain training loop, and on disk."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from agents import DDPG
+from meta import RMD, ConstantTeacher, EvolutionStrategies, FiniteDifference, TaughtLoss
+from teachenv import LossFamily, TeachEnv, TeachVectorEnv
+
+SETTINGS = {"horizon": 12, "steps_per_action": 3, "learning_rate": 0.3, "loss_kwargs": {"scale": 0.5}}
+TEACHERS = [RMD, FiniteDifference, EvolutionStrategies, DDPG]
+
+
+def taught(teacher=RMD, policy="AttentionPolicy", **changes):
+    """A teacher that is far from the zero action."""
+    model = teacher(policy, TeachVectorEnv(4, **SETTINGS | changes), seed=0)
+    actor = getattr(model.policy.actor, "mu", model.policy.actor)
+    with torch.no_grad():
+        for parameter in actor.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    return model
+
+
+def network(state):
+    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10))
+    module.load_state_dict(state)
+    return module
+
+
+def plain_loop(env, loss, told=None):
+    """A PyTorch loop over the environment's minibatches that knows nothing else of it: (network, losses)."""
+    settings, episode, task = env.teaching.settings, env.episode, env.teaching.task
+    module = network(env.student.parameters)
+    optimizer = torch.optim.SGD(module.parameters(), lr=settings.learning_rate, momentum=settings.momentum)
+    inputs, labels = task.pool
+    dev = inputs[episode.dev], labels[episode.dev]
+    with torch.no_grad():
+        first = episode.batches[0]
+        accuracies = [(module(inputs[first]).argmax(1) == labels[first]).float().mean().item()]
+    losses = []
+    for t in range(settings.horizon):
+        if t % loss.config["steps_per_action"] == 0:
+            measured = {"progress": t / settings.horizon, "train_accuracy": float(np.mean(accuracies))}
+            with torch.no_grad():
+                measured |= loss.measure(module(dev[0]), dev[1])
+            loss.tell(**measured)
+            if told is not None:
+                told.append(measured)
+            accuracies = []
+        rows = episode.batches[t]
+        outputs = module(inputs[rows])
+        accuracies.append((outputs.argmax(1) == labels[rows]).float().mean().item())
+        value = loss(outputs, labels[rows])
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        losses.append(value.item())
+    return module, losses
+
+
+@pytest.mark.parametrize("teacher", TEACHERS)
+@pytest.mark.parametrize("policy", ["AttentionPolicy", "MlpPolicy"])
+@pytest.mark.parametrize("family", ["bilinear", "mixture"])
+def test_a_plain_loop_follows_the_environments_episode(teacher, policy, family, tmp_path):
+    options = {"loss_kwargs": {"components": ["cross-entropy", "brier", "hinge"]}} if family == "mixture" else {}
+    model = taught(teacher, policy, loss=family, **options)
+    TaughtLoss.of(model).save(tmp_path / "loss")
+    loss = TaughtLoss.load(tmp_path / "loss")
+
+    env = TeachEnv(**SETTINGS | {"loss": family} | options)
+    observation, _ = env.reset(seed=5)
+    told = []
+    module, losses = plain_loop(env, loss, told)
+    seen = []
+    for measured in told:
+        expected = [*list(measured.values())[:3], *measured["dev_precision"]]
+        np.testing.assert_allclose(observation, expected, rtol=0, atol=1e-6)
+        action = model.predict(observation, deterministic=True)[0]
+        assert np.abs(action).max() > 0.1
+        observation, *_, info = env.step(action)
+        seen.append(info["train_loss"])
+    for name, parameter in module.named_parameters():
+        torch.testing.assert_close(parameter, env.student.parameters[name], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(np.mean(np.reshape(losses, (4, 3)), 1), seen, rtol=1e-4)
+
+
+def test_another_process_gets_bitwise_the_same(tmp_path):
+    loss = TaughtLoss.of(taught())
+    loss.save(tmp_path)
+    program = f"""
+import torch
+from meta import TaughtLoss
+loss = TaughtLoss.load({str(tmp_path)!r})
+loss.tell(progress=0.25, train_accuracy=0.5, dev_accuracy=0.4, dev_precision=[0.3] * 10)
+logits = torch.linspace(-2, 2, 40).view(4, 10).requires_grad_()
+loss(logits, torch.tensor([3, 1, 4, 1])).backward()
+print(logits.grad.numpy().tobytes().hex())
+"""
+    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    loss.tell(progress=0.25, train_accuracy=0.5, dev_accuracy=0.4, dev_precision=[0.3] * 10)
+    logits = torch.linspace(-2, 2, 40).view(4, 10).requires_grad_()
+    loss(logits, torch.tensor([3, 1, 4, 1])).backward()
+    assert printed.strip() == logits.grad.numpy().tobytes().hex()
+
+
+def test_only_the_student_learns():
+    loss = TaughtLoss.of(taught())
+    assert not any(p.requires_grad for p in loss.parameters())
+    model = taught()
+    loss = TaughtLoss.of(model)
+    before = {name: p.clone() for name, p in loss.actor.state_dict().items()}
+    model.learn(4 * 4)  # a copy, which later learning leaves alone
+    assert all(torch.equal(before[name], p) for name, p in loss.actor.state_dict().items())
+
+
+def test_the_config_says_where_the_loss_comes_from(tmp_path):
+    TaughtLoss.of(taught()).save(tmp_path)
+    config = json.loads((tmp_path / "taught_loss.json").read_text())
+    assert (config["loss"], config["task"], config["dataset"], config["steps_per_action"]) == (
+        "bilinear",
+        "digits",
+        "digits",
+        3,
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["taught_loss.json", "taught_loss.safetensors"]
+
+
+class Own(LossFamily):
+    def action_size(self, num_outputs, batch_size):
+        return 1
+
+    def __call__(self, action, prediction, targets):
+        return torch.nn.functional.cross_entropy(prediction.outputs, targets) * (1 + action.sum())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"loss": "sample-weights", "loss_kwargs": {}}, "places of a minibatch"),
+        ({"loss": Own(), "loss_kwargs": {}}, "needs a name"),
+    ],
+)
+def test_losses_that_cannot_leave_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        TaughtLoss.of(RMD("AttentionPolicy", TeachVectorEnv(2, **SETTINGS | changes)))
+
+
+def test_other_policies_and_teachers_without_environment_are_refused(tmp_path):
+    constant = ConstantTeacher("ConstantPolicy", TeachVectorEnv(2, **SETTINGS))
+    with pytest.raises(ValueError, match="expected that of an AttentionPolicy or MlpPolicy"):
+        TaughtLoss.of(constant)
+    taught().save(tmp_path / "model")
+    with pytest.raises(ValueError, match="load it with env="):
+        TaughtLoss.of(RMD.load(tmp_path / "model"))
+
+
+def test_bad_calls_are_explained():
+    loss = TaughtLoss.of(taught())
+    logits, labels = torch.zeros(4, 10), torch.zeros(4, dtype=torch.int64)
+    with pytest.raises(RuntimeError, match="call tell"):
+        loss(logits, labels)
+    told = {"progress": 0.0, "train_accuracy": 0.1, "dev_accuracy": 0.1, "dev_precision": [0.1] * 10}
+    with pytest.raises(ValueError, match="found 9 precisions, expected one for each of 10"):
+        loss.tell(**told | {"dev_precision": [0.1] * 9})
+    for wrong in (1.5, -0.1, float("nan")):
+        with pytest.raises(ValueError, match=r"fractions in \[0, 1\]"):
+            loss.tell(**told | {"dev_accuracy": wrong})
+    loss.tell(**told)
+    with pytest.raises(ValueError, match="logits of 7 classes, expected 10"):
+        loss(torch.zeros(4, 7), labels)
+    margin = TaughtLoss.of(taught(loss="mixture", loss_kwargs={}))
+    margin.tell(**told)
+    with pytest.raises(ValueError, match="pass features and head_weight"):
+        margin(logits, labels)
+
+
+def test_damaged_files_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"taught_loss\.json is not there"):
+        TaughtLoss.load(tmp_path)
+    TaughtLoss.of(taught()).save(tmp_path)
+    good = (tmp_path / "taught_loss.safetensors").read_bytes()
+    (tmp_path / "taught_loss.safetensors").write_bytes(good[:50])
+    with pytest.raises(ValueError, match="no taught loss that can be read"):
+        TaughtLoss.load(tmp_path)
+    (tmp_path / "taught_loss.safetensors").write_bytes(good)
+    config = json.loads((tmp_path / "taught_loss.json").read_text())
+    (tmp_path / "taught_loss.json").write_text(json.dumps(config | {"format": 9}))
+    with pytest.raises(ValueError, match="its format is 9"):
+        TaughtLoss.load(tmp_path)

@@ -108,8 +108,8 @@ def test_a_batch_has_the_gradients_of_its_students(name):
 
 def test_the_growth_of_memory_is_its_exponent():
     def row(steps, value):
-        config = {"steps": steps}
-        return Row("hypergradients", "length", "procedural", "mlp", "ours", 0, "extra_bytes", value, steps, 1.0, config, "", {})
+        named = ("hypergradients", "length", "procedural", "mlp", "ours", 0, "extra_bytes")
+        return Row(*named, value, steps, 1.0, {"steps": steps}, "", {})
 
     rows = [row(steps, 7e6 * steps**0.5) for steps in (16, 64, 256)]
     assert report.exponents(rows) == "0.50 (ours, T = 16 to 256)"

@@ -11,6 +11,9 @@ process of its own, where plain training takes turns with it, so that its time i
 A second part follows time and memory of the perceptron over the length of the training, each contender until it would
 pass the memory limit.
 
+A third part differentiates many students of an environment at once and one after the other: ``speedup`` is the time of
+the loop over that of the batch.
+
 Peers (``pip install -e ".[peers]"``): higher and TorchOpt. One that is not installed, or fails, is reported as that.
 """
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.hypergradients import report
+from benchmarks.hypergradients.batched import BATCHES, speedup
 from benchmarks.hypergradients.contenders import CONTENDERS, PEERS
 from benchmarks.hypergradients.measure import measure, reference
 from benchmarks.hypergradients.problems import STUDENTS
@@ -19,7 +20,7 @@ from benchmarks.rows import ResultsFile, Row, git_commit, versions
 from teachenv.errors import unknown_name
 
 NAME = "hypergradients"
-METRICS = ("time_ratio", "extra_bytes", "relative_error")
+METRICS = ("time_ratio", "speedup", "extra_bytes", "relative_error")
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Size:
         contenders: that differentiate, unless ``--contenders`` says otherwise.
         part: of the usual length of each training, in percent.
         lengths: T of the second part.
+        batches: of the third part.
     """
 
     seeds: int
@@ -41,12 +43,13 @@ class Size:
     contenders: tuple[str, ...]
     part: int
     lengths: tuple[int, ...]
+    batches: tuple[str, ...]
 
 
 SIZES: dict[Preset, Size] = {
-    "smoke": Size(1, 1, ("mlp",), (*PEERS, "rmd:all", "rmd:sqrt", "finite-difference:states"), 3, ()),
-    "laptop": Size(3, 3, tuple(STUDENTS), tuple(CONTENDERS), 100, (16, 64, 256, 1024, 5000)),
-    "paper": Size(10, 5, tuple(STUDENTS), tuple(CONTENDERS), 100, (16, 64, 256, 1024, 5000, 20_000)),
+    "smoke": Size(1, 1, ("mlp",), (*PEERS, "rmd:all", "rmd:sqrt", "finite-difference:states"), 3, (), ()),
+    "laptop": Size(3, 3, tuple(STUDENTS), tuple(CONTENDERS), 100, (16, 64, 256, 1024, 5000), tuple(BATCHES)),
+    "paper": Size(10, 5, tuple(STUDENTS), tuple(CONTENDERS), 100, (16, 64, 256, 1024, 5000, 20_000), tuple(BATCHES)),
 }
 
 
@@ -55,7 +58,7 @@ class Options(CommonOptions):
     """Options of ``python -m benchmarks hypergradients``."""
 
     students: tuple[str, ...] | None = None
-    """Networks that are trained; by default all of them, in the smoke preset the mlp."""
+    """Networks of the first part; by default all of them, in the smoke preset the mlp."""
 
     contenders: tuple[str, ...] | None = None
     """What differentiates them; by default everything, in the smoke preset one of each kind."""
@@ -91,10 +94,10 @@ class Case:
     """One contender on one training.
 
     Attributes:
-        task: `"usual"` or `"length"`, the part of the benchmark.
-        student: see `STUDENTS`.
+        task: `"usual"`, `"length"` or `"batched"`, the part of the benchmark.
+        student: see `STUDENTS`; of a batch, see `BATCHES`.
         steps: T.
-        contender: see `CONTENDERS`.
+        contender: see `CONTENDERS`; of a batch, how many students.
         seed: of the training.
     """
 
@@ -114,28 +117,36 @@ def run(options: Options) -> None:
     exact: dict[tuple[str, int, int], dict[str, Any]] = {}
     ended: set[str] = set()  # contenders that failed on a length: they would on a longer one, too
     for number, case in enumerate(cases, start=1):
-        config = {
+        config: dict[str, Any] = {
             "steps": case.steps,
-            "batch_size": STUDENTS[case.student].batch,
-            "turns": size.turns if case.task == "usual" else 1,
+            "turns": 1 if case.task == "length" else size.turns,
             "threads": options.threads,
-            "memory_limit": options.memory_limit,
         }
+        if case.task == "batched":
+            config |= {"students": BATCHES[case.student].students, "settings": BATCHES[case.student].settings}
+        else:
+            config |= {"batch_size": STUDENTS[case.student].batch, "memory_limit": options.memory_limit}
         identity: dict[str, Any] = {
             "benchmark": NAME,
             "task": case.task,
-            "dataset": "procedural",
+            "dataset": config.get("settings", {}).get("task", "procedural"),
             "student": case.student,
             "method": case.contender,
             "seed": case.seed,
             "config": config,
         }
         # What failed is tried again: a peer may have been installed since.
-        if results.done(**identity, metrics=["time_ratio"]) or (case.task == "length" and case.contender in ended):
+        metric = "speedup" if case.task == "batched" else "time_ratio"
+        if results.done(**identity, metrics=[metric]) or (case.task == "length" and case.contender in ended):
             continue
         print(
             f"[{number}/{len(cases)}] {case.contender}: {case.student}, T = {case.steps}", file=sys.stderr, flush=True
         )
+        if case.task == "batched":
+            of_batch = {"students": config["students"], "steps": case.steps, "turns": size.turns}
+            found = alone(speedup, batch=case.student, seed=case.seed, threads=options.threads, **of_batch)
+            results.append(_rows(identity, case, found))
+            continue
         arguments = {"student": case.student, "steps": case.steps, "seed": case.seed, "threads": options.threads}
         limit = int(options.memory_limit * 2**30)
         found = alone(measure, contender=case.contender, turns=config["turns"], limit=limit, **arguments)
@@ -165,7 +176,12 @@ def _cases(options: Options, size: Size) -> list[Case]:
         for contender in contenders
     ]
     lengths = [Case("length", "mlp", steps, contender, 0) for steps in sorted(size.lengths) for contender in contenders]
-    return usual + lengths
+    batches = [
+        Case("batched", name, BATCHES[name].steps, f"{BATCHES[name].students} students", seed)
+        for seed in range(options.seeds or size.seeds)
+        for name in size.batches
+    ]
+    return usual + batches + lengths
 
 
 def _rows(identity: dict[str, Any], case: Case, found: dict[str, Any]) -> list[Row]:
@@ -174,8 +190,9 @@ def _rows(identity: dict[str, Any], case: Case, found: dict[str, Any]) -> list[R
         note = {"failed": found["failed"]}
         return [Row(**identity, metric="failed", value=1.0, seconds=0.0, data=note, **about)]
     values = {metric: found.get(metric) for metric in METRICS}
+    data = {"path": found["path"]} if "path" in found else None
     return [
-        Row(**identity, metric=metric, value=float(value), seconds=found["seconds"], **about)
+        Row(**identity, metric=metric, value=float(value), seconds=found["seconds"], data=data, **about)
         for metric, value in values.items()
         if value is not None
     ]

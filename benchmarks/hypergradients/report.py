@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import statistics
 from collections import defaultdict
 from pathlib import Path
@@ -13,6 +14,7 @@ from rich.table import Table
 
 from benchmarks.rows import Row, write_atomically
 
+BATCH_HEADER = ("students", "T", "batched by", "loop / batch (time)", "relative difference")
 HEADER = ("student", "T", "contender", "time / plain", "extra memory, MB", "relative error")
 
 Group = dict[str, list[float]]
@@ -21,17 +23,63 @@ Group = dict[str, list[float]]
 def write(rows: list[Row], folder: Path) -> None:
     """Writes ``table.md`` and the figures into the folder and prints the table."""
     cells = table(rows)
-    lines = [HEADER, ("---",) * len(HEADER), *cells]
-    write_atomically(folder / "table.md", "".join(f"| {' | '.join(line)} |\n" for line in lines))
+    tables = [(header, body) for header, body in ((HEADER, cells), (BATCH_HEADER, batches(rows))) if body]
+    growth = exponents(rows)
+    text = [_markdown(header, body) for header, body in tables]
+    if growth:
+        text.append("Extra memory grows like T to the power of " + growth + ".\n")
+    write_atomically(folder / "table.md", "\n".join(text))
     lengths = [row for row in rows if row.task == "length"]
     if lengths:
         write_atomically(folder / "lengths.png", _figure(lengths))
-    shown = Table(*HEADER)
-    for line in cells:
-        shown.add_row(*line)
     console = Console()
-    console.print(shown)
+    for header, body in tables:
+        shown = Table(*header)
+        for line in body:
+            shown.add_row(*line)
+        console.print(shown)
+    if growth:
+        console.print(f"extra memory grows like T to the power of {growth}", highlight=False)
     console.print(f"rows, table and figures: {folder}", highlight=False, markup=False)
+
+
+def _markdown(header: tuple[str, ...], body: list[tuple[str, ...]]) -> str:
+    return "".join(f"| {' | '.join(line)} |\n" for line in (header, ("---",) * len(header), *body))
+
+
+def batches(rows: list[Row]) -> list[tuple[str, ...]]:
+    """A line a batch: medians over repetitions."""
+    groups, _ = _groups([row for row in rows if row.task == "batched"])
+    paths = {row.student: row.data["path"] for row in rows if row.task == "batched" and row.data}
+    return [
+        (
+            f"{contender.split()[0]} {student}",
+            str(steps),
+            paths[student],
+            f"{statistics.median(metrics['speedup']):.2f}",
+            f"{statistics.median(metrics['relative_error']):.1e}",
+        )
+        for (student, steps, contender), metrics in groups.items()
+        if "speedup" in metrics
+    ]
+
+
+def exponents(rows: list[Row]) -> str:
+    """The slope of log memory over log T of each contender of ours, by least squares; empty without lengths."""
+    groups, failures = _groups([row for row in rows if row.task == "length"])
+    found = []
+    for contender in dict.fromkeys(key[2] for key in groups):
+        points = [
+            (math.log(steps), math.log(max(1.0, statistics.median(metrics["extra_bytes"]))))
+            for (student, steps, name), metrics in groups.items()
+            if name == contender and (student, steps, name) not in failures and "extra_bytes" in metrics
+        ]
+        if len(points) > 2:
+            slope = statistics.linear_regression(*zip(*points, strict=True)).slope
+            found.append(
+                f"{slope:.2f} ({contender}, T = {math.exp(points[0][0]):.0f} to {math.exp(points[-1][0]):,.0f})"
+            )
+    return ", ".join(found)
 
 
 def table(rows: list[Row]) -> list[tuple[str, ...]]:

@@ -6,11 +6,12 @@ import torch
 
 from benchmarks.__main__ import main as command_line
 from benchmarks.hypergradients import Options, main, report
+from benchmarks.hypergradients.batched import BATCHES, Batch, speedup
 from benchmarks.hypergradients.contenders import CONTENDERS, plain, unrolled
 from benchmarks.hypergradients.main import Size
 from benchmarks.hypergradients.measure import measure
 from benchmarks.hypergradients.problems import STUDENTS, Problem
-from benchmarks.rows import read_rows
+from benchmarks.rows import Row, read_rows
 
 OURS = [name for name in CONTENDERS if ":" in name]
 
@@ -45,8 +46,9 @@ def test_problems_are_functions_of_their_seed_in_every_dtype():
 
 
 def test_the_command_writes_rows_table_and_figure_and_takes_up_where_it_stopped(monkeypatch, tmp_path, capsys):
-    monkeypatch.setitem(main.SIZES, "smoke", Size(1, 1, ("mlp",), ("unrolled",), 1, (4,)))
+    monkeypatch.setitem(main.SIZES, "smoke", Size(1, 1, ("mlp",), ("unrolled",), 1, (4, 5, 6), ("lenet",)))
     monkeypatch.setattr(main, "alone", lambda function, **arguments: function(**arguments | _unlimited(arguments)))
+    monkeypatch.setitem(main.BATCHES, "lenet", Batch(2, 2, {"task": "synthetic", "student": "lenet", "dev_size": 8}))
     command = ["hypergradients", "--preset", "smoke", "--students", "lstm", "--out", str(tmp_path)]
     command += ["--contenders", "unrolled", "rmd:all", "rmd:sqrt"]
     assert command_line(command) == 0
@@ -55,11 +57,14 @@ def test_the_command_writes_rows_table_and_figure_and_takes_up_where_it_stopped(
         (task, student, method)
         for task, student in (("usual", "lstm"), ("length", "mlp"))
         for method in ("unrolled", "rmd:all", "rmd:sqrt")
-    }
+    } | {("batched", "lenet", "2 students")}
     assert all(r.value < 1e-4 for r in rows if r.metric == "relative_error")
     assert all(r.value > 1 for r in rows if r.metric == "time_ratio")
     assert (tmp_path / "lengths.png").read_bytes().startswith(b"\x89PNG")
-    assert len((tmp_path / "table.md").read_text().splitlines()) == 2 + 3
+    table = (tmp_path / "table.md").read_text()
+    assert len([line for line in table.splitlines() if line.startswith("|")]) == 2 + 3 + 2 + 1
+    assert "grows like T to the power of" in table
+    assert "| 2 lenet | 2 | loop |" in table
     assert "rmd:sqrt" in capsys.readouterr().out
     assert command_line(command) == 0
     assert read_rows(tmp_path / "results.jsonl") == rows
@@ -78,17 +83,33 @@ def test_a_contender_that_is_not_installed_is_reported_not_left_out(monkeypatch,
     found = measure("higher", "lstm", 2, 0, 1, torch.get_num_threads())
     assert found == {"failed": "not installed: no_such_library"}
     monkeypatch.setattr(main, "alone", lambda function, **arguments: found)
-    monkeypatch.setitem(main.SIZES, "smoke", Size(1, 1, ("mlp",), ("unrolled",), 1, ()))
+    monkeypatch.setitem(main.SIZES, "smoke", Size(1, 1, ("mlp",), ("unrolled",), 1, (), ()))
     main.run(Options(preset="smoke", students=("lstm",), contenders=("higher",), out=tmp_path))
     assert report.table(read_rows(tmp_path / "results.jsonl"))[0][3] == "failed: not installed: no_such_library"
     # Installed since then: it is tried again, and the failure is forgotten.
     monkeypatch.undo()
     monkeypatch.setattr(main, "alone", lambda function, **arguments: function(**arguments | _unlimited(arguments)))
     monkeypatch.setitem(CONTENDERS, "higher", unrolled)
-    monkeypatch.setitem(main.SIZES, "smoke", Size(1, 1, ("mlp",), ("unrolled",), 1, ()))
+    monkeypatch.setitem(main.SIZES, "smoke", Size(1, 1, ("mlp",), ("unrolled",), 1, (), ()))
     main.run(Options(preset="smoke", students=("lstm",), contenders=("higher",), out=tmp_path))
     assert float(report.table(read_rows(tmp_path / "results.jsonl"))[0][3]) > 1
 
 
 def test_a_process_that_dies_is_a_failure_and_not_the_end():
     assert "died" in main.alone(os._exit, status=1)["failed"]
+
+
+@pytest.mark.parametrize("name", BATCHES)
+def test_a_batch_has_the_gradients_of_its_students(name):
+    found = speedup(name, 2, 3, seed=0, turns=1, threads=torch.get_num_threads())
+    assert found["relative_error"] < 1e-4
+    assert found["speedup"] > 0
+
+
+def test_the_growth_of_memory_is_its_exponent():
+    def row(steps, value):
+        named = ("hypergradients", "length", "procedural", "mlp", "ours", 0, "extra_bytes")
+        return Row(*named, value, steps, 1.0, {"steps": steps}, "", {})
+
+    rows = [row(steps, 7e6 * steps**0.5) for steps in (16, 64, 256)]
+    assert report.exponents(rows) == "0.50 (ours, T = 16 to 256)"

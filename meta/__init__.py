@@ -1,6 +1,7 @@
 """Gradient-based teaching: hypergradients of a student's training, and the teachers that follow them."""
 
 from meta.action_gradient import ActionGradient, VectorActionGradient
+from meta.data_teaching import DataTeacher, DataTeaching, RandomDropTeacher, SelfPacedTeacher
 from meta.descent import Cotangent, Descent, Training
 from meta.evolution import EvolutionStrategies
 from meta.hypergradient import METHODS, Hypergradient, hypergradient
@@ -17,6 +18,8 @@ __all__ = [
     "AttentionPolicy",
     "ConstantTeacher",
     "Cotangent",
+    "DataTeacher",
+    "DataTeaching",
     "Descent",
     "EpisodicTeacher",
     "EvolutionStrategies",
@@ -27,7 +30,9 @@ __all__ = [
     "MlpPolicy",
     "Process",
     "PureProcess",
+    "RandomDropTeacher",
     "RandomTeacher",
+    "SelfPacedTeacher",
     "TaughtLoss",
     "Training",
     "VectorActionGradient",

@@ -27,17 +27,22 @@ class Attention(nn.Module):
         actions: coordinates of the action.
         keys: N.
         initial_scale: standard deviation of W's entries.
+        static: see nothing of the state, but ones: the same action always (the ablation of what "dynamic" adds).
     """
 
-    def __init__(self, states: int, actions: int, keys: int = 10, initial_scale: float = INITIAL_SCALE) -> None:
+    def __init__(
+        self, states: int, actions: int, keys: int = 10, initial_scale: float = INITIAL_SCALE, static: bool = False
+    ) -> None:
         """Draws V as `nn.Linear` does, and W from a normal distribution."""
         super().__init__()
+        self.static = static
         self.query = nn.Linear(states, keys, bias=False)
         self.keys = nn.Linear(keys, actions, bias=False)
         nn.init.normal_(self.keys.weight, std=initial_scale)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """(batch, states) to (batch, actions) in (-1, 1)."""
+        states = torch.ones_like(states) if self.static else states
         return torch.tanh(self.keys(torch.softmax(self.query(states), dim=1)))
 
 
@@ -114,7 +119,7 @@ class TeacherPolicy(BasePolicy):
 
 
 class AttentionPolicy(TeacherPolicy):
-    """`Attention`; options `keys` (10) and `initial_scale` (0.01)."""
+    """`Attention`; options `keys` (10), `initial_scale` (0.01) and `static` (False)."""
 
     def _build(self, states: int, actions: int) -> nn.Module:
         return Attention(states, actions, **self._network)

@@ -192,7 +192,7 @@ class TaughtLoss(nn.Module):
 def _described(actor: nn.Module) -> dict[str, Any]:
     """The actor's shape, in JSON."""
     if isinstance(actor, Attention):
-        return {"kind": "attention", "keys": actor.keys.in_features}
+        return {"kind": "attention", "keys": actor.keys.in_features, "static": actor.static}
     linear = [m for m in actor.modules() if isinstance(m, nn.Linear)]
     made = (
         perceptron(linear[0].in_features, linear[-1].out_features, [m.out_features for m in linear[:-1]])
@@ -211,7 +211,7 @@ def _made(config: dict[str, Any]) -> nn.Module:
     classes, about = config["outputs"], config["actor"]
     states, actions = 3 + classes, make_loss(config["loss"], config["loss_kwargs"]).action_size(classes, 1)
     if about["kind"] == "attention":
-        return Attention(states, actions, about["keys"])
+        return Attention(states, actions, about["keys"], static=about["static"])
     if about["kind"] == "perceptron":
         return perceptron(states, actions, about["net_arch"])
     raise unknown_name("actor", about["kind"], ("attention", "perceptron"))

@@ -248,7 +248,7 @@ class GradientTeacher(EpisodicTeacher):
         if isinstance(env, gym.vector.VectorEnv) and isinstance(env.unwrapped, TeachVectorEnv):
             if not isinstance(env, VectorActionGradient):
                 env = VectorActionGradient(env, cls.method)
-        elif isinstance(env, gym.Env) and not _wrapped(env):
+        elif isinstance(env, gym.Env) and not is_wrapped(env, ActionGradient):
             env = ActionGradient(env, cls.method)
         return Resumable._wrap_env(env, verbose, monitor_wrapper)
 
@@ -319,9 +319,10 @@ class RandomTeacher(EpisodicTeacher):
         pass
 
 
-def _wrapped(env: gym.Env[Any, Any]) -> bool:
+def is_wrapped(env: gym.Env[Any, Any], wrapper: type[gym.Wrapper[Any, Any, Any, Any]]) -> bool:
+    """Whether the wrapper is among the environment's."""
     while isinstance(env, gym.Wrapper):
-        if isinstance(env, ActionGradient):
+        if isinstance(env, wrapper):
             return True
         env = env.env
     return False

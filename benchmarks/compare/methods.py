@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any
 
 import stable_baselines3
@@ -12,8 +10,8 @@ from stable_baselines3.common.noise import NormalActionNoise
 
 import agents
 import meta
-
-SCHEDULES = ("constant", "linear", "cosine")
+from benchmarks.comparison.methods import Method, Own, Table, attention, cross_entropy, fixed_loss
+from meta.vec_env import as_vec_env
 
 # Of the student. The sigmoid flattens the loss: its students want larger steps (see teachenv.losses.BilinearSigmoid).
 # The zero action of "bilinear" is cross-entropy; fixed losses have its rates.
@@ -23,92 +21,8 @@ LEARNING_RATES: dict[str, tuple[float, ...]] = {
 }
 
 
-@dataclass(frozen=True)
-class Own:
-    """One value of a method's own parameter.
-
-    Attributes:
-        environment: options of the environment that come with it.
-        teacher: options of the teacher.
-    """
-
-    environment: Mapping[str, Any] = field(default_factory=dict)
-    teacher: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Method:
-    """A method of the comparison.
-
-    Attributes:
-        own: four values of its own parameter.
-        make: builds the teacher from (environment, seed, teacher options); None: a fixed loss, the zero action.
-        tuned_as: the method whose tuning it takes over, if it has none of its own; None: itself.
-        crowd: how many times as many students as the preset says the teacher has at a time, in the same number of
-            student steps; in tuning also in as many times more of them, so that there are as many updates.
-    """
-
-    own: tuple[Own, ...]
-    make: Callable[[Any, int, Mapping[str, Any]], Any] | None = None
-    tuned_as: str | None = None
-    crowd: int = 1
-
-    @property
-    def learns(self) -> bool:
-        """Whether the teacher spends student steps on its own training."""
-        return self.make is not None and self.make is not _random
-
-
-@dataclass(frozen=True)
-class Configuration:
-    """What is tuned.
-
-    Attributes:
-        learning_rate: of the student.
-        lr_schedule: of the student.
-        own: index into the method's own values.
-    """
-
-    learning_rate: float
-    lr_schedule: str
-    own: int
-
-    def __str__(self) -> str:
-        """For progress: short."""
-        return f"lr {self.learning_rate:g} {self.lr_schedule}, own {self.own}"
-
-
-def grid(loss: str, method: Method) -> list[Configuration]:
-    """All configurations of a method: 4 learning rates x 3 schedules x 4 values of its own parameter."""
-    rates = LEARNING_RATES["bilinear" if method.make is None else loss]
-    return [Configuration(*chosen) for chosen in itertools.product(rates, SCHEDULES, range(len(method.own)))]
-
-
-@dataclass(frozen=True)
-class LinearDecay:
-    """SB3's learning-rate schedule, from `rate` linearly to zero; a class, since saved models pickle it."""
-
-    rate: float
-
-    def __call__(self, remaining: float) -> float:
-        """The rate at a remaining progress of 1 to 0."""
-        return self.rate * remaining
-
-
-def _attention(algorithm: Callable[..., Any]) -> Callable[[Any, int, Mapping[str, Any]], Any]:
-    """Builds an algorithm with L2T-DLF's actor and a decaying learning rate."""
-
-    def make(env: Any, seed: int, options: Mapping[str, Any]) -> Any:
-        decaying = {**options, "learning_rate": LinearDecay(options["learning_rate"])}
-        return algorithm("AttentionPolicy", env, seed=seed, **decaying)
-
-    return make
-
-
 def _ddpg_default(env: Any, seed: int, options: Mapping[str, Any]) -> Any:
     """SB3's DDPG as it comes, but for the noise without which it does not explore."""
-    from meta.vec_env import as_vec_env
-
     env = as_vec_env(env)
     size = env.action_space.shape[0]
     noise = NormalActionNoise([0.0] * size, [0.1] * size)  # type: ignore[arg-type]
@@ -117,11 +31,6 @@ def _ddpg_default(env: Any, seed: int, options: Mapping[str, Any]) -> Any:
 
 def _random(env: Any, seed: int, options: Mapping[str, Any]) -> Any:
     return meta.RandomTeacher("RandomPolicy", env, policy_kwargs={"seed": seed}, seed=seed)
-
-
-def _fixed(base: str, *options: Mapping[str, Any]) -> Method:
-    """A fixed loss: the zero action of sample weights over it."""
-    return Method(tuple(Own({"loss": "sample-weights", "loss_kwargs": {"base": base, **o}}) for o in options))
 
 
 def _scales(*scales: float) -> tuple[Own, ...]:
@@ -133,20 +42,14 @@ _GRADIENT = tuple(
 )
 
 METHODS: dict[str, Method] = {
-    # Cross-entropy has no parameter of its own; it gets weight decay instead.
-    "cross-entropy": Method(
-        tuple(
-            Own({"loss": "sample-weights", "loss_kwargs": {"base": "cross-entropy"}, "weight_decay": decay})
-            for decay in (0.0, 1e-3, 3e-3, 1e-2)
-        )
-    ),
-    "smooth-01": _fixed("smooth-01", *({"sharpness": k} for k in (1.0, 5.0, 20.0, 50.0))),
-    "large-margin": _fixed(
+    "cross-entropy": cross_entropy(0.0, 1e-3, 3e-3, 1e-2),
+    "smooth-01": fixed_loss("smooth-01", *({"sharpness": k} for k in (1.0, 5.0, 20.0, 50.0))),
+    "large-margin": fixed_loss(
         "large-margin",
         *({"margin": m, "annealing": a} for m, a in ((2, 1.0), (2, 5.0), (3, 5.0), (4, 10.0))),
     ),
-    "label-smoothing": _fixed("label-smoothing", *({"epsilon": e} for e in (0.05, 0.1, 0.2, 0.4))),
-    "focal": _fixed("focal", *({"gamma": g} for g in (0.5, 1.0, 2.0, 5.0))),
+    "label-smoothing": fixed_loss("label-smoothing", *({"epsilon": e} for e in (0.05, 0.1, 0.2, 0.4))),
+    "focal": fixed_loss("focal", *({"gamma": g} for g in (0.5, 1.0, 2.0, 5.0))),
     "random": Method(_scales(0.1, 0.25, 0.5, 1.0), _random),
     # Its four values were found by hand in a wider region: with less penalty or a larger rate the actor runs to the
     # edge of the box and wrecks the students (docs/decisions.md). The critic is smaller than SB3's: better, and faster.
@@ -164,20 +67,24 @@ METHODS: dict[str, Method] = {
                 (0.5, 3e-4, 1000.0),
             )
         ),
-        _attention(agents.DDPG),
+        attention(agents.DDPG),
+        learns=True,
         crowd=2,
     ),
     # Each step of its students is followed by one of its large networks: fewer of them, or it takes half of the time.
-    "ddpg:default": Method(_scales(0.5), _ddpg_default, tuned_as="ddpg", crowd=4),
-    "rmd": Method(_GRADIENT, _attention(meta.RMD)),
+    "ddpg:default": Method(_scales(0.5), _ddpg_default, learns=True, tuned_as="ddpg", crowd=4),
+    "rmd": Method(_GRADIENT, attention(meta.RMD), learns=True),
     # The same gradient to three digits, hence the same best configuration.
-    "finite-difference": Method(_GRADIENT, _attention(meta.FiniteDifference), tuned_as="rmd"),
+    "finite-difference": Method(_GRADIENT, attention(meta.FiniteDifference), learns=True, tuned_as="rmd"),
     "evolution-strategies": Method(
         tuple(
             Own({"loss_kwargs": {"scale": 0.5}}, {"learning_rate": rate, "sigma": sigma})
             for rate in (0.03, 0.06)
             for sigma in (0.05, 0.2)
         ),
-        _attention(meta.EvolutionStrategies),
+        attention(meta.EvolutionStrategies),
+        learns=True,
     ),
 }
+
+TABLE = Table(METHODS, lambda method, loss: LEARNING_RATES["bilinear" if method.make is None else loss])

@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.compare import Options, main, report, work
-from benchmarks.compare.main import Rung
-from benchmarks.compare.methods import LEARNING_RATES, METHODS, Configuration, grid
-from benchmarks.compare.work import Setting
+from benchmarks.compare import Options, main, report
+from benchmarks.compare.methods import LEARNING_RATES, METHODS, TABLE
+from benchmarks.comparison import engine, work
+from benchmarks.comparison.engine import Rung
+from benchmarks.comparison.methods import Configuration
+from benchmarks.comparison.work import Setting
 from benchmarks.rows import read_rows
 from teachenv.vector_env import TeachVectorEnv
 
@@ -52,7 +54,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("loss", LEARNING_RATES)
 def test_grids_are_of_equal_size(loss: str) -> None:
     own_tuning = {name for name, method in METHODS.items() if method.tuned_as is None}
-    assert {len(grid(loss, METHODS[name])) for name in own_tuning} == {48}
+    assert {len(TABLE.grid(name, loss)) for name in own_tuning} == {48}
     assert all(METHODS[method.tuned_as].tuned_as is None for method in METHODS.values() if method.tuned_as)
 
 
@@ -146,10 +148,10 @@ def test_table_and_figures_come_from_the_rows_alone(finished: Path, tmp_path: Pa
 def test_shipped_tuning_is_taken_over(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(main, "SHIPPED", finished / "results.jsonl")
     monkeypatch.setattr(work, "tune", None)
-    best = main.Comparison(options(tmp_path)).tune()
+    best = main.comparison_of(options(tmp_path)).tune()
     assert len(best) == 2 * len(METHODS_UNDER_TEST)
     with pytest.raises(Exception, match="NoneType"):
-        main.Comparison(options(tmp_path / "anew", retune=True)).tune()
+        main.comparison_of(options(tmp_path / "anew", retune=True)).tune()
 
 
 def test_a_checkpoint_of_other_settings_is_not_taken_up(
@@ -162,7 +164,7 @@ def test_a_checkpoint_of_other_settings_is_not_taken_up(
         if jobs:
             checkpoints.append({job.kwargs["checkpoint"] for job in jobs})
 
-    monkeypatch.setattr(main, "run_jobs", record)
+    monkeypatch.setattr(engine, "run_jobs", record)
     for final_students in (4, 5):
         size = dataclasses.replace(main.PRESETS["smoke"], final_students=final_students)
         monkeypatch.setitem(main.PRESETS, "smoke", size)
@@ -173,7 +175,10 @@ def test_a_checkpoint_of_other_settings_is_not_taken_up(
 
 
 def test_a_teacher_continues_from_its_checkpoint(tmp_path: Path) -> None:
-    setting, configuration = Setting("TeachDigits-v0", {"horizon": 6}), Configuration(0.2, "linear", 0)
+    setting, configuration = (
+        Setting("benchmarks.compare.methods:TABLE", "TeachDigits-v0", {"horizon": 6}),
+        Configuration(0.2, "linear", 0),
+    )
     arguments = (setting, "rmd", configuration, 0, 48, 2, 4, 2, 3)
     whole = work.train(*arguments, tmp_path / "whole")
     for suffix in (".zip", ".json"):
@@ -195,7 +200,7 @@ def test_test_split_is_touched_once_by_final_students_on_the_whole_pool(
         return original(self, split)
 
     monkeypatch.setattr(TeachVectorEnv, "evaluate_final", watched)
-    setting = Setting("TeachDigits-v0", {"horizon": 6})
+    setting = Setting("benchmarks.compare.methods:TABLE", "TeachDigits-v0", {"horizon": 6})
     work.train(setting, "rmd", Configuration(0.2, "linear", 0), 0, 24, 2, 2, 2, 3, tmp_path / "teacher")
     assert touched == [("test", "pool")]
 

@@ -38,6 +38,18 @@ def test_attention_does_not_care_for_the_order_of_its_keys():
     torch.testing.assert_close(one(states), other(states))
 
 
+def test_a_static_teacher_takes_one_action_and_still_learns():
+    torch.manual_seed(0)
+    network = Attention(13, 7, static=True)
+    actions = network(torch.rand(5, 13))
+    assert torch.equal(actions, actions[:1].expand(5, -1))
+    actions.sum().backward()
+    assert all((parameter.grad != 0).all() for parameter in network.parameters())
+    assert torch.equal(
+        build(AttentionPolicy, static=True)(torch.rand(1, 13)), build(AttentionPolicy, static=True)(torch.zeros(1, 13))
+    )
+
+
 def test_attentions_keys_differ_at_first_and_every_parameter_has_a_gradient():
     torch.manual_seed(0)
     network = Attention(13, 7)

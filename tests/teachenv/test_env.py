@@ -200,7 +200,7 @@ def test_a_part_of_dev_can_be_measured():
         env.reset(seed=0)
     one, other = whole.unwrapped, part.unwrapped
     assert torch.equal(one.episode.dev, other.episode.dev)
-    observations, rewards, infos = roll(part)
+    _, _, infos = roll(part)
     assert all(abs(40 * i["dev_accuracy"] - round(40 * i["dev_accuracy"])) < 1e-4 for i in infos)
     x, y = (t[other.episode.dev[:40]] for t in other.teaching.task.pool)
     outputs = other.dynamics.student(other.student.parameters, {}, x, training=False)[0].outputs

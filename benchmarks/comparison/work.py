@@ -14,7 +14,7 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
 import teachenv  # noqa: F401 - registers the environments, here in worker processes
-from benchmarks.compare.methods import METHODS, Configuration
+from benchmarks.comparison.methods import Configuration, Method, Own, table_at
 from benchmarks.rows import write_atomically
 from teachenv.vector_env import TeachVectorEnv
 
@@ -26,22 +26,34 @@ HEAT_MAPS = 5
 
 @dataclass(frozen=True)
 class Setting:
-    """One task of the comparison: an environment and the options that all methods share.
+    """An environment and the options that all methods share.
 
     Attributes:
+        table: where the methods are; see `benchmarks.comparison.methods.table_at`.
         env: a registered id.
         options: of the environment, for all methods.
         loss: the teachers' loss family.
+        final: options in which the final students' training differs from the one that teachers learn on.
     """
 
+    table: str
     env: str
     options: Mapping[str, Any] = field(default_factory=dict)
     loss: str = "bilinear"
+    final: Mapping[str, Any] = field(default_factory=dict)
+
+    def method(self, name: str) -> Method:
+        """The method of that name."""
+        return table_at(self.table).methods[name]
+
+    def own(self, method: str, configuration: Configuration) -> Own:
+        """The value of the method's own parameter in a configuration, which may be another method's."""
+        values = self.method(method).own
+        return values[min(configuration.own, len(values) - 1)]
 
     def make(self, students: int, method: str, configuration: Configuration, **more: Any) -> TeachVectorEnv:
         """The batched environment of a method in a configuration."""
-        own = METHODS[method].own
-        chosen = own[min(configuration.own, len(own) - 1)].environment
+        chosen = self.own(method, configuration).environment
         options = {"loss": self.loss, **self.options, **chosen}
         rates = {"learning_rate": configuration.learning_rate, "lr_schedule": configuration.lr_schedule}
         env = gym.make_vec(self.env, num_envs=students, **(options | rates | more))
@@ -109,9 +121,9 @@ def tune(
     """
     start = time.perf_counter()
     teacher, spent = None, 0
-    if METHODS[method].make is not None:
+    if setting.method(method).make is not None:
         teacher = _teacher(setting, method, configuration, TUNING_SEED, max(parallel, 1))
-        if METHODS[method].learns:
+        if setting.method(method).learns:
             teacher.learn(budget // setting.make(1, method, configuration).teaching.settings.steps_per_action)
             spent = teacher.num_timesteps
     env = setting.make(students, method, configuration)
@@ -156,11 +168,10 @@ def train(
     """
     start = time.perf_counter()
     teacher, follower = None, _Follower(setting, method, configuration, points, budget, students, checkpoint)
-    if METHODS[method].make is not None:
-        teacher = _teacher(
-            setting, method, configuration, TEACHER_SEED + seed, max(parallel, 1) if METHODS[method].learns else 1
-        )
-        if METHODS[method].learns:
+    learns = setting.method(method).learns
+    if setting.method(method).make is not None:
+        teacher = _teacher(setting, method, configuration, TEACHER_SEED + seed, max(parallel, 1) if learns else 1)
+        if learns:
             steps = setting.make(1, method, configuration).teaching.settings.steps_per_action
             teacher = follower.resume(teacher)
             remaining = budget // steps - teacher.num_timesteps
@@ -169,17 +180,16 @@ def train(
             follower.measure(teacher)
     seeds = CURVE_SEED, FINAL_SEED + 10_000 * seed
     split = teach(setting.make(students, method, configuration), teacher, seeds[0])
-    pool = teach(setting.make(final_students, method, configuration, train_on="pool"), teacher, seeds[1], test=True)
+    final = setting.make(final_students, method, configuration, **setting.final, train_on="pool")
+    pool = teach(final, teacher, seeds[1], test=True)
     spent = follower.points[-1][0] if follower.points else 0
     return Trained(follower.points, split, pool, spent, time.perf_counter() - start)
 
 
 def _teacher(setting: Setting, method: str, configuration: Configuration, seed: int, parallel: int) -> Any:
-    made = METHODS[method]
+    made = setting.method(method)
     assert made.make is not None
-    env = setting.make(parallel, method, configuration)
-    own = made.own[min(configuration.own, len(made.own) - 1)]
-    return made.make(env, seed, own.teacher)
+    return made.make(setting.make(parallel, method, configuration), seed, setting.own(method, configuration).teacher)
 
 
 class _Follower(BaseCallback):

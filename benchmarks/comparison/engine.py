@@ -1,0 +1,295 @@
+"""What is run in which order, and what rows are kept of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.comparison import work
+from benchmarks.comparison.methods import Configuration, Method, table_at
+from benchmarks.comparison.work import Setting, Taught, Trained
+from benchmarks.jobs import Job, run_jobs
+from benchmarks.rows import ResultsFile, Row, git_commit, read_rows, versions
+
+
+class Rung(NamedTuple):
+    """One round of successive halving.
+
+    Attributes:
+        configurations: how many are left.
+        steps: student steps on which a teacher is trained in each.
+        parallel: students that it teaches at a time.
+        students: fresh students whose dev accuracy decides.
+    """
+
+    configurations: int
+    steps: int
+    parallel: int
+    students: int
+
+
+@dataclass(frozen=True)
+class Task:
+    """A setting with the names that its rows carry, and what is spent on it.
+
+    Attributes:
+        setting: environment and options.
+        name: of the task.
+        dataset: what the data really is.
+        student: the network.
+        student_steps: budget of each teacher.
+        parallel: students that it teaches at a time.
+        rungs: of successive halving.
+        points: how often a learning teacher is measured.
+        students: fresh students of each such measurement.
+        final_students: fresh students on the whole pool.
+    """
+
+    setting: Setting
+    name: str
+    dataset: str
+    student: str
+    student_steps: int
+    parallel: int
+    rungs: tuple[Rung, ...]
+    points: int
+    students: int
+    final_students: int
+
+
+class Comparison:
+    """One run of a comparison: tunes, trains and measures, leaving out what the rows have already.
+
+    Args:
+        benchmark: its name in the rows.
+        tasks: what is taught.
+        methods: names in the tasks' table, in the order in which they are run.
+        seeds: teachers of each kind.
+        folder: of the rows.
+        workers: processes.
+        shipped: rows of an earlier run whose tuning is taken over where the settings agree.
+    """
+
+    def __init__(
+        self,
+        benchmark: str,
+        tasks: Sequence[Task],
+        methods: Sequence[str],
+        seeds: int,
+        folder: Path,
+        workers: int,
+        shipped: Sequence[Row] = (),
+    ) -> None:
+        """Opens the results."""
+        self.benchmark, self.tasks, self.methods, self.seeds = benchmark, tasks, methods, seeds
+        self.folder, self.workers, self.shipped = folder, workers, shipped
+        self.results = ResultsFile(folder / "results.jsonl")
+
+    def run(self) -> None:
+        """Everything that is not done yet."""
+        best = self.tune()
+        jobs: list[Job[Any]] = []
+        rows_of: dict[str, tuple[Task, str, int, dict[str, Any]]] = {}
+        for seed in range(self.seeds):
+            for task in self.tasks:
+                for method in self.methods:
+                    config = self._config(task, method, best[task.name, method], stage="training")
+                    if self._done(task, method, seed, config, "test_error"):
+                        continue
+                    label = f"{task.name}: {method}, seed {seed}"
+                    rows_of[label] = (task, method, seed, config)
+                    # With the settings in its name, since a checkpoint of other settings must not be taken up.
+                    settings = hashlib.sha256(_key(config).encode()).hexdigest()[:12]
+                    checkpoint = self.folder / "teachers" / f"{task.name}-{method}-{seed}-{settings}".replace(":", "-")
+                    arguments = {
+                        "setting": task.setting,
+                        "method": method,
+                        "configuration": best[task.name, method],
+                        "seed": seed,
+                        "budget": task.student_steps,
+                        "parallel": config["parallel"],
+                        "points": task.points,
+                        "students": task.students,
+                        "final_students": task.final_students,
+                        "checkpoint": checkpoint,
+                    }
+                    jobs.append(Job(label, work.train, arguments))
+        # Short ones last: a long one begun last would leave the other cores idle.
+        jobs.sort(key=lambda job: not rows_of[job.label][3]["budget"])
+
+        def keep(job: Job[Any], trained: Trained) -> None:
+            self.results.append(self._training_rows(*rows_of[job.label], trained))
+
+        run_jobs(jobs, self.workers, keep)
+
+    def tune(self) -> dict[tuple[str, str], Configuration]:
+        """Successive halving, on dev; the best configuration of each task and method."""
+        left = {
+            (task.name, method): table_at(task.setting.table).grid(method, task.setting.loss)
+            for task in self.tasks
+            for method in self._tuned(task)
+        }
+        for rung in range(max(len(task.rungs) for task in self.tasks)):
+            found = self._climb(rung, left)
+            # Stable: of equal ones the earlier in the grid stays ahead.
+            left |= {key: [c for _, c in sorted(scores, key=lambda f: -f[0])] for key, scores in found.items()}
+        return {
+            (task.name, method): left[task.name, _method(task, method).tuned_as or method][0]
+            for task in self.tasks
+            for method in self.methods
+        }
+
+    def _tuned(self, task: Task) -> list[str]:
+        return sorted({_method(task, method).tuned_as or method for method in self.methods})
+
+    def _climb(
+        self, number: int, left: dict[tuple[str, str], list[Configuration]]
+    ) -> dict[tuple[str, str], list[tuple[float, Configuration]]]:
+        """One rung of all tasks that have so many: (dev accuracy, configuration) of those that were left."""
+        jobs: list[Job[Any]] = []
+        rows_of: dict[str, tuple[Task, str, dict[str, Any]]] = {}
+        wanted: list[tuple[Task, str, Configuration, dict[str, Any]]] = []
+        for task in self.tasks:
+            if number >= len(task.rungs):
+                continue
+            rung = task.rungs[number]
+            for method in self._tuned(task):
+                made = _method(task, method)
+                for configuration in left[task.name, method][: rung.configurations]:
+                    crowd = made.crowd if made.learns else 0
+                    more = {
+                        "budget": min(crowd * rung.steps, task.student_steps),
+                        "parallel": crowd * rung.parallel,
+                        "students": rung.students,
+                    }
+                    config = self._config(task, method, configuration, stage="tuning", **more)
+                    wanted.append((task, method, configuration, config))
+                    if self._done(task, method, 0, config, "dev_accuracy") or self._take_over(task, method, config):
+                        continue
+                    label = f"tuning {task.name}: {method}, {configuration} on {rung.students} students"
+                    rows_of[label] = (task, method, config)
+                    arguments = {"setting": task.setting, "method": method, "configuration": configuration, **more}
+                    jobs.append(Job(label, work.tune, arguments))
+
+        def keep(job: Job[Any], value: tuple[Taught, int, float]) -> None:
+            task, method, config = rows_of[job.label]
+            taught, spent, seconds = value
+            row = self._row(task, method, 0, "dev_accuracy", taught.dev_accuracy, spent, seconds, config)
+            self.results.append([row])
+
+        run_jobs(jobs, self.workers, keep)
+        values = {
+            (r.task, r.method, _key(r.config)): r.value for r in self.results.rows() if r.metric == "dev_accuracy"
+        }
+        found: dict[tuple[str, str], list[tuple[float, Configuration]]] = {}
+        for task, method, configuration, config in wanted:
+            score = values[task.name, method, _key(config)]
+            found.setdefault((task.name, method), []).append((score, configuration))
+        return found
+
+    def _take_over(self, task: Task, method: str, config: dict[str, Any]) -> bool:
+        names = (task.name, task.dataset, task.student, method)
+        for row in self.shipped:
+            if (row.task, row.dataset, row.student, row.method) == names and _key(row.config) == _key(config):
+                self.results.append([row])
+                return True
+        return False
+
+    def _config(self, task: Task, method: str, configuration: Configuration, stage: str, **more: Any) -> dict[str, Any]:
+        made, setting = _method(task, method), task.setting
+        own = made.own[min(configuration.own, len(made.own) - 1)]
+        config = {
+            "stage": stage,
+            "env": setting.env,
+            "options": {k: v for k, v in setting.options.items() if k != "data_root"},
+            "loss": setting.loss if made.make is not None else None,
+            "learning_rate": configuration.learning_rate,
+            "lr_schedule": configuration.lr_schedule,
+            "own": {**own.environment, **own.teacher},
+        }
+        if stage == "training":
+            more = {
+                "budget": task.student_steps if made.learns else 0,
+                "parallel": task.parallel * made.crowd if made.learns else 0,
+                "students": task.students,
+                "final_students": task.final_students,
+            }
+            if setting.final:
+                more["final"] = dict(setting.final)
+        return config | more
+
+    def _done(self, task: Task, method: str, seed: int, config: dict[str, Any], metric: str) -> bool:
+        return self.results.done(
+            benchmark=self.benchmark,
+            task=task.name,
+            dataset=task.dataset,
+            student=task.student,
+            method=method,
+            seed=seed,
+            config=config,
+            metrics=[metric],
+        )
+
+    def _row(
+        self,
+        task: Task,
+        method: str,
+        seed: int,
+        metric: str,
+        value: float,
+        student_steps: int,
+        seconds: float,
+        config: dict[str, Any],
+        data: Any = None,
+    ) -> Row:
+        return Row(
+            self.benchmark,
+            task.name,
+            task.dataset,
+            task.student,
+            method,
+            seed,
+            metric,
+            value,
+            student_steps,
+            round(seconds, 2),
+            config,
+            git_commit(),
+            versions(),
+            data,
+        )
+
+    def _training_rows(self, task: Task, method: str, seed: int, config: dict[str, Any], trained: Trained) -> list[Row]:
+        def row(metric: str, value: float, steps: int, seconds: float, data: Any = None) -> Row:
+            return self._row(task, method, seed, metric, value, steps, seconds, config, data)
+
+        assert trained.pool.test_error is not None
+        shown = {
+            "curve": trained.split.curve,
+            "coefficients": trained.split.coefficients,
+            "actions_at": trained.split.actions_at,
+            "mean_action": trained.split.mean_action,
+        }
+        spent, seconds = trained.student_steps, trained.seconds
+        return [
+            *(row("dev_objective", value, steps, after) for steps, after, value in trained.points[:-1]),
+            row("dev_objective", trained.split.dev_objective, spent, seconds, shown),
+            row("test_error", trained.pool.test_error, spent, seconds),
+        ]
+
+
+def shipped_rows(path: Path) -> list[Row]:
+    """The rows that come with this repository, if they are there."""
+    return read_rows(path) if path.exists() else []
+
+
+def _method(task: Task, name: str) -> Method:
+    return table_at(task.setting.table).methods[name]
+
+
+def _key(config: dict[str, Any]) -> str:
+    return json.dumps(config, sort_keys=True)

@@ -177,7 +177,7 @@ class _Memory(BaseCallback):
 
     def _on_rollout_start(self):
         gc.collect()
-        self.tensors.append(sum(isinstance(o, torch.Tensor) for o in gc.get_objects()))
+        self.tensors.append(sum(issubclass(type(o), torch.Tensor) for o in gc.get_objects()))
         if Path("/proc/self/statm").exists():
             self.resident.append(int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize())
 

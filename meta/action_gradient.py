@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from meta.descent import Training
+from meta.descent import Training, without_slots
 from meta.hypergradient import Method, check_last, check_memory, check_method, hypergradient
 from teachenv.batched import take
 from teachenv.dynamics import Dynamics, Episode, StudentState
@@ -68,6 +68,11 @@ class _Tape:
             after: students after it.
             began: whether any of them began anew at its end, so that the next state must be kept.
         """
+        if self.window and self.every == self.per_action == 1 and self.method != "forward":
+            # A student that will not be stepped again; the last one may be, to compare a replay.
+            student, earlier = self.window[-1]
+            kept = None if student is None else without_slots(student, self.teaching.dynamics.optimizer)
+            self.window[-1] = kept, earlier
         self.window.append((before if self.fresh or self.added % self.every == 0 else None, action))
         self.added, self.fresh, self.expected = self.added + 1, began, after
 

@@ -30,6 +30,11 @@ RADIUS = {torch.float32: 1e-2, torch.float64: 3e-8}
 """How far central differences move the parameters, by their dtype; see `meta.hypergradient`."""
 
 
+def without_slots(state: StudentState, optimizer: Optimizer) -> StudentState:
+    """The state without the optimiser's slots, if its reverse rule does not read them: SGD's momentum is not needed."""
+    return state if optimizer.needs_gradient else replace(state, slots={})
+
+
 @dataclass(frozen=True)
 class Cotangent:
     """dJ/dx of the state x of a descent: one tensor for each of its tensors that J can depend on."""
@@ -69,6 +74,10 @@ class GradientProcess(Process, ABC):
     def batch(self, state: StudentState) -> tuple[int, ...]:
         """(B,) for a batch of students."""
         return () if isinstance(state.step, int) else state.step.shape
+
+    def needed(self, state: StudentState) -> StudentState:
+        """See `without_slots`."""
+        return without_slots(state, self.optimizer)
 
     def step(self, state: StudentState, action: torch.Tensor, t: int) -> StudentState:
         """One step of the optimiser."""

@@ -189,7 +189,8 @@ class _Walk:
             with self.held.graph() as weight:
                 after, adjoint = self._linearize(state, begin)
             first, graph = (after, adjoint), weight.bytes
-        policy, predicted = self._choose(memory, byte_budget, bytes_of(state), graph, self.steps - begin)
+        kept = bytes_of(self.process.needed(state))
+        policy, predicted = self._choose(memory, byte_budget, bytes_of(state), kept, graph, self.steps - begin)
         if policy == "all" and first is not None:
             return self._all(state, begin, *first, predicted)
         after = first[0] if first is not None else None
@@ -202,7 +203,7 @@ class _Walk:
         for t in range(begin, self.steps):
             state = after if t == begin and after is not None else self._step(state, t)
             if (t + 1 - begin) % every == 0 or t + 1 == self.steps:
-                states[t + 1] = state
+                states[t + 1] = self._kept(state, t + 1) if every == 1 else state
         return self.back(states, begin, predicted, policy)
 
     def known(self, states: Mapping[int, Any], initial: Any, begin: int) -> dict[int, Any]:
@@ -227,16 +228,18 @@ class _Walk:
         gradients = _Rows(self.actions)
         end, after = self.steps, final
         for start in sorted((t for t in states if t < self.steps), reverse=True):
-            segment = [states[start]]
-            for t in range(start, end - 1):
-                segment.append(self._step(segment[-1], t))
+            state = states.pop(start)
+            segment = [self._kept(state, start)]
+            for t in range(start + 1, end):
+                state = self._step(state, t - 1)
+                segment.append(self._kept(state, t))
+            del state
             if end > self.steps - 2 * (end - start):  # later on fewer states are held
                 self.held.states(states, segment)
             for t in range(end - 1, start - 1, -1):
                 cotangent, d_action = self._pull_back(segment.pop(), t, cotangent, after)
                 gradients.add(t // self.per_action, d_action)
                 after = None
-            del states[start]
             end = start
         return self._result(gradients, cotangent if begin == 0 else None, objective, policy, predicted)
 
@@ -267,6 +270,10 @@ class _Walk:
         return Hypergradient(
             actions, initial, objective, policy, self.evaluations, self.products, predicted, self.held.peak, nonfinite
         )
+
+    def _kept(self, state: Any, t: int) -> Any:
+        """What is kept of x_t to be differentiated; all of the last two, which a comparison reads."""
+        return state if t >= self.steps - 1 else self.process.needed(state)
 
     def _action(self, t: int) -> torch.Tensor:
         action: torch.Tensor = self.actions[t // self.per_action]
@@ -309,17 +316,30 @@ class _Walk:
             )
 
     def _choose(
-        self, memory: Memory, byte_budget: int | None, state: int, graph: int, steps: int
+        self, memory: Memory, byte_budget: int | None, state: int, kept: int, graph: int, steps: int
     ) -> tuple[str | int, int]:
-        """(policy, its predicted bytes)."""
-        root = _root(steps)
+        """(policy, its predicted bytes).
+
+        Args:
+            memory: what was asked for.
+            byte_budget: likewise.
+            state: bytes of a state.
+            kept: bytes of what has to be kept of a state to differentiate there.
+            graph: bytes of a step's graph.
+            steps: to differentiate.
+        """
+
+        def checkpoints(count: int) -> int:
+            every = -(-steps // count)
+            return (min(count, steps) + 1) * (state if every > 1 else kept) + every * kept + graph + state
+
         predicted = {
-            "all": steps * graph + state if graph else (steps + 1) * state,
-            "states": (steps + 1) * state + graph,
-            "sqrt": (root + -(-steps // root) + 1) * state + graph,
+            "all": steps * graph + state if graph else checkpoints(steps),
+            "states": checkpoints(steps),
+            "sqrt": checkpoints(_root(steps)),
         }
         if isinstance(memory, int):
-            return memory, (min(memory, steps) + -(-steps // memory) + 1) * state + graph
+            return memory, checkpoints(memory)
         if memory != "auto":
             return memory, predicted[memory]
         if byte_budget is None:

@@ -58,6 +58,10 @@ class Process:
         """The shape in which independent processes are stacked in a state: (B,), or () for one."""
         return ()
 
+    def needed(self, state: Any) -> Any:
+        """What of a state `pull_back` reads: all that has to be kept of it."""
+        return state
+
     def step(self, state: Any, action: torch.Tensor, t: int) -> Any:
         """The next state, without a graph."""
         leaves = [t.detach() for t in tensors_of(state)]

@@ -49,13 +49,13 @@ def measure(
         if limit is not None:
             _limit_memory(limit)
         ratios, seconds, gradient = [], [], torch.zeros(0)
-        extra: int | None = None
-        for turn in range(turns):
+        # Once for the memory, before the turns: the first time a process takes memory it waits for its pages.
+        differentiate(problem)
+        extra = None if before is None else (_status("VmHWM") or 0) - before
+        for _ in range(turns):
             start = time.perf_counter()
             gradient = differentiate(problem)
             taken = time.perf_counter() - start
-            if turn == 0 and before is not None:
-                extra = (_status("VmHWM") or 0) - before
             start = time.perf_counter()
             plain(problem)
             ratios.append(taken / (time.perf_counter() - start))

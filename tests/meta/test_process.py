@@ -255,6 +255,17 @@ def test_predictions_are_what_is_measured_and_grow_as_they_should():
         assert abs(slope - exponent) < 0.12, memory
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "kept"), [(SGD(0.9), 1), (SGD(0.9, 0.1, nesterov=True), 1), (Adam(), 3)], ids=str
+)
+def test_slots_are_kept_only_where_the_reverse_rule_reads_them(optimizer, kept):
+    process = descent(optimizer)
+    state = process.begin(start())
+    found = hypergradient(process, state, actions_of(100), memory="states")
+    parameters = bytes_of(state.parameters)
+    assert 100 * kept * parameters <= found.measured_bytes <= 100 * kept * parameters + 3 * bytes_of(state) + 20_000
+
+
 def test_a_budget_chooses_the_fastest_policy_that_fits():
     process, actions = descent(SGD(0.9)), actions_of(64)
     state = process.begin(start())

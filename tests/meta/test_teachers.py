@@ -169,15 +169,18 @@ def test_the_teachers_gradient_is_the_slope_of_the_mean_return(policy):
 
 
 class _Memory(BaseCallback):
-    """Tensors alive, and resident bytes where the system tells, at the beginning of each update."""
+    """Tensors alive, and resident bytes where the system tells, before every 20th update."""
 
     def __init__(self):
         super().__init__()
-        self.tensors, self.resident = [], []
+        self.updates, self.tensors, self.resident = 0, [], []
 
     def _on_rollout_start(self):
+        self.updates += 1
+        if self.updates % 20:
+            return
         gc.collect()
-        self.tensors.append(sum(isinstance(o, torch.Tensor) for o in gc.get_objects()))
+        self.tensors.append(sum(issubclass(type(o), torch.Tensor) for o in gc.get_objects()))
         if Path("/proc/self/statm").exists():
             self.resident.append(int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize())
 
@@ -190,10 +193,10 @@ def test_two_hundred_updates_leave_memory_flat(teacher):
     memory = _Memory()
     make(teacher, "AttentionPolicy", TeachVectorEnv(3, **settings())).learn(200 * 3 * HORIZON, callback=memory)
     # After the first 60: SB3 keeps the last 100 episodes' returns.
-    assert len(memory.tensors) == 200
-    assert max(memory.tensors[60:]) == min(memory.tensors[60:])
+    assert memory.updates == 200
+    assert len(set(memory.tensors[2:])) == 1
     # A kept graph, or a kept state (3 kB), would add up to more, allocator's noise to less.
-    assert not memory.resident or memory.resident[-1] - memory.resident[60] < 2**20
+    assert not memory.resident or memory.resident[-1] - memory.resident[2] < 2**20
 
 
 def backwards(remaining):

@@ -111,7 +111,7 @@ def batch_normalized(
     weight = input.new_ones(channels) if weight is None else weight
     bias = input.new_zeros(channels) if bias is None else bias
     arguments = (input, weight, bias, running_mean, running_var, momentum, eps)
-    result: torch.Tensor = _Normalize.apply(*arguments)[0]  # type: ignore[no-untyped-call]
+    result: torch.Tensor = _Normalize.apply(*arguments)[0]
     return result
 
 
@@ -140,9 +140,9 @@ class _Normalize(torch.autograd.Function):
         ctx.eps = inputs[-1]
 
     @staticmethod
-    def backward(ctx: Any, dy: torch.Tensor, *_: Any) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, dy: torch.Tensor, *_: Any) -> Any:
         x, weight, mean, scale = ctx.saved_tensors
-        of_inputs = _NormalizeBackward.apply(dy, x, weight, mean, scale, ctx.eps)  # type: ignore[no-untyped-call]
+        of_inputs = _NormalizeBackward.apply(dy, x, weight, mean, scale, ctx.eps)
         return *of_inputs, None, None, None, None
 
 
@@ -166,7 +166,7 @@ class _NormalizeBackward(torch.autograd.Function):
         ctx.eps = inputs[-1]
 
     @staticmethod
-    def backward(ctx: Any, gx: torch.Tensor, gw: torch.Tensor, gb: torch.Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, gx: torch.Tensor, gw: torch.Tensor, gb: torch.Tensor) -> Any:
         """The gradient of S = Σ gx·dx + gw·dγ + gb·dβ, in which x̂ and r depend on x.
 
         With K = m(gx dy) − m(gx) m(dy) − m(gx x̂) m(dy x̂) the first sum is γ r N K, and t = ∂S/∂x̂ at fixed r is

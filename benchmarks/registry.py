@@ -27,7 +27,7 @@ BENCHMARKS: dict[str, Entry] = {
     "compare": Entry(
         options="benchmarks.compare:Options",
         summary="Which teacher makes the best student, from the same labels and the same number of student steps?",
-        minutes={"smoke": "1 min", "laptop": "17 min", "paper": "several hours (estimated)"},
+        minutes={"smoke": "1 min", "laptop": "14 min", "paper": "several hours (estimated)"},
     ),
     # Student steps per second: single, vectorised, differentiated.
     "throughput": Entry(

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from meta.process import Adjoint, Process, double_backward_kernels, dual, explained, forward_mode, tangent_of
+from meta.process import Adjoint, Process, dual, explained, forward_mode, tangent_of
 from teachenv.dynamics import Dynamics, Episode, Gradient, Outcome, Pullback, StudentState, updated
 from teachenv.optimizers import SGD, Optimizer, Rate, Tensors
 from teachenv.trees import leaves
@@ -85,8 +85,7 @@ class GradientProcess(Process, ABC):
 
     def linearize(self, state: StudentState, action: torch.Tensor, t: int) -> tuple[StudentState, Adjoint]:
         """(next state, adjoint); the graph kept is that of the gradient, not of the update."""
-        with double_backward_kernels():
-            gradient, pull = self.gradient_and_adjoint(state, action, t)
+        gradient, pull = self.gradient_and_adjoint(state, action, t)
 
         def adjoint(cotangent: Cotangent) -> tuple[Cotangent, torch.Tensor]:
             with torch.no_grad():
@@ -105,7 +104,7 @@ class GradientProcess(Process, ABC):
             return self.linearize(state, action, t)[1](cotangent)
         with torch.no_grad():
             d_gradient, d_direct, d_slots = self._reversed(state, t, cotangent, None)
-        with double_backward_kernels(), explained():
+        with explained():
             through = self.pull_gradient_back(state, action, t, d_gradient, cotangent.buffers)
         return _joined(d_direct, d_slots, through), through.action
 
@@ -124,13 +123,13 @@ class GradientProcess(Process, ABC):
             return factor.view(*size, *[1] * (like.dim() - len(size)))
 
         def along(sign: float) -> Gradient:
-            moved = {n: p + sign * scaled(epsilon, p) * d_gradient[n] for n, p in state.parameters.items()}
+            moved = {n: p.addcmul(d_gradient[n], scaled(sign * epsilon, p)) for n, p in state.parameters.items()}
             return self.gradient(replace(state, parameters=moved), action, t, with_action=True)
 
         plus, minus = along(1.0), along(-1.0)
         assert plus.action is not None
         assert minus.action is not None
-        products = {n: (g - minus.parameters[n]) / scaled(2 * epsilon, g) for n, g in plus.parameters.items()}
+        products = {n: (g - minus.parameters[n]).div_(scaled(2 * epsilon, g)) for n, g in plus.parameters.items()}
         of_action = (plus.action - minus.action) / scaled(2 * epsilon, action)
         through = Pullback(products, {}, of_action)
         if cotangent.buffers:
@@ -274,7 +273,8 @@ class Descent(GradientProcess):
     ) -> tuple[Gradient, Callable[[Tensors, Tensors], Pullback]]:
         """∇ of the loss with its graph."""
         parameters, leaf = leaves(state.parameters), action.detach().requires_grad_()
-        gradient, _ = self.gradient_with_graph(parameters, {}, state, leaf, t)
+        with self._fast_batch_norm():
+            gradient, _ = self.gradient_with_graph(parameters, {}, state, leaf, t)
 
         def pull(d_gradient: Tensors, d_statistics: Tensors) -> Pullback:
             reached = [name for name, g in gradient.items() if g.requires_grad]

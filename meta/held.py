@@ -18,13 +18,13 @@ class Held:
         self.peak = self._graphs = self._largest = 0
 
     @contextmanager
-    def graph(self) -> Iterator[Weight]:
-        """Weighs the graph that is built inside; it counts as held until `release`."""
+    def graph(self, times: int = 1) -> Iterator[Weight]:
+        """Weighs the graph that is built inside; so many like it count as held until `release`."""
         weight = Weight()
         with torch.autograd.graph.saved_tensors_hooks(weight.pack, lambda tensor: tensor):
             yield weight
         self._largest = max(self._largest, weight.bytes)
-        self._graphs += weight.bytes
+        self._graphs += times * weight.bytes
         self.peak = max(self.peak, self._graphs)
 
     def release(self) -> None:

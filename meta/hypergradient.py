@@ -39,7 +39,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from meta.held import Held
-from meta.process import Adjoint, Process, PureProcess, as_process
+from meta.process import Adjoint, Process, PureProcess, as_process, double_backward_kernels
 from teachenv.errors import unknown_name
 from teachenv.trees import bytes_of, tensors_of, with_tensors
 
@@ -49,6 +49,9 @@ Memory = Literal["auto", "all", "states", "sqrt"] | int
 
 # A replayed step may differ by rounding, since kernels do; by this part of the step's own length it may not.
 _REPLAY_TOLERANCE = 0.1
+
+# To weigh a graph takes Python at each tensor that it saves: of `"all"` so many steps are taken to be alike.
+_WEIGHED_EVERY = 16
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,8 @@ class Hypergradient:
         hessian_vector_products: double backward passes, a student.
         predicted_bytes: what the policy was expected to hold at its peak, besides the initial state; None where nothing
             was predicted (`"forward"`, or the states were given).
-        measured_bytes: the same, measured on the tensors held: states, and the graph of the largest step.
+        measured_bytes: the same, measured on the tensors held: states, and graphs, of `"all"` those of every 16th step,
+            the others taken to be like them.
         nonfinite_step: the last step whose gradient is not finite, where it arose; None if all are finite.
     """
 
@@ -128,13 +132,14 @@ def hypergradient(
     process, method = as_process(process), check_method(method)
     steps = len(actions) * steps_per_action
     check_last(method, last, steps)
-    if method == "forward":
-        return _forward(process, initial, actions, steps_per_action)
-    walk = _Walk(process, actions, steps_per_action, method)
-    begin = 0 if last is None else steps - last
-    if states is not None:
-        return walk.back(walk.known(states, initial, begin), begin, None, "given")
-    return walk.there_and_back(initial, begin, check_memory(memory), byte_budget)
+    with double_backward_kernels():
+        if method == "forward":
+            return _forward(process, initial, actions, steps_per_action)
+        walk = _Walk(process, actions, steps_per_action, method)
+        begin = 0 if last is None else steps - last
+        if states is not None:
+            return walk.back(walk.known(states, initial, begin), begin, None, "given")
+        return walk.there_and_back(initial, begin, check_memory(memory), byte_budget)
 
 
 def check_last(method: Method, last: int | None, steps: int) -> None:
@@ -186,7 +191,7 @@ class _Walk:
         graph = 0
         if self.method != "finite-difference":
             # The first step is taken with its graph, to weigh it.
-            with self.held.graph() as weight:
+            with self.held.graph(min(_WEIGHED_EVERY, self.steps - begin)) as weight:
                 after, adjoint = self._linearize(state, begin)
             first, graph = (after, adjoint), weight.bytes
         kept = bytes_of(self.process.needed(state))
@@ -246,7 +251,10 @@ class _Walk:
     def _all(self, state: Any, begin: int, after: Any, adjoint: Adjoint, predicted: int) -> Hypergradient:
         adjoints = [adjoint]
         for t in range(begin + 1, self.steps):
-            with self.held.graph():
+            if (t - begin) % _WEIGHED_EVERY == 0:
+                with self.held.graph(min(_WEIGHED_EVERY, self.steps - t)):
+                    after, adjoint = self._linearize(after, t)
+            else:
                 after, adjoint = self._linearize(after, t)
             adjoints.append(adjoint)
         objective, cotangent = self.process.value(after)

@@ -17,8 +17,11 @@ from typing import Any, Protocol
 
 import torch
 from torch.autograd import forward_ad
+from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
+from teachenv.students.batch_norm import batch_normalized
 from teachenv.trees import tensors_of, with_tensors
 
 Adjoint = Callable[[Any], tuple[Any, torch.Tensor]]
@@ -54,6 +57,19 @@ class Process:
         """Holds the functions."""
         self._step, self._objective = step, objective
 
+    _normalizes: bool | None = None
+    """Whether there is a batch norm module in a step; None: not known yet."""
+
+    @contextmanager
+    def _fast_batch_norm(self) -> Iterator[None]:
+        """Batch norm that is cheap to differentiate twice; it looks at every call, hence only where there is any."""
+        if self._normalizes is False:
+            yield
+            return
+        with _FastBatchNorm() as mode:
+            yield
+        self._normalizes = mode.used
+
     def batch(self, state: Any) -> tuple[int, ...]:
         """The shape in which independent processes are stacked in a state: (B,), or () for one."""
         return ()
@@ -83,7 +99,7 @@ class Process:
     def linearize(self, state: Any, action: torch.Tensor, t: int) -> tuple[Any, Adjoint]:
         """(next state, adjoint of the step); the adjoint keeps the step's graph and can be called once."""
         leaves, leaf_action = _floating_leaves(state), action.detach().requires_grad_()
-        with torch.enable_grad(), double_backward_kernels():
+        with torch.enable_grad(), self._fast_batch_norm():
             after = self._step(with_tensors(state, leaves), leaf_action, t)
         outputs = [tensor for tensor in tensors_of(after) if tensor.is_floating_point()]
 
@@ -169,9 +185,9 @@ def _load_forward_mode() -> None:
 
 @contextmanager
 def forward_mode() -> Iterator[None]:
-    """A level of forward-mode differentiation, with kernels that allow it over reverse mode."""
+    """A level of forward-mode differentiation."""
     _load_forward_mode()
-    with forward_ad.dual_level(), double_backward_kernels():
+    with forward_ad.dual_level():
         yield
 
 
@@ -188,8 +204,44 @@ def tangent_of(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def double_backward_kernels() -> AbstractContextManager[None]:
-    """Chooses attention's math kernel: the fused ones cannot be differentiated twice."""
+    """Chooses attention's math kernel: the fused ones cannot be differentiated twice.
+
+    Entered once for a whole walk: it costs as much as a small student's forward pass.
+    """
     return sdpa_kernel(SDPBackend.MATH)
+
+
+class _FastBatchNorm(TorchFunctionMode):
+    """Puts `batch_normalized` into the place of `F.batch_norm`, which batch norm modules call, in training mode.
+
+    Attributes:
+        used: whether there was any.
+    """
+
+    used = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.batch_norm:
+            self.used = True
+            return _batch_norm(*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def _batch_norm(
+    input: torch.Tensor,
+    running_mean: torch.Tensor | None,
+    running_var: torch.Tensor | None,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> torch.Tensor:
+    """`F.batch_norm`."""
+    if training and (weight is None or weight.dtype == input.dtype):
+        return batch_normalized(input, weight, bias, eps, running_mean, running_var, momentum)
+    return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
 
 
 @contextmanager

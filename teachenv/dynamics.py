@@ -346,7 +346,7 @@ class Dynamics:
         """
         inputs, targets = self.minibatch(episode, step)
         random_states = self._random_states(episode, step)
-        return self._with_graph(random_states, parameters, buffers, inputs, targets, action)[:2]
+        return self._with_graph(random_states, parameters, buffers, inputs, targets, action, mode="batched")[:2]
 
     def _with_graph(
         self,
@@ -358,9 +358,10 @@ class Dynamics:
         action: torch.Tensor,
         *,
         second_order: bool = True,
+        mode: Literal[True, "batched"] = True,
     ) -> tuple[Tensors, Tensors, Outcome]:
         with torch.enable_grad():
-            losses, scores, new_buffers = self._map(self._forward(random_states, differentiable=True))(
+            losses, scores, new_buffers = self._map(self._forward(random_states, differentiable=mode))(
                 parameters, buffers, inputs, targets, action
             )
             gradient: Tensors = {}
@@ -371,13 +372,13 @@ class Dynamics:
         return gradient, new_buffers, Outcome(losses.detach(), scores)
 
     def _forward(
-        self, random_states: Iterator[AbstractContextManager[None]], *, differentiable: bool
+        self, random_states: Iterator[AbstractContextManager[None]], *, differentiable: bool | Literal["batched"]
     ) -> Callable[..., tuple[torch.Tensor, torch.Tensor, Tensors]]:
         """One student's training forward pass, a function of its tensors to (loss, minibatch score, new buffers).
 
         Args:
             random_states: the contexts in which the calls draw their random numbers, in order.
-            differentiable: make the new buffers differentiable, too.
+            differentiable: make the new buffers differentiable, too; see `FunctionalStudent.__call__`.
         """
 
         def forward(

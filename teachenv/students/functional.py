@@ -72,11 +72,14 @@ class FunctionalStudent:
         self._skeletons = {(True, False): self._module, (False, False): copy.deepcopy(self._module).eval()}
         for training in (True, False):
             plain = self._skeletons[training, False]
-            twin = plain
+            fused = elementary = plain
             if has_batch_norm(plain) or has_weight_norm(plain):
-                twin = differentiable_weight_norm(differentiable_batch_norm(copy.deepcopy(plain)))
-            self._skeletons[training, True] = twin
-            self._skeletons[training, "batched"] = _with_batched_linear(copy.deepcopy(twin))
+                fused, elementary = (
+                    differentiable_weight_norm(differentiable_batch_norm(copy.deepcopy(plain), fused=kernels))
+                    for kernels in (True, False)
+                )
+            self._skeletons[training, True] = fused
+            self._skeletons[training, "batched"] = _with_batched_linear(copy.deepcopy(elementary))
         self._places = {key: _places(skeleton) for key, skeleton in self._skeletons.items()}
         self._trainable = [name for name, p in self._module.named_parameters() if p.requires_grad]
         if not self._trainable:
@@ -131,7 +134,7 @@ class FunctionalStudent:
             inputs: (batch, ...).
             training: training mode (batch statistics, dropout) or evaluation mode.
             differentiable: make the new buffers, and evaluation with respect to the buffers, differentiable;
-                `"batched"`: the same, arranged to be fast under `torch.func.vmap`.
+                `"batched"`: the same, arranged for `torch.func.vmap` and for forward mode.
             with_head: fill in the prediction's features and head weight.
 
         Returns:

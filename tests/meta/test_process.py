@@ -332,6 +332,31 @@ def test_the_step_where_a_gradient_became_infinite_is_reported():
     assert torch.isfinite(found.actions[5:]).all()
 
 
+def test_batch_norm_modules_in_a_step_of_your_own_are_differentiated_exactly():
+    normed = torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.BatchNorm1d(5), torch.nn.Tanh(), torch.nn.Linear(5, 1))
+    normed = normed.double()
+    inputs = torch.randn(7, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def loss(parameters, action, t):
+        return (torch.func.functional_call(normed, parameters, (inputs,)).sin() * action[0].exp()).mean()
+
+    process = Descent(loss, lambda p: p["0.weight"].square().sum() + p["3.weight"].sum(), SGD(0.9), 0.1)
+    begin = process.begin(dict(normed.named_parameters()))
+    actions = actions_of(5)
+    leaf, parameters = actions.clone().requires_grad_(), dict(normed.named_parameters())
+    velocity = {name: torch.zeros_like(p) for name, p in parameters.items()}
+    for t in range(5):
+        grads = torch.autograd.grad(loss(parameters, leaf[t], t), list(parameters.values()), create_graph=True)
+        velocity = {name: 0.9 * velocity[name] + g for name, g in zip(parameters, grads, strict=True)}
+        parameters = {name: p - 0.1 * velocity[name] for name, p in parameters.items()}
+    (wanted,) = torch.autograd.grad(parameters["0.weight"].square().sum() + parameters["3.weight"].sum(), leaf)
+    for memory in ("all", "states", "sqrt"):
+        before = normed[1].running_mean.clone()
+        found = hypergradient(process, begin, actions, memory=memory)
+        torch.testing.assert_close(found.actions, wanted, rtol=1e-10, atol=1e-14)
+        assert not torch.equal(normed[1].running_mean, before)  # updated in place, as by the module itself
+
+
 def test_an_operation_without_a_second_derivative_gives_advice():
     def fused(parameters, action, t):
         tokens = (parameters["w"] * action).view(1, 1, 4, N)

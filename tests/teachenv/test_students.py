@@ -5,7 +5,7 @@ from torch.nn.utils import parametrizations
 
 from teachenv.randomness import torch_seed
 from teachenv.students import STUDENTS, FunctionalStudent, make_student
-from teachenv.students.batch_norm import differentiable_batch_norm
+from teachenv.students.batch_norm import batch_normalized, differentiable_batch_norm
 
 SHAPES = {"digits": (64,), "mnist": (1, 28, 28), "cifar": (3, 32, 32)}
 
@@ -273,14 +273,15 @@ def test_named_students_know_their_convolutions():
 @pytest.mark.parametrize(
     ("layer", "shape"), [(nn.BatchNorm1d, (6, 4)), (nn.BatchNorm1d, (6, 4, 3)), (nn.BatchNorm2d, (6, 4, 3, 2))]
 )
-def test_the_differentiable_twin_is_torchs_batch_norm(layer, shape, affine, momentum):
+@pytest.mark.parametrize("fused", [True, False])
+def test_the_differentiable_twin_is_torchs_batch_norm(layer, shape, affine, momentum, fused):
     theirs = layer(4, momentum=momentum, affine=affine).double()
     if affine:
         nn.init.uniform_(theirs.weight, 0.5, 2.0)
         nn.init.normal_(theirs.bias)
     ours = layer(4, momentum=momentum, affine=affine).double()
     ours.load_state_dict(theirs.state_dict())
-    ours = differentiable_batch_norm(ours)
+    ours = differentiable_batch_norm(ours, fused=fused)
     rng = torch.Generator().manual_seed(0)
     for step in range(4):
         x = 3 + 2 * torch.randn(*shape, generator=rng, dtype=torch.float64)
@@ -303,6 +304,24 @@ def test_the_twin_differentiates_the_path_through_running_statistics():
     weight = parameters["0.weight"].clone().requires_grad_()
     assert torch.autograd.gradcheck(evaluated, weight)
     assert torch.autograd.gradgradcheck(evaluated, weight)
+
+
+@pytest.mark.parametrize("shape", [(6, 3), (5, 3, 4), (4, 3, 3, 2)], ids=str)
+@pytest.mark.parametrize("affine", [True, False])
+def test_the_fused_normalisation_has_torchs_value_and_the_right_second_derivative(shape, affine):
+    rng = torch.Generator().manual_seed(0)
+    x, weight, bias = (
+        torch.randn(*s, generator=rng, dtype=torch.float64).requires_grad_() for s in (shape, (3,), (3,))
+    )
+
+    def normalized(x, *of_channels):
+        return batch_normalized(x, *(of_channels or (None, None)), 1e-3)
+
+    inputs = (x, weight, bias) if affine else (x,)
+    wanted = nn.functional.batch_norm(x, None, None, *((weight, bias) if affine else ()), training=True, eps=1e-3)
+    assert torch.equal(normalized(*inputs), wanted)
+    assert torch.autograd.gradcheck(normalized, inputs)
+    assert torch.autograd.gradgradcheck(normalized, inputs)
 
 
 def test_evaluation_uses_the_statistics_it_is_given():

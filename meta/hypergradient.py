@@ -187,20 +187,20 @@ class _Walk:
             state = self._step(state, t)
         if begin == self.steps:
             return self.back({begin: state}, begin, 0, "states")
-        first = None
+        after: Any = None
+        adjoint: Adjoint | None = None
         graph = 0
         if self.method != "finite-difference":
             # The first step is taken with its graph, to weigh it.
             with self.held.graph(min(_WEIGHED_EVERY, self.steps - begin)) as weight:
                 after, adjoint = self._linearize(state, begin)
-            first, graph = (after, adjoint), weight.bytes
+            graph = weight.bytes
         kept = bytes_of(self.process.needed(state))
         policy, predicted = self._choose(memory, byte_budget, bytes_of(state), kept, graph, self.steps - begin)
-        if policy == "all" and first is not None:
-            return self._all(state, begin, *first, predicted)
-        after = first[0] if first is not None else None
+        if policy == "all" and adjoint is not None:
+            return self._all(state, begin, after, adjoint, predicted)
+        adjoint = None
         self.held.release()
-        del first
         count = {"all": self.steps, "states": self.steps, "sqrt": _root(self.steps - begin)}
         checkpoints = count[policy] if isinstance(policy, str) else policy
         every = max(1, -(-(self.steps - begin) // checkpoints))

@@ -1,11 +1,11 @@
 """What a hypergradient costs: every method and memory policy of this library, and its peers, on the same trainings.
 
 A contender differentiates the final dev loss of a training with respect to one action a step, the weight of each
-class in the step's loss. All have the same network, initial weights, minibatches and SGD with momentum. Each runs in a
-process of its own, where plain training takes turns with it, so that its time is a ratio within one process:
+class in the step's loss. All have the same network, initial weights, minibatches and SGD with momentum. Each runs in
+processes of its own, one for its memory and one for its time, where plain training takes turns with it:
 
 * ``time_ratio``: median over the turns of its time over plain training's;
-* ``extra_bytes``: growth of the process's resident memory at its peak;
+* ``extra_bytes``: growth of the process's resident memory at its peak, large blocks mapped one by one;
 * ``relative_error``: of its gradient, to one by unrolled autograd in float64 on the same (rounded) data.
 
 A second part follows time and memory of the perceptron over the length of the training, each contender until it would

@@ -104,6 +104,23 @@ class DataTeaching(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
             return np.zeros(self.observation_space.shape or (), np.float32), reward, terminated, truncated, info
         return self._observe(), reward, terminated, truncated, info
 
+    def get_state(self) -> dict[str, Any]:
+        """The environment's snapshot, and what this wrapper remembers of the episode."""
+        own = {"losses": list(self._losses), "best": self._best, "reached": self._reached}
+        return {"environment": self._teach.get_state(), "data_teaching": own}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continues from a snapshot of `get_state`.
+
+        Raises:
+            ValueError: it is of another environment.
+        """
+        if "data_teaching" not in state:
+            raise ValueError("this is the state of an environment without DataTeaching; use its own set_state")
+        self._teach.set_state(state["environment"])
+        own = state["data_teaching"]
+        self._losses, self._best, self._reached = list(own["losses"]), own["best"], own["reached"]
+
     def _observe(self) -> np.ndarray:
         """Features of the minibatch that comes next."""
         teach, dynamics = self._teach, self._teach.dynamics
@@ -117,8 +134,8 @@ class DataTeaching(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
         own = probabilities[rows, labels]
         others = probabilities.copy()
         others[rows, labels] = -1.0
-        mean_loss = min(np.mean(self._losses) / self.largest_loss, 1.0) if self._losses else 1.0
-        whole = [int(state.step) / teach.teaching.settings.horizon, mean_loss, self._best]
+        mean_loss = min(float(np.mean(self._losses)) / self.largest_loss, 1.0) if self._losses else 1.0
+        whole = np.array([int(state.step) / teach.teaching.settings.horizon, mean_loss, self._best])
         features = [
             np.eye(self.classes)[labels],
             np.tile(whole, (len(labels), 1)),
@@ -126,7 +143,8 @@ class DataTeaching(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
             _ranks(-own)[:, None],
             _ranks(own - others.max(1))[:, None],
         ]
-        return np.nan_to_num(np.concatenate(features, axis=1)).clip(0.0, 1.0).astype(np.float32).reshape(-1)
+        seen: np.ndarray = np.nan_to_num(np.concatenate(features, axis=1)).clip(0.0, 1.0).astype(np.float32)
+        return seen.reshape(-1)
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
@@ -184,7 +202,8 @@ class SelfPacedPolicy(_SamplePolicy):
         classes = (samples.shape[-1] - 5) // 2
         count, progress, rank = samples.shape[1], samples[:, :1, classes], samples[..., -2]
         dropped = (count - 1) * (1 - progress / self._network.get("until", 1.0)).clamp(min=0.0)
-        return (rank * count < count - dropped - 0.5).to(samples.dtype)
+        kept: torch.Tensor = (rank * count < count - dropped - 0.5).to(samples.dtype)
+        return kept
 
 
 class RandomDropPolicy(_SamplePolicy):
@@ -281,7 +300,7 @@ class DataTeacher(_OfSamples):
             keep = self.policy(torch.as_tensor(student.observations, device=self.device))
             kept = torch.as_tensor(actions == KEEP, device=self.device)
             log_probability = torch.where(kept, keep, 1 - keep).clamp(min=1e-12).log().sum()
-            (-(reward - baseline) * log_probability / len(students)).backward()
+            (-(reward - baseline) * log_probability / len(students)).backward()  # type: ignore[no-untyped-call]
         limit = np.inf if self.max_grad_norm is None else self.max_grad_norm
         norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), limit)
         if norm.isfinite():

@@ -106,10 +106,15 @@ class Settings:
         Raises:
             ValueError: an option is out of its range.
         """
-        for name in ("horizon", "steps_per_action", "batch_size", "dev_size"):
-            self._require(
-                name, isinstance(getattr(self, name), int) and getattr(self, name) >= 1, "an integer of at least 1"
-            )
+        for name, least in (
+            ("horizon", 1),
+            ("steps_per_action", 1),
+            ("batch_size", 1),
+            ("dev_size", 1),
+            ("warm_start", 0),
+        ):
+            value = getattr(self, name)
+            self._require(name, isinstance(value, int) and value >= least, f"an integer of at least {least}")
         self._require(
             "steps_per_action", self.horizon % self.steps_per_action == 0, f"a divisor of horizon={self.horizon}"
         )
@@ -121,11 +126,6 @@ class Settings:
         measured = self.dev_measured
         self._require(
             "dev_measured", measured is None or measured <= self.dev_size, f"at most dev_size={self.dev_size}"
-        )
-        self._require(
-            "warm_start",
-            isinstance(self.warm_start, int) and self.warm_start >= 0,
-            "a number of steps, an integer of at least 0",
         )
         for name in ("learning_rate", "momentum", "weight_decay", "divergence_penalty"):
             self._require(name, _is_number(getattr(self, name), at_least=0), "a finite number of at least 0")

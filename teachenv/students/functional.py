@@ -69,17 +69,17 @@ class FunctionalStudent:
             self._module = self._build()
         # By (training, differentiable): switching one module's mode back and forth costs more than keeping copies.
         self._skeletons: dict[tuple[bool, bool | Literal["batched"]], nn.Module]
-        self._skeletons = {(True, False): self._module, (False, False): copy.deepcopy(self._module).eval()}
+        self._skeletons = {(True, False): self._module, (False, False): _twin_of(self._module).eval()}
         for training in (True, False):
             plain = self._skeletons[training, False]
             fused = elementary = plain
             if has_batch_norm(plain) or has_weight_norm(plain):
                 fused, elementary = (
-                    differentiable_weight_norm(differentiable_batch_norm(copy.deepcopy(plain), fused=kernels))
+                    differentiable_weight_norm(differentiable_batch_norm(_twin_of(plain), fused=kernels))
                     for kernels in (True, False)
                 )
             self._skeletons[training, True] = fused
-            self._skeletons[training, "batched"] = _with_batched_linear(copy.deepcopy(elementary))
+            self._skeletons[training, "batched"] = _with_batched_linear(_twin_of(elementary))
         self._places = {key: _places(skeleton) for key, skeleton in self._skeletons.items()}
         self._trainable = [name for name, p in self._module.named_parameters() if p.requires_grad]
         if not self._trainable:
@@ -213,6 +213,12 @@ class FunctionalStudent:
             handle.remove()
         head = next((name for name, out in seen.items() if out is outputs), None)
         return head, stochastic, outputs.shape[-1]
+
+
+def _twin_of(module: nn.Module) -> nn.Module:
+    """A copy that shares the tensors: a skeleton is only called with others in their place."""
+    tensors = [*module.parameters(), *module.buffers()]
+    return copy.deepcopy(module, memo={id(tensor): tensor for tensor in tensors})
 
 
 def _with_batched_linear(module: nn.Module) -> nn.Module:

@@ -31,7 +31,8 @@ class PreactivationBlock(nn.Module):
         active = F.relu(self.norm1(x))
         shortcut = x if self.shortcut is None else self.shortcut(active)
         active = F.relu(self.norm2(self.conv1(active)))
-        return shortcut + self.conv2(active)
+        total: torch.Tensor = shortcut + self.conv2(active)
+        return total
 
 
 class WideResNet(nn.Module):

@@ -77,9 +77,9 @@ def test_the_large_networks_have_as_many_parameters_as_their_papers_say(name, op
     with torch.device("meta"):
         module = make_student(name, SHAPES["cifar"], 10, options)()
     assert round(count(module) / 1e6, 1) == millions
-    # Shortcuts are not counted as layers.
-    counted = [n for n, m in module.named_modules() if isinstance(m, nn.Conv2d | nn.Linear) and "shortcut" not in n]
-    assert len(counted) == layers
+    # As the papers count: of a wide ResNet the convolutions, those of shortcuts too, of a DenseNet also the last layer.
+    kinds = nn.Conv2d if name == "wrn" else nn.Conv2d | nn.Linear
+    assert sum(isinstance(m, kinds) for m in module.modules()) == layers
 
 
 @pytest.mark.parametrize(("name", "options"), [("wrn", {"depth": 16, "width": 2}), ("densenet", {"depth": 10})])
@@ -258,11 +258,21 @@ def test_a_loss_on_the_last_layer_needs_a_linear_one():
 
 
 def test_named_students_know_their_convolutions():
+    small = {"wrn": {"depth": 10, "width": 1}, "densenet": {"depth": 10, "growth": 4}}
     has = {
-        name: functional(make_student(name, (1, 28, 28), 10), 1, 28, 28, dtype=torch.float32)[0].has_convolutions
+        name: functional(make_student(name, (1, 28, 28), 10, small.get(name)), 1, 28, 28, dtype=torch.float32)[
+            0
+        ].has_convolutions
         for name in STUDENTS
     }
-    assert has == {"mlp": False, "lenet": True, "resnet8": True}
+    assert has == {name: name != "mlp" for name in STUDENTS}
+
+
+def test_the_forms_of_a_student_share_their_memory():
+    student, _ = functional(normed, 5)
+    own = {p.data_ptr() for p in student._module.parameters()}
+    for skeleton in student._skeletons.values():
+        assert {p.data_ptr() for p in skeleton.parameters()} == own
 
 
 # --- batch norm ------------------------------------------------------------------------------------------------------

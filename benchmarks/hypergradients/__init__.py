@@ -5,7 +5,7 @@ class in the step's loss. All have the same network, initial weights, minibatche
 processes of its own, one for its memory and one for its time, where plain training takes turns with it:
 
 * ``time_ratio``: median over the turns of its time over plain training's;
-* ``extra_bytes``: growth of the process's resident memory at its peak, large blocks mapped one by one;
+* ``extra_bytes``: growth of the process's resident memory at its peak;
 * ``relative_error``: of its gradient, to one by unrolled autograd in float64 on the same (rounded) data.
 
 A second part follows time and memory of the perceptron over the length of the training, each contender until it would

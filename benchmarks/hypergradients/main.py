@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Any
 from benchmarks.hypergradients import report
 from benchmarks.hypergradients.batched import BATCHES, speedup
 from benchmarks.hypergradients.contenders import CONTENDERS, PEERS
-from benchmarks.hypergradients.measure import OWN_MAPPINGS, peak, reference, times
+from benchmarks.hypergradients.measure import peak, reference, times
 from benchmarks.hypergradients.problems import STUDENTS
 from benchmarks.options import CommonOptions, Preset
 from benchmarks.rows import ResultsFile, Row, git_commit, versions
@@ -151,7 +150,7 @@ def run(options: Options) -> None:
         arguments: dict[str, Any] = {"student": case.student, "steps": case.steps, "seed": case.seed}
         arguments["threads"] = options.threads
         limit = int(options.memory_limit * 2**30)
-        found = alone(peak, OWN_MAPPINGS, contender=case.contender, limit=limit, **arguments)
+        found = alone(peak, contender=case.contender, limit=limit, **arguments)
         if "failed" not in found:
             found |= alone(times, contender=case.contender, turns=config["turns"], **arguments)
         if "failed" in found:
@@ -202,15 +201,10 @@ def _rows(identity: dict[str, Any], case: Case, found: dict[str, Any]) -> list[R
     ]
 
 
-def alone(function: Callable[..., Any], environment: Mapping[str, str] | None = None, **arguments: Any) -> Any:
-    """Calls a function in a new process, with some variables in its environment; one that dies gives `failed`."""
-    before = dict(os.environ)
-    os.environ.update(environment or {})
-    try:
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+def alone(function: Callable[..., Any], **arguments: Any) -> Any:
+    """Calls a function in a new process; one that dies gives `failed`."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        try:
             return pool.submit(function, **arguments).result()
-    except BrokenProcessPool:
-        return {"failed": "its process died (out of memory?)"}
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
+        except BrokenProcessPool:
+            return {"failed": "its process died (out of memory?)"}

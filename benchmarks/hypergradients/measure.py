@@ -15,11 +15,6 @@ import torch
 from benchmarks.hypergradients.contenders import CONTENDERS, plain, unrolled
 from benchmarks.hypergradients.problems import Problem
 
-# Environment of a process whose memory is measured. glibc then maps each large block on its own and gives it back when
-# it is freed; else what a process has at its peak depends on how its heap happens to be fragmented (MNIST perceptron,
-# 15 checkpoints: 79 MB in use, 100 to 210 MB resident).
-OWN_MAPPINGS = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
-
 
 def reference(student: str, steps: int, seed: int, threads: int) -> dict[str, torch.Tensor]:
     """The `gradient` in float64, by unrolled autograd."""
@@ -28,7 +23,7 @@ def reference(student: str, steps: int, seed: int, threads: int) -> dict[str, to
 
 
 def peak(contender: str, student: str, steps: int, seed: int, threads: int, limit: int | None = None) -> dict[str, Any]:
-    """The memory of one hypergradient; its process wants `OWN_MAPPINGS`.
+    """The memory of one hypergradient, as a user has it: resident, with what the allocator cannot give back.
 
     Args:
         contender: its name.

@@ -47,9 +47,7 @@ def test_problems_are_functions_of_their_seed_in_every_dtype():
 
 def test_the_command_writes_rows_table_and_figure_and_takes_up_where_it_stopped(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(main.SIZES, "smoke", Size(1, 1, ("mlp",), ("unrolled",), 1, (4, 5, 6), ("lenet",)))
-    monkeypatch.setattr(
-        main, "alone", lambda function, _=None, **arguments: function(**arguments | _unlimited(arguments))
-    )
+    monkeypatch.setattr(main, "alone", lambda function, **arguments: function(**arguments | _unlimited(arguments)))
     monkeypatch.setitem(main.BATCHES, "lenet", Batch(2, 2, {"task": "synthetic", "student": "lenet", "dev_size": 8}))
     command = ["hypergradients", "--preset", "smoke", "--students", "lstm", "--out", str(tmp_path)]
     command += ["--contenders", "unrolled", "rmd:all", "rmd:sqrt"]
@@ -85,25 +83,17 @@ def test_a_contender_that_is_not_installed_is_reported_not_left_out(monkeypatch,
     found = peak("higher", "lstm", 2, 0, torch.get_num_threads())
     assert times("higher", "lstm", 2, 0, 1, torch.get_num_threads()) == found
     assert found == {"failed": "not installed: no_such_library"}
-    monkeypatch.setattr(main, "alone", lambda function, _=None, **arguments: found)
+    monkeypatch.setattr(main, "alone", lambda function, **arguments: found)
     monkeypatch.setitem(main.SIZES, "smoke", Size(1, 1, ("mlp",), ("unrolled",), 1, (), ()))
     main.run(Options(preset="smoke", students=("lstm",), contenders=("higher",), out=tmp_path))
     assert report.table(read_rows(tmp_path / "results.jsonl"))[0][3] == "failed: not installed: no_such_library"
     # Installed since then: it is tried again, and the failure is forgotten.
     monkeypatch.undo()
-    monkeypatch.setattr(
-        main, "alone", lambda function, _=None, **arguments: function(**arguments | _unlimited(arguments))
-    )
+    monkeypatch.setattr(main, "alone", lambda function, **arguments: function(**arguments | _unlimited(arguments)))
     monkeypatch.setitem(CONTENDERS, "higher", unrolled)
     monkeypatch.setitem(main.SIZES, "smoke", Size(1, 1, ("mlp",), ("unrolled",), 1, (), ()))
     main.run(Options(preset="smoke", students=("lstm",), contenders=("higher",), out=tmp_path))
     assert float(report.table(read_rows(tmp_path / "results.jsonl"))[0][3]) > 1
-
-
-def test_a_process_has_the_environment_it_is_given_and_leaves_none(monkeypatch):
-    monkeypatch.setenv("TEACHENV_TEST", "before")
-    assert main.alone(os.getenv, {"TEACHENV_TEST": "inside"}, key="TEACHENV_TEST") == "inside"
-    assert os.environ["TEACHENV_TEST"] == "before"
 
 
 def test_a_process_that_dies_is_a_failure_and_not_the_end():

@@ -86,10 +86,14 @@ class GradientProcess(Process, ABC):
     def linearize(self, state: StudentState, action: torch.Tensor, t: int) -> tuple[StudentState, Adjoint]:
         """(next state, adjoint); the graph kept is that of the gradient, not of the update."""
         gradient, pull = self.gradient_and_adjoint(state, action, t)
+        # What the adjoint holds on to is held for every step at once under memory="all".
+        reads = self.optimizer.needs_gradient
+        here = state if reads else replace(state, parameters={}, slots={}, buffers={})
+        values = gradient.parameters if reads else None
 
         def adjoint(cotangent: Cotangent) -> tuple[Cotangent, torch.Tensor]:
             with torch.no_grad():
-                d_gradient, d_direct, d_slots = self._reversed(state, t, cotangent, gradient.parameters)
+                d_gradient, d_direct, d_slots = self._reversed(here, t, cotangent, values)
             with explained():
                 through = pull(d_gradient, cotangent.buffers)
             return _joined(d_direct, d_slots, through), through.action

@@ -24,7 +24,7 @@ from torch import nn
 
 from meta.policies import TeacherPolicy
 from meta.resume import Resumable
-from meta.teachers import EpisodicTeacher, TaughtStudent, is_wrapped
+from meta.teachers import EpisodicTeacher, FixedTeacher, LearningTeacher, TaughtStudent, is_wrapped
 from teachenv.env import TeachEnv
 from teachenv.losses import SampleWeights
 
@@ -233,7 +233,7 @@ class _OfSamples(EpisodicTeacher):
         return Resumable._wrap_env(env, verbose, monitor_wrapper)
 
 
-class DataTeacher(_OfSamples):
+class DataTeacher(_OfSamples, LearningTeacher):
     """L2T's teacher, by REINFORCE: ∇θ Σ_t Σ_i log P(a_ti | s_ti) · (r − b), with b a moving average of the rewards.
 
     Logged: `train/gradient_norm`, `train/learning_rate`, `train/kept` (fraction of samples), `train/reward`.
@@ -263,11 +263,11 @@ class DataTeacher(_OfSamples):
         """Builds the policy."""
         if not 0 <= baseline_decay < 1:
             raise ValueError(f"baseline_decay must lie in [0, 1), found {baseline_decay}")
-        self.baseline_decay, self.max_grad_norm = baseline_decay, max_grad_norm
+        self.baseline_decay = baseline_decay
         self.baseline: float | None = None
         self._taken: list[np.ndarray] = []
         self._actions: list[np.ndarray] = []
-        super().__init__(policy, env, learning_rate, students_per_update, **kwargs)
+        super().__init__(policy, env, learning_rate, students_per_update, max_grad_norm, **kwargs)
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_taken", "_actions"]
@@ -294,36 +294,25 @@ class DataTeacher(_OfSamples):
         mean = float(np.mean(rewards))
         baseline = mean if self.baseline is None else self.baseline
         self.policy.set_training_mode(True)
-        self._update_learning_rate(self.policy.optimizer)
         self.policy.optimizer.zero_grad()
         for student, actions, reward in zip(students, self._actions, rewards, strict=True):
             keep = self.policy(torch.as_tensor(student.observations, device=self.device))
             kept = torch.as_tensor(actions == KEEP, device=self.device)
             log_probability = torch.where(kept, keep, 1 - keep).clamp(min=1e-12).log().sum()
             (-(reward - baseline) * log_probability / len(students)).backward()  # type: ignore[no-untyped-call]
-        limit = np.inf if self.max_grad_norm is None else self.max_grad_norm
-        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), limit)
-        if norm.isfinite():
-            self.policy.optimizer.step()
+        self._follow()
         self.baseline = self.baseline_decay * baseline + (1 - self.baseline_decay) * mean
-        self.logger.record("train/gradient_norm", float(norm))
         self.logger.record("train/reward", mean)
         self.logger.record("train/kept", float(np.mean([np.mean(a == KEEP) for a in self._actions])))
 
 
-class SelfPacedTeacher(_OfSamples):
+class SelfPacedTeacher(_OfSamples, FixedTeacher):
     """Self-paced learning, the easy samples first; learning leaves it as it is."""
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"SelfPacedPolicy": SelfPacedPolicy}
 
-    def _improve(self, students: list[TaughtStudent]) -> None:
-        pass
 
-
-class RandomDropTeacher(_OfSamples):
+class RandomDropTeacher(_OfSamples, FixedTeacher):
     """Drops samples at random; learning leaves it as it is."""
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"RandomDropPolicy": RandomDropPolicy}
-
-    def _improve(self, students: list[TaughtStudent]) -> None:
-        pass

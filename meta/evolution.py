@@ -19,12 +19,12 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
 
-from meta.teachers import EpisodicTeacher, TaughtStudent
+from meta.teachers import LearningTeacher, TaughtStudent
 
 _SEEDS = 2**31 - 1
 
 
-class EvolutionStrategies(EpisodicTeacher):
+class EvolutionStrategies(LearningTeacher):
     """A teacher that follows antithetic estimates of the gradient of its students' return.
 
     Logged: `train/gradient_norm` (before clipping), `train/learning_rate`, `train/objective` (mean final J of the
@@ -57,12 +57,10 @@ class EvolutionStrategies(EpisodicTeacher):
         """Builds the policy."""
         if not sigma > 0:
             raise ValueError(f"sigma must be positive, found {sigma}")
-        if max_grad_norm is not None and not max_grad_norm > 0:
-            raise ValueError(f"max_grad_norm must be positive, or None for no clipping, found {max_grad_norm}")
-        self.sigma, self.max_grad_norm = sigma, max_grad_norm
+        self.sigma = sigma
         self._perturbed: torch.Tensor | None = None
         self._noise: list[torch.Tensor] = []
-        super().__init__(policy, env, learning_rate, students_per_update, **kwargs)
+        super().__init__(policy, env, learning_rate, students_per_update, max_grad_norm, **kwargs)
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_perturbed", "_noise"]
@@ -117,14 +115,10 @@ class EvolutionStrategies(EpisodicTeacher):
         noise = torch.stack(self._noise)
         slopes = (returns[:, 0] - returns[:, 1]) / (2 * self.sigma)
         gradient = (slopes.unsqueeze(-1) * noise).mean((0, 1)).to(self.device)
-        self._update_learning_rate(self.policy.optimizer)
         begin = 0
         for p in self.policy.parameters():
             # The optimiser minimises.
             p.grad = -gradient[begin : begin + p.numel()].view_as(p).to(p.dtype)
             begin += p.numel()
-        limit = np.inf if self.max_grad_norm is None else self.max_grad_norm
-        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), limit)
-        self.policy.optimizer.step()
-        self.logger.record("train/gradient_norm", float(norm))
+        self._follow()
         self.logger.record("train/objective", float(np.mean([s.info["objective"] for s in students])))

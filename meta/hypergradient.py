@@ -148,7 +148,9 @@ def check_last(method: Method, last: int | None, steps: int) -> None:
     Raises:
         ValueError: it is missing, of no use, or longer than the episode.
     """
-    if method == "truncated" if last is None else method not in ("truncated", "finite-difference"):
+    missing = last is None and method == "truncated"
+    useless = last is not None and method not in ("truncated", "finite-difference")
+    if missing or useless:
         raise ValueError(
             f'last={last!r} with method={method!r}: "truncated" needs it, "finite-difference" may have it, no other '
             "method takes it"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 import gymnasium as gym
@@ -97,8 +98,9 @@ class TeacherPolicy(BasePolicy):
             # SB3 types the class as Optimizer, whose constructor takes more than its subclasses' do.
             self.optimizer = self.optimizer_class(parameters, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 
+    @abstractmethod
     def _build(self, states: int, actions: int) -> nn.Module:
-        raise NotImplementedError
+        """The actor."""
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return super()._get_constructor_parameters() | {

@@ -202,7 +202,57 @@ class EpisodicTeacher(Resumable):
         self.logger.dump(step=self.num_timesteps)
 
 
-class GradientTeacher(EpisodicTeacher):
+class FixedTeacher(EpisodicTeacher):
+    """A teacher that learning leaves as it is."""
+
+    def _improve(self, students: list[TaughtStudent]) -> None:
+        pass
+
+
+class LearningTeacher(EpisodicTeacher):
+    """A teacher that follows some gradient of its parameters θ.
+
+    Logged: `train/gradient_norm` (before clipping; an update where it is not finite is not made) and
+    `train/learning_rate`.
+
+    Args:
+        policy: see `EpisodicTeacher`.
+        env: see `EpisodicTeacher`.
+        learning_rate: of the policy's optimiser, Adam by default.
+        students_per_update: see `EpisodicTeacher`.
+        max_grad_norm: the norm to which the gradient of θ is clipped; None: not clipped.
+        **kwargs: see `EpisodicTeacher`.
+
+    Raises:
+        ValueError: a norm that is not positive.
+    """
+
+    def __init__(
+        self,
+        policy: str | type[BasePolicy],
+        env: Any,
+        learning_rate: float | Schedule = 1e-2,
+        students_per_update: int | None = None,
+        max_grad_norm: float | None = 1.0,
+        **kwargs: Any,
+    ) -> None:
+        """Builds the policy."""
+        if max_grad_norm is not None and not max_grad_norm > 0:
+            raise ValueError(f"max_grad_norm must be positive, or None for no clipping, found {max_grad_norm}")
+        self.max_grad_norm = max_grad_norm
+        super().__init__(policy, env, learning_rate, students_per_update, **kwargs)
+
+    def _follow(self) -> None:
+        """One step of the optimiser along the gradients that θ has, minus the direction of improvement."""
+        self._update_learning_rate(self.policy.optimizer)
+        limit = np.inf if self.max_grad_norm is None else self.max_grad_norm
+        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), limit)
+        if norm.isfinite():
+            self.policy.optimizer.step()
+        self.logger.record("train/gradient_norm", float(norm))
+
+
+class GradientTeacher(LearningTeacher):
     """A teacher that follows the gradient of its students' return.
 
     The action gradients dJ/da_t come with the environment's info; backpropagated through the policy, states held
@@ -238,10 +288,8 @@ class GradientTeacher(EpisodicTeacher):
         **kwargs: Any,
     ) -> None:
         """Builds the policy; wraps the environment in the action gradient if it is not yet."""
-        if max_grad_norm is not None and not max_grad_norm > 0:
-            raise ValueError(f"max_grad_norm must be positive, or None for no clipping, found {max_grad_norm}")
-        self.max_grad_norm, self.last = max_grad_norm, last
-        super().__init__(policy, env, learning_rate, students_per_update, **kwargs)
+        self.last = last
+        super().__init__(policy, env, learning_rate, students_per_update, max_grad_norm, **kwargs)
 
     @classmethod
     def _wrap_env(cls, env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
@@ -267,17 +315,12 @@ class GradientTeacher(EpisodicTeacher):
         if not usable:
             return
         self.policy.set_training_mode(True)
-        self._update_learning_rate(self.policy.optimizer)
         observations = torch.as_tensor(np.concatenate([s.observations for s in usable]), device=self.device)
         gradient = torch.as_tensor(np.concatenate([self._gradient_of(s) for s in usable]), device=self.device)
         self.policy.optimizer.zero_grad()
         # Its gradient with respect to θ is minus the return's: the optimiser minimises.
         (-(gradient * self.policy(observations)).sum() / len(usable)).backward()
-        limit = np.inf if self.max_grad_norm is None else self.max_grad_norm
-        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), limit)
-        if norm.isfinite():
-            self.policy.optimizer.step()
-        self.logger.record("train/gradient_norm", float(norm))
+        self._follow()
 
     def _gradient_of(self, student: TaughtStudent) -> np.ndarray:
         if "action_gradient" not in student.info:
@@ -301,22 +344,16 @@ class FiniteDifference(GradientTeacher):
     method = "finite-difference"
 
 
-class ConstantTeacher(EpisodicTeacher):
+class ConstantTeacher(FixedTeacher):
     """Takes the same action always, `policy_kwargs={"action": ...}`, by default 0. Learning leaves it as it is."""
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"ConstantPolicy": ConstantPolicy}
 
-    def _improve(self, students: list[TaughtStudent]) -> None:
-        pass
 
-
-class RandomTeacher(EpisodicTeacher):
+class RandomTeacher(FixedTeacher):
     """Takes uniformly random actions; `policy_kwargs={"seed": ...}`, by default 0. Learning leaves it as it is."""
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"RandomPolicy": RandomPolicy}
-
-    def _improve(self, students: list[TaughtStudent]) -> None:
-        pass
 
 
 def is_wrapped(env: gym.Env[Any, Any], wrapper: type[gym.Wrapper[Any, Any, Any, Any]]) -> bool:

@@ -38,12 +38,12 @@ class BatchedDynamics(Dynamics):
         self._recorder = recorder if path == "vmap" else None
         self._mode = "batched" if path == "vmap" else False
 
-    def init(self, episode: Episode) -> StudentState:
-        """The students at the begin of their episodes: untrained, or after their warm start."""
+    def untrained(self, episode: Episode) -> StudentState:
+        """The students before any training."""
         drawn = [self.student.init(seed) for seed in episode.seeds]
         parameters, buffers = (_stack([d[i] for d in drawn]) for i in (0, 1))
         begin = np.zeros(len(drawn), dtype=np.int64)
-        return self._warmed(StudentState(parameters, self.optimizer.init(parameters), buffers, begin), episode)
+        return StudentState(parameters, self.optimizer.init(parameters), buffers, begin)
 
     def minibatch(self, episode: Episode, step: int | np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Inputs (B, batch, ...) and targets (B, batch, ...) of the students' steps."""

@@ -176,13 +176,17 @@ class Dynamics:
         self.dev_targets = task.pool[1] if dev_targets is None else dev_targets
         self.known_pure = known_pure
 
-    def init(self, episode: Episode) -> StudentState:
-        """The student at the episode's begin: untrained, or after its warm start."""
+    def untrained(self, episode: Episode) -> StudentState:
+        """The student before any training."""
         parameters, buffers = self.student.init(*episode.seeds)
-        return self._warmed(StudentState(parameters, self.optimizer.init(parameters), buffers, 0), episode)
+        return StudentState(parameters, self.optimizer.init(parameters), buffers, 0)
 
-    def _warmed(self, state: StudentState, episode: Episode) -> StudentState:
-        """The state after the warm start: cross-entropy at the base learning rate, its own minibatches, fresh slots."""
+    def init(self, episode: Episode) -> StudentState:
+        """The student at the episode's begin: untrained, or after its warm start.
+
+        A warm start is cross-entropy at the base learning rate, on its own minibatches; the slots are fresh after it.
+        """
+        state = self.untrained(episode)
         if not self.warm_start:
             return state
         plain = copy(self)
@@ -195,10 +199,10 @@ class Dynamics:
         seeds = tuple(int(rng.integers(SEED_BOUND)) for rng in randoms)
         warm = replace(episode, seeds=seeds, batches=batches.to(episode.batches.device))
         neutral = torch.zeros_like(warm.batches[..., 0, :], dtype=self.task.pool[0].dtype)
-        untrained = state.step
+        begin = state.step
         for _ in range(self.warm_start):
             state, _ = plain.step(state, warm, neutral)
-        return StudentState(state.parameters, self.optimizer.init(state.parameters), state.buffers, untrained)
+        return StudentState(state.parameters, self.optimizer.init(state.parameters), state.buffers, begin)
 
     def rate(self, step: int | np.ndarray) -> Rate:
         """The learning rate of the given step; one number for all students if they stand at the same step."""

@@ -199,7 +199,8 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         dynamics = BatchedDynamics(self.teaching.dynamics, "vmap")
         episode = stack_episodes([self.teaching.episode(0)])
         try:
-            student, _ = dynamics.step(dynamics.init(episode), episode, self.teaching.neutral_action.unsqueeze(0))
+            untrained = dynamics.untrained(episode)
+            student, _ = dynamics.step(untrained, episode, self.teaching.neutral_action.unsqueeze(0))
             dynamics.metrics(student, *dynamics.dev(episode))
         except RuntimeError as error:
             return str(error).splitlines()[0]

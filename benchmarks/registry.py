@@ -39,6 +39,6 @@ BENCHMARKS: dict[str, Entry] = {
     "hypergradients": Entry(
         options="benchmarks.hypergradients:Options",
         summary="What does the gradient of a whole training cost, here and in other libraries?",
-        minutes={"smoke": "1 min", "laptop": "40 min (estimated)", "paper": "3 h (estimated)"},
+        minutes={"smoke": "1 min", "laptop": "2 h (estimated)", "paper": "3 h (estimated)"},
     ),
 }

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks.compare import report
 from benchmarks.compare.methods import METHODS, TABLE
-from benchmarks.comparison.engine import Comparison, Rung, Task, shipped_rows
+from benchmarks.comparison.engine import Comparison, Effort, Rung, Task, shipped_rows
 from benchmarks.comparison.work import Setting
 from benchmarks.options import CommonOptions
 from teachenv.errors import unknown_name
@@ -20,33 +20,30 @@ NAME = "compare"
 SHIPPED = Path(__file__).resolve().parent.parent / "results" / NAME / "results.jsonl"
 
 
-@dataclass(frozen=True)
-class Size:
+@dataclass(frozen=True, kw_only=True)
+class Size(Effort):
     """What a preset fixes.
 
     Attributes:
         seeds: teachers of each kind.
-        student_steps: budget of each teacher.
-        parallel: students that it teaches at a time.
-        rungs: of successive halving.
-        points: how often a learning teacher is measured.
-        students: fresh students of each such measurement.
-        final_students: fresh students on the whole pool.
         label_noise: the tasks.
     """
 
     seeds: int
-    student_steps: int
-    parallel: int
-    rungs: tuple[Rung, ...]
-    points: int
-    students: int
-    final_students: int
     label_noise: tuple[float, ...]
 
 
 PRESETS = {
-    "smoke": Size(1, 960, 8, (Rung(2, 480, 8, 4),), 1, 4, 8, (0.0,)),
+    "smoke": Size(
+        seeds=1,
+        student_steps=960,
+        parallel=8,
+        rungs=(Rung(2, 480, 8, 4),),
+        points=1,
+        students=4,
+        final_students=8,
+        label_noise=(0.0,),
+    ),
     # Whole updates of 16 students of 60 steps: 100, and 3, 6 and 20 for tuning.
     "laptop": Size(
         seeds=3,
@@ -151,20 +148,9 @@ def comparison_of(options: Options) -> Comparison:
             shared["data_root"] = str(options.data_root)
         setting = Setting("benchmarks.compare.methods:TABLE", options.env, shared, options.loss)
         teaching = setting.make(1, "cross-entropy", TABLE.grid("cross-entropy", options.loss)[0]).teaching
-        tasks.append(
-            Task(
-                setting,
-                teaching.task.name,
-                teaching.task.dataset,
-                str(teaching.settings.student),
-                options.student_steps or size.student_steps,
-                size.parallel,
-                size.rungs,
-                size.points,
-                size.students,
-                size.final_students,
-            )
-        )
+        effort = replace(size, student_steps=options.student_steps or size.student_steps)
+        task, student = teaching.task, str(teaching.settings.student)
+        tasks.append(Task(setting, task.name, task.dataset, student, effort))
     return Comparison(
         NAME,
         tasks,

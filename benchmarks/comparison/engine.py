@@ -32,6 +32,27 @@ class Rung(NamedTuple):
     students: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """What is spent on a task.
+
+    Attributes:
+        student_steps: budget of each teacher.
+        parallel: students that it teaches at a time.
+        rungs: of successive halving.
+        points: how often a learning teacher is measured.
+        students: fresh students of each such measurement.
+        final_students: fresh students on the whole pool.
+    """
+
+    student_steps: int
+    parallel: int
+    rungs: tuple[Rung, ...]
+    points: int
+    students: int
+    final_students: int
+
+
 @dataclass(frozen=True)
 class Task:
     """A setting with the names that its rows carry, and what is spent on it.
@@ -41,24 +62,14 @@ class Task:
         name: of the task.
         dataset: what the data really is.
         student: the network.
-        student_steps: budget of each teacher.
-        parallel: students that it teaches at a time.
-        rungs: of successive halving.
-        points: how often a learning teacher is measured.
-        students: fresh students of each such measurement.
-        final_students: fresh students on the whole pool.
+        effort: see there.
     """
 
     setting: Setting
     name: str
     dataset: str
     student: str
-    student_steps: int
-    parallel: int
-    rungs: tuple[Rung, ...]
-    points: int
-    students: int
-    final_students: int
+    effort: Effort
 
 
 class Comparison:
@@ -110,11 +121,11 @@ class Comparison:
                         "method": method,
                         "configuration": best[task.name, method],
                         "seed": seed,
-                        "budget": task.student_steps,
+                        "budget": task.effort.student_steps,
                         "parallel": config["parallel"],
-                        "points": task.points,
-                        "students": task.students,
-                        "final_students": task.final_students,
+                        "points": task.effort.points,
+                        "students": task.effort.students,
+                        "final_students": task.effort.final_students,
                         "checkpoint": checkpoint,
                     }
                     jobs.append(Job(label, work.train, arguments))
@@ -133,7 +144,7 @@ class Comparison:
             for task in self.tasks
             for method in self._tuned(task)
         }
-        for rung in range(max(len(task.rungs) for task in self.tasks)):
+        for rung in range(max(len(task.effort.rungs) for task in self.tasks)):
             found = self._climb(rung, left)
             # Stable: of equal ones the earlier in the grid stays ahead.
             left |= {key: [c for _, c in sorted(scores, key=lambda f: -f[0])] for key, scores in found.items()}
@@ -154,15 +165,15 @@ class Comparison:
         rows_of: dict[str, tuple[Task, str, dict[str, Any]]] = {}
         wanted: list[tuple[Task, str, Configuration, dict[str, Any]]] = []
         for task in self.tasks:
-            if number >= len(task.rungs):
+            if number >= len(task.effort.rungs):
                 continue
-            rung = task.rungs[number]
+            rung = task.effort.rungs[number]
             for method in self._tuned(task):
                 made = _method(task, method)
                 for configuration in left[task.name, method][: rung.configurations]:
                     crowd = made.crowd if made.learns else 0
                     more = {
-                        "budget": min(crowd * rung.steps, task.student_steps),
+                        "budget": min(crowd * rung.steps, task.effort.student_steps),
                         "parallel": crowd * rung.parallel,
                         "students": rung.students,
                     }
@@ -213,10 +224,10 @@ class Comparison:
         }
         if stage == "training":
             more = {
-                "budget": task.student_steps if made.learns else 0,
-                "parallel": task.parallel * made.crowd if made.learns else 0,
-                "students": task.students,
-                "final_students": task.final_students,
+                "budget": task.effort.student_steps if made.learns else 0,
+                "parallel": task.effort.parallel * made.crowd if made.learns else 0,
+                "students": task.effort.students,
+                "final_students": task.effort.final_students,
             }
             if setting.final:
                 more["final"] = dict(setting.final)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from teachenv.students.resnet import initialise_convolutions
+from teachenv.students.preactivation import Preactivated, sixths
 
 
 class DenseLayer(nn.Module):
@@ -39,49 +39,20 @@ class Transition(nn.Module):
         return F.avg_pool2d(self.conv(F.relu(self.norm(x))), 2)
 
 
-class DenseNet(nn.Module):
-    """6n + 4 layers: a 3×3 stem of 2k channels and three blocks of n dense layers, with transitions between them."""
-
-    def __init__(self, depth: int, growth: int, channels: int, outputs: int) -> None:
-        """Makes a network for images of `channels` channels.
-
-        Args:
-            depth: L = 6n + 4.
-            growth: k.
-            channels: of the images.
-            outputs: classes.
-
-        Raises:
-            ValueError: a depth of another form, or a growth below 1.
-        """
-        super().__init__()
-        layers, rest = divmod(depth - 4, 6)
-        if rest or layers < 1:
-            raise ValueError(f"a DenseNet-BC has a depth of 6n + 4 (10, 16, ..., 190), found {depth}")
-        if growth < 1:
-            raise ValueError(f"growth must be at least 1, found {growth}")
-        width = 2 * growth
-        self.stem = nn.Conv2d(channels, width, 3, 1, 1, bias=False)
-        stages: list[nn.Module] = []
-        for block in range(3):
-            for _ in range(layers):
-                stages.append(DenseLayer(width, growth))
-                width += growth
-            if block < 2:
-                stages.append(Transition(width))
-                width //= 2
-        self.blocks = nn.Sequential(*stages)
-        self.norm = nn.BatchNorm2d(width)
-        self.head = nn.Linear(width, outputs)
-        initialise_convolutions(self)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(n, channels, 32, 32) to logits (n, outputs)."""
-        x = F.relu(self.norm(self.blocks(self.stem(x)))).mean(dim=(2, 3))
-        logits: torch.Tensor = self.head(x)
-        return logits
-
-
 def densenet(channels: int, side: int, outputs: int, depth: int = 190, growth: int = 40) -> nn.Module:
-    """DenseNet-BC (L = 190, k = 40), L2T-DLF's, or another depth and growth."""
-    return DenseNet(depth, growth, channels, outputs)
+    """DenseNet-BC (L = 190, k = 40), L2T-DLF's, or another depth L = 6n + 4 and growth k: three blocks of n layers.
+
+    Raises:
+        ValueError: a depth of another form, or a growth below 1.
+    """
+    layers = sixths("DenseNet-BC", depth, growth=growth)
+    width = 2 * growth
+    blocks: list[nn.Module] = []
+    for block in range(3):
+        for _ in range(layers):
+            blocks.append(DenseLayer(width, growth))
+            width += growth
+        if block < 2:
+            blocks.append(Transition(width))
+            width //= 2
+    return Preactivated(channels, 2 * growth, blocks, width, outputs)

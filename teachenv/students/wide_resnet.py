@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from teachenv.students.resnet import initialise_convolutions
+from teachenv.students.preactivation import Preactivated, sixths
 
 
 class PreactivationBlock(nn.Module):
@@ -35,44 +35,14 @@ class PreactivationBlock(nn.Module):
         return total
 
 
-class WideResNet(nn.Module):
-    """6n + 4 layers: a 3×3 stem of 16 channels, three stages of n blocks with 16k, 32k and 64k channels."""
-
-    def __init__(self, depth: int, width: int, channels: int, outputs: int) -> None:
-        """Makes a network for images of `channels` channels.
-
-        Args:
-            depth: 6n + 4.
-            width: k.
-            channels: of the images.
-            outputs: classes.
-
-        Raises:
-            ValueError: a depth of another form, or a width below 1.
-        """
-        super().__init__()
-        blocks, rest = divmod(depth - 4, 6)
-        if rest or blocks < 1:
-            raise ValueError(f"a wide ResNet has a depth of 6n + 4 (10, 16, ..., 40), found {depth}")
-        if width < 1:
-            raise ValueError(f"width must be at least 1, found {width}")
-        widths = [16] + [width * stage for stage in (16, 32, 64) for _ in range(blocks)]
-        strides = [2 if i in (blocks, 2 * blocks) else 1 for i in range(3 * blocks)]
-        self.stem = nn.Conv2d(channels, 16, 3, 1, 1, bias=False)
-        self.blocks = nn.Sequential(
-            *[PreactivationBlock(a, b, stride) for (a, b), stride in zip(pairwise(widths), strides, strict=True)]
-        )
-        self.norm = nn.BatchNorm2d(widths[-1])
-        self.head = nn.Linear(widths[-1], outputs)
-        initialise_convolutions(self)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(n, channels, 32, 32) to logits (n, outputs)."""
-        x = F.relu(self.norm(self.blocks(self.stem(x)))).mean(dim=(2, 3))
-        logits: torch.Tensor = self.head(x)
-        return logits
-
-
 def wide_resnet(channels: int, side: int, outputs: int, depth: int = 40, width: int = 10) -> nn.Module:
-    """WRN-40-10, L2T-DLF's, or another depth and width."""
-    return WideResNet(depth, width, channels, outputs)
+    """WRN-40-10, L2T-DLF's, or another depth 6n + 4 and width k: three stages of n blocks with 16k, 32k, 64k channels.
+
+    Raises:
+        ValueError: a depth of another form, or a width below 1.
+    """
+    blocks = sixths("wide ResNet", depth, width=width)
+    widths = [16] + [width * stage for stage in (16, 32, 64) for _ in range(blocks)]
+    strides = [2 if i in (blocks, 2 * blocks) else 1 for i in range(3 * blocks)]
+    made = [PreactivationBlock(a, b, stride) for (a, b), stride in zip(pairwise(widths), strides, strict=True)]
+    return Preactivated(channels, 16, made, widths[-1], outputs)

@@ -26,9 +26,17 @@ METHODS_UNDER_TEST = ("cross-entropy", "label-smoothing", "random", "rmd")
 
 def shrink(patch: pytest.MonkeyPatch) -> None:
     """A preset that takes seconds, and no tuning from earlier runs."""
-    patch.setitem(
-        main.PRESETS, "smoke", main.Size(2, 24, 2, (Rung(4, 12, 2, 2), Rung(2, 24, 2, 3)), 2, 2, 3, (0.0, 0.4))
+    small = main.Size(
+        seeds=2,
+        student_steps=24,
+        parallel=2,
+        rungs=(Rung(4, 12, 2, 2), Rung(2, 24, 2, 3)),
+        points=2,
+        students=2,
+        final_students=3,
+        label_noise=(0.0, 0.4),
     )
+    patch.setitem(main.PRESETS, "smoke", small)
     patch.setattr(main, "SHIPPED", Path("nowhere.jsonl"))
 
 

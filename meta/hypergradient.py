@@ -38,7 +38,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from meta.held import Held
+from meta.held import Held, Shelf
 from meta.process import Adjoint, Process, PureProcess, as_process, double_backward_kernels
 from teachenv.errors import unknown_name
 from teachenv.trees import bytes_of, tensors_of, with_tensors
@@ -206,11 +206,11 @@ class _Walk:
         count = {"all": self.steps, "states": self.steps, "sqrt": _root(self.steps - begin)}
         checkpoints = count[policy] if isinstance(policy, str) else policy
         every = max(1, -(-(self.steps - begin) // checkpoints))
-        states = {begin: state}
+        states, shelf = {begin: state}, Shelf()
         for t in range(begin, self.steps):
             state = after if t == begin and after is not None else self._step(state, t)
             if (t + 1 - begin) % every == 0 or t + 1 == self.steps:
-                states[t + 1] = self._kept(state, t + 1) if every == 1 else state
+                states[t + 1] = shelf.put(self._kept(state, t + 1) if every == 1 else state)
         return self.back(states, begin, predicted, policy)
 
     def known(self, states: Mapping[int, Any], initial: Any, begin: int) -> dict[int, Any]:
@@ -233,13 +233,14 @@ class _Walk:
         final = states.pop(self.steps) if begin < self.steps else states[begin]
         objective, cotangent = self.process.value(final)
         gradients = _Rows(self.actions)
-        end, after = self.steps, final
+        end, after, shelf = self.steps, final, Shelf()
         for start in sorted((t for t in states if t < self.steps), reverse=True):
             state = states.pop(start)
+            shelf.clear()
             segment = [self._kept(state, start)]
             for t in range(start + 1, end):
                 state = self._step(state, t - 1)
-                segment.append(self._kept(state, t))
+                segment.append(shelf.put(self._kept(state, t)))
             del state
             if end > self.steps - 2 * (end - start):  # later on fewer states are held
                 self.held.states(states, segment)
@@ -376,7 +377,7 @@ class _Rows:
         self._rows = [torch.zeros_like(action) for action in actions]
 
     def add(self, index: int, gradient: torch.Tensor) -> None:
-        self._rows[index] = self._rows[index] + gradient
+        self._rows[index] += gradient
 
     def stacked(self) -> torch.Tensor:
         return torch.stack(self._rows) if self._rows else torch.zeros(0)

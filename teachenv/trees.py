@@ -55,5 +55,11 @@ def leaves(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def bytes_of(*trees: Any) -> int:
     """The bytes of memory that the tensors of the structures take, what they share counted once."""
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors_of(trees)}
-    return sum(storages.values())
+    parts: dict[int, dict[int, int]] = {}  # of each storage, by where they begin: a view may be of a part alone
+    whole: dict[int, int] = {}
+    for tensor in tensors_of(trees):
+        storage = tensor.untyped_storage()
+        whole[storage.data_ptr()] = storage.nbytes()
+        part = parts.setdefault(storage.data_ptr(), {})
+        part[tensor.data_ptr()] = max(part.get(tensor.data_ptr(), 0), tensor.numel() * tensor.element_size())
+    return sum(min(whole[storage], sum(part.values())) for storage, part in parts.items())

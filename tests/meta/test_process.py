@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import meta
 from meta import Descent, Process, Training, hypergradient
+from meta.held import Shelf
 from teachenv import TeachEnv, TeachVectorEnv
 from teachenv.optimizers import SGD, Adam
 from teachenv.trees import bytes_of, tensors_of, with_tensors
@@ -264,6 +265,50 @@ def test_slots_are_kept_only_where_the_reverse_rule_reads_them(optimizer, kept):
     found = hypergradient(process, state, actions_of(100), memory="states")
     parameters = bytes_of(state.parameters)
     assert 100 * kept * parameters <= found.measured_bytes <= 100 * kept * parameters + 3 * bytes_of(state) + 20_000
+
+
+class LongVectors:
+    """States of 2.4 MB, which a shelf takes, with an integer and a tensor of no size among them."""
+
+    def step(self, state, action, t):
+        position, speed = state["body"]
+        speed = 0.9 * speed - 0.1 * position.sin() * action.sum()
+        return {"count": state["count"] + 1, "none": state["none"], "body": Pair(position + 0.3 * speed, speed)}
+
+    def objective(self, state):
+        return (state["body"].position ** 2).mean() + state["count"]
+
+
+def test_states_on_a_shelf_are_what_was_put_there():
+    tensor = torch.randn(150_001, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    state = {"count": torch.tensor(3), "none": torch.zeros(0), "body": Pair(tensor, tensor[::2].clone().half())}
+    shelf = Shelf()
+    kept = [shelf.put(state) for _ in range(40)]
+    blocks = {x.untyped_storage().data_ptr() for tree in kept for x in tensors_of(tree) if x.numel()}
+    assert len(blocks) == 2  # of 32 MiB each, for 40 times 1.35 MB
+    for tree in kept:
+        assert isinstance(tree["body"], Pair)
+        for found, expected in zip(tensors_of(tree), tensors_of(state), strict=True):
+            assert found.dtype == expected.dtype
+            assert torch.equal(found, expected)
+            assert found.data_ptr() % 64 == 0
+    assert bytes_of(kept) == 40 * bytes_of(state)
+    small = {"x": torch.zeros(100)}
+    assert shelf.put(small) is small
+
+
+def test_large_states_are_differentiated_alike_under_every_policy():
+    generator = torch.Generator().manual_seed(0)
+    body = Pair(*torch.randn(2, 150_000, generator=generator, dtype=torch.float64))
+    state = {"count": torch.tensor(0), "none": torch.zeros(0), "body": body}
+    actions = actions_of(30)
+    expected = hypergradient(LongVectors(), state, actions, memory="all")
+    for memory in ("states", "sqrt", 3):
+        found = hypergradient(LongVectors(), state, actions, memory=memory)
+        assert torch.equal(found.actions, expected.actions), memory
+        for one, other in zip(found.initial, expected.initial, strict=True):
+            assert torch.equal(one, other)
+        assert found.measured_bytes <= found.predicted_bytes
 
 
 def test_a_budget_chooses_the_fastest_policy_that_fits():

@@ -96,6 +96,15 @@ def run_jobs(
                 progress.advance(job.label)
 
 
+def alone(function: Callable[..., Any], **arguments: Any) -> Any:
+    """Calls a function in a new process; one that dies gives `failed`."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        try:
+            return pool.submit(function, **arguments).result()
+        except BrokenProcessPool:
+            return {"failed": "its process died (out of memory?)"}
+
+
 def _in_this_process(jobs: Sequence[Job[T]], threads: int) -> Generator[tuple[Job[T], T]]:
     import torch
 

@@ -35,6 +35,12 @@ BENCHMARKS: dict[str, Entry] = {
         summary="How many student steps a second do the single, the vector and the differentiated environment reach?",
         minutes={"smoke": "1 min", "laptop": "7 min", "paper": "2 h (estimated)"},
     ),
+    # Wu et al. 2018, tables 1 and 2, figures 3 and 4.
+    "l2t_dlf_images": Entry(
+        options="benchmarks.l2t_dlf_images:Options",
+        summary="Do teachers of loss functions make better image classifiers than tuned fixed losses, as L2T-DLF has it?",
+        minutes={"smoke": "5 min (estimated)", "laptop": "4 h (estimated)", "paper": "weeks on CPU, for a GPU"},
+    ),
     # Time, memory and error of every way to differentiate a training, peers among them.
     "hypergradients": Entry(
         options="benchmarks.hypergradients:Options",

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TypeAlias, overload
 
 import numpy as np
+import scipy.stats
 from numpy.typing import NDArray
 
 Array: TypeAlias = NDArray[np.float64]
@@ -130,6 +131,49 @@ def bootstrap_interval(
         statistics[start : start + count] = statistic(drawn)
     low, high = np.quantile(statistics, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Paired:
+    """How much one sample lies above another whose values belong to it one by one.
+
+    Attributes:
+        n: Number of pairs.
+        mean: Mean difference.
+        low: Lower end of its 95 % interval by Student's t.
+        high: Upper end.
+        p: Two-sided p-value of the paired t-test; 1 if all pairs are equal.
+    """
+
+    n: int
+    mean: float
+    low: float
+    high: float
+    p: float
+
+
+def paired(values: Sequence[float] | Array, others: Sequence[float] | Array, level: float = 0.95) -> Paired:
+    """The paired t-test.
+
+    Args:
+        values: One sample, n >= 2 values.
+        others: The sample that it is compared with, a value for each.
+        level: Of the interval.
+
+    Raises:
+        ValueError: If the samples are not finite, of different lengths, or of less than two values.
+    """
+    one, other = _checked(values), _checked(others)
+    if one.shape != other.shape or one.ndim != 1 or one.size < 2:
+        raise ValueError(f"found samples of shapes {one.shape} and {other.shape}, expected pairs, at least two")
+    differences = one - other
+    average = float(differences.mean())
+    if np.ptp(differences) == 0:
+        # Without any spread t is infinite, or 0/0.
+        return Paired(one.size, average, average, average, 1.0 if average == 0 else 0.0)
+    test = scipy.stats.ttest_rel(one, other)
+    interval = test.confidence_interval(level)
+    return Paired(one.size, average, float(interval.low), float(interval.high), float(test.pvalue))
 
 
 def summarise(

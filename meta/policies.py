@@ -29,14 +29,21 @@ class Attention(nn.Module):
         keys: N.
         initial_scale: standard deviation of W's entries.
         static: see nothing of the state, but ones: the same action always (the ablation of what "dynamic" adds).
+        squash: end in tanh, which keeps the action in the box.
     """
 
     def __init__(
-        self, states: int, actions: int, keys: int = 10, initial_scale: float = INITIAL_SCALE, static: bool = False
+        self,
+        states: int,
+        actions: int,
+        keys: int = 10,
+        initial_scale: float = INITIAL_SCALE,
+        static: bool = False,
+        squash: bool = True,
     ) -> None:
         """Draws V as `nn.Linear` does, and W from a normal distribution."""
         super().__init__()
-        self.static = static
+        self.static, self.squash = static, squash
         self.query = nn.Linear(states, keys, bias=False)
         self.keys = nn.Linear(keys, actions, bias=False)
         nn.init.normal_(self.keys.weight, std=initial_scale)
@@ -44,12 +51,15 @@ class Attention(nn.Module):
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """(batch, states) to (batch, actions) in (-1, 1)."""
         states = torch.ones_like(states) if self.static else states
-        return torch.tanh(self.keys(torch.softmax(self.query(states), dim=1)))
+        mixed: torch.Tensor = self.keys(torch.softmax(self.query(states), dim=1))
+        return torch.tanh(mixed) if self.squash else mixed
 
 
-def perceptron(states: int, actions: int, net_arch: list[int], initial_scale: float = INITIAL_SCALE) -> nn.Sequential:
-    """SB3's perceptron with tanh at its end and a last layer that is drawn small: it starts near the zero action."""
-    network = nn.Sequential(*create_mlp(states, actions, net_arch, squash_output=True))
+def perceptron(
+    states: int, actions: int, net_arch: list[int], initial_scale: float = INITIAL_SCALE, squash: bool = True
+) -> nn.Sequential:
+    """SB3's perceptron, with tanh at its end, and a last layer that is drawn small: it starts near the zero action."""
+    network = nn.Sequential(*create_mlp(states, actions, net_arch, squash_output=squash))
     last = [m for m in network if isinstance(m, nn.Linear)][-1]
     with torch.no_grad():
         last.weight.mul_(initial_scale)

@@ -56,7 +56,7 @@ class TaughtLoss(nn.Module):
 
     @classmethod
     def of(cls, teacher: Any) -> TaughtLoss:
-        """The loss of a teacher (`RMD`, `FiniteDifference`, `EvolutionStrategies`, `agents.DDPG`) with its environment.
+        """The loss of a teacher (`RMD`, `FiniteDifference`, `EvolutionStrategies`, those of `agents`) with its environment.
 
         Raises:
             ValueError: no environment; a task that is not classification; a loss family of your own, or
@@ -194,16 +194,14 @@ def _described(actor: nn.Module) -> dict[str, Any]:
     if isinstance(actor, Attention):
         return {"kind": "attention", "keys": actor.keys.in_features, "static": actor.static}
     linear = [m for m in actor.modules() if isinstance(m, nn.Linear)]
-    made = (
-        perceptron(linear[0].in_features, linear[-1].out_features, [m.out_features for m in linear[:-1]])
-        if linear
-        else None
-    )
-    if made is None or str(made) != str(actor):
+    sizes = [m.out_features for m in linear]
+    # SAC's actor ends before its tanh.
+    known = [str(perceptron(linear[0].in_features, sizes[-1], sizes[:-1], squash=s)) for s in (True, False) if linear]
+    if str(actor) not in known:
         raise ValueError(
             f"found a policy with the network {type(actor).__name__}, expected that of an AttentionPolicy or MlpPolicy"
         )
-    return {"kind": "perceptron", "net_arch": [m.out_features for m in linear[:-1]]}
+    return {"kind": "perceptron", "net_arch": sizes[:-1]}
 
 
 def _made(config: dict[str, Any]) -> nn.Module:

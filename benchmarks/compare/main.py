@@ -150,11 +150,10 @@ def comparison_of(options: Options) -> Comparison:
         teaching = setting.make(1, "cross-entropy", TABLE.grid("cross-entropy", options.loss)[0]).teaching
         effort = replace(size, student_steps=options.student_steps or size.student_steps)
         task, student = teaching.task, str(teaching.settings.student)
-        tasks.append(Task(setting, task.name, task.dataset, student, effort))
+        tasks.append(Task(setting, task.name, task.dataset, student, effort, options.methods))
     return Comparison(
         NAME,
         tasks,
-        options.methods,
         options.seeds or size.seeds,
         options.output_folder(NAME),
         options.workers or os.cpu_count() or 1,

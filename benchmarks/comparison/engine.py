@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,7 +55,7 @@ class Effort:
 
 @dataclass(frozen=True)
 class Task:
-    """A setting with the names that its rows carry, and what is spent on it.
+    """A setting with the names that its rows carry, what is compared in it, and what is spent on it.
 
     Attributes:
         setting: environment and options.
@@ -63,6 +63,8 @@ class Task:
         dataset: what the data really is.
         student: the network.
         effort: see there.
+        methods: names in the setting's table, in the order in which they are run.
+        source: name of the task whose teachers are taken over by methods that are `taught_as` another.
     """
 
     setting: Setting
@@ -70,6 +72,16 @@ class Task:
     dataset: str
     student: str
     effort: Effort
+    methods: tuple[str, ...]
+    source: str | None = None
+
+    def method(self, name: str) -> Method:
+        """The method of that name."""
+        return self.setting.method(name)
+
+    def budget(self, method: Method) -> int:
+        """Student steps that its teacher may spend."""
+        return self.effort.student_steps * method.spends if method.learns else 0
 
 
 class Comparison:
@@ -78,7 +90,6 @@ class Comparison:
     Args:
         benchmark: its name in the rows.
         tasks: what is taught.
-        methods: names in the tasks' table, in the order in which they are run.
         seeds: teachers of each kind.
         folder: of the rows.
         workers: processes.
@@ -89,53 +100,77 @@ class Comparison:
         self,
         benchmark: str,
         tasks: Sequence[Task],
-        methods: Sequence[str],
         seeds: int,
         folder: Path,
         workers: int,
         shipped: Sequence[Row] = (),
     ) -> None:
         """Opens the results."""
-        self.benchmark, self.tasks, self.methods, self.seeds = benchmark, tasks, methods, seeds
+        self.benchmark, self.tasks, self.seeds = benchmark, tasks, seeds
         self.folder, self.workers, self.shipped = folder, workers, shipped
         self.results = ResultsFile(folder / "results.jsonl")
 
     def run(self) -> None:
         """Everything that is not done yet."""
         best = self.tune()
+        wanted = [
+            (task, method, seed)
+            for seed in range(self.seeds)
+            for task in self.tasks
+            for method in task.methods
+            if not self._done(task, method, seed, self._training(task, method, best), "test_error")
+        ]
+        taught = [(task, method, seed) for task, method, seed in wanted if not task.method(method).taught_as]
+        later = [one for one in wanted if one not in taught]
+        for task, method, seed in later:
+            source = (*self._source(task, method), seed)
+            # A teacher that is not there any more, of which only rows are left, is taught again.
+            if source not in taught and not self._checkpoint(*source, best).with_suffix(".zip").exists():
+                taught.append(source)
+        self._train(taught, best)
+        self._train(later, best)
+
+    def _train(self, wanted: list[tuple[Task, str, int]], best: dict[tuple[str, str], Configuration]) -> None:
         jobs: list[Job[Any]] = []
         rows_of: dict[str, tuple[Task, str, int, dict[str, Any]]] = {}
-        for seed in range(self.seeds):
-            for task in self.tasks:
-                for method in self.methods:
-                    config = self._config(task, method, best[task.name, method], stage="training")
-                    if self._done(task, method, seed, config, "test_error"):
-                        continue
-                    label = f"{task.name}: {method}, seed {seed}"
-                    rows_of[label] = (task, method, seed, config)
-                    # With the settings in its name, since a checkpoint of other settings must not be taken up.
-                    settings = hashlib.sha256(_key(config).encode()).hexdigest()[:12]
-                    checkpoint = self.folder / "teachers" / f"{task.name}-{method}-{seed}-{settings}".replace(":", "-")
-                    arguments = {
-                        "setting": task.setting,
-                        "method": method,
-                        "configuration": best[task.name, method],
-                        "seed": seed,
-                        "budget": task.effort.student_steps,
-                        "parallel": config["parallel"],
-                        "points": task.effort.points,
-                        "students": task.effort.students,
-                        "final_students": task.effort.final_students,
-                        "checkpoint": checkpoint,
-                    }
-                    jobs.append(Job(label, work.train, arguments))
+        for task, method, seed in wanted:
+            config, label = self._training(task, method, best), f"{task.name}: {method}, seed {seed}"
+            rows_of[label] = (task, method, seed, config)
+            source = (*self._source(task, method), seed) if task.method(method).taught_as else None
+            arguments = {
+                "setting": task.setting,
+                "method": method,
+                "configuration": best[task.name, method],
+                "seed": seed,
+                "budget": config["budget"],
+                "parallel": config["parallel"],
+                "points": task.effort.points,
+                "students": task.effort.students,
+                "final_students": task.effort.final_students,
+                "checkpoint": self._checkpoint(task, method, seed, best),
+                "source": None if source is None else self._checkpoint(*source, best),
+            }
+            jobs.append(Job(label, work.train, arguments))
         # Short ones last: a long one begun last would leave the other cores idle.
         jobs.sort(key=lambda job: not rows_of[job.label][3]["budget"])
 
         def keep(job: Job[Any], trained: Trained) -> None:
-            self.results.append(self._training_rows(*rows_of[job.label], trained))
+            task, method, seed, config = rows_of[job.label]
+            if not self._done(task, method, seed, config, "test_error"):
+                self.results.append(self._training_rows(task, method, seed, config, trained))
 
         run_jobs(jobs, self.workers, keep)
+
+    def _source(self, task: Task, method: str) -> tuple[Task, str]:
+        """The task and method whose teacher a method takes over."""
+        taught_as = task.method(method).taught_as
+        assert taught_as is not None
+        return next(other for other in self.tasks if other.name == task.source), taught_as
+
+    def _checkpoint(self, task: Task, method: str, seed: int, best: dict[tuple[str, str], Configuration]) -> Path:
+        """Where a teacher is kept, without suffix; its settings are in the name: one of others must not be taken up."""
+        settings = hashlib.sha256(_key(self._training(task, method, best)).encode()).hexdigest()[:12]
+        return self.folder / "teachers" / f"{task.name}-{method}-{seed}-{settings}".replace(":", "-")
 
     def tune(self) -> dict[tuple[str, str], Configuration]:
         """Successive halving, on dev; the best configuration of each task and method."""
@@ -148,14 +183,21 @@ class Comparison:
             found = self._climb(rung, left)
             # Stable: of equal ones the earlier in the grid stays ahead.
             left |= {key: [c for _, c in sorted(scores, key=lambda f: -f[0])] for key, scores in found.items()}
-        return {
-            (task.name, method): left[task.name, _method(task, method).tuned_as or method][0]
+        best = {
+            (task.name, method): left[task.name, task.method(method).tuned_as or method][0]
             for task in self.tasks
-            for method in self.methods
+            for method in {*task.methods, *self._tuned(task)}
         }
+        for task in self.tasks:
+            for method in task.methods:
+                if task.method(method).taught_as:
+                    other, taught_as = self._source(task, method)
+                    own = best[other.name, taught_as].own
+                    best[task.name, method] = replace(best[task.name, method], own=own)
+        return best
 
     def _tuned(self, task: Task) -> list[str]:
-        return sorted({_method(task, method).tuned_as or method for method in self.methods})
+        return sorted({task.method(method).tuned_as or method for method in task.methods})
 
     def _climb(
         self, number: int, left: dict[tuple[str, str], list[Configuration]]
@@ -169,11 +211,11 @@ class Comparison:
                 continue
             rung = task.effort.rungs[number]
             for method in self._tuned(task):
-                made = _method(task, method)
+                made = task.method(method)
                 for configuration in left[task.name, method][: rung.configurations]:
                     crowd = made.crowd if made.learns else 0
                     more = {
-                        "budget": min(crowd * rung.steps, task.effort.student_steps),
+                        "budget": min(crowd * made.spends * rung.steps, task.budget(made)),
                         "parallel": crowd * rung.parallel,
                         "students": rung.students,
                     }
@@ -210,9 +252,26 @@ class Comparison:
                 return True
         return False
 
+    def _training(self, task: Task, method: str, best: dict[tuple[str, str], Configuration]) -> dict[str, Any]:
+        """The settings of a training row."""
+        made, more = task.method(method), dict[str, Any]()
+        if made.taught_as:
+            source = self._source(task, method)
+            more["taught"] = self._training(*source, best) | {"task": source[0].name}
+        return more | self._config(
+            task,
+            method,
+            best[task.name, method],
+            stage="training",
+            budget=task.budget(made),
+            parallel=task.effort.parallel * made.crowd if made.learns else 0,
+            students=task.effort.students,
+            final_students=task.effort.final_students,
+        )
+
     def _config(self, task: Task, method: str, configuration: Configuration, stage: str, **more: Any) -> dict[str, Any]:
-        made, setting = _method(task, method), task.setting
-        own = made.own[min(configuration.own, len(made.own) - 1)]
+        made, setting = task.method(method), task.setting
+        own = setting.own(method, configuration)
         config = {
             "stage": stage,
             "env": setting.env,
@@ -222,15 +281,8 @@ class Comparison:
             "lr_schedule": configuration.lr_schedule,
             "own": {**own.environment, **own.teacher},
         }
-        if stage == "training":
-            more = {
-                "budget": task.effort.student_steps if made.learns else 0,
-                "parallel": task.effort.parallel * made.crowd if made.learns else 0,
-                "students": task.effort.students,
-                "final_students": task.effort.final_students,
-            }
-            if setting.final:
-                more["final"] = dict(setting.final)
+        if setting.final:
+            more["final"] = dict(setting.final)
         return config | more
 
     def _done(self, task: Task, method: str, seed: int, config: dict[str, Any], metric: str) -> bool:
@@ -296,10 +348,6 @@ class Comparison:
 def shipped_rows(path: Path) -> list[Row]:
     """The rows that come with this repository, if they are there."""
     return read_rows(path) if path.exists() else []
-
-
-def _method(task: Task, name: str) -> Method:
-    return table_at(task.setting.table).methods[name]
 
 
 def _key(config: dict[str, Any]) -> str:

@@ -38,6 +38,11 @@ class Method:
         tuned_as: the method whose tuning it takes over, if it has none of its own; None: itself.
         crowd: how many times as many students as the preset says the teacher has at a time, in the same number of
             student steps; in tuning also in as many times more of them, so that there are as many updates.
+        spends: how many times the task's budget of student steps the teacher has.
+        taught_as: the method whose teacher it takes over, from the task that its own task names as `source`; its own
+            values are that method's, its students' learning rate that of `tuned_as`.
+        rates: learning rates of the student, if they are others than the table's.
+        of_samples: the teacher sees the samples of each minibatch (`meta.DataTeaching`), one student at a time.
     """
 
     own: tuple[Own, ...]
@@ -45,6 +50,10 @@ class Method:
     learns: bool = False
     tuned_as: str | None = None
     crowd: int = 1
+    spends: int = 1
+    taught_as: str | None = None
+    rates: tuple[float, ...] | None = None
+    of_samples: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,7 +92,7 @@ class Table:
     def grid(self, name: str, loss: str) -> list[Configuration]:
         """All configurations of a method: learning rates x schedules x values of its own parameter."""
         method = self.methods[name]
-        rates = self.learning_rates(method, loss)
+        rates = method.rates or self.learning_rates(method, loss)
         return [Configuration(*c) for c in itertools.product(rates, self.schedules, range(len(method.own)))]
 
 

@@ -16,12 +16,17 @@ from stable_baselines3.common.callbacks import BaseCallback
 import teachenv  # noqa: F401 - registers the environments, here in worker processes
 from benchmarks.comparison.methods import Configuration, Method, Own, table_at
 from benchmarks.rows import write_atomically
+from meta import DataTeaching
+from teachenv.env import TeachEnv
 from teachenv.vector_env import TeachVectorEnv
 
 # Disjoint ranges of seeds: what tunes a method never meets what judges it.
 TUNING_SEED, CURVE_SEED, FINAL_SEED, TEACHER_SEED = 1_000_000, 2_000_000, 3_000_000, 4_000_000
 
 HEAT_MAPS = 5
+
+# A curve has at most so many points.
+CURVE_POINTS = 200
 
 
 @dataclass(frozen=True)
@@ -53,12 +58,39 @@ class Setting:
 
     def make(self, students: int, method: str, configuration: Configuration, **more: Any) -> TeachVectorEnv:
         """The batched environment of a method in a configuration."""
-        chosen = self.own(method, configuration).environment
-        options = {"loss": self.loss, **self.options, **chosen}
-        rates = {"learning_rate": configuration.learning_rate, "lr_schedule": configuration.lr_schedule}
-        env = gym.make_vec(self.env, num_envs=students, **(options | rates | more))
+        env = gym.make_vec(self.env, num_envs=students, **self._options(method, configuration, more))
         assert isinstance(env.unwrapped, TeachVectorEnv)
         return env.unwrapped
+
+    def students(self, count: int, method: str, configuration: Configuration, **more: Any) -> TeachVectorEnv | OneByOne:
+        """Fresh students for `teach`, as the method's teacher can teach them."""
+        if not self.method(method).of_samples:
+            return self.make(count, method, configuration, **more)
+        return OneByOne(self.make_single(method, configuration, **more), count)
+
+    def make_single(self, method: str, configuration: Configuration, **more: Any) -> TeachEnv:
+        """The environment of one student."""
+        env = gym.make(self.env, **self._options(method, configuration, more)).unwrapped
+        assert isinstance(env, TeachEnv)
+        return env
+
+    def _options(self, method: str, configuration: Configuration, more: Mapping[str, Any]) -> dict[str, Any]:
+        chosen = self.own(method, configuration).environment
+        rates = {"learning_rate": configuration.learning_rate, "lr_schedule": configuration.lr_schedule}
+        return {"loss": self.loss, **self.options, **chosen, **rates, **more}
+
+
+@dataclass(frozen=True)
+class OneByOne:
+    """Students whose teacher sees the samples of each minibatch.
+
+    Attributes:
+        env: of one student.
+        count: how many are taught, one after the other.
+    """
+
+    env: TeachEnv
+    count: int
 
 
 @dataclass(frozen=True)
@@ -84,8 +116,11 @@ class Taught:
     mean_action: float
 
 
-def teach(env: TeachVectorEnv, teacher: Any, seed: int, *, test: bool = False) -> Taught:
-    """Trains the environment's students once under a teacher (None: the zero action)."""
+def teach(students: TeachVectorEnv | OneByOne, teacher: Any, seed: int, *, test: bool = False) -> Taught:
+    """Trains students once, from the beginning to the end, under a teacher (None: the zero action)."""
+    if isinstance(students, OneByOne):
+        return _teach_one_by_one(students, teacher, seed, test)
+    env = students
     observation, infos = env.reset(seed=seed)
     actions_left = env.teaching.actions
     shown = np.linspace(0, actions_left - 1, min(HEAT_MAPS, actions_left)).round().astype(int)
@@ -105,11 +140,46 @@ def teach(env: TeachVectorEnv, teacher: Any, seed: int, *, test: bool = False) -
         dev_accuracy=float(final["dev_accuracy"].mean()),
         dev_objective=float(final["objective"].mean()),
         test_error=float(env.evaluate_final("test")["test_error"].mean()) if test else None,
-        curve=[round(value, 5) for value in curve],
+        curve=_thinned(curve),
         coefficients=coefficients,
         actions_at=[int(t) * env.teaching.settings.steps_per_action for t in shown],
         mean_action=float(np.mean(sizes)),
     )
+
+
+def _teach_one_by_one(students: OneByOne, teacher: Any, seed: int, test: bool) -> Taught:
+    env, ended, curves, sizes = DataTeaching(students.env), [], [], []
+    for number in range(students.count):
+        observation, info = env.reset(seed=seed + number)
+        curve, over = [info["objective"]], False
+        while not over:
+            action = teacher.predict(observation, deterministic=True)[0]
+            sizes.append(float(np.abs(action).mean()))
+            observation, _, terminated, truncated, info = env.step(action)
+            over = terminated or truncated
+            curve.append(info["objective"])
+        # One that diverged stays as it was.
+        curves.append(curve + curve[-1:] * (students.env.teaching.actions + 1 - len(curve)))
+        ended.append(info | (students.env.evaluate("test") if test else {}))
+
+    def mean(name: str) -> float:
+        return float(np.mean([info[name] for info in ended]))
+
+    return Taught(
+        dev_accuracy=mean("dev_accuracy"),
+        dev_objective=mean("objective"),
+        test_error=mean("test_error") if test else None,
+        curve=_thinned(np.mean(curves, axis=0).tolist()),
+        coefficients=[],
+        actions_at=[],
+        mean_action=float(np.mean(sizes)),
+    )
+
+
+def _thinned(curve: list[float]) -> list[float]:
+    """The curve at even distances, its two ends among them."""
+    places = np.linspace(0, len(curve) - 1, min(CURVE_POINTS, len(curve))).round().astype(int)
+    return [round(curve[i], 5) for i in places]
 
 
 def tune(
@@ -117,18 +187,23 @@ def tune(
 ) -> tuple[Taught, int, float]:
     """Dev accuracy of a configuration: (students, student steps spent, seconds).
 
-    A teacher that learns is trained for `budget` student steps first, on `parallel` students at a time.
+    The students' training is as long as that of the final ones. A teacher that learns is trained for `budget` student steps first, on `parallel` students at a time.
     """
     start = time.perf_counter()
     teacher, spent = None, 0
     if setting.method(method).make is not None:
         teacher = _teacher(setting, method, configuration, TUNING_SEED, max(parallel, 1))
         if setting.method(method).learns:
-            teacher.learn(budget // setting.make(1, method, configuration).teaching.settings.steps_per_action)
-            spent = teacher.num_timesteps
-    env = setting.make(students, method, configuration)
-    taught = teach(env, teacher, TUNING_SEED)
-    return taught, spent + students * env.teaching.settings.horizon, time.perf_counter() - start
+            teacher.learn(budget // _steps_per_action(teacher))
+            spent = teacher.num_timesteps * _steps_per_action(teacher)
+    taught = teach(setting.students(students, method, configuration, **setting.final), teacher, TUNING_SEED)
+    horizon = setting.make_single(method, configuration, **setting.final).teaching.settings.horizon
+    return taught, spent + students * horizon, time.perf_counter() - start
+
+
+def _steps_per_action(teacher: Any) -> int:
+    steps: int = teacher.env.get_attr("teaching")[0].settings.steps_per_action
+    return steps
 
 
 @dataclass(frozen=True)
@@ -161,10 +236,12 @@ def train(
     students: int,
     final_students: int,
     checkpoint: Path,
+    source: Path | None = None,
 ) -> Trained:
     """Trains a teacher (if the method has one that learns), and then students under it.
 
-    What is learned is kept in `checkpoint`.zip as it goes, from which an interrupted job continues.
+    What is learned is kept in `checkpoint`.zip as it goes, from which an interrupted job continues, and in the end. A
+    teacher that is taken over is in `source`.zip.
     """
     start = time.perf_counter()
     teacher, follower = None, _Follower(setting, method, configuration, points, budget, students, checkpoint)
@@ -172,15 +249,17 @@ def train(
     if setting.method(method).make is not None:
         teacher = _teacher(setting, method, configuration, TEACHER_SEED + seed, max(parallel, 1) if learns else 1)
         if learns:
-            steps = setting.make(1, method, configuration).teaching.settings.steps_per_action
             teacher = follower.resume(teacher)
-            remaining = budget // steps - teacher.num_timesteps
+            remaining = budget // _steps_per_action(teacher) - teacher.num_timesteps
             if remaining > 0:
                 teacher.learn(remaining, callback=follower, reset_num_timesteps=teacher.num_timesteps == 0)
             follower.measure(teacher)
+            follower.save(teacher)
+        if source is not None:
+            teacher.set_parameters(str(source.with_suffix(".zip")), exact_match=False)
     seeds = CURVE_SEED, FINAL_SEED + 10_000 * seed
-    split = teach(setting.make(students, method, configuration), teacher, seeds[0])
-    final = setting.make(final_students, method, configuration, **setting.final, train_on="pool")
+    split = teach(setting.students(students, method, configuration), teacher, seeds[0])
+    final = setting.students(final_students, method, configuration, **setting.final, train_on="pool")
     pool = teach(final, teacher, seeds[1], test=True)
     spent = follower.points[-1][0] if follower.points else 0
     return Trained(follower.points, split, pool, spent, time.perf_counter() - start)
@@ -189,7 +268,11 @@ def train(
 def _teacher(setting: Setting, method: str, configuration: Configuration, seed: int, parallel: int) -> Any:
     made = setting.method(method)
     assert made.make is not None
-    return made.make(setting.make(parallel, method, configuration), seed, setting.own(method, configuration).teacher)
+    options = setting.own(method, configuration).teacher
+    if made.of_samples:
+        env = setting.make_single(method, configuration)
+        return made.make(env, seed, {**options, "students_per_update": parallel})
+    return made.make(setting.make(parallel, method, configuration), seed, options)
 
 
 class _Follower(BaseCallback):
@@ -206,8 +289,8 @@ class _Follower(BaseCallback):
         checkpoint: Path,
     ) -> None:
         super().__init__()
-        self._env_arguments = (setting, students, method, configuration)
-        self._env: TeachVectorEnv | None = None
+        self._arguments = (setting, students, method, configuration)
+        self._students: TeachVectorEnv | OneByOne | None = None
         self._every = budget / points
         self._checkpoint = checkpoint
         self.points: list[tuple[int, float, float]] = []
@@ -225,25 +308,29 @@ class _Follower(BaseCallback):
 
     def measure(self, teacher: Any) -> None:
         """Adds a point."""
-        if self._env is None:
-            setting, students, method, configuration = self._env_arguments
-            self._env = setting.make(students, method, configuration)
-        spent = teacher.num_timesteps * self._env.teaching.settings.steps_per_action
+        if self._students is None:
+            setting, students, method, configuration = self._arguments
+            self._students = setting.students(students, method, configuration)
+        spent = teacher.num_timesteps * _steps_per_action(teacher)
         if self.points and self.points[-1][0] == spent:
             return
         seconds = self._seconds_before + time.perf_counter() - self._start
-        self.points.append((spent, round(seconds, 2), teach(self._env, teacher, CURVE_SEED).dev_objective))
+        self.points.append((spent, round(seconds, 2), teach(self._students, teacher, CURVE_SEED).dev_objective))
 
     def _on_rollout_start(self) -> None:
         assert self.model is not None
         if not self.points or self.num_timesteps - self.points[-1][0] >= self._every:
             self.measure(self.model)
-            if hasattr(self.model, "mark"):
-                partial = self._checkpoint.with_suffix(".part.zip")
-                self._checkpoint.parent.mkdir(parents=True, exist_ok=True)
-                self.model.save(partial)
-                partial.replace(self._checkpoint.with_suffix(".zip"))
-                write_atomically(self._checkpoint.with_suffix(".json"), json.dumps(self.points))
+            self.save(self.model)
+
+    def save(self, teacher: Any) -> None:
+        """Writes teacher and points, if it is a teacher that can go on from there."""
+        if hasattr(teacher, "mark"):
+            partial = self._checkpoint.with_suffix(".part.zip")
+            self._checkpoint.parent.mkdir(parents=True, exist_ok=True)
+            teacher.save(partial)
+            partial.replace(self._checkpoint.with_suffix(".zip"))
+            write_atomically(self._checkpoint.with_suffix(".json"), json.dumps(self.points))
 
     def _on_step(self) -> bool:
         return True

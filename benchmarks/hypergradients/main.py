@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import sys
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 from benchmarks.hypergradients import report
 from benchmarks.hypergradients.batched import BATCHES, speedup
 from benchmarks.hypergradients.contenders import CONTENDERS, PEERS
 from benchmarks.hypergradients.measure import peak, reference, times
 from benchmarks.hypergradients.problems import STUDENTS
+from benchmarks.jobs import alone
 from benchmarks.options import CommonOptions, Preset
 from benchmarks.rows import ResultsFile, Row, git_commit, versions
 from teachenv.errors import unknown_name
@@ -29,7 +28,8 @@ class Size:
 
     Attributes:
         seeds: repetitions.
-        turns: of a contender and plain training, in a process.
+        turns: of contenders and plain training, at the least.
+        seconds: that turns take on each training, at the least.
         students: that are trained, unless ``--students`` says otherwise.
         contenders: that differentiate, unless ``--contenders`` says otherwise.
         part: of the usual length of each training, in percent.
@@ -39,6 +39,7 @@ class Size:
 
     seeds: int
     turns: int
+    seconds: float
     students: tuple[str, ...]
     contenders: tuple[str, ...]
     part: int
@@ -47,9 +48,11 @@ class Size:
 
 
 SIZES: dict[Preset, Size] = {
-    "smoke": Size(1, 1, ("mlp",), (*PEERS, "rmd:all", "rmd:sqrt", "finite-difference:states"), 3, (), ()),
-    "laptop": Size(3, 3, tuple(STUDENTS), tuple(CONTENDERS), 100, (16, 64, 256, 1024, 5000), tuple(BATCHES)),
-    "paper": Size(10, 5, tuple(STUDENTS), tuple(CONTENDERS), 100, (16, 64, 256, 1024, 5000, 20_000), tuple(BATCHES)),
+    "smoke": Size(1, 1, 0.0, ("mlp",), (*PEERS, "rmd:all", "rmd:sqrt", "finite-difference:states"), 3, (), ()),
+    "laptop": Size(3, 3, 60.0, tuple(STUDENTS), tuple(CONTENDERS), 100, (16, 64, 256, 1024, 5000), tuple(BATCHES)),
+    "paper": Size(
+        10, 5, 120.0, tuple(STUDENTS), tuple(CONTENDERS), 100, (16, 64, 256, 1024, 5000, 20_000), tuple(BATCHES)
+    ),
 }
 
 
@@ -91,21 +94,29 @@ class Options(CommonOptions):
 
 @dataclass(frozen=True)
 class Case:
-    """One contender on one training.
+    """Some contenders on one training.
 
     Attributes:
         task: `"usual"`, `"length"` or `"batched"`, the part of the benchmark.
         student: see `STUDENTS`; of a batch, see `BATCHES`.
         steps: T.
-        contender: see `CONTENDERS`; of a batch, how many students.
+        contenders: see `CONTENDERS`; of a batch, how many students.
         seed: of the training.
     """
 
     task: str
     student: str
     steps: int
-    contender: str
+    contenders: tuple[str, ...]
     seed: int
+
+    def __str__(self) -> str:
+        """For progress."""
+        return f"{self.student}, T = {self.steps}: {', '.join(self.contenders)}"
+
+    def arguments(self, threads: int) -> dict[str, Any]:
+        """What every function that measures takes."""
+        return {"steps": self.steps, "seed": self.seed, "threads": threads}
 
 
 def run(options: Options) -> None:
@@ -113,75 +124,113 @@ def run(options: Options) -> None:
     size = SIZES[options.preset]
     folder = options.output_folder(NAME)
     results = ResultsFile(folder / "results.jsonl")
-    cases = _cases(options, size)
-    exact: dict[tuple[str, int, int], dict[str, Any]] = {}
     ended: set[str] = set()  # contenders that failed on a length: they would on a longer one, too
+    cases = _cases(options, size)
     for number, case in enumerate(cases, start=1):
-        config: dict[str, Any] = {
-            "steps": case.steps,
-            "turns": 1 if case.task == "length" else size.turns,
-            "threads": options.threads,
-        }
+        print(f"[{number}/{len(cases)}] {case}", file=sys.stderr, flush=True)
         if case.task == "batched":
-            config |= {"students": BATCHES[case.student].students, "settings": BATCHES[case.student].settings}
+            _batch(case, options, size, results)
         else:
-            config |= {"batch_size": STUDENTS[case.student].batch, "memory_limit": options.memory_limit}
-        identity: dict[str, Any] = {
-            "benchmark": NAME,
-            "task": case.task,
-            "dataset": config.get("settings", {}).get("task", "procedural"),
-            "student": case.student,
-            "method": case.contender,
-            "seed": case.seed,
-            "config": config,
-        }
-        # What failed is tried again: a peer may have been installed since.
-        metric = "speedup" if case.task == "batched" else "time_ratio"
-        if results.done(**identity, metrics=[metric]) or (case.task == "length" and case.contender in ended):
-            continue
-        print(
-            f"[{number}/{len(cases)}] {case.contender}: {case.student}, T = {case.steps}", file=sys.stderr, flush=True
-        )
-        if case.task == "batched":
-            of_batch: dict[str, Any] = {"students": config["students"], "steps": case.steps, "turns": size.turns}
-            found = alone(speedup, batch=case.student, seed=case.seed, threads=options.threads, **of_batch)
-            results.append(_rows(identity, case, found))
-            continue
-        arguments: dict[str, Any] = {"student": case.student, "steps": case.steps, "seed": case.seed}
-        arguments["threads"] = options.threads
-        limit = int(options.memory_limit * 2**30)
-        found = alone(peak, contender=case.contender, limit=limit, **arguments)
-        if "failed" not in found:
-            found |= alone(times, contender=case.contender, turns=config["turns"], **arguments)
-        if "failed" in found:
-            print(f"  {case.contender} failed: {found['failed']}", file=sys.stderr, flush=True)
-            if case.task == "length":
-                ended.add(case.contender)
-        gradient = found.pop("gradient", None)
-        if gradient is not None and case.task == "usual":
-            key = case.student, case.steps, case.seed
-            if key not in exact:
-                exact[key] = alone(reference, **arguments)
-            if "failed" in exact[key]:
-                raise RuntimeError(f"the float64 reference of {case.student}, T = {case.steps}: {exact[key]['failed']}")
-            wanted = exact[key]["gradient"]
-            found["relative_error"] = float((gradient.double() - wanted).norm() / wanted.norm())
-        results.append(_rows(identity, case, found))
+            _contenders(case, options, size, results, ended)
     report.write(results.rows(), folder)
 
 
+def _batch(case: Case, options: Options, size: Size, results: ResultsFile) -> None:
+    """One computation for a batch of students against a loop over them."""
+    batch, identity = BATCHES[case.student], _identity(case, case.contenders[0], options, size)
+    if results.done(**identity, metrics=["speedup"]):
+        return
+    arguments = case.arguments(options.threads)
+    found = alone(speedup, batch=case.student, students=batch.students, turns=size.turns, **arguments)
+    results.append(_rows(identity, case, found))
+
+
+def _contenders(case: Case, options: Options, size: Size, results: ResultsFile, ended: set[str]) -> None:
+    """The memory of each contender in a process of its own; then the times of all that got through, in turns.
+
+    Args:
+        case: the training.
+        options: of the command.
+        size: of the preset.
+        results: what there is already; rows are added.
+        ended: contenders that failed on a length; filled.
+    """
+    identities = {name: _identity(case, name, options, size) for name in case.contenders if name not in ended}
+    # What failed is tried again: a peer may have been installed since.
+    missing = [name for name, identity in identities.items() if not results.done(**identity, metrics=["time_ratio"])]
+    arguments = {"student": case.student, **case.arguments(options.threads)}
+    exact: torch.Tensor | None = None
+    timed = []
+    for name in missing:
+        if results.done(**identities[name], metrics=["extra_bytes"]):
+            timed.append(name)
+            continue
+        found = alone(peak, contender=name, limit=int(options.memory_limit * 2**30), **arguments)
+        gradient = found.pop("gradient", None)
+        if "failed" in found:
+            print(f"  {name} failed: {found['failed']}", file=sys.stderr, flush=True)
+            if case.task == "length":
+                ended.add(name)
+        else:
+            timed.append(name)
+            if case.task == "usual":
+                exact = _exact(arguments) if exact is None else exact
+                found["relative_error"] = float((gradient.double() - exact).norm() / exact.norm())
+        results.append(_rows(identities[name], case, found))
+    if not timed:
+        return
+    turns, seconds = (size.turns, size.seconds) if case.task == "usual" else (1, 0.0)
+    found = alone(times, contenders=tuple(timed), turns=turns, seconds=seconds, **arguments)
+    if "failed" in found:
+        raise RuntimeError(f"the times of {case}: {found['failed']}")
+    for name in timed:
+        results.append(_rows(identities[name], case, found[name]))
+
+
+def _exact(arguments: dict[str, Any]) -> torch.Tensor:
+    found = alone(reference, **arguments)
+    if "failed" in found:
+        raise RuntimeError(f"the float64 reference of {arguments}: {found['failed']}")
+    gradient: torch.Tensor = found["gradient"]
+    return gradient
+
+
+def _identity(case: Case, contender: str, options: Options, size: Size) -> dict[str, Any]:
+    """What the rows of a contender are known by."""
+    config: dict[str, Any] = {
+        "steps": case.steps,
+        "turns": 1 if case.task == "length" else size.turns,
+        "threads": options.threads,
+    }
+    dataset = "procedural"
+    if case.task == "batched":
+        batch = BATCHES[case.student]
+        config |= {"students": batch.students, "settings": batch.settings}
+        dataset = batch.settings.get("task", dataset)
+    else:
+        config |= {"batch_size": STUDENTS[case.student].batch, "memory_limit": options.memory_limit}
+    return {
+        "benchmark": NAME,
+        "task": case.task,
+        "dataset": dataset,
+        "student": case.student,
+        "method": contender,
+        "seed": case.seed,
+        "config": config,
+    }
+
+
 def _cases(options: Options, size: Size) -> list[Case]:
-    contenders = options.contenders or size.contenders
+    contenders, seeds = options.contenders or size.contenders, range(options.seeds or size.seeds)
     usual = [
-        Case("usual", student, max(2, STUDENTS[student].steps * size.part // 100), contender, seed)
-        for seed in range(options.seeds or size.seeds)
+        Case("usual", student, max(2, STUDENTS[student].steps * size.part // 100), contenders, seed)
+        for seed in seeds
         for student in options.students or size.students
-        for contender in contenders
     ]
-    lengths = [Case("length", "mlp", steps, contender, 0) for steps in sorted(size.lengths) for contender in contenders]
+    lengths = [Case("length", "mlp", steps, contenders, 0) for steps in sorted(size.lengths)]
     batches = [
-        Case("batched", name, BATCHES[name].steps, f"{BATCHES[name].students} students", seed)
-        for seed in range(options.seeds or size.seeds)
+        Case("batched", name, BATCHES[name].steps, (f"{BATCHES[name].students} students",), seed)
+        for seed in seeds
         for name in size.batches
     ]
     return usual + batches + lengths
@@ -195,16 +244,7 @@ def _rows(identity: dict[str, Any], case: Case, found: dict[str, Any]) -> list[R
     values = {metric: found.get(metric) for metric in METRICS}
     data = {"path": found["path"]} if "path" in found else None
     return [
-        Row(**identity, metric=metric, value=float(value), seconds=found["seconds"], data=data, **about)
+        Row(**identity, metric=metric, value=float(value), seconds=found.get("seconds", 0.0), data=data, **about)
         for metric, value in values.items()
         if value is not None
     ]
-
-
-def alone(function: Callable[..., Any], **arguments: Any) -> Any:
-    """Calls a function in a new process; one that dies gives `failed`."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        try:
-            return pool.submit(function, **arguments).result()
-        except BrokenProcessPool:
-            return {"failed": "its process died (out of memory?)"}

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import gc
-import resource
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks import memory
 from benchmarks.hypergradients.contenders import CONTENDERS, plain, unrolled
 from benchmarks.hypergradients.problems import Problem
 
@@ -43,49 +42,54 @@ def peak(contender: str, student: str, steps: int, seed: int, threads: int, limi
         plain(warm)
         differentiate(warm)
         gc.collect()
-        before = _reset_peak()
+        before = memory.reset_peak()
         if limit is not None:
-            _limit_memory(limit)
+            memory.limit(limit)
         gradient = differentiate(problem)
-        return {"extra_bytes": None if before is None else (_status("VmHWM") or 0) - before, "gradient": gradient}
+        return {"extra_bytes": memory.grown(before), "gradient": gradient}
 
     return _unless_failed(measured)
 
 
-def times(contender: str, student: str, steps: int, seed: int, turns: int, threads: int) -> dict[str, Any]:
-    """The time of a contender, which takes turns with plain training.
+def times(
+    contenders: tuple[str, ...], student: str, steps: int, seed: int, turns: int, seconds: float, threads: int
+) -> dict[str, dict[str, Any]]:
+    """The times of contenders that take turns with one another and with plain training, in one process.
+
+    What a shared machine does meanwhile, and the state that the allocator's heap is in, then is the same for all.
 
     Args:
-        contender: its name.
+        contenders: their names.
         student: what is trained.
         steps: T.
         seed: of the training.
-        turns: how many; before several of them each has a whole one to warm up: a process that takes memory for the
-            first time waits for its pages.
+        turns: how many at least. Before several of them all have a whole one to warm up: a process that takes memory
+            for the first time waits for its pages.
+        seconds: how long turns are taken at least.
         threads: of torch.
 
     Returns:
-        `time_ratio` (median) and `seconds` (of one hypergradient, median); or `failed`, what it said.
+        By contender, `time_ratio` (to plain training in the same turn) and `seconds` (of one hypergradient), medians.
     """
     torch.set_num_threads(threads)
-    problem, differentiate = Problem(student, steps, seed), CONTENDERS[contender]
-
-    def measured() -> dict[str, Any]:
-        warm = problem if turns > 1 else Problem(student, 2, seed)
-        plain(warm)
-        differentiate(warm)
-        ratios, seconds = [], []
-        for _ in range(turns):
-            taken = []
-            for function in (differentiate, plain):
-                start = time.perf_counter()
-                function(problem)
-                taken.append(time.perf_counter() - start)
-            ratios.append(taken[0] / taken[1])
-            seconds.append(taken[0])
-        return {"time_ratio": statistics.median(ratios), "seconds": statistics.median(seconds)}
-
-    return _unless_failed(measured)
+    problem = Problem(student, steps, seed)
+    functions = {name: CONTENDERS[name] for name in contenders} | {"plain": plain}
+    for differentiate in functions.values():
+        differentiate(problem if turns > 1 else Problem(student, 2, seed))
+    taken: dict[str, list[float]] = {name: [] for name in functions}
+    begin = time.perf_counter()
+    while len(taken["plain"]) < turns or time.perf_counter() - begin < seconds:
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function(problem)
+            taken[name].append(time.perf_counter() - start)
+    return {
+        name: {
+            "time_ratio": statistics.median(t / p for t, p in zip(taken[name], taken["plain"], strict=True)),
+            "seconds": statistics.median(taken[name]),
+        }
+        for name in contenders
+    }
 
 
 def _unless_failed(measured: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -95,29 +99,3 @@ def _unless_failed(measured: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         return {"failed": f"not installed: {error.name}"}
     except (RuntimeError, TypeError, AttributeError, MemoryError) as error:
         return {"failed": (str(error) or type(error).__name__).splitlines()[0]}
-
-
-def _limit_memory(extra: int) -> None:
-    """Lets further allocations fail beyond some bytes, where the system can (Linux)."""
-    data = _status("VmData")
-    if data is not None:
-        resource.setrlimit(resource.RLIMIT_DATA, (data + extra, resource.getrlimit(resource.RLIMIT_DATA)[1]))
-
-
-def _reset_peak() -> int | None:
-    """Sets the peak of the process's resident memory to what it has now, and returns that in bytes (Linux)."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return None
-    return _status("VmRSS")
-
-
-def _status(name: str) -> int | None:
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return None
-    for line in status.read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) * 1024
-    return None

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.compare import Options, main, report
+from benchmarks.compare import Options, main
+from benchmarks.compare import report as compare_report
 from benchmarks.compare.methods import LEARNING_RATES, METHODS, TABLE
-from benchmarks.comparison import engine, work
+from benchmarks.comparison import engine, report, work
 from benchmarks.comparison.engine import Rung
 from benchmarks.comparison.methods import Configuration
 from benchmarks.comparison.work import Setting
@@ -149,7 +150,7 @@ def test_an_interrupted_run_continues(finished: Path, tmp_path: Path) -> None:
 
 
 def test_table_and_figures_come_from_the_rows_alone(finished: Path, tmp_path: Path) -> None:
-    report.write(read_rows(finished / "results.jsonl"), tmp_path, "bilinear", 2)
+    compare_report.write(read_rows(finished / "results.jsonl"), tmp_path, "bilinear", 2)
     assert (tmp_path / "table.md").read_text() == (finished / "table.md").read_text()
 
 

@@ -46,7 +46,7 @@ def test_problems_are_functions_of_their_seed_in_every_dtype():
 
 
 def test_the_command_writes_rows_table_and_figure_and_takes_up_where_it_stopped(monkeypatch, tmp_path, capsys):
-    monkeypatch.setitem(main.SIZES, "smoke", Size(1, 1, ("mlp",), ("unrolled",), 1, (4, 5, 6), ("lenet",)))
+    monkeypatch.setitem(main.SIZES, "smoke", Size(1, 1, 0.0, ("mlp",), ("unrolled",), 1, (4, 5, 6), ("lenet",)))
     monkeypatch.setattr(main, "alone", lambda function, **arguments: function(**arguments | _unlimited(arguments)))
     monkeypatch.setitem(main.BATCHES, "lenet", Batch(2, 2, {"task": "synthetic", "student": "lenet", "dev_size": 8}))
     command = ["hypergradients", "--preset", "smoke", "--students", "lstm", "--out", str(tmp_path)]
@@ -81,19 +81,30 @@ def test_a_contender_that_is_not_installed_is_reported_not_left_out(monkeypatch,
 
     monkeypatch.setitem(CONTENDERS, "higher", absent)
     found = peak("higher", "lstm", 2, 0, torch.get_num_threads())
-    assert times("higher", "lstm", 2, 0, 1, torch.get_num_threads()) == found
     assert found == {"failed": "not installed: no_such_library"}
     monkeypatch.setattr(main, "alone", lambda function, **arguments: found)
-    monkeypatch.setitem(main.SIZES, "smoke", Size(1, 1, ("mlp",), ("unrolled",), 1, (), ()))
+    monkeypatch.setitem(main.SIZES, "smoke", Size(1, 1, 0.0, ("mlp",), ("unrolled",), 1, (), ()))
     main.run(Options(preset="smoke", students=("lstm",), contenders=("higher",), out=tmp_path))
     assert report.table(read_rows(tmp_path / "results.jsonl"))[0][3] == "failed: not installed: no_such_library"
     # Installed since then: it is tried again, and the failure is forgotten.
     monkeypatch.undo()
     monkeypatch.setattr(main, "alone", lambda function, **arguments: function(**arguments | _unlimited(arguments)))
     monkeypatch.setitem(CONTENDERS, "higher", unrolled)
-    monkeypatch.setitem(main.SIZES, "smoke", Size(1, 1, ("mlp",), ("unrolled",), 1, (), ()))
+    monkeypatch.setitem(main.SIZES, "smoke", Size(1, 1, 0.0, ("mlp",), ("unrolled",), 1, (), ()))
     main.run(Options(preset="smoke", students=("lstm",), contenders=("higher",), out=tmp_path))
     assert float(report.table(read_rows(tmp_path / "results.jsonl"))[0][3]) > 1
+
+
+def test_contenders_take_turns_at_least_so_often_and_so_long(monkeypatch):
+    calls = []
+    for name in ("unrolled", "higher"):
+        monkeypatch.setitem(CONTENDERS, name, lambda problem, name=name: calls.append((name, problem.steps)))
+    found = times(("unrolled", "higher"), "lstm", 4, 0, 2, 0.0, torch.get_num_threads())
+    assert calls == [("unrolled", 4), ("higher", 4)] * 3  # one round to warm up
+    assert set(found) == {"unrolled", "higher"}
+    calls.clear()
+    times(("unrolled", "higher"), "lstm", 4, 0, 2, 0.5, torch.get_num_threads())
+    assert len(calls) > 6
 
 
 def test_a_process_that_dies_is_a_failure_and_not_the_end():

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from agents import DDPG
+from agents import DDPG, SAC, TD3
 from meta import RMD, ConstantTeacher, EvolutionStrategies, FiniteDifference, TaughtLoss
 from teachenv import LossFamily, TeachEnv, TeachVectorEnv
 
 SETTINGS = {"horizon": 12, "steps_per_action": 3, "learning_rate": 0.3, "loss_kwargs": {"scale": 0.5}}
-TEACHERS = [RMD, FiniteDifference, EvolutionStrategies, DDPG]
+TEACHERS = [RMD, FiniteDifference, EvolutionStrategies, DDPG, TD3, SAC]
 
 
 def taught(teacher=RMD, policy="AttentionPolicy", **changes):

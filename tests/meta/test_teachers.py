@@ -24,7 +24,8 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import nn
 
-from agents import DDPG
+from agents import DDPG, SAC, TD3
+from agents.replay import ReplayTeacher
 from meta import (
     RMD,
     ActionGradient,
@@ -67,6 +68,9 @@ TEACHERS = [
     (FiniteDifference, "MlpPolicy"),
     (DDPG, "AttentionPolicy"),
     (DDPG, "MlpPolicy"),
+    (TD3, "AttentionPolicy"),
+    (SAC, "AttentionPolicy"),
+    (SAC, "MlpPolicy"),
     (EvolutionStrategies, "AttentionPolicy"),
     (EvolutionStrategies, "MlpPolicy"),
     (ConstantTeacher, "ConstantPolicy"),
@@ -86,7 +90,7 @@ def _registered():
 def make(teacher, policy, env, **options):
     if policy == "MlpPolicy":
         options["policy_kwargs"] = {"net_arch": [16, 16]}
-    if teacher is DDPG:
+    if issubclass(teacher, ReplayTeacher):
         options = {"learning_starts": 4, "batch_size": 8, "buffer_size": 50} | options
     return teacher(policy, env, seed=0, **options)
 
@@ -489,8 +493,11 @@ def test_an_environment_that_is_wrapped_already_keeps_its_method(vector):
 
 def optimizer_states(model):
     """All tensors in the optimisers."""
-    owners = [model.actor, model.critic] if isinstance(model, DDPG) else [model.policy]
-    moments = [m for owner in owners for m in owner.optimizer.state_dict()["state"].values()]
+    owners = [model.actor, model.critic] if isinstance(model, ReplayTeacher) else [model.policy]
+    optimizers = [owner.optimizer for owner in owners]
+    if isinstance(model, SAC):
+        optimizers.append(model.ent_coef_optimizer)
+    moments = [m for optimizer in optimizers for m in optimizer.state_dict()["state"].values()]
     return {f"{i}-{name}": value for i, m in enumerate(moments) for name, value in m.items()}
 
 
@@ -504,14 +511,25 @@ def optimizer_states(model):
         (EvolutionStrategies, {"students_per_update": 5}),
         (DDPG, {}),
         (DDPG, {"buffer_size": 20, "train_freq": 3, "gradient_steps": 2}),
+        (TD3, {}),
+        (SAC, {}),
     ],
-    ids=["rmd", "rmd-6-students", "finite-difference", "evolution-strategies", "ddpg", "ddpg-full-buffer"],
+    ids=[
+        "rmd",
+        "rmd-6-students",
+        "finite-difference",
+        "evolution-strategies",
+        "ddpg",
+        "ddpg-full-buffer",
+        "td3",
+        "sac",
+    ],
 )
 def test_a_run_resumed_from_a_checkpoint_ends_as_if_it_had_not_stopped(teacher, options, kind, tmp_path):
     total = 72
 
     def environment():
-        return ENVIRONMENTS["plain-dummy" if (teacher, kind) == (DDPG, "dummy") else kind]()
+        return ENVIRONMENTS["plain-dummy" if issubclass(teacher, ReplayTeacher) and kind == "dummy" else kind]()
 
     def fresh():
         return make(teacher, "AttentionPolicy", environment(), **options)
@@ -533,7 +551,7 @@ def test_a_run_resumed_from_a_checkpoint_ends_as_if_it_had_not_stopped(teacher, 
     assert resumed._episode_num == whole._episode_num
     assert_equal_weights(weights(resumed), weights(whole))
     assert_equal_weights(optimizer_states(resumed), optimizer_states(whole))
-    if teacher is DDPG:
+    if issubclass(teacher, ReplayTeacher):
         for name in ("observations", "next_observations", "actions", "rewards", "dones"):
             found, wanted = (getattr(model.replay_buffer, name) for model in (resumed, whole))
             np.testing.assert_array_equal(found, wanted)

@@ -1,4 +1,4 @@
-"""DDPG as a teacher, and SB3's own algorithms, unchanged, on the environments."""
+"""RL teachers, and SB3's own algorithms, unchanged, on the environments."""
 
 import functools
 import importlib
@@ -13,12 +13,13 @@ from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckA
 from stable_baselines3.common.vec_env import VecMonitor
 
 import agents
-from agents import DDPG, GymVecEnv
+from agents import DDPG, SAC, TD3, GymVecEnv
 from meta.policies import Attention
 from teachenv import Task, TeachEnv, TeachVectorEnv
 
 HORIZON = 5
 POLICIES = pytest.mark.parametrize("policy", ["AttentionPolicy", "MlpPolicy"])
+ALGORITHMS = pytest.mark.parametrize("algorithm", [DDPG, TD3, SAC])
 
 
 @functools.cache
@@ -45,40 +46,49 @@ def stored(model, name):
 
 
 def test_the_packages_surface():
-    assert set(agents.__all__) == {"DDPG", "GymVecEnv"}
-    assert issubclass(DDPG, stable_baselines3.DDPG)
-    ours, theirs = (list(inspect.signature(c.learn).parameters) for c in (DDPG, stable_baselines3.DDPG))
-    assert ours == theirs
+    assert set(agents.__all__) == {"DDPG", "SAC", "TD3", "GymVecEnv"}
+    for name in ("DDPG", "TD3", "SAC"):
+        own, sb3s = getattr(agents, name), getattr(stable_baselines3, name)
+        assert issubclass(own, sb3s)
+        ours, theirs = (list(inspect.signature(c.learn).parameters) for c in (own, sb3s))
+        assert ours == theirs
 
 
+@ALGORITHMS
 @POLICIES
-def test_it_starts_near_the_neutral_action(policy):
-    model = DDPG(policy, environment(), seed=0)
+def test_it_starts_near_the_neutral_action(algorithm, policy):
+    model = algorithm(policy, environment(), seed=0)
     actions, _ = model.predict(states(), deterministic=True)
     assert 0 < np.abs(actions).max() < 0.05
+    if algorithm is SAC:
+        return
     with torch.no_grad():
         np.testing.assert_array_equal(
             model.actor_target(torch.as_tensor(states())).numpy(), model.actor(torch.as_tensor(states())).numpy()
         )
 
 
+@ALGORITHMS
 @POLICIES
-def test_its_actor_is_the_gradient_teachers(policy):
-    model = DDPG(policy, environment(), seed=0)
+def test_its_actor_is_the_gradient_teachers(algorithm, policy):
+    model = algorithm(policy, environment(), seed=0)
     if policy == "AttentionPolicy":
         assert isinstance(model.actor.mu, Attention)
-        assert [tuple(p.shape) for p in model.actor.parameters()] == [(10, 6), (9, 10)]
+        assert [tuple(p.shape) for p in model.actor.mu.parameters()] == [(10, 6), (9, 10)]
     else:
-        assert [tuple(p.shape) for p in model.actor.parameters() if p.dim() == 2] == [(400, 6), (300, 400), (9, 300)]
+        hidden = [256, 256] if algorithm is SAC else [400, 300]
+        shapes = [tuple(p.shape) for p in model.actor.mu.parameters() if p.dim() == 2]
+        assert shapes == [(hidden[0], 6), (hidden[1], hidden[0]), (9, hidden[1])]
     moved = {id(p) for group in model.actor.optimizer.param_groups for p in group["params"]}
     assert moved == {id(p) for p in model.actor.parameters()}
 
 
+@ALGORITHMS
 @pytest.mark.parametrize("count", [None, 3])
-def test_it_explores_with_gaussian_noise_from_the_first_step(count):
+def test_it_explores_with_gaussian_noise_from_the_first_step(algorithm, count):
     """Uniform actions, which SB3 takes until `learning_starts`, have a standard deviation of 0.58."""
-    model = DDPG("AttentionPolicy", environment(count), seed=0, learning_starts=1000, noise=0.2)
-    assert isinstance(model.action_noise, NormalActionNoise)
+    model = algorithm("AttentionPolicy", environment(count), seed=0, learning_starts=1000, noise=0.2)
+    assert isinstance(model.action_noise, NormalActionNoise) == (algorithm is not SAC)
     model.learn(300)
     actions = stored(model, "actions")
     assert len(actions) == 300
@@ -96,10 +106,13 @@ def test_noise_of_ones_own(noise):
     assert (np.abs(stored(model, "actions")).max() < 0.05) == (noise == 0)
 
 
+@ALGORITHMS
 @pytest.mark.parametrize("count", [None, 2])
 @pytest.mark.parametrize(("scale", "penalty"), [(1.0, 0.0), (100.0, 0.0), (10.0, 0.5)])
-def test_reward_scale_and_action_penalty_reach_the_replay_buffer(count, scale, penalty):
-    model = DDPG("AttentionPolicy", environment(count), seed=0, reward_scale=scale, action_penalty=penalty, noise=0.5)
+def test_reward_scale_and_action_penalty_reach_the_replay_buffer(algorithm, count, scale, penalty):
+    model = algorithm(
+        "AttentionPolicy", environment(count), seed=0, reward_scale=scale, action_penalty=penalty, noise=0.5
+    )
     rewards = []
     model.learn(4 * HORIZON, callback=lambda local, _: rewards.append(local["rewards"].copy()) or True)
     squares = np.square(stored(model, "actions")).mean(1)
@@ -111,10 +124,11 @@ def test_reward_scale_and_action_penalty_reach_the_replay_buffer(count, scale, p
     assert sum(e["r"] for e in model.ep_info_buffer) == pytest.approx(np.concatenate(rewards).sum(), abs=1e-4)
 
 
-def test_it_learns_to_act_where_the_penalty_is_all_that_counts():
+@ALGORITHMS
+def test_it_learns_to_act_where_the_penalty_is_all_that_counts(algorithm):
     """A critic that learns c·mean(a²) moves the actor to the zero action."""
     options = {"reward_scale": 0.0, "action_penalty": 10.0, "noise": 0.5, "learning_rate": 1e-2, "gamma": 0.0}
-    model = DDPG(
+    model = algorithm(
         "AttentionPolicy", environment(), seed=0, policy_kwargs={"initial_scale": 2.0, "net_arch": [64, 64]}, **options
     )
     before = np.abs(model.predict(states())[0]).mean()
@@ -123,27 +137,30 @@ def test_it_learns_to_act_where_the_penalty_is_all_that_counts():
     assert np.abs(model.predict(states())[0]).mean() < 0.5 * before
 
 
-def test_its_defaults_are_a_teachers():
-    model = DDPG("AttentionPolicy", environment())
+@ALGORITHMS
+def test_its_defaults_are_a_teachers(algorithm):
+    model = algorithm("AttentionPolicy", environment())
     assert (model.gamma, model.reward_scale, model.action_penalty, model.noise) == (1.0, 100.0, 0.0, 0.1)
 
 
+@ALGORITHMS
 @POLICIES
-def test_double_precision_environments_work(policy, tmp_path):
-    model = DDPG(policy, environment(dtype="float64"), seed=0, learning_starts=5, batch_size=4, buffer_size=50)
+def test_double_precision_environments_work(algorithm, policy, tmp_path):
+    model = algorithm(policy, environment(dtype="float64"), seed=0, learning_starts=5, batch_size=4, buffer_size=50)
     model.learn(4 * HORIZON)
     model.save(tmp_path / "teacher")
-    loaded = DDPG.load(tmp_path / "teacher")
+    loaded = algorithm.load(tmp_path / "teacher")
     np.testing.assert_array_equal(loaded.predict(states())[0], model.predict(states())[0])
 
 
-def test_options_and_noise_survive_a_checkpoint(tmp_path):
-    model = DDPG(
+@ALGORITHMS
+def test_options_and_noise_survive_a_checkpoint(algorithm, tmp_path):
+    model = algorithm(
         "AttentionPolicy", environment(), seed=0, noise=0.3, reward_scale=7.0, action_penalty=0.5,
         policy_kwargs={"keys": 4, "initial_scale": 0.1},
     )  # fmt: skip
     model.learn(HORIZON).save(tmp_path / "teacher")
-    loaded = DDPG.load(tmp_path / "teacher", env=environment())
+    loaded = algorithm.load(tmp_path / "teacher", env=environment())
     assert (loaded.noise, loaded.reward_scale, loaded.action_penalty) == (0.3, 7.0, 0.5)
     assert loaded.actor.mu.query.out_features == 4
     loaded.learn(4 * HORIZON)

@@ -1,0 +1,99 @@
+"""The methods on images and what is tuned for each: grids of equal size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import agents
+import meta
+from benchmarks.comparison.methods import Method, Own, Table, attention, cross_entropy, fixed_loss
+from teachenv.env import TeachEnv
+
+_NETWORKS = {"policy_kwargs": {"net_arch": {"pi": [], "qf": [128, 128]}}, "batch_size": 128}
+
+# RL teachers learn nothing from the few hundred actions that a gradient teacher's budget comes to.
+_RL_SPENDS = 5
+
+
+def _teachers(*pairs: tuple[Mapping[str, Any], Mapping[str, Any]], **environment: Any) -> tuple[Own, ...]:
+    """Own values of (options of the loss, of the teacher)."""
+    return tuple(Own({"loss_kwargs": dict(loss), **environment}, dict(teacher)) for loss, teacher in pairs)
+
+
+def _data_teacher(env: TeachEnv, seed: int, options: Mapping[str, Any]) -> Any:
+    options = dict(options)
+    return meta.DataTeacher("DataPolicy", meta.DataTeaching(env, options.pop("threshold")), seed=seed, **options)
+
+
+def _self_paced(env: TeachEnv, seed: int, options: Mapping[str, Any]) -> Any:
+    return meta.SelfPacedTeacher("SelfPacedPolicy", env, policy_kwargs={"until": options["until"]}, seed=seed)
+
+
+def _random_drop(env: TeachEnv, seed: int, options: Mapping[str, Any]) -> Any:
+    return meta.RandomDropTeacher("RandomDropPolicy", env, policy_kwargs={"keep": options["keep"]}, seed=seed)
+
+
+def _of_samples(*teachers: Mapping[str, Any]) -> tuple[Own, ...]:
+    # Every minibatch has an action, and is measured: on fewer dev samples.
+    shared = {"loss": "sample-weights", "steps_per_action": 1, "dev_measured": 250}
+    return _teachers(*(({"base": "cross-entropy"}, teacher) for teacher in teachers), **shared)
+
+
+def _methods(rates: tuple[float, ...]) -> dict[str, Method]:
+    """The methods.
+
+    Args:
+        rates: learning rates of students under cross-entropy.
+    """
+    steps = ({"scale": 0.5}, {"learning_rate": 0.02}), ({"scale": 1.0}, {"learning_rate": 0.05})
+    # Its slope is a quarter of cross-entropy's at the most (teachenv.losses.BilinearSigmoid).
+    steeper = tuple(4 * rate for rate in rates)
+    rl = tuple(
+        Own(
+            {"loss_kwargs": {"scale": 0.5}}, {"learning_rate": rate, "noise": 0.2, "action_penalty": 100.0, **_NETWORKS}
+        )
+        for rate in (1e-4, 1e-3)
+    )
+
+    def rmd(own: tuple[Own, ...], tuned_as: str | None = None, **more: Any) -> Method:
+        return Method(own, attention(meta.RMD, **more), learns=True, tuned_as=tuned_as)
+
+    def sigmoid(**environment: Any) -> tuple[Own, ...]:
+        return _teachers(*steps, loss="bilinear-sigmoid", **environment)
+
+    return {
+        "cross-entropy": cross_entropy(0.0, 5e-4),
+        "smooth-01": fixed_loss("smooth-01", {"sharpness": 5.0}, {"sharpness": 50.0}),
+        "large-margin": fixed_loss("large-margin", {"margin": 2, "annealing": 5.0}, {"margin": 4, "annealing": 10.0}),
+        "focal": fixed_loss("focal", {"gamma": 1.0}, {"gamma": 2.0}),
+        "label-smoothing": fixed_loss("label-smoothing", {"epsilon": 0.1}, {"epsilon": 0.2}),
+        "generalized-cross-entropy": fixed_loss("generalized-cross-entropy", {"q": 0.4}, {"q": 0.7}),
+        "self-paced": Method(_of_samples({"until": 0.3}, {"until": 0.6}), _self_paced, of_samples=True),
+        "random-drop": Method(_of_samples({"keep": 0.5}, {"keep": 0.8}), _random_drop, of_samples=True),
+        "data-teacher": Method(
+            _of_samples({"threshold": 0.8}, {"threshold": 0.9}), _data_teacher, learns=True, of_samples=True
+        ),
+        "ddpg": Method(rl, attention(agents.DDPG), learns=True, spends=_RL_SPENDS),
+        "td3": Method(rl, attention(agents.TD3), learns=True, spends=_RL_SPENDS),
+        "sac": Method(rl, attention(agents.SAC), learns=True, spends=_RL_SPENDS),
+        "evolution-strategies": Method(
+            _teachers(*(({"scale": 0.5}, {"learning_rate": 0.05, "sigma": sigma}) for sigma in (0.05, 0.2))),
+            attention(meta.EvolutionStrategies, students_per_update=4),
+            learns=True,
+            spends=_RL_SPENDS,
+        ),
+        # Cross-entropy is the bilinear loss's neutral action; our relaxation of the dev measure.
+        "rmd": rmd(_teachers(*steps)),
+        "rmd:tau-1": rmd(_teachers(*steps, objective_temperature=1.0), "rmd"),
+        # The paper's loss family; with τ = 1, the paper's relaxation, L2T-DLF as it is published.
+        "rmd:sigmoid": Method(sigmoid(), attention(meta.RMD), learns=True, rates=steeper),
+        "l2t-dlf": rmd(sigmoid(objective_temperature=1.0), "rmd:sigmoid"),
+        "rmd:static": rmd(_teachers(*steps), "rmd", policy_kwargs={"static": True}),
+        "finite-difference": Method(_teachers(*steps), attention(meta.FiniteDifference), learns=True, tuned_as="rmd"),
+        "rmd:transferred": Method(_teachers(*steps), attention(meta.RMD), tuned_as="cross-entropy", taught_as="rmd"),
+    }
+
+
+MNIST = Table(_methods((0.01, 0.03, 0.1)), lambda method, loss: (0.01, 0.03, 0.1), ("constant", "cosine"))
+CIFAR = Table(_methods((0.05, 0.1, 0.2)), lambda method, loss: (0.05, 0.1, 0.2), ("step", "cosine"))

@@ -1,0 +1,184 @@
+"""L2T-DLF on images: its protocol on small data, and what its tables and figures are made of."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.comparison import work
+from benchmarks.comparison.engine import Effort, Rung
+from benchmarks.l2t_dlf_images import Options, main, methods, report
+from benchmarks.l2t_dlf_images.published import ERRORS
+from benchmarks.rows import Row, read_rows
+from meta import TaughtLoss
+
+EFFORT = Effort(
+    student_steps=12, parallel=1, rungs=(Rung(3, 6, 1, 1), Rung(2, 12, 1, 2)), points=2, students=1, final_students=2
+)
+SHORT = {"student": "mlp", "horizon": 6, "steps_per_action": 2, "dev_size": 100, "batch_size": 8}
+TAUGHT = ("cross-entropy", "large-margin", "data-teacher", "rmd", "l2t-dlf")
+
+
+def part(table: int, chosen: tuple[str, ...], source: str | None = None, **more: Any) -> main.Part:
+    """A part on digits, whose final training is twice as long as a teacher's episode."""
+    final = {"horizon": 12, "steps_per_action": 4}
+    return main.Part(table, "TeachDigits-v0", {**SHORT, **more}, EFFORT, chosen, final, source)
+
+
+PARTS = {
+    "mnist-mlp": part(1, TAUGHT),
+    "mnist-lenet": part(1, ("cross-entropy", "rmd:transferred"), "mnist-mlp", student_kwargs={"hidden": [16]}),
+    "cifar10-resnet8": part(2, ("cross-entropy",)),
+}
+
+
+def shrink(patch: pytest.MonkeyPatch) -> None:
+    patch.setitem(main.PRESETS, "smoke", PARTS)
+    patch.setattr(main, "SHIPPED", Path("nowhere.jsonl"))
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    shrink(monkeypatch)
+
+
+def options(folder: Path, **changes: Any) -> Options:
+    return Options(**{"preset": "smoke", "out": folder, "workers": 1, "seeds": 2, "table": 1} | changes)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("l2t_dlf_images")
+    with pytest.MonkeyPatch.context() as patch:
+        shrink(patch)
+        main.run(options(folder))
+    return folder
+
+
+@pytest.mark.parametrize("table", [methods.MNIST, methods.CIFAR])
+def test_grids_are_of_equal_size(table: Any) -> None:
+    tuned = {name for name, method in table.methods.items() if method.tuned_as is None}
+    assert {len(table.grid(name, "bilinear")) for name in tuned} == {12}
+    for method in table.methods.values():
+        assert method.tuned_as is None or table.methods[method.tuned_as].tuned_as is None
+
+
+@pytest.mark.parametrize("preset", ["smoke", "laptop", "paper"])
+def test_every_task_of_every_preset_can_be_made(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    parts = main.PRESETS[preset]  # type: ignore[index]
+    for name, one in parts.items():
+        assert set(one.methods) <= set(methods.MNIST.methods), name
+        assert one.source is None or one.source in parts
+        assert ("rmd:transferred" in one.methods) == (one.source is not None)
+        for horizon in (one.options, {**one.options, **one.final}):
+            assert horizon["horizon"] % horizon["steps_per_action"] == 0
+        actions = {o["horizon"] // o["steps_per_action"] for o in (one.options, {**one.options, **one.final})}
+        assert len(actions) == 1
+        assert set(one.methods) <= set(report.COLORS)
+
+
+def test_rows_table_and_figures(finished: Path) -> None:
+    rows = read_rows(finished / "results.jsonl")
+    errors = Counter((r.task, r.method) for r in rows if r.metric == "test_error")
+    expected = [("mnist-mlp", m) for m in TAUGHT] + [("mnist-lenet", m) for m in ("cross-entropy", "rmd:transferred")]
+    assert errors == dict.fromkeys(expected, 2)
+    table = (finished / "table.md").read_text()
+    assert all(method in table for method in (*TAUGHT, "rmd:transferred"))
+    assert "p " in table
+    for name in ("test_error", "figure3", "rl_and_gradient", "learning_curves", "coefficients-mnist-mlp"):
+        assert (finished / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_tuning_is_at_the_length_of_the_final_training(finished: Path) -> None:
+    rows = [r for r in read_rows(finished / "results.jsonl") if r.config["stage"] == "tuning"]
+    assert all(r.config["final"] == {"horizon": 12, "steps_per_action": 4} for r in rows)
+    assert {r.student_steps for r in rows if r.method == "cross-entropy"} == {12, 24}
+    # A teacher's budget, and then the students that it is judged by.
+    assert {r.student_steps for r in rows if r.method == "rmd"} == {6 + 12, 12 + 24}
+
+
+def test_a_taken_over_teacher_is_the_one_that_was_taught(finished: Path, tmp_path: Path) -> None:
+    comparison = main.comparison_of(options(finished))
+    best = comparison.tune()
+    mlp, lenet = comparison.tasks
+    own = best["mnist-mlp", "rmd"].own
+    assert best["mnist-lenet", "rmd:transferred"].own == own
+    assert best["mnist-lenet", "rmd:transferred"].learning_rate == best["mnist-lenet", "cross-entropy"].learning_rate
+    zips = {path.stem.rsplit("-", 1)[0]: path for path in (finished / "teachers").glob("*.zip")}
+    taken = work.train(
+        lenet.setting, "rmd:transferred", best["mnist-lenet", "rmd:transferred"], 1, 0, 0, 2, 1, 2,
+        tmp_path / "none", zips["mnist-mlp-rmd-1"].with_suffix(""),
+    )  # fmt: skip
+    rows = read_rows(finished / "results.jsonl")
+    kept = next(r for r in rows if (r.method, r.metric, r.seed) == ("rmd:transferred", "test_error", 1))
+    assert taken.pool.test_error == kept.value
+    assert kept.config["taught"]["task"] == "mnist-mlp"
+    other = work.train(
+        lenet.setting, "rmd:transferred", best["mnist-lenet", "rmd:transferred"], 1, 0, 0, 2, 1, 2,
+        tmp_path / "none", zips["mnist-mlp-rmd-0"].with_suffix(""),
+    )  # fmt: skip
+    assert other.split.coefficients != taken.split.coefficients
+    # The teacher in the file is a whole one: its loss can leave the laboratory.
+    from meta import RMD
+
+    TaughtLoss.of(RMD.load(zips["mnist-mlp-rmd-1"], env=mlp.setting.make(1, "rmd", best["mnist-mlp", "rmd"])))
+
+
+def test_a_teacher_that_was_lost_is_taught_again(finished: Path, tmp_path: Path) -> None:
+    lines = (finished / "results.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "results.jsonl").write_text("".join(line for line in lines if '"rmd:transferred"' not in line))
+    main.run(options(tmp_path))
+
+    def values(folder: Path) -> list[tuple[str, str, int, str, float]]:
+        return sorted((r.task, r.method, r.seed, r.metric, r.value) for r in read_rows(folder / "results.jsonl"))
+
+    assert values(tmp_path) == values(finished)
+
+
+def test_figures_of_the_paper_run_only_what_they_need() -> None:
+    three, four = (main.chosen(Options(preset="laptop", figure=figure)) for figure in (3, 4))  # type: ignore[arg-type]
+    assert {name: one.methods for name, one in three.items()} == {"mnist-lenet": ("rmd", "l2t-dlf")}
+    assert {name: one.methods for name, one in four.items()} == {"cifar10-resnet8": ("rmd", "l2t-dlf")}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tasks": ("mnist-mpl",)}, "mnist-mlp"),
+        ({"methods": ("rdm",)}, "rmd"),
+        ({"workers": 0}, "workers"),
+        ({"table": 2, "tasks": ("mnist-mlp",)}, "no task"),
+        ({"tasks": ("mnist-lenet",), "methods": ("rmd:transferred",)}, "mnist-mlp"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        main.comparison_of(options(tmp_path, **changes))
+
+
+def row(task: str, method: str, seed: int, value: float) -> Row:
+    config = {"stage": "training", "loss": None, "own": {}, "learning_rate": 0.1, "lr_schedule": "cosine"}
+    return Row(
+        "l2t_dlf_images", task, "mnist", "mlp", method, seed, "test_error", value, 0, 1.0,
+        {**config, "final_students": 1}, "0" * 40, {}, None,
+    )  # fmt: skip
+
+
+def test_the_table_has_paired_differences_and_the_papers_numbers() -> None:
+    differences = np.array([0.001, 0.002, 0.003])
+    rows = [row("mnist-mlp", "cross-entropy", s, 0.02 + 0.01 * s) for s in range(3)]
+    rows += [row("mnist-mlp", "large-margin", s, 0.02 + 0.01 * s - differences[s]) for s in range(3)]
+    results = report.Results(rows, report.COLORS, report.FIXED, "bilinear", 3)
+    cell = report._against_cross_entropy(results)[1]
+    assert cell("mnist-mlp", "cross-entropy") == ""
+    # t = 2 / (1/√3) with two degrees of freedom: p = 0.0742, half-width 4.303/√3 of a tenth of a point.
+    assert cell("mnist-mlp", "large-margin") == "-0.20 [-0.45, +0.05], p 0.074"
+    published = report._published(results)[1]
+    assert published("mnist-mlp", "large-margin") == "1.83"
+    assert published("mnist-mlp", "rmd") == ""
+    assert all(len(numbers) == 4 for numbers in ERRORS.values())

@@ -38,7 +38,7 @@ BENCHMARKS: dict[str, Entry] = {
     # Wu et al. 2018, tables 1 and 2, figures 3 and 4.
     "l2t_dlf_images": Entry(
         options="benchmarks.l2t_dlf_images:Options",
-        summary="Do teachers of loss functions make better image classifiers than tuned fixed losses, as L2T-DLF has it?",
+        summary="Do learned dynamic losses (L2T-DLF) make better image classifiers than tuned fixed losses?",
         minutes={"smoke": "5 min (estimated)", "laptop": "4 h (estimated)", "paper": "weeks on CPU, for a GPU"},
     ),
     # Time, memory and error of every way to differentiate a training, peers among them.

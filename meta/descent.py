@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from meta.held import Shelf
 from meta.process import Adjoint, Process, dual, explained, forward_mode, tangent_of
 from teachenv.dynamics import Dynamics, Episode, Gradient, Outcome, Pullback, StudentState, updated
 from teachenv.optimizers import SGD, Optimizer, Rate, Tensors
@@ -37,11 +38,57 @@ def without_slots(state: StudentState, optimizer: Optimizer) -> StudentState:
 
 @dataclass(frozen=True)
 class Cotangent:
-    """dJ/dx of the state x of a descent: one tensor for each of its tensors that J can depend on."""
+    """dJ/dx of the state x of a descent: one tensor for each of its tensors that J can depend on.
+
+    Attributes:
+        parameters: of ω.
+        carried: of the optimiser's slots, but for the factor.
+        buffers: of running statistics.
+        factor: see `carried`. To multiply a large student's momentum at every step would be a tenth of its time.
+    """
 
     parameters: Tensors
-    slots: Tensors
+    carried: Tensors
     buffers: Tensors
+    factor: float = 1.0
+
+    @property
+    def slots(self) -> Tensors:
+        """Of the optimiser's slots."""
+        return self.carried if self.factor == 1.0 else {n: self.factor * d for n, d in self.carried.items()}
+
+
+@dataclass(frozen=True)
+class _Reversed:
+    """The optimiser's part of an adjoint.
+
+    Attributes:
+        direction: cotangent of the gradient, but for the scale.
+        scale: see `direction`.
+        direct: cotangent of the parameters past the gradient.
+        carried: of the slots; see `Cotangent`.
+        factor: see `Cotangent`.
+    """
+
+    direction: Tensors
+    scale: float
+    direct: Tensors
+    carried: Tensors
+    factor: float
+
+    def before(self, statistics: Tensors) -> Tensors:
+        """Cotangents that go through the gradient's adjoint beside the direction, which leaves out the scale."""
+        return statistics if self.scale == 1.0 else {n: d / self.scale for n, d in statistics.items()}
+
+    def joined(self, through: Pullback) -> tuple[Cotangent, torch.Tensor]:
+        """(Cotangent of the state, of the action), given what came through the gradient."""
+        with torch.no_grad():
+            parameters = {n: d.add(through.parameters[n], alpha=self.scale) for n, d in self.direct.items()}
+            statistics, of_action = through.statistics, through.action
+            if self.scale != 1.0:
+                statistics = {n: self.scale * d for n, d in statistics.items()}
+                of_action = self.scale * of_action
+        return Cotangent(parameters, self.carried, statistics, self.factor), of_action
 
 
 class GradientProcess(Process, ABC):
@@ -79,9 +126,15 @@ class GradientProcess(Process, ABC):
         """See `without_slots`."""
         return without_slots(state, self.optimizer)
 
-    def step(self, state: StudentState, action: torch.Tensor, t: int) -> StudentState:
+    def finished(self, cotangent: Cotangent) -> Cotangent:
+        """Without a factor."""
+        return replace(cotangent, carried=cotangent.slots, factor=1.0)
+
+    def step(self, state: StudentState, action: torch.Tensor, t: int, shelf: Shelf | None = None) -> StudentState:
         """One step of the optimiser."""
-        return self._after(state, self.gradient(state, action, t), t)
+        gradient = self.gradient(state, action, t)
+        place = None if shelf is None else shelf.place(state.parameters)
+        return updated(self.optimizer, state, gradient, self.rate(state, t), place)
 
     def linearize(self, state: StudentState, action: torch.Tensor, t: int) -> tuple[StudentState, Adjoint]:
         """(next state, adjoint); the graph kept is that of the gradient, not of the update."""
@@ -92,13 +145,11 @@ class GradientProcess(Process, ABC):
         values = gradient.parameters if reads else None
 
         def adjoint(cotangent: Cotangent) -> tuple[Cotangent, torch.Tensor]:
-            with torch.no_grad():
-                d_gradient, d_direct, d_slots = self._reversed(here, t, cotangent, values)
+            back = self._reversed(here, t, cotangent, values)
             with explained():
-                through = pull(d_gradient, cotangent.buffers)
-            return _joined(d_direct, d_slots, through), through.action
+                return back.joined(pull(back.direction, back.before(cotangent.buffers)))
 
-        return self._after(state, gradient, t), adjoint
+        return updated(self.optimizer, state, gradient, self.rate(state, t)), adjoint
 
     def pull_back(
         self, state: StudentState, action: torch.Tensor, t: int, cotangent: Cotangent
@@ -106,19 +157,19 @@ class GradientProcess(Process, ABC):
         """The adjoint at once, which a batch of students has recorded."""
         if self.optimizer.needs_gradient:
             return self.linearize(state, action, t)[1](cotangent)
-        with torch.no_grad():
-            d_gradient, d_direct, d_slots = self._reversed(state, t, cotangent, None)
+        back = self._reversed(state, t, cotangent, None)
         with explained():
-            through = self.pull_gradient_back(state, action, t, d_gradient, cotangent.buffers)
-        return _joined(d_direct, d_slots, through), through.action
+            statistics = back.before(cotangent.buffers)
+            return back.joined(self.pull_gradient_back(state, action, t, back.direction, statistics))
 
     def pull_back_by_differences(
         self, state: StudentState, action: torch.Tensor, t: int, cotangent: Cotangent
     ) -> tuple[Cotangent, torch.Tensor]:
         """The adjoint by central differences of the gradient at ω ± ε dg; statistics by an ordinary backward pass."""
         here = self.gradient(state, action, t).parameters if self.optimizer.needs_gradient else None
+        back = self._reversed(state, t, cotangent, here)
+        d_gradient = back.direction
         with torch.no_grad():
-            d_gradient, d_direct, d_slots = self._reversed(state, t, cotangent, here)
             size = self.batch(state)
             norm = torch.stack([d.reshape(*size, -1).square().sum(-1) for d in d_gradient.values()]).sum(0).sqrt()
             epsilon = RADIUS[norm.dtype] / norm.clamp(min=torch.finfo(norm.dtype).tiny ** 0.5)
@@ -137,11 +188,11 @@ class GradientProcess(Process, ABC):
         of_action = (plus.action - minus.action) / scaled(2 * epsilon, action)
         through = Pullback(products, {}, of_action)
         if cotangent.buffers:
-            of_statistics = self.pull_gradient_back(state, action, t, None, cotangent.buffers)
+            of_statistics = self.pull_gradient_back(state, action, t, None, back.before(cotangent.buffers))
             products = {n: p + of_statistics.parameters[n] for n, p in products.items()}
             # Statistics do not depend on the action but through later steps.
             through = Pullback(products, of_statistics.statistics, of_action)
-        return _joined(d_direct, d_slots, through), of_action
+        return back.joined(through)
 
     @abstractmethod
     def gradient_with_graph(
@@ -167,21 +218,19 @@ class GradientProcess(Process, ABC):
                 {n: tangent_of(new_buffers[n]) for n in tangent.buffers},
             )
 
-    def _after(self, state: StudentState, gradient: Gradient, t: int) -> StudentState:
-        return updated(self.optimizer, state, gradient, self.rate(state, t))
-
-    def _reversed(
-        self, state: StudentState, t: int, cotangent: Cotangent, gradient: Tensors | None
-    ) -> tuple[Tensors, Tensors, Tensors]:
-        return self.optimizer.reverse(
-            cotangent.parameters,
-            cotangent.slots,
-            self.rate(state, t),
-            state.step,
-            state.parameters,
-            gradient,
-            state.slots,
-        )
+    def _reversed(self, state: StudentState, t: int, cotangent: Cotangent, gradient: Tensors | None) -> _Reversed:
+        rate, given = self.rate(state, t), cotangent.parameters
+        with torch.no_grad():
+            if isinstance(self.optimizer, SGD) and isinstance(rate, float | int) and self.optimizer.scales(rate):
+                direction, direct, scale = self.optimizer.reverse_scaled(
+                    given, cotangent.carried, rate, cotangent.factor
+                )
+                carried = direction if self.optimizer.momentum else {}
+                return _Reversed(direction, scale, direct, carried, scale * self.optimizer.momentum)
+            direction, direct, slots = self.optimizer.reverse(
+                given, cotangent.slots, rate, state.step, state.parameters, gradient, state.slots
+            )
+            return _Reversed(direction, 1.0, direct, slots, 1.0)
 
 
 class Training(GradientProcess):
@@ -326,9 +375,3 @@ def _value(
     return value.detach(), Cotangent(
         of_parameters, {n: torch.zeros_like(s) for n, s in state.slots.items()}, of_statistics
     )
-
-
-def _joined(d_direct: Tensors, d_slots: Tensors, through: Pullback) -> Cotangent:
-    with torch.no_grad():
-        parameters = {name: d + through.parameters[name] for name, d in d_direct.items()}
-    return Cotangent(parameters, d_slots, through.statistics)

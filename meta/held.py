@@ -58,7 +58,16 @@ class Shelf:
         self._used = 0
 
     def put(self, tree: T) -> T:
-        """The structure with copies of its tensors; itself where that would gain nothing.
+        """The structure with copies of its tensors, but for those that are on a shelf already; or itself: see `place`."""
+        place = self.place([tensor for tensor in tensors_of(tree) if not _on_a_shelf(tensor)])
+        if place is None:
+            return tree
+        rest = iter(place)
+        copies = [tensor if _on_a_shelf(tensor) else next(rest).copy_(tensor) for tensor in tensors_of(tree)]
+        return with_tensors(tree, copies)
+
+    def place(self, tree: T) -> T | None:
+        """Memory for a structure like this one; None where that would gain nothing.
 
         Small states fit into the gaps, and very large tensors have blocks of their own anyway; other devices have
         allocators that round sizes.
@@ -66,15 +75,20 @@ class Shelf:
         tensors = tensors_of(tree)
         sizes = [-(-tensor.numel() * tensor.element_size() // _ALIGNED) * _ALIGNED for tensor in tensors]
         if not 2**18 <= sum(sizes) <= _BLOCK // 2 or any(tensor.device.type != "cpu" for tensor in tensors):
-            return tree
-        copies = []
+            return None
+        places = []
         if self._block is None or self._used + sum(sizes) > _BLOCK:
             self._block, self._used = torch.empty(_BLOCK, dtype=torch.uint8), 0
         for tensor, size in zip(tensors, sizes, strict=True):
             place = self._block[self._used : self._used + tensor.numel() * tensor.element_size()]
-            copies.append(place.view(tensor.dtype).view(tensor.shape).copy_(tensor))
+            places.append(place.view(tensor.dtype).view(tensor.shape))
             self._used += size
-        return with_tensors(tree, copies)
+        return with_tensors(tree, places)
+
+
+def _on_a_shelf(tensor: torch.Tensor) -> bool:
+    """Whether it is part of a block; or as large as one, which needs none."""
+    return tensor.untyped_storage().nbytes() >= _BLOCK
 
 
 class Weight:

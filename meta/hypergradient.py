@@ -206,11 +206,17 @@ class _Walk:
         count = {"all": self.steps, "states": self.steps, "sqrt": _root(self.steps - begin)}
         checkpoints = count[policy] if isinstance(policy, str) else policy
         every = max(1, -(-(self.steps - begin) // checkpoints))
+        # All states from the last checkpoint on are kept: those steps need not be taken again.
+        last = begin + (self.steps - 1 - begin) // every * every if every > 1 else begin
         states, shelf = {begin: state}, Shelf()
         for t in range(begin, self.steps):
-            state = after if t == begin and after is not None else self._step(state, t)
-            if (t + 1 - begin) % every == 0 or t + 1 == self.steps:
-                states[t + 1] = shelf.put(self._kept(state, t + 1) if every == 1 else state)
+            keep = t >= last or (t + 1 - begin) % every == 0
+            if t > begin or after is None:
+                state = self._step(state, t, shelf if keep else None)
+            else:
+                state = after
+            if keep:
+                states[t + 1] = shelf.put(self._kept(state, t + 1) if t >= last else state)
         return self.back(states, begin, predicted, policy)
 
     def known(self, states: Mapping[int, Any], initial: Any, begin: int) -> dict[int, Any]:
@@ -239,7 +245,7 @@ class _Walk:
             shelf.clear()
             segment = [self._kept(state, start)]
             for t in range(start + 1, end):
-                state = self._step(state, t - 1)
+                state = self._step(state, t - 1, shelf)
                 segment.append(shelf.put(self._kept(state, t)))
             del state
             if end > self.steps - 2 * (end - start):  # later on fewer states are held
@@ -249,7 +255,9 @@ class _Walk:
                 gradients.add(t // self.per_action, d_action)
                 after = None
             end = start
-        return self._result(gradients, cotangent if begin == 0 else None, objective, policy, predicted)
+        return self._result(
+            gradients, self.process.finished(cotangent) if begin == 0 else None, objective, policy, predicted
+        )
 
     def _all(self, state: Any, begin: int, after: Any, adjoint: Adjoint, predicted: int) -> Hypergradient:
         adjoints = [adjoint]
@@ -265,7 +273,9 @@ class _Walk:
         for t in range(self.steps - 1, begin - 1, -1):
             cotangent, d_action = adjoints.pop()(cotangent)
             gradients.add(t // self.per_action, d_action)
-        return self._result(gradients, cotangent if begin == 0 else None, objective, "all", predicted)
+        return self._result(
+            gradients, self.process.finished(cotangent) if begin == 0 else None, objective, "all", predicted
+        )
 
     def _result(
         self, gradients: _Rows, initial: Any, objective: torch.Tensor, policy: str | int, predicted: int | None
@@ -290,9 +300,9 @@ class _Walk:
         action: torch.Tensor = self.actions[t // self.per_action]
         return action
 
-    def _step(self, state: Any, t: int) -> Any:
+    def _step(self, state: Any, t: int, shelf: Shelf | None = None) -> Any:
         self.evaluations += self.process.gradient_evaluations
-        return self.process.step(state, self._action(t), t)
+        return self.process.step(state, self._action(t), t, shelf)
 
     def _linearize(self, state: Any, t: int) -> tuple[Any, Adjoint]:
         self.evaluations += self.process.gradient_evaluations

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from meta.held import Shelf
 from teachenv.students.batch_norm import batch_normalized
 from teachenv.trees import tensors_of, with_tensors
 
@@ -78,8 +79,12 @@ class Process:
         """What of a state `pull_back` reads: all that has to be kept of it."""
         return state
 
-    def step(self, state: Any, action: torch.Tensor, t: int) -> Any:
-        """The next state, without a graph."""
+    def finished(self, cotangent: Any) -> Any:
+        """The cotangent of the initial state as it is handed out."""
+        return cotangent
+
+    def step(self, state: Any, action: torch.Tensor, t: int, shelf: Shelf | None = None) -> Any:
+        """The next state, without a graph; on the shelf, if there is one, as far as it can be written there at once."""
         leaves = [t.detach() for t in tensors_of(state)]
         after = self._step(with_tensors(state, leaves), action.detach(), t)
         return with_tensors(after, [t.detach() for t in tensors_of(after)])

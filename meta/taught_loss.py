@@ -56,7 +56,7 @@ class TaughtLoss(nn.Module):
 
     @classmethod
     def of(cls, teacher: Any) -> TaughtLoss:
-        """The loss of a teacher (`RMD`, `FiniteDifference`, `EvolutionStrategies`, those of `agents`) with its environment.
+        """The loss of a learning teacher, from `meta` or `agents`, with its environment.
 
         Raises:
             ValueError: no environment; a task that is not classification; a loss family of your own, or

@@ -123,10 +123,12 @@ def minibatches(rng: np.random.Generator, samples: np.ndarray, size: int, count:
     return np.concatenate(epochs).reshape(-1, size)[:count]
 
 
-def updated(optimizer: Optimizer, state: StudentState, gradient: Gradient, rate: Rate) -> StudentState:
-    """The state after the optimiser's step along a gradient."""
+def updated(
+    optimizer: Optimizer, state: StudentState, gradient: Gradient, rate: Rate, out: Tensors | None = None
+) -> StudentState:
+    """The state after the optimiser's step along a gradient; its parameters in `out`, if that is given."""
     with torch.no_grad():
-        parameters, slots = optimizer.update(state.parameters, gradient.parameters, state.slots, rate, state.step)
+        parameters, slots = optimizer.update(state.parameters, gradient.parameters, state.slots, rate, state.step, out)
     return StudentState(parameters, slots, gradient.buffers, state.step + 1)
 
 

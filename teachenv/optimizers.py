@@ -52,11 +52,13 @@ Step = int | np.ndarray
 """How many steps were taken: a number, or one number per student, shape (B,)."""
 
 
-def _scaled_sum(tensor: torch.Tensor, direction: torch.Tensor, factor: Rate) -> torch.Tensor:
+def _scaled_sum(
+    tensor: torch.Tensor, direction: torch.Tensor, factor: Rate, out: torch.Tensor | None = None
+) -> torch.Tensor:
     """The sum tensor + factor · direction, where a tensor of factors multiplies along the leading dimension."""
     if isinstance(factor, torch.Tensor):
-        return tensor + factor.view(-1, *[1] * (direction.dim() - 1)) * direction
-    return tensor.add(direction, alpha=factor)
+        direction, factor = factor.view(-1, *[1] * (direction.dim() - 1)) * direction, 1.0
+    return torch.add(tensor, direction, alpha=factor, out=out)
 
 
 class Optimizer(Protocol):
@@ -70,7 +72,13 @@ class Optimizer(Protocol):
         ...
 
     def update(
-        self, parameters: Tensors, gradient: Tensors, slots: Tensors, rate: Rate, step: Step = 0
+        self,
+        parameters: Tensors,
+        gradient: Tensors,
+        slots: Tensors,
+        rate: Rate,
+        step: Step = 0,
+        out: Tensors | None = None,
     ) -> tuple[Tensors, Tensors]:
         """One step; returns the new parameters and slots and leaves the arguments as they are.
 
@@ -80,6 +88,7 @@ class Optimizer(Protocol):
             slots: as `init` or the step before returned them.
             rate: η of this step.
             step: how many steps were taken before this one.
+            out: where the new parameters are written; None: to new memory.
         """
         ...
 
@@ -135,7 +144,13 @@ class SGD:
         return {name: torch.zeros_like(p) for name, p in parameters.items()} if self.momentum else {}
 
     def update(
-        self, parameters: Tensors, gradient: Tensors, slots: Tensors, rate: Rate, step: Step = 0
+        self,
+        parameters: Tensors,
+        gradient: Tensors,
+        slots: Tensors,
+        rate: Rate,
+        step: Step = 0,
+        out: Tensors | None = None,
     ) -> tuple[Tensors, Tensors]:
         """See `Optimizer`."""
         if self.weight_decay:
@@ -148,7 +163,8 @@ class SGD:
                 direction = {name: g.add(slots[name], alpha=self.momentum) for name, g in gradient.items()}
         else:
             direction = gradient
-        return {name: _scaled_sum(p, direction[name], -rate) for name, p in parameters.items()}, slots
+        places = out or dict.fromkeys(parameters)
+        return {name: _scaled_sum(p, direction[name], -rate, places[name]) for name, p in parameters.items()}, slots
 
     def reverse(
         self,
@@ -175,6 +191,36 @@ class SGD:
         if self.weight_decay:
             d_old = {name: d.add(d_gradient[name], alpha=self.weight_decay) for name, d in d_parameters.items()}
         return d_gradient, d_old, d_old_slots
+
+    def scales(self, rate: float) -> bool:
+        """Whether `reverse_scaled` can be used."""
+        return not self.nesterov and rate != 0
+
+    def reverse_scaled(
+        self, d_parameters: Tensors, d_slots: Tensors, rate: float, factor: float
+    ) -> tuple[Tensors, Tensors, float]:
+        """`reverse` in one pass over the tensors, by leaving out a factor.
+
+        With c = −η, dv' + c dω' = c u for u = dω' + (1/c) dv'.
+
+        Args:
+            d_parameters: dω'.
+            d_slots: dv', but for the factor.
+            rate: η ≠ 0 of the step.
+            factor: of `d_slots`.
+
+        Returns:
+            u, the cotangent of the old parameters by the direct path, and c: the cotangent of the gradient is c u, that
+            of the old slots, where there are any, μ c u.
+        """
+        scale = -rate
+        direction = d_old = d_parameters
+        if self.momentum:
+            direction = {name: d.add(d_slots[name], alpha=factor / scale) for name, d in d_parameters.items()}
+        if self.weight_decay:
+            decay = self.weight_decay * scale
+            d_old = {name: d.add(direction[name], alpha=decay) for name, d in d_parameters.items()}
+        return direction, d_old, scale
 
 
 @dataclass(frozen=True)
@@ -207,7 +253,13 @@ class Adam:
         return {f"{slot}:{name}": torch.zeros_like(p) for slot in ("mean", "square") for name, p in parameters.items()}
 
     def update(
-        self, parameters: Tensors, gradient: Tensors, slots: Tensors, rate: Rate, step: Step = 0
+        self,
+        parameters: Tensors,
+        gradient: Tensors,
+        slots: Tensors,
+        rate: Rate,
+        step: Step = 0,
+        out: Tensors | None = None,
     ) -> tuple[Tensors, Tensors]:
         """See `Optimizer`."""
         new: Tensors = {}
@@ -221,6 +273,8 @@ class Adam:
                 new[name] = kept - size * (mean / denominator)
             else:
                 new[name] = kept.addcdiv(mean, denominator, value=-size)
+            if out is not None:
+                new[name] = out[name].copy_(new[name])
             moments |= {f"mean:{name}": mean, f"square:{name}": square}
         return new, {name: moments[name] for name in slots}
 

@@ -24,12 +24,14 @@ class Rung(NamedTuple):
         steps: student steps on which a teacher is trained in each.
         parallel: students that it teaches at a time.
         students: fresh students whose dev accuracy decides.
+        length: part of the final training that they have.
     """
 
     configurations: int
     steps: int
     parallel: int
     students: int
+    length: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,6 +221,8 @@ class Comparison:
                         "parallel": crowd * rung.parallel,
                         "students": rung.students,
                     }
+                    if rung.length != 1.0:
+                        more["length"] = rung.length
                     config = self._config(task, method, configuration, stage="tuning", **more)
                     wanted.append((task, method, configuration, config))
                     if self._done(task, method, 0, config, "dev_accuracy") or self._take_over(task, method, config):

@@ -153,6 +153,7 @@ def panels(results: Results, height: float = 4.2) -> tuple[Figure, list[Any]]:
 
 
 def test_error(results: Results) -> Figure:
+    """Test error of each method, a dot a seed."""
     figure, axes = panels(results)
     for axis, task in zip(axes, results.tasks, strict=True):
         shown = [m for m in results.methods if results.errors(task, m) is not None]
@@ -183,6 +184,7 @@ def test_error(results: Results) -> Figure:
 
 
 def teacher_training(results: Results) -> Figure:
+    """J of students under teachers that learn, along the student steps spent on them."""
     figure, axes = panels(results)
     for axis, task in zip(axes, results.tasks, strict=True):
         shown: list[float] = []
@@ -220,6 +222,7 @@ def teacher_training(results: Results) -> Figure:
 
 
 def learning_curves(results: Results) -> Figure:
+    """J of students along their own training."""
     figure, axes = panels(results)
     for axis, task in zip(axes, results.tasks, strict=True):
         for method in results.methods:

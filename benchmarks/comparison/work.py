@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,15 @@ class Setting:
         """The value of the method's own parameter in a configuration, which may be another method's."""
         values = self.method(method).own
         return values[min(configuration.own, len(values) - 1)]
+
+    def lasting(self, part: float = 1.0) -> Setting:
+        """The setting of the final students; or with a part of the student steps of theirs, in as many actions."""
+        options = {**self.options, **self.final}
+        if part != 1.0:
+            each = max(1, round(part * options["steps_per_action"]))
+            actions = options["horizon"] // options["steps_per_action"]
+            options |= {"horizon": actions * each, "steps_per_action": each}
+        return replace(self, options=options, final={})
 
     def make(self, students: int, method: str, configuration: Configuration, **more: Any) -> TeachVectorEnv:
         """The batched environment of a method in a configuration."""
@@ -183,11 +192,18 @@ def _thinned(curve: list[float]) -> list[float]:
 
 
 def tune(
-    setting: Setting, method: str, configuration: Configuration, budget: int, parallel: int, students: int
+    setting: Setting,
+    method: str,
+    configuration: Configuration,
+    budget: int,
+    parallel: int,
+    students: int,
+    length: float = 1.0,
 ) -> tuple[Taught, int, float]:
     """Dev accuracy of a configuration: (students, student steps spent, seconds).
 
-    The students' training is as long as that of the final ones. A teacher that learns is trained for `budget` student steps first, on `parallel` students at a time.
+    The students' training is as long as that of the final ones, or a part `length` of it. A teacher that learns is
+    trained for `budget` student steps first, on `parallel` students at a time.
     """
     start = time.perf_counter()
     teacher, spent = None, 0
@@ -196,8 +212,9 @@ def tune(
         if setting.method(method).learns:
             teacher.learn(budget // _steps_per_action(teacher))
             spent = teacher.num_timesteps * _steps_per_action(teacher)
-    taught = teach(setting.students(students, method, configuration, **setting.final), teacher, TUNING_SEED)
-    horizon = setting.make_single(method, configuration, **setting.final).teaching.settings.horizon
+    final = setting.lasting(length)
+    taught = teach(final.students(students, method, configuration), teacher, TUNING_SEED)
+    horizon = final.make_single(method, configuration).teaching.settings.horizon
     return taught, spent + students * horizon, time.perf_counter() - start
 
 
@@ -259,7 +276,7 @@ def train(
             teacher.set_parameters(str(source.with_suffix(".zip")), exact_match=False)
     seeds = CURVE_SEED, FINAL_SEED + 10_000 * seed
     split = teach(setting.students(students, method, configuration), teacher, seeds[0])
-    final = setting.students(final_students, method, configuration, **setting.final, train_on="pool")
+    final = setting.lasting().students(final_students, method, configuration, train_on="pool")
     pool = teach(final, teacher, seeds[1], test=True)
     spent = follower.points[-1][0] if follower.points else 0
     return Trained(follower.points, split, pool, spent, time.perf_counter() - start)

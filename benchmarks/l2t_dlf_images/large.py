@@ -23,7 +23,8 @@ def teach(student: str, threads: int, **options: Any) -> dict[str, Any]:
 
     Returns:
         `parameters` of the student, `extra_bytes` (peak of resident memory beyond what the process had with its data
-        loaded; None where the system does not tell), `seconds`, `largest` (of the gradient's coordinates) and `dataset`.
+        loaded; None where the system does not tell), `seconds`, `largest` (size of a coordinate of the gradient) and
+        `dataset`.
     """
     torch.set_num_threads(threads)
     settings = {"horizon": STEPS, "batch_size": BATCH, "dev_size": BATCH, "learning_rate": 0.01, **options}

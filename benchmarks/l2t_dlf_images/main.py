@@ -96,9 +96,12 @@ def _parts(
 
 
 def _effort(updates: int, horizon: int, final_students: int, **more: Any) -> Effort:
-    """A budget of whole updates by one student each; tuning has a fifth and two fifths of it."""
+    """A budget of whole updates by one student each; tuning has a fifth and two fifths of it.
+
+    Its first round trains students for a third of the final length.
+    """
     steps = updates * horizon
-    rungs = Rung(12, steps // 5, 1, 1), Rung(3, 2 * steps // 5, 1, 2)
+    rungs = Rung(12, steps // 5, 1, 1, 1 / 3), Rung(3, 2 * steps // 5, 1, 2)
     return Effort(
         student_steps=steps, parallel=1, rungs=rungs, points=5, students=2, final_students=final_students, **more
     )

@@ -46,13 +46,13 @@ class Label(NamedTuple):
 
     Attributes:
         name: of the class.
-        index: of the class.
+        number: of the class.
         similar: classes that are often taken for it.
         dissimilar: classes that are not.
     """
 
     name: str
-    index: int
+    number: int
     similar: dict[str, int]
     dissimilar: dict[str, int]
 
@@ -152,7 +152,7 @@ def chosen_rows(results: Results, task: str) -> Figure | None:
         for axis, label in zip(line, labels, strict=True):
             others = {**label.similar, **label.dissimilar}
             image = axis.imshow(
-                changes[:, label.index, list(others.values())], cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto"
+                changes[:, label.number, list(others.values())], cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto"
             )
             axis.axvline(len(label.similar) - 0.5, color="black", linewidth=1)
             axis.set_xticks(range(len(others)), list(others), fontsize=8)

@@ -110,9 +110,8 @@ def test_noise_of_ones_own(noise):
 @pytest.mark.parametrize("count", [None, 2])
 @pytest.mark.parametrize(("scale", "penalty"), [(1.0, 0.0), (100.0, 0.0), (10.0, 0.5)])
 def test_reward_scale_and_action_penalty_reach_the_replay_buffer(algorithm, count, scale, penalty):
-    model = algorithm(
-        "AttentionPolicy", environment(count), seed=0, reward_scale=scale, action_penalty=penalty, noise=0.5
-    )
+    options = {"reward_scale": scale, "action_penalty": penalty, "noise": 0.5}
+    model = algorithm("AttentionPolicy", environment(count), seed=0, **options)
     rewards = []
     model.learn(4 * HORIZON, callback=lambda local, _: rewards.append(local["rewards"].copy()) or True)
     squares = np.square(stored(model, "actions")).mean(1)

@@ -17,7 +17,12 @@ from benchmarks.rows import Row, read_rows
 from meta import TaughtLoss
 
 EFFORT = Effort(
-    student_steps=12, parallel=1, rungs=(Rung(3, 6, 1, 1), Rung(2, 12, 1, 2)), points=2, students=1, final_students=2
+    student_steps=12,
+    parallel=1,
+    rungs=(Rung(3, 6, 1, 1, 0.5), Rung(2, 12, 1, 2)),
+    points=2,
+    students=1,
+    final_students=2,
 )
 SHORT = {"student": "mlp", "horizon": 6, "steps_per_action": 2, "dev_size": 100, "batch_size": 8}
 TAUGHT = ("cross-entropy", "large-margin", "data-teacher", "rmd", "l2t-dlf")
@@ -97,9 +102,11 @@ def test_rows_table_and_figures(finished: Path) -> None:
 def test_tuning_is_at_the_length_of_the_final_training(finished: Path) -> None:
     rows = [r for r in read_rows(finished / "results.jsonl") if r.config["stage"] == "tuning"]
     assert all(r.config["final"] == {"horizon": 12, "steps_per_action": 4} for r in rows)
-    assert {r.student_steps for r in rows if r.method == "cross-entropy"} == {12, 24}
+    # One student of half the length, then two of the whole.
+    assert {r.student_steps for r in rows if r.method == "cross-entropy"} == {6, 24}
     # A teacher's budget, and then the students that it is judged by.
-    assert {r.student_steps for r in rows if r.method == "rmd"} == {6 + 12, 12 + 24}
+    assert {r.student_steps for r in rows if r.method == "rmd"} == {6 + 6, 12 + 24}
+    assert {r.config.get("length") for r in rows} == {0.5, None}
 
 
 def test_a_taken_over_teacher_is_the_one_that_was_taught(finished: Path, tmp_path: Path) -> None:

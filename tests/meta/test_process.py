@@ -333,7 +333,7 @@ def test_costs_are_counted():
     assert cost(memory="all") == (9, 9)
     # One step is taken with its graph to be weighed, and the last one once more to see that it is the same.
     assert cost(memory="states") == (18, 10)
-    assert cost(memory="sqrt") == (18 + 6, 10)
+    assert cost(memory="sqrt") == (18 + 4, 10)  # the last of three segments need not be taken again
     assert cost(memory="states", method="finite-difference") == (9 + 18 + 1, 0)
 
 

@@ -62,6 +62,33 @@ def test_reverse_is_the_vector_jacobian_product_of_update(momentum, nesterov, we
         torch.testing.assert_close(f, e, rtol=1e-12, atol=1e-12)
 
 
+@given(
+    momentum=st.floats(0, 1),
+    weight_decay=st.floats(0, 1),
+    rates=st.tuples(st.floats(1e-3, 2), st.floats(1e-3, 2)),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=50)
+def test_two_scaled_steps_back_are_two_steps_back(momentum, weight_decay, rates, seed):
+    optimizer = SGD(momentum, weight_decay)
+    d_parameters, d_slots, *through = (tensors(seed + i, torch.float64) for i in range(4))
+    found = (d_parameters, d_slots if momentum else {}, 1.0)
+    expected = (d_parameters, d_slots if momentum else {})
+    for rate, added in zip(rates, through, strict=True):
+        assert optimizer.scales(rate)
+        direction, d_old, scale = optimizer.reverse_scaled(found[0], found[1], rate, found[2])
+        d_gradient, d_expected, d_old_slots = optimizer.reverse(*expected, rate)
+        for name, d in d_gradient.items():
+            torch.testing.assert_close(scale * direction[name], d, rtol=1e-10, atol=1e-12)
+        # What comes through the gradient is added to both.
+        found = ({n: d + added[n] for n, d in d_old.items()}, direction if momentum else {}, scale * momentum)
+        expected = ({n: d + added[n] for n, d in d_expected.items()}, d_old_slots)
+    for name, d in expected[0].items():
+        torch.testing.assert_close(found[0][name], d, rtol=1e-10, atol=1e-12)
+    for name, d in expected[1].items():
+        torch.testing.assert_close(found[2] * found[1][name], d, rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize(("momentum", "nesterov"), MOMENTA)
 def test_update_and_reverse_leave_their_arguments_as_they_are(momentum, nesterov):
     optimizer = SGD(momentum, 0.1, nesterov)

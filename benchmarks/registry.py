@@ -45,6 +45,6 @@ BENCHMARKS: dict[str, Entry] = {
     "hypergradients": Entry(
         options="benchmarks.hypergradients:Options",
         summary="What does the gradient of a whole training cost, here and in other libraries?",
-        minutes={"smoke": "1 min", "laptop": "2 h (estimated)", "paper": "3 h (estimated)"},
+        minutes={"smoke": "1 min", "laptop": "90 min (estimated)", "paper": "6 h (estimated)"},
     ),
 }

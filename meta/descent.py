@@ -23,6 +23,7 @@ import torch
 
 from meta.held import Shelf
 from meta.process import Adjoint, Process, dual, explained, forward_mode, tangent_of
+from teachenv.batched import BatchedDynamics, apart
 from teachenv.dynamics import Dynamics, Episode, Gradient, Outcome, Pullback, StudentState, updated
 from teachenv.optimizers import SGD, Optimizer, Rate, Tensors
 from teachenv.trees import leaves
@@ -250,6 +251,12 @@ class Training(GradientProcess):
     def rate(self, state: StudentState, t: int) -> Rate:
         """The environment's, at the student's own step."""
         return self.dynamics.rate(state.step)
+
+    def singles(self, state: StudentState) -> list[tuple[Process, StudentState]]:
+        """The trainings of students that are taken one after the other anyway."""
+        if not isinstance(self.dynamics, BatchedDynamics) or self.dynamics.path == "vmap":
+            return []
+        return [(Training(self.dynamics.single, episode), own) for own, episode in apart(state, self.episode)]
 
     def gradient(self, state: StudentState, action: torch.Tensor, t: int, *, with_action: bool = False) -> Gradient:
         """The dynamics'."""

@@ -58,7 +58,7 @@ class Shelf:
         self._used = 0
 
     def put(self, tree: T) -> T:
-        """The structure with copies of its tensors, but for those that are on a shelf already; or itself: see `place`."""
+        """The structure with copies of its tensors, but for those that lie here already; or itself: see `place`."""
         place = self.place([tensor for tensor in tensors_of(tree) if not _on_a_shelf(tensor)])
         if place is None:
             return tree

@@ -33,7 +33,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -132,6 +132,21 @@ def hypergradient(
     process, method = as_process(process), check_method(method)
     steps = len(actions) * steps_per_action
     check_last(method, last, steps)
+    if states is None and (singles := process.singles(initial)):
+        each = [
+            hypergradient(
+                own,
+                start,
+                [action[i] for action in actions],
+                method=method,
+                memory=memory,
+                byte_budget=byte_budget,
+                last=last,
+                steps_per_action=steps_per_action,
+            )
+            for i, (own, start) in enumerate(singles)
+        ]
+        return _together(each)
     with double_backward_kernels():
         if method == "forward":
             return _forward(process, initial, actions, steps_per_action)
@@ -211,10 +226,8 @@ class _Walk:
         states, shelf = {begin: state}, Shelf()
         for t in range(begin, self.steps):
             keep = t >= last or (t + 1 - begin) % every == 0
-            if t > begin or after is None:
-                state = self._step(state, t, shelf if keep else None)
-            else:
-                state = after
+            first = after if t == begin else None
+            state = self._step(state, t, shelf if keep else None) if first is None else first
             if keep:
                 states[t + 1] = shelf.put(self._kept(state, t + 1) if t >= last else state)
         return self.back(states, begin, predicted, policy)
@@ -378,6 +391,25 @@ class _Walk:
 def _root(steps: int) -> int:
     """⌈√T⌉, for T of at least 1."""
     return math.isqrt(steps - 1) + 1
+
+
+def _together(each: Sequence[Hypergradient]) -> Hypergradient:
+    """The hypergradient of a batch whose students were differentiated one after the other."""
+    first = each[0]
+    initial = first.initial
+    if initial is not None:
+        columns = zip(*(tensors_of(one.initial) for one in each), strict=True)
+        initial = with_tensors(initial, [torch.stack(column) for column in columns])
+    nonfinite = [one.nonfinite_step for one in each if one.nonfinite_step is not None]
+    return replace(
+        first,
+        actions=torch.stack([one.actions for one in each], 1),
+        initial=initial,
+        objective=torch.stack([one.objective for one in each]),
+        # One at a time.
+        measured_bytes=max(one.measured_bytes for one in each),
+        nonfinite_step=max(nonfinite, default=None),
+    )
 
 
 class _Rows:

@@ -75,6 +75,10 @@ class Process:
         """The shape in which independent processes are stacked in a state: (B,), or () for one."""
         return ()
 
+    def singles(self, state: Any) -> list[tuple[Process, Any]]:
+        """The processes stacked in a state, each with its own, if they gain nothing from being taken together."""
+        return []
+
     def needed(self, state: Any) -> Any:
         """What of a state `pull_back` reads: all that has to be kept of it."""
         return state

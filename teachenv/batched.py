@@ -34,7 +34,7 @@ class BatchedDynamics(Dynamics):
     def __init__(self, single: Dynamics, path: Literal["vmap", "loop"], recorder: Recorder | None = None) -> None:
         """Takes the single training's pieces."""
         self.__dict__.update(single.__dict__)
-        self.path = path
+        self.single, self.path = single, path
         self._recorder = recorder if path == "vmap" else None
         self._mode = "batched" if path == "vmap" else False
 
@@ -70,6 +70,19 @@ class BatchedDynamics(Dynamics):
 
     def _recorded(self, function: Callable[..., T], *name: Hashable) -> Callable[..., T]:
         return function if self._recorder is None else self._recorder(function, *name)
+
+
+def apart(students: StudentState, episodes: Episode) -> list[tuple[StudentState, Episode]]:
+    """Each student of a batch and its episode, without the leading dimension."""
+    found = []
+    for i, seed in enumerate(episodes.seeds):
+        parameters, slots, buffers = (
+            {name: t[i] for name, t in tensors.items()}
+            for tensors in (students.parameters, students.slots, students.buffers)
+        )
+        state = StudentState(parameters, slots, buffers, int(np.asarray(students.step)[i]))
+        found.append((state, Episode((seed,), episodes.batches[i], episodes.dev[i], episodes.train[i])))
+    return found
 
 
 def _stack(records: Sequence[Any]) -> Any:

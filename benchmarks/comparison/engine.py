@@ -216,7 +216,7 @@ class Comparison:
                 made = task.method(method)
                 for configuration in left[task.name, method][: rung.configurations]:
                     crowd = made.crowd if made.learns else 0
-                    more = {
+                    more: dict[str, Any] = {
                         "budget": min(crowd * made.spends * rung.steps, task.budget(made)),
                         "parallel": crowd * rung.parallel,
                         "students": rung.students,

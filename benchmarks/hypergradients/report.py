@@ -141,6 +141,9 @@ def _figure(rows: list[Row]) -> bytes:
         axes.set_yscale("log")
         axes.set_xlabel("length of the training T, student steps")
         axes.grid(alpha=0.3)
+        for formatted in (axes.xaxis, axes.yaxis):
+            formatted.set_major_formatter("{x:,g}")
+    time.yaxis.set_minor_formatter("{x:g}")
     memory.legend(fontsize=8)
     figure.suptitle("Hypergradients of a 784-500-10 perceptron; a line ends where the memory limit is passed")
     buffer = io.BytesIO()

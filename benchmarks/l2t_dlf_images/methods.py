@@ -75,8 +75,9 @@ def _methods(rates: tuple[float, ...]) -> dict[str, Method]:
             _of_samples({"threshold": 0.8}, {"threshold": 0.9}), _data_teacher, learns=True, of_samples=True
         ),
         "ddpg": Method(rl, attention(agents.DDPG), learns=True, spends=_RL_SPENDS),
-        "td3": Method(rl, attention(agents.TD3), learns=True, spends=_RL_SPENDS),
-        "sac": Method(rl, attention(agents.SAC), learns=True, spends=_RL_SPENDS),
+        # Their rates and penalties are DDPG's: there is no time to tune each of them for as long.
+        "td3": Method(rl, attention(agents.TD3), learns=True, tuned_as="ddpg", spends=_RL_SPENDS),
+        "sac": Method(rl, attention(agents.SAC), learns=True, tuned_as="ddpg", spends=_RL_SPENDS),
         "evolution-strategies": Method(
             _teachers(*(({"scale": 0.5}, {"learning_rate": 0.05, "sigma": sigma}) for sigma in (0.05, 0.2))),
             attention(meta.EvolutionStrategies, students_per_update=4),

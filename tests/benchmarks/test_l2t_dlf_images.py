@@ -24,7 +24,7 @@ EFFORT = Effort(
     students=1,
     final_students=2,
 )
-SHORT = {"student": "mlp", "horizon": 6, "steps_per_action": 2, "dev_size": 100, "batch_size": 8}
+SHORT = {"student": "mlp", "horizon": 6, "steps_per_action": 2, "dev_size": 300, "batch_size": 8}
 TAUGHT = ("cross-entropy", "large-margin", "data-teacher", "rmd", "l2t-dlf")
 
 

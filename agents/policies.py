@@ -80,8 +80,8 @@ class _Gaussian(_Small, SACPolicy):
         torch.nn.init.zeros_(spread.weight)
         torch.nn.init.constant_(spread.bias, math.log(self.initial_noise))
         actor.latent_pi = torch.nn.Sequential()
-        actor.mu = self._network(actor.features_dim, actions, squash=False)  # type: ignore[assignment]
-        actor.log_std = spread
+        actor.mu = self._network(actor.features_dim, actions, squash=False)
+        actor.log_std = spread  # type: ignore[assignment]
         return actor.to(self.device)
 
 

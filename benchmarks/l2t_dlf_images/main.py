@@ -26,6 +26,7 @@ DATA = ("self-paced", "random-drop", "data-teacher")
 RL = ("ddpg", "td3", "sac", "evolution-strategies")
 GRADIENT = ("rmd", "rmd:tau-1", "rmd:sigmoid", "l2t-dlf")
 ABLATIONS = ("rmd:static", "finite-difference")
+TRANSFERRED = "rmd:transferred"
 
 
 # LeNet's batch of 500 is the paper's; a fifth of it makes as many passes over the data in as much time, in steps that a
@@ -84,14 +85,14 @@ def _parts(
         return Part(table, env, options, effort, methods, longer if final != taught else {}, source)
 
     noisy = {"label_noise": 0.4}
-    few = ("rmd", "l2t-dlf", "ddpg", "rmd:transferred")
+    few = ("rmd", "l2t-dlf", "ddpg", TRANSFERRED)
     return {
         "mnist-mlp": part(1, "mlp", mlp, (*CLEAN, *DATA, *RL, *GRADIENT, *ABLATIONS)),
         "mnist-mlp-noisy-40": part(1, "mlp", mlp, (*NOISY, *RL[:1], *GRADIENT, *ABLATIONS), **noisy),
         "mnist-lenet": part(1, "lenet", lenet, (*CLEAN, *few), source="mnist-mlp", **LENET),
         "mnist-lenet-noisy-40": part(1, "lenet", lenet, (*NOISY, *few), source="mnist-mlp-noisy-40", **noisy, **LENET),
         "cifar10-resnet8": part(2, "resnet8", resnet, (*CLEAN, "rmd", "l2t-dlf", "finite-difference")),
-        "cifar10-resnet20": part(2, "resnet20", resnet, ("cross-entropy", "rmd:transferred"), source="cifar10-resnet8"),
+        "cifar10-resnet20": part(2, "resnet20", resnet, ("cross-entropy", TRANSFERRED), source="cifar10-resnet8"),
     }
 
 
@@ -215,10 +216,15 @@ def comparison_of(options: Options) -> Comparison:
     parts = chosen(options)
     tasks = []
     for name, part in parts.items():
-        # A teacher that is taken over has to be taught in the same run, or to have been taught in an earlier one.
-        methods = part.methods if part.source in parts else tuple(m for m in part.methods if m != "rmd:transferred")
-        if not methods:
-            raise ValueError(f"{name} takes over the teachers of {part.source}: name that one in --tasks, too")
+        methods = part.methods
+        if TRANSFERRED in methods and not (part.source in parts and "rmd" in parts[part.source].methods):
+            # A teacher that is taken over has to be taught in the same run, or to have been taught in an earlier one.
+            if options.methods is not None:
+                raise ValueError(
+                    f"{name} takes over teachers that rmd taught on {part.source}: name these in --methods and --tasks, "
+                    f"too, or leave out {TRANSFERRED}"
+                )
+            methods = tuple(method for method in methods if method != TRANSFERRED)
         shared = dict(part.options)
         if options.data_root is not None:
             shared["data_root"] = str(options.data_root)

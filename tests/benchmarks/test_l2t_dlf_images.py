@@ -161,6 +161,7 @@ def test_figures_of_the_paper_run_only_what_they_need() -> None:
         ({"workers": 0}, "workers"),
         ({"table": 2, "tasks": ("mnist-mlp",)}, "no task"),
         ({"tasks": ("mnist-lenet",), "methods": ("rmd:transferred",)}, "mnist-mlp"),
+        ({"methods": ("rmd:transferred", "cross-entropy")}, "that rmd taught on mnist-mlp"),
     ],
 )
 def test_what_makes_no_sense_is_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:

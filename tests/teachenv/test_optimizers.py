@@ -62,6 +62,19 @@ def test_reverse_is_the_vector_jacobian_product_of_update(momentum, nesterov, we
         torch.testing.assert_close(f, e, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("rate", [0.1, torch.tensor([0.1, 0.3])], ids=["number", "students"])
+@pytest.mark.parametrize("optimizer", [SGD(), SGD(0.9, 0.1, nesterov=True), Adam(), Adam(weight_decay=0.1)], ids=str)
+def test_new_parameters_can_be_written_to_a_given_place(optimizer, rate):
+    parameters, gradient = tensors(0, batch=(2,)), tensors(1, batch=(2,))
+    slots = optimizer.init(parameters)
+    expected, _ = optimizer.update(parameters, gradient, slots, rate, np.array([3, 3]))
+    places = {name: torch.full_like(p, 9.0) for name, p in parameters.items()}
+    found, _ = optimizer.update(parameters, gradient, slots, rate, np.array([3, 3]), places)
+    for name, place in places.items():
+        assert found[name] is place
+        assert torch.equal(place, expected[name])
+
+
 @given(
     momentum=st.floats(0, 1),
     weight_decay=st.floats(0, 1),

@@ -20,6 +20,10 @@ Column = tuple[str, Callable[[str, str], str]]
 """A further column of a table: its header, and the cell of (task, method)."""
 
 
+# Options of the environment that come with a method and are not tuned.
+_FIXED_OPTIONS = ("loss", "base", "steps_per_action", "dev_measured")
+
+
 class Results:
     """The training rows of one run, by task and method.
 
@@ -68,9 +72,11 @@ def write(results: Results, folder: Path, figures: Mapping[str, Figure | None], 
         header, body = _table(results, task, columns)
         lines += [f"## {task}", "", _subtitle(results, task), "", _markdown(header), _markdown(["---"] * len(header))]
         lines += [*(_markdown(row) for row in body), ""]
-        shown = Table(*header[:-1], title=f"{task}: test error", caption=_subtitle(results, task))
+        # What fits on a terminal; the file has all.
+        kept = [header.index(name) for name in ("method", "test error % (95 %)", "of best fixed", "seeds", "teacher s")]
+        shown = Table(*(header[i] for i in kept), title=f"{task}: test error", caption=_subtitle(results, task))
         for row in body:
-            shown.add_row(*row[:-1])
+            shown.add_row(*(row[i] for i in kept))
         Console().print(shown)
     write_atomically(folder / "table.md", "\n".join(lines))
     for name, figure in figures.items():
@@ -118,7 +124,7 @@ def _subtitle(results: Results, task: str) -> str:
 
 def described(config: Mapping[str, Any]) -> str:
     """What was tuned, as a cell of the table shows it; of nested options the leaves."""
-    own = {name: value for name, value in _leaves(config["own"]) if name not in ("loss", "base")}
+    own = {name: value for name, value in _leaves(config["own"]) if name not in _FIXED_OPTIONS}
     return ", ".join([f"lr {config['learning_rate']:g} {config['lr_schedule']}", *(f"{k} {v}" for k, v in own.items())])
 
 
@@ -154,7 +160,7 @@ def panels(results: Results, height: float = 4.2) -> tuple[Figure, list[Any]]:
 
 def test_error(results: Results) -> Figure:
     """Test error of each method, a dot a seed."""
-    figure, axes = panels(results)
+    figure, axes = panels(results, max(4.2, 0.36 * len(results.methods)))
     for axis, task in zip(axes, results.tasks, strict=True):
         shown = [m for m in results.methods if results.errors(task, m) is not None]
         for place, method in enumerate(reversed(shown)):

@@ -221,7 +221,7 @@ def comparison_of(options: Options) -> Comparison:
             # A teacher that is taken over has to be taught in the same run, or to have been taught in an earlier one.
             if options.methods is not None:
                 raise ValueError(
-                    f"{name} takes over teachers that rmd taught on {part.source}: name these in --methods and --tasks, "
+                    f"{name} takes over teachers that rmd taught on {part.source}: name these in --methods and --tasks "
                     f"too, or leave out {TRANSFERRED}"
                 )
             methods = tuple(method for method in methods if method != TRANSFERRED)

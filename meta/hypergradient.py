@@ -67,7 +67,8 @@ class Hypergradient:
         gradient_evaluations: gradients of minibatch losses that were computed, a student.
         hessian_vector_products: double backward passes, a student.
         predicted_bytes: what the policy was expected to hold at its peak, besides the initial state; None where nothing
-            was predicted (`"forward"`, or the states were given).
+            was predicted (`"forward"`, or the states were given). Students of a batch that gain nothing from being
+            taken together (path `"loop"`) are differentiated one by one, and this is of one of them.
         measured_bytes: the same, measured on the tensors held: states, and graphs, of `"all"` those of every 16th step,
             the others taken to be like them.
         nonfinite_step: the last step whose gradient is not finite, where it arose; None if all are finite.

@@ -1,8 +1,8 @@
 """What a hypergradient costs: every method and memory policy of this library, and its peers, on the same trainings.
 
 A contender differentiates the final dev loss of a training with respect to one action a step, the weight of each
-class in the step's loss. All have the same network, initial weights, minibatches and SGD with momentum. Each runs in
-processes of its own, one for its memory and one for its time, where plain training takes turns with it:
+class in the step's loss. All have the same network, initial weights, minibatches and SGD with momentum. Each has a
+process of its own for its memory; for their times all take turns in one, with one another and with plain training:
 
 * ``time_ratio``: median over the turns of its time over plain training's;
 * ``extra_bytes``: growth of the process's resident memory at its peak;

@@ -29,9 +29,10 @@ ABLATIONS = ("rmd:static", "finite-difference")
 TRANSFERRED = "rmd:transferred"
 
 
-# LeNet's batch of 500 is the paper's; a fifth of it makes as many passes over the data in as much time, in steps that a
-# teacher can differentiate in seconds.
-LENET = {"batch_size": 100, "autocast": "bfloat16"}
+# A fifth of the paper's batch makes as many passes over the data in as much time, in steps that a teacher can
+# differentiate in seconds.
+SMALL_LENET = {"batch_size": 100, "autocast": "bfloat16"}
+PAPERS_LENET = {"batch_size": 500}
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ def _parts(
     resnet: Effort,
     horizons: Mapping[str, tuple[int, int]],
     actions: int,
+    of_lenet: Mapping[str, Any],
     **shared: Any,
 ) -> dict[str, Part]:
     """The tasks.
@@ -73,6 +75,7 @@ def _parts(
         resnet: of the networks on CIFAR-10.
         horizons: by student, the student steps of a teacher's episode and of the final training.
         actions: in both.
+        of_lenet: options of LeNet's environments.
         shared: options of every environment.
     """
 
@@ -89,8 +92,10 @@ def _parts(
     return {
         "mnist-mlp": part(1, "mlp", mlp, (*CLEAN, *DATA, *RL, *GRADIENT, *ABLATIONS)),
         "mnist-mlp-noisy-40": part(1, "mlp", mlp, (*NOISY, *RL[:1], *GRADIENT, *ABLATIONS), **noisy),
-        "mnist-lenet": part(1, "lenet", lenet, (*CLEAN, *few), source="mnist-mlp", **LENET),
-        "mnist-lenet-noisy-40": part(1, "lenet", lenet, (*NOISY, *few), source="mnist-mlp-noisy-40", **noisy, **LENET),
+        "mnist-lenet": part(1, "lenet", lenet, (*CLEAN, *few), source="mnist-mlp", **of_lenet),
+        "mnist-lenet-noisy-40": part(
+            1, "lenet", lenet, (*NOISY, *few), source="mnist-mlp-noisy-40", **noisy, **of_lenet
+        ),
         "cifar10-resnet8": part(2, "resnet8", resnet, (*CLEAN, "rmd", "l2t-dlf", "finite-difference")),
         "cifar10-resnet20": part(2, "resnet20", resnet, ("cross-entropy", TRANSFERRED), source="cifar10-resnet8"),
     }
@@ -116,11 +121,35 @@ _PAPER = {"mlp": (30_000, 30_000), "lenet": (1_200, 1_200), "resnet8": (31_200, 
 SEEDS: dict[Preset, int] = {"smoke": 1, "laptop": 5, "paper": 5}
 
 PRESETS: dict[Preset, dict[str, Part]] = {
-    "smoke": _parts(_SMOKE, _SMOKE, _SMOKE, dict.fromkeys(_LAPTOP, (20, 40)), 10, dev_size=500, dev_measured=200),
-    "laptop": _parts(
-        _effort(40, 600, 2), _effort(20, 200, 2), _effort(20, 60, 1), _LAPTOP, 20, dev_size=5000, dev_measured=1000
+    "smoke": _parts(
+        mlp=_SMOKE,
+        lenet=_SMOKE,
+        resnet=_SMOKE,
+        horizons=dict.fromkeys(_LAPTOP, (20, 40)),
+        actions=10,
+        of_lenet=SMALL_LENET,
+        dev_size=500,
+        dev_measured=200,
     ),
-    "paper": _parts(_effort(60, 30_000, 3), _effort(60, 1_200, 3), _effort(100, 31_200, 1), _PAPER, 60, dev_size=5000),
+    "laptop": _parts(
+        mlp=_effort(40, 600, 2),
+        lenet=_effort(20, 200, 2),
+        resnet=_effort(20, 60, 1),
+        horizons=_LAPTOP,
+        actions=20,
+        of_lenet=SMALL_LENET,
+        dev_size=5000,
+        dev_measured=1000,
+    ),
+    "paper": _parts(
+        mlp=_effort(60, 30_000, 3),
+        lenet=_effort(60, 1_200, 3),
+        resnet=_effort(100, 31_200, 1),
+        horizons=_PAPER,
+        actions=60,
+        of_lenet=PAPERS_LENET,
+        dev_size=5000,
+    ),
 }
 
 
@@ -175,12 +204,17 @@ class Options(CommonOptions):
 def run(options: Options) -> None:
     """Tunes, trains, measures, and writes rows, tables and figures."""
     if options.large:
-        root = {} if options.data_root is None else {"data_root": str(options.data_root)}
-        large.run(options.output_folder(NAME), NAME, options.workers or os.cpu_count() or 1, **root)
+        large.run(options.output_folder(NAME), NAME, options.workers or os.cpu_count() or 1, **_of_machine(options))
         return
     comparison = comparison_of(options)
     comparison.run()
     report.write(comparison.results.rows(), comparison.folder, comparison.seeds)
+
+
+def _of_machine(options: Options) -> dict[str, str]:
+    """Options of every environment: where its data and its students are."""
+    given = {"data_root": options.data_root, "device": options.device}
+    return {name: str(value) for name, value in given.items() if value is not None}
 
 
 def chosen(options: Options) -> dict[str, Part]:
@@ -225,11 +259,7 @@ def comparison_of(options: Options) -> Comparison:
                     f"too, or leave out {TRANSFERRED}"
                 )
             methods = tuple(method for method in methods if method != TRANSFERRED)
-        shared = dict(part.options)
-        if options.data_root is not None:
-            shared["data_root"] = str(options.data_root)
-        if options.device is not None:
-            shared["device"] = options.device
+        shared = {**part.options, **_of_machine(options)}
         table = "MNIST" if part.table == 1 else "CIFAR"
         setting = Setting(f"benchmarks.l2t_dlf_images.methods:{table}", part.env, shared, final=part.final)
         teaching = setting.make_single("cross-entropy", Configuration(0.1, "constant", 0)).teaching

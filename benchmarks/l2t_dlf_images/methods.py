@@ -96,5 +96,9 @@ def _methods(rates: tuple[float, ...]) -> dict[str, Method]:
     }
 
 
-MNIST = Table(_methods((0.01, 0.03, 0.1)), lambda method, loss: (0.01, 0.03, 0.1), ("constant", "cosine"))
-CIFAR = Table(_methods((0.05, 0.1, 0.2)), lambda method, loss: (0.05, 0.1, 0.2), ("step", "cosine"))
+def _table(rates: tuple[float, ...], schedules: tuple[str, ...]) -> Table:
+    return Table(_methods(rates), lambda method, loss: rates, schedules)
+
+
+MNIST = _table((0.01, 0.03, 0.1), ("constant", "cosine"))
+CIFAR = _table((0.05, 0.1, 0.2), ("step", "cosine"))

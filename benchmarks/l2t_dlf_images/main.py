@@ -29,12 +29,6 @@ ABLATIONS = ("rmd:static", "finite-difference")
 TRANSFERRED = "rmd:transferred"
 
 
-# A fifth of the paper's batch makes as many passes over the data in as much time, in steps that a teacher can
-# differentiate in seconds.
-SMALL_LENET = {"batch_size": 100, "autocast": "bfloat16"}
-PAPERS_LENET = {"batch_size": 500}
-
-
 @dataclass(frozen=True)
 class Part:
     """One task of a table.
@@ -58,97 +52,132 @@ class Part:
     source: str | None = None
 
 
-def _parts(
-    mlp: Effort,
-    lenet: Effort,
-    resnet: Effort,
-    horizons: Mapping[str, tuple[int, int]],
-    actions: int,
-    of_lenet: Mapping[str, Any],
-    **shared: Any,
-) -> dict[str, Part]:
-    """The tasks.
+@dataclass(frozen=True)
+class Size:
+    """How long a student is trained, and what is spent on teaching it.
+
+    Attributes:
+        effort: what is spent.
+        taught: student steps of the episodes that teachers learn on.
+        final: of the final training.
+        actions: in both.
+        options: of the environment.
+        train_size: samples that an episode trains on, where the final training has the whole pool: fewer steps then
+            make as many passes over them as the final training makes, or more; None: all.
+    """
+
+    effort: Effort
+    taught: int
+    final: int
+    actions: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+    train_size: int | None = None
+
+
+# Every task: table, environment, student, methods, options, and the task whose teachers are taken over.
+_NOISE = {"label_noise": 0.4}
+_FEW = ("rmd", "l2t-dlf")
+_TASKS: dict[str, tuple[int, str, str, tuple[str, ...], Mapping[str, Any], str | None]] = {
+    "mnist-mlp": (1, "TeachMNIST-v0", "mlp", (*CLEAN, *DATA, *RL, *GRADIENT, *ABLATIONS), {}, None),
+    "mnist-mlp-noisy-40": (1, "TeachMNIST-v0", "mlp", (*NOISY, "ddpg", *GRADIENT, *ABLATIONS), _NOISE, None),
+    "mnist-lenet": (1, "TeachMNIST-v0", "lenet", (*CLEAN, "ddpg", *_FEW, TRANSFERRED), {}, "mnist-mlp"),
+    "mnist-lenet-noisy-40": (
+        1, "TeachMNIST-v0", "lenet", (*NOISY, "ddpg", *_FEW, TRANSFERRED), _NOISE, "mnist-mlp-noisy-40",
+    ),
+    "cifar10-resnet8": (2, "TeachCIFAR-v0", "resnet8", (*CLEAN, *_FEW, "finite-difference"), {}, None),
+    "cifar10-resnet20": (2, "TeachCIFAR-v0", "resnet20", (*CLEAN, *_FEW, TRANSFERRED), {}, "cifar10-resnet8"),
+    "cifar10-resnet32": (2, "TeachCIFAR-v0", "resnet32", (*CLEAN, *_FEW), {}, None),
+    "cifar10-wrn": (2, "TeachCIFAR-v0", "wrn", (*CLEAN, *_FEW), {}, None),
+    "cifar10-densenet": (2, "TeachCIFAR-v0", "densenet", (*CLEAN, *_FEW), {}, None),
+    "cifar100-resnet8": (2, "TeachCIFAR100-v0", "resnet8", (*CLEAN, *_FEW), {}, None),
+    "cifar100-resnet20": (2, "TeachCIFAR100-v0", "resnet20", (*CLEAN, *_FEW), {}, None),
+    "cifar100-resnet32": (2, "TeachCIFAR100-v0", "resnet32", (*CLEAN, *_FEW), {}, None),
+}  # fmt: skip
+
+
+def _parts(sizes: Mapping[str, Size], only: Mapping[str, tuple[str, ...]] | None = None) -> dict[str, Part]:
+    """The tasks of a preset.
 
     Args:
-        mlp: effort of the tasks of the MNIST perceptron.
-        lenet: of LeNet.
-        resnet: of the networks on CIFAR-10.
-        horizons: by student, the student steps of a teacher's episode and of the final training.
-        actions: in both.
-        of_lenet: options of LeNet's environments.
-        shared: options of every environment.
+        sizes: by task.
+        only: by task, its methods, if they are not all that the task can have.
     """
-
-    def part(table: int, student: str, effort: Effort, methods: tuple[str, ...], **more: Any) -> Part:
-        source = more.pop("source", None)
-        taught, final = horizons[student]
-        env = "TeachMNIST-v0" if table == 1 else "TeachCIFAR-v0"
-        options = {"student": student, "horizon": taught, "steps_per_action": taught // actions, **shared, **more}
-        longer = {"horizon": final, "steps_per_action": final // actions}
-        return Part(table, env, options, effort, methods, longer if final != taught else {}, source)
-
-    noisy = {"label_noise": 0.4}
-    few = ("rmd", "l2t-dlf", "ddpg", TRANSFERRED)
-    return {
-        "mnist-mlp": part(1, "mlp", mlp, (*CLEAN, *DATA, *RL, *GRADIENT, *ABLATIONS)),
-        "mnist-mlp-noisy-40": part(1, "mlp", mlp, (*NOISY, *RL[:1], *GRADIENT, *ABLATIONS), **noisy),
-        "mnist-lenet": part(1, "lenet", lenet, (*CLEAN, *few), source="mnist-mlp", **of_lenet),
-        "mnist-lenet-noisy-40": part(
-            1, "lenet", lenet, (*NOISY, *few), source="mnist-mlp-noisy-40", **noisy, **of_lenet
-        ),
-        "cifar10-resnet8": part(2, "resnet8", resnet, (*CLEAN, "rmd", "l2t-dlf", "finite-difference")),
-        "cifar10-resnet20": part(2, "resnet20", resnet, ("cross-entropy", TRANSFERRED), source="cifar10-resnet8"),
-    }
+    parts = {}
+    for name, size in sizes.items():
+        table, env, student, methods, options, source = _TASKS[name]
+        taught, final = (
+            {"horizon": horizon, "steps_per_action": horizon // size.actions, "train_size": train_size}
+            for horizon, train_size in ((size.taught, size.train_size), (size.final, None))
+        )
+        parts[name] = Part(
+            table,
+            env,
+            {"student": student, **options, **size.options, **taught},
+            size.effort,
+            (only or {}).get(name, methods),
+            final if final != taught else {},
+            source,
+        )
+    return parts
 
 
-def _effort(updates: int, horizon: int, final_students: int, **more: Any) -> Effort:
+def _effort(updates: int, horizon: int, students: int, first: float, kept: int) -> Effort:
     """A budget of whole updates by one student each; tuning has a fifth and two fifths of it.
 
-    Its first round trains students for a third of the final length.
+    Args:
+        updates: of a gradient teacher.
+        horizon: of its episodes.
+        students: final ones of each seed, and of the last round of tuning.
+        first: part of the final training that the first round of tuning has.
+        kept: configurations of the last round of tuning.
     """
     steps = updates * horizon
-    rungs = Rung(12, steps // 5, 1, 1, 1 / 3), Rung(3, 2 * steps // 5, 1, 2)
-    return Effort(
-        student_steps=steps, parallel=1, rungs=rungs, points=5, students=2, final_students=final_students, **more
-    )
+    rungs = Rung(12, steps // 5, 1, 1, first), Rung(kept, 2 * steps // 5, 1, students)
+    return Effort(student_steps=steps, parallel=1, rungs=rungs, points=5, students=2, final_students=students)
 
 
-_SMOKE = Effort(student_steps=40, parallel=1, rungs=(Rung(1, 20, 1, 1),), points=1, students=1, final_students=1)
-_LAPTOP = {"mlp": (600, 9000), "lenet": (200, 3000), "resnet8": (60, 600), "resnet20": (60, 600)}
-# Ten passes over MNIST, eighty over CIFAR.
-_PAPER = {"mlp": (30_000, 30_000), "lenet": (1_200, 1_200), "resnet8": (31_200, 31_200), "resnet20": (31_200, 31_200)}
+_ONE = Effort(student_steps=40, parallel=1, rungs=(Rung(1, 20, 1, 1),), points=1, students=1, final_students=1)
+_SMOKE = Size(_ONE, 20, 40, 10, {"batch_size": 100, "dev_size": 500, "dev_measured": 200}, 1000)
+
+# Larger batches than the paper's 20 make three passes over MNIST in seconds. LeNet's autocast is for speed alone.
+_MLP = Size(_effort(24, 120, 2, 1 / 3, 3), 120, 720, 12, {"batch_size": 250, "dev_size": 5000}, 3000)
+_LENET = Size(
+    _effort(10, 48, 1, 1 / 6, 2),
+    48,
+    480,
+    12,
+    {"batch_size": 250, "dev_size": 5000, "dev_measured": 1000, "autocast": "bfloat16"},
+    1200,
+)
+_RESNET = Size(_effort(10, 36, 1, 1 / 3, 2), 36, 360, 12, {"dev_size": 2000, "dev_measured": 500}, 1000)
+
+# Ten passes over MNIST, eighty over CIFAR, all differentiated; as many actions as student steps between them, since
+# that keeps the fewest states.
+_PAPERS_MLP = Size(_effort(60, 30_000, 3, 1 / 3, 3), 30_000, 30_000, 200, {"batch_size": 20, "dev_size": 5000})
+_PAPERS_LENET = Size(_effort(60, 1_200, 3, 1 / 3, 3), 1_200, 1_200, 40, {"batch_size": 500, "dev_size": 5000})
+_PAPERS_CIFAR = Size(_effort(100, 31_200, 1, 1 / 3, 3), 31_200, 31_200, 200, {"dev_size": 5000})
+# 70 states of WRN-40-10 and its momentum are 31 GB, and √31,200 · 2 of them would be 160.
+_PAPERS_LARGE = Size(_effort(100, 1_200, 1, 1 / 3, 3), 1_200, 31_200, 40, {"dev_size": 5000})
 
 SEEDS: dict[Preset, int] = {"smoke": 1, "laptop": 5, "paper": 5}
 
+_LAPTOP = {
+    "mnist-mlp": _MLP,
+    "mnist-mlp-noisy-40": _MLP,
+    "mnist-lenet": _LENET,
+    "mnist-lenet-noisy-40": _LENET,
+    "cifar10-resnet8": _RESNET,
+    "cifar10-resnet20": _RESNET,
+}
+
 PRESETS: dict[Preset, dict[str, Part]] = {
-    "smoke": _parts(
-        mlp=_SMOKE,
-        lenet=_SMOKE,
-        resnet=_SMOKE,
-        horizons=dict.fromkeys(_LAPTOP, (20, 40)),
-        actions=10,
-        of_lenet=SMALL_LENET,
-        dev_size=500,
-        dev_measured=200,
-    ),
-    "laptop": _parts(
-        mlp=_effort(40, 600, 2),
-        lenet=_effort(20, 200, 2),
-        resnet=_effort(20, 60, 1),
-        horizons=_LAPTOP,
-        actions=20,
-        of_lenet=SMALL_LENET,
-        dev_size=5000,
-        dev_measured=1000,
-    ),
+    "smoke": _parts(dict.fromkeys(_LAPTOP, _SMOKE)),
+    "laptop": _parts(_LAPTOP, {"cifar10-resnet20": ("cross-entropy", TRANSFERRED)}),
     "paper": _parts(
-        mlp=_effort(60, 30_000, 3),
-        lenet=_effort(60, 1_200, 3),
-        resnet=_effort(100, 31_200, 1),
-        horizons=_PAPER,
-        actions=60,
-        of_lenet=PAPERS_LENET,
-        dev_size=5000,
+        dict.fromkeys(_TASKS, _PAPERS_CIFAR)
+        | dict.fromkeys(("mnist-mlp", "mnist-mlp-noisy-40"), _PAPERS_MLP)
+        | dict.fromkeys(("mnist-lenet", "mnist-lenet-noisy-40"), _PAPERS_LENET)
+        | dict.fromkeys(("cifar10-wrn", "cifar10-densenet"), _PAPERS_LARGE)
     ),
 }
 

@@ -425,6 +425,35 @@ def test_saved_and_loaded_teachers_predict_the_same(teacher, policy, tmp_path):
             np.testing.assert_array_equal(found, wanted)
 
 
+TEACH = """
+import sys
+import gymnasium as gym, teachenv, agents, meta
+
+def taught(kind, path):
+    env = gym.make("TeachDigits-v0", horizon=12, steps_per_action=2, learning_rate=0.4).unwrapped
+    teacher = getattr(agents if kind == "DDPG" else meta, kind).load(path)
+    observation, ended = env.reset(seed=5)[0], False
+    while not ended:
+        observation, _, ended, _, _ = env.step(teacher.predict(observation, deterministic=True)[0])
+    return [(n, t.numpy().tobytes().hex()) for n, t in env.student.parameters.items()], env.evaluate("test")
+"""
+
+
+@pytest.mark.parametrize("teacher", [RMD, DDPG])
+def test_a_saved_teacher_teaches_the_same_student_bitwise_in_another_process(teacher, in_new_process, tmp_path):
+    env = gym.make("TeachDigits-v0", horizon=12, steps_per_action=2, learning_rate=0.4)
+    made = make(teacher, "AttentionPolicy", env).learn(18)
+    made.save(tmp_path / "teacher")
+    here = {}
+    exec(TEACH, here)
+    found = here["taught"](teacher.__name__, tmp_path / "teacher")
+    untaught = make(teacher, "AttentionPolicy", env)
+    untaught.save(tmp_path / "untaught")
+    assert here["taught"](teacher.__name__, tmp_path / "untaught") != found
+    elsewhere = in_new_process(TEACH + "print(taught(*sys.argv[1:]))", teacher.__name__, tmp_path / "teacher")
+    assert elsewhere.strip() == str(found)
+
+
 @each_teacher
 def test_training_is_reproducible(teacher, policy):
     trained = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import agents
@@ -68,7 +69,10 @@ def _methods(rates: tuple[float, ...]) -> dict[str, Method]:
         "large-margin": fixed_loss("large-margin", {"margin": 2, "annealing": 5.0}, {"margin": 4, "annealing": 10.0}),
         "focal": fixed_loss("focal", {"gamma": 1.0}, {"gamma": 2.0}),
         "label-smoothing": fixed_loss("label-smoothing", {"epsilon": 0.1}, {"epsilon": 0.2}),
-        "generalized-cross-entropy": fixed_loss("generalized-cross-entropy", {"q": 0.4}, {"q": 0.7}),
+        # Its slope is p^q times cross-entropy's.
+        "generalized-cross-entropy": replace(
+            fixed_loss("generalized-cross-entropy", {"q": 0.7}, {"q": 0.9}), rates=tuple(2 * rate for rate in rates)
+        ),
         "self-paced": Method(_of_samples({"until": 0.3}, {"until": 0.6}), _self_paced, of_samples=True),
         "random-drop": Method(_of_samples({"keep": 0.5}, {"keep": 0.8}), _random_drop, of_samples=True),
         "data-teacher": Method(
@@ -100,5 +104,5 @@ def _table(rates: tuple[float, ...], schedules: tuple[str, ...]) -> Table:
     return Table(_methods(rates), lambda method, loss: rates, schedules)
 
 
-MNIST = _table((0.01, 0.03, 0.1), ("constant", "cosine"))
+MNIST = _table((0.05, 0.1, 0.2), ("constant", "cosine"))
 CIFAR = _table((0.05, 0.1, 0.2), ("step", "cosine"))

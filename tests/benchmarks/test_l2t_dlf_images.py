@@ -11,10 +11,11 @@ import pytest
 
 from benchmarks.comparison import work
 from benchmarks.comparison.engine import Effort, Rung
-from benchmarks.l2t_dlf_images import Options, main, methods, report
+from benchmarks.l2t_dlf_images import Options, large, main, methods, report
 from benchmarks.l2t_dlf_images.published import ERRORS
 from benchmarks.rows import Row, read_rows
 from meta import TaughtLoss
+from teachenv.students.resnet import resnet20
 
 EFFORT = Effort(
     student_steps=12,
@@ -190,3 +191,17 @@ def test_the_table_has_paired_differences_and_the_papers_numbers() -> None:
     assert published("mnist-mlp", "large-margin") == "1.83"
     assert published("mnist-mlp", "rmd") == ""
     assert all(len(numbers) == 4 for numbers in ERRORS.values())
+
+
+def test_large_students_take_taught_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(large, "STUDENTS", ("resnet20",))
+    large.run(tmp_path, main.NAME, 1, dataset="synthetic")
+    rows = {row.metric: row for row in read_rows(tmp_path / "large.jsonl")}
+    assert rows["parameters"].value == sum(p.numel() for p in resnet20(3, 32, 10).parameters())
+    assert 0 < rows["largest"].value < float("inf")
+    # Three states with their momenta at the least, where the system tells.
+    if "extra_bytes" in rows:
+        assert rows["extra_bytes"].value > 3 * 2 * 4 * rows["parameters"].value
+    line = (tmp_path / "large.md").read_text().splitlines()[-1]
+    assert line.startswith("| resnet20 | 2")
+    assert "synthetic" in line

@@ -121,8 +121,8 @@ def _parts(sizes: Mapping[str, Size], only: Mapping[str, tuple[str, ...]] | None
     return parts
 
 
-def _effort(updates: int, horizon: int, students: int, first: float, kept: int) -> Effort:
-    """A budget of whole updates by one student each; tuning has a fifth and two fifths of it.
+def _effort(updates: int, horizon: int, students: int, first: float, kept: int, tuned: int = 5) -> Effort:
+    """A budget of whole updates by one student each.
 
     Args:
         updates: of a gradient teacher.
@@ -130,9 +130,10 @@ def _effort(updates: int, horizon: int, students: int, first: float, kept: int) 
         students: final ones of each seed, and of the last round of tuning.
         first: part of the final training that the first round of tuning has.
         kept: configurations of the last round of tuning.
+        tuned: the first round of tuning has 1/tuned of the budget, the last one 2/tuned.
     """
     steps = updates * horizon
-    rungs = Rung(12, steps // 5, 1, 1, first), Rung(kept, 2 * steps // 5, 1, students)
+    rungs = Rung(12, steps // tuned, 1, 1, first), Rung(kept, 2 * steps // tuned, 1, students)
     return Effort(student_steps=steps, parallel=1, rungs=rungs, points=5, students=2, final_students=students)
 
 
@@ -147,6 +148,14 @@ _MLP = Size(
     12,
     {"batch_size": 250, "dev_size": 5000, "dev_measured": 2500},
     3000,
+)
+# Noise is undone by larger changes of Φ, in more updates, and less well by teachers of trainings on a few samples.
+_NOISY_MLP = Size(
+    _effort(40, 240, 2, 1 / 3, 3, 10),
+    240,
+    720,
+    12,
+    {"batch_size": 250, "dev_size": 10_000, "dev_measured": 2000},
 )
 _LENET = Size(
     _effort(10, 48, 1, 1 / 6, 2),
@@ -170,7 +179,7 @@ SEEDS: dict[Preset, int] = {"smoke": 1, "laptop": 5, "paper": 5}
 
 _LAPTOP = {
     "mnist-mlp": _MLP,
-    "mnist-mlp-noisy-40": _MLP,
+    "mnist-mlp-noisy-40": _NOISY_MLP,
     "mnist-lenet": _LENET,
     "mnist-lenet-noisy-40": _LENET,
     "cifar10-resnet8": _RESNET,
@@ -179,7 +188,14 @@ _LAPTOP = {
 
 PRESETS: dict[Preset, dict[str, Part]] = {
     "smoke": _parts(dict.fromkeys(_LAPTOP, _SMOKE)),
-    "laptop": _parts(_LAPTOP, {"cifar10-resnet20": ("cross-entropy", TRANSFERRED)}),
+    "laptop": _parts(
+        _LAPTOP,
+        {
+            "mnist-mlp-noisy-40": (*NOISY, "ddpg", "rmd", "rmd:tau-1", "l2t-dlf"),
+            "mnist-lenet-noisy-40": (*NOISY, "rmd", TRANSFERRED),
+            "cifar10-resnet20": ("cross-entropy", TRANSFERRED),
+        },
+    ),
     "paper": _parts(
         dict.fromkeys(_TASKS, _PAPERS_CIFAR)
         | dict.fromkeys(("mnist-mlp", "mnist-mlp-noisy-40"), _PAPERS_MLP)

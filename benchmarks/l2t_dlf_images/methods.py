@@ -14,7 +14,7 @@ from teachenv.env import TeachEnv
 _NETWORKS = {"policy_kwargs": {"net_arch": {"pi": [], "qf": [128, 128]}}, "batch_size": 128}
 
 # RL teachers learn nothing from the few hundred actions that a gradient teacher's budget comes to.
-_RL_SPENDS = 5
+_RL_SPENDS = 3
 
 
 def _teachers(*pairs: tuple[Mapping[str, Any], Mapping[str, Any]], **environment: Any) -> tuple[Own, ...]:

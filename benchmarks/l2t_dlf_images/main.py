@@ -37,10 +37,11 @@ class Part:
         table: the paper's, 1 (MNIST) or 2 (CIFAR).
         env: a registered id.
         options: of the environment that teachers learn on.
-        final: in which the final students' training differs.
         effort: what is spent on it.
-        methods: see `benchmarks.l2t_dlf_images.methods`.
+        methods: that the task can have; see `benchmarks.l2t_dlf_images.methods`.
+        final: in which the final students' training differs.
         source: the task whose teachers are taken over.
+        by_default: its methods where none are asked for; None: all.
     """
 
     table: int
@@ -50,6 +51,7 @@ class Part:
     methods: tuple[str, ...]
     final: Mapping[str, Any] = field(default_factory=dict)
     source: str | None = None
+    by_default: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -95,12 +97,12 @@ _TASKS: dict[str, tuple[int, str, str, tuple[str, ...], Mapping[str, Any], str |
 }  # fmt: skip
 
 
-def _parts(sizes: Mapping[str, Size], only: Mapping[str, tuple[str, ...]] | None = None) -> dict[str, Part]:
+def _parts(sizes: Mapping[str, Size], by_default: Mapping[str, tuple[str, ...]] | None = None) -> dict[str, Part]:
     """The tasks of a preset.
 
     Args:
         sizes: by task.
-        only: by task, its methods, if they are not all that the task can have.
+        by_default: by task, its methods where none are asked for, if they are not all.
     """
     parts = {}
     for name, size in sizes.items():
@@ -114,9 +116,10 @@ def _parts(sizes: Mapping[str, Size], only: Mapping[str, tuple[str, ...]] | None
             env,
             {"student": student, **options, **size.options, **taught},
             size.effort,
-            (only or {}).get(name, methods),
+            methods,
             final if final != taught else {},
             source,
+            (by_default or {}).get(name),
         )
     return parts
 
@@ -165,7 +168,7 @@ _LENET = Size(
     {"batch_size": 250, "dev_size": 5000, "dev_measured": 1000, "autocast": "bfloat16"},
     1200,
 )
-_RESNET = Size(_effort(10, 36, 1, 1 / 3, 2), 36, 360, 12, {"dev_size": 2000, "dev_measured": 500}, 1000)
+_RESNET = Size(_effort(8, 24, 1, 1 / 4, 2), 24, 240, 12, {"dev_size": 2000, "dev_measured": 500}, 1000)
 
 # Ten passes over MNIST, eighty over CIFAR, all differentiated; as many actions as student steps between them, since
 # that keeps the fewest states.
@@ -192,7 +195,9 @@ PRESETS: dict[Preset, dict[str, Part]] = {
         _LAPTOP,
         {
             "mnist-mlp-noisy-40": (*NOISY, "ddpg", "rmd", "rmd:tau-1", "l2t-dlf"),
+            "mnist-lenet": (*CLEAN, *_FEW, TRANSFERRED),
             "mnist-lenet-noisy-40": (*NOISY, "rmd", TRANSFERRED),
+            "cifar10-resnet8": (*CLEAN, *_FEW),
             "cifar10-resnet20": ("cross-entropy", TRANSFERRED),
         },
     ),
@@ -220,7 +225,7 @@ class Options(CommonOptions):
     """Names of tasks, such as mnist-mlp-noisy-40; by default all of the preset."""
 
     methods: tuple[str, ...] | None = None
-    """What is run in each task, as far as the task has it; by default everything that it has."""
+    """What is run in each task, as far as the task has it; by default what the preset has time for."""
 
     large: bool = False
     """Only teach the large students (ResNet-20, WRN-40-10, DenseNet-BC) for a few steps, and report time and memory."""
@@ -285,7 +290,8 @@ def chosen(options: Options) -> dict[str, Part]:
         )
     found = {}
     for name, part in parts.items():
-        kept = tuple(method for method in part.methods if methods is None or method in methods)
+        wanted = (part.by_default or part.methods) if methods is None else methods
+        kept = tuple(method for method in part.methods if method in wanted)
         if kept and (options.table in (None, part.table)) and (options.tasks is None or name in options.tasks):
             found[name] = replace(part, methods=kept)
     if not found:

@@ -78,7 +78,7 @@ def test_every_task_of_every_preset_can_be_made(preset: str, monkeypatch: pytest
     monkeypatch.undo()
     parts = main.PRESETS[preset]  # type: ignore[index]
     for name, one in parts.items():
-        assert set(one.methods) <= set(methods.MNIST.methods), name
+        assert set(one.by_default or ()) <= set(one.methods) <= set(methods.MNIST.methods), name
         assert one.source is None or one.source in parts
         assert ("rmd:transferred" in one.methods) == (one.source is not None)
         for horizon in (one.options, {**one.options, **one.final}):

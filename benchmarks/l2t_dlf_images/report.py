@@ -82,7 +82,7 @@ def write(rows: Sequence[Row], folder: Path, seeds: int) -> None:
         **{f"figure4-{task}": chosen_rows(results, task) for task in results.tasks},
         **{f"coefficients-{task}": report.coefficients(results, task) for task in results.tasks},
     }
-    report.write(results, folder, figures, [_against_cross_entropy(results), _published(results)])
+    report.write(results, folder, figures, [_against_cross_entropy(results), _published(results), _reaching(results)])
 
 
 def _against_cross_entropy(results: Results) -> Column:
@@ -107,6 +107,25 @@ def _published(results: Results) -> Column:
         return "" if error is None else f"{error:.2f}"
 
     return "the paper's", cell
+
+
+def _reaching(results: Results) -> Column:
+    def along(task: str, method: str) -> dict[int, float]:
+        """Mean J of fresh students by the student steps spent on their teacher."""
+        rows = results.of(task, method, "dev_objective")
+        return {
+            s: float(np.mean([r.value for r in rows if r.student_steps == s])) for s in {r.student_steps for r in rows}
+        }
+
+    def cell(task: str, method: str) -> str:
+        found, ddpg = along(task, method), along(task, "ddpg")
+        if not ddpg or len(found) < 2:
+            return ""
+        spent = max(ddpg)
+        reached = [steps for steps, value in found.items() if value >= ddpg[spent]]
+        return f"{min(reached):,} ({min(reached) / spent:.0%})" if reached else "not reached"
+
+    return "student steps to ddpg's final J (of ddpg's)", cell
 
 
 def teacher_steps(results: Results) -> Figure:

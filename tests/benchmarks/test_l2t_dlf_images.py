@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +192,18 @@ def test_the_table_has_paired_differences_and_the_papers_numbers() -> None:
     assert published("mnist-mlp", "large-margin") == "1.83"
     assert published("mnist-mlp", "rmd") == ""
     assert all(len(numbers) == 4 for numbers in ERRORS.values())
+
+
+def test_the_table_says_how_soon_a_teacher_is_as_good_as_ddpg() -> None:
+    def along(method: str, values: dict[int, float]) -> list[Row]:
+        final = row("mnist-mlp", method, 0, 0.02)
+        return [final, *(replace(final, metric="dev_objective", value=v, student_steps=s) for s, v in values.items())]
+
+    rows = along("ddpg", {0: 0.9, 500: 0.95, 1000: 0.93}) + along("cross-entropy", {0: 0.9})
+    rows += along("rmd", {0: 0.9, 50: 0.94, 100: 0.96}) + along("rmd:tau-1", {0: 0.9, 100: 0.92})
+    cell = report._reaching(report.Results(rows, report.COLORS, report.FIXED, "bilinear", 1))[1]
+    found = [cell("mnist-mlp", method) for method in ("ddpg", "cross-entropy", "rmd", "rmd:tau-1")]
+    assert found == ["500 (50%)", "", "50 (5%)", "not reached"]
 
 
 def test_large_students_take_taught_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

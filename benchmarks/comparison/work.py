@@ -146,7 +146,8 @@ def teach(students: TeachVectorEnv | OneByOne, teacher: Any, seed: int, *, test:
             coefficients.append(env.dynamics.loss.coefficients(mean_action).round(decimals=4).tolist())
     final = infos["final_info"]
     return Taught(
-        dev_accuracy=float(final["dev_accuracy"].mean()),
+        # The whole of dev, of which rewards may have been measured on a part.
+        dev_accuracy=float(env.evaluate_final("dev")["dev_accuracy"].mean()),
         dev_objective=float(final["objective"].mean()),
         test_error=float(env.evaluate_final("test")["test_error"].mean()) if test else None,
         curve=_thinned(curve),
@@ -169,7 +170,6 @@ def _teach_one_by_one(students: OneByOne, teacher: Any, seed: int, test: bool) -
             curve.append(info["objective"])
         # One that diverged stays as it was.
         curves.append(curve + curve[-1:] * (students.env.teaching.actions + 1 - len(curve)))
-        # The whole of dev: the few samples that a reward for every minibatch can afford would not tell methods apart.
         ended.append(students.env.evaluate("dev") | (students.env.evaluate("test") if test else {}))
 
     def mean(name: str) -> float:
@@ -337,7 +337,8 @@ class _Follower(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         assert self.model is not None
-        if not self.points or self.num_timesteps - self.points[-1][0] >= self._every:
+        spent = self.num_timesteps * _steps_per_action(self.model)
+        if not self.points or spent - self.points[-1][0] >= self._every:
             self.measure(self.model)
             self.save(self.model)
 

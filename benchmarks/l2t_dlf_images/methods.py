@@ -105,5 +105,5 @@ def _table(rates: tuple[float, ...], schedules: tuple[str, ...]) -> Table:
     return Table(_methods(rates), lambda method, loss: rates, schedules)
 
 
-MNIST = _table((0.05, 0.1, 0.2), ("constant", "cosine"))
+MNIST = _table((0.05, 0.1, 0.2), ("linear", "cosine"))
 CIFAR = _table((0.05, 0.1, 0.2), ("step", "cosine"))

@@ -211,7 +211,7 @@ def test_test_split_is_touched_once_by_final_students_on_the_whole_pool(
     monkeypatch.setattr(TeachVectorEnv, "evaluate_final", watched)
     setting = Setting("benchmarks.compare.methods:TABLE", "TeachDigits-v0", {"horizon": 6})
     work.train(setting, "rmd", Configuration(0.2, "linear", 0), 0, 24, 2, 2, 2, 3, tmp_path / "teacher")
-    assert touched == [("test", "pool")]
+    assert [found for found in touched if found[0] == "test"] == [("test", "pool")]
 
 
 def test_unknown_method_is_refused(tmp_path: Path) -> None:

@@ -94,6 +94,8 @@ def test_rows_table_and_figures(finished: Path) -> None:
     errors = Counter((r.task, r.method) for r in rows if r.metric == "test_error")
     expected = [("mnist-mlp", m) for m in TAUGHT] + [("mnist-lenet", m) for m in ("cross-entropy", "rmd:transferred")]
     assert errors == dict.fromkeys(expected, 2)
+    points = [r.student_steps for r in rows if (r.method, r.metric, r.seed) == ("rmd", "dev_objective", 0)]
+    assert points == [0, 6, 12]
     table = (finished / "table.md").read_text()
     assert all(method in table for method in (*TAUGHT, "rmd:transferred"))
     assert "p " in table

@@ -221,7 +221,7 @@ def teacher_training(results: Results) -> Figure:
         axis.xaxis.set_major_formatter("{x:,.0f}")
         axis.legend(fontsize=8)
     figure.suptitle(
-        "Gradient teachers and RL teachers at the same cost (mean and range over seeds; curves may leave the panel)",
+        "Students under teachers as these learn (mean and range over seeds; curves may leave the panel)",
         fontsize=11,
     )
     return figure

@@ -39,7 +39,7 @@ BENCHMARKS: dict[str, Entry] = {
     "l2t_dlf_images": Entry(
         options="benchmarks.l2t_dlf_images:Options",
         summary="Do learned dynamic losses (L2T-DLF) make better image classifiers than tuned fixed losses?",
-        minutes={"smoke": "5 min (estimated)", "laptop": "4 h (estimated)", "paper": "weeks on CPU, for a GPU"},
+        minutes={"smoke": "5 min (estimated)", "laptop": "5 h (estimated)", "paper": "weeks, for a GPU"},
     ),
     # Time, memory and error of every way to differentiate a training, peers among them.
     "hypergradients": Entry(

@@ -6,7 +6,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
 
 from benchmarks.comparison.engine import Comparison, Effort, Rung, Task, shipped_rows
 from benchmarks.comparison.methods import Configuration
@@ -76,24 +77,34 @@ class Size:
     train_size: int | None = None
 
 
-# Every task: table, environment, student, methods, options, and the task whose teachers are taken over.
+class _Task(NamedTuple):
+    """What is the same in every preset; see `Part`."""
+
+    table: int
+    env: str
+    student: str
+    methods: tuple[str, ...]
+    options: Mapping[str, Any] = MappingProxyType({})
+    source: str | None = None
+
+
 _NOISE = {"label_noise": 0.4}
 _FEW = ("rmd", "l2t-dlf")
-_TASKS: dict[str, tuple[int, str, str, tuple[str, ...], Mapping[str, Any], str | None]] = {
-    "mnist-mlp": (1, "TeachMNIST-v0", "mlp", (*CLEAN, *DATA, *RL, *GRADIENT, *ABLATIONS), {}, None),
-    "mnist-mlp-noisy-40": (1, "TeachMNIST-v0", "mlp", (*NOISY, "ddpg", *GRADIENT, *ABLATIONS), _NOISE, None),
-    "mnist-lenet": (1, "TeachMNIST-v0", "lenet", (*CLEAN, "ddpg", *_FEW, TRANSFERRED), {}, "mnist-mlp"),
-    "mnist-lenet-noisy-40": (
+_TASKS = {
+    "mnist-mlp": _Task(1, "TeachMNIST-v0", "mlp", (*CLEAN, *DATA, *RL, *GRADIENT, *ABLATIONS)),
+    "mnist-mlp-noisy-40": _Task(1, "TeachMNIST-v0", "mlp", (*NOISY, "ddpg", *GRADIENT, *ABLATIONS), _NOISE),
+    "mnist-lenet": _Task(1, "TeachMNIST-v0", "lenet", (*CLEAN, "ddpg", *_FEW, TRANSFERRED), {}, "mnist-mlp"),
+    "mnist-lenet-noisy-40": _Task(
         1, "TeachMNIST-v0", "lenet", (*NOISY, "ddpg", *_FEW, TRANSFERRED), _NOISE, "mnist-mlp-noisy-40",
     ),
-    "cifar10-resnet8": (2, "TeachCIFAR-v0", "resnet8", (*CLEAN, *_FEW, "finite-difference"), {}, None),
-    "cifar10-resnet20": (2, "TeachCIFAR-v0", "resnet20", (*CLEAN, *_FEW, TRANSFERRED), {}, "cifar10-resnet8"),
-    "cifar10-resnet32": (2, "TeachCIFAR-v0", "resnet32", (*CLEAN, *_FEW), {}, None),
-    "cifar10-wrn": (2, "TeachCIFAR-v0", "wrn", (*CLEAN, *_FEW), {}, None),
-    "cifar10-densenet": (2, "TeachCIFAR-v0", "densenet", (*CLEAN, *_FEW), {}, None),
-    "cifar100-resnet8": (2, "TeachCIFAR100-v0", "resnet8", (*CLEAN, *_FEW), {}, None),
-    "cifar100-resnet20": (2, "TeachCIFAR100-v0", "resnet20", (*CLEAN, *_FEW), {}, None),
-    "cifar100-resnet32": (2, "TeachCIFAR100-v0", "resnet32", (*CLEAN, *_FEW), {}, None),
+    "cifar10-resnet8": _Task(2, "TeachCIFAR-v0", "resnet8", (*CLEAN, *_FEW, "finite-difference")),
+    "cifar10-resnet20": _Task(2, "TeachCIFAR-v0", "resnet20", (*CLEAN, *_FEW, TRANSFERRED), {}, "cifar10-resnet8"),
+    "cifar10-resnet32": _Task(2, "TeachCIFAR-v0", "resnet32", (*CLEAN, *_FEW)),
+    "cifar10-wrn": _Task(2, "TeachCIFAR-v0", "wrn", (*CLEAN, *_FEW)),
+    "cifar10-densenet": _Task(2, "TeachCIFAR-v0", "densenet", (*CLEAN, *_FEW)),
+    "cifar100-resnet8": _Task(2, "TeachCIFAR100-v0", "resnet8", (*CLEAN, *_FEW)),
+    "cifar100-resnet20": _Task(2, "TeachCIFAR100-v0", "resnet20", (*CLEAN, *_FEW)),
+    "cifar100-resnet32": _Task(2, "TeachCIFAR100-v0", "resnet32", (*CLEAN, *_FEW)),
 }  # fmt: skip
 
 
@@ -106,19 +117,19 @@ def _parts(sizes: Mapping[str, Size], by_default: Mapping[str, tuple[str, ...]] 
     """
     parts = {}
     for name, size in sizes.items():
-        table, env, student, methods, options, source = _TASKS[name]
+        task = _TASKS[name]
         taught, final = (
             {"horizon": horizon, "steps_per_action": horizon // size.actions, "train_size": train_size}
             for horizon, train_size in ((size.taught, size.train_size), (size.final, None))
         )
         parts[name] = Part(
-            table,
-            env,
-            {"student": student, **options, **size.options, **taught},
+            task.table,
+            task.env,
+            {"student": task.student, **task.options, **size.options, **taught},
             size.effort,
-            methods,
+            task.methods,
             final if final != taught else {},
-            source,
+            task.source,
             (by_default or {}).get(name),
         )
     return parts
@@ -153,7 +164,7 @@ _MLP = Size(
     {"batch_size": 250, "dev_size": 5000, "dev_measured": 2500},
     3000,
 )
-# Noise is undone by larger changes of Φ, in more updates, and less well by teachers of trainings on a few samples.
+# Noise is undone by larger changes of Φ, in more updates, and hardly by teachers of shorter trainings.
 _NOISY_MLP = Size(
     _effort(40, 240, 2, 1 / 3, 3, 10),
     240,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -15,6 +15,7 @@ from rich.table import Table
 
 from benchmarks.rows import Row, write_atomically
 from benchmarks.statistics import Summary, summarise
+from teachenv.settings import Settings
 
 Column = tuple[str, Callable[[str, str], str]]
 """A further column of a table: its header, and the cell of (task, method)."""
@@ -53,6 +54,16 @@ class Results:
         """The rows of a metric, by seed and student steps."""
         found = [r for r in self.rows if (r.task, r.method, r.metric) == (task, method, metric)]
         return sorted(found, key=lambda r: (r.seed, r.student_steps))
+
+    def has(self, task: str, method: str) -> bool:
+        """Whether there are rows."""
+        return any((r.task, r.method) == (task, method) for r in self.rows)
+
+    def temperature(self, task: str, method: str) -> float:
+        """τ of the dev objective J that its rows have."""
+        config = next(r.config for r in self.rows if (r.task, r.method) == (task, method))
+        options = {**config["options"], **config["own"]}
+        return float(options.get("objective_temperature", Settings.objective_temperature))
 
     def errors(self, task: str, method: str) -> Summary | None:
         """Test error over seeds."""
@@ -142,27 +153,49 @@ def _markdown(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def panels(results: Results, height: float = 4.2) -> tuple[Figure, list[Any]]:
-    """A figure with one panel a task."""
-    columns = min(len(results.tasks), 3)
-    lines = -(-len(results.tasks) // columns)
+class Panel(NamedTuple):
+    """A part of a figure.
+
+    Attributes:
+        axis: of Matplotlib.
+        task: that it shows.
+        methods: that it shows.
+    """
+
+    axis: Any
+    task: str
+    methods: list[str]
+
+
+def panels(results: Results, height: float = 4.2, *, of_objective: bool = False) -> tuple[Figure, list[Panel]]:
+    """A figure with one panel a task; of the objective one for each of its temperatures, which are other measures."""
+    shown = []
+    for task in results.tasks:
+        temperatures = {m: results.temperature(task, m) for m in results.methods if results.has(task, m)}
+        for tau in sorted(set(temperatures.values())) if of_objective else [None]:
+            methods = [m for m, own in temperatures.items() if tau in (None, own)]
+            title = f"{task}, J with τ = {tau:g}" if tau is not None else task
+            shown.append((title, task, methods))
+    columns = min(len(shown), 3)
+    lines = -(-len(shown) // columns)
     figure = Figure(figsize=(6.2 * columns, height * lines), dpi=130, layout="constrained")
     axes = figure.subplots(lines, columns, squeeze=False).ravel()
-    for axis in axes[len(results.tasks) :]:
+    for axis in axes[len(shown) :]:
         axis.remove()
-    axes = axes[: len(results.tasks)]
-    for axis, task in zip(axes, results.tasks, strict=True):
-        axis.set_title(task)
+    found = []
+    for axis, (title, task, methods) in zip(axes, shown, strict=False):
+        axis.set_title(title)
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25)
-    return figure, list(axes)
+        found.append(Panel(axis, task, methods))
+    return figure, found
 
 
 def test_error(results: Results) -> Figure:
     """Test error of each method, a dot a seed."""
-    figure, axes = panels(results, max(4.2, 0.36 * len(results.methods)))
-    for axis, task in zip(axes, results.tasks, strict=True):
-        shown = [m for m in results.methods if results.errors(task, m) is not None]
+    figure, found = panels(results, max(4.2, 0.36 * len(results.methods)))
+    for axis, task, methods in found:
+        shown = [m for m in methods if results.errors(task, m) is not None]
         for place, method in enumerate(reversed(shown)):
             summary = results.errors(task, method)
             assert summary is not None
@@ -191,10 +224,10 @@ def test_error(results: Results) -> Figure:
 
 def teacher_training(results: Results) -> Figure:
     """J of students under teachers that learn, along the student steps spent on them."""
-    figure, axes = panels(results)
-    for axis, task in zip(axes, results.tasks, strict=True):
+    figure, found = panels(results, of_objective=True)
+    for axis, task, methods in found:
         shown: list[float] = []
-        for method in results.methods:
+        for method in methods:
             rows = results.of(task, method, "dev_objective")
             steps = sorted({r.student_steps for r in rows})
             color = results.colors[method]
@@ -221,7 +254,7 @@ def teacher_training(results: Results) -> Figure:
         axis.xaxis.set_major_formatter("{x:,.0f}")
         axis.legend(fontsize=8)
     figure.suptitle(
-        "Students under teachers as these learn (mean and range over seeds; curves may leave the panel)",
+        "Students under teachers as these learn\n(mean and range over seeds; curves may leave the panel)",
         fontsize=11,
     )
     return figure
@@ -229,9 +262,9 @@ def teacher_training(results: Results) -> Figure:
 
 def learning_curves(results: Results) -> Figure:
     """J of students along their own training."""
-    figure, axes = panels(results)
-    for axis, task in zip(axes, results.tasks, strict=True):
-        for method in results.methods:
+    figure, found = panels(results, of_objective=True)
+    for axis, task, methods in found:
+        for method in methods:
             curves = [r.data["curve"] for r in results.of(task, method, "dev_objective") if r.data]
             if curves:
                 mean = np.mean(curves, axis=0)

@@ -119,7 +119,7 @@ def _reaching(results: Results) -> Column:
 
     def cell(task: str, method: str) -> str:
         found, ddpg = along(task, method), along(task, "ddpg")
-        if not ddpg or len(found) < 2:
+        if not ddpg or len(found) < 2 or results.temperature(task, method) != results.temperature(task, "ddpg"):
             return ""
         spent = max(ddpg)
         reached = [steps for steps, value in found.items() if value >= ddpg[spent]]
@@ -130,9 +130,9 @@ def _reaching(results: Results) -> Column:
 
 def teacher_steps(results: Results) -> Figure:
     """The paper's figure 3: the dev measure of students along the gradient teachers' own steps."""
-    figure, axes = report.panels(results)
-    for axis, task in zip(axes, results.tasks, strict=True):
-        for method in results.methods:
+    figure, panels = report.panels(results, of_objective=True)
+    for axis, task, methods in panels:
+        for method in methods:
             rows = results.of(task, method, "dev_objective")
             # Two students make an update of evolution strategies, and RL teachers have another kind of step.
             if not rows or method in (*RL, "data-teacher") or len({r.student_steps for r in rows}) == 1:

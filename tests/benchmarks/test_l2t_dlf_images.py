@@ -174,7 +174,15 @@ def test_what_makes_no_sense_is_refused(changes: dict[str, Any], message: str, t
 
 
 def row(task: str, method: str, seed: int, value: float) -> Row:
-    config = {"stage": "training", "loss": None, "own": {}, "learning_rate": 0.1, "lr_schedule": "cosine"}
+    config = {
+        "stage": "training",
+        "loss": None,
+        "options": {"horizon": 10},
+        "parallel": 1,
+        "own": {},
+        "learning_rate": 0.1,
+        "lr_schedule": "cosine",
+    }
     return Row(
         "l2t_dlf_images", task, "mnist", "mlp", method, seed, "test_error", value, 0, 1.0,
         {**config, "final_students": 1}, "0" * 40, {}, None,
@@ -202,10 +210,16 @@ def test_the_table_says_how_soon_a_teacher_is_as_good_as_ddpg() -> None:
         return [final, *(replace(final, metric="dev_objective", value=v, student_steps=s) for s, v in values.items())]
 
     rows = along("ddpg", {0: 0.9, 500: 0.95, 1000: 0.93}) + along("cross-entropy", {0: 0.9})
-    rows += along("rmd", {0: 0.9, 50: 0.94, 100: 0.96}) + along("rmd:tau-1", {0: 0.9, 100: 0.92})
-    cell = report._reaching(report.Results(rows, report.COLORS, report.FIXED, "bilinear", 1))[1]
-    found = [cell("mnist-mlp", method) for method in ("ddpg", "cross-entropy", "rmd", "rmd:tau-1")]
-    assert found == ["500 (50%)", "", "50 (5%)", "not reached"]
+    rows += along("rmd", {0: 0.9, 50: 0.94, 100: 0.96}) + along("rmd:static", {0: 0.9, 100: 0.92})
+    # J with another τ is another measure.
+    paper = {"own": {"objective_temperature": 1.0}}
+    rows += [replace(r, config=r.config | paper) for r in along("rmd:tau-1", {0: 0.9, 100: 0.99})]
+    results = report.Results(rows, report.COLORS, report.FIXED, "bilinear", 1)
+    cell = report._reaching(results)[1]
+    found = [cell("mnist-mlp", method) for method in ("ddpg", "cross-entropy", "rmd", "rmd:static", "rmd:tau-1")]
+    assert found == ["500 (50%)", "", "50 (5%)", "not reached", ""]
+    drawn = [sorted(line.get_label() for line in axis.get_lines()) for axis in report.teacher_steps(results).axes]
+    assert drawn == [["rmd", "rmd:static"], ["rmd:tau-1"]]
 
 
 def test_large_students_take_taught_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from meta.data_teaching import DataTeacher, DataTeaching, RandomDropTeacher, Sel
 from meta.descent import Cotangent, Descent, Training
 from meta.evolution import EvolutionStrategies
 from meta.hypergradient import METHODS, Hypergradient, hypergradient
+from meta.influence import INFLUENCE_METHODS, held_out_gradient, influence
 from meta.policies import AttentionPolicy, MlpPolicy
 from meta.process import Process, PureProcess
 from meta.taught_loss import TaughtLoss
@@ -12,6 +13,7 @@ from meta.teachers import RMD, ConstantTeacher, EpisodicTeacher, FiniteDifferenc
 from meta.vec_env import GymVecEnv
 
 __all__ = [
+    "INFLUENCE_METHODS",
     "METHODS",
     "RMD",
     "ActionGradient",
@@ -36,5 +38,7 @@ __all__ = [
     "TaughtLoss",
     "Training",
     "VectorActionGradient",
+    "held_out_gradient",
     "hypergradient",
+    "influence",
 ]

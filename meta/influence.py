@@ -1,0 +1,207 @@
+"""Influence: what a step on each sample of a batch does to a loss on held-out data.
+
+Let ℓ_i(ω) be the losses of a batch's samples and v = ∇L(ω') the gradient of a held-out loss. A gradient step of
+size η on ℓ_i lowers the held-out loss by η·I_i to first order, where
+
+    I_i = ⟨∇ℓ_i(ω), v⟩,
+
+so samples of positive influence help. With ℓ_i the cross-entropy between a teacher's and a student's distributions and
+ω' the student after its step on the batch, this is distillation influence (Ren et al. 2023, eq. 8, whose η is left out
+there as here). Nothing below knows of distillation.
+
+Methods, B samples:
+    `"exact"`: the derivative of the vector (ℓ_1 … ℓ_B) along v, by forward mode: one pass, no step size, no
+        gradient of a single sample. Memory does not grow with depth.
+    `"finite-difference"`: [ℓ_i(ω + εv) − ℓ_i(ω − εv)] / 2ε with ε = r/‖v‖, r = 0.01 (eq. 10 and the released code): two
+        forward passes; an error of O(r²), and in float32 rounding of some 1e-7·ℓ/r.
+    `"per-sample"`: the gradient of each sample, then the products: B backward passes, batched by vmap where the model
+        can be batched so, else one after the other. The oracle that tests and benchmarks compare with.
+
+The model is in evaluation mode, as in the released code: with dropout the two passes of a difference would be of two
+networks, and under batch statistics a sample has no gradient of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal, get_args
+
+import torch
+from torch import nn
+from torch.func import functional_call, grad, vmap
+from torch.utils import _pytree as pytree
+
+from meta.process import double_backward_kernels, dual, forward_mode, tangent_of
+from teachenv.errors import unknown_name
+
+Direction = Mapping[str, torch.Tensor]
+"""A tensor for each parameter, by its name in the model; for those left out it is zero."""
+
+Losses = Callable[[nn.Module, Any], torch.Tensor]
+"""(model, batch) -> one loss a sample, (B,)."""
+
+InfluenceMethod = Literal["exact", "finite-difference", "per-sample"]
+INFLUENCE_METHODS: tuple[InfluenceMethod, ...] = get_args(InfluenceMethod)
+
+
+def influence(
+    model: nn.Module,
+    losses: Losses,
+    batch: Any,
+    direction: Direction,
+    *,
+    method: InfluenceMethod = "exact",
+    radius: float = 0.01,
+) -> torch.Tensor:
+    """Influence of each sample of a batch on what `direction` is the gradient of: (B,), detached.
+
+        def losses(student, batch):
+            inputs, targets = batch
+            return F.cross_entropy(student(inputs), targets, reduction="none")
+
+        v = meta.held_out_gradient(student, losses, held_out)
+        meta.influence(student, losses, batch, v)
+
+    Args:
+        model: any module; it is not changed.
+        losses: called as `losses(model, batch)`, the model with the parameters that the method needs.
+        batch: tensors in any nesting of dicts, lists and tuples, samples along the first dimension of each.
+        direction: v; see `held_out_gradient`.
+        method: see the module's docstring.
+        radius: r, the length of the step of `"finite-difference"`.
+
+    Raises:
+        ValueError: an unknown method; an empty direction, or one of other names or shapes than the model's; losses that
+            are no vector with an entry a sample; a radius that is not positive.
+    """
+    if method not in INFLUENCE_METHODS:
+        raise unknown_name("influence method", method, INFLUENCE_METHODS)
+    if not radius > 0:
+        raise ValueError(f"found radius={radius}, expected a positive number: the length of a step along the direction")
+    if not direction:
+        raise ValueError("found an empty direction, expected a tensor for each parameter; see meta.held_out_gradient")
+    parameters = _parameters_of(model, direction)
+    at = _function_of(model, losses)
+    with torch.no_grad(), _evaluating(model), double_backward_kernels():
+        if method == "exact":
+            return _tangent(at, parameters, direction, batch)
+        if method == "finite-difference":
+            return _difference(at, parameters, direction, batch, radius)
+        return _by_sample(at, parameters, direction, batch)
+
+
+def held_out_gradient(
+    model: nn.Module, losses: Losses, batch: Any, parameters: Mapping[str, torch.Tensor] | None = None
+) -> dict[str, torch.Tensor]:
+    """The gradient v = ∇L(ω') of the mean loss on held-out data, by name of parameter; detached.
+
+    Args:
+        model: any module; it is not changed, nor are its `.grad`s. Parameters that do not require a gradient have none.
+        losses: see `influence`.
+        batch: the held-out samples.
+        parameters: ω' by name, such as those after a virtual step; those left out are the model's own.
+
+    Raises:
+        ValueError: parameters of other names or shapes than the model's; losses that are no vector with an entry a
+            sample.
+    """
+    own = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    _parameters_of(model, parameters or {})
+    values = {name: value.detach().requires_grad_() for name, value in (own | dict(parameters or {})).items()}
+    with _evaluating(model), torch.enable_grad():
+        loss = _function_of(model, losses)(values, batch).mean()
+        found = torch.autograd.grad(loss, [values[name] for name in own], allow_unused=True, materialize_grads=True)
+    return dict(zip(own, found, strict=True))
+
+
+_At = Callable[[Mapping[str, torch.Tensor], Any], torch.Tensor]
+
+
+class _Called(nn.Module):
+    """A module whose forward pass is a function of another module: `functional_call` takes nothing else."""
+
+    def __init__(self, model: nn.Module, losses: Losses) -> None:
+        super().__init__()
+        self.model, self.losses = model, losses
+
+    def forward(self, batch: Any) -> torch.Tensor:
+        return self.losses(self.model, batch)
+
+
+def _function_of(model: nn.Module, losses: Losses) -> _At:
+    """The losses as a function of (parameters, batch)."""
+    called = _Called(model, losses)
+
+    def at(values: Mapping[str, torch.Tensor], batch: Any) -> torch.Tensor:
+        found: torch.Tensor = functional_call(called, {f"model.{name}": v for name, v in values.items()}, (batch,))
+        samples = len(pytree.tree_leaves(batch)[0])
+        if found.shape != (samples,):
+            raise ValueError(
+                f"found losses of shape {tuple(found.shape)}, expected ({samples},), one for each sample of the batch; "
+                'losses of torch.nn.functional need reduction="none"'
+            )
+        return found
+
+    return at
+
+
+def _parameters_of(model: nn.Module, like: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The model's parameters of these names, detached.
+
+    Raises:
+        ValueError: it has none of that name, or of another shape.
+    """
+    own = {name: value.detach() for name, value in model.named_parameters()}
+    for name, value in like.items():
+        if name not in own:
+            raise unknown_name("parameter", name, own)
+        if value.shape != own[name].shape:
+            raise ValueError(f"{name}: found shape {tuple(value.shape)}, the model's has {tuple(own[name].shape)}")
+    return {name: own[name] for name in like}
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode; afterwards each of its modules is in its own again."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _tangent(at: _At, parameters: dict[str, torch.Tensor], direction: Direction, batch: Any) -> torch.Tensor:
+    with forward_mode():
+        return tangent_of(at({name: dual(value, direction[name]) for name, value in parameters.items()}, batch))
+
+
+def _difference(
+    at: _At, parameters: dict[str, torch.Tensor], direction: Direction, batch: Any, radius: float
+) -> torch.Tensor:
+    norm = float(torch.stack([v.norm() for v in direction.values()]).norm())
+    # Along nothing there is no step of length r, and no change.
+    epsilon = radius / norm if norm > 0 else 1.0
+    ahead, behind = (
+        at({name: value + step * direction[name] for name, value in parameters.items()}, batch)
+        for step in (epsilon, -epsilon)
+    )
+    return (ahead - behind) / (2 * epsilon)
+
+
+def _by_sample(at: _At, parameters: dict[str, torch.Tensor], direction: Direction, batch: Any) -> torch.Tensor:
+    def product(sample: Any) -> torch.Tensor:
+        alone = pytree.tree_map(lambda tensor: tensor[None], sample)
+        gradient = grad(lambda values: at(values, alone)[0])(parameters)
+        return torch.stack([(gradient[name] * v).sum() for name, v in direction.items()]).sum()
+
+    try:
+        found: torch.Tensor = vmap(product)(batch)
+        return found
+    except RuntimeError:
+        # Not every model can be batched so: transformers' attention masks are built by data-dependent branches.
+        leaves, tree = pytree.tree_flatten(batch)
+        samples = (pytree.tree_unflatten(list(one), tree) for one in zip(*leaves, strict=True))
+        return torch.stack([product(sample) for sample in samples])

@@ -37,7 +37,8 @@ class FileDataset:
     Attributes:
         title: Name for messages, e.g. ``"CIFAR-10"``.
         folder: The dataset's own folder inside a data root, e.g. ``"cifar10"``.
-        files: Path of each file relative to the data root or to ``folder``, with the official file's md5 sum.
+        files: Path of each file relative to the data root or to ``folder``, with the official file's md5 sum; ``""``
+            where it is not known.
         download: Puts the files, at these relative paths, into the directory it is given; raises if it cannot.
         hint: A further sentence on what to do when the dataset cannot be had.
     """

@@ -3,9 +3,10 @@
 from meta.action_gradient import ActionGradient, VectorActionGradient
 from meta.data_teaching import DataTeacher, DataTeaching, RandomDropTeacher, SelfPacedTeacher
 from meta.descent import Cotangent, Descent, Training
+from meta.distillation import DISTILLERS, LGTM, Batch, DistillationSettings
 from meta.evolution import EvolutionStrategies
 from meta.hypergradient import METHODS, Hypergradient, hypergradient
-from meta.influence import INFLUENCE_METHODS, held_out_gradient, influence
+from meta.influence import INFLUENCE_METHODS, directional_derivative, held_out_gradient, influence
 from meta.policies import AttentionPolicy, MlpPolicy
 from meta.process import Process, PureProcess
 from meta.taught_loss import TaughtLoss
@@ -13,16 +14,20 @@ from meta.teachers import RMD, ConstantTeacher, EpisodicTeacher, FiniteDifferenc
 from meta.vec_env import GymVecEnv
 
 __all__ = [
+    "DISTILLERS",
     "INFLUENCE_METHODS",
+    "LGTM",
     "METHODS",
     "RMD",
     "ActionGradient",
     "AttentionPolicy",
+    "Batch",
     "ConstantTeacher",
     "Cotangent",
     "DataTeacher",
     "DataTeaching",
     "Descent",
+    "DistillationSettings",
     "EpisodicTeacher",
     "EvolutionStrategies",
     "FiniteDifference",
@@ -38,6 +43,7 @@ __all__ = [
     "TaughtLoss",
     "Training",
     "VectorActionGradient",
+    "directional_derivative",
     "held_out_gradient",
     "hypergradient",
     "influence",

@@ -75,20 +75,45 @@ def influence(
         ValueError: an unknown method; an empty direction, or one of other names or shapes than the model's; losses that
             are no vector with an entry a sample; a radius that is not positive.
     """
+    at = _with_parameters(model, lambda m, b: _checked(losses(m, b), b))
+    if method == "per-sample":
+        parameters = _parameters_of(model, _not_empty(direction))
+        with torch.no_grad(), _evaluating(model), double_backward_kernels():
+            return _by_sample(at, parameters, direction, batch)
     if method not in INFLUENCE_METHODS:
         raise unknown_name("influence method", method, INFLUENCE_METHODS)
-    if not radius > 0:
-        raise ValueError(f"found radius={radius}, expected a positive number: the length of a step along the direction")
-    if not direction:
-        raise ValueError("found an empty direction, expected a tensor for each parameter; see meta.held_out_gradient")
-    parameters = _parameters_of(model, direction)
-    at = _function_of(model, losses)
-    with torch.no_grad(), _evaluating(model), double_backward_kernels():
-        if method == "exact":
-            return _tangent(at, parameters, direction, batch)
-        if method == "finite-difference":
-            return _difference(at, parameters, direction, batch, radius)
-        return _by_sample(at, parameters, direction, batch)
+    return _derivative(model, at, batch, direction, method, radius)
+
+
+def directional_derivative(
+    model: nn.Module,
+    function: Callable[[nn.Module, Any], torch.Tensor],
+    batch: Any,
+    direction: Direction,
+    *,
+    method: Literal["exact", "finite-difference"] = "exact",
+    radius: float = 0.01,
+) -> torch.Tensor:
+    """How a function of a model changes as its parameters move along v: `influence` for any tensor, such as outputs.
+
+    Args:
+        model: any module; it is not changed.
+        function: called as `function(model, batch)`.
+        batch: what it is called with.
+        direction: v.
+        method: see the module's docstring.
+        radius: see `influence`.
+
+    Returns:
+        A tensor in the shape of the function's value, detached.
+
+    Raises:
+        ValueError: an unknown method; an empty direction, or one of other names or shapes than the model's; a radius
+            that is not positive.
+    """
+    if method not in ("exact", "finite-difference"):
+        raise unknown_name("method", method, ("exact", "finite-difference"))
+    return _derivative(model, _with_parameters(model, function), batch, direction, method, radius)
 
 
 def held_out_gradient(
@@ -110,7 +135,7 @@ def held_out_gradient(
     _parameters_of(model, parameters or {})
     values = {name: value.detach().requires_grad_() for name, value in (own | dict(parameters or {})).items()}
     with _evaluating(model), torch.enable_grad():
-        loss = _function_of(model, losses)(values, batch).mean()
+        loss = _checked(_with_parameters(model, losses)(values, batch), batch).mean()
         found = torch.autograd.grad(loss, [values[name] for name in own], allow_unused=True, materialize_grads=True)
     return dict(zip(own, found, strict=True))
 
@@ -121,29 +146,39 @@ _At = Callable[[Mapping[str, torch.Tensor], Any], torch.Tensor]
 class _Called(nn.Module):
     """A module whose forward pass is a function of another module: `functional_call` takes nothing else."""
 
-    def __init__(self, model: nn.Module, losses: Losses) -> None:
+    def __init__(self, model: nn.Module, function: Callable[[nn.Module, Any], torch.Tensor]) -> None:
         super().__init__()
-        self.model, self.losses = model, losses
+        self.model, self.function = model, function
 
     def forward(self, batch: Any) -> torch.Tensor:
-        return self.losses(self.model, batch)
+        return self.function(self.model, batch)
 
 
-def _function_of(model: nn.Module, losses: Losses) -> _At:
-    """The losses as a function of (parameters, batch)."""
-    called = _Called(model, losses)
+def _with_parameters(model: nn.Module, function: Callable[[nn.Module, Any], torch.Tensor]) -> _At:
+    """A function of (model, batch) as one of (parameters, batch)."""
+    called = _Called(model, function)
 
     def at(values: Mapping[str, torch.Tensor], batch: Any) -> torch.Tensor:
         found: torch.Tensor = functional_call(called, {f"model.{name}": v for name, v in values.items()}, (batch,))
-        samples = len(pytree.tree_leaves(batch)[0])
-        if found.shape != (samples,):
-            raise ValueError(
-                f"found losses of shape {tuple(found.shape)}, expected ({samples},), one for each sample of the batch; "
-                'losses of torch.nn.functional need reduction="none"'
-            )
         return found
 
     return at
+
+
+def _checked(losses: torch.Tensor, batch: Any) -> torch.Tensor:
+    samples = len(pytree.tree_leaves(batch)[0])
+    if losses.shape != (samples,):
+        raise ValueError(
+            f"found losses of shape {tuple(losses.shape)}, expected ({samples},), one for each sample of the batch; "
+            'losses of torch.nn.functional need reduction="none"'
+        )
+    return losses
+
+
+def _not_empty(direction: Direction) -> Direction:
+    if not direction:
+        raise ValueError("found an empty direction, expected a tensor for each parameter; see meta.held_out_gradient")
+    return direction
 
 
 def _parameters_of(model: nn.Module, like: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -173,9 +208,17 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _tangent(at: _At, parameters: dict[str, torch.Tensor], direction: Direction, batch: Any) -> torch.Tensor:
-    with forward_mode():
-        return tangent_of(at({name: dual(value, direction[name]) for name, value in parameters.items()}, batch))
+def _derivative(
+    model: nn.Module, at: _At, batch: Any, direction: Direction, method: str, radius: float
+) -> torch.Tensor:
+    if not radius > 0:
+        raise ValueError(f"found radius={radius}, expected a positive number: the length of a step along the direction")
+    parameters = _parameters_of(model, _not_empty(direction))
+    with torch.no_grad(), _evaluating(model), double_backward_kernels():
+        if method == "finite-difference":
+            return _difference(at, parameters, direction, batch, radius)
+        with forward_mode():
+            return tangent_of(at({name: dual(value, direction[name]) for name, value in parameters.items()}, batch))
 
 
 def _difference(

@@ -1,0 +1,171 @@
+"""One trainer for all ways to distil: in a step, a minibatch, the teacher may learn, and then the student does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from meta.distillation.learner import Learner, Outputs
+from meta.distillation.losses import divergence
+from teachenv.optimizers import Adam, Tensors
+from teachenv.schedules import make_schedule
+
+
+class Batch(NamedTuple):
+    """A minibatch.
+
+    Attributes:
+        inputs: what networks are called with: a tensor, or tensors in a nesting of dicts, lists and tuples.
+        labels: (B,) classes.
+    """
+
+    inputs: Any
+    labels: torch.Tensor
+
+
+@dataclass(frozen=True)
+class DistillationSettings:
+    """What all methods share; the defaults are those of Ren et al. 2023, or of their released code where they differ.
+
+    Attributes:
+        steps: of training; learning rates fall linearly to zero over them.
+        student_rate: AdamW's learning rate of the student (the paper's grid: 3e-5, 5e-5, 1e-4).
+        teacher_rate: of the teacher, where it learns.
+        weight_decay: of both.
+        temperature: τ, which divides logits; there is no factor τ².
+        student_labels: weight λ of the labels' cross-entropy in the student's loss, the rest is the teacher's. The
+            paper's eq. 1 has α = 0.6, its code 0: students see no label.
+        teacher_labels: the same in the loss of a teacher that learns: α.
+    """
+
+    steps: int
+    student_rate: float = 5e-5
+    teacher_rate: float = 3e-5
+    weight_decay: float = 0.0
+    temperature: float = 1.0
+    student_labels: float = 0.0
+    teacher_labels: float = 0.6
+
+    def __post_init__(self) -> None:
+        """Checks the ranges.
+
+        Raises:
+            ValueError: a setting out of its range.
+        """
+        if self.steps < 1:
+            raise ValueError(f"found steps={self.steps}, expected at least 1")
+        for name in ("student_labels", "teacher_labels"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"found {name}={getattr(self, name)}, expected a weight in [0, 1]")
+        for name in ("student_rate", "teacher_rate", "temperature"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"found {name}={getattr(self, name)}, expected a positive number")
+
+
+class Distiller:
+    """Trains a student on a teacher's outputs. Methods say what the student's loss is, and how the teacher learns.
+
+    Args:
+        teacher: a network; changed in place by methods whose teacher learns.
+        student: a network, changed in place.
+        settings: see there.
+    """
+
+    teacher_learns = False
+    """Whether the teacher is trained beside the student; if not, it should be fine-tuned on the task before."""
+
+    needs_feedback = False
+    """Whether a step takes a held-out batch."""
+
+    def __init__(self, teacher: nn.Module, student: nn.Module, settings: DistillationSettings) -> None:
+        self.settings = settings
+        self.teacher = self._learner(teacher, settings.teacher_rate)
+        self.student = self._learner(student, settings.student_rate)
+
+    def _learner(self, network: nn.Module, rate: float) -> Learner:
+        settings = self.settings
+        optimizer = Adam(weight_decay=settings.weight_decay, decoupled=True)
+        return Learner(network, optimizer, rate, make_schedule("linear", settings.steps))
+
+    def step(self, batch: Batch, feedback: Batch | None = None) -> dict[str, float]:
+        """The teacher's part, if it has one, and then the student's step under the teacher as it is now.
+
+        Dropout draws from torch's global generator: seed it, or wrap the call in a fork of it, for a run that can be
+        repeated.
+
+        Args:
+            batch: what both learn on.
+            feedback: held-out data; see `needs_feedback`.
+
+        Returns:
+            Numbers to log, `student_loss` at least.
+
+        Raises:
+            ValueError: the method needs feedback and there is none.
+        """
+        if self.needs_feedback and feedback is None:
+            raise ValueError(f"{type(self).__name__} learns from held-out data: call step(batch, feedback)")
+        logged = self.teach(batch, feedback)
+        gradient, loss = self.student_gradient(batch, training=True)
+        self.student.descend(gradient)
+        return {**logged, "student_loss": loss}
+
+    def teach(self, batch: Batch, feedback: Batch | None) -> dict[str, float]:
+        """The teacher's step; nothing for a teacher that is fixed."""
+        return {}
+
+    def student_gradient(self, batch: Batch, *, training: bool) -> tuple[Tensors, float]:
+        """(Gradient of the student's loss under the teacher as it is, that loss).
+
+        Args:
+            batch: see `step`.
+            training: whether the student has its dropout; the teacher has none.
+        """
+        with torch.no_grad():
+            taught = self.teacher.outputs(batch.inputs, training=False)
+        loss = self.student_loss(self.student.outputs(batch.inputs, training=training), taught, batch.labels)
+        return self.student.gradient(loss), float(loss.detach())
+
+    def student_loss(self, outputs: Outputs, taught: Outputs, labels: torch.Tensor) -> torch.Tensor:
+        """λ CE(y, S) + (1 − λ) of what the method takes from the teacher, λ the settings' `student_labels`."""
+        weight, loss = self.settings.student_labels, self.distillation_loss(outputs, taught)
+        return weight * F.cross_entropy(outputs.logits, labels) + (1 - weight) * loss if weight else loss
+
+    def distillation_loss(self, outputs: Outputs, taught: Outputs) -> torch.Tensor:
+        """KL(T ‖ S), averaged over the batch (Hinton et al. 2015)."""
+        return divergence(taught.logits, outputs.logits, self.settings.temperature).mean()
+
+    def state(self) -> dict[str, Any]:
+        """Both networks and their optimisers: what a later run goes on from."""
+        return {"teacher": self.teacher.state(), "student": self.student.state()}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Goes on from a `state`."""
+        self.teacher.load(state["teacher"])
+        self.student.load(state["student"])
+
+
+class OnlineDistiller(Distiller):
+    """A distiller whose teacher learns on each minibatch, before the student does."""
+
+    teacher_learns = True
+
+    def teach(self, batch: Batch, feedback: Batch | None) -> dict[str, float]:
+        """One step of the teacher along `teacher_gradient`."""
+        gradient, logged = self.teacher_gradient(batch, feedback)
+        self.teacher.descend(gradient)
+        return logged
+
+    def teacher_gradient(self, batch: Batch, feedback: Batch | None) -> tuple[Tensors, dict[str, float]]:
+        """Gradient of the teacher's loss α CE(y, T) + (1 − α) KL(S ‖ T), S a constant, and numbers to log."""
+        with torch.no_grad():
+            student = self.student.outputs(batch.inputs, training=False).logits
+        own, weight = self.teacher.outputs(batch.inputs, training=True).logits, self.settings.teacher_labels
+        near = divergence(student, own, self.settings.temperature).mean()
+        loss = weight * F.cross_entropy(own, batch.labels) + (1 - weight) * near
+        return self.teacher.gradient(loss), {"teacher_loss": float(loss.detach())}

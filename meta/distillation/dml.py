@@ -1,0 +1,30 @@
+"""Deep mutual learning: Zhang et al. 2018."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+from meta.distillation.base import Batch, OnlineDistiller
+from meta.distillation.learner import Outputs
+from meta.distillation.losses import divergence
+from teachenv.optimizers import Tensors
+
+
+class DML(OnlineDistiller):
+    """Both learn, each from the labels and the other: CE(y, T) + KL(S ‖ T), then CE(y, S) + KL(T ‖ S).
+
+    The terms are not weighed against each other, in neither loss.
+    """
+
+    def teacher_gradient(self, batch: Batch, feedback: Batch | None) -> tuple[Tensors, dict[str, float]]:
+        """Gradient of the teacher's loss."""
+        with torch.no_grad():
+            student = self.student.outputs(batch.inputs, training=False)
+        loss = self.student_loss(self.teacher.outputs(batch.inputs, training=True), student, batch.labels)
+        return self.teacher.gradient(loss), {"teacher_loss": float(loss.detach())}
+
+    def student_loss(self, outputs: Outputs, taught: Outputs, labels: torch.Tensor) -> torch.Tensor:
+        """CE(y, S) + KL(T ‖ S); with the roles exchanged, the teacher's."""
+        near = divergence(taught.logits, outputs.logits, self.settings.temperature).mean()
+        return F.cross_entropy(outputs.logits, labels) + near

@@ -1,0 +1,26 @@
+"""A network learns a task from its labels: teachers that are fixed later, and the student that nobody teaches."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from meta.distillation.base import Batch, DistillationSettings, Distiller
+
+
+class FineTuning(Distiller):
+    """Cross-entropy with the labels alone.
+
+    Args:
+        network: what is trained, at the settings' `student_rate`.
+        settings: see `Distiller`.
+    """
+
+    def __init__(self, network: nn.Module, settings: DistillationSettings) -> None:
+        super().__init__(network, network, settings)
+
+    def student_gradient(self, batch: Batch, *, training: bool) -> tuple[dict[str, torch.Tensor], float]:
+        """Of the labels' cross-entropy; there is no teacher."""
+        loss = F.cross_entropy(self.student.outputs(batch.inputs, training=training).logits, batch.labels)
+        return self.student.gradient(loss), float(loss.detach())

@@ -1,0 +1,120 @@
+"""Learning Good Teacher Matters: Ren et al. 2023 (LGTM).
+
+A step: the teacher learns from the labels, from the student, and from what its outputs do to the student's loss on
+held-out data after a trial step; then the student takes its real step, from where it was before the trial. The two
+objectives that the paper gives for the last part are not one (its eqs. 9 and 10; see `influence_term`), hence modes.
+
+Deviations from the released code, where the paper is silent: all that belongs to influence (trial step, held-out
+gradient, derivative) is without dropout, so that it is one function of the teacher; the code has dropout in the first
+two, and other masks in each. The student's derivative along v is exact by default; the code takes differences.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import nn
+
+from meta.distillation.base import Batch, DistillationSettings
+from meta.distillation.influence_term import Derivative, influence_gradient, log_derivatives
+from meta.distillation.losses import soft_cross_entropy
+from meta.distillation.prokt import ProKT
+from teachenv.errors import unknown_name
+from teachenv.optimizers import Tensors
+
+Mode = Literal["released", "meta", "reweight"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+
+
+class LGTM(ProKT):
+    """ProKT whose teacher follows distillation influence as well.
+
+    Args:
+        teacher: a pre-trained network; it need not be fine-tuned.
+        student: see `Distiller`.
+        settings: see `Distiller`.
+        mode: what is added to the gradient of ProKT's teacher, times `influence_rate`.
+
+            `"released"`: −(1 − α) ∇_t of the derivative of KL(S ‖ T) along v: what the official code does.
+            `"meta"`: −(1 − λ) ∇_t of mean influence (eq. 10, with the sign that helps): with the student's learning
+            rate as the factor exactly the gradient of its held-out loss after a plain step.
+            `"reweight"`: +∇_t (1/B) Σ_i w_i CE(T_i, S_i), w_i = I_i constants, negative ones too (eq. 9).
+        influence_rate: the factor: a number, or `"teacher"` or `"student"` for the learning rate of theirs at the time.
+            None: the released code's `"teacher"` in its mode, `"student"` in `"meta"`, 1 in `"reweight"` (eq. 11). 0
+            makes it ProKT, bitwise.
+        derivative: how the student is differentiated along v: `"exact"`, or the paper's `"finite-difference"`.
+        radius: of `"finite-difference"`.
+
+    Attributes:
+        influence: (B,) distillation influence I_i of the last batch's samples; None before it.
+    """
+
+    needs_feedback = True
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        student: nn.Module,
+        settings: DistillationSettings,
+        mode: Mode = "released",
+        influence_rate: float | Literal["teacher", "student"] | None = None,
+        derivative: Derivative = "exact",
+        radius: float = 0.01,
+    ) -> None:
+        super().__init__(teacher, student, settings)
+        if mode not in MODES:
+            raise unknown_name("mode of LGTM", mode, MODES)
+        if isinstance(influence_rate, str) and influence_rate not in ("teacher", "student"):
+            raise unknown_name("influence_rate", influence_rate, ("teacher", "student"))
+        defaults: dict[Mode, float | Literal["teacher", "student"]]
+        defaults = {"released": "teacher", "meta": "student", "reweight": 1.0}
+        self.mode: Mode = mode
+        self.influence_rate = defaults[mode] if influence_rate is None else influence_rate
+        self.derivative: Derivative = derivative
+        self.radius = radius
+        self.influence: torch.Tensor | None = None
+
+    def teacher_gradient(self, batch: Batch, feedback: Batch | None) -> tuple[Tensors, dict[str, float]]:
+        """ProKT's gradient and the influence term.
+
+        Logged besides ProKT's: `influence_ratio`, the norm of the term over that of the rest, and `influence`, the mean
+        size of the samples'.
+        """
+        gradient, logged = super().teacher_gradient(batch, feedback)
+        rate = self._rate()
+        if rate == 0:
+            return gradient, logged
+        assert feedback is not None
+        own, _ = self.student_gradient(batch, training=False)
+        v = self.student.held_out_gradient(feedback, self.student.after(own))
+        term = self._term(batch, v)
+        sizes = [torch.stack([g.norm() for g in tensors.values()]).norm() for tensors in (term, gradient)]
+        assert self.influence is not None
+        logged |= {
+            "influence_ratio": float(rate * sizes[0] / sizes[1]),
+            "influence": float(self.influence.abs().mean()),
+        }
+        return {name: g.add(term[name], alpha=rate) for name, g in gradient.items()}, logged
+
+    def _rate(self) -> float:
+        if self.influence_rate == "teacher":
+            return self.teacher.rate
+        return self.student.rate if self.influence_rate == "student" else float(self.influence_rate)
+
+    def _term(self, batch: Batch, v: Tensors) -> Tensors:
+        settings, tau = self.settings, self.settings.temperature
+        own, along = log_derivatives(self.student, batch.inputs, v, tau, self.derivative, self.radius)
+        with torch.no_grad():
+            taught = self.teacher.outputs(batch.inputs, training=False).logits
+        self.influence = -(torch.softmax(taught / tau, -1) * along).sum(-1)
+        if self.mode == "reweight":
+            logits = self.teacher.outputs(batch.inputs, training=False).logits
+            with torch.no_grad():
+                student = self.student.outputs(batch.inputs, training=False).logits
+            return self.teacher.gradient((self.influence * soft_cross_entropy(logits, student, tau)).mean())
+        weight, of = (
+            (1 - settings.teacher_labels, own) if self.mode == "released" else (1 - settings.student_labels, None)
+        )
+        found = influence_gradient(self.teacher, batch.inputs, along, tau, of)
+        return {name: -weight * g for name, g in found.items()}

@@ -1,0 +1,52 @@
+"""Meta distillation: Zhou et al. 2022."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from meta.distillation.base import Batch, DistillationSettings, OnlineDistiller
+from meta.distillation.influence_term import Derivative, influence_gradient, log_derivatives
+from teachenv.optimizers import Tensors
+
+
+class MetaDistill(OnlineDistiller):
+    """The teacher descends the quiz loss of the student after a trial step, and nothing else; then the real step.
+
+    The trial is a plain step s' = s − η_s g(t), differentiated exactly, without second derivatives (`influence_term`);
+    it has no dropout, so that it is one function of the teacher from beginning to end. Labels in the student's loss do
+    not depend on the teacher: they take part in the trial step, not in its derivative.
+
+    Args:
+        teacher: a fine-tuned network.
+        student: see `Distiller`.
+        settings: see `Distiller`; `teacher_labels` is not used.
+        trial_rate: η_s of the trial step; None: the student's own at the time.
+        derivative: how the student is differentiated along v: `"exact"` or `"finite-difference"`.
+        radius: of `"finite-difference"`.
+    """
+
+    needs_feedback = True
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        student: nn.Module,
+        settings: DistillationSettings,
+        trial_rate: float | None = None,
+        derivative: Derivative = "exact",
+        radius: float = 0.01,
+    ) -> None:
+        super().__init__(teacher, student, settings)
+        self.trial_rate, self.derivative, self.radius = trial_rate, derivative, radius
+
+    def teacher_gradient(self, batch: Batch, feedback: Batch | None) -> tuple[Tensors, dict[str, float]]:
+        """−η_s (1 − λ) ∇_t ⟨g(t), v⟩, v the quiz gradient after the trial step."""
+        assert feedback is not None
+        settings, rate = self.settings, self.student.rate if self.trial_rate is None else self.trial_rate
+        gradient, loss = self.student_gradient(batch, training=False)
+        tried = {name: p - rate * gradient[name] for name, p in self.student.parameters.items()}
+        v = self.student.held_out_gradient(feedback, tried)
+        _, along = log_derivatives(self.student, batch.inputs, v, settings.temperature, self.derivative, self.radius)
+        found = influence_gradient(self.teacher, batch.inputs, along, settings.temperature)
+        factor = -rate * (1 - settings.student_labels)
+        return {name: factor * g for name, g in found.items()}, {"trial_loss": loss}

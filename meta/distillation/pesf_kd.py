@@ -1,0 +1,63 @@
+"""Parameter-efficient and student-friendly distillation: Rao et al. 2022 (PESF-KD)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from meta.distillation.base import DistillationSettings, OnlineDistiller
+from meta.distillation.learner import Outputs, outputs_of
+
+
+class PESFKD(OnlineDistiller):
+    """A fine-tuned teacher of which only an adapter learns: α CE(y, T) + (1 − α) KL(S ‖ T); then KD.
+
+    Args:
+        teacher: a fine-tuned network; all its parameters stay as they are.
+        student: see `Distiller`.
+        settings: see `Distiller`.
+        classes: of the task.
+        features: size of the teacher's last hidden layer, which the adapter reads beside the logits; 0: it does not.
+        width: of the adapter.
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        student: nn.Module,
+        settings: DistillationSettings,
+        classes: int,
+        features: int = 0,
+        width: int = 64,
+    ) -> None:
+        own = next(teacher.parameters())
+        super().__init__(Adapted(teacher, classes, features, width).to(own.device, own.dtype), student, settings)
+
+
+class Adapted(nn.Module):
+    """A frozen network with a small one beside it that changes its logits: z + A gelu(B [z, h]).
+
+    h is the last hidden layer that the network shows (`Outputs.hidden`). A begins at zero: at first nothing is changed.
+    Where the paper puts adapters into the teacher's layers, this one needs no knowledge of them.
+
+    Args:
+        network: what is adapted.
+        classes: how many logits it has.
+        features: size of h; 0: the adapter reads z alone.
+        width: of the adapter.
+    """
+
+    def __init__(self, network: nn.Module, classes: int, features: int, width: int) -> None:
+        super().__init__()
+        self.network, self.features = network.requires_grad_(False), features
+        self.down, self.up = nn.Linear(classes + features, width), nn.Linear(width, classes)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, inputs: Any) -> Outputs:
+        """The adapted outputs."""
+        found = outputs_of(self.network, inputs)
+        seen = torch.cat([found.logits, found.hidden[-1]], -1) if self.features else found.logits
+        return Outputs(found.logits + self.up(nn.functional.gelu(self.down(seen))), found.hidden)

@@ -1,0 +1,50 @@
+"""Route-constrained optimisation: Jin et al. 2019."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
+from meta.distillation.base import Batch, DistillationSettings
+from meta.distillation.kd import KD
+
+
+class RCO(KD):
+    """KD from the checkpoints that a teacher left on its own way, one after the other.
+
+    Each checkpoint teaches for an equal part of the steps; the last one's is the finished teacher's.
+
+    Args:
+        teacher: a network into which the checkpoints are loaded.
+        student: see `Distiller`.
+        settings: see `Distiller`.
+        route: `state_dict`s of the teacher, earliest first.
+
+    Raises:
+        ValueError: an empty route, or one longer than there are steps.
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        student: nn.Module,
+        settings: DistillationSettings,
+        route: Sequence[Mapping[str, torch.Tensor]],
+    ) -> None:
+        super().__init__(teacher, student, settings)
+        if not 0 < len(route) <= settings.steps:
+            raise ValueError(
+                f"found a route of {len(route)} checkpoints for {settings.steps} steps, expected at least one, and no "
+                "more than steps"
+            )
+        self.route, self._loaded = route, -1
+
+    def teach(self, batch: Batch, feedback: Batch | None) -> dict[str, float]:
+        """Loads the checkpoint whose turn it is."""
+        turn = min(self.student.steps * len(self.route) // self.settings.steps, len(self.route) - 1)
+        if turn != self._loaded:
+            self.teacher.network.load_state_dict(dict(self.route[turn]))
+            self._loaded = turn
+        return {"checkpoint": float(turn)}

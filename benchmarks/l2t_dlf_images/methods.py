@@ -95,10 +95,10 @@ def _methods(rates: tuple[float, ...]) -> dict[str, Method]:
         ),
         # Cross-entropy is the bilinear loss's neutral action; our relaxation of the dev measure.
         "rmd": rmd(_teachers(*steps)),
-        "rmd:tau-1": rmd(_teachers(*steps, objective_temperature=1.0), "rmd"),
+        "rmd:tau-1": rmd(_teachers(*steps, objective_temperature=1.0)),
         # The paper's loss family; with τ = 1, the paper's relaxation, L2T-DLF as it is published.
-        "rmd:sigmoid": Method(sigmoid(), attention(meta.RMD), learns=True, rates=steeper),
-        "l2t-dlf": rmd(sigmoid(objective_temperature=1.0), "rmd:sigmoid"),
+        "rmd:sigmoid": replace(rmd(sigmoid()), rates=steeper),
+        "l2t-dlf": replace(rmd(sigmoid(objective_temperature=1.0)), rates=steeper),
         "rmd:static": rmd(_teachers(*steps), "rmd", policy_kwargs={"static": True}),
         "finite-difference": Method(_teachers(*steps), attention(meta.FiniteDifference), learns=True, tuned_as="rmd"),
         "rmd:transferred": Method(_teachers(*steps), attention(meta.RMD), tuned_as="cross-entropy", taught_as="rmd"),

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils import _pytree as pytree
 
 from meta.distillation.learner import Learner, Outputs
 from meta.distillation.losses import divergence
@@ -26,6 +27,10 @@ class Batch(NamedTuple):
 
     inputs: Any
     labels: torch.Tensor
+
+    def at(self, indices: torch.Tensor | slice) -> Batch:
+        """The samples at the indices."""
+        return Batch(pytree.tree_map(lambda tensor: tensor[indices], self.inputs), self.labels[indices])
 
 
 @dataclass(frozen=True)

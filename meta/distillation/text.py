@@ -1,0 +1,110 @@
+"""Pre-trained transformers as teachers and students of texts; needs the extra `nlp` (transformers)."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from meta.distillation.base import Batch
+from meta.distillation.learner import Outputs
+from teachenv.data import Texts
+
+
+def _transformers() -> Any:
+    try:
+        return importlib.import_module("transformers")
+    except ImportError as error:
+        raise ImportError(
+            "text classifiers are built on transformers, which is not installed: pip install 'teachenv[nlp]'"
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' report of weights that a checkpoint has and a shorter network does not."""
+    logging = _transformers().utils.logging
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+class TextClassifier(nn.Module):
+    """A pre-trained encoder with a linear classifier on its first token ([CLS]).
+
+    Called with what `Tokenizer` makes; returns `Outputs` with [CLS] after each layer as hidden vectors.
+
+    Args:
+        checkpoint: a folder, or a name on the hub, of an encoder that `transformers.AutoModel` loads.
+        classes: of the task.
+        layers: keep the encoder's first so many; None: all.
+        zero_classifier: begin with a classifier of zeros, as ProKT and LGTM do; else it is drawn.
+
+    Raises:
+        ImportError: transformers is not installed.
+        ValueError: more layers than the checkpoint has.
+        OSError: there is no such checkpoint.
+    """
+
+    def __init__(
+        self, checkpoint: str | os.PathLike[str], classes: int, layers: int | None = None, zero_classifier: bool = True
+    ) -> None:
+        super().__init__()
+        transformers, path = _transformers(), os.fspath(checkpoint)
+        config = transformers.AutoConfig.from_pretrained(path)
+        if layers is not None and not 1 <= layers <= config.num_hidden_layers:
+            raise ValueError(f"found layers={layers}, expected 1 to {config.num_hidden_layers}, which {path} has")
+        config.num_hidden_layers = layers or config.num_hidden_layers
+        with _quiet():
+            self.encoder = transformers.AutoModel.from_pretrained(path, config=config)
+        # Nothing is made of a pooler here, and parameters without a gradient are only in the way.
+        self.encoder.pooler = None
+        self.dropout = nn.Dropout(getattr(config, "hidden_dropout_prob", 0.0))
+        self.head = nn.Linear(config.hidden_size, classes)
+        if zero_classifier:
+            nn.init.zeros_(self.head.weight)
+        else:
+            nn.init.normal_(self.head.weight, std=0.02)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, inputs: dict[str, torch.Tensor]) -> Outputs:
+        """The outputs of a tokenised batch."""
+        states = self.encoder(**inputs, output_hidden_states=True).hidden_states[1:]
+        hidden = tuple(state[:, 0] for state in states)
+        return Outputs(self.head(self.dropout(hidden[-1])), hidden)
+
+
+class Tokenizer:
+    """Turns texts into batches for `TextClassifier`.
+
+    Args:
+        checkpoint: see `TextClassifier`; teacher and student must share the vocabulary.
+        max_length: tokens to which texts are cut and padded.
+
+    Raises:
+        ImportError: transformers is not installed.
+        OSError: there is no such checkpoint.
+    """
+
+    def __init__(self, checkpoint: str | os.PathLike[str], max_length: int = 128) -> None:
+        self._tokenizer = _transformers().AutoTokenizer.from_pretrained(os.fspath(checkpoint))
+        self.max_length = max_length
+
+    def __call__(self, texts: Texts) -> Batch:
+        """All of them as one batch, (n, max_length) tokens each; `at` takes minibatches from it."""
+        pairs = (texts.first,) if texts.second is None else (texts.first, texts.second)
+        found = self._tokenizer(
+            *pairs, truncation=True, max_length=self.max_length, padding="max_length", return_tensors="pt"
+        )
+        return Batch(dict(found), torch.as_tensor(texts.labels))

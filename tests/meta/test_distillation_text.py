@@ -1,0 +1,101 @@
+"""Transformers as teachers and students: a tiny random BERT, made here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import transformers
+
+import meta
+from meta.distillation import LGTM, Batch, DistillationSettings
+from meta.distillation.text import TextClassifier, Tokenizer
+from teachenv.data import Texts
+
+WORDS = [*"abcdefghijklmnop"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bert")
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    (folder / "vocab.txt").write_text("\n".join(vocabulary))
+    config = transformers.BertConfig(
+        vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=32,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        transformers.BertModel(config).save_pretrained(folder)
+    transformers.BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    return folder
+
+
+def texts(count: int = 8, seed: int = 0) -> Texts:
+    rng = np.random.default_rng(seed)
+
+    def sentence() -> str:
+        return " ".join(rng.choice(WORDS, rng.integers(2, 7)))
+
+    return Texts([sentence() for _ in range(count)], [sentence() for _ in range(count)], rng.integers(0, 2, count))
+
+
+def test_texts_become_batches(checkpoint: Path) -> None:
+    tokenizer, given = Tokenizer(checkpoint, max_length=10), texts()
+    batch = tokenizer(given)
+    assert set(batch.inputs) == {"input_ids", "attention_mask", "token_type_ids"}
+    assert all(tensor.shape == (8, 10) for tensor in batch.inputs.values())
+    assert batch.labels.tolist() == given.labels.tolist()
+    few = batch.at(torch.tensor([3, 1]))
+    assert torch.equal(few.inputs["input_ids"], batch.inputs["input_ids"][[3, 1]])
+    alone = tokenizer(Texts(given.first, None, given.labels))
+    assert alone.inputs["token_type_ids"].sum() == 0 < batch.inputs["token_type_ids"].sum()
+
+
+def test_a_student_begins_with_the_teachers_first_layers(checkpoint: Path, caplog: pytest.LogCaptureFixture) -> None:
+    teacher, student = TextClassifier(checkpoint, 2), TextClassifier(checkpoint, 2, layers=2)
+    batch = Tokenizer(checkpoint, 12)(texts())
+    taught, own = (network.eval()(batch.inputs) for network in (teacher, student))
+    assert len(taught.hidden) == 3
+    torch.testing.assert_close(own.hidden, taught.hidden[:2])
+    # Classifiers of zeros: nothing is said at first.
+    assert own.logits.abs().max() == 0
+    assert TextClassifier(checkpoint, 2, zero_classifier=False).eval()(batch.inputs).logits.abs().max() > 0
+    assert not caplog.records
+    with pytest.raises(ValueError, match="1 to 3"):
+        TextClassifier(checkpoint, 2, layers=4)
+
+
+def test_influence_on_bert(checkpoint: Path) -> None:
+    """Exact by one forward pass, through attention masks; the oracle goes sample by sample."""
+    student = TextClassifier(checkpoint, 2, zero_classifier=False).double()
+    batch, held_out = (Tokenizer(checkpoint, 12)(texts(seed=s)) for s in (0, 1))
+
+    def losses(network: torch.nn.Module, given: Batch) -> torch.Tensor:
+        return F.cross_entropy(network(given.inputs).logits, given.labels, reduction="none")
+
+    v = meta.held_out_gradient(student, losses, held_out)
+    exact, oracle = (meta.influence(student, losses, batch, v, method=m) for m in ("exact", "per-sample"))
+    torch.testing.assert_close(exact, oracle, rtol=1e-9, atol=1e-12)
+    assert exact.abs().min() > 0
+    radii = [0.01, 0.003, 0.001]
+    errors = [
+        (meta.influence(student, losses, batch, v, method="finite-difference", radius=r) - exact).norm() for r in radii
+    ]
+    assert np.polyfit(np.log(radii), np.log(errors), 1)[0] == pytest.approx(2, abs=0.1)
+
+
+@pytest.mark.parametrize("mode", ["released", "meta", "reweight"])
+def test_lgtm_on_bert(checkpoint: Path, mode: str) -> None:
+    teacher, student = TextClassifier(checkpoint, 2), TextClassifier(checkpoint, 2, layers=2)
+    lgtm = LGTM(teacher, student, DistillationSettings(4, 1e-2, 1e-2), mode=mode, influence_rate=1.0)  # type: ignore[arg-type]
+    batch, feedback = (Tokenizer(checkpoint, 12)(texts(seed=s)) for s in (0, 1))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        logged = [lgtm.step(batch, feedback) for _ in range(3)]
+    assert all(np.isfinite(list(numbers.values())).all() for numbers in logged)
+    assert logged[-1]["influence_ratio"] > 0
+    assert all(torch.isfinite(p).all() for p in teacher.parameters())

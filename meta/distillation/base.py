@@ -124,15 +124,17 @@ class Distiller:
         """The teacher's step; nothing for a teacher that is fixed."""
         return {}
 
-    def student_gradient(self, batch: Batch, *, training: bool) -> tuple[Tensors, float]:
+    def student_gradient(self, batch: Batch, *, training: bool, taught: Outputs | None = None) -> tuple[Tensors, float]:
         """(Gradient of the student's loss under the teacher as it is, that loss).
 
         Args:
             batch: see `step`.
             training: whether the student has its dropout; the teacher has none.
+            taught: what the teacher says, if that is known already.
         """
-        with torch.no_grad():
-            taught = self.teacher.outputs(batch.inputs, training=False)
+        if taught is None:
+            with torch.no_grad():
+                taught = self.teacher.outputs(batch.inputs, training=False)
         loss = self.student_loss(self.student.outputs(batch.inputs, training=training), taught, batch.labels)
         return self.student.gradient(loss), float(loss.detach())
 
@@ -144,6 +146,10 @@ class Distiller:
     def distillation_loss(self, outputs: Outputs, taught: Outputs) -> torch.Tensor:
         """KL(T ‖ S), averaged over the batch (Hinton et al. 2015)."""
         return divergence(taught.logits, outputs.logits, self.settings.temperature).mean()
+
+    def loss_of_logits(self, taught: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        """The distillation loss as a function of (the teacher's logits, the student's)."""
+        return self.distillation_loss(Outputs(logits), Outputs(taught))
 
     def state(self) -> dict[str, Any]:
         """Both networks and their optimisers: what a later run goes on from."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 from torch.nn import functional as F
 
 from meta.distillation.base import Batch, DistillationSettings, Distiller
+from meta.distillation.learner import Outputs
+from teachenv.optimizers import Tensors
 
 
 class FineTuning(Distiller):
@@ -20,7 +21,7 @@ class FineTuning(Distiller):
     def __init__(self, network: nn.Module, settings: DistillationSettings) -> None:
         super().__init__(network, network, settings)
 
-    def student_gradient(self, batch: Batch, *, training: bool) -> tuple[dict[str, torch.Tensor], float]:
+    def student_gradient(self, batch: Batch, *, training: bool, taught: Outputs | None = None) -> tuple[Tensors, float]:
         """Of the labels' cross-entropy; there is no teacher."""
         loss = F.cross_entropy(self.student.outputs(batch.inputs, training=training).logits, batch.labels)
         return self.student.gradient(loss), float(loss.detach())

@@ -1,22 +1,24 @@
 """What a teacher's outputs do to a student's held-out loss, as a gradient of the teacher.
 
-Let g(t) = ∇_s (1/B) Σ_i CE(T_i, S_i) be the student's distillation gradient under a teacher with parameters t, and v
-the gradient of its held-out loss. A plain step of size η gives s − η g(t), and for v taken there
+Let D(T, S) be the distillation loss of a batch, g(t) = ∇_s D(T(t), S(s)) the student's gradient under a teacher with
+parameters t, and v the gradient of its held-out loss L. A plain step of size η gives s − η g(t), and for v taken there
 
-    ∇_t L(s − η g(t)) = −η ∇_t ⟨g(t), v⟩,        ⟨g(t), v⟩ = −(1/B) Σ_i Σ_c T_ic ∂_v log S_ic,
+    ∇_t L(s − η g(t)) = −η ∇_t ⟨g(t), v⟩,        ⟨g(t), v⟩ = ⟨∂D/∂S, ∂_v S⟩,
 
-exactly: T enters linearly, and the derivatives ∂_v of the student along v are constants. So one derivative of the
-student along v and one backward pass of the teacher give the gradient, without second derivatives. ⟨g(t), v⟩ is the
-batch's mean influence (`meta.influence`), the loss of Ren et al. 2023, eq. 10. To help the student it is to be
-ascended: added to a loss that is minimised, as their eq. 11 reads, it harms; their code subtracts it.
+exactly: ∂_v S, the derivative of the student's outputs along v, does not depend on the teacher. So one directional
+derivative of the student and one backward pass of the teacher give the gradient, and second derivatives only of D. For
+D the mean of CE(T_i, S_i), ⟨g(t), v⟩ is the batch's mean influence (`meta.influence`), the loss of Ren et al. 2023,
+eq. 10. To help the student it is to be ascended: added to a loss that is minimised, as their eq. 11 reads, it harms;
+their code subtracts it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-from torch.nn import functional as F
+from torch import nn
 
 from meta.distillation.learner import Learner, outputs_of
 from meta.influence import directional_derivative
@@ -25,42 +27,43 @@ from teachenv.optimizers import Tensors
 Derivative = Literal["exact", "finite-difference"]
 
 
-def log_derivatives(
-    student: Learner, inputs: Any, v: Tensors, temperature: float, method: Derivative, radius: float
+def logits_along(
+    student: Learner, inputs: Any, v: Tensors, method: Derivative, radius: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(S, ∂_v log S), each (B, classes), without dropout.
+    """(Logits, their derivative along v), each (B, classes), without dropout.
 
     Args:
         student: at s.
         inputs: of the batch.
         v: the direction.
-        temperature: τ.
         method: of the derivative; see `meta.influence`.
         radius: of `"finite-difference"`.
     """
 
-    def log_probabilities(network: torch.nn.Module, inputs: Any) -> torch.Tensor:
-        return F.log_softmax(outputs_of(network, inputs).logits / temperature, -1)
+    def logits(network: nn.Module, inputs: Any) -> torch.Tensor:
+        return outputs_of(network, inputs).logits
 
     with torch.no_grad():
-        here = F.softmax(student.outputs(inputs, training=False).logits / temperature, -1)
-    along = directional_derivative(student.network, log_probabilities, inputs, v, method=method, radius=radius)
-    return here, along
+        here = student.outputs(inputs, training=False).logits
+    return here, directional_derivative(student.network, logits, inputs, v, method=method, radius=radius)
 
 
 def influence_gradient(
-    teacher: Learner, inputs: Any, along: torch.Tensor, temperature: float, weights: torch.Tensor | None = None
+    teacher: Learner,
+    taught: torch.Tensor,
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    here: torch.Tensor,
+    along: torch.Tensor,
 ) -> Tensors:
-    """∇_t of mean influence −(1/B) Σ_i Σ_c T_ic ∂_v log S_ic.
+    """∇_t ⟨∂D/∂S, ∂_v S⟩.
 
     Args:
-        teacher: at t; taken without dropout, as the derivative is.
-        inputs: of the batch.
-        along: ∂_v log S, (B, classes).
-        temperature: τ.
-        weights: None; or S, (B, classes), for the derivative along v of the teacher's own loss KL(S ‖ T) instead, which
-            the released code of LGTM takes: −(1/B) Σ_i Σ_c S_ic ∂_v log S_ic log T_ic. They agree where S = T.
+        teacher: at t.
+        taught: its logits, (B, classes), with their graph; taken without dropout, as the student's are.
+        loss: D, a function of (the teacher's logits, the student's), twice differentiable.
+        here: the student's logits, (B, classes).
+        along: their derivative along v.
     """
-    logits = teacher.outputs(inputs, training=False).logits / temperature
-    terms = along * F.softmax(logits, -1) if weights is None else weights * along * F.log_softmax(logits, -1)
-    return teacher.gradient(-terms.sum(-1).mean())
+    student = here.detach().requires_grad_()
+    (slope,) = torch.autograd.grad(loss(taught, student), student, create_graph=True)
+    return teacher.gradient((slope * along).sum())

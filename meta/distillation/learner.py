@@ -26,6 +26,11 @@ class Outputs:
     logits: torch.Tensor
     hidden: tuple[torch.Tensor, ...] = ()
 
+    @property
+    def detached(self) -> Outputs:
+        """The same without a graph."""
+        return Outputs(self.logits.detach(), tuple(tensor.detach() for tensor in self.hidden))
+
 
 class Learner:
     """A network, changed in place by its optimiser's steps, and tried out where it would be after one.

@@ -17,14 +17,18 @@ import torch
 from torch import nn
 
 from meta.distillation.base import Batch, DistillationSettings
-from meta.distillation.influence_term import Derivative, influence_gradient, log_derivatives
-from meta.distillation.losses import soft_cross_entropy
+from meta.distillation.influence_term import Derivative, influence_gradient, logits_along
+from meta.distillation.learner import Outputs
+from meta.distillation.losses import divergence, relational, soft_cross_entropy, squared
 from meta.distillation.prokt import ProKT
 from teachenv.errors import unknown_name
 from teachenv.optimizers import Tensors
 
 Mode = Literal["released", "meta", "reweight"]
 MODES: tuple[Mode, ...] = get_args(Mode)
+
+Loss = Literal["kl", "dist", "mse"]
+LOSSES: tuple[Loss, ...] = get_args(Loss)
 
 
 class LGTM(ProKT):
@@ -37,12 +41,14 @@ class LGTM(ProKT):
         mode: what is added to the gradient of ProKT's teacher, times `influence_rate`.
 
             `"released"`: −(1 − α) ∇_t of the derivative of KL(S ‖ T) along v: what the official code does.
-            `"meta"`: −(1 − λ) ∇_t of mean influence (eq. 10, with the sign that helps): with the student's learning
-            rate as the factor exactly the gradient of its held-out loss after a plain step.
+            `"meta"`: −(1 − λ) ∇_t ⟨g(t), v⟩, mean influence (eq. 10, with the sign that helps): with the student's
+            learning rate as the factor exactly the gradient of its held-out loss after a plain step.
             `"reweight"`: +∇_t (1/B) Σ_i w_i CE(T_i, S_i), w_i = I_i constants, negative ones too (eq. 9).
         influence_rate: the factor: a number, or `"teacher"` or `"student"` for the learning rate of theirs at the time.
             None: the released code's `"teacher"` in its mode, `"student"` in `"meta"`, 1 in `"reweight"` (eq. 11). 0
             makes it ProKT, bitwise.
+        loss: what the student takes from the teacher: `"kl"`; or, as in the paper's ablation, `"dist"` or `"mse"`.
+            `"released"` and `"reweight"` keep their KL and cross-entropy in the teacher's loss.
         derivative: how the student is differentiated along v: `"exact"`, or the paper's `"finite-difference"`.
         radius: of `"finite-difference"`.
 
@@ -59,6 +65,7 @@ class LGTM(ProKT):
         settings: DistillationSettings,
         mode: Mode = "released",
         influence_rate: float | Literal["teacher", "student"] | None = None,
+        loss: Loss = "kl",
         derivative: Derivative = "exact",
         radius: float = 0.01,
     ) -> None:
@@ -67,10 +74,13 @@ class LGTM(ProKT):
             raise unknown_name("mode of LGTM", mode, MODES)
         if isinstance(influence_rate, str) and influence_rate not in ("teacher", "student"):
             raise unknown_name("influence_rate", influence_rate, ("teacher", "student"))
+        if loss not in LOSSES:
+            raise unknown_name("loss of LGTM", loss, LOSSES)
         defaults: dict[Mode, float | Literal["teacher", "student"]]
         defaults = {"released": "teacher", "meta": "student", "reweight": 1.0}
         self.mode: Mode = mode
         self.influence_rate = defaults[mode] if influence_rate is None else influence_rate
+        self.loss: Loss = loss
         self.derivative: Derivative = derivative
         self.radius = radius
         self.influence: torch.Tensor | None = None
@@ -86,9 +96,10 @@ class LGTM(ProKT):
         if rate == 0:
             return gradient, logged
         assert feedback is not None
-        own, _ = self.student_gradient(batch, training=False)
+        taught = self.teacher.outputs(batch.inputs, training=False)
+        own, _ = self.student_gradient(batch, training=False, taught=taught.detached)
         v = self.student.held_out_gradient(feedback, self.student.after(own))
-        term = self._term(batch, v)
+        term = self._term(batch, taught.logits, v)
         sizes = [torch.stack([g.norm() for g in tensors.values()]).norm() for tensors in (term, gradient)]
         assert self.influence is not None
         logged |= {
@@ -102,19 +113,26 @@ class LGTM(ProKT):
             return self.teacher.rate
         return self.student.rate if self.influence_rate == "student" else float(self.influence_rate)
 
-    def _term(self, batch: Batch, v: Tensors) -> Tensors:
+    def distillation_loss(self, outputs: Outputs, taught: Outputs) -> torch.Tensor:
+        """KL(T ‖ S), or the loss that was chosen, averaged over the batch."""
+        if self.loss == "dist":
+            return torch.stack(relational(taught.logits, outputs.logits, self.settings.temperature)).sum()
+        if self.loss == "mse":
+            return squared(taught.logits, outputs.logits).mean()
+        return super().distillation_loss(outputs, taught)
+
+    def _term(self, batch: Batch, taught: torch.Tensor, v: Tensors) -> Tensors:
+        """What is added to ProKT's gradient, but for the rate; `taught`: the teacher's logits with their graph."""
         settings, tau = self.settings, self.settings.temperature
-        own, along = log_derivatives(self.student, batch.inputs, v, tau, self.derivative, self.radius)
-        with torch.no_grad():
-            taught = self.teacher.outputs(batch.inputs, training=False).logits
-        self.influence = -(torch.softmax(taught / tau, -1) * along).sum(-1)
-        if self.mode == "reweight":
-            logits = self.teacher.outputs(batch.inputs, training=False).logits
-            with torch.no_grad():
-                student = self.student.outputs(batch.inputs, training=False).logits
-            return self.teacher.gradient((self.influence * soft_cross_entropy(logits, student, tau)).mean())
-        weight, of = (
-            (1 - settings.teacher_labels, own) if self.mode == "released" else (1 - settings.student_labels, None)
+        here, along = logits_along(self.student, batch.inputs, v, self.derivative, self.radius)
+        # ⟨∇_s CE(T_i, S_i), v⟩
+        self.influence = ((torch.softmax(here / tau, -1) - torch.softmax(taught.detach() / tau, -1)) * along / tau).sum(
+            -1
         )
-        found = influence_gradient(self.teacher, batch.inputs, along, tau, of)
+        if self.mode == "reweight":
+            return self.teacher.gradient((self.influence * soft_cross_entropy(taught, here, tau)).mean())
+        loss, weight = self.loss_of_logits, 1 - settings.student_labels
+        if self.mode == "released":
+            loss, weight = (lambda taught, logits: divergence(logits, taught, tau).mean()), 1 - settings.teacher_labels
+        found = influence_gradient(self.teacher, taught, loss, here, along)
         return {name: -weight * g for name, g in found.items()}

@@ -84,3 +84,13 @@ def relational(
 
 def _correlation(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return F.cosine_similarity(a - a.mean(-1, keepdim=True), b - b.mean(-1, keepdim=True), dim=-1)
+
+
+def squared(taught: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """½ Σ_c (z^T_c − z^S_c)², (B,): of logits, without a temperature.
+
+    Args:
+        taught: the teacher's logits.
+        logits: the student's.
+    """
+    return (taught - logits).square().sum(-1) / 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from meta.distillation.base import Batch, DistillationSettings, OnlineDistiller
-from meta.distillation.influence_term import Derivative, influence_gradient, log_derivatives
+from meta.distillation.influence_term import Derivative, influence_gradient, logits_along
 from teachenv.optimizers import Tensors
 
 
@@ -42,11 +42,12 @@ class MetaDistill(OnlineDistiller):
     def teacher_gradient(self, batch: Batch, feedback: Batch | None) -> tuple[Tensors, dict[str, float]]:
         """−η_s (1 − λ) ∇_t ⟨g(t), v⟩, v the quiz gradient after the trial step."""
         assert feedback is not None
-        settings, rate = self.settings, self.student.rate if self.trial_rate is None else self.trial_rate
-        gradient, loss = self.student_gradient(batch, training=False)
+        rate = self.student.rate if self.trial_rate is None else self.trial_rate
+        taught = self.teacher.outputs(batch.inputs, training=False)
+        gradient, loss = self.student_gradient(batch, training=False, taught=taught.detached)
         tried = {name: p - rate * gradient[name] for name, p in self.student.parameters.items()}
         v = self.student.held_out_gradient(feedback, tried)
-        _, along = log_derivatives(self.student, batch.inputs, v, settings.temperature, self.derivative, self.radius)
-        found = influence_gradient(self.teacher, batch.inputs, along, settings.temperature)
-        factor = -rate * (1 - settings.student_labels)
+        here, along = logits_along(self.student, batch.inputs, v, self.derivative, self.radius)
+        found = influence_gradient(self.teacher, taught.logits, self.loss_of_logits, here, along)
+        factor = -rate * (1 - self.settings.student_labels)
         return {name: factor * g for name, g in found.items()}, {"trial_loss": loss}

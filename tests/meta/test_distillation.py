@@ -14,7 +14,7 @@ from torch import nn
 
 import meta
 from meta.distillation import DISTILLERS, LGTM, Batch, DistillationSettings, Distiller, FineTuning, Outputs, losses
-from meta.distillation.influence_term import influence_gradient, log_derivatives
+from meta.distillation.influence_term import influence_gradient, logits_along
 
 CLASSES = 10
 
@@ -179,13 +179,37 @@ def test_released_and_meta_agree_where_student_and_teacher_do() -> None:
     network = networks()[1]
     distiller = DISTILLERS["kd"](networks()[1], network, DistillationSettings(10))
     v = distiller.student.held_out_gradient(feedback, {})
-    own, along = log_derivatives(distiller.student, batch.inputs, v, 1.0, "exact", 0.01)
+    here, along = logits_along(distiller.student, batch.inputs, v, "exact", 0.01)
     meta_form, released_form = (
-        influence_gradient(distiller.teacher, batch.inputs, along, 1.0, weights) for weights in (None, own)
+        influence_gradient(
+            distiller.teacher, distiller.teacher.outputs(batch.inputs, training=False).logits, loss, here, along
+        )
+        for loss in (distiller.loss_of_logits, lambda taught, own: losses.divergence(own, taught).mean())
     )
     for name, gradient in meta_form.items():
         torch.testing.assert_close(released_form[name], gradient)
     assert norm(meta_form) > 1e-6
+
+
+@pytest.mark.parametrize("loss", ["kl", "dist", "mse"])
+def test_influence_follows_the_students_loss(loss: str) -> None:
+    batch, feedback = batches(2)
+    rate, settings = 0.5, DistillationSettings(10, student_labels=0.3)
+    lgtm = made("lgtm", settings, mode="meta", influence_rate=1.0, loss=loss)
+    assert isinstance(lgtm, LGTM)
+    named = dict(lgtm.student.network.named_parameters())
+    taught, own = (who.outputs(batch.inputs, training=False) for who in (lgtm.teacher, lgtm.student))
+    gradient = torch.autograd.grad(
+        lgtm.student_loss(own, taught, batch.labels), list(named.values()), create_graph=True
+    )
+    stepped = {n: p - rate * g for (n, p), g in zip(named.items(), gradient, strict=True)}
+    held_out = torch.func.functional_call(lgtm.student.network, stepped, (feedback.inputs,)).logits
+    expected = lgtm.teacher.gradient(F.cross_entropy(held_out, feedback.labels))
+    v = lgtm.student.held_out_gradient(feedback, {n: p.detach() for n, p in stepped.items()})
+    here, along = logits_along(lgtm.student, batch.inputs, v, "exact", 0.01)
+    again = lgtm.teacher.outputs(batch.inputs, training=False).logits
+    for name, term in influence_gradient(lgtm.teacher, again, lgtm.loss_of_logits, here, along).items():
+        torch.testing.assert_close(-rate * (1 - 0.3) * term, expected[name], rtol=1e-8, atol=1e-12)
 
 
 @pytest.mark.parametrize("mode", ["released", "meta", "reweight"])

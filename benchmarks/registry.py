@@ -41,6 +41,12 @@ BENCHMARKS: dict[str, Entry] = {
         summary="Do learned dynamic losses (L2T-DLF) make better image classifiers than tuned fixed losses?",
         minutes={"smoke": "5 min (estimated)", "laptop": "5 h (estimated)", "paper": "weeks, for a GPU"},
     ),
+    # Ren et al. 2023, table 1 and its ablations.
+    "lgtm": Entry(
+        options="benchmarks.lgtm:Options",
+        summary="Does a teacher that follows distillation influence (LGTM) teach transformers better than ten others?",
+        minutes={"smoke": "1 min (estimated)", "laptop": "4 h (estimated)", "paper": "days, for a GPU"},
+    ),
     # Time, memory and error of every way to differentiate a training, peers among them.
     "hypergradients": Entry(
         options="benchmarks.hypergradients:Options",

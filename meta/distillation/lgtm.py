@@ -18,17 +18,13 @@ from torch import nn
 
 from meta.distillation.base import Batch, DistillationSettings
 from meta.distillation.influence_term import Derivative, influence_gradient, logits_along
-from meta.distillation.learner import Outputs
-from meta.distillation.losses import divergence, relational, soft_cross_entropy, squared
-from meta.distillation.prokt import ProKT
+from meta.distillation.losses import divergence, soft_cross_entropy
+from meta.distillation.prokt import Loss, ProKT
 from teachenv.errors import unknown_name
 from teachenv.optimizers import Tensors
 
 Mode = Literal["released", "meta", "reweight"]
 MODES: tuple[Mode, ...] = get_args(Mode)
-
-Loss = Literal["kl", "dist", "mse"]
-LOSSES: tuple[Loss, ...] = get_args(Loss)
 
 
 class LGTM(ProKT):
@@ -47,8 +43,7 @@ class LGTM(ProKT):
         influence_rate: the factor: a number, or `"teacher"` or `"student"` for the learning rate of theirs at the time.
             None: the released code's `"teacher"` in its mode, `"student"` in `"meta"`, 1 in `"reweight"` (eq. 11). 0
             makes it ProKT, bitwise.
-        loss: what the student takes from the teacher: `"kl"`; or, as in the paper's ablation, `"dist"` or `"mse"`.
-            `"released"` and `"reweight"` keep their KL and cross-entropy in the teacher's loss.
+        loss: see `ProKT`; `"released"` and `"reweight"` keep their KL and cross-entropy in the teacher's loss.
         derivative: how the student is differentiated along v: `"exact"`, or the paper's `"finite-difference"`.
         radius: of `"finite-difference"`.
 
@@ -69,18 +64,15 @@ class LGTM(ProKT):
         derivative: Derivative = "exact",
         radius: float = 0.01,
     ) -> None:
-        super().__init__(teacher, student, settings)
+        super().__init__(teacher, student, settings, loss)
         if mode not in MODES:
             raise unknown_name("mode of LGTM", mode, MODES)
         if isinstance(influence_rate, str) and influence_rate not in ("teacher", "student"):
             raise unknown_name("influence_rate", influence_rate, ("teacher", "student"))
-        if loss not in LOSSES:
-            raise unknown_name("loss of LGTM", loss, LOSSES)
         defaults: dict[Mode, float | Literal["teacher", "student"]]
         defaults = {"released": "teacher", "meta": "student", "reweight": 1.0}
         self.mode: Mode = mode
         self.influence_rate = defaults[mode] if influence_rate is None else influence_rate
-        self.loss: Loss = loss
         self.derivative: Derivative = derivative
         self.radius = radius
         self.influence: torch.Tensor | None = None
@@ -112,14 +104,6 @@ class LGTM(ProKT):
         if self.influence_rate == "teacher":
             return self.teacher.rate
         return self.student.rate if self.influence_rate == "student" else float(self.influence_rate)
-
-    def distillation_loss(self, outputs: Outputs, taught: Outputs) -> torch.Tensor:
-        """KL(T ‖ S), or the loss that was chosen, averaged over the batch."""
-        if self.loss == "dist":
-            return torch.stack(relational(taught.logits, outputs.logits, self.settings.temperature)).sum()
-        if self.loss == "mse":
-            return squared(taught.logits, outputs.logits).mean()
-        return super().distillation_loss(outputs, taught)
 
     def _term(self, batch: Batch, taught: torch.Tensor, v: Tensors) -> Tensors:
         """What is added to ProKT's gradient, but for the rate; `taught`: the teacher's logits with their graph."""

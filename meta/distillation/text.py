@@ -51,6 +51,9 @@ class TextClassifier(nn.Module):
         layers: keep the encoder's first so many; None: all.
         zero_classifier: begin with a classifier of zeros, as ProKT and LGTM do; else it is drawn.
 
+    Attributes:
+        layers: how many it has.
+
     Raises:
         ImportError: transformers is not installed.
         ValueError: more layers than the checkpoint has.
@@ -66,6 +69,7 @@ class TextClassifier(nn.Module):
         if layers is not None and not 1 <= layers <= config.num_hidden_layers:
             raise ValueError(f"found layers={layers}, expected 1 to {config.num_hidden_layers}, which {path} has")
         config.num_hidden_layers = layers or config.num_hidden_layers
+        self.layers: int = config.num_hidden_layers
         with _quiet():
             self.encoder = transformers.AutoModel.from_pretrained(path, config=config)
         # Nothing is made of a pooler here, and parameters without a gradient are only in the way.

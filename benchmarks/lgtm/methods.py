@@ -1,0 +1,92 @@
+"""The methods, and how each is built from pre-trained networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from meta.distillation import DISTILLERS, DistillationSettings, Distiller
+from meta.distillation.text import TextClassifier
+
+Networks = Callable[[int | None], nn.Module]
+"""Builds a pre-trained network of so many layers; None: all."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of the benchmark.
+
+    Attributes:
+        distiller: its name in `meta.distillation.DISTILLERS`.
+        tuned: whether its teacher is fine-tuned on the task before.
+        options: of the distiller.
+        settings: what differs in the `DistillationSettings`.
+    """
+
+    distiller: str
+    tuned: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def build(
+        self,
+        teacher: nn.Module,
+        student: nn.Module,
+        settings: DistillationSettings,
+        route: list[Mapping[str, Any]],
+    ) -> Distiller:
+        """The distiller, given the teacher's checkpoints on its way."""
+        options = dict(self.options)
+        if self.distiller == "rco":
+            options["route"] = route
+        if self.distiller == "pesf-kd":
+            assert isinstance(teacher, TextClassifier)
+            options |= {"classes": teacher.head.out_features, "features": teacher.head.in_features}
+        make: Any = DISTILLERS[self.distiller]
+        made: Distiller = make(teacher, student, settings, **options)
+        return made
+
+
+def _lgtm(settings: Mapping[str, Any] | None = None, **options: Any) -> Method:
+    return Method("lgtm", options=options, settings=settings or {})
+
+
+# Labels beside a fixed teacher, half and half, as is usual; students of teachers that learn see none, as in the code.
+_FIXED: Mapping[str, Any] = {"student_labels": 0.5}
+
+TABLE = {
+    "kd": Method("kd", True, settings=_FIXED),
+    "pkd": Method("pkd", True, {"beta": 10.0}, _FIXED),
+    "skd": Method("skd", True, settings=_FIXED),
+    "dist": Method("dist", True, settings=_FIXED),
+    "takd": Method("takd", True, settings=_FIXED),
+    "rco": Method("rco", True, settings=_FIXED),
+    "dml": Method("dml"),
+    "prokt": Method("prokt"),
+    "pesf-kd": Method("pesf-kd", True),
+    "meta-distill": Method("meta-distill", True),
+    "lgtm": _lgtm(),
+}
+"""The paper's table 1."""
+
+MODES = {
+    "lgtm:meta": _lgtm(mode="meta"),
+    "lgtm:reweight": _lgtm(mode="reweight"),
+}
+"""The other objectives of LGTM's paper; see `meta.distillation.lgtm`."""
+
+STUDIES: Mapping[str, Mapping[str, Method]] = {
+    "table": TABLE,
+    "modes": MODES,
+    "alpha": {f"lgtm:alpha-{a}": _lgtm({"teacher_labels": a}) for a in (1.0, 0.8, 0.6, 0.4)},
+    "loss": {
+        f"{name}:{loss}": Method(name, options={"loss": loss}) for loss in ("dist", "mse") for name in ("prokt", "lgtm")
+    },
+    "derivative": {"lgtm:finite-difference": _lgtm(derivative="finite-difference")},
+}
+"""Methods by study; the studies of sizes vary the setting of `lgtm` instead."""
+
+METHODS = {name: method for study in STUDIES.values() for name, method in study.items()}

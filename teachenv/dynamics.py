@@ -23,7 +23,7 @@ import torch
 
 from teachenv.losses.base import LossFamily
 from teachenv.losses.sample_weights import SampleWeights
-from teachenv.optimizers import Optimizer, Rate, Tensors
+from teachenv.optimizers import Optimizer, Rate, Tensors, slots_of
 from teachenv.randomness import SEED_BOUND, Purpose, generator
 from teachenv.recording import Recorder
 from teachenv.schedules import Schedule, make_schedule
@@ -124,12 +124,33 @@ def minibatches(rng: np.random.Generator, samples: np.ndarray, size: int, count:
 
 
 def updated(
-    optimizer: Optimizer, state: StudentState, gradient: Gradient, rate: Rate, out: Tensors | None = None
+    optimizer: Optimizer,
+    state: StudentState,
+    gradient: Gradient,
+    rate: Rate,
+    out: Tensors | None = None,
+    ends_step: bool = True,
 ) -> StudentState:
-    """The state after the optimiser's step along a gradient; its parameters in `out`, if that is given."""
+    """The state after the optimiser's step along a gradient.
+
+    Args:
+        optimizer: whose step.
+        state: before it.
+        gradient: of all parameters; or of some, and the others stay where they are.
+        rate: η.
+        out: where the parameters are written, if that is given; only if all of them move.
+        ends_step: whether the student's step is complete with it.
+    """
+    parameters, slots = state.parameters, state.slots
+    some = len(gradient.parameters) < len(parameters)
+    if some:
+        parameters = {name: parameters[name] for name in gradient.parameters}
+        slots = slots_of(slots, parameters)
     with torch.no_grad():
-        parameters, slots = optimizer.update(state.parameters, gradient.parameters, state.slots, rate, state.step, out)
-    return StudentState(parameters, slots, gradient.buffers, state.step + 1)
+        parameters, slots = optimizer.update(parameters, gradient.parameters, slots, rate, state.step, out)
+    if some:
+        parameters, slots = state.parameters | parameters, state.slots | slots
+    return StudentState(parameters, slots, gradient.buffers, state.step + 1 if ends_step else state.step)
 
 
 class Dynamics:
@@ -228,19 +249,31 @@ class Dynamics:
     def step(self, state: StudentState, episode: Episode, action: torch.Tensor) -> tuple[StudentState, Outcome]:
         """One step of the optimiser under the loss that the action stands for; leaves the arguments as they are."""
         gradient = self.gradient(state, episode, action)
-        return updated(self.optimizer, state, gradient, self.rate(state.step)), gradient.outcome
+        return self.updated(state, gradient), gradient.outcome
+
+    def updated(self, state: StudentState, gradient: Gradient, out: Tensors | None = None) -> StudentState:
+        """The state after the optimiser's step along a gradient; see the function of that name."""
+        return updated(self.optimizer, state, gradient, self.rate(state.step), out, self.ends_step)
 
     def gradient(
-        self, state: StudentState, episode: Episode, action: torch.Tensor, *, with_action: bool = False
+        self,
+        state: StudentState,
+        episode: Episode,
+        action: torch.Tensor,
+        *,
+        with_action: bool = False,
+        of_all: bool = False,
     ) -> Gradient:
-        """The gradient of the step's loss, a value without a graph.
+        """The gradient of the step's loss with respect to what the step moves, a value without a graph.
 
         Args:
             state: where.
             episode: which training.
             action: the teacher's action, (n,) or (B, n).
             with_action: also differentiate with respect to the action.
+            of_all: differentiate with respect to all parameters.
         """
+        names = list(state.parameters) if of_all else self.moved(state.parameters)
         random_states = self._random_states(episode, state.step)
 
         def gradient(
@@ -252,9 +285,9 @@ class Dynamics:
                 losses, scores, new_buffers = self._map(self._forward(random_states, differentiable=False))(
                     parameters, buffers, inputs, targets, action
                 )
-                wanted = [*parameters.values()] + ([action] if with_action else [])
+                wanted = [parameters[name] for name in names] + ([action] if with_action else [])
                 grads = torch.autograd.grad(_total(losses), wanted, materialize_grads=True)
-            of_parameters = dict(zip(parameters, grads, strict=False))
+            of_parameters = dict(zip(names, grads, strict=False))
             of_action = grads[-1] if with_action else None
             return Gradient(of_parameters, of_action, _detached(new_buffers), Outcome(losses.detach(), scores))
 
@@ -372,9 +405,10 @@ class Dynamics:
             )
             gradient: Tensors = {}
             if second_order:
-                total, wanted = _total(losses), list(parameters.values())
-                grads = torch.autograd.grad(total, wanted, create_graph=True, materialize_grads=True)
-                gradient = dict(zip(parameters, grads, strict=True))
+                names = self.moved(parameters)
+                wanted = [parameters[name] for name in names]
+                grads = torch.autograd.grad(_total(losses), wanted, create_graph=True, materialize_grads=True)
+                gradient = dict(zip(names, grads, strict=True))
         return gradient, new_buffers, Outcome(losses.detach(), scores)
 
     def _forward(
@@ -443,6 +477,15 @@ class Dynamics:
         """The dev inputs and targets that J and the metrics are taken on."""
         measured = episode.dev[..., : self.dev_measured]
         return self.task.pool[0][measured], self.dev_targets[measured]
+
+    # What differs where a step moves one of several networks; see `teachenv.joint`.
+
+    ends_step = True
+    """Whether the student's step is complete with this one's."""
+
+    def moved(self, parameters: Tensors) -> list[str]:
+        """Names of the parameters that a step moves."""
+        return list(parameters)
 
     # What differs between one student and a batch.
 

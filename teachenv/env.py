@@ -210,7 +210,7 @@ class TeachEnv(gym.Env[np.ndarray, np.ndarray]):
 
     def _measure(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         assert self._dev is not None
-        return self.teaching.measure(self.dynamics, self.student, self._dev)
+        return self.teaching.measure(self.dynamics, self.student, self._dev, self.episode)
 
     def _report(self, loss: float, train_score: float, dev: tuple[np.ndarray, np.ndarray, np.ndarray]) -> bool:
         """Puts a measurement into observation, info and curves; if it diverged keeps the last finite ones: False."""

@@ -33,6 +33,7 @@ that keeps it out of the sum. Unlike SGD's, the rule needs the gradient's value,
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -50,6 +51,11 @@ Rate = float | torch.Tensor
 
 Step = int | np.ndarray
 """How many steps were taken: a number, or one number per student, shape (B,)."""
+
+
+def slots_of(slots: Tensors, names: Collection[str]) -> Tensors:
+    """The slots of some of the parameters."""
+    return {slot: tensor for slot, tensor in slots.items() if slot.rpartition(":")[2] in names}
 
 
 def _scaled_sum(

@@ -18,6 +18,16 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
         "dev_size": 1000,
         "learning_rate": 0.01,
     },
+    # Joint distillation on the digits: perceptron 64-128-10 teaches 64-16-10; actions weigh the samples of a minibatch.
+    "TeachDistill-v0": {
+        "task": "digits",
+        "student": "mlp",
+        "student_kwargs": {"hidden": [16]},
+        "teacher": "mlp",
+        "teacher_kwargs": {"hidden": [128]},
+        "loss": "distillation",
+        "learning_rate": 0.2,
+    },
     # CIFAR-10: a pool of 50,000; ResNet-8 with L2T-DLF's batch size, learning rate and augmentation.
     "TeachCIFAR-v0": {"task": "cifar10", "student": "resnet8", "horizon": 200, "batch_size": 128, "dev_size": 1000},
     # CIFAR-100: the same with 100 classes (actions of 10,000 coordinates for the bilinear losses).

@@ -34,7 +34,12 @@ class Settings:
         student: a name in `teachenv.students.STUDENTS` (`"mlp"`, `"lenet"`, `"resnet8"`, ...) or a function
             without arguments that returns an `nn.Module`.
         student_kwargs: options of a named student.
-        loss: a name (`"bilinear"`, `"bilinear-sigmoid"`, `"sample-weights"`, `"mixture"`) or a `teachenv.LossFamily`.
+        teacher: a second network, which learns beside the student and teaches it (`teachenv.joint`): as `student`.
+            None: there is none. It goes with `loss="distillation"`, and only with it.
+        teacher_kwargs: options of a named teacher network.
+        teacher_learning_rate: its η; None: the student's. Its optimiser and schedule are the student's.
+        loss: a name (`"bilinear"`, `"bilinear-sigmoid"`, `"sample-weights"`, `"mixture"`, `"distillation"`) or a
+            `teachenv.LossFamily`.
         loss_kwargs: options of a named loss family.
         horizon: student steps in an episode.
         steps_per_action: student steps under each action; must divide the horizon.
@@ -75,6 +80,9 @@ class Settings:
     dev_noise: bool = True
     student: str | StudentFactory = "mlp"
     student_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    teacher: str | StudentFactory | None = None
+    teacher_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    teacher_learning_rate: float | None = None
     loss: str | LossFamily = "bilinear"
     loss_kwargs: Mapping[str, Any] = field(default_factory=dict)
     horizon: int = 60
@@ -126,6 +134,12 @@ class Settings:
         measured = self.dev_measured
         self._require(
             "dev_measured", measured is None or measured <= self.dev_size, f"at most dev_size={self.dev_size}"
+        )
+        rate = self.teacher_learning_rate
+        self._require(
+            "teacher_learning_rate",
+            rate is None or _is_number(rate, at_least=0),
+            "None or a finite number of at least 0",
         )
         for name in ("learning_rate", "momentum", "weight_decay", "divergence_penalty"):
             self._require(name, _is_number(getattr(self, name), at_least=0), "a finite number of at least 0")

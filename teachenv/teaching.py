@@ -9,6 +9,7 @@ first minibatch.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -17,15 +18,17 @@ import torch
 
 from teachenv.dynamics import Dynamics, Episode, StudentState, minibatches
 from teachenv.errors import unknown_name
+from teachenv.joint import BATCH_FIELDS, JointDynamics, PairMeasure
 from teachenv.losses import LossFamily, make_loss
 from teachenv.optimizers import make_optimizer
 from teachenv.randomness import Purpose, generator
 from teachenv.recording import Recorder, recorder_of
 from teachenv.schedules import make_schedule
 from teachenv.settings import Settings
-from teachenv.students import FunctionalStudent, make_student
+from teachenv.students import FunctionalStudent, StudentFactory, make_student
+from teachenv.students.pair import Pair
 from teachenv.tasks import make_task
-from teachenv.tasks.base import ClassificationMeasure, Task
+from teachenv.tasks.base import ClassificationMeasure, Measure, Task
 
 BASE_FIELDS = ("progress", "train_accuracy", "dev_accuracy")
 
@@ -58,37 +61,52 @@ class Teaching:
         dtype = torch.float64 if settings.dtype == "float64" else torch.float32
         self.task, clean_targets = _load(settings, dtype, device)
         self._check_sizes()
-        measure = self.task.measure or ClassificationMeasure(self.task.num_outputs, settings.objective_temperature)
         loss = (
             settings.loss if isinstance(settings.loss, LossFamily) else make_loss(settings.loss, settings.loss_kwargs)
         )
+        self._check_teacher(loss)
+        measure: Measure = (
+            PairMeasure()
+            if loss.of_pairs
+            else ClassificationMeasure(self.task.num_outputs, settings.objective_temperature)
+        )
+        measure = self.task.measure or measure
         student = self._student(dtype, device)
         if loss.needs_head:
             student.require_head()
-        self.dynamics = Dynamics(
-            student=student,
-            task=self.task,
-            measure=measure,
-            loss=loss,
-            optimizer=make_optimizer(
+        pieces: dict[str, Any] = {
+            "student": student,
+            "task": self.task,
+            "measure": measure,
+            "loss": loss,
+            "optimizer": make_optimizer(
                 settings.optimizer,
                 momentum=settings.momentum,
                 weight_decay=settings.weight_decay,
                 nesterov=settings.nesterov,
                 **settings.optimizer_kwargs,
             ),
-            learning_rate=settings.learning_rate,
-            schedule=make_schedule(settings.lr_schedule, settings.horizon),
-            augment=self._augments(),
-            warm_start=settings.warm_start,
-            dev_measured=settings.dev_measured,
-            dev_targets=None if settings.dev_noise else clean_targets,
-            known_pure=self._known_pure(),
+            "learning_rate": settings.learning_rate,
+            "schedule": make_schedule(settings.lr_schedule, settings.horizon),
+            "augment": self._augments(),
+            "warm_start": settings.warm_start,
+            "dev_measured": settings.dev_measured,
+            "dev_targets": None if settings.dev_noise else clean_targets,
+            "known_pure": self._known_pure(),
+        }
+        rate = settings.teacher_learning_rate
+        self.dynamics = (
+            JointDynamics(settings.learning_rate if rate is None else rate, **pieces)
+            if loss.of_pairs
+            else Dynamics(**pieces)
         )
         self.actions = settings.horizon // settings.steps_per_action
         self.recorder = self._recorder()
         floating = np.float64 if settings.dtype == "float64" else np.float32
         self.observation_fields = BASE_FIELDS + tuple(measure.feature_names)
+        if isinstance(self.dynamics, JointDynamics):
+            each = (f"{name}_{i}" for name in BATCH_FIELDS for i in range(settings.batch_size))
+            self.observation_fields += (*BATCH_FIELDS, *each)
         self.observation_space = gym.spaces.Box(0.0, 1.0, (len(self.observation_fields),), floating)
         size = loss.action_size(self.task.num_outputs, settings.batch_size)
         self.action_space = gym.spaces.Box(-1.0, 1.0, (size,), floating)
@@ -96,18 +114,38 @@ class Teaching:
 
     def _student(self, dtype: torch.dtype, device: torch.device) -> FunctionalStudent:
         settings, inputs = self.settings, self.task.pool[0]
-        factory = settings.student
-        if isinstance(factory, str):
-            factory = make_student(factory, tuple(inputs.shape[1:]), self.task.num_outputs, settings.student_kwargs)
+        factory, networks = self._network(settings.student, settings.student_kwargs), 1
+        if settings.teacher is not None:
+            factory = partial(_pair, self._network(settings.teacher, settings.teacher_kwargs), factory)
+            networks = 2
         student = FunctionalStudent(
             factory, inputs[: settings.batch_size], dtype, device, autocast=settings.autocast is not None
         )
-        if student.num_outputs != self.task.num_outputs:
+        if student.num_outputs != networks * self.task.num_outputs:
             raise ValueError(
-                f"the student has {student.num_outputs} outputs, but task {self.task.name!r} needs "
-                f"{self.task.num_outputs}"
+                f"{'the student has' if networks == 1 else 'teacher and student together have'} {student.num_outputs} "
+                f"outputs, but task {self.task.name!r} needs {self.task.num_outputs} of each network"
             )
         return student
+
+    def _network(self, chosen: str | StudentFactory, options: Mapping[str, Any]) -> StudentFactory:
+        if not isinstance(chosen, str):
+            return chosen
+        return make_student(chosen, tuple(self.task.pool[0].shape[1:]), self.task.num_outputs, options)
+
+    def _check_teacher(self, loss: LossFamily) -> None:
+        settings = self.settings
+        if loss.of_pairs != (settings.teacher is not None):
+            raise ValueError(
+                f"found loss={settings.loss!r} {'without' if loss.of_pairs else 'with'} a teacher network: "
+                'loss="distillation" and teacher="mlp" (or another network) go together'
+            )
+        if not loss.of_pairs:
+            return
+        if self.task.measure is not None:
+            raise ValueError(f"distillation is of classifiers, but task {self.task.name!r} has a measure of its own")
+        if settings.warm_start:
+            raise ValueError("warm_start is of a student alone; with a teacher network leave it at 0")
 
     def _augments(self) -> bool:
         wanted = self.settings.augment
@@ -133,10 +171,12 @@ class Teaching:
     def _known_pure(self) -> bool:
         """Whether network, loss and measure are all this package's own."""
         settings = self.settings
-        return self.task.measure is None and isinstance(settings.student, str) and isinstance(settings.loss, str)
+        own = isinstance(settings.teacher, str | None) and isinstance(settings.student, str)
+        return self.task.measure is None and own and isinstance(settings.loss, str)
 
     def _recorder(self) -> Recorder | None:
-        if not self.dynamics.known_pure:
+        # Recordings are kept by name, and a joint step has two gradients.
+        if not self.dynamics.known_pure or isinstance(self.dynamics, JointDynamics):
             return None
         decides = ("student", "student_kwargs", "loss", "loss_kwargs", "objective_temperature", "dtype", "autocast")
         described = [self.fingerprint[name] for name in decides]
@@ -174,11 +214,20 @@ class Teaching:
         return student, _mean(losses), _mean(scores)
 
     def measure(
-        self, dynamics: Dynamics, student: StudentState, dev: tuple[torch.Tensor, torch.Tensor]
+        self,
+        dynamics: Dynamics,
+        student: StudentState,
+        dev: tuple[torch.Tensor, torch.Tensor],
+        episode: Episode | None = None,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(objective, score, features) on dev, in float64: () or (B,), and (k,) or (B, k)."""
-        objective, score, features = (t.double().cpu().numpy() for t in dynamics.metrics(student, *dev))
-        return objective, score, features
+        """(objective, score, features) on dev, in float64: () or (B,), and (k,) or (B, k).
+
+        With an episode the features are all that is observed, those of its next minibatch among them.
+        """
+        objective, score, features = dynamics.metrics(student, *dev)
+        if episode is not None and isinstance(dynamics, JointDynamics):
+            features = torch.cat([features, dynamics.batch_features(student, episode)], -1)
+        return tuple(t.double().cpu().numpy() for t in (objective, score, features))  # type: ignore[return-value]
 
     def observe(
         self, step: int | np.ndarray, train_score: np.ndarray, dev_score: np.ndarray, features: np.ndarray
@@ -217,8 +266,9 @@ class Teaching:
         """
         if not isinstance(snapshot, Mapping) or "settings" not in snapshot:
             raise ValueError(f"expected what get_state() returns, found {type(snapshot).__name__} without 'settings'")
-        found, own = snapshot["settings"], self.fingerprint
-        differing = [f"{k}: {found.get(k)} there, {own[k]} here" for k in own if found.get(k) != own[k]]
+        # A setting that is younger than the snapshot had its default there.
+        found, own = Settings().fingerprint() | snapshot["settings"], self.fingerprint
+        differing = [f"{k}: {found[k]} there, {own[k]} here" for k in own if found[k] != own[k]]
         if differing:
             raise ValueError(
                 "this is the state of another environment ("
@@ -256,6 +306,10 @@ class Teaching:
             )
         inputs = self.task.pool[0]
         return torch.as_tensor(array, dtype=inputs.dtype, device=inputs.device)
+
+
+def _pair(teacher: StudentFactory, student: StudentFactory) -> Pair:
+    return Pair(teacher(), student())
 
 
 def _mean(values: Sequence[torch.Tensor]) -> np.ndarray:

@@ -12,9 +12,9 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
-from teachenv.batched import BatchedDynamics
 from teachenv.dynamics import Episode, StudentState
 from teachenv.errors import unknown_name
+from teachenv.joint import batched
 from teachenv.randomness import SEED_BOUND
 from teachenv.settings import Settings
 from teachenv.teaching import Teaching, stack_episodes
@@ -61,7 +61,7 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.num_envs = num_envs
         self.teaching = Teaching(Settings.from_kwargs(settings))
         self.path = self._choose(path)
-        self.dynamics = BatchedDynamics(self.teaching.dynamics, self.path, self.teaching.recorder)
+        self.dynamics = batched(self.teaching.dynamics, self.path, self.teaching.recorder)
         self.OBSERVATION_FIELDS = self.teaching.observation_fields
         self.single_observation_space = self.teaching.observation_space
         self.single_action_space = self.teaching.action_space
@@ -118,7 +118,7 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         students, loss, train_score = self.teaching.advance(
             self.dynamics, now["students"], now["episodes"], self.actions
         )
-        objective, score, features = self.teaching.measure(self.dynamics, students, now["dev"])
+        objective, score, features = self.teaching.measure(self.dynamics, students, now["dev"], now["episodes"])
         steps = np.asarray(students.step)
         diverged = ~(np.isfinite(loss) & np.isfinite(objective) & np.isfinite(features).all(axis=-1))
         diverged |= ~(np.isfinite(score) & np.isfinite(train_score))
@@ -196,7 +196,7 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     def _vmap_error(self) -> str | None:
         """What a step under vmap fails with, if it does."""
-        dynamics = BatchedDynamics(self.teaching.dynamics, "vmap")
+        dynamics = batched(self.teaching.dynamics, "vmap")
         episode = stack_episodes([self.teaching.episode(0)])
         try:
             untrained = dynamics.untrained(episode)
@@ -211,7 +211,7 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         episodes = stack_episodes([self.teaching.episode(int(self._randoms[i].integers(SEED_BOUND))) for i in which])
         students = self.dynamics.init(episodes)
         dev = self.dynamics.dev(episodes)
-        objective, score, features = self.teaching.measure(self.dynamics, students, dev)
+        objective, score, features = self.teaching.measure(self.dynamics, students, dev, episodes)
         first = self.dynamics.minibatch(episodes, np.asarray(students.step))
         train_score = self.dynamics.metrics(students, *first)[1].double().cpu().numpy()
         if not (np.isfinite(objective).all() and np.isfinite(features).all()):

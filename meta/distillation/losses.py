@@ -1,6 +1,7 @@
 """Losses between a teacher and a student: one number a sample, (B,), but for `relational`.
 
-T and S are the distributions softmax(z/τ) of a teacher's and a student's logits, (B, classes).
+T and S are the distributions softmax(z/τ) of a teacher's and a student's logits, (B, classes). The plainest of them,
+`divergence`, is that of the distillation environment.
 """
 
 from __future__ import annotations
@@ -9,6 +10,10 @@ from collections.abc import Sequence
 
 import torch
 from torch.nn import functional as F
+
+from teachenv.losses.distillation import divergence
+
+__all__ = ["divergence", "patience", "relational", "soft_cross_entropy", "spherical", "squared"]
 
 
 def soft_cross_entropy(taught: torch.Tensor, logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
@@ -20,18 +25,6 @@ def soft_cross_entropy(taught: torch.Tensor, logits: torch.Tensor, temperature: 
         temperature: τ.
     """
     return -(F.softmax(taught / temperature, -1) * F.log_softmax(logits / temperature, -1)).sum(-1)
-
-
-def divergence(taught: torch.Tensor, logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
-    """KL(T ‖ S), (B,), without a factor τ².
-
-    Args:
-        taught: logits whose distribution is the target.
-        logits: logits that are trained.
-        temperature: τ.
-    """
-    target = F.log_softmax(taught / temperature, -1)
-    return F.kl_div(F.log_softmax(logits / temperature, -1), target, reduction="none", log_target=True).sum(-1)
 
 
 def spherical(taught: torch.Tensor, logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:

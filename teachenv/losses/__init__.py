@@ -8,6 +8,7 @@ from typing import Any
 from teachenv.errors import unknown_name
 from teachenv.losses.base import LossFamily
 from teachenv.losses.bilinear import Bilinear, BilinearSigmoid
+from teachenv.losses.distillation import Distillation
 from teachenv.losses.mixture import Mixture
 from teachenv.losses.plain import PLAIN_LOSSES, plain_loss
 from teachenv.losses.sample_weights import SampleWeights
@@ -17,6 +18,7 @@ __all__ = [
     "PLAIN_LOSSES",
     "Bilinear",
     "BilinearSigmoid",
+    "Distillation",
     "LossFamily",
     "Mixture",
     "SampleWeights",
@@ -27,6 +29,7 @@ __all__ = [
 LOSSES: dict[str, Callable[..., LossFamily]] = {
     "bilinear": Bilinear,
     "bilinear-sigmoid": BilinearSigmoid,
+    "distillation": Distillation,
     "mixture": Mixture,
     "sample-weights": SampleWeights,
 }

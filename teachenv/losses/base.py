@@ -19,10 +19,12 @@ class LossFamily(ABC):
 
     Attributes:
         needs_head: whether `Prediction.features` and `Prediction.head_weight` are wanted.
+        of_pairs: whether the outputs are those of a teacher network and of a student; see `teachenv.joint`.
         coefficient_label: what `coefficients` shows, for figures.
     """
 
     needs_head: bool = False
+    of_pairs: bool = False
     coefficient_label: str = "coefficients"
 
     @abstractmethod

@@ -22,6 +22,7 @@ from teachenv.tasks import synthetic
 SYNTHETIC = {"dataset": "synthetic", "pool_size": 40, "dev_size": 8, "batch_size": 4, "horizon": 3}
 SMALL = {
     "TeachDigits-v0": {"dev_size": 50, "batch_size": 8, "horizon": 3},
+    "TeachDistill-v0": {"dev_size": 50, "batch_size": 8, "horizon": 3},
     "TeachCIFAR-v0": SYNTHETIC,
     "TeachCIFAR100-v0": SYNTHETIC | {"student": "lenet"},
 }
@@ -44,6 +45,11 @@ INFO = {
 def few_test_images(monkeypatch):
     """Most of the time that an environment of procedural images takes to make is for its thousand test samples."""
     monkeypatch.setattr(synthetic, "make_synthetic", functools.partial(synthetic.make_synthetic, test_size=20))
+
+
+def losses_of(name):
+    """The families that go with an environment."""
+    return ["distillation"] if "teacher" in ENVIRONMENTS[name] else LOSSES
 
 
 def make(name="TeachDigits-v0", **kwargs):
@@ -105,8 +111,7 @@ def test_every_registered_environment_is_under_test():
         assert gym.spec(name).kwargs == json.loads(json.dumps(kwargs))
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(("name", "loss"), [(name, loss) for name in SMALL for loss in losses_of(name)])
 def test_checkers_have_no_complaint_and_the_contract_holds(name, loss):
     check_env(make(name, loss=loss).unwrapped)  # makes one for each render mode itself
     for render_mode in (None, "ansi", "rgb_array"):
@@ -148,7 +153,8 @@ def test_the_contract_holds_on_data_from_files(name):
 
 @pytest.mark.parametrize("name", SMALL)
 def test_a_spec_survives_json(name):
-    env = make(name, loss="mixture", loss_kwargs={"scale": 0.3}, lr_schedule={"kind": "step", "milestones": [1, 2]})
+    schedule = {"kind": "step", "milestones": [1, 2]}
+    env = make(name, loss=losses_of(name)[-1], loss_kwargs={"scale": 0.3}, lr_schedule=schedule)
     spec = gym.envs.registration.EnvSpec.from_json(env.spec.to_json())
     again = gym.make(spec)
     assert again.unwrapped.teaching.settings == env.unwrapped.teaching.settings
@@ -342,7 +348,7 @@ with open(sys.argv[1], "wb") as file:
 
 def test_seeds_and_snapshots_give_the_same_episode_bitwise_in_a_new_process(in_new_process, tmp_path):
     jobs = []
-    for name in ("TeachDigits-v0", "TeachCIFAR-v0"):
+    for name in ("TeachDigits-v0", "TeachDistill-v0", "TeachCIFAR-v0"):
         env = make(name, lr_schedule="cosine")
         env.reset(seed=0)
         roll(env, 1)

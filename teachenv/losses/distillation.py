@@ -1,0 +1,86 @@
+"""Distillation: per-sample weights in the loss of a teacher that learns beside its student."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from teachenv.losses.base import LossFamily
+from teachenv.students.functional import Prediction
+
+
+def halves(outputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of (teacher, student) from the outputs of a `teachenv.students.pair.Pair`."""
+    teacher, student = outputs.chunk(2, -1)
+    return teacher, student
+
+
+def divergence(taught: torch.Tensor, logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+    """KL(T ‖ S) of T = softmax(z_T/τ) and S = softmax(z_S/τ), (batch,), without a factor τ².
+
+    Args:
+        taught: logits z_T whose distribution is the target, (batch, classes).
+        logits: logits z_S that are trained, (batch, classes).
+        temperature: τ.
+    """
+    target, own = (F.log_softmax(z / temperature, -1) for z in (taught, logits))
+    return (target.exp() * (target - own)).sum(-1)
+
+
+class Distillation(LossFamily):
+    """Two losses of a minibatch; the teacher steps along the first, and then the student along the second.
+
+        teacher:  α CE(y, T) + (1 − α) mean_i w_i KL(S_i ‖ T_i),      w_i = 1 + scale · a_i
+        student:  λ CE(y, S) + (1 − λ) mean_i KL(T_i ‖ S_i)
+
+    The zero action is online distillation with uniform weights (ProKT; Ren et al. 2023 without influence). Coordinate i
+    belongs to the i-th sample of the current minibatch.
+
+    Args:
+        scale: how far an action changes a weight; above 1, weights can be negative, as those of Ren et al. are.
+        teacher_labels: α.
+        student_labels: λ.
+        temperature: τ, which divides logits; there is no factor τ².
+    """
+
+    coefficient_label = "weights of the minibatch in the teacher's distillation loss"
+    of_pairs = True
+
+    def __init__(
+        self,
+        scale: float = 1.0,
+        teacher_labels: float = 0.6,
+        student_labels: float = 0.0,
+        temperature: float = 1.0,
+    ) -> None:
+        """Checks the ranges."""
+        if not (scale > 0 and temperature > 0):
+            raise ValueError(
+                f"distillation: scale and temperature must be positive, found scale={scale}, temperature={temperature}"
+            )
+        for name, value in (("teacher_labels", teacher_labels), ("student_labels", student_labels)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"distillation: {name} must lie in [0, 1], found {value}")
+        self.scale, self.temperature = float(scale), float(temperature)
+        self.teacher_labels, self.student_labels = float(teacher_labels), float(student_labels)
+
+    def action_size(self, num_outputs: int, batch_size: int) -> int:
+        """One weight a sample."""
+        return batch_size
+
+    def __call__(self, action: torch.Tensor, prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:
+        """The student's loss; the action has no part in it."""
+        teacher, student = halves(prediction.outputs)
+        distance, weight = divergence(teacher, student, self.temperature).mean(), self.student_labels
+        return weight * F.cross_entropy(student, targets) + (1 - weight) * distance
+
+    def of_teacher(self, action: torch.Tensor, prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:
+        """The teacher's loss."""
+        teacher, student = halves(prediction.outputs)
+        distances, weight = divergence(student, teacher, self.temperature), self.teacher_labels
+        distance = distances.mean() + self.scale * (action * distances).mean()
+        return weight * F.cross_entropy(teacher, targets) + (1 - weight) * distance
+
+    def coefficients(self, action: torch.Tensor) -> torch.Tensor:
+        """The weights, one row."""
+        return 1.0 + self.scale * action.view(1, -1)

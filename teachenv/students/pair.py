@@ -1,0 +1,23 @@
+"""A teacher and a student as one network."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+class Pair(nn.Module):
+    """Two networks on the same inputs; their outputs stand side by side, the teacher's first.
+
+    Args:
+        teacher: a network.
+        student: a network of as many outputs.
+    """
+
+    def __init__(self, teacher: nn.Module, student: nn.Module) -> None:
+        super().__init__()
+        self.teacher, self.student = teacher, student
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """(batch, 2 · outputs)."""
+        return torch.cat([self.teacher(inputs), self.student(inputs)], -1)

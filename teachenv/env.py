@@ -41,6 +41,10 @@ class TeachEnv(gym.Env[np.ndarray, np.ndarray]):
         diverged: bool.
         task: str. dataset: str, the data this really is.
 
+    With `teacher` and `loss="distillation"` (`TeachDistill-v0`) a second network trains the student and learns beside
+    it (`teachenv.joint`): J is minus the student's cross-entropy on dev, and the observation's further fields are of
+    the minibatch that the next action weighs.
+
     All randomness comes from `np_random`, which draws one seed an episode; the global generators are left as they were.
 
     Args:

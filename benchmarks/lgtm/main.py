@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import json
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -158,9 +160,7 @@ def run(options: Options) -> None:
             "method": case.method,
             "seed": case.seed,
             "teacher": _teacher(case, folder) if METHODS[case.method].tuned else None,
-            "checkpoint": folder
-            / "checkpoints"
-            / f"{label.replace(': ', '-').replace(':', '-').replace(', seed ', '-')}",
+            "checkpoint": folder / "checkpoints" / _digest(case.identity),
         }
         jobs.append(Job(label, work.distil, arguments))
 
@@ -205,13 +205,14 @@ def _teachers(wanted: list[Case], results: ResultsFile, folder: Path, options: O
 
 
 def _teacher(case: Case, folder: Path) -> Path:
-    """Where the fine-tuned teacher of a case is; its size, and what the student is, do not matter to it."""
-    setting = case.setting
-    name = f"{setting.task}-{setting.epochs:g}-{setting.max_length}-{case.seed}"
-    sizes = "-".join(
-        f"{value}" for key, value in sorted(setting.data.items()) if key != "data_root" and value is not None
-    )
-    return folder / "teachers" / f"{name}-{sizes}.pt"
+    """Where the fine-tuned teacher of a case is; how many layers the student has does not matter to it."""
+    setting = case.identity["config"]["setting"]
+    return folder / "teachers" / f"{case.setting.task}-{case.seed}-{_digest(setting | {'layers': None})}.pt"
+
+
+def _digest(config: dict[str, Any]) -> str:
+    """A name for settings: a file of others must not be taken up."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _cases(options: Options) -> list[Case]:

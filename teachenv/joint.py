@@ -3,11 +3,13 @@
 A student step is two steps of optimisers on one `StudentState`, whose tensors are those of both networks
 (`teachenv.students.pair.Pair`): the teacher's along its loss, then the student's along its own, under the teacher as it
 is then. Each is a step of a `Dynamics` that moves one of the networks; derivatives with respect to the other one are
-kept, so that the return can be differentiated through both.
+kept, so that the return can be differentiated through both. Each half runs both networks in training mode: running
+statistics, where a network has any, follow the minibatch twice.
 """
 
 from __future__ import annotations
 
+import math
 from copy import copy
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -103,8 +105,7 @@ class JointDynamics(Dynamics):
             logs = [F.log_softmax(logits, -1) for logits in halves(prediction.outputs)]
             missing = [1 - log.exp().gather(-1, targets[:, None])[:, 0] for log in logs]
             entropies = [-(log.exp() * log).sum(-1) for log in logs]
-            widest = torch.log(torch.tensor(float(logs[0].shape[-1]), dtype=logs[0].dtype, device=logs[0].device))
-            gap = 0.5 + (entropies[1] - entropies[0]) / (2 * widest)
+            gap = 0.5 + (entropies[1] - entropies[0]) / (2 * math.log(logs[0].shape[-1]))
             same = (logs[0].argmax(-1) == logs[1].argmax(-1)).to(gap.dtype)
             found = torch.stack([*missing, gap, same])
             return torch.cat([found.mean(1), found.flatten()])

@@ -7,6 +7,7 @@ from meta.distillation import DISTILLERS, LGTM, Batch, DistillationSettings
 from meta.evolution import EvolutionStrategies
 from meta.hypergradient import METHODS, Hypergradient, hypergradient
 from meta.influence import INFLUENCE_METHODS, directional_derivative, held_out_gradient, influence
+from meta.influence_teaching import InfluencePolicy, InfluenceTeacher, InfluenceTeaching
 from meta.policies import AttentionPolicy, MlpPolicy
 from meta.process import Process, PureProcess
 from meta.taught_loss import TaughtLoss
@@ -34,6 +35,9 @@ __all__ = [
     "GradientTeacher",
     "GymVecEnv",
     "Hypergradient",
+    "InfluencePolicy",
+    "InfluenceTeacher",
+    "InfluenceTeaching",
     "MlpPolicy",
     "Process",
     "PureProcess",

@@ -1,0 +1,128 @@
+"""A teacher that weighs samples by their distillation influence, on the distillation environment."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+import torch
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.vec_env import VecEnv
+from torch import nn
+
+from meta.policies import TeacherPolicy
+from meta.process import dual, forward_mode, tangent_of
+from meta.resume import Resumable
+from meta.teachers import FixedTeacher, is_wrapped
+from teachenv.env import TeachEnv
+from teachenv.joint import JointDynamics
+from teachenv.losses.distillation import Distillation, halves
+from teachenv.trees import leaves
+
+
+class InfluenceTeaching(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
+    """Shows the distillation influence of each sample of the minibatch that the next action weighs.
+
+    Observation, (batch,) in [-1, 1]: I_i = ⟨∇_s CE(T_i, S_i), v⟩ (Ren et al. 2023, eq. 8; `meta.influence`), v the
+    gradient of the student's cross-entropy on dev after the step that it would take under the teacher as it is; over
+    the largest size in the minibatch. Zeros at the end, and where no sample has any. Reward, action and info stay as
+    they are.
+
+    Args:
+        env: a `TeachEnv` with `loss="distillation"` and one student step an action.
+
+    Raises:
+        TypeError: the environment is no `TeachEnv`.
+        ValueError: another loss family, or several student steps an action.
+    """
+
+    def __init__(self, env: gym.Env[np.ndarray, np.ndarray]) -> None:
+        """Wraps the environment."""
+        super().__init__(env)
+        if not isinstance(env.unwrapped, TeachEnv):
+            raise TypeError(f"InfluenceTeaching shows influence in a TeachEnv, found {type(env.unwrapped).__name__}")
+        self._teach: TeachEnv = env.unwrapped
+        settings = self._teach.teaching.settings
+        if not isinstance(self._teach.dynamics, JointDynamics):
+            raise ValueError(f"distillation influence needs loss='distillation', found loss={settings.loss!r}")
+        if settings.steps_per_action != 1:
+            raise ValueError(
+                f"each minibatch has its own action: steps_per_action=1, found {settings.steps_per_action}"
+            )
+        dtype = np.float64 if settings.dtype == "float64" else np.float32
+        self.observation_space = gym.spaces.Box(-1.0, 1.0, (settings.batch_size,), dtype)
+
+    def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        """A new pair."""
+        _, info = self.env.reset(**kwargs)
+        return self._observe(), info
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:
+        """Trains both networks on the minibatch as weighed."""
+        _, reward, terminated, truncated, info = self.env.step(action)
+        if terminated or truncated:
+            return np.zeros_like(self.observation_space.low), reward, terminated, truncated, info  # type: ignore[attr-defined]
+        return self._observe(), reward, terminated, truncated, info
+
+    def influence(self) -> torch.Tensor:
+        """I_i of the next minibatch's samples, (batch,)."""
+        teach, dynamics = self._teach, self._teach.dynamics
+        state, episode, family = teach.student, teach.episode, dynamics.loss
+        assert isinstance(family, Distillation)
+        tried = dynamics.updated(state, dynamics.gradient(state, episode, teach.teaching.neutral_action))
+        names = dynamics.moved(state.parameters)
+        own = leaves({name: tried.parameters[name] for name in names})
+        with torch.enable_grad():
+            there = type(state)(tried.parameters | own, tried.slots, tried.buffers, tried.step)
+            v = torch.autograd.grad(-dynamics.objective(there, episode), list(own.values()), materialize_grads=True)
+        inputs, _ = dynamics.minibatch(episode, state.step)
+        with torch.no_grad(), forward_mode():
+            along = {name: dual(state.parameters[name], d) for name, d in zip(names, v, strict=True)}
+            outputs = dynamics.student(
+                state.parameters | along, state.buffers, inputs, training=False, differentiable="batched"
+            )[0].outputs
+            teacher, student = halves(outputs)
+            change = tangent_of(student)
+        taught, here = (torch.softmax(z.detach() / family.temperature, -1) for z in (teacher, student))
+        found: torch.Tensor = ((here - taught) * change / family.temperature).sum(-1)
+        return found
+
+    def _observe(self) -> np.ndarray:
+        found = self.influence()
+        scaled = found / found.abs().max().clamp(min=torch.finfo(found.dtype).tiny)
+        seen: np.ndarray = np.nan_to_num(scaled.cpu().numpy()).astype(self.observation_space.dtype)
+        return seen
+
+
+class InfluencePolicy(TeacherPolicy):
+    """Weighs each sample by what it observes of it: its influence, times the option `gain` (1), within the box."""
+
+    def _build(self, states: int, actions: int) -> nn.Module:
+        return nn.Module()
+
+    def forward(self, observation: torch.Tensor) -> torch.Tensor:
+        """The action, (batch of observations, samples)."""
+        action: torch.Tensor = (self._network.get("gain", 1.0) * observation).clamp(-1.0, 1.0)
+        return action
+
+
+class InfluenceTeacher(FixedTeacher):
+    """LGTM's reweighting (Ren et al. 2023, eq. 9) as a teacher of `TeachDistill-v0`; learning leaves it as it is.
+
+    Sample i weighs 1 + scale · Î_i in the loss of the teacher network, Î its influence over the largest of the
+    minibatch: the paper's w_i = I_i are added to uniform weights, and scaled, since an action lies in a box.
+
+    Args:
+        policy: `"InfluencePolicy"`.
+        env: an `InfluenceTeaching` environment, or what one can be put around.
+        **kwargs: see `EpisodicTeacher`.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"InfluencePolicy": InfluencePolicy}
+
+    @classmethod
+    def _wrap_env(cls, env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        if isinstance(env, gym.Env) and not is_wrapped(env, InfluenceTeaching):
+            env = InfluenceTeaching(env)
+        return Resumable._wrap_env(env, verbose, monitor_wrapper)

@@ -1,6 +1,7 @@
 """Learning to teach: a student network's training as a Gymnasium environment.
 
-Importing this package registers `TeachDigits-v0`, `TeachMNIST-v0`, `TeachCIFAR-v0` and `TeachCIFAR100-v0`.
+Importing this package registers `TeachDigits-v0`, `TeachMNIST-v0`, `TeachCIFAR-v0`, `TeachCIFAR100-v0` and
+`TeachDistill-v0`.
 """
 
 from teachenv.batched import BatchedDynamics

@@ -14,4 +14,5 @@ def test_importing_reads_no_data_and_nothing_heavy_and_registers_the_environment
     data, heavy, registered = (eval(line) for line in in_new_process(LOOK).splitlines())
     assert data == []
     assert heavy == []
-    assert registered == ["TeachCIFAR-v0", "TeachCIFAR100-v0", "TeachDigits-v0", "TeachMNIST-v0"]
+    expected = ["TeachCIFAR-v0", "TeachCIFAR100-v0", "TeachDigits-v0", "TeachDistill-v0", "TeachMNIST-v0"]
+    assert registered == expected

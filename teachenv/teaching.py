@@ -65,12 +65,7 @@ class Teaching:
             settings.loss if isinstance(settings.loss, LossFamily) else make_loss(settings.loss, settings.loss_kwargs)
         )
         self._check_teacher(loss)
-        measure: Measure = (
-            PairMeasure()
-            if loss.of_pairs
-            else ClassificationMeasure(self.task.num_outputs, settings.objective_temperature)
-        )
-        measure = self.task.measure or measure
+        measure = self._measure(loss)
         student = self._student(dtype, device)
         if loss.needs_head:
             student.require_head()
@@ -132,6 +127,13 @@ class Teaching:
         if not isinstance(chosen, str):
             return chosen
         return make_student(chosen, tuple(self.task.pool[0].shape[1:]), self.task.num_outputs, options)
+
+    def _measure(self, loss: LossFamily) -> Measure:
+        if self.task.measure is not None:
+            return self.task.measure
+        if loss.of_pairs:
+            return PairMeasure()
+        return ClassificationMeasure(self.task.num_outputs, self.settings.objective_temperature)
 
     def _check_teacher(self, loss: LossFamily) -> None:
         settings = self.settings

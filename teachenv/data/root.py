@@ -165,7 +165,7 @@ def _unavailable(
     if data_root is not None:
         lines.append("  (only there, because data_root was given)")
     lines.append(f"Downloading it failed: {failure}" if failure else "It was not downloaded.")
-    lines.append("To put it there, copy these files into one of the directories above (torchvision's layout):")
+    lines.append("To put it there, copy these files into one of the directories above, in this layout:")
     lines.extend(f"  {file}" for file in dataset.files)
     lines.append(
         f"or name a directory that has them, with the argument data_root or the environment variable "

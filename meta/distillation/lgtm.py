@@ -109,10 +109,8 @@ class LGTM(ProKT):
         """What is added to ProKT's gradient, but for the rate; `taught`: the teacher's logits with their graph."""
         settings, tau = self.settings, self.settings.temperature
         here, along = logits_along(self.student, batch.inputs, v, self.derivative, self.radius)
-        # ⟨∇_s CE(T_i, S_i), v⟩
-        self.influence = ((torch.softmax(here / tau, -1) - torch.softmax(taught.detach() / tau, -1)) * along / tau).sum(
-            -1
-        )
+        apart = torch.softmax(here / tau, -1) - torch.softmax(taught.detach() / tau, -1)
+        self.influence = (apart * along / tau).sum(-1)  # ⟨∇_s CE(T_i, S_i), v⟩
         if self.mode == "reweight":
             return self.teacher.gradient((self.influence * soft_cross_entropy(taught, here, tau)).mean())
         loss, weight = self.loss_of_logits, 1 - settings.student_labels

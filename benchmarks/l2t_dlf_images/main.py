@@ -208,7 +208,7 @@ PRESETS: dict[Preset, dict[str, Part]] = {
         {
             "mnist-mlp-noisy-40": (*NOISY, "ddpg", "rmd"),
             "mnist-lenet": (*CLEAN, "rmd", TRANSFERRED),
-            # Teachers of as short trainings as a LeNet's of its own do not learn to undo noise.
+            # On the perceptron teachers of as short trainings as LeNet's own did not learn to undo noise.
             "mnist-lenet-noisy-40": (*NOISY, TRANSFERRED),
             "cifar10-resnet8": (*CLEAN, "rmd"),
             "cifar10-resnet20": ("cross-entropy", TRANSFERRED),

@@ -49,7 +49,9 @@ class Learner:
         self.network, self.optimizer, self._rate, self._schedule = network, optimizer, rate, schedule
         if not self.parameters:
             raise ValueError(f"{type(network).__name__} has no trainable parameter: nothing to learn")
-        self.slots, self.steps = optimizer.init(self.parameters), 0
+        # Made at the first step: a teacher that is fixed takes none.
+        self.slots: Tensors = {}
+        self.steps = 0
 
     @property
     def parameters(self) -> Tensors:
@@ -94,8 +96,10 @@ class Learner:
         return held_out_gradient(self.network, label_losses, batch, parameters)
 
     def _update(self, gradient: Tensors) -> tuple[Tensors, Tensors]:
+        parameters = self.parameters
         with torch.no_grad():
-            return self.optimizer.update(self.parameters, gradient, self.slots, self.rate, self.steps)
+            slots = self.slots or self.optimizer.init(parameters)
+            return self.optimizer.update(parameters, gradient, slots, self.rate, self.steps)
 
     def state(self) -> dict[str, Any]:
         """What a later run goes on from; tensors are copied."""

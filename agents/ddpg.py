@@ -7,17 +7,23 @@ from typing import ClassVar
 import stable_baselines3
 from stable_baselines3.common.policies import BasePolicy
 
-from agents.policies import AttentionPolicy, MlpPolicy
+from agents.policies import AttentionPolicy, MlpPolicy, SamplePolicy
 from agents.replay import NoisyTeacher
+
+POLICIES: dict[str, type[BasePolicy]] = {
+    "AttentionPolicy": AttentionPolicy,
+    "MlpPolicy": MlpPolicy,
+    "SamplePolicy": SamplePolicy,
+}
 
 
 class DDPG(NoisyTeacher, stable_baselines3.DDPG):
     """SB3's DDPG with what a teacher needs; see `agents.replay.NoisyTeacher` for the arguments."""
 
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"AttentionPolicy": AttentionPolicy, "MlpPolicy": MlpPolicy}
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = POLICIES
 
 
 class TD3(NoisyTeacher, stable_baselines3.TD3):
     """SB3's TD3 with what a teacher needs; see `agents.replay.NoisyTeacher` for the arguments."""
 
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"AttentionPolicy": AttentionPolicy, "MlpPolicy": MlpPolicy}
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = POLICIES

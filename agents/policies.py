@@ -11,7 +11,7 @@ from stable_baselines3.sac.policies import Actor as GaussianActor
 from stable_baselines3.sac.policies import SACPolicy
 from stable_baselines3.td3.policies import Actor, TD3Policy
 
-from meta.policies import INITIAL_SCALE, Attention, perceptron
+from meta.policies import INITIAL_SCALE, Attention, PerSample, perceptron
 
 
 class _Small:
@@ -46,6 +46,20 @@ class _Attentive(_Small):
         return Attention(states, actions, self.keys, self.initial_scale, squash=squash)
 
 
+class _Shared(_Small):
+    """A perceptron for all samples of a minibatch; option `features` (4: those of `TeachDistill-v0`)."""
+
+    def __init__(self, *args: Any, features: int = 4, **kwargs: Any) -> None:
+        self.features = features
+        super().__init__(*args, **kwargs)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return super()._get_constructor_parameters() | {"features": self.features}
+
+    def _network(self, states: int, actions: int, squash: bool) -> torch.nn.Module:
+        return PerSample(states, actions, self.actor_kwargs["net_arch"], self.features, self.initial_scale, squash)
+
+
 class _Deterministic(_Small, TD3Policy):
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Actor:
         """SB3's actor with its network exchanged."""
@@ -60,6 +74,10 @@ class MlpPolicy(_Deterministic):
 
 class AttentionPolicy(_Attentive, _Deterministic):
     """L2T-DLF's actor μ_θ(s) = tanh(W softmax(V s)) with SB3's critic; option `keys` (10)."""
+
+
+class SamplePolicy(_Shared, _Deterministic):
+    """`meta.policies.PerSample` as actor, with SB3's critic; option `features` (4)."""
 
 
 class _Gaussian(_Small, SACPolicy):
@@ -91,3 +109,7 @@ class GaussianMlpPolicy(_Gaussian):
 
 class GaussianAttentionPolicy(_Attentive, _Gaussian):
     """SAC's policy with L2T-DLF's actor for the mean; options `keys` (10) and `initial_noise` (0.1)."""
+
+
+class GaussianSamplePolicy(_Shared, _Gaussian):
+    """SAC's policy with `meta.policies.PerSample` for the mean; options `features` (4) and `initial_noise` (0.1)."""

@@ -8,7 +8,7 @@ import stable_baselines3
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
 
-from agents.policies import GaussianAttentionPolicy, GaussianMlpPolicy
+from agents.policies import GaussianAttentionPolicy, GaussianMlpPolicy, GaussianSamplePolicy
 from agents.replay import ReplayTeacher
 
 
@@ -27,6 +27,7 @@ class SAC(ReplayTeacher, stable_baselines3.SAC):
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "AttentionPolicy": GaussianAttentionPolicy,
         "MlpPolicy": GaussianMlpPolicy,
+        "SamplePolicy": GaussianSamplePolicy,
     }
 
     def __init__(

@@ -8,7 +8,7 @@ from meta.evolution import EvolutionStrategies
 from meta.hypergradient import METHODS, Hypergradient, hypergradient
 from meta.influence import INFLUENCE_METHODS, directional_derivative, held_out_gradient, influence
 from meta.influence_teaching import InfluencePolicy, InfluenceTeacher, InfluenceTeaching
-from meta.policies import AttentionPolicy, MlpPolicy
+from meta.policies import AttentionPolicy, MlpPolicy, SamplePolicy
 from meta.process import Process, PureProcess
 from meta.taught_loss import TaughtLoss
 from meta.teachers import RMD, ConstantTeacher, EpisodicTeacher, FiniteDifference, GradientTeacher, RandomTeacher
@@ -43,6 +43,7 @@ __all__ = [
     "PureProcess",
     "RandomDropTeacher",
     "RandomTeacher",
+    "SamplePolicy",
     "SelfPacedTeacher",
     "TaughtLoss",
     "Training",

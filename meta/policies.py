@@ -67,6 +67,52 @@ def perceptron(
     return network
 
 
+class PerSample(nn.Module):
+    """One perceptron for all samples of a minibatch: a sample's weight does not depend on its place.
+
+    The last coordinates of the observation are `features` blocks with one number for each sample, as in
+    `TeachDistill-v0`; the perceptron sees a sample's own numbers and the coordinates before the blocks.
+
+    Args:
+        states: coordinates of the observation.
+        actions: coordinates of the action: one for each sample.
+        net_arch: hidden layers.
+        features: numbers that are observed of each sample.
+        initial_scale: of the last layer.
+        squash: end in tanh, which keeps the action in the box.
+
+    Raises:
+        ValueError: the observation is too short to hold so many.
+    """
+
+    def __init__(
+        self,
+        states: int,
+        actions: int,
+        net_arch: list[int],
+        features: int = 4,
+        initial_scale: float = INITIAL_SCALE,
+        squash: bool = True,
+    ) -> None:
+        """Builds the perceptron."""
+        super().__init__()
+        self.features, self.shared = features, states - features * actions
+        if features < 1 or self.shared < 0:
+            raise ValueError(
+                f"a policy for samples expects {features} numbers of each of the {actions} samples, found an "
+                f"observation of {states} coordinates; TeachDistill-v0 has such ones, others want AttentionPolicy"
+            )
+        self.network = perceptron(self.shared + features, 1, net_arch, initial_scale, squash)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """(batch, states) to (batch, actions)."""
+        whole, own = states[:, : self.shared], states[:, self.shared :]
+        own = own.reshape(len(own), self.features, -1).mT
+        seen = torch.cat([whole[:, None].expand(-1, own.shape[1], -1), own], -1)
+        weights: torch.Tensor = self.network(seen).squeeze(-1)
+        return weights
+
+
 class TeacherPolicy(BasePolicy):
     """A deterministic teacher without a critic.
 
@@ -142,6 +188,13 @@ class MlpPolicy(TeacherPolicy):
 
     def _build(self, states: int, actions: int) -> nn.Module:
         return perceptron(states, actions, **{"net_arch": [400, 300], **self._network})
+
+
+class SamplePolicy(TeacherPolicy):
+    """`PerSample`; options `net_arch` ([32]), `features` (4: those of `TeachDistill-v0`) and `initial_scale` (0.01)."""
+
+    def _build(self, states: int, actions: int) -> nn.Module:
+        return PerSample(states, actions, **{"net_arch": [32], **self._network})
 
 
 class ConstantPolicy(TeacherPolicy):

@@ -16,7 +16,7 @@ from stable_baselines3.common.utils import FloatSchedule, safe_mean
 from stable_baselines3.common.vec_env import VecEnv
 
 from meta.action_gradient import ActionGradient, VectorActionGradient
-from meta.policies import AttentionPolicy, ConstantPolicy, MlpPolicy, RandomPolicy
+from meta.policies import AttentionPolicy, ConstantPolicy, MlpPolicy, RandomPolicy, SamplePolicy
 from meta.resume import Resumable
 from teachenv.vector_env import TeachVectorEnv
 
@@ -53,7 +53,11 @@ class EpisodicTeacher(Resumable):
         device: of θ.
     """
 
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"AttentionPolicy": AttentionPolicy, "MlpPolicy": MlpPolicy}
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "AttentionPolicy": AttentionPolicy,
+        "MlpPolicy": MlpPolicy,
+        "SamplePolicy": SamplePolicy,
+    }
 
     def __init__(
         self,

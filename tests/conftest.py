@@ -26,3 +26,29 @@ def in_new_process():
         return done.stdout
 
     return run
+
+
+@pytest.fixture(scope="session")
+def make_bert(tmp_path_factory):
+    """Makes a random BERT with a vocabulary of given words, and returns its folder."""
+
+    def make(words, hidden_size, layers):
+        transformers = pytest.importorskip("transformers")
+        folder = tmp_path_factory.mktemp("bert")
+        vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
+        (folder / "vocab.txt").write_text("\n".join(vocabulary))
+        config = transformers.BertConfig(
+            vocab_size=len(vocabulary),
+            hidden_size=hidden_size,
+            num_hidden_layers=layers,
+            num_attention_heads=2,
+            intermediate_size=2 * hidden_size,
+            max_position_embeddings=64,
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            transformers.BertModel(config).save_pretrained(folder)
+        transformers.BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+        return folder
+
+    return make

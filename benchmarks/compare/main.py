@@ -5,19 +5,56 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from benchmarks.compare import report
-from benchmarks.compare.methods import METHODS, TABLE
+import gymnasium as gym
+
+import teachenv  # noqa: F401 - registers the environments
+from benchmarks.compare import distillation, methods, report
 from benchmarks.comparison.engine import Comparison, Effort, Rung, Task, shipped_rows
+from benchmarks.comparison.methods import Table
 from benchmarks.comparison.work import Setting
 from benchmarks.options import CommonOptions
 from teachenv.errors import unknown_name
 
 NAME = "compare"
 
-# The rows that the README's table was made from; their tuning is taken over where the settings agree.
-SHIPPED = Path(__file__).resolve().parent.parent / "results" / NAME / "results.jsonl"
+# The rows that the tables of README and docs were made from; their tuning is taken over where the settings agree.
+SHIPPED = Path(__file__).resolve().parent.parent / "results"
+
+
+class Kind(NamedTuple):
+    """What is compared in the environments of a kind.
+
+    Attributes:
+        table: the methods.
+        at: where they are; see `benchmarks.comparison.methods.table_at`.
+        methods: those that are run where none are asked for.
+        loss: the teachers' loss family where none is asked for.
+        shipped: folder of its rows.
+    """
+
+    table: Table
+    at: str
+    methods: tuple[str, ...]
+    loss: str
+    shipped: str
+
+
+LOSSES = Kind(
+    methods.TABLE,
+    "benchmarks.compare.methods:TABLE",
+    ("cross-entropy", "smooth-01", "large-margin", "label-smoothing", "random", "ddpg", "rmd", "finite-difference"),
+    "bilinear",
+    NAME,
+)
+DISTILLATION = Kind(
+    distillation.TABLE,
+    "benchmarks.compare.distillation:TABLE",
+    ("uniform", "random", "influence", "ddpg", "rmd"),
+    "distillation",
+    f"{NAME}_distillation",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,21 +118,14 @@ class Options(CommonOptions):
     label_noise_kind: Literal["pair", "symmetric"] = "pair"
     """Class c becomes c + 1, or any other class."""
 
-    methods: tuple[str, ...] = (
-        "cross-entropy",
-        "smooth-01",
-        "large-margin",
-        "label-smoothing",
-        "random",
-        "ddpg",
-        "rmd",
-        "finite-difference",
-    )
-    """What is run; `ddpg:default` (SB3's, out of the box), `evolution-strategies` and `focal` are there, too. The table
-    has all methods whose rows the folder holds."""
+    methods: tuple[str, ...] | None = None
+    """What is run; by default cross-entropy, smooth-01, large-margin, label-smoothing, random, ddpg, rmd and
+    finite-difference; there are also ddpg:default (SB3's, out of the box), evolution-strategies and focal. On
+    TeachDistill-v0: uniform, random, influence, ddpg and rmd, and finite-difference. The table has all methods whose
+    rows the folder holds."""
 
-    loss: Literal["bilinear", "bilinear-sigmoid"] = "bilinear"
-    """The teachers' loss family."""
+    loss: Literal["bilinear", "bilinear-sigmoid"] | None = None
+    """The teachers' loss family, by default bilinear; TeachDistill-v0 has its own."""
 
     student_steps: int | None = None
     """Budget of each teacher, in student steps; by default what the preset says."""
@@ -119,25 +149,36 @@ class Options(CommonOptions):
             ValueError: an unknown method, or numbers out of range.
         """
         super().__post_init__()
-        for method in self.methods:
-            if method not in METHODS:
-                raise unknown_name("method", method, METHODS)
+        kind = self.kind
+        for method in self.methods or ():
+            if method not in kind.table.methods:
+                raise unknown_name("method", method, kind.table.methods)
+        if self.loss is not None and kind is DISTILLATION:
+            raise ValueError(f"found --loss {self.loss}, but {self.env} has a loss of its own; leave --loss out")
         if self.student_steps is not None and self.student_steps < 1:
             raise ValueError(f"found --student-steps {self.student_steps}, expected at least 1")
         if self.workers is not None and self.workers < 1:
             raise ValueError(f"found --workers {self.workers}, expected at least 1")
+
+    @property
+    def kind(self) -> Kind:
+        """What is compared in the environment."""
+        spec = gym.registry.get(self.env)
+        return DISTILLATION if spec is not None and spec.kwargs.get("loss") == "distillation" else LOSSES
 
 
 def run(options: Options) -> None:
     """Tunes, trains, measures, and writes rows, table and figures."""
     comparison = comparison_of(options)
     comparison.run()
-    report.write(comparison.results.rows(), comparison.folder, options.loss, comparison.seeds)
+    loss = options.loss or options.kind.loss
+    report.write(comparison.results.rows(), comparison.folder, loss, comparison.seeds)
 
 
 def comparison_of(options: Options) -> Comparison:
     """The comparison that the options describe; its tasks' data is loaded once, to name it and to fail early."""
-    size = PRESETS[options.preset]
+    size, kind = PRESETS[options.preset], options.kind
+    loss, names = options.loss or kind.loss, options.methods or kind.methods
     tasks = []
     for noise in options.label_noise or size.label_noise:
         shared: dict[str, Any] = {"label_noise": noise, "label_noise_kind": options.label_noise_kind}
@@ -146,16 +187,16 @@ def comparison_of(options: Options) -> Comparison:
                 shared[name] = getattr(options, name)
         if options.data_root is not None:
             shared["data_root"] = str(options.data_root)
-        setting = Setting("benchmarks.compare.methods:TABLE", options.env, shared, options.loss)
-        teaching = setting.make(1, "cross-entropy", TABLE.grid("cross-entropy", options.loss)[0]).teaching
+        setting = Setting(kind.at, options.env, shared, loss)
+        teaching = setting.make(1, names[0], kind.table.grid(names[0], loss)[0]).teaching
         effort = replace(size, student_steps=options.student_steps or size.student_steps)
         task, student = teaching.task, str(teaching.settings.student)
-        tasks.append(Task(setting, task.name, task.dataset, student, effort, options.methods))
+        tasks.append(Task(setting, task.name, task.dataset, student, effort, names))
     return Comparison(
         NAME,
         tasks,
         options.seeds or size.seeds,
         options.output_folder(NAME),
         options.workers or os.cpu_count() or 1,
-        [] if options.retune else shipped_rows(SHIPPED),
+        [] if options.retune else shipped_rows(SHIPPED / kind.shipped / "results.jsonl"),
     )

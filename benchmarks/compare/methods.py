@@ -10,7 +10,7 @@ from stable_baselines3.common.noise import NormalActionNoise
 
 import agents
 import meta
-from benchmarks.comparison.methods import Method, Own, Table, attention, cross_entropy, fixed_loss
+from benchmarks.comparison.methods import Method, Own, Table, cross_entropy, decaying, fixed_loss
 from meta.vec_env import as_vec_env
 
 # Of the student. The sigmoid flattens the loss: its students want larger steps (see teachenv.losses.BilinearSigmoid).
@@ -67,22 +67,22 @@ METHODS: dict[str, Method] = {
                 (0.5, 3e-4, 1000.0),
             )
         ),
-        attention(agents.DDPG),
+        decaying(agents.DDPG),
         learns=True,
         crowd=2,
     ),
     # Each step of its students is followed by one of its large networks: fewer of them, or it takes half of the time.
     "ddpg:default": Method(_scales(0.5), _ddpg_default, learns=True, tuned_as="ddpg", crowd=4),
-    "rmd": Method(_GRADIENT, attention(meta.RMD), learns=True),
+    "rmd": Method(_GRADIENT, decaying(meta.RMD), learns=True),
     # The same gradient to three digits, hence the same best configuration.
-    "finite-difference": Method(_GRADIENT, attention(meta.FiniteDifference), learns=True, tuned_as="rmd"),
+    "finite-difference": Method(_GRADIENT, decaying(meta.FiniteDifference), learns=True, tuned_as="rmd"),
     "evolution-strategies": Method(
         tuple(
             Own({"loss_kwargs": {"scale": 0.5}}, {"learning_rate": rate, "sigma": sigma})
             for rate in (0.03, 0.06)
             for sigma in (0.05, 0.2)
         ),
-        attention(meta.EvolutionStrategies),
+        decaying(meta.EvolutionStrategies),
         learns=True,
     ),
 }

@@ -13,6 +13,9 @@ SCHEDULES = ("constant", "linear", "cosine")
 Make = Callable[[Any, int, Mapping[str, Any]], Any]
 """Builds a teacher from (environment, seed, teacher options)."""
 
+Wrapper = Callable[[Any], Any]
+"""Wraps an environment."""
+
 
 @dataclass(frozen=True)
 class Own:
@@ -42,7 +45,7 @@ class Method:
         taught_as: the method whose teacher it takes over, from the task that its own task names as `source`; its own
             values are that method's, its students' learning rate that of `tuned_as`.
         rates: learning rates of the student, if they are others than the table's.
-        of_samples: the teacher sees the samples of each minibatch (`meta.DataTeaching`), one student at a time.
+        wrapper: of an environment with one student: the teacher sees something else through it, one student at a time.
     """
 
     own: tuple[Own, ...]
@@ -53,7 +56,7 @@ class Method:
     spends: int = 1
     taught_as: str | None = None
     rates: tuple[float, ...] | None = None
-    of_samples: bool = False
+    wrapper: Wrapper | None = None
 
 
 @dataclass(frozen=True)
@@ -114,12 +117,18 @@ class LinearDecay:
         return self.rate * remaining
 
 
-def attention(algorithm: Callable[..., Any], **fixed: Any) -> Make:
-    """Builds an algorithm with L2T-DLF's actor and a decaying learning rate; `fixed`: options of every teacher."""
+def decaying(algorithm: Callable[..., Any], policy: str = "AttentionPolicy", **fixed: Any) -> Make:
+    """Builds an algorithm with L2T-DLF's actor (or another) and a decaying learning rate.
+
+    Args:
+        algorithm: of the teacher.
+        policy: name of the actor's.
+        **fixed: options of every teacher.
+    """
 
     def make(env: Any, seed: int, options: Mapping[str, Any]) -> Any:
-        decaying = {**fixed, **options, "learning_rate": LinearDecay(options["learning_rate"])}
-        return algorithm("AttentionPolicy", env, seed=seed, **decaying)
+        chosen = {**fixed, **options, "learning_rate": LinearDecay(options["learning_rate"])}
+        return algorithm(policy, env, seed=seed, **chosen)
 
     return make
 

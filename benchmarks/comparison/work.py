@@ -16,7 +16,6 @@ from stable_baselines3.common.callbacks import BaseCallback
 import teachenv  # noqa: F401 - registers the environments, here in worker processes
 from benchmarks.comparison.methods import Configuration, Method, Own, table_at
 from benchmarks.rows import write_atomically
-from meta import DataTeaching
 from teachenv.env import TeachEnv
 from teachenv.vector_env import TeachVectorEnv
 
@@ -73,9 +72,10 @@ class Setting:
 
     def students(self, count: int, method: str, configuration: Configuration, **more: Any) -> TeachVectorEnv | OneByOne:
         """Fresh students for `teach`, as the method's teacher can teach them."""
-        if not self.method(method).of_samples:
+        wrapper = self.method(method).wrapper
+        if wrapper is None:
             return self.make(count, method, configuration, **more)
-        return OneByOne(self.make_single(method, configuration, **more), count)
+        return OneByOne(wrapper(self.make_single(method, configuration, **more)), count)
 
     def make_single(self, method: str, configuration: Configuration, **more: Any) -> TeachEnv:
         """The environment of one student."""
@@ -91,14 +91,14 @@ class Setting:
 
 @dataclass(frozen=True)
 class OneByOne:
-    """Students whose teacher sees the samples of each minibatch.
+    """Students whose teacher looks through a wrapper.
 
     Attributes:
-        env: of one student.
+        env: of one student, wrapped.
         count: how many are taught, one after the other.
     """
 
-    env: TeachEnv
+    env: gym.Wrapper[Any, Any, Any, Any]
     count: int
 
 
@@ -158,7 +158,8 @@ def teach(students: TeachVectorEnv | OneByOne, teacher: Any, seed: int, *, test:
 
 
 def _teach_one_by_one(students: OneByOne, teacher: Any, seed: int, test: bool) -> Taught:
-    env, ended, curves, sizes = DataTeaching(students.env), [], [], []
+    env, teach_env, ended, curves, sizes = students.env, students.env.unwrapped, [], [], []
+    assert isinstance(teach_env, TeachEnv)
     for number in range(students.count):
         observation, info = env.reset(seed=seed + number)
         curve, over = [info["objective"]], False
@@ -169,8 +170,8 @@ def _teach_one_by_one(students: OneByOne, teacher: Any, seed: int, test: bool) -
             over = terminated or truncated
             curve.append(info["objective"])
         # One that diverged stays as it was.
-        curves.append(curve + curve[-1:] * (students.env.teaching.actions + 1 - len(curve)))
-        ended.append(students.env.evaluate("dev") | (students.env.evaluate("test") if test else {}))
+        curves.append(curve + curve[-1:] * (teach_env.teaching.actions + 1 - len(curve)))
+        ended.append(teach_env.evaluate("dev") | (teach_env.evaluate("test") if test else {}))
 
     def mean(name: str) -> float:
         return float(np.mean([info[name] for info in ended]))
@@ -287,7 +288,7 @@ def _teacher(setting: Setting, method: str, configuration: Configuration, seed: 
     made = setting.method(method)
     assert made.make is not None
     options = setting.own(method, configuration).teacher
-    if made.of_samples:
+    if made.wrapper is not None:
         env = setting.make_single(method, configuration)
         return made.make(env, seed, {**options, "students_per_update": parallel})
     return made.make(setting.make(parallel, method, configuration), seed, options)

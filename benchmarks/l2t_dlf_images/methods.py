@@ -8,7 +8,7 @@ from typing import Any
 
 import agents
 import meta
-from benchmarks.comparison.methods import Method, Own, Table, attention, cross_entropy, fixed_loss
+from benchmarks.comparison.methods import Method, Own, Table, cross_entropy, decaying, fixed_loss
 from teachenv.env import TeachEnv
 
 _NETWORKS = {"policy_kwargs": {"net_arch": {"pi": [], "qf": [128, 128]}}, "batch_size": 128}
@@ -59,7 +59,7 @@ def _methods(rates: tuple[float, ...]) -> dict[str, Method]:
     )
 
     def rmd(own: tuple[Own, ...], tuned_as: str | None = None, **more: Any) -> Method:
-        return Method(own, attention(meta.RMD, **more), learns=True, tuned_as=tuned_as)
+        return Method(own, decaying(meta.RMD, **more), learns=True, tuned_as=tuned_as)
 
     def sigmoid(**environment: Any) -> tuple[Own, ...]:
         return _teachers(*flatter, loss="bilinear-sigmoid", **environment)
@@ -78,18 +78,18 @@ def _methods(rates: tuple[float, ...]) -> dict[str, Method]:
         "generalized-cross-entropy": replace(
             fixed_loss("generalized-cross-entropy", {"q": 0.7}, {"q": 0.9}), rates=steeper
         ),
-        "self-paced": Method(_of_samples({"until": 0.3}, {"until": 0.6}), _self_paced, of_samples=True),
-        "random-drop": Method(_of_samples({"keep": 0.5}, {"keep": 0.8}), _random_drop, of_samples=True),
+        "self-paced": Method(_of_samples({"until": 0.3}, {"until": 0.6}), _self_paced, wrapper=meta.DataTeaching),
+        "random-drop": Method(_of_samples({"keep": 0.5}, {"keep": 0.8}), _random_drop, wrapper=meta.DataTeaching),
         "data-teacher": Method(
-            _of_samples({"threshold": 0.8}, {"threshold": 0.9}), _data_teacher, learns=True, of_samples=True
+            _of_samples({"threshold": 0.8}, {"threshold": 0.9}), _data_teacher, learns=True, wrapper=meta.DataTeaching
         ),
-        "ddpg": Method(rl, attention(agents.DDPG), learns=True, spends=_RL_SPENDS),
+        "ddpg": Method(rl, decaying(agents.DDPG), learns=True, spends=_RL_SPENDS),
         # Their rates and penalties are DDPG's: there is no time to tune each of them for as long.
-        "td3": Method(rl, attention(agents.TD3), learns=True, tuned_as="ddpg", spends=_RL_SPENDS),
-        "sac": Method(rl, attention(agents.SAC), learns=True, tuned_as="ddpg", spends=_RL_SPENDS),
+        "td3": Method(rl, decaying(agents.TD3), learns=True, tuned_as="ddpg", spends=_RL_SPENDS),
+        "sac": Method(rl, decaying(agents.SAC), learns=True, tuned_as="ddpg", spends=_RL_SPENDS),
         "evolution-strategies": Method(
             _teachers(*((loss, {"learning_rate": 0.05, "sigma": 0.1}) for loss, _ in steps)),
-            attention(meta.EvolutionStrategies, students_per_update=4),
+            decaying(meta.EvolutionStrategies, students_per_update=4),
             learns=True,
             spends=_RL_SPENDS,
         ),
@@ -100,8 +100,8 @@ def _methods(rates: tuple[float, ...]) -> dict[str, Method]:
         "rmd:sigmoid": replace(rmd(sigmoid()), rates=steeper),
         "l2t-dlf": replace(rmd(sigmoid(objective_temperature=1.0)), rates=steeper),
         "rmd:static": rmd(_teachers(*steps), "rmd", policy_kwargs={"static": True}),
-        "finite-difference": Method(_teachers(*steps), attention(meta.FiniteDifference), learns=True, tuned_as="rmd"),
-        "rmd:transferred": Method(_teachers(*steps), attention(meta.RMD), tuned_as="cross-entropy", taught_as="rmd"),
+        "finite-difference": Method(_teachers(*steps), decaying(meta.FiniteDifference), learns=True, tuned_as="rmd"),
+        "rmd:transferred": Method(_teachers(*steps), decaying(meta.RMD), tuned_as="cross-entropy", taught_as="rmd"),
     }
 
 

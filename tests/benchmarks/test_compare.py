@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.compare import Options, main
+from benchmarks.compare import Options, distillation, main
 from benchmarks.compare import report as compare_report
 from benchmarks.compare.methods import LEARNING_RATES, METHODS, TABLE
 from benchmarks.comparison import engine, report, work
 from benchmarks.comparison.engine import Rung
-from benchmarks.comparison.methods import Configuration
+from benchmarks.comparison.methods import Configuration, Table
 from benchmarks.comparison.work import Setting
 from benchmarks.rows import read_rows
 from teachenv.vector_env import TeachVectorEnv
@@ -38,7 +38,7 @@ def shrink(patch: pytest.MonkeyPatch) -> None:
         label_noise=(0.0, 0.4),
     )
     patch.setitem(main.PRESETS, "smoke", small)
-    patch.setattr(main, "SHIPPED", Path("nowhere.jsonl"))
+    patch.setattr(main, "SHIPPED", Path("nowhere"))
 
 
 @pytest.fixture(autouse=True)
@@ -60,15 +60,18 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("loss", LEARNING_RATES)
-def test_grids_are_of_equal_size(loss: str) -> None:
-    own_tuning = {name for name, method in METHODS.items() if method.tuned_as is None}
-    assert {len(TABLE.grid(name, loss)) for name in own_tuning} == {48}
-    assert all(METHODS[method.tuned_as].tuned_as is None for method in METHODS.values() if method.tuned_as)
+@pytest.mark.parametrize(
+    ("table", "loss"), [*((TABLE, loss) for loss in LEARNING_RATES), (distillation.TABLE, "distillation")]
+)
+def test_grids_are_of_equal_size(table: Table, loss: str) -> None:
+    methods = table.methods
+    own_tuning = {name for name, method in methods.items() if method.tuned_as is None}
+    assert {len(table.grid(name, loss)) for name in own_tuning} == {48}
+    assert all(methods[method.tuned_as].tuned_as is None for method in methods.values() if method.tuned_as)
 
 
 def test_every_configuration_can_be_shown() -> None:
-    for name, method in METHODS.items():
+    for name, method in [*METHODS.items(), *distillation.METHODS.items()]:
         for own in method.own:
             config = {"learning_rate": 0.1, "lr_schedule": "linear", "own": {**own.environment, **own.teacher}}
             shown = report.described(config)
@@ -149,13 +152,38 @@ def test_an_interrupted_run_continues(finished: Path, tmp_path: Path) -> None:
     assert values(tmp_path) == values(finished)
 
 
+def test_distillation_has_methods_of_its_own(tmp_path: Path) -> None:
+    """One table of RL, gradient and influence teachers; all of them weigh samples."""
+    chosen = options(tmp_path, env="TeachDistill-v0", methods=None, label_noise=(0.4,), seeds=1, horizon=3)
+    main.run(chosen)
+    rows = read_rows(tmp_path / "results.jsonl")
+    errors = {r.method: r for r in rows if r.metric == "test_error"}
+    assert set(errors) == set(main.DISTILLATION.methods)
+    assert {r.task for r in rows} == {"digits-noisy-40"}
+    assert {r.config["loss"] for r in errors.values()} == {None, "distillation"}
+    objectives = {r.method: r.value for r in rows if r.metric == "dev_objective"}
+    assert len(set(objectives.values())) == len(objectives)
+    assert all(value < 0 for value in objectives.values())
+    table = (tmp_path / "table.md").read_text()
+    assert all(f"| {method}" in table for method in errors)
+
+
+def test_what_does_not_fit_the_environment_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="rmd"):
+        options(tmp_path, env="TeachDistill-v0", methods=("cross-entropy",))
+    with pytest.raises(ValueError, match="loss of its own"):
+        options(tmp_path, env="TeachDistill-v0", methods=None, loss="bilinear-sigmoid")
+
+
 def test_table_and_figures_come_from_the_rows_alone(finished: Path, tmp_path: Path) -> None:
     compare_report.write(read_rows(finished / "results.jsonl"), tmp_path, "bilinear", 2)
     assert (tmp_path / "table.md").read_text() == (finished / "table.md").read_text()
 
 
 def test_shipped_tuning_is_taken_over(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(main, "SHIPPED", finished / "results.jsonl")
+    (tmp_path / "shipped").mkdir()
+    (tmp_path / "shipped" / "compare").symlink_to(finished)
+    monkeypatch.setattr(main, "SHIPPED", tmp_path / "shipped")
     monkeypatch.setattr(work, "tune", None)
     best = main.comparison_of(options(tmp_path)).tune()
     assert len(best) == 2 * len(METHODS_UNDER_TEST)

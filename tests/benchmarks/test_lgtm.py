@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
-import transformers
 
 from benchmarks.__main__ import main as command_line
 from benchmarks.lgtm import Options, cost, main, report, work
@@ -24,19 +23,8 @@ WORDS = [*"abcdefgh"]
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("bert")
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
-    (folder / "vocab.txt").write_text("\n".join(vocabulary))
-    config = transformers.BertConfig(
-        vocab_size=len(vocabulary), hidden_size=8, num_hidden_layers=5, num_attention_heads=2, intermediate_size=8,
-        max_position_embeddings=64,
-    )  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        transformers.BertModel(config).save_pretrained(folder)
-    transformers.BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
-    return str(folder)
+def checkpoint(make_bert: Callable[..., Path]) -> str:
+    return str(make_bert(WORDS, 8, 5))
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -10,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import agents
 import meta
 from teachenv import TeachEnv
 
@@ -136,13 +138,18 @@ def test_a_batch_of_pairs_is_as_many_single_ones(path: str) -> None:
         np.testing.assert_allclose(infos["action_gradient"][i], info["action_gradient"], rtol=1e-8, atol=1e-12)
 
 
-def test_gradient_and_rl_teachers_learn_on_it() -> None:
-    from agents import DDPG
-
+@pytest.mark.parametrize("policy", ["AttentionPolicy", "SamplePolicy"])
+def test_gradient_and_rl_teachers_learn_on_it(policy: str, tmp_path: Path) -> None:
     env = made(dtype="float32")
-    for teacher in (meta.RMD("AttentionPolicy", env, seed=0), DDPG("AttentionPolicy", env, seed=0)):
+    for kind in (meta.RMD, agents.DDPG, agents.TD3, agents.SAC):
+        options = {} if kind is meta.RMD else {"learning_starts": 4, "batch_size": 4}
+        teacher: Any = kind(policy, env, seed=0, **options)
+        before = [p.detach().clone() for p in teacher.policy.actor.parameters()]
         teacher.learn(8)
+        assert any((p != old).any() for p, old in zip(teacher.policy.actor.parameters(), before, strict=True))
         observation, _ = env.reset(seed=0)
         action, _ = teacher.predict(observation, deterministic=True)
-        assert np.isfinite(action).all()
         env.step(action)
+        teacher.save(tmp_path / "teacher")
+        again, _ = kind.load(tmp_path / "teacher").predict(observation, deterministic=True)
+        assert np.array_equal(again, action)

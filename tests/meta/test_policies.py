@@ -1,11 +1,25 @@
 """The teacher's networks: formula, start, invariances."""
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
 
-from meta.policies import Attention, AttentionPolicy, ConstantPolicy, MlpPolicy, RandomPolicy, perceptron
+import agents
+import meta
+from meta.policies import (
+    Attention,
+    AttentionPolicy,
+    ConstantPolicy,
+    MlpPolicy,
+    PerSample,
+    RandomPolicy,
+    SamplePolicy,
+    perceptron,
+)
+from teachenv import TeachEnv
+from teachenv.joint import BATCH_FIELDS
 
 STATES = spaces.Box(0, 1, (13,), np.float32)
 ACTIONS = spaces.Box(-1, 1, (100,), np.float32)
@@ -87,6 +101,39 @@ def test_options_reach_the_networks():
     assert build(MlpPolicy, net_arch=[8]).actor[0].out_features == 8
     with pytest.raises(TypeError, match="unexpected keyword"):
         build(AttentionPolicy, kees=4)
+
+
+def test_samples_share_one_network_and_their_order_does_not_matter():
+    torch.manual_seed(0)
+    network = PerSample(3 + 4 * 6, 6, [8], initial_scale=1.0)
+    whole, own = torch.rand(5, 3), torch.rand(5, 4, 6)
+    order = torch.randperm(6)
+    weights = network(torch.cat([whole, own.flatten(1)], 1))
+    assert weights.shape == (5, 6)
+    assert weights.std(1).min() > 1e-3
+    torch.testing.assert_close(network(torch.cat([whole, own[..., order].flatten(1)], 1)), weights[:, order])
+    # A sample's weight depends on its own numbers, and on the whole.
+    changed = own.clone()
+    changed[:, :, 2] += 1
+    moved = network(torch.cat([whole, changed.flatten(1)], 1)) != weights
+    assert moved.sum(0).tolist() == [0, 0, 5, 0, 0, 0]
+    assert (network(torch.cat([whole + 1, own.flatten(1)], 1)) != weights).all()
+
+
+def test_the_samples_numbers_are_those_of_the_distillation_environment():
+    env = gym.make("TeachDistill-v0", horizon=2, batch_size=6, dev_size=40).unwrapped
+    fields = env.teaching.observation_fields
+    policy = SamplePolicy(env.observation_space, env.action_space, lambda _: 1e-3)
+    shared = policy.actor.shared
+    assert fields[shared::6] == tuple(f"{name}_0" for name in BATCH_FIELDS)
+    assert fields[shared - 1] == BATCH_FIELDS[-1]
+
+
+@pytest.mark.parametrize("teacher", [meta.RMD, agents.DDPG, agents.TD3, agents.SAC])
+def test_a_policy_for_samples_is_refused_where_none_are_observed(teacher):
+    env = TeachEnv(horizon=3, dev_size=40)
+    with pytest.raises(ValueError, match="4 numbers of each of the 100 samples, found an observation of 13"):
+        teacher("SamplePolicy", env)
 
 
 def test_the_constant_policy_takes_one_action():

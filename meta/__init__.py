@@ -2,9 +2,10 @@
 
 from meta.action_gradient import ActionGradient, VectorActionGradient
 from meta.data_teaching import DataTeacher, DataTeaching, RandomDropTeacher, SelfPacedTeacher
-from meta.descent import Cotangent, Descent, Training
+from meta.descent import Descent, Training
 from meta.distillation import DISTILLERS, LGTM, Batch, DistillationSettings
 from meta.evolution import EvolutionStrategies
+from meta.gradient_process import Cotangent
 from meta.hypergradient import METHODS, Hypergradient, hypergradient
 from meta.influence import INFLUENCE_METHODS, directional_derivative, held_out_gradient, influence
 from meta.influence_teaching import InfluencePolicy, InfluenceTeacher, InfluenceTeaching

@@ -13,9 +13,10 @@ import torch
 from meta.hypergradient import Method, check_last, check_memory, check_method, hypergradient
 from meta.joint import needed_of, training_of
 from teachenv.batched import take
-from teachenv.dynamics import Dynamics, Episode, StudentState
+from teachenv.dynamics import Dynamics
 from teachenv.env import TeachEnv
 from teachenv.errors import unknown_name
+from teachenv.state import Episode, StudentState
 from teachenv.teaching import Teaching
 from teachenv.vector_env import TeachVectorEnv
 

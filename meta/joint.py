@@ -10,12 +10,14 @@ from typing import Any
 
 import torch
 
-from meta.descent import Cotangent, Training, without_slots
+from meta.descent import Training
+from meta.gradient_process import Cotangent, without_slots
 from meta.held import Shelf
 from meta.process import Adjoint, Process
 from teachenv.batched import apart
-from teachenv.dynamics import Dynamics, Episode, StudentState
+from teachenv.dynamics import Dynamics
 from teachenv.joint import BatchedJointDynamics, JointDynamics
+from teachenv.state import Episode, StudentState
 
 
 class JointTraining(Process):

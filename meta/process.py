@@ -3,8 +3,8 @@
     x_{t+1} = step(x_t, a_t, t)        J = objective(x_T)
 
 A process linearises its step at a state: `linearize` gives the next state and the adjoint of the step there, a
-function that takes dJ/dx_{t+1} to (dJ/dx_t, dJ/da_t). For an arbitrary `step`, autograd does that; `meta.descent` has
-processes whose structure is known.
+function that takes dJ/dx_{t+1} to (dJ/dx_t, dJ/da_t). For an arbitrary `step`, autograd does that;
+`meta.gradient_process` has processes whose structure is known.
 """
 
 from __future__ import annotations

@@ -5,12 +5,13 @@ Importing this package registers `TeachDigits-v0`, `TeachMNIST-v0`, `TeachCIFAR-
 """
 
 from teachenv.batched import BatchedDynamics
-from teachenv.dynamics import Dynamics, Episode, StudentState
+from teachenv.dynamics import Dynamics
 from teachenv.env import TeachEnv
 from teachenv.errors import DatasetUnavailable
 from teachenv.losses import LOSSES, LossFamily, plain_loss
 from teachenv.registration import register
 from teachenv.settings import Settings
+from teachenv.state import Episode, StudentState
 from teachenv.students import STUDENTS, Prediction
 from teachenv.tasks import TASKS
 from teachenv.tasks.base import ClassificationMeasure, Measure, Task

@@ -13,9 +13,10 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import torch
 
-from teachenv.dynamics import Dynamics, Episode, StudentState
+from teachenv.dynamics import Dynamics
 from teachenv.randomness import Purpose, generator
 from teachenv.recording import Recorder
+from teachenv.state import Episode, StudentState
 
 T = TypeVar("T")
 

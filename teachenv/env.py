@@ -9,10 +9,10 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from teachenv.dynamics import Episode, StudentState
 from teachenv.randomness import SEED_BOUND
 from teachenv.rendering import Frame, draw, text
 from teachenv.settings import RENDER_MODES, Settings
+from teachenv.state import Episode, StudentState
 from teachenv.teaching import Teaching
 
 

@@ -17,11 +17,12 @@ import torch
 import torch.nn.functional as F
 
 from teachenv.batched import BatchedDynamics
-from teachenv.dynamics import Dynamics, Episode, Outcome, StudentState
+from teachenv.dynamics import Dynamics
 from teachenv.losses.base import LossFamily
 from teachenv.losses.distillation import Distillation, halves
 from teachenv.optimizers import Tensors
 from teachenv.recording import Recorder
+from teachenv.state import Episode, Outcome, StudentState
 from teachenv.tasks.base import Measure
 
 if TYPE_CHECKING:

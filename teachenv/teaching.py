@@ -16,7 +16,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from teachenv.dynamics import Dynamics, Episode, StudentState, minibatches
+from teachenv.dynamics import Dynamics, minibatches
 from teachenv.errors import unknown_name
 from teachenv.joint import BATCH_FIELDS, JointDynamics, PairMeasure
 from teachenv.losses import LossFamily, make_loss
@@ -25,6 +25,7 @@ from teachenv.randomness import Purpose, generator
 from teachenv.recording import Recorder, recorder_of
 from teachenv.schedules import make_schedule
 from teachenv.settings import Settings
+from teachenv.state import Episode, StudentState
 from teachenv.students import FunctionalStudent, StudentFactory, make_student
 from teachenv.students.pair import Pair
 from teachenv.tasks import make_task

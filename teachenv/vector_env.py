@@ -12,11 +12,11 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
-from teachenv.dynamics import Episode, StudentState
 from teachenv.errors import unknown_name
 from teachenv.joint import batched
 from teachenv.randomness import SEED_BOUND
 from teachenv.settings import Settings
+from teachenv.state import Episode, StudentState
 from teachenv.teaching import Teaching, stack_episodes
 
 Path = Literal["auto", "vmap", "loop"]

@@ -234,8 +234,11 @@ class _Run:
     def _evaluate(self) -> None:
         student, about = self.distiller.student.network, self.given.about
         dev = evaluate(student, self.given.dev, about)
-        teacher = evaluate(self.distiller.teacher.network, self.given.dev, about)
-        self.curve.append((self.step, _selecting(dev), _selecting(teacher)))
+        if self.distiller.teacher_learns or not self.curve:
+            teacher = _selecting(evaluate(self.distiller.teacher.network, self.given.dev, about))
+        else:
+            teacher = self.curve[-1][-1]
+        self.curve.append((self.step, _selecting(dev), teacher))
         if not self.best or _selecting(dev) > _selecting(self.best["dev"]):
             own = {name: tensor.clone() for name, tensor in student.state_dict().items()}
             self.best = {"dev": dev, "network": own}

@@ -1,0 +1,265 @@
+"""A process whose step is an optimiser's, and its adjoint.
+
+The optimiser's part of the adjoint is written by hand (`teachenv.optimizers`), so that no graph is kept of the update,
+and only products with the Hessian and the mixed derivative of the loss are left. For cotangents dω', dv', db' of
+parameters, optimiser slots and running statistics after the step, and g = ∇_ω L(ω, a):
+
+    dg, dω, dv = optimiser's reverse rule of (dω', dv')
+    dω += (∂g/∂ω)ᵀ dg + (∂b'/∂ω)ᵀ db'        da = (∂g/∂a)ᵀ dg        db = (∂b'/∂b)ᵀ db'
+
+For plain SGD without running statistics these are L2T-DLF's eqs. 4-5 (its dω there is the same for both lines: the
+cotangent before the step is undone); with momentum the paper's form is wrong. The two products with dg can also be had
+without double backward, by central differences of the gradient along dg.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+
+from meta.held import Shelf
+from meta.process import Adjoint, Process, dual, explained, forward_mode, tangent_of
+from teachenv.optimizers import SGD, Optimizer, Rate, Tensors, slots_of
+from teachenv.state import Gradient, Pullback, StudentState, updated
+from teachenv.trees import leaves
+
+RADIUS = {torch.float32: 1e-2, torch.float64: 3e-8}
+"""How far central differences move the parameters, by their dtype; see `meta.hypergradient`."""
+
+
+def without_slots(state: StudentState, optimizer: Optimizer) -> StudentState:
+    """The state without the optimiser's slots, if its reverse rule does not read them: SGD's momentum is not needed."""
+    return state if optimizer.needs_gradient else replace(state, slots={})
+
+
+@dataclass(frozen=True)
+class Cotangent:
+    """dJ/dx of the state x of a descent: one tensor for each of its tensors that J can depend on.
+
+    Attributes:
+        parameters: of ω.
+        carried: of the optimiser's slots, but for the factor.
+        buffers: of running statistics.
+        factor: see `carried`. To multiply a large student's momentum at every step would be a tenth of its time.
+    """
+
+    parameters: Tensors
+    carried: Tensors
+    buffers: Tensors
+    factor: float = 1.0
+
+    @property
+    def slots(self) -> Tensors:
+        """Of the optimiser's slots."""
+        return self.carried if self.factor == 1.0 else {n: self.factor * d for n, d in self.carried.items()}
+
+
+@dataclass(frozen=True)
+class _Reversed:
+    """The optimiser's part of an adjoint.
+
+    Attributes:
+        direction: cotangent of the gradient, but for the scale.
+        scale: see `direction`.
+        direct: cotangent of the parameters past the gradient.
+        carried: of the slots; see `Cotangent`.
+        factor: see `Cotangent`.
+    """
+
+    direction: Tensors
+    scale: float
+    direct: Tensors
+    carried: Tensors
+    factor: float
+
+    def before(self, statistics: Tensors) -> Tensors:
+        """Cotangents that go through the gradient's adjoint beside the direction, which leaves out the scale."""
+        return statistics if self.scale == 1.0 else {n: d / self.scale for n, d in statistics.items()}
+
+    def joined(self, through: Pullback) -> tuple[Cotangent, torch.Tensor]:
+        """(Cotangent of the state, of the action), given what came through the gradient."""
+        with torch.no_grad():
+            parameters = {n: d.add(through.parameters[n], alpha=self.scale) for n, d in self.direct.items()}
+            statistics, of_action = through.statistics, through.action
+            if self.scale != 1.0:
+                statistics = {n: self.scale * d for n, d in statistics.items()}
+                of_action = self.scale * of_action
+        return Cotangent(parameters, self.carried, statistics, self.factor), of_action
+
+
+class GradientProcess(Process, ABC):
+    """A process whose step is an optimiser's, on a loss; see the module."""
+
+    hessian_vector_products = 1
+    gradient_evaluations = 1
+    optimizer: Optimizer
+
+    @abstractmethod
+    def rate(self, state: StudentState, t: int) -> Rate:
+        """The learning rate of the step."""
+
+    @abstractmethod
+    def gradient(
+        self, state: StudentState, action: torch.Tensor, t: int, *, with_action: bool = False, of_all: bool = False
+    ) -> Gradient:
+        """The gradient of the step's loss, without a graph: with respect to what the step moves, or to all."""
+
+    @abstractmethod
+    def gradient_and_adjoint(
+        self, state: StudentState, action: torch.Tensor, t: int
+    ) -> tuple[Gradient, Callable[[Tensors, Tensors], Pullback]]:
+        """The gradient, and the function from cotangents of (gradient, new statistics) to those of the inputs."""
+
+    @abstractmethod
+    def pull_gradient_back(
+        self, state: StudentState, action: torch.Tensor, t: int, d_gradient: Tensors | None, d_statistics: Tensors
+    ) -> Pullback:
+        """That function, applied at once; without `d_gradient`, by one backward pass."""
+
+    def batch(self, state: StudentState) -> tuple[int, ...]:
+        """(B,) for a batch of students."""
+        return () if isinstance(state.step, int) else state.step.shape
+
+    def needed(self, state: StudentState) -> StudentState:
+        """See `without_slots`."""
+        return without_slots(state, self.optimizer)
+
+    def finished(self, cotangent: Cotangent) -> Cotangent:
+        """Without a factor."""
+        return replace(cotangent, carried=cotangent.slots, factor=1.0)
+
+    def step(self, state: StudentState, action: torch.Tensor, t: int, shelf: Shelf | None = None) -> StudentState:
+        """One step of the optimiser."""
+        gradient = self.gradient(state, action, t)
+        return self.updated(state, gradient, t, None if shelf is None else shelf.place(state.parameters))
+
+    def updated(self, state: StudentState, gradient: Gradient, t: int, out: Tensors | None = None) -> StudentState:
+        """The state after the optimiser's step along a gradient; its parameters in `out`, if that is given."""
+        return updated(self.optimizer, state, gradient, self.rate(state, t), out)
+
+    def linearize(self, state: StudentState, action: torch.Tensor, t: int) -> tuple[StudentState, Adjoint]:
+        """(next state, adjoint); the graph kept is that of the gradient, not of the update."""
+        gradient, pull = self.gradient_and_adjoint(state, action, t)
+        # What the adjoint holds on to is held for every step at once under memory="all".
+        reads = self.optimizer.needs_gradient
+        here = state if reads else replace(state, parameters={}, slots={}, buffers={})
+        values = gradient.parameters if reads else None
+
+        def adjoint(cotangent: Cotangent) -> tuple[Cotangent, torch.Tensor]:
+            back = self._reversed(here, t, cotangent, values)
+            with explained():
+                return back.joined(pull(back.direction, back.before(cotangent.buffers)))
+
+        return self.updated(state, gradient, t), adjoint
+
+    def pull_back(
+        self, state: StudentState, action: torch.Tensor, t: int, cotangent: Cotangent
+    ) -> tuple[Cotangent, torch.Tensor]:
+        """The adjoint at once, which a batch of students has recorded."""
+        if self.optimizer.needs_gradient:
+            return self.linearize(state, action, t)[1](cotangent)
+        back = self._reversed(state, t, cotangent, None)
+        with explained():
+            statistics = back.before(cotangent.buffers)
+            return back.joined(self.pull_gradient_back(state, action, t, back.direction, statistics))
+
+    def pull_back_by_differences(
+        self, state: StudentState, action: torch.Tensor, t: int, cotangent: Cotangent
+    ) -> tuple[Cotangent, torch.Tensor]:
+        """The adjoint by central differences of the gradient at ω ± ε dg; statistics by an ordinary backward pass."""
+        here = self.gradient(state, action, t).parameters if self.optimizer.needs_gradient else None
+        back = self._reversed(state, t, cotangent, here)
+        d_gradient = back.direction
+        with torch.no_grad():
+            size = self.batch(state)
+            norm = torch.stack([d.reshape(*size, -1).square().sum(-1) for d in d_gradient.values()]).sum(0).sqrt()
+            epsilon = RADIUS[norm.dtype] / norm.clamp(min=torch.finfo(norm.dtype).tiny ** 0.5)
+
+        def scaled(factor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+            return factor.view(*size, *[1] * (like.dim() - len(size)))
+
+        def along(sign: float) -> Gradient:
+            moved = {n: state.parameters[n].addcmul(d, scaled(sign * epsilon, d)) for n, d in d_gradient.items()}
+            there = replace(state, parameters=state.parameters | moved)
+            # ∇ of everything, since what moved one network depends on where the other one is.
+            return self.gradient(there, action, t, with_action=True, of_all=True)
+
+        plus, minus = along(1.0), along(-1.0)
+        assert plus.action is not None
+        assert minus.action is not None
+        products = {n: (g - minus.parameters[n]).div_(scaled(2 * epsilon, g)) for n, g in plus.parameters.items()}
+        of_action = (plus.action - minus.action) / scaled(2 * epsilon, action)
+        through = Pullback(products, {}, of_action)
+        if cotangent.buffers:
+            of_statistics = self.pull_gradient_back(state, action, t, None, back.before(cotangent.buffers))
+            products = {n: p + of_statistics.parameters[n] for n, p in products.items()}
+            # Statistics do not depend on the action but through later steps.
+            through = Pullback(products, of_statistics.statistics, of_action)
+        return back.joined(through)
+
+    @abstractmethod
+    def gradient_with_graph(
+        self, parameters: Tensors, buffers: Tensors, state: StudentState, action: torch.Tensor, t: int
+    ) -> tuple[Tensors, Tensors]:
+        """(gradient, new buffers), differentiable with respect to what the arguments were made from."""
+
+    def push_forward(
+        self, state: StudentState, action: torch.Tensor, t: int, tangent: Cotangent, of_action: torch.Tensor
+    ) -> Cotangent:
+        """Forward over reverse."""
+        with forward_mode():
+            parameters = {n: dual(p, tangent.parameters[n]) for n, p in leaves(state.parameters).items()}
+            slots = {n: dual(slot, tangent.slots[n]) for n, slot in state.slots.items()}
+            buffers = {n: dual(b, tangent.buffers[n]) if n in tangent.buffers else b for n, b in state.buffers.items()}
+            gradient, new_buffers = self.gradient_with_graph(
+                parameters, buffers, state, dual(action.detach(), of_action), t
+            )
+            moving = {n: parameters[n] for n in gradient}
+            after, new_slots = self.optimizer.update(
+                moving, gradient, slots_of(slots, moving), self.rate(state, t), state.step
+            )
+            return Cotangent(
+                {n: tangent_of(p) for n, p in (parameters | after).items()},
+                {n: tangent_of(slot) for n, slot in (slots | new_slots).items()},
+                {n: tangent_of(new_buffers[n]) for n in tangent.buffers},
+            )
+
+    def _reversed(self, state: StudentState, t: int, cotangent: Cotangent, gradient: Tensors | None) -> _Reversed:
+        rate, given = self.rate(state, t), cotangent.parameters
+        names = self.moved(given)
+        with torch.no_grad():
+            if len(names) < len(given):
+                return self._reversed_in_part(state, rate, cotangent, gradient, names)
+            if isinstance(self.optimizer, SGD) and isinstance(rate, float | int) and self.optimizer.scales(rate):
+                direction, direct, scale = self.optimizer.reverse_scaled(
+                    given, cotangent.carried, rate, cotangent.factor
+                )
+                carried = direction if self.optimizer.momentum else {}
+                return _Reversed(direction, scale, direct, carried, scale * self.optimizer.momentum)
+            direction, direct, slots = self.optimizer.reverse(
+                given, cotangent.slots, rate, state.step, state.parameters, gradient, state.slots
+            )
+            return _Reversed(direction, 1.0, direct, slots, 1.0)
+
+    def _reversed_in_part(
+        self, state: StudentState, rate: Rate, cotangent: Cotangent, gradient: Tensors | None, names: list[str]
+    ) -> _Reversed:
+        """Where a step moves some of the parameters: the others' cotangents stay as they are."""
+        here = {n: state.parameters[n] for n in names} if self.optimizer.needs_gradient else None
+        direction, direct, slots = self.optimizer.reverse(
+            {n: cotangent.parameters[n] for n in names},
+            slots_of(cotangent.slots, names),
+            rate,
+            state.step,
+            here,
+            gradient,
+            slots_of(state.slots, names),
+        )
+        return _Reversed(direction, 1.0, cotangent.parameters | direct, cotangent.slots | slots, 1.0)
+
+    def moved(self, parameters: Tensors) -> list[str]:
+        """Names of the parameters that a step moves."""
+        return list(parameters)

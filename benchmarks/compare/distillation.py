@@ -31,10 +31,10 @@ _GRADIENT = _weights(*((scale, {"learning_rate": rate}) for scale in (1.0, 4.0) 
 _CRITIC: Mapping[str, Any] = {"batch_size": 128, "policy_kwargs": {"net_arch": {"pi": [32], "qf": [128, 128]}}}
 
 METHODS: dict[str, Method] = {
-    # ProKT; without sample weights what is left to choose is how much the teacher network listens to its student.
-    "uniform": Method(tuple(Own({"loss_kwargs": {"teacher_labels": alpha}}) for alpha in (0.3, 0.6, 0.8, 1.0))),
+    # Uniform weights; without others what is left to choose is how much the teacher network listens to its student.
+    "prokt": Method(tuple(Own({"loss_kwargs": {"teacher_labels": alpha}}) for alpha in (0.3, 0.6, 0.8, 1.0))),
     "random": Method(_SCALES, _random),
-    "influence": Method(_SCALES, _influence, wrapper=meta.InfluenceTeaching),
+    "lgtm:reweight": Method(_SCALES, _influence, wrapper=meta.InfluenceTeaching),
     "ddpg": Method(
         _weights(
             *(

@@ -51,7 +51,7 @@ LOSSES = Kind(
 DISTILLATION = Kind(
     distillation.TABLE,
     "benchmarks.compare.distillation:TABLE",
-    ("uniform", "random", "influence", "ddpg", "rmd"),
+    ("prokt", "random", "lgtm:reweight", "ddpg", "rmd"),
     "distillation",
     f"{NAME}_distillation",
 )
@@ -121,8 +121,8 @@ class Options(CommonOptions):
     methods: tuple[str, ...] | None = None
     """What is run; by default cross-entropy, smooth-01, large-margin, label-smoothing, random, ddpg, rmd and
     finite-difference; there are also ddpg:default (SB3's, out of the box), evolution-strategies and focal. On
-    TeachDistill-v0: uniform, random, influence, ddpg and rmd, and finite-difference. The table has all methods whose
-    rows the folder holds."""
+    TeachDistill-v0: prokt (uniform weights), random, lgtm:reweight (influence), ddpg and rmd, and finite-difference.
+    The table has all methods whose rows the folder holds."""
 
     loss: Literal["bilinear", "bilinear-sigmoid"] | None = None
     """The teachers' loss family, by default bilinear; TeachDistill-v0 has its own."""

@@ -21,10 +21,10 @@ COLORS = {
     "rmd": "#1f77b4",
     "finite-difference": "#17becf",
     "evolution-strategies": "#9467bd",
-    "uniform": "#7f7f7f",
-    "influence": "#2ca02c",
+    "prokt": "#7f7f7f",
+    "lgtm:reweight": "#2ca02c",
 }
-FIXED = ("uniform", "cross-entropy", "smooth-01", "large-margin", "label-smoothing", "focal")
+FIXED = ("prokt", "cross-entropy", "smooth-01", "large-margin", "label-smoothing", "focal")
 
 
 def write(rows: Sequence[Row], folder: Path, loss: str, seeds: int) -> None:

@@ -23,7 +23,7 @@ SHIPPED = Path(__file__).resolve().parent.parent / "results" / NAME / "results.j
 
 CLEAN = ("cross-entropy", "smooth-01", "large-margin", "focal", "label-smoothing")
 NOISY = (*CLEAN, "generalized-cross-entropy")
-DATA = ("self-paced", "random-drop", "data-teacher")
+DATA = ("self-paced", "random-drop", "l2t-data")
 RL = ("ddpg", "td3", "sac", "evolution-strategies")
 GRADIENT = ("rmd", "rmd:tau-1", "rmd:sigmoid", "l2t-dlf")
 ABLATIONS = ("rmd:static", "finite-difference")

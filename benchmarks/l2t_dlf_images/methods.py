@@ -80,7 +80,7 @@ def _methods(rates: tuple[float, ...]) -> dict[str, Method]:
         ),
         "self-paced": Method(_of_samples({"until": 0.3}, {"until": 0.6}), _self_paced, wrapper=meta.DataTeaching),
         "random-drop": Method(_of_samples({"keep": 0.5}, {"keep": 0.8}), _random_drop, wrapper=meta.DataTeaching),
-        "data-teacher": Method(
+        "l2t-data": Method(
             _of_samples({"threshold": 0.8}, {"threshold": 0.9}), _data_teacher, learns=True, wrapper=meta.DataTeaching
         ),
         "ddpg": Method(rl, decaying(agents.DDPG), learns=True, spends=_RL_SPENDS),

@@ -24,7 +24,7 @@ COLORS = {
     "generalized-cross-entropy": "#c5b0d5",
     "self-paced": "#e7969c",
     "random-drop": "#bcbd22",
-    "data-teacher": "#e377c2",
+    "l2t-data": "#e377c2",
     "ddpg": "#d62728",
     "td3": "#ff7f0e",
     "sac": "#ffbb78",
@@ -135,7 +135,7 @@ def teacher_steps(results: Results) -> Figure:
         for method in methods:
             rows = results.of(task, method, "dev_objective")
             # Two students make an update of evolution strategies, and RL teachers have another kind of step.
-            if not rows or method in (*RL, "data-teacher") or len({r.student_steps for r in rows}) == 1:
+            if not rows or method in (*RL, "l2t-data") or len({r.student_steps for r in rows}) == 1:
                 continue
             horizon = rows[0].config["options"]["horizon"] * rows[0].config["parallel"]
             steps = sorted({r.student_steps for r in rows})

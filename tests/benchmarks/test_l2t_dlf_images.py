@@ -27,7 +27,7 @@ EFFORT = Effort(
     final_students=2,
 )
 SHORT = {"student": "mlp", "horizon": 6, "steps_per_action": 2, "dev_size": 300, "batch_size": 8}
-TAUGHT = ("cross-entropy", "large-margin", "data-teacher", "rmd", "l2t-dlf")
+TAUGHT = ("cross-entropy", "large-margin", "l2t-data", "rmd", "l2t-dlf")
 
 
 def part(table: int, chosen: tuple[str, ...], source: str | None = None, **more: Any) -> main.Part:

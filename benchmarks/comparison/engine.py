@@ -287,6 +287,8 @@ class Comparison:
         }
         if setting.final:
             more["final"] = dict(setting.final)
+        if made.episode_rate != 1.0:
+            more["episode_rate"] = made.episode_rate
         return config | more
 
     def _done(self, task: Task, method: str, seed: int, config: dict[str, Any], metric: str) -> bool:

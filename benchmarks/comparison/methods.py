@@ -45,6 +45,8 @@ class Method:
         taught_as: the method whose teacher it takes over, from the task that its own task names as `source`; its own
             values are that method's, its students' learning rate that of `tuned_as`.
         rates: learning rates of the student, if they are others than the table's.
+        episode_rate: factor on it in the episodes that the teacher learns on. The gradient of a training is noise near
+            the edge of stability, where the fastest training is.
         wrapper: of an environment with one student: the teacher sees something else through it, one student at a time.
     """
 
@@ -56,6 +58,7 @@ class Method:
     spends: int = 1
     taught_as: str | None = None
     rates: tuple[float, ...] | None = None
+    episode_rate: float = 1.0
     wrapper: Wrapper | None = None
 
 

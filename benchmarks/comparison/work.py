@@ -38,6 +38,7 @@ class Setting:
         options: of the environment, for all methods.
         loss: the teachers' loss family.
         final: options in which the final students' training differs from the one that teachers learn on.
+        lasts: whether this is the final students' training.
     """
 
     table: str
@@ -45,6 +46,7 @@ class Setting:
     options: Mapping[str, Any] = field(default_factory=dict)
     loss: str = "bilinear"
     final: Mapping[str, Any] = field(default_factory=dict)
+    lasts: bool = False
 
     def method(self, name: str) -> Method:
         """The method of that name."""
@@ -62,7 +64,7 @@ class Setting:
             each = max(1, round(part * options["steps_per_action"]))
             actions = options["horizon"] // options["steps_per_action"]
             options |= {"horizon": actions * each, "steps_per_action": each}
-        return replace(self, options=options, final={})
+        return replace(self, options=options, final={}, lasts=True)
 
     def make(self, students: int, method: str, configuration: Configuration, **more: Any) -> TeachVectorEnv:
         """The batched environment of a method in a configuration."""
@@ -85,7 +87,8 @@ class Setting:
 
     def _options(self, method: str, configuration: Configuration, more: Mapping[str, Any]) -> dict[str, Any]:
         chosen = self.own(method, configuration).environment
-        rates = {"learning_rate": configuration.learning_rate, "lr_schedule": configuration.lr_schedule}
+        rate = configuration.learning_rate * (1.0 if self.lasts else self.method(method).episode_rate)
+        rates = {"learning_rate": rate, "lr_schedule": configuration.lr_schedule}
         return {"loss": self.loss, **self.options, **chosen, **rates, **more}
 
 

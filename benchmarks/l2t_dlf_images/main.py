@@ -28,6 +28,8 @@ RL = ("ddpg", "td3", "sac", "evolution-strategies")
 GRADIENT = ("rmd", "rmd:tau-1", "rmd:sigmoid", "l2t-dlf")
 ABLATIONS = ("rmd:static", "finite-difference")
 TRANSFERRED = "rmd:transferred"
+# For wrong labels.
+BOUNDED, BOUNDED_TRANSFERRED = "rmd:generalized", "rmd:generalized-transferred"
 
 
 @dataclass(frozen=True)
@@ -92,10 +94,11 @@ _NOISE = {"label_noise": 0.4}
 _FEW = ("rmd", "l2t-dlf")
 _TASKS = {
     "mnist-mlp": _Task(1, "TeachMNIST-v0", "mlp", (*CLEAN, *DATA, *RL, *GRADIENT, *ABLATIONS)),
-    "mnist-mlp-noisy-40": _Task(1, "TeachMNIST-v0", "mlp", (*NOISY, "ddpg", *GRADIENT, *ABLATIONS), _NOISE),
+    "mnist-mlp-noisy-40": _Task(1, "TeachMNIST-v0", "mlp", (*NOISY, "ddpg", *GRADIENT, BOUNDED, *ABLATIONS), _NOISE),
     "mnist-lenet": _Task(1, "TeachMNIST-v0", "lenet", (*CLEAN, "ddpg", *_FEW, TRANSFERRED), {}, "mnist-mlp"),
     "mnist-lenet-noisy-40": _Task(
-        1, "TeachMNIST-v0", "lenet", (*NOISY, "ddpg", *_FEW, TRANSFERRED), _NOISE, "mnist-mlp-noisy-40",
+        1, "TeachMNIST-v0", "lenet", (*NOISY, "ddpg", *_FEW, TRANSFERRED, BOUNDED_TRANSFERRED), _NOISE,
+        "mnist-mlp-noisy-40",
     ),
     "cifar10-resnet8": _Task(2, "TeachCIFAR-v0", "resnet8", (*CLEAN, *_FEW, "finite-difference")),
     "cifar10-resnet20": _Task(2, "TeachCIFAR-v0", "resnet20", (*CLEAN, *_FEW, TRANSFERRED), {}, "cifar10-resnet8"),
@@ -208,10 +211,10 @@ PRESETS: dict[Preset, dict[str, Part]] = {
     "laptop": _parts(
         _LAPTOP,
         {
-            "mnist-mlp-noisy-40": (*NOISY, "ddpg", "rmd"),
+            "mnist-mlp-noisy-40": (*NOISY, "ddpg", "rmd", BOUNDED),
             "mnist-lenet": (*CLEAN, "rmd", TRANSFERRED),
             # On the perceptron teachers of as short trainings as LeNet's own did not learn to undo noise.
-            "mnist-lenet-noisy-40": (*NOISY, TRANSFERRED),
+            "mnist-lenet-noisy-40": (*NOISY, TRANSFERRED, BOUNDED_TRANSFERRED),
             "cifar10-resnet8": (*CLEAN, "rmd"),
             "cifar10-resnet20": ("cross-entropy", TRANSFERRED),
         },

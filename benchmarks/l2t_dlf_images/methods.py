@@ -53,6 +53,11 @@ def _methods(rates: tuple[float, ...]) -> dict[str, Method]:
     # paper's: an update of Adam changes Φ by 1e-4. Larger ones than the second ruined the students at once.
     flatter = ({"scale": 0.05}, {"learning_rate": 0.002}), ({"scale": 0.05}, {"learning_rate": 0.02})
     steeper = tuple(4 * rate for rate in rates)
+    # Under label noise: over a bounded logarithm, whose neutral action is generalised cross-entropy. Its students are
+    # trained at that loss's rates, at which the gradient of their training is noise.
+    bounded = _teachers(
+        *(({"scale": 0.5, "q": q}, {"learning_rate": 0.04}) for q in (0.7, 0.9)), loss="bilinear-generalized"
+    )
     rl = tuple(
         Own({"loss_kwargs": loss}, {"learning_rate": 1e-4, "noise": 0.2, "action_penalty": 100.0, **_NETWORKS})
         for loss, _ in steps
@@ -96,12 +101,16 @@ def _methods(rates: tuple[float, ...]) -> dict[str, Method]:
         # Cross-entropy is the bilinear loss's neutral action; our relaxation of the dev measure.
         "rmd": rmd(_teachers(*steps)),
         "rmd:tau-1": rmd(_teachers(*steps, objective_temperature=1.0)),
+        "rmd:generalized": replace(rmd(bounded), rates=steeper, episode_rate=0.25),
         # The paper's loss family; with τ = 1, the paper's relaxation, L2T-DLF as it is published.
         "rmd:sigmoid": replace(rmd(sigmoid()), rates=steeper),
         "l2t-dlf": replace(rmd(sigmoid(objective_temperature=1.0)), rates=steeper),
         "rmd:static": rmd(_teachers(*steps), "rmd", policy_kwargs={"static": True}),
         "finite-difference": Method(_teachers(*steps), decaying(meta.FiniteDifference), learns=True, tuned_as="rmd"),
         "rmd:transferred": Method(_teachers(*steps), decaying(meta.RMD), tuned_as="cross-entropy", taught_as="rmd"),
+        "rmd:generalized-transferred": Method(
+            bounded, decaying(meta.RMD), tuned_as="generalized-cross-entropy", taught_as="rmd:generalized"
+        ),
     }
 
 

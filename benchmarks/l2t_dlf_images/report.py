@@ -30,12 +30,14 @@ COLORS = {
     "sac": "#ffbb78",
     "evolution-strategies": "#9467bd",
     "rmd": "#1f77b4",
+    "rmd:generalized": "#08519c",
     "rmd:tau-1": "#6baed6",
     "rmd:sigmoid": "#2ca02c",
     "l2t-dlf": "#98df8a",
     "rmd:static": "#9edae5",
     "finite-difference": "#17becf",
     "rmd:transferred": "#393b79",
+    "rmd:generalized-transferred": "#756bb1",
 }
 FIXED = ("cross-entropy", "smooth-01", "large-margin", "focal", "label-smoothing", "generalized-cross-entropy")
 RL = ("ddpg", "td3", "sac", "evolution-strategies")

@@ -7,7 +7,7 @@ from typing import Any
 
 from teachenv.errors import unknown_name
 from teachenv.losses.base import LossFamily
-from teachenv.losses.bilinear import Bilinear, BilinearSigmoid
+from teachenv.losses.bilinear import Bilinear, BilinearGeneralized, BilinearSigmoid
 from teachenv.losses.distillation import Distillation
 from teachenv.losses.mixture import Mixture
 from teachenv.losses.plain import PLAIN_LOSSES, plain_loss
@@ -17,6 +17,7 @@ __all__ = [
     "LOSSES",
     "PLAIN_LOSSES",
     "Bilinear",
+    "BilinearGeneralized",
     "BilinearSigmoid",
     "Distillation",
     "LossFamily",
@@ -28,6 +29,7 @@ __all__ = [
 
 LOSSES: dict[str, Callable[..., LossFamily]] = {
     "bilinear": Bilinear,
+    "bilinear-generalized": BilinearGeneralized,
     "bilinear-sigmoid": BilinearSigmoid,
     "distillation": Distillation,
     "mixture": Mixture,

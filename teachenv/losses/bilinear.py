@@ -41,10 +41,14 @@ class Bilinear(LossFamily):
 
     def _scores(self, action: torch.Tensor, prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:
         """e_y' Φ log p of each sample, shape (batch,), as log p_y + scale · e_y' A log p: exact where A = 0."""
-        log_p = F.log_softmax(prediction.outputs, 1)
+        log_p = self._logarithm(F.log_softmax(prediction.outputs, 1))
         own = log_p.gather(1, targets.unsqueeze(1)).squeeze(1)
         rows = action.view(log_p.shape[1], log_p.shape[1]).index_select(0, targets)
         return own + self.scale * (rows * log_p).sum(1)
+
+    def _logarithm(self, log_p: torch.Tensor) -> torch.Tensor:
+        """What takes the logarithm's place, (batch, C)."""
+        return log_p
 
     def coefficients(self, action: torch.Tensor) -> torch.Tensor:
         """Φ, (C, C)."""
@@ -64,3 +68,26 @@ class BilinearSigmoid(Bilinear):
     def __call__(self, action: torch.Tensor, prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:
         """Mean of −σ(e_y' Φ log p)."""
         return -torch.sigmoid(self._scores(action, prediction, targets)).mean()
+
+
+class BilinearGeneralized(Bilinear):
+    """l = −e_y' Φ log_q p with Φ = I + scale · A and the q-logarithm log_q p = (p^q − 1) / q.
+
+    Not in the paper: its bilinear form, as in `Bilinear`, over a logarithm that is bounded. The zero action is
+    generalised cross-entropy (Zhang & Sabuncu 2018), bitwise, which forgives wrong labels; q → 0 gives `Bilinear`. No
+    entry of Φ can make it unbounded. Its slope is p^q times `Bilinear`'s, so students need a larger learning rate.
+
+    Args:
+        scale: see `Bilinear`.
+        q: in (0, 1].
+    """
+
+    def __init__(self, scale: float = 0.5, q: float = 0.7) -> None:
+        """Checks the ranges."""
+        super().__init__(scale)
+        if not 0 < q <= 1:
+            raise ValueError(f"q must lie in (0, 1], found {q}; loss='bilinear' is the limit for q = 0")
+        self.q = float(q)
+
+    def _logarithm(self, log_p: torch.Tensor) -> torch.Tensor:
+        return ((self.q * log_p).exp() - 1.0) / self.q

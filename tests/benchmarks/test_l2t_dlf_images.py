@@ -12,6 +12,8 @@ import pytest
 
 from benchmarks.comparison import work
 from benchmarks.comparison.engine import Effort, Rung
+from benchmarks.comparison.methods import Configuration
+from benchmarks.comparison.work import Setting
 from benchmarks.l2t_dlf_images import Options, large, main, methods, report
 from benchmarks.l2t_dlf_images.published import ERRORS
 from benchmarks.rows import Row, read_rows
@@ -27,7 +29,7 @@ EFFORT = Effort(
     final_students=2,
 )
 SHORT = {"student": "mlp", "horizon": 6, "steps_per_action": 2, "dev_size": 300, "batch_size": 8}
-TAUGHT = ("cross-entropy", "large-margin", "l2t-data", "rmd", "l2t-dlf")
+TAUGHT = ("cross-entropy", "large-margin", "l2t-data", "rmd", "rmd:generalized", "l2t-dlf")
 
 
 def part(table: int, chosen: tuple[str, ...], source: str | None = None, **more: Any) -> main.Part:
@@ -72,6 +74,18 @@ def test_grids_are_of_equal_size(table: Any) -> None:
     assert {len(table.grid(name, "bilinear")) for name in tuned} == {12}
     for method in table.methods.values():
         assert method.tuned_as is None or table.methods[method.tuned_as].tuned_as is None
+
+
+def test_episodes_can_have_a_gentler_learning_rate_than_the_final_training() -> None:
+    setting = Setting("benchmarks.l2t_dlf_images.methods:MNIST", "TeachDigits-v0", SHORT, final={"horizon": 12})
+    fastest = Configuration(0.4, "linear", 0)
+
+    def rate(setting: Setting, method: str) -> float:
+        return setting.make_single(method, fastest).teaching.settings.learning_rate
+
+    assert (rate(setting, "rmd:generalized"), rate(setting.lasting(), "rmd:generalized")) == (0.1, 0.4)
+    assert (rate(setting, "rmd"), rate(setting.lasting(), "rmd")) == (0.4, 0.4)
+    assert methods.MNIST.methods["rmd:generalized"].rates == methods.MNIST.methods["generalized-cross-entropy"].rates
 
 
 @pytest.mark.parametrize("preset", ["smoke", "laptop", "paper"])

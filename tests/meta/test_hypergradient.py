@@ -16,7 +16,7 @@ from teachenv import Prediction, Task, TeachEnv, TeachVectorEnv
 from teachenv.tasks.synthetic import make_synthetic
 
 REVERSE = ("rmd", "finite-difference")
-CLASSES, LOSSES = 10, ("bilinear", "bilinear-sigmoid", "sample-weights", "mixture")
+CLASSES, LOSSES = 10, ("bilinear", "bilinear-generalized", "bilinear-sigmoid", "sample-weights", "mixture")
 
 
 @functools.cache

@@ -159,7 +159,7 @@ def test_a_step_can_be_replayed_and_leaves_its_arguments_as_they_are(name):
     assert_same(states[1], copy)
 
 
-@pytest.mark.parametrize("loss", ["bilinear", "bilinear-sigmoid", "sample-weights", "mixture"])
+@pytest.mark.parametrize("loss", ["bilinear", "bilinear-generalized", "bilinear-sigmoid", "sample-weights", "mixture"])
 def test_gradients_are_those_of_the_reported_loss(loss):
     teaching = teaching_of("mlp", loss=loss, dtype="float64")
     dynamics, episode = teaching.dynamics, teaching.episode(0)
@@ -271,7 +271,7 @@ def test_batched_students_are_single_ones(name, path, dtype, tolerance):
 
 
 @pytest.mark.parametrize("name", ["mlp", "normed", "lenet"])
-@pytest.mark.parametrize("loss", ["bilinear", "bilinear-sigmoid", "sample-weights", "mixture"])
+@pytest.mark.parametrize("loss", ["bilinear", "bilinear-generalized", "bilinear-sigmoid", "sample-weights", "mixture"])
 def test_recordings_are_what_they_recorded(name, loss):
     """At the call that records, at later ones with other values, and with another number of students."""
     teaching = teaching_of(name, loss=loss, momentum=0.9, learning_rate=0.02)

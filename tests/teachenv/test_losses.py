@@ -15,6 +15,7 @@ from teachenv.students import Prediction
 N, C, D = 12, 5, 7
 FAMILIES = {
     "bilinear": {},
+    "bilinear-generalized": {"q": 0.7},
     "bilinear-sigmoid": {"scale": 1.0},
     "sample-weights": {},
     "sample-weights/large-margin": {"base": "large-margin", "margin": 3},
@@ -58,6 +59,7 @@ def test_the_zero_action_is_the_plain_loss(name):
     prediction = predict(*head)
     p = F.softmax(prediction.outputs, 1)[torch.arange(N), y]
     plain = {
+        "bilinear-generalized": ((1 - p**0.7) / 0.7).mean(),
         "bilinear-sigmoid": (-p / (1 + p)).mean(),
         "sample-weights/large-margin": plain_loss("large-margin", margin=3)(prediction, y).mean(),
     }.get(name, F.cross_entropy(prediction.outputs, y))
@@ -66,12 +68,16 @@ def test_the_zero_action_is_the_plain_loss(name):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("name", ["bilinear", "sample-weights", "mixture", "mixture/two"])
-def test_the_zero_actions_gradient_is_cross_entropys_bitwise(name, dtype):
+@pytest.mark.parametrize("name", ["bilinear", "bilinear-generalized", "sample-weights", "mixture", "mixture/two"])
+def test_the_zero_actions_gradient_is_the_plain_losss_bitwise(name, dtype):
     loss, (*head, y) = family(name), data(dtype=dtype)
     zero = torch.zeros(loss.action_size(C, N), dtype=dtype)
     found = gradients(lambda *h: loss(zero, predict(*h), y), head)
-    expected = gradients(lambda *h: F.cross_entropy(predict(*h).outputs, y), head)
+    if name == "bilinear-generalized":
+        generalized = plain_loss("generalized-cross-entropy", q=0.7)
+        expected = gradients(lambda *h: generalized(predict(*h), y).mean(), head)
+    else:
+        expected = gradients(lambda *h: F.cross_entropy(predict(*h).outputs, y), head)
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
@@ -116,16 +122,31 @@ def test_vmap_over_students_is_each_student(name):
 # --- bilinear --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["bilinear", "bilinear-sigmoid"])
-def test_bilinear_losses_are_the_papers_formula(name):
+@pytest.mark.parametrize("name", ["bilinear", "bilinear-generalized", "bilinear-sigmoid"])
+def test_bilinear_losses_are_their_formula(name):
     loss, (*head, y) = family(name), data()
     action, prediction = action_of(loss), predict(*head)
     phi = torch.eye(C, dtype=torch.float64) + loss.scale * action.reshape(C, C)
     log_p = prediction.outputs.log_softmax(1)
+    if name == "bilinear-generalized":
+        log_p = (log_p.exp() ** loss.q - 1) / loss.q
     values = torch.stack([torch.eye(C, dtype=torch.float64)[t] @ phi @ row for t, row in zip(y, log_p, strict=True)])
     expected = (-torch.sigmoid(values) if name == "bilinear-sigmoid" else -values).mean()
     torch.testing.assert_close(loss(action, prediction, y), expected)
     torch.testing.assert_close(loss.coefficients(action), phi)
+
+
+def test_the_generalised_bilinear_loss_is_bounded_and_tends_to_the_bilinear_one():
+    *head, y = data(scale=1e3)
+    action = action_of(make_loss("bilinear", {"scale": 2.0}))
+    bounded = make_loss("bilinear-generalized", {"scale": 2.0, "q": 0.5})
+    assert abs(bounded(action, predict(*head), y)) <= (1 + 2.0 * C) / 0.5
+    *head, y = data()
+    near, limit = make_loss("bilinear-generalized", {"scale": 2.0, "q": 1e-8}), make_loss("bilinear", {"scale": 2.0})
+    torch.testing.assert_close(near(action, predict(*head), y), limit(action, predict(*head), y), rtol=1e-6, atol=1e-6)
+    for q in (0.0, 1.5):
+        with pytest.raises(ValueError, match="q must lie"):
+            make_loss("bilinear-generalized", {"q": q})
 
 
 @given(log_odds=st.floats(-30, 30))

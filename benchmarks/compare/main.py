@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import gymnasium as gym
@@ -14,47 +16,13 @@ from benchmarks.compare import distillation, methods, report
 from benchmarks.comparison.engine import Comparison, Effort, Rung, Task, shipped_rows
 from benchmarks.comparison.methods import Table
 from benchmarks.comparison.work import Setting
-from benchmarks.options import CommonOptions
+from benchmarks.options import CommonOptions, Preset
 from teachenv.errors import unknown_name
 
 NAME = "compare"
 
 # The rows that the tables of README and docs were made from; their tuning is taken over where the settings agree.
 SHIPPED = Path(__file__).resolve().parent.parent / "results"
-
-
-class Kind(NamedTuple):
-    """What is compared in the environments of a kind.
-
-    Attributes:
-        table: the methods.
-        at: where they are; see `benchmarks.comparison.methods.table_at`.
-        methods: those that are run where none are asked for.
-        loss: the teachers' loss family where none is asked for.
-        shipped: folder of its rows.
-    """
-
-    table: Table
-    at: str
-    methods: tuple[str, ...]
-    loss: str
-    shipped: str
-
-
-LOSSES = Kind(
-    methods.TABLE,
-    "benchmarks.compare.methods:TABLE",
-    ("cross-entropy", "smooth-01", "large-margin", "label-smoothing", "random", "ddpg", "rmd", "finite-difference"),
-    "bilinear",
-    NAME,
-)
-DISTILLATION = Kind(
-    distillation.TABLE,
-    "benchmarks.compare.distillation:TABLE",
-    ("prokt", "random", "lgtm:reweight", "ddpg", "rmd"),
-    "distillation",
-    f"{NAME}_distillation",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +38,7 @@ class Size(Effort):
     label_noise: tuple[float, ...]
 
 
-PRESETS = {
+PRESETS: dict[Preset, Size] = {
     "smoke": Size(
         seeds=1,
         student_steps=960,
@@ -103,6 +71,50 @@ PRESETS = {
         label_noise=(0.0, 0.4),
     ),
 }
+
+
+class Kind(NamedTuple):
+    """What is compared in the environments of a kind.
+
+    Attributes:
+        table: the methods.
+        at: where they are; see `benchmarks.comparison.methods.table_at`.
+        methods: those that are run where none are asked for.
+        loss: the teachers' loss family where none is asked for.
+        shipped: folder of its rows.
+        sizes: by preset, where it has others than `PRESETS`.
+    """
+
+    table: Table
+    at: str
+    methods: tuple[str, ...]
+    loss: str
+    shipped: str
+    sizes: Mapping[Preset, Size] = MappingProxyType({})
+
+
+LOSSES = Kind(
+    methods.TABLE,
+    "benchmarks.compare.methods:TABLE",
+    ("cross-entropy", "smooth-01", "large-margin", "label-smoothing", "random", "ddpg", "rmd", "finite-difference"),
+    "bilinear",
+    NAME,
+)
+DISTILLATION = Kind(
+    distillation.TABLE,
+    "benchmarks.compare.distillation:TABLE",
+    ("prokt", "random", "lgtm:reweight", "ddpg", "rmd"),
+    "distillation",
+    f"{NAME}_distillation",
+    {
+        # A step of a pair costs three of a student: 30 updates, and 1, 3 and 10 for tuning.
+        "laptop": replace(
+            PRESETS["laptop"],
+            student_steps=28_800,
+            rungs=(Rung(48, 960, 16, 16), Rung(12, 2_880, 16, 32), Rung(3, 9_600, 16, 128)),
+        )
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -177,7 +189,8 @@ def run(options: Options) -> None:
 
 def comparison_of(options: Options) -> Comparison:
     """The comparison that the options describe; its tasks' data is loaded once, to name it and to fail early."""
-    size, kind = PRESETS[options.preset], options.kind
+    kind = options.kind
+    size = kind.sizes.get(options.preset, PRESETS[options.preset])
     loss, names = options.loss or kind.loss, options.methods or kind.methods
     tasks = []
     for noise in options.label_noise or size.label_noise:
@@ -191,6 +204,8 @@ def comparison_of(options: Options) -> Comparison:
         teaching = setting.make(1, names[0], kind.table.grid(names[0], loss)[0]).teaching
         effort = replace(size, student_steps=options.student_steps or size.student_steps)
         task, student = teaching.task, str(teaching.settings.student)
+        if teaching.settings.teacher is not None:
+            student = f"{student} beside {teaching.settings.teacher}"
         tasks.append(Task(setting, task.name, task.dataset, student, effort, names))
     return Comparison(
         NAME,

@@ -10,6 +10,8 @@ from benchmarks.comparison.report import Results
 from benchmarks.rows import Row
 
 COLORS = {
+    "prokt": "#7f7f7f",
+    "lgtm:reweight": "#2ca02c",
     "cross-entropy": "#7f7f7f",
     "smooth-01": "#a6a6a6",
     "large-margin": "#8c6d31",
@@ -21,8 +23,6 @@ COLORS = {
     "rmd": "#1f77b4",
     "finite-difference": "#17becf",
     "evolution-strategies": "#9467bd",
-    "prokt": "#7f7f7f",
-    "lgtm:reweight": "#2ca02c",
 }
 FIXED = ("prokt", "cross-entropy", "smooth-01", "large-margin", "label-smoothing", "focal")
 

@@ -277,10 +277,13 @@ def learning_curves(results: Results) -> Figure:
 
 
 def coefficients(results: Results, task: str) -> Figure | None:
-    """Heat maps of the mean coefficients over the episode, minus the neutral ones; a row a teacher, its first seed."""
+    """Heat maps of the mean Φ over the episode, minus the neutral one; a row a teacher, its first seed.
+
+    Weights of a minibatch's samples are left out: their places mean nothing.
+    """
     shown = []
     for method in results.methods:
-        rows = [r for r in results.of(task, method, "dev_objective") if r.data and r.data["coefficients"]]
+        rows = [r for r in results.of(task, method, "dev_objective") if r.data and _is_square(r.data["coefficients"])]
         if rows and method not in ("random", "ddpg:default"):
             shown.append((method, rows[0].data))
     if not shown:
@@ -304,3 +307,7 @@ def coefficients(results: Results, task: str) -> Figure | None:
         axis.set_xlabel("class", fontsize=8)
     figure.suptitle(f"{task}: Φ − I over the episode (mean over students, seed 0)", fontsize=11)
     return figure
+
+
+def _is_square(matrices: Sequence[Any]) -> bool:
+    return bool(matrices) and len(matrices[0]) == len(matrices[0][0])

@@ -159,7 +159,8 @@ def test_distillation_has_methods_of_its_own(tmp_path: Path) -> None:
     rows = read_rows(tmp_path / "results.jsonl")
     errors = {r.method: r for r in rows if r.metric == "test_error"}
     assert set(errors) == set(main.DISTILLATION.methods)
-    assert {r.task for r in rows} == {"digits-noisy-40"}
+    assert {(r.task, r.student) for r in rows} == {("digits-noisy-40", "mlp beside mlp")}
+    assert not list(tmp_path.glob("coefficients-*"))  # places in a minibatch mean nothing
     assert {r.config["loss"] for r in errors.values()} == {None, "distillation"}
     objectives = {r.method: r.value for r in rows if r.metric == "dev_objective"}
     assert len(set(objectives.values())) == len(objectives)

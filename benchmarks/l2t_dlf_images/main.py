@@ -155,8 +155,16 @@ def _effort(updates: int, horizon: int, students: int, first: float, kept: int, 
     return Effort(student_steps=steps, parallel=1, rungs=rungs, points=5, students=2, final_students=students)
 
 
-_ONE = Effort(student_steps=40, parallel=1, rungs=(Rung(1, 20, 1, 1),), points=1, students=1, final_students=1)
-_SMOKE = Size(_ONE, 20, 40, 10, {"batch_size": 100, "dev_size": 500, "dev_measured": 200}, 1000)
+_ONE = Effort(student_steps=20, parallel=1, rungs=(Rung(1, 10, 1, 1),), points=1, students=1, final_students=1)
+_SMOKE = Size(_ONE, 10, 20, 5, {"batch_size": 50, "dev_size": 200, "dev_measured": 100}, 1000)
+_SMOKE_CIFAR = Size(
+    replace(_ONE, student_steps=4, rungs=(Rung(1, 4, 1, 1),)),
+    4,
+    8,
+    2,
+    {"batch_size": 16, "dev_size": 100, "dev_measured": 50, "autocast": "bfloat16"},
+    500,
+)
 
 # Larger batches than the paper's 20 make three passes over MNIST in seconds. Autocast is for speed alone.
 _MLP = Size(
@@ -207,7 +215,16 @@ _LAPTOP = {
 }
 
 PRESETS: dict[Preset, dict[str, Part]] = {
-    "smoke": _parts(dict.fromkeys(_LAPTOP, _SMOKE)),
+    "smoke": _parts(
+        {name: _SMOKE_CIFAR if name.startswith("cifar") else _SMOKE for name in _LAPTOP if name != "cifar10-resnet20"},
+        {
+            "mnist-mlp": ("cross-entropy", "ddpg", "rmd"),
+            "mnist-mlp-noisy-40": ("generalized-cross-entropy", BOUNDED),
+            "mnist-lenet": ("cross-entropy", TRANSFERRED),
+            "mnist-lenet-noisy-40": ("cross-entropy",),
+            "cifar10-resnet8": ("cross-entropy", "rmd"),
+        },
+    ),
     "laptop": _parts(
         _LAPTOP,
         {

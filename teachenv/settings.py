@@ -39,7 +39,7 @@ class Settings:
         teacher_kwargs: options of a named teacher network.
         teacher_learning_rate: its η; None: the student's. Its optimiser and schedule are the student's.
         loss: a name (`"bilinear"`, `"bilinear-generalized"`, `"bilinear-sigmoid"`, `"sample-weights"`, `"mixture"`,
-            `"distillation"`) or a `teachenv.LossFamily`.
+            `"dynamic-network"`, `"distillation"`) or a `teachenv.LossFamily`.
         loss_kwargs: options of a named loss family.
         horizon: student steps in an episode.
         steps_per_action: student steps under each action; must divide the horizon.

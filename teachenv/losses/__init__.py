@@ -9,6 +9,7 @@ from teachenv.errors import unknown_name
 from teachenv.losses.base import LossFamily
 from teachenv.losses.bilinear import Bilinear, BilinearGeneralized, BilinearSigmoid
 from teachenv.losses.distillation import Distillation
+from teachenv.losses.dynamic_network import DynamicNetwork
 from teachenv.losses.mixture import Mixture
 from teachenv.losses.plain import PLAIN_LOSSES, plain_loss
 from teachenv.losses.sample_weights import SampleWeights
@@ -20,6 +21,7 @@ __all__ = [
     "BilinearGeneralized",
     "BilinearSigmoid",
     "Distillation",
+    "DynamicNetwork",
     "LossFamily",
     "Mixture",
     "SampleWeights",
@@ -32,6 +34,7 @@ LOSSES: dict[str, Callable[..., LossFamily]] = {
     "bilinear-generalized": BilinearGeneralized,
     "bilinear-sigmoid": BilinearSigmoid,
     "distillation": Distillation,
+    "dynamic-network": DynamicNetwork,
     "mixture": Mixture,
     "sample-weights": SampleWeights,
 }

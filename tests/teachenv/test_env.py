@@ -27,7 +27,7 @@ SMALL = {
     "TeachCIFAR100-v0": SYNTHETIC | {"student": "lenet"},
 }
 FROM_FILES = {"TeachMNIST-v0": {"horizon": 3, "dev_size": 50}, "TeachCIFAR-v0": {"horizon": 2, "dev_size": 20}}
-LOSSES = ["bilinear", "bilinear-generalized", "bilinear-sigmoid", "sample-weights", "mixture"]
+LOSSES = ["bilinear", "bilinear-generalized", "bilinear-sigmoid", "sample-weights", "mixture", "dynamic-network"]
 INFO = {
     "objective": float,
     "dev_accuracy": float,

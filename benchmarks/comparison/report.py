@@ -218,7 +218,7 @@ def test_error(results: Results) -> Figure:
         axis.xaxis.set_major_formatter("{x:g}")
         axis.xaxis.set_minor_formatter("{x:g}")
         axis.tick_params(axis="x", which="both", labelsize=8)
-        axis.set_xlabel("test error, % (mean and 95 % interval over teacher seeds; dots: seeds)")
+        axis.set_xlabel("test error, % (mean, 95 % interval; dots: teacher seeds)")
     return figure
 
 

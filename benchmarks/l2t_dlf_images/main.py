@@ -336,11 +336,10 @@ def chosen(options: Options) -> dict[str, Part]:
         )
     found = {}
     for name, part in parts.items():
-        wanted = methods
-        if wanted is None and part.by_default is not None and (part.by_default or name not in (options.tasks or ())):
-            wanted = part.by_default
-        elif wanted is None:
-            wanted = part.methods
+        default = part.by_default
+        if default is None or (not default and name in (options.tasks or ())):
+            default = part.methods
+        wanted = default if methods is None else methods
         kept = tuple(method for method in part.methods if method in wanted)
         if kept and (options.table in (None, part.table)) and (options.tasks is None or name in options.tasks):
             found[name] = replace(part, methods=kept)

@@ -88,6 +88,20 @@ def test_episodes_can_have_a_gentler_learning_rate_than_the_final_training() -> 
     assert methods.MNIST.methods["rmd:generalized"].rates == methods.MNIST.methods["generalized-cross-entropy"].rates
 
 
+def test_tasks_and_methods_are_the_presets_unless_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+
+    def asked(**given: Any) -> dict[str, tuple[str, ...]]:
+        return {name: part.methods for name, part in main.chosen(Options(**given)).items()}
+
+    assert asked(preset="smoke") == {"mnist-mlp": ("cross-entropy", "rmd"), "cifar10-resnet8": ("rmd",)}
+    assert "ddpg" in asked(preset="smoke", tasks=("mnist-lenet",))["mnist-lenet"]
+    assert asked(preset="smoke", tasks=("mnist-lenet",), methods=("focal",)) == {"mnist-lenet": ("focal",)}
+    laptop = asked(preset="laptop")
+    assert "rmd:sigmoid" not in laptop["mnist-mlp"]
+    assert set(asked(preset="laptop", methods=("rmd:sigmoid",))) == {"mnist-mlp", "mnist-mlp-noisy-40"}
+
+
 @pytest.mark.parametrize("preset", ["smoke", "laptop", "paper"])
 def test_every_task_of_every_preset_can_be_made(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()

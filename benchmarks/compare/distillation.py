@@ -7,7 +7,7 @@ from typing import Any
 
 import agents
 import meta
-from benchmarks.comparison.methods import Method, Own, Table, decaying
+from benchmarks.comparison.methods import Method, Own, Table, decaying, random_actions
 
 # Of both networks, unless the environment has another rate for the teacher's.
 LEARNING_RATES = (0.1, 0.2, 0.4, 0.8)
@@ -22,10 +22,6 @@ def _influence(env: Any, seed: int, options: Mapping[str, Any]) -> Any:
     return meta.InfluenceTeacher("InfluencePolicy", env, seed=seed, **options)
 
 
-def _random(env: Any, seed: int, options: Mapping[str, Any]) -> Any:
-    return meta.RandomTeacher("RandomPolicy", env, policy_kwargs={"seed": seed}, seed=seed)
-
-
 _SCALES = _weights(*((scale, {}) for scale in (0.5, 1.0, 2.0, 4.0)))
 _GRADIENT = _weights(*((scale, {"learning_rate": rate}) for scale in (1.0, 4.0) for rate in (0.01, 0.03)))
 _CRITIC: Mapping[str, Any] = {"batch_size": 128, "policy_kwargs": {"net_arch": {"pi": [32], "qf": [128, 128]}}}
@@ -33,7 +29,7 @@ _CRITIC: Mapping[str, Any] = {"batch_size": 128, "policy_kwargs": {"net_arch": {
 METHODS: dict[str, Method] = {
     # Uniform weights; without others what is left to choose is how much the teacher network listens to its student.
     "prokt": Method(tuple(Own({"loss_kwargs": {"teacher_labels": alpha}}) for alpha in (0.3, 0.6, 0.8, 1.0))),
-    "random": Method(_SCALES, _random),
+    "random": Method(_SCALES, random_actions),
     "lgtm:reweight": Method(_SCALES, _influence, wrapper=meta.InfluenceTeaching),
     "ddpg": Method(
         _weights(

@@ -10,7 +10,7 @@ from stable_baselines3.common.noise import NormalActionNoise
 
 import agents
 import meta
-from benchmarks.comparison.methods import Method, Own, Table, cross_entropy, decaying, fixed_loss
+from benchmarks.comparison.methods import Method, Own, Table, cross_entropy, decaying, fixed_loss, random_actions
 from meta.vec_env import as_vec_env
 
 # Of the student. The sigmoid flattens the loss: its students want larger steps (see teachenv.losses.BilinearSigmoid).
@@ -27,10 +27,6 @@ def _ddpg_default(env: Any, seed: int, options: Mapping[str, Any]) -> Any:
     size = env.action_space.shape[0]
     noise = NormalActionNoise([0.0] * size, [0.1] * size)  # type: ignore[arg-type]
     return stable_baselines3.DDPG("MlpPolicy", env, action_noise=noise, buffer_size=200_000, seed=seed, device="cpu")
-
-
-def _random(env: Any, seed: int, options: Mapping[str, Any]) -> Any:
-    return meta.RandomTeacher("RandomPolicy", env, policy_kwargs={"seed": seed}, seed=seed)
 
 
 def _scales(*scales: float) -> tuple[Own, ...]:
@@ -50,7 +46,7 @@ METHODS: dict[str, Method] = {
     ),
     "label-smoothing": fixed_loss("label-smoothing", *({"epsilon": e} for e in (0.05, 0.1, 0.2, 0.4))),
     "focal": fixed_loss("focal", *({"gamma": g} for g in (0.5, 1.0, 2.0, 5.0))),
-    "random": Method(_scales(0.1, 0.25, 0.5, 1.0), _random),
+    "random": Method(_scales(0.1, 0.25, 0.5, 1.0), random_actions),
     # Its four values were found by hand in a wider region: with less penalty or a larger rate the actor runs to the
     # edge of the box and wrecks the students (docs/decisions.md). The critic is smaller than SB3's: better, and faster.
     "ddpg": Method(

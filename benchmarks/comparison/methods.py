@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import meta
+
 SCHEDULES = ("constant", "linear", "cosine")
 
 Make = Callable[[Any, int, Mapping[str, Any]], Any]
@@ -134,6 +136,11 @@ def decaying(algorithm: Callable[..., Any], policy: str = "AttentionPolicy", **f
         return algorithm(policy, env, seed=seed, **chosen)
 
     return make
+
+
+def random_actions(env: Any, seed: int, options: Mapping[str, Any]) -> Any:
+    """Builds a teacher of random actions."""
+    return meta.RandomTeacher("RandomPolicy", env, policy_kwargs={"seed": seed}, seed=seed)
 
 
 def fixed_loss(base: str, *options: Mapping[str, Any]) -> Method:

@@ -11,7 +11,7 @@ from stable_baselines3.sac.policies import Actor as GaussianActor
 from stable_baselines3.sac.policies import SACPolicy
 from stable_baselines3.td3.policies import Actor, TD3Policy
 
-from meta.policies import INITIAL_SCALE, Attention, PerSample, perceptron
+from meta.policies import FEATURES, INITIAL_SCALE, Attention, PerSample, perceptron
 
 
 class _Small:
@@ -49,7 +49,7 @@ class _Attentive(_Small):
 class _Shared(_Small):
     """A perceptron for all samples of a minibatch; option `features` (4: those of `TeachDistill-v0`)."""
 
-    def __init__(self, *args: Any, features: int = 4, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, features: int = FEATURES, **kwargs: Any) -> None:
         self.features = features
         super().__init__(*args, **kwargs)
 

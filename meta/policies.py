@@ -13,7 +13,12 @@ from stable_baselines3.common.torch_layers import FlattenExtractor, create_mlp
 from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
+from teachenv.joint import BATCH_FIELDS
+
 INITIAL_SCALE = 0.01
+
+FEATURES = len(BATCH_FIELDS)
+"""Numbers that `TeachDistill-v0` shows of each sample."""
 
 
 class Attention(nn.Module):
@@ -90,7 +95,7 @@ class PerSample(nn.Module):
         states: int,
         actions: int,
         net_arch: list[int],
-        features: int = 4,
+        features: int = FEATURES,
         initial_scale: float = INITIAL_SCALE,
         squash: bool = True,
     ) -> None:

@@ -4,6 +4,7 @@ from meta.action_gradient import ActionGradient, VectorActionGradient
 from meta.data_teaching import DataTeacher, DataTeaching, RandomDropTeacher, SelfPacedTeacher
 from meta.descent import Descent, Training
 from meta.distillation import DISTILLERS, LGTM, Batch, DistillationSettings
+from meta.dynamic_loss import DynamicLossTeacher
 from meta.evolution import EvolutionStrategies
 from meta.gradient_process import Cotangent
 from meta.hypergradient import METHODS, Hypergradient, hypergradient
@@ -14,6 +15,7 @@ from meta.process import Process, PureProcess
 from meta.taught_loss import TaughtLoss
 from meta.teachers import RMD, ConstantTeacher, EpisodicTeacher, FiniteDifference, GradientTeacher, RandomTeacher
 from meta.vec_env import GymVecEnv
+from meta.window_gradient import WindowGradient
 
 __all__ = [
     "DISTILLERS",
@@ -30,6 +32,7 @@ __all__ = [
     "DataTeaching",
     "Descent",
     "DistillationSettings",
+    "DynamicLossTeacher",
     "EpisodicTeacher",
     "EvolutionStrategies",
     "FiniteDifference",
@@ -49,6 +52,7 @@ __all__ = [
     "TaughtLoss",
     "Training",
     "VectorActionGradient",
+    "WindowGradient",
     "directional_derivative",
     "held_out_gradient",
     "hypergradient",

@@ -289,7 +289,7 @@ class DataTeacher(_OfSamples, LearningTeacher):
         self._taken.append(actions)
         return actions
 
-    def _improve(self, students: list[TaughtStudent]) -> None:
+    def _improve(self, students: list[TaughtStudent], /) -> None:
         rewards = [float(s.info["episode"]["r"]) for s in students]
         mean = float(np.mean(rewards))
         baseline = mean if self.baseline is None else self.baseline
@@ -300,7 +300,7 @@ class DataTeacher(_OfSamples, LearningTeacher):
             kept = torch.as_tensor(actions == KEEP, device=self.device)
             log_probability = torch.where(kept, keep, 1 - keep).clamp(min=1e-12).log().sum()
             (-(reward - baseline) * log_probability / len(students)).backward()  # type: ignore[no-untyped-call]
-        self._follow()
+        self._follow(self.max_grad_norm)
         self.baseline = self.baseline_decay * baseline + (1 - self.baseline_decay) * mean
         self.logger.record("train/reward", mean)
         self.logger.record("train/kept", float(np.mean([np.mean(a == KEEP) for a in self._actions])))

@@ -109,7 +109,7 @@ class EvolutionStrategies(LearningTeacher):
             actions: np.ndarray = torch.func.vmap(act)(parameters, tensor).cpu().numpy()
         return actions
 
-    def _improve(self, students: list[TaughtStudent]) -> None:
+    def _improve(self, students: list[TaughtStudent], /) -> None:
         assert self.env is not None
         returns = torch.tensor([s.info["episode"]["r"] for s in students]).view(-1, 2, self.env.num_envs)
         noise = torch.stack(self._noise)
@@ -120,5 +120,5 @@ class EvolutionStrategies(LearningTeacher):
             # The optimiser minimises.
             p.grad = -gradient[begin : begin + p.numel()].view_as(p).to(p.dtype)
             begin += p.numel()
-        self._follow()
+        self._follow(self.max_grad_norm)
         self.logger.record("train/objective", float(np.mean([s.info["objective"] for s in students])))

@@ -1,10 +1,10 @@
-"""Teachers that learn from whole episodes, with Stable-Baselines3's model API (`learn`, `predict`, `save`, `load`)."""
+"""Teachers with Stable-Baselines3's model API (`learn`, `predict`, `save`, `load`); most learn from whole episodes."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import gymnasium as gym
 import numpy as np
@@ -20,7 +20,8 @@ from meta.policies import AttentionPolicy, ConstantPolicy, MlpPolicy, RandomPoli
 from meta.resume import Resumable
 from teachenv.vector_env import TeachVectorEnv
 
-Self = TypeVar("Self", bound="EpisodicTeacher")
+Self = TypeVar("Self", bound="Teacher[Any]")
+Experience = TypeVar("Experience")
 
 
 @dataclass(frozen=True)
@@ -36,15 +37,13 @@ class TaughtStudent:
     info: dict[str, Any]
 
 
-class EpisodicTeacher(Resumable):
-    """Collects the trainings of some students under a fixed teacher, then improves the teacher by them.
+class Teacher(Resumable, Generic[Experience]):
+    """Collects some experience with students, then improves by it, and so on.
 
     Args:
         policy: a name in `policy_aliases`, or a policy class.
         env: a `TeachEnv` (or its id), a `TeachVectorEnv`, or an SB3 `VecEnv` of them.
         learning_rate: of θ; a number, or a function of the remaining progress (1 at the start, 0 at the end).
-        students_per_update: trainings collected for each update, rounded up to a multiple of those that the environment
-            has in parallel; None: as many as it has.
         policy_kwargs: options of the policy.
         stats_window_size: episodes over which the logged means are taken.
         tensorboard_log: folder of TensorBoard's logs.
@@ -53,18 +52,11 @@ class EpisodicTeacher(Resumable):
         device: of θ.
     """
 
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
-        "AttentionPolicy": AttentionPolicy,
-        "MlpPolicy": MlpPolicy,
-        "SamplePolicy": SamplePolicy,
-    }
-
     def __init__(
         self,
         policy: str | type[BasePolicy],
         env: Any,
         learning_rate: float | Schedule = 1e-2,
-        students_per_update: int | None = None,
         policy_kwargs: dict[str, Any] | None = None,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
@@ -87,9 +79,6 @@ class EpisodicTeacher(Resumable):
             seed=seed,
             supported_action_spaces=(gym.spaces.Box,),
         )
-        if students_per_update is not None and students_per_update < 1:
-            raise ValueError(f"students_per_update must be at least 1, found {students_per_update}")
-        self.students_per_update = students_per_update
         if _init_setup_model:
             self._setup_model()
 
@@ -132,10 +121,10 @@ class EpisodicTeacher(Resumable):
             self.set_mark()
             # Before the update's steps are counted: the first one has the full learning rate, the last one some of it.
             self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
-            students = self._collect(callback)
-            if students is None:
+            experience = self._collect(callback)
+            if experience is None:
                 break
-            self._improve(students)
+            self._improve(experience)
             self._n_updates += 1
             if log_interval and self._n_updates % log_interval == 0:
                 self.dump_logs()
@@ -143,6 +132,85 @@ class EpisodicTeacher(Resumable):
             self.set_mark()
         callback.on_training_end()
         return self
+
+    @abstractmethod
+    def _collect(self, callback: BaseCallback) -> Experience | None:
+        """What the next update learns from; None if a callback asked to stop."""
+
+    @abstractmethod
+    def _improve(self, experience: Experience, /) -> None:
+        """One update of the teacher."""
+
+    def _follow(self, max_grad_norm: float | None) -> None:
+        """One step of the optimiser along the gradients that θ has, minus the direction of improvement.
+
+        Logs `train/gradient_norm` (before clipping; a step along one that is not finite is not made) and
+        `train/learning_rate`.
+
+        Args:
+            max_grad_norm: the norm to which the gradient is clipped; None: not clipped.
+        """
+        self._update_learning_rate(self.policy.optimizer)
+        limit = np.inf if max_grad_norm is None else max_grad_norm
+        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), limit)
+        if norm.isfinite():
+            self.policy.optimizer.step()
+        self.logger.record("train/gradient_norm", float(norm))
+
+    def dump_logs(self) -> None:
+        """Writes the log."""
+        assert self.ep_info_buffer is not None
+        if self.ep_info_buffer:
+            self.logger.record("rollout/ep_rew_mean", safe_mean([e["r"] for e in self.ep_info_buffer]))
+            self.logger.record("rollout/ep_len_mean", safe_mean([e["l"] for e in self.ep_info_buffer]))
+        self.logger.record("time/episodes", self._episode_num, exclude="tensorboard")
+        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.dump(step=self.num_timesteps)
+
+
+def checked_norm(max_grad_norm: float | None) -> float | None:
+    """Returns the norm to clip to.
+
+    Raises:
+        ValueError: it is not positive.
+    """
+    if max_grad_norm is not None and not max_grad_norm > 0:
+        raise ValueError(f"max_grad_norm must be positive, or None for no clipping, found {max_grad_norm}")
+    return max_grad_norm
+
+
+class EpisodicTeacher(Teacher[list[TaughtStudent]]):
+    """Collects the trainings of some students under a fixed teacher, then improves the teacher by them.
+
+    Args:
+        policy: see `Teacher`.
+        env: see `Teacher`.
+        learning_rate: see `Teacher`.
+        students_per_update: trainings collected for each update, rounded up to a multiple of those that the environment
+            has in parallel; None: as many as it has.
+        **kwargs: see `Teacher`.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "AttentionPolicy": AttentionPolicy,
+        "MlpPolicy": MlpPolicy,
+        "SamplePolicy": SamplePolicy,
+    }
+
+    def __init__(
+        self,
+        policy: str | type[BasePolicy],
+        env: Any,
+        learning_rate: float | Schedule = 1e-2,
+        students_per_update: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Builds the policy."""
+        if students_per_update is not None and students_per_update < 1:
+            raise ValueError(f"students_per_update must be at least 1, found {students_per_update}")
+        self.students_per_update = students_per_update
+        super().__init__(policy, env, learning_rate, **kwargs)
 
     def _collect(self, callback: BaseCallback) -> list[TaughtStudent] | None:
         """Teaches `students_per_update` students from beginning to end; None if a callback asked to stop."""
@@ -190,26 +258,11 @@ class EpisodicTeacher(Resumable):
         """What the teacher does while its students are collected."""
         return self.predict(observations, deterministic=True)[0]
 
-    @abstractmethod
-    def _improve(self, students: list[TaughtStudent]) -> None:
-        """One update of the teacher."""
-
-    def dump_logs(self) -> None:
-        """Writes the log."""
-        assert self.ep_info_buffer is not None
-        if self.ep_info_buffer:
-            self.logger.record("rollout/ep_rew_mean", safe_mean([e["r"] for e in self.ep_info_buffer]))
-            self.logger.record("rollout/ep_len_mean", safe_mean([e["l"] for e in self.ep_info_buffer]))
-        self.logger.record("time/episodes", self._episode_num, exclude="tensorboard")
-        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
-        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        self.logger.dump(step=self.num_timesteps)
-
 
 class FixedTeacher(EpisodicTeacher):
     """A teacher that learning leaves as it is."""
 
-    def _improve(self, students: list[TaughtStudent]) -> None:
+    def _improve(self, students: list[TaughtStudent], /) -> None:
         pass
 
 
@@ -241,19 +294,8 @@ class LearningTeacher(EpisodicTeacher):
         **kwargs: Any,
     ) -> None:
         """Builds the policy."""
-        if max_grad_norm is not None and not max_grad_norm > 0:
-            raise ValueError(f"max_grad_norm must be positive, or None for no clipping, found {max_grad_norm}")
-        self.max_grad_norm = max_grad_norm
+        self.max_grad_norm = checked_norm(max_grad_norm)
         super().__init__(policy, env, learning_rate, students_per_update, **kwargs)
-
-    def _follow(self) -> None:
-        """One step of the optimiser along the gradients that θ has, minus the direction of improvement."""
-        self._update_learning_rate(self.policy.optimizer)
-        limit = np.inf if self.max_grad_norm is None else self.max_grad_norm
-        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), limit)
-        if norm.isfinite():
-            self.policy.optimizer.step()
-        self.logger.record("train/gradient_norm", float(norm))
 
 
 class GradientTeacher(LearningTeacher):
@@ -312,7 +354,7 @@ class GradientTeacher(LearningTeacher):
             self.logger.record("train/differentiated_steps", last)
         return super()._collect(callback)
 
-    def _improve(self, students: list[TaughtStudent]) -> None:
+    def _improve(self, students: list[TaughtStudent], /) -> None:
         usable = [s for s in students if not s.info["diverged"] and np.isfinite(self._gradient_of(s)).all()]
         self.logger.record("train/skipped_students", len(students) - len(usable))
         self.logger.record("train/objective", float(np.mean([s.info["objective"] for s in students])))
@@ -324,7 +366,7 @@ class GradientTeacher(LearningTeacher):
         self.policy.optimizer.zero_grad()
         # Its gradient with respect to θ is minus the return's: the optimiser minimises.
         (-(gradient * self.policy(observations)).sum() / len(usable)).backward()
-        self._follow()
+        self._follow(self.max_grad_norm)
 
     def _gradient_of(self, student: TaughtStudent) -> np.ndarray:
         if "action_gradient" not in student.info:

@@ -26,6 +26,7 @@ class Purpose(IntEnum):
     AUGMENTATION = 3
     DROPOUT = 4
     WARM_START = 5
+    DEV_BATCH = 6
 
 
 def generator(seed: int, purpose: Purpose, step: int = 0) -> np.random.Generator:

@@ -61,6 +61,8 @@ class Settings:
         weight_decay: λ.
         lr_schedule: `"constant"`, `"linear"`, `"cosine"`, `"step"`, or
             `{"kind": "step", "milestones": [...], "gamma": 0.1}`.
+        objective: J on dev: `"accuracy"`, smoothed, or `"likelihood"`, minus the cross-entropy (L2T-DLN's; always that
+            of the student in distillation). Tasks with a measure of their own have their own.
         objective_temperature: τ of the smoothed accuracy J; 1 is L2T-DLF's relaxation, small is close to the accuracy
             itself.
         divergence_penalty: what a student that diverges costs: its last reward is minus this.
@@ -102,6 +104,7 @@ class Settings:
     nesterov: bool = False
     weight_decay: float = 0.0
     lr_schedule: str | Mapping[str, Any] = "constant"
+    objective: Literal["accuracy", "likelihood"] = "accuracy"
     objective_temperature: float = 0.2
     divergence_penalty: float = 1.0
     device: str = "cpu"
@@ -149,6 +152,7 @@ class Settings:
         self._require("objective_temperature", _is_number(tau, at_least=0) and tau > 0, "a positive number")
         for name, known in (
             ("train_on", ("split", "pool")),
+            ("objective", ("accuracy", "likelihood")),
             ("dtype", ("float32", "float64")),
             ("label_noise_kind", ("pair", "symmetric")),
         ):

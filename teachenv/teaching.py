@@ -29,7 +29,7 @@ from teachenv.state import Episode, StudentState
 from teachenv.students import FunctionalStudent, StudentFactory, make_student
 from teachenv.students.pair import Pair
 from teachenv.tasks import make_task
-from teachenv.tasks.base import ClassificationMeasure, Measure, Task
+from teachenv.tasks.base import ClassificationMeasure, LikelihoodMeasure, Measure, Task
 
 BASE_FIELDS = ("progress", "train_accuracy", "dev_accuracy")
 
@@ -130,10 +130,17 @@ class Teaching:
         return make_student(chosen, tuple(self.task.pool[0].shape[1:]), self.task.num_outputs, options)
 
     def _measure(self, loss: LossFamily) -> Measure:
+        likelihood = self.settings.objective == "likelihood"
         if self.task.measure is not None:
+            if likelihood:
+                raise ValueError(
+                    f"task {self.task.name!r} has an objective of its own, found objective='likelihood'; leave it out"
+                )
             return self.task.measure
         if loss.of_pairs:
             return PairMeasure()
+        if likelihood:
+            return LikelihoodMeasure(self.task.num_outputs)
         return ClassificationMeasure(self.task.num_outputs, self.settings.objective_temperature)
 
     def _check_teacher(self, loss: LossFamily) -> None:
@@ -181,7 +188,8 @@ class Teaching:
         # Recordings are kept by name, and a joint step has two gradients.
         if not self.dynamics.known_pure or isinstance(self.dynamics, JointDynamics):
             return None
-        decides = ("student", "student_kwargs", "loss", "loss_kwargs", "objective_temperature", "dtype", "autocast")
+        student, loss = ("student", "student_kwargs"), ("loss", "loss_kwargs")
+        decides = (*student, *loss, "objective", "objective_temperature", "dtype", "autocast")
         described = [self.fingerprint[name] for name in decides]
         return recorder_of(str([*described, self.task.num_outputs, self.settings.device]))
 

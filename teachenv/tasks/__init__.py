@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from teachenv.errors import unknown_name
 from teachenv.tasks.augmentation import FlipAndCrop, flip_and_crop
-from teachenv.tasks.base import Augmentation, ClassificationMeasure, Measure, Split, Task
+from teachenv.tasks.base import Augmentation, ClassificationMeasure, LikelihoodMeasure, Measure, Split, Task
 from teachenv.tasks.noise import NOISE_KINDS, corrupt_labels
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Augmentation",
     "ClassificationMeasure",
     "FlipAndCrop",
+    "LikelihoodMeasure",
     "Measure",
     "Split",
     "Task",

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.nn import functional as F
 
 from teachenv.tasks.noise import corrupt_labels
 
@@ -116,6 +117,24 @@ class ClassificationMeasure(Measure):
         counts = zeros.scatter_add(0, predictions, torch.ones_like(right))
         # a class that is never predicted: 0 right of 1, not 0 / 0
         return right.mean(), zeros.scatter_add(0, predictions, right) / counts.clamp(min=1)
+
+
+class LikelihoodMeasure(ClassificationMeasure):
+    """Accuracy, with minus the cross-entropy as its smooth stand-in, as in L2T-DLN; J is at most 0.
+
+    Args:
+        num_classes: The number of classes C.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+
+    def __repr__(self) -> str:
+        return f"LikelihoodMeasure(num_classes={self.num_classes})"
+
+    def objective(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Mean log-probability of the right class; logits ``(n, C)``, class indices ``(n,)``."""
+        return -F.cross_entropy(outputs, targets)
 
 
 @dataclass(frozen=True, eq=False)  # tensors have no single truth value, so two tasks are equal only if identical

@@ -130,6 +130,7 @@ def test_checkers_have_no_complaint_and_the_contract_holds(name, loss):
         {"resplit": False, "train_size": 30},
         {"pool_size": 90},
         {"objective_temperature": 1.0, "nesterov": True, "weight_decay": 0.01},
+        {"objective": "likelihood"},
     ],
     ids=str,
 )
@@ -582,6 +583,7 @@ def test_without_a_render_mode_nothing_is_shown():
         ({"divergence_penalty": float("inf")}, ValueError, "divergence_penalty must be a finite number"),
         ({"nesterov": True, "momentum": 0.0}, ValueError, "needs momentum > 0"),
         ({"lr_schedule": "cosin"}, ValueError, "did you mean 'cosine'"),
+        ({"objective": "loss"}, ValueError, "unknown objective 'loss'"),
         ({"objective_temperature": 0}, ValueError, "objective_temperature must be a positive number"),
         ({"dtype": "float16"}, ValueError, "unknown dtype 'float16'"),
         ({"device": "cpux"}, ValueError, "device 'cpux' cannot be used"),

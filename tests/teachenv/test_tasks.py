@@ -1,3 +1,4 @@
+import dataclasses
 import subprocess
 import sys
 import time
@@ -9,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
+from teachenv import TeachEnv
 from teachenv.errors import unknown_name
-from teachenv.tasks import TASKS, ClassificationMeasure, Measure, Task, make_task
+from teachenv.tasks import TASKS, ClassificationMeasure, LikelihoodMeasure, Measure, Task, make_task
 from teachenv.tasks.synthetic import make_synthetic
 
 logits = npst.arrays(np.float64, st.tuples(st.integers(1, 12), st.just(4)), elements=st.floats(-5, 5))
@@ -148,6 +150,23 @@ def test_a_low_temperature_turns_the_objective_into_accuracy():
     y = targets_for(z)
     measure = ClassificationMeasure(5, 1e-4)
     assert float(measure.objective(z, y)) == pytest.approx(float(measure.score(z, y)), abs=1e-3)
+
+
+def test_the_likelihood_is_minus_the_cross_entropy_and_the_rest_is_accuracy():
+    rng = torch.Generator().manual_seed(0)
+    outputs, targets = torch.randn(20, 3, generator=rng, dtype=torch.float64), torch.arange(20) % 3
+    likelihood, accuracy = LikelihoodMeasure(3), ClassificationMeasure(3)
+    expected = torch.log_softmax(outputs, 1)[torch.arange(20), targets].mean()
+    torch.testing.assert_close(likelihood.objective(outputs, targets), expected)
+    for found, known in zip(likelihood.assess(outputs, targets), accuracy.assess(outputs, targets), strict=True):
+        assert torch.equal(found, known)
+
+
+def test_a_task_with_a_measure_of_its_own_takes_no_other_objective():
+    task = make_task("digits", pool_size=100)
+    own = dataclasses.replace(task, measure=ClassificationMeasure(10, 1.0))
+    with pytest.raises(ValueError, match="has an objective of its own, found objective='likelihood'"):
+        TeachEnv(task=own, objective="likelihood", dev_size=20)
 
 
 def test_the_objective_has_right_first_and_second_derivatives():

@@ -1,0 +1,171 @@
+"""What L2T-DLN's teacher sees: the gradient of the dev error through a window of student steps (Hai et al. 2023).
+
+A window is the student steps of one action. Seen from the student at its beginning, J at its end is a function of the
+action, and its derivative is exact: reverse mode through the window's steps, with which the paper's first and second
+stages both end. Neither needs anything of the environment but its pure step: the first one is taken from the student as
+it is and then forgotten, the second one is the environment's own.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any, Literal, get_args
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from meta.hypergradient import Memory, check_memory, hypergradient
+from meta.joint import training_of
+from teachenv.env import TeachEnv
+from teachenv.errors import unknown_name
+from teachenv.randomness import Purpose, generator
+from teachenv.state import StudentState
+
+Window = Literal["next", "last"]
+
+_P = 10.0
+_TINY = 1e-8  # the released code's
+
+
+def encoded(gradient: torch.Tensor) -> torch.Tensor:
+    """A gradient as a network reads it, whatever its size: (..., n) to (..., 2n) in [-1, 1].
+
+    For each entry g two numbers (Andrychowicz et al. 2016, p = 10, as the released code has it), (log(|g| + 1e-8)/10,
+    sign g) where |g| ≥ e⁻¹⁰, else (−1, e¹⁰ g). The first numbers of all entries come first, then the second ones.
+    Beyond e¹⁰ the first one is cut off (ours: an observation is bounded).
+    """
+    size = gradient.abs()
+    large = size >= math.exp(-_P)
+    magnitude = torch.where(large, ((size + _TINY).log() / _P).clamp(max=1.0), -1.0)
+    return torch.cat([magnitude, torch.where(large, gradient.sign(), math.exp(_P) * gradient)], -1)
+
+
+def decoded(observation: torch.Tensor) -> torch.Tensor:
+    """The gradient that was encoded, up to rounding: (..., 2n) to (..., n)."""
+    magnitude, sign = observation.chunk(2, -1)
+    return sign * torch.where(magnitude > -1.0, (_P * magnitude).exp() - _TINY, math.exp(-_P))
+
+
+class WindowGradient(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
+    """Shows the gradient of the dev error through a window with respect to its action.
+
+    Observation, (2n,) in [-1, 1]: `encoded` −dJ(ω_N)/da, where ω_N is the student after the N steps of the window. J is
+    the environment's (`objective="likelihood"` makes it the paper's, minus the cross-entropy). Zeros, encoded, where
+    there is no such window: at the end, with `window="last"` at the beginning, and of a student that diverges.
+
+    Reward and action stay as they are. Added to the info of `step`:
+        window_gradient: −dJ(ω_N)/da of the window just trained, (n,): what a teacher learns from.
+        window_error: −J(ω_N) there.
+        previewed_error: the same at the end of the window that was shown before; with `window="last"`, of the last one.
+
+    Args:
+        env: a `TeachEnv`.
+        window: `"next"`, the paper's: the window to come, under the action that the last one had, on the minibatches
+            that it will have. `"last"`: the window just trained; its gradient is that of the info, so that a window is
+            differentiated once instead of twice.
+        dev_batch: dev samples that J is taken on, drawn anew for each window (the paper: 100); None: all that the
+            environment measures on.
+        memory: see `meta.hypergradient`.
+
+    Raises:
+        TypeError: the environment is no `TeachEnv`.
+        ValueError: an unknown window or memory policy, or more dev samples than there are.
+    """
+
+    def __init__(
+        self,
+        env: gym.Env[np.ndarray, np.ndarray],
+        window: Window = "next",
+        dev_batch: int | None = None,
+        memory: Memory = "all",
+    ) -> None:
+        """Wraps the environment."""
+        super().__init__(env)
+        if not isinstance(env.unwrapped, TeachEnv):
+            raise TypeError(f"WindowGradient differentiates a TeachEnv, found {type(env.unwrapped).__name__}")
+        self._teach: TeachEnv = env.unwrapped
+        if window not in get_args(Window):
+            raise unknown_name("window", window, get_args(Window))
+        settings = self._teach.teaching.settings
+        most = settings.dev_size if settings.dev_measured is None else settings.dev_measured
+        if dev_batch is not None and not 1 <= dev_batch <= most:
+            raise ValueError(f"dev_batch={dev_batch}, expected None or 1 to {most}, the dev samples that are measured")
+        self.window, self.dev_batch, self.memory = window, dev_batch, check_memory(memory)
+        size, dtype = self._teach.teaching.neutral_action.numel(), self._teach.action_space.dtype
+        self.observation_space = gym.spaces.Box(-1.0, 1.0, (2 * size,), dtype)  # type: ignore[arg-type]
+        self._shown = (math.nan, torch.zeros(0))
+        self._final: dict[str, Any] | None = None
+
+    @property
+    def final_state(self) -> dict[str, Any] | None:
+        """The environment's snapshot at the last episode's end, which outlives a reset; None before the first end.
+
+        A teacher that learns while it teaches has this student to show for it, and SB3 resets an environment in the
+        step that ends its episode: `env.unwrapped.set_state(env.final_state)`, then `evaluate`.
+        """
+        return self._final
+
+    def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        """A new student."""
+        _, info = self.env.reset(**kwargs)
+        self._shown = self._nothing(-float(info["objective"]))
+        if self.window == "next":
+            self._shown = self._through(self._teach.student, self._teach.action)
+        return self._observation(), info
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:
+        """Trains the student through the window, and differentiates it."""
+        before = self._teach.student
+        _, reward, terminated, truncated, info = self.env.step(action)
+        info["previewed_error"] = self._shown[0]
+        if info["diverged"]:
+            self._shown = self._nothing(-float(info["objective"]))
+        else:
+            self._shown = self._through(before, self._teach.action)
+        info["window_error"], info["window_gradient"] = self._shown[0], self._shown[1].cpu().numpy()
+        if terminated or truncated:
+            self._final, self._shown = self._teach.get_state(), self._nothing(self._shown[0])
+        elif self.window == "next":
+            self._shown = self._through(self._teach.student, self._teach.action)
+        return self._observation(), reward, terminated, truncated, info
+
+    def get_state(self) -> dict[str, Any]:
+        """The environment's snapshot, and what this wrapper has shown."""
+        return {"environment": self._teach.get_state(), "window_gradient": self._shown, "final": self._final}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continues from a snapshot of `get_state`.
+
+        Raises:
+            ValueError: it is of another environment.
+        """
+        if "window_gradient" not in state:
+            raise ValueError("this is the state of an environment without WindowGradient; use its own set_state")
+        self._teach.set_state(state["environment"])
+        self._shown, self._final = state["window_gradient"], state["final"]
+
+    def _through(self, student: StudentState, action: torch.Tensor) -> tuple[float, torch.Tensor]:
+        """(−J after a window from a student, its gradient with respect to the window's action)."""
+        teach = self._teach
+        episode = teach.episode
+        if self.dev_batch is not None:
+            rng = generator(episode.seeds[0], Purpose.DEV_BATCH, int(student.step))
+            drawn = rng.choice(episode.dev[: teach.dynamics.dev_measured].cpu().numpy(), self.dev_batch, replace=False)
+            episode = replace(episode, dev=torch.from_numpy(drawn).to(episode.dev))
+        found = hypergradient(
+            training_of(teach.dynamics, episode),
+            student,
+            [action],
+            memory=self.memory,
+            steps_per_action=teach.teaching.settings.steps_per_action,
+        )
+        return -float(found.objective), -found.actions[0]
+
+    def _nothing(self, error: float) -> tuple[float, torch.Tensor]:
+        return error, torch.zeros_like(self._teach.teaching.neutral_action)
+
+    def _observation(self) -> np.ndarray:
+        seen: np.ndarray = encoded(self._shown[1].nan_to_num()).cpu().numpy()
+        return seen

@@ -68,6 +68,11 @@ class DataTeaching(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
                 f"keeping and dropping samples needs loss='sample-weights' with scale 1, found {settings.loss!r} with "
                 f"{dict(settings.loss_kwargs)}"
             )
+        if not self._teach.teaching.classifies:
+            raise ValueError(
+                f"L2T's features are of samples with one label, but task {self._teach.teaching.task.name!r} is not "
+                "classification"
+            )
         if settings.steps_per_action != 1:
             raise ValueError(
                 f"each minibatch has its own action: steps_per_action=1, found {settings.steps_per_action}"

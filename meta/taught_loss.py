@@ -71,7 +71,7 @@ class TaughtLoss(nn.Module):
                 f"found loss={settings.loss!r}, expected one of {[n for n in LOSSES if n != 'sample-weights']}: a loss "
                 "that is saved needs a name, and an action that does not belong to the places of a minibatch"
             )
-        if not isinstance(teaching.dynamics.measure, ClassificationMeasure):
+        if not teaching.classifies:
             raise ValueError(
                 f"task {teaching.task.name!r} is not classification, which is all that TaughtLoss tells of"
             )

@@ -14,7 +14,7 @@ from teachenv.settings import Settings
 from teachenv.state import Episode, StudentState
 from teachenv.students import STUDENTS, Prediction
 from teachenv.tasks import TASKS
-from teachenv.tasks.base import ClassificationMeasure, LikelihoodMeasure, Measure, Task
+from teachenv.tasks.base import ClassificationMeasure, Measure, Task
 from teachenv.vector_env import TeachVectorEnv
 
 __all__ = [
@@ -26,7 +26,6 @@ __all__ = [
     "DatasetUnavailable",
     "Dynamics",
     "Episode",
-    "LikelihoodMeasure",
     "LossFamily",
     "Measure",
     "Prediction",

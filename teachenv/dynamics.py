@@ -30,6 +30,7 @@ from teachenv.schedules import Schedule, make_schedule
 from teachenv.state import Episode, Gradient, Outcome, Pullback, StudentState, updated
 from teachenv.students.functional import FunctionalStudent
 from teachenv.tasks.base import Measure, Task
+from teachenv.tasks.decisions import Decisions
 from teachenv.trees import leaves
 
 T = TypeVar("T")
@@ -52,6 +53,7 @@ class Dynamics:
         student: the network as a pure function.
         task: pool and test data, on the student's device and in its dtype.
         measure: what the student is judged by.
+        decisions: how its outputs are read by the loss.
         loss: the family that gives actions their meaning.
         optimizer: the student's.
         learning_rate: base learning rate η.
@@ -68,6 +70,7 @@ class Dynamics:
         student: FunctionalStudent,
         task: Task,
         measure: Measure,
+        decisions: Decisions,
         loss: LossFamily,
         optimizer: Optimizer,
         learning_rate: float,
@@ -82,6 +85,7 @@ class Dynamics:
         self.student = student
         self.task = task
         self.measure = measure
+        self.decisions = decisions
         self.loss = loss
         self.optimizer = optimizer
         self.learning_rate = learning_rate
@@ -326,7 +330,9 @@ class Dynamics:
                     with_head=self.loss.needs_head,
                 )
             score = self.measure.score(prediction.outputs.detach(), targets)
-            return self.loss(action, prediction, targets), score, new_buffers
+            made = self.decisions(prediction, targets)
+            loss = self.loss(action, made.prediction, made.labels)
+            return loss if made.rest is None else loss + made.rest, score, new_buffers
 
         return forward
 
@@ -355,15 +361,23 @@ class Dynamics:
         def metrics(
             parameters: Tensors, buffers: Tensors, inputs: torch.Tensor, targets: torch.Tensor
         ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-            pieces = [
-                self.student(parameters, buffers, piece, training=False, differentiable=self._mode)[0].outputs
-                for piece in torch.split(inputs, _EVALUATION_BATCH)
-            ]
-            outputs = torch.cat(pieces) if len(pieces) > 1 else pieces[0]
+            outputs = self._evaluated(parameters, buffers, inputs)
             return self.measure.objective(outputs, targets), *self.measure.assess(outputs, targets)
 
         with torch.no_grad():
             return self._recorded(self._map(metrics), "metrics")(state.parameters, state.buffers, inputs, targets)
+
+    def outputs(self, state: StudentState, inputs: torch.Tensor) -> torch.Tensor:
+        """The student's outputs in evaluation mode, without gradients: (n, outputs, ...), or (B, n, outputs, ...)."""
+        with torch.no_grad():
+            return self._map(self._evaluated)(state.parameters, state.buffers, inputs)
+
+    def _evaluated(self, parameters: Tensors, buffers: Tensors, inputs: torch.Tensor) -> torch.Tensor:
+        pieces = [
+            self.student(parameters, buffers, piece, training=False, differentiable=self._mode)[0].outputs
+            for piece in torch.split(inputs, _EVALUATION_BATCH)
+        ]
+        return torch.cat(pieces) if len(pieces) > 1 else pieces[0]
 
     def dev(self, episode: Episode) -> tuple[torch.Tensor, torch.Tensor]:
         """The dev inputs and targets that J and the metrics are taken on."""

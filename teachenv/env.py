@@ -146,16 +146,11 @@ class TeachEnv(gym.Env[np.ndarray, np.ndarray]):
 
         Returns:
             `<split>_accuracy` and `<split>_error` (fractions; the measure's score and one minus it) and
-            `<split>_objective`. The test split is touched here and nowhere else.
+            `<split>_objective`; of segmentation also `<split>_miou` and `<split>_pixel_accuracy`. The test split is
+            touched here and nowhere else.
         """
-        objective, score, _ = self.teaching.measure(
-            self.dynamics, self.student, self.teaching.split(self.dynamics, self.episode, split)
-        )
-        return {
-            f"{split}_accuracy": float(score),
-            f"{split}_error": 1.0 - float(score),
-            f"{split}_objective": float(objective),
-        }
+        found = self.teaching.evaluate(self.dynamics, self.student, self.episode, split)
+        return {name: float(value) for name, value in found.items()}
 
     def get_state(self) -> dict[str, Any]:
         """A snapshot that `set_state` continues from bitwise, here or (pickled) in another process."""

@@ -24,6 +24,7 @@ class Settings:
 
     Attributes:
         task: a name (`"digits"`, `"mnist"`, `"cifar10"`, `"cifar100"`, `"synthetic"`) or a `teachenv.Task` of your own.
+        task_kwargs: options of a named task; see `teachenv.tasks.make_task`.
         dataset: other data for a named task; the CIFAR tasks take `"synthetic"`. None: the task's own.
         data_root: folder of the data; None: the environment variable TEACHENV_DATA, then the user's cache.
         pool_size: labelled samples to keep, drawn at random; None: all (digits: 1,000).
@@ -73,6 +74,7 @@ class Settings:
     """
 
     task: str | Task = "digits"
+    task_kwargs: Mapping[str, Any] = field(default_factory=dict)
     dataset: str | None = None
     data_root: str | None = None
     pool_size: int | None = None

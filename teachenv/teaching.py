@@ -29,7 +29,8 @@ from teachenv.state import Episode, StudentState
 from teachenv.students import FunctionalStudent, StudentFactory, make_student
 from teachenv.students.pair import Pair
 from teachenv.tasks import make_task
-from teachenv.tasks.base import ClassificationMeasure, LikelihoodMeasure, Measure, Task
+from teachenv.tasks.base import ClassificationMeasure, Measure, Task
+from teachenv.tasks.decisions import LikelihoodMeasure, SingleDecisions
 
 BASE_FIELDS = ("progress", "train_accuracy", "dev_accuracy")
 
@@ -66,6 +67,7 @@ class Teaching:
             settings.loss if isinstance(settings.loss, LossFamily) else make_loss(settings.loss, settings.loss_kwargs)
         )
         self._check_teacher(loss)
+        self.decisions = SingleDecisions() if self.task.decisions is None else self.task.decisions
         measure = self._measure(loss)
         student = self._student(dtype, device)
         if loss.needs_head:
@@ -74,6 +76,7 @@ class Teaching:
             "student": student,
             "task": self.task,
             "measure": measure,
+            "decisions": self.decisions,
             "loss": loss,
             "optimizer": make_optimizer(
                 settings.optimizer,
@@ -117,17 +120,30 @@ class Teaching:
         student = FunctionalStudent(
             factory, inputs[: settings.batch_size], dtype, device, autocast=settings.autocast is not None
         )
-        if student.num_outputs != networks * self.task.num_outputs:
+        each = self._output_shape
+        expected = (networks * each[0], *each[1:])
+        if student.output_shape != expected:
             raise ValueError(
-                f"{'the student has' if networks == 1 else 'teacher and student together have'} {student.num_outputs} "
-                f"outputs, but task {self.task.name!r} needs {self.task.num_outputs} of each network"
+                f"{'the student has' if networks == 1 else 'teacher and student together have'} outputs of shape "
+                f"{student.output_shape} for a sample, but task {self.task.name!r} needs {expected}"
             )
         return student
 
     def _network(self, chosen: str | StudentFactory, options: Mapping[str, Any]) -> StudentFactory:
         if not isinstance(chosen, str):
             return chosen
-        return make_student(chosen, tuple(self.task.pool[0].shape[1:]), self.task.num_outputs, options)
+        return make_student(chosen, tuple(self.task.pool[0].shape[1:]), self._output_shape[0], options)
+
+    @property
+    def _output_shape(self) -> tuple[int, ...]:
+        """Of one network, for one sample."""
+        return self.decisions.output_shape(self.task.num_outputs, tuple(self.task.pool[1].shape[1:]))
+
+    @property
+    def classifies(self) -> bool:
+        """Whether each sample has one label, and a student is judged by how many of them it finds."""
+        own = self.task.measure is not None and not isinstance(self.task.measure, ClassificationMeasure)
+        return not own and self.task.decisions is None and self.settings.teacher is None
 
     def _measure(self, loss: LossFamily) -> Measure:
         likelihood = self.settings.objective == "likelihood"
@@ -139,9 +155,8 @@ class Teaching:
             return self.task.measure
         if loss.of_pairs:
             return PairMeasure()
-        if likelihood:
-            return LikelihoodMeasure(self.task.num_outputs)
-        return ClassificationMeasure(self.task.num_outputs, self.settings.objective_temperature)
+        measure = self.decisions.measure(self.task.num_outputs, self.settings.objective_temperature)
+        return LikelihoodMeasure(measure, self.decisions) if likelihood else measure
 
     def _check_teacher(self, loss: LossFamily) -> None:
         settings = self.settings
@@ -182,7 +197,8 @@ class Teaching:
         """Whether network, loss and measure are all this package's own."""
         settings = self.settings
         own = isinstance(settings.teacher, str | None) and isinstance(settings.student, str)
-        return self.task.measure is None and own and isinstance(settings.loss, str)
+        judged = self.task.measure is None and (self.task.decisions is None or isinstance(settings.task, str))
+        return judged and own and isinstance(settings.loss, str)
 
     def _recorder(self) -> Recorder | None:
         # Recordings are kept by name, and a joint step has two gradients.
@@ -191,7 +207,8 @@ class Teaching:
         student, loss = ("student", "student_kwargs"), ("loss", "loss_kwargs")
         decides = (*student, *loss, "objective", "objective_temperature", "dtype", "autocast")
         described = [self.fingerprint[name] for name in decides]
-        return recorder_of(str([*described, self.task.num_outputs, self.settings.device]))
+        read = type(self.decisions).__name__, self.task.num_outputs
+        return recorder_of(str([*described, *read, self.settings.device]))
 
     @property
     def train_size(self) -> int:
@@ -239,6 +256,24 @@ class Teaching:
         if episode is not None and isinstance(dynamics, JointDynamics):
             features = torch.cat([features, dynamics.batch_features(student, episode)], -1)
         return tuple(t.double().cpu().numpy() for t in (objective, score, features))  # type: ignore[return-value]
+
+    def evaluate(
+        self, dynamics: Dynamics, students: StudentState, episode: Episode, split: str
+    ) -> dict[str, np.ndarray]:
+        """What `TeachEnv.evaluate` tells of a student, or of a batch: each value () or (B,)."""
+        inputs, targets = self.split(dynamics, episode, split)
+        objective, score, _ = self.measure(dynamics, students, (inputs, targets))
+        found = {f"{split}_accuracy": score, f"{split}_error": 1.0 - score, f"{split}_objective": objective}
+        measure = dynamics.measure
+        if not measure.reported:
+            return found
+        outputs = dynamics.outputs(students, inputs)
+        each = zip(outputs, targets, strict=True) if objective.ndim else [(outputs, targets)]
+        reports = [measure.report(*one) for one in each]
+        return found | {
+            f"{split}_{name}": np.array([report[name] for report in reports]).reshape(objective.shape)
+            for name in measure.reported
+        }
 
     def observe(
         self, step: int | np.ndarray, train_score: np.ndarray, dev_score: np.ndarray, features: np.ndarray
@@ -353,6 +388,7 @@ def _load(settings: Settings, dtype: torch.dtype, device: torch.device) -> tuple
             dataset=settings.dataset,
             pool_size=settings.pool_size,
             split_seed=settings.split_seed,
+            **settings.task_kwargs,
         )
     elif settings.dataset is not None:
         raise ValueError(f"dataset={settings.dataset!r} chooses data for a named task; your own task brings its own")

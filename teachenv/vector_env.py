@@ -152,9 +152,7 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return self._evaluate(self.final_students, self._current["stepped_episodes"], split)
 
     def _evaluate(self, students: StudentState, episodes: Episode, split: str) -> dict[str, np.ndarray]:
-        data = self.teaching.split(self.dynamics, episodes, split)
-        objective, score, _ = self.teaching.measure(self.dynamics, students, data)
-        return {f"{split}_accuracy": score, f"{split}_error": 1.0 - score, f"{split}_objective": objective}
+        return self.teaching.evaluate(self.dynamics, students, episodes, split)
 
     def get_state(self) -> dict[str, Any]:
         """A snapshot that `set_state` continues from bitwise, here or (pickled) in another process."""

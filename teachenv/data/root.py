@@ -38,7 +38,7 @@ class FileDataset:
         title: Name for messages, e.g. ``"CIFAR-10"``.
         folder: The dataset's own folder inside a data root, e.g. ``"cifar10"``.
         files: Path of each file relative to the data root or to ``folder``, with the official file's md5 sum; ``""``
-            where it is not known.
+            where it is not known. A whole folder of files may stand for them.
         download: Puts the files, at these relative paths, into the directory it is given; raises if it cannot.
         hint: A further sentence on what to do when the dataset cannot be had.
     """
@@ -51,7 +51,7 @@ class FileDataset:
 
     def missing(self, directory: Path) -> list[str]:
         """Return the files that ``directory`` lacks."""
-        return [file for file in self.files if not (directory / file).is_file()]
+        return [file for file in self.files if not (directory / file).exists()]
 
     def unofficial(self, directory: Path) -> list[str]:
         """Return the files in ``directory`` whose md5 sums differ from the official release."""

@@ -37,7 +37,7 @@ class Bilinear(LossFamily):
 
     def __call__(self, action: torch.Tensor, prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:
         """Mean of −e_y' Φ log p."""
-        return -self._scores(action, prediction, targets).mean()
+        return -prediction.mean(self._scores(action, prediction, targets))
 
     def _scores(self, action: torch.Tensor, prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:
         """e_y' Φ log p of each sample, shape (batch,), as log p_y + scale · e_y' A log p: exact where A = 0."""
@@ -67,7 +67,7 @@ class BilinearSigmoid(Bilinear):
 
     def __call__(self, action: torch.Tensor, prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:
         """Mean of −σ(e_y' Φ log p)."""
-        return -torch.sigmoid(self._scores(action, prediction, targets)).mean()
+        return -prediction.mean(torch.sigmoid(self._scores(action, prediction, targets)))
 
 
 class BilinearGeneralized(Bilinear):

@@ -160,9 +160,8 @@ class DynamicNetwork(LossFamily):
         """The mean over the minibatch's pairs."""
         outputs = prediction.outputs
         phi = self.initial.to(outputs) + self.scale * action
-        total = evaluate(phi, one_against_one(outputs, targets)).sum()
         each = outputs.shape[1] - (self.per == "pairs")
-        return total / (outputs.shape[0] * each)
+        return prediction.mean(evaluate(phi, one_against_one(outputs, targets)).sum(1) / each)
 
     def coefficients(self, action: torch.Tensor) -> torch.Tensor:
         """f_φ(u_y, u_k, 1, 0) for u_y (rows) and u_k (columns) from 0 to 1, (21, 21)."""

@@ -58,7 +58,7 @@ class Mixture(LossFamily):
 
     def __call__(self, action: torch.Tensor, prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:
         """The mixed loss."""
-        means = torch.stack([loss(prediction, targets).mean() for loss in self._losses])
+        means = torch.stack([prediction.mean(loss(prediction, targets)) for loss in self._losses])
         return means[0] + self.scale * (action * means).sum()
 
     def coefficients(self, action: torch.Tensor) -> torch.Tensor:

@@ -42,7 +42,9 @@ class SampleWeights(LossFamily):
     def __call__(self, action: torch.Tensor, prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:
         """Mean weighted loss."""
         losses = self._sample_loss(prediction, targets)
-        return losses.mean() + self.scale * (action * losses).mean()
+        # Of a sample with many decisions (`teachenv.tasks.decisions`) all have its weight; they stand side by side.
+        action = action.unsqueeze(1).expand(-1, len(losses) // len(action)).reshape(-1)
+        return prediction.mean(losses) + self.scale * prediction.mean(action * losses)
 
     def coefficients(self, action: torch.Tensor) -> torch.Tensor:
         """The weights, one row."""

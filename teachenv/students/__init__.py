@@ -14,6 +14,7 @@ from teachenv.students.functional import FunctionalStudent, Prediction, StudentF
 from teachenv.students.lenet import lenet
 from teachenv.students.mlp import mlp
 from teachenv.students.resnet import resnet8, resnet20, resnet32
+from teachenv.students.segmentation import deeplab, fcn
 from teachenv.students.wide_resnet import wide_resnet
 
 __all__ = ["STUDENTS", "FunctionalStudent", "Prediction", "StudentFactory", "make_student"]
@@ -27,7 +28,9 @@ _OF_IMAGES: dict[str, Callable[..., nn.Module]] = {
     "resnet32": resnet32,
     "wrn": wide_resnet,
 }
-STUDENTS = ("mlp", *_OF_IMAGES)
+# Networks that label the pixels of images of any shape, made from (channels, outputs).
+_OF_PIXELS: dict[str, Callable[..., nn.Module]] = {"deeplab": deeplab, "fcn": fcn}
+STUDENTS = ("mlp", *_OF_IMAGES, *_OF_PIXELS)
 
 
 def make_student(
@@ -41,7 +44,8 @@ def make_student(
         outputs: number of classes.
         options: of `"mlp"`: `hidden` (widths; default 500 for images, 32 for vectors of fewer than 100 features) and
             `activation` (`"tanh"` or `"relu"`); of `"wrn"`: `depth` (40) and `width` (10); of `"densenet"`
-            (DenseNet-BC): `depth` (190) and `growth` (40). The other networks have none.
+            (DenseNet-BC): `depth` (190) and `growth` (40); of `"fcn"` and `"deeplab"`: `width` (16). The other
+            networks have none.
 
     Raises:
         ValueError: an unknown name, or inputs that the network cannot take.
@@ -55,6 +59,10 @@ def make_student(
         return partial(mlp, size, outputs, **{"hidden": (32,) if size < 100 else (500,), **options})
     if name not in STUDENTS:
         raise unknown_name("student", name, STUDENTS)
+    if name in _OF_PIXELS:
+        if len(input_shape) != 3:
+            raise ValueError(f"student {name!r} takes images (channels, height, width), found inputs {input_shape}")
+        return partial(_OF_PIXELS[name], input_shape[0], outputs, **options)
     if len(input_shape) != 3 or input_shape[1] != input_shape[2] or input_shape[1] < 16:
         raise ValueError(
             f"student {name!r} takes square images (channels, side, side) of at least 16 pixels a side, found inputs "

@@ -25,14 +25,23 @@ class Prediction:
     """What a student says about a minibatch, as a loss family sees it.
 
     Attributes:
-        outputs: (batch, outputs) logits.
+        outputs: (batch, outputs) logits; as a network gives them, perhaps with further dimensions.
         features: (batch, d) input of the student's last linear layer; only for families with `needs_head`.
         head_weight: (outputs, d) weight of that layer; only for families with `needs_head`.
+        weights: (batch,) how much each counts in the minibatch's mean; None: all the same.
     """
 
     outputs: torch.Tensor
     features: torch.Tensor | None = None
     head_weight: torch.Tensor | None = None
+    weights: torch.Tensor | None = None
+
+    def mean(self, losses: torch.Tensor) -> torch.Tensor:
+        """The minibatch's mean of (batch,) losses, a scalar."""
+        if self.weights is None:
+            return losses.mean()
+        # A minibatch in which nothing counts has no loss, rather than 0 / 0.
+        return (self.weights * losses).sum() / self.weights.sum().clamp(min=1e-12)
 
 
 class FunctionalStudent:
@@ -84,7 +93,7 @@ class FunctionalStudent:
         self._trainable = [name for name, p in self._module.named_parameters() if p.requires_grad]
         if not self._trainable:
             raise ValueError(f"the student {type(self._module).__name__} has no trainable parameter: nothing to teach")
-        self._head_name, self.stochastic, self.num_outputs = self._probe(example)
+        self._head_name, self.stochastic, self.output_shape = self._probe(example)
 
     @property
     def statistics(self) -> list[str]:
@@ -191,8 +200,8 @@ class FunctionalStudent:
         """A context in which a training forward pass draws step `step`'s random numbers; free where it draws none."""
         return torch_seed(seed, Purpose.DROPOUT, step, self._device) if self.stochastic else nullcontext()
 
-    def _probe(self, example: torch.Tensor) -> tuple[str | None, bool, int]:
-        """Runs one training pass: name of the head, whether random numbers were drawn, and the number of outputs."""
+    def _probe(self, example: torch.Tensor) -> tuple[str | None, bool, tuple[int, ...]]:
+        """Runs one training pass: name of the head, whether random numbers were drawn, shape of a sample's outputs."""
         linear = {name: m for name, m in self._module.named_modules() if isinstance(m, nn.Linear)}
         seen: dict[str, torch.Tensor] = {}
         handles = [
@@ -212,7 +221,7 @@ class FunctionalStudent:
         for handle in handles:
             handle.remove()
         head = next((name for name, out in seen.items() if out is outputs), None)
-        return head, stochastic, outputs.shape[-1]
+        return head, stochastic, tuple(outputs.shape[1:])
 
 
 def _twin_of(module: nn.Module) -> nn.Module:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 from collections.abc import Callable
+from typing import Any
 
 from teachenv.errors import unknown_name
 from teachenv.tasks.augmentation import FlipAndCrop, flip_and_crop
-from teachenv.tasks.base import Augmentation, ClassificationMeasure, LikelihoodMeasure, Measure, Split, Task
+from teachenv.tasks.base import Augmentation, ClassificationMeasure, Measure, Split, Task
 from teachenv.tasks.noise import NOISE_KINDS, corrupt_labels
 
 __all__ = [
@@ -17,7 +19,6 @@ __all__ = [
     "Augmentation",
     "ClassificationMeasure",
     "FlipAndCrop",
-    "LikelihoodMeasure",
     "Measure",
     "Split",
     "Task",
@@ -31,8 +32,12 @@ TASKS: dict[str, str] = {
     "mnist": "teachenv.tasks.mnist:mnist",  # 28x28 handwritten digits: 60,000 pool, 10,000 test
     "cifar10": "teachenv.tasks.cifar:cifar10",  # 32x32 photographs, 10 classes: 50,000 pool, 10,000 test
     "cifar100": "teachenv.tasks.cifar:cifar100",  # 32x32 photographs, 100 classes: 50,000 pool, 10,000 test
+    "segmentation": "teachenv.tasks.segmentation:segmentation",  # labels of pixels: shapes, CamVid or VOC 2012
     "synthetic": "teachenv.tasks.synthetic:synthetic",  # 32x32 procedural images, 10 classes: 5,000 pool, 1,000 test
 }
+
+
+_OF_ALL = ("data_root", "dataset", "pool_size", "split_seed")
 
 
 def make_task(
@@ -42,6 +47,7 @@ def make_task(
     dataset: str | None = None,
     pool_size: int | None = None,
     split_seed: int = 0,
+    **options: Any,
 ) -> Task:
     """Load or make a task by its name in ``TASKS``.
 
@@ -52,8 +58,10 @@ def make_task(
         dataset: Data to use in place of the task's own: the CIFAR tasks accept ``"synthetic"``. None for the own.
         pool_size: Number of labelled samples in the pool; None for the task's default.
         split_seed: Seed of the random part of that choice (see each task).
+        **options: Of the named task alone: ``image_size`` of ``"segmentation"``.
 
     Raises:
+        TypeError: If the task has no such option.
         ValueError: If the name, the dataset or the pool size is not one that the task knows.
         DatasetUnavailable: If the task's files are neither here nor downloadable, or damaged.
     """
@@ -61,4 +69,8 @@ def make_task(
         raise unknown_name("task", name, TASKS)
     module, function = TASKS[name].split(":")
     build: Callable[..., Task] = getattr(importlib.import_module(module), function)
-    return build(data_root=data_root, dataset=dataset, pool_size=pool_size, split_seed=split_seed)
+    known = [name for name in inspect.signature(build).parameters if name not in _OF_ALL]
+    for option in options:
+        if option not in known:
+            raise TypeError(str(unknown_name(f"option of task {name!r}", option, known)))
+    return build(data_root=data_root, dataset=dataset, pool_size=pool_size, split_seed=split_seed, **options)

@@ -9,17 +9,22 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.nn import functional as F
 
 from teachenv.tasks.noise import corrupt_labels
 
+if TYPE_CHECKING:
+    from teachenv.tasks.decisions import Decisions
+
 Split = tuple[torch.Tensor, torch.Tensor]
 """Inputs ``(n, ...)`` and targets ``(n, ...)`` of the same samples."""
+
+VOID = -1
+"""The label of what has none, in tasks with many decisions a sample; it counts for nothing."""
 
 
 class Augmentation(Protocol):
@@ -58,6 +63,16 @@ class Measure(ABC):
     def assess(self, outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Score and features together; override it where they share work."""
         return self.score(outputs, targets), self.features(outputs, targets)
+
+    @property
+    def reported(self) -> tuple[str, ...]:
+        """Names of what ``report`` gives."""
+        return ()
+
+    def report(self, outputs: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
+        """Further measures for an evaluation; they may be slow, and need not be differentiable or batched."""
+        del outputs, targets
+        return {}
 
 
 class ClassificationMeasure(Measure):
@@ -119,24 +134,6 @@ class ClassificationMeasure(Measure):
         return right.mean(), zeros.scatter_add(0, predictions, right) / counts.clamp(min=1)
 
 
-class LikelihoodMeasure(ClassificationMeasure):
-    """Accuracy, with minus the cross-entropy as its smooth stand-in, as in L2T-DLN; J is at most 0.
-
-    Args:
-        num_classes: The number of classes C.
-    """
-
-    def __init__(self, num_classes: int) -> None:
-        super().__init__(num_classes)
-
-    def __repr__(self) -> str:
-        return f"LikelihoodMeasure(num_classes={self.num_classes})"
-
-    def objective(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Mean log-probability of the right class; logits ``(n, C)``, class indices ``(n,)``."""
-        return -F.cross_entropy(outputs, targets)
-
-
 @dataclass(frozen=True, eq=False)  # tensors have no single truth value, so two tasks are equal only if identical
 class Task:
     """A dataset cut into a labelled pool and a disjoint test split, ready for a student.
@@ -150,9 +147,11 @@ class Task:
             int64 token indices), and targets ``(n, ...)``, int64 class indices or floating point.
         test: Samples for the final evaluation, disjoint from the pool, of the same trailing shapes and dtypes.
         num_outputs: Number of classes (or of regression outputs).
-        measure: What a student is judged by; None stands for ``ClassificationMeasure`` at the environment's
-            temperature.
+        measure: What a student is judged by; None stands for that of ``decisions`` at the environment's temperature:
+            ``ClassificationMeasure`` for ordinary classification.
         augment: Augmentation of each training minibatch, used only when the environment asks for it.
+        decisions: How a student's outputs are read as classifications; None: one for each sample. With them integer
+            targets may be ``VOID``, too.
 
     Raises:
         ValueError: If the parts do not fit together, or a value is not finite or not a class index.
@@ -166,12 +165,14 @@ class Task:
     num_outputs: int
     measure: Measure | None = None
     augment: Augmentation | None = None
+    decisions: Decisions | None = None
 
     def __post_init__(self) -> None:
         if self.num_outputs < 1:
             raise ValueError(f"task {self.name!r}: num_outputs is {self.num_outputs}, expected at least 1")
-        pool = _checked_split(self.pool, f"task {self.name!r}, pool", self.num_outputs)
-        test = _checked_split(self.test, f"task {self.name!r}, test", self.num_outputs)
+        least = 0 if self.decisions is None else VOID
+        pool = _checked_split(self.pool, f"task {self.name!r}, pool", self.num_outputs, least)
+        test = _checked_split(self.test, f"task {self.name!r}, test", self.num_outputs, least)
         for part, in_pool, in_test in zip(("inputs", "targets"), pool, test, strict=True):
             found = [(tuple(tensor.shape[1:]), tensor.dtype) for tensor in (in_pool, in_test)]
             if found[0] != found[1]:
@@ -214,6 +215,11 @@ class Task:
             ValueError: If ``rate`` or ``kind`` is not as above.
             TypeError: If the targets are not class indices.
         """
+        if self.decisions is not None and rate != 0.0:
+            raise ValueError(
+                f"label noise changes the one label of a sample, but samples of task {self.name!r} have many; leave it "
+                f"at 0, found {rate}"
+            )
         inputs, targets = self.pool
         corrupted = corrupt_labels(targets, rate, kind, self.num_outputs, seed)
         if rate == 0.0:
@@ -245,7 +251,7 @@ def subset_indices(total: int, size: int, seed: int) -> npt.NDArray[np.int64]:
     return np.random.default_rng(seed).permutation(total)[:size]
 
 
-def _checked_split(split: Any, where: str, num_outputs: int) -> Split:
+def _checked_split(split: Any, where: str, num_outputs: int, least: int) -> Split:
     """Return the split as tensors, or raise an error that names ``where`` and what is wrong with it."""
     if not isinstance(split, tuple | list) or len(split) != 2:
         raise TypeError(f"{where}: expected a pair (inputs, targets), found {type(split).__name__}")
@@ -264,10 +270,10 @@ def _checked_split(split: Any, where: str, num_outputs: int) -> Split:
         )
     if inputs.is_floating_point() and not bool(torch.isfinite(inputs).all()):
         raise ValueError(f"{where}: inputs contain NaN or infinity; expected finite numbers, clean the data first")
-    return inputs, _checked_targets(targets, where, num_outputs)
+    return inputs, _checked_targets(targets, where, num_outputs, least)
 
 
-def _checked_targets(targets: torch.Tensor, where: str, num_outputs: int) -> torch.Tensor:
+def _checked_targets(targets: torch.Tensor, where: str, num_outputs: int, least: int) -> torch.Tensor:
     """Return class indices as int64, or floating-point targets as they are, or raise."""
     if targets.is_floating_point():
         if not bool(torch.isfinite(targets).all()):
@@ -277,9 +283,9 @@ def _checked_targets(targets: torch.Tensor, where: str, num_outputs: int) -> tor
         raise TypeError(f"{where}: targets are {targets.dtype}; expected int64 class indices or floating point")
     targets = targets.to(torch.int64)
     low, high = int(targets.min()), int(targets.max())
-    if low < 0 or high >= num_outputs:
+    if low < least or high >= num_outputs:
         raise ValueError(
-            f"{where}: class indices lie in [{low}, {high}], expected [0, {num_outputs}); number the classes from 0 "
-            f"or correct num_outputs"
+            f"{where}: class indices lie in [{low}, {high}], expected [{least}, {num_outputs}); number the classes "
+            f"from 0 or correct num_outputs"
         )
     return targets

@@ -201,7 +201,11 @@ def test_a_score_that_is_not_finite_ends_the_episode_and_is_never_observed(bad):
         ({"label_noise": 0.2}, (ValueError, TypeError), "label noise needs"),
         ({"augment": True}, ValueError, "has no augmentation"),
         ({"pool_size": 500}, ValueError, "pool size is 500: expected 1 to 350"),
-        ({"student": lambda: nn.Linear(10, 2)}, ValueError, "has 2 outputs, but task 'diabetes' needs 1"),
+        (
+            {"student": lambda: nn.Linear(10, 2)},
+            ValueError,
+            r"outputs of shape \(2,\) for a sample, but task 'diabetes' needs \(1,\)",
+        ),
         ({"student": lambda: nn.Linear(9, 1)}, ValueError, "fails on inputs of shape"),
     ],
 )

@@ -12,7 +12,8 @@ from hypothesis.extra import numpy as npst
 
 from teachenv import TeachEnv
 from teachenv.errors import unknown_name
-from teachenv.tasks import TASKS, ClassificationMeasure, LikelihoodMeasure, Measure, Task, make_task
+from teachenv.tasks import TASKS, ClassificationMeasure, Measure, Task, make_task
+from teachenv.tasks.decisions import LikelihoodMeasure, SingleDecisions
 from teachenv.tasks.synthetic import make_synthetic
 
 logits = npst.arrays(np.float64, st.tuples(st.integers(1, 12), st.just(4)), elements=st.floats(-5, 5))
@@ -155,7 +156,8 @@ def test_a_low_temperature_turns_the_objective_into_accuracy():
 def test_the_likelihood_is_minus_the_cross_entropy_and_the_rest_is_accuracy():
     rng = torch.Generator().manual_seed(0)
     outputs, targets = torch.randn(20, 3, generator=rng, dtype=torch.float64), torch.arange(20) % 3
-    likelihood, accuracy = LikelihoodMeasure(3), ClassificationMeasure(3)
+    accuracy = ClassificationMeasure(3)
+    likelihood = LikelihoodMeasure(accuracy, SingleDecisions())
     expected = torch.log_softmax(outputs, 1)[torch.arange(20), targets].mean()
     torch.testing.assert_close(likelihood.objective(outputs, targets), expected)
     for found, known in zip(likelihood.assess(outputs, targets), accuracy.assess(outputs, targets), strict=True):

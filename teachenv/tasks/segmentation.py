@@ -8,7 +8,6 @@ bilinearly, their labels by the nearest pixel; channels are centred and scaled b
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from teachenv.errors import DatasetUnavailable, unknown_name
 from teachenv.students.functional import Prediction
 from teachenv.tasks.base import VOID, Measure, Split, Task, subset_indices
 from teachenv.tasks.decisions import Decided, Decisions
+from teachenv.tasks.photographs import named, opened, read_images, standardized, voc_root
 from teachenv.tasks.shapes import CLASSES, draw_scenes
 
 CAMVID_CLASSES = 11
@@ -77,26 +77,19 @@ def segmentation(
         if height != width:
             raise ValueError(f"image_size is ({height}, {width}): scenes of shapes are square")
         return _shapes(600 if pool_size is None else pool_size, height, split_seed)
-    pool, test, found = _camvid(data_root) if dataset == "camvid" else _voc(data_root)
-    if len(pool) != _OFFICIAL[dataset]:
-        warnings.warn(
-            f"found {len(pool)} labelled images of {found!r}, the official release has {_OFFICIAL[dataset]}: they are "
-            f"named {found}-subset-{len(pool)}, and results are not comparable with published ones",
-            UserWarning,
-            stacklevel=3,
-        )
-        found = f"{found}-subset-{len(pool)}"
+    pool, test = _camvid(data_root) if dataset == "camvid" else _voc(data_root)
+    found = named(dataset, len(pool), _OFFICIAL[dataset])
     if pool_size is not None:
         pool = [pool[i] for i in subset_indices(len(pool), pool_size, split_seed)]
     classes = CAMVID_CLASSES if dataset == "camvid" else VOC_CLASSES
-    images, labels = _read(pool, (height, width), classes)
-    test_images, test_labels = _read(test, (height, width), classes)
-    mean, deviation = images.mean((0, 2, 3), keepdims=True), images.std((0, 2, 3), keepdims=True)
+    images = standardized(*(read_images([image for image, _ in part], (height, width)) for part in (pool, test)))
+    labels = (_read_labels([own for _, own in part], (height, width), classes) for part in (pool, test))
+    splits = [_split(i, own) for i, own in zip(images, labels, strict=True)]
     return Task(
         name=f"segmentation-{dataset}",
         dataset=found,
-        pool=_split((images - mean) / deviation, labels),
-        test=_split((test_images - mean) / deviation, test_labels),
+        pool=splits[0],
+        test=splits[1],
         num_outputs=classes,
         decisions=PixelDecisions(),
     )
@@ -119,8 +112,8 @@ def _split(images: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> Sp
     return torch.from_numpy(images), torch.from_numpy(labels)
 
 
-def _camvid(data_root: str | os.PathLike[str] | None) -> tuple[Files, Files, str]:
-    """(pool, test, name) by the three lists of the SegNet tutorial; each line names an image and its labels."""
+def _camvid(data_root: str | os.PathLike[str] | None) -> tuple[Files, Files]:
+    """(pool, test) by the three lists of the SegNet tutorial; each line names an image and its labels."""
 
     def refuse(directory: Path) -> None:
         raise OSError("teachenv does not download CamVid")
@@ -138,24 +131,20 @@ def _camvid(data_root: str | os.PathLike[str] | None) -> tuple[Files, Files, str
         [tuple(root.joinpath(*Path(path).parts[-2:]) for path in line.split()) for line in _lines(root / name)]
         for name in _CAMVID_LISTS
     )
-    return _pairs(train + val), _pairs(test), "camvid"
+    return _pairs(train + val), _pairs(test)
 
 
-def _voc(data_root: str | os.PathLike[str] | None) -> tuple[Files, Files, str]:
-    """(pool, test, name) by torchvision's reader."""
+def _voc(data_root: str | os.PathLike[str] | None) -> tuple[Files, Files]:
+    """(pool, test) by torchvision's reader."""
     from torchvision.datasets import VOCSegmentation
 
-    def download(directory: Path) -> None:
-        VOCSegmentation(str(directory), year="2012", image_set="train", download=True)
-
-    files = FileDataset("PASCAL VOC 2012", "voc2012", {"VOCdevkit/VOC2012": ""}, download)
-    root = find_dataset(files, data_root)
+    root = voc_root(data_root)
     try:
         parts = [VOCSegmentation(str(root), year="2012", image_set=part) for part in ("train", "val")]
     except (OSError, RuntimeError) as error:
         raise DatasetUnavailable(f"PASCAL VOC 2012 in {root} cannot be read: {error}") from error
     train, val = ([(Path(i), Path(m)) for i, m in zip(p.images, p.masks, strict=True)] for p in parts)
-    return train, val, "voc2012"
+    return train, val
 
 
 def _lines(path: Path) -> list[str]:
@@ -172,24 +161,14 @@ def _pairs(found: Sequence[tuple[Path, ...]]) -> Files:
     return [(image, labels) for image, labels in found]
 
 
-def _read(files: Files, size: tuple[int, int], classes: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """Images (n, 3, height, width) within [0, 1], and labels; labels that are no class are void."""
+def _read_labels(paths: Sequence[Path], size: tuple[int, int], classes: int) -> npt.NDArray[np.int64]:
+    """Labels of pixels, (n, height, width), resized by the nearest pixel; numbers that are no class are void."""
     height, width = size
-    images, labels = [], []
-    for image_path, labels_path in files:
-        try:
-            image = Image.open(image_path).convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
-            label = Image.open(labels_path).resize((width, height), Image.Resampling.NEAREST)
-        except OSError as error:
-            raise DatasetUnavailable(
-                f"{image_path} or {labels_path} is missing or damaged ({error}); copy an intact one there"
-            ) from error
-        images.append(np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / 255)
-        labels.append(np.asarray(label, dtype=np.int64))
-    stacked = np.stack(labels)
-    if stacked.ndim != 3:
-        raise DatasetUnavailable(f"labels such as {files[0][1]} have colours, expected one number a pixel")
-    return np.stack(images), np.where(stacked < classes, stacked, VOID)
+    resized = (opened(path).resize((width, height), Image.Resampling.NEAREST) for path in paths)
+    labels = np.stack([np.asarray(image, dtype=np.int64) for image in resized])
+    if labels.ndim != 3:
+        raise DatasetUnavailable(f"labels such as {paths[0]} have colours, expected one number a pixel")
+    return np.where(labels < classes, labels, VOID)
 
 
 class SegmentationMeasure(Measure):

@@ -23,6 +23,15 @@ SYNTHETIC = {"dataset": "synthetic", "pool_size": 40, "dev_size": 8, "batch_size
 SMALL = {
     "TeachDigits-v0": {"dev_size": 50, "batch_size": 8, "horizon": 3},
     "TeachDistill-v0": {"dev_size": 50, "batch_size": 8, "horizon": 3},
+    "TeachDetection-v0": {
+        "pool_size": 40,
+        "dev_size": 8,
+        "batch_size": 4,
+        "horizon": 3,
+        "task_kwargs": {"image_size": 32},
+        "student_kwargs": {"width": 4},
+        "learning_rate": 0.02,
+    },
     "TeachSegmentation-v0": {
         "pool_size": 40,
         "dev_size": 8,
@@ -59,8 +68,9 @@ def losses_of(name):
     """The families that go with an environment."""
     if "teacher" in ENVIRONMENTS[name]:
         return ["distillation"]
-    # Large-margin softmax, one of the mixture's, works on a last linear layer; a network that labels pixels has none.
-    return [loss for loss in LOSSES if name != "TeachSegmentation-v0" or loss != "mixture"]
+    # Large-margin softmax, one of the mixture's, works on a last linear layer, which networks of many decisions lack.
+    many = name in ("TeachSegmentation-v0", "TeachDetection-v0")
+    return [loss for loss in LOSSES if not many or loss != "mixture"]
 
 
 def make(name="TeachDigits-v0", **kwargs):

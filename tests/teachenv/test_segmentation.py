@@ -151,9 +151,8 @@ def test_the_action_gradient_is_that_of_differences(student: str, objective: str
 
     gradient = final(actions)["action_gradient"]
     step = 1e-7  # short: ReLUs
-    slope = (final(actions + step * direction)["objective"] - final(actions - step * direction)["objective"]) / (
-        2 * step
-    )
+    ahead, behind = (final(actions + sign * step * direction)["objective"] for sign in (1, -1))
+    slope = (ahead - behind) / (2 * step)
     assert abs(slope) > 1e-6
     assert float((gradient * direction).sum()) == pytest.approx(slope, rel=1e-4)
 
@@ -298,7 +297,7 @@ def test_an_environment_of_photographs_works(camvid: Path) -> None:
 @pytest.mark.filterwarnings("ignore:found 4 labelled images")
 def test_a_missing_photograph_is_named(camvid: Path) -> None:
     (camvid / "CamVid" / "train" / "1.png").unlink()
-    with pytest.raises(teachenv.DatasetUnavailable, match=r"train/1\.png .* is missing or damaged"):
+    with pytest.raises(teachenv.DatasetUnavailable, match=r"train/1\.png is missing or damaged"):
         make_task("segmentation", dataset="camvid", data_root=camvid)
 
 

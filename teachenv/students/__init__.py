@@ -14,7 +14,7 @@ from teachenv.students.detection import ssd
 from teachenv.students.functional import FunctionalStudent, Prediction, StudentFactory
 from teachenv.students.lenet import lenet
 from teachenv.students.mlp import mlp
-from teachenv.students.resnet import resnet8, resnet20, resnet32
+from teachenv.students.resnet import resnet8, resnet8_wide, resnet20, resnet20_wide, resnet32, resnet32_wide
 from teachenv.students.segmentation import deeplab, fcn
 from teachenv.students.wide_resnet import wide_resnet
 
@@ -25,8 +25,11 @@ _OF_IMAGES: dict[str, Callable[..., nn.Module]] = {
     "densenet": densenet,
     "lenet": lenet,
     "resnet8": resnet8,
+    "resnet8-wide": resnet8_wide,
     "resnet20": resnet20,
+    "resnet20-wide": resnet20_wide,
     "resnet32": resnet32,
+    "resnet32-wide": resnet32_wide,
     "ssd": ssd,
     "wrn": wide_resnet,
 }

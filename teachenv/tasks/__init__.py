@@ -30,6 +30,7 @@ __all__ = [
 TASKS: dict[str, str] = {
     "detection": "teachenv.tasks.detection:detection",  # boxes of objects: shapes, COCO or VOC 2012
     "digits": "teachenv.tasks.digits:digits",  # 8x8 handwritten digits of scikit-learn: 1,000 pool, 797 test
+    "image-folder": "teachenv.tasks.image_folder:image_folder",  # photographs in folders of classes, as ImageNet
     "mnist": "teachenv.tasks.mnist:mnist",  # 28x28 handwritten digits: 60,000 pool, 10,000 test
     "cifar10": "teachenv.tasks.cifar:cifar10",  # 32x32 photographs, 10 classes: 50,000 pool, 10,000 test
     "cifar100": "teachenv.tasks.cifar:cifar100",  # 32x32 photographs, 100 classes: 50,000 pool, 10,000 test
@@ -59,7 +60,8 @@ def make_task(
         dataset: Data to use in place of the task's own: the CIFAR tasks accept ``"synthetic"``. None for the own.
         pool_size: Number of labelled samples in the pool; None for the task's default.
         split_seed: Seed of the random part of that choice (see each task).
-        **options: Of the named task alone: ``image_size`` of ``"segmentation"`` and ``"detection"``.
+        **options: Of the named task alone: ``image_size`` of ``"segmentation"``, ``"detection"`` and
+            ``"image-folder"``.
 
     Raises:
         TypeError: If the task has no such option.

@@ -57,6 +57,8 @@ def test_parameters_are_counted():
     assert count(make_student("lenet", SHAPES["mnist"], 10)()) == 431_080  # the classic count of this LeNet
     assert count(make_student("resnet20", SHAPES["cifar"], 10)()) == 269_722  # He et al.: 0.27 M
     assert count(make_student("resnet32", SHAPES["cifar"], 10)()) == 464_154  # 0.46 M
+    wide = [count(make_student(f"resnet{layers}-wide", SHAPES["cifar"], 10)()) for layers in (8, 20, 32)]
+    assert wide == [1_235_274, 4_335_434, 7_435_594]  # of L2T-DLN's released code
     convolutions = 9 * (3 * 16 + 2 * 16 * 16 + 16 * 32 + 32 * 32 + 32 * 64 + 64 * 64)
     assert count(make_student("resnet8", SHAPES["cifar"], 10)()) == convolutions + 2 * (3 * 16 + 2 * 32 + 2 * 64) + 650
 
@@ -117,6 +119,7 @@ def test_resnet_shortcuts_take_every_second_pixel_and_pad_channels():
         (("mpl", (64,), 10), ValueError, "did you mean 'mlp'"),
         (("lenet", (64,), 10), ValueError, "square images"),
         (("resnet8", (3, 8, 8), 10), ValueError, r"found inputs of shape \(3, 8, 8\)"),
+        (("resnet8-wide", (3, 28, 28), 10), ValueError, "32×32 pixels, found 28×28"),
         (("mlp", (64,), 10, {"activation": "tahn"}), ValueError, "did you mean 'tanh'"),
         (("mlp", (64,), 10, {"hiden": [3]}), TypeError, "hiden"),
     ],
@@ -260,7 +263,7 @@ def test_a_loss_on_the_last_layer_needs_a_linear_one():
 def test_named_students_know_their_convolutions():
     small = {"wrn": {"depth": 10, "width": 1}, "densenet": {"depth": 10, "growth": 4}}
     has = {
-        name: functional(make_student(name, (1, 28, 28), 10, small.get(name)), 1, 28, 28, dtype=torch.float32)[
+        name: functional(make_student(name, (1, 32, 32), 10, small.get(name)), 1, 32, 32, dtype=torch.float32)[
             0
         ].has_convolutions
         for name in STUDENTS

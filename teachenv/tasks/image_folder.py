@@ -1,0 +1,80 @@
+"""Photographs in folders, one for each class, as ImageNet has them: ``train/<class>/*`` and ``val/<class>/*``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from teachenv.data import FileDataset, find_dataset
+from teachenv.errors import DatasetUnavailable
+from teachenv.tasks.augmentation import flip_and_crop
+from teachenv.tasks.base import Task, subset_indices
+from teachenv.tasks.photographs import named, read_images, standardized
+
+_OFFICIAL = {"imagenet": 1_281_167}
+
+
+def image_folder(
+    *,
+    data_root: str | os.PathLike[str] | None = None,
+    dataset: str | None = None,
+    pool_size: int | None = None,
+    split_seed: int = 0,
+    image_size: int = 64,
+) -> Task:
+    """Make a classification task of a folder: inputs ``(n, 3, side, side)`` float32, a class for each folder.
+
+    Images are resized without regard to their proportions, and channels centred and scaled by mean and deviation of
+    the pool. All of them are held in memory: ``image_size`` and ``pool_size`` bound it (12 kB for an image of 32×32).
+
+    Args:
+        data_root: Where the folder is; None for the usual places (see ``teachenv.data.root``).
+        dataset: Name of the folder in the data root, and of the data in results; None for ``"imagenet"``.
+        pool_size: Number of training images, drawn at random; None for all.
+        split_seed: Seed of that draw.
+        image_size: Side in pixels.
+
+    Raises:
+        DatasetUnavailable: If there is no such folder, or its two parts have other classes, or an image is damaged.
+        ValueError: If ``image_size`` or ``pool_size`` is not as above.
+
+    Warns:
+        UserWarning: If ``"imagenet"`` has another number of images than the official one; see ``named``.
+    """
+    from torchvision.datasets import ImageFolder
+
+    dataset = "imagenet" if dataset is None else dataset
+    if image_size < 16:
+        raise ValueError(f"image_size is {image_size}: expected at least 16 pixels")
+
+    def refuse(directory: Path) -> None:
+        raise OSError(f"teachenv does not download {dataset}")
+
+    root = find_dataset(FileDataset(dataset, dataset, {"train": "", "val": ""}, refuse), data_root)
+    try:
+        train, val = (ImageFolder(str(root / part)) for part in ("train", "val"))
+    except (FileNotFoundError, OSError) as error:
+        raise DatasetUnavailable(f"{root} cannot be read as folders of classes: {error}") from error
+    if train.classes != val.classes:
+        differing = sorted(set(train.classes) ^ set(val.classes))
+        raise DatasetUnavailable(
+            f"train and val in {root} have other classes: {', '.join(differing[:5])} are in one of them only"
+        )
+    found = named(dataset, len(train), _OFFICIAL.get(dataset, len(train)))
+    chosen = range(len(train)) if pool_size is None else subset_indices(len(train), pool_size, split_seed)
+    parts = [train.samples[i] for i in chosen], val.samples
+    size = (image_size, image_size)
+    images = standardized(*(read_images([Path(path) for path, _ in part], size) for part in parts))
+    labels = (np.array([label for _, label in part], dtype=np.int64) for part in parts)
+    pool, test = ((torch.from_numpy(i), torch.from_numpy(y)) for i, y in zip(images, labels, strict=True))
+    return Task(
+        name=dataset,
+        dataset=found,
+        pool=pool,
+        test=test,
+        num_outputs=len(train.classes),
+        augment=flip_and_crop(padding=image_size // 8),
+    )

@@ -47,6 +47,12 @@ BENCHMARKS: dict[str, Entry] = {
         summary="Does a teacher that follows distillation influence (LGTM) teach transformers better than ten others?",
         minutes={"smoke": "1 min (estimated)", "laptop": "4 h (estimated)", "paper": "days, for a GPU"},
     ),
+    # Hai et al. 2023: a loss network steered within the training, on labels of images, pixels and boxes.
+    "l2t_dln": Entry(
+        options="benchmarks.l2t_dln:Options",
+        summary="Does a loss network steered by a recurrent teacher (L2T-DLN) train better students than fixed losses?",
+        minutes={"smoke": "1 min (estimated)", "laptop": "4 h (estimated)", "paper": "weeks, for a GPU"},
+    ),
     # Time, memory and error of every way to differentiate a training, peers among them.
     "hypergradients": Entry(
         options="benchmarks.hypergradients:Options",

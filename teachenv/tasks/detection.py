@@ -5,7 +5,8 @@ moved towards the object that it belongs to. Which box belongs to which object i
 worked out once, and a target is a plain tensor. Boxes, matching and coding are torchvision's.
 
 Data: `"shapes"`, drawn from a seed (`teachenv.tasks.shapes`), 64×64 pixels; `"coco"`, anything in COCO's layout
-(`train2017`, `val2017`, `annotations/instances_{train,val}2017.json`), 96×96; `"voc2012"`, PASCAL VOC 2012, 96×96.
+(`train2017`, `val2017`, `annotations/instances_{train,val}2017.json`), and `"coco128"`, its excerpt of 128 images, in
+the same layout, 96×96; `"voc2012"`, PASCAL VOC 2012, 96×96.
 Photographs are resized without regard to their proportions, as in SSD.
 """
 
@@ -42,8 +43,8 @@ VOC_CLASSES = (
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
 
-_SIZES = {"shapes": 64, "coco": 96, "voc2012": 96}
-_OFFICIAL = {"coco": 118_287, "voc2012": 5_717}  # images of the pool
+_SIZES = {"shapes": 64, "coco": 96, "coco128": 96, "voc2012": 96}
+_OFFICIAL = {"coco": 118_287, "coco128": 128, "voc2012": 5_717}  # images of the pool
 _SCALES = [0.15, 0.3, 0.6, 0.95]  # of default boxes on the three grids, and beyond the last, as parts of the image
 _OVERLAP = 0.5
 _NEGATIVES = 3  # for each box with an object, as in SSD
@@ -266,7 +267,7 @@ def detection(
 
     Args:
         data_root: Where the files are; None for the usual places (see ``teachenv.data.root``).
-        dataset: ``"shapes"`` (the default), ``"coco"`` or ``"voc2012"``.
+        dataset: ``"shapes"`` (the default), ``"coco"``, ``"coco128"`` or ``"voc2012"``.
         pool_size: Number of labelled images, drawn at random; None for all, of shapes for 600.
         split_seed: Seed of that draw, and of the shapes.
         image_size: Side of the images in pixels, a multiple of 32; None: see the module.
@@ -290,7 +291,7 @@ def detection(
         counts = (600 if pool_size is None else pool_size, 200)
         pool, test = (_scenes(n, size, rng) for n, rng in zip(counts, streams, strict=True))
         return _task(dataset, dataset, pool, test, len(CLASSES) + 1, size)
-    read = _coco if dataset == "coco" else _voc
+    read = _voc if dataset == "voc2012" else functools.partial(_coco, dataset)
     (pool_paths, pool_objects), (test_paths, test_objects), classes = read(data_root, size)
     found = named(dataset, len(pool_paths), _OFFICIAL[dataset])
     if pool_size is not None:
@@ -328,17 +329,17 @@ def _scenes(count: int, size: int, rng: np.random.Generator) -> Split:
 Labelled = tuple[list[Path], list[Objects]]
 
 
-def _coco(data_root: str | os.PathLike[str] | None, size: int) -> tuple[Labelled, Labelled, int]:
+def _coco(dataset: str, data_root: str | os.PathLike[str] | None, size: int) -> tuple[Labelled, Labelled, int]:
     """(pool, test, number of classes) in COCO's layout; its category numbers have gaps, ours do not."""
     from torchvision.datasets import CocoDetection
 
     def refuse(directory: Path) -> None:
-        raise OSError("teachenv does not download COCO, of 20 GB")
+        raise OSError("teachenv does not download COCO")
 
     names = {part: f"annotations/instances_{part}2017.json" for part in ("train", "val")}
     files = FileDataset(
-        title="COCO",
-        folder="coco",
+        title={"coco": "COCO", "coco128": "COCO128"}[dataset],
+        folder=dataset,
         files={**dict.fromkeys(names.values(), ""), "train2017": "", "val2017": ""},
         download=refuse,
         hint="cocodataset.org has the images and annotations of 2017.",

@@ -1,0 +1,69 @@
+"""Whether a loss network recovers cross-entropy from scratch: how near a random one comes, by steps of imitation."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from benchmarks.jobs import Job, run_jobs
+from benchmarks.rows import ResultsFile, Row, git_commit, versions
+from teachenv.losses.dynamic_network import evaluate, imitate_cross_entropy, initial_weights, one_against_one
+
+STEPS = (0, 100, 300, 1000, 3000, 10_000)
+SEEDS = 3
+_REACH = 3.0  # logits between which the two losses are compared
+
+
+def imitate(steps: int, seed: int) -> dict[str, Any]:
+    """Cosine of the slopes of both losses, their relative error, and the loss along the difference of the logits."""
+    start = time.perf_counter()
+    weights = initial_weights("random", seed).double()
+    if steps:
+        weights = imitate_cross_entropy(weights, steps, seed)
+    z = torch.linspace(-_REACH, _REACH, 41, dtype=torch.float64)
+    logits = torch.cartesian_prod(z, z).requires_grad_()
+    targets = torch.zeros(len(logits), dtype=torch.long)
+    (found,) = torch.autograd.grad(evaluate(weights, one_against_one(logits, targets)).sum(), logits)
+    (wanted,) = torch.autograd.grad(F.softplus(logits[:, 1] - logits[:, 0]).sum(), logits)
+    along = torch.stack([z, torch.zeros_like(z)], 1)
+    values = evaluate(weights, one_against_one(along, targets[: len(z)])).sum(1)
+    return {
+        "slope_cosine": float((found * wanted).sum() / (found.norm() * wanted.norm())),
+        "slope_error": float((found - wanted).norm() / wanted.norm()),
+        "curve": [[float(x) for x in z], [float(v) for v in values]],
+        "seconds": time.perf_counter() - start,
+    }
+
+
+def run(results: ResultsFile, benchmark: str, workers: int) -> None:
+    """Measures what is not there yet."""
+    jobs, identities = [], {}
+    for seed in range(SEEDS):
+        for steps in STEPS:
+            identity: dict[str, Any] = {
+                "benchmark": benchmark,
+                "task": "imitation",
+                "dataset": "normal logits",
+                "student": "none",
+                "method": f"steps-{steps}",
+                "seed": seed,
+                "config": {"stage": "imitation", "steps": steps, "reach": _REACH},
+            }
+            if not results.done(**identity, metrics=["slope_cosine", "slope_error"]):
+                label = f"imitation of cross-entropy: {steps} steps, seed {seed}"
+                identities[label] = identity
+                jobs.append(Job(label, imitate, {"steps": steps, "seed": seed}))
+
+    def keep(job: Job[dict[str, Any]], found: dict[str, Any]) -> None:
+        about = {"student_steps": 0, "seconds": found["seconds"], "git_commit": git_commit(), "versions": versions()}
+        results.append(
+            [
+                Row(**identities[job.label], metric=m, value=found[m], data=found["curve"], **about)
+                for m in ("slope_cosine", "slope_error")
+            ]
+        )
+
+    run_jobs(sorted(jobs, key=lambda job: -job.kwargs["steps"]), workers, keep)

@@ -1,0 +1,93 @@
+"""The methods: losses, teachers, and what of each is tuned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+Kind = Literal["fixed", "episodes", "online"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of the benchmark.
+
+    Attributes:
+        kind: a fixed loss; a teacher that learns from whole trainings of other students; or one that learns within the
+            training that it steers.
+        environment: what of the environment it decides.
+        policy: of a teacher.
+        options: of a teacher.
+        own: the two values of its own parameter, each as changes of `environment`, or of the teacher's options under
+            the name `teacher`, or of its policy's under `policy`.
+        steeper: factor on the learning rates of the grid.
+        tuned_as: the method whose tuning it takes over.
+        steps_per_action: N, if it is not the task's.
+    """
+
+    kind: Kind
+    environment: Mapping[str, Any]
+    policy: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    own: tuple[Mapping[str, Any], Mapping[str, Any]] = ({}, {})
+    steeper: float = 1.0
+    tuned_as: str | None = None
+    steps_per_action: int | None = None
+
+
+def _fixed(base: str, parameter: str | None = None, values: tuple[Any, Any] = (None, None), **options: Any) -> Method:
+    def chosen(value: Any) -> dict[str, Any]:
+        return {"loss_kwargs": {"base": base, **options, **({} if parameter is None else {parameter: value})}}
+
+    if parameter is None:
+        decayed = [{**chosen(None), "weight_decay": decay} for decay in (0.0, 1e-3)]
+        return Method("fixed", {"loss": "sample-weights"}, own=(decayed[0], decayed[1]))
+    return Method("fixed", {"loss": "sample-weights"}, own=(chosen(values[0]), chosen(values[1])))
+
+
+# The slope of the loss network along one class is as small as the mean over pairs makes it.
+_NETWORK: Mapping[str, Any] = {"loss": "dynamic-network", "loss_kwargs": {"scale": 1.0}}
+_STEEPER = 4.0
+
+
+def _online(policy: str, steps: tuple[float, float], **changes: Any) -> Method:
+    own = tuple({"policy": {"step_size": step}} for step in steps)
+    made = Method("online", _NETWORK, f"{policy}Policy", own=(own[0], own[1]), steeper=_STEEPER)
+    return replace(made, **changes)
+
+
+FIXED = ("cross-entropy", "focal", "label-smoothing", "generalized-cross-entropy", "loss-network")
+REPLAYED = "l2t-dln:replayed"
+WINDOWS = (1, 5, 30)
+"""Student steps N of a window that the study of N has beside the usual 15."""
+
+METHODS: dict[str, Method] = {
+    "cross-entropy": _fixed("cross-entropy"),
+    "focal": _fixed("focal", "gamma", (1.0, 2.0)),
+    "label-smoothing": _fixed("label-smoothing", "epsilon", (0.1, 0.3)),
+    "generalized-cross-entropy": _fixed("generalized-cross-entropy", "q", (0.5, 0.8)),
+    # φ₀ untaught: what the family alone does.
+    "loss-network": Method(
+        "fixed", _NETWORK, own=({"weight_decay": 0.0}, {"weight_decay": 1e-3}), steeper=_STEEPER
+    ),
+    "l2t-dlf": Method(
+        "episodes",
+        {"loss": "bilinear"},
+        "AttentionPolicy",
+        own=({"teacher": {"learning_rate": 3e-3}}, {"teacher": {"learning_rate": 3e-2}}),
+    ),
+    "l2t-dln": _online("LSTM", (1e-3, 1e-2)),
+    "l2t-dln:memoryless": _online("Memoryless", (1e-3, 1e-2)),
+    "l2t-dln:gru": _online("GRU", (1e-3, 1e-2)),
+    "l2t-dln:transformer": _online("Transformer", (1e-3, 1e-2)),
+    "l2t-dln:sgd": _online("SGD", (1e-2, 1e-1)),
+    "l2t-dln:adam": _online("Adam", (1e-3, 1e-2)),
+    "l2t-dln:rmsprop": _online("RMSProp", (3e-4, 3e-3)),
+    "l2t-dln:bptt-5": _online("LSTM", (1e-3, 1e-2), options={"bptt": 5}, tuned_as="l2t-dln"),
+    **{
+        f"l2t-dln:n-{n}": _online("LSTM", (1e-3, 1e-2), steps_per_action=n, tuned_as="l2t-dln")
+        for n in WINDOWS
+    },
+}  # fmt: skip
+ARCHITECTURES = tuple(name for name in METHODS if name.startswith("l2t-dln:") and ":n-" not in name)

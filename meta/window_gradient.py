@@ -9,6 +9,7 @@ it is and then forgotten, the second one is the environment's own.
 from __future__ import annotations
 
 import math
+from copy import copy
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
@@ -24,6 +25,7 @@ from teachenv.randomness import Purpose, generator
 from teachenv.state import StudentState
 
 Window = Literal["next", "last"]
+Source = Literal["dev", "pool"]
 
 _P = 10.0
 _TINY = 1e-8  # the released code's
@@ -65,13 +67,16 @@ class WindowGradient(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
         window: `"next"`, the paper's: the window to come, under the action that the last one had, on the minibatches
             that it will have. `"last"`: the window just trained; its gradient is that of the info, so that a window is
             differentiated once instead of twice.
-        dev_batch: dev samples that J is taken on, drawn anew for each window (the paper: 100); None: all that the
-            environment measures on.
+        dev_batch: dev samples that J is taken on, drawn anew for each window (the released code: 100); None: all that
+            the environment measures on.
+        dev_from: where they are drawn: `"dev"`, or `"pool"`, from all labelled samples but those that the window itself
+            trains on. With `train_on="pool"` every sample then has both roles by turns, as in the released code, whose
+            halves change places every 250 windows: dev is not held out then.
         memory: see `meta.hypergradient`.
 
     Raises:
         TypeError: the environment is no `TeachEnv`.
-        ValueError: an unknown window or memory policy, or more dev samples than there are.
+        ValueError: an unknown window, source or memory policy, more dev samples than there are, or none of the pool.
     """
 
     def __init__(
@@ -79,6 +84,7 @@ class WindowGradient(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
         env: gym.Env[np.ndarray, np.ndarray],
         window: Window = "next",
         dev_batch: int | None = None,
+        dev_from: Source = "dev",
         memory: Memory = "all",
     ) -> None:
         """Wraps the environment."""
@@ -88,11 +94,19 @@ class WindowGradient(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
         self._teach: TeachEnv = env.unwrapped
         if window not in get_args(Window):
             raise unknown_name("window", window, get_args(Window))
+        if dev_from not in get_args(Source):
+            raise unknown_name("source of dev samples", dev_from, get_args(Source))
         settings = self._teach.teaching.settings
-        most = settings.dev_size if settings.dev_measured is None else settings.dev_measured
+        if dev_from == "dev":
+            most, which = settings.dev_measured or settings.dev_size, "the dev samples that are measured"
+        else:
+            trained = settings.batch_size * settings.steps_per_action
+            most, which = len(self._teach.teaching.task.pool[0]) - trained, "the pool without a window's minibatches"
+        if dev_batch is None and dev_from == "pool":
+            raise ValueError('dev_from="pool" needs dev_batch: how many samples a window is judged by')
         if dev_batch is not None and not 1 <= dev_batch <= most:
-            raise ValueError(f"dev_batch={dev_batch}, expected None or 1 to {most}, the dev samples that are measured")
-        self.window, self.dev_batch, self.memory = window, dev_batch, check_memory(memory)
+            raise ValueError(f"dev_batch={dev_batch}, expected None or 1 to {most}, {which}")
+        self.window, self.dev_batch, self.dev_from, self.memory = window, dev_batch, dev_from, check_memory(memory)
         size, dtype = self._teach.teaching.neutral_action.numel(), self._teach.action_space.dtype
         self.observation_space = gym.spaces.Box(-1.0, 1.0, (2 * size,), dtype)  # type: ignore[arg-type]
         self._shown = (math.nan, torch.zeros(0))
@@ -148,19 +162,21 @@ class WindowGradient(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
     def _through(self, student: StudentState, action: torch.Tensor) -> tuple[float, torch.Tensor]:
         """(−J after a window from a student, its gradient with respect to the window's action)."""
-        teach = self._teach
-        episode = teach.episode
+        teach, step = self._teach, int(student.step)
+        dynamics, episode, length = teach.dynamics, teach.episode, teach.teaching.settings.steps_per_action
         if self.dev_batch is not None:
-            rng = generator(episode.seeds[0], Purpose.DEV_BATCH, int(student.step))
-            drawn = rng.choice(episode.dev[: teach.dynamics.dev_measured].cpu().numpy(), self.dev_batch, replace=False)
+            rng = generator(episode.seeds[0], Purpose.DEV_BATCH, step)
+            among = episode.dev[: dynamics.dev_measured].cpu().numpy()
+            if self.dev_from == "pool":
+                trained = episode.batches[step : step + length].cpu().numpy()
+                among = np.setdiff1d(np.arange(len(teach.teaching.task.pool[0])), trained)
+            drawn = rng.choice(among, self.dev_batch, replace=False)
             episode = replace(episode, dev=torch.from_numpy(drawn).to(episode.dev))
-        found = hypergradient(
-            training_of(teach.dynamics, episode),
-            student,
-            [action],
-            memory=self.memory,
-            steps_per_action=teach.teaching.settings.steps_per_action,
-        )
+            # All that are drawn are measured.
+            dynamics = copy(dynamics)
+            dynamics.dev_measured = None
+        process = training_of(dynamics, episode)
+        found = hypergradient(process, student, [action], memory=self.memory, steps_per_action=length)
         return -float(found.objective), -found.actions[0]
 
     def _nothing(self, error: float) -> tuple[float, torch.Tensor]:

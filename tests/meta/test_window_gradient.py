@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 import meta
+from meta.joint import training_of
 from meta.window_gradient import decoded, encoded
 from teachenv import TeachEnv
+from teachenv.students import Prediction
 
 SMALL = {"horizon": 9, "steps_per_action": 3, "batch_size": 8, "dev_size": 60, "dtype": "float64"}
 
@@ -85,7 +87,7 @@ def test_it_is_that_of_an_unrolled_graph() -> None:
         inputs, targets = env.dynamics.minibatch(env.episode, t)
         outputs = torch.func.functional_call(network, weights, inputs)
         family = env.dynamics.loss
-        loss = family(action, type("Made", (), {"outputs": outputs})(), targets)
+        loss = family(action, Prediction(outputs), targets)
         gradient = torch.autograd.grad(loss, list(weights.values()), create_graph=True)
         weights = {n: p - env.dynamics.rate(t) * g for (n, p), g in zip(weights.items(), gradient, strict=True)}
     inputs, targets = env.dynamics.dev(env.episode)
@@ -157,6 +159,28 @@ def test_samples_are_drawn_from_those_that_are_measured() -> None:
     assert info["window_error"] == pytest.approx(-info["objective"], rel=1e-12)
 
 
+def test_samples_of_the_pool_are_those_that_the_window_does_not_train_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    env = meta.WindowGradient(made(train_on="pool", dev_measured=5), dev_batch=300, dev_from="pool")
+    seen = []
+
+    def spied(dynamics: Any, episode: Any) -> Any:
+        seen.append(dynamics.dev(episode)[0])
+        return training_of(dynamics, episode)
+
+    monkeypatch.setattr("meta.window_gradient.training_of", spied)
+    env.reset(seed=0)
+    env.step(action_of(env))
+    teach = env.unwrapped
+    assert isinstance(teach, TeachEnv)
+    pool = teach.teaching.task.pool[0]
+    trained = {tuple(row) for row in pool[teach.episode.batches[:3].reshape(-1)].tolist()}
+    judged = [tuple(row) for row in seen[0].tolist()]
+    assert len(set(judged)) == len(judged) == 300
+    assert not trained & set(judged)
+    assert torch.equal(seen[0], seen[1])  # the same in both stages
+    assert not torch.equal(seen[1], seen[2])
+
+
 @pytest.mark.filterwarnings("ignore:the gradient is zero")  # before it diverges it saturates
 def test_a_student_that_diverges_shows_nothing() -> None:
     env = meta.WindowGradient(made(learning_rate=1e300, student_kwargs={"activation": "relu"}))
@@ -220,6 +244,12 @@ def test_wrong_arguments_are_refused() -> None:
         meta.WindowGradient(gym.make("CartPole-v1"))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="unknown window 'now'"):
         meta.WindowGradient(made(), window="now")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="unknown source of dev samples 'test'"):
+        meta.WindowGradient(made(), dev_from="test")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="needs dev_batch"):
+        meta.WindowGradient(made(), dev_from="pool")
+    with pytest.raises(ValueError, match="expected None or 1 to 976, the pool without a window's minibatches"):
+        meta.WindowGradient(made(), dev_from="pool", dev_batch=977)
     with pytest.raises(ValueError, match="dev_batch=61, expected None or 1 to 60"):
         meta.WindowGradient(made(), dev_batch=61)
     with pytest.raises(ValueError, match="without WindowGradient"):

@@ -1,5 +1,6 @@
 """The options that every benchmark has on its command line."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -34,3 +35,25 @@ class CommonOptions:
     def output_folder(self, name: str) -> Path:
         """Where the results of the benchmark called ``name`` go: ``out``, or ``runs/NAME`` without it."""
         return Path("runs", name) if self.out is None else self.out
+
+
+@dataclass(frozen=True)
+class ParallelOptions(CommonOptions):
+    """Those of benchmarks whose jobs run side by side.
+
+    Raises:
+        ValueError: If ``seeds`` or ``workers`` is less than one.
+    """
+
+    workers: int | None = None
+    """Processes, each on one core; by default as many as there are cores."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"found --workers {self.workers}, expected at least 1")
+
+    @property
+    def processes(self) -> int:
+        """How many."""
+        return self.workers or os.cpu_count() or 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from benchmarks.compare import distillation, methods, report
 from benchmarks.comparison.engine import Comparison, Effort, Rung, Task, shipped_rows
 from benchmarks.comparison.methods import Table
 from benchmarks.comparison.work import Setting
-from benchmarks.options import CommonOptions, Preset
+from benchmarks.options import ParallelOptions, Preset
 from teachenv.errors import unknown_name
 
 NAME = "compare"
@@ -118,7 +117,7 @@ DISTILLATION = Kind(
 
 
 @dataclass(frozen=True)
-class Options(CommonOptions):
+class Options(ParallelOptions):
     """Options of the comparison."""
 
     env: str = "TeachDigits-v0"
@@ -151,9 +150,6 @@ class Options(CommonOptions):
     retune: bool = False
     """Tune anew, even where the rows that come with this repository have the tuning already."""
 
-    workers: int | None = None
-    """Processes, each on one core; by default as many as there are cores."""
-
     def __post_init__(self) -> None:
         """Checks the names.
 
@@ -169,8 +165,6 @@ class Options(CommonOptions):
             raise ValueError(f"found --loss {self.loss}, but {self.env} has a loss of its own; leave --loss out")
         if self.student_steps is not None and self.student_steps < 1:
             raise ValueError(f"found --student-steps {self.student_steps}, expected at least 1")
-        if self.workers is not None and self.workers < 1:
-            raise ValueError(f"found --workers {self.workers}, expected at least 1")
 
     @property
     def kind(self) -> Kind:
@@ -212,6 +206,6 @@ def comparison_of(options: Options) -> Comparison:
         tasks,
         options.seeds or size.seeds,
         options.output_folder(NAME),
-        options.workers or os.cpu_count() or 1,
+        options.processes,
         [] if options.retune else shipped_rows(SHIPPED / kind.shipped / "results.jsonl"),
     )

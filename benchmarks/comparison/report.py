@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
-from rich.table import Table
 
+from benchmarks.presentation import markdown, print_table, write_figures
 from benchmarks.rows import Row, write_atomically
 from benchmarks.statistics import Summary, summarise
 from teachenv.settings import Settings
@@ -81,21 +79,13 @@ def write(results: Results, folder: Path, figures: Mapping[str, Figure | None], 
     lines: list[str] = []
     for task in results.tasks:
         header, body = _table(results, task, columns)
-        lines += [f"## {task}", "", _subtitle(results, task), "", _markdown(header), _markdown(["---"] * len(header))]
-        lines += [*(_markdown(row) for row in body), ""]
+        lines += [f"## {task}", "", _subtitle(results, task), "", *markdown(header, body), ""]
         # What fits on a terminal; the file has all.
         kept = [header.index(name) for name in ("method", "test error % (95 %)", "of best fixed", "seeds", "teacher s")]
-        shown = Table(*(header[i] for i in kept), title=f"{task}: test error", caption=_subtitle(results, task))
-        for row in body:
-            shown.add_row(*(row[i] for i in kept))
-        Console().print(shown)
+        shown = [[row[i] for i in kept] for row in body]
+        print_table(f"{task}: test error", [header[i] for i in kept], shown, _subtitle(results, task))
     write_atomically(folder / "table.md", "\n".join(lines))
-    for name, figure in figures.items():
-        if figure is not None:
-            picture = io.BytesIO()
-            FigureCanvasAgg(figure)
-            figure.savefig(picture, format="png")
-            write_atomically(folder / f"{name}.png", picture.getvalue())
+    write_figures(folder, figures)
     Console().print(f"table and figures: {folder}")
 
 
@@ -147,10 +137,6 @@ def _leaves(options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield name, f"{value:g}"
         elif value:
             yield name, value if isinstance(value, str) else "-".join(str(v) for v in value)
-
-
-def _markdown(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
 
 
 class Panel(NamedTuple):

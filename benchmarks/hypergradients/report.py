@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import statistics
 from collections import defaultdict
@@ -10,8 +9,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 from rich.console import Console
-from rich.table import Table
 
+from benchmarks.presentation import markdown, print_table, write_figures
 from benchmarks.rows import Row, write_atomically
 
 BATCH_HEADER = ("students", "T", "batched by", "loop / batch (time)", "relative difference")
@@ -25,26 +24,18 @@ def write(rows: list[Row], folder: Path) -> None:
     cells = table(rows)
     tables = [(header, body) for header, body in ((HEADER, cells), (BATCH_HEADER, batches(rows))) if body]
     growth = exponents(rows)
-    text = [_markdown(header, body) for header, body in tables]
+    text = ["\n".join([*markdown(header, body), ""]) for header, body in tables]
     if growth:
         text.append("Extra memory grows like T to the power of " + growth + ".\n")
     write_atomically(folder / "table.md", "\n".join(text))
     lengths = [row for row in rows if row.task == "length"]
-    if lengths:
-        write_atomically(folder / "lengths.png", _figure(lengths))
+    write_figures(folder, {"lengths": _figure(lengths) if lengths else None})
     console = Console()
     for header, body in tables:
-        shown = Table(*header)
-        for line in body:
-            shown.add_row(*line)
-        console.print(shown)
+        print_table("hypergradients", header, body)
     if growth:
         console.print(f"extra memory grows like T to the power of {growth}", highlight=False)
     console.print(f"rows, table and figures: {folder}", highlight=False, markup=False)
-
-
-def _markdown(header: tuple[str, ...], body: list[tuple[str, ...]]) -> str:
-    return "".join(f"| {' | '.join(line)} |\n" for line in (header, ("---",) * len(header), *body))
 
 
 def batches(rows: list[Row]) -> list[tuple[str, ...]]:
@@ -119,10 +110,10 @@ def _groups(rows: list[Row]) -> tuple[dict[tuple[str, int, str], Group], dict[tu
     return groups, {key: said for key, said in failures.items() if "time_ratio" not in groups[key]}
 
 
-def _figure(rows: list[Row]) -> bytes:
+def _figure(rows: list[Row]) -> Figure:
     """Time and memory of the perceptron against T, both axes logarithmic."""
     groups, failures = _groups(rows)
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    figure = Figure(figsize=(11, 4.2), dpi=130, layout="constrained")
     time, memory = figure.subplots(1, 2)
     for contender in dict.fromkeys(key[2] for key in groups):
         keys = sorted(key for key in groups if key[2] == contender and key not in failures)
@@ -146,6 +137,4 @@ def _figure(rows: list[Row]) -> bytes:
     time.yaxis.set_minor_formatter("{x:g}")
     memory.legend(fontsize=8)
     figure.suptitle("Hypergradients of a 784-500-10 perceptron; a line ends where the memory limit is passed")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    return buffer.getvalue()
+    return figure

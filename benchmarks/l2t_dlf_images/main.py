@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from benchmarks.comparison.engine import Comparison, Effort, Rung, Task, shipped
 from benchmarks.comparison.methods import Configuration, table_at
 from benchmarks.comparison.work import Setting
 from benchmarks.l2t_dlf_images import large, report
-from benchmarks.options import CommonOptions, Preset
+from benchmarks.options import ParallelOptions, Preset
 from teachenv.errors import unknown_name
 
 NAME = "l2t_dlf_images"
@@ -257,7 +256,7 @@ PRESETS: dict[Preset, dict[str, Part]] = {
 
 
 @dataclass(frozen=True)
-class Options(CommonOptions):
+class Options(ParallelOptions):
     """Options of the image benchmark."""
 
     table: Literal[1, 2] | None = None
@@ -282,9 +281,6 @@ class Options(CommonOptions):
     retune: bool = False
     """Tune anew, even where the rows that come with this repository have the tuning already."""
 
-    workers: int | None = None
-    """Processes, each on one core; by default as many as there are cores."""
-
     def __post_init__(self) -> None:
         """Checks the names.
 
@@ -300,14 +296,12 @@ class Options(CommonOptions):
         for name in self.methods or ():
             if name not in known:
                 raise unknown_name("method", name, sorted(known))
-        if self.workers is not None and self.workers < 1:
-            raise ValueError(f"found --workers {self.workers}, expected at least 1")
 
 
 def run(options: Options) -> None:
     """Tunes, trains, measures, and writes rows, tables and figures."""
     if options.large:
-        large.run(options.output_folder(NAME), NAME, options.workers or os.cpu_count() or 1, **_of_machine(options))
+        large.run(options.output_folder(NAME), NAME, options.processes, **_of_machine(options))
         return
     comparison = comparison_of(options)
     comparison.run()
@@ -380,6 +374,6 @@ def comparison_of(options: Options) -> Comparison:
         tasks,
         options.seeds or SEEDS[options.preset],
         options.output_folder(NAME),
-        options.workers or os.cpu_count() or 1,
+        options.processes,
         [] if options.retune else shipped_rows(SHIPPED),
     )

@@ -13,7 +13,7 @@ from benchmarks.jobs import Job, run_jobs
 from benchmarks.l2t_dln import cost, imitation, report, work
 from benchmarks.l2t_dln.methods import ARCHITECTURES, FIXED, METHODS, REPLAYED, WINDOWS
 from benchmarks.l2t_dln.work import Configuration, Run, Setting
-from benchmarks.options import CommonOptions, Preset
+from benchmarks.options import ParallelOptions, Preset
 from benchmarks.rows import ResultsFile, Row, git_commit, versions
 from teachenv.errors import unknown_name
 
@@ -142,7 +142,7 @@ PRESETS: dict[Preset, dict[str, Task]] = {"smoke": _SMOKE, "laptop": _LAPTOP, "p
 
 
 @dataclass(frozen=True)
-class Options(CommonOptions):
+class Options(ParallelOptions):
     """Options of ``python -m benchmarks l2t_dln``."""
 
     study: tuple[Study, ...] = ("table",)
@@ -154,9 +154,6 @@ class Options(CommonOptions):
 
     methods: tuple[str, ...] | None = None
     """Which of the study's methods; by default all."""
-
-    workers: int | None = None
-    """Processes, each on one core; by default as many as there are cores."""
 
     def __post_init__(self) -> None:
         """Checks the names.
@@ -171,8 +168,6 @@ class Options(CommonOptions):
         for method in self.methods or ():
             if method not in METHODS:
                 raise unknown_name("method", method, METHODS)
-        if self.workers is not None and self.workers < 1:
-            raise ValueError(f"found --workers {self.workers}, expected at least 1")
 
 
 IDENTITY = ("benchmark", "task", "dataset", "student", "method", "seed", "config")
@@ -324,7 +319,7 @@ def run(options: Options) -> None:
     results = ResultsFile(folder / "results.jsonl")
     if "cost" in options.study:
         cost.run(results, NAME)
-    workers = options.workers or os.cpu_count() or 1
+    workers = options.processes
     if "imitation" in options.study:
         imitation.run(results, NAME, workers)
     tasks = {name: task for name, task in PRESETS[options.preset].items() if name in (options.tasks or (name,))}

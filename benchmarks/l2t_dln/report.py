@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,9 @@ from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.l2t_dln.methods import METHODS, REPLAYED
+from benchmarks.presentation import markdown, panels, print_table, write_figures
 from benchmarks.rows import Row, write_atomically
 from benchmarks.statistics import paired, summarise
 
@@ -51,11 +50,13 @@ def write(rows: Sequence[Row], folder: Path, metrics: Mapping[str, str]) -> None
         better = "smaller" if metric == _ERROR else "larger"
         title = f"{task} ({own[0].dataset}, {own[0].student})"
         about = f"Test {metric} in %, mean over seeds [95 % interval]; {better} is better."
-        lines += [f"## {title}", "", about, "", *_markdown(HEADER, body), ""]
-        _print(f"{title}: test {metric} %", (*HEADER[:2], *HEADER[3:6]), [(*line[:2], *line[3:6]) for line in body])
+        lines += [f"## {title}", "", about, "", *markdown(HEADER, body), ""]
+        print_table(
+            f"{title}: test {metric} %", (*HEADER[:2], *HEADER[3:6]), [(*line[:2], *line[3:6]) for line in body]
+        )
     if costs := _costs(rows):
-        lines += ["## Cost of an iteration", "", *_markdown(COST_HEADER, costs), ""]
-        _print("cost of an iteration", COST_HEADER, costs)
+        lines += ["## Cost of an iteration", "", *markdown(COST_HEADER, costs), ""]
+        print_table("cost of an iteration", COST_HEADER, costs)
     write_atomically(folder / "table.md", "\n".join(lines))
     figures: dict[str, Figure | None] = {"cost": _cost_figure(rows), "imitation": _imitation(rows)}
     if tasks:
@@ -65,12 +66,7 @@ def write(rows: Sequence[Row], folder: Path, metrics: Mapping[str, str]) -> None
         if shown is not None:
             figures[f"loss-{task}"] = _surfaces(shown)
             _animate(shown, folder / f"loss-{task}.gif")
-    for name, figure in figures.items():
-        if figure is not None:
-            picture = io.BytesIO()
-            FigureCanvasAgg(figure)
-            figure.savefig(picture, format="png")
-            write_atomically(folder / f"{name}.png", picture.getvalue())
+    write_figures(folder, figures)
     Console().print(f"rows, table and figures: {folder}", highlight=False, markup=False)
 
 
@@ -120,34 +116,13 @@ def _described(own: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in flat.items() if name != "base")
 
 
-def _markdown(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *body)]
-
-
-def _print(title: str, header: Sequence[str], body: Sequence[Sequence[str]]) -> None:
-    shown = Table(*header, title=title)
-    for line in body:
-        shown.add_row(*line)
-    Console().print(shown)
-
-
-def _panels(titles: Sequence[str], width: float = 6.0) -> tuple[Figure, list[Any]]:
-    figure = Figure(figsize=(width * len(titles), 4.4), dpi=130, layout="constrained")
-    axes = list(figure.subplots(1, len(titles), squeeze=False).ravel())
-    for axis, title in zip(axes, titles, strict=True):
-        axis.set_title(title, fontsize=10)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(alpha=0.25)
-    return figure, axes
-
-
 def _color(method: str) -> Any:
     names = list(METHODS)
     return colormaps["tab20"](names.index(method.replace(REPLAYED, "l2t-dln", 1)) % 20)
 
 
 def _bars(rows: Sequence[Row], tasks: Sequence[str], metrics: Mapping[str, str]) -> Figure:
-    figure, axes = _panels([f"{task}: test {metrics[task]}, %" for task in tasks], 5.5)
+    figure, axes = panels([f"{task}: test {metrics[task]}, %" for task in tasks], 5.5)
     for axis, task in zip(axes, tasks, strict=True):
         own = [row for row in rows if row.task == task]
         methods = [m for m in _names(own) if _values(own, m, metrics[task])]
@@ -166,7 +141,7 @@ def _bars(rows: Sequence[Row], tasks: Sequence[str], metrics: Mapping[str, str])
 
 def _curves(rows: Sequence[Row], tasks: Sequence[str]) -> Figure:
     """J on dev as the final students train: means over seeds."""
-    figure, axes = _panels(list(tasks))
+    figure, axes = panels(list(tasks))
     for axis, task in zip(axes, tasks, strict=True):
         own = [row for row in rows if row.task == task and row.data]
         for method in _names(own):
@@ -186,7 +161,7 @@ def _errors(rows: Sequence[Row]) -> Figure | None:
     own = [row for row in rows if row.data and row.data["errors"] and row.seed == 0 and row.method == "l2t-dln"]
     if not own:
         return None
-    figure, axes = _panels([row.task for row in own])
+    figure, axes = panels([row.task for row in own])
     for axis, row in zip(axes, own, strict=True):
         steps, previewed, found = np.array(row.data["errors"]).T
         axis.plot(steps, previewed, color="#7f7f7f", label="previewed, last loss")
@@ -285,7 +260,7 @@ def _cost_figure(rows: Sequence[Row]) -> Figure | None:
     if not found:
         return None
     students = list(dict.fromkeys(student for student, _ in found))
-    figure, axes = _panels([f"{student}: seconds by the window's length" for student in students])
+    figure, axes = panels([f"{student}: seconds by the window's length" for student in students])
     for axis, student in zip(axes, students, strict=True):
         lengths = sorted(n for s, n in found if s == student)
         for name in ("plain", "hypergradient", "iteration"):
@@ -302,7 +277,7 @@ def _imitation(rows: Sequence[Row]) -> Figure | None:
     own = [row for row in rows if row.task == "imitation"]
     if not own:
         return None
-    figure, axes = _panels(["error of the slopes (seeds)", "loss along the label's logit, other logit 0 (seed 0)"])
+    figure, axes = panels(["error of the slopes (seeds)", "loss along the label's logit, other logit 0 (seed 0)"])
     for seed in sorted({row.seed for row in own}):
         points = sorted((r.config["steps"], r.value) for r in own if (r.seed, r.metric) == (seed, "slope_error"))
         axes[0].plot([max(s, 10) for s, _ in points], [v for _, v in points], "-o", markersize=4, label=f"seed {seed}")

@@ -14,7 +14,7 @@ from benchmarks.jobs import Job, run_jobs
 from benchmarks.lgtm import cost, report, work
 from benchmarks.lgtm.methods import METHODS, STUDIES
 from benchmarks.lgtm.work import Distilled, Setting
-from benchmarks.options import CommonOptions, Preset
+from benchmarks.options import ParallelOptions, Preset
 from benchmarks.rows import ResultsFile, Row, git_commit, versions
 from teachenv.data import GLUE
 from teachenv.errors import unknown_name
@@ -63,7 +63,7 @@ SIZES: dict[Preset, Size] = {
 
 
 @dataclass(frozen=True)
-class Options(CommonOptions):
+class Options(ParallelOptions):
     """Options of ``python -m benchmarks lgtm``."""
 
     study: tuple[Study, ...] = ("table",)
@@ -85,9 +85,6 @@ class Options(CommonOptions):
     train_size: int | None = None
     """Training samples of each task, drawn once; by default all (a subset of SST-2 fits a laptop)."""
 
-    workers: int | None = None
-    """Processes, each on one core; by default as many as there are cores."""
-
     def __post_init__(self) -> None:
         """Checks the names.
 
@@ -101,8 +98,6 @@ class Options(CommonOptions):
         for method in self.methods or ():
             if method not in METHODS:
                 raise unknown_name("method", method, METHODS)
-        if self.workers is not None and self.workers < 1:
-            raise ValueError(f"found --workers {self.workers}, expected at least 1")
 
 
 @dataclass(frozen=True)
@@ -172,7 +167,7 @@ def run(options: Options) -> None:
         for file in path.parent.glob(f"{path.name}.*.pt"):
             file.unlink()
 
-    run_jobs(jobs, options.workers or os.cpu_count() or 1, keep)
+    run_jobs(jobs, options.processes, keep)
     report.write(results.rows(), folder)
 
 
@@ -201,7 +196,7 @@ def _teachers(wanted: list[Case], results: ResultsFile, folder: Path, options: O
             ]
         )
 
-    run_jobs(jobs, options.workers or os.cpu_count() or 1, keep)
+    run_jobs(jobs, options.processes, keep)
 
 
 def _teacher(case: Case, folder: Path) -> Path:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
-from rich.table import Table
 
+from benchmarks.presentation import markdown, panels, print_table, write_figures
 from benchmarks.rows import Row, write_atomically
 
 # Averages over six tasks of GLUE, BERT-base into a student of six layers (Ren et al. 2023; the other entries of its
@@ -47,24 +44,19 @@ def write(rows: Sequence[Row], folder: Path) -> None:
             "",
             "Mean ± standard deviation over seeds.",
             "",
-            *_markdown(HEADER, body),
+            *markdown(HEADER, body),
             "",
         ]
-        _print(f"{task}: {student}", HEADER[:3] + HEADER[4:5], [line[:3] + line[4:5] for line in body])
+        print_table(f"{task}: {student}", HEADER[:3] + HEADER[4:5], [line[:3] + line[4:5] for line in body])
     if costs := [row for row in rows if row.task == "cost"]:
         body = _costs(costs)
         about = costs[0].config
         title = f"Influence of a batch of {about['batch_size']}, length {about['length']}, on {costs[0].student}"
-        lines += [f"## {title}", "", *_markdown(COST_HEADER, body), ""]
-        _print(title, COST_HEADER, body)
+        lines += [f"## {title}", "", *markdown(COST_HEADER, body), ""]
+        print_table(title, COST_HEADER, body)
     write_atomically(folder / "table.md", "\n".join(lines))
     trained = [row for row in rows if row.metric == "test_accuracy" and row.data]
-    for name, figure in (("curves", _curves(trained)), ("influence", _influence(trained))):
-        if figure is not None:
-            picture = io.BytesIO()
-            FigureCanvasAgg(figure)
-            figure.savefig(picture, format="png")
-            write_atomically(folder / f"{name}.png", picture.getvalue())
+    write_figures(folder, {"curves": _curves(trained), "influence": _influence(trained)})
     Console().print(f"rows, table and figures: {folder}", highlight=False, markup=False)
 
 
@@ -126,33 +118,12 @@ def _costs(rows: Sequence[Row]) -> list[tuple[str, ...]]:
     return body
 
 
-def _markdown(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *body)]
-
-
-def _print(title: str, header: Sequence[str], body: Sequence[Sequence[str]]) -> None:
-    shown = Table(*header, title=title)
-    for line in body:
-        shown.add_row(*line)
-    Console().print(shown)
-
-
-def _panels(titles: Sequence[str]) -> tuple[Figure, list[Any]]:
-    figure = Figure(figsize=(6.4 * len(titles), 4.4), dpi=130, layout="constrained")
-    axes = list(figure.subplots(1, len(titles), squeeze=False).ravel())
-    for axis, title in zip(axes, titles, strict=True):
-        axis.set_title(title, fontsize=10)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(alpha=0.25)
-    return figure, axes
-
-
 def _curves(rows: Sequence[Row]) -> Figure | None:
     """Students on dev as they are distilled: means over seeds."""
     groups = list(dict.fromkeys((row.task, row.student) for row in rows))
     if not groups:
         return None
-    figure, axes = _panels([f"{task}, {student}" for task, student in groups])
+    figure, axes = panels([f"{task}, {student}" for task, student in groups])
     for axis, (task, student) in zip(axes, groups, strict=True):
         own = [row for row in rows if (row.task, row.student) == (task, student)]
         methods = list(dict.fromkeys(row.method for row in own))
@@ -172,7 +143,7 @@ def _influence(rows: Sequence[Row]) -> Figure | None:
     followed = [row for row in rows if row.data["influences"] and row.seed == 0]
     if not followed:
         return None
-    figure, axes = _panels(["mean |influence| of the watched samples", "two samples"])
+    figure, axes = panels(["mean |influence| of the watched samples", "two samples"])
     for number, row in enumerate(followed):
         steps = [point[0] for point in row.data["curve"]]
         values = np.array(row.data["influences"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,8 +11,8 @@ from typing import Literal
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 from rich.console import Console
-from rich.table import Table
 
+from benchmarks.presentation import markdown, print_table, write_figures
 from benchmarks.rows import Row, write_atomically
 
 STEP_TARGETS = {"mlp": 1.25, "resnet8": 1.05}
@@ -100,21 +99,24 @@ def _line(row: Row, metrics: Mapping[str, list[float]]) -> Line:
 def report(rows: list[Row], folder: Path) -> None:
     """Writes ``table.md`` and ``throughput.png`` into the folder and prints the table."""
     table = lines(rows)
-    cells = [HEADER, ("---",) * len(HEADER), *(line.cells() for line in table)]
-    write_atomically(folder / "table.md", "".join(f"| {' | '.join(row)} |\n" for row in cells))
-    write_atomically(folder / "throughput.png", _figure(table))
-    shown = Table("ratio of", "median", "target", "steps/s")
-    for line in table:
-        about = "\n  ".join(filter(None, (line.what, line.label, line.note)))
-        shown.add_row(about, f"{line.ratio:.2f}", line.verdict, f"{line.speed:,.0f}")
-    console = Console()
-    console.print(shown)
-    console.print(f"rows, table and figure: {folder}", highlight=False, markup=False)
+    write_atomically(folder / "table.md", "\n".join([*markdown(HEADER, [line.cells() for line in table]), ""]))
+    write_figures(folder, {"throughput": _figure(table)})
+    shown = [
+        (
+            "\n  ".join(filter(None, (line.what, line.label, line.note))),
+            f"{line.ratio:.2f}",
+            line.verdict,
+            f"{line.speed:,.0f}",
+        )
+        for line in table
+    ]
+    print_table("throughput", ("ratio of", "median", "target", "steps/s"), shown)
+    Console().print(f"rows, table and figure: {folder}", highlight=False, markup=False)
 
 
-def _figure(table: list[Line]) -> bytes:
+def _figure(table: list[Line]) -> Figure:
     """Horizontal bars of the ratios, on a logarithmic axis around 1, with the targets as marks."""
-    figure = Figure(figsize=(11, 0.45 * len(table) + 1.2), layout="constrained")
+    figure = Figure(figsize=(11, 0.45 * len(table) + 1.2), dpi=130, layout="constrained")
     axes = figure.add_subplot()
     for y, line in enumerate(table):
         axes.barh(y, line.ratio - 1, left=1, color="tab:blue" if line.bound else "tab:gray", height=0.6)
@@ -131,6 +133,4 @@ def _figure(table: list[Line]) -> bytes:
     axes.invert_yaxis()
     axes.margins(x=0.1)
     axes.set_xlabel("ratio (median; line: range over repetitions; red: target)")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    return buffer.getvalue()
+    return figure

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from PIL import Image
 from torchvision.ops import box_iou, nms
 
-import meta
 import teachenv
 from teachenv import TeachEnv
 from teachenv.losses import make_loss
@@ -216,43 +215,6 @@ def test_images_without_objects_have_a_loss_and_a_measure() -> None:
     assert measure.report(outputs.detach(), targets) == {"map": 0.0, "map_50": 0.0}
 
 
-@pytest.mark.parametrize("objective", ["accuracy", "likelihood"])
-def test_the_action_gradient_is_that_of_differences(objective: str) -> None:
-    env = made(student_kwargs={"width": 2}, dtype="float64", loss="bilinear", objective=objective, horizon=2)
-    rng = np.random.default_rng(0)
-    actions, direction = rng.uniform(-0.3, 0.3, (2, 16)), rng.uniform(-1, 1, (2, 16))
-    wrapped = meta.ActionGradient(env)
-
-    def final(actions: np.ndarray) -> dict[str, Any]:
-        wrapped.reset(seed=0)
-        for action in actions:
-            *_, info = wrapped.step(action)
-        return info
-
-    gradient = final(actions)["action_gradient"]
-    step = 1e-7  # short: ReLUs
-    slope = (final(actions + step * direction)["objective"] - final(actions - step * direction)["objective"]) / (
-        2 * step
-    )
-    assert abs(slope) > 1e-6
-    assert float((gradient * direction).sum()) == pytest.approx(slope, rel=1e-3)
-
-
-def test_a_vector_environment_is_as_many_environments() -> None:
-    settings = {**SMALL, "student_kwargs": {"width": 2}, "dtype": "float64", "learning_rate": 0.02}
-    several = gym.make_vec("TeachDetection-v0", num_envs=2, **settings)
-    several.reset(seed=[3, 4])
-    action = np.random.default_rng(0).uniform(-1, 1, (2, 16))
-    _, rewards, *_ = several.step(action)
-    found = several.unwrapped.evaluate("test")  # type: ignore[attr-defined]
-    for i, seed in enumerate((3, 4)):
-        env = made(**settings)
-        env.reset(seed=seed)
-        _, reward, *_ = env.step(action[i])
-        assert rewards[i] == pytest.approx(reward, abs=1e-9)
-        assert {name: float(value[i]) for name, value in found.items()} == pytest.approx(env.evaluate("test"), abs=1e-6)
-
-
 def test_a_student_learns_to_find_shapes() -> None:
     env = made(pool_size=150, horizon=120, batch_size=8, student_kwargs={"width": 8}, learning_rate=0.05)
     env.reset(seed=0)
@@ -269,7 +231,6 @@ def test_a_student_learns_to_find_shapes() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"label_noise": 0.1}, "samples of task 'detection-shapes' have many"),
         ({"student": "lenet"}, r"outputs of shape \(8,\) for a sample, but task .* needs \(8, 84\)"),
         ({"dataset": "objects365"}, "unknown dataset for task 'detection' 'objects365'"),
         ({"task_kwargs": {"image_size": 40}}, "expected a multiple of 32"),

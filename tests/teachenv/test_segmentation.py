@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from PIL import Image
 from torchmetrics.functional.classification import multiclass_jaccard_index
 
-import meta
 import teachenv
 from teachenv import TeachEnv
 from teachenv.losses import make_loss
@@ -132,48 +131,6 @@ def test_the_neutral_teacher_trains_by_cross_entropy() -> None:
         torch.testing.assert_close(env.student.parameters[name], expected, rtol=1e-7, atol=1e-10)
 
 
-@pytest.mark.parametrize("student", ["fcn", "deeplab"])
-@pytest.mark.parametrize("objective", ["accuracy", "likelihood"])
-def test_the_action_gradient_is_that_of_differences(student: str, objective: str) -> None:
-    env = made(
-        student=student, student_kwargs={"width": 3}, dtype="float64", loss="bilinear", objective=objective, horizon=2
-    )
-    rng = np.random.default_rng(0)
-    actions = rng.uniform(-0.3, 0.3, (2, 16))
-    direction = rng.uniform(-1, 1, (2, 16))
-    wrapped = meta.ActionGradient(env)
-
-    def final(actions: np.ndarray) -> dict[str, Any]:
-        wrapped.reset(seed=0)
-        for action in actions:
-            *_, info = wrapped.step(action)
-        return info
-
-    gradient = final(actions)["action_gradient"]
-    step = 1e-7  # short: ReLUs
-    ahead, behind = (final(actions + sign * step * direction)["objective"] for sign in (1, -1))
-    slope = (ahead - behind) / (2 * step)
-    assert abs(slope) > 1e-6
-    assert float((gradient * direction).sum()) == pytest.approx(slope, rel=1e-4)
-
-
-def test_a_vector_environment_is_as_many_environments() -> None:
-    settings = {**SMALL, "student_kwargs": {"width": 3}, "dtype": "float64"}
-    several = gym.make_vec("TeachSegmentation-v0", num_envs=2, **settings)
-    several.reset(seed=[3, 4])
-    action = np.random.default_rng(0).uniform(-1, 1, (2, 16))
-    observations, rewards, *_ = several.step(action)
-    found = several.unwrapped.evaluate("test")  # type: ignore[attr-defined]
-    for i, seed in enumerate((3, 4)):
-        env = made(**settings)
-        env.reset(seed=seed)
-        observation, reward, *_ = env.step(action[i])
-        np.testing.assert_allclose(observations[i], observation, rtol=1e-6, atol=1e-9)
-        assert rewards[i] == pytest.approx(reward, abs=1e-9)
-        expected = env.evaluate("test")
-        assert {name: float(value[i]) for name, value in found.items()} == pytest.approx(expected, abs=1e-9)
-
-
 def test_a_student_learns_to_find_shapes() -> None:
     env = made(pool_size=200, horizon=150, learning_rate=0.2, batch_size=8, student_kwargs={"width": 8})
     env.reset(seed=0)
@@ -188,7 +145,6 @@ def test_a_student_learns_to_find_shapes() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"label_noise": 0.1}, "samples of task 'segmentation-shapes' have many"),
         ({"student": "mlp"}, r"outputs of shape \(4,\) for a sample, but task .* needs \(4, 24, 24\)"),
         ({"dataset": "cityscapes"}, "unknown dataset for task 'segmentation' 'cityscapes'"),
         ({"task_kwargs": {"image_size": (24, 32)}}, "scenes of shapes are square"),
@@ -199,13 +155,6 @@ def test_a_student_learns_to_find_shapes() -> None:
 def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         made(**settings)
-
-
-def test_what_is_of_samples_with_one_label_refuses_pixels() -> None:
-    with pytest.raises(ValueError, match="task 'segmentation-shapes' is not classification"):
-        meta.DataTeaching(made(loss="sample-weights"))
-    with pytest.raises(ValueError, match="task 'segmentation-shapes' is not classification"):
-        meta.TaughtLoss.of(meta.RMD("AttentionPolicy", made()))
 
 
 def test_an_unknown_option_of_the_task_is_refused() -> None:

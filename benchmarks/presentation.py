@@ -1,0 +1,49 @@
+"""What reports of benchmarks have in common: tables as text and on the terminal, and figures as files."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.rows import write_atomically
+
+
+def markdown(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a Markdown table."""
+    return [f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *body)]
+
+
+def print_table(title: str, header: Sequence[str], body: Sequence[Sequence[str]], caption: str | None = None) -> None:
+    """Prints a table on the terminal."""
+    shown = Table(*header, title=title, caption=caption)
+    for line in body:
+        shown.add_row(*line)
+    Console().print(shown)
+
+
+def panels(titles: Sequence[str], width: float = 6.4) -> tuple[Figure, list[Any]]:
+    """A figure with axes side by side, one for each title."""
+    figure = Figure(figsize=(width * len(titles), 4.4), dpi=130, layout="constrained")
+    axes = list(figure.subplots(1, len(titles), squeeze=False).ravel())
+    for axis, title in zip(axes, titles, strict=True):
+        axis.set_title(title, fontsize=10)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25)
+    return figure, axes
+
+
+def write_figures(folder: Path, figures: Mapping[str, Figure | None]) -> None:
+    """Writes those that there are as NAME.png."""
+    for name, figure in figures.items():
+        if figure is not None:
+            picture = io.BytesIO()
+            FigureCanvasAgg(figure)
+            figure.savefig(picture, format="png")
+            write_atomically(folder / f"{name}.png", picture.getvalue())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -9,32 +10,28 @@ from typing import Any
 from torch import nn
 
 from teachenv.errors import unknown_name
-from teachenv.students.densenet import densenet
-from teachenv.students.detection import ssd
 from teachenv.students.functional import FunctionalStudent, Prediction, StudentFactory
-from teachenv.students.lenet import lenet
 from teachenv.students.mlp import mlp
-from teachenv.students.resnet import resnet8, resnet8_wide, resnet20, resnet20_wide, resnet32, resnet32_wide
-from teachenv.students.segmentation import deeplab, fcn
-from teachenv.students.wide_resnet import wide_resnet
 
 __all__ = ["STUDENTS", "FunctionalStudent", "Prediction", "StudentFactory", "make_student"]
 
+# Strings: torchvision, of whose parts some are built, takes a second to import.
+_FOLDER = "teachenv.students"
 # Networks for square images, made from (channels, side, outputs).
-_OF_IMAGES: dict[str, Callable[..., nn.Module]] = {
-    "densenet": densenet,
-    "lenet": lenet,
-    "resnet8": resnet8,
-    "resnet8-wide": resnet8_wide,
-    "resnet20": resnet20,
-    "resnet20-wide": resnet20_wide,
-    "resnet32": resnet32,
-    "resnet32-wide": resnet32_wide,
-    "ssd": ssd,
-    "wrn": wide_resnet,
+_OF_IMAGES = {
+    "densenet": "densenet:densenet",
+    "lenet": "lenet:lenet",
+    "resnet8": "resnet:resnet8",
+    "resnet8-wide": "resnet:resnet8_wide",
+    "resnet20": "resnet:resnet20",
+    "resnet20-wide": "resnet:resnet20_wide",
+    "resnet32": "resnet:resnet32",
+    "resnet32-wide": "resnet:resnet32_wide",
+    "ssd": "detection:ssd",
+    "wrn": "wide_resnet:wide_resnet",
 }
 # Networks that label the pixels of images of any shape, made from (channels, outputs).
-_OF_PIXELS: dict[str, Callable[..., nn.Module]] = {"deeplab": deeplab, "fcn": fcn}
+_OF_PIXELS = {"deeplab": "segmentation:deeplab", "fcn": "segmentation:fcn"}
 STUDENTS = ("mlp", *_OF_IMAGES, *_OF_PIXELS)
 
 
@@ -67,10 +64,17 @@ def make_student(
     if name in _OF_PIXELS:
         if len(input_shape) != 3:
             raise ValueError(f"student {name!r} takes images (channels, height, width), found inputs {input_shape}")
-        return partial(_OF_PIXELS[name], input_shape[0], outputs, **options)
+        return partial(_loaded(_OF_PIXELS[name]), input_shape[0], outputs, **options)
     if len(input_shape) != 3 or input_shape[1] != input_shape[2] or input_shape[1] < 16:
         raise ValueError(
             f"student {name!r} takes square images (channels, side, side) of at least 16 pixels a side, found inputs "
             f"of shape {input_shape}; use 'mlp' or pass your own network"
         )
-    return partial(_OF_IMAGES[name], input_shape[0], input_shape[1], outputs, **options)
+    return partial(_loaded(_OF_IMAGES[name]), input_shape[0], input_shape[1], outputs, **options)
+
+
+def _loaded(name: str) -> Callable[..., nn.Module]:
+    """The function behind an entry of a table."""
+    module, function = name.split(":")
+    build: Callable[..., nn.Module] = getattr(importlib.import_module(f"{_FOLDER}.{module}"), function)
+    return build

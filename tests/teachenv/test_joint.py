@@ -108,7 +108,7 @@ def test_a_weight_is_its_samples_part_of_the_teachers_gradient() -> None:
         ({"teacher_learning_rate": -1.0}, "teacher_learning_rate"),
         ({"loss_kwargs": {"scale": 0.0}}, "scale"),
         ({"loss_kwargs": {"teacher_labels": 2.0}}, "teacher_labels"),
-        ({"teacher": lambda: nn.Linear(64, 9)}, "of each network"),
+        ({"teacher": lambda: nn.Linear(64, 9)}, "teacher and student together have outputs of shape"),
     ],
 )
 def test_what_makes_no_sense_is_refused(settings: dict[str, Any], message: str) -> None:

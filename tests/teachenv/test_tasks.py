@@ -50,7 +50,7 @@ def test_make_task_names_what_it_does_not_know():
         make_task("digit")
 
 
-@pytest.mark.parametrize("name", sorted(TASKS))
+@pytest.mark.parametrize("name", sorted(TASKS.keys() - {"image-folder"}))  # there any folder's name is a data set
 def test_every_task_rejects_a_dataset_it_does_not_have(name, tmp_path):
     with pytest.raises(ValueError, match=rf"unknown dataset for task '{name}' 'imagenet'"):
         make_task(name, dataset="imagenet", data_root=tmp_path)

@@ -7,7 +7,7 @@ from meta.distillation import DISTILLERS, LGTM, Batch, DistillationSettings
 from meta.dynamic_loss import DynamicLossTeacher
 from meta.evolution import EvolutionStrategies
 from meta.gradient_process import Cotangent
-from meta.hypergradient import METHODS, Hypergradient, hypergradient
+from meta.hypergradient import hypergradient
 from meta.influence import INFLUENCE_METHODS, directional_derivative, held_out_gradient, influence
 from meta.influence_teaching import InfluencePolicy, InfluenceTeacher, InfluenceTeaching
 from meta.policies import AttentionPolicy, MlpPolicy, SamplePolicy
@@ -15,6 +15,7 @@ from meta.process import Process, PureProcess
 from meta.taught_loss import TaughtLoss
 from meta.teachers import RMD, ConstantTeacher, EpisodicTeacher, FiniteDifference, GradientTeacher, RandomTeacher
 from meta.vec_env import GymVecEnv
+from meta.walk import METHODS, Hypergradient
 from meta.window_gradient import WindowGradient
 
 __all__ = [

@@ -10,8 +10,9 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from meta.hypergradient import Method, check_last, check_memory, check_method, hypergradient
+from meta.hypergradient import check_last, check_memory, check_method, hypergradient
 from meta.joint import needed_of, training_of
+from meta.walk import Method
 from teachenv.batched import take
 from teachenv.dynamics import Dynamics
 from teachenv.env import TeachEnv

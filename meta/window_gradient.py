@@ -17,8 +17,9 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from meta.hypergradient import Memory, check_memory, hypergradient
+from meta.hypergradient import check_memory, hypergradient
 from meta.joint import training_of
+from meta.walk import Memory
 from teachenv.env import TeachEnv
 from teachenv.errors import unknown_name
 from teachenv.randomness import Purpose, generator

@@ -20,8 +20,7 @@ from teachenv.losses import make_loss
 from teachenv.students import Prediction, make_student
 from teachenv.tasks import make_task
 from teachenv.tasks.base import VOID
-from teachenv.tasks.detection import (
-    VOC_CLASSES,
+from teachenv.tasks.boxes import (
     BoxDecisions,
     DetectionMeasure,
     Objects,
@@ -30,6 +29,7 @@ from teachenv.tasks.detection import (
     matched,
     packed,
 )
+from teachenv.tasks.detection import VOC_CLASSES
 
 SIZE = 64
 SMALL = {"pool_size": 30, "dev_size": 10, "batch_size": 4, "horizon": 3, "task_kwargs": {"image_size": 32}}

@@ -71,6 +71,7 @@ _LAPTOP = {
             "TeachCIFAR-v0", (0.02, 0.05), "error", _PLAIN, horizon=600, batch_size=25, dev_size=2000,
             dev_measured=500, autocast="bfloat16",
         ),
+        students=4,
         dev_batch=100,
     ),
     "segmentation-camvid": _with(
@@ -78,6 +79,7 @@ _LAPTOP = {
             "TeachSegmentation-v0", (0.05, 0.1), "miou", _PLAIN, dataset="camvid", horizon=300, batch_size=4,
             dev_size=15,
         ),
+        students=4,
         dev_batch=8,
     ),
     "detection-coco128": _with(
@@ -85,6 +87,7 @@ _LAPTOP = {
             "TeachDetection-v0", (0.02, 0.05), "map_50", _BOXES, dataset="coco128", horizon=300, batch_size=8,
             dev_size=24,
         ),
+        students=4,
         dev_batch=12,
     ),
 }  # fmt: skip

@@ -10,19 +10,19 @@ from torch.nn import functional as F
 
 from benchmarks.jobs import Job, run_jobs
 from benchmarks.rows import ResultsFile, Row, git_commit, versions
-from teachenv.losses.dynamic_network import evaluate, imitate_cross_entropy, initial_weights, one_against_one
+from teachenv.losses.dynamic_network import evaluate, imitate, initial_weights, one_against_one
 
 STEPS = (0, 100, 300, 1000, 3000, 10_000)
 SEEDS = 3
 _REACH = 3.0  # logits between which the two losses are compared
 
 
-def imitate(steps: int, seed: int) -> dict[str, Any]:
+def imitated(steps: int, seed: int) -> dict[str, Any]:
     """Cosine of the slopes of both losses, their relative error, and the loss along the difference of the logits."""
     start = time.perf_counter()
     weights = initial_weights("random", seed).double()
     if steps:
-        weights = imitate_cross_entropy(weights, steps, seed)
+        weights = imitate("cross-entropy", weights, steps, seed)
     z = torch.linspace(-_REACH, _REACH, 41, dtype=torch.float64)
     logits = torch.cartesian_prod(z, z).requires_grad_()
     targets = torch.zeros(len(logits), dtype=torch.long)
@@ -55,7 +55,7 @@ def run(results: ResultsFile, benchmark: str, workers: int) -> None:
             if not results.done(**identity, metrics=["slope_cosine", "slope_error"]):
                 label = f"imitation of cross-entropy: {steps} steps, seed {seed}"
                 identities[label] = identity
-                jobs.append(Job(label, imitate, {"steps": steps, "seed": seed}))
+                jobs.append(Job(label, imitated, {"steps": steps, "seed": seed}))
 
     def keep(job: Job[dict[str, Any]], found: dict[str, Any]) -> None:
         about = {"student_steps": 0, "seconds": found["seconds"], "git_commit": git_commit(), "versions": versions()}

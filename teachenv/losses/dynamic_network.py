@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.resources
 import math
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import safetensors.torch
@@ -25,7 +26,8 @@ SHAPES = tuple(zip(SIZES[1:], SIZES[:-1], strict=True))
 WEIGHTS = sum(rows * columns for rows, columns in SHAPES)
 """5,000."""
 
-Initial = Literal["cross-entropy", "random"]
+Initial = Literal["cross-entropy", "zero-one", "random"]
+Imitated = Literal["cross-entropy", "zero-one"]
 Scale = Literal["pairs", "rows"]
 
 _SLOPE = 0.01
@@ -70,13 +72,15 @@ def initial_weights(initial: Initial, seed: int = 0) -> torch.Tensor:
     """φ₀, (5000,) in float32.
 
     Args:
-        initial: `"cross-entropy"`: fitted to the cross-entropy of two classes, softplus(z_k − z_y); see
-            `imitate_cross_entropy`. `"random"`: Kaiming's normal distribution by the units that a layer leads to, as
+        initial: `"cross-entropy"`: fitted to the cross-entropy of two classes, softplus(z_k − z_y); see `imitate`.
+            `"zero-one"`: fitted to σ(z_k − z_y), the probability that the other class wins: it is bounded, so that no
+            wrong label counts for much (ours; like other bounded losses it wants larger learning rates). `"random"`:
+            Kaiming's normal distribution by the units that a layer leads to, as
             the released code has it; a loss whose direction is arbitrary at first.
         seed: of the random one.
     """
-    if initial == "cross-entropy":
-        return _fitted().clone()
+    if initial != "random":
+        return _fitted()[initial].clone()
     with torch_seed(seed, Purpose.INIT):
         gain = torch.nn.init.calculate_gain("leaky_relu", _SLOPE)
         drawn = [torch.randn(shape) * gain / math.sqrt(shape[0]) for shape in SHAPES]
@@ -84,19 +88,24 @@ def initial_weights(initial: Initial, seed: int = 0) -> torch.Tensor:
 
 
 @functools.cache
-def _fitted() -> torch.Tensor:
+def _fitted() -> dict[str, torch.Tensor]:
     file = importlib.resources.files("teachenv.losses").joinpath(_IMITATION)
-    return safetensors.torch.load(file.read_bytes())["weights"]
+    return safetensors.torch.load(file.read_bytes())
 
 
-def imitate_cross_entropy(weights: torch.Tensor, steps: int = 15_000, seed: int = 0) -> torch.Tensor:
-    """Fits f_φ to the cross-entropy of two classes, in value and in slope along both logits; Adam, decaying rate.
+_WANTED: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"cross-entropy": F.softplus, "zero-one": torch.sigmoid}
+"""Losses of a pair, by the difference z_k − z_y."""
+
+
+def imitate(wanted: Imitated, weights: torch.Tensor, steps: int = 15_000, seed: int = 0) -> torch.Tensor:
+    """Fits f_φ to a loss of two classes, in value and in slope along both logits; Adam, decaying rate.
 
     The file of this package is what comes of `initial_weights("random")` in float64. For logits within ±2 its slopes
-    point where cross-entropy's do (cosine 0.998), within ±4 less so (0.98): the network sees σ(z), which is flat where
-    cross-entropy of a confident error is not.
+    point where the imitated loss's do (cosine 0.998 with cross-entropy's), within ±4 less so (0.98): the network sees
+    σ(z), which is flat where cross-entropy of a confident error is not.
 
     Args:
+        wanted: the loss.
         weights: φ to begin with.
         steps: of 512 pairs of logits, normal with a standard deviation of 2.
         seed: of the logits.
@@ -109,10 +118,10 @@ def imitate_cross_entropy(weights: torch.Tensor, steps: int = 15_000, seed: int 
         for _ in range(steps):
             logits = (2 * torch.randn(512, 2, dtype=phi.dtype)).requires_grad_()
             found = evaluate(phi, one_against_one(logits, targets)).sum(1)
-            wanted = F.softplus(logits[:, 1] - logits[:, 0])
+            values = _WANTED[wanted](logits[:, 1] - logits[:, 0])
             (slope,) = torch.autograd.grad(found.sum(), logits, create_graph=True)
-            (right,) = torch.autograd.grad(wanted.sum(), logits)
-            (phi.grad,) = torch.autograd.grad(F.mse_loss(found, wanted.detach()) + F.mse_loss(slope, right), phi)
+            (right,) = torch.autograd.grad(values.sum(), logits)
+            (phi.grad,) = torch.autograd.grad(F.mse_loss(found, values.detach()) + F.mse_loss(slope, right), phi)
             optimizer.step()
             schedule.step()
     return phi.detach()

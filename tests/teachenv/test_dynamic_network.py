@@ -13,7 +13,7 @@ from teachenv.losses import make_loss
 from teachenv.losses.dynamic_network import (
     WEIGHTS,
     evaluate,
-    imitate_cross_entropy,
+    imitate,
     initial_weights,
     one_against_one,
 )
@@ -122,25 +122,40 @@ def test_students_together_are_each_student() -> None:
     torch.testing.assert_close(together, torch.stack(alone))
 
 
-def test_it_begins_as_the_cross_entropy_of_two_classes() -> None:
+@pytest.mark.parametrize(
+    ("initial", "wanted"),
+    [("cross-entropy", lambda z: F.softplus(z[:, 1] - z[:, 0])), ("zero-one", lambda z: (z[:, 1] - z[:, 0]).sigmoid())],
+)
+def test_it_begins_as_a_known_loss_of_two_classes(initial: str, wanted: Any) -> None:
     z = torch.linspace(-2, 2, 21, dtype=torch.float64)
     outputs, targets = torch.cartesian_prod(z, z).requires_grad_(), torch.zeros(441, dtype=torch.long)
-    loss = make_loss("dynamic-network")
+    loss = make_loss("dynamic-network", {"initial": initial})
     (found,) = torch.autograd.grad(loss(torch.zeros(WEIGHTS).double(), Prediction(outputs), targets), outputs)
-    (expected,) = torch.autograd.grad(F.cross_entropy(outputs, targets), outputs)
+    (expected,) = torch.autograd.grad(wanted(outputs).mean(), outputs)
     assert float((found * expected).sum() / (found.norm() * expected.norm())) > 0.995
     assert float(found.norm() / expected.norm()) == pytest.approx(1.0, abs=0.05)
 
 
-def test_imitation_brings_a_random_network_closer() -> None:
+@pytest.mark.parametrize(
+    ("wanted", "known"),
+    [("cross-entropy", lambda z: F.softplus(z[:, 1] - z[:, 0])), ("zero-one", lambda z: (z[:, 1] - z[:, 0]).sigmoid())],
+)
+def test_imitation_brings_a_random_network_closer(wanted: Any, known: Any) -> None:
     before = weights()
-    after = imitate_cross_entropy(before, steps=150)
+    after = imitate(wanted, before, steps=150)
     outputs = torch.randn(200, 2, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    targets = torch.zeros(200, dtype=torch.long)
-    wanted = F.cross_entropy(outputs, targets, reduction="none")
-    errors = [(evaluate(w, one_against_one(outputs, targets)).sum(1) - wanted).square().mean() for w in (before, after)]
+    rows = one_against_one(outputs, torch.zeros(200, dtype=torch.long))
+    errors = [(evaluate(w, rows).sum(1) - known(outputs)).square().mean() for w in (before, after)]
     assert errors[1] < 0.2 * errors[0]
     assert torch.equal(before, weights())
+
+
+def test_a_bounded_network_stays_bounded_on_confident_errors() -> None:
+    """Ten logits beyond the label's, where cross-entropy is ten."""
+    outputs = torch.tensor([[-5.0, 5.0]], dtype=torch.float64)
+    targets = torch.zeros(1, dtype=torch.long)
+    assert 0.5 < float(value(outputs, targets, initial="zero-one")) < 1.5
+    assert float(value(outputs, targets, initial="cross-entropy")) > 4
 
 
 def test_random_networks_are_drawn_by_their_seed() -> None:

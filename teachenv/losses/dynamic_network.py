@@ -101,8 +101,9 @@ def imitate(wanted: Imitated, weights: torch.Tensor, steps: int = 15_000, seed: 
     """Fits f_φ to a loss of two classes, in value and in slope along both logits; Adam, decaying rate.
 
     The file of this package is what comes of `initial_weights("random")` in float64. For logits within ±2 its slopes
-    point where the imitated loss's do (cosine 0.998 with cross-entropy's, 0.993 with the bounded one's), within ±4 less so (0.98): the network sees
-    σ(z), which is flat where cross-entropy of a confident error is not.
+    point where the imitated loss's do (cosine 0.998 with cross-entropy's, 0.993 with the bounded one's), within ±4 less
+    so (0.98 with cross-entropy's): the network sees σ(z), which is flat where cross-entropy of a confident error is
+    not.
 
     Args:
         wanted: the loss.

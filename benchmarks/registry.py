@@ -51,7 +51,7 @@ BENCHMARKS: dict[str, Entry] = {
     "l2t_dln": Entry(
         options="benchmarks.l2t_dln:Options",
         summary="Does a loss network steered by a recurrent teacher (L2T-DLN) train better students than fixed losses?",
-        minutes={"smoke": "1 min (estimated)", "laptop": "4 h (estimated)", "paper": "weeks, for a GPU"},
+        minutes={"smoke": "1 min", "laptop": "4 h (estimated)", "paper": "weeks, for a GPU"},
     ),
     # Time, memory and error of every way to differentiate a training, peers among them.
     "hypergradients": Entry(

@@ -137,7 +137,7 @@ def _follow(env: TeachEnv, teacher: Any, seed: int, final: bool, actions: Any = 
         observation, _, ended, _, info = env.step(action)
         curve.append((info["student_step"], info["objective"]))
         if number in shown and (teacher is not None or actions is not None):
-            pictures.append(_picture(env))
+            pictures.append((info["student_step"], _coefficients(env, action)))
         number += 1
     return _Found(_evaluated(env, final), {}, _thinned(curve), [], pictures, env.teaching.settings.horizon)
 
@@ -247,10 +247,6 @@ class _Saved(BaseCallback):
 
 def _evaluated(env: TeachEnv, final: bool) -> dict[str, float]:
     return env.evaluate("dev") | (env.evaluate("test") if final else {})
-
-
-def _picture(env: TeachEnv) -> tuple[int, list[list[float]]]:
-    return int(env.student.step), env.dynamics.loss.coefficients(env.action).cpu().numpy().round(4).tolist()
 
 
 def _coefficients(env: TeachEnv, action: np.ndarray) -> list[list[float]]:

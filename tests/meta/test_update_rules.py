@@ -66,7 +66,6 @@ def test_a_learned_update_is_bounded_and_depends_on_every_parameter(kind: type[U
     rule = made(kind)
     found = torch.stack(updates(rule, gradients()))
     assert found.abs().max() < 1
-    # A softmax does not feel what is added to all its keys: their biases are the one exception.
     (found * torch.linspace(1, 2, found.numel()).view_as(found)).sum().backward()  # type: ignore[no-untyped-call]
     for name, p in rule.named_parameters():
         assert p.grad is not None

@@ -127,7 +127,7 @@ class WindowGradient(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
         _, info = self.env.reset(**kwargs)
         self._shown = self._nothing(-float(info["objective"]))
         if self.window == "next":
-            self._shown = self._through(self._teach.student, self._teach.action)
+            self._shown = self.through(self._teach.student, self._teach.action)
         return self._observation(), info
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:
@@ -138,12 +138,12 @@ class WindowGradient(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
         if info["diverged"]:
             self._shown = self._nothing(-float(info["objective"]))
         else:
-            self._shown = self._through(before, self._teach.action)
+            self._shown = self.through(before, self._teach.action)
         info["window_error"], info["window_gradient"] = self._shown[0], self._shown[1].cpu().numpy()
         if terminated or truncated:
             self._final, self._shown = self._teach.get_state(), self._nothing(self._shown[0])
         elif self.window == "next":
-            self._shown = self._through(self._teach.student, self._teach.action)
+            self._shown = self.through(self._teach.student, self._teach.action)
         return self._observation(), reward, terminated, truncated, info
 
     def get_state(self) -> dict[str, Any]:
@@ -161,7 +161,7 @@ class WindowGradient(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
         self._teach.set_state(state["environment"])
         self._shown, self._final = state["window_gradient"], state["final"]
 
-    def _through(self, student: StudentState, action: torch.Tensor) -> tuple[float, torch.Tensor]:
+    def through(self, student: StudentState, action: torch.Tensor) -> tuple[float, torch.Tensor]:
         """(−J after a window from a student, its gradient with respect to the window's action)."""
         teach, step = self._teach, int(student.step)
         dynamics, episode, length = teach.dynamics, teach.episode, teach.teaching.settings.steps_per_action

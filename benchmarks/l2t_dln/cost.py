@@ -46,7 +46,7 @@ def times(case: str, length: int, threads: int) -> dict[str, Any]:
             state, _ = env.dynamics.step(state, env.episode, neutral)
         found["plain"].append(time.perf_counter() - start)
         start = time.perf_counter()
-        wrapped._through(env.student, env.action)
+        wrapped.through(env.student, env.action)
         found["hypergradient"].append(time.perf_counter() - start)
         start = time.perf_counter()
         teacher.learn(1, log_interval=None, reset_num_timesteps=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,7 @@ def test_a_replay_is_the_same_sequence_of_losses_on_the_whole_pool(tmp_path: Pat
     tiny = METHODS["l2t-dln"]
     own = ({"policy": {"step_size": 1e-30}}, tiny.own[1])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(METHODS, "l2t-dln", work.METHODS["l2t-dln"].__class__(**{**tiny.__dict__, "own": own}))
+        patch.setitem(METHODS, "l2t-dln", replace(tiny, own=own))
         found = work.run(DIGITS, "l2t-dln", Configuration(0.1, 0), 0, True, tmp_path / "a")
     assert method.environment == tiny.environment
     fixed = work.run(DIGITS, "loss-network", Configuration(0.1, 0), 0, True, tmp_path / "b")

@@ -13,9 +13,9 @@ import torch
 from meta.hypergradient import check_last, check_memory, check_method, hypergradient
 from meta.joint import needed_of, training_of
 from meta.walk import Method
+from meta.watching import TeachWrapper
 from teachenv.batched import take
 from teachenv.dynamics import Dynamics
-from teachenv.env import TeachEnv
 from teachenv.errors import unknown_name
 from teachenv.state import Episode, StudentState
 from teachenv.teaching import Teaching
@@ -119,7 +119,7 @@ class _Differentiating:
         self._tape = self._tape.of_last(last)
 
 
-class ActionGradient(_Differentiating, gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
+class ActionGradient(_Differentiating, TeachWrapper):
     """Adds `info["action_gradient"]` to the step that ends an episode: d(return)/d(actions), (actions taken, n).
 
     Row t is the derivative of the episode's return J(ω_T) − J(ω_0) with respect to the action taken at step t, the
@@ -147,9 +147,6 @@ class ActionGradient(_Differentiating, gym.Wrapper[np.ndarray, np.ndarray, np.nd
     ) -> None:
         """Wraps the environment."""
         super().__init__(env)
-        if not isinstance(env.unwrapped, TeachEnv):
-            raise TypeError(f"ActionGradient differentiates a TeachEnv, found {type(env.unwrapped).__name__}")
-        self._teach: TeachEnv = env.unwrapped
         self._tape = _Tape(self._teach.teaching, method, memory, last)
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:

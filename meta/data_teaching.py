@@ -23,16 +23,15 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
 from meta.policies import TeacherPolicy
-from meta.resume import Resumable
-from meta.teachers import EpisodicTeacher, FixedTeacher, LearningTeacher, TaughtStudent, is_wrapped
-from teachenv.env import TeachEnv
+from meta.teachers import EpisodicTeacher, FixedTeacher, LearningTeacher, TaughtStudent
+from meta.watching import RememberingWrapper
 from teachenv.losses import SampleWeights
 
 DROP, KEEP = -1.0, 0.0
 """Actions of a sample: weight 0, and weight 1."""
 
 
-class DataTeaching(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
+class DataTeaching(RememberingWrapper):
     """Shows the samples of the next minibatch, and pays for how soon the student is good enough.
 
     Observation, (batch, 2C + 5) flattened to one dimension, each in [0, 1]; of each sample of the minibatch that the
@@ -54,14 +53,13 @@ class DataTeaching(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
         ValueError: another loss family, or several student steps an action.
     """
 
+    state_name = "data_teaching"
+
     def __init__(
         self, env: gym.Env[np.ndarray, np.ndarray], threshold: float = 0.9, largest_loss: float | None = None
     ) -> None:
         """Wraps the environment."""
         super().__init__(env)
-        if not isinstance(env.unwrapped, TeachEnv):
-            raise TypeError(f"DataTeaching shows the samples of a TeachEnv, found {type(env.unwrapped).__name__}")
-        self._teach: TeachEnv = env.unwrapped
         settings, loss = self._teach.teaching.settings, self._teach.dynamics.loss
         if not isinstance(loss, SampleWeights) or loss.scale != 1.0:
             raise ValueError(
@@ -73,10 +71,7 @@ class DataTeaching(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
                 f"L2T's features are of samples with one label, but task {self._teach.teaching.task.name!r} is not "
                 "classification"
             )
-        if settings.steps_per_action != 1:
-            raise ValueError(
-                f"each minibatch has its own action: steps_per_action=1, found {settings.steps_per_action}"
-            )
+        self._check_weighs_samples()
         if not 0 < threshold < 1:
             raise ValueError(f"threshold is a dev accuracy in (0, 1), found {threshold}")
         self.threshold = threshold
@@ -109,21 +104,10 @@ class DataTeaching(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
             return np.zeros(self.observation_space.shape or (), np.float32), reward, terminated, truncated, info
         return self._observe(), reward, terminated, truncated, info
 
-    def get_state(self) -> dict[str, Any]:
-        """The environment's snapshot, and what this wrapper remembers of the episode."""
-        own = {"losses": list(self._losses), "best": self._best, "reached": self._reached}
-        return {"environment": self._teach.get_state(), "data_teaching": own}
+    def _remembered(self) -> dict[str, Any]:
+        return {"losses": list(self._losses), "best": self._best, "reached": self._reached}
 
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Continues from a snapshot of `get_state`.
-
-        Raises:
-            ValueError: it is of another environment.
-        """
-        if "data_teaching" not in state:
-            raise ValueError("this is the state of an environment without DataTeaching; use its own set_state")
-        self._teach.set_state(state["environment"])
-        own = state["data_teaching"]
+    def _remember(self, own: dict[str, Any]) -> None:
         self._losses, self._best, self._reached = list(own["losses"]), own["best"], own["reached"]
 
     def _observe(self) -> np.ndarray:
@@ -229,13 +213,7 @@ class RandomDropPolicy(_SamplePolicy):
 class _OfSamples(EpisodicTeacher):
     """A teacher of `DataTeaching` environments."""
 
-    threshold: ClassVar[float] = 0.9
-
-    @classmethod
-    def _wrap_env(cls, env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        if isinstance(env, gym.Env) and not is_wrapped(env, DataTeaching):
-            env = DataTeaching(env, cls.threshold)
-        return Resumable._wrap_env(env, verbose, monitor_wrapper)
+    wrapper = DataTeaching
 
 
 class DataTeacher(_OfSamples, LearningTeacher):

@@ -22,18 +22,15 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import gymnasium as gym
 import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
-from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
 from meta.policies import TeacherPolicy
-from meta.resume import Resumable
-from meta.teachers import Teacher, checked_norm, is_wrapped
+from meta.teachers import Teacher, checked_norm
 from meta.update_rules import (
     INPUTS,
     AdamRule,
@@ -205,6 +202,7 @@ class DynamicLossTeacher(Teacher[torch.Tensor]):
         "RMSPropPolicy": RMSPropPolicy,
         "AdamPolicy": AdamPolicy,
     }
+    wrapper = WindowGradient
 
     def __init__(
         self,
@@ -221,12 +219,6 @@ class DynamicLossTeacher(Teacher[torch.Tensor]):
         self.bptt, self.max_grad_norm = bptt, checked_norm(max_grad_norm)
         self._memory: Memory | None = None
         super().__init__(policy, env, learning_rate, **kwargs)
-
-    @classmethod
-    def _wrap_env(cls, env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        if isinstance(env, gym.Env) and not is_wrapped(env, WindowGradient):
-            env = WindowGradient(env)
-        return Resumable._wrap_env(env, verbose, monitor_wrapper)
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_memory"]  # the mark has it

@@ -8,20 +8,18 @@ import gymnasium as gym
 import numpy as np
 import torch
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
 from meta.policies import TeacherPolicy
 from meta.process import dual, forward_mode, tangent_of
-from meta.resume import Resumable
-from meta.teachers import FixedTeacher, is_wrapped
-from teachenv.env import TeachEnv
+from meta.teachers import FixedTeacher
+from meta.watching import TeachWrapper
 from teachenv.joint import JointDynamics
 from teachenv.losses.distillation import Distillation, halves
 from teachenv.trees import leaves
 
 
-class InfluenceTeaching(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
+class InfluenceTeaching(TeachWrapper):
     """Shows the distillation influence of each sample of the minibatch that the next action weighs.
 
     Observation, (batch,) in [-1, 1]: I_i = ⟨∇_s CE(T_i, S_i), v⟩ (Ren et al. 2023, eq. 8; `meta.influence`), v the
@@ -40,16 +38,10 @@ class InfluenceTeaching(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarr
     def __init__(self, env: gym.Env[np.ndarray, np.ndarray]) -> None:
         """Wraps the environment."""
         super().__init__(env)
-        if not isinstance(env.unwrapped, TeachEnv):
-            raise TypeError(f"InfluenceTeaching shows influence in a TeachEnv, found {type(env.unwrapped).__name__}")
-        self._teach: TeachEnv = env.unwrapped
         settings = self._teach.teaching.settings
         if not isinstance(self._teach.dynamics, JointDynamics):
             raise ValueError(f"distillation influence needs loss='distillation', found loss={settings.loss!r}")
-        if settings.steps_per_action != 1:
-            raise ValueError(
-                f"each minibatch has its own action: steps_per_action=1, found {settings.steps_per_action}"
-            )
+        self._check_weighs_samples()
         dtype = np.float64 if settings.dtype == "float64" else np.float32
         self.observation_space = gym.spaces.Box(-1.0, 1.0, (settings.batch_size,), dtype)
 
@@ -120,9 +112,4 @@ class InfluenceTeacher(FixedTeacher):
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"InfluencePolicy": InfluencePolicy}
-
-    @classmethod
-    def _wrap_env(cls, env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        if isinstance(env, gym.Env) and not is_wrapped(env, InfluenceTeaching):
-            env = InfluenceTeaching(env)
-        return Resumable._wrap_env(env, verbose, monitor_wrapper)
+    wrapper = InfluenceTeaching

@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from meta.action_gradient import ActionGradient, VectorActionGradient
 from meta.policies import AttentionPolicy, ConstantPolicy, MlpPolicy, RandomPolicy, SamplePolicy
 from meta.resume import Resumable
+from meta.watching import TeachWrapper, is_wrapped
 from teachenv.vector_env import TeachVectorEnv
 
 Self = TypeVar("Self", bound="Teacher[Any]")
@@ -50,7 +51,12 @@ class Teacher(Resumable, Generic[Experience]):
         verbose: 1 prints SB3's messages and the log table.
         seed: of θ's initialisation and of the environment.
         device: of θ.
+
+    Attributes:
+        wrapper: what an environment is wrapped in if it is not yet; None: nothing.
     """
+
+    wrapper: ClassVar[type[TeachWrapper] | None] = None
 
     def __init__(
         self,
@@ -81,6 +87,12 @@ class Teacher(Resumable, Generic[Experience]):
         )
         if _init_setup_model:
             self._setup_model()
+
+    @classmethod
+    def _wrap_env(cls, env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        if cls.wrapper is not None and isinstance(env, gym.Env) and not is_wrapped(env, cls.wrapper):
+            env = cls.wrapper(env)
+        return Resumable._wrap_env(env, verbose, monitor_wrapper)
 
     def _setup_model(self) -> None:
         self.lr_schedule = FloatSchedule(self.learning_rate)
@@ -344,7 +356,7 @@ class GradientTeacher(LearningTeacher):
                 env = VectorActionGradient(env, cls.method)
         elif isinstance(env, gym.Env) and not is_wrapped(env, ActionGradient):
             env = ActionGradient(env, cls.method)
-        return Resumable._wrap_env(env, verbose, monitor_wrapper)
+        return super()._wrap_env(env, verbose, monitor_wrapper)
 
     def _collect(self, callback: BaseCallback) -> list[TaughtStudent] | None:
         if self.last is not None:
@@ -400,12 +412,3 @@ class RandomTeacher(FixedTeacher):
     """Takes uniformly random actions; `policy_kwargs={"seed": ...}`, by default 0. Learning leaves it as it is."""
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"RandomPolicy": RandomPolicy}
-
-
-def is_wrapped(env: gym.Env[Any, Any], wrapper: type[gym.Wrapper[Any, Any, Any, Any]]) -> bool:
-    """Whether the wrapper is among the environment's."""
-    while isinstance(env, gym.Wrapper):
-        if isinstance(env, wrapper):
-            return True
-        env = env.env
-    return False

@@ -20,7 +20,7 @@ import torch
 from meta.hypergradient import check_memory, hypergradient
 from meta.joint import training_of
 from meta.walk import Memory
-from teachenv.env import TeachEnv
+from meta.watching import RememberingWrapper
 from teachenv.errors import unknown_name
 from teachenv.randomness import Purpose, generator
 from teachenv.state import StudentState
@@ -51,7 +51,7 @@ def decoded(observation: torch.Tensor) -> torch.Tensor:
     return sign * torch.where(magnitude > -1.0, (_P * magnitude).exp() - _TINY, math.exp(-_P))
 
 
-class WindowGradient(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
+class WindowGradient(RememberingWrapper):
     """Shows the gradient of the dev error through a window with respect to its action.
 
     Observation, (2n,) in [-1, 1]: `encoded` −dJ(ω_N)/da, where ω_N is the student after the N steps of the window. J is
@@ -80,6 +80,8 @@ class WindowGradient(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
         ValueError: an unknown window, source or memory policy, more dev samples than there are, or none of the pool.
     """
 
+    state_name = "window_gradient"
+
     def __init__(
         self,
         env: gym.Env[np.ndarray, np.ndarray],
@@ -90,9 +92,6 @@ class WindowGradient(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
     ) -> None:
         """Wraps the environment."""
         super().__init__(env)
-        if not isinstance(env.unwrapped, TeachEnv):
-            raise TypeError(f"WindowGradient differentiates a TeachEnv, found {type(env.unwrapped).__name__}")
-        self._teach: TeachEnv = env.unwrapped
         if window not in get_args(Window):
             raise unknown_name("window", window, get_args(Window))
         if dev_from not in get_args(Source):
@@ -146,20 +145,11 @@ class WindowGradient(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
             self._shown = self.through(self._teach.student, self._teach.action)
         return self._observation(), reward, terminated, truncated, info
 
-    def get_state(self) -> dict[str, Any]:
-        """The environment's snapshot, and what this wrapper has shown."""
-        return {"environment": self._teach.get_state(), "window_gradient": self._shown, "final": self._final}
+    def _remembered(self) -> dict[str, Any]:
+        return {"shown": self._shown, "final": self._final}
 
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Continues from a snapshot of `get_state`.
-
-        Raises:
-            ValueError: it is of another environment.
-        """
-        if "window_gradient" not in state:
-            raise ValueError("this is the state of an environment without WindowGradient; use its own set_state")
-        self._teach.set_state(state["environment"])
-        self._shown, self._final = state["window_gradient"], state["final"]
+    def _remember(self, own: dict[str, Any]) -> None:
+        self._shown, self._final = own["shown"], own["final"]
 
     def through(self, student: StudentState, action: torch.Tensor) -> tuple[float, torch.Tensor]:
         """(−J after a window from a student, its gradient with respect to the window's action)."""

@@ -281,7 +281,7 @@ def test_a_reset_in_mid_episode_forgets_it(vector):
 
 
 def test_foreign_environments_are_refused():
-    with pytest.raises(TypeError, match="ActionGradient differentiates a TeachEnv, found PendulumEnv"):
+    with pytest.raises(TypeError, match="ActionGradient needs a TeachEnv, found PendulumEnv"):
         ActionGradient(gym.make("Pendulum-v1"))
     foreign = gym.make_vec("Pendulum-v1", num_envs=2, vectorization_mode="sync")
     with pytest.raises(TypeError, match="VectorActionGradient differentiates a TeachVectorEnv, found SyncVectorEnv"):

@@ -1,0 +1,82 @@
+"""Wrappers that look into a `TeachEnv`: at the student as it is, beyond what the environment shows of it."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+
+from teachenv.env import TeachEnv
+
+
+class TeachWrapper(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
+    """A wrapper of a `TeachEnv`, which may have other wrappers in between.
+
+    Args:
+        env: a `TeachEnv`, possibly wrapped.
+
+    Raises:
+        TypeError: there is no `TeachEnv` at the bottom of it.
+    """
+
+    def __init__(self, env: gym.Env[np.ndarray, np.ndarray]) -> None:
+        """Wraps the environment."""
+        super().__init__(env)
+        if not isinstance(env.unwrapped, TeachEnv):
+            raise TypeError(f"{type(self).__name__} needs a TeachEnv, found {type(env.unwrapped).__name__}")
+        self._teach: TeachEnv = env.unwrapped
+
+    def _check_weighs_samples(self) -> None:
+        """For wrappers that show the samples of the minibatch that the next action weighs.
+
+        Raises:
+            ValueError: an action weighs those of several minibatches.
+        """
+        steps = self._teach.teaching.settings.steps_per_action
+        if steps != 1:
+            raise ValueError(f"each minibatch has its own action: steps_per_action=1, found {steps}")
+
+
+class RememberingWrapper(TeachWrapper):
+    """One that has a state of its own, which goes with the environment's snapshot.
+
+    Attributes:
+        state_name: of that state in a snapshot.
+    """
+
+    state_name: ClassVar[str]
+
+    def get_state(self) -> dict[str, Any]:
+        """The environment's snapshot, and what this wrapper remembers of the episode."""
+        return {"environment": self._teach.get_state(), self.state_name: self._remembered()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continues from a snapshot of `get_state`.
+
+        Raises:
+            ValueError: it is of another environment.
+        """
+        if self.state_name not in state:
+            raise ValueError(
+                f"this is the state of an environment without {type(self).__name__}; use its own set_state"
+            )
+        self._teach.set_state(state["environment"])
+        self._remember(state[self.state_name])
+
+    def _remembered(self) -> dict[str, Any]:
+        """The wrapper's own state, by value."""
+        raise NotImplementedError
+
+    def _remember(self, own: dict[str, Any]) -> None:
+        """Takes it up again."""
+        raise NotImplementedError
+
+
+def is_wrapped(env: gym.Env[Any, Any], wrapper: type[gym.Wrapper[Any, Any, Any, Any]]) -> bool:
+    """Whether the wrapper is among the environment's."""
+    while isinstance(env, gym.Wrapper):
+        if isinstance(env, wrapper):
+            return True
+        env = env.env
+    return False

@@ -63,7 +63,7 @@ class Row:
         seconds: Wall-clock time spent up to this number; finite.
         config: Every option that shaped the number, as JSON values.
         git_commit: See `git_commit`.
-        versions: See `versions`.
+        versions: See `versions`; where a benchmark has a choice, also the precision of the networks.
         data: What a figure needs beside the number, such as a curve or a matrix: JSON values, or None.
 
     Raises:

@@ -13,6 +13,7 @@ from benchmarks.comparison import work
 from benchmarks.comparison.methods import Configuration, Method, table_at
 from benchmarks.comparison.work import Setting, Taught, Trained
 from benchmarks.jobs import Job, run_jobs
+from benchmarks.precision import on_any_machine, precision
 from benchmarks.rows import ResultsFile, Row, git_commit, read_rows, versions
 
 
@@ -279,7 +280,7 @@ class Comparison:
         config = {
             "stage": stage,
             "env": setting.env,
-            "options": {k: v for k, v in setting.options.items() if k != "data_root"},
+            "options": on_any_machine(setting.options),
             "loss": setting.loss if made.make is not None else None,
             "learning_rate": configuration.learning_rate,
             "lr_schedule": configuration.lr_schedule,
@@ -328,7 +329,7 @@ class Comparison:
             round(seconds, 2),
             config,
             git_commit(),
-            versions(),
+            versions() | precision(task.setting.options),
             data,
         )
 

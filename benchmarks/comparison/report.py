@@ -118,8 +118,11 @@ def _table(results: Results, task: str, columns: Sequence[Column]) -> tuple[list
 def _subtitle(results: Results, task: str) -> str:
     row = next(r for r in results.rows if r.task == task)
     students = row.config["final_students"]
+    precisions = {r.versions.get("precision", "float32") for r in results.rows if r.task == task}
+    networks = "" if precisions == {"float32"} else f"; networks in {' or '.join(sorted(precisions))}"
     return (
         f"{row.student} on {row.dataset}; a seed's error is the mean over {students} fresh students on the whole pool"
+        f"{networks}"
     )
 
 

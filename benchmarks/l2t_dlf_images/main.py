@@ -13,6 +13,7 @@ from benchmarks.comparison.methods import Configuration, table_at
 from benchmarks.comparison.work import Setting
 from benchmarks.l2t_dlf_images import large, report
 from benchmarks.options import ParallelOptions, Preset
+from benchmarks.precision import on_this_machine
 from teachenv.errors import unknown_name
 
 NAME = "l2t_dlf_images"
@@ -365,7 +366,7 @@ def comparison_of(options: Options) -> Comparison:
                     f"--tasks too, or leave out {method}"
                 )
             methods = tuple(other for other in methods if other != method)
-        shared = {**part.options, **_of_machine(options)}
+        shared = on_this_machine({**part.options, **_of_machine(options)})
         setting = Setting(table, part.env, shared, final=part.final)
         teaching = setting.make_single("cross-entropy", Configuration(0.1, "constant", 0)).teaching
         student = str(teaching.settings.student)

@@ -14,6 +14,7 @@ from benchmarks.l2t_dln import cost, imitation, report, work
 from benchmarks.l2t_dln.methods import ARCHITECTURES, BOUNDED, FIXED, METHODS, REPLAYED, WINDOWS
 from benchmarks.l2t_dln.work import Configuration, Run, Setting
 from benchmarks.options import ParallelOptions, Preset
+from benchmarks.precision import on_any_machine, on_this_machine, precision
 from benchmarks.rows import ResultsFile, Row, git_commit, versions
 from teachenv.errors import unknown_name
 
@@ -221,10 +222,10 @@ class Bench:
         return self._about[task]
 
     def setting(self, task: str) -> Setting:
-        """The task's, with where its data is."""
+        """The task's, as this machine runs it, with where its data is."""
         setting = self.tasks[task].setting
         more = {} if self.data_root is None else {"data_root": self.data_root}
-        return replace(setting, options={**setting.options, **more})
+        return replace(setting, options=on_this_machine({**setting.options, **more}))
 
     def grid(self, task: str, method: str) -> list[Configuration]:
         """Of a method on a task."""
@@ -253,7 +254,7 @@ class Bench:
             "config": {
                 "stage": "training" if case.final else "tuning",
                 "env": setting.env,
-                "options": dict(setting.options),
+                "options": on_any_machine(setting.options),
                 "wrapper": dict(setting.wrapper),
                 "teacher_students": setting.teacher_students if made.kind == "episodes" else None,
                 "environment": dict(made.environment),
@@ -294,7 +295,7 @@ class Bench:
             "student_steps": found.steps,
             "seconds": found.seconds,
             "git_commit": git_commit(),
-            "versions": versions(),
+            "versions": versions() | precision(self.setting(case.task).options),
         }
         rows = []
         if found.replayed:

@@ -10,6 +10,7 @@ from meta.gradient_process import Cotangent
 from meta.hypergradient import hypergradient
 from meta.influence import INFLUENCE_METHODS, directional_derivative, held_out_gradient, influence
 from meta.influence_teaching import InfluencePolicy, InfluenceTeacher, InfluenceTeaching
+from meta.lot import LoT, imitability
 from meta.policies import AttentionPolicy, MlpPolicy, SamplePolicy
 from meta.process import Process, PureProcess
 from meta.taught_loss import TaughtLoss
@@ -43,6 +44,7 @@ __all__ = [
     "InfluencePolicy",
     "InfluenceTeacher",
     "InfluenceTeaching",
+    "LoT",
     "MlpPolicy",
     "Process",
     "PureProcess",
@@ -57,5 +59,6 @@ __all__ = [
     "directional_derivative",
     "held_out_gradient",
     "hypergradient",
+    "imitability",
     "influence",
 ]

@@ -9,19 +9,18 @@ last mark, `load` with an environment goes back to it, and the part of a rollout
 from __future__ import annotations
 
 import os
-import random
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.vec_env import VecEnv
 
+from meta.generators import Generators, generators, set_generators
 from meta.vec_env import as_vec_env
 from teachenv.errors import unknown_name
 
@@ -36,7 +35,7 @@ class Mark:
         num_timesteps: environment steps so far.
         episode_num: episodes so far.
         episode_infos: the latest episodes' returns and lengths, for the log.
-        generators: states of Python's, NumPy's and torch's global generators.
+        generators: the global ones.
         own: what the algorithm adds.
     """
 
@@ -45,7 +44,7 @@ class Mark:
     num_timesteps: int
     episode_num: int
     episode_infos: list[dict[str, Any]]
-    generators: tuple[Any, Any, torch.Tensor]
+    generators: Generators
     own: dict[str, Any]
 
 
@@ -125,7 +124,7 @@ class Resumable(BaseAlgorithm):
             self._episode_num,
             list(self.ep_info_buffer or []),
             # SB3's replay buffers and action noise draw from NumPy's global generator.
-            (random.getstate(), np.random.get_state(), torch.random.get_rng_state()),  # noqa: NPY002
+            generators(),
             self._own_mark(),
         )
 
@@ -143,9 +142,7 @@ class Resumable(BaseAlgorithm):
         self._last_obs = self.mark.last_obs.copy()
         self.ep_info_buffer.clear()
         self.ep_info_buffer.extend(self.mark.episode_infos)
-        random.setstate(self.mark.generators[0])
-        np.random.set_state(self.mark.generators[1])  # noqa: NPY002
-        torch.random.set_rng_state(self.mark.generators[2])
+        set_generators(self.mark.generators)
 
     def _own_mark(self) -> dict[str, Any]:
         return {}

@@ -1,0 +1,73 @@
+"""The global random generators of Python, NumPy and torch as a value, for code of others that draws from them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+
+class Generators(NamedTuple):
+    """Their states.
+
+    Attributes:
+        python: of `random`.
+        numpy: of NumPy's global generator.
+        torch: of torch's on the CPU.
+        cuda: of torch's on each GPU; empty while CUDA is not in use.
+    """
+
+    python: Any
+    numpy: Any
+    torch: torch.Tensor
+    cuda: list[torch.Tensor]
+
+
+def generators() -> Generators:
+    """The states as they are."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+    return Generators(random.getstate(), np.random.get_state(), torch.random.get_rng_state(), cuda)  # noqa: NPY002
+
+
+def set_generators(states: Generators) -> None:
+    """Puts them back."""
+    random.setstate(states.python)
+    np.random.set_state(states.numpy)  # noqa: NPY002
+    torch.random.set_rng_state(states.torch)
+    if states.cuda:
+        torch.cuda.set_rng_state_all(states.cuda)
+
+
+class Stream:
+    """Randomness of its own for code that draws from the global generators.
+
+    Attributes:
+        states: where it stands.
+    """
+
+    def __init__(self, seed: int) -> None:
+        """Begins at a seed."""
+        outside = generators()
+        random.seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        # Not torch.manual_seed, which seeds a CUDA that is not in use yet, too.
+        torch.default_generator.manual_seed(seed)
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            torch.cuda.manual_seed_all(seed)
+        self.states = generators()
+        set_generators(outside)
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Inside the block the global generators are this stream; after it they are as they were before."""
+        outside = generators()
+        set_generators(self.states)
+        try:
+            yield
+        finally:
+            self.states = generators()
+            set_generators(outside)

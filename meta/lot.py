@@ -1,0 +1,295 @@
+"""Learning from teaching: a model is regularised by how well students can imitate it (LoT; Jin et al. 2024).
+
+T and S_i are the distributions softmax(z/τ) of the model (the teacher, which is kept) and of student i:
+
+    teacher:  its own loss + α Σ_i λ_i τ² mean KL(S_i ‖ T),   S_i held
+    student:  τ² mean KL(T ‖ S_i),                            T held
+
+Each side is what its argument lacks to be the other, which is held constant, so that in the space of logits the two
+gradients are opposite: ατλ_i(T − S_i)/rows and τ(S_i − T)/rows. The directions of KL, the factor τ² and the points of
+detaching are the released code's; the paper's students see no labels, those of the released code for language models
+and images do, with α on their KL as well: `labels=True`.
+
+For each step of the teacher there are N of each student: one on the teacher's own minibatch, with the logits that it
+has there (the released code's joint step), and N − 1 on batches of the student's own. In those the released code runs
+the teacher in training mode, so that its running statistics drift and its random numbers are used up. Here it is in
+evaluation mode, without gradients, and all that students do draws from a stream of their own. Hence α = 0 is the plain
+training, bitwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from meta.generators import Generators, Stream, generators
+from teachenv.errors import unknown_name
+from teachenv.losses.distillation import divergence
+
+Metric = Literal["kl", "l2"]
+
+
+def imitability(
+    own: torch.Tensor, other: torch.Tensor, temperature: float = 1.0, metric: Metric = "kl", dim: int = -1
+) -> torch.Tensor:
+    """How far `own` is from imitating `other`, or from being imitated by it: a mean over rows.
+
+    `"kl"`: τ² KL(other ‖ own) of the distributions softmax(z/τ). `"l2"`: the squared distance of these (the paper has
+    an ablation with L2; between what we do not know).
+
+    Args:
+        own: logits that are trained, of any shape.
+        other: logits of that shape, held constant.
+        temperature: τ.
+        metric: `"kl"` or `"l2"`.
+        dim: the dimension of the classes: −1, or 1 for pixels as PyTorch's losses have them.
+
+    Raises:
+        ValueError: the shapes differ, or an unknown metric.
+    """
+    if own.shape != other.shape:
+        raise ValueError(f"teacher's and student's logits must have one shape, found {own.shape} and {other.shape}")
+    own, held = own.movedim(dim, -1), other.detach().movedim(dim, -1)
+    if metric == "kl":
+        return temperature**2 * divergence(held, own, temperature).mean()
+    if metric == "l2":
+        return (F.softmax(own / temperature, -1) - F.softmax(held / temperature, -1)).square().sum(-1).mean()
+    raise unknown_name("metric", metric, get_args(Metric))
+
+
+class _Pending(NamedTuple):
+    """What the students' first step is made of: their logits and the teacher's on its minibatch, and labels."""
+
+    students: list[torch.Tensor]
+    teacher: torch.Tensor
+    targets: torch.Tensor | None
+
+
+class LoT:
+    """The regulariser, and the students that it takes, for any training loop.
+
+    Two calls a step: `lot(logits, inputs)` is the term to add to the loss, `lot.step(model)` trains the students.
+    Networks are called in the mode that they are in, but for the teacher in the students' own steps, which is in
+    evaluation mode there.
+
+    Args:
+        students: one or several modules with the teacher's output shape, of any size.
+        optimizers: one for each.
+        alpha: α.
+        temperature: τ.
+        student_steps: N, of each student for each step of the teacher.
+        data: batches for the N − 1 further steps, begun anew when they end: inputs, or pairs (inputs, targets).
+        weights: λ_i; None: 1/K of K students, so that α means the same for any number of them.
+        metric: see `imitability`.
+        labels: whether students also learn from labels: cross-entropy + α · their KL.
+        forward: (module, inputs) to logits, for models that are not simply called.
+        dim: see `imitability`.
+        seed: of all randomness in what students do.
+
+    Attributes:
+        teacher_steps: how often `step` was called.
+        updates: how often each student was trained; N times as often.
+
+    Raises:
+        ValueError: numbers out of range, or as many optimisers or weights as there are not students, or N > 1 without
+            data.
+
+    Example:
+        >>> import torch, meta
+        >>> model, student = torch.nn.Linear(4, 3), torch.nn.Linear(4, 3)
+        >>> lot = meta.LoT(student, torch.optim.SGD(student.parameters(), lr=0.1), alpha=0.5)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> x, y = torch.randn(8, 4), torch.randint(3, (8,))
+        >>> logits = model(x)
+        >>> loss = torch.nn.functional.cross_entropy(logits, y) + lot(logits, x)
+        >>> loss.backward(); optimizer.step()
+        >>> lot.step(model)
+        >>> lot.teacher_steps, lot.updates
+        (1, 1)
+    """
+
+    def __init__(
+        self,
+        students: nn.Module | Sequence[nn.Module],
+        optimizers: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
+        *,
+        alpha: float = 1.0,
+        temperature: float = 1.5,
+        student_steps: int = 1,
+        data: Iterable[Any] | None = None,
+        weights: Sequence[float] | None = None,
+        metric: Metric = "kl",
+        labels: bool = False,
+        forward: Callable[[nn.Module, Any], torch.Tensor] = lambda module, inputs: module(inputs),
+        dim: int = -1,
+        seed: int = 0,
+    ) -> None:
+        """Checks the options."""
+        self.students = [students] if isinstance(students, nn.Module) else list(students)
+        self.optimizers = [optimizers] if isinstance(optimizers, torch.optim.Optimizer) else list(optimizers)
+        count = len(self.students)
+        self.weights = [1 / count] * count if weights is None and count else list(weights or ())
+        if not count or len(self.optimizers) != count or len(self.weights) != count:
+            raise ValueError(
+                f"each student has an optimiser and a weight: found {count} students, {len(self.optimizers)} "
+                f"optimisers and {len(self.weights)} weights"
+            )
+        if not (alpha >= 0 and temperature > 0 and student_steps >= 1):
+            raise ValueError(
+                f"expected alpha >= 0, temperature > 0 and student_steps >= 1, found alpha={alpha}, "
+                f"temperature={temperature}, student_steps={student_steps}"
+            )
+        if metric not in get_args(Metric):
+            raise unknown_name("metric", metric, get_args(Metric))
+        if student_steps > 1 and data is None:
+            raise ValueError(
+                f"student_steps={student_steps}: the further {student_steps - 1} need data=, an iterable of batches"
+            )
+        self.alpha, self.temperature, self.student_steps = alpha, temperature, student_steps
+        self.metric: Metric = metric
+        self.labels, self.dim = labels, dim
+        self.teacher_steps, self.updates = 0, 0
+        self._data, self._forward, self._stream = data, forward, Stream(seed)
+        self._batches: Iterator[Any] | None = None
+        self._began: Generators | None = None
+        self._drawn = 0
+        self._pending: _Pending | None = None
+
+    def __call__(self, logits: torch.Tensor, inputs: Any, targets: torch.Tensor | None = None) -> torch.Tensor:
+        """α Σ_i λ_i times how far the students are from the teacher on its minibatch, to be added to its loss.
+
+        Args:
+            logits: the teacher's, of any shape.
+            inputs: what it had.
+            targets: class indices; needed with `labels=True`.
+
+        Raises:
+            RuntimeError: the students have not made the step of the last minibatch.
+            ValueError: targets are missing, or a student's logits have another shape.
+        """
+        if self._pending is not None:
+            raise RuntimeError("two terms without a step between them: call step(model) after each step of the teacher")
+        if self.labels and targets is None:
+            raise ValueError("labels=True: pass the minibatch's targets as the third argument")
+        with self._stream():
+            own = [self._forward(student, inputs) for student in self.students]
+        term = logits.new_zeros(())
+        # Without it there is nothing to differentiate, and the teacher's gradient is the plain one to the last bit.
+        if self.alpha:
+            for weight, student in zip(self.weights, own, strict=True):
+                term = term + weight * self._distance(logits, student)
+            term = self.alpha * term
+        self._pending = _Pending(own, logits.detach(), targets)
+        return term
+
+    def step(self, teacher: nn.Module) -> None:
+        """The students' N steps: one on the minibatch of the last term, N − 1 on batches of their own.
+
+        Raises:
+            RuntimeError: there was no term since the last step.
+            ValueError: a batch has no targets, with `labels=True`; or there are no batches.
+        """
+        if self._pending is None:
+            raise RuntimeError("no term since the last step: call lot(logits, inputs) for each step of the teacher")
+        pending, self._pending = self._pending, None
+        with self._stream():
+            self._train(pending)
+            for _ in range(self.student_steps - 1):
+                inputs, targets = self._next()
+                with torch.no_grad(), _evaluating(teacher):
+                    taught = self._forward(teacher, inputs)
+                own = [self._forward(student, inputs) for student in self.students]
+                self._train(_Pending(own, taught, targets))
+        self.teacher_steps += 1
+
+    def _distance(self, own: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        return imitability(own, other, self.temperature, self.metric, self.dim)
+
+    def _train(self, batch: _Pending) -> None:
+        for optimizer, logits in zip(self.optimizers, batch.students, strict=True):
+            loss = self._distance(logits, batch.teacher)
+            if self.labels:
+                assert batch.targets is not None
+                rows = logits.movedim(self.dim, -1).flatten(0, -2)
+                loss = F.cross_entropy(rows, batch.targets.reshape(-1)) + self.alpha * loss
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        self.updates += 1
+
+    def _next(self) -> tuple[Any, torch.Tensor | None]:
+        """The next batch of the students' own."""
+        batch = next(self._batches, None) if self._batches is not None else None
+        if batch is None:
+            self._begin()
+            assert self._batches is not None
+            batch = next(self._batches, None)
+        if batch is None:
+            raise ValueError(
+                "data= gave no batch: it is empty, or an iterator that cannot begin anew; pass a DataLoader or a list"
+            )
+        self._drawn += 1
+        inputs, targets = batch if isinstance(batch, tuple | list) and len(batch) == 2 else (batch, None)
+        if self.labels and targets is None:
+            raise ValueError("labels=True: each batch of data= must be a pair (inputs, targets)")
+        return inputs, targets
+
+    def _begin(self) -> None:
+        assert self._data is not None
+        self._began, self._drawn = generators(), 0
+        self._batches = iter(self._data)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything between two steps: students, optimisers, counts, random numbers, the place in `data`.
+
+        Raises:
+            RuntimeError: in the middle of a step.
+        """
+        if self._pending is not None:
+            raise RuntimeError("in the middle of a step: save after lot.step(model)")
+        return {
+            "students": [student.state_dict() for student in self.students],
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "steps": (self.teacher_steps, self.updates),
+            "stream": self._stream.states,
+            "data": (self._began, self._drawn),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from a `state_dict`; batches that were taken from `data` since it began are taken again.
+
+        Raises:
+            ValueError: it is of another number of students.
+        """
+        if len(state["students"]) != len(self.students):
+            raise ValueError(f"this state has {len(state['students'])} students, found {len(self.students)}")
+        for student, own in zip(self.students, state["students"], strict=True):
+            student.load_state_dict(own)
+        for optimizer, own in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(own)
+        self.teacher_steps, self.updates = state["steps"]
+        began, drawn = state["data"]
+        if began is not None:
+            self._stream.states = began
+            with self._stream():
+                self._begin()
+                for _ in range(drawn):
+                    self._next()
+        self._stream.states = state["stream"]
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """The module in evaluation mode; after the block each part is in the mode that it was in."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode

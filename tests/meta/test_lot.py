@@ -1,0 +1,311 @@
+"""LoT around a training loop: gradients, what it leaves alone, and how often students are trained."""
+
+from __future__ import annotations
+
+import random
+from copy import deepcopy
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from meta import LoT, imitability
+
+CLASSES, FEATURES = 4, 6
+
+
+def network(seed: int, hidden: int = 8) -> nn.Sequential:
+    """With running statistics and dropout: what a careless step of the students would disturb."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Linear(FEATURES, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Dropout(0.3), nn.Linear(hidden, CLASSES)
+        )
+
+
+class Noisy(TensorDataset):
+    """Augmented by each of the global generators."""
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, ...]:
+        x, y = super().__getitem__(index)
+        return x + 0.1 * torch.randn(FEATURES) + random.random() + float(np.random.rand()), y  # noqa: NPY002
+
+
+def loader(seed: int = 0) -> DataLoader[Any]:
+    rng = torch.Generator().manual_seed(seed)
+    x, y = torch.randn(40, FEATURES, generator=rng), torch.randint(CLASSES, (40,), generator=rng)
+    return DataLoader(Noisy(x, y), batch_size=8, shuffle=True)
+
+
+def sgd(module: nn.Module) -> torch.optim.SGD:
+    return torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9)
+
+
+def seed_all() -> None:
+    torch.manual_seed(5)
+    random.seed(5)
+    np.random.seed(5)  # noqa: NPY002
+
+
+def train(model: nn.Module, lot: LoT | None, optimizer: torch.optim.Optimizer, steps: int) -> list[float]:
+    """The user's loop, of which LoT must be two lines."""
+    losses: list[float] = []
+    while len(losses) < steps:
+        for x, y in islice(loader(), steps - len(losses)):
+            logits = model(x)
+            loss = F.cross_entropy(logits, y)
+            if lot is not None:
+                loss = loss + lot(logits, x, y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if lot is not None:
+                lot.step(model)
+            losses.append(loss.item())
+    return losses
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    theirs = b.state_dict()
+    return all(torch.equal(value, theirs[name]) for name, value in a.state_dict().items())
+
+
+# --- the measure ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(7, CLASSES), (2, 3, CLASSES)])
+def test_gradients_are_opposite_in_logits(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    teacher, student = (torch.randn(shape, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    temperature, rows = 1.5, teacher.numel() // CLASSES
+    p, q = ((z / temperature).softmax(-1) for z in (teacher, student))
+    (ours,) = torch.autograd.grad(imitability(teacher, student, temperature), teacher)
+    (theirs,) = torch.autograd.grad(imitability(student, teacher, temperature), student)
+    torch.testing.assert_close(ours, temperature * (p - q) / rows, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(ours, -theirs, rtol=1e-12, atol=1e-14)
+
+
+def test_each_side_holds_the_other() -> None:
+    a, b = (torch.randn(3, CLASSES, requires_grad=True) for _ in range(2))
+    for metric in ("kl", "l2"):
+        assert torch.autograd.grad(imitability(a, b, metric=metric), [a, b], allow_unused=True)[1] is None
+
+
+@pytest.mark.parametrize("metric", ["kl", "l2"])
+def test_gradients_equal_differences(metric: Any) -> None:
+    torch.manual_seed(1)
+    own, other = torch.randn(3, 5, dtype=torch.float64, requires_grad=True), torch.randn(3, 5, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda z: imitability(z, other, 2.0, metric), own)
+
+
+def test_the_direction_of_kl() -> None:
+    own, other = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+    target, mine = (other / 2).softmax(-1), (own / 2).softmax(-1)
+    expected = 4 * (target * (target / mine).log()).sum()
+    torch.testing.assert_close(imitability(own, other, 2.0), expected)
+
+
+@settings(deadline=None)
+@given(
+    arrays(np.float64, (2, 3, CLASSES), elements=st.floats(-20, 20)),
+    st.floats(-50, 50),
+    st.floats(0.2, 5),
+    st.sampled_from(["kl", "l2"]),
+)
+def test_it_is_a_distance_of_distributions(pair: np.ndarray, shift: float, temperature: float, metric: Any) -> None:
+    a, b = torch.from_numpy(pair)
+    found = float(imitability(a, b, temperature, metric))
+    assert found >= -1e-12
+    assert found == pytest.approx(float(imitability(a + shift, b, temperature, metric)), abs=1e-8, rel=1e-8)
+    assert float(imitability(a, a + shift, temperature, metric)) == pytest.approx(0, abs=1e-8)
+
+
+def test_classes_may_be_in_any_dimension() -> None:
+    own, other = torch.randn(2, CLASSES, 5, 6), torch.randn(2, CLASSES, 5, 6)
+    rows = imitability(own.movedim(1, -1).reshape(-1, CLASSES), other.movedim(1, -1).reshape(-1, CLASSES), 1.5)
+    torch.testing.assert_close(imitability(own, other, 1.5, dim=1), rows)
+
+
+# --- around a loop ----------------------------------------------------------------------------------------------------
+
+
+def test_alpha_zero_is_the_plain_loop_bitwise() -> None:
+    plain, regularised = network(0), network(0)
+    seed_all()
+    losses = train(plain, None, sgd(plain), 12)
+    after = torch.rand(1)
+    students = [network(1), network(2, hidden=5)]
+    lot = LoT(students, [sgd(s) for s in students], alpha=0.0, student_steps=3, data=loader(1))
+    seed_all()
+    assert train(regularised, lot, sgd(regularised), 12) == losses
+    assert same(plain, regularised)
+    assert torch.equal(torch.rand(1), after)
+    # The students have learned meanwhile.
+    assert not same(students[0], network(1))
+
+
+def test_the_term_reaches_the_teacher() -> None:
+    plain, regularised, student = network(0), network(0), network(1)
+    seed_all()
+    train(plain, None, sgd(plain), 2)
+    seed_all()
+    train(regularised, LoT(student, sgd(student)), sgd(regularised), 2)
+    assert not same(plain, regularised)
+
+
+def test_students_steps_leave_the_teacher_alone() -> None:
+    model, student = network(0), network(1)
+    model[3].eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    lot = LoT(student, sgd(student), student_steps=4, data=loader())
+    x = torch.randn(8, FEATURES)
+    lot(model(x), x)
+    with_own_forward = {name: value.clone() for name, value in model.state_dict().items()}
+    lot.step(model)
+    assert all(torch.equal(value, with_own_forward[name]) for name, value in model.state_dict().items())
+    assert not torch.equal(before["1.running_mean"], with_own_forward["1.running_mean"])
+    assert all(p.grad is None for p in model.parameters())
+    assert [part.training for part in model] == [True, True, True, False, True]
+
+
+@pytest.mark.parametrize("ratio", [1, 2, 5])
+def test_the_ratio_of_updates_is_exact(ratio: int) -> None:
+    model, students = network(0), [network(1), network(2)]
+    optimizers = [sgd(s) for s in students]
+    counts = [0, 0]
+    for i, optimizer in enumerate(optimizers):
+        optimizer.register_step_post_hook(lambda *_, i=i: counts.__setitem__(i, counts[i] + 1))
+    lot = LoT(students, optimizers, student_steps=ratio, data=loader(1))
+    train(model, lot, sgd(model), 7)  # more than the five batches of an epoch
+    assert counts == [7 * ratio, 7 * ratio]
+    assert (lot.teacher_steps, lot.updates) == (7, 7 * ratio)
+
+
+def test_equal_students_count_as_one() -> None:
+    x = torch.randn(8, FEATURES)
+    terms = []
+    for count in (1, 3):
+        students = [nn.Linear(FEATURES, CLASSES) for _ in range(count)]
+        for student in students:
+            nn.init.constant_(student.weight, 0.1)
+            nn.init.zeros_(student.bias)
+        logits = x[:, :CLASSES].clone().requires_grad_()
+        terms.append(LoT(students, [sgd(s) for s in students], alpha=0.7)(logits, x))
+    torch.testing.assert_close(terms[0], terms[1])
+
+
+def test_what_students_learn_from() -> None:
+    """The paper's see the teacher only, whatever α; the released code's have labels, and α on their KL."""
+    x, y, logits = torch.randn(8, FEATURES), torch.randint(CLASSES, (8,)), torch.randn(8, CLASSES)
+    for labels in (False, True):
+        student = nn.Linear(FEATURES, CLASSES)
+        copy = nn.Linear(FEATURES, CLASSES)
+        copy.load_state_dict(student.state_dict())
+        lot = LoT(student, torch.optim.SGD(student.parameters(), lr=1.0), alpha=0.3, temperature=2.0, labels=labels)
+        lot(logits, x, y)
+        lot.step(nn.Identity())
+        own = copy(x)
+        loss = 4 * F.kl_div((own / 2).log_softmax(-1), (logits / 2).softmax(-1), reduction="batchmean")
+        if labels:
+            loss = F.cross_entropy(own, y) + 0.3 * loss
+        loss.backward()
+        torch.testing.assert_close(student.weight, copy.weight - copy.weight.grad)
+
+
+def test_pixels_have_labels_too() -> None:
+    student = nn.Conv2d(3, CLASSES, 1)
+    lot = LoT(student, sgd(student), labels=True, dim=1)
+    x, targets = torch.randn(2, 3, 5, 6), torch.randint(CLASSES, (2, 5, 6))
+    targets[0, 0] = -100
+    lot(torch.randn(2, CLASSES, 5, 6), x, targets)
+    lot.step(nn.Identity())
+    assert lot.updates == 1
+
+
+def test_a_students_own_batches_need_no_labels() -> None:
+    student = nn.Linear(FEATURES, CLASSES)
+    lot = LoT(student, sgd(student), student_steps=3, data=[torch.randn(5, FEATURES)])
+    x = torch.randn(8, FEATURES)
+    lot(torch.randn(8, CLASSES), x)
+    lot.step(nn.Linear(FEATURES, CLASSES))
+    assert lot.updates == 3
+
+
+def test_a_run_goes_on_from_a_checkpoint_bitwise() -> None:
+    def parts() -> tuple[nn.Module, nn.Module, LoT, torch.optim.SGD]:
+        model, student = network(0), network(1)
+        lot = LoT(student, sgd(student), student_steps=3, data=loader(1), seed=3)
+        return model, student, lot, sgd(model)
+
+    model, student, lot, optimizer = parts()
+    seed_all()
+    train(model, lot, optimizer, 4)  # eight batches of the students' own: in the middle of their second epoch
+    saved = deepcopy([model.state_dict(), optimizer.state_dict(), lot.state_dict()])
+    other, its_student, its_lot, its_optimizer = parts()
+    other.load_state_dict(saved[0])
+    its_optimizer.load_state_dict(saved[1])
+    its_lot.load_state_dict(saved[2])
+    for m, one, o in ((model, lot, optimizer), (other, its_lot, its_optimizer)):
+        seed_all()
+        train(m, one, o, 4)
+    assert same(model, other)
+    assert same(student, its_student)
+    assert (its_lot.teacher_steps, its_lot.updates) == (8, 24)
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+
+def test_calls_out_of_order_are_refused() -> None:
+    student = nn.Linear(FEATURES, CLASSES)
+    lot = LoT(student, sgd(student))
+    with pytest.raises(RuntimeError, match="no term since the last step"):
+        lot.step(student)
+    x = torch.randn(2, FEATURES)
+    lot(student(x), x)
+    with pytest.raises(RuntimeError, match="two terms without a step"):
+        lot(student(x), x)
+    with pytest.raises(RuntimeError, match="middle of a step"):
+        lot.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"alpha": -1.0}, "alpha=-1"),
+        ({"temperature": 0.0}, "temperature=0"),
+        ({"student_steps": 2}, "need data="),
+        ({"weights": [0.5, 0.5]}, "1 students, 1 optimisers and 2 weights"),
+        ({"metric": "KL"}, "did you mean 'kl'"),
+    ],
+)
+def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
+    student = nn.Linear(FEATURES, CLASSES)
+    with pytest.raises(ValueError, match=message):
+        LoT(student, sgd(student), **options)
+
+
+def test_batches_that_do_not_fit_are_refused() -> None:
+    student, x = nn.Linear(FEATURES, CLASSES), torch.randn(2, FEATURES)
+    with pytest.raises(ValueError, match="must have one shape"):
+        LoT(student, sgd(student))(torch.randn(2, CLASSES + 1), x)
+    with pytest.raises(ValueError, match="third argument"):
+        LoT(student, sgd(student), labels=True)(student(x), x)
+    lot = LoT(student, sgd(student), labels=True, student_steps=2, data=[x])
+    lot(student(x), x, torch.zeros(2, dtype=torch.int64))
+    with pytest.raises(ValueError, match="must be a pair"):
+        lot.step(student)
+    lot = LoT(student, sgd(student), student_steps=2, data=[])
+    lot(student(x), x)
+    with pytest.raises(ValueError, match="gave no batch"):
+        lot.step(student)
+    with pytest.raises(ValueError, match="has 1 students, found 2"):
+        LoT([student, student], [sgd(student), sgd(student)]).load_state_dict(LoT(student, sgd(student)).state_dict())

@@ -57,6 +57,10 @@ class Results:
         """Whether there are rows."""
         return any((r.task, r.method) == (task, method) for r in self.rows)
 
+    def learns(self, task: str, method: str) -> bool:
+        """Whether its teacher was measured as it learned."""
+        return len({r.student_steps for r in self.of(task, method, "dev_objective")}) > 1
+
     def temperature(self, task: str, method: str) -> float:
         """τ of the dev objective J that its rows have."""
         config = next(r.config for r in self.rows if (r.task, r.method) == (task, method))
@@ -156,17 +160,28 @@ class Panel(NamedTuple):
     methods: list[str]
 
 
-def panels(results: Results, height: float = 4.2, *, of_objective: bool = False) -> tuple[Figure, list[Panel]]:
-    """A figure with one panel a task; of the objective one for each of its temperatures, which are other measures."""
+def panels(
+    results: Results, height: float = 4.2, *, of_objective: bool = False, of_learning: bool = False
+) -> tuple[Figure, list[Panel]]:
+    """A figure with one panel a task; of the objective one for each of its temperatures, which are other measures.
+
+    Args:
+        results: what is shown.
+        height: of a panel.
+        of_objective: whether it is shown.
+        of_learning: only panels in which some teacher learns.
+    """
     shown = []
     for task in results.tasks:
         temperatures = {m: results.temperature(task, m) for m in results.methods if results.has(task, m)}
         for tau in sorted(set(temperatures.values())) if of_objective else [None]:
             methods = [m for m, own in temperatures.items() if tau in (None, own)]
+            if of_learning and not any(results.learns(task, m) for m in methods):
+                continue
             title = f"{task}, J with τ = {tau:g}" if tau is not None else task
             shown.append((title, task, methods))
-    columns = min(len(shown), 3)
-    lines = -(-len(shown) // columns)
+    columns = max(1, min(len(shown), 3))
+    lines = max(1, -(-len(shown) // columns))
     figure = Figure(figsize=(6.2 * columns, height * lines), dpi=130, layout="constrained")
     axes = figure.subplots(lines, columns, squeeze=False).ravel()
     for axis in axes[len(shown) :]:
@@ -213,7 +228,7 @@ def test_error(results: Results) -> Figure:
 
 def teacher_training(results: Results) -> Figure:
     """J of students under teachers that learn, along the student steps spent on them."""
-    figure, found = panels(results, of_objective=True)
+    figure, found = panels(results, of_objective=True, of_learning=True)
     for axis, task, methods in found:
         shown: list[float] = []
         for method in methods:

@@ -132,12 +132,12 @@ def _reaching(results: Results) -> Column:
 
 def teacher_steps(results: Results) -> Figure:
     """The paper's figure 3: the dev measure of students along the gradient teachers' own steps."""
-    figure, panels = report.panels(results, of_objective=True)
+    figure, panels = report.panels(results, of_objective=True, of_learning=True)
     for axis, task, methods in panels:
         for method in methods:
             rows = results.of(task, method, "dev_objective")
             # Two students make an update of evolution strategies, and RL teachers have another kind of step.
-            if not rows or method in (*RL, "l2t-data") or len({r.student_steps for r in rows}) == 1:
+            if not results.learns(task, method) or method in (*RL, "l2t-data"):
                 continue
             horizon = rows[0].config["options"]["horizon"] * rows[0].config["parallel"]
             steps = sorted({r.student_steps for r in rows})
@@ -159,7 +159,7 @@ def chosen_rows(results: Results, task: str) -> Figure | None:
     labels = LABELS.get(row.dataset.split("-")[0])
     teachers = [
         (method, found[0].data)
-        for method in ("rmd", "l2t-dlf")
+        for method in ("rmd", "rmd:generalized", "l2t-dlf")
         if (found := [r for r in results.of(task, method, "dev_objective") if r.data and r.data["coefficients"]])
     ]
     if labels is None or not teachers:

@@ -13,6 +13,7 @@ import pytest
 from benchmarks.comparison import work
 from benchmarks.comparison.engine import Effort, Rung
 from benchmarks.comparison.methods import Configuration
+from benchmarks.comparison.report import Results, teacher_training
 from benchmarks.comparison.work import Setting
 from benchmarks.l2t_dlf_images import Options, large, main, methods, report
 from benchmarks.l2t_dlf_images.published import ERRORS
@@ -129,6 +130,13 @@ def test_rows_table_and_figures(finished: Path) -> None:
     assert "p " in table
     for name in ("test_error", "figure3", "rl_and_gradient", "learning_curves", "coefficients-mnist-mlp"):
         assert (finished / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_figures_of_learning_leave_out_tasks_where_no_teacher_learns(finished: Path) -> None:
+    results = Results(read_rows(finished / "results.jsonl"), report.COLORS, report.FIXED, "bilinear", 2)
+    assert results.tasks == ["mnist-mlp", "mnist-lenet"]
+    for figure in (teacher_training(results), report.teacher_steps(results)):
+        assert {axis.get_title().split(",")[0] for axis in figure.axes} == {"mnist-mlp"}
 
 
 def test_tuning_is_at_the_length_of_the_final_training(finished: Path) -> None:

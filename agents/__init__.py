@@ -1,7 +1,8 @@
-"""RL-based teaching: Stable-Baselines3's algorithms as teachers."""
+"""RL-based teaching: Stable-Baselines3's algorithms as teachers; and PPO that learns from teaching."""
 
 from agents.ddpg import DDPG, TD3
+from agents.lot_ppo import LoTPPO
 from agents.sac import SAC
 from meta.vec_env import GymVecEnv
 
-__all__ = ["DDPG", "SAC", "TD3", "GymVecEnv"]
+__all__ = ["DDPG", "SAC", "TD3", "GymVecEnv", "LoTPPO"]

@@ -32,6 +32,8 @@ from teachenv.errors import unknown_name
 from teachenv.losses.distillation import divergence
 
 Metric = Literal["kl", "l2"]
+Distance = Callable[[Any, Any], torch.Tensor]
+"""(what is trained, what is held) to a number; it must hold the second itself."""
 
 
 def imitability(
@@ -63,10 +65,10 @@ def imitability(
 
 
 class _Pending(NamedTuple):
-    """What the students' first step is made of: their logits and the teacher's on its minibatch, and labels."""
+    """What the students' first step is made of: their outputs and the teacher's on its minibatch, and labels."""
 
-    students: list[torch.Tensor]
-    teacher: torch.Tensor
+    students: list[Any]
+    teacher: Any
     targets: torch.Tensor | None
 
 
@@ -83,11 +85,13 @@ class LoT:
         alpha: α.
         temperature: τ.
         student_steps: N, of each student for each step of the teacher.
-        data: batches for the N − 1 further steps, begun anew when they end: inputs, or pairs (inputs, targets).
+        data: batches for the N − 1 further steps, begun anew when they end: inputs, or pairs (inputs, targets). An
+            iterator that is one already keeps its place itself: it is not part of `state_dict`.
         weights: λ_i; None: 1/K of K students, so that α means the same for any number of them.
-        metric: see `imitability`.
+        metric: see `imitability`; or a function (own, other) of outputs that are no logits, the mean distance of the
+            two, which must hold the other. It has the factor τ² and all else itself.
         labels: whether students also learn from labels: cross-entropy + α · their KL.
-        forward: (module, inputs) to logits, for models that are not simply called.
+        forward: (module, inputs) to outputs, for models that are not simply called.
         dim: see `imitability`.
         seed: of all randomness in what students do.
 
@@ -123,9 +127,9 @@ class LoT:
         student_steps: int = 1,
         data: Iterable[Any] | None = None,
         weights: Sequence[float] | None = None,
-        metric: Metric = "kl",
+        metric: Metric | Distance = "kl",
         labels: bool = False,
-        forward: Callable[[nn.Module, Any], torch.Tensor] = lambda module, inputs: module(inputs),
+        forward: Callable[[Any, Any], Any] = lambda module, inputs: module(inputs),
         dim: int = -1,
         seed: int = 0,
     ) -> None:
@@ -144,23 +148,23 @@ class LoT:
                 f"expected alpha >= 0, temperature > 0 and student_steps >= 1, found alpha={alpha}, "
                 f"temperature={temperature}, student_steps={student_steps}"
             )
-        if metric not in get_args(Metric):
+        if isinstance(metric, str) and metric not in get_args(Metric):
             raise unknown_name("metric", metric, get_args(Metric))
         if student_steps > 1 and data is None:
             raise ValueError(
                 f"student_steps={student_steps}: the further {student_steps - 1} need data=, an iterable of batches"
             )
         self.alpha, self.temperature, self.student_steps = alpha, temperature, student_steps
-        self.metric: Metric = metric
+        self.metric: Metric | Distance = metric
         self.labels, self.dim = labels, dim
         self.teacher_steps, self.updates = 0, 0
-        self._data, self._forward, self._stream = data, forward, Stream(seed)
+        self._data, self._forward, self.stream = data, forward, Stream(seed)
         self._batches: Iterator[Any] | None = None
         self._began: Generators | None = None
         self._drawn = 0
         self._pending: _Pending | None = None
 
-    def __call__(self, logits: torch.Tensor, inputs: Any, targets: torch.Tensor | None = None) -> torch.Tensor:
+    def __call__(self, logits: Any, inputs: Any, targets: torch.Tensor | None = None) -> torch.Tensor:
         """α Σ_i λ_i times how far the students are from the teacher on its minibatch, to be added to its loss.
 
         Args:
@@ -169,26 +173,35 @@ class LoT:
             targets: class indices; needed with `labels=True`.
 
         Raises:
-            RuntimeError: the students have not made the step of the last minibatch.
+            RuntimeError: neither `step` nor `skip` since the last term.
             ValueError: targets are missing, or a student's logits have another shape.
         """
         if self._pending is not None:
-            raise RuntimeError("two terms without a step between them: call step(model) after each step of the teacher")
+            raise RuntimeError(
+                "two terms without a step between them: call step(model) after each step of the teacher, or skip()"
+            )
         if self.labels and targets is None:
             raise ValueError("labels=True: pass the minibatch's targets as the third argument")
-        with self._stream():
+        with self.stream():
             own = [self._forward(student, inputs) for student in self.students]
-        term = logits.new_zeros(())
+        term = torch.zeros(())
         # Without it there is nothing to differentiate, and the teacher's gradient is the plain one to the last bit.
         if self.alpha:
             for weight, student in zip(self.weights, own, strict=True):
                 term = term + weight * self._distance(logits, student)
             term = self.alpha * term
-        self._pending = _Pending(own, logits.detach(), targets)
+        self._pending = _Pending(own, logits.detach() if isinstance(logits, torch.Tensor) else logits, targets)
         return term
 
-    def step(self, teacher: nn.Module) -> None:
+    def skip(self) -> None:
+        """Forgets the last term: the teacher made no step with it (its loss was not finite, say)."""
+        self._pending = None
+
+    def step(self, teacher: nn.Module) -> torch.Tensor:
         """The students' N steps: one on the minibatch of the last term, N − 1 on batches of their own.
+
+        Returns:
+            Their mean loss on that minibatch, before the step.
 
         Raises:
             RuntimeError: there was no term since the last step.
@@ -197,8 +210,8 @@ class LoT:
         if self._pending is None:
             raise RuntimeError("no term since the last step: call lot(logits, inputs) for each step of the teacher")
         pending, self._pending = self._pending, None
-        with self._stream():
-            self._train(pending)
+        with self.stream():
+            loss = self._train(pending)
             for _ in range(self.student_steps - 1):
                 inputs, targets = self._next()
                 with torch.no_grad(), _evaluating(teacher):
@@ -206,11 +219,15 @@ class LoT:
                 own = [self._forward(student, inputs) for student in self.students]
                 self._train(_Pending(own, taught, targets))
         self.teacher_steps += 1
+        return loss
 
-    def _distance(self, own: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    def _distance(self, own: Any, other: Any) -> torch.Tensor:
+        if callable(self.metric):
+            return self.metric(own, other)
         return imitability(own, other, self.temperature, self.metric, self.dim)
 
-    def _train(self, batch: _Pending) -> None:
+    def _train(self, batch: _Pending) -> torch.Tensor:
+        losses = []
         for optimizer, logits in zip(self.optimizers, batch.students, strict=True):
             loss = self._distance(logits, batch.teacher)
             if self.labels:
@@ -220,7 +237,9 @@ class LoT:
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
+            losses.append(loss.detach())
         self.updates += 1
+        return torch.stack(losses).mean()
 
     def _next(self) -> tuple[Any, torch.Tensor | None]:
         """The next batch of the students' own."""
@@ -241,8 +260,9 @@ class LoT:
 
     def _begin(self) -> None:
         assert self._data is not None
-        self._began, self._drawn = generators(), 0
+        began = generators()
         self._batches = iter(self._data)
+        self._began, self._drawn = (None if self._batches is self._data else began), 0
 
     def state_dict(self) -> dict[str, Any]:
         """Everything between two steps: students, optimisers, counts, random numbers, the place in `data`.
@@ -256,7 +276,7 @@ class LoT:
             "students": [student.state_dict() for student in self.students],
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "steps": (self.teacher_steps, self.updates),
-            "stream": self._stream.states,
+            "stream": self.stream.states,
             "data": (self._began, self._drawn),
         }
 
@@ -275,12 +295,12 @@ class LoT:
         self.teacher_steps, self.updates = state["steps"]
         began, drawn = state["data"]
         if began is not None:
-            self._stream.states = began
-            with self._stream():
+            self.stream.states = began
+            with self.stream():
                 self._begin()
                 for _ in range(drawn):
                     self._next()
-        self._stream.states = state["stream"]
+        self.stream.states = state["stream"]
 
 
 @contextmanager

@@ -1,0 +1,292 @@
+"""PPO regularised by how well students can imitate its policy (LoT for reinforcement learning; Jin et al. 2024).
+
+Every gradient step of PPO has α Σ_i λ_i τ² KL(π_Si ‖ π_T) on its minibatch's observations added to its loss; then each
+student takes one step along τ² KL(π_T ‖ π_Si) on the same minibatch, and N − 1 on observations of the last rollouts,
+whose labels are the present policy's. Students never act, and their value networks are never trained.
+
+N counts gradient steps, as in the paper. The released code sweeps N times over ten cached rollouts after each update
+instead, which comes to 13.5 student steps for each of the policy's; and all ten entries of its cache are the same
+buffer, overwritten in place. Here they are the last rollouts (`replay`).
+
+With α = 0 the policy is SB3's PPO's to the last bit: students draw from a random stream of their own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3 import PPO
+from stable_baselines3.common.distributions import Distribution
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.utils import obs_as_tensor
+from torch import distributions as td
+from torch import nn
+
+from meta.generators import Stream
+from meta.lot import LoT
+
+
+def parts(distribution: Distribution) -> list[td.Distribution]:
+    """The independent factors of an SB3 distribution, as torch has them.
+
+    A squashed Gaussian is compared before the squashing, which leaves a divergence as it is.
+    """
+    found = distribution.distribution
+    return list(found) if isinstance(found, list | tuple) else [found]
+
+
+def tempered(distribution: td.Distribution, temperature: float, held: bool = False) -> td.Distribution:
+    """The distribution with its density to the power 1/τ, normalised: logits over τ, variances times τ.
+
+    Args:
+        distribution: categorical, Bernoulli or normal.
+        temperature: τ.
+        held: whether its parameters are constants.
+
+    Raises:
+        TypeError: another distribution.
+    """
+
+    def own(parameter: torch.Tensor) -> torch.Tensor:
+        return parameter.detach() if held else parameter
+
+    if isinstance(distribution, td.Categorical):
+        return td.Categorical(logits=own(distribution.logits) / temperature)
+    if isinstance(distribution, td.Bernoulli):
+        return td.Bernoulli(logits=own(distribution.logits) / temperature)
+    if isinstance(distribution, td.Normal):
+        return td.Normal(own(distribution.loc), own(distribution.scale) * math.sqrt(temperature))
+    raise TypeError(f"expected a categorical, Bernoulli or normal distribution, found {type(distribution).__name__}")
+
+
+def policy_distance(own: list[td.Distribution], other: list[td.Distribution], temperature: float) -> torch.Tensor:
+    """τ² KL(other ‖ own) of two policies' actions, `other` held: summed over factors, the mean over observations."""
+    total: torch.Tensor | float = 0.0
+    for mine, theirs in zip(own, other, strict=True):
+        kl = td.kl_divergence(tempered(theirs, temperature, held=True), tempered(mine, temperature))
+        total = total + (kl if kl.ndim == 1 else kl.flatten(1).sum(1))
+    assert isinstance(total, torch.Tensor)
+    return temperature**2 * total.mean()
+
+
+class _AddTerm(torch.autograd.Function):
+    """A tensor as it is, whose backward pass also brings a term of the loss its gradient, 1."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: torch.Tensor, term: torch.Tensor) -> torch.Tensor:
+        """The tensor."""
+        ctx.save_for_backward(term)
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Its gradient, and the term's."""
+        (term,) = ctx.saved_tensors
+        return gradients[0], torch.ones_like(term)
+
+
+class LastRollouts:
+    """Observations of the last rollouts; iterating gives minibatches of them, drawn from NumPy's global generator.
+
+    Args:
+        rollouts: how many are kept.
+        batch_size: of a minibatch.
+        device: where minibatches go.
+
+    Attributes:
+        rollouts: of each its observations by name, (steps · environments, ...); a single one has the name `""`.
+    """
+
+    def __init__(self, rollouts: int, batch_size: int, device: torch.device) -> None:
+        """None yet."""
+        self.rollouts: deque[dict[str, np.ndarray]] = deque(maxlen=rollouts)
+        self._batch_size, self._device = batch_size, device
+
+    def add(self, observations: np.ndarray | dict[str, np.ndarray]) -> None:
+        """A rollout's, (steps, environments, ...); they are copied, since SB3 overwrites its buffer."""
+        named = observations if isinstance(observations, dict) else {"": observations}
+        self.rollouts.append({name: v.reshape(-1, *v.shape[2:]).copy() for name, v in named.items()})
+
+    def __iter__(self) -> LastRollouts:
+        return self
+
+    def __next__(self) -> torch.Tensor | dict[str, torch.Tensor]:
+        sizes = [len(next(iter(rollout.values()))) for rollout in self.rollouts]
+        ends = np.cumsum(sizes)
+        drawn = np.random.randint(ends[-1], size=self._batch_size)  # noqa: NPY002 - LoT's own stream
+        which = np.searchsorted(ends, drawn, side="right")
+        rows = drawn - (ends - sizes)[which]
+        batch = {
+            name: np.stack([self.rollouts[i][name][row] for i, row in zip(which, rows, strict=True)])
+            for name in self.rollouts[0]
+        }
+        return obs_as_tensor(batch.get("", batch), self._device)
+
+
+class LoTPPO(PPO):
+    """SB3's PPO with LoT's regulariser.
+
+    Logged beside PPO's: `train/student_kl` (τ² KL(π_T ‖ π_S) on the policy's minibatches, a mean over students),
+    `train/alpha`, `lot/teacher_steps` and `lot/student_steps` (of each student).
+
+    Args:
+        policy: see SB3's PPO.
+        env: see SB3's PPO.
+        alpha: α; the released code has 0.5, or 0.1 for some games.
+        student_steps: N.
+        temperature: τ.
+        students: K; each weighs 1/K.
+        student_policy: policy class or alias of the students; None: the policy's own.
+        student_policy_kwargs: its options; None: the policy's own.
+        student_weight_decay: of the students' Adam, whose learning rate is PPO's.
+        replay: how many of the last rollouts the students' own steps draw from.
+        warm_up: PPO updates (rollouts) at the beginning in which α is 0; 1 in the released code.
+        **kwargs: SB3's.
+
+    Raises:
+        ValueError: numbers out of range.
+
+    Example:
+        >>> from agents import LoTPPO
+        >>> model = LoTPPO("MlpPolicy", "CartPole-v1", n_steps=64, batch_size=32, n_epochs=1, student_steps=2, seed=0)
+        >>> model = model.learn(128)
+        >>> model.lot.teacher_steps, model.lot.updates
+        (4, 8)
+    """
+
+    def __init__(
+        self,
+        policy: str | type[ActorCriticPolicy],
+        env: Any,
+        *,
+        alpha: float = 0.5,
+        student_steps: int = 1,
+        temperature: float = 1.0,
+        students: int = 1,
+        student_policy: str | type[ActorCriticPolicy] | None = None,
+        student_policy_kwargs: dict[str, Any] | None = None,
+        student_weight_decay: float = 1e-4,
+        replay: int = 10,
+        warm_up: int = 1,
+        _init_setup_model: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        """Builds policy and students."""
+        if min(students, replay) < 1 or warm_up < 0 or student_weight_decay < 0:
+            raise ValueError(
+                f"expected students >= 1, replay >= 1, warm_up >= 0 and student_weight_decay >= 0, found "
+                f"students={students}, replay={replay}, warm_up={warm_up}, "
+                f"student_weight_decay={student_weight_decay}"
+            )
+        self.alpha, self.student_steps, self.temperature, self.num_students = (
+            alpha,
+            student_steps,
+            temperature,
+            students,
+        )
+        self.student_policy, self.student_policy_kwargs = student_policy, student_policy_kwargs
+        self.student_weight_decay, self.replay, self.warm_up = student_weight_decay, replay, warm_up
+        self.rollouts_seen = 0
+        self.lot_state: dict[str, Any] | None = None
+        super().__init__(policy, env, _init_setup_model=_init_setup_model, **kwargs)
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        seed = 0 if self.seed is None else self.seed
+        # Another draw of the initial weights than the policy's, from another stream than the one that goes on.
+        with Stream(seed + 1_000_003)():
+            self.students = nn.ModuleList([self._make_student() for _ in range(self.num_students)])
+        self.last_rollouts = LastRollouts(self.replay, self.batch_size, self.device)
+        temperature = self.temperature
+        self.lot = LoT(
+            list(self.students),
+            [student.optimizer for student in self.students],  # type: ignore[misc]
+            alpha=self.alpha,
+            temperature=temperature,
+            student_steps=self.student_steps,
+            data=self.last_rollouts,
+            metric=lambda own, other: policy_distance(own, other, temperature),
+            forward=lambda policy, observations: parts(policy.get_distribution(observations)),
+            seed=seed,
+        )
+
+    def _make_student(self) -> ActorCriticPolicy:
+        chosen = self.policy_class if self.student_policy is None else self.student_policy
+        made = self._get_policy_from_name(chosen) if isinstance(chosen, str) else chosen
+        options = dict(self.policy_kwargs if self.student_policy_kwargs is None else self.student_policy_kwargs)
+        # SB3's policies give their Adam this ε where nothing is said of the optimiser.
+        given = options.get("optimizer_kwargs") or ({} if "optimizer_class" in options else {"eps": 1e-5})
+        options["optimizer_kwargs"] = {"weight_decay": self.student_weight_decay, **given}
+        assert issubclass(made, ActorCriticPolicy)
+        student = made(self.observation_space, self.action_space, self.lr_schedule, use_sde=self.use_sde, **options)
+        student.set_training_mode(True)
+        return student.to(self.device)
+
+    def train(self) -> None:
+        """SB3's, with the term in each minibatch's loss and the students' steps after each of the policy's."""
+        self.last_rollouts.add(self.rollout_buffer.observations)
+        self.lot.alpha = self.alpha if self.rollouts_seen >= self.warm_up else 0.0
+        policy, lot, divergences = self.policy, self.lot, []
+        evaluate = policy.evaluate_actions
+        for student in self.students:
+            self._update_learning_rate(student.optimizer)  # type: ignore[arg-type]
+
+        def evaluate_with_term(
+            observations: Any, actions: torch.Tensor
+        ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+            values, log_prob, entropy = evaluate(observations, actions)
+            term = lot(parts(policy.action_dist), observations)
+            # SB3's loop takes three tensors and makes its loss of them: the term comes in by the gradient of one.
+            if lot.alpha:
+                log_prob = _AddTerm.apply(log_prob, term)
+            return values, log_prob, entropy
+
+        hook = policy.optimizer.register_step_post_hook(lambda *_: divergences.append(lot.step(policy)))
+        policy.evaluate_actions = evaluate_with_term  # type: ignore[method-assign,assignment]
+        try:
+            super().train()
+        finally:
+            del policy.evaluate_actions
+            hook.remove()
+            lot.skip()  # of a minibatch at which target_kl stopped the update
+        self.rollouts_seen += 1
+        if divergences:
+            self.logger.record("train/student_kl", float(torch.stack(divergences).mean()))
+        self.logger.record("train/alpha", lot.alpha)
+        self.logger.record("lot/teacher_steps", lot.teacher_steps)
+        self.logger.record("lot/student_steps", lot.updates)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "students", "lot", "last_rollouts"]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        names, tensors = super()._get_torch_save_params()
+        of_students = [f"students.{i}{part}" for i in range(self.num_students) for part in ("", ".optimizer")]
+        return [*names, *of_students], tensors
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """SB3's `save`, with the students, their random stream and the rollouts that they learn from."""
+        self.lot_state = {
+            "stream": self.lot.stream.states,
+            "steps": (self.lot.teacher_steps, self.lot.updates),
+            "rollouts": list(self.last_rollouts.rollouts) if self.student_steps > 1 else [],
+        }
+        try:
+            super().save(*args, **kwargs)
+        finally:
+            self.lot_state = None
+
+    @classmethod
+    def load(cls, *args: Any, **kwargs: Any) -> Any:
+        """SB3's `load`; students go on from where they were."""
+        model = super().load(*args, **kwargs)
+        state, model.lot_state = model.lot_state, None
+        assert state is not None
+        model.lot.stream.states = state["stream"]
+        model.lot.teacher_steps, model.lot.updates = state["steps"]
+        model.last_rollouts.rollouts.extend(state["rollouts"])
+        return model

@@ -98,6 +98,7 @@ class LoT:
     Attributes:
         teacher_steps: how often `step` was called.
         updates: how often each student was trained; N times as often.
+        stream: the random numbers of all that students do.
 
     Raises:
         ValueError: numbers out of range, or as many optimisers or weights as there are not students, or N > 1 without
@@ -112,7 +113,7 @@ class LoT:
         >>> logits = model(x)
         >>> loss = torch.nn.functional.cross_entropy(logits, y) + lot(logits, x)
         >>> loss.backward(); optimizer.step()
-        >>> lot.step(model)
+        >>> distance = lot.step(model)
         >>> lot.teacher_steps, lot.updates
         (1, 1)
     """

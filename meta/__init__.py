@@ -7,6 +7,7 @@ from meta.distillation import DISTILLERS, LGTM, Batch, DistillationSettings
 from meta.dynamic_loss import DynamicLossTeacher
 from meta.evolution import EvolutionStrategies
 from meta.gradient_process import Cotangent
+from meta.gradient_teachers import RMD, FiniteDifference, GradientTeacher
 from meta.hypergradient import hypergradient
 from meta.influence import INFLUENCE_METHODS, directional_derivative, held_out_gradient, influence
 from meta.influence_teaching import InfluencePolicy, InfluenceTeacher, InfluenceTeaching
@@ -14,7 +15,7 @@ from meta.lot import LoT, imitability
 from meta.policies import AttentionPolicy, MlpPolicy, SamplePolicy
 from meta.process import Process, PureProcess
 from meta.taught_loss import TaughtLoss
-from meta.teachers import RMD, ConstantTeacher, EpisodicTeacher, FiniteDifference, GradientTeacher, RandomTeacher
+from meta.teachers import ConstantTeacher, EpisodicTeacher, RandomTeacher
 from meta.vec_env import GymVecEnv
 from meta.walk import METHODS, Hypergradient
 from meta.window_gradient import WindowGradient

@@ -56,7 +56,8 @@ def test_a_static_teacher_takes_one_action_and_still_learns():
     torch.manual_seed(0)
     network = Attention(13, 7, static=True)
     actions = network(torch.rand(5, 13))
-    assert torch.equal(actions, actions[:1].expand(5, -1))
+    # Close, not equal: a processor may sum the rows of a batch in other orders.
+    torch.testing.assert_close(actions, actions[:1].expand(5, -1), rtol=1e-6, atol=1e-9)
     actions.sum().backward()
     assert all((parameter.grad != 0).all() for parameter in network.parameters())
     assert torch.equal(

@@ -211,11 +211,14 @@ class FunctionalStudent:
         with torch_seed(0, Purpose.DROPOUT, device=self._device), torch.no_grad():
             before = torch.default_generator.get_state()
             try:
-                outputs = self._module.train()(example)
+                with self._precision():
+                    outputs = self._module.train()(example)
             except (RuntimeError, ValueError, TypeError) as error:
+                # oneDNN, for one, has no LSTM in bfloat16 for processors without AVX-512.
+                hint = "; this machine may lack it in bfloat16: try autocast=None" if self.autocast else ""
                 raise ValueError(
                     f"the student {type(self._module).__name__} fails on inputs of shape {tuple(example.shape)} and "
-                    f"type {example.dtype}: {error}"
+                    f"type {example.dtype}: {error}{hint}"
                 ) from error
             stochastic = not torch.equal(before, torch.default_generator.get_state())
         for handle in handles:

@@ -340,9 +340,13 @@ def test_single_precision_gives_the_same_gradient_roughly(student, method, error
 def test_a_forward_pass_in_bfloat16_gives_the_same_gradient_roughly(student):
     case = Case("autocast", student, options={"momentum": 0.9, "horizon": 3})
     actions = some_actions(case.env()).astype(np.float32)
+    try:
+        fast = case.env(dtype="float32", autocast="bfloat16")
+    except ValueError as error:
+        assert student is Recurrent and "try autocast=None" in str(error)
+        pytest.skip("this processor has no LSTM in bfloat16")
     found, plain = (
-        teach(ActionGradient(case.env(dtype="float32", autocast=autocast)), actions)[1]["action_gradient"]
-        for autocast in ("bfloat16", None)
+        teach(ActionGradient(env), actions)[1]["action_gradient"] for env in (fast, case.env(dtype="float32"))
     )
     # bfloat16 has 8 significant bits.
     assert 1e-5 < relative(found, plain) < 0.1

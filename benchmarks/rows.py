@@ -19,7 +19,6 @@ import math
 import operator
 import os
 import platform
-import secrets
 import subprocess
 import tempfile
 import warnings
@@ -27,6 +26,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
+
+from teachenv.files import whole_file
 
 _ROOT = Path(__file__).resolve().parent.parent
 _DISTRIBUTIONS = ("torch", "gymnasium", "stable-baselines3", "numpy", "teachenv")
@@ -263,21 +264,8 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None
     Raises:
         OutputNotWritable: If it could not be written; the old file, if any, is unchanged.
     """
-    path = Path(path)
-    # Beside the target, since a rename is atomic within one file system only.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    with _writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("xb") as file:
-                file.write(content.encode() if isinstance(content, str) else content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise
+    with _writing(Path(path)), whole_file(path) as partial:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def versions() -> dict[str, str]:

@@ -8,7 +8,6 @@ last mark, `load` with an environment goes back to it, and the part of a rollout
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from meta.generators import Generators, generators, set_generators
 from meta.vec_env import as_vec_env
 from teachenv.errors import unknown_name
+from teachenv.files import whole_file
 
 
 @dataclass(frozen=True)
@@ -85,15 +85,9 @@ class Resumable(BaseAlgorithm):
             super().save(path, exclude, include)
             return
         path = Path(path)
-        path = path if path.suffix else path.with_suffix(".zip")
-        partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(partial, "wb") as file:
-                super().save(file, exclude, include)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        # SB3 would leave a file that it opens itself open after an error.
+        with whole_file(path if path.suffix else path.with_suffix(".zip")) as partial, open(partial, "wb") as file:
+            super().save(file, exclude, include)
 
     def _setup_learn(
         self,

@@ -15,6 +15,7 @@ from torch import nn
 
 from meta.policies import Attention, perceptron
 from teachenv.errors import unknown_name
+from teachenv.files import whole_file
 from teachenv.losses import LOSSES, make_loss
 from teachenv.students import Prediction
 from teachenv.tasks.base import ClassificationMeasure
@@ -96,15 +97,13 @@ class TaughtLoss(nn.Module):
     def save(self, path: str | Path) -> None:
         """Writes the folder: taught_loss.json and taught_loss.safetensors, each at once or not at all."""
         folder = Path(path)
-        folder.mkdir(parents=True, exist_ok=True)
         weights = {name: t.contiguous() for name, t in self.actor.state_dict().items()}
         for name, content in (
             (_WEIGHTS, safetensors.torch.save(weights)),
             (_CONFIG, json.dumps(self.config, indent=2).encode()),
         ):
-            partial = folder / f"{name}.part"
-            partial.write_bytes(content)
-            partial.replace(folder / name)
+            with whole_file(folder / name) as partial:
+                partial.write_bytes(content)
 
     @classmethod
     def load(cls, path: str | Path) -> TaughtLoss:

@@ -349,10 +349,7 @@ class _Follower(BaseCallback):
     def save(self, teacher: Any) -> None:
         """Writes teacher and points, if it is a teacher that can go on from there."""
         if hasattr(teacher, "mark"):
-            partial = self._checkpoint.with_suffix(".part.zip")
-            self._checkpoint.parent.mkdir(parents=True, exist_ok=True)
-            teacher.save(partial)
-            partial.replace(self._checkpoint.with_suffix(".zip"))
+            teacher.save(self._checkpoint.with_suffix(".zip"))
             write_atomically(self._checkpoint.with_suffix(".json"), json.dumps(self.points))
 
     def _on_step(self) -> bool:

@@ -17,6 +17,7 @@ from benchmarks.l2t_dln.methods import METHODS, REPLAYED
 from benchmarks.presentation import markdown, panels, print_table, write_figures
 from benchmarks.rows import Row, write_atomically
 from benchmarks.statistics import paired, summarise
+from teachenv.files import whole_file
 
 # A measure that is better when it is smaller.
 _ERROR = "error"
@@ -225,9 +226,8 @@ def _animate(row: Row, path: Path) -> None:
         step, picture = pictures[number]
         return [_draw(axis, picture, limits, f"{row.task}: after {step} steps")]
 
-    partial = path.with_suffix(".part.gif")
-    FuncAnimation(figure, frame, frames=len(pictures), blit=False).save(partial, PillowWriter(fps=3))
-    partial.replace(path)
+    with whole_file(path) as partial:
+        FuncAnimation(figure, frame, frames=len(pictures), blit=False).save(partial, PillowWriter(fps=3))
 
 
 def _costs(rows: Sequence[Row]) -> list[tuple[str, ...]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -21,6 +20,7 @@ from meta.distillation.losses import soft_cross_entropy
 from meta.distillation.text import TextClassifier, Tokenizer
 from teachenv.data import GlueData, load_glue
 from teachenv.dynamics import minibatches
+from teachenv.files import whole_file
 from teachenv.randomness import Purpose, generator, torch_seed
 
 _EVALUATION_BATCH = 128
@@ -288,7 +288,5 @@ def _influences(distiller: LGTM, given: Tokens, setting: Setting) -> list[float]
 
 
 def _save(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".part")
-    torch.save(value, partial)
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        torch.save(value, partial)

@@ -343,7 +343,8 @@ def test_a_forward_pass_in_bfloat16_gives_the_same_gradient_roughly(student):
     try:
         fast = case.env(dtype="float32", autocast="bfloat16")
     except ValueError as error:
-        assert student is Recurrent and "try autocast=None" in str(error)
+        assert student is Recurrent
+        assert "try autocast=None" in str(error)  # noqa: PT017
         pytest.skip("this processor has no LSTM in bfloat16")
     found, plain = (
         teach(ActionGradient(env), actions)[1]["action_gradient"] for env in (fast, case.env(dtype="float32"))

@@ -1,8 +1,10 @@
 """RL-based teaching: Stable-Baselines3's algorithms as teachers; and PPO that learns from teaching."""
 
+from agents.atari import AtariVecEnv
 from agents.ddpg import DDPG, TD3
 from agents.lot_ppo import LoTPPO
 from agents.sac import SAC
+from agents.segments import Segments, learn_in_segments
 from meta.vec_env import GymVecEnv
 
-__all__ = ["DDPG", "SAC", "TD3", "GymVecEnv", "LoTPPO"]
+__all__ = ["DDPG", "SAC", "TD3", "AtariVecEnv", "GymVecEnv", "LoTPPO", "Segments", "learn_in_segments"]

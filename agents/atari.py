@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import difflib
 import re
+import shutil
+import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,6 +25,8 @@ import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
+
+from teachenv.files import whole_file
 
 GAMES = ("BeamRider", "Breakout", "UpNDown", "Gravitar")
 """Those of LoT's paper."""
@@ -92,11 +96,12 @@ class AtariVecEnv(VecEnv):
         self._actions = np.zeros(num_envs, dtype=np.int64)
         self._start = time.time()
         super().__init__(num_envs, self.games.single_observation_space, self.games.single_action_space)
-        self.seed(seed)
+        if seed is not None:
+            self.seed(seed)
 
     def reset(self) -> np.ndarray:
         """Begins all games anew, with the seeds given to `seed()` since the last reset."""
-        seeds = None if self._seeds[0] is None else np.array(self._seeds)
+        seeds = None if self._seeds[0] is None else np.array(self._seeds) % 2**31
         observations, infos = self.games.reset(seed=seeds)
         self._reset_seeds()
         self._reset_options()
@@ -188,13 +193,13 @@ def single_game(game: str, **options: Any) -> gym.Env[Any, Any]:
     return gym.wrappers.FrameStackObservation(env, 4)
 
 
-def record_game(model: BaseAlgorithm, game: str, folder: str | Path, *, seed: int = 0, max_steps: int = 2000) -> float:
+def record_game(model: BaseAlgorithm, game: str, path: str | Path, *, seed: int = 0, max_steps: int = 2000) -> float:
     """Plays one game with a trained policy and writes it as a video.
 
     Args:
         model: trained on `AtariVecEnv`.
         game: see `AtariVecEnv`.
-        folder: where the MP4 goes, named after the game.
+        path: of the MP4.
         seed: of the game and of the actions, which are drawn.
         max_steps: after which the video ends (15 of them are a second of the game).
 
@@ -203,21 +208,25 @@ def record_game(model: BaseAlgorithm, game: str, folder: str | Path, *, seed: in
     """
     env = single_game(game, render_mode="rgb_array")
     fires = env.unwrapped.get_action_meanings()[_FIRE] == "FIRE"  # type: ignore[attr-defined]
-    env = gym.wrappers.RecordVideo(env, str(folder), name_prefix=rom_name(game), disable_logger=True)
-    observation, info = env.reset(seed=seed)
-    model.set_random_seed(seed)
-    total, lives, over = 0.0, 0, False
-    for _ in range(max_steps):
-        action, _ = model.predict(np.asarray(observation), deterministic=False)
-        # As in training: the first action of a life starts the ball.
-        chosen = _FIRE if fires and info["lives"] != lives else int(action)
-        lives = info["lives"]
-        observation, reward, terminated, truncated, info = env.step(chosen)
-        total += float(reward)
-        over = terminated or truncated
-        if over:
-            break
-    env.close()  # type: ignore[no-untyped-call]
+    with tempfile.TemporaryDirectory() as folder, whole_file(path) as partial:
+        # Gymnasium names its files itself, and warns of a folder that is there.
+        env = gym.wrappers.RecordVideo(env, f"{folder}/game", disable_logger=True)
+        observation, info = env.reset(seed=seed)
+        model.set_random_seed(seed)
+        total, lives, over = 0.0, 0, False
+        for _ in range(max_steps):
+            action, _ = model.predict(np.asarray(observation), deterministic=False)
+            # As in training: the first action of a life starts the ball.
+            chosen = _FIRE if fires and info["lives"] != lives else int(action)
+            lives = info["lives"]
+            observation, reward, terminated, truncated, info = env.step(chosen)
+            total += float(reward)
+            over = terminated or truncated
+            if over:
+                break
+        env.close()  # type: ignore[no-untyped-call]
+        (video,) = Path(folder, "game").iterdir()
+        shutil.move(video, partial)
     return total
 
 

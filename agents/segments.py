@@ -1,0 +1,138 @@
+"""PPO that goes on after an interruption, in any environment, as if there had been none.
+
+SB3 saves networks and optimisers, but not the environment, and most environments cannot be saved. So training is cut
+into segments of whole rollouts. At the start of each the model is saved, the generators are seeded with a function of
+(seed, environment steps so far), and the environment begins anew. All that follows is then a function of the file: a
+run that was killed goes on from it and ends, bitwise, where an unbroken run ends.
+
+Episodes that are under way at the end of a segment are cut off there. PPO bootstraps from their last observations, as
+at the end of every rollout, so returns stay right; what is lost is what lies deeper in an episode than a segment is
+long. Choose segments of several episodes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from stable_baselines3.common.type_aliases import MaybeCallback
+from stable_baselines3.common.utils import set_random_seed
+from stable_baselines3.common.vec_env import VecEnv
+
+from teachenv.files import whole_file
+
+AnyPPO = TypeVar("AnyPPO", bound=PPO)
+
+
+class Segments(BaseCallback):
+    """Saves a model at the start of each segment, and begins the segment from what is saved.
+
+    Args:
+        path: of the file (zip), which is replaced each time, at once.
+        rollouts: in a segment.
+    """
+
+    def __init__(self, path: str | Path, rollouts: int = 50) -> None:
+        """Takes the options."""
+        if rollouts < 1:
+            raise ValueError(f"a segment has at least 1 rollout, found rollouts={rollouts}")
+        super().__init__()
+        self.path, self.rollouts = Path(path), rollouts
+        self._begun = False
+
+    def _on_rollout_start(self) -> None:
+        model = self.model
+        assert isinstance(model, PPO)
+        if not self._begun:
+            _restore_statistics(model)
+        if model.num_timesteps % (model.n_steps * model.n_envs * self.rollouts) == 0:
+            save(model, self.path)
+        elif self._begun:
+            return
+        # Also where a finished training is prolonged in the middle of a segment.
+        self._begun = True
+        _begin(model)
+
+    def _on_step(self) -> bool:
+        return True
+
+
+def save(model: PPO, path: Path) -> None:
+    """Writes the model, at once, with the statistics of a `VecNormalize` around its environment."""
+    vec_normalize = model.get_vec_normalize_env()
+    # SB3 leaves them out of its files; a model's attributes are in them.
+    model.segment_statistics = (  # type: ignore[attr-defined]
+        None if vec_normalize is None else (vec_normalize.obs_rms, vec_normalize.ret_rms)
+    )
+    with whole_file(path) as partial, open(partial, "wb") as file:
+        model.save(file)
+
+
+def _restore_statistics(model: PPO) -> None:
+    statistics, vec_normalize = getattr(model, "segment_statistics", None), model.get_vec_normalize_env()
+    if statistics is not None and vec_normalize is not None:
+        vec_normalize.obs_rms, vec_normalize.ret_rms = statistics
+
+
+def _begin(model: PPO) -> None:
+    env = model.env
+    assert isinstance(env, VecEnv)
+    seed = int(np.random.SeedSequence([model.seed or 0, model.num_timesteps]).generate_state(1)[0]) // 2
+    set_random_seed(seed, using_cuda=model.device.type == "cuda")
+    model.action_space.seed(seed)
+    env.seed(seed)
+    model._last_obs = env.reset()  # type: ignore[assignment]
+    model._last_episode_starts = np.ones(env.num_envs, dtype=bool)
+    if model.use_sde:
+        model.policy.reset_noise(env.num_envs)
+
+
+def learn_in_segments(
+    model: AnyPPO, total_timesteps: int, path: str | Path, *, rollouts: int = 50, callback: MaybeCallback = None
+) -> AnyPPO:
+    """Trains; goes on from the file at `path`, if there is one.
+
+    Args:
+        model: PPO or a subclass, untrained, with its environment.
+        total_timesteps: of the whole training.
+        path: of the checkpoint; the finished model is there in the end.
+        rollouts: in a segment.
+        callback: SB3's; called after the segment has begun.
+
+    Returns:
+        The trained model: the given one, or the one that the file holds.
+
+    Raises:
+        ValueError: the file holds a model of other settings.
+    """
+    path = Path(path)
+    if path.exists():
+        saved: AnyPPO = type(model).load(path, device=model.device)
+        found, expected = _settings(saved), _settings(model)
+        if found != expected:
+            differing = sorted(name for name in expected if found.get(name) != expected[name])
+            raise ValueError(
+                f"{path} holds a model with other settings than the one to train (they differ in "
+                f"{', '.join(differing)}); remove it, or choose another path"
+            )
+        assert model.env is not None
+        saved.set_env(model.env)
+        model = saved
+    callbacks: list[Any] = [Segments(path, rollouts)]
+    if callback is not None:
+        callbacks += callback if isinstance(callback, list) else [callback]
+    remaining = total_timesteps - model.num_timesteps
+    if remaining > 0:
+        model.learn(remaining, CallbackList(callbacks), reset_num_timesteps=False)
+        save(model, path)
+    return model
+
+
+def _settings(model: PPO) -> dict[str, Any]:
+    """What must be the same in a file and in the model that would go on from it."""
+    names = ("n_steps", "n_epochs", "batch_size", "gamma", "gae_lambda", "ent_coef", "vf_coef", "max_grad_norm", "seed")
+    lot = ("alpha", "student_steps", "temperature", "num_students", "replay", "warm_up")
+    return {name: getattr(model, name) for name in (*names, *lot) if hasattr(model, name)}

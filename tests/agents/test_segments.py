@@ -1,0 +1,114 @@
+"""A training that was killed ends where an unbroken one ends."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import pytest
+import torch
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from agents import LoTPPO, Segments, learn_in_segments
+
+TOTAL = 6 * 64
+SMALL: dict[str, Any] = {"n_steps": 32, "batch_size": 16, "n_epochs": 2, "seed": 3, "device": "cpu"}
+
+_SCRIPT = f"""
+import sys, time
+from pathlib import Path
+from stable_baselines3.common.callbacks import BaseCallback
+from agents import LoTPPO, learn_in_segments
+
+class Slow(BaseCallback):
+    def _on_step(self):
+        if self.num_timesteps > 200:  # in the middle of the second segment
+            Path(sys.argv[1]).with_suffix(".there").touch()
+            time.sleep(600)
+        return True
+
+model = LoTPPO("MlpPolicy", "CartPole-v1", student_steps=2, **{SMALL!r})
+learn_in_segments(model, {TOTAL}, sys.argv[1], rollouts=4, callback=Slow())
+"""
+
+
+class StopAt(BaseCallback):
+    """Ends the training early, as an interruption does."""
+
+    def __init__(self, timesteps: int) -> None:
+        super().__init__()
+        self.timesteps = timesteps
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps >= self.timesteps:
+            raise KeyboardInterrupt
+        return True
+
+
+def same(a: PPO, b: PPO) -> bool:
+    found, expected = a.get_parameters(), b.get_parameters()
+    assert found.keys() == expected.keys()
+    return all(
+        torch.equal(value, expected[name][key])
+        for name, tensors in found.items()
+        for key, value in tensors.items()
+        if isinstance(value, torch.Tensor)
+    )
+
+
+def pendulum(**options: Any) -> PPO:
+    env = VecNormalize(DummyVecEnv([lambda: gym.make("Pendulum-v1")] * 2))
+    return PPO("MlpPolicy", env, use_sde=True, **{**SMALL, **options})
+
+
+def cart_pole() -> LoTPPO:
+    return LoTPPO("MlpPolicy", "CartPole-v1", student_steps=2, **SMALL)
+
+
+def test_a_killed_training_ends_where_an_unbroken_one_ends(tmp_path: Path) -> None:
+    unbroken = learn_in_segments(cart_pole(), TOTAL, tmp_path / "unbroken.zip", rollouts=4)
+    path = tmp_path / "killed.zip"
+    process = subprocess.Popen([sys.executable, "-c", _SCRIPT, str(path)])
+    try:
+        while not path.with_suffix(".there").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    resumed = cart_pole()
+    resumed = learn_in_segments(resumed, TOTAL, path, rollouts=4)
+    assert same(unbroken, resumed)
+    assert resumed.num_timesteps == unbroken.num_timesteps == TOTAL
+    assert resumed.lot.updates == unbroken.lot.updates == 2 * resumed.lot.teacher_steps
+    assert [i["r"] for i in resumed.ep_info_buffer or ()] == [i["r"] for i in unbroken.ep_info_buffer or ()]
+    finished = learn_in_segments(cart_pole(), TOTAL, path, rollouts=4)
+    assert same(finished, unbroken)
+
+
+@pytest.mark.parametrize("make", [pendulum, cart_pole])
+@pytest.mark.parametrize("stop", [40, 200, 290])
+def test_wherever_it_stops(make: Any, stop: int, tmp_path: Path) -> None:
+    unbroken = learn_in_segments(make(), TOTAL, tmp_path / "unbroken.zip", rollouts=2)
+    with pytest.raises(KeyboardInterrupt):
+        learn_in_segments(make(), TOTAL, tmp_path / "stopped.zip", rollouts=2, callback=[StopAt(stop)])
+    resumed = learn_in_segments(make(), TOTAL, tmp_path / "stopped.zip", rollouts=2)
+    assert same(unbroken, resumed)
+
+
+def test_each_segment_begins_anew() -> None:
+    with pytest.raises(ValueError, match="at least 1 rollout, found rollouts=0"):
+        Segments("x.zip", rollouts=0)
+
+
+def test_a_file_of_other_settings_is_refused(tmp_path: Path) -> None:
+    learn_in_segments(pendulum(), 64, tmp_path / "model.zip")
+    with pytest.raises(ValueError, match=r"other settings than the one to train \(they differ in gamma\)"):
+        learn_in_segments(pendulum(gamma=0.5), 128, tmp_path / "model.zip")

@@ -46,7 +46,8 @@ def stored(model, name):
 
 
 def test_the_packages_surface():
-    assert set(agents.__all__) == {"DDPG", "SAC", "TD3", "GymVecEnv", "LoTPPO"}
+    teachers = {"DDPG", "SAC", "TD3"}
+    assert set(agents.__all__) == teachers | {"AtariVecEnv", "GymVecEnv", "LoTPPO", "Segments", "learn_in_segments"}
     bases = {"DDPG": "DDPG", "TD3": "TD3", "SAC": "SAC", "LoTPPO": "PPO"}
     for own, sb3s in ((getattr(agents, name), getattr(stable_baselines3, base)) for name, base in bases.items()):
         assert issubclass(own, sb3s)

@@ -17,7 +17,6 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +25,13 @@ import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
+from meta.vec_env import Indices
 from teachenv.files import whole_file
 
 GAMES = ("BeamRider", "Breakout", "UpNDown", "Gravitar")
 """Those of LoT's paper."""
 
 _FIRE = 1
-
-Indices = None | int | Iterable[int]
 
 
 class AtariVecEnv(VecEnv):
@@ -93,7 +91,6 @@ class AtariVecEnv(VecEnv):
         self._must_fire = np.zeros(num_envs, dtype=bool)
         self._lives = np.zeros(num_envs, dtype=int)
         self._returns, self._lengths = np.zeros(num_envs), np.zeros(num_envs, dtype=int)
-        self._actions = np.zeros(num_envs, dtype=np.int64)
         self._start = time.time()
         super().__init__(num_envs, self.games.single_observation_space, self.games.single_action_space)
         if seed is not None:
@@ -213,7 +210,7 @@ def record_game(model: BaseAlgorithm, game: str, path: str | Path, *, seed: int 
         env = gym.wrappers.RecordVideo(env, f"{folder}/game", disable_logger=True)
         observation, info = env.reset(seed=seed)
         model.set_random_seed(seed)
-        total, lives, over = 0.0, 0, False
+        total, lives = 0.0, 0
         for _ in range(max_steps):
             action, _ = model.predict(np.asarray(observation), deterministic=False)
             # As in training: the first action of a life starts the ball.
@@ -221,8 +218,7 @@ def record_game(model: BaseAlgorithm, game: str, path: str | Path, *, seed: int 
             lives = info["lives"]
             observation, reward, terminated, truncated, info = env.step(chosen)
             total += float(reward)
-            over = terminated or truncated
-            if over:
+            if terminated or truncated:
                 break
         env.close()  # type: ignore[no-untyped-call]
         (video,) = Path(folder, "game").iterdir()

@@ -29,13 +29,12 @@ def play(env: AtariVecEnv, steps: int, seed: int = 0) -> list[tuple[Any, ...]]:
 @pytest.mark.parametrize("game", GAMES)
 def test_the_papers_games(game: str) -> None:
     env = AtariVecEnv(game, 2)
-    (observation,), *steps = play(env, 30)
+    (observation,), *_ = play(env, 30)
     assert observation.shape == (2, 4, 84, 84)
     assert env.observation_space.shape == (4, 84, 84)
     assert all(env.observation_space.contains(o) for o in observation)
     assert single_game(game).observation_space.shape == (4, 84, 84)
     assert {rom_name(game)} == {rom_name(name) for name in (f"ALE/{game}-v5", f"{game}NoFrameskip-v4", env.game)}
-    assert all(not info for *_, infos in steps for info in infos if "episode" in info)
 
 
 def test_games_are_a_function_of_the_seed() -> None:
@@ -47,7 +46,7 @@ def test_games_are_a_function_of_the_seed() -> None:
 def test_returns_are_those_of_whole_games() -> None:
     env = AtariVecEnv("Gravitar", 2, max_frames=3000)
     plain = AtariVecEnv("Gravitar", 2, max_frames=3000, lives=False, clip_rewards=False)
-    clipped, true, lengths = np.zeros(2), np.zeros(2), np.zeros(2, dtype=int)
+    true, lengths = np.zeros(2), np.zeros(2, dtype=int)
     lost = ended = 0
     # Only fire presses after a lost life tell the two apart: so play with nothing but FIRE.
     for each in (env, plain):
@@ -58,7 +57,7 @@ def test_returns_are_those_of_whole_games() -> None:
         same, theirs, over, _ = plain.step(np.ones(2, dtype=int))
         assert np.array_equal(observations, same)
         assert np.array_equal(rewards, np.sign(theirs))
-        clipped, true, lengths = clipped + rewards, true + theirs, lengths + 1
+        true, lengths = true + theirs, lengths + 1
         for i in np.flatnonzero(dones):
             assert ("episode" in infos[i]) == over[i]
             assert infos[i]["terminal_observation"].shape == (4, 84, 84)

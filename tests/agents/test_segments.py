@@ -103,7 +103,7 @@ def test_wherever_it_stops(make: Any, stop: int, tmp_path: Path) -> None:
     assert same(unbroken, resumed)
 
 
-def test_each_segment_begins_anew() -> None:
+def test_a_segment_without_rollouts_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 1 rollout, found rollouts=0"):
         Segments("x.zip", rollouts=0)
 

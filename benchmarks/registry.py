@@ -53,6 +53,17 @@ BENCHMARKS: dict[str, Entry] = {
         summary="Does a loss network steered by a recurrent teacher (L2T-DLN) train better students than fixed losses?",
         minutes={"smoke": "1 min", "laptop": "4 h (estimated)", "paper": "weeks, for a GPU"},
     ),
+    # Jin et al. 2024: what is easy to imitate generalises.
+    "lot_language": Entry(
+        options="benchmarks.lot_language:Options",
+        summary="Do language models that students can imitate (LoT) generalise better, at equal steps and in total?",
+        minutes={"smoke": "1 min", "laptop": "3 h (estimated)", "paper": "days, for a GPU"},
+    ),
+    "lot_images": Entry(
+        options="benchmarks.lot_images:Options",
+        summary="Do image classifiers that students can imitate (LoT) generalise better, at equal steps and in total?",
+        minutes={"smoke": "1 min", "laptop": "3 h (estimated)", "paper": "days, for a GPU"},
+    ),
     # Time, memory and error of every way to differentiate a training, peers among them.
     "hypergradients": Entry(
         options="benchmarks.hypergradients:Options",

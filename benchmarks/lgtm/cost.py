@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from torch import nn
 
 from benchmarks import memory
 from benchmarks.jobs import alone
+from benchmarks.precision import MatmulPrecision, matmuls
 from benchmarks.rows import ResultsFile, Row, git_commit, versions
 from meta import INFLUENCE_METHODS, held_out_gradient, influence
 from meta.distillation.text import TextClassifier
@@ -46,18 +47,19 @@ def _problem(checkpoint: str) -> tuple[nn.Module, Any, dict[str, torch.Tensor]]:
     return student, batch, held_out_gradient(student, _losses, held_out)
 
 
-def times(checkpoint: str, threads: int) -> dict[str, Any]:
+def times(checkpoint: str, threads: int, precision: MatmulPrecision) -> dict[str, Any]:
     """Median seconds of each method, in turns in one process, and each one's error against the float64 oracle."""
     torch.set_num_threads(threads)
     student, batch, v = _problem(checkpoint)
     calls = {name: partial(influence, student, _losses, batch, v, method=name) for name in INFLUENCE_METHODS}
-    found = {name: call() for name, call in calls.items()}
     seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(TURNS):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            seconds[name].append(time.perf_counter() - start)
+    with matmuls(precision):
+        found = {name: call() for name, call in calls.items()}
+        for _ in range(TURNS):
+            for name, call in calls.items():
+                start = time.perf_counter()
+                call()
+                seconds[name].append(time.perf_counter() - start)
     double = {name: tensor.double() for name, tensor in v.items()}
     oracle = influence(student.double(), _losses, batch, double, method="per-sample")
     errors = {name: float((value.double() - oracle).norm() / oracle.norm()) for name, value in found.items()}
@@ -75,33 +77,41 @@ def peak(checkpoint: str, method: str, threads: int) -> dict[str, Any]:
 
 def run(results: ResultsFile, checkpoint: str, name_of_it: str, benchmark: str, threads: int = 1) -> None:
     """Measures what is not there yet, each in a process of its own."""
-    identity: dict[str, Any] = {
-        "benchmark": benchmark,
-        "task": "cost",
-        "dataset": "random tokens",
-        "student": name_of_it,
-        "seed": 0,
-        "config": {"batch_size": BATCH, "length": LENGTH, "turns": TURNS, "threads": threads},
-    }
-    if all(results.done(**identity, method=name, metrics=["relative_error"]) for name in INFLUENCE_METHODS):
-        return
-    found = _measured(times, checkpoint=checkpoint, threads=threads)
-    for name in INFLUENCE_METHODS:
-        grown = _measured(peak, checkpoint=checkpoint, method=name, threads=threads)["extra_bytes"]
-        values = {
-            "seconds": found["seconds"][name],
-            "time_ratio": found["seconds"][name] / found["seconds"]["finite-difference"],
-            "extra_bytes": grown,
-            "relative_error": found["errors"][name],
+    for precision in get_args(MatmulPrecision):
+        config = {
+            "batch_size": BATCH,
+            "length": LENGTH,
+            "turns": TURNS,
+            "threads": threads,
+            "matmul_precision": precision,
         }
-        about: dict[str, Any] = {"git_commit": git_commit(), "versions": versions(), "student_steps": 0}
-        results.append(
-            [
-                Row(**identity, method=name, metric=metric, value=value, seconds=values["seconds"], **about)
-                for metric, value in values.items()
-                if value is not None
-            ]
-        )
+        identity: dict[str, Any] = {
+            "benchmark": benchmark,
+            "task": "cost",
+            "dataset": "random tokens",
+            "student": name_of_it,
+            "seed": 0,
+            "config": config,
+        }
+        if all(results.done(**identity, method=name, metrics=["relative_error"]) for name in INFLUENCE_METHODS):
+            continue
+        found = _measured(times, checkpoint=checkpoint, threads=threads, precision=precision)
+        for name in INFLUENCE_METHODS:
+            grown = _measured(peak, checkpoint=checkpoint, method=name, threads=threads)["extra_bytes"]
+            values = {
+                "seconds": found["seconds"][name],
+                "time_ratio": found["seconds"][name] / found["seconds"]["finite-difference"],
+                "extra_bytes": grown,
+                "relative_error": found["errors"][name],
+            }
+            about: dict[str, Any] = {"git_commit": git_commit(), "versions": versions(), "student_steps": 0}
+            results.append(
+                [
+                    Row(**identity, method=name, metric=metric, value=value, seconds=values["seconds"], **about)
+                    for metric, value in values.items()
+                    if value is not None
+                ]
+            )
 
 
 def _measured(function: Callable[..., Any], **arguments: Any) -> dict[str, Any]:

@@ -57,7 +57,7 @@ class Size(NamedTuple):
 
 SIZES: dict[Preset, Size] = {
     "smoke": Size(("mrpc",), 1, 16, 1, 64, 1, ("kd", "prokt", "lgtm")),
-    "laptop": Size(("mrpc",), 2, 64, 3),
+    "laptop": Size(("mrpc",), 3, 64, 3),
     "paper": Size(tuple(GLUE), 6, 128, 3, evaluations=12),
 }
 
@@ -276,7 +276,7 @@ def _name_of(checkpoint: str) -> str:
 
 
 def _about() -> dict[str, Any]:
-    return {"git_commit": git_commit(), "versions": versions()}
+    return {"git_commit": git_commit(), "versions": {**versions(), "matmul_precision": "medium"}}
 
 
 def _rows(identity: dict[str, Any], found: Distilled) -> list[Row]:

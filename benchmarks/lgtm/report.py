@@ -27,7 +27,7 @@ HEADER = (
     "seconds",
     "the paper's average",
 )
-COST_HEADER = ("influence", "seconds", "of finite differences", "extra memory, MB", "relative error")
+COST_HEADER = ("matrix products", "influence", "seconds", "of finite differences", "extra memory, MB", "relative error")
 
 # Two samples whose influence is followed.
 FOLLOWED = 2
@@ -102,17 +102,18 @@ def _mean_and_deviation(rows: Sequence[Row]) -> str:
 
 
 def _costs(rows: Sequence[Row]) -> list[tuple[str, ...]]:
-    newest = {(row.method, row.metric): row.value for row in rows}
+    newest = {(row.config["matmul_precision"], row.method, row.metric): row.value for row in rows}
     body: list[tuple[str, ...]] = []
-    for method in dict.fromkeys(row.method for row in rows):
-        grown = newest.get((method, "extra_bytes"))
+    for precision, method in dict.fromkeys((row.config["matmul_precision"], row.method) for row in rows):
+        found = {metric: value for (*of, metric), value in newest.items() if of == [precision, method]}
         body.append(
             (
+                precision,
                 method,
-                f"{newest[method, 'seconds']:.2f}",
-                f"{newest[method, 'time_ratio']:.2f}",
-                "" if grown is None else f"{grown / 1e6:.0f}",
-                f"{newest[method, 'relative_error']:.0e}",
+                f"{found['seconds']:.2f}",
+                f"{found['time_ratio']:.2f}",
+                f"{found['extra_bytes'] / 1e6:.0f}" if "extra_bytes" in found else "",
+                f"{found['relative_error']:.0e}",
             )
         )
     return body

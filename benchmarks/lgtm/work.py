@@ -14,10 +14,11 @@ import torch
 from torch import nn
 
 from benchmarks.lgtm.methods import METHODS
+from benchmarks.precision import matmuls
 from meta import influence
 from meta.distillation import LGTM, Batch, DistillationSettings, Distiller, FineTuning
 from meta.distillation.losses import soft_cross_entropy
-from meta.distillation.text import TextClassifier, Tokenizer
+from meta.distillation.text import Pooling, TextClassifier, Tokenizer
 from teachenv.data import GlueData, load_glue
 from teachenv.dynamics import minibatches
 from teachenv.files import whole_file
@@ -41,6 +42,7 @@ class Setting:
         teacher_rate: of teachers, fine-tuned or learning beside the student.
         evaluations: on dev, in a training.
         watched: training samples whose influence is followed, where there is any.
+        pooling: of the networks; see `TextClassifier`.
         data: options of `load_glue`.
     """
 
@@ -51,9 +53,10 @@ class Setting:
     batch_size: int = 32
     max_length: int = 64
     student_rate: float = 1e-4
-    teacher_rate: float = 3e-5
+    teacher_rate: float = 5e-5
     evaluations: int = 4
     watched: int = 64
+    pooling: Pooling = "mean"
     data: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -104,7 +107,7 @@ def tokens(setting: Setting) -> Tokens:
 
 def network(setting: Setting, layers: int | None, classes: int) -> TextClassifier:
     """A pre-trained network."""
-    return TextClassifier(setting.checkpoint, classes, layers)
+    return TextClassifier(setting.checkpoint, classes, layers, pooling=setting.pooling)
 
 
 def evaluate(model: nn.Module, batch: Batch, about: GlueData) -> dict[str, float]:
@@ -141,9 +144,10 @@ def fine_tune(setting: Setting, seed: int, stops: int, path: Path) -> dict[str, 
     run = _Run(setting, FineTuning(teacher, DistillationSettings(total, setting.teacher_rate)), given, seed)
     route: list[dict[str, torch.Tensor]] = []
     stops = min(stops, total)
-    for turn in range(stops):
-        run.train(total * (turn + 1) // stops - run.step)
-        route.append({name: tensor.clone() for name, tensor in teacher.state_dict().items()})
+    with matmuls("medium"):
+        for turn in range(stops):
+            run.train(total * (turn + 1) // stops - run.step)
+            route.append({name: tensor.clone() for name, tensor in teacher.state_dict().items()})
     _save(path, route)
     dev = evaluate(teacher, given.dev, given.about)
     return {**evaluate(teacher, given.test, given.about), "dev": _selecting(dev)}
@@ -226,7 +230,8 @@ class _Run:
         for stop in (total * (i + 1) // self.setting.evaluations for i in range(self.setting.evaluations)):
             if stop <= self.step:
                 continue
-            found = self.train(stop - self.step)
+            with matmuls("medium"):
+                found = self.train(stop - self.step)
             self.logged.append((self.step, {k: float(np.mean([f[k] for f in found if k in f])) for k in found[-1]}))
             self._evaluate()
             self._keep()

@@ -6,7 +6,7 @@ import importlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -14,6 +14,10 @@ from torch import nn
 from meta.distillation.base import Batch
 from meta.distillation.learner import Outputs
 from teachenv.data import Texts
+from teachenv.errors import unknown_name
+
+Pooling = Literal["cls", "mean"]
+POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 
 
 def _transformers() -> Any:
@@ -41,29 +45,39 @@ def _quiet() -> Iterator[None]:
 
 
 class TextClassifier(nn.Module):
-    """A pre-trained encoder with a linear classifier on its first token ([CLS]).
+    """A pre-trained encoder with a linear classifier on what it makes of a text.
 
-    Called with what `Tokenizer` makes; returns `Outputs` with [CLS] after each layer as hidden vectors.
+    Called with what `Tokenizer` makes; returns `Outputs` with the pooled state after each layer as hidden vectors.
 
     Args:
         checkpoint: a folder, or a name on the hub, of an encoder that `transformers.AutoModel` loads.
         classes: of the task.
         layers: keep the encoder's first so many; None: all.
         zero_classifier: begin with a classifier of zeros, as ProKT and LGTM do; else it is drawn.
+        pooling: `"cls"`, the state of the first token, as the papers do with BERT; or `"mean"` of those of all tokens,
+            which sentence encoders are pre-trained with.
 
     Attributes:
         layers: how many it has.
 
     Raises:
         ImportError: transformers is not installed.
-        ValueError: more layers than the checkpoint has.
+        ValueError: more layers than the checkpoint has; an unknown pooling.
         OSError: there is no such checkpoint.
     """
 
     def __init__(
-        self, checkpoint: str | os.PathLike[str], classes: int, layers: int | None = None, zero_classifier: bool = True
+        self,
+        checkpoint: str | os.PathLike[str],
+        classes: int,
+        layers: int | None = None,
+        zero_classifier: bool = True,
+        pooling: Pooling = "cls",
     ) -> None:
         super().__init__()
+        if pooling not in POOLINGS:
+            raise unknown_name("pooling", pooling, POOLINGS)
+        self.pooling: Pooling = pooling
         transformers, path = _transformers(), os.fspath(checkpoint)
         config = transformers.AutoConfig.from_pretrained(path)
         if layers is not None and not 1 <= layers <= config.num_hidden_layers:
@@ -85,8 +99,15 @@ class TextClassifier(nn.Module):
     def forward(self, inputs: dict[str, torch.Tensor]) -> Outputs:
         """The outputs of a tokenised batch."""
         states = self.encoder(**inputs, output_hidden_states=True).hidden_states[1:]
-        hidden = tuple(state[:, 0] for state in states)
+        hidden = tuple(self._pooled(state, inputs["attention_mask"]) for state in states)
         return Outputs(self.head(self.dropout(hidden[-1])), hidden)
+
+    def _pooled(self, state: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """(B, tokens, d) to (B, d); `mask` is 0 at padding."""
+        if self.pooling == "cls":
+            return state[:, 0]
+        weights = mask.to(state.dtype)[..., None]
+        return (state * weights).sum(1) / weights.sum(1)
 
 
 class Tokenizer:

@@ -21,6 +21,7 @@ _FOLDER = "teachenv.students"
 _OF_IMAGES = {
     "densenet": "densenet:densenet",
     "lenet": "lenet:lenet",
+    "preresnet": "preresnet:preresnet",
     "resnet8": "resnet:resnet8",
     "resnet8-wide": "resnet:resnet8_wide",
     "resnet20": "resnet:resnet20",
@@ -46,8 +47,8 @@ def make_student(
         outputs: number of classes.
         options: of `"mlp"`: `hidden` (widths; default 500 for images, 32 for vectors of fewer than 100 features) and
             `activation` (`"tanh"` or `"relu"`); of `"wrn"`: `depth` (40) and `width` (10); of `"densenet"`
-            (DenseNet-BC): `depth` (190) and `growth` (40); of `"fcn"`, `"deeplab"` and `"ssd"`: `width` (16). The other
-            networks have none.
+            (DenseNet-BC): `depth` (190) and `growth` (40); of `"preresnet"`: `depth` (20); of `"fcn"`, `"deeplab"` and
+            `"ssd"`: `width` (16). The other networks have none.
 
     Raises:
         ValueError: an unknown name, or inputs that the network cannot take.

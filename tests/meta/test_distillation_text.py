@@ -58,6 +58,20 @@ def test_a_student_begins_with_the_teachers_first_layers(checkpoint: Path, caplo
         TextClassifier(checkpoint, 2, layers=4)
 
 
+def test_the_mean_is_of_tokens_that_are_there(checkpoint: Path) -> None:
+    network = TextClassifier(checkpoint, 2, zero_classifier=False, pooling="mean").eval()
+    given = texts()
+    padded, longer = (network(Tokenizer(checkpoint, length)(given).inputs) for length in (16, 24))
+    torch.testing.assert_close(padded.logits, longer.logits)
+    torch.testing.assert_close(padded.hidden, longer.hidden)
+    inputs = Tokenizer(checkpoint, 16)(given).at(slice(0, 1)).inputs
+    there = int(inputs["attention_mask"].sum())
+    states = network.encoder(**inputs, output_hidden_states=True).hidden_states
+    torch.testing.assert_close(padded.hidden[1][:1], states[2][:, :there].mean(1))
+    with pytest.raises(ValueError, match=r"pooling.*max"):
+        TextClassifier(checkpoint, 2, pooling="max")  # type: ignore[arg-type]
+
+
 def test_influence_on_bert(checkpoint: Path) -> None:
     """Exact by one forward pass, through attention masks; the oracle goes sample by sample."""
     student = TextClassifier(checkpoint, 2, zero_classifier=False).double()

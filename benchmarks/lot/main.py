@@ -1,0 +1,163 @@
+"""The command's part that does not depend on what is learned."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from benchmarks.jobs import Job, run_jobs
+from benchmarks.lot import report, work
+from benchmarks.lot.methods import LOT, METHODS, STUDIES, Method
+from benchmarks.lot.work import Problem, Trained
+from benchmarks.options import ParallelOptions
+from benchmarks.rows import ResultsFile, Row, git_commit, versions
+from teachenv.errors import unknown_name
+
+Study = Literal["table", "alpha", "n", "form", "size"]
+
+
+@dataclass(frozen=True)
+class StudyOptions(ParallelOptions):
+    """What both benchmarks can be asked."""
+
+    study: tuple[Study, ...] = ("table",)
+    """What is asked: table (LoT and what it is compared with), alpha, n (student steps for each of the teacher's), form
+    (students that see labels, L2, two students), size (smaller and larger students)."""
+
+    methods: tuple[str, ...] | None = None
+    """Which of the study's methods; by default all."""
+
+    epochs: int | None = None
+    """The teacher's; by default what the preset says."""
+
+    def __post_init__(self) -> None:
+        """Checks the names.
+
+        Raises:
+            ValueError: an unknown method, or a number out of range.
+        """
+        super().__post_init__()
+        for method in self.methods or ():
+            if method not in METHODS:
+                raise unknown_name("method", method, METHODS)
+        if self.epochs is not None and self.epochs < 1:
+            raise ValueError(f"found --epochs {self.epochs}, expected at least 1")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One training.
+
+    Attributes:
+        benchmark: its name.
+        task: what is learned, as rows call it.
+        problem: see there.
+        label: of the rows: the method, with what a study varies.
+        method: see there.
+        seed: of the repetition.
+    """
+
+    benchmark: str
+    task: str
+    problem: Problem
+    label: str
+    method: Method
+    seed: int
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What its rows are known by; where the data lies on this machine is not part of it."""
+        problem = {key: value for key, value in asdict(self.problem).items() if key != "data_root"}
+        return {
+            "benchmark": self.benchmark,
+            "task": self.task,
+            "dataset": self.problem.dataset,
+            "student": self.problem.title,
+            "method": self.label,
+            "seed": self.seed,
+            "config": {"problem": problem, "method": asdict(self.method)},
+        }
+
+
+def run(name: str, options: StudyOptions, problems: Mapping[str, Problem], seeds: int) -> None:
+    """Trains what the folder does not hold yet; writes rows, tables and figures.
+
+    Args:
+        name: of the benchmark.
+        options: of the command.
+        problems: by task.
+        seeds: of the preset.
+    """
+    folder = options.output_folder(name)
+    results = ResultsFile(folder / "results.jsonl")
+    cases = [
+        case
+        for seed in range(options.seeds or seeds)
+        for task, problem in problems.items()
+        for case in _cases(name, options, task, problem, seed)
+    ]
+    cases = [case for case in cases if not results.done(**case.identity, metrics=[f"test_{case.problem.metric}"])]
+    jobs, cases_of = [], {}
+    for case in cases:
+        label = f"{case.task}: {case.label}, seed {case.seed}"
+        cases_of[label] = case
+        arguments = {
+            "problem": case.problem,
+            "method": case.method,
+            "seed": case.seed,
+            "checkpoint": folder / "checkpoints" / digest(case.identity),
+        }
+        jobs.append(Job(label, work.train, arguments))
+
+    def keep(job: Job[Any], found: Trained) -> None:
+        results.append(_rows(cases_of[job.label], found))
+        # What came of a checkpoint is in the rows.
+        path: Path = job.kwargs["checkpoint"]
+        for file in path.parent.glob(f"{path.name}.*"):
+            file.unlink()
+
+    run_jobs(jobs, options.processes, keep)
+    report.write(results.rows(), folder)
+
+
+def _cases(name: str, options: StudyOptions, task: str, problem: Problem, seed: int) -> list[Case]:
+    found = []
+    for study in options.study:
+        if study == "size":
+            for size, variant in problem.sizes.items():
+                found.append(Case(name, task, variant, f"lot:student-{size}", LOT, seed))
+        for label, method in STUDIES[study].items():
+            if options.methods is None or label in options.methods:
+                found.append(Case(name, task, problem, label, method, seed))
+    return found
+
+
+def digest(identity: Mapping[str, Any]) -> str:
+    """A name for settings: a checkpoint of others must not be taken up."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def about(steps: int, seconds: float) -> dict[str, Any]:
+    """What rows say beside their number."""
+    return {
+        "git_commit": git_commit(),
+        "versions": {**versions(), "matmul_precision": "medium"},
+        "student_steps": steps,
+        "seconds": seconds,
+    }
+
+
+def _rows(case: Case, found: Trained) -> list[Row]:
+    told = about(found.steps, found.seconds)
+    metric = case.problem.metric
+    rows = [Row(**case.identity, metric=f"valid_{metric}", value=found.valid, **told)]
+    if found.student is not None:
+        rows.append(Row(**case.identity, metric=f"student_test_{metric}", value=found.student, **told))
+    # The one that says that all is there comes last.
+    data = {"curve": found.curve, "teacher_steps": found.teacher_steps}
+    rows.append(Row(**case.identity, metric=f"test_{metric}", value=found.test, data=data, **told))
+    return rows

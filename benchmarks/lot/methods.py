@@ -1,0 +1,75 @@
+"""The ways to train that learning from teaching is compared with, the same for language and for images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a model is trained.
+
+    Attributes:
+        kind: `"alone"`: on labels; `"lot"`: with students, see `meta.LoT`; `"self-distillation"`: alone first, and
+            then a second model of its kind under it, which is reported (born-again networks, Furlanello et al. 2018).
+        longer: factor on the teacher's epochs.
+        alpha: weight of the KL.
+        temperature: τ.
+        student_steps: N.
+        students: K.
+        labels: whether students see labels.
+        metric: see `meta.LoT`.
+    """
+
+    kind: str = "alone"
+    longer: float = 1.0
+    alpha: float = 1.0
+    temperature: float = 1.5
+    student_steps: int = 1
+    students: int = 1
+    labels: bool = False
+    metric: str = "kl"
+
+    @property
+    def updates(self) -> float:
+        """Steps of all networks for each step of teacher-only."""
+        if self.kind == "self-distillation":
+            return 2.0
+        return 1.0 + self.student_steps * self.students if self.kind == "lot" else self.longer
+
+
+LOT = Method("lot")
+
+TABLE = {
+    # At equal steps of the teacher, and at as many as teacher and student have together.
+    "teacher-only": Method(),
+    "teacher-only:total-steps": Method(longer=LOT.updates),
+    "lot": LOT,
+    # Zhang et al. 2018, with simultaneous updates.
+    "dml": replace(LOT, temperature=1.0, labels=True),
+    "self-distillation": Method("self-distillation"),
+}
+
+STUDIES: Mapping[str, Mapping[str, Method]] = {
+    "table": TABLE,
+    "alpha": {f"lot:alpha-{a:g}": replace(LOT, alpha=a) for a in (0.1, 0.5, 2.0)},
+    "n": {
+        name: method
+        for n in (2, 5)
+        for name, method in (
+            (f"lot:n-{n}", replace(LOT, student_steps=n)),
+            (f"teacher-only:total-steps-n-{n}", Method(longer=1.0 + n)),
+        )
+    },
+    "form": {
+        "lot:labels": replace(LOT, labels=True),
+        "lot:l2": replace(LOT, metric="l2"),
+        "lot:k-2": replace(LOT, students=2),
+    },
+    # Students of other sizes: the problem says which.
+    "size": {},
+}
+"""Methods by study."""
+
+METHODS = {name: method for study in STUDIES.values() for name, method in study.items()}

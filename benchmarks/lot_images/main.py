@@ -1,0 +1,214 @@
+"""The command: which networks on which images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from benchmarks.jobs import Job, run_jobs
+from benchmarks.lot.main import Study, StudyOptions, about, digest
+from benchmarks.lot.main import run as run_studies
+from benchmarks.lot_images import imitation
+from benchmarks.lot_images.imitation import KINDS, Imitated
+from benchmarks.lot_images.networks import NETWORKS
+from benchmarks.lot_images.problem import ImageProblem
+from benchmarks.options import Preset
+from benchmarks.presentation import markdown, panels, print_table, write_figures
+from benchmarks.rows import ResultsFile, Row, write_atomically
+from teachenv.errors import unknown_name
+
+NAME = "lot_images"
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a preset fixes.
+
+    Attributes:
+        task: its data.
+        model: the teacher.
+        epochs: its.
+        seeds: repetitions.
+        pool_size: labelled images; None: all.
+    """
+
+    task: str
+    model: str
+    epochs: int
+    seeds: int
+    pool_size: int | None = None
+
+
+SIZES: Mapping[Preset, Size] = {
+    "smoke": Size("synthetic", "preresnet-8", 8, 1, 1_000),
+    "laptop": Size("cifar10", "preresnet-20", 20, 3),
+    # The released code's; it also takes N = 2 and α = 0.5, and a learning rate of 1.
+    "paper": Size("cifar100", "preresnet-20", 180, 3),
+}
+
+
+@dataclass(frozen=True)
+class Options(StudyOptions):
+    """Options of ``python -m benchmarks lot_images``."""
+
+    study: tuple[Study | Literal["imitation"], ...] = ("table",)  # type: ignore[assignment]
+    """What is asked: table (LoT and what it is compared with), alpha, n (student steps for each of the teacher's), form
+    (students that see labels, L2, two students), size (smaller and larger students), imitation (is a teacher that
+    generalises easier to imitate than one that knows shuffled labels by heart?)."""
+
+    task: Literal["cifar10", "cifar100", "image-folder", "synthetic"] | None = None
+    """Data: cifar10, cifar100, image-folder (see --dataset), synthetic (made here); by default the preset's."""
+
+    dataset: str | None = None
+    """Folder of an image-folder task in the data root: train/CLASS/* and val/CLASS/*."""
+
+    image_size: int = 64
+    """Side to which the images of a folder are resized."""
+
+    pool_size: int | None = None
+    """Labelled images; by default all."""
+
+    model: str | None = None
+    """Teacher: preresnet-20 (or 8, 14, 32, 56, 110), resnet-18, resnet-50, mobilenet-v2, vit, swin."""
+
+    student: str | None = None
+    """Students; by default the teacher's network."""
+
+    def __post_init__(self) -> None:
+        """Checks the names.
+
+        Raises:
+            ValueError: an unknown network or method, or a number out of range.
+        """
+        super().__post_init__()
+        for name in (self.model, self.student):
+            if name is not None and name not in NETWORKS:
+                raise unknown_name("network", name, NETWORKS)
+
+
+def problem(options: Options) -> ImageProblem:
+    """What the options ask for."""
+    size = SIZES[options.preset]
+    task = options.task or size.task
+    chosen: dict[str, Any] = {}
+    if options.pool_size or size.pool_size:
+        chosen["pool_size"] = options.pool_size or size.pool_size
+    if task == "image-folder":
+        chosen |= {"dataset": options.dataset, "image_size": options.image_size}
+    root = None if options.data_root is None else os.fspath(options.data_root)
+    return ImageProblem(
+        task, options.model or size.model, options.epochs or size.epochs, options.student, chosen, data_root=root
+    )
+
+
+def run(options: Options) -> None:
+    """Runs what the folder does not hold yet; writes rows, tables and figures."""
+    given, size = problem(options), SIZES[options.preset]
+    studies = tuple(study for study in options.study if study != "imitation")
+    run_studies(NAME, replace(options, study=studies), {given.task: given}, size.seeds)
+    if "imitation" in options.study:
+        _imitation(options, given, options.seeds or size.seeds)
+
+
+def _imitation(options: Options, given: ImageProblem, seeds: int) -> None:
+    folder = options.output_folder(NAME)
+    results = ResultsFile(folder / "results.jsonl")
+    jobs, identities = [], {}
+    for seed in range(seeds):
+        for kind in KINDS:
+            config = {key: value for key, value in asdict(given).items() if key != "data_root"}
+            identity = {
+                "benchmark": NAME,
+                "task": given.task,
+                "dataset": given.dataset,
+                "student": given.title,
+                "method": f"imitate:{kind}",
+                "seed": seed,
+                "config": {"problem": config, "shuffled": imitation.SHUFFLED},
+            }
+            if results.done(**identity, metrics=["imitation_kl_test"]):
+                continue
+            label = f"{given.task}: imitating a {kind} teacher, seed {seed}"
+            identities[label] = identity
+            arguments = {
+                "problem": given,
+                "kind": kind,
+                "seed": seed,
+                "checkpoint": folder / "checkpoints" / digest(identity),
+            }
+            jobs.append(Job(label, imitation.imitate, arguments))
+
+    def keep(job: Job[Any], found: Imitated) -> None:
+        told = about(found.steps, 0.0)
+        step, train, test = found.curve[-1]
+        values = {
+            "teacher_learned_accuracy": found.learned,
+            "teacher_test_accuracy": found.test,
+            "imitation_kl_train": train,
+            "imitation_kl_test": test,
+        }
+        identity = identities[job.label]
+        results.append(
+            Row(
+                **identity,
+                metric=metric,
+                value=value,
+                data=found.curve if metric == "imitation_kl_test" else None,
+                **told,
+            )
+            for metric, value in values.items()
+        )
+        path: Path = job.kwargs["checkpoint"]
+        for file in path.parent.glob(f"{path.name}.*"):
+            file.unlink()
+
+    run_jobs(jobs, options.processes, keep)
+    _report(results.rows(), folder)
+
+
+_HEADER = ("teacher", "knows its labels %", "test accuracy %", "student's KL, training images", "test images", "seeds")
+
+
+def _report(rows: Sequence[Row], folder: Path) -> None:
+    """Writes imitation.md and imitation.png."""
+    own = [row for row in rows if row.method.startswith("imitate:")]
+    body = []
+    for method in dict.fromkeys(row.method for row in own):
+        of = {m: [row.value for row in own if (row.method, row.metric) == (method, m)] for m in _METRICS}
+        cells = [_mean(of[m], 100 if "accuracy" in m else 1) for m in _METRICS]
+        body.append((method.removeprefix("imitate:"), *cells, str(len(of["imitation_kl_test"]))))
+    title = f"{own[0].task}, {own[0].student} ({own[0].dataset}): who is easier to imitate?"
+    lines = [f"## {title}", "", "Mean ± standard deviation over seeds.", "", *markdown(_HEADER, body), ""]
+    write_atomically(folder / "imitation.md", "\n".join(lines))
+    print_table(title, _HEADER, body)
+    write_figures(folder, {"imitation": _figure(own)})
+
+
+_METRICS = ("teacher_learned_accuracy", "teacher_test_accuracy", "imitation_kl_train", "imitation_kl_test")
+
+
+def _mean(values: Sequence[float], factor: int) -> str:
+    scaled = [factor * value for value in values]
+    return f"{np.mean(scaled):.3g}" + (f" ± {np.std(scaled, ddof=1):.2g}" if len(scaled) > 1 else "")
+
+
+def _figure(rows: Sequence[Row]) -> Figure:
+    figure, axes = panels(["training images", "test images"])
+    for number, method in enumerate(dict.fromkeys(row.method for row in rows)):
+        curves = np.array([row.data for row in rows if row.data and row.method == method])
+        for axis, column in zip(axes, (1, 2), strict=True):
+            mean = curves.mean(0)
+            axis.plot(mean[:, 0], mean[:, column], color=f"C{number}", label=method.removeprefix("imitate:") + " teacher")
+            low, high = curves[:, :, column].min(0), curves[:, :, column].max(0)
+            axis.fill_between(mean[:, 0], low, high, color=f"C{number}", alpha=0.2, linewidth=0)
+            axis.set_yscale("log")
+            axis.set_xlabel("student steps")
+            axis.legend(fontsize=8)
+    axes[0].set_ylabel("KL(teacher ‖ student), nats; band: all seeds")
+    return figure

@@ -1,0 +1,99 @@
+"""Image classifiers by name: the library's students, and torchvision's fitted to the size of the images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torchvision
+from torch import nn
+
+from teachenv.errors import unknown_name
+from teachenv.students import make_student
+
+# Below this side, networks made for photographs of 224 pixels lose all places in their first layers.
+_SMALL = 64
+
+
+def _resnet(build: Callable[..., Any]) -> Callable[[int, int, int], nn.Module]:
+    def made(channels: int, side: int, outputs: int) -> nn.Module:
+        network = build(num_classes=outputs)
+        small = side < _SMALL
+        network.conv1 = nn.Conv2d(
+            channels, 64, 3 if small else 7, 1 if small else 2, 1 if small else 3, bias=False
+        )  # drawn as torchvision draws the others:
+        nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
+        if small:
+            network.maxpool = nn.Identity()
+        return network  # type: ignore[no-any-return]
+
+    return made
+
+
+def _mobilenet(channels: int, side: int, outputs: int) -> nn.Module:
+    network = torchvision.models.mobilenet_v2(num_classes=outputs)
+    stem = nn.Conv2d(channels, 32, 3, 1 if side < _SMALL else 2, 1, bias=False)
+    nn.init.kaiming_normal_(stem.weight, mode="fan_out")
+    network.features[0][0] = stem
+    return network
+
+
+def _vit(channels: int, side: int, outputs: int) -> nn.Module:
+    if channels != 3:
+        raise ValueError(f"ViT takes images of three channels, found {channels}")
+    base = {"num_layers": 12, "num_heads": 12, "hidden_dim": 768, "mlp_dim": 3072}
+    small = {"num_layers": 6, "num_heads": 6, "hidden_dim": 192, "mlp_dim": 384}
+    if side < _SMALL:
+        return torchvision.models.VisionTransformer(side, side // 8, **small, num_classes=outputs)
+    return torchvision.models.VisionTransformer(side, 16, **base, num_classes=outputs)
+
+
+def _swin(channels: int, side: int, outputs: int) -> nn.Module:
+    if channels != 3:
+        raise ValueError(f"Swin takes images of three channels, found {channels}")
+    small = side < _SMALL
+    return torchvision.models.SwinTransformer(
+        patch_size=[2, 2] if small else [4, 4],
+        embed_dim=48 if small else 96,
+        depths=[2, 2, 2] if small else [2, 2, 6, 2],
+        num_heads=[3, 6, 12] if small else [3, 6, 12, 24],
+        window_size=[4, 4] if small else [7, 7],
+        stochastic_depth_prob=0.2,
+        num_classes=outputs,
+    )
+
+
+_TORCHVISION: dict[str, Callable[[int, int, int], nn.Module]] = {
+    "resnet-18": _resnet(torchvision.models.resnet18),
+    "resnet-50": _resnet(torchvision.models.resnet50),
+    "mobilenet-v2": _mobilenet,
+    "vit": _vit,
+    "swin": _swin,
+}
+_DEPTHS = {f"preresnet-{depth}": depth for depth in (8, 14, 20, 32, 56, 110)}
+NETWORKS = (*_DEPTHS, *_TORCHVISION)
+
+
+def make_network(name: str, shape: tuple[int, ...], outputs: int) -> nn.Module:
+    """A classifier, initialised from torch's global generator.
+
+    For images of less than 64 pixels a side ResNets begin with a 3×3 convolution and no pooling, MobileNetV2 with a
+    stride of 1, ViT is small (6 layers of 192) with 8×8 patches to an image, Swin small with patches of 2×2; for larger
+    ones they are torchvision's (ViT-B/16, Swin-T).
+
+    Args:
+        name: one of `NETWORKS`.
+        shape: of an image, (channels, side, side).
+        outputs: classes.
+
+    Raises:
+        ValueError: an unknown name, or images that the network cannot take.
+    """
+    if name in _DEPTHS:
+        return make_student("preresnet", shape, outputs, {"depth": _DEPTHS[name]})()
+    if name not in _TORCHVISION:
+        raise unknown_name("network", name, NETWORKS)
+    channels, side, width = shape
+    if side != width:
+        raise ValueError(f"{name} takes square images, found {shape}")
+    return _TORCHVISION[name](channels, side, outputs)

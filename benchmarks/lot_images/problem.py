@@ -1,0 +1,190 @@
+"""Classification of images, with the library's tasks and augmentation."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmarks.lot.work import Batch, Problem, Reader, Reading, Role
+from benchmarks.lot_images.networks import make_network
+from benchmarks.precision import has_bfloat16
+from teachenv.randomness import Purpose, generator
+from teachenv.tasks import Task, make_task
+
+_EVALUATION_BATCH = 500
+
+
+class Images:
+    """A task's images by what they are for; `valid` is drawn from the pool, the same for all seeds."""
+
+    def __init__(self, task: Task, valid_size: float) -> None:
+        order = generator(0, Purpose.SPLIT).permutation(len(task.pool[1]))
+        held = max(1, round(valid_size * len(order)))
+        self.task = task
+        self.train = tuple(tensor[np.sort(order[held:])] for tensor in task.pool)
+        self.valid = tuple(tensor[np.sort(order[:held])] for tensor in task.pool)
+        self.test = task.test
+
+
+@functools.lru_cache(maxsize=1)
+def _images(name: str, valid_size: float, options: tuple[tuple[str, Any], ...]) -> Images:
+    return Images(make_task(name, **dict(options)), valid_size)
+
+
+@functools.lru_cache(maxsize=4)
+def _order(seed: int, epoch: int, own: bool, samples: int) -> np.ndarray:
+    return generator(seed, Purpose.BATCHES, 2 * epoch + own).permutation(samples)
+
+
+class ImageReader(Reader):
+    """Calls networks in bfloat16 where this machine is fast at it."""
+
+    def __init__(self) -> None:
+        self.autocast = has_bfloat16()
+
+    def __call__(self, network: nn.Module, inputs: torch.Tensor) -> Reading:
+        """A classifier's logits, in float32."""
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
+            logits = network(inputs.contiguous(memory_format=torch.channels_last))
+        return Reading(logits.float())
+
+
+@dataclass(frozen=True)
+class ImageProblem(Problem):
+    """A data set and how it is learned.
+
+    Attributes:
+        task: a name in `teachenv.tasks.TASKS`.
+        model: the teacher, a name in `NETWORKS`.
+        epochs: see `Problem`.
+        student: of the students; None: the teacher's.
+        task_options: of the task: `dataset`, `pool_size`, `image_size`.
+        learning_rate: of SGD with Nesterov's momentum.
+        momentum: of it.
+        weight_decay: of it.
+        clip: see `Problem`.
+        schedule: see `Problem`.
+        batch_size: images in a minibatch.
+        augment: whether images are cropped and flipped.
+        valid_size: part of the pool.
+        shuffled: part of the training images whose labels are shuffled among them.
+        data_root: where the files are.
+    """
+
+    task: str
+    model: str
+    epochs: int
+    student: str | None = None
+    task_options: Mapping[str, Any] = field(default_factory=dict)
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    clip: float | None = None
+    schedule: str = "cosine"
+    batch_size: int = 128
+    augment: bool = True
+    valid_size: float = 0.1
+    shuffled: float = 0.0
+    data_root: str | None = None
+
+    metric = "accuracy"
+    higher_is_better = True
+
+    @property
+    def data(self) -> Images:
+        """The images, read once in a process."""
+        options = {**self.task_options, "data_root": self.data_root}
+        return _images(self.task, self.valid_size, tuple(sorted(options.items())))
+
+    @property
+    def dataset(self) -> str:
+        """See `Problem`."""
+        return self.data.task.dataset
+
+    @property
+    def title(self) -> str:
+        """See `Problem`."""
+        return self.model if self.student is None else f"{self.model}, students {self.student}"
+
+    @property
+    def sizes(self) -> dict[str, Problem]:
+        """Students with fewer and with more layers."""
+        found: dict[str, Problem] = {}
+        for label, name in zip(("smaller", "larger"), _SIZES[self.model], strict=True):
+            found[label] = replace(self, student=name)
+        return found
+
+    def network(self, role: Role) -> nn.Module:
+        """See `Problem`."""
+        name = self.student if role == "student" and self.student is not None else self.model
+        made = make_network(name, tuple(self.data.train[0].shape[1:]), self.data.task.num_outputs)
+        return made.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+    def optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
+        """See `Problem`."""
+        return torch.optim.SGD(
+            network.parameters(),
+            self.learning_rate,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            nesterov=self.momentum > 0,
+        )
+
+    @property
+    def steps(self) -> int:
+        """See `Problem`."""
+        return max(1, len(self.data.train[1]) // self.batch_size)
+
+    def labels(self, seed: int) -> torch.Tensor:
+        """Those that are learned: the training images' own, but for the shuffled ones."""
+        labels: torch.Tensor = self.data.train[1]
+        if not self.shuffled:
+            return labels
+        rng = generator(seed, Purpose.SPLIT)
+        chosen = rng.permutation(len(labels))[: round(self.shuffled * len(labels))]
+        labels = labels.clone()
+        labels[chosen] = labels[rng.permutation(chosen)]
+        return labels
+
+    def batch(self, seed: int, step: int, *, own: bool) -> Batch:
+        """A minibatch of an epoch's order, each image once; the students' own has an order of its own."""
+        images, labels = self.data.train[0], self.labels(seed)
+        epoch, place = divmod(step, self.steps)
+        order = _order(seed, epoch, own, len(labels))[place * self.batch_size : (place + 1) * self.batch_size]
+        chosen = images[order]
+        if self.augment and self.data.task.augment is not None:
+            chosen = self.data.task.augment(chosen, generator(seed, Purpose.AUGMENTATION, 2 * step + own))
+        return chosen, labels[order]
+
+    def evaluate(self, network: nn.Module, split: Literal["valid", "test"]) -> float:
+        """Accuracy."""
+        images, labels = getattr(self.data, split)
+        return float((self.logits(network, images).argmax(-1) == labels).double().mean())
+
+    def logits(self, network: nn.Module, images: torch.Tensor) -> torch.Tensor:
+        """What a network says of many images in evaluation mode, in which it is left."""
+        network.eval()
+        read = self.reader()
+        with torch.no_grad():
+            return torch.cat([read(network, part).logits for part in images.split(_EVALUATION_BATCH)])
+
+    def reader(self) -> Reader:
+        """See `Problem`."""
+        return ImageReader()
+
+
+_SIZES = {
+    "preresnet-8": ("preresnet-8", "preresnet-20"),
+    "preresnet-20": ("preresnet-8", "preresnet-56"),
+    "resnet-18": ("mobilenet-v2", "resnet-50"),
+    "resnet-50": ("resnet-18", "resnet-50"),
+    "mobilenet-v2": ("preresnet-20", "resnet-18"),
+    "vit": ("mobilenet-v2", "resnet-18"),
+    "swin": ("mobilenet-v2", "resnet-18"),
+}

@@ -1,0 +1,5 @@
+"""Learning from teaching on language models: perplexity of LSTMs and Transformer-XL with students and without."""
+
+from benchmarks.lot_language.main import Options, run
+
+__all__ = ["Options", "run"]

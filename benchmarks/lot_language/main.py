@@ -1,0 +1,116 @@
+"""The command: which models on which texts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from benchmarks.lot.main import StudyOptions
+from benchmarks.lot.main import run as run_studies
+from benchmarks.lot_language.problem import LanguageProblem
+from benchmarks.options import Preset
+from teachenv.data import LANGUAGE
+from teachenv.errors import unknown_name
+
+NAME = "lot_language"
+
+_LSTM = LanguageProblem("ptb", "lstm", 60, {"width": 650, "layers": 2, "dropout": 0.45})
+_TRANSFORMER = LanguageProblem(
+    "ptb",
+    "transformer-xl",
+    60,
+    {"width": 200, "layers": 4, "heads": 8, "head_width": 20, "inner": 1000, "dropout": 0.25, "memory": 70},
+    optimizer_name="adam",
+    learning_rate=1e-3,
+    clip=0.35,
+    batch_size=60,
+    bptt=70,
+)
+
+SETTINGS: Mapping[str, LanguageProblem] = {
+    "lstm": _LSTM,
+    # Merity et al. 2018; pieces have one length here.
+    "awd-lstm": LanguageProblem(
+        "ptb", "awd-lstm", 500, momentum=0.0, weight_decay=1.2e-6, clip=0.25, schedule="constant", bptt=70, patience=5
+    ),
+    "transformer-xl": _TRANSFORMER,
+    "wikitext-103-lstm": replace(
+        _LSTM, corpus="wikitext-103", epochs=3, options={"width": 650, "layers": 2, "dropout": 0.1}, learning_rate=40.0,
+        batch_size=30, bptt=100,
+    ),
+    "wikitext-103-transformer-xl": replace(
+        _TRANSFORMER, corpus="wikitext-103", epochs=4, clip=0.25, batch_size=30, bptt=100,
+        options={"width": 410, "layers": 4, "heads": 12, "head_width": 41, "inner": 2100, "dropout": 0.1, "memory": 100},
+    ),
+}  # fmt: skip
+"""The released code's settings, and AWD-LSTM's own."""
+
+# Widths for which an epoch of the Penn Treebank is minutes, not hours.
+_SMALL: Mapping[str, dict[str, Any]] = {
+    "lstm": {"width": 200, "layers": 2, "dropout": 0.2},
+    "awd-lstm": {"embedding": 200, "width": 400, "layers": 2},
+    "transformer-xl": {"width": 128, "layers": 2, "heads": 4, "head_width": 32, "inner": 256, "dropout": 0.1},
+}
+_TINY: Mapping[str, dict[str, Any]] = {
+    "lstm": {"width": 48, "layers": 2, "dropout": 0.1},
+    "awd-lstm": {"embedding": 24, "width": 48, "layers": 2, "weight_dropout": 0.1},
+    "transformer-xl": {"width": 32, "layers": 2, "heads": 2, "head_width": 16, "inner": 64, "memory": 35},
+}
+EPOCHS: Mapping[Preset, int] = {"smoke": 8, "laptop": 6}
+SEEDS: Mapping[Preset, int] = {"smoke": 1, "laptop": 3, "paper": 3}
+
+
+@dataclass(frozen=True)
+class Options(StudyOptions):
+    """Options of ``python -m benchmarks lot_language``."""
+
+    model: tuple[Literal["lstm", "awd-lstm", "transformer-xl"], ...] = ("lstm",)
+    """Teacher, whose kind students are of: lstm, awd-lstm, transformer-xl; the preset says how large."""
+
+    corpus: str | None = None
+    """ptb, wikitext-2, wikitext-103, or numbers (made here); by default ptb, in the smoke preset numbers."""
+
+    train_size: int | None = None
+    """Training tokens; by default all."""
+
+    def __post_init__(self) -> None:
+        """Checks the names.
+
+        Raises:
+            ValueError: an unknown corpus or method, or a number out of range.
+        """
+        super().__post_init__()
+        if self.corpus is not None and self.corpus not in LANGUAGE:
+            raise unknown_name("corpus", self.corpus, LANGUAGE)
+
+
+def problems(options: Options) -> dict[str, LanguageProblem]:
+    """What the options ask for, by the names of the tasks."""
+    preset = options.preset
+    corpus = options.corpus or ("numbers" if preset == "smoke" else "ptb")
+    root = None if options.data_root is None else os.fspath(options.data_root)
+    found = {}
+    for model in options.model:
+        problem = SETTINGS.get(f"{corpus}-{model}", SETTINGS[model])
+        if preset != "paper":
+            problem = replace(
+                problem,
+                epochs=EPOCHS[preset],
+                options=(_SMALL if preset == "laptop" else _TINY)[model],
+                learning_rate=problem.learning_rate if model == "transformer-xl" else 20.0,
+                batch_size=20,
+                bptt=35,
+                patience=None,
+                schedule="cosine",
+            )
+        size = options.train_size or (20_000 if preset == "smoke" else None)
+        problem = replace(problem, corpus=corpus, data_root=root, train_size=size)
+        found[f"{corpus}-{model}"] = replace(problem, epochs=options.epochs or problem.epochs)
+    return found
+
+
+def run(options: Options) -> None:
+    """Runs what the folder does not hold yet; writes rows, tables and figures."""
+    run_studies(NAME, options, problems(options), SEEDS[options.preset])

@@ -1,0 +1,180 @@
+"""Language modelling: the next word of texts that are read side by side."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmarks.lot.work import Batch, Problem, Reader, Reading, Role
+from teachenv.data import Corpus, columns, load_language
+from teachenv.randomness import Purpose, generator
+from teachenv.students.language import LanguageModel, make_language_model
+
+# Texts side by side in an evaluation; the first words of each have no context.
+_EVALUATION_BATCH = 10
+
+Piece = tuple[bool, torch.Tensor]
+"""(whether it is of the students' own order of reading, word numbers (T, B))."""
+
+
+@functools.lru_cache(maxsize=1)
+def _corpus(name: str, data_root: str | None, train_size: int | None) -> Corpus:
+    return load_language(name, data_root=data_root, train_size=train_size)
+
+
+class TextReader(Reader):
+    """Carries what each network remembers, apart for the two orders of reading."""
+
+    def __init__(self) -> None:
+        self._networks: list[nn.Module] = []
+        self._states: dict[tuple[int, bool], Any] = {}
+
+    def __call__(self, network: nn.Module, inputs: Piece) -> Reading:
+        """A language model's outputs, given what it has read before."""
+        own, tokens = inputs
+        if not any(network is known for known in self._networks):
+            self._networks.append(network)
+        key = (next(i for i, known in enumerate(self._networks) if known is network), own)
+        spoken = network(tokens, self._states.get(key))
+        self._states[key] = spoken.state
+        return Reading(spoken.logits, spoken.penalty)
+
+    def state(self) -> Any:
+        """See `Reader`."""
+        return dict(self._states)
+
+    def load(self, state: Any) -> None:
+        """See `Reader`."""
+        self._states = dict(state)
+
+
+@dataclass(frozen=True)
+class LanguageProblem(Problem):
+    """A corpus and how it is learned.
+
+    Attributes:
+        corpus: see `load_language`.
+        model: the teacher, a name in `LANGUAGE_MODELS`.
+        epochs: see `Problem`.
+        options: of the teacher.
+        student: of the students, by default the teacher's kind.
+        student_options: of theirs, by default the teacher's.
+        optimizer: `"sgd"` or `"adam"`.
+        learning_rate: of both.
+        momentum: of `"sgd"`.
+        weight_decay: of both.
+        clip: see `Problem`.
+        schedule: see `Problem`.
+        batch_size: B.
+        bptt: T.
+        patience: see `Problem`.
+        train_size: see `load_language`.
+        data_root: where the files are.
+    """
+
+    corpus: str
+    model: str
+    epochs: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+    student: str | None = None
+    student_options: Mapping[str, Any] | None = None
+    optimizer_name: Literal["sgd", "adam"] = "sgd"
+    learning_rate: float = 30.0
+    momentum: float = 0.3
+    weight_decay: float = 0.0
+    clip: float | None = 0.2
+    schedule: str = "cosine"
+    batch_size: int = 20
+    bptt: int = 35
+    patience: int | None = None
+    train_size: int | None = None
+    data_root: str | None = None
+
+    metric = "perplexity"
+    higher_is_better = False
+
+    @property
+    def data(self) -> Corpus:
+        """The corpus, read once in a process."""
+        return _corpus(self.corpus, self.data_root, self.train_size)
+
+    @property
+    def dataset(self) -> str:
+        """See `Problem`."""
+        return self.data.dataset
+
+    @property
+    def title(self) -> str:
+        """See `Problem`."""
+        return " ".join([self.model, *(f"{name} {value}" for name, value in self.options.items())])
+
+    @property
+    def sizes(self) -> dict[str, Problem]:
+        """Students of half the width and of twice the width."""
+        own = {name: self.options[name] for name in ("embedding", "width", "inner") if name in self.options}
+        return {
+            label: replace(self, student_options={**self.options, **{n: round(v * factor) for n, v in own.items()}})
+            for label, factor in (("half", 0.5), ("double", 2.0))
+        }
+
+    def network(self, role: Role) -> nn.Module:
+        """See `Problem`."""
+        words = len(self.data.vocabulary)
+        if role == "student" and (self.student or self.student_options is not None):
+            options = self.student_options if self.student_options is not None else {}
+            return make_language_model(self.student or self.model, words, **options)
+        return make_language_model(self.model, words, **self.options)
+
+    def optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
+        """See `Problem`."""
+        if self.optimizer_name == "adam":
+            return torch.optim.Adam(network.parameters(), self.learning_rate, weight_decay=self.weight_decay)
+        return torch.optim.SGD(
+            network.parameters(), self.learning_rate, momentum=self.momentum, weight_decay=self.weight_decay
+        )
+
+    @functools.cached_property
+    def _train(self) -> torch.Tensor:
+        return torch.from_numpy(columns(self.data.train, self.batch_size))
+
+    @property
+    def steps(self) -> int:
+        """See `Problem`."""
+        return max(1, (len(self._train) - 1) // self.bptt)
+
+    def batch(self, seed: int, step: int, *, own: bool) -> Batch:
+        """The next piece of text; the students' own reading begins elsewhere and goes round without an end."""
+        text = self._train
+        if own:
+            begin = int(generator(seed, Purpose.BATCHES).integers(len(text)))
+            place = (begin + step * self.bptt + torch.arange(self.bptt + 1)) % len(text)
+        else:
+            place = (step % self.steps) * self.bptt + torch.arange(min(self.bptt + 1, len(text)))
+        piece = text[place]
+        return (own, piece[:-1]), piece[1:]
+
+    def evaluate(self, network: nn.Module, split: Literal["valid", "test"]) -> float:
+        """Perplexity over all words of a split but the first of each column."""
+        assert isinstance(network, LanguageModel)
+        tokens: np.ndarray = getattr(self.data, split)
+        text, state, total, count = torch.from_numpy(columns(tokens, _EVALUATION_BATCH)), None, 0.0, 0
+        network.eval()
+        with torch.no_grad():
+            for start in range(0, len(text) - 1, self.bptt):
+                stop = min(start + self.bptt, len(text) - 1)
+                spoken = network(text[start:stop], state)
+                state, targets = spoken.state, text[start + 1 : stop + 1]
+                loss = nn.functional.cross_entropy(spoken.logits.flatten(0, 1), targets.flatten(), reduction="sum")
+                total, count = total + float(loss), count + targets.numel()
+        return math.exp(min(total / count, 50.0))
+
+    def reader(self) -> Reader:
+        """See `Problem`."""
+        return TextReader()

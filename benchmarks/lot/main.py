@@ -71,7 +71,6 @@ class Case:
     @property
     def identity(self) -> dict[str, Any]:
         """What its rows are known by; where the data lies on this machine is not part of it."""
-        problem = {key: value for key, value in asdict(self.problem).items() if key != "data_root"}
         return {
             "benchmark": self.benchmark,
             "task": self.task,
@@ -79,7 +78,7 @@ class Case:
             "student": self.problem.title,
             "method": self.label,
             "seed": self.seed,
-            "config": {"problem": problem, "method": asdict(self.method)},
+            "config": {"problem": self.problem.config, "method": asdict(self.method)},
         }
 
 

@@ -41,8 +41,8 @@ def write(rows: Sequence[Row], folder: Path) -> None:
         lines += [
             f"## {task}, {own[0].student} ({own[0].dataset})",
             "",
-            "Mean ± standard deviation over seeds, each network at its best epoch on the validation data; the interquartile",
-            f"mean with a bootstrap interval; the mean difference from {BASELINE} over pairs of one seed, with Student's",
+            "Mean ± standard deviation over seeds, each network at its best epoch on the validation data; the",
+            "interquartile mean with a bootstrap interval; the mean difference over pairs of one seed, with Student's",
             "interval.",
             "",
             *markdown(header, body),
@@ -81,7 +81,8 @@ def _table(rows: Sequence[Row], metric: str) -> list[tuple[str, ...]]:
         both = [seed for seed in seeds if (BASELINE, f"test_{metric}", seed) in values]
         against = ""
         if method != BASELINE and len(both) > 1:
-            difference = paired(*([values[name, f"test_{metric}", s] for s in both] for name in (method, BASELINE)))
+            own_values, others = ([values[name, f"test_{metric}", s] for s in both] for name in (method, BASELINE))
+            difference = paired(own_values, others)
             against = f"{difference.mean:+.2f} [{difference.low:+.2f}, {difference.high:+.2f}]"
         summary = summarise(found, statistic=iqm)
         body.append(
@@ -118,7 +119,7 @@ def _curves(groups: dict[str, list[Row]]) -> Figure | None:
             mean, color = np.mean([curve[: min(map(len, curves))] for curve in curves], axis=0), colormaps["tab20"]
             for column, style in ((1, "-"), (2, "--")):
                 if not np.isnan(mean[:, column]).any():
-                    line = _scaled(metric, mean[:, column])  # type: ignore[arg-type]
+                    line = mean[:, column] * _scaled(metric, 1.0)
                     label = method if column == 1 else None
                     axis.plot(mean[:, 0], line, style, color=color(number % 20), label=label)
         if metric == "perplexity":

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import nn
@@ -52,24 +52,34 @@ class Reader:
         """Goes on from a `state`."""
 
 
+@dataclass(frozen=True, kw_only=True)
 class Problem(ABC):
-    """What is learned: frozen dataclasses, which are handed to processes; data is read there.
+    """What is learned; handed to processes, each of which reads the data itself.
 
     Attributes:
         metric: of `evaluate`: `"perplexity"` or `"accuracy"`.
         higher_is_better: whether more of it is better.
         epochs: of the teacher.
+        learning_rate: at first, of teacher and students.
         clip: of the norm of gradients; None: none.
         schedule: of learning rates, see `teachenv.schedules`.
         patience: epochs without progress after which weights are averaged (NT-ASGD); None: never.
+        data_root: where the files are.
     """
 
-    metric: str
-    higher_is_better: bool
+    metric: ClassVar[str]
+    higher_is_better: ClassVar[bool]
     epochs: int
-    clip: float | None
-    schedule: str
+    learning_rate: float
+    clip: float | None = None
+    schedule: str = "cosine"
     patience: int | None = None
+    data_root: str | None = None
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """All options; where the data lies on this machine is not one of them."""
+        return {key: value for key, value in asdict(self).items() if key != "data_root"}
 
     @property
     @abstractmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -103,7 +103,13 @@ def problem(options: Options) -> ImageProblem:
         chosen |= {"dataset": options.dataset, "image_size": options.image_size}
     root = None if options.data_root is None else os.fspath(options.data_root)
     return ImageProblem(
-        task, options.model or size.model, options.epochs or size.epochs, options.student, chosen, data_root=root
+        task,
+        options.model or size.model,
+        options.student,
+        chosen,
+        epochs=options.epochs or size.epochs,
+        learning_rate=0.1,
+        data_root=root,
     )
 
 
@@ -122,15 +128,14 @@ def _imitation(options: Options, given: ImageProblem, seeds: int) -> None:
     jobs, identities = [], {}
     for seed in range(seeds):
         for kind in KINDS:
-            config = {key: value for key, value in asdict(given).items() if key != "data_root"}
-            identity = {
+            identity: dict[str, Any] = {
                 "benchmark": NAME,
                 "task": given.task,
                 "dataset": given.dataset,
                 "student": given.title,
                 "method": f"imitate:{kind}",
                 "seed": seed,
-                "config": {"problem": config, "shuffled": imitation.SHUFFLED},
+                "config": {"problem": given.config, "shuffled": imitation.SHUFFLED},
             }
             if results.done(**identity, metrics=["imitation_kl_test"]):
                 continue
@@ -146,7 +151,7 @@ def _imitation(options: Options, given: ImageProblem, seeds: int) -> None:
 
     def keep(job: Job[Any], found: Imitated) -> None:
         told = about(found.steps, 0.0)
-        step, train, test = found.curve[-1]
+        _, train, test = found.curve[-1]
         values = {
             "teacher_learned_accuracy": found.learned,
             "teacher_test_accuracy": found.test,
@@ -204,7 +209,8 @@ def _figure(rows: Sequence[Row]) -> Figure:
         curves = np.array([row.data for row in rows if row.data and row.method == method])
         for axis, column in zip(axes, (1, 2), strict=True):
             mean = curves.mean(0)
-            axis.plot(mean[:, 0], mean[:, column], color=f"C{number}", label=method.removeprefix("imitate:") + " teacher")
+            label = f"{method.removeprefix('imitate:')} teacher"
+            axis.plot(mean[:, 0], mean[:, column], color=f"C{number}", label=label)
             low, high = curves[:, :, column].min(0), curves[:, :, column].max(0)
             axis.fill_between(mean[:, 0], low, high, color=f"C{number}", alpha=0.2, linewidth=0)
             axis.set_yscale("log")

@@ -17,25 +17,24 @@ _SMALL = 64
 
 def _resnet(build: Callable[..., Any]) -> Callable[[int, int, int], nn.Module]:
     def made(channels: int, side: int, outputs: int) -> nn.Module:
-        network = build(num_classes=outputs)
+        network: nn.Module = build(num_classes=outputs)
         small = side < _SMALL
-        network.conv1 = nn.Conv2d(
-            channels, 64, 3 if small else 7, 1 if small else 2, 1 if small else 3, bias=False
-        )  # drawn as torchvision draws the others:
+        network.conv1 = nn.Conv2d(channels, 64, 3 if small else 7, 1 if small else 2, 1 if small else 3, bias=False)
+        # As torchvision draws the others.
         nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
         if small:
             network.maxpool = nn.Identity()
-        return network  # type: ignore[no-any-return]
+        return network
 
     return made
 
 
 def _mobilenet(channels: int, side: int, outputs: int) -> nn.Module:
-    network = torchvision.models.mobilenet_v2(num_classes=outputs)
+    network: Any = torchvision.models.mobilenet_v2(num_classes=outputs)
     stem = nn.Conv2d(channels, 32, 3, 1 if side < _SMALL else 2, 1, bias=False)
     nn.init.kaiming_normal_(stem.weight, mode="fan_out")
     network.features[0][0] = stem
-    return network
+    return _module(network)
 
 
 def _vit(channels: int, side: int, outputs: int) -> nn.Module:
@@ -44,15 +43,15 @@ def _vit(channels: int, side: int, outputs: int) -> nn.Module:
     base = {"num_layers": 12, "num_heads": 12, "hidden_dim": 768, "mlp_dim": 3072}
     small = {"num_layers": 6, "num_heads": 6, "hidden_dim": 192, "mlp_dim": 384}
     if side < _SMALL:
-        return torchvision.models.VisionTransformer(side, side // 8, **small, num_classes=outputs)
-    return torchvision.models.VisionTransformer(side, 16, **base, num_classes=outputs)
+        return _module(torchvision.models.VisionTransformer(side, side // 8, **small, num_classes=outputs))
+    return _module(torchvision.models.VisionTransformer(side, 16, **base, num_classes=outputs))
 
 
 def _swin(channels: int, side: int, outputs: int) -> nn.Module:
     if channels != 3:
         raise ValueError(f"Swin takes images of three channels, found {channels}")
     small = side < _SMALL
-    return torchvision.models.SwinTransformer(
+    made = torchvision.models.SwinTransformer(
         patch_size=[2, 2] if small else [4, 4],
         embed_dim=48 if small else 96,
         depths=[2, 2, 2] if small else [2, 2, 6, 2],
@@ -61,6 +60,13 @@ def _swin(channels: int, side: int, outputs: int) -> nn.Module:
         stochastic_depth_prob=0.2,
         num_classes=outputs,
     )
+    return _module(made)
+
+
+def _module(network: Any) -> nn.Module:
+    """Torchvision has no types."""
+    found: nn.Module = network
+    return found
 
 
 _TORCHVISION: dict[str, Callable[[int, int, int], nn.Module]] = {

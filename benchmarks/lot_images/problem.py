@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -62,39 +62,29 @@ class ImageProblem(Problem):
     Attributes:
         task: a name in `teachenv.tasks.TASKS`.
         model: the teacher, a name in `NETWORKS`.
-        epochs: see `Problem`.
         student: of the students; None: the teacher's.
         task_options: of the task: `dataset`, `pool_size`, `image_size`.
-        learning_rate: of SGD with Nesterov's momentum.
-        momentum: of it.
-        weight_decay: of it.
-        clip: see `Problem`.
-        schedule: see `Problem`.
+        momentum: of SGD, Nesterov's.
+        weight_decay: of SGD.
         batch_size: images in a minibatch.
         augment: whether images are cropped and flipped.
         valid_size: part of the pool.
         shuffled: part of the training images whose labels are shuffled among them.
-        data_root: where the files are.
     """
 
     task: str
     model: str
-    epochs: int
     student: str | None = None
     task_options: Mapping[str, Any] = field(default_factory=dict)
-    learning_rate: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 1e-4
-    clip: float | None = None
-    schedule: str = "cosine"
     batch_size: int = 128
     augment: bool = True
     valid_size: float = 0.1
     shuffled: float = 0.0
-    data_root: str | None = None
 
-    metric = "accuracy"
-    higher_is_better = True
+    metric: ClassVar[str] = "accuracy"
+    higher_is_better: ClassVar[bool] = True
 
     @property
     def data(self) -> Images:
@@ -124,7 +114,7 @@ class ImageProblem(Problem):
         """See `Problem`."""
         name = self.student if role == "student" and self.student is not None else self.model
         made = make_network(name, tuple(self.data.train[0].shape[1:]), self.data.task.num_outputs)
-        return made.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        return made.to(memory_format=torch.channels_last)
 
     def optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
         """See `Problem`."""
@@ -172,7 +162,7 @@ class ImageProblem(Problem):
         network.eval()
         read = self.reader()
         with torch.no_grad():
-            return torch.cat([read(network, part).logits for part in images.split(_EVALUATION_BATCH)])
+            return torch.cat([read(network, part).logits for part in torch.split(images, _EVALUATION_BATCH)])
 
     def reader(self) -> Reader:
         """See `Problem`."""

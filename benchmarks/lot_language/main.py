@@ -16,13 +16,15 @@ from teachenv.errors import unknown_name
 
 NAME = "lot_language"
 
-_LSTM = LanguageProblem("ptb", "lstm", 60, {"width": 650, "layers": 2, "dropout": 0.45})
+_LSTM = LanguageProblem(
+    "ptb", "lstm", {"width": 650, "layers": 2, "dropout": 0.45}, epochs=60, learning_rate=30.0, clip=0.2
+)
 _TRANSFORMER = LanguageProblem(
     "ptb",
     "transformer-xl",
-    60,
     {"width": 200, "layers": 4, "heads": 8, "head_width": 20, "inner": 1000, "dropout": 0.25, "memory": 70},
     optimizer_name="adam",
+    epochs=60,
     learning_rate=1e-3,
     clip=0.35,
     batch_size=60,
@@ -33,18 +35,45 @@ SETTINGS: Mapping[str, LanguageProblem] = {
     "lstm": _LSTM,
     # Merity et al. 2018; pieces have one length here.
     "awd-lstm": LanguageProblem(
-        "ptb", "awd-lstm", 500, momentum=0.0, weight_decay=1.2e-6, clip=0.25, schedule="constant", bptt=70, patience=5
+        "ptb",
+        "awd-lstm",
+        momentum=0.0,
+        weight_decay=1.2e-6,
+        bptt=70,
+        epochs=500,
+        learning_rate=30.0,
+        clip=0.25,
+        schedule="constant",
+        patience=5,
     ),
     "transformer-xl": _TRANSFORMER,
     "wikitext-103-lstm": replace(
-        _LSTM, corpus="wikitext-103", epochs=3, options={"width": 650, "layers": 2, "dropout": 0.1}, learning_rate=40.0,
-        batch_size=30, bptt=100,
+        _LSTM,
+        corpus="wikitext-103",
+        epochs=3,
+        options={"width": 650, "layers": 2, "dropout": 0.1},
+        learning_rate=40.0,
+        batch_size=30,
+        bptt=100,
     ),
     "wikitext-103-transformer-xl": replace(
-        _TRANSFORMER, corpus="wikitext-103", epochs=4, clip=0.25, batch_size=30, bptt=100,
-        options={"width": 410, "layers": 4, "heads": 12, "head_width": 41, "inner": 2100, "dropout": 0.1, "memory": 100},
+        _TRANSFORMER,
+        corpus="wikitext-103",
+        epochs=4,
+        options={
+            **_TRANSFORMER.options,
+            "width": 410,
+            "heads": 12,
+            "head_width": 41,
+            "inner": 2100,
+            "dropout": 0.1,
+            "memory": 100,
+        },
+        clip=0.25,
+        batch_size=30,
+        bptt=100,
     ),
-}  # fmt: skip
+}
 """The released code's settings, and AWD-LSTM's own."""
 
 # Widths for which an epoch of the Penn Treebank is minutes, not hours.

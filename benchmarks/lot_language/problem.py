@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -62,43 +62,31 @@ class LanguageProblem(Problem):
     Attributes:
         corpus: see `load_language`.
         model: the teacher, a name in `LANGUAGE_MODELS`.
-        epochs: see `Problem`.
         options: of the teacher.
         student: of the students, by default the teacher's kind.
         student_options: of theirs, by default the teacher's.
-        optimizer: `"sgd"` or `"adam"`.
-        learning_rate: of both.
+        optimizer_name: `"sgd"` or `"adam"`.
         momentum: of `"sgd"`.
         weight_decay: of both.
-        clip: see `Problem`.
-        schedule: see `Problem`.
         batch_size: B.
         bptt: T.
-        patience: see `Problem`.
         train_size: see `load_language`.
-        data_root: where the files are.
     """
 
     corpus: str
     model: str
-    epochs: int
     options: Mapping[str, Any] = field(default_factory=dict)
     student: str | None = None
     student_options: Mapping[str, Any] | None = None
     optimizer_name: Literal["sgd", "adam"] = "sgd"
-    learning_rate: float = 30.0
     momentum: float = 0.3
     weight_decay: float = 0.0
-    clip: float | None = 0.2
-    schedule: str = "cosine"
     batch_size: int = 20
     bptt: int = 35
-    patience: int | None = None
     train_size: int | None = None
-    data_root: str | None = None
 
-    metric = "perplexity"
-    higher_is_better = False
+    metric: ClassVar[str] = "perplexity"
+    higher_is_better: ClassVar[bool] = False
 
     @property
     def data(self) -> Corpus:

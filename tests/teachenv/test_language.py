@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from teachenv.data import columns, load_language, number_words
 from teachenv.errors import DatasetUnavailable
-from teachenv.students.language import LANGUAGE_MODELS, AWDLSTM, TransformerXL, make_language_model
+from teachenv.students.language import AWDLSTM, LANGUAGE_MODELS, TransformerXL, make_language_model
 from teachenv.students.language.transformer_xl import shifted
 
 SMALL: dict[str, dict[str, Any]] = {

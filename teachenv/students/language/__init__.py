@@ -17,7 +17,7 @@ LANGUAGE_MODELS: dict[str, Callable[..., LanguageModel]] = {
     "transformer-xl": TransformerXL,
 }
 
-__all__ = ["LANGUAGE_MODELS", "AWDLSTM", "LSTMModel", "LanguageModel", "Spoken", "TransformerXL", "make_language_model"]
+__all__ = ["AWDLSTM", "LANGUAGE_MODELS", "LSTMModel", "LanguageModel", "Spoken", "TransformerXL", "make_language_model"]
 
 
 def make_language_model(name: str, words: int, **options: Any) -> LanguageModel:

@@ -39,8 +39,9 @@ class WeightDropLSTM(nn.Module):
         if before is None:
             zero = states.new_zeros(1, states.shape[1], cell.hidden_size)
             before = (zero, zero)
-        weights = [cell.weight_ih_l0, F.dropout(cell.weight_hh_l0, self.p, self.training)]
-        weights += [cell.bias_ih_l0, cell.bias_hh_l0]
+        own: dict[str, torch.Tensor] = dict(cell.named_parameters())
+        own["weight_hh_l0"] = F.dropout(own["weight_hh_l0"], self.p, self.training)
+        weights = [own[f"{name}_l0"] for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
         found, h, c = torch.lstm(states, before, weights, True, 1, 0.0, self.training, False, False)
         return found, (h, c)
 

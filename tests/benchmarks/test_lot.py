@@ -1,0 +1,255 @@
+"""Learning from teaching with labels: the two benchmarks' common training, on texts and images made here."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.__main__ import main as command_line
+from benchmarks.lot import report, work
+from benchmarks.lot.methods import LOT, METHODS, TABLE, Method
+from benchmarks.lot.work import Problem, Run, train
+from benchmarks.lot_images import imitation, networks
+from benchmarks.lot_images import main as images_main
+from benchmarks.lot_images.problem import ImageProblem
+from benchmarks.lot_language import main as language_main
+from benchmarks.lot_language.problem import LanguageProblem
+from benchmarks.rows import Row, read_rows
+
+TEXT = LanguageProblem(
+    "numbers", "lstm", {"width": 16, "dropout": 0.2}, batch_size=8, bptt=10, train_size=2000, epochs=3,
+    learning_rate=5.0, clip=0.5,
+)  # fmt: skip
+PICTURES = ImageProblem(
+    "synthetic", "preresnet-8", task_options={"pool_size": 80}, batch_size=16, epochs=2, learning_rate=0.05
+)
+PROBLEMS: dict[str, Problem] = {
+    "lstm": TEXT,
+    "awd-lstm": replace(
+        TEXT, model="awd-lstm", options={"embedding": 8, "width": 12, "layers": 2}, schedule="constant", patience=0,
+        epochs=4,
+    ),
+    "transformer-xl": replace(
+        TEXT, model="transformer-xl", optimizer_name="adam", learning_rate=1e-2,
+        options={"width": 8, "layers": 1, "heads": 2, "head_width": 4, "inner": 16, "memory": 10},
+    ),
+    "images": PICTURES,
+}  # fmt: skip
+
+
+def comparable(found: work.Trained) -> dict[str, Any]:
+    return {name: value for name, value in vars(found).items() if name != "seconds"}
+
+
+@pytest.mark.parametrize(
+    ("problem", "method"),
+    [
+        ("lstm", replace(LOT, student_steps=3)),
+        ("awd-lstm", LOT),
+        ("awd-lstm", Method()),
+        ("transformer-xl", replace(LOT, students=2, labels=True)),
+        ("lstm", Method("self-distillation")),
+        ("images", replace(LOT, student_steps=2)),
+    ],
+)
+def test_an_interrupted_training_ends_as_a_whole_one(
+    problem: str, method: Method, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(PROBLEMS[problem], method, 0, tmp_path / "whole")
+    keep, kept = work.Run._keep, []
+
+    class Interrupted(Exception):
+        pass
+
+    def keep_once(run: work.Run) -> None:
+        keep(run)
+        kept.append(run.step)
+        raise Interrupted
+
+    monkeypatch.setattr(work.Run, "_keep", keep_once)
+    runs = PROBLEMS[problem].epochs * (2 if method.kind == "self-distillation" else 1)
+    for _ in range(runs):
+        with pytest.raises(Interrupted):
+            train(PROBLEMS[problem], method, 0, tmp_path / "parts")
+    again = train(PROBLEMS[problem], method, 0, tmp_path / "parts")
+    assert len(kept) == runs
+    assert comparable(again) == comparable(whole)
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.parametrize("student_steps", [1, 2])
+def test_without_a_weight_students_leave_the_model_alone(problem: str, student_steps: int, tmp_path: Path) -> None:
+    methods = (Method(), replace(LOT, alpha=0.0, student_steps=student_steps))
+    alone, beside = (Run(PROBLEMS[problem], m, 0, tmp_path / str(n), None) for n, m in enumerate(methods))
+    for run in (alone, beside):
+        run.finish()
+    assert [value for _, value, _ in beside.curve] == [value for _, value, _ in alone.curve]
+    for name, tensor in alone.model.state_dict().items():
+        assert torch.equal(tensor, beside.model.state_dict()[name]), name
+    assert beside.lot is not None
+    assert beside.lot.updates == student_steps * beside.step
+
+
+def test_steps_are_counted(tmp_path: Path) -> None:
+    problem = replace(TEXT, epochs=1)
+    found = {name: train(problem, TABLE[name], 0, tmp_path / name.replace(":", "-")) for name in TABLE}
+    steps = problem.steps
+    assert {name: (f.teacher_steps / steps, f.steps / steps) for name, f in found.items()} == {
+        "teacher-only": (1, 1),
+        "teacher-only:total-steps": (2, 2),
+        "lot": (1, 2),
+        "dml": (1, 2),
+        "self-distillation": (2, 2),
+    }
+    assert all(found[name].steps == steps * METHODS[name].updates for name in found)
+    several = train(problem, replace(LOT, student_steps=3, students=2), 0, tmp_path / "several")
+    assert (several.teacher_steps, several.steps) == (steps, 7 * steps)
+    assert {name for name, f in found.items() if f.student is not None} == {"lot", "dml"}
+
+
+def test_learning_helps(tmp_path: Path) -> None:
+    words = len(TEXT.data.vocabulary)
+    found = train(replace(TEXT, epochs=6), Method(), 0, tmp_path / "run")
+    assert found.test < 0.75 * words
+    assert found.valid == min(value for _, value, _ in found.curve)
+
+
+def test_a_uniform_model_has_the_perplexity_of_the_vocabulary() -> None:
+    network = TEXT.network("teacher")
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+    assert TEXT.evaluate(network, "valid") == pytest.approx(len(TEXT.data.vocabulary), rel=1e-5)
+
+
+def test_readers_read_everything() -> None:
+    """In an epoch each word but a rest is a target once; students go round from another place."""
+    text = TEXT._train
+    joint = torch.cat([TEXT.batch(0, step, own=False)[1] for step in range(TEXT.steps)])
+    assert torch.equal(joint, text[1 : 1 + len(joint)])
+    assert len(text) - len(joint) <= TEXT.bptt
+    (own, first), targets = TEXT.batch(0, 0, own=True)
+    assert own
+    assert torch.equal(first[1:], targets[:-1])
+    pieces = torch.cat([TEXT.batch(0, step, own=True)[1] for step in range(TEXT.steps + 1)])
+    place = next(i for i in range(len(text)) if torch.equal(text[(i + torch.arange(20)) % len(text)], pieces[:20]))
+    assert torch.equal(pieces, text[(place + torch.arange(len(pieces))) % len(text)])
+    assert place != 1
+
+
+def test_images_of_an_epoch_are_each_seen_once() -> None:
+    problem = replace(PICTURES, augment=False)
+    pool = problem.data.train[0]
+    for own in (False, True):
+        seen = torch.cat([problem.batch(0, step, own=own)[0] for step in range(problem.steps)])
+        numbers = [int((pool == image).flatten(1).all(1).nonzero()[0, 0]) for image in seen]
+        assert len(set(numbers)) == len(numbers) == problem.steps * problem.batch_size
+    first, other = (problem.batch(0, 0, own=own)[0] for own in (False, True))
+    assert not torch.equal(first, other)
+    valid = {image.numpy().tobytes() for image in problem.data.valid[0]}
+    assert not valid & {image.numpy().tobytes() for image in pool}
+
+
+def test_students_have_sizes() -> None:
+    def parameters(problem: Problem, role: Any) -> int:
+        return sum(p.numel() for p in problem.network(role).parameters())
+
+    for problem in (*PROBLEMS.values(), replace(PICTURES, model="preresnet-20")):
+        small, large = problem.sizes.values()
+        own = parameters(problem, "teacher")
+        assert parameters(problem, "student") == own == parameters(small, "teacher")
+        assert parameters(small, "student") <= own < parameters(large, "student")
+
+
+@pytest.mark.parametrize("name", ["preresnet-8", "resnet-18", "mobilenet-v2", "vit", "swin"])
+@pytest.mark.parametrize("side", [32, 64])
+def test_networks_fit_the_images(name: str, side: int) -> None:
+    with torch.random.fork_rng(), torch.no_grad():
+        network = networks.make_network(name, (3, side, side), 7).eval()
+        assert network(torch.zeros(2, 3, side, side)).shape == (2, 7)
+
+
+def test_spurious_labels_are_the_others_shuffled() -> None:
+    problem = replace(PICTURES, shuffled=0.5)
+    own, learned = problem.data.train[1], problem.labels(0)
+    assert 0.2 < float((own != learned).double().mean()) <= 0.5
+    assert torch.equal(own.bincount(), learned.bincount())
+    assert torch.equal(replace(problem, shuffled=0.0).labels(0), own)
+    assert not torch.equal(problem.labels(1), learned)
+
+
+def test_a_student_comes_nearer_to_the_teacher_that_it_imitates(tmp_path: Path) -> None:
+    found = imitation.imitate(replace(PICTURES, epochs=6), "generalising", 0, tmp_path / "run")
+    steps, train_, test = np.array(found.curve).T
+    assert steps[-1] == found.steps == 6 * PICTURES.steps
+    assert train_[-1] < 0.5 * train_.max()
+    assert test[-1] < test.max()
+
+
+def test_the_language_command_keeps_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(language_main.EPOCHS, "smoke", 1)  # type: ignore[arg-type]
+    command = ["lot_language", "--preset", "smoke", "--train-size", "4000", "--seeds", "2", "--workers", "1"]
+    command += ["--out", str(tmp_path), "--model", "lstm", "transformer-xl"]
+    assert command_line(command) == 0
+    rows = read_rows(tmp_path / "results.jsonl")
+    assert {row.task for row in rows} == {"numbers-lstm", "numbers-transformer-xl"}
+    assert {row.dataset for row in rows} == {"numbers-subset-4000"}
+    assert {row.method for row in rows} == set(TABLE)
+    students = {row.method for row in rows if row.metric == "student_test_perplexity"}
+    assert students == {"lot", "dml"}
+    assert not list((tmp_path / "checkpoints").glob("*"))
+    table = (tmp_path / "table.md").read_text()
+    assert table.count("| self-distillation |") == 2
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert command_line(command) == 0
+    assert read_rows(tmp_path / "results.jsonl") == rows
+
+
+def test_the_image_command_asks_all_studies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = images_main.Size("synthetic", "preresnet-8", 1, 1, 60)
+    monkeypatch.setitem(images_main.SIZES, "smoke", size)  # type: ignore[arg-type]
+    command = ["lot_images", "--preset", "smoke", "--workers", "1", "--out", str(tmp_path)]
+    command += ["--study", "n", "form", "size", "imitation", "--methods", "lot:n-2", "lot:l2"]
+    assert command_line(command) == 0
+    rows = read_rows(tmp_path / "results.jsonl")
+    methods = {"lot:n-2", "lot:l2", "lot:student-smaller", "lot:student-larger", "imitate:generalising"}
+    assert {row.method for row in rows} == methods | {"imitate:spurious"}
+    assert "| spurious |" in (tmp_path / "imitation.md").read_text()
+    for picture in ("curves", "imitation"):
+        assert (tmp_path / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_differences_are_of_pairs(tmp_path: Path) -> None:
+    def row(method: str, seed: int, value: float) -> Row:
+        data = {"curve": [[1, value, None]], "teacher_steps": 10}
+        config: dict[str, Any] = {}
+        return Row(
+            "lot_images", "cifar10", "cifar10", "net", method, seed, "test_accuracy", value, 20, 1.0, config, "0" * 40,
+            {}, data,
+        )  # fmt: skip
+
+    rows = [row("teacher-only", seed, 0.5 + seed / 10) for seed in range(3)]
+    rows += [row("lot", seed, 0.52 + seed / 10) for seed in range(3)]
+    report.write(rows, tmp_path)
+    table = (tmp_path / "table.md").read_text()
+    assert "| lot | 62.00 ± 10.00 |" in table
+    assert "| +2.00 [+2.00, +2.00] |" in table
+
+
+@pytest.mark.parametrize(
+    ("options", "wrong", "message"),
+    [
+        (language_main.Options, {"methods": ("lott",)}, "lot"),
+        (language_main.Options, {"corpus": "ptv"}, "ptb"),
+        (images_main.Options, {"model": "resnet"}, "resnet-18"),
+        (images_main.Options, {"epochs": 0}, "at least 1"),
+    ],
+)
+def test_mistakes_are_named(options: Any, wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        options("smoke", **wrong)

@@ -175,6 +175,15 @@ def rom_name(game: str) -> str:
     return name
 
 
+def register_games() -> None:
+    """Makes Gymnasium know ale-py's games.
+
+    Raises:
+        ImportError: ale-py is not installed.
+    """
+    gym.register_envs(_ale())
+
+
 def single_game(game: str, **options: Any) -> gym.Env[Any, Any]:
     """One game with the same frames, whole lives and true rewards; it can be rendered.
 
@@ -182,8 +191,7 @@ def single_game(game: str, **options: Any) -> gym.Env[Any, Any]:
         game: see `AtariVecEnv`.
         **options: of `gymnasium.make`.
     """
-    ale_py = _ale()
-    gym.register_envs(ale_py)
+    register_games()
     name = "".join(part.capitalize() for part in rom_name(game).split("_"))
     env = gym.make(f"ALE/{name}-v5", frameskip=1, repeat_action_probability=0.0, **options)
     env = gym.wrappers.AtariPreprocessing(env, terminal_on_life_loss=False)

@@ -59,7 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _is_for_the_user(error: BaseException | None) -> bool:
     """Whether the message alone says what to do, so that a traceback would only hide it."""
-    if isinstance(error, (ValueError, OSError)):
+    # An extra that is not installed is an ImportError, which names it.
+    if isinstance(error, (ValueError, OSError, ImportError)):
         return True
     # Looked up, not imported: if the error is one, somebody has imported its module; if nobody has, it is none.
     errors = sys.modules.get("teachenv.errors")

@@ -59,6 +59,11 @@ BENCHMARKS: dict[str, Entry] = {
         summary="Do language models that students can imitate (LoT) generalise better, at equal steps and in total?",
         minutes={"smoke": "1 min", "laptop": "3 h (estimated)", "paper": "days, for a GPU"},
     ),
+    "lot_atari": Entry(
+        options="benchmarks.lot_atari:Options",
+        summary="Does PPO play better when students can imitate its policy (LoT), on Atari games and in control?",
+        minutes={"smoke": "1 min", "laptop": "4 h (estimated)", "paper": "days"},
+    ),
     "lot_images": Entry(
         options="benchmarks.lot_images:Options",
         summary="Do image classifiers that students can imitate (LoT) generalise better, at equal steps and in total?",

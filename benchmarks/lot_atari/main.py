@@ -1,0 +1,275 @@
+"""The command: which environments, with which settings."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from benchmarks.jobs import Job, alone, run_jobs
+from benchmarks.lot.main import about, digest
+from benchmarks.lot_atari import report, throughput, work
+from benchmarks.lot_atari.methods import METHODS, STUDIES, Method
+from benchmarks.lot_atari.work import Played, Rate, Training
+from benchmarks.options import ParallelOptions, Preset
+from benchmarks.rows import ResultsFile, Row
+from teachenv.errors import unknown_name
+
+NAME = "lot_atari"
+
+Study = Literal["table", "n", "alpha", "size", "students", "throughput"]
+
+_GAMES = ("BeamRider", "Breakout", "UpNDown", "Gravitar")
+# The released code's, with its cosine; 20 million steps in the paper.
+_GAME = Training(
+    "Breakout",
+    20_000_000,
+    8,
+    Rate(2.5e-4, 2.5e-6, "cosine"),
+    {
+        "n_steps": 128,
+        "batch_size": 256,
+        "n_epochs": 4,
+        "gamma": 0.99,
+        "gae_lambda": 0.95,
+        "clip_range": 0.1,
+        "clip_range_vf": 0.1,
+        "ent_coef": 0.01,
+        "vf_coef": 0.5,
+        "max_grad_norm": 0.5,
+    },
+    segment=500,
+)
+# As they are usually tuned for PPO.
+_CONTROL = {
+    "CartPole-v1": Training(
+        "CartPole-v1",
+        60_000,
+        8,
+        Rate(1e-3, 0.0, "linear"),
+        {"n_steps": 32, "batch_size": 256, "n_epochs": 20, "gamma": 0.98, "gae_lambda": 0.8},
+    ),
+    "Acrobot-v1": Training(
+        "Acrobot-v1",
+        150_000,
+        16,
+        Rate(3e-4, 0.0, "linear"),
+        {"n_steps": 256, "batch_size": 256, "n_epochs": 4, "gamma": 0.99, "gae_lambda": 0.94},
+    ),
+    "LunarLander-v3": Training(
+        "LunarLander-v3",
+        300_000,
+        16,
+        Rate(3e-4, 0.0, "linear"),
+        {
+            "n_steps": 256,
+            "batch_size": 256,
+            "n_epochs": 4,
+            "gamma": 0.999,
+            "gae_lambda": 0.98,
+            "ent_coef": 0.01,
+        },
+    ),
+    "Pendulum-v1": Training(
+        "Pendulum-v1",
+        100_000,
+        4,
+        Rate(1e-3, 0.0, "linear"),
+        {"n_steps": 256, "batch_size": 128, "n_epochs": 10, "gamma": 0.9, "gae_lambda": 0.95},
+    ),
+}
+ENVIRONMENTS: Mapping[str, Training] = {
+    **{game: replace(_GAME, environment=game) for game in _GAMES},
+    **_CONTROL,
+}
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a preset fixes.
+
+    Attributes:
+        environments: with the number of seeds.
+        game_steps: steps of an Atari game; None: the paper's.
+        control_steps: factor on those of the others.
+        turns: of the study of throughput.
+    """
+
+    environments: Mapping[str, int]
+    game_steps: int | None
+    control_steps: float = 1.0
+    turns: int = 5
+
+
+SIZES: Mapping[Preset, Size] = {
+    "smoke": Size({"CartPole-v1": 1, "Pendulum-v1": 1}, 2_048, 0.1, 1),
+    # Control is where ten seeds can be had.
+    "laptop": Size({"CartPole-v1": 10, "Acrobot-v1": 10, "LunarLander-v3": 10, "Breakout": 3, "UpNDown": 3}, 102_400),
+    "paper": Size(dict.fromkeys(_GAMES, 10), None),
+}
+
+
+@dataclass(frozen=True)
+class Options(ParallelOptions):
+    """Options of ``python -m benchmarks lot_atari``."""
+
+    study: tuple[Study, ...] = ("table", "n")
+    """What is asked: table (with students and without), n (student steps for each of the policy's), alpha, size (of the
+    student), students (two), throughput (environment steps a second)."""
+
+    environments: tuple[str, ...] | None = None
+    """BeamRider, Breakout, UpNDown, Gravitar (any other Atari game as well), CartPole-v1, Acrobot-v1, LunarLander-v3,
+    Pendulum-v1; by default the preset's."""
+
+    methods: tuple[str, ...] | None = None
+    """Which of the study's methods; by default all (Atari games in the laptop preset: those of table)."""
+
+    videos: bool = False
+    """Also write a video of each Atari policy of seed 0."""
+
+    def __post_init__(self) -> None:
+        """Checks the names.
+
+        Raises:
+            ValueError: an unknown environment or method, or a number out of range.
+        """
+        super().__post_init__()
+        for method in self.methods or ():
+            if method not in METHODS:
+                raise unknown_name("method", method, METHODS)
+        for name in self.environments or ():
+            if "-v" in name and name not in ENVIRONMENTS:
+                raise unknown_name("environment", name, ENVIRONMENTS)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One training.
+
+    Attributes:
+        training: where.
+        label: of the rows: the method.
+        method: see there.
+        seed: of the repetition.
+    """
+
+    training: Training
+    label: str
+    method: Method
+    seed: int
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What its rows are known by."""
+        return {
+            "benchmark": NAME,
+            "task": self.training.environment,
+            "dataset": "ale" if self.training.atari else "gymnasium",
+            "student": self.training.policy,
+            "method": self.label,
+            "seed": self.seed,
+            "config": {"training": asdict(self.training), "method": asdict(self.method)},
+        }
+
+
+def run(options: Options) -> None:
+    """Trains what the folder does not hold yet; writes rows, tables and figures."""
+    folder = options.output_folder(NAME)
+    results = ResultsFile(folder / "results.jsonl")
+    if "throughput" in options.study:
+        _throughput(results, options)
+    cases = [case for case in _cases(options) if not results.done(**case.identity, metrics=["episode_return"])]
+    jobs, cases_of = [], {}
+    for case in cases:
+        label = f"{case.training.environment}: {case.label}, seed {case.seed}"
+        cases_of[label] = case
+        film = f"{case.training.environment}-{case.label.replace(':', '-')}.mp4"
+        arguments = {
+            "training": case.training,
+            "method": case.method,
+            "seed": case.seed,
+            "checkpoint": folder / "checkpoints" / f"{digest(case.identity)}.zip",
+            "video": folder / "videos" / film if options.videos and case.seed == 0 else None,
+        }
+        jobs.append(Job(label, work.play, arguments))
+
+    def keep(job: Job[Any], found: Played) -> None:
+        results.append(_rows(cases_of[job.label], found))
+        path: Path = job.kwargs["checkpoint"]
+        path.unlink(missing_ok=True)
+
+    run_jobs(jobs, options.processes, keep)
+    report.write(results.rows(), folder)
+
+
+def _cases(options: Options) -> list[Case]:
+    size, found = SIZES[options.preset], []
+    chosen = options.environments or tuple(size.environments)
+    most = max((options.seeds or size.environments.get(name, 3) for name in chosen), default=0)
+    for seed in range(most):
+        for name in chosen:
+            if seed >= (options.seeds or size.environments.get(name, 3)):
+                continue
+            training = _training(name, size)
+            for study in options.study:
+                # Of games the laptop has time for the table alone, unless told otherwise.
+                if options.preset == "laptop" and training.atari and study == "n" and options.methods is None:
+                    continue
+                for label, method in STUDIES.get(study, {}).items():
+                    if options.methods is None or label in options.methods:
+                        found.append(Case(training, label, method, seed))
+    return found
+
+
+def _training(name: str, size: Size) -> Training:
+    training = ENVIRONMENTS.get(name) or replace(_GAME, environment=name)
+    if not training.atari:
+        return replace(training, steps=round(training.steps * size.control_steps))
+    if size.game_steps is None:
+        return training
+    return replace(training, steps=size.game_steps, segment=50)
+
+
+def _rows(case: Case, found: Played) -> list[Row]:
+    told = about(found.policy_updates + found.student_updates, found.seconds)
+    rows = []
+    if found.student_kl is not None:
+        rows.append(Row(**case.identity, metric="student_kl", value=found.student_kl, **told))
+    # The one that says that all is there comes last.
+    data = {"curve": found.curve, "episodes": found.episodes, "policy_updates": found.policy_updates}
+    rows.append(Row(**case.identity, metric="episode_return", value=found.episode_return, data=data, **told))
+    return rows
+
+
+def _throughput(results: ResultsFile, options: Options, threads: int = 2) -> None:
+    turns = SIZES[options.preset].turns
+    game = "Breakout"
+    identity: dict[str, Any] = {
+        "benchmark": NAME,
+        "task": "throughput",
+        "dataset": "ale",
+        "student": "CnnPolicy",
+        "seed": 0,
+        "config": {"game": game, "turns": turns, "threads": threads, "num_envs": _GAME.num_envs},
+    }
+    studies: dict[str, tuple[Any, dict[str, Any]]] = {
+        "ppo": (throughput.learners, {"training": _GAME, "turns": turns, "threads": threads}),
+        "make_atari_env": (
+            throughput.environments,
+            {"game": game, "num_envs": _GAME.num_envs, "steps": 2_048, "turns": turns, "threads": threads},
+        ),
+    }
+    for baseline, (function, arguments) in studies.items():
+        if results.done(**identity, method=baseline, metrics=["steps_per_second"]):
+            continue
+        found = alone(function, **arguments)
+        if "failed" in found:
+            raise RuntimeError(f"throughput: {found['failed']}")
+        for method, speeds in found.items():
+            ratios = [own / other for own, other in zip(speeds, found[baseline], strict=True)]
+            for metric, values in (("ratio", ratios), ("steps_per_second", speeds)):
+                results.append(
+                    [Row(**identity, method=method, metric=metric, value=statistics.median(values), **about(0, 0.0))]
+                )

@@ -1,0 +1,47 @@
+"""PPO, and PPO with students."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a policy is trained.
+
+    Attributes:
+        students: K; 0: SB3's PPO.
+        alpha: weight of the KL.
+        temperature: τ.
+        student_steps: N.
+        student_width: factor on the widths of the students' layers.
+        longer: factor on the epochs that PPO makes of each rollout: more updates at equal steps in the environment.
+    """
+
+    students: int = 0
+    alpha: float = 0.5
+    temperature: float = 1.0
+    student_steps: int = 1
+    student_width: float = 1.0
+    longer: int = 1
+
+
+LOT = Method(students=1)
+
+TABLE = {"teacher-only": Method(), "teacher-only:total-updates": Method(longer=2), "lot": LOT}
+"""At equal steps in the environment: with the same updates of the policy, with as many as policy and student have
+together, and with students. What the paper means by equal total steps in reinforcement learning we do not know."""
+
+STUDIES: Mapping[str, Mapping[str, Method]] = {
+    "table": TABLE,
+    "n": {f"lot:n-{n}": replace(LOT, student_steps=n) for n in (2, 5)},
+    "alpha": {f"lot:alpha-{a:g}": replace(LOT, alpha=a) for a in (0.1, 1.0)},
+    "size": {
+        f"lot:student-{size}": replace(LOT, student_width=width) for size, width in (("smaller", 0.25), ("larger", 2.0))
+    },
+    "students": {"lot:k-2": replace(LOT, students=2)},
+}
+"""Methods by study."""
+
+METHODS = {name: method for study in STUDIES.values() for name, method in study.items()}

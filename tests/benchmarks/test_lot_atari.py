@@ -1,0 +1,180 @@
+"""Policies with students and without, on control tasks and on a game."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from agents import LoTPPO
+from benchmarks.__main__ import main as command_line
+from benchmarks.lot_atari import main, report, throughput, work
+from benchmarks.lot_atari.main import ENVIRONMENTS, Options
+from benchmarks.lot_atari.methods import LOT, METHODS, TABLE, Method
+from benchmarks.lot_atari.work import Rate, Training, curve_of, make_model, play
+from benchmarks.rows import Row, read_rows
+
+SHORT = Training(
+    "CartPole-v1", 512, 4, Rate(1e-3, 0.0, "linear"), {"n_steps": 32, "batch_size": 64, "n_epochs": 2}, segment=2
+)
+GAME = replace(
+    ENVIRONMENTS["Breakout"], steps=1024, num_envs=2, options={"n_steps": 128, "batch_size": 128, "n_epochs": 1}
+)
+
+
+@pytest.mark.parametrize("kind", ["cosine", "linear"])
+def test_rates_fall_from_first_to_last(kind: Any) -> None:
+    rate = Rate(1.0, 0.1, kind)
+    values = [rate(remaining) for remaining in np.linspace(1, 0, 11)]
+    assert values[0] == pytest.approx(1.0)
+    assert values[-1] == pytest.approx(0.1)
+    assert values[5] == pytest.approx(0.55)
+    assert all(np.diff(values) < 0)
+    # A rollout beyond the last step does not climb back.
+    assert rate(-0.2) == pytest.approx(0.1)
+
+
+def test_updates_and_steps_are_what_the_methods_say(tmp_path: Path) -> None:
+    updates = 4 * 2 * 2  # rollouts, epochs, minibatches
+    expected = {
+        "teacher-only": (updates, 0),
+        "teacher-only:total-updates": (2 * updates, 0),
+        "lot": (updates, updates),
+        "lot:n-5": (updates, 5 * updates),
+        "lot:k-2": (updates, 2 * updates),
+    }
+    for name, (policy, students) in expected.items():
+        found = play(SHORT, METHODS[name], 0, tmp_path / f"{name.replace(':', '-')}.zip")
+        assert (found.policy_updates, found.student_updates) == (policy, students), name
+        assert (found.student_kl is None) == (students == 0)
+        assert found.episodes > 0
+        assert [step for step, _ in found.curve] == [512 * (i + 1) // work.POINTS for i in range(work.POINTS)]
+
+
+def test_an_interrupted_training_ends_as_a_whole_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    method = replace(LOT, student_steps=2)
+    whole = play(SHORT, method, 3, tmp_path / "whole.zip")
+
+    class Interrupted(Exception):
+        pass
+
+    class Interrupting(work.Returns):
+        def _on_step(self) -> bool:
+            if self.num_timesteps > 300:  # in the second segment
+                raise Interrupted
+            return super()._on_step()
+
+    monkeypatch.setattr(work, "Returns", Interrupting)
+    with pytest.raises(Interrupted):
+        play(SHORT, method, 3, tmp_path / "parts.zip")
+    monkeypatch.undo()
+    again = play(SHORT, method, 3, tmp_path / "parts.zip")
+    for name in ("episode_return", "curve", "episodes", "policy_updates", "student_updates", "student_kl"):
+        assert getattr(again, name) == getattr(whole, name), name
+    # What is finished is not trained again.
+    assert play(SHORT, method, 3, tmp_path / "parts.zip") == again
+
+
+def test_without_a_weight_lot_is_ppo(tmp_path: Path) -> None:
+    alone, beside = (play(SHORT, m, 1, tmp_path / f"{m.students}.zip") for m in (Method(), replace(LOT, alpha=0.0)))
+    assert beside.curve == alone.curve
+    assert beside.episode_return == alone.episode_return
+
+
+def test_students_have_their_widths() -> None:
+    env = SHORT.make_env(0)
+
+    def parameters(method: Method) -> tuple[int, int]:
+        model = make_model(SHORT, method, env, 0)
+        assert isinstance(model, LoTPPO)
+        return tuple(sum(p.numel() for p in network.parameters()) for network in (model.policy, model.students[0]))  # type: ignore[return-value]
+
+    own, equal = parameters(LOT)
+    small, large = (parameters(METHODS[f"lot:student-{size}"]) for size in ("smaller", "larger"))
+    assert own == equal == small[0] == large[0]
+    assert small[1] < own < large[1]
+
+
+def test_a_game_is_played_and_filmed(tmp_path: Path) -> None:
+    video = tmp_path / "game.mp4"
+    found = play(GAME, replace(METHODS["lot:student-smaller"]), 0, tmp_path / "run.zip", video)
+    assert found.policy_updates == found.student_updates == 8
+    assert video.stat().st_size > 1000
+
+
+def test_a_curve_has_the_means_of_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work, "POINTS", 4)
+    returns = [(10, 1.0), (25, 3.0), (26, 5.0), (100, 7.0)]
+    assert curve_of(returns, 100) == [(25, 2.0), (50, 5.0), (75, None), (100, 7.0)]
+
+
+def test_the_command_keeps_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(main.SIZES, "smoke", main.Size({"CartPole-v1": 2}, 512, 0.02, 1))  # type: ignore[arg-type]
+    command = ["lot_atari", "--preset", "smoke", "--workers", "1", "--out", str(tmp_path)]
+    assert command_line(command) == 0
+    rows = read_rows(tmp_path / "results.jsonl")
+    assert {row.method for row in rows if row.metric == "episode_return"} == {*TABLE, "lot:n-2", "lot:n-5"}
+    assert {row.seed for row in rows} == {0, 1}
+    assert "| lot |" in (tmp_path / "table.md").read_text()
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert not list((tmp_path / "checkpoints").glob("*"))
+    assert command_line(command) == 0
+    assert read_rows(tmp_path / "results.jsonl") == rows
+
+
+def test_throughput_is_measured_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(main, "alone", lambda function, **arguments: function(**arguments))
+    monkeypatch.setattr(main, "_GAME", GAME)
+    monkeypatch.setitem(main.SIZES, "smoke", main.Size({}, 512, 1.0, 1))  # type: ignore[arg-type]
+    before = torch.get_num_threads()
+    command = ["lot_atari", "--preset", "smoke", "--study", "throughput", "--out", str(tmp_path)]
+    assert command_line(command) == 0
+    torch.set_num_threads(before)
+    found = {(row.method, row.metric): row.value for row in read_rows(tmp_path / "results.jsonl")}
+    assert {method for method, _ in found} == {*throughput.LEARNERS, *throughput.ENVIRONMENTS}
+    assert found["ppo", "ratio"] == found["make_atari_env", "ratio"] == 1
+    assert all(value > 0 for value in found.values())
+    assert "| ale-vector |" in (tmp_path / "table.md").read_text()
+
+
+def test_tables_tell_differences_of_pairs(tmp_path: Path) -> None:
+    def row(method: str, seed: int, value: float) -> Row:
+        data = {"curve": [[1, value]], "policy_updates": 10, "episodes": 3}
+        config = {"training": {"steps": 100}}
+        return Row(
+            "lot_atari", "CartPole-v1", "gymnasium", "MlpPolicy", method, seed, "episode_return", value, 20, 1.0,
+            config, "0" * 40, {}, data,
+        )  # fmt: skip
+
+    rows = [row("teacher-only", seed, 100.0 + 10 * seed) for seed in range(3)]
+    rows += [row("lot", seed, 105.0 + 10 * seed) for seed in range(3)]
+    report.write(rows, tmp_path)
+    assert "| +5.0 [+5.0, +5.0], 0.00 |" in (tmp_path / "table.md").read_text()
+
+
+def test_an_environment_without_its_package_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def missing(*args: Any, **kwargs: Any) -> None:
+        raise work.gym.error.DependencyNotInstalled('Box2D is not installed, run `pip install "gymnasium[box2d]"`')
+
+    monkeypatch.setattr(work, "make_vec_env", missing)
+    command = ["lot_atari", "--preset", "smoke", "--environments", "LunarLander-v3", "--workers", "1"]
+    assert command_line([*command, "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err.strip()
+    assert "LunarLander-v3" in error
+    assert "gymnasium[box2d]" in error
+    assert "\n" not in error
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [({"methods": ("lott",)}, "lot"), ({"environments": ("CartPole-v0",)}, "CartPole-v1"), ({"workers": 0}, "workers")],
+)
+def test_mistakes_are_named(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Options("smoke", **wrong)

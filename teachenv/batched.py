@@ -60,7 +60,7 @@ class BatchedDynamics(Dynamics):
                     for x, seed, t in zip(inputs, episode.seeds, step, strict=True)
                 ]
             )
-        return inputs, targets
+        return self._trimmed(inputs, targets)
 
     def _map(self, function: Callable[..., T]) -> Callable[..., T]:
         return torch.func.vmap(function) if self.path == "vmap" else _looped(function)

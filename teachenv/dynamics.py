@@ -20,6 +20,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
+from torch import nn
 
 from teachenv.losses.base import LossFamily
 from teachenv.losses.sample_weights import SampleWeights
@@ -39,11 +40,51 @@ T = TypeVar("T")
 _EVALUATION_BATCH = 2000
 
 
-def minibatches(rng: np.random.Generator, samples: np.ndarray, size: int, count: int) -> np.ndarray:
-    """Indices (count, size) of minibatches: samples reshuffled each epoch, incomplete minibatches left out."""
+# Minibatches that are filled together from samples in the order of their lengths.
+_BUCKET = 50
+
+
+def minibatches(
+    rng: np.random.Generator, samples: np.ndarray, size: int, count: int, lengths: np.ndarray | None = None
+) -> np.ndarray:
+    """Indices (count, size) of minibatches: samples reshuffled each epoch, incomplete minibatches left out.
+
+    Args:
+        rng: draws.
+        samples: indices.
+        size: of a minibatch.
+        count: how many.
+        lengths: of all samples there are, by index; a minibatch is then of samples of about one length.
+    """
     per_epoch = len(samples) // size
-    epochs = [rng.permutation(samples)[: per_epoch * size] for _ in range(-(-count // per_epoch))]
+
+    def epoch() -> np.ndarray:
+        order = rng.permutation(samples)[: per_epoch * size]
+        if lengths is None:
+            return order
+        pools = [order[i : i + _BUCKET * size] for i in range(0, len(order), _BUCKET * size)]
+        alike = np.concatenate([pool[np.argsort(lengths[pool], kind="stable")] for pool in pools])
+        return rng.permutation(alike.reshape(per_epoch, size)).ravel()
+
+    epochs = [epoch() for _ in range(-(-count // per_epoch))]
     return np.concatenate(epochs).reshape(-1, size)[:count]
+
+
+class _Held:
+    """A student with its tensors, as measures see it."""
+
+    def __init__(self, dynamics: Dynamics, parameters: Tensors, buffers: Tensors, differentiable: bool = False) -> None:
+        self._dynamics, self._tensors, self._differentiable = dynamics, (parameters, buffers), differentiable
+
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        dynamics = self._dynamics
+        if not self._differentiable:
+            return dynamics._evaluated(*self._tensors, inputs)
+        mode = dynamics._mode or True
+        return dynamics.student(*self._tensors, inputs, training=False, differentiable=mode)[0].outputs
+
+    def module(self) -> AbstractContextManager[nn.Module]:
+        return self._dynamics.student.held(*self._tensors)
 
 
 class Dynamics:
@@ -113,11 +154,14 @@ class Dynamics:
         plain._recorder = None  # its recordings are of the teacher's loss
         randoms = [generator(seed, Purpose.WARM_START) for seed in episode.seeds]
         size, trains = episode.batches.shape[-1], episode.train.cpu().numpy().reshape(len(randoms), -1)
-        drawn = [minibatches(rng, train, size, self.warm_start) for rng, train in zip(randoms, trains, strict=True)]
+        lengths = self.task.lengths
+        drawn = [
+            minibatches(rng, train, size, self.warm_start, lengths) for rng, train in zip(randoms, trains, strict=True)
+        ]
         batches = torch.from_numpy(np.stack(drawn)).view(*episode.batches.shape[:-2], self.warm_start, size)
         seeds = tuple(int(rng.integers(SEED_BOUND)) for rng in randoms)
         warm = replace(episode, seeds=seeds, batches=batches.to(episode.batches.device))
-        neutral = torch.zeros_like(warm.batches[..., 0, :], dtype=self.task.pool[0].dtype)
+        neutral = torch.zeros_like(warm.batches[..., 0, :], dtype=self.student.dtype)
         begin = state.step
         for _ in range(self.warm_start):
             state, _ = plain.step(state, warm, neutral)
@@ -128,8 +172,7 @@ class Dynamics:
         if isinstance(step, np.ndarray):
             if step.min() != step.max():
                 rates = self.learning_rate * np.asarray(self.schedule(step), dtype=float)
-                inputs = self.task.pool[0]
-                return torch.as_tensor(rates, dtype=inputs.dtype, device=inputs.device)
+                return torch.as_tensor(rates, dtype=self.student.dtype, device=self.task.pool[0].device)
             step = int(step[0])
         return self.learning_rate * float(self.schedule(step))
 
@@ -140,7 +183,7 @@ class Dynamics:
         inputs = self.task.pool[0][indices]
         if self.augmentation is not None:
             inputs = self.augmentation(inputs, generator(episode.seeds[0], Purpose.AUGMENTATION, step))
-        return inputs, self.task.pool[1][indices]
+        return self._trimmed(inputs, self.task.pool[1][indices])
 
     def step(self, state: StudentState, episode: Episode, action: torch.Tensor) -> tuple[StudentState, Outcome]:
         """One step of the optimiser under the loss that the action stands for; leaves the arguments as they are."""
@@ -342,8 +385,8 @@ class Dynamics:
         def objective(
             parameters: Tensors, buffers: Tensors, inputs: torch.Tensor, targets: torch.Tensor
         ) -> torch.Tensor:
-            prediction, _ = self.student(parameters, buffers, inputs, training=False, differentiable=self._mode or True)
-            return self.measure.objective(prediction.outputs, targets)
+            network = _Held(self, parameters, buffers, differentiable=True)
+            return self.measure.objective_of(network, inputs, targets)
 
         return self._map(objective)(state.parameters, state.buffers, *self.dev(episode))
 
@@ -361,8 +404,7 @@ class Dynamics:
         def metrics(
             parameters: Tensors, buffers: Tensors, inputs: torch.Tensor, targets: torch.Tensor
         ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-            outputs = self._evaluated(parameters, buffers, inputs)
-            return self.measure.objective(outputs, targets), *self.measure.assess(outputs, targets)
+            return self.measure.judge(_Held(self, parameters, buffers), inputs, targets)
 
         with torch.no_grad():
             return self._recorded(self._map(metrics), "metrics")(state.parameters, state.buffers, inputs, targets)
@@ -371,6 +413,18 @@ class Dynamics:
         """The student's outputs in evaluation mode, without gradients: (n, outputs, ...), or (B, n, outputs, ...)."""
         with torch.no_grad():
             return self._map(self._evaluated)(state.parameters, state.buffers, inputs)
+
+    def report(self, state: StudentState, inputs: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What a measure that decodes reports of the student: each () or (B,)."""
+
+        def report(
+            parameters: Tensors, buffers: Tensors, inputs: torch.Tensor, targets: torch.Tensor
+        ) -> dict[str, torch.Tensor]:
+            found = self.measure.report_of(_Held(self, parameters, buffers), inputs, targets)
+            return {name: torch.tensor(value, dtype=torch.float64) for name, value in found.items()}
+
+        with torch.no_grad():
+            return self._map(report)(state.parameters, state.buffers, inputs, targets)
 
     def _evaluated(self, parameters: Tensors, buffers: Tensors, inputs: torch.Tensor) -> torch.Tensor:
         pieces = [
@@ -382,7 +436,15 @@ class Dynamics:
     def dev(self, episode: Episode) -> tuple[torch.Tensor, torch.Tensor]:
         """The dev inputs and targets that J and the metrics are taken on."""
         measured = episode.dev[..., : self.dev_measured]
-        return self.task.pool[0][measured], self.dev_targets[measured]
+        return self._trimmed(self.task.pool[0][measured], self.dev_targets[measured])
+
+    def train_sample(self, episode: Episode) -> tuple[torch.Tensor, torch.Tensor]:
+        """As many training samples, the same through the episode: what a measure that decodes takes its score on."""
+        some = episode.train[..., : self.dev_measured or episode.dev.shape[-1]]
+        return self._trimmed(self.task.pool[0][some], self.task.pool[1][some])
+
+    def _trimmed(self, inputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return (inputs, targets) if self.task.trim is None else self.task.trim(inputs, targets)
 
     # What differs where a step moves one of several networks; see `teachenv.joint`.
 

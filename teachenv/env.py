@@ -112,7 +112,8 @@ class TeachEnv(gym.Env[np.ndarray, np.ndarray]):
         self._student = self.dynamics.init(self.episode)
         self.action = self.teaching.neutral_action
         first = self.dynamics.metrics(self.student, *self.dynamics.minibatch(self.episode, 0))
-        self._ended = not self._report(0.0, float(first[1]), self._measure())
+        score = self.teaching.train_score(self.dynamics, self.student, self.episode, first[1].cpu().numpy())
+        self._ended = not self._report(0.0, float(score), self._measure())
         if self._ended:
             raise ValueError(
                 f"the untrained student's outputs on dev are not finite: check the initialisation of student "
@@ -133,6 +134,7 @@ class TeachEnv(gym.Env[np.ndarray, np.ndarray]):
             raise gym.error.ResetNeeded("the episode has ended: call env.reset() before the next env.step()")
         self.action = self.teaching.parse_action(action, self.action_space.shape or ())
         self._student, loss, score = self.teaching.advance(self.dynamics, student, self.episode, self.action)
+        score = self.teaching.train_score(self.dynamics, self.student, self.episode, score)
         before: float = self._info["objective"]
         if self._report(float(loss), float(score), self._measure()):
             reward = self._info["objective"] - before

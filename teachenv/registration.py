@@ -48,6 +48,20 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
         "batch_size": 8,
         "dev_size": 50,
     },
+    # German to English: number words by default, `dataset="multi30k"` or `"iwslt14"`; an LSTM with attention.
+    "TeachTranslation-v0": {
+        "task": "translation",
+        "student": "lstm",
+        "student_kwargs": {"width": 64},
+        "loss": "diagonal",
+        "optimizer": "adam",
+        "learning_rate": 0.002,
+        "horizon": 100,
+        "steps_per_action": 10,
+        "batch_size": 32,
+        "dev_size": 400,
+        "dev_measured": 64,
+    },
 }
 
 

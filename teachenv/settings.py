@@ -39,8 +39,8 @@ class Settings:
             None: there is none. It goes with `loss="distillation"`, and only with it.
         teacher_kwargs: options of a named teacher network.
         teacher_learning_rate: its η; None: the student's. Its optimiser and schedule are the student's.
-        loss: a name (`"bilinear"`, `"bilinear-generalized"`, `"bilinear-sigmoid"`, `"sample-weights"`, `"mixture"`,
-            `"dynamic-network"`, `"distillation"`) or a `teachenv.LossFamily`.
+        loss: a name (`"bilinear"`, `"bilinear-generalized"`, `"bilinear-sigmoid"`, `"diagonal"`, `"diagonal-sigmoid"`,
+            `"sample-weights"`, `"mixture"`, `"dynamic-network"`, `"distillation"`) or a `teachenv.LossFamily`.
         loss_kwargs: options of a named loss family.
         horizon: student steps in an episode.
         steps_per_action: student steps under each action; must divide the horizon.
@@ -63,7 +63,8 @@ class Settings:
         lr_schedule: `"constant"`, `"linear"`, `"cosine"`, `"step"`, or
             `{"kind": "step", "milestones": [...], "gamma": 0.1}`.
         objective: J on dev: `"accuracy"`, smoothed, or `"likelihood"`, minus the cross-entropy (L2T-DLN's; always that
-            of the student in distillation). Tasks with a measure of their own have their own.
+            of the student in distillation). Of translation `"token-accuracy"` (what `"accuracy"` means there) and
+            `"expected-bleu"`. Tasks with a measure of their own have their own.
         objective_temperature: τ of the smoothed accuracy J; 1 is L2T-DLF's relaxation, small is close to the accuracy
             itself.
         divergence_penalty: what a student that diverges costs: its last reward is minus this.
@@ -106,7 +107,7 @@ class Settings:
     nesterov: bool = False
     weight_decay: float = 0.0
     lr_schedule: str | Mapping[str, Any] = "constant"
-    objective: Literal["accuracy", "likelihood"] = "accuracy"
+    objective: Literal["accuracy", "likelihood", "token-accuracy", "expected-bleu"] = "accuracy"
     objective_temperature: float = 0.2
     divergence_penalty: float = 1.0
     device: str = "cpu"
@@ -154,7 +155,7 @@ class Settings:
         self._require("objective_temperature", _is_number(tau, at_least=0) and tau > 0, "a positive number")
         for name, known in (
             ("train_on", ("split", "pool")),
-            ("objective", ("accuracy", "likelihood")),
+            ("objective", ("accuracy", "likelihood", "token-accuracy", "expected-bleu")),
             ("dtype", ("float32", "float64")),
             ("label_noise_kind", ("pair", "symmetric")),
         ):

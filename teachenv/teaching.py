@@ -33,6 +33,7 @@ from teachenv.tasks.base import ClassificationMeasure, Measure, Task
 from teachenv.tasks.decisions import LikelihoodMeasure, SingleDecisions
 
 BASE_FIELDS = ("progress", "train_accuracy", "dev_accuracy")
+"""Of measures whose score is an accuracy; others have their own name in its place."""
 
 
 class Teaching:
@@ -102,7 +103,8 @@ class Teaching:
         self.actions = settings.horizon // settings.steps_per_action
         self.recorder = self._recorder()
         floating = np.float64 if settings.dtype == "float64" else np.float32
-        self.observation_fields = BASE_FIELDS + tuple(measure.feature_names)
+        fields = tuple(field.replace("accuracy", measure.score_name) for field in BASE_FIELDS)
+        self.observation_fields = fields + tuple(measure.feature_names)
         if isinstance(self.dynamics, JointDynamics):
             each = (f"{name}_{i}" for name in BATCH_FIELDS for i in range(settings.batch_size))
             self.observation_fields += (*BATCH_FIELDS, *each)
@@ -155,7 +157,8 @@ class Teaching:
             return self.task.measure
         if loss.of_pairs:
             return PairMeasure()
-        measure = self.decisions.measure(self.task.num_outputs, self.settings.objective_temperature)
+        decisions = self.decisions.judged_by(self.settings.objective)
+        measure = decisions.measure(self.task.num_outputs, self.settings.objective_temperature)
         return LikelihoodMeasure(measure, self.decisions) if likelihood else measure
 
     def _check_teacher(self, loss: LossFamily) -> None:
@@ -202,7 +205,7 @@ class Teaching:
 
     def _recorder(self) -> Recorder | None:
         # Recordings are kept by name, and a joint step has two gradients.
-        if not self.dynamics.known_pure or isinstance(self.dynamics, JointDynamics):
+        if not self.dynamics.known_pure or isinstance(self.dynamics, JointDynamics) or self.dynamics.measure.decodes:
             return None
         student, loss = ("student", "student_kwargs"), ("loss", "loss_kwargs")
         decides = (*student, *loss, "objective", "objective_temperature", "dtype", "autocast")
@@ -224,7 +227,8 @@ class Teaching:
         split = generator(seed if settings.resplit else settings.split_seed, Purpose.SPLIT).permutation(pool)
         dev = split[: settings.dev_size]
         train = split if settings.train_on == "pool" else split[settings.dev_size : settings.dev_size + self.train_size]
-        batches = minibatches(generator(seed, Purpose.BATCHES), train, settings.batch_size, settings.horizon)
+        rng, lengths = generator(seed, Purpose.BATCHES), self.task.lengths
+        batches = minibatches(rng, train, settings.batch_size, settings.horizon, lengths)
         on_device = [
             torch.from_numpy(np.ascontiguousarray(i)).to(self.task.pool[0].device) for i in (batches, dev, train)
         ]
@@ -257,6 +261,17 @@ class Teaching:
             features = torch.cat([features, dynamics.batch_features(student, episode)], -1)
         return tuple(t.double().cpu().numpy() for t in (objective, score, features))  # type: ignore[return-value]
 
+    def train_score(
+        self, dynamics: Dynamics, student: StudentState, episode: Episode, of_minibatches: np.ndarray
+    ) -> np.ndarray:
+        """What is observed of training data, () or (B,): the score of the last minibatches as they were trained on.
+
+        Of measures that decode, that of a fixed sample of the training data.
+        """
+        if not dynamics.measure.decodes:
+            return of_minibatches
+        return dynamics.metrics(student, *dynamics.train_sample(episode))[1].double().cpu().numpy()
+
     def evaluate(
         self, dynamics: Dynamics, students: StudentState, episode: Episode, split: str
     ) -> dict[str, np.ndarray]:
@@ -267,6 +282,9 @@ class Teaching:
         measure = dynamics.measure
         if not measure.reported:
             return found
+        if measure.decodes:
+            told = dynamics.report(students, inputs, targets)
+            return found | {f"{split}_{name}": value.numpy() for name, value in told.items()}
         outputs = dynamics.outputs(students, inputs)
         each = zip(outputs, targets, strict=True) if objective.ndim else [(outputs, targets)]
         reports = [measure.report(*one) for one in each]
@@ -350,8 +368,7 @@ class Teaching:
             raise ValueError(
                 f"actions lie in [-1, 1], found a coordinate of size {largest:.6g}; np.clip(action, -1, 1) first"
             )
-        inputs = self.task.pool[0]
-        return torch.as_tensor(array, dtype=inputs.dtype, device=inputs.device)
+        return torch.as_tensor(array, dtype=self.neutral_action.dtype, device=self.neutral_action.device)
 
 
 def _pair(teacher: StudentFactory, student: StudentFactory) -> Pair:

@@ -118,6 +118,7 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         students, loss, train_score = self.teaching.advance(
             self.dynamics, now["students"], now["episodes"], self.actions
         )
+        train_score = self.teaching.train_score(self.dynamics, students, now["episodes"], train_score)
         objective, score, features = self.teaching.measure(self.dynamics, students, now["dev"], now["episodes"])
         steps = np.asarray(students.step)
         diverged = ~(np.isfinite(loss) & np.isfinite(objective) & np.isfinite(features).all(axis=-1))
@@ -185,7 +186,10 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         device = torch.device(self.teaching.settings.device)
         if path == "auto" and student.has_convolutions and device.type == "cpu":
             return "loop"
-        obstacle = "its forward pass draws random numbers" if student.stochastic else self._vmap_error()
+        if self.teaching.dynamics.measure.decodes:
+            obstacle: str | None = "it is judged by what it decodes"
+        else:
+            obstacle = "its forward pass draws random numbers" if student.stochastic else self._vmap_error()
         if obstacle is None:
             return "vmap"
         if path == "vmap":
@@ -212,6 +216,7 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         objective, score, features = self.teaching.measure(self.dynamics, students, dev, episodes)
         first = self.dynamics.minibatch(episodes, np.asarray(students.step))
         train_score = self.dynamics.metrics(students, *first)[1].double().cpu().numpy()
+        train_score = self.teaching.train_score(self.dynamics, students, episodes, train_score)
         if not (np.isfinite(objective).all() and np.isfinite(features).all()):
             raise ValueError("an untrained student's outputs on dev are not finite: check the student's initialisation")
         return {

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from teachenv.data.numbers import number_words
 from teachenv.data.root import FileDataset, find_dataset
 from teachenv.errors import DatasetUnavailable, unknown_name
 from teachenv.randomness import Purpose, generator
@@ -106,33 +107,6 @@ def columns(tokens: np.ndarray, batch_size: int) -> np.ndarray:
     if length < 2:
         raise ValueError(f"found {len(tokens)} tokens, too few for {batch_size} texts side by side of two tokens each")
     return np.ascontiguousarray(tokens[: length * batch_size].reshape(batch_size, length).T)
-
-
-def number_words(number: int) -> str:
-    """An integer from 0 to 999 in English words.
-
-    Raises:
-        ValueError: out of range.
-    """
-    if not 0 <= number < 1000:
-        raise ValueError(f"found {number}, expected an integer from 0 to 999")
-    words, rest = [], number
-    if rest >= 100:
-        words += [_ONES[rest // 100], "hundred"]
-        rest %= 100
-    if rest >= 20:
-        words.append(_TENS[rest // 10])
-        rest %= 10
-    if rest or not words:
-        words.append(_ONES[rest])
-    return " ".join(words)
-
-
-_ONES = (
-    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
-    *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
-)
-_TENS = ("", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 
 
 def _additions(split: str) -> Iterator[str]:

@@ -8,6 +8,7 @@ from typing import Any
 from teachenv.errors import unknown_name
 from teachenv.losses.base import LossFamily
 from teachenv.losses.bilinear import Bilinear, BilinearGeneralized, BilinearSigmoid
+from teachenv.losses.diagonal import Diagonal, DiagonalSigmoid
 from teachenv.losses.distillation import Distillation
 from teachenv.losses.dynamic_network import DynamicNetwork
 from teachenv.losses.mixture import Mixture
@@ -20,6 +21,8 @@ __all__ = [
     "Bilinear",
     "BilinearGeneralized",
     "BilinearSigmoid",
+    "Diagonal",
+    "DiagonalSigmoid",
     "Distillation",
     "DynamicNetwork",
     "LossFamily",
@@ -33,6 +36,8 @@ LOSSES: dict[str, Callable[..., LossFamily]] = {
     "bilinear": Bilinear,
     "bilinear-generalized": BilinearGeneralized,
     "bilinear-sigmoid": BilinearSigmoid,
+    "diagonal": Diagonal,
+    "diagonal-sigmoid": DiagonalSigmoid,
     "distillation": Distillation,
     "dynamic-network": DynamicNetwork,
     "mixture": Mixture,

@@ -33,7 +33,9 @@ _OF_IMAGES = {
 }
 # Networks that label the pixels of images of any shape, made from (channels, outputs).
 _OF_PIXELS = {"deeplab": "segmentation:deeplab", "fcn": "segmentation:fcn"}
-STUDENTS = ("mlp", *_OF_IMAGES, *_OF_PIXELS)
+# Networks that translate, made from (tokens of a sentence, words).
+_OF_TOKENS = {"lstm": "translation:lstm", "transformer": "translation:transformer"}
+STUDENTS = ("mlp", *_OF_IMAGES, *_OF_PIXELS, *_OF_TOKENS)
 
 
 def make_student(
@@ -43,12 +45,14 @@ def make_student(
 
     Args:
         name: one of `STUDENTS`.
-        input_shape: shape of one input: (features,) or (channels, height, width).
+        input_shape: shape of one input: (features,), (channels, height, width), or of translation (2L,).
         outputs: number of classes.
         options: of `"mlp"`: `hidden` (widths; default 500 for images, 32 for vectors of fewer than 100 features) and
             `activation` (`"tanh"` or `"relu"`); of `"wrn"`: `depth` (40) and `width` (10); of `"densenet"`
             (DenseNet-BC): `depth` (190) and `growth` (40); of `"preresnet"`: `depth` (20); of `"fcn"`, `"deeplab"` and
-            `"ssd"`: `width` (16). The other networks have none.
+            `"ssd"`: `width` (16); of `"lstm"` (`AttentiveLSTM`): `width` (256), `layers` (1), `dropout`; of
+            `"transformer"` (`Transformer`): `width` (256), `layers` (6), `heads` (4), `inner` (1024), `dropout`. The
+            other networks have none.
 
     Raises:
         ValueError: an unknown name, or inputs that the network cannot take.
@@ -62,6 +66,10 @@ def make_student(
         return partial(mlp, size, outputs, **{"hidden": (32,) if size < 100 else (500,), **options})
     if name not in STUDENTS:
         raise unknown_name("student", name, STUDENTS)
+    if name in _OF_TOKENS:
+        if len(input_shape) != 1 or size % 2:
+            raise ValueError(f"student {name!r} takes source and translation, (2L,) tokens, found inputs {input_shape}")
+        return partial(_loaded(_OF_TOKENS[name]), size // 2, outputs, **options)
     if name in _OF_PIXELS:
         if len(input_shape) != 3:
             raise ValueError(f"student {name!r} takes images (channels, height, width), found inputs {input_shape}")

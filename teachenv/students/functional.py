@@ -161,6 +161,17 @@ class FunctionalStudent:
             new_buffers = {name: places[name][0][0][places[name][0][1]] for name in buffers}
         return Prediction(outputs.to(self._dtype), **head), new_buffers
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of parameters, outputs and losses."""
+        return self._dtype
+
+    @contextmanager
+    def held(self, parameters: Tensors, buffers: Tensors) -> Iterator[nn.Module]:
+        """The network in evaluation mode with the tensors in place, for what is more than a forward pass."""
+        with _holding(parameters | buffers, self._places[False, False]), self._precision():
+            yield self._skeletons[False, False]
+
     def _precision(self) -> AbstractContextManager[object]:
         if not self.autocast:
             return nullcontext()

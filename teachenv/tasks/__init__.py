@@ -35,6 +35,7 @@ TASKS: dict[str, str] = {
     "cifar10": "teachenv.tasks.cifar:cifar10",  # 32x32 photographs, 10 classes: 50,000 pool, 10,000 test
     "cifar100": "teachenv.tasks.cifar:cifar100",  # 32x32 photographs, 100 classes: 50,000 pool, 10,000 test
     "segmentation": "teachenv.tasks.segmentation:segmentation",  # labels of pixels: shapes, CamVid or VOC 2012
+    "translation": "teachenv.tasks.translation:translation",  # German to English: number words, Multi30k, IWSLT-14
     "synthetic": "teachenv.tasks.synthetic:synthetic",  # 32x32 procedural images, 10 classes: 5,000 pool, 1,000 test
 }
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
 from teachenv.tasks.noise import corrupt_labels
 
@@ -32,6 +35,18 @@ class Augmentation(Protocol):
 
     def __call__(self, inputs: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         """Return augmented inputs of the same shape, dtype and device; all randomness comes from ``rng``."""
+        ...
+
+
+class Network(Protocol):
+    """A student with its parameters, in evaluation mode."""
+
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Its outputs."""
+        ...
+
+    def module(self) -> AbstractContextManager[nn.Module]:
+        """The student as a module that holds its parameters inside the block."""
         ...
 
 
@@ -73,6 +88,28 @@ class Measure(ABC):
         """Further measures for an evaluation; they may be slow, and need not be differentiable or batched."""
         del outputs, targets
         return {}
+
+    # Of measures that ask more of a network than its outputs on the inputs.
+
+    decodes: ClassVar[bool] = False
+    """Whether the following need the network itself, which then is called outside of ``torch.func.vmap``."""
+    score_name: ClassVar[str] = "accuracy"
+    """What the score is called where it is observed: ``train_accuracy`` and ``dev_accuracy``."""
+
+    def objective_of(self, network: Network, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """``objective`` of a network: differentiable in its parameters."""
+        return self.objective(network(inputs), targets)
+
+    def judge(
+        self, network: Network, inputs: torch.Tensor, targets: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Objective, score and features of a network, without gradients."""
+        outputs = network(inputs)
+        return self.objective(outputs, targets), *self.assess(outputs, targets)
+
+    def report_of(self, network: Network, inputs: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
+        """``report`` of a network."""
+        return self.report(network(inputs), targets)
 
 
 class ClassificationMeasure(Measure):
@@ -152,6 +189,9 @@ class Task:
         augment: Augmentation of each training minibatch, used only when the environment asks for it.
         decisions: How a student's outputs are read as classifications; None: one for each sample. With them integer
             targets may be ``VOID``, too.
+        lengths: Of the pool's samples, ``(n,)``: minibatches are then of samples of about one length.
+        trim: Takes from a minibatch, or from a batch of them, what all of its samples only pad; leading dimensions may
+            be any.
 
     Raises:
         ValueError: If the parts do not fit together, or a value is not finite or not a class index.
@@ -166,6 +206,8 @@ class Task:
     measure: Measure | None = None
     augment: Augmentation | None = None
     decisions: Decisions | None = None
+    lengths: npt.NDArray[np.int64] | None = None
+    trim: Callable[[torch.Tensor, torch.Tensor], Split] | None = None
 
     def __post_init__(self) -> None:
         if self.num_outputs < 1:
@@ -235,7 +277,8 @@ class Task:
         """
         inputs, targets = self.pool
         index = torch.from_numpy(subset_indices(len(inputs), size, seed)).to(inputs.device)
-        return dataclasses.replace(self, pool=(inputs[index], targets[index]))
+        lengths = None if self.lengths is None else self.lengths[index.cpu().numpy()]
+        return dataclasses.replace(self, pool=(inputs[index], targets[index]), lengths=lengths)
 
 
 def subset_indices(total: int, size: int, seed: int) -> npt.NDArray[np.int64]:

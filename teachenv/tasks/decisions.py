@@ -43,6 +43,16 @@ class Decisions(ABC):
     def measure(self, num_classes: int, temperature: float) -> Measure:
         """What such students are judged by; `temperature` is that of the smoothed objective."""
 
+    def judged_by(self, objective: str) -> Decisions:
+        """The same with another objective; see `teachenv.Settings`.
+
+        Raises:
+            ValueError: it is of other tasks.
+        """
+        if objective not in ("accuracy", "likelihood"):
+            raise ValueError(f"objective={objective!r} is of translation; expected 'accuracy' or 'likelihood' here")
+        return self
+
     @abstractmethod
     def __call__(self, prediction: Prediction, targets: torch.Tensor) -> Decided:
         """The decisions behind outputs (batch, *output_shape) and the task's targets (batch, ...)."""

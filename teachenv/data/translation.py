@@ -1,0 +1,181 @@
+"""Parallel texts: Multi30k and IWSLT-14 from their files, and number words, made here."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from teachenv.data.numbers import german_number_words, number_words
+from teachenv.data.root import FileDataset, find_dataset
+from teachenv.errors import DatasetUnavailable, unknown_name
+from teachenv.randomness import Purpose, generator
+
+Side = list[str]
+
+TRANSLATIONS = ("numbers", "multi30k", "iwslt14")
+
+_MULTI30K = "https://raw.githubusercontent.com/multi30k/dataset/master/data/task1/raw"
+_MULTI30K_FILES = {"train": "train", "valid": "val", "test": "test_2016_flickr"}
+# Pairs; there are several versions of IWSLT-14's split.
+_OFFICIAL = {"multi30k": (29_000, 1_014, 1_000)}
+# Marks between the pieces of a word in files that went through subword-nmt.
+_SPLIT = "@@ "
+_MADE = {"train": 4_000, "valid": 400, "test": 400}
+_SIGNS = {"plus": "plus", "minus": "minus", "mal": "times"}
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Sentences and their translations.
+
+    Attributes:
+        source: German.
+        target: English, sentence i the translation of sentence i.
+        files: where they come from, for messages: (source, target).
+    """
+
+    source: Side
+    target: Side
+    files: tuple[str, str]
+
+    def __len__(self) -> int:
+        """How many pairs."""
+        return len(self.source)
+
+    def at(self, indices: np.ndarray) -> Lines:
+        """Those at the indices."""
+        return Lines([self.source[i] for i in indices], [self.target[i] for i in indices], self.files)
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """A parallel text by what its parts are for.
+
+    Attributes:
+        name: as it was asked for.
+        dataset: what the data really is.
+        train: to learn from.
+        valid: to select on.
+        test: to report.
+    """
+
+    name: str
+    dataset: str
+    train: Lines
+    valid: Lines
+    test: Lines
+
+
+def load_translation(name: str, *, data_root: str | os.PathLike[str] | None = None) -> Parallel:
+    """Loads German sentences and their English translations.
+
+    Args:
+        name: `"numbers"`: sums in number words, made here, in which German has ones before tens; `"multi30k"` (task 1,
+            raw: 29,000, 1,014 and the 1,000 of test 2016); `"iwslt14"`: `{train,valid,test}.{de,en}`, as fairseq's
+            script leaves them in `iwslt14.tokenized.de-en` (the marks of subword-nmt are taken out).
+        data_root: where the files are; None: the usual places (see `teachenv.data.root`).
+
+    Raises:
+        DatasetUnavailable: the files cannot be had; or two sides differ in length, or a line is empty or no text.
+        ValueError: an unknown name.
+
+    Warns:
+        UserWarning: the files have other numbers of pairs than Multi30k's; `dataset` then says so.
+    """
+    if name not in TRANSLATIONS:
+        raise unknown_name("parallel text", name, TRANSLATIONS)
+    if name == "numbers":
+        return Parallel(name, name, *(_numbers(split) for split in _MADE))
+    if name == "multi30k":
+        names = {split: f"task1/raw/{stem}.{{}}.gz" for split, stem in _MULTI30K_FILES.items()}
+        dataset = FileDataset("Multi30k", name, _both(names), _download_multi30k)
+    else:
+        names = {split: f"iwslt14.tokenized.de-en/{split}.{{}}" for split in _MADE}
+        hint = "fairseq's examples/translation/prepare-iwslt14.sh makes them."
+        dataset = FileDataset("IWSLT-14 German-English", name, _both(names), hint=hint)
+    root = find_dataset(dataset, data_root)
+    parts = [read_lines(root / file.format("de"), root / file.format("en")) for file in names.values()]
+    return Parallel(name, _named(name, parts, root), *parts)
+
+
+def _named(name: str, parts: list[Lines], root: Path) -> str:
+    official = _OFFICIAL.get(name)
+    if official is None or official == tuple(map(len, parts)):
+        return name
+    subset = f"{name}-subset-{len(parts[0])}"
+    warnings.warn(
+        f"the files in {root} are not the official ones of {name} (found {', '.join(str(len(p)) for p in parts)} pairs, "
+        f"expected {', '.join(map(str, official))}); they are read and named {subset!r}",
+        UserWarning,
+        stacklevel=3,
+    )
+    return subset
+
+
+def read_lines(source: Path, target: Path) -> Lines:
+    """Two files of which line i is the translation of line i; `.gz` files are unpacked.
+
+    Raises:
+        DatasetUnavailable: the sides differ in length, or a line is empty or no UTF-8; the message names file and line.
+        FileNotFoundError: a side is missing.
+    """
+    sides = [_read(path) for path in (source, target)]
+    if len(sides[0]) != len(sides[1]):
+        raise DatasetUnavailable(
+            f"{source} has {len(sides[0])} lines and {target} has {len(sides[1])}: expected as many, each the "
+            "translation of the other's; copy two files that belong together there"
+        )
+    return Lines(sides[0], sides[1], (str(source), str(target)))
+
+
+def _read(path: Path) -> Side:
+    content = path.read_bytes()
+    # On newlines only: a sentence may hold characters at which str.splitlines would break.
+    lines = (gzip.decompress(content) if path.suffix == ".gz" else content).removesuffix(b"\n").split(b"\n")
+    found = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            text = line.decode("utf-8").replace(_SPLIT, "").strip()
+        except UnicodeDecodeError as error:
+            raise DatasetUnavailable(f"{path}, line {number}: found no UTF-8 ({error}); copy an intact file") from error
+        if not text:
+            raise DatasetUnavailable(
+                f"{path}, line {number}: found an empty line, expected a sentence; remove the line from both sides"
+            )
+        found.append(text)
+    return found
+
+
+def _both(names: Mapping[str, str]) -> dict[str, str]:
+    return {file.format(side): "" for file in names.values() for side in ("de", "en")}
+
+
+def _numbers(split: str) -> Lines:
+    rng, signs = generator(list(_MADE).index(split), Purpose.SPLIT), list(_SIGNS)
+    source, target = [], []
+    for _ in range(_MADE[split]):
+        german, english = [], []
+        for place, number in enumerate(rng.integers(0, 1000, rng.integers(1, 4)).tolist()):
+            if place:
+                sign = signs[rng.integers(len(signs))]
+                german.append(sign)
+                english.append(_SIGNS[sign])
+            german.append(german_number_words(number))
+            english.append(number_words(number))
+        source.append(" ".join(german))
+        target.append(" ".join(english))
+    return Lines(source, target, (f"numbers ({split}, German)", f"numbers ({split}, English)"))
+
+
+def _download_multi30k(directory: Path) -> None:
+    from torchvision.datasets.utils import download_url
+
+    for stem in _MULTI30K_FILES.values():
+        for side in ("de", "en"):
+            download_url(f"{_MULTI30K}/{stem}.{side}.gz", str(directory / "task1" / "raw"))

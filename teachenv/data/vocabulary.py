@@ -1,0 +1,120 @@
+"""Words or pieces of words as numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from teachenv.data.root import candidate_roots
+from teachenv.files import whole_file
+
+PAD, UNKNOWN, BEGIN, END = range(4)
+_SPECIAL = ("<pad>", "<unk>", "<bos>", "<eos>")
+
+
+class Vocabulary:
+    """Texts to numbers and back; the first four numbers are padding, an unknown word, a text's begin and its end.
+
+    Args:
+        tokens: all, special ones first.
+        tokenizer: of the package tokenizers, for pieces of words; None: words between blanks.
+    """
+
+    def __init__(self, tokens: Sequence[str], tokenizer: Any = None) -> None:
+        self.tokens, self._tokenizer = tuple(tokens), tokenizer
+        self._numbers = {token: number for number, token in enumerate(self.tokens)}
+
+    def __len__(self) -> int:
+        """How many."""
+        return len(self.tokens)
+
+    @property
+    def digest(self) -> str:
+        """A name for its content: two vocabularies with the same one number tokens alike."""
+        return hashlib.sha256(json.dumps(self.tokens).encode()).hexdigest()[:16]
+
+    def encode(self, text: str) -> list[int]:
+        """A text's numbers, without begin and end."""
+        if self._tokenizer is not None:
+            found: list[int] = self._tokenizer.encode(text).ids
+            return found
+        return [self._numbers.get(word, UNKNOWN) for word in text.split()]
+
+    def decode(self, numbers: Iterable[int]) -> str:
+        """The text of numbers up to the first end; padding and begin are left out."""
+        kept = []
+        for number in numbers:
+            if number == END:
+                break
+            if number not in (PAD, BEGIN):
+                kept.append(int(number))
+        if self._tokenizer is not None:
+            text: str = self._tokenizer.decode(kept, skip_special_tokens=False)
+            return text
+        return " ".join(self.tokens[number] for number in kept)
+
+
+def words_of(texts: Iterable[str]) -> Vocabulary:
+    """All words of texts, frequent ones first."""
+    counts = Counter(word for text in texts for word in text.split())
+    return Vocabulary([*_SPECIAL, *sorted(counts, key=lambda word: (-counts[word], word))])
+
+
+def pieces_of(texts: Sequence[str], size: int) -> Vocabulary:
+    """A byte-pair encoding of texts (Sennrich et al. 2016), kept in the user's cache once it is made.
+
+    Pieces that begin a word carry a "▁", so that decoding gives back a text's blanks.
+
+    Args:
+        texts: what it is learned from.
+        size: tokens, special ones included; there may be fewer if the texts have no more.
+
+    Raises:
+        ImportError: the package tokenizers is not installed.
+        ValueError: a size that leaves no room for a piece.
+    """
+    if size <= len(_SPECIAL):
+        raise ValueError(f"found a vocabulary of {size}, expected more than the {len(_SPECIAL)} special tokens")
+    try:
+        import tokenizers
+    except ImportError as error:
+        raise ImportError(
+            "pieces of words are made with tokenizers, which is not installed: pip install 'teachenv[nlp]'"
+        ) from error
+    sums = hashlib.sha256(f"{tokenizers.__version__} {size}\n".encode())
+    for text in texts:
+        sums.update(text.encode() + b"\n")
+    path = candidate_roots()[-1] / "bpe" / f"{sums.hexdigest()[:24]}.json"
+    if path.exists():
+        made = tokenizers.Tokenizer.from_file(os.fspath(path))
+    else:
+        made = _trained(tokenizers, texts, size)
+        _keep(path, made)
+    return Vocabulary([made.id_to_token(number) for number in range(made.get_vocab_size())], made)
+
+
+def _trained(tokenizers: Any, texts: Sequence[str], size: int) -> Any:
+    made = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token=_SPECIAL[UNKNOWN]))
+    made.normalizer = tokenizers.normalizers.NFC()
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
+        [tokenizers.pre_tokenizers.Metaspace(), tokenizers.pre_tokenizers.Punctuation()]
+    )
+    made.decoder = tokenizers.decoders.Metaspace()
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=size, special_tokens=list(_SPECIAL), show_progress=False)
+    made.train_from_iterator(texts, trainer)
+    return made
+
+
+def _keep(path: Path, made: Any) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as partial:
+            partial.write_text(made.to_str(), "utf-8")
+    except OSError as error:
+        warnings.warn(f"the byte-pair encoding could not be kept in {path} ({error}); it is made again", stacklevel=3)

@@ -1,0 +1,125 @@
+"""Translations of a translating network: the likeliest word after word, the best of a beam, or drawn ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from teachenv.data.vocabulary import BEGIN, END, PAD
+from teachenv.students.translation import Memory, Translator
+
+
+def greedy(model: Translator, source: torch.Tensor, length: int | None = None) -> torch.Tensor:
+    """The likeliest word at each place.
+
+    Args:
+        model: in evaluation mode.
+        source: (n, L) token numbers.
+        length: of translations at most; None: the model's.
+
+    Returns:
+        (n, length), padded after the end.
+    """
+    return _one_by_one(model, source, length, lambda logits: logits.argmax(-1))
+
+
+def sample(
+    model: Translator, source: torch.Tensor, generator: torch.Generator, length: int | None = None
+) -> torch.Tensor:
+    """A translation of each source, drawn from the model; otherwise as `greedy`.
+
+    Args:
+        model: in evaluation mode.
+        source: (n, L) token numbers.
+        generator: draws.
+        length: see `greedy`.
+    """
+
+    def drawn(logits: torch.Tensor) -> torch.Tensor:
+        return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
+
+    return _one_by_one(model, source, length, drawn)
+
+
+def _one_by_one(model: Translator, source: torch.Tensor, length: int | None, choose: Any) -> torch.Tensor:
+    with torch.no_grad():
+        memory = model.encode(source)
+        state, token = model.start(memory), source.new_full((len(source),), BEGIN)
+        ended, found = torch.zeros(len(source), dtype=torch.bool, device=source.device), []
+        for _ in range(length or model.length):
+            logits, state = model.advance(token, memory, state)
+            token = torch.where(ended, PAD, choose(_sayable(logits)))
+            found.append(token)
+            ended = ended | (token == END)
+            if bool(ended.all()):
+                break
+        together = torch.stack(found, 1)
+        return torch.nn.functional.pad(together, (0, (length or model.length) - together.shape[1]), value=PAD)
+
+
+def beam(
+    model: Translator, source: torch.Tensor, width: int = 5, length: int | None = None, penalty: float = 1.0
+) -> torch.Tensor:
+    """The best translation that a beam finds: of highest log-probability over (its length)^penalty.
+
+    Args:
+        model: in evaluation mode.
+        source: (n, L) token numbers.
+        width: translations that are followed for each source.
+        length: see `greedy`.
+        penalty: 0: of the highest probability, which prefers short ones.
+
+    Returns:
+        (n, length), padded after the end. With a width of 1 it is `greedy`'s.
+
+    Raises:
+        ValueError: a width below 1.
+    """
+    if width < 1:
+        raise ValueError(f"a beam has a width of at least 1, found {width}")
+    n, limit = len(source), length or model.length
+    with torch.no_grad():
+        memory = _repeated(model.encode(source), width)
+        state = model.start(memory)
+        tokens = source.new_full((n * width,), BEGIN)
+        scores = torch.full((n, width), -torch.inf, device=source.device)
+        scores[:, 0] = 0.0
+        ended = torch.zeros(n, width, dtype=torch.bool, device=source.device)
+        lengths = torch.zeros(n, width, device=source.device)
+        found = source.new_full((n, width, limit), PAD)
+        rows = torch.arange(n, device=source.device)[:, None]
+        for place in range(limit):
+            logits, state = model.advance(tokens, memory, state)
+            log_p = torch.log_softmax(_sayable(logits).float(), -1).view(n, width, -1)
+            # What has ended goes on as it is, by padding alone.
+            log_p = log_p.masked_fill(ended[..., None], -torch.inf)
+            log_p[..., PAD] = torch.where(ended, 0.0, -torch.inf)
+            longer = (lengths + ~ended).clamp(min=1)
+            total = scores[..., None] + log_p
+            _, best = (total / longer[..., None] ** penalty).flatten(1).topk(width)
+            words = log_p.shape[-1]
+            parents, chosen = best // words, best % words
+            scores = total.flatten(1).gather(1, best)
+            found = found[rows, parents]
+            found[:, :, place] = chosen
+            lengths, ended = longer[rows, parents], ended[rows, parents] | (chosen == END)
+            picked = (rows * width + parents).flatten()
+            state = pytree.tree_map(lambda tensor, picked=picked: tensor[picked], state)
+            tokens = chosen.flatten()
+            if bool(ended.all()):
+                break
+        return found[torch.arange(n), (scores / lengths.clamp(min=1) ** penalty).argmax(1)]
+
+
+def _repeated(memory: Memory, width: int) -> Memory:
+    each: Memory = pytree.tree_map(lambda tensor: tensor.repeat_interleave(width, 0), memory)
+    return each
+
+
+def _sayable(logits: torch.Tensor) -> torch.Tensor:
+    """Without padding and begin, which no translation contains."""
+    logits = logits.clone()
+    logits[..., [PAD, BEGIN]] = -torch.inf
+    return logits

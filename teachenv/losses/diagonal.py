@@ -1,0 +1,61 @@
+"""L2T-DLF's losses of tokens: a coefficient for each class, the diagonal of Φ, for classes by the thousand."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+from teachenv.losses.base import LossFamily
+from teachenv.students.functional import Prediction
+
+
+class Diagonal(LossFamily):
+    """l = −Φ_y log p_y with Φ_y = 1 + scale · a_y.
+
+    L2T-DLF's form for translation without its sigmoid, a mean over decisions (tokens). The zero action is
+    cross-entropy, bitwise.
+
+    Args:
+        scale: how far the box reaches: coefficients lie within `scale` of 1.
+    """
+
+    def __init__(self, scale: float = 0.5) -> None:
+        """Checks the scale."""
+        if not scale > 0:
+            raise ValueError(f"scale must be positive, found {scale}")
+        self.scale = float(scale)
+
+    @property
+    def coefficient_label(self) -> str:  # type: ignore[override]
+        """Φ's diagonal."""
+        return "Φ (diagonal)"
+
+    def action_size(self, num_outputs: int, batch_size: int) -> int:
+        """C."""
+        return num_outputs
+
+    def __call__(self, action: torch.Tensor, prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:
+        """Mean of −Φ_y log p_y."""
+        return -prediction.mean(self._scores(action, prediction, targets))
+
+    def _scores(self, action: torch.Tensor, prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:
+        """Φ_y log p_y of each decision, (batch,), as log p_y + scale · a_y log p_y: exact where a = 0."""
+        own = -F.cross_entropy(prediction.outputs, targets, reduction="none")
+        return own + self.scale * action.index_select(0, targets) * own
+
+    def coefficients(self, action: torch.Tensor) -> torch.Tensor:
+        """Φ's diagonal, (1, C)."""
+        return 1.0 + self.scale * action.view(1, -1)
+
+
+class DiagonalSigmoid(Diagonal):
+    """l = −σ(Φ_y log p_y) with Φ_y = 1 + scale · a_y: L2T-DLF's loss of translation (its section 4.2).
+
+    The paper sums over a sentence's tokens; here it is the mean over the minibatch's. The zero action is
+    −p_y/(1 + p_y), which teaches nothing where p_y is small: students need a warm start by cross-entropy, as in the
+    paper.
+    """
+
+    def __call__(self, action: torch.Tensor, prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:
+        """Mean of −σ(Φ_y log p_y)."""
+        return -prediction.mean(torch.sigmoid(self._scores(action, prediction, targets)))

@@ -1,0 +1,325 @@
+"""Networks that translate: an LSTM with attention and a transformer, of parts that can be differentiated twice.
+
+Both are called with (n, 2L) token numbers, source and beginning of the target side by side, and give (n, words, L)
+logits of each next target word, as losses of PyTorch have classes. For decoding they read a source once (`encode`) and
+then predict word after word (`start`, `advance`); see `teachenv.decoding`. Source and target share one embedding, which
+is the classifier as well.
+
+The fused LSTM and attention kernels have no second derivative (on the CPU those of oneDNN, on GPUs cuDNN's), and
+`torch.func.vmap` does not batch them: recurrences and attention are written out here.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from teachenv.data.vocabulary import PAD
+
+
+class Memory(NamedTuple):
+    """A source as it was read.
+
+    Attributes:
+        states: (n, L, d).
+        there: (n, L), 1 where there is a word.
+        first: what the decoder begins with.
+    """
+
+    states: torch.Tensor
+    there: torch.Tensor
+    first: Any
+
+
+class Translator(nn.Module):
+    """What both have in common.
+
+    Args:
+        length: L.
+        words: size of the vocabulary.
+        width: of the embedding.
+    """
+
+    def __init__(self, length: int, words: int, width: int) -> None:
+        super().__init__()
+        self.length, self.width = length, width
+        self.embedding = nn.Embedding(words, width)
+        nn.init.normal_(self.embedding.weight, std=width**-0.5)
+        self.bias = nn.Parameter(torch.zeros(words))
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(n, 2L') to (n, words, L'), for any L' up to L."""
+        source, target = tokens.chunk(2, 1)
+        states = self.read(target, self.encode(source))
+        return self.logits(states).movedim(-1, 1)
+
+    def logits(self, states: torch.Tensor) -> torch.Tensor:
+        """(…, d) to (…, words)."""
+        return F.linear(states, self.embedding.weight, self.bias)
+
+    def encode(self, source: torch.Tensor) -> Memory:
+        """Reads (n, L') words of a source."""
+        raise NotImplementedError
+
+    def read(self, target: torch.Tensor, memory: Memory) -> torch.Tensor:
+        """(n, L') words that stand before those to be predicted, to states (n, L', d)."""
+        raise NotImplementedError
+
+    def start(self, memory: Memory) -> Any:
+        """The state before the first word: tensors with n first, in any nesting of tuples and lists."""
+        raise NotImplementedError
+
+    def advance(self, token: torch.Tensor, memory: Memory, state: Any) -> tuple[torch.Tensor, Any]:
+        """The word before, (n,), to (logits of the next, (n, words); the state after it)."""
+        raise NotImplementedError
+
+
+class LSTMCell(nn.Module):
+    """A layer of LSTM, written out.
+
+    Args:
+        inputs: width of the inputs.
+        width: of the layer.
+    """
+
+    def __init__(self, inputs: int, width: int) -> None:
+        super().__init__()
+        self.inputs, self.hidden = nn.Linear(inputs, 4 * width), nn.Linear(width, 4 * width, bias=False)
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -(width**-0.5), width**-0.5)
+
+    def step(
+        self, taken: torch.Tensor, state: tuple[torch.Tensor, torch.Tensor]
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+        """One step in time, given what `inputs` makes of the input."""
+        hidden, cell = state
+        i, f, g, o = (taken + self.hidden(hidden)).chunk(4, -1)
+        cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(g)
+        hidden = torch.sigmoid(o) * torch.tanh(cell)
+        return hidden, (hidden, cell)
+
+    def forward(
+        self,
+        inputs: torch.Tensor,
+        state: tuple[torch.Tensor, torch.Tensor],
+        there: torch.Tensor | None = None,
+        backwards: bool = False,
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+        """(n, L, inputs) to (n, L, width); where nothing is `there`, the state stays as it is."""
+        taken, found = self.inputs(inputs).unbind(1), []
+        for place in range(len(taken))[:: -1 if backwards else 1]:
+            _, after = self.step(taken[place], state)
+            if there is not None:
+                kept = there[:, place, None]
+                after = (kept * after[0] + (1 - kept) * state[0], kept * after[1] + (1 - kept) * state[1])
+            state = after
+            found.append(state[0])
+        return torch.stack(found[:: -1 if backwards else 1], 1), state
+
+
+class AttentiveLSTM(Translator):
+    """LSTM-1 and LSTM-2: embedding and states of one width, a bidirectional encoder, attention over it.
+
+    The decoder's states ask by a bilinear form (Luong et al. 2015, "general"), and the answer goes with them through
+    a layer into the classifier. It is not fed back into the next step, which would take the decoder's words apart.
+    Width and number of layers are L2T-DLF's (256; 1 or 2), the rest it does not say.
+
+    Args:
+        length: L.
+        words: size of the vocabulary.
+        width: of embedding and states, an even number.
+        layers: of encoder and decoder.
+        dropout: of embeddings and of states before the classifier.
+
+    Raises:
+        ValueError: an odd width.
+    """
+
+    def __init__(self, length: int, words: int, width: int = 256, layers: int = 1, dropout: float = 0.0) -> None:
+        super().__init__(length, words, width)
+        if width % 2:
+            raise ValueError(f"the encoder reads in two directions: expected an even width, found {width}")
+        self.dropout = nn.Dropout(dropout)
+        half = width // 2
+        self.forwards, self.backwards = (nn.ModuleList(LSTMCell(width, half) for _ in range(layers)) for _ in range(2))
+        self.decoder = nn.ModuleList(LSTMCell(width, width) for _ in range(layers))
+        self.query = nn.Linear(width, width, bias=False)
+        self.combined = nn.Linear(2 * width, width)
+
+    def encode(self, source: torch.Tensor) -> Memory:
+        """See `Translator`."""
+        states = self.dropout(self.embedding(source) * math.sqrt(self.width))
+        there = (source != PAD).to(states.dtype)
+        nothing = states.new_zeros(len(source), self.width // 2)
+        first = []
+        for ahead, back in zip(self.forwards, self.backwards, strict=True):
+            right, (h, c) = ahead(states, (nothing, nothing), there)
+            left, (h2, c2) = back(states, (nothing, nothing), there, backwards=True)
+            states = torch.cat([right, left], -1)
+            first.append((torch.cat([h, h2], -1), torch.cat([c, c2], -1)))
+        return Memory(states, there, first)
+
+    def read(self, target: torch.Tensor, memory: Memory) -> torch.Tensor:
+        """See `Translator`."""
+        states = self.dropout(self.embedding(target) * math.sqrt(self.width))
+        for layer, begun in zip(self.decoder, memory.first, strict=True):
+            states, _ = layer(states, begun)
+        return self._attended(states, memory)
+
+    def start(self, memory: Memory) -> Any:
+        """See `Translator`."""
+        return memory.first
+
+    def advance(self, token: torch.Tensor, memory: Memory, state: Any) -> tuple[torch.Tensor, Any]:
+        """See `Translator`."""
+        hidden, after = self.embedding(token) * math.sqrt(self.width), []
+        for layer, own in zip(self.decoder, state, strict=True):
+            hidden, own = layer.step(layer.inputs(hidden), own)
+            after.append(own)
+        return self.logits(self._attended(hidden[:, None], memory)[:, 0]), after
+
+    def _attended(self, states: torch.Tensor, memory: Memory) -> torch.Tensor:
+        scores = self.query(states) @ memory.states.transpose(1, 2)
+        weights = F.softmax(scores + _hidden(memory.there)[:, None], -1)
+        found = torch.tanh(self.combined(torch.cat([weights @ memory.states, states], -1)))
+        kept: torch.Tensor = self.dropout(found)
+        return kept
+
+
+class Transformer(Translator):
+    """An encoder and a decoder of pre-norm layers (Vaswani et al. 2017; the norms as in later practice).
+
+    Args:
+        length: L.
+        words: size of the vocabulary.
+        width: of the states.
+        layers: of the encoder, and of the decoder. L2T-DLF: 6, and of widths only "small".
+        heads: of attention.
+        inner: width of the feed-forward layers.
+        dropout: of embeddings and of what layers add.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        words: int,
+        width: int = 256,
+        layers: int = 6,
+        heads: int = 4,
+        inner: int = 1024,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(length, words, width)
+        if width % heads:
+            raise ValueError(f"expected a width that {heads} heads divide, found {width}")
+        self.dropout = nn.Dropout(dropout)
+        self.encoder = nn.ModuleList(_Layer(width, heads, inner, dropout, False) for _ in range(layers))
+        self.decoder = nn.ModuleList(_Layer(width, heads, inner, dropout, True) for _ in range(layers))
+        self.encoded, self.decoded = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.register_buffer("places", _places(length, width), persistent=False)
+
+    def encode(self, source: torch.Tensor) -> Memory:
+        """See `Translator`."""
+        there = (source != PAD).to(self.embedding.weight.dtype)
+        states, hidden = self._embedded(source), _hidden(there)[:, None]
+        for layer in self.encoder:
+            states = layer(states, hidden)
+        return Memory(self.encoded(states), there, ())
+
+    def read(self, target: torch.Tensor, memory: Memory) -> torch.Tensor:
+        """See `Translator`."""
+        states = self._embedded(target)
+        later = _hidden(torch.ones(2 * [target.shape[1]], dtype=states.dtype, device=states.device).tril())
+        for layer in self.decoder:
+            states = layer(states, later, memory.states, _hidden(memory.there)[:, None])
+        found: torch.Tensor = self.decoded(states)
+        return found
+
+    def start(self, memory: Memory) -> Any:
+        """See `Translator`; the state is what has been read."""
+        return memory.there.new_zeros(len(memory.there), 0, dtype=torch.int64)
+
+    def advance(self, token: torch.Tensor, memory: Memory, state: Any) -> tuple[torch.Tensor, Any]:
+        """See `Translator`. All that was read is read again; the classifier, which costs most, sees the last word."""
+        seen = torch.cat([state, token[:, None]], 1)
+        return self.logits(self.read(seen, memory)[:, -1]), seen
+
+    def _embedded(self, tokens: torch.Tensor) -> torch.Tensor:
+        places: torch.Tensor = self.places[: tokens.shape[1]]  # type: ignore[index]
+        found: torch.Tensor = self.dropout(self.embedding(tokens) * math.sqrt(self.width) + places)
+        return found
+
+
+class _Layer(nn.Module):
+    def __init__(self, width: int, heads: int, inner: int, dropout: float, decodes: bool) -> None:
+        super().__init__()
+        self.attention, self.norm = _Attention(width, heads), nn.LayerNorm(width)
+        self.cross = _Attention(width, heads) if decodes else None
+        self.cross_norm = nn.LayerNorm(width) if decodes else None
+        self.feed = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, inner), nn.ReLU(), nn.Linear(inner, width))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        states: torch.Tensor,
+        hidden: torch.Tensor,
+        memory: torch.Tensor | None = None,
+        hidden_memory: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        own = self.norm(states)
+        states = states + self.dropout(self.attention(own, own, hidden))
+        if self.cross is not None:
+            assert self.cross_norm is not None
+            states = states + self.dropout(self.cross(self.cross_norm(states), memory, hidden_memory))
+        found: torch.Tensor = states + self.dropout(self.feed(states))
+        return found
+
+
+class _Attention(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
+        for projection in (self.query, self.key, self.value, self.out):
+            nn.init.xavier_uniform_(projection.weight)
+            nn.init.zeros_(projection.bias)
+
+    def forward(self, asking: torch.Tensor, asked: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+        q, k, v = (
+            project(states).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for project, states in ((self.query, asking), (self.key, asked), (self.value, asked))
+        )
+        scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+        # (…, asking, asked) with a place for heads.
+        weights = F.softmax(scores + (hidden if hidden.ndim == 2 else hidden[:, None]), -1)
+        found: torch.Tensor = self.out((weights @ v).transpose(1, 2).flatten(-2))
+        return found
+
+
+def _hidden(there: torch.Tensor) -> torch.Tensor:
+    """What is added to scores: 0 where something is, a large negative number where not.
+
+    Not −∞, of which a row without any word would make NaN.
+    """
+    return (there - 1) * 1e9
+
+
+def _places(length: int, width: int) -> torch.Tensor:
+    """Sines and cosines, (length, width)."""
+    rates = 10_000 ** -(torch.arange(0, width, 2) / width)
+    angles = torch.arange(length)[:, None] * rates
+    return torch.cat([angles.sin(), angles.cos()], -1)[:, :width]
+
+
+def lstm(length: int, words: int, **options: Any) -> nn.Module:
+    """See `AttentiveLSTM`."""
+    return AttentiveLSTM(length, words, **options)
+
+
+def transformer(length: int, words: int, **options: Any) -> nn.Module:
+    """See `Transformer`."""
+    return Transformer(length, words, **options)

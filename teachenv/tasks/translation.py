@@ -1,0 +1,317 @@
+"""Translation: German to English, each next word of the translation a decision.
+
+Data: `"numbers"`, sums in number words, made here, of whole words; `"multi30k"` and `"iwslt14"`, of pieces of words
+(byte pairs, learned from both sides of the training data together). A sample's inputs are (2L,) token numbers: the
+source with its end, padded to L, and what stands before each word of the translation. Targets are (L,): the
+translation with its end, then `VOID`. Minibatches are of sentences of about one length, and cut to the longest.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import sacrebleu
+import torch
+from torch.nn import functional as F
+
+from teachenv.data.translation import TRANSLATIONS, Lines, load_translation
+from teachenv.data.vocabulary import BEGIN, END, PAD, UNKNOWN, Vocabulary, pieces_of, words_of
+from teachenv.decoding import greedy, sample
+from teachenv.errors import unknown_name
+from teachenv.students.functional import Prediction
+from teachenv.students.translation import Translator
+from teachenv.tasks.base import VOID, Measure, Network, Split, Task, subset_indices
+from teachenv.tasks.decisions import Decided, Decisions
+
+_PIECES = {"multi30k": 8_000, "iwslt14": 25_000}
+# Sentences that are run at once: logits of a thousand have gigabytes.
+_CHUNK = 64
+# What a hypothesis shows for a word that the vocabulary lacks; no reference has it.
+_MISSING = "⁇"
+
+OBJECTIVES = ("accuracy", "likelihood", "token-accuracy", "expected-bleu")
+
+
+def translation(
+    *,
+    data_root: str | os.PathLike[str] | None = None,
+    dataset: str | None = None,
+    pool_size: int | None = None,
+    split_seed: int = 0,
+    vocabulary_size: int | None = None,
+    max_length: int | None = None,
+    longer: str = "error",
+) -> Task:
+    """Make a translation task. The pool is the training and validation data; sentences of test are translated whole.
+
+    Args:
+        data_root: Where the files are; None for the usual places (see ``teachenv.data.root``).
+        dataset: ``"numbers"`` (the default), ``"multi30k"`` or ``"iwslt14"``.
+        pool_size: Number of sentence pairs, drawn at random; None for all.
+        split_seed: Seed of that draw.
+        vocabulary_size: Pieces of words; None for 8,000 (Multi30k) and 25,000 (IWSLT-14, as in L2T-DLF).
+        max_length: L, tokens of a sentence with its end; None for the longest that there is.
+        longer: What becomes of pairs of the pool that are longer: ``"error"``, or ``"drop"``.
+
+    Raises:
+        DatasetUnavailable: If the files are not on this machine and cannot be downloaded, or do not fit together.
+        ImportError: If pieces of words are wanted and ``tokenizers`` is not installed.
+        ValueError: If an argument is not as above, or a sentence is too long; the message names file and line.
+    """
+    dataset = "numbers" if dataset is None else dataset
+    if dataset not in TRANSLATIONS:
+        raise unknown_name("dataset for task 'translation'", dataset, TRANSLATIONS)
+    if longer not in ("error", "drop"):
+        raise unknown_name("longer", longer, ("error", "drop"))
+    data = load_translation(dataset, data_root=data_root)
+    texts = [*data.train.source, *data.train.target]
+    if dataset == "numbers":
+        if vocabulary_size is not None:
+            raise ValueError(f"'numbers' is of whole words, found vocabulary_size={vocabulary_size}; leave it out")
+        vocabulary = words_of(texts)
+    else:
+        vocabulary = pieces_of(texts, _PIECES[dataset] if vocabulary_size is None else vocabulary_size)
+    numbered = {name: _numbered(getattr(data, name), vocabulary) for name in ("train", "valid", "test")}
+    limit = max_length or max(len(side) for pairs in numbered.values() for pair in pairs for side in pair)
+    kept = {
+        name: _fitting(getattr(data, name), pairs, limit, drops=longer == "drop" and name != "test")
+        for name, pairs in numbered.items()
+    }
+    pool = kept["train"] + kept["valid"]
+    if pool_size is not None:
+        pool = [pool[i] for i in subset_indices(len(pool), pool_size, split_seed)]
+    return Task(
+        name=f"translation-{dataset}",
+        dataset=data.dataset,
+        pool=_split(pool, limit),
+        test=_split(kept["test"], limit),
+        num_outputs=len(vocabulary),
+        decisions=TokenDecisions(vocabulary),
+        lengths=np.array([len(target) for _, target in pool]),
+        trim=trimmed,
+    )
+
+
+Pair = tuple[list[int], list[int]]
+
+
+def _numbered(lines: Lines, vocabulary: Vocabulary) -> list[Pair]:
+    sides = ([[*vocabulary.encode(text), END] for text in side] for side in (lines.source, lines.target))
+    return list(zip(*sides, strict=True))
+
+
+def _fitting(lines: Lines, pairs: list[Pair], limit: int, drops: bool) -> list[Pair]:
+    found = []
+    for number, pair in enumerate(pairs, start=1):
+        longest = max(map(len, pair))
+        if longest <= limit:
+            found.append(pair)
+        elif not drops:
+            file = lines.files[0 if len(pair[0]) == longest else 1]
+            raise ValueError(
+                f"{file}, line {number}: found a sentence of {longest} tokens with its end, expected at most "
+                f"max_length={limit}; raise it"
+                + ("" if lines.files[0].count("test") else ', or leave such pairs out with longer="drop"')
+            )
+    if not found:
+        raise ValueError(f"{lines.files[0]}: no pair is within max_length={limit}; raise it")
+    return found
+
+
+def _split(pairs: Sequence[Pair], limit: int) -> Split:
+    inputs = np.full((len(pairs), 2 * limit), PAD, dtype=np.int64)
+    targets = np.full((len(pairs), limit), VOID, dtype=np.int64)
+    for row, (source, target) in enumerate(pairs):
+        inputs[row, : len(source)] = source
+        inputs[row, limit : limit + len(target)] = [BEGIN, *target[:-1]]
+        targets[row, : len(target)] = target
+    return torch.from_numpy(inputs), torch.from_numpy(targets)
+
+
+def trimmed(inputs: torch.Tensor, targets: torch.Tensor) -> Split:
+    """Both sides cut to the longest sentence: (…, 2L) and (…, L) to (…, 2L') and (…, L')."""
+    limit = targets.shape[-1]
+    source, before = inputs.split(limit, -1)
+    used = (source != PAD) | (targets != VOID)
+    longest = int(used.flatten(0, -2).any(0).sum())
+    return torch.cat([source[..., :longest], before[..., :longest]], -1), targets[..., :longest]
+
+
+class TranslationMeasure(Measure):
+    """BLEU of greedy translations, over 100, by sacrebleu; and a smooth objective by name.
+
+    `"token-accuracy"`: the mean over tokens of the probability of the right one at temperature τ, the words before it
+    given (teacher forcing). `"likelihood"`: minus the mean cross-entropy. `"expected-bleu"`: minimum risk (Shen et al.
+    2016): Σ_k q_k BLEU(y_k) over K translations that the student draws, each a constant, with q_k ∝ p(y_k)^α among
+    them; BLEU of sentences is smoothed (add one to the n-gram counts). Draws are the same for the same student.
+
+    Args:
+        vocabulary: of the outputs.
+        temperature: τ.
+        objective: see above.
+        candidates: K.
+        sharpness: α.
+    """
+
+    decodes = True
+    score_name = "bleu"
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        temperature: float = 0.2,
+        objective: str = "token-accuracy",
+        candidates: int = 8,
+        sharpness: float = 0.05,
+    ) -> None:
+        """Checks the options."""
+        if not temperature > 0:
+            raise ValueError(f"temperature must be positive, found {temperature}")
+        if objective not in OBJECTIVES:
+            raise unknown_name("objective", objective, OBJECTIVES)
+        self.vocabulary, self.temperature, self.name = vocabulary, temperature, objective
+        self.candidates, self.sharpness = candidates, sharpness
+
+    def objective(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Of given outputs (n, words, L): token accuracy, or minus the cross-entropy."""
+        total, count = self._sums(outputs, targets)
+        return total / count
+
+    def _sums(self, outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        known = targets != VOID
+        labels = targets.clamp(min=0)
+        if self.name == "likelihood":
+            each = -F.cross_entropy(outputs, labels, reduction="none")
+        else:
+            each = torch.softmax(outputs / self.temperature, 1).gather(1, labels.unsqueeze(1)).squeeze(1)
+        return (each * known).sum(), known.sum().clamp(min=1)
+
+    def score(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Of given outputs: the fraction of tokens that are right, the words before each given."""
+        known = targets != VOID
+        right = (outputs.argmax(1) == targets) & known
+        return right.sum().to(outputs.dtype) / known.sum().clamp(min=1)
+
+    def objective_of(self, network: Network, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """See the class."""
+        if self.name != "expected-bleu":
+            return super().objective_of(network, inputs, targets)
+        return self._expected_bleu(network, inputs, targets)
+
+    def judge(
+        self, network: Network, inputs: torch.Tensor, targets: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(objective, BLEU, nothing)."""
+        if self.name == "expected-bleu":
+            objective = self._expected_bleu(network, inputs, targets)
+        else:
+            chunks = zip(inputs.split(_CHUNK), targets.split(_CHUNK), strict=True)
+            sums = [torch.stack(self._sums(network(x), y)) for x, y in chunks]
+            total, count = torch.stack(sums).sum(0)
+            objective = total / count
+        bleu = corpus_bleu(self.texts(self.translations(network, inputs, targets)), self.references(targets))
+        return objective, objective.new_tensor(bleu), objective.new_zeros(0)
+
+    @property
+    def reported(self) -> tuple[str, ...]:
+        """`bleu` and `token_accuracy`."""
+        return ("bleu", "token_accuracy")
+
+    def report_of(self, network: Network, inputs: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
+        """BLEU of greedy translations over 100, and the accuracy of tokens."""
+        chunks = list(zip(inputs.split(_CHUNK), targets.split(_CHUNK), strict=True))
+        right = sum(float(self.score(network(x), y)) * int((y != VOID).sum()) for x, y in chunks)
+        return {
+            "bleu": corpus_bleu(self.texts(self.translations(network, inputs, targets)), self.references(targets)),
+            "token_accuracy": right / max(1, int((targets != VOID).sum())),
+        }
+
+    def translations(self, network: Network, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Greedy ones, (n, L)."""
+        length = targets.shape[-1]
+        with network.module() as model:
+            assert isinstance(model, Translator)
+            found = [greedy(model, part[:, :length], length) for part in inputs.split(_CHUNK)]
+        return torch.cat(found)
+
+    def texts(self, tokens: torch.Tensor) -> list[str]:
+        """Rows of token numbers as texts."""
+        missing = [
+            self.vocabulary.decode(row).replace(self.vocabulary.tokens[UNKNOWN], _MISSING) for row in tokens.tolist()
+        ]
+        return missing
+
+    def references(self, targets: torch.Tensor) -> list[str]:
+        """Targets as texts."""
+        return [self.vocabulary.decode(row) for row in targets.where(targets != VOID, PAD).tolist()]
+
+    def _expected_bleu(self, network: Network, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        length, count = targets.shape[-1], self.candidates
+        source = inputs[:, :length].repeat_interleave(count, 0)
+        with torch.no_grad(), network.module() as model:
+            assert isinstance(model, Translator)
+            generator = torch.Generator(device=inputs.device).manual_seed(0)
+            drawn = sample(model, source, generator, length)
+        texts, references = self.texts(drawn), self.references(targets)
+        scores = [sentence_bleu(text, references[i // count]) for i, text in enumerate(texts)]
+        before = torch.cat([torch.full_like(drawn[:, :1], BEGIN), drawn[:, :-1]], 1)
+        outputs = network(torch.cat([source, before], 1))
+        each = -F.cross_entropy(outputs, drawn, reduction="none") * (drawn != PAD)
+        log_p = each.sum(1).view(-1, count)
+        # A translation that was drawn twice is one candidate.
+        drawn = drawn.view(-1, count, length)
+        same = (drawn[:, :, None] == drawn[:, None]).all(-1).tril(-1).any(-1)
+        q = torch.softmax((self.sharpness * log_p).masked_fill(same, -torch.inf), 1)
+        return (q * outputs.new_tensor(scores).view(-1, count)).sum(1).mean()
+
+
+class TokenDecisions(Decisions):
+    """Each token of the translation is classified, from outputs (batch, words, L) and targets (batch, L).
+
+    Args:
+        vocabulary: of the outputs.
+        objective: see `TranslationMeasure`.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, objective: str = "token-accuracy") -> None:
+        """Holds both."""
+        self.vocabulary, self.objective = vocabulary, objective
+
+    def output_shape(self, num_classes: int, target_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """(words, L)."""
+        return (num_classes, *target_shape)
+
+    def judged_by(self, objective: str) -> Decisions:
+        """Any of `OBJECTIVES`."""
+        chosen = copy.copy(self)
+        chosen.objective = objective
+        return chosen
+
+    def measure(self, num_classes: int, temperature: float) -> Measure:
+        """See `TranslationMeasure`."""
+        return TranslationMeasure(self.vocabulary, temperature, self.objective)
+
+    def __call__(self, prediction: Prediction, targets: torch.Tensor) -> Decided:
+        """The tokens, sentence by sentence."""
+        outputs = prediction.outputs
+        logits = outputs.movedim(1, -1).reshape(-1, outputs.shape[1])
+        labels = targets.reshape(-1)
+        weights = (labels != VOID).to(logits.dtype)
+        return Decided(replace(prediction, outputs=logits, weights=weights), labels.clamp(min=0), None)
+
+
+def corpus_bleu(hypotheses: Sequence[str], references: Sequence[str]) -> float:
+    """BLEU by sacrebleu with its defaults, over 100."""
+    return float(sacrebleu.corpus_bleu(list(hypotheses), [list(references)]).score) / 100
+
+
+def sentence_bleu(hypothesis: str, reference: str) -> float:
+    """BLEU of a sentence, smoothed by adding one to the counts of n-grams, over 100."""
+    return _SENTENCE.sentence_score(hypothesis, [reference]).score / 100
+
+
+_SENTENCE = sacrebleu.BLEU(effective_order=True, smooth_method="add-k", smooth_value=1)

@@ -110,8 +110,8 @@ def _named(name: str, parts: list[Lines], root: Path) -> str:
         return name
     subset = f"{name}-subset-{len(parts[0])}"
     warnings.warn(
-        f"the files in {root} are not the official ones of {name} (found {', '.join(str(len(p)) for p in parts)} pairs, "
-        f"expected {', '.join(map(str, official))}); they are read and named {subset!r}",
+        f"the files in {root} are not the official ones of {name} (found {', '.join(str(len(p)) for p in parts)} "
+        f"pairs, expected {', '.join(map(str, official))}); they are read and named {subset!r}",
         UserWarning,
         stacklevel=3,
     )

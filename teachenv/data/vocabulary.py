@@ -96,7 +96,7 @@ def pieces_of(texts: Sequence[str], size: int) -> Vocabulary:
     else:
         made = _trained(tokenizers, texts, size)
         _keep(path, made)
-    return Vocabulary([made.id_to_token(number) for number in range(made.get_vocab_size())], made)
+    return Vocabulary([str(made.id_to_token(number)) for number in range(made.get_vocab_size())], made)
 
 
 def _trained(tokenizers: Any, texts: Sequence[str], size: int) -> Any:

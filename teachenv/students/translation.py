@@ -220,6 +220,7 @@ class Transformer(Translator):
         self.encoder = nn.ModuleList(_Layer(width, heads, inner, dropout, False) for _ in range(layers))
         self.decoder = nn.ModuleList(_Layer(width, heads, inner, dropout, True) for _ in range(layers))
         self.encoded, self.decoded = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.places: torch.Tensor
         self.register_buffer("places", _places(length, width), persistent=False)
 
     def encode(self, source: torch.Tensor) -> Memory:
@@ -249,8 +250,8 @@ class Transformer(Translator):
         return self.logits(self.read(seen, memory)[:, -1]), seen
 
     def _embedded(self, tokens: torch.Tensor) -> torch.Tensor:
-        places: torch.Tensor = self.places[: tokens.shape[1]]  # type: ignore[index]
-        found: torch.Tensor = self.dropout(self.embedding(tokens) * math.sqrt(self.width) + places)
+        states = self.embedding(tokens) * math.sqrt(self.width)
+        found: torch.Tensor = self.dropout(states + self.places[: tokens.shape[1]])
         return found
 
 

@@ -135,7 +135,7 @@ def _split(pairs: Sequence[Pair], limit: int) -> Split:
 def trimmed(inputs: torch.Tensor, targets: torch.Tensor) -> Split:
     """Both sides cut to the longest sentence: (…, 2L) and (…, L) to (…, 2L') and (…, L')."""
     limit = targets.shape[-1]
-    source, before = inputs.split(limit, -1)
+    source, before = torch.split(inputs, limit, -1)
     used = (source != PAD) | (targets != VOID)
     longest = int(used.flatten(0, -2).any(0).sum())
     return torch.cat([source[..., :longest], before[..., :longest]], -1), targets[..., :longest]
@@ -209,7 +209,7 @@ class TranslationMeasure(Measure):
         if self.name == "expected-bleu":
             objective = self._expected_bleu(network, inputs, targets)
         else:
-            chunks = zip(inputs.split(_CHUNK), targets.split(_CHUNK), strict=True)
+            chunks = zip(torch.split(inputs, _CHUNK), torch.split(targets, _CHUNK), strict=True)
             sums = [torch.stack(self._sums(network(x), y)) for x, y in chunks]
             total, count = torch.stack(sums).sum(0)
             objective = total / count
@@ -223,7 +223,7 @@ class TranslationMeasure(Measure):
 
     def report_of(self, network: Network, inputs: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
         """BLEU of greedy translations over 100, and the accuracy of tokens."""
-        chunks = list(zip(inputs.split(_CHUNK), targets.split(_CHUNK), strict=True))
+        chunks = list(zip(torch.split(inputs, _CHUNK), torch.split(targets, _CHUNK), strict=True))
         right = sum(float(self.score(network(x), y)) * int((y != VOID).sum()) for x, y in chunks)
         return {
             "bleu": corpus_bleu(self.texts(self.translations(network, inputs, targets)), self.references(targets)),
@@ -235,7 +235,8 @@ class TranslationMeasure(Measure):
         length = targets.shape[-1]
         with network.module() as model:
             assert isinstance(model, Translator)
-            found = [greedy(model, part[:, :length], length) for part in inputs.split(_CHUNK)]
+            # As long as the model can: what is cut off here would depend on the other sentences.
+            found = [greedy(model, part[:, :length]) for part in torch.split(inputs, _CHUNK)]
         return torch.cat(found)
 
     def texts(self, tokens: torch.Tensor) -> list[str]:
@@ -250,12 +251,12 @@ class TranslationMeasure(Measure):
         return [self.vocabulary.decode(row) for row in targets.where(targets != VOID, PAD).tolist()]
 
     def _expected_bleu(self, network: Network, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        length, count = targets.shape[-1], self.candidates
-        source = inputs[:, :length].repeat_interleave(count, 0)
+        count, source = self.candidates, inputs[:, : targets.shape[-1]].repeat_interleave(self.candidates, 0)
         with torch.no_grad(), network.module() as model:
             assert isinstance(model, Translator)
-            generator = torch.Generator(device=inputs.device).manual_seed(0)
-            drawn = sample(model, source, generator, length)
+            drawn = sample(model, source, torch.Generator(device=inputs.device).manual_seed(0))
+        length = drawn.shape[1]
+        source = F.pad(source, (0, length - source.shape[1]), value=PAD)
         texts, references = self.texts(drawn), self.references(targets)
         scores = [sentence_bleu(text, references[i // count]) for i, text in enumerate(texts)]
         before = torch.cat([torch.full_like(drawn[:, :1], BEGIN), drawn[:, :-1]], 1)

@@ -40,11 +40,29 @@ SMALL = {
         "task_kwargs": {"image_size": [24, 24]},
         "student_kwargs": {"width": 4},
     },
+    "TeachTranslation-v0": {
+        "pool_size": 60,
+        "dev_size": 8,
+        "dev_measured": 8,
+        "batch_size": 4,
+        "horizon": 3,
+        "steps_per_action": 1,
+        "student_kwargs": {"width": 8},
+    },
     "TeachCIFAR-v0": SYNTHETIC,
     "TeachCIFAR100-v0": SYNTHETIC | {"student": "lenet"},
 }
 FROM_FILES = {"TeachMNIST-v0": {"horizon": 3, "dev_size": 50}, "TeachCIFAR-v0": {"horizon": 2, "dev_size": 20}}
-LOSSES = ["bilinear", "bilinear-generalized", "bilinear-sigmoid", "sample-weights", "mixture", "dynamic-network"]
+LOSSES = [
+    "bilinear",
+    "bilinear-generalized",
+    "bilinear-sigmoid",
+    "diagonal",
+    "diagonal-sigmoid",
+    "sample-weights",
+    "mixture",
+    "dynamic-network",
+]
 INFO = {
     "objective": float,
     "dev_accuracy": float,
@@ -69,7 +87,7 @@ def losses_of(name):
     if "teacher" in ENVIRONMENTS[name]:
         return ["distillation"]
     # Large-margin softmax, one of the mixture's, works on a last linear layer, which networks of many decisions lack.
-    many = name in ("TeachSegmentation-v0", "TeachDetection-v0")
+    many = name in ("TeachSegmentation-v0", "TeachDetection-v0", "TeachTranslation-v0")
     return [loss for loss in LOSSES if not many or loss != "mixture"]
 
 
@@ -100,7 +118,8 @@ def assert_follows_the_contract(env):
     observations, rewards, infos = roll(env)
     fields, settings = env.unwrapped.OBSERVATION_FIELDS, env.unwrapped.teaching.settings
     assert env.observation_space.shape == (len(fields),)
-    assert fields[:3] == ("progress", "train_accuracy", "dev_accuracy")
+    score = "bleu" if settings.task == "translation" else "accuracy"
+    assert fields[:3] == ("progress", f"train_{score}", f"dev_{score}")
     for step, (o, i) in enumerate(zip([observation, *observations], [info, *infos], strict=True)):
         assert env.observation_space.contains(o)
         assert o.dtype == env.observation_space.dtype == np.dtype(settings.dtype)
@@ -109,7 +128,7 @@ def assert_follows_the_contract(env):
         assert i["student_step"] == step * settings.steps_per_action
         seen = dict(zip(fields, o.tolist(), strict=True))
         expected = {"progress": i["student_step"] / settings.horizon}
-        expected |= {name: i[name] for name in ("train_accuracy", "dev_accuracy")}
+        expected |= {f"{part}_{score}": i[f"{part}_accuracy"] for part in ("train", "dev")}
         assert {name: seen[name] for name in expected} == pytest.approx(expected, abs=1e-6)
     objectives = [objective] + [i["objective"] for i in infos]
     assert np.diff(objectives) == pytest.approx(rewards, abs=1e-9)

@@ -5,7 +5,7 @@ sys.addaudithook(lambda event, arguments: opened.append(str(arguments[0])) if ev
 import teachenv, gymnasium
 print([path for path in opened if path.endswith((".csv", ".gz", ".npy", ".npz", ".pkl", ".pt", "-ubyte", "_batch"))])
 print([name for name in ("torchvision", "sklearn", "matplotlib", "stable_baselines3", "meta", "agents", "benchmarks",
-                         "teachenv.tasks.digits", "teachenv.tasks.synthetic") if name in sys.modules])
+                         "sacrebleu", "teachenv.tasks.digits", "teachenv.tasks.synthetic") if name in sys.modules])
 print(sorted(name for name in gymnasium.registry if name.startswith("Teach")))
 """
 
@@ -14,5 +14,5 @@ def test_importing_reads_no_data_and_nothing_heavy_and_registers_the_environment
     data, heavy, registered = (eval(line) for line in in_new_process(LOOK).splitlines())
     assert data == []
     assert heavy == []
-    names = ("CIFAR", "CIFAR100", "Detection", "Digits", "Distill", "MNIST", "Segmentation")
+    names = ("CIFAR", "CIFAR100", "Detection", "Digits", "Distill", "MNIST", "Segmentation", "Translation")
     assert registered == [f"Teach{name}-v0" for name in names]

@@ -178,6 +178,7 @@ class AttentiveLSTM(Translator):
         """See `Translator`."""
         hidden, after = self.embedding(token) * math.sqrt(self.width), []
         for layer, own in zip(self.decoder, state, strict=True):
+            assert isinstance(layer, LSTMCell)
             hidden, own = layer.step(layer.inputs(hidden), own)
             after.append(own)
         return self.logits(self._attended(hidden[:, None], memory)[:, 0]), after

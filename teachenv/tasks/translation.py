@@ -78,7 +78,7 @@ def translation(
     numbered = {name: _numbered(getattr(data, name), vocabulary) for name in ("train", "valid", "test")}
     limit = max_length or max(len(side) for pairs in numbered.values() for pair in pairs for side in pair)
     kept = {
-        name: _fitting(getattr(data, name), pairs, limit, drops=longer == "drop" and name != "test")
+        name: _fitting(getattr(data, name), pairs, limit, longer if name != "test" else "never")
         for name, pairs in numbered.items()
     }
     pool = kept["train"] + kept["valid"]
@@ -104,18 +104,18 @@ def _numbered(lines: Lines, vocabulary: Vocabulary) -> list[Pair]:
     return list(zip(*sides, strict=True))
 
 
-def _fitting(lines: Lines, pairs: list[Pair], limit: int, drops: bool) -> list[Pair]:
+def _fitting(lines: Lines, pairs: list[Pair], limit: int, longer: str) -> list[Pair]:
+    hint = ', or leave such pairs out with longer="drop"' if longer == "error" else ""
     found = []
     for number, pair in enumerate(pairs, start=1):
         longest = max(map(len, pair))
         if longest <= limit:
             found.append(pair)
-        elif not drops:
+        elif longer != "drop":
             file = lines.files[0 if len(pair[0]) == longest else 1]
             raise ValueError(
                 f"{file}, line {number}: found a sentence of {longest} tokens with its end, expected at most "
-                f"max_length={limit}; raise it"
-                + ("" if lines.files[0].count("test") else ', or leave such pairs out with longer="drop"')
+                f"max_length={limit}; raise it{hint}"
             )
     if not found:
         raise ValueError(f"{lines.files[0]}: no pair is within max_length={limit}; raise it")
@@ -241,10 +241,8 @@ class TranslationMeasure(Measure):
 
     def texts(self, tokens: torch.Tensor) -> list[str]:
         """Rows of token numbers as texts."""
-        missing = [
-            self.vocabulary.decode(row).replace(self.vocabulary.tokens[UNKNOWN], _MISSING) for row in tokens.tolist()
-        ]
-        return missing
+        unknown = self.vocabulary.tokens[UNKNOWN]
+        return [self.vocabulary.decode(row).replace(unknown, _MISSING) for row in tokens.tolist()]
 
     def references(self, targets: torch.Tensor) -> list[str]:
         """Targets as texts."""

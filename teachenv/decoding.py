@@ -50,7 +50,7 @@ def _one_by_one(model: Translator, source: torch.Tensor, length: int | None, cho
         ended, found = torch.zeros(len(source), dtype=torch.bool, device=source.device), []
         for _ in range(length or model.length):
             logits, state = model.advance(token, memory, state)
-            token = torch.where(ended, PAD, choose(_sayable(logits)))
+            token = torch.where(ended, PAD, choose(sayable(logits)))
             found.append(token)
             ended = ended | (token == END)
             if bool(ended.all()):
@@ -92,7 +92,7 @@ def beam(
         rows = torch.arange(n, device=source.device)[:, None]
         for place in range(limit):
             logits, state = model.advance(tokens, memory, state)
-            log_p = torch.log_softmax(_sayable(logits).float(), -1).view(n, width, -1)
+            log_p = torch.log_softmax(sayable(logits).float(), -1).view(n, width, -1)
             # What has ended goes on as it is, by padding alone.
             log_p = log_p.masked_fill(ended[..., None], -torch.inf)
             log_p[..., PAD] = torch.where(ended, 0.0, -torch.inf)
@@ -118,8 +118,6 @@ def _repeated(memory: Memory, width: int) -> Memory:
     return each
 
 
-def _sayable(logits: torch.Tensor) -> torch.Tensor:
-    """Without padding and begin, which no translation contains."""
-    logits = logits.clone()
-    logits[..., [PAD, BEGIN]] = -torch.inf
-    return logits
+def sayable(logits: torch.Tensor, dim: int = -1) -> torch.Tensor:
+    """Logits without padding and begin, which no translation contains; words are in dimension `dim`."""
+    return logits.index_fill(dim, torch.tensor([PAD, BEGIN], device=logits.device), -torch.inf)

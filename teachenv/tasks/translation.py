@@ -14,14 +14,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import sacrebleu
 import torch
 from torch.nn import functional as F
 
+from teachenv.bleu import corpus_bleu, references, texts
 from teachenv.data.translation import TRANSLATIONS, Lines, load_translation
-from teachenv.data.vocabulary import BEGIN, END, PAD, UNKNOWN, Vocabulary, pieces_of, words_of
-from teachenv.decoding import greedy, sample
+from teachenv.data.vocabulary import BEGIN, END, PAD, Vocabulary, pieces_of, words_of
+from teachenv.decoding import greedy
 from teachenv.errors import unknown_name
+from teachenv.sequence_losses import drawn_candidates, expected_bleu, log_probabilities
 from teachenv.students.functional import Prediction
 from teachenv.students.translation import Translator
 from teachenv.tasks.base import VOID, Measure, Network, Split, Task, subset_indices
@@ -30,8 +31,6 @@ from teachenv.tasks.decisions import Decided, Decisions
 _PIECES = {"multi30k": 8_000, "iwslt14": 25_000}
 # Sentences that are run at once: logits of a thousand have gigabytes.
 _CHUNK = 64
-# What a hypothesis shows for a word that the vocabulary lacks; no reference has it.
-_MISSING = "⁇"
 
 OBJECTIVES = ("accuracy", "likelihood", "token-accuracy", "expected-bleu")
 
@@ -213,8 +212,8 @@ class TranslationMeasure(Measure):
             sums = [torch.stack(self._sums(network(x), y)) for x, y in chunks]
             total, count = torch.stack(sums).sum(0)
             objective = total / count
-        bleu = corpus_bleu(self.texts(self.translations(network, inputs, targets)), self.references(targets))
-        return objective, objective.new_tensor(bleu), objective.new_zeros(0)
+        bleu = objective.new_tensor(self._bleu(network, inputs, targets))
+        return objective, bleu, objective.new_zeros(0)
 
     @property
     def reported(self) -> tuple[str, ...]:
@@ -226,7 +225,7 @@ class TranslationMeasure(Measure):
         chunks = list(zip(torch.split(inputs, _CHUNK), torch.split(targets, _CHUNK), strict=True))
         right = sum(float(self.score(network(x), y)) * int((y != VOID).sum()) for x, y in chunks)
         return {
-            "bleu": corpus_bleu(self.texts(self.translations(network, inputs, targets)), self.references(targets)),
+            "bleu": self._bleu(network, inputs, targets),
             "token_accuracy": right / max(1, int((targets != VOID).sum())),
         }
 
@@ -239,33 +238,17 @@ class TranslationMeasure(Measure):
             found = [greedy(model, part[:, :length]) for part in torch.split(inputs, _CHUNK)]
         return torch.cat(found)
 
-    def texts(self, tokens: torch.Tensor) -> list[str]:
-        """Rows of token numbers as texts."""
-        unknown = self.vocabulary.tokens[UNKNOWN]
-        return [self.vocabulary.decode(row).replace(unknown, _MISSING) for row in tokens.tolist()]
-
-    def references(self, targets: torch.Tensor) -> list[str]:
-        """Targets as texts."""
-        return [self.vocabulary.decode(row) for row in targets.where(targets != VOID, PAD).tolist()]
+    def _bleu(self, network: Network, inputs: torch.Tensor, targets: torch.Tensor) -> float:
+        hypotheses = texts(self.vocabulary, self.translations(network, inputs, targets))
+        return corpus_bleu(hypotheses, references(self.vocabulary, targets))
 
     def _expected_bleu(self, network: Network, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        count, source = self.candidates, inputs[:, : targets.shape[-1]].repeat_interleave(self.candidates, 0)
-        with torch.no_grad(), network.module() as model:
+        draws = torch.Generator(device=inputs.device).manual_seed(0)
+        with network.module() as model:
             assert isinstance(model, Translator)
-            drawn = sample(model, source, torch.Generator(device=inputs.device).manual_seed(0))
-        length = drawn.shape[1]
-        source = F.pad(source, (0, length - source.shape[1]), value=PAD)
-        texts, references = self.texts(drawn), self.references(targets)
-        scores = [sentence_bleu(text, references[i // count]) for i, text in enumerate(texts)]
-        before = torch.cat([torch.full_like(drawn[:, :1], BEGIN), drawn[:, :-1]], 1)
-        outputs = network(torch.cat([source, before], 1))
-        each = -F.cross_entropy(outputs, drawn, reduction="none") * (drawn != PAD)
-        log_p = each.sum(1).view(-1, count)
-        # A translation that was drawn twice is one candidate.
-        drawn = drawn.view(-1, count, length)
-        same = (drawn[:, :, None] == drawn[:, None]).all(-1).tril(-1).any(-1)
-        q = torch.softmax((self.sharpness * log_p).masked_fill(same, -torch.inf), 1)
-        return (q * outputs.new_tensor(scores).view(-1, count)).sum(1).mean()
+            found = drawn_candidates(model, self.vocabulary, inputs, targets, self.candidates, draws)
+        log_p = log_probabilities(network, inputs[:, : targets.shape[1]], found.tokens)
+        return expected_bleu(log_p.sum(2), found, self.sharpness)
 
 
 class TokenDecisions(Decisions):
@@ -301,16 +284,3 @@ class TokenDecisions(Decisions):
         labels = targets.reshape(-1)
         weights = (labels != VOID).to(logits.dtype)
         return Decided(replace(prediction, outputs=logits, weights=weights), labels.clamp(min=0), None)
-
-
-def corpus_bleu(hypotheses: Sequence[str], references: Sequence[str]) -> float:
-    """BLEU by sacrebleu with its defaults, over 100."""
-    return float(sacrebleu.corpus_bleu(list(hypotheses), [list(references)]).score) / 100
-
-
-def sentence_bleu(hypothesis: str, reference: str) -> float:
-    """BLEU of a sentence, smoothed by adding one to the counts of n-grams, over 100."""
-    return _SENTENCE.sentence_score(hypothesis, [reference]).score / 100
-
-
-_SENTENCE = sacrebleu.BLEU(effective_order=True, smooth_method="add-k", smooth_value=1)

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 import meta
 from teachenv import TeachEnv
+from teachenv.bleu import corpus_bleu, references, texts
 from teachenv.data import german_number_words
 from teachenv.data.translation import load_translation, read_lines
 from teachenv.data.vocabulary import BEGIN, END, PAD, UNKNOWN, Vocabulary, pieces_of, words_of
@@ -33,9 +34,8 @@ from teachenv.students import make_student
 from teachenv.students.functional import Prediction
 from teachenv.students.translation import Translator
 from teachenv.tasks import make_task
-from teachenv.tasks import translation as module
 from teachenv.tasks.base import VOID
-from teachenv.tasks.translation import TranslationMeasure, corpus_bleu, trimmed
+from teachenv.tasks.translation import TokenDecisions, TranslationMeasure, trimmed
 
 REAL = os.environ.get("TEACHENV_DATA")
 WORDS = 12
@@ -394,10 +394,13 @@ def test_expected_bleu_is_that_of_drawn_translations() -> None:
         for row in distinct:
             said = torch.tensor(row)
             before = torch.cat([torch.tensor([BEGIN]), said[:-1]])
-            log_p = model(torch.cat([inputs[i, :7], before])[None])[0].log_softmax(0)
+            logits = model(torch.cat([inputs[i, :7], before])[None])[0]
+            logits[[PAD, BEGIN]] = -torch.inf
+            log_p = logits.log_softmax(0)
             weights.append(sum(log_p[word, place] for place, word in enumerate(row) if word != PAD))
-            texts = own.texts(said[None]), own.references(targets[i : i + 1])
-            scores.append(sacrebleu.sentence_bleu(texts[0][0], texts[1], smooth_method="add-k", smooth_value=1).score)
+            (text,) = texts(own.vocabulary, said[None])
+            reference = references(own.vocabulary, targets[i : i + 1])
+            scores.append(sacrebleu.sentence_bleu(text, reference, smooth_method="add-k", smooth_value=1).score)
         q = torch.softmax(0.3 * torch.stack(weights), 0)  # type: ignore[arg-type]
         total += float(q.detach() @ torch.tensor(scores, dtype=torch.float64)) / 100
     assert float(found.detach()) == pytest.approx(total / 4, rel=1e-9)
@@ -419,7 +422,7 @@ def test_bleu_is_sacrebleus_own(tmp_path: Path) -> None:
 def test_unknown_words_match_nothing() -> None:
     own = measure()
     said = torch.tensor([[4, UNKNOWN, UNKNOWN, UNKNOWN, END]])
-    assert corpus_bleu(own.texts(said), own.references(said)) < 0.5
+    assert corpus_bleu(texts(own.vocabulary, said), references(own.vocabulary, said)) < 0.5
 
 
 # --- the environment -------------------------------------------------------------------------------------------------
@@ -526,6 +529,5 @@ def test_multi30k(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(task.pool[0]) == 30_014
     assert task.num_outputs == 8_000
     lines = load_translation("multi30k", data_root=REAL).test
-    own = TranslationMeasure(task.decisions.vocabulary)  # type: ignore[union-attr]
-    assert own.references(task.test[1]) == lines.target
-    assert module.TokenDecisions is type(task.decisions)
+    assert isinstance(task.decisions, TokenDecisions)
+    assert references(task.decisions.vocabulary, task.test[1]) == lines.target

@@ -73,8 +73,13 @@ def drawn_candidates(
 def log_probabilities(forward: Forward, source: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     """Of each word of given translations, 0 where they are padded: (n, L) and (n, K, L') to (n, K, L')."""
     said = tokens.flatten(0, 1)
-    logits = forward(beside(source.repeat_interleave(tokens.shape[1], 0), said))[..., : said.shape[1]]
+    logits = saying(forward, source.repeat_interleave(tokens.shape[1], 0), said)
     return -F.cross_entropy(sayable(logits, 1), said, reduction="none", ignore_index=PAD).view(tokens.shape)
+
+
+def saying(forward: Forward, source: torch.Tensor, said: torch.Tensor) -> torch.Tensor:
+    """Outputs at each word of given translations: (n, L) and (n, L') to (n, words, L')."""
+    return forward(beside(source, said))[..., : said.shape[1]]
 
 
 def beside(source: torch.Tensor, said: torch.Tensor) -> torch.Tensor:
@@ -295,18 +300,18 @@ class ActorCritic(SequenceLoss):
             said = said[:, : int((said != PAD).any(0).sum())]
             there = (said != PAD).to(self.delayed_actor.bias.dtype)
             rewards = bleu_gains(self.vocabulary, said, targets).to(there)
-            p = sayable(self.delayed_actor(beside(source, said))[..., : said.shape[1]], 1).softmax(1)
-            ahead = (p * self.delayed_critic(beside(reference, said))[..., : said.shape[1]]).sum(1)
+            p = sayable(saying(self.delayed_actor, source, said), 1).softmax(1)
+            ahead = (p * saying(self.delayed_critic, reference, said)).sum(1)
             # What is to come after a word: nothing after the last.
             wanted = rewards + F.pad((ahead * there)[:, 1:], (0, 1))
-        values = self.critic(beside(reference, said))[..., : said.shape[1]]
+        values = saying(self.critic, reference, said)
         chosen = values.gather(1, said[:, None]).squeeze(1)
         spread = (values - values.mean(1, keepdim=True)).square().sum(1)
         words = there.sum()
         critic = (((chosen - wanted).square() + self.penalty * spread) * there).sum() / words
         if self.steps < self.alone:
             return critic
-        p = sayable(model(beside(source, said))[..., : said.shape[1]], 1).softmax(1)
+        p = sayable(saying(model, source, said), 1).softmax(1)
         actor = -((p * values.detach()).sum(1) * there).sum() / words
         return critic + self._with_likelihood(actor, model, inputs, targets)
 

@@ -52,6 +52,8 @@ class Resumable(BaseAlgorithm):
     """Adds marks to an SB3 algorithm; also takes Gymnasium's vector environments."""
 
     mark: Mark | None = None
+    classes: str | None = None
+    """What the classes of the students trained on are; see `teachenv.tasks.decisions.Decisions`."""
     _resuming = False
 
     def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
@@ -71,9 +73,11 @@ class Resumable(BaseAlgorithm):
         uninterrupted `learn(total)` does.
 
         Raises:
-            ValueError: (from `learn`) the environment has other settings than the one trained on.
+            ValueError: the environment has other spaces or another vocabulary than the one trained on, or (from
+                `learn`) other settings.
         """
         model = super().load(path, env, *args, **kwargs)
+        model._check_classes()
         if model.mark is not None:
             model.num_timesteps, model._episode_num = model.mark.num_timesteps, model.mark.episode_num
             model._resuming = env is not None
@@ -101,9 +105,22 @@ class Resumable(BaseAlgorithm):
         if resuming:
             self._last_obs = None  # resets the environment, monitors included, before its state is put back
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        self._check_classes()
         if resuming:
             self._return_to_mark()
         return result
+
+    def _check_classes(self) -> None:
+        if self.env is None or not self.env.has_attr("teaching"):
+            return
+        found = self.env.get_attr("teaching")[0].decisions.classes
+        if self.mark is not None and found != self.classes:
+            raise ValueError(
+                f"this teacher was trained on {self.classes or 'classes'}, found an environment of "
+                f"{found or 'classes'}: coordinates of its actions would mean something else; make the environment "
+                "with the data and the vocabulary_size that it was trained with"
+            )
+        self.classes = found
 
     def set_mark(self) -> None:
         """Marks the present."""

@@ -33,7 +33,13 @@ class Decided:
 
 
 class Decisions(ABC):
-    """How the outputs of a task's students are read. Pure functions that work under `torch.func.vmap`."""
+    """How the outputs of a task's students are read. Pure functions that work under `torch.func.vmap`.
+
+    Attributes:
+        classes: what the classes are, where their number does not say it: a teacher of others would not fit.
+    """
+
+    classes: str | None = None
 
     @abstractmethod
     def output_shape(self, num_classes: int, target_shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -262,6 +262,7 @@ class TokenDecisions(Decisions):
     def __init__(self, vocabulary: Vocabulary, objective: str = "token-accuracy") -> None:
         """Holds both."""
         self.vocabulary, self.objective = vocabulary, objective
+        self.classes = f"a vocabulary of {len(vocabulary)} tokens ({vocabulary.digest})"
 
     def output_shape(self, num_classes: int, target_shape: tuple[int, ...]) -> tuple[int, ...]:
         """(words, L)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -75,7 +76,9 @@ def cart_pole() -> LoTPPO:
 def test_a_killed_training_ends_where_an_unbroken_one_ends(tmp_path: Path) -> None:
     unbroken = learn_in_segments(cart_pole(), TOTAL, tmp_path / "unbroken.zip", rollouts=4)
     path = tmp_path / "killed.zip"
-    process = subprocess.Popen([sys.executable, "-c", _SCRIPT, str(path)])
+    # As many threads add up as many parts of a sum.
+    threads = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen([sys.executable, "-c", _SCRIPT, str(path)], env=threads)
     try:
         while not path.with_suffix(".there").exists():
             assert process.poll() is None

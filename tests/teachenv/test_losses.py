@@ -19,6 +19,8 @@ FAMILIES = {
     "bilinear-sigmoid": {"scale": 1.0},
     "sample-weights": {},
     "sample-weights/large-margin": {"base": "large-margin", "margin": 3},
+    "diagonal": {"scale": 0.5},
+    "diagonal-sigmoid": {},
     "mixture": {},
     "mixture/two": {"components": ["cross-entropy", "brier"], "scale": 2.0},
 }

@@ -267,8 +267,9 @@ def test_named_students_know_their_convolutions():
             0
         ].has_convolutions
         for name in STUDENTS
+        if name not in ("lstm", "transformer")  # of tokens: test_translation
     }
-    assert has == {name: name != "mlp" for name in STUDENTS}
+    assert has == {name: name != "mlp" for name in has}
 
 
 def test_the_forms_of_a_student_share_their_memory():

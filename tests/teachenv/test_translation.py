@@ -531,3 +531,23 @@ def test_multi30k(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = load_translation("multi30k", data_root=REAL).test
     assert isinstance(task.decisions, TokenDecisions)
     assert references(task.decisions.vocabulary, task.test[1]) == lines.target
+
+
+def test_a_teacher_of_another_vocabulary_is_refused(iwslt: Path, tmp_path: Path) -> None:
+    def own(size: int) -> TeachEnv:
+        return made(dataset="iwslt14", data_root=str(iwslt), task_kwargs={"vocabulary_size": size}, pool_size=30)
+
+    first = own(20)
+    teacher = meta.RMD("AttentionPolicy", first, seed=0).learn(3)
+    teacher.save(tmp_path / "teacher")
+    again = meta.RMD.load(tmp_path / "teacher", env=first)
+    again.learn(3, reset_num_timesteps=False)
+    for side, word in (("de", "wart"), ("en", "ward")):
+        write(iwslt / "iwslt14.tokenized.de-en" / f"train.{side}", [" ".join([word] * (1 + i % 5)) for i in range(30)])
+    other = own(20)
+    assert other.action_space == first.action_space
+    with pytest.raises(ValueError, match=r"trained on a vocabulary of \d+ tokens .* found an environment of"):
+        meta.RMD.load(tmp_path / "teacher", env=other)
+    teacher.set_env(other)
+    with pytest.raises(ValueError, match="trained on a vocabulary"):
+        teacher.learn(3)

@@ -63,6 +63,7 @@ def test_the_zero_action_is_the_plain_loss(name):
     plain = {
         "bilinear-generalized": ((1 - p**0.7) / 0.7).mean(),
         "bilinear-sigmoid": (-p / (1 + p)).mean(),
+        "diagonal-sigmoid": (-p / (1 + p)).mean(),
         "sample-weights/large-margin": plain_loss("large-margin", margin=3)(prediction, y).mean(),
     }.get(name, F.cross_entropy(prediction.outputs, y))
     zero = torch.zeros(loss.action_size(C, N), dtype=torch.float64)

@@ -41,6 +41,12 @@ BENCHMARKS: dict[str, Entry] = {
         summary="Do learned dynamic losses (L2T-DLF) make better image classifiers than tuned fixed losses?",
         minutes={"smoke": "1 min", "laptop": "4 h (MNIST 3.4 h)", "paper": "weeks, for a GPU"},
     ),
+    # Wu et al. 2018, table 3.
+    "l2t_dlf_translation": Entry(
+        options="benchmarks.l2t_dlf_translation:Options",
+        summary="Do learned losses of tokens (L2T-DLF) translate better than sequence losses, from one warm start?",
+        minutes={"smoke": "1 min", "laptop": "3 h (estimated)", "paper": "weeks, for a GPU"},
+    ),
     # Ren et al. 2023, table 1 and its ablations.
     "lgtm": Entry(
         options="benchmarks.lgtm:Options",

@@ -164,7 +164,7 @@ class ResultsFile:
                 with self.path.open("r+b") as file:
                     _mend_last_line(file.fileno(), self.path)
         self._rows: dict[_Identity, Row] = {}
-        self._metrics: dict[_Key, set[str]] = {}
+        self._metrics: dict[_Key, dict[str, float]] = {}
         if self.path.exists():
             self._remember(read_rows(self.path))
 
@@ -222,13 +222,30 @@ class ResultsFile:
             metrics: Metrics that must all be there. Without any, one row of whatever metric is enough.
         """
         key = (benchmark, task, dataset, student, method, operator.index(seed), _canonical(dict(config)))
-        return key in self._metrics and self._metrics[key].issuperset(metrics)
+        return key in self._metrics and self._metrics[key].keys() >= set(metrics)
+
+    def value(self, metric: str, identity: Mapping[str, Any]) -> float:
+        """The newest number of that name.
+
+        Args:
+            metric: its name.
+            identity: what `done` takes, but for the metrics.
+
+        Raises:
+            LookupError: there is none.
+        """
+        names = ("benchmark", "task", "dataset", "student", "method", "seed")
+        key: Any = (*(identity[name] for name in names), _canonical(dict(identity["config"])))
+        try:
+            return self._metrics[key][metric]
+        except KeyError:
+            raise LookupError(f"no row has {metric!r} of {dict(identity)}") from None
 
     def _remember(self, rows: Iterable[Row]) -> None:
         for row in rows:
             key = (row.benchmark, row.task, row.dataset, row.student, row.method, row.seed, _canonical(row.config))
             self._rows[key, row.metric, row.student_steps] = row
-            self._metrics.setdefault(key, set()).add(row.metric)
+            self._metrics.setdefault(key, {})[row.metric] = row.value
 
 
 def read_rows(path: str | os.PathLike[str]) -> list[Row]:

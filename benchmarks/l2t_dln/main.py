@@ -174,10 +174,6 @@ class Options(ParallelOptions):
                 raise unknown_name("method", method, METHODS)
 
 
-IDENTITY = ("benchmark", "task", "dataset", "student", "method", "seed", "config")
-"""What a run's rows are known by."""
-
-
 class Case(NamedTuple):
     """One run.
 
@@ -236,7 +232,8 @@ class Bench:
         """The configuration of the best dev score; rows of the whole grid must be there."""
         method = METHODS[method].tuned_as or method
         scores = {
-            c: self._value(Case(task, method, c, 0, False), "dev_accuracy") for c in self.grid(task, method)
+            c: self.results.value("dev_accuracy", self.identity(Case(task, method, c, 0, False)))
+            for c in self.grid(task, method)
         }  # the measure's score, whatever the task
         return max(scores, key=lambda c: scores[c])
 
@@ -307,14 +304,6 @@ class Bench:
             own_data = data if name == "dev_accuracy" else None
             rows.append(Row(**identity, metric=name, value=found.scores[name], data=own_data, **about))
         return rows
-
-    def _value(self, case: Case, metric: str) -> float:
-        wanted = json.dumps(self.identity(case), sort_keys=True)
-        for row in self.results.rows():
-            found = {name: getattr(row, name) for name in IDENTITY}
-            if row.metric == metric and json.dumps(found, sort_keys=True) == wanted:
-                return row.value
-        raise LookupError(f"no row of {case}")
 
 
 def run(options: Options) -> None:

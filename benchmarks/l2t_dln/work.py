@@ -16,6 +16,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 import meta
 from benchmarks.l2t_dln.methods import METHODS, Method
 from benchmarks.rows import write_atomically
+from benchmarks.teachers import learned
 from teachenv.env import TeachEnv
 
 # Seeds of episodes: no student that tuned is one of those that are reported.
@@ -220,29 +221,7 @@ def _taught(setting: Setting, method: Method, configuration: Configuration, seed
     env = setting.make(method, configuration)
     options = {**method.options, **method.own[configuration.own].get("teacher", {})}
     teacher: Any = meta.RMD(method.policy, env, seed=TEACHER_SEED + seed, **options)
-    path = checkpoint.with_suffix(".zip")
-    if path.exists():
-        teacher = meta.RMD.load(path, env=env)
-    remaining = setting.teacher_students * env.teaching.actions - teacher.num_timesteps
-    if remaining > 0:
-        teacher.learn(remaining, _Saved(path), log_interval=None, reset_num_timesteps=teacher.num_timesteps == 0)
-    return teacher
-
-
-class _Saved(BaseCallback):
-    """A checkpoint before each student."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.path = path
-
-    def _on_rollout_start(self) -> None:
-        assert self.model is not None
-        if self.num_timesteps:
-            self.model.save(self.path)
-
-    def _on_step(self) -> bool:
-        return True
+    return learned(teacher, checkpoint.with_suffix(".zip"), setting.teacher_students * env.teaching.actions)
 
 
 def _evaluated(env: TeachEnv, final: bool) -> dict[str, float]:

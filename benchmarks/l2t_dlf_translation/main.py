@@ -1,0 +1,253 @@
+"""The command: which methods are run on which students, in which order, and what rows are kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.jobs import Job, run_jobs
+from benchmarks.l2t_dlf_translation import report, work
+from benchmarks.l2t_dlf_translation.methods import METHODS
+from benchmarks.l2t_dlf_translation.work import NETWORKS, Run, Setting
+from benchmarks.options import ParallelOptions, Preset
+from benchmarks.rows import ResultsFile, Row, git_commit, versions
+from teachenv.bleu import corpus_signature
+from teachenv.errors import unknown_name
+
+NAME = "l2t_dlf_translation"
+
+
+class Size(NamedTuple):
+    """What a preset fixes.
+
+    Attributes:
+        setting: of the first student.
+        students: names in `NETWORKS`.
+        warm_rates: by student, where it is another than the setting's.
+        rates: after the warm start, of which the dev split chooses one for each method.
+        seeds: repetitions.
+        methods: those that are run unless the command says otherwise; None: all.
+    """
+
+    setting: Setting
+    students: tuple[str, ...]
+    warm_rates: Mapping[str, float]
+    rates: tuple[float, ...]
+    seeds: int
+    methods: tuple[str, ...] | None = None
+
+
+_SPLIT: Mapping[str, Any] = {"resplit": False}
+
+SIZES: dict[Preset, Size] = {
+    "smoke": Size(
+        Setting(
+            "lstm-1", {**_SPLIT, "dataset": "numbers", "pool_size": 200, "dev_size": 20, "dev_measured": 10},
+            dropout=0.0, warm_steps=4, warm_batch=8, warm_rate=1e-3, steps=4, steps_per_action=2, batch_size=8,
+            teacher_students=2, teacher_rate=1e-2, critic_steps=2,
+        ),
+        ("lstm-1",), {}, (1e-3,), 1, ("warm-start", "cross-entropy", "rl", "actor-critic", "l2t-dlf"),
+    ),
+    "laptop": Size(
+        Setting(
+            "lstm-1",
+            {
+                **_SPLIT, "dataset": "multi30k", "task_kwargs": {"vocabulary_size": 4000}, "dev_size": 1000,
+                "dev_measured": 100,
+            },
+            dropout=0.3, warm_steps=4000, warm_batch=64, warm_rate=2e-3, steps=160, steps_per_action=8,
+            batch_size=32, teacher_students=10, teacher_rate=1e-2, critic_steps=40,
+        ),
+        ("lstm-1", "transformer-2"), {"transformer-2": 1e-3}, (1e-4, 4e-4), 3,
+    ),
+    # Steps of the teacher's episodes and rates are not in the paper.
+    "paper": Size(
+        Setting(
+            "lstm-1", {**_SPLIT, "dataset": "iwslt14", "dev_size": 7000, "dev_measured": 500},
+            dropout=0.3, warm_steps=50_000, warm_batch=64, warm_rate=1e-3, steps=50_000, steps_per_action=100,
+            batch_size=64, teacher_students=50, teacher_rate=1e-2, critic_steps=5_000,
+        ),
+        ("lstm-1", "lstm-2", "transformer-6"), {"transformer-6": 5e-4}, (1e-4, 4e-4), 5,
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Options(ParallelOptions):
+    """Options of ``python -m benchmarks l2t_dlf_translation``."""
+
+    students: tuple[str, ...] | None = None
+    """lstm-1, lstm-2, transformer-2 or transformer-6 (layers); by default the preset's."""
+
+    methods: tuple[str, ...] | None = None
+    """Which methods, such as cross-entropy or l2t-dlf; by default all (in the smoke preset five)."""
+
+    def __post_init__(self) -> None:
+        """Checks the names.
+
+        Raises:
+            ValueError: an unknown student or method, or a number out of range.
+        """
+        super().__post_init__()
+        for student in self.students or ():
+            if student not in NETWORKS:
+                raise unknown_name("student", student, NETWORKS)
+        for method in self.methods or ():
+            if method not in METHODS:
+                raise unknown_name("method", method, METHODS)
+
+
+class Case(NamedTuple):
+    """One run.
+
+    Attributes:
+        setting: see there.
+        method: a name in `METHODS`.
+        rate: learning rate of the student.
+        seed: of the repetition.
+        final: see `work.run`.
+    """
+
+    setting: Setting
+    method: str
+    rate: float
+    seed: int
+    final: bool
+
+
+@dataclass
+class Bench:
+    """What has been measured, and how to measure more.
+
+    Attributes:
+        results: the rows.
+        folder: of warm starts and checkpoints.
+        workers: processes.
+        dataset: what the data really is.
+    """
+
+    results: ResultsFile
+    folder: Path
+    workers: int
+    dataset: str
+
+    def identity(self, case: Case) -> dict[str, Any]:
+        """What its rows are known by; where data lie on this machine is not part of it."""
+        made = METHODS[case.method]
+        setting = {name: value for name, value in asdict(case.setting).items() if name not in ("data_root", "student")}
+        return {
+            "benchmark": NAME,
+            "task": f"translation-{case.setting.data['dataset']}",
+            "dataset": self.dataset,
+            "student": case.setting.student,
+            "method": case.method,
+            "seed": case.seed,
+            "config": {
+                "stage": "training" if case.final else "tuning",
+                "setting": setting,
+                "environment": dict(made.environment),
+                "options": dict(made.options),
+                "rate": case.rate,
+            },
+        }
+
+    def start(self, setting: Setting, seed: int) -> Path:
+        """Where a warm start is kept; what comes after it does not matter to it."""
+        names = ("student", "data", "dropout", "warm_steps", "warm_batch", "warm_rate")
+        config = {name: getattr(setting, name) for name in names}
+        return self.folder / "checkpoints" / f"start-{setting.student}-{seed}-{_digest(config)}.pt"
+
+    def warm_up(self, cases: Sequence[Case]) -> None:
+        """Makes the warm starts that are wanted and not there."""
+        wanted = {self.start(case.setting, case.seed): case for case in cases}
+        jobs = [
+            Job(
+                f"{case.setting.student}: warm start, seed {case.seed}",
+                work.warm_up,
+                {"setting": case.setting, "seed": case.seed, "path": path},
+            )
+            for path, case in wanted.items()
+            if not path.exists()
+        ]
+        run_jobs(jobs, self.workers, lambda job, scores: None)
+
+    def run(self, cases: Sequence[Case]) -> None:
+        """Those that are not there yet."""
+        cases = [case for case in cases if not self.results.done(**self.identity(case), metrics=["dev_bleu"])]
+        self.warm_up(cases)
+        jobs, case_of = [], {}
+        for case in cases:
+            stage = f"seed {case.seed}" if case.final else "tuning"
+            label = f"{case.setting.student}: {case.method}, {stage}, lr {case.rate:g}"
+            case_of[label] = case
+            arguments = {
+                **case._asdict(),
+                "start": self.start(case.setting, case.seed),
+                "checkpoint": self.folder / "checkpoints" / _digest(self.identity(case)),
+            }
+            jobs.append(Job(label, work.run, arguments))
+        # Long ones first: begun last, they would leave the other cores idle.
+        jobs.sort(key=lambda job: METHODS[case_of[job.label].method].teacher is None)
+        run_jobs(jobs, self.workers, lambda job, found: self.results.append(self._rows(case_of[job.label], found)))
+
+    def best(self, setting: Setting, method: str, rates: Sequence[float]) -> float:
+        """The rate of the best dev score; rows of all must be there."""
+        made = METHODS[method]
+        if not made.trains or len(rates) == 1:
+            return rates[0]
+        cases = [Case(setting, made.tuned_as or method, rate, 0, False) for rate in rates]
+        return max(cases, key=lambda case: self.results.value("dev_bleu", self.identity(case))).rate
+
+    def _rows(self, case: Case, found: Run) -> list[Row]:
+        about: dict[str, Any] = {
+            "student_steps": found.steps,
+            "seconds": found.seconds,
+            "git_commit": git_commit(),
+            "versions": {**versions(), "matmul_precision": "medium", "bleu": corpus_signature()},
+        }
+        data = {"tokens": found.tokens, "spread": found.spread} if found.tokens else None
+        # The one that says that all is there comes last.
+        names = sorted(found.scores, key=lambda name: name == "dev_bleu")
+        return [
+            Row(
+                **self.identity(case), metric=name, value=found.scores[name],
+                data=data if name == "dev_bleu" else None, **about,
+            )
+            for name in names
+        ]  # fmt: skip
+
+
+def run(options: Options) -> None:
+    """Runs what the folder does not hold yet; writes rows, tables and figures."""
+    folder, size = options.output_folder(NAME), SIZES[options.preset]
+    results = ResultsFile(folder / "results.jsonl")
+    root = None if options.data_root is None else os.fspath(options.data_root)
+    methods = options.methods or size.methods or tuple(METHODS)
+    settings = [
+        replace(size.setting, student=name, warm_rate=size.warm_rates.get(name, size.setting.warm_rate), data_root=root)
+        for name in options.students or size.students
+    ]
+    # Made once here, so that missing data is said before anything runs.
+    dataset = settings[0].make(student="lstm", student_kwargs={"width": 2}).teaching.task.dataset
+    bench = Bench(results, folder, options.processes, dataset)
+    tuned = dict.fromkeys(METHODS[name].tuned_as or name for name in methods if METHODS[name].trains)
+    if len(size.rates) > 1:
+        bench.run([Case(s, name, rate, 0, False) for s in settings for name in tuned for rate in size.rates])
+    finals = [
+        Case(setting, name, bench.best(setting, name, size.rates), seed, True)
+        for seed in range(options.seeds or size.seeds)
+        for setting in settings
+        for name in methods
+    ]
+    bench.run(finals)
+    report.write(results.rows(), folder)
+
+
+def _digest(config: Mapping[str, Any]) -> str:
+    """A name for settings: a file of others must not be taken up."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,56 @@
+"""The methods: what a student learns from after its warm start."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+# Weight of cross-entropy beside a loss of whole translations.
+_BESIDE = 0.3
+
+Sequence = Literal["rl", "minimum-risk", "softmax-margin", "actor-critic"]
+Teacher = Literal["rmd", "ddpg"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of the benchmark.
+
+    Attributes:
+        environment: the loss, of methods that train in the environment.
+        sequence: the loss of whole translations, of those that do not.
+        teacher: who decides the environment's actions; None: the zero action.
+        options: of the sequence loss or of the teacher.
+        tuned_as: the method whose learning rate it takes over, if it is not tuned itself.
+        trains: whether the student does anything after its warm start.
+    """
+
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    sequence: Sequence | None = None
+    teacher: Teacher | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    tuned_as: str | None = None
+    trains: bool = True
+
+
+_DIAGONAL: Mapping[str, Any] = {"loss": "diagonal", "loss_kwargs": {"scale": 0.5}}
+_SIGMOID: Mapping[str, Any] = {"loss": "diagonal-sigmoid", "loss_kwargs": {"scale": 1.0}}
+_SMOOTH: Mapping[str, Any] = {
+    "loss": "sample-weights",
+    "loss_kwargs": {"base": "label-smoothing", "epsilon": 0.1},
+}
+_CANDIDATES: Mapping[str, Any] = {"candidates": 4, "likelihood": _BESIDE}
+METHODS: dict[str, Method] = {
+    "warm-start": Method(trains=False),
+    "cross-entropy": Method(_DIAGONAL),
+    "label-smoothing": Method(_SMOOTH),
+    "rl": Method(sequence="rl", options=_CANDIDATES),
+    "minimum-risk": Method(sequence="minimum-risk", options=_CANDIDATES),
+    "actor-critic": Method(sequence="actor-critic", options={"likelihood": _BESIDE}),
+    "softmax-margin": Method(sequence="softmax-margin", options=_CANDIDATES),
+    # The form without the sigmoid, whose zero action is cross-entropy.
+    "l2t-dlf": Method(_DIAGONAL, teacher="rmd", tuned_as="cross-entropy"),
+    "l2t-dlf:sigmoid": Method(_SIGMOID, teacher="rmd"),
+    "l2t-dlf:ddpg": Method(_DIAGONAL, teacher="ddpg", tuned_as="cross-entropy"),
+}

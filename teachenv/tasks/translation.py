@@ -90,7 +90,7 @@ def translation(
         test=_split(kept["test"], limit),
         num_outputs=len(vocabulary),
         decisions=TokenDecisions(vocabulary),
-        lengths=np.array([len(target) for _, target in pool]),
+        lengths=np.array([max(map(len, pair)) for pair in pool]),
         trim=trimmed,
     )
 

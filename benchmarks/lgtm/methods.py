@@ -54,7 +54,8 @@ def _lgtm(settings: Mapping[str, Any] | None = None, **options: Any) -> Method:
     return Method("lgtm", options=options, settings=settings or {})
 
 
-# Labels beside a fixed teacher, half and half, as is usual; students of teachers that learn see none, as in the code.
+# Labels beside a fixed teacher, half and half, as is usual, and beside Meta Distill's, as in its own paper; students of
+# other teachers that learn see none, as in LGTM's code.
 _FIXED: Mapping[str, Any] = {"student_labels": 0.5}
 
 TABLE = {
@@ -67,7 +68,7 @@ TABLE = {
     "dml": Method("dml"),
     "prokt": Method("prokt"),
     "pesf-kd": Method("pesf-kd", True),
-    "meta-distill": Method("meta-distill", True),
+    "meta-distill": Method("meta-distill", True, settings=_FIXED),
     "lgtm": _lgtm(),
 }
 """The paper's table 1."""
@@ -75,8 +76,10 @@ TABLE = {
 MODES = {
     "lgtm:meta": _lgtm(mode="meta"),
     "lgtm:reweight": _lgtm(mode="reweight"),
+    # Nothing holds teacher and student to the labels then but the quiz.
+    "meta-distill:unlabelled": Method("meta-distill", True),
 }
-"""The other objectives of LGTM's paper; see `meta.distillation.lgtm`."""
+"""The other objectives of LGTM's paper (see `meta.distillation.lgtm`), and Meta Distill as LGTM's students are taught."""
 
 STUDIES: Mapping[str, Mapping[str, Method]] = {
     "table": TABLE,

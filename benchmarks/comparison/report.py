@@ -61,11 +61,13 @@ class Results:
         """Whether its teacher was measured as it learned."""
         return len({r.student_steps for r in self.of(task, method, "dev_objective")}) > 1
 
-    def temperature(self, task: str, method: str) -> float:
-        """τ of the dev objective J that its rows have."""
+    def objective(self, task: str, method: str) -> str:
+        """Which J on dev its rows have."""
         config = next(r.config for r in self.rows if (r.task, r.method) == (task, method))
-        options = {**config["options"], **config["own"]}
-        return float(options.get("objective_temperature", Settings.objective_temperature))
+        options = {"loss": config["loss"], **config["options"], **config["own"]}
+        if options.get("objective") == "likelihood" or options["loss"] == "distillation":
+            return "J = − cross-entropy"
+        return f"J with τ = {options.get('objective_temperature', Settings.objective_temperature):g}"
 
     def errors(self, task: str, method: str) -> Summary | None:
         """Test error over seeds."""
@@ -163,7 +165,7 @@ class Panel(NamedTuple):
 def panels(
     results: Results, height: float = 4.2, *, of_objective: bool = False, of_learning: bool = False
 ) -> tuple[Figure, list[Panel]]:
-    """A figure with one panel a task; of the objective one for each of its temperatures, which are other measures.
+    """A figure with one panel a task; of the objective one for each J that methods have.
 
     Args:
         results: what is shown.
@@ -173,12 +175,12 @@ def panels(
     """
     shown = []
     for task in results.tasks:
-        temperatures = {m: results.temperature(task, m) for m in results.methods if results.has(task, m)}
-        for tau in sorted(set(temperatures.values())) if of_objective else [None]:
-            methods = [m for m, own in temperatures.items() if tau in (None, own)]
+        objectives = {m: results.objective(task, m) for m in results.methods if results.has(task, m)}
+        for objective in sorted(set(objectives.values())) if of_objective else [None]:
+            methods = [m for m, own in objectives.items() if objective in (None, own)]
             if of_learning and not any(results.learns(task, m) for m in methods):
                 continue
-            title = f"{task}, J with τ = {tau:g}" if tau is not None else task
+            title = task if objective is None else f"{task}, {objective}"
             shown.append((title, task, methods))
     columns = max(1, min(len(shown), 3))
     lines = max(1, -(-len(shown) // columns))

@@ -121,7 +121,7 @@ def _reaching(results: Results) -> Column:
 
     def cell(task: str, method: str) -> str:
         found, ddpg = along(task, method), along(task, "ddpg")
-        if not ddpg or len(found) < 2 or results.temperature(task, method) != results.temperature(task, "ddpg"):
+        if not ddpg or len(found) < 2 or results.objective(task, method) != results.objective(task, "ddpg"):
             return ""
         spent = max(ddpg)
         reached = [steps for steps, value in found.items() if value >= ddpg[spent]]

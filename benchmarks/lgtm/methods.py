@@ -79,7 +79,7 @@ MODES = {
     # Nothing holds teacher and student to the labels then but the quiz.
     "meta-distill:unlabelled": Method("meta-distill", True),
 }
-"""The other objectives of LGTM's paper (see `meta.distillation.lgtm`), and Meta Distill as LGTM's students are taught."""
+"""The other objectives of LGTM's paper (see `meta.distillation.lgtm`); Meta Distill whose students see no labels."""
 
 STUDIES: Mapping[str, Mapping[str, Method]] = {
     "table": TABLE,

@@ -256,7 +256,7 @@ class DynamicLossTeacher(Teacher[torch.Tensor]):
             taken = actions.detach().cpu().numpy()
             step: tuple[Any, ...] = self.env.step(taken)
             self._last_obs, rewards, dones, infos = step
-            self._last_episode_starts = dones
+            self._last_episode_starts = dones & ~np.array(self.env.get_attr("carry"))
             self._memory = tuple(t.detach() for t in memory)
             self.num_timesteps += self.env.num_envs
             callback.update_locals(locals())

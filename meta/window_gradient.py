@@ -73,6 +73,9 @@ class WindowGradient(RememberingWrapper):
         dev_from: where they are drawn: `"dev"`, or `"pool"`, from all labelled samples but those that the window itself
             trains on. With `train_on="pool"` every sample then has both roles by turns, as in the released code, whose
             halves change places every 250 windows: dev is not held out then.
+        carry: whether a training begins under the action that the last one ended with, as far as the first window shown
+            is concerned, and `DynamicLossTeacher` goes on from there: the loss then is improved over many trainings.
+            Windows may be whole trainings. False: each training has a teacher that begins anew.
         memory: see `meta.hypergradient`.
 
     Raises:
@@ -88,6 +91,7 @@ class WindowGradient(RememberingWrapper):
         window: Window = "next",
         dev_batch: int | None = None,
         dev_from: Source = "dev",
+        carry: bool = False,
         memory: Memory = "all",
     ) -> None:
         """Wraps the environment."""
@@ -107,9 +111,11 @@ class WindowGradient(RememberingWrapper):
         if dev_batch is not None and not 1 <= dev_batch <= most:
             raise ValueError(f"dev_batch={dev_batch}, expected None or 1 to {most}, {which}")
         self.window, self.dev_batch, self.dev_from, self.memory = window, dev_batch, dev_from, check_memory(memory)
+        self.carry = carry
         size, dtype = self._teach.teaching.neutral_action.numel(), self._teach.action_space.dtype
         self.observation_space = gym.spaces.Box(-1.0, 1.0, (2 * size,), dtype)  # type: ignore[arg-type]
         self._shown = (math.nan, torch.zeros(0))
+        self._action = self._teach.teaching.neutral_action
         self._final: dict[str, Any] | None = None
 
     @property
@@ -125,31 +131,34 @@ class WindowGradient(RememberingWrapper):
         """A new student."""
         _, info = self.env.reset(**kwargs)
         self._shown = self._nothing(-float(info["objective"]))
+        if not self.carry:
+            self._action = self._teach.action
         if self.window == "next":
-            self._shown = self.through(self._teach.student, self._teach.action)
+            self._shown = self.through(self._teach.student, self._action)
         return self._observation(), info
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:
         """Trains the student through the window, and differentiates it."""
         before = self._teach.student
         _, reward, terminated, truncated, info = self.env.step(action)
+        self._action = self._teach.action
         info["previewed_error"] = self._shown[0]
         if info["diverged"]:
             self._shown = self._nothing(-float(info["objective"]))
         else:
-            self._shown = self.through(before, self._teach.action)
+            self._shown = self.through(before, self._action)
         info["window_error"], info["window_gradient"] = self._shown[0], self._shown[1].cpu().numpy()
         if terminated or truncated:
             self._final, self._shown = self._teach.get_state(), self._nothing(self._shown[0])
         elif self.window == "next":
-            self._shown = self.through(self._teach.student, self._teach.action)
+            self._shown = self.through(self._teach.student, self._action)
         return self._observation(), reward, terminated, truncated, info
 
     def _remembered(self) -> dict[str, Any]:
-        return {"shown": self._shown, "final": self._final}
+        return {"shown": self._shown, "action": self._action, "final": self._final}
 
     def _remember(self, own: dict[str, Any]) -> None:
-        self._shown, self._final = own["shown"], own["final"]
+        self._shown, self._action, self._final = own["shown"], own["action"], own["final"]
 
     def through(self, student: StudentState, action: torch.Tensor) -> tuple[float, torch.Tensor]:
         """(−J after a window from a student, its gradient with respect to the window's action)."""

@@ -24,6 +24,9 @@ class Method:
         steeper: factor on the learning rates of the grid.
         tuned_as: the method whose tuning it takes over.
         steps_per_action: N, if it is not the task's.
+        crowd: students at a time whose trainings a teacher of episodes learns from, in as many updates.
+        episode_rate: factor on the students' learning rate there: near the edge of stability, where the fastest
+            training is, the gradient of a training is noise.
     """
 
     kind: Kind
@@ -34,6 +37,8 @@ class Method:
     steeper: float = 1.0
     tuned_as: str | None = None
     steps_per_action: int | None = None
+    crowd: int = 1
+    episode_rate: float = 1.0
 
 
 def _fixed(base: str, parameter: str | None = None, values: tuple[Any, Any] = (None, None), **options: Any) -> Method:
@@ -52,6 +57,8 @@ _STEEPER = 4.0
 # φ₀ bounded, for wrong labels; such losses want larger rates still.
 _BOUNDED: Mapping[str, Any] = {"loss": "dynamic-network", "loss_kwargs": {"scale": 1.0, "initial": "zero-one"}}
 _STEEPEST = 16.0
+# Without kinks, so that what a teacher differentiates is all that there is.
+_SMOOTH: Mapping[str, Any] = {"loss": "dynamic-network", "loss_kwargs": {"scale": 1.0, "activation": "leaky-swish"}}
 
 
 def _online(policy: str, steps: tuple[float, float], **changes: Any) -> Method:
@@ -60,8 +67,22 @@ def _online(policy: str, steps: tuple[float, float], **changes: Any) -> Method:
     return replace(made, **changes)
 
 
+def _between_trainings(environment: Mapping[str, Any]) -> Method:
+    return Method(
+        "episodes",
+        environment,
+        "AttentionPolicy",
+        {"policy_kwargs": {"static": True, "initial_scale": 1e-4}, "max_grad_norm": 1.0},
+        own=({"teacher": {"learning_rate": 1e-4}}, {"teacher": {"learning_rate": 4e-4}}),
+        steeper=_STEEPER,
+        crowd=16,
+        episode_rate=0.25,
+    )
+
+
 FIXED = ("cross-entropy", "focal", "label-smoothing", "generalized-cross-entropy", "loss-network")
 BOUNDED = ("loss-network:bounded", "l2t-dln:bounded")
+SMOOTH = ("loss-network:smooth", "l2t-dln:smooth", "l2t-dln:trainings", "l2t-dln:trainings-kinked")
 REPLAYED = "l2t-dln:replayed"
 WINDOWS = (1, 5, 30)
 """Student steps N of a window that the study of N has beside the usual 15."""
@@ -87,6 +108,13 @@ METHODS: dict[str, Method] = {
         "fixed", _BOUNDED, own=({"weight_decay": 0.0}, {"weight_decay": 1e-3}), steeper=_STEEPEST
     ),
     "l2t-dln:bounded": _online("LSTM", (1e-3, 1e-2), environment=_BOUNDED, steeper=_STEEPEST),
+    "loss-network:smooth": Method(
+        "fixed", _SMOOTH, own=({"weight_decay": 0.0}, {"weight_decay": 1e-3}), steeper=_STEEPER
+    ),
+    "l2t-dln:smooth": _online("LSTM", (1e-3, 1e-2), environment=_SMOOTH),
+    # The loss network moved between trainings instead of within one, by the mean gradient of whole ones.
+    "l2t-dln:trainings": _between_trainings(_SMOOTH),
+    "l2t-dln:trainings-kinked": _between_trainings(_NETWORK),
     "l2t-dln:memoryless": _online("Memoryless", (1e-3, 1e-2)),
     "l2t-dln:gru": _online("GRU", (1e-3, 1e-2)),
     "l2t-dln:transformer": _online("Transformer", (1e-3, 1e-2)),
@@ -100,5 +128,5 @@ METHODS: dict[str, Method] = {
     },
 }  # fmt: skip
 ARCHITECTURES = tuple(
-    name for name in METHODS if name.startswith("l2t-dln:") and ":n-" not in name and name not in BOUNDED
+    name for name in METHODS if name.startswith("l2t-dln:") and ":n-" not in name and name not in BOUNDED + SMOOTH
 )

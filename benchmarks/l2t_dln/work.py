@@ -44,13 +44,24 @@ class Setting:
 
     def make(self, method: Method, configuration: Configuration, **more: Any) -> TeachEnv:
         """The environment of a method."""
-        own = {k: v for k, v in method.own[configuration.own].items() if k not in ("teacher", "policy")}
-        options = {**self.options, **method.environment, **own, "learning_rate": configuration.learning_rate, **more}
-        if method.steps_per_action is not None:
-            options["steps_per_action"] = method.steps_per_action
-        env = gym.make(self.env, **options).unwrapped
+        env = gym.make(self.env, **self._options(method, configuration), **more).unwrapped
         assert isinstance(env, TeachEnv)
         return env
+
+    def make_crowd(self, method: Method, configuration: Configuration) -> Any:
+        """The environment of the students that a teacher of episodes learns from."""
+        options = self._options(method, configuration)
+        options["learning_rate"] *= method.episode_rate
+        if method.crowd == 1:
+            return gym.make(self.env, **options)
+        return gym.make_vec(self.env, num_envs=method.crowd, **options)
+
+    def _options(self, method: Method, configuration: Configuration) -> dict[str, Any]:
+        own = {k: v for k, v in method.own[configuration.own].items() if k not in ("teacher", "policy")}
+        options = {**self.options, **method.environment, **own, "learning_rate": configuration.learning_rate}
+        if method.steps_per_action is not None:
+            options["steps_per_action"] = method.steps_per_action
+        return options
 
 
 class Configuration(NamedTuple):
@@ -108,7 +119,8 @@ def run(setting: Setting, method: str, configuration: Configuration, seed: int, 
         env = setting.make(made, configuration, **({"train_on": "pool"} if final else {}))
         found = _follow(env, teacher, episode, final)
         if made.kind == "episodes":
-            found = found._replace(steps=found.steps + setting.teacher_students * env.teaching.settings.horizon)
+            trainings = setting.teacher_students * made.crowd
+            found = found._replace(steps=found.steps + trainings * env.teaching.settings.horizon)
     for file in checkpoint.parent.glob(f"{checkpoint.name}.*"):
         file.unlink()
     return Run(**found._asdict(), seconds=round(time.perf_counter() - start, 2))
@@ -218,10 +230,11 @@ class _Followed(BaseCallback):
 
 def _taught(setting: Setting, method: Method, configuration: Configuration, seed: int, checkpoint: Path) -> Any:
     """A teacher that has learned from the trainings of other students."""
-    env = setting.make(method, configuration)
     options = {**method.options, **method.own[configuration.own].get("teacher", {})}
+    env = setting.make_crowd(method, configuration)
     teacher: Any = meta.RMD(method.policy, env, seed=TEACHER_SEED + seed, **options)
-    return learned(teacher, checkpoint.with_suffix(".zip"), setting.teacher_students * env.teaching.actions)
+    actions = setting.make(method, configuration).teaching.actions
+    return learned(teacher, checkpoint.with_suffix(".zip"), setting.teacher_students * method.crowd * actions)
 
 
 def _evaluated(env: TeachEnv, final: bool) -> dict[str, float]:

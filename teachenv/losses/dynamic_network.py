@@ -29,18 +29,21 @@ WEIGHTS = sum(rows * columns for rows, columns in SHAPES)
 Initial = Literal["cross-entropy", "zero-one", "random"]
 Imitated = Literal["cross-entropy", "zero-one"]
 Scale = Literal["pairs", "rows"]
+Activation = Literal["leaky-relu", "leaky-swish"]
 
 _SLOPE = 0.01
+_SHARPNESS = 5.0
 _GRID = 21
 _IMITATION = "dynamic_network.safetensors"
 
 
-def evaluate(weights: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+def evaluate(weights: torch.Tensor, rows: torch.Tensor, activation: Activation = "leaky-relu") -> torch.Tensor:
     """f_φ of rows.
 
     Args:
         weights: φ, (5000,): the layers' weights one after the other, each as `torch.nn.Linear` has them.
         rows: (..., 4).
+        activation: see `DynamicNetwork`.
 
     Returns:
         (...). A row of zeros gives exactly 0, since there are no biases.
@@ -49,7 +52,10 @@ def evaluate(weights: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     for number, (layer, shape) in enumerate(zip(layers, SHAPES, strict=True)):
         rows = F.linear(rows, layer.view(shape))
         if number < len(SHAPES) - 1:
-            rows = F.leaky_relu(rows, _SLOPE)
+            if activation == "leaky-relu":
+                rows = F.leaky_relu(rows, _SLOPE)
+            else:
+                rows = rows * (_SLOPE + (1 - _SLOPE) * torch.sigmoid(_SHARPNESS * rows))
     return rows.squeeze(-1)
 
 
@@ -68,19 +74,20 @@ def one_against_one(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tenso
     return rows * (~own).unsqueeze(-1).to(rows.dtype)
 
 
-def initial_weights(initial: Initial, seed: int = 0) -> torch.Tensor:
+def initial_weights(initial: Initial, seed: int = 0, activation: Activation = "leaky-relu") -> torch.Tensor:
     """φ₀, (5000,) in float32.
 
     Args:
         initial: `"cross-entropy"`: fitted to the cross-entropy of two classes, softplus(z_k − z_y); see `imitate`.
             `"zero-one"`: fitted to σ(z_k − z_y), the probability that the other class wins: it is bounded, so that no
             wrong label counts for much (ours; like other bounded losses it wants larger learning rates). `"random"`:
-            Kaiming's normal distribution by the units that a layer leads to, as
-            the released code has it; a loss whose direction is arbitrary at first.
+            Kaiming's normal distribution by the units that a layer leads to, as the released code has it; a loss whose
+            direction is arbitrary at first.
         seed: of the random one.
+        activation: for which it is fitted.
     """
     if initial != "random":
-        return _fitted()[initial].clone()
+        return _fitted()[f"{initial}/{activation}"].clone()
     with torch_seed(seed, Purpose.INIT):
         gain = torch.nn.init.calculate_gain("leaky_relu", _SLOPE)
         drawn = [torch.randn(shape) * gain / math.sqrt(shape[0]) for shape in SHAPES]
@@ -97,7 +104,13 @@ _WANTED: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"cross-entropy": F
 """Losses of a pair, by the difference z_k − z_y."""
 
 
-def imitate(wanted: Imitated, weights: torch.Tensor, steps: int = 15_000, seed: int = 0) -> torch.Tensor:
+def imitate(
+    wanted: Imitated,
+    weights: torch.Tensor,
+    steps: int = 15_000,
+    seed: int = 0,
+    activation: Activation = "leaky-relu",
+) -> torch.Tensor:
     """Fits f_φ to a loss of two classes, in value and in slope along both logits; Adam, decaying rate.
 
     The file of this package is what comes of `initial_weights("random")` in float64. For logits within ±2 its slopes
@@ -110,6 +123,7 @@ def imitate(wanted: Imitated, weights: torch.Tensor, steps: int = 15_000, seed: 
         weights: φ to begin with.
         steps: of 512 pairs of logits, normal with a standard deviation of 2.
         seed: of the logits.
+        activation: of the network.
     """
     phi = weights.detach().clone().requires_grad_()
     optimizer = torch.optim.Adam([phi], lr=3e-3)
@@ -118,7 +132,7 @@ def imitate(wanted: Imitated, weights: torch.Tensor, steps: int = 15_000, seed: 
     with torch_seed(seed, Purpose.BATCHES):
         for _ in range(steps):
             logits = (2 * torch.randn(512, 2, dtype=phi.dtype)).requires_grad_()
-            found = evaluate(phi, one_against_one(logits, targets)).sum(1)
+            found = evaluate(phi, one_against_one(logits, targets), activation).sum(1)
             values = _WANTED[wanted](logits[:, 1] - logits[:, 0])
             (slope,) = torch.autograd.grad(found.sum(), logits, create_graph=True)
             (right,) = torch.autograd.grad(values.sum(), logits)
@@ -145,12 +159,20 @@ class DynamicNetwork(LossFamily):
         initial: φ₀; see `initial_weights`.
         seed: of a random φ₀.
         per: what the mean is over: `"pairs"` of the label with another class, or `"rows"`.
+        activation: between the layers: `"leaky-relu"`, the released code's, or `"leaky-swish"` (ours), x times
+            0.01 + 0.99 sigmoid(5x). The gradient that a student gets from a piecewise linear network jumps as φ moves,
+            and what a teacher differentiates does not see the jumps; of the smooth one it is all there is.
     """
 
     coefficient_label = "loss (row: label's σ, column: class's)"
 
     def __init__(
-        self, scale: float = 0.1, initial: Initial = "cross-entropy", seed: int = 0, per: Scale = "pairs"
+        self,
+        scale: float = 0.1,
+        initial: Initial = "cross-entropy",
+        seed: int = 0,
+        per: Scale = "pairs",
+        activation: Activation = "leaky-relu",
     ) -> None:
         """Checks the options."""
         if not scale > 0:
@@ -159,8 +181,10 @@ class DynamicNetwork(LossFamily):
             raise unknown_name("initial loss", initial, get_args(Initial))
         if per not in get_args(Scale):
             raise unknown_name("mean", per, get_args(Scale))
-        self.scale, self.per = float(scale), per
-        self.initial = initial_weights(initial, seed)
+        if activation not in get_args(Activation):
+            raise unknown_name("activation", activation, get_args(Activation))
+        self.scale, self.per, self.activation = float(scale), per, activation
+        self.initial = initial_weights(initial, seed, activation)
 
     def action_size(self, num_outputs: int, batch_size: int) -> int:
         """5,000."""
@@ -171,11 +195,11 @@ class DynamicNetwork(LossFamily):
         outputs = prediction.outputs
         phi = self.initial.to(outputs) + self.scale * action
         each = outputs.shape[1] - (self.per == "pairs")
-        return prediction.mean(evaluate(phi, one_against_one(outputs, targets)).sum(1) / each)
+        return prediction.mean(evaluate(phi, one_against_one(outputs, targets), self.activation).sum(1) / each)
 
     def coefficients(self, action: torch.Tensor) -> torch.Tensor:
         """f_φ(u_y, u_k, 1, 0) for u_y (rows) and u_k (columns) from 0 to 1, (21, 21)."""
         u = torch.linspace(0, 1, _GRID, dtype=action.dtype, device=action.device)
         right, wrong = torch.meshgrid(u, u, indexing="ij")
         rows = torch.stack([right, wrong, torch.ones_like(right), torch.zeros_like(right)], -1)
-        return evaluate(self.initial.to(action) + self.scale * action, rows)
+        return evaluate(self.initial.to(action) + self.scale * action, rows, self.activation)

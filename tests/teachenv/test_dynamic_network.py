@@ -126,10 +126,11 @@ def test_students_together_are_each_student() -> None:
     ("initial", "wanted"),
     [("cross-entropy", lambda z: F.softplus(z[:, 1] - z[:, 0])), ("zero-one", lambda z: (z[:, 1] - z[:, 0]).sigmoid())],
 )
-def test_it_begins_as_a_known_loss_of_two_classes(initial: str, wanted: Any) -> None:
+@pytest.mark.parametrize("activation", ["leaky-relu", "leaky-swish"])
+def test_it_begins_as_a_known_loss_of_two_classes(initial: str, wanted: Any, activation: str) -> None:
     z = torch.linspace(-2, 2, 21, dtype=torch.float64)
     outputs, targets = torch.cartesian_prod(z, z).requires_grad_(), torch.zeros(441, dtype=torch.long)
-    loss = make_loss("dynamic-network", {"initial": initial})
+    loss = make_loss("dynamic-network", {"initial": initial, "activation": activation})
     (found,) = torch.autograd.grad(loss(torch.zeros(WEIGHTS).double(), Prediction(outputs), targets), outputs)
     (expected,) = torch.autograd.grad(wanted(outputs).mean(), outputs)
     assert float((found * expected).sum() / (found.norm() * expected.norm())) > 0.99
@@ -148,6 +149,30 @@ def test_imitation_brings_a_random_network_closer(wanted: Any, known: Any) -> No
     errors = [(evaluate(w, rows).sum(1) - known(outputs)).square().mean() for w in (before, after)]
     assert errors[1] < 0.2 * errors[0]
     assert torch.equal(before, weights())
+
+
+def test_what_a_teacher_differentiates_is_all_only_without_kinks() -> None:
+    """How the students' gradient changes with φ: by its derivative, and by differences over a hundredth of the box."""
+    outputs, targets = logits(10)
+    rng = torch.Generator().manual_seed(2)
+    direction = torch.randn(WEIGHTS, generator=rng, dtype=torch.float64)
+    errors = {}
+    for activation in ("leaky-relu", "leaky-swish"):
+
+        def slope(action: torch.Tensor, activation: str = activation) -> torch.Tensor:
+            z = outputs.detach().clone().requires_grad_()
+            loss = value(z, targets, action, activation=activation)
+            (gradient,) = torch.autograd.grad(loss, z, create_graph=True)
+            return gradient
+
+        zero = torch.zeros(WEIGHTS, dtype=torch.float64, requires_grad=True)
+        probe = slope(zero)
+        weight = torch.randn(probe.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+        (derivative,) = torch.autograd.grad((probe * weight).sum(), zero)
+        ahead, behind = (slope(step * direction) for step in (0.01, -0.01))
+        by_differences = float(((ahead - behind) * weight).sum().detach()) / 0.02
+        errors[activation] = abs(float(derivative @ direction) / by_differences - 1)
+    assert errors["leaky-swish"] < 0.05 < errors["leaky-relu"]
 
 
 def test_a_bounded_network_stays_bounded_on_confident_errors() -> None:

@@ -276,3 +276,20 @@ def test_encoding_is_read_coordinate_by_coordinate() -> None:
     action, _ = teacher.predict(encoded(gradient).numpy())
     assert np.flatnonzero(action).tolist() == [7]
     assert action[7] == pytest.approx(-0.25, rel=1e-5)
+
+
+@pytest.mark.parametrize("carry", [False, True])
+def test_the_loss_goes_on_from_one_training_to_the_next_if_it_is_carried(carry: bool) -> None:
+    single = gym.make("TeachDigits-v0", **{**SMALL, "steps_per_action": 12, "dtype": "float64"}).unwrapped
+    env = meta.WindowGradient(single, carry=carry)
+    teacher, followed = teacher_of("SGDPolicy", env, policy_kwargs={"step_size": 1e-3}), Recorded(env)
+    teacher.learn(3, followed)
+    last = np.zeros_like(followed.actions[0])
+    for action, (state, seen) in zip(followed.actions, followed.seen[:-1], strict=True):
+        env.set_state(state)
+        begun = torch.from_numpy(last if carry else np.zeros_like(last))
+        shown = env.through(single.student, begun)[1]  # type: ignore[attr-defined]
+        np.testing.assert_allclose(decoded(torch.from_numpy(seen[0])), shown, rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(action, begun - 1e-3 * shown, rtol=1e-5, atol=1e-8)
+        assert np.abs(action).max() > 0
+        last = action

@@ -10,6 +10,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from rich.console import Console
 
+from benchmarks.lgtm.methods import METHODS, TABLE
 from benchmarks.presentation import markdown, panels, print_table, write_figures
 from benchmarks.rows import Row, write_atomically
 
@@ -69,9 +70,15 @@ def _groups(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
     return found
 
 
+def _methods(rows: Sequence[Row]) -> list[str]:
+    """Fine-tuned teachers, then methods as the studies name them."""
+    order = ["fine-tuned-teacher", *METHODS]
+    return sorted({row.method for row in rows}, key=order.index)
+
+
 def _table(rows: Sequence[Row]) -> list[tuple[str, ...]]:
     body: list[tuple[str, ...]] = []
-    for method in dict.fromkeys(row.method for row in rows):
+    for method in _methods(rows):
         own = [row for row in rows if row.method == method]
         accuracy = [row for row in own if row.metric == "test_accuracy"]
         ratios = [
@@ -120,15 +127,16 @@ def _costs(rows: Sequence[Row]) -> list[tuple[str, ...]]:
 
 
 def _curves(rows: Sequence[Row]) -> Figure | None:
-    """Students on dev as they are distilled: means over seeds."""
-    groups = list(dict.fromkeys((row.task, row.student) for row in rows))
+    """Students on dev as they are distilled, the methods of the table apart from the studies': means over seeds."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        title = f"{row.task}, {row.student}" + ("" if row.method in TABLE else ": studies")
+        groups.setdefault(title, []).append(row)
     if not groups:
         return None
-    figure, axes = panels([f"{task}, {student}" for task, student in groups])
-    for axis, (task, student) in zip(axes, groups, strict=True):
-        own = [row for row in rows if (row.task, row.student) == (task, student)]
-        methods = list(dict.fromkeys(row.method for row in own))
-        for number, method in enumerate(methods):
+    figure, axes = panels(list(groups))
+    for axis, own in zip(axes, groups.values(), strict=True):
+        for number, method in enumerate(_methods(own)):
             curves = [np.array(row.data["curve"]) for row in own if row.method == method]
             mean = np.mean(curves, axis=0)
             style = "-" if method.startswith("lgtm") else "--"

@@ -114,7 +114,7 @@ METHODS: dict[str, Method] = {
     "l2t-dln:smooth": _online("LSTM", (1e-3, 1e-2), environment=_SMOOTH),
     # The loss network moved between trainings instead of within one, by the mean gradient of whole ones.
     "l2t-dln:trainings": _between_trainings(_SMOOTH),
-    "l2t-dln:trainings-kinked": _between_trainings(_NETWORK),
+    "l2t-dln:trainings-kinked": replace(_between_trainings(_NETWORK), tuned_as="l2t-dln:trainings"),
     "l2t-dln:memoryless": _online("Memoryless", (1e-3, 1e-2)),
     "l2t-dln:gru": _online("GRU", (1e-3, 1e-2)),
     "l2t-dln:transformer": _online("Transformer", (1e-3, 1e-2)),

@@ -180,9 +180,10 @@ def warm_up(setting: Setting, seed: int, path: Path) -> dict[str, float]:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_atomically(half, pickle.dumps(state))
     task = env.teaching.task
-    kept = {"length": task.pool[1].shape[1], "words": task.num_outputs, "network": state.parameters | state.buffers}
     path.parent.mkdir(parents=True, exist_ok=True)
     with dynamics.student.held(state.parameters, state.buffers) as model:
+        # Buffers that are computed, not learned, are none of it.
+        kept = {"length": task.pool[1].shape[1], "words": task.num_outputs, "network": model.state_dict()}
         scores = _scores(env, model, test=False)
     with whole_file(path) as partial:
         torch.save(kept, partial)

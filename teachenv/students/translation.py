@@ -12,6 +12,7 @@ The fused LSTM and attention kernels have no second derivative (on the CPU those
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -27,7 +28,7 @@ class Memory(NamedTuple):
     Attributes:
         states: (n, L, d).
         there: (n, L), 1 where there is a word.
-        first: what the decoder begins with.
+        first: what else the decoder wants of it, from the beginning: states, or keys and values by layer.
     """
 
     states: torch.Tensor
@@ -219,7 +220,8 @@ class Transformer(Translator):
             raise ValueError(f"expected a width that {heads} heads divide, found {width}")
         self.dropout = nn.Dropout(dropout)
         self.encoder = nn.ModuleList(_Layer(width, heads, inner, dropout, False) for _ in range(layers))
-        self.decoder = nn.ModuleList(_Layer(width, heads, inner, dropout, True) for _ in range(layers))
+        self.decoder: Sequence[_Layer]
+        self.decoder = nn.ModuleList(_Layer(width, heads, inner, dropout, True) for _ in range(layers))  # type: ignore[assignment]
         self.encoded, self.decoded = nn.LayerNorm(width), nn.LayerNorm(width)
         self.places: torch.Tensor
         self.register_buffer("places", _places(length, width), persistent=False)
@@ -229,31 +231,41 @@ class Transformer(Translator):
         there = (source != PAD).to(self.embedding.weight.dtype)
         states, hidden = self._embedded(source), _hidden(there)[:, None]
         for layer in self.encoder:
-            states = layer(states, hidden)
-        return Memory(self.encoded(states), there, ())
+            states, _ = layer(states, hidden)
+        states = self.encoded(states)
+        return Memory(states, there, [layer.read_source(states) for layer in self.decoder])
 
     def read(self, target: torch.Tensor, memory: Memory) -> torch.Tensor:
         """See `Translator`."""
-        states = self._embedded(target)
-        later = _hidden(torch.ones(2 * [target.shape[1]], dtype=states.dtype, device=states.device).tril())
-        for layer in self.decoder:
-            states = layer(states, later, memory.states, _hidden(memory.there)[:, None])
-        found: torch.Tensor = self.decoded(states)
-        return found
+        return self._read(target, memory, None)[0]
 
     def start(self, memory: Memory) -> Any:
-        """See `Translator`; the state is what has been read."""
-        return memory.there.new_zeros(len(memory.there), 0, dtype=torch.int64)
+        """See `Translator`; the state is keys and values of what has been read, by layer."""
+        return [tuple(part[:, :, :0] for part in pair) for pair in memory.first]
 
     def advance(self, token: torch.Tensor, memory: Memory, state: Any) -> tuple[torch.Tensor, Any]:
-        """See `Translator`. All that was read is read again; the classifier, which costs most, sees the last word."""
-        seen = torch.cat([state, token[:, None]], 1)
-        return self.logits(self.read(seen, memory)[:, -1]), seen
+        """See `Translator`."""
+        states, state = self._read(token[:, None], memory, state)
+        return self.logits(states[:, -1]), state
 
-    def _embedded(self, tokens: torch.Tensor) -> torch.Tensor:
+    def _read(self, target: torch.Tensor, memory: Memory, before: Any) -> tuple[torch.Tensor, Any]:
+        begin, hidden, after = 0 if before is None else before[0][0].shape[2], _hidden(memory.there)[:, None], []
+        states = self._embedded(target, begin)
+        length = target.shape[1]
+        seen = torch.ones(length, begin + length, dtype=states.dtype, device=states.device).tril(begin)
+        for number, layer in enumerate(self.decoder):
+            own = None if before is None else before[number]
+            states, own = layer(states, _hidden(seen), own, memory.first[number], hidden)
+            after.append(own)
+        return self.decoded(states), after
+
+    def _embedded(self, tokens: torch.Tensor, begin: int = 0) -> torch.Tensor:
         states = self.embedding(tokens) * math.sqrt(self.width)
-        found: torch.Tensor = self.dropout(states + self.places[: tokens.shape[1]])
+        found: torch.Tensor = self.dropout(states + self.places[begin : begin + tokens.shape[1]])
         return found
+
+
+Pair = tuple[torch.Tensor, torch.Tensor]
 
 
 class _Layer(nn.Module):
@@ -265,20 +277,29 @@ class _Layer(nn.Module):
         self.feed = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, inner), nn.ReLU(), nn.Linear(inner, width))
         self.dropout = nn.Dropout(dropout)
 
+    def read_source(self, states: torch.Tensor) -> Pair:
+        """Keys and values of a source, of a layer that decodes."""
+        assert self.cross is not None
+        return self.cross.keys_and_values(states)
+
     def forward(
         self,
         states: torch.Tensor,
         hidden: torch.Tensor,
-        memory: torch.Tensor | None = None,
-        hidden_memory: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+        before: Pair | None = None,
+        source: Pair | None = None,
+        hidden_source: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, Pair]:
+        """States, and keys and values of all up to here; `before` has those of earlier places."""
         own = self.norm(states)
-        states = states + self.dropout(self.attention(own, own, hidden))
+        pair = self.attention.keys_and_values(own)
+        if before is not None:
+            pair = torch.cat([before[0], pair[0]], 2), torch.cat([before[1], pair[1]], 2)
+        states = states + self.dropout(self.attention(own, pair, hidden))
         if self.cross is not None:
             assert self.cross_norm is not None
-            states = states + self.dropout(self.cross(self.cross_norm(states), memory, hidden_memory))
-        found: torch.Tensor = states + self.dropout(self.feed(states))
-        return found
+            states = states + self.dropout(self.cross(self.cross_norm(states), source, hidden_source))
+        return states + self.dropout(self.feed(states)), pair
 
 
 class _Attention(nn.Module):
@@ -290,16 +311,20 @@ class _Attention(nn.Module):
             nn.init.xavier_uniform_(projection.weight)
             nn.init.zeros_(projection.bias)
 
-    def forward(self, asking: torch.Tensor, asked: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-        q, k, v = (
-            project(states).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for project, states in ((self.query, asking), (self.key, asked), (self.value, asked))
-        )
+    def keys_and_values(self, asked: torch.Tensor) -> Pair:
+        """(n, L, d) to two of (n, heads, L, d / heads)."""
+        return self._by_heads(self.key(asked)), self._by_heads(self.value(asked))
+
+    def forward(self, asking: torch.Tensor, asked: Pair, hidden: torch.Tensor) -> torch.Tensor:
+        q, (k, v) = self._by_heads(self.query(asking)), asked
         scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
         # (…, asking, asked) with a place for heads.
         weights = F.softmax(scores + (hidden if hidden.ndim == 2 else hidden[:, None]), -1)
         found: torch.Tensor = self.out((weights @ v).transpose(1, 2).flatten(-2))
         return found
+
+    def _by_heads(self, states: torch.Tensor) -> torch.Tensor:
+        return states.view(*states.shape[:2], self.heads, -1).transpose(1, 2)
 
 
 def _hidden(there: torch.Tensor) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,16 @@ def test_a_warm_start_that_stopped_goes_on(start: Path, tmp_path: Path, monkeypa
     work.warm_up(SETTING, 0, path)
     found, expected = (torch.load(p, weights_only=True)["network"] for p in (path, start))
     assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("student", ["lstm-2", "transformer-2"])
+def test_students_begin_as_their_warm_start_ended(student: str, tmp_path: Path) -> None:
+    setting = replace(SETTING, student=student, warm_steps=1)
+    scores = work.warm_up(setting, 0, tmp_path / "start.pt")
+    env = setting.after(tmp_path / "start.pt", METHODS["cross-entropy"], 1e-3)
+    env.reset(seed=work.START_SEED)
+    with env.dynamics.student.held(env.student.parameters, env.student.buffers) as model:
+        assert work._scores(env, model, test=False) == scores
 
 
 def test_every_sequence_loss_is_made(start: Path) -> None:

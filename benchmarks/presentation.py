@@ -29,9 +29,14 @@ def print_table(title: str, header: Sequence[str], body: Sequence[Sequence[str]]
 
 
 def panels(titles: Sequence[str], width: float = 6.4) -> tuple[Figure, list[Any]]:
-    """A figure with axes side by side, one for each title."""
-    figure = Figure(figsize=(width * len(titles), 4.4), dpi=130, layout="constrained")
-    axes = list(figure.subplots(1, len(titles), squeeze=False).ravel())
+    """A figure with axes side by side, in lines of three, one for each title."""
+    columns = min(3, len(titles))
+    lines = -(-len(titles) // columns)
+    figure = Figure(figsize=(width * columns, 4.4 * lines), dpi=130, layout="constrained")
+    axes = list(figure.subplots(lines, columns, squeeze=False).ravel())
+    for axis in axes[len(titles) :]:
+        axis.set_visible(False)
+    axes = axes[: len(titles)]
     for axis, title in zip(axes, titles, strict=True):
         axis.set_title(title, fontsize=10)
         axis.spines[["top", "right"]].set_visible(False)

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from benchmarks.jobs import Job, run_jobs
 from benchmarks.l2t_dln import cost, imitation, report, work
-from benchmarks.l2t_dln.methods import ARCHITECTURES, BOUNDED, FIXED, METHODS, REPLAYED, SMOOTH, WINDOWS
+from benchmarks.l2t_dln.methods import ARCHITECTURES, BOUNDED, CROWD, FIXED, METHODS, REPLAYED, SMOOTH, WINDOWS
 from benchmarks.l2t_dln.work import Configuration, Run, Setting
 from benchmarks.options import ParallelOptions, Preset
 from benchmarks.precision import on_any_machine, on_this_machine, precision
@@ -46,7 +46,7 @@ class Task:
 
 _LEARNED = ("l2t-dlf", "l2t-dln")
 _PLAIN = ("cross-entropy", "focal", "label-smoothing", "loss-network", *_LEARNED)
-_NOISY = (*FIXED, *_LEARNED, *BOUNDED, *SMOOTH)
+_NOISY = (*FIXED, *_LEARNED, CROWD, *BOUNDED, *SMOOTH)
 _BOXES = ("cross-entropy", "focal", "loss-network", *_LEARNED)
 _LINEAR: Mapping[str, Any] = {"lr_schedule": "linear", "steps_per_action": 15}
 

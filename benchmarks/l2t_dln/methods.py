@@ -60,6 +60,15 @@ _STEEPEST = 16.0
 # Without kinks, so that what a teacher differentiates is all that there is.
 _SMOOTH: Mapping[str, Any] = {"loss": "dynamic-network", "loss_kwargs": {"scale": 1.0, "activation": "leaky-swish"}}
 
+# Students of an update, where one would do for an unbiased gradient but not for a steady one.
+_CROWD = 16
+_DLF = Method(
+    "episodes",
+    {"loss": "bilinear"},
+    "AttentionPolicy",
+    own=({"teacher": {"learning_rate": 3e-3}}, {"teacher": {"learning_rate": 3e-2}}),
+)
+
 
 def _online(policy: str, steps: tuple[float, float], **changes: Any) -> Method:
     own = tuple({"policy": {"step_size": step}} for step in steps)
@@ -75,13 +84,14 @@ def _between_trainings(environment: Mapping[str, Any]) -> Method:
         {"policy_kwargs": {"static": True, "initial_scale": 1e-4}, "max_grad_norm": 1.0},
         own=({"teacher": {"learning_rate": 1e-4}}, {"teacher": {"learning_rate": 4e-4}}),
         steeper=_STEEPER,
-        crowd=16,
+        crowd=_CROWD,
         episode_rate=0.25,
     )
 
 
 FIXED = ("cross-entropy", "focal", "label-smoothing", "generalized-cross-entropy", "loss-network")
 BOUNDED = ("loss-network:bounded", "l2t-dln:bounded")
+CROWD = "l2t-dlf:crowd"
 SMOOTH = ("loss-network:smooth", "l2t-dln:smooth", "l2t-dln:trainings", "l2t-dln:trainings-kinked")
 REPLAYED = "l2t-dln:replayed"
 WINDOWS = (1, 5, 30)
@@ -96,12 +106,9 @@ METHODS: dict[str, Method] = {
     "loss-network": Method(
         "fixed", _NETWORK, own=({"weight_decay": 0.0}, {"weight_decay": 1e-3}), steeper=_STEEPER
     ),
-    "l2t-dlf": Method(
-        "episodes",
-        {"loss": "bilinear"},
-        "AttentionPolicy",
-        own=({"teacher": {"learning_rate": 3e-3}}, {"teacher": {"learning_rate": 3e-2}}),
-    ),
+    "l2t-dlf": _DLF,
+    # With as many students as L2T-DLN between trainings.
+    "l2t-dlf:crowd": replace(_DLF, crowd=_CROWD),
     "l2t-dln": _online("LSTM", (1e-3, 1e-2)),
     # Beyond the paper: the same from a loss that wrong labels do not upset.
     "loss-network:bounded": Method(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib import colormaps
@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from benchmarks.l2t_dln.methods import METHODS, REPLAYED
+from benchmarks.l2t_dln.methods import ARCHITECTURES, METHODS, REPLAYED
 from benchmarks.presentation import markdown, panels, print_table, write_figures
 from benchmarks.rows import Row, write_atomically
 from benchmarks.statistics import paired, summarise
@@ -22,15 +22,7 @@ from teachenv.files import whole_file
 # A measure that is better when it is smaller.
 _ERROR = "error"
 
-HEADER = (
-    "method",
-    "test",
-    "against cross-entropy, points (95 %, paired t)",
-    "seeds",
-    "student steps",
-    "seconds",
-    "tuned",
-)
+HEADER = ("method", "test", "against {}, points (95 %, paired t)", "seeds", "student steps", "seconds", "tuned")
 COST_HEADER = ("student", "N", "2N plain steps, s", "hypergradient, s", "iteration, s", "iteration / plain")
 
 
@@ -44,16 +36,19 @@ def write(rows: Sequence[Row], folder: Path, metrics: Mapping[str, str]) -> None
     """
     final = [row for row in rows if row.config["stage"] == "training"]
     tasks = [task for task in dict.fromkeys(row.task for row in final) if task in metrics]
+    parts = [part for task in tasks for part in _parts([row for row in final if row.task == task])]
     lines: list[str] = []
-    for task in tasks:
-        own = [row for row in final if row.task == task]
-        body, metric = _table(own, metrics[task]), metrics[task]
+    for part in parts:
+        first = part.rows[0]
+        metric = metrics[first.task]
+        header = tuple(title.format(part.reference) for title in HEADER)
+        body = _table(part, metric)
         better = "smaller" if metric == _ERROR else "larger"
-        title = f"{task} ({own[0].dataset}, {own[0].student})"
+        title = f"{part.title} ({first.dataset}, {first.student})"
         about = f"Test {metric} in %, mean over seeds [95 % interval]; {better} is better."
-        lines += [f"## {title}", "", about, "", *markdown(HEADER, body), ""]
+        lines += [f"## {title}", "", about, "", *markdown(header, body), ""]
         print_table(
-            f"{title}: test {metric} %", (*HEADER[:2], *HEADER[3:6]), [(*line[:2], *line[3:6]) for line in body]
+            f"{title}: test {metric} %", (*header[:2], *header[3:6]), [(*line[:2], *line[3:6]) for line in body]
         )
     if costs := _costs(rows):
         lines += ["## Cost of an iteration", "", *markdown(COST_HEADER, costs), ""]
@@ -61,14 +56,42 @@ def write(rows: Sequence[Row], folder: Path, metrics: Mapping[str, str]) -> None
     write_atomically(folder / "table.md", "\n".join(lines))
     figures: dict[str, Figure | None] = {"cost": _cost_figure(rows), "imitation": _imitation(rows)}
     if tasks:
-        figures |= {"test": _bars(final, tasks, metrics), "curves": _curves(final, tasks), "errors": _errors(final)}
+        figures |= {"test": _bars(parts, metrics), "curves": _curves(parts), "errors": _errors(final)}
     for task in tasks:
         shown = _shown(final, task)
         if shown is not None:
             figures[f"loss-{task}"] = _surfaces(shown)
             _animate(shown, folder / f"loss-{task}.gif")
+        figures[f"learned-{task}"] = _learned([row for row in final if row.task == task])
     write_figures(folder, figures)
     Console().print(f"rows, table and figures: {folder}", highlight=False, markup=False)
+
+
+class _Part(NamedTuple):
+    """A table: rows of a task, and the method that others are held against."""
+
+    title: str
+    rows: list[Row]
+    reference: str
+
+
+def _parts(rows: Sequence[Row]) -> list[_Part]:
+    """A task's losses and teachers; teachers of the loss network; lengths of its windows."""
+    windows = [name for name in METHODS if ":n-" in name]
+    studies = (("teachers of the loss network", ARCHITECTURES), ("length of a window", windows))
+    task, found = rows[0].task, []
+    apart = {name for _, methods in studies for name in methods}
+    found.append(_Part(task, [row for row in rows if _method(row) not in apart], "cross-entropy"))
+    for title, methods in studies:
+        if any(_method(row) in methods for row in rows):
+            own = [row for row in rows if _method(row) in ("l2t-dln", *methods)]
+            found.append(_Part(f"{task}: {title}", own, "l2t-dln"))
+    return found
+
+
+def _method(row: Row) -> str:
+    """Whose it is, of a replay as well."""
+    return row.method.replace(REPLAYED, "l2t-dln", 1)
 
 
 def _names(rows: Sequence[Row]) -> list[str]:
@@ -82,17 +105,17 @@ def _values(rows: Sequence[Row], method: str, metric: str) -> dict[int, float]:
     return {row.seed: 100 * row.value for row in rows if (row.method, row.metric) == (method, f"test_{metric}")}
 
 
-def _table(rows: Sequence[Row], metric: str) -> list[tuple[str, ...]]:
+def _table(part: _Part, metric: str) -> list[tuple[str, ...]]:
     body: list[tuple[str, ...]] = []
-    reference = _values(rows, "cross-entropy", metric)
-    for method in _names(rows):
-        values = _values(rows, method, metric)
+    reference = _values(part.rows, part.reference, metric)
+    for method in _names(part.rows):
+        values = _values(part.rows, method, metric)
         if not values:
             continue
-        own = [row for row in rows if row.method == method]
+        own = [row for row in part.rows if row.method == method]
         found = summarise(list(values.values()))
         seeds, compared = sorted(values.keys() & reference.keys()), ""
-        if method != "cross-entropy" and len(seeds) > 1:
+        if method != part.reference and len(seeds) > 1:
             difference = paired([values[s] for s in seeds], [reference[s] for s in seeds])
             compared = f"{difference.mean:+.2f} [{difference.low:+.2f}, {difference.high:+.2f}], p {difference.p:.2g}"
         config = own[0].config
@@ -118,17 +141,16 @@ def _described(own: Mapping[str, Any]) -> str:
 
 
 def _color(method: str) -> Any:
-    names = list(METHODS)
-    return colormaps["tab20"](names.index(method.replace(REPLAYED, "l2t-dln", 1)) % 20)
+    return colormaps["tab20"](list(METHODS).index(method.replace(REPLAYED, "l2t-dln", 1)) % 20)
 
 
-def _bars(rows: Sequence[Row], tasks: Sequence[str], metrics: Mapping[str, str]) -> Figure:
-    figure, axes = panels([f"{task}: test {metrics[task]}, %" for task in tasks], 5.5)
-    for axis, task in zip(axes, tasks, strict=True):
-        own = [row for row in rows if row.task == task]
-        methods = [m for m in _names(own) if _values(own, m, metrics[task])]
+def _bars(parts: Sequence[_Part], metrics: Mapping[str, str]) -> Figure:
+    measured = [metrics[part.rows[0].task] for part in parts]
+    figure, axes = panels([f"{part.title}: test {m}, %" for part, m in zip(parts, measured, strict=True)], 5.5)
+    for axis, part, metric in zip(axes, parts, measured, strict=True):
+        methods = [m for m in _names(part.rows) if _values(part.rows, m, metric)]
         for place, method in enumerate(methods):
-            values = list(_values(own, method, metrics[task]).values())
+            values = list(_values(part.rows, method, metric).values())
             found = summarise(values)
             axis.barh(place, found.mean, color=_color(method), alpha=0.6)
             axis.errorbar(
@@ -140,11 +162,11 @@ def _bars(rows: Sequence[Row], tasks: Sequence[str], metrics: Mapping[str, str])
     return figure
 
 
-def _curves(rows: Sequence[Row], tasks: Sequence[str]) -> Figure:
+def _curves(parts: Sequence[_Part]) -> Figure:
     """J on dev as the final students train: means over seeds."""
-    figure, axes = panels(list(tasks))
-    for axis, task in zip(axes, tasks, strict=True):
-        own = [row for row in rows if row.task == task and row.data]
+    figure, axes = panels([part.title for part in parts])
+    for axis, part in zip(axes, parts, strict=True):
+        own = [row for row in part.rows if row.data]
         for method in _names(own):
             curves = [np.array(row.data["curve"]) for row in own if row.method == method]
             length = min(map(len, curves))
@@ -152,8 +174,8 @@ def _curves(rows: Sequence[Row], tasks: Sequence[str]) -> Figure:
             style = "-" if METHODS[method].kind == "online" else "--"
             axis.plot(mean[:, 0], mean[:, 1], style, color=_color(method), label=method)
         axis.set_xlabel("student steps")
-        axis.set_ylabel("J on dev (fixed losses train on dev, too)")
-        axis.legend(fontsize=7)
+        axis.set_ylabel("J on dev (what does not learn online trains on dev, too)")
+        axis.legend(fontsize=6, loc="lower right", ncols=2)
     return figure
 
 
@@ -210,6 +232,28 @@ def _surfaces(row: Row) -> Figure:
         axis.set_visible(False)
     figure.colorbar(image, ax=list(axes), shrink=0.7)
     figure.suptitle(f"{row.task}: loss of the label against another class", fontsize=11)
+    return figure
+
+
+def _learned(rows: Sequence[Row]) -> Figure | None:
+    """Losses that were learned between trainings, along either logit of a pair, less their value where both are 0."""
+    own = [row for row in rows if row.method == "l2t-dln:trainings" and row.data and row.data["pictures"]]
+    if not own:
+        return None
+    figure, axes = panels(["along the label's logit, the other 0", "along another class's logit, the label's 0"])
+    for row in own:
+        loss = np.array(row.data["pictures"][-1][1])
+        middle = len(loss) // 2
+        u = np.linspace(0, 1, len(loss))[1:-1]
+        z = np.log(u / (1 - u))
+        for axis, line in zip(axes, (loss[1:-1, middle], loss[middle, 1:-1]), strict=True):
+            axis.plot(z, line - loss[middle, middle], label=f"{row.method}, seed {row.seed}")
+    for axis, sign in zip(axes, (-1, 1), strict=True):
+        axis.plot(z, np.log1p(np.exp(sign * z)) - np.log(2), "k--", label="cross-entropy of two classes")
+        axis.set_xlabel("logit")
+        axis.set_ylabel("loss of a pair")
+        axis.legend(fontsize=7)
+    figure.suptitle(rows[0].task, fontsize=11)
     return figure
 
 

@@ -30,6 +30,7 @@ Source = Literal["dev", "pool"]
 
 _P = 10.0
 _TINY = 1e-8  # the released code's
+_BYTE_BUDGET = 4 << 30  # two such processes beside the rest of a laptop
 
 
 def encoded(gradient: torch.Tensor) -> torch.Tensor:
@@ -76,7 +77,9 @@ class WindowGradient(RememberingWrapper):
         carry: whether a training begins under the action that the last one ended with, as far as the first window shown
             is concerned, and `DynamicLossTeacher` goes on from there: the loss then is improved over many trainings.
             Windows may be whole trainings. False: each training has a teacher that begins anew.
-        memory: see `meta.hypergradient`.
+        memory: see `meta.hypergradient`. Graphs of a loss network over pixels or boxes are large: `"auto"` keeps those
+            of all steps of a window only if they fit.
+        byte_budget: for `memory="auto"`.
 
     Raises:
         TypeError: the environment is no `TeachEnv`.
@@ -92,7 +95,8 @@ class WindowGradient(RememberingWrapper):
         dev_batch: int | None = None,
         dev_from: Source = "dev",
         carry: bool = False,
-        memory: Memory = "all",
+        memory: Memory = "auto",
+        byte_budget: int = _BYTE_BUDGET,
     ) -> None:
         """Wraps the environment."""
         super().__init__(env)
@@ -111,7 +115,7 @@ class WindowGradient(RememberingWrapper):
         if dev_batch is not None and not 1 <= dev_batch <= most:
             raise ValueError(f"dev_batch={dev_batch}, expected None or 1 to {most}, {which}")
         self.window, self.dev_batch, self.dev_from, self.memory = window, dev_batch, dev_from, check_memory(memory)
-        self.carry = carry
+        self.carry, self.byte_budget = carry, byte_budget
         size, dtype = self._teach.teaching.neutral_action.numel(), self._teach.action_space.dtype
         self.observation_space = gym.spaces.Box(-1.0, 1.0, (2 * size,), dtype)  # type: ignore[arg-type]
         self._shown = (math.nan, torch.zeros(0))
@@ -176,7 +180,9 @@ class WindowGradient(RememberingWrapper):
             dynamics = copy(dynamics)
             dynamics.dev_measured = None
         process = training_of(dynamics, episode)
-        found = hypergradient(process, student, [action], memory=self.memory, steps_per_action=length)
+        found = hypergradient(
+            process, student, [action], memory=self.memory, byte_budget=self.byte_budget, steps_per_action=length
+        )
         return -float(found.objective), -found.actions[0]
 
     def _nothing(self, error: float) -> tuple[float, torch.Tensor]:

@@ -77,16 +77,16 @@ _LAPTOP = {
     ),
     "segmentation-camvid": _with(
         _task(
-            "TeachSegmentation-v0", (0.05, 0.1), "miou", _PLAIN, dataset="camvid", horizon=300, batch_size=4,
-            dev_size=15,
+            "TeachSegmentation-v0", (0.05, 0.1), "miou", _PLAIN, dataset="camvid",
+            task_kwargs={"image_size": [45, 60]}, horizon=300, batch_size=4, dev_size=15,
         ),
         students=4,
         dev_batch=8,
     ),
     "detection-coco128": _with(
         _task(
-            "TeachDetection-v0", (0.02, 0.05), "map_50", _BOXES, dataset="coco128", horizon=300, batch_size=8,
-            dev_size=24,
+            "TeachDetection-v0", (0.02, 0.05), "map_50", _BOXES, dataset="coco128",
+            task_kwargs={"image_size": 64}, horizon=300, batch_size=4, dev_size=24,
         ),
         students=4,
         dev_batch=12,

@@ -241,7 +241,7 @@ def _learned(rows: Sequence[Row]) -> Figure | None:
     if not own:
         return None
     figure, axes = panels(["along the label's logit, the other 0", "along another class's logit, the label's 0"])
-    for row in own:
+    for row in sorted(own, key=lambda row: row.seed):
         loss = np.array(row.data["pictures"][-1][1])
         middle = len(loss) // 2
         u = np.linspace(0, 1, len(loss))[1:-1]

@@ -100,7 +100,7 @@ class Size:
     environments: Mapping[str, int]
     game_steps: int | None
     control_steps: float = 1.0
-    turns: int = 5
+    turns: int = 9
 
 
 SIZES: Mapping[Preset, Size] = {

@@ -176,9 +176,13 @@ class Bench:
         ]
         run_jobs(jobs, self.workers, lambda job, scores: None)
 
-    def run(self, cases: Sequence[Case]) -> None:
+    def missing(self, cases: Sequence[Case]) -> list[Case]:
         """Those that are not there yet."""
-        cases = [case for case in cases if not self.results.done(**self.identity(case), metrics=["dev_bleu"])]
+        return [case for case in cases if not self.results.done(**self.identity(case), metrics=["dev_bleu"])]
+
+    def run(self, cases: Sequence[Case]) -> None:
+        """Runs those that are not there yet."""
+        cases = self.missing(cases)
         self.warm_up(cases)
         jobs, case_of = [], {}
         for case in cases:
@@ -235,12 +239,17 @@ def run(options: Options) -> None:
     # Made once here, so that missing data is said before anything runs.
     dataset = settings[0].make(student="lstm", student_kwargs={"width": 2}).teaching.task.dataset
     bench = Bench(results, folder, options.processes, dataset)
+    seeds = range(options.seeds or size.seeds)
     tuned = dict.fromkeys(METHODS[name].tuned_as or name for name in methods if METHODS[name].trains)
+    tuning = [Case(s, name, rate, 0, False) for s in settings for name in tuned for rate in size.rates]
     if len(size.rates) > 1:
-        bench.run([Case(s, name, rate, 0, False) for s in settings for name in tuned for rate in size.rates])
+        if bench.missing(tuning):
+            # Those of all seeds at once: left to the end, the longest would leave the other cores idle.
+            bench.warm_up([Case(setting, "warm-start", 0.0, seed, True) for seed in seeds for setting in settings])
+        bench.run(tuning)
     finals = [
         Case(setting, name, bench.best(setting, name, size.rates), seed, True)
-        for seed in range(options.seeds or size.seeds)
+        for seed in seeds
         for setting in settings
         for name in methods
     ]

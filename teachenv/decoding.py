@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -38,25 +39,37 @@ def sample(
     """
 
     def drawn(logits: torch.Tensor) -> torch.Tensor:
-        return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
+        # By the cumulated probabilities: `torch.multinomial` draws a number for each word of the vocabulary.
+        below = logits.softmax(-1).cumsum(-1)
+        u = torch.rand(len(logits), 1, dtype=logits.dtype, device=logits.device, generator=generator)
+        return torch.searchsorted(below, u * below[:, -1:], right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
 
     return _one_by_one(model, source, length, drawn)
 
 
 def _one_by_one(model: Translator, source: torch.Tensor, length: int | None, choose: Any) -> torch.Tensor:
+    limit = length or model.length
     with torch.no_grad():
         memory = model.encode(source)
         state, token = model.start(memory), source.new_full((len(source),), BEGIN)
-        ended, found = torch.zeros(len(source), dtype=torch.bool, device=source.device), []
-        for _ in range(length or model.length):
+        rows, found = torch.arange(len(source), device=source.device), source.new_full((len(source), limit), PAD)
+        ended = torch.zeros_like(rows, dtype=torch.bool)
+        for place in range(limit):
             logits, state = model.advance(token, memory, state)
             token = torch.where(ended, PAD, choose(sayable(logits)))
-            found.append(token)
+            found[rows, place] = token
             ended = ended | (token == END)
-            if bool(ended.all()):
+            going = int((~ended).sum())
+            if not going:
                 break
-        together = torch.stack(found, 1)
-        return torch.nn.functional.pad(together, (0, (length or model.length) - together.shape[1]), value=PAD)
+            # A few long translations should not cost as much as all.
+            if 2 * going <= len(ended):
+                kept = ~ended
+                rows, token, memory, state = pytree.tree_map(
+                    lambda tensor, kept=kept: tensor[kept], (rows, token, memory, state)
+                )
+                ended = ended[kept]
+        return found
 
 
 def beam(
@@ -111,6 +124,26 @@ def beam(
             if bool(ended.all()):
                 break
         return found[torch.arange(n), (scores / lengths.clamp(min=1) ** penalty).argmax(1)]
+
+
+def by_length(lengths: torch.Tensor, each: Callable[[torch.Tensor], torch.Tensor], size: int) -> torch.Tensor:
+    """What is to be found of many sentences, those of about one length together, so that little is padding.
+
+    Args:
+        lengths: (n,) by which they are put in order.
+        each: row numbers, (size,), to what is found of them, (size, …).
+        size: sentences at a time.
+
+    Returns:
+        (n, …), as the sentences are ordered.
+    """
+    order = lengths.argsort(stable=True)
+    return torch.cat([each(rows) for rows in order.split(size)])[order.argsort()]  # type: ignore[no-untyped-call]
+
+
+def cut(tokens: torch.Tensor) -> torch.Tensor:
+    """(n, L) token numbers to (n, L'), without the padding that all end with."""
+    return tokens[:, : int((tokens != PAD).any(0).sum())]
 
 
 def _repeated(memory: Memory, width: int) -> Memory:

@@ -21,9 +21,11 @@ from torch.nn import functional as F
 
 from teachenv.bleu import bleu_gains, sentence_bleus
 from teachenv.data.vocabulary import BEGIN, PAD, Vocabulary
-from teachenv.decoding import sample, sayable
+from teachenv.decoding import by_length, cut, sample, sayable
 from teachenv.students.translation import Translator
 from teachenv.tasks.base import VOID
+
+_TOGETHER = 32
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
 """(n, 2L) source and words before, to (n, words, L) logits."""
@@ -63,18 +65,24 @@ def drawn_candidates(
     """
     source = inputs[:, : targets.shape[1]].repeat_interleave(count, 0)
     with torch.no_grad():
-        tokens = sample(model, source, generator)
-    used = int((tokens != PAD).any(0).sum())
-    tokens = tokens[:, :used].view(len(targets), count, used)
+        tokens = cut(sample(model, source, generator))
+    tokens = tokens.view(len(targets), count, -1)
     same = (tokens[:, :, None] == tokens[:, None]).all(-1).tril(-1).any(-1)
     return Candidates(tokens, sentence_bleus(vocabulary, tokens, targets).to(inputs.device), same)
 
 
 def log_probabilities(forward: Forward, source: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     """Of each word of given translations, 0 where they are padded: (n, L) and (n, K, L') to (n, K, L')."""
-    said = tokens.flatten(0, 1)
-    logits = saying(forward, source.repeat_interleave(tokens.shape[1], 0), said)
-    return -F.cross_entropy(sayable(logits, 1), said, reduction="none", ignore_index=PAD).view(tokens.shape)
+    said, longest = tokens.flatten(0, 1), tokens.shape[2]
+    sources = source.repeat_interleave(tokens.shape[1], 0)
+
+    def found(rows: torch.Tensor) -> torch.Tensor:
+        part = cut(said[rows])
+        logits = sayable(saying(forward, sources[rows], part), 1)
+        return F.pad(-F.cross_entropy(logits, part, reduction="none", ignore_index=PAD), (0, longest - part.shape[1]))
+
+    # One drawn translation that does not end would make all others as long.
+    return by_length((said != PAD).sum(1), found, _TOGETHER).view(tokens.shape)
 
 
 def saying(forward: Forward, source: torch.Tensor, said: torch.Tensor) -> torch.Tensor:
@@ -296,8 +304,7 @@ class ActorCritic(SequenceLoss):
         length = targets.shape[1]
         source, reference = inputs[:, :length], targets.where(targets != VOID, PAD)
         with torch.no_grad():
-            said = sample(self.delayed_actor, source, generator)
-            said = said[:, : int((said != PAD).any(0).sum())]
+            said = cut(sample(self.delayed_actor, source, generator))
             there = (said != PAD).to(self.delayed_actor.bias.dtype)
             rewards = bleu_gains(self.vocabulary, said, targets).to(there)
             p = sayable(saying(self.delayed_actor, source, said), 1).softmax(1)

@@ -60,7 +60,7 @@ SIZES: dict[Preset, Size] = {
                 **_SPLIT, "dataset": "multi30k", "task_kwargs": {"vocabulary_size": 4000}, "dev_size": 1000,
                 "dev_measured": 100,
             },
-            dropout=0.3, warm_steps=4000, warm_batch=64, warm_rate=2e-3, steps=64, steps_per_action=8,
+            dropout=0.3, warm_steps=4000, warm_batch=64, warm_rate=2e-3, steps=48, steps_per_action=8,
             batch_size=32, teacher_students=4, teacher_rate=1e-2, critic_steps=16,
         ),
         ("lstm-1", "transformer-2"), {"transformer-2": 1e-3}, (1e-4, 4e-4), 3,

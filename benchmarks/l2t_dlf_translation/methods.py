@@ -51,6 +51,6 @@ METHODS: dict[str, Method] = {
     "softmax-margin": Method(sequence="softmax-margin", options=_CANDIDATES),
     # The form without the sigmoid, whose zero action is cross-entropy.
     "l2t-dlf": Method(_DIAGONAL, teacher="rmd", tuned_as="cross-entropy"),
-    "l2t-dlf:sigmoid": Method(_SIGMOID, teacher="rmd"),
+    "l2t-dlf:sigmoid": Method(_SIGMOID, teacher="rmd", tuned_as="cross-entropy"),
     "l2t-dlf:ddpg": Method(_DIAGONAL, teacher="ddpg", tuned_as="cross-entropy"),
 }

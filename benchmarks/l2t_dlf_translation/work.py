@@ -22,7 +22,8 @@ from benchmarks.precision import matmuls
 from benchmarks.rows import write_atomically
 from benchmarks.teachers import learned
 from teachenv.bleu import corpus_bleu, references, texts
-from teachenv.decoding import beam
+from teachenv.data.vocabulary import PAD
+from teachenv.decoding import beam, by_length, cut
 from teachenv.env import TeachEnv
 from teachenv.files import whole_file
 from teachenv.randomness import Purpose, torch_seed
@@ -340,6 +341,6 @@ def _scores(env: TeachEnv, model: nn.Module, test: bool) -> dict[str, float]:
     found |= {f"test_{name}": value for name, value in measure.report_of(_Alone(model), inputs, targets).items()}
     assert isinstance(model, Translator)
     source = inputs[:, : targets.shape[1]]
-    said = torch.cat([beam(model, part, _BEAM) for part in torch.split(source, _CHUNK)])
+    said = by_length((source != PAD).sum(1), lambda rows: beam(model, cut(source[rows]), _BEAM), _CHUNK)
     vocabulary = _vocabulary(env)
     return found | {"test_bleu_beam": corpus_bleu(texts(vocabulary, said), references(vocabulary, targets))}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from teachenv.bleu import corpus_bleu, references, texts
 from teachenv.data.translation import TRANSLATIONS, Lines, load_translation
 from teachenv.data.vocabulary import BEGIN, END, PAD, Vocabulary, pieces_of, words_of
-from teachenv.decoding import greedy
+from teachenv.decoding import by_length, cut, greedy
 from teachenv.errors import unknown_name
 from teachenv.sequence_losses import drawn_candidates, expected_bleu, log_probabilities
 from teachenv.students.functional import Prediction
@@ -131,12 +131,15 @@ def _split(pairs: Sequence[Pair], limit: int) -> Split:
     return torch.from_numpy(inputs), torch.from_numpy(targets)
 
 
+def _used(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Where either side has a word: (…, L)."""
+    return (inputs[..., : targets.shape[-1]] != PAD) | (targets != VOID)
+
+
 def trimmed(inputs: torch.Tensor, targets: torch.Tensor) -> Split:
     """Both sides cut to the longest sentence: (…, 2L) and (…, L) to (…, 2L') and (…, L')."""
-    limit = targets.shape[-1]
-    source, before = torch.split(inputs, limit, -1)
-    used = (source != PAD) | (targets != VOID)
-    longest = int(used.flatten(0, -2).any(0).sum())
+    source, before = inputs.chunk(2, -1)
+    longest = int(_used(inputs, targets).flatten(0, -2).any(0).sum())
     return torch.cat([source[..., :longest], before[..., :longest]], -1), targets[..., :longest]
 
 
@@ -177,41 +180,51 @@ class TranslationMeasure(Measure):
 
     def objective(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Of given outputs (n, words, L): token accuracy, or minus the cross-entropy."""
-        total, count = self._sums(outputs, targets)
-        return total / count
+        return self._sums(outputs, targets).sum() / (targets != VOID).sum().clamp(min=1)
 
-    def _sums(self, outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _sums(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         known = targets != VOID
         labels = targets.clamp(min=0)
         if self.name == "likelihood":
             each = -F.cross_entropy(outputs, labels, reduction="none")
         else:
             each = torch.softmax(outputs / self.temperature, 1).gather(1, labels.unsqueeze(1)).squeeze(1)
-        return (each * known).sum(), known.sum().clamp(min=1)
+        return (each * known).sum(1)
 
     def score(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Of given outputs: the fraction of tokens that are right, the words before each given."""
-        known = targets != VOID
-        right = (outputs.argmax(1) == targets) & known
-        return right.sum().to(outputs.dtype) / known.sum().clamp(min=1)
+        return self._right(outputs, targets).sum().to(outputs.dtype) / (targets != VOID).sum().clamp(min=1)
+
+    def _right(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return ((outputs.argmax(1) == targets) & (targets != VOID)).sum(1)
+
+    def _mean(
+        self,
+        of: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+        network: Network,
+        inputs: torch.Tensor,
+        targets: torch.Tensor,
+    ) -> torch.Tensor:
+        """The mean over tokens of what sums over sentences say, without gigabytes of logits at a time."""
+
+        def each(rows: torch.Tensor) -> torch.Tensor:
+            x, y = trimmed(inputs[rows], targets[rows])
+            return of(network(x), y)
+
+        sums = by_length(_used(inputs, targets).sum(1), each, _CHUNK)
+        return sums.sum() / (targets != VOID).sum().clamp(min=1)
 
     def objective_of(self, network: Network, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """See the class."""
-        if self.name != "expected-bleu":
-            return super().objective_of(network, inputs, targets)
-        return self._expected_bleu(network, inputs, targets)
+        if self.name == "expected-bleu":
+            return self._expected_bleu(network, inputs, targets)
+        return self._mean(self._sums, network, inputs, targets)
 
     def judge(
         self, network: Network, inputs: torch.Tensor, targets: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(objective, BLEU, nothing)."""
-        if self.name == "expected-bleu":
-            objective = self._expected_bleu(network, inputs, targets)
-        else:
-            chunks = zip(torch.split(inputs, _CHUNK), torch.split(targets, _CHUNK), strict=True)
-            sums = [torch.stack(self._sums(network(x), y)) for x, y in chunks]
-            total, count = torch.stack(sums).sum(0)
-            objective = total / count
+        objective = self.objective_of(network, inputs, targets)
         bleu = objective.new_tensor(self._bleu(network, inputs, targets))
         return objective, bleu, objective.new_zeros(0)
 
@@ -222,21 +235,18 @@ class TranslationMeasure(Measure):
 
     def report_of(self, network: Network, inputs: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
         """BLEU of greedy translations over 100, and the accuracy of tokens."""
-        chunks = list(zip(torch.split(inputs, _CHUNK), torch.split(targets, _CHUNK), strict=True))
-        right = sum(float(self.score(network(x), y)) * int((y != VOID).sum()) for x, y in chunks)
         return {
             "bleu": self._bleu(network, inputs, targets),
-            "token_accuracy": right / max(1, int((targets != VOID).sum())),
+            "token_accuracy": float(self._mean(self._right, network, inputs, targets)),
         }
 
     def translations(self, network: Network, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Greedy ones, (n, L)."""
-        length = targets.shape[-1]
+        source = inputs[:, : targets.shape[-1]]
         with network.module() as model:
             assert isinstance(model, Translator)
             # As long as the model can: what is cut off here would depend on the other sentences.
-            found = [greedy(model, part[:, :length]) for part in torch.split(inputs, _CHUNK)]
-        return torch.cat(found)
+            return by_length((source != PAD).sum(1), lambda rows: greedy(model, cut(source[rows])), _CHUNK)
 
     def _bleu(self, network: Network, inputs: torch.Tensor, targets: torch.Tensor) -> float:
         hypotheses = texts(self.vocabulary, self.translations(network, inputs, targets))

@@ -26,7 +26,7 @@ from teachenv.bleu import corpus_bleu, references, texts
 from teachenv.data import german_number_words
 from teachenv.data.translation import load_translation, read_lines
 from teachenv.data.vocabulary import BEGIN, END, PAD, UNKNOWN, Vocabulary, pieces_of, words_of
-from teachenv.decoding import beam, greedy, sample
+from teachenv.decoding import beam, by_length, cut, greedy, sample
 from teachenv.dynamics import minibatches
 from teachenv.errors import DatasetUnavailable
 from teachenv.losses import make_loss
@@ -315,6 +315,19 @@ def test_decoding(name: str) -> None:
     assert torch.equal(one, two)
     with pytest.raises(ValueError, match="at least 1"):
         beam(model, source, 0)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_translations_do_not_depend_on_the_other_sentences(name: str) -> None:
+    model, source = network(name), tokens(40)
+    with torch.no_grad():
+        model.bias[END] = 0.4  # they end at different places
+    alone = torch.cat([greedy(model, row) for row in source.split(1)])  # type: ignore[no-untyped-call]
+    ends = (alone != PAD).sum(1)
+    assert ends.min() < 3 < ends.max()
+    assert torch.equal(greedy(model, source), alone)
+    together = by_length((source != PAD).sum(1), lambda rows: greedy(model, cut(source[rows])), 7)
+    assert torch.equal(together, alone)
 
 
 def test_samples_are_drawn_from_the_model() -> None:

@@ -47,7 +47,7 @@ class Size:
 
 SIZES: Mapping[Preset, Size] = {
     "smoke": Size("synthetic", "preresnet-8", 8, 1, 1_000),
-    "laptop": Size("cifar10", "preresnet-20", 20, 3),
+    "laptop": Size("cifar10", "preresnet-20", 15, 3),
     # The released code's; it also takes N = 2 and α = 0.5, and a learning rate of 1.
     "paper": Size("cifar100", "preresnet-20", 180, 3),
 }

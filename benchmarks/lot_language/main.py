@@ -87,7 +87,7 @@ _TINY: Mapping[str, dict[str, Any]] = {
     "awd-lstm": {"embedding": 24, "width": 48, "layers": 2, "weight_dropout": 0.1},
     "transformer-xl": {"width": 32, "layers": 2, "heads": 2, "head_width": 16, "inner": 64, "memory": 35},
 }
-EPOCHS: Mapping[Preset, int] = {"smoke": 8, "laptop": 6}
+EPOCHS: Mapping[Preset, int] = {"smoke": 8, "laptop": 4}
 SEEDS: Mapping[Preset, int] = {"smoke": 1, "laptop": 3, "paper": 3}
 
 

@@ -5,8 +5,8 @@ logits of each next target word, as losses of PyTorch have classes. For decoding
 then predict word after word (`start`, `advance`); see `teachenv.decoding`. Source and target share one embedding, which
 is the classifier as well.
 
-The fused LSTM and attention kernels have no second derivative (on the CPU those of oneDNN, on GPUs cuDNN's), and
-`torch.func.vmap` does not batch them: recurrences and attention are written out here.
+Fused attention has no second derivative on the CPU, cuDNN's LSTM none on GPUs, and `torch.func.vmap` batches neither:
+recurrences and attention are written out here.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ SIZES: dict[Preset, Size] = {
                 "dev_measured": 100,
             },
             dropout=0.3, warm_steps=4000, warm_batch=64, warm_rate=2e-3, steps=48, steps_per_action=8,
-            batch_size=32, teacher_students=4, teacher_rate=1e-2, critic_steps=16,
+            batch_size=32, teacher_students=4, teacher_rate=0.1, critic_steps=16,
         ),
         ("lstm-1", "transformer-2"), {"transformer-2": 1e-3}, (1e-4, 4e-4), 3,
     ),
@@ -139,7 +139,8 @@ class Bench:
     def identity(self, case: Case) -> dict[str, Any]:
         """What its rows are known by; where data lie on this machine is not part of it."""
         made = METHODS[case.method]
-        setting = {name: value for name, value in asdict(case.setting).items() if name not in ("data_root", "student")}
+        unsaid = {"data_root", "student", *made.ignores}
+        setting = {name: value for name, value in asdict(case.setting).items() if name not in unsaid}
         return {
             "benchmark": NAME,
             "task": f"translation-{case.setting.data['dataset']}",

@@ -33,6 +33,16 @@ class Method:
     tuned_as: str | None = None
     trains: bool = True
 
+    @property
+    def ignores(self) -> set[str]:
+        """Settings that do not matter to it."""
+        matters = {
+            "teacher_students": self.teacher is not None,
+            "teacher_rate": self.teacher == "rmd",
+            "critic_steps": self.sequence == "actor-critic",
+        }
+        return {name for name, does in matters.items() if not does}
+
 
 _DIAGONAL: Mapping[str, Any] = {"loss": "diagonal", "loss_kwargs": {"scale": 0.5}}
 _SIGMOID: Mapping[str, Any] = {"loss": "diagonal-sigmoid", "loss_kwargs": {"scale": 1.0}}
@@ -49,6 +59,8 @@ METHODS: dict[str, Method] = {
     "minimum-risk": Method(sequence="minimum-risk", options=_CANDIDATES),
     "actor-critic": Method(sequence="actor-critic", options={"likelihood": _BESIDE}),
     "softmax-margin": Method(sequence="softmax-margin", options=_CANDIDATES),
+    # The paper's loss with Φ = 1: what the teacher adds to it is the difference.
+    "sigmoid": Method(_SIGMOID, tuned_as="cross-entropy"),
     # The form without the sigmoid, whose zero action is cross-entropy.
     "l2t-dlf": Method(_DIAGONAL, teacher="rmd", tuned_as="cross-entropy"),
     "l2t-dlf:sigmoid": Method(_SIGMOID, teacher="rmd", tuned_as="cross-entropy"),

@@ -21,8 +21,10 @@ def markdown(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
 
 
 def print_table(title: str, header: Sequence[str], body: Sequence[Sequence[str]], caption: str | None = None) -> None:
-    """Prints a table on the terminal."""
-    shown = Table(*header, title=title, caption=caption)
+    """Prints a table on the terminal; where it is narrow, the names of the lines stay whole."""
+    shown = Table(title=title, caption=caption)
+    for number, name in enumerate(header):
+        shown.add_column(name, no_wrap=number == 0, overflow="fold")
     for line in body:
         shown.add_row(*line)
     Console().print(shown)

@@ -68,12 +68,12 @@ BENCHMARKS: dict[str, Entry] = {
     "lot_atari": Entry(
         options="benchmarks.lot_atari:Options",
         summary="Does PPO play better when students can imitate its policy (LoT), on Atari games and in control?",
-        minutes={"smoke": "1 min", "laptop": "4 h (estimated)", "paper": "days"},
+        minutes={"smoke": "1 min", "laptop": "2.5 h (estimated)", "paper": "days"},
     ),
     "lot_images": Entry(
         options="benchmarks.lot_images:Options",
         summary="Do image classifiers that students can imitate (LoT) generalise better, at equal steps and in total?",
-        minutes={"smoke": "1 min", "laptop": "3 h (estimated)", "paper": "days, for a GPU"},
+        minutes={"smoke": "1 min", "laptop": "2 h (estimated)", "paper": "days, for a GPU"},
     ),
     # Time, memory and error of every way to differentiate a training, peers among them.
     "hypergradients": Entry(

@@ -141,6 +141,11 @@ def by_length(lengths: torch.Tensor, each: Callable[[torch.Tensor], torch.Tensor
     return torch.cat([each(rows) for rows in order.split(size)])[order.argsort()]  # type: ignore[no-untyped-call]
 
 
+def translated(decode: Callable[[torch.Tensor], torch.Tensor], source: torch.Tensor, size: int = 64) -> torch.Tensor:
+    """Translations of many sources, (n, L) to (n, length), by `greedy` or `beam` of a model, `size` at a time."""
+    return by_length((source != PAD).sum(1), lambda rows: decode(cut(source[rows])), size)
+
+
 def cut(tokens: torch.Tensor) -> torch.Tensor:
     """(n, L) token numbers to (n, L'), without the padding that all end with."""
     return tokens[:, : int((tokens != PAD).any(0).sum())]

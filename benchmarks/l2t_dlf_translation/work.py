@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
 import time
 from collections.abc import Iterator, Mapping
@@ -22,8 +23,7 @@ from benchmarks.precision import matmuls
 from benchmarks.rows import write_atomically
 from benchmarks.teachers import learned
 from teachenv.bleu import corpus_bleu, references, texts
-from teachenv.data.vocabulary import PAD
-from teachenv.decoding import beam, by_length, cut
+from teachenv.decoding import beam, translated
 from teachenv.env import TeachEnv
 from teachenv.files import whole_file
 from teachenv.randomness import Purpose, torch_seed
@@ -46,7 +46,7 @@ NETWORKS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 # The largest and the smallest coefficients that a row keeps, at so many actions.
 TOKENS, TIMES = 10, 5
 
-_BEAM, _CHUNK, _KEPT_EVERY = 5, 64, 500
+_BEAM, _KEPT_EVERY = 5, 500
 
 
 @dataclass(frozen=True)
@@ -341,6 +341,6 @@ def _scores(env: TeachEnv, model: nn.Module, test: bool) -> dict[str, float]:
     found |= {f"test_{name}": value for name, value in measure.report_of(_Alone(model), inputs, targets).items()}
     assert isinstance(model, Translator)
     source = inputs[:, : targets.shape[1]]
-    said = by_length((source != PAD).sum(1), lambda rows: beam(model, cut(source[rows]), _BEAM), _CHUNK)
+    said = translated(functools.partial(beam, model, width=_BEAM), source)
     vocabulary = _vocabulary(env)
     return found | {"test_bleu_beam": corpus_bleu(texts(vocabulary, said), references(vocabulary, targets))}

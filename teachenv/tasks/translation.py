@@ -9,6 +9,7 @@ translation with its end, then `VOID`. Minibatches are of sentences of about one
 from __future__ import annotations
 
 import copy
+import functools
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -20,7 +21,7 @@ from torch.nn import functional as F
 from teachenv.bleu import corpus_bleu, references, texts
 from teachenv.data.translation import TRANSLATIONS, Lines, load_translation
 from teachenv.data.vocabulary import BEGIN, END, PAD, Vocabulary, pieces_of, words_of
-from teachenv.decoding import by_length, cut, greedy
+from teachenv.decoding import by_length, greedy, translated
 from teachenv.errors import unknown_name
 from teachenv.sequence_losses import drawn_candidates, expected_bleu, log_probabilities
 from teachenv.students.functional import Prediction
@@ -246,7 +247,7 @@ class TranslationMeasure(Measure):
         with network.module() as model:
             assert isinstance(model, Translator)
             # As long as the model can: what is cut off here would depend on the other sentences.
-            return by_length((source != PAD).sum(1), lambda rows: greedy(model, cut(source[rows])), _CHUNK)
+            return translated(functools.partial(greedy, model), source, _CHUNK)
 
     def _bleu(self, network: Network, inputs: torch.Tensor, targets: torch.Tensor) -> float:
         hypotheses = texts(self.vocabulary, self.translations(network, inputs, targets))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import os
 import subprocess
@@ -26,7 +27,7 @@ from teachenv.bleu import corpus_bleu, references, texts
 from teachenv.data import german_number_words
 from teachenv.data.translation import load_translation, read_lines
 from teachenv.data.vocabulary import BEGIN, END, PAD, UNKNOWN, Vocabulary, pieces_of, words_of
-from teachenv.decoding import beam, by_length, cut, greedy, sample
+from teachenv.decoding import beam, greedy, sample, translated
 from teachenv.dynamics import minibatches
 from teachenv.errors import DatasetUnavailable
 from teachenv.losses import make_loss
@@ -326,7 +327,7 @@ def test_translations_do_not_depend_on_the_other_sentences(name: str) -> None:
     ends = (alone != PAD).sum(1)
     assert ends.min() < 3 < ends.max()
     assert torch.equal(greedy(model, source), alone)
-    together = by_length((source != PAD).sum(1), lambda rows: greedy(model, cut(source[rows])), 7)
+    together = translated(functools.partial(greedy, model), source, 7)
     assert torch.equal(together, alone)
 
 

@@ -8,20 +8,28 @@ N counts gradient steps, as in the paper. The released code sweeps N times over 
 instead, which comes to 13.5 student steps for each of the policy's; and all ten entries of its cache are the same
 buffer, overwritten in place. Here they are the last rollouts (`replay`).
 
+Two further ways to train, to compare with, are the same loop. `labels=True`: the student also learns from the policy's
+rewards, by PPO's clipped loss on the policy's own rollouts (deep mutual learning; a student that acted too would need
+steps of the environment for itself). `student_steps=0`: the student stays as it is, a policy that was trained before
+(self-distillation; "kickstarting", Schmitt et al. 2018).
+
 With α = 0 the policy is SB3's PPO's to the last bit: students draw from a random stream of their own.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import deque
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.type_aliases import RolloutBufferSamples
 from stable_baselines3.common.utils import obs_as_tensor
 from torch import distributions as td
 from torch import nn
@@ -89,6 +97,20 @@ class _AddTerm(torch.autograd.Function):
         return gradients[0], torch.ones_like(term)
 
 
+class Rewarded(NamedTuple):
+    """What a policy learns from on a minibatch.
+
+    Attributes:
+        actions: as the policy's distribution takes them.
+        advantages: (batch,).
+        log_prob: (batch,), of the actions when they were taken.
+    """
+
+    actions: torch.Tensor
+    advantages: torch.Tensor
+    log_prob: torch.Tensor
+
+
 class LastRollouts:
     """Observations of the last rollouts; iterating gives minibatches of them, drawn from NumPy's global generator.
 
@@ -137,7 +159,8 @@ class LoTPPO(PPO):
         policy: see SB3's PPO.
         env: see SB3's PPO.
         alpha: α; the released code has 0.5, or 0.1 for some games.
-        student_steps: N.
+        student_steps: N; 0: students stay as they are: give them the weights of a trained policy
+            (`model.students[0].load_state_dict(trained.policy.state_dict())`).
         temperature: τ.
         students: K; each weighs 1/K.
         student_policy: policy class or alias of the students; None: the policy's own.
@@ -145,10 +168,12 @@ class LoTPPO(PPO):
         student_weight_decay: of the students' Adam, whose learning rate is PPO's.
         replay: how many of the last rollouts the students' own steps draw from.
         warm_up: PPO updates (rollouts) at the beginning in which α is 0; 1 in the released code.
+        labels: whether students also learn from the policy's rewards: PPO's clipped loss of its minibatches, with its
+            entropy bonus and its clipping of gradients, + α · their KL. Neither paper nor code has it.
         **kwargs: SB3's.
 
     Raises:
-        ValueError: numbers out of range.
+        ValueError: numbers out of range, or `labels` with another N than 1 (rewards are those of present rollouts).
 
     Example:
         >>> from agents import LoTPPO
@@ -172,6 +197,7 @@ class LoTPPO(PPO):
         student_weight_decay: float = 1e-4,
         replay: int = 10,
         warm_up: int = 1,
+        labels: bool = False,
         _init_setup_model: bool = True,
         **kwargs: Any,
     ) -> None:
@@ -182,6 +208,11 @@ class LoTPPO(PPO):
                 f"students={students}, replay={replay}, warm_up={warm_up}, "
                 f"student_weight_decay={student_weight_decay}"
             )
+        if labels and student_steps != 1:
+            raise ValueError(
+                f"labels=True: found student_steps={student_steps}, expected 1; rewards are known of the minibatches "
+                "that the policy is trained on, where each student takes one step"
+            )
         self.alpha, self.student_steps, self.temperature, self.num_students = (
             alpha,
             student_steps,
@@ -190,6 +221,7 @@ class LoTPPO(PPO):
         )
         self.student_policy, self.student_policy_kwargs = student_policy, student_policy_kwargs
         self.student_weight_decay, self.replay, self.warm_up = student_weight_decay, replay, warm_up
+        self.labels = labels
         self.rollouts_seen = 0
         self.lot_state: dict[str, Any] | None = None
         super().__init__(policy, env, _init_setup_model=_init_setup_model, **kwargs)
@@ -209,8 +241,10 @@ class LoTPPO(PPO):
             temperature=temperature,
             student_steps=self.student_steps,
             data=self.last_rollouts,
-            metric=lambda own, other: policy_distance(own, other, temperature),
-            forward=lambda policy, observations: parts(policy.get_distribution(observations)),
+            metric=lambda own, other: policy_distance(parts(own), parts(other), temperature),
+            labels=self._clipped_loss if self.labels else False,
+            # A policy has one object for all its distributions.
+            forward=lambda policy, observations: copy.copy(policy.get_distribution(observations)),
             seed=seed,
         )
 
@@ -226,22 +260,46 @@ class LoTPPO(PPO):
         student.set_training_mode(True)
         # A tenth to a third faster on the CPU in SB3's convolutions; the policy stays SB3's to the last bit.
         student.to(memory_format=torch.channels_last)
+        if self.labels:
+            student.optimizer.register_step_pre_hook(lambda *_: self._clip(student))
         return student.to(self.device)
+
+    def _clip(self, student: nn.Module) -> None:
+        nn.utils.clip_grad_norm_(student.parameters(), self.max_grad_norm)
+
+    def _clipped_loss(self, own: Distribution, found: Rewarded) -> torch.Tensor:
+        """PPO's loss of a student, but for values."""
+        advantages = found.advantages
+        if self.normalize_advantage and len(advantages) > 1:
+            advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+        log_prob, entropy = own.log_prob(found.actions), own.entropy()
+        ratio, clip = torch.exp(log_prob - found.log_prob), self.clip_range(self._current_progress_remaining)  # type: ignore[operator]
+        gain = torch.min(advantages * ratio, advantages * ratio.clamp(1 - clip, 1 + clip))
+        # Squashed Gaussians have no entropy in closed form.
+        return -gain.mean() - self.ent_coef * (-log_prob if entropy is None else entropy).mean()
 
     def train(self) -> None:
         """SB3's, with the term in each minibatch's loss and the students' steps after each of the policy's."""
-        self.last_rollouts.add(self.rollout_buffer.observations)
+        if self.student_steps > 1:
+            self.last_rollouts.add(self.rollout_buffer.observations)
         self.lot.alpha = self.alpha if self.rollouts_seen >= self.warm_up else 0.0
         policy, lot, divergences = self.policy, self.lot, []
-        evaluate = policy.evaluate_actions
+        evaluate, minibatches = policy.evaluate_actions, self.rollout_buffer.get
+        present: list[RolloutBufferSamples] = []
         for student in self.students:
             self._update_learning_rate(student.optimizer)  # type: ignore[arg-type]
+
+        def remembered(batch_size: int | None = None) -> Iterator[RolloutBufferSamples]:
+            for minibatch in minibatches(batch_size):
+                present[:] = [minibatch]
+                yield minibatch
 
         def evaluate_with_term(
             observations: Any, actions: torch.Tensor
         ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
             values, log_prob, entropy = evaluate(observations, actions)
-            term = lot(parts(policy.action_dist), observations)
+            rewarded = Rewarded(actions, present[0].advantages, present[0].old_log_prob)
+            term = lot(copy.copy(policy.action_dist), observations, rewarded)
             # SB3's loop takes three tensors and makes its loss of them: the term comes in by the gradient of one.
             if lot.alpha:
                 log_prob = _AddTerm.apply(log_prob, term)
@@ -249,10 +307,11 @@ class LoTPPO(PPO):
 
         hook = policy.optimizer.register_step_post_hook(lambda *_: divergences.append(lot.step(policy)))
         policy.evaluate_actions = evaluate_with_term  # type: ignore[method-assign,assignment]
+        self.rollout_buffer.get = remembered  # type: ignore[method-assign,assignment]
         try:
             super().train()
         finally:
-            del policy.evaluate_actions
+            del policy.evaluate_actions, self.rollout_buffer.get
             hook.remove()
             lot.skip()  # of a minibatch at which target_kl stopped the update
         self.rollouts_seen += 1
@@ -275,7 +334,7 @@ class LoTPPO(PPO):
         self.lot_state = {
             "stream": self.lot.stream.states,
             "steps": (self.lot.teacher_steps, self.lot.updates),
-            "rollouts": list(self.last_rollouts.rollouts) if self.student_steps > 1 else [],
+            "rollouts": list(self.last_rollouts.rollouts),
         }
         try:
             super().save(*args, **kwargs)

@@ -134,5 +134,5 @@ def learn_in_segments(
 def _settings(model: PPO) -> dict[str, Any]:
     """What must be the same in a file and in the model that would go on from it."""
     names = ("n_steps", "n_epochs", "batch_size", "gamma", "gae_lambda", "ent_coef", "vf_coef", "max_grad_norm", "seed")
-    lot = ("alpha", "student_steps", "temperature", "num_students", "replay", "warm_up")
+    lot = ("alpha", "student_steps", "temperature", "num_students", "replay", "warm_up", "labels")
     return {name: getattr(model, name) for name in (*names, *lot) if hasattr(model, name)}

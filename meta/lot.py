@@ -14,7 +14,7 @@ For each step of the teacher there are N of each student: one on the teacher's o
 has there (the released code's joint step), and N − 1 on batches of the student's own. In those the released code runs
 the teacher in training mode, so that its running statistics drift and its random numbers are used up. Here it is in
 evaluation mode, without gradients, and all that students do draws from a stream of their own. Hence α = 0 is the plain
-training, bitwise.
+training, bitwise. With N = 0 the students are held as they are: a trained one teaches, as in distillation.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ from teachenv.losses.distillation import divergence
 Metric = Literal["kl", "l2"]
 Distance = Callable[[Any, Any], torch.Tensor]
 """(what is trained, what is held) to a number; it must hold the second itself."""
+
+TaskLoss = Callable[[Any, Any], torch.Tensor]
+"""(outputs, targets) to a loss, a mean."""
 
 
 def imitability(
@@ -69,7 +72,7 @@ class _Pending(NamedTuple):
 
     students: list[Any]
     teacher: Any
-    targets: torch.Tensor | None
+    targets: Any
 
 
 class LoT:
@@ -81,16 +84,18 @@ class LoT:
 
     Args:
         students: one or several modules with the teacher's output shape, of any size.
-        optimizers: one for each.
+        optimizers: one for each; with N = 0 they may be left out.
         alpha: α.
         temperature: τ.
-        student_steps: N, of each student for each step of the teacher.
+        student_steps: N, of each student for each step of the teacher; 0: students stay as they are, in the mode that
+            they are in.
         data: batches for the N − 1 further steps, begun anew when they end: inputs, or pairs (inputs, targets). An
             iterator that is one already keeps its place itself: it is not part of `state_dict`.
         weights: λ_i; None: 1/K of K students, so that α means the same for any number of them.
         metric: see `imitability`; or a function (own, other) of outputs that are no logits, the mean distance of the
             two, which must hold the other. It has the factor τ² and all else itself.
-        labels: whether students also learn from labels: cross-entropy + α · their KL.
+        labels: whether students also learn from labels: cross-entropy + α · their KL; or a function (outputs, targets)
+            that takes the place of cross-entropy.
         forward: (module, inputs) to outputs, for models that are not simply called.
         dim: see `imitability`.
         seed: of all randomness in what students do.
@@ -121,7 +126,7 @@ class LoT:
     def __init__(
         self,
         students: nn.Module | Sequence[nn.Module],
-        optimizers: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
+        optimizers: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] = (),
         *,
         alpha: float = 1.0,
         temperature: float = 1.5,
@@ -129,7 +134,7 @@ class LoT:
         data: Iterable[Any] | None = None,
         weights: Sequence[float] | None = None,
         metric: Metric | Distance = "kl",
-        labels: bool = False,
+        labels: bool | TaskLoss = False,
         forward: Callable[[Any, Any], Any] = lambda module, inputs: module(inputs),
         dim: int = -1,
         seed: int = 0,
@@ -139,14 +144,15 @@ class LoT:
         self.optimizers = [optimizers] if isinstance(optimizers, torch.optim.Optimizer) else list(optimizers)
         count = len(self.students)
         self.weights = [1 / count] * count if weights is None and count else list(weights or ())
-        if not count or len(self.optimizers) != count or len(self.weights) != count:
+        optimised = len(self.optimizers) == count or not (self.optimizers or student_steps)
+        if not count or not optimised or len(self.weights) != count:
             raise ValueError(
                 f"each student has an optimiser and a weight: found {count} students, {len(self.optimizers)} "
                 f"optimisers and {len(self.weights)} weights"
             )
-        if not (alpha >= 0 and temperature > 0 and student_steps >= 1):
+        if not (alpha >= 0 and temperature > 0 and student_steps >= 0):
             raise ValueError(
-                f"expected alpha >= 0, temperature > 0 and student_steps >= 1, found alpha={alpha}, "
+                f"expected alpha >= 0, temperature > 0 and student_steps >= 0, found alpha={alpha}, "
                 f"temperature={temperature}, student_steps={student_steps}"
             )
         if isinstance(metric, str) and metric not in get_args(Metric):
@@ -157,7 +163,8 @@ class LoT:
             )
         self.alpha, self.temperature, self.student_steps = alpha, temperature, student_steps
         self.metric: Metric | Distance = metric
-        self.labels, self.dim = labels, dim
+        self.labels: TaskLoss | None = self._cross_entropy if labels is True else labels or None
+        self.dim = dim
         self.teacher_steps, self.updates = 0, 0
         self._data, self._forward, self.stream = data, forward, Stream(seed)
         self._batches: Iterator[Any] | None = None
@@ -165,13 +172,13 @@ class LoT:
         self._drawn = 0
         self._pending: _Pending | None = None
 
-    def __call__(self, logits: Any, inputs: Any, targets: torch.Tensor | None = None) -> torch.Tensor:
+    def __call__(self, logits: Any, inputs: Any, targets: Any = None) -> torch.Tensor:
         """α Σ_i λ_i times how far the students are from the teacher on its minibatch, to be added to its loss.
 
         Args:
             logits: the teacher's, of any shape.
             inputs: what it had.
-            targets: class indices; needed with `labels=True`.
+            targets: class indices, or what the function `labels` takes; needed with `labels`.
 
         Raises:
             RuntimeError: neither `step` nor `skip` since the last term.
@@ -181,9 +188,9 @@ class LoT:
             raise RuntimeError(
                 "two terms without a step between them: call step(model) after each step of the teacher, or skip()"
             )
-        if self.labels and targets is None:
+        if self.labels is not None and targets is None:
             raise ValueError("labels=True: pass the minibatch's targets as the third argument")
-        with self.stream():
+        with self.stream(), torch.set_grad_enabled(torch.is_grad_enabled() and self.student_steps > 0):
             own = [self._forward(student, inputs) for student in self.students]
         term = torch.zeros(())
         # Without it there is nothing to differentiate, and the teacher's gradient is the plain one to the last bit.
@@ -202,7 +209,7 @@ class LoT:
         """The students' N steps: one on the minibatch of the last term, N − 1 on batches of their own.
 
         Returns:
-            Their mean loss on that minibatch, before the step.
+            Their mean distance from the teacher on that minibatch, before the step.
 
         Raises:
             RuntimeError: there was no term since the last step.
@@ -228,21 +235,23 @@ class LoT:
         return imitability(own, other, self.temperature, self.metric, self.dim)
 
     def _train(self, batch: _Pending) -> torch.Tensor:
-        losses = []
-        for optimizer, logits in zip(self.optimizers, batch.students, strict=True):
-            loss = self._distance(logits, batch.teacher)
-            if self.labels:
-                assert batch.targets is not None
-                rows = logits.movedim(self.dim, -1).flatten(0, -2)
-                loss = F.cross_entropy(rows, batch.targets.reshape(-1)) + self.alpha * loss
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            losses.append(loss.detach())
-        self.updates += 1
-        return torch.stack(losses).mean()
+        """A step of each student, unless they are held; their mean distance before it."""
+        distances = [self._distance(own, batch.teacher) for own in batch.students]
+        if self.student_steps:
+            for optimizer, own, distance in zip(self.optimizers, batch.students, distances, strict=True):
+                loss = distance
+                if self.labels is not None:
+                    loss = self.labels(own, batch.targets) + self.alpha * distance
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+            self.updates += 1
+        return torch.stack(distances).detach().mean()
 
-    def _next(self) -> tuple[Any, torch.Tensor | None]:
+    def _cross_entropy(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(logits.movedim(self.dim, -1).flatten(0, -2), targets.reshape(-1))
+
+    def _next(self) -> tuple[Any, Any]:
         """The next batch of the students' own."""
         batch = next(self._batches, None) if self._batches is not None else None
         if batch is None:
@@ -255,7 +264,7 @@ class LoT:
             )
         self._drawn += 1
         inputs, targets = batch if isinstance(batch, tuple | list) and len(batch) == 2 else (batch, None)
-        if self.labels and targets is None:
+        if self.labels is not None and targets is None:
             raise ValueError("labels=True: each batch of data= must be a pair (inputs, targets)")
         return inputs, targets
 

@@ -11,35 +11,36 @@ class Method:
     """How a model is trained.
 
     Attributes:
-        kind: `"alone"`: on labels; `"lot"`: with students, see `meta.LoT`; `"self-distillation"`: alone first, and
-            then a second model of its kind under it, which is reported (born-again networks, Furlanello et al. 2018).
+        students: K, see `meta.LoT`; 0: alone, on labels.
+        student_steps: N; 0: the student is a model of the teacher's kind that was trained alone before
+            (self-distillation: born-again networks, Furlanello et al. 2018).
         longer: factor on the teacher's epochs.
         alpha: weight of the KL.
         temperature: τ.
-        student_steps: N.
-        students: K.
         labels: whether students see labels.
         metric: see `meta.LoT`.
     """
 
-    kind: str = "alone"
+    students: int = 0
+    student_steps: int = 1
     longer: float = 1.0
     alpha: float = 1.0
     temperature: float = 1.5
-    student_steps: int = 1
-    students: int = 1
     labels: bool = False
     metric: str = "kl"
 
     @property
+    def self_distillation(self) -> bool:
+        """Whether another model is trained alone first."""
+        return self.students > 0 and self.student_steps == 0
+
+    @property
     def updates(self) -> float:
         """Steps of all networks for each step of teacher-only."""
-        if self.kind == "self-distillation":
-            return 2.0
-        return 1.0 + self.student_steps * self.students if self.kind == "lot" else self.longer
+        return 2.0 if self.self_distillation else self.longer + self.student_steps * self.students
 
 
-LOT = Method("lot")
+LOT = Method(students=1)
 
 TABLE = {
     # At equal steps of the teacher, and at as many as teacher and student have together.
@@ -48,7 +49,7 @@ TABLE = {
     "lot": LOT,
     # Zhang et al. 2018, with simultaneous updates.
     "dml": replace(LOT, temperature=1.0, labels=True),
-    "self-distillation": Method("self-distillation"),
+    "self-distillation": replace(LOT, student_steps=0),
 }
 
 STUDIES: Mapping[str, Mapping[str, Method]] = {

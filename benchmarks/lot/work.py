@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from benchmarks.lot.methods import Method
 from benchmarks.precision import matmuls
-from meta import LoT, imitability
+from meta import LoT
 from teachenv.files import whole_file
 from teachenv.randomness import Purpose, torch_seed
 from teachenv.schedules import make_schedule
@@ -156,7 +156,7 @@ def train(problem: Problem, method: Method, seed: int, checkpoint: Path) -> Trai
     """
     start, guide = time.perf_counter(), None
     with matmuls("medium"):
-        if method.kind == "self-distillation":
+        if method.self_distillation:
             first = Run(problem, Method(), seed, checkpoint.with_suffix(".first.pt"), None)
             first.finish()
             guide = first.best_network()
@@ -164,10 +164,9 @@ def train(problem: Problem, method: Method, seed: int, checkpoint: Path) -> Trai
         run.finish()
     test = problem.evaluate(run.best_network(), "test")
     student = None
-    if run.lot is not None:
-        imitator = run.lot.students[0]
-        imitator.load_state_dict(run.best["student"][1])
-        student = problem.evaluate(imitator, "test")
+    if run.imitators:
+        run.imitators[0].load_state_dict(run.best["student"][1])
+        student = problem.evaluate(run.imitators[0], "test")
     generations = 2 if guide is not None else 1
     seconds = run.seconds_before + time.perf_counter() - start
     updates = 0 if run.lot is None else run.lot.updates * method.students
@@ -190,7 +189,7 @@ class Run:
     """A training with all that has come of it, which a checkpoint holds."""
 
     def __init__(self, problem: Problem, method: Method, seed: int, path: Path, guide: nn.Module | None) -> None:
-        self.problem, self.method, self.seed, self.path, self.guide = problem, method, seed, path, guide
+        self.problem, self.method, self.seed, self.path = problem, method, seed, path
         self.step, self.seconds_before, self.start = 0, 0.0, time.perf_counter()
         self.curve: list[tuple[int, float, float | None]] = []
         self.best: dict[str, tuple[float, dict[str, torch.Tensor]]] = {}
@@ -199,25 +198,32 @@ class Run:
         self.optimizers = [problem.optimizer(self.model)]
         self.average: AveragedModel | None = None
         self.reader, self.own, self.lot = problem.reader(), _Own(problem, seed), None
-        if method.kind == "lot":
-            self.lot = self._students()
+        self.imitators: list[nn.Module] = []
+        if guide is not None:
+            self.lot = self._regulariser([guide.eval()], [])
+        elif method.students:
+            own = self._students()
+            self.lot = self._regulariser(self.imitators, own)
+            self.optimizers += own
         self.rates = [group["lr"] for optimizer in self.optimizers for group in optimizer.param_groups]
 
-    def _students(self) -> LoT:
-        method, problem = self.method, self.problem
-        students = []
-        for number in range(method.students):
+    def _students(self) -> list[torch.optim.Optimizer]:
+        """Makes them, and their optimisers."""
+        own = []
+        for number in range(self.method.students):
             with torch_seed(self.seed, Purpose.INIT, 2 + number):
-                students.append(problem.network("student"))
-        own = [problem.optimizer(student) for student in students]
-        self.optimizers += own
-        if problem.clip is not None:
-            for optimizer, student in zip(own, students, strict=True):
-                optimizer.register_step_pre_hook(lambda *_, student=student: self._clip(student))
+                student = self.problem.network("student")
+            self.imitators.append(student)
+            own.append(self.problem.optimizer(student))
+            own[-1].register_step_pre_hook(lambda *_, student=student: self._clip(student))
+        return own
+
+    def _regulariser(self, students: list[nn.Module], optimizers: list[torch.optim.Optimizer]) -> LoT:
+        method = self.method
         metric: Any = method.metric
         return LoT(
             students,
-            own,
+            optimizers,
             alpha=method.alpha,
             temperature=method.temperature,
             student_steps=method.student_steps,
@@ -239,7 +245,7 @@ class Run:
         schedule = make_schedule(self.problem.schedule, epochs * self.problem.steps)
         for epoch in range(self.step // self.problem.steps, epochs):
             self.model.train()
-            for student in self._imitators:
+            for student in self.imitators:
                 student.train()
             while self.step < (epoch + 1) * self.problem.steps:
                 self._step(float(schedule(self.step)))
@@ -256,10 +262,6 @@ class Run:
             loss = nn.functional.cross_entropy(logits.flatten(0, -2), targets.flatten())
             if penalty is not None:
                 loss = loss + penalty
-            if self.guide is not None:
-                with torch.no_grad():
-                    taught = self.reader(self.guide.eval(), inputs).logits
-                loss = loss + self.method.alpha * imitability(logits, taught, self.method.temperature)
             if self.lot is not None:
                 loss = loss + self.lot(logits, inputs, targets)
             self.optimizers[0].zero_grad()
@@ -272,15 +274,11 @@ class Run:
             self.lot.step(self.model)
         self.step += 1
 
-    @property
-    def _imitators(self) -> list[nn.Module]:
-        return [] if self.lot is None else self.lot.students
-
     def _evaluate(self, epoch: int) -> None:
         problem = self.problem
         shown = {"teacher": self.model if self.average is None else self.average.module}
-        if self._imitators:
-            shown["student"] = self._imitators[0]
+        if self.imitators:
+            shown["student"] = self.imitators[0]
         found = {}
         for role, network in shown.items():
             with torch.no_grad():

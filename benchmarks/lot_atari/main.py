@@ -19,7 +19,7 @@ from teachenv.errors import unknown_name
 
 NAME = "lot_atari"
 
-Study = Literal["table", "n", "alpha", "size", "students", "throughput"]
+Study = Literal["table", "peers", "n", "alpha", "size", "students", "throughput"]
 
 _GAMES = ("BeamRider", "Breakout", "UpNDown", "Gravitar")
 # The released code's, with its cosine; 20 million steps in the paper.
@@ -115,9 +115,9 @@ SIZES: Mapping[Preset, Size] = {
 class Options(ParallelOptions):
     """Options of ``python -m benchmarks lot_atari``."""
 
-    study: tuple[Study, ...] = ("table", "n")
-    """What is asked: table (with students and without), n (student steps for each of the policy's), alpha, size (of the
-    student), students (two), throughput (environment steps a second)."""
+    study: tuple[Study, ...] = ("table", "peers", "n")
+    """What is asked: table (with students and without), peers (mutual learning, self-distillation), n (student steps
+    for each of the policy's), alpha, size (of the student), students (two), throughput (environment steps a second)."""
 
     environments: tuple[str, ...] | None = None
     """BeamRider, Breakout, UpNDown, Gravitar (any other Atari game as well), CartPole-v1, Acrobot-v1, LunarLander-v3,
@@ -198,7 +198,8 @@ def run(options: Options) -> None:
     def keep(job: Job[Any], found: Played) -> None:
         results.append(_rows(cases_of[job.label], found))
         path: Path = job.kwargs["checkpoint"]
-        path.unlink(missing_ok=True)
+        for file in path.parent.glob(f"{path.stem}.*"):
+            file.unlink()
 
     run_jobs(jobs, options.processes, keep)
     report.write(results.rows(), folder)
@@ -215,7 +216,7 @@ def _cases(options: Options) -> list[Case]:
             training = _training(name, size)
             for study in options.study:
                 # Of games the laptop has time for the table alone, unless told otherwise.
-                if options.preset == "laptop" and training.atari and study == "n" and options.methods is None:
+                if options.preset == "laptop" and training.atari and study != "table" and options.methods is None:
                     continue
                 for label, method in STUDIES.get(study, {}).items():
                     if options.methods is None or label in options.methods:
@@ -238,7 +239,8 @@ def _rows(case: Case, found: Played) -> list[Row]:
     if found.student_kl is not None:
         rows.append(Row(**case.identity, metric="student_kl", value=found.student_kl, **told))
     # The one that says that all is there comes last.
-    data = {"curve": found.curve, "episodes": found.episodes, "policy_updates": found.policy_updates}
+    names = ("curve", "episodes", "env_steps", "policy_updates")
+    data = {name: getattr(found, name) for name in names}
     rows.append(Row(**case.identity, metric="episode_return", value=found.episode_return, data=data, **told))
     return rows
 

@@ -14,7 +14,8 @@ class Method:
         students: K; 0: SB3's PPO.
         alpha: weight of the KL.
         temperature: τ.
-        student_steps: N.
+        student_steps: N; 0: the student is a policy that was trained alone before (self-distillation).
+        labels: whether students learn from rewards too.
         student_width: factor on the widths of the students' layers.
         longer: factor on the epochs that PPO makes of each rollout: more updates at equal steps in the environment.
     """
@@ -23,8 +24,14 @@ class Method:
     alpha: float = 0.5
     temperature: float = 1.0
     student_steps: int = 1
+    labels: bool = False
     student_width: float = 1.0
     longer: int = 1
+
+    @property
+    def self_distillation(self) -> bool:
+        """Whether another policy is trained alone first."""
+        return self.students > 0 and self.student_steps == 0
 
 
 LOT = Method(students=1)
@@ -35,6 +42,8 @@ together, and with students. What the paper means by equal total steps in reinfo
 
 STUDIES: Mapping[str, Mapping[str, Method]] = {
     "table": TABLE,
+    # Deep mutual learning, on one policy's rollouts; and a policy under another that was trained for as long.
+    "peers": {"dml": replace(LOT, labels=True), "self-distillation": replace(LOT, student_steps=0)},
     "n": {f"lot:n-{n}": replace(LOT, student_steps=n) for n in (2, 5)},
     "alpha": {f"lot:alpha-{a:g}": replace(LOT, alpha=a) for a in (0.1, 1.0)},
     "size": {

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
+import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -23,6 +24,9 @@ from benchmarks.precision import matmuls
 
 # Episodes at the end of a training whose mean return is reported, and points of a curve.
 LAST, POINTS = 100, 40
+
+# Added to the seed of a policy that another one is distilled from: with its own it would begin as the other begins.
+_FIRST = 10_000
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,8 @@ class Played:
         episode_return: the mean true return of the last episodes.
         curve: (step, mean return of the episodes that ended since the point before, or None).
         episodes: how many ended.
-        policy_updates: gradient steps of the policy.
+        env_steps: of the environment; of self-distillation those of both policies.
+        policy_updates: gradient steps of the policy; of self-distillation those of both.
         student_updates: of all students.
         student_kl: KL(policy ‖ student) on the policy's last minibatches, or None.
         seconds: of it all.
@@ -108,6 +113,7 @@ class Played:
     episode_return: float
     curve: list[tuple[int, float | None]]
     episodes: int
+    env_steps: int
     policy_updates: int
     student_updates: int
     student_kl: float | None
@@ -155,6 +161,7 @@ def make_model(training: Training, method: Method, env: VecEnv, seed: int) -> PP
         temperature=method.temperature,
         student_steps=method.student_steps,
         students=method.students,
+        labels=method.labels,
         student_policy_kwargs=_narrower(training, method.student_width),
         **options,
     )
@@ -178,15 +185,13 @@ def play(training: Training, method: Method, seed: int, checkpoint: Path, video:
         checkpoint: where an interrupted training is taken up again.
         video: where a game of the trained policy is shown, if it is an Atari game.
     """
-    env = training.make_env(seed)
-    try:
-        model = make_model(training, method, env, seed)
-        with matmuls("medium"):
-            model = learn_in_segments(model, training.steps, checkpoint, rollouts=training.segment, callback=Returns())
-        if video is not None and training.atari:
-            record_game(model, training.environment, video)
-    finally:
-        env.close()
+    seconds, generations = 0.0, 1
+    weights = None
+    if method.self_distillation:
+        # Kept beside until the second one is ready, too.
+        first = _trained(training, Method(), seed + _FIRST, checkpoint.with_suffix(".first.zip"))
+        weights, seconds, generations = first.policy.state_dict(), first.seconds, 2  # type: ignore[attr-defined]
+    model = _trained(training, method, seed, checkpoint, weights, video)
     returns: list[tuple[int, float]] = model.episode_returns  # type: ignore[attr-defined]
     if not returns:
         raise ValueError(
@@ -194,15 +199,41 @@ def play(training: Training, method: Method, seed: int, checkpoint: Path, video:
             "for longer, or in fewer copies"
         )
     rollouts = model._n_updates // model.n_epochs
+    updates = rollouts * model.n_epochs * -(-model.n_steps * model.n_envs // model.batch_size)
     return Played(
         float(np.mean([value for _, value in returns[-LAST:]])),
         curve_of(returns, training.steps),
         len(returns),
-        rollouts * model.n_epochs * -(-model.n_steps * model.n_envs // model.batch_size),
+        generations * model.num_timesteps,
+        generations * updates,
         model.lot.updates * model.num_students if isinstance(model, LoTPPO) else 0,
         model.student_kl,  # type: ignore[attr-defined]
-        model.seconds,  # type: ignore[attr-defined]
+        seconds + model.seconds,  # type: ignore[attr-defined]
     )
+
+
+def _trained(
+    training: Training,
+    method: Method,
+    seed: int,
+    checkpoint: Path,
+    student: Mapping[str, torch.Tensor] | None = None,
+    video: Path | None = None,
+) -> PPO:
+    """The trained policy; `student`: the student's weights at first."""
+    env = training.make_env(seed)
+    try:
+        model = make_model(training, method, env, seed)
+        if student is not None:
+            assert isinstance(model, LoTPPO)
+            model.students[0].load_state_dict(student)
+        with matmuls("medium"):
+            model = learn_in_segments(model, training.steps, checkpoint, rollouts=training.segment, callback=Returns())
+        if video is not None and training.atari:
+            record_game(model, training.environment, video)
+        return model
+    finally:
+        env.close()
 
 
 def curve_of(returns: list[tuple[int, float]], steps: int) -> list[tuple[int, float | None]]:

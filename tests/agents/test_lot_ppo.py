@@ -87,6 +87,60 @@ def test_the_term_is_in_the_gradient() -> None:
     assert moved
 
 
+@pytest.mark.parametrize("space", SPACES)
+def test_students_with_labels_take_ppos_own_step(space: str) -> None:
+    """A student that is the policy, and without a term, stays the policy: it sees the same rewards."""
+    policy, make = SPACES[space]
+    model = LoTPPO(policy, make(), alpha=0.0, labels=True, student_weight_decay=0.0, vf_coef=0.0, ent_coef=0.1, **SMALL)
+    start = {name: value.clone() for name, value in model.policy.state_dict().items()}
+    model.students[0].load_state_dict(start)
+    model.learn(64)
+    for name, value in model.policy.state_dict().items():
+        torch.testing.assert_close(model.students[0].state_dict()[name], value, rtol=1e-3, atol=1e-4, msg=name)
+    assert not all(torch.equal(value, start[name]) for name, value in model.policy.state_dict().items())
+    assert same(PPO(policy, make(), vf_coef=0.0, ent_coef=0.1, **SMALL).learn(64).policy, model.policy)
+
+
+def test_students_with_labels_are_drawn_to_the_policy_too() -> None:
+    found = []
+    for alpha in (0.0, 20.0):
+        model = LoTPPO("MlpPolicy", "CartPole-v1", alpha=alpha, labels=True, warm_up=0, **{**SMALL, "n_epochs": 20})
+        with torch.no_grad():
+            model.students[0].action_net.weight *= 300
+        found.append(model.learn(64).logger.name_to_value["train/student_kl"])
+    assert found[1] < found[0]
+
+
+def test_labels_want_rewards_of_the_present() -> None:
+    with pytest.raises(ValueError, match="found student_steps=2, expected 1"):
+        LoTPPO("MlpPolicy", "CartPole-v1", labels=True, student_steps=2, **SMALL)
+
+
+def test_gsde_has_labels() -> None:
+    """A squashed Gaussian has no entropy in closed form."""
+    kwargs = {"squash_output": True}
+    for labels in (False, True):
+        LoTPPO("MlpPolicy", "Pendulum-v1", use_sde=True, labels=labels, warm_up=0, policy_kwargs=kwargs, **SMALL).learn(
+            64
+        )
+
+
+def test_students_that_are_held_teach(tmp_path: Path) -> None:
+    """N = 0: distillation from a trained policy, which a checkpoint keeps."""
+    before = PPO("MlpPolicy", "CartPole-v1", **SMALL)
+    with torch.no_grad():
+        before.policy.action_net.weight *= 300
+    model = LoTPPO("MlpPolicy", "CartPole-v1", student_steps=0, warm_up=0, alpha=5.0, **{**SMALL, "n_epochs": 20})
+    model.students[0].load_state_dict(before.policy.state_dict())
+    seen = [model.learn(32, reset_num_timesteps=False).logger.name_to_value["train/student_kl"] for _ in range(4)]
+    assert seen[-1] < 0.5 * seen[0]
+    assert same(model.students[0], before.policy)
+    assert model.lot.updates == 0
+    model.save(tmp_path / "model")
+    again = LoTPPO.load(tmp_path / "model", env=gym.make("CartPole-v1"))
+    assert same(again.students[0], before.policy)
+
+
 def test_students_come_nearer() -> None:
     model = LoTPPO("MlpPolicy", "CartPole-v1", student_steps=8, student_weight_decay=0.0, **SMALL)
     seen: list[float] = []

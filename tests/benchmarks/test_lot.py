@@ -53,7 +53,7 @@ def comparable(found: work.Trained) -> dict[str, Any]:
         ("awd-lstm", LOT),
         ("awd-lstm", Method()),
         ("transformer-xl", replace(LOT, students=2, labels=True)),
-        ("lstm", Method("self-distillation")),
+        ("lstm", TABLE["self-distillation"]),
         ("images", replace(LOT, student_steps=2)),
     ],
 )
@@ -72,7 +72,7 @@ def test_an_interrupted_training_ends_as_a_whole_one(
         raise Interrupted
 
     monkeypatch.setattr(work.Run, "_keep", keep_once)
-    runs = PROBLEMS[problem].epochs * (2 if method.kind == "self-distillation" else 1)
+    runs = PROBLEMS[problem].epochs * (2 if method.self_distillation else 1)
     for _ in range(runs):
         with pytest.raises(Interrupted):
             train(PROBLEMS[problem], method, 0, tmp_path / "parts")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from stable_baselines3 import PPO
 
 from agents import LoTPPO
 from benchmarks.__main__ import main as command_line
@@ -46,17 +47,22 @@ def test_updates_and_steps_are_what_the_methods_say(tmp_path: Path) -> None:
         "lot": (updates, updates),
         "lot:n-5": (updates, 5 * updates),
         "lot:k-2": (updates, 2 * updates),
+        "dml": (updates, updates),
+        "self-distillation": (2 * updates, 0),
     }
     for name, (policy, students) in expected.items():
         found = play(SHORT, METHODS[name], 0, tmp_path / f"{name.replace(':', '-')}.zip")
         assert (found.policy_updates, found.student_updates) == (policy, students), name
-        assert (found.student_kl is None) == (students == 0)
+        assert found.env_steps == 512 * (2 if name == "self-distillation" else 1)
+        assert (found.student_kl is None) == (METHODS[name].students == 0)
         assert found.episodes > 0
         assert [step for step, _ in found.curve] == [512 * (i + 1) // work.POINTS for i in range(work.POINTS)]
 
 
-def test_an_interrupted_training_ends_as_a_whole_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    method = replace(LOT, student_steps=2)
+@pytest.mark.parametrize("method", [replace(LOT, student_steps=2), METHODS["dml"], METHODS["self-distillation"]])
+def test_an_interrupted_training_ends_as_a_whole_one(
+    method: Method, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = play(SHORT, method, 3, tmp_path / "whole.zip")
 
     class Interrupted(Exception):
@@ -83,6 +89,25 @@ def test_without_a_weight_lot_is_ppo(tmp_path: Path) -> None:
     alone, beside = (play(SHORT, m, 1, tmp_path / f"{m.students}.zip") for m in (Method(), replace(LOT, alpha=0.0)))
     assert beside.curve == alone.curve
     assert beside.episode_return == alone.episode_return
+
+
+def test_a_policy_is_distilled_from_one_that_began_elsewhere(tmp_path: Path) -> None:
+    seen: list[LoTPPO] = []
+
+    class Watching(work.Returns):
+        def _on_training_start(self) -> None:
+            super()._on_training_start()
+            if isinstance(self.model, LoTPPO):
+                seen.append(self.model)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(work, "Returns", Watching)
+        play(SHORT, METHODS["self-distillation"], 0, tmp_path / "run.zip")
+    first = PPO.load(tmp_path / "run.first.zip")
+    (model,) = seen
+    assert first.seed != model.seed
+    for name, value in first.policy.state_dict().items():
+        assert torch.equal(model.students[0].state_dict()[name], value), name
 
 
 def test_students_have_their_widths() -> None:
@@ -117,7 +142,13 @@ def test_the_command_keeps_what_it_has(tmp_path: Path, monkeypatch: pytest.Monke
     command = ["lot_atari", "--preset", "smoke", "--workers", "1", "--out", str(tmp_path)]
     assert command_line(command) == 0
     rows = read_rows(tmp_path / "results.jsonl")
-    assert {row.method for row in rows if row.metric == "episode_return"} == {*TABLE, "lot:n-2", "lot:n-5"}
+    assert {row.method for row in rows if row.metric == "episode_return"} == {
+        *TABLE,
+        "dml",
+        "self-distillation",
+        "lot:n-2",
+        "lot:n-5",
+    }
     assert {row.seed for row in rows} == {0, 1}
     assert "| lot |" in (tmp_path / "table.md").read_text()
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
@@ -143,7 +174,7 @@ def test_throughput_is_measured_side_by_side(tmp_path: Path, monkeypatch: pytest
 
 def test_tables_tell_differences_of_pairs(tmp_path: Path) -> None:
     def row(method: str, seed: int, value: float) -> Row:
-        data = {"curve": [[1, value]], "policy_updates": 10, "episodes": 3}
+        data = {"curve": [[1, value]], "policy_updates": 10, "env_steps": 100, "episodes": 3}
         config = {"training": {"steps": 100}}
         return Row(
             "lot_atari", "CartPole-v1", "gymnasium", "MlpPolicy", method, seed, "episode_return", value, 20, 1.0,

@@ -220,6 +220,55 @@ def test_what_students_learn_from() -> None:
         torch.testing.assert_close(student.weight, copy.weight - copy.weight.grad)
 
 
+def test_labels_may_have_a_loss_of_their_own() -> None:
+    """Of any task: here of squares of what is put out, whose targets are pairs."""
+    x, y, outputs = torch.randn(8, FEATURES), (torch.randn(8, 2), torch.rand(8, 1)), torch.randn(8, 2)
+    student, copy = nn.Linear(FEATURES, 2), nn.Linear(FEATURES, 2)
+    copy.load_state_dict(student.state_dict())
+
+    def squares(own: torch.Tensor, targets: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        return (targets[1] * (own - targets[0]).square()).mean()
+
+    lot = LoT(
+        student,
+        torch.optim.SGD(student.parameters(), lr=1.0),
+        alpha=0.3,
+        metric=lambda own, other: (own - other.detach()).square().mean(),
+        labels=squares,
+    )
+    lot(outputs, x, y)
+    lot.step(nn.Identity())
+    (squares(copy(x), y) + 0.3 * (copy(x) - outputs).square().mean()).backward()
+    torch.testing.assert_close(student.weight, copy.weight - copy.weight.grad)
+
+
+def test_students_that_are_held_teach() -> None:
+    """N = 0 is distillation: the term is the student's τ² KL, and nothing of it changes."""
+    model, student = network(0).eval(), network(1).eval()
+    before = deepcopy(student)
+    lot = LoT(student, alpha=0.7, temperature=2.0, student_steps=0)
+    x = torch.randn(8, FEATURES)
+    logits = model(x)
+    term = lot(logits, x)
+    taught = (student(x) / 2).log_softmax(-1)
+    expected = 4 * F.kl_div((logits / 2).log_softmax(-1), taught, reduction="batchmean", log_target=True)
+    torch.testing.assert_close(term, 0.7 * expected)
+    term.backward()
+    assert all(p.grad is not None for p in model.parameters())
+    distance = lot.step(model)
+    assert not distance.requires_grad
+    assert distance > 0
+    assert same(student, before)
+    assert all(p.grad is None for p in student.parameters())
+    assert (lot.teacher_steps, lot.updates) == (1, 0)
+    train(model, lot, sgd(model), 3)
+    assert same(student, before)
+    other = LoT(network(2), student_steps=0)
+    other.load_state_dict(lot.state_dict())
+    assert same(other.students[0], student)
+    assert other.teacher_steps == 4
+
+
 def test_pixels_have_labels_too() -> None:
     student = nn.Conv2d(3, CLASSES, 1)
     lot = LoT(student, sgd(student), labels=True, dim=1)
@@ -283,6 +332,8 @@ def test_calls_out_of_order_are_refused() -> None:
         ({"alpha": -1.0}, "alpha=-1"),
         ({"temperature": 0.0}, "temperature=0"),
         ({"student_steps": 2}, "need data="),
+        ({"student_steps": -1}, "student_steps=-1"),
+        ({"optimizers": []}, "1 students, 0 optimisers"),
         ({"weights": [0.5, 0.5]}, "1 students, 1 optimisers and 2 weights"),
         ({"metric": "KL"}, "did you mean 'kl'"),
     ],
@@ -290,7 +341,7 @@ def test_calls_out_of_order_are_refused() -> None:
 def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
     student = nn.Linear(FEATURES, CLASSES)
     with pytest.raises(ValueError, match=message):
-        LoT(student, sgd(student), **options)
+        LoT(student, **{"optimizers": sgd(student), **options})
 
 
 def test_batches_that_do_not_fit_are_refused() -> None:

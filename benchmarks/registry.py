@@ -63,17 +63,17 @@ BENCHMARKS: dict[str, Entry] = {
     "lot_language": Entry(
         options="benchmarks.lot_language:Options",
         summary="Do language models that students can imitate (LoT) generalise better, at equal steps and in total?",
-        minutes={"smoke": "1 min", "laptop": "3 h (estimated)", "paper": "days, for a GPU"},
+        minutes={"smoke": "1 min", "laptop": "2.5 h (estimated)", "paper": "days, for a GPU"},
     ),
     "lot_atari": Entry(
         options="benchmarks.lot_atari:Options",
         summary="Does PPO play better when students can imitate its policy (LoT), on Atari games and in control?",
-        minutes={"smoke": "1 min", "laptop": "2.5 h (estimated)", "paper": "days"},
+        minutes={"smoke": "1 min", "laptop": "3.2 h (estimated)", "paper": "days"},
     ),
     "lot_images": Entry(
         options="benchmarks.lot_images:Options",
         summary="Do image classifiers that students can imitate (LoT) generalise better, at equal steps and in total?",
-        minutes={"smoke": "1 min", "laptop": "2 h (estimated)", "paper": "days, for a GPU"},
+        minutes={"smoke": "1 min", "laptop": "1.2 h (estimated)", "paper": "days, for a GPU"},
     ),
     # Time, memory and error of every way to differentiate a training, peers among them.
     "hypergradients": Entry(

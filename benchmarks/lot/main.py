@@ -17,7 +17,7 @@ from benchmarks.options import ParallelOptions
 from benchmarks.rows import ResultsFile, Row, git_commit, versions
 from teachenv.errors import unknown_name
 
-Study = Literal["table", "alpha", "n", "form", "size"]
+Study = Literal["table", "peers", "alpha", "n", "form", "size"]
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,9 @@ class StudyOptions(ParallelOptions):
     """What both benchmarks can be asked."""
 
     study: tuple[Study, ...] = ("table",)
-    """What is asked: table (LoT and what it is compared with), alpha, n (student steps for each of the teacher's), form
-    (students that see labels, L2, two students), size (smaller and larger students)."""
+    """What is asked: table (with students and without), peers (mutual learning, self-distillation), alpha, n (student
+    steps for each of the teacher's), form (students that see labels, L2, two students), size (smaller and larger
+    students)."""
 
     methods: tuple[str, ...] | None = None
     """Which of the study's methods; by default all."""

@@ -47,6 +47,8 @@ TABLE = {
     "teacher-only": Method(),
     "teacher-only:total-steps": Method(longer=LOT.updates),
     "lot": LOT,
+}
+PEERS = {
     # Zhang et al. 2018, with simultaneous updates.
     "dml": replace(LOT, temperature=1.0, labels=True),
     "self-distillation": replace(LOT, student_steps=0),
@@ -54,6 +56,7 @@ TABLE = {
 
 STUDIES: Mapping[str, Mapping[str, Method]] = {
     "table": TABLE,
+    "peers": PEERS,
     "alpha": {f"lot:alpha-{a:g}": replace(LOT, alpha=a) for a in (0.1, 0.5, 2.0)},
     "n": {
         name: method

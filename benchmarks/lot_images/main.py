@@ -58,9 +58,10 @@ class Options(StudyOptions):
     """Options of ``python -m benchmarks lot_images``."""
 
     study: tuple[Study | Literal["imitation"], ...] = ("table",)  # type: ignore[assignment]
-    """What is asked: table (LoT and what it is compared with), alpha, n (student steps for each of the teacher's), form
-    (students that see labels, L2, two students), size (smaller and larger students), imitation (is a teacher that
-    generalises easier to imitate than one that knows shuffled labels by heart?)."""
+    """What is asked: table (with students and without), peers (mutual learning, self-distillation), alpha, n (student
+    steps for each of the teacher's), form (students that see labels, L2, two students), size (smaller and larger
+    students), imitation (is a teacher that generalises easier to imitate than one that knows shuffled labels by
+    heart?)."""
 
     task: Literal["cifar10", "cifar100", "image-folder", "synthetic"] | None = None
     """Data: cifar10, cifar100, image-folder (see --dataset), synthetic (made here); by default the preset's."""

@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.__main__ import main as command_line
 from benchmarks.lot import report, work
-from benchmarks.lot.methods import LOT, METHODS, TABLE, Method
+from benchmarks.lot.methods import LOT, METHODS, PEERS, TABLE, Method
 from benchmarks.lot.work import Problem, Run, train
 from benchmarks.lot_images import imitation, networks
 from benchmarks.lot_images import main as images_main
@@ -53,7 +53,7 @@ def comparable(found: work.Trained) -> dict[str, Any]:
         ("awd-lstm", LOT),
         ("awd-lstm", Method()),
         ("transformer-xl", replace(LOT, students=2, labels=True)),
-        ("lstm", TABLE["self-distillation"]),
+        ("lstm", PEERS["self-distillation"]),
         ("images", replace(LOT, student_steps=2)),
     ],
 )
@@ -97,7 +97,8 @@ def test_without_a_weight_students_leave_the_model_alone(problem: str, student_s
 
 def test_steps_are_counted(tmp_path: Path) -> None:
     problem = replace(TEXT, epochs=1)
-    found = {name: train(problem, TABLE[name], 0, tmp_path / name.replace(":", "-")) for name in TABLE}
+    methods = {**TABLE, **PEERS}
+    found = {name: train(problem, m, 0, tmp_path / name.replace(":", "-")) for name, m in methods.items()}
     steps = problem.steps
     assert {name: (f.teacher_steps / steps, f.steps / steps) for name, f in found.items()} == {
         "teacher-only": (1, 1),
@@ -194,12 +195,12 @@ def test_a_student_comes_nearer_to_the_teacher_that_it_imitates(tmp_path: Path) 
 def test_the_language_command_keeps_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(language_main.EPOCHS, "smoke", 1)  # type: ignore[arg-type]
     command = ["lot_language", "--preset", "smoke", "--train-size", "4000", "--seeds", "2", "--workers", "1"]
-    command += ["--out", str(tmp_path), "--model", "lstm", "transformer-xl"]
+    command += ["--out", str(tmp_path), "--model", "lstm", "transformer-xl", "--study", "table", "peers"]
     assert command_line(command) == 0
     rows = read_rows(tmp_path / "results.jsonl")
     assert {row.task for row in rows} == {"numbers-lstm", "numbers-transformer-xl"}
     assert {row.dataset for row in rows} == {"numbers-subset-4000"}
-    assert {row.method for row in rows} == set(TABLE)
+    assert {row.method for row in rows} == {*TABLE, *PEERS}
     students = {row.method for row in rows if row.metric == "student_test_perplexity"}
     assert students == {"lot", "dml"}
     assert not list((tmp_path / "checkpoints").glob("*"))

@@ -212,8 +212,7 @@ def run(setting: Setting, method: str, rate: float, seed: int, final: bool, star
     with matmuls("medium"):
         env.reset(seed=(FINAL_SEED if final else TUNING_SEED) + seed)
         if made.sequence is not None:
-            with _by_sequences(setting, env, made, rate, start, seed) as model:
-                scores = _scores(env, model, final)
+            scores = _scores(env, _by_sequences(setting, env, made, rate, start, seed), final)
         else:
             if made.teacher is not None:
                 teacher = _taught(setting, made, rate, seed, start, checkpoint)
@@ -267,11 +266,8 @@ def _taught(setting: Setting, method: Method, rate: float, seed: int, start: Pat
     return learned(teacher, checkpoint.with_suffix(".zip"), setting.teacher_students * env.teaching.actions)
 
 
-@contextmanager
-def _by_sequences(
-    setting: Setting, env: TeachEnv, method: Method, rate: float, start: Path, seed: int
-) -> Iterator[nn.Module]:
-    """A training by a loss of whole translations, on the minibatches and at the rates of the environment."""
+def _by_sequences(setting: Setting, env: TeachEnv, method: Method, rate: float, start: Path, seed: int) -> Translator:
+    """What a loss of whole translations trains, on the minibatches and at the rates of the environment."""
     model = Started(setting.student, setting.dropout, start)()
     loss = _sequence_loss(setting, env, method, model)
     networks = nn.ModuleList([model, *loss.modules()])
@@ -287,7 +283,7 @@ def _by_sequences(
             loss(model, inputs, targets, draws).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         loss.stepped(model)
-    yield model.eval()
+    return model.eval()
 
 
 def _sequence_loss(setting: Setting, env: TeachEnv, method: Method, model: Translator) -> SequenceLoss:

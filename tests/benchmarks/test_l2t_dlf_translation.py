@@ -52,8 +52,7 @@ def test_losses_of_translations_train_as_the_environment_does(start: Path, monke
     method = METHODS["cross-entropy"]
     env = SETTING.after(start, method, 1e-2)
     env.reset(seed=3)
-    with work._by_sequences(SETTING, env, method, 1e-2, start, 3) as model:
-        found = dict(model.named_parameters())
+    found = dict(work._by_sequences(SETTING, env, method, 1e-2, start, 3).named_parameters())
     before = {name: tensor.clone() for name, tensor in env.student.parameters.items()}
     work._follow(env, None)
     assert env.student.step == SETTING.steps

@@ -42,7 +42,10 @@ HEADER = (
 
 def write(rows: Sequence[Row], folder: Path) -> None:
     """Writes table.md and the figures into the folder, and prints the tables."""
-    final = [row for row in rows if row.config["stage"] == "training"]
+    final = [row for row in rows if row.config["stage"] == "training" and row.method in METHODS]
+    students, methods = list(dict.fromkeys(row.student for row in final)), list(METHODS)
+    # Rows stand in the order in which runs ended.
+    final.sort(key=lambda row: (students.index(row.student), methods.index(row.method)))
     lines: list[str] = []
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in final:
@@ -58,11 +61,6 @@ def write(rows: Sequence[Row], folder: Path) -> None:
     Console().print(f"rows, table and figures: {folder}", highlight=False, markup=False)
 
 
-def _methods(rows: Sequence[Row]) -> list[str]:
-    there = {row.method for row in rows}
-    return [name for name in METHODS if name in there]
-
-
 def _values(rows: Sequence[Row], method: str, metric: str) -> dict[int, float]:
     return {row.seed: 100 * row.value for row in rows if (row.method, row.metric) == (method, metric)}
 
@@ -70,7 +68,7 @@ def _values(rows: Sequence[Row], method: str, metric: str) -> dict[int, float]:
 def _table(rows: Sequence[Row], student: str) -> list[tuple[str, ...]]:
     body: list[tuple[str, ...]] = []
     reference = _values(rows, "cross-entropy", "test_bleu")
-    for method in _methods(rows):
+    for method in dict.fromkeys(row.method for row in rows):
         values, own = _values(rows, method, "test_bleu"), [row for row in rows if row.method == method]
         seeds, compared = sorted(values.keys() & reference.keys()), ""
         if method != "cross-entropy" and len(seeds) > 1:
@@ -121,7 +119,7 @@ def _bars(groups: dict[tuple[str, str], list[Row]]) -> Figure | None:
         return None
     figure, axes = panels([f"{student} ({rows[0].dataset})" for (_, student), rows in groups.items()])
     for axis, rows in zip(axes, groups.values(), strict=True):
-        methods = _methods(rows)
+        methods = list(dict.fromkeys(row.method for row in rows))
         for place, method in enumerate(reversed(methods)):
             values = list(_values(rows, method, "test_bleu").values())
             axis.plot(values, [place] * len(values), "o", color="tab:blue", alpha=0.4)

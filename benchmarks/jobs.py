@@ -98,7 +98,7 @@ def run_jobs(
 
 def alone(function: Callable[..., Any], **arguments: Any) -> Any:
     """Calls a function in a new process; one that dies gives `failed`."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), initializer=_watch_parent) as pool:
         try:
             return pool.submit(function, **arguments).result()
         except BrokenProcessPool:
@@ -180,14 +180,18 @@ def _said(error: BaseException) -> str:
 def _start_worker(threads: int) -> None:
     # For systems without signal masks, see _interrupts_held_back.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _watch_parent()
     import torch  # not at the top of the module: the command line must not wait for it before it says a word
 
     torch.set_num_threads(threads)
 
 
-def _end_with_parent() -> None:
+def _watch_parent() -> None:
     """Do not work on for nobody when the calling process is killed."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

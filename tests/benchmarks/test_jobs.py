@@ -146,22 +146,28 @@ SCRIPT = """
 import signal, sys, time
 from functools import partial
 from pathlib import Path
-from benchmarks.jobs import Job, run_jobs
+from benchmarks.jobs import Job, alone, run_jobs
+
+def mark_and_sleep(path):
+    Path(path).touch()
+    time.sleep(600)
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # tests run in the background inherit that it is ignored
+    if sys.argv[2] == "alone":
+        alone(mark_and_sleep, path=sys.argv[1])
     jobs = [Job("mark", partial(Path.touch, Path(sys.argv[1]))), *[Job("slow", partial(time.sleep, 600))] * 2]
     run_jobs(jobs, 2, lambda job, value: None)
 """
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs signals")
-@pytest.mark.parametrize("kind", ["ctrl-c", "killed"])
-def test_no_worker_outlives_the_process_that_started_it(kind, tmp_path):
+@pytest.mark.parametrize(("kind", "how"), [("ctrl-c", "jobs"), ("killed", "jobs"), ("killed", "alone")])
+def test_no_worker_outlives_the_process_that_started_it(kind, how, tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
     mark = tmp_path / "mark"
     process = subprocess.Popen(
-        [sys.executable, tmp_path / "script.py", mark],
+        [sys.executable, tmp_path / "script.py", mark, how],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -101,18 +101,18 @@ def beam(
         scores[:, 0] = 0.0
         ended = torch.zeros(n, width, dtype=torch.bool, device=source.device)
         lengths = torch.zeros(n, width, device=source.device)
-        found = source.new_full((n, width, limit), PAD)
-        rows = torch.arange(n, device=source.device)[:, None]
+        found, best_found = source.new_full((n, width, limit), PAD), source.new_full((n, limit), PAD)
+        followed = torch.arange(n, device=source.device)
         for place in range(limit):
             logits, state = model.advance(tokens, memory, state)
-            log_p = torch.log_softmax(sayable(logits).float(), -1).view(n, width, -1)
+            log_p = torch.log_softmax(sayable(logits).float(), -1).view(len(followed), width, -1)
             # What has ended goes on as it is, by padding alone.
             log_p = log_p.masked_fill(ended[..., None], -torch.inf)
             log_p[..., PAD] = torch.where(ended, 0.0, -torch.inf)
             longer = (lengths + ~ended).clamp(min=1)
             total = scores[..., None] + log_p
             _, best = (total / longer[..., None] ** penalty).flatten(1).topk(width)
-            words = log_p.shape[-1]
+            words, rows = log_p.shape[-1], torch.arange(len(best), device=source.device)[:, None]
             parents, chosen = best // words, best % words
             scores = total.flatten(1).gather(1, best)
             found = found[rows, parents]
@@ -121,9 +121,18 @@ def beam(
             picked = (rows * width + parents).flatten()
             state = pytree.tree_map(lambda tensor, picked=picked: tensor[picked], state)
             tokens = chosen.flatten()
-            if bool(ended.all()):
+            going = ~ended.all(1)
+            # A few long translations should not cost as much as all.
+            if 2 * int(going.sum()) <= len(going) or place == limit - 1:
+                best_found[followed] = found[rows[:, 0], (scores / lengths**penalty).argmax(1)]
+                followed, scores, lengths, ended, found = (
+                    tensor[going] for tensor in (followed, scores, lengths, ended, found)
+                )
+                each = going.repeat_interleave(width)
+                tokens, memory, state = pytree.tree_map(lambda tensor, each=each: tensor[each], (tokens, memory, state))
+            if not len(followed):
                 break
-        return found[torch.arange(n), (scores / lengths.clamp(min=1) ** penalty).argmax(1)]
+        return best_found
 
 
 def by_length(lengths: torch.Tensor, each: Callable[[torch.Tensor], torch.Tensor], size: int) -> torch.Tensor:

@@ -330,7 +330,7 @@ def _scores(env: TeachEnv, model: nn.Module, test: bool) -> dict[str, float]:
     measure, task, dev = env.dynamics.measure, env.teaching.task, env.episode.dev
     assert isinstance(measure, TranslationMeasure)
     inputs, targets = (part[dev] for part in task.pool)
-    found = {"dev_bleu": measure.report_of(_Alone(model), inputs, targets)["bleu"]}
+    found = {"dev_bleu": measure.bleu(_Alone(model), inputs, targets)}
     if not test:
         return found
     inputs, targets = task.test

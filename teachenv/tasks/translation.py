@@ -226,7 +226,7 @@ class TranslationMeasure(Measure):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(objective, BLEU, nothing)."""
         objective = self.objective_of(network, inputs, targets)
-        bleu = objective.new_tensor(self._bleu(network, inputs, targets))
+        bleu = objective.new_tensor(self.bleu(network, inputs, targets))
         return objective, bleu, objective.new_zeros(0)
 
     @property
@@ -237,7 +237,7 @@ class TranslationMeasure(Measure):
     def report_of(self, network: Network, inputs: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
         """BLEU of greedy translations over 100, and the accuracy of tokens."""
         return {
-            "bleu": self._bleu(network, inputs, targets),
+            "bleu": self.bleu(network, inputs, targets),
             "token_accuracy": float(self._mean(self._right, network, inputs, targets)),
         }
 
@@ -249,7 +249,8 @@ class TranslationMeasure(Measure):
             # As long as the model can: what is cut off here would depend on the other sentences.
             return translated(functools.partial(greedy, model), source, _CHUNK)
 
-    def _bleu(self, network: Network, inputs: torch.Tensor, targets: torch.Tensor) -> float:
+    def bleu(self, network: Network, inputs: torch.Tensor, targets: torch.Tensor) -> float:
+        """BLEU of greedy translations over 100."""
         hypotheses = texts(self.vocabulary, self.translations(network, inputs, targets))
         return corpus_bleu(hypotheses, references(self.vocabulary, targets))
 

@@ -74,6 +74,18 @@ def test_workers_are_other_processes_with_one_torch_thread_each():
     assert results["kind"][1] == "SpawnProcess"
 
 
+@pytest.mark.parametrize("given", [None, "0"])
+def test_workers_allocate_in_huge_pages_unless_told_otherwise(monkeypatch, given):
+    name, found = "THP_MEM_ALLOC_ENABLE", []
+    if given is None:
+        monkeypatch.delenv(name, raising=False)
+    else:
+        monkeypatch.setenv(name, given)
+    run_jobs([Job(str(job), os.getenv, {"key": name}) for job in range(2)], 2, lambda job, value: found.append(value))
+    assert found == [given or "1"] * 2
+    assert os.getenv(name) == given  # measurements in this process stay what they were
+
+
 def test_jobs_have_the_same_number_of_threads_in_this_process_and_the_caller_keeps_its_own():
     before = torch.get_num_threads()
     torch.set_num_threads(3)

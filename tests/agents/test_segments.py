@@ -69,8 +69,8 @@ def pendulum(**options: Any) -> PPO:
     return PPO("MlpPolicy", env, use_sde=True, **{**SMALL, **options})
 
 
-def cart_pole() -> LoTPPO:
-    return LoTPPO("MlpPolicy", "CartPole-v1", student_steps=2, **SMALL)
+def cart_pole(**options: Any) -> LoTPPO:
+    return LoTPPO("MlpPolicy", "CartPole-v1", student_steps=2, **{**SMALL, **options})
 
 
 def test_a_killed_training_ends_where_an_unbroken_one_ends(tmp_path: Path) -> None:
@@ -111,7 +111,23 @@ def test_a_segment_without_rollouts_is_refused() -> None:
         Segments("x.zip", rollouts=0)
 
 
-def test_a_file_of_other_settings_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"gamma": 0.5}, "gamma"),
+        ({"learning_rate": 1e-2}, "learning_rate"),
+        ({"learning_rate": lambda remaining: 1e-2 * remaining}, "learning_rate"),
+        ({"clip_range_vf": 0.1}, "clip_range_vf"),
+        ({"policy_kwargs": {"net_arch": [5]}}, "policy"),
+    ],
+)
+def test_a_file_of_other_settings_is_refused(changed: dict[str, Any], named: str, tmp_path: Path) -> None:
     learn_in_segments(pendulum(), 64, tmp_path / "model.zip")
-    with pytest.raises(ValueError, match=r"other settings than the one to train \(they differ in gamma\)"):
-        learn_in_segments(pendulum(gamma=0.5), 128, tmp_path / "model.zip")
+    with pytest.raises(ValueError, match=rf"other settings than the one to train \(they differ in {named}\)"):
+        learn_in_segments(pendulum(**changed), 128, tmp_path / "model.zip")
+
+
+def test_a_file_of_other_students_is_refused(tmp_path: Path) -> None:
+    learn_in_segments(cart_pole(), 64, tmp_path / "model.zip")
+    with pytest.raises(ValueError, match=r"they differ in students\)"):
+        learn_in_segments(cart_pole(student_policy_kwargs={"net_arch": [5]}), 128, tmp_path / "model.zip")

@@ -16,10 +16,11 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from teachenv.dynamics import Dynamics, minibatches
+from teachenv.dynamics import Dynamics
 from teachenv.errors import unknown_name
 from teachenv.joint import BATCH_FIELDS, JointDynamics, PairMeasure
 from teachenv.losses import LossFamily, make_loss
+from teachenv.minibatches import minibatches
 from teachenv.optimizers import make_optimizer
 from teachenv.randomness import Purpose, generator
 from teachenv.recording import Recorder, recorder_of

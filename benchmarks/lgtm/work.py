@@ -20,8 +20,8 @@ from meta.distillation import LGTM, Batch, DistillationSettings, Distiller, Fine
 from meta.distillation.losses import soft_cross_entropy
 from meta.distillation.text import Pooling, TextClassifier, Tokenizer
 from teachenv.data import GlueData, load_glue
-from teachenv.dynamics import minibatches
 from teachenv.files import whole_file
+from teachenv.minibatches import minibatches
 from teachenv.randomness import Purpose, generator, torch_seed
 
 _EVALUATION_BATCH = 128

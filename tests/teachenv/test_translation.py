@@ -28,9 +28,9 @@ from teachenv.data import german_number_words
 from teachenv.data.translation import load_translation, read_lines
 from teachenv.data.vocabulary import BEGIN, END, PAD, UNKNOWN, Vocabulary, pieces_of, words_of
 from teachenv.decoding import beam, greedy, sample, translated
-from teachenv.dynamics import minibatches
 from teachenv.errors import DatasetUnavailable
 from teachenv.losses import make_loss
+from teachenv.minibatches import minibatches
 from teachenv.students import make_student
 from teachenv.students.functional import Prediction
 from teachenv.students.translation import Translator

@@ -1,0 +1,34 @@
+"""Which samples a step sees: minibatches of each epoch's own order."""
+
+from __future__ import annotations
+
+import numpy as np
+
+# Minibatches that are filled together from samples in the order of their lengths.
+_BUCKET = 50
+
+
+def minibatches(
+    rng: np.random.Generator, samples: np.ndarray, size: int, count: int, lengths: np.ndarray | None = None
+) -> np.ndarray:
+    """Indices (count, size) of minibatches: samples reshuffled each epoch, incomplete minibatches left out.
+
+    Args:
+        rng: draws.
+        samples: indices.
+        size: of a minibatch.
+        count: how many.
+        lengths: of all samples there are, by index; a minibatch is then of samples of about one length.
+    """
+    per_epoch = len(samples) // size
+
+    def epoch() -> np.ndarray:
+        order = rng.permutation(samples)[: per_epoch * size]
+        if lengths is None:
+            return order
+        pools = [order[i : i + _BUCKET * size] for i in range(0, len(order), _BUCKET * size)]
+        alike = np.concatenate([pool[np.argsort(lengths[pool], kind="stable")] for pool in pools])
+        return rng.permutation(alike.reshape(per_epoch, size)).ravel()
+
+    epochs = [epoch() for _ in range(-(-count // per_epoch))]
+    return np.concatenate(epochs).reshape(-1, size)[:count]

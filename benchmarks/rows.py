@@ -13,6 +13,7 @@ made again without running anything::
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import importlib.metadata
 import json
 import math
@@ -321,6 +322,27 @@ def git_commit(folder: str | os.PathLike[str] = _ROOT) -> str:
 def _git(folder: str | os.PathLike[str], *arguments: str) -> str:
     command = ["git", "-C", os.fspath(folder), *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.strip()
+
+
+def about(student_steps: int, seconds: float, **more: str) -> dict[str, Any]:
+    """What a row says beside its number and what that is of.
+
+    Args:
+        student_steps: See `Row`.
+        seconds: See `Row`.
+        more: What shapes a result beside the versions of libraries, such as the precision.
+    """
+    return {
+        "git_commit": git_commit(),
+        "versions": {**versions(), **more},
+        "student_steps": student_steps,
+        "seconds": seconds,
+    }
+
+
+def digest(config: Mapping[str, Any]) -> str:
+    """A name for settings, for files that must not be taken up by others."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _canonical(config: Mapping[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from benchmarks.comparison.methods import Configuration, Method, table_at
 from benchmarks.comparison.work import Setting, Taught, Trained
 from benchmarks.jobs import Job, run_jobs
 from benchmarks.precision import on_any_machine, precision
-from benchmarks.rows import ResultsFile, Row, git_commit, read_rows, versions
+from benchmarks.rows import ResultsFile, Row, about, digest, read_rows
 
 
 class Rung(NamedTuple):
@@ -172,7 +171,7 @@ class Comparison:
 
     def _checkpoint(self, task: Task, method: str, seed: int, best: dict[tuple[str, str], Configuration]) -> Path:
         """Where a teacher is kept, without suffix; its settings are in the name: one of others must not be taken up."""
-        settings = hashlib.sha256(_key(self._training(task, method, best)).encode()).hexdigest()[:12]
+        settings = digest(self._training(task, method, best))
         return self.folder / "teachers" / f"{task.name}-{method}-{seed}-{settings}".replace(":", "-")
 
     def tune(self) -> dict[tuple[str, str], Configuration]:
@@ -325,12 +324,9 @@ class Comparison:
             seed,
             metric,
             value,
-            student_steps,
-            round(seconds, 2),
-            config,
-            git_commit(),
-            versions() | precision(task.setting.options),
-            data,
+            config=config,
+            data=data,
+            **about(student_steps, round(seconds, 2), **precision(task.setting.options)),
         )
 
     def _training_rows(self, task: Task, method: str, seed: int, config: dict[str, Any], trained: Trained) -> list[Row]:

@@ -15,7 +15,7 @@ from benchmarks.hypergradients.measure import peak, reference, times
 from benchmarks.hypergradients.problems import STUDENTS
 from benchmarks.jobs import alone
 from benchmarks.options import CommonOptions, Preset
-from benchmarks.rows import ResultsFile, Row, git_commit, versions
+from benchmarks.rows import ResultsFile, Row, about
 from teachenv.errors import unknown_name
 
 NAME = "hypergradients"
@@ -237,14 +237,14 @@ def _cases(options: Options, size: Size) -> list[Case]:
 
 
 def _rows(identity: dict[str, Any], case: Case, found: dict[str, Any]) -> list[Row]:
-    about: dict[str, Any] = {"git_commit": git_commit(), "versions": versions(), "student_steps": case.steps}
+    told = about(case.steps, found.get("seconds", 0.0))
     if "failed" in found:
         note = {"failed": found["failed"]}
-        return [Row(**identity, metric="failed", value=1.0, seconds=0.0, data=note, **about)]
+        return [Row(**identity, metric="failed", value=1.0, data=note, **told)]
     values = {metric: found.get(metric) for metric in METRICS}
     data = {"path": found["path"]} if "path" in found else None
     return [
-        Row(**identity, metric=metric, value=float(value), seconds=found.get("seconds", 0.0), data=data, **about)
+        Row(**identity, metric=metric, value=float(value), data=data, **told)
         for metric, value in values.items()
         if value is not None
     ]

@@ -15,7 +15,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 import meta
 from benchmarks import memory
 from benchmarks.jobs import alone
-from benchmarks.rows import ResultsFile, Row, git_commit, versions, write_atomically
+from benchmarks.rows import ResultsFile, Row, about, write_atomically
 
 STUDENTS = ("resnet20", "wrn", "densenet")
 STEPS, BATCH = 3, 8
@@ -75,13 +75,12 @@ def run(folder: Path, benchmark: str, threads: int, **options: Any) -> None:
         found = alone(teach, student=student, threads=threads, **options)
         if "failed" in found:
             raise RuntimeError(f"{student}: {found['failed']}")
-        about: dict[str, Any] = {"seconds": found["seconds"], "config": config, "git_commit": git_commit()}
+        told = about(STEPS, found["seconds"])
         values = {name: found[name] for name in ("extra_bytes", "parameters", "largest") if found[name] is not None}
         results.append(
             [
                 Row(
-                    benchmark, "large", found["dataset"], student, "rmd", 0, name, float(value), STEPS,
-                    versions=versions(), **about,
+                    benchmark, "large", found["dataset"], student, "rmd", 0, name, float(value), config=config, **told
                 )
                 for name, value in values.items()
             ]

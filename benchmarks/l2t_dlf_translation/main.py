@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,8 +13,9 @@ from benchmarks.jobs import Job, run_jobs
 from benchmarks.l2t_dlf_translation import report, work
 from benchmarks.l2t_dlf_translation.methods import METHODS
 from benchmarks.l2t_dlf_translation.work import NETWORKS, Run, Setting
+from benchmarks.measurements import Measurement, measure
 from benchmarks.options import ParallelOptions, Preset
-from benchmarks.rows import ResultsFile, Row, git_commit, versions
+from benchmarks.rows import ResultsFile, Row, about, digest
 from teachenv.bleu import corpus_signature
 from teachenv.errors import unknown_name
 
@@ -161,7 +161,7 @@ class Bench:
         """Where a warm start is kept; what comes after it does not matter to it."""
         names = ("student", "data", "dropout", "warm_steps", "warm_batch", "warm_rate")
         config = {name: getattr(setting, name) for name in names}
-        return self.folder / "checkpoints" / f"start-{setting.student}-{seed}-{_digest(config)}.pt"
+        return self.folder / "checkpoints" / f"start-{setting.student}-{seed}-{digest(config)}.pt"
 
     def warm_up(self, cases: Sequence[Case]) -> None:
         """Makes the warm starts that are wanted and not there."""
@@ -183,22 +183,21 @@ class Bench:
 
     def run(self, cases: Sequence[Case]) -> None:
         """Runs those that are not there yet."""
-        cases = self.missing(cases)
-        self.warm_up(cases)
-        jobs, case_of = [], {}
-        for case in cases:
-            stage = f"seed {case.seed}" if case.final else "tuning"
-            label = f"{case.setting.student}: {case.method}, {stage}, lr {case.rate:g}"
-            case_of[label] = case
-            arguments = {
-                **case._asdict(),
-                "start": self.start(case.setting, case.seed),
-                "checkpoint": self.folder / "checkpoints" / _digest(self.identity(case)),
-            }
-            jobs.append(Job(label, work.run, arguments))
         # Long ones first: begun last, they would leave the other cores idle.
-        jobs.sort(key=lambda job: METHODS[case_of[job.label].method].teacher is None)
-        run_jobs(jobs, self.workers, lambda job, found: self.results.append(self._rows(case_of[job.label], found)))
+        cases = sorted(self.missing(cases), key=lambda case: METHODS[case.method].teacher is None)
+        self.warm_up(cases)
+        measure([self._measurement(case) for case in cases], self.results, self.workers)
+
+    def _measurement(self, case: Case) -> Measurement[Run]:
+        stage = f"seed {case.seed}" if case.final else "tuning"
+        return Measurement(
+            f"{case.setting.student}: {case.method}, {stage}, lr {case.rate:g}",
+            work.run,
+            {**case._asdict(), "start": self.start(case.setting, case.seed)},
+            self.identity(case),
+            "dev_bleu",
+            partial(self._rows, case),
+        )
 
     def best(self, setting: Setting, method: str, rates: Sequence[float]) -> float:
         """The rate of the best dev score; rows of all must be there."""
@@ -209,19 +208,14 @@ class Bench:
         return max(cases, key=lambda case: self.results.value("dev_bleu", self.identity(case))).rate
 
     def _rows(self, case: Case, found: Run) -> list[Row]:
-        about: dict[str, Any] = {
-            "student_steps": found.steps,
-            "seconds": found.seconds,
-            "git_commit": git_commit(),
-            "versions": {**versions(), "matmul_precision": "medium", "bleu": corpus_signature()},
-        }
+        told = about(found.steps, found.seconds, matmul_precision="medium", bleu=corpus_signature())
         data = {"tokens": found.tokens, "spread": found.spread} if found.tokens else None
         # The one that says that all is there comes last.
         names = sorted(found.scores, key=lambda name: name == "dev_bleu")
         return [
             Row(
                 **self.identity(case), metric=name, value=found.scores[name],
-                data=data if name == "dev_bleu" else None, **about,
+                data=data if name == "dev_bleu" else None, **told,
             )
             for name in names
         ]  # fmt: skip
@@ -256,8 +250,3 @@ def run(options: Options) -> None:
     ]
     bench.run(finals)
     report.write(results.rows(), folder)
-
-
-def _digest(config: Mapping[str, Any]) -> str:
-    """A name for settings: a file of others must not be taken up."""
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]

@@ -222,7 +222,6 @@ def run(setting: Setting, method: str, rate: float, seed: int, final: bool, star
                 _follow(env, None)
             with env.dynamics.student.held(env.student.parameters, env.student.buffers) as model:
                 scores = _scores(env, model, final)
-    checkpoint.with_suffix(".zip").unlink(missing_ok=True)
     return Run(scores, tokens, spread, spent, round(time.perf_counter() - begun, 2))
 
 

@@ -7,12 +7,11 @@ import time
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 import torch
 
 import meta
 from benchmarks.jobs import alone
-from benchmarks.rows import ResultsFile, Row, git_commit, versions
+from benchmarks.rows import ResultsFile, Row, about
 from teachenv.env import TeachEnv
 
 LENGTHS = (1, 5, 15, 30)
@@ -72,12 +71,7 @@ def run(results: ResultsFile, benchmark: str, threads: int = 1) -> None:
             found: dict[str, Any] = alone(times, case=case, length=length, threads=threads)
             if "failed" in found:
                 raise RuntimeError(f"the cost of windows of {length} steps: {found['failed']}")
-            about: dict[str, Any] = {
-                "student_steps": 2 * length,
-                "seconds": float(np.sum(list(found.values()))),
-                "git_commit": git_commit(),
-                "versions": versions(),
-            }
+            told = about(2 * length, sum(found.values()))
             results.append(
-                [Row(**identity, metric=f"{name}_seconds", value=value, **about) for name, value in found.items()]
+                [Row(**identity, metric=f"{name}_seconds", value=value, **told) for name, value in found.items()]
             )

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from benchmarks.jobs import Job, run_jobs
-from benchmarks.rows import ResultsFile, Row, git_commit, versions
+from benchmarks.measurements import Measurement, measure
+from benchmarks.rows import ResultsFile, Row, about
 from teachenv.losses.dynamic_network import evaluate, imitate, initial_weights, one_against_one
 
 STEPS = (0, 100, 300, 1000, 3000, 10_000)
@@ -40,30 +40,29 @@ def imitated(steps: int, seed: int) -> dict[str, Any]:
 
 def run(results: ResultsFile, benchmark: str, workers: int) -> None:
     """Measures what is not there yet."""
-    jobs, identities = [], {}
-    for seed in range(SEEDS):
-        for steps in STEPS:
-            identity: dict[str, Any] = {
-                "benchmark": benchmark,
-                "task": "imitation",
-                "dataset": "normal logits",
-                "student": "none",
-                "method": f"steps-{steps}",
-                "seed": seed,
-                "config": {"stage": "imitation", "steps": steps, "reach": _REACH},
-            }
-            if not results.done(**identity, metrics=["slope_cosine", "slope_error"]):
-                label = f"imitation of cross-entropy: {steps} steps, seed {seed}"
-                identities[label] = identity
-                jobs.append(Job(label, imitated, {"steps": steps, "seed": seed}))
+    # Long ones first: begun last, they would leave the other cores idle.
+    measure(
+        [_measurement(benchmark, steps, seed) for steps in reversed(STEPS) for seed in range(SEEDS)], results, workers
+    )
 
-    def keep(job: Job[dict[str, Any]], found: dict[str, Any]) -> None:
-        about = {"student_steps": 0, "seconds": found["seconds"], "git_commit": git_commit(), "versions": versions()}
-        results.append(
-            [
-                Row(**identities[job.label], metric=m, value=found[m], data=found["curve"], **about)
-                for m in ("slope_cosine", "slope_error")
-            ]
-        )
 
-    run_jobs(sorted(jobs, key=lambda job: -job.kwargs["steps"]), workers, keep)
+def _measurement(benchmark: str, steps: int, seed: int) -> Measurement[dict[str, Any]]:
+    identity: dict[str, Any] = {
+        "benchmark": benchmark,
+        "task": "imitation",
+        "dataset": "normal logits",
+        "student": "none",
+        "method": f"steps-{steps}",
+        "seed": seed,
+        "config": {"stage": "imitation", "steps": steps, "reach": _REACH},
+    }
+
+    def rows(found: dict[str, Any]) -> list[Row]:
+        told = about(0, found["seconds"])
+        return [
+            Row(**identity, metric=name, value=found[name], data=found["curve"], **told)
+            for name in ("slope_cosine", "slope_error")
+        ]
+
+    label = f"imitation of cross-entropy: {steps} steps, seed {seed}"
+    return Measurement(label, imitated, {"steps": steps, "seed": seed}, identity, "slope_error", rows, resumes=False)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
-from benchmarks.jobs import Job, run_jobs
 from benchmarks.l2t_dln import cost, imitation, report, work
 from benchmarks.l2t_dln.methods import ARCHITECTURES, BOUNDED, CROWD, FIXED, METHODS, REPLAYED, SMOOTH, WINDOWS
 from benchmarks.l2t_dln.work import Configuration, Run, Setting
+from benchmarks.measurements import Measurement, measure
 from benchmarks.options import ParallelOptions, Preset
 from benchmarks.precision import on_any_machine, on_this_machine, precision
-from benchmarks.rows import ResultsFile, Row, git_commit, versions
+from benchmarks.rows import ResultsFile, Row, about
 from teachenv.errors import unknown_name
 
 NAME = "l2t_dln"
@@ -264,45 +263,39 @@ class Bench:
 
     def run(self, cases: Sequence[Case]) -> None:
         """Those that are not there yet."""
-        jobs, case_of = [], {}
-        for case in cases:
-            identity = self.identity(case)
-            if self.results.done(**identity, metrics=["dev_accuracy"]):
-                continue
-            stage = f"seed {case.seed}" if case.final else f"tuning, lr {case.configuration.learning_rate:g}"
-            label = f"{case.task}: {case.method}, {stage}, own {case.configuration.own}"
-            digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-            case_of[label] = case
-            arguments = {
+        # Long ones first: begun last, they would leave the other cores idle.
+        cases = sorted(cases, key=lambda case: METHODS[case.method].kind == "fixed")
+        measure([self._measurement(case) for case in cases], self.results, self.workers)
+
+    def _measurement(self, case: Case) -> Measurement[Run]:
+        stage = f"seed {case.seed}" if case.final else f"tuning, lr {case.configuration.learning_rate:g}"
+        return Measurement(
+            f"{case.task}: {case.method}, {stage}, own {case.configuration.own}",
+            work.run,
+            {
                 "setting": self.setting(case.task),
                 "method": case.method,
                 "configuration": case.configuration,
                 "seed": case.seed,
                 "final": case.final,
-                "checkpoint": self.results.path.parent / "checkpoints" / digest,
-            }
-            jobs.append(Job(label, work.run, arguments))
-        # Long ones first: begun last, they would leave the other cores idle.
-        jobs.sort(key=lambda job: METHODS[case_of[job.label].method].kind == "fixed")
-        run_jobs(jobs, self.workers, lambda job, found: self.results.append(self._rows(case_of[job.label], found)))
+            },
+            self.identity(case),
+            "dev_accuracy",
+            partial(self._rows, case),
+        )
 
     def _rows(self, case: Case, found: Run) -> list[Row]:
         identity = self.identity(case)
-        about: dict[str, Any] = {
-            "student_steps": found.steps,
-            "seconds": found.seconds,
-            "git_commit": git_commit(),
-            "versions": versions() | precision(self.setting(case.task).options),
-        }
+        told = about(found.steps, found.seconds, **precision(self.setting(case.task).options))
         rows = []
         if found.replayed:
             own = identity | {"method": case.method.replace("l2t-dln", REPLAYED, 1)}
-            rows += [Row(**own, metric=name, value=value, **about) for name, value in found.replayed.items()]
+            rows += [Row(**own, metric=name, value=value, **told) for name, value in found.replayed.items()]
         data = {"curve": found.curve, "errors": found.errors, "pictures": found.pictures} if case.final else None
         # The one that says that all is there comes last.
         for name in sorted(found.scores, key=lambda name: name == "dev_accuracy"):
             own_data = data if name == "dev_accuracy" else None
-            rows.append(Row(**identity, metric=name, value=found.scores[name], data=own_data, **about))
+            rows.append(Row(**identity, metric=name, value=found.scores[name], data=own_data, **told))
         return rows
 
 

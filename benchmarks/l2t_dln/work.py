@@ -121,8 +121,6 @@ def run(setting: Setting, method: str, configuration: Configuration, seed: int, 
         if made.kind == "episodes":
             trainings = setting.teacher_students * made.crowd
             found = found._replace(steps=found.steps + trainings * env.teaching.settings.horizon)
-    for file in checkpoint.parent.glob(f"{checkpoint.name}.*"):
-        file.unlink()
     return Run(**found._asdict(), seconds=round(time.perf_counter() - start, 2))
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from benchmarks import memory
 from benchmarks.jobs import alone
 from benchmarks.precision import MatmulPrecision, matmuls
-from benchmarks.rows import ResultsFile, Row, git_commit, versions
+from benchmarks.rows import ResultsFile, Row, about
 from meta import INFLUENCE_METHODS, held_out_gradient, influence
 from meta.distillation.text import TextClassifier
 from teachenv.randomness import Purpose, torch_seed
@@ -104,10 +104,10 @@ def run(results: ResultsFile, checkpoint: str, name_of_it: str, benchmark: str, 
                 "extra_bytes": grown,
                 "relative_error": found["errors"][name],
             }
-            about: dict[str, Any] = {"git_commit": git_commit(), "versions": versions(), "student_steps": 0}
+            told = about(0, found["seconds"][name])
             results.append(
                 [
-                    Row(**identity, method=name, metric=metric, value=value, seconds=values["seconds"], **about)
+                    Row(**identity, method=name, metric=metric, value=value, **told)
                     for metric, value in values.items()
                     if value is not None
                 ]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
-import json
 import os
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -14,8 +13,9 @@ from benchmarks.jobs import Job, run_jobs
 from benchmarks.lgtm import cost, report, work
 from benchmarks.lgtm.methods import METHODS, STUDIES
 from benchmarks.lgtm.work import Distilled, Setting
+from benchmarks.measurements import Measurement, measure
 from benchmarks.options import ParallelOptions, Preset
-from benchmarks.rows import ResultsFile, Row, git_commit, versions
+from benchmarks.rows import ResultsFile, Row, about, digest
 from teachenv.data import GLUE
 from teachenv.errors import unknown_name
 
@@ -142,32 +142,25 @@ def run(options: Options) -> None:
     if "cost" in options.study:
         checkpoint = _checkpoint(options)
         cost.run(results, checkpoint, _name_of(checkpoint), NAME)
-    cases = _cases(options)
-    wanted = [case for case in cases if not results.done(**case.identity, metrics=["test_accuracy"])]
-    _teachers(wanted, results, folder, options)
-
-    jobs, cases_of = [], {}
-    for case in wanted:
-        label = f"{case.setting.task}: {case.label}, seed {case.seed}"
-        cases_of[label] = case
-        arguments = {
-            "setting": case.setting,
-            "method": case.method,
-            "seed": case.seed,
-            "teacher": _teacher(case, folder) if METHODS[case.method].tuned else None,
-            "checkpoint": folder / "checkpoints" / _digest(case.identity),
-        }
-        jobs.append(Job(label, work.distil, arguments))
-
-    def keep(job: Job[Any], found: Distilled) -> None:
-        case = cases_of[job.label]
-        results.append(_rows(case.identity, found))
-        # A checkpoint is half a gigabyte, and what came of it is in the rows.
-        path: Path = job.kwargs["checkpoint"]
-        for file in path.parent.glob(f"{path.name}.*.pt"):
-            file.unlink()
-
-    run_jobs(jobs, options.processes, keep)
+    cases = [case for case in _cases(options) if not results.done(**case.identity, metrics=["test_accuracy"])]
+    _teachers(cases, results, folder, options)
+    wanted = [
+        Measurement(
+            f"{case.setting.task}: {case.label}, seed {case.seed}",
+            work.distil,
+            {
+                "setting": case.setting,
+                "method": case.method,
+                "seed": case.seed,
+                "teacher": _teacher(case, folder) if METHODS[case.method].tuned else None,
+            },
+            case.identity,
+            "test_accuracy",
+            partial(_rows, case.identity),
+        )
+        for case in cases
+    ]
+    measure(wanted, results, options.processes)
     report.write(results.rows(), folder)
 
 
@@ -190,7 +183,7 @@ def _teachers(wanted: list[Case], results: ResultsFile, folder: Path, options: O
         identity = case.identity | {"method": "fine-tuned-teacher"}
         results.append(
             [
-                Row(**identity, metric=f"test_{name}", value=value, student_steps=0, seconds=0.0, **_about())
+                Row(**identity, metric=f"test_{name}", value=value, **about(0, 0.0, matmul_precision="medium"))
                 for name, value in scores.items()
                 if name != "dev"
             ]
@@ -202,12 +195,7 @@ def _teachers(wanted: list[Case], results: ResultsFile, folder: Path, options: O
 def _teacher(case: Case, folder: Path) -> Path:
     """Where the fine-tuned teacher of a case is; how many layers the student has does not matter to it."""
     setting = case.identity["config"]["setting"]
-    return folder / "teachers" / f"{case.setting.task}-{case.seed}-{_digest(setting | {'layers': None})}.pt"
-
-
-def _digest(config: dict[str, Any]) -> str:
-    """A name for settings: a file of others must not be taken up."""
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
+    return folder / "teachers" / f"{case.setting.task}-{case.seed}-{digest(setting | {'layers': None})}.pt"
 
 
 def _cases(options: Options) -> list[Case]:
@@ -275,17 +263,13 @@ def _name_of(checkpoint: str) -> str:
     return PACKAGED if PACKAGED.replace("-", "_") in Path(checkpoint).parts else checkpoint
 
 
-def _about() -> dict[str, Any]:
-    return {"git_commit": git_commit(), "versions": {**versions(), "matmul_precision": "medium"}}
-
-
 def _rows(identity: dict[str, Any], found: Distilled) -> list[Row]:
-    about = {**_about(), "student_steps": found.steps, "seconds": found.seconds}
+    told = about(found.steps, found.seconds, matmul_precision="medium")
     data = {"curve": found.curve, "logged": found.logged, "influences": found.influences}
-    rows = [Row(**identity, metric=f"dev_{name}", value=value, **about) for name, value in found.dev.items()]
+    rows = [Row(**identity, metric=f"dev_{name}", value=value, **told) for name, value in found.dev.items()]
     # The one that says that all is there comes last.
     for name, value in sorted(found.test.items(), reverse=True):
         rows.append(
-            Row(**identity, metric=f"test_{name}", value=value, data=data if name == "accuracy" else None, **about)
+            Row(**identity, metric=f"test_{name}", value=value, data=data if name == "accuracy" else None, **told)
         )
     return rows

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any, Literal
 
-from benchmarks.jobs import Job, run_jobs
 from benchmarks.lot import report, work
 from benchmarks.lot.methods import LOT, METHODS, STUDIES, Method
 from benchmarks.lot.work import Problem, Trained
+from benchmarks.measurements import Measurement, measure
 from benchmarks.options import ParallelOptions
-from benchmarks.rows import ResultsFile, Row, git_commit, versions
+from benchmarks.rows import ResultsFile, Row, about
 from teachenv.errors import unknown_name
 
 Study = Literal["table", "peers", "alpha", "n", "form", "size"]
@@ -94,33 +92,20 @@ def run(name: str, options: StudyOptions, problems: Mapping[str, Problem], seeds
     """
     folder = options.output_folder(name)
     results = ResultsFile(folder / "results.jsonl")
-    cases = [
-        case
+    wanted = [
+        Measurement(
+            f"{case.task}: {case.label}, seed {case.seed}",
+            work.train,
+            {"problem": case.problem, "method": case.method, "seed": case.seed},
+            case.identity,
+            f"test_{case.problem.metric}",
+            partial(_rows, case),
+        )
         for seed in range(options.seeds or seeds)
         for task, problem in problems.items()
         for case in _cases(name, options, task, problem, seed)
     ]
-    cases = [case for case in cases if not results.done(**case.identity, metrics=[f"test_{case.problem.metric}"])]
-    jobs, cases_of = [], {}
-    for case in cases:
-        label = f"{case.task}: {case.label}, seed {case.seed}"
-        cases_of[label] = case
-        arguments = {
-            "problem": case.problem,
-            "method": case.method,
-            "seed": case.seed,
-            "checkpoint": folder / "checkpoints" / digest(case.identity),
-        }
-        jobs.append(Job(label, work.train, arguments))
-
-    def keep(job: Job[Any], found: Trained) -> None:
-        results.append(_rows(cases_of[job.label], found))
-        # What came of a checkpoint is in the rows.
-        path: Path = job.kwargs["checkpoint"]
-        for file in path.parent.glob(f"{path.name}.*"):
-            file.unlink()
-
-    run_jobs(jobs, options.processes, keep)
+    measure(wanted, results, options.processes)
     report.write(results.rows(), folder)
 
 
@@ -136,23 +121,8 @@ def _cases(name: str, options: StudyOptions, task: str, problem: Problem, seed: 
     return found
 
 
-def digest(identity: Mapping[str, Any]) -> str:
-    """A name for settings: a checkpoint of others must not be taken up."""
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def about(steps: int, seconds: float) -> dict[str, Any]:
-    """What rows say beside their number."""
-    return {
-        "git_commit": git_commit(),
-        "versions": {**versions(), "matmul_precision": "medium"},
-        "student_steps": steps,
-        "seconds": seconds,
-    }
-
-
 def _rows(case: Case, found: Trained) -> list[Row]:
-    told = about(found.steps, found.seconds)
+    told = about(found.steps, found.seconds, matmul_precision="medium")
     metric = case.problem.metric
     rows = [Row(**case.identity, metric=f"valid_{metric}", value=found.valid, **told)]
     if found.student is not None:

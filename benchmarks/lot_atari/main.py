@@ -5,16 +5,17 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.jobs import Job, alone, run_jobs
-from benchmarks.lot.main import about, digest
+from benchmarks.jobs import alone
 from benchmarks.lot_atari import report, throughput, work
 from benchmarks.lot_atari.methods import METHODS, STUDIES, Method
 from benchmarks.lot_atari.work import Played, Rate, Training
+from benchmarks.measurements import Measurement, measure
 from benchmarks.options import ParallelOptions, Preset
-from benchmarks.rows import ResultsFile, Row
+from benchmarks.rows import ResultsFile, Row, about
 from teachenv.errors import unknown_name
 
 NAME = "lot_atari"
@@ -181,29 +182,28 @@ def run(options: Options) -> None:
     results = ResultsFile(folder / "results.jsonl")
     if "throughput" in options.study:
         _throughput(results, options)
-    cases = [case for case in _cases(options) if not results.done(**case.identity, metrics=["episode_return"])]
-    jobs, cases_of = [], {}
-    for case in cases:
-        label = f"{case.training.environment}: {case.label}, seed {case.seed}"
-        cases_of[label] = case
-        film = f"{case.training.environment}-{case.label.replace(':', '-')}.mp4"
-        arguments = {
-            "training": case.training,
-            "method": case.method,
-            "seed": case.seed,
-            "checkpoint": folder / "checkpoints" / f"{digest(case.identity)}.zip",
-            "video": folder / "videos" / film if options.videos and case.seed == 0 else None,
-        }
-        jobs.append(Job(label, work.play, arguments))
-
-    def keep(job: Job[Any], found: Played) -> None:
-        results.append(_rows(cases_of[job.label], found))
-        path: Path = job.kwargs["checkpoint"]
-        for file in path.parent.glob(f"{path.stem}.*"):
-            file.unlink()
-
-    run_jobs(jobs, options.processes, keep)
+    wanted = [
+        Measurement(
+            f"{case.training.environment}: {case.label}, seed {case.seed}",
+            work.play,
+            {
+                "training": case.training,
+                "method": case.method,
+                "seed": case.seed,
+                "video": _film(case, folder) if options.videos and case.seed == 0 else None,
+            },
+            case.identity,
+            "episode_return",
+            partial(_rows, case),
+        )
+        for case in _cases(options)
+    ]
+    measure(wanted, results, options.processes)
     report.write(results.rows(), folder)
+
+
+def _film(case: Case, folder: Path) -> Path:
+    return folder / "videos" / f"{case.training.environment}-{case.label.replace(':', '-')}.mp4"
 
 
 def _cases(options: Options) -> list[Case]:
@@ -235,7 +235,7 @@ def _training(name: str, size: Size) -> Training:
 
 
 def _rows(case: Case, found: Played) -> list[Row]:
-    told = about(found.policy_updates + found.student_updates, found.seconds)
+    told = about(found.policy_updates + found.student_updates, found.seconds, matmul_precision="medium")
     rows = []
     if found.student_kl is not None:
         rows.append(Row(**case.identity, metric="student_kl", value=found.student_kl, **told))
@@ -267,12 +267,11 @@ def _throughput(results: ResultsFile, options: Options, threads: int = 2) -> Non
     for baseline, (function, arguments) in studies.items():
         if results.done(**identity, method=baseline, metrics=["steps_per_second"]):
             continue
-        found = alone(function, **arguments)
+        found, told = alone(function, **arguments), about(0, 0.0, matmul_precision="medium")
         if "failed" in found:
             raise RuntimeError(f"throughput: {found['failed']}")
         for method, speeds in found.items():
             ratios = [own / other for own, other in zip(speeds, found[baseline], strict=True)]
             for metric, values in (("ratio", ratios), ("steps_per_second", speeds)):
-                results.append(
-                    [Row(**identity, method=method, metric=metric, value=statistics.median(values), **about(0, 0.0))]
-                )
+                value = statistics.median(values)
+                results.append([Row(**identity, method=method, metric=metric, value=value, **told)])

@@ -182,7 +182,7 @@ def play(training: Training, method: Method, seed: int, checkpoint: Path, video:
         training: where.
         method: how.
         seed: of everything.
-        checkpoint: where an interrupted training is taken up again.
+        checkpoint: where an interrupted training is taken up again, without suffix.
         video: where a game of the trained policy is shown, if it is an Atari game.
     """
     seconds, generations = 0.0, 1
@@ -191,7 +191,7 @@ def play(training: Training, method: Method, seed: int, checkpoint: Path, video:
         # Kept beside until the second one is ready, too.
         first = _trained(training, Method(), seed + _FIRST, checkpoint.with_suffix(".first.zip"))
         weights, seconds, generations = first.policy.state_dict(), first.seconds, 2  # type: ignore[attr-defined]
-    model = _trained(training, method, seed, checkpoint, weights, video)
+    model = _trained(training, method, seed, checkpoint.with_suffix(".zip"), weights, video)
     returns: list[tuple[int, float]] = model.episode_returns  # type: ignore[attr-defined]
     if not returns:
         raise ValueError(

@@ -5,22 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.jobs import Job, run_jobs
-from benchmarks.lot.main import Study, StudyOptions, about, digest
+from benchmarks.lot.main import Study, StudyOptions
 from benchmarks.lot.main import run as run_studies
 from benchmarks.lot_images import imitation
 from benchmarks.lot_images.imitation import KINDS, Imitated
 from benchmarks.lot_images.networks import NETWORKS
 from benchmarks.lot_images.problem import ImageProblem
+from benchmarks.measurements import Measurement, measure
 from benchmarks.options import Preset
 from benchmarks.presentation import markdown, panels, print_table, write_figures
-from benchmarks.rows import ResultsFile, Row, write_atomically
+from benchmarks.rows import ResultsFile, Row, about, write_atomically
 from teachenv.errors import unknown_name
 
 NAME = "lot_images"
@@ -126,56 +127,46 @@ def run(options: Options) -> None:
 def _imitation(options: Options, given: ImageProblem, seeds: int) -> None:
     folder = options.output_folder(NAME)
     results = ResultsFile(folder / "results.jsonl")
-    jobs, identities = [], {}
-    for seed in range(seeds):
-        for kind in KINDS:
-            identity: dict[str, Any] = {
-                "benchmark": NAME,
-                "task": given.task,
-                "dataset": given.dataset,
-                "student": given.title,
-                "method": f"imitate:{kind}",
-                "seed": seed,
-                "config": {"problem": given.config, "shuffled": imitation.SHUFFLED},
-            }
-            if results.done(**identity, metrics=["imitation_kl_test"]):
-                continue
-            label = f"{given.task}: imitating a {kind} teacher, seed {seed}"
-            identities[label] = identity
-            arguments = {
-                "problem": given,
-                "kind": kind,
-                "seed": seed,
-                "checkpoint": folder / "checkpoints" / digest(identity),
-            }
-            jobs.append(Job(label, imitation.imitate, arguments))
-
-    def keep(job: Job[Any], found: Imitated) -> None:
-        told = about(found.steps, 0.0)
-        _, train, test = found.curve[-1]
-        values = {
-            "teacher_learned_accuracy": found.learned,
-            "teacher_test_accuracy": found.test,
-            "imitation_kl_train": train,
-            "imitation_kl_test": test,
-        }
-        identity = identities[job.label]
-        results.append(
-            Row(
-                **identity,
-                metric=metric,
-                value=value,
-                data=found.curve if metric == "imitation_kl_test" else None,
-                **told,
-            )
-            for metric, value in values.items()
+    wanted = [
+        Measurement(
+            f"{given.task}: imitating a {kind} teacher, seed {seed}",
+            imitation.imitate,
+            {"problem": given, "kind": kind, "seed": seed},
+            identity := _identity(given, kind, seed),
+            "imitation_kl_test",
+            partial(_rows, identity),
         )
-        path: Path = job.kwargs["checkpoint"]
-        for file in path.parent.glob(f"{path.name}.*"):
-            file.unlink()
-
-    run_jobs(jobs, options.processes, keep)
+        for seed in range(seeds)
+        for kind in KINDS
+    ]
+    measure(wanted, results, options.processes)
     _report(results.rows(), folder)
+
+
+def _identity(given: ImageProblem, kind: str, seed: int) -> dict[str, Any]:
+    return {
+        "benchmark": NAME,
+        "task": given.task,
+        "dataset": given.dataset,
+        "student": given.title,
+        "method": f"imitate:{kind}",
+        "seed": seed,
+        "config": {"problem": given.config, "shuffled": imitation.SHUFFLED},
+    }
+
+
+def _rows(identity: Mapping[str, Any], found: Imitated) -> list[Row]:
+    told = about(found.steps, 0.0, matmul_precision="medium")
+    _, train, test = found.curve[-1]
+    # The one that says that all is there comes last.
+    values = {
+        "teacher_learned_accuracy": found.learned,
+        "teacher_test_accuracy": found.test,
+        "imitation_kl_train": train,
+        "imitation_kl_test": test,
+    }
+    data = {"imitation_kl_test": found.curve}
+    return [Row(**identity, metric=name, value=value, data=data.get(name), **told) for name, value in values.items()]
 
 
 _HEADER = ("teacher", "knows its labels %", "test accuracy %", "student's KL, training images", "test images", "seeds")

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from benchmarks.options import CommonOptions
-from benchmarks.rows import ResultsFile, Row, git_commit, versions
+from benchmarks.rows import ResultsFile, Row, about
 from benchmarks.throughput.cases import CASES, ENVIRONMENT_OF, SIZES, Case, Size, load_task
 from benchmarks.throughput.measure import MEASUREMENTS
 from benchmarks.throughput.report import report
@@ -58,13 +58,8 @@ def run(options: Options) -> None:
 def _measured(case: Case, task: Task, seed: int, size: Size, identity: Mapping[str, Any]) -> list[Row]:
     start = time.perf_counter()
     values, student_steps = MEASUREMENTS[case.measurement](case, task, seed, size)
-    about: dict[str, Any] = {
-        "student_steps": student_steps,
-        "seconds": time.perf_counter() - start,
-        "git_commit": git_commit(),
-        "versions": versions(),
-    }
-    return [Row(**identity, metric=metric, value=value, **about) for metric, value in values.items()]
+    told = about(student_steps, time.perf_counter() - start)
+    return [Row(**identity, metric=metric, value=value, **told) for metric, value in values.items()]
 
 
 def _identity(case: Case, task: Task, seed: int, size: Size) -> dict[str, Any]:

@@ -1,0 +1,66 @@
+"""Pieces of work whose rows are kept: what a file has already is left out, the rest is written as it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from benchmarks.jobs import Job, run_jobs
+from benchmarks.rows import ResultsFile, Row, digest
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Measurement(Generic[T]):
+    """A piece of work for one process, and the rows that come of it.
+
+    Attributes:
+        label: see `Job`.
+        function: see `Job`; unless it does not resume, it also takes `checkpoint`: a path without suffix, the same
+            whenever the same is measured, beside which (`checkpoint.*`) it keeps what it goes on from.
+        kwargs: its other arguments.
+        identity: what its rows are known by: what `ResultsFile.done` takes, but for the metrics.
+        last: the metric that is there when all are.
+        rows: its value to rows.
+        resumes: see `function`.
+    """
+
+    label: str
+    function: Callable[..., T]
+    kwargs: Mapping[str, Any]
+    identity: Mapping[str, Any]
+    last: str
+    rows: Callable[[T], Iterable[Row]]
+    resumes: bool = True
+
+
+def measure(wanted: Iterable[Measurement[Any]], results: ResultsFile, workers: int) -> None:
+    """Measures those whose rows are not there; writes the rows of each as it ends, and then removes its checkpoints.
+
+    Args:
+        wanted: begun in this order.
+        results: the rows.
+        workers: processes; see `run_jobs`, also for what is raised.
+    """
+    jobs: list[Job[Any]] = []
+    measured = [one for one in wanted if not results.done(**one.identity, metrics=[one.last])]
+    checkpoints = [results.path.parent / "checkpoints" / digest(one.identity) for one in measured]
+    for one, checkpoint in zip(measured, checkpoints, strict=True):
+        kwargs = {**one.kwargs, "checkpoint": checkpoint} if one.resumes else one.kwargs
+        jobs.append(Job(one.label, one.function, kwargs))
+    numbers = {id(job): number for number, job in enumerate(jobs)}
+
+    def keep(job: Job[Any], value: Any) -> None:
+        number = numbers[id(job)]
+        results.append(measured[number].rows(value))
+        _remove(checkpoints[number])
+
+    run_jobs(jobs, workers, keep)
+
+
+def _remove(checkpoint: Path) -> None:
+    for file in checkpoint.parent.glob(f"{checkpoint.name}.*"):
+        file.unlink()

@@ -1,0 +1,95 @@
+"""Rows are written before the checkpoints that they came of are removed, and what is there is left out."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.jobs import JobFailed
+from benchmarks.measurements import Measurement, measure
+from benchmarks.rows import ResultsFile, Row, about
+
+CHECKPOINTS: list[Path] = []
+
+
+def identity(seed: int) -> dict[str, Any]:
+    return {
+        "benchmark": "b",
+        "task": "t",
+        "dataset": "d",
+        "student": "s",
+        "method": "m",
+        "seed": seed,
+        "config": {"rate": 0.1},
+    }
+
+
+def trained(seed: int, checkpoint: Path) -> float:
+    CHECKPOINTS.append(checkpoint)
+    checkpoint.parent.mkdir(exist_ok=True)
+    for suffix in (".zip", ".first.zip"):
+        checkpoint.with_suffix(suffix).touch()
+    if seed == 2:
+        raise RuntimeError("interrupted")
+    return seed / 10
+
+
+def told(seed: int) -> float:
+    return float(seed)
+
+
+def rows(seed: int, value: float) -> list[Row]:
+    return [Row(**identity(seed), metric=name, value=value, **about(3, 0.5, bleu="x")) for name in ("dev", "test")]
+
+
+def measurement(seed: int, function: Any = trained, resumes: bool = True) -> Measurement[float]:
+    label = f"seed {seed}"
+    return Measurement(label, function, {"seed": seed}, identity(seed), "test", partial(rows, seed), resumes)
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> ResultsFile:
+    CHECKPOINTS.clear()
+    return ResultsFile(tmp_path / "results.jsonl")
+
+
+def test_what_is_there_is_left_out(results: ResultsFile) -> None:
+    measure([measurement(0)], results, 1)
+    measure([measurement(0), measurement(1)], results, 1)
+    assert [row.value for row in results.rows()] == [0.0, 0.0, 0.1, 0.1]
+    assert len(CHECKPOINTS) == 2
+    row = results.rows()[0]
+    assert (row.student_steps, row.seconds, row.versions["bleu"]) == (3, 0.5, "x")
+
+
+def test_of_half_the_rows_all_are_measured_again(results: ResultsFile) -> None:
+    results.append(rows(0, 0.7)[:1])
+    measure([measurement(0)], results, 1)
+    assert {row.metric: row.value for row in results.rows()} == {"dev": 0.0, "test": 0.0}
+
+
+def test_a_checkpoint_stays_until_its_rows_are_written(results: ResultsFile) -> None:
+    with pytest.raises(JobFailed, match="seed 2"):
+        measure([measurement(1), measurement(2)], results, 1)
+    folder = results.path.parent / "checkpoints"
+    assert {file.name.split(".")[0] for file in folder.iterdir()} == {CHECKPOINTS[1].name}
+    assert len(list(folder.iterdir())) == 2
+    with pytest.raises(JobFailed):
+        measure([measurement(2)], results, 1)
+    assert CHECKPOINTS[2] == CHECKPOINTS[1]  # so that it goes on from there
+
+    def full(rows: Any) -> None:
+        raise OSError("the disk is full")
+
+    results.append = full  # type: ignore[method-assign]
+    with pytest.raises(OSError, match="full"):
+        measure([measurement(3)], results, 1)
+    assert CHECKPOINTS[3].with_suffix(".zip").exists()
+
+
+def test_work_that_does_not_resume_takes_no_checkpoint(results: ResultsFile) -> None:
+    measure([measurement(4, told, resumes=False)], results, 1)
+    assert results.value("test", identity(4)) == 4.0

@@ -272,6 +272,12 @@ def read_rows(path: str | os.PathLike[str]) -> list[Row]:
     return rows
 
 
+def by_method(rows: Iterable[Row], methods: Collection[str]) -> list[Row]:
+    """Rows in the order of these methods, in whatever order they ended; those of other methods come last."""
+    place = {method: number for number, method in enumerate(methods)}
+    return sorted(rows, key=lambda row: place.get(row.method, len(place)))
+
+
 def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None:
     """Write a whole file such that readers find the old content or the new one, never a part.
 

@@ -102,23 +102,24 @@ def run(name: str, options: StudyOptions, problems: Mapping[str, Problem], seeds
             partial(_rows, case),
         )
         for seed in range(options.seeds or seeds)
-        for task, problem in problems.items()
-        for case in _cases(name, options, task, problem, seed)
+        for case in _cases(name, options, problems, seed)
     ]
     measure(wanted, results, options.processes)
     report.write(results.rows(), folder)
 
 
-def _cases(name: str, options: StudyOptions, task: str, problem: Problem, seed: int) -> list[Case]:
+def _cases(name: str, options: StudyOptions, problems: Mapping[str, Problem], seed: int) -> list[Case]:
     found = []
-    for study in options.study:
-        if study == "size":
-            for size, variant in problem.sizes.items():
-                found.append(Case(name, task, variant, f"lot:student-{size}", LOT, seed))
-        for label, method in STUDIES[study].items():
-            if options.methods is None or label in options.methods:
-                found.append(Case(name, task, problem, label, method, seed))
-    return found
+    for task, problem in problems.items():
+        for study in options.study:
+            if study == "size":
+                for size, variant in problem.sizes.items():
+                    found.append(Case(name, task, variant, f"lot:student-{size}", LOT, seed))
+            for label, method in STUDIES[study].items():
+                if options.methods is None or label in options.methods:
+                    found.append(Case(name, task, problem, label, method, seed))
+    # Long ones first: begun last, they would leave the other cores idle. A step with a student has its KL besides.
+    return sorted(found, key=lambda case: (case.method.updates, case.method.students), reverse=True)
 
 
 def _rows(case: Case, found: Trained) -> list[Row]:

@@ -10,8 +10,9 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from rich.console import Console
 
+from benchmarks.lot.methods import METHODS
 from benchmarks.presentation import markdown, panels, print_table, write_figures
-from benchmarks.rows import Row, write_atomically
+from benchmarks.rows import Row, by_method, write_atomically
 from benchmarks.statistics import iqm, paired, summarise
 
 BASELINE = "teacher-only"
@@ -21,7 +22,7 @@ def write(rows: Sequence[Row], folder: Path) -> None:
     """Writes table.md and the figure into the folder, and prints the tables."""
     lines: list[str] = []
     groups: dict[str, list[Row]] = {}
-    for row in rows:
+    for row in by_method(rows, METHODS):
         if row.metric.startswith(("test_", "student_test_", "valid_")):
             groups.setdefault(row.task, []).append(row)
     for task, own in groups.items():

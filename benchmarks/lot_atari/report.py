@@ -9,8 +9,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.console import Console
 
+from benchmarks.lot_atari.methods import METHODS
 from benchmarks.presentation import markdown, panels, print_table, write_figures
-from benchmarks.rows import Row, write_atomically
+from benchmarks.rows import Row, by_method, write_atomically
 from benchmarks.statistics import bootstrap_interval, iqm, mean, paired, summarise
 
 BASELINE = "teacher-only"
@@ -36,6 +37,7 @@ def write(rows: Sequence[Row], folder: Path) -> None:
     for row in rows:
         groups.setdefault(row.task, []).append(row)
     costs = groups.pop("throughput", [])
+    groups = {task: by_method(own, METHODS) for task, own in groups.items()}
     for task, own in groups.items():
         body = _table(own)
         steps = own[0].config["training"]["steps"]

@@ -15,6 +15,7 @@ from benchmarks.rows import (
     OutputNotWritable,
     ResultsFile,
     Row,
+    by_method,
     git_commit,
     read_rows,
     versions,
@@ -330,3 +331,9 @@ def test_git_commit_is_not_that_of_a_repository_around_the_code(work_tree):
 def test_git_commit_is_unknown_outside_a_work_tree(tmp_path):
     assert git_commit(tmp_path) == "unknown"
     assert git_commit(tmp_path / "missing") == "unknown"
+
+
+def test_rows_come_in_the_methods_order_and_unknown_ones_last():
+    rows = [a_row(method=method, seed=seed) for seed in (0, 1) for method in ("c", "x", "a", "b")]
+    found = [(row.method, row.seed) for row in by_method(rows, ["a", "b", "c"])]
+    assert found == [(method, seed) for method in ("a", "b", "c", "x") for seed in (0, 1)]

@@ -151,6 +151,14 @@ class Paired:
     high: float
     p: float
 
+    def interval(self, digits: int = 2) -> str:
+        """The mean difference and its interval, as tables have them: ``+0.80 [+0.31, +1.29]``."""
+        return f"{self.mean:+.{digits}f} [{self.low:+.{digits}f}, {self.high:+.{digits}f}]"
+
+    def __str__(self) -> str:
+        """The same with the p-value."""
+        return f"{self.interval()}, p {self.p:.2g}"
+
 
 def paired(values: Sequence[float] | Array, others: Sequence[float] | Array, level: float = 0.95) -> Paired:
     """The paired t-test.

@@ -93,8 +93,7 @@ def _against_cross_entropy(results: Results) -> Column:
         seeds = sorted(errors[0].keys() & errors[1].keys())
         if method == "cross-entropy" or len(seeds) < 2:
             return ""
-        found = paired([errors[0][s] for s in seeds], [errors[1][s] for s in seeds])
-        return f"{found.mean:+.2f} [{found.low:+.2f}, {found.high:+.2f}], p {found.p:.2g}"
+        return str(paired([errors[0][s] for s in seeds], [errors[1][s] for s in seeds]))
 
     return "against cross-entropy, points (95 %, paired t)", cell
 

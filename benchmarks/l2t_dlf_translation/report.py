@@ -72,8 +72,7 @@ def _table(rows: Sequence[Row], student: str) -> list[tuple[str, ...]]:
         values, own = _values(rows, method, "test_bleu"), [row for row in rows if row.method == method]
         seeds, compared = sorted(values.keys() & reference.keys()), ""
         if method != "cross-entropy" and len(seeds) > 1:
-            found = paired([values[s] for s in seeds], [reference[s] for s in seeds])
-            compared = f"{found.mean:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
+            compared = paired([values[s] for s in seeds], [reference[s] for s in seeds]).interval()
         published = PUBLISHED.get(student, {}).get(method)
         body.append(
             (

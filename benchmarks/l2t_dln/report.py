@@ -116,8 +116,7 @@ def _table(part: _Part, metric: str) -> list[tuple[str, ...]]:
         found = summarise(list(values.values()))
         seeds, compared = sorted(values.keys() & reference.keys()), ""
         if method != part.reference and len(seeds) > 1:
-            difference = paired([values[s] for s in seeds], [reference[s] for s in seeds])
-            compared = f"{difference.mean:+.2f} [{difference.low:+.2f}, {difference.high:+.2f}], p {difference.p:.2g}"
+            compared = str(paired([values[s] for s in seeds], [reference[s] for s in seeds]))
         config = own[0].config
         body.append(
             (

@@ -83,8 +83,7 @@ def _table(rows: Sequence[Row], metric: str) -> list[tuple[str, ...]]:
         against = ""
         if method != BASELINE and len(both) > 1:
             own_values, others = ([values[name, f"test_{metric}", s] for s in both] for name in (method, BASELINE))
-            difference = paired(own_values, others)
-            against = f"{difference.mean:+.2f} [{difference.low:+.2f}, {difference.high:+.2f}]"
+            against = paired(own_values, others).interval()
         summary = summarise(found, statistic=iqm)
         body.append(
             (

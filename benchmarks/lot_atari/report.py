@@ -74,8 +74,7 @@ def _table(rows: Sequence[Row]) -> list[tuple[str, ...]]:
         if method != BASELINE and len(both) > 1:
             mine, theirs = ([values[name, seed] for seed in both] for name in (method, BASELINE))
             difference = paired(mine, theirs)
-            interval = f"[{difference.low:+.1f}, {difference.high:+.1f}]"
-            against = f"{difference.mean:+.1f} {interval}, {difference.p:.2f}"
+            against = f"{difference.interval(1)}, {difference.p:.2g}"
         summary = summarise(found, statistic=iqm)
         body.append(
             (

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from benchmarks.statistics import Summary, bootstrap_interval, iqm, mean, summarise
+from benchmarks.statistics import Paired, Summary, bootstrap_interval, iqm, mean, summarise
 
 finite = st.floats(-1e6, 1e6)
 samples = st.lists(finite, min_size=1, max_size=25)
@@ -138,3 +138,10 @@ def test_summary_has_the_interval_of_the_statistic_asked_for():
     robust = summarise(values, iqm, level=0.8, resamples=100, seed=7)
     assert (robust.low, robust.high) == bootstrap_interval(values, iqm, level=0.8, resamples=100, seed=7)
     assert robust.mean == mean(values)
+
+
+def test_a_paired_difference_is_written_as_tables_have_it():
+    found = Paired(3, 0.8, 0.3071, 1.2899, 0.0162)
+    assert found.interval() == "+0.80 [+0.31, +1.29]"
+    assert found.interval(1) == "+0.8 [+0.3, +1.3]"
+    assert str(found) == "+0.80 [+0.31, +1.29], p 0.016"

@@ -131,29 +131,23 @@ def learn_in_segments(
     return model
 
 
-_NUMBERS = ("n_steps", "n_epochs", "batch_size", "gamma", "gae_lambda", "ent_coef", "vf_coef", "max_grad_norm", "seed")
-_FLAGS = ("normalize_advantage", "target_kl", "use_sde", "sde_sample_freq")
-_OF_LOT = (
-    "alpha",
-    "student_steps",
-    "temperature",
-    "num_students",
-    "replay",
-    "warm_up",
-    "labels",
-    "student_weight_decay",
+_COMPARED = (
+    *("n_steps", "n_epochs", "batch_size", "gamma", "gae_lambda", "ent_coef", "vf_coef", "max_grad_norm", "seed"),
+    *("normalize_advantage", "target_kl", "use_sde", "sde_sample_freq"),
+    # LoTPPO's.
+    *("alpha", "student_steps", "temperature", "num_students", "replay", "warm_up", "labels", "student_weight_decay"),
 )
 _SCHEDULES = {"learning_rate": "lr_schedule", "clip_range": "clip_range", "clip_range_vf": "clip_range_vf"}
 
 
 def _settings(model: PPO) -> dict[str, Any]:
     """What must be the same in a file and in the model that would go on from it."""
-    found = {name: getattr(model, name) for name in (*_NUMBERS, *_FLAGS, *_OF_LOT) if hasattr(model, name)}
+    found = {name: getattr(model, name) for name in _COMPARED if hasattr(model, name)}
     for name, attribute in _SCHEDULES.items():
         schedule = getattr(model, attribute)
         # Functions cannot be compared, their values can.
-        found[name] = schedule and [schedule(remaining) for remaining in (1.0, 0.75, 0.5, 0.25, 0.0)]
-    networks = {"policy": model.policy, "students": getattr(model, "students", None)}
-    for name, network in networks.items():
-        found[name] = network and {key: tuple(value.shape) for key, value in network.state_dict().items()}
+        found[name] = None if schedule is None else [schedule(remaining) for remaining in (1.0, 0.75, 0.5, 0.25, 0.0)]
+    for name in ("policy", "students"):
+        if hasattr(model, name):
+            found[name] = {key: tuple(value.shape) for key, value in getattr(model, name).state_dict().items()}
     return found

@@ -46,21 +46,19 @@ def measure(wanted: Iterable[Measurement[Any]], results: ResultsFile, workers: i
         workers: processes; see `run_jobs`, also for what is raised.
     """
     jobs: list[Job[Any]] = []
-    measured = [one for one in wanted if not results.done(**one.identity, metrics=[one.last])]
-    checkpoints = [results.path.parent / "checkpoints" / digest(one.identity) for one in measured]
-    for one, checkpoint in zip(measured, checkpoints, strict=True):
+    kept: dict[int, tuple[Measurement[Any], Path]] = {}
+    for one in wanted:
+        if results.done(**one.identity, metrics=[one.last]):
+            continue
+        checkpoint = results.path.parent / "checkpoints" / digest(one.identity)
         kwargs = {**one.kwargs, "checkpoint": checkpoint} if one.resumes else one.kwargs
         jobs.append(Job(one.label, one.function, kwargs))
-    numbers = {id(job): number for number, job in enumerate(jobs)}
+        kept[id(jobs[-1])] = one, checkpoint
 
     def keep(job: Job[Any], value: Any) -> None:
-        number = numbers[id(job)]
-        results.append(measured[number].rows(value))
-        _remove(checkpoints[number])
+        one, checkpoint = kept[id(job)]
+        results.append(one.rows(value))
+        for file in checkpoint.parent.glob(f"{checkpoint.name}.*"):
+            file.unlink()
 
     run_jobs(jobs, workers, keep)
-
-
-def _remove(checkpoint: Path) -> None:
-    for file in checkpoint.parent.glob(f"{checkpoint.name}.*"):
-        file.unlink()

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from benchmarks.l2t_dlf_translation.methods import METHODS
 from benchmarks.presentation import markdown, panels, print_table, write_figures
-from benchmarks.rows import Row, write_atomically
+from benchmarks.rows import Row, by_method, write_atomically
 from benchmarks.statistics import paired
 
 # BLEU on IWSLT-14 De-En (Wu et al. 2018, Table 3), by student and method.
@@ -42,10 +42,8 @@ HEADER = (
 
 def write(rows: Sequence[Row], folder: Path) -> None:
     """Writes table.md and the figures into the folder, and prints the tables."""
-    final = [row for row in rows if row.config["stage"] == "training" and row.method in METHODS]
-    students, methods = list(dict.fromkeys(row.student for row in final)), list(METHODS)
-    # Rows stand in the order in which runs ended.
-    final.sort(key=lambda row: (students.index(row.student), methods.index(row.method)))
+    trained = [row for row in rows if row.config["stage"] == "training" and row.method in METHODS]
+    final = by_method(trained, METHODS)
     lines: list[str] = []
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in final:
@@ -57,7 +55,8 @@ def write(rows: Sequence[Row], folder: Path) -> None:
         print_table(f"{task}: {student}", HEADER[:4], [line[:4] for line in body])
         lines += _tokens(own)
     write_atomically(folder / "table.md", "\n".join(lines))
-    write_figures(folder, {"bleu": _bars(groups), "coefficients": _coefficients(final)})
+    by_student = [row for own in groups.values() for row in own]
+    write_figures(folder, {"bleu": _bars(groups), "coefficients": _coefficients(by_student)})
     Console().print(f"rows, table and figures: {folder}", highlight=False, markup=False)
 
 

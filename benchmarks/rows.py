@@ -12,15 +12,11 @@ made again without running anything::
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
-import importlib.metadata
 import json
 import math
 import operator
 import os
-import platform
-import subprocess
 import tempfile
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -29,9 +25,6 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
 from teachenv.files import whole_file
-
-_ROOT = Path(__file__).resolve().parent.parent
-_DISTRIBUTIONS = ("torch", "gymnasium", "stable-baselines3", "numpy", "teachenv")
 
 _Key: TypeAlias = tuple[str, str, str, str, str, int, str]
 _Identity: TypeAlias = tuple[_Key, str, int]
@@ -64,8 +57,8 @@ class Row:
         student_steps: Student SGD steps spent up to this number, the common currency of all teachers.
         seconds: Wall-clock time spent up to this number; finite.
         config: Every option that shaped the number, as JSON values.
-        git_commit: See `git_commit`.
-        versions: See `versions`; where a benchmark has a choice, also the precision of the networks.
+        git_commit: See `benchmarks.provenance`.
+        versions: See there; where a benchmark has a choice, also the precision of the networks.
         data: What a figure needs beside the number, such as a curve or a matrix: JSON values, or None.
 
     Raises:
@@ -290,60 +283,6 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None
     """
     with _writing(Path(path)), whole_file(path) as partial:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that shape a result; ``"not installed"`` where there is none."""
-    found = {"python": platform.python_version()}
-    for name in _DISTRIBUTIONS:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:  # run from a checkout, say
-            found[name] = "not installed"
-    return found
-
-
-@functools.cache
-def git_commit(folder: str | os.PathLike[str] = _ROOT) -> str:
-    """The commit of a work tree, as it was when this process first asked.
-
-    Args:
-        folder: Root of the work tree; by default the one this file lies in.
-
-    Returns:
-        The commit's hash, with ``-dirty`` appended when the tree has changes or new files (committed results do not
-        count: a run that writes them would make itself dirty). ``"unknown"`` outside a work tree or without git.
-    """
-    try:
-        top = _git(folder, "rev-parse", "--show-toplevel")
-        if Path(top).resolve() != Path(folder).resolve():
-            return "unknown"  # an installed copy inside somebody else's repository
-        commit = _git(folder, "rev-parse", "--verify", "HEAD")
-        changes = _git(folder, "status", "--porcelain", "--", ".", ":(exclude)benchmarks/results")
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return f"{commit}-dirty" if changes else commit
-
-
-def _git(folder: str | os.PathLike[str], *arguments: str) -> str:
-    command = ["git", "-C", os.fspath(folder), *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.strip()
-
-
-def about(student_steps: int, seconds: float, **more: str) -> dict[str, Any]:
-    """What a row says beside its number and what that is of.
-
-    Args:
-        student_steps: See `Row`.
-        seconds: See `Row`.
-        more: What shapes a result beside the versions of libraries, such as the precision.
-    """
-    return {
-        "git_commit": git_commit(),
-        "versions": {**versions(), **more},
-        "student_steps": student_steps,
-        "seconds": seconds,
-    }
 
 
 def digest(config: Mapping[str, Any]) -> str:

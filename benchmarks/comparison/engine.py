@@ -13,7 +13,8 @@ from benchmarks.comparison.methods import Configuration, Method, table_at
 from benchmarks.comparison.work import Setting, Taught, Trained
 from benchmarks.jobs import Job, run_jobs
 from benchmarks.precision import on_any_machine, precision
-from benchmarks.rows import ResultsFile, Row, about, digest, read_rows
+from benchmarks.provenance import about
+from benchmarks.rows import ResultsFile, Row, digest, read_rows
 
 
 class Rung(NamedTuple):

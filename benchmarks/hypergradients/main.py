@@ -15,7 +15,8 @@ from benchmarks.hypergradients.measure import peak, reference, times
 from benchmarks.hypergradients.problems import STUDENTS
 from benchmarks.jobs import alone
 from benchmarks.options import CommonOptions, Preset
-from benchmarks.rows import ResultsFile, Row, about
+from benchmarks.provenance import about
+from benchmarks.rows import ResultsFile, Row
 from teachenv.errors import unknown_name
 
 NAME = "hypergradients"

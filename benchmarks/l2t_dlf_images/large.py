@@ -15,7 +15,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 import meta
 from benchmarks import memory
 from benchmarks.jobs import alone
-from benchmarks.rows import ResultsFile, Row, about, write_atomically
+from benchmarks.provenance import about
+from benchmarks.rows import ResultsFile, Row, write_atomically
 
 STUDENTS = ("resnet20", "wrn", "densenet")
 STEPS, BATCH = 3, 8

@@ -15,7 +15,8 @@ from benchmarks.l2t_dlf_translation.methods import METHODS
 from benchmarks.l2t_dlf_translation.work import NETWORKS, Run, Setting
 from benchmarks.measurements import Measurement, measure
 from benchmarks.options import ParallelOptions, Preset
-from benchmarks.rows import ResultsFile, Row, about, digest
+from benchmarks.provenance import about
+from benchmarks.rows import ResultsFile, Row, digest
 from teachenv.bleu import corpus_signature
 from teachenv.errors import unknown_name
 

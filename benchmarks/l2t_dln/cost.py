@@ -11,7 +11,8 @@ import torch
 
 import meta
 from benchmarks.jobs import alone
-from benchmarks.rows import ResultsFile, Row, about
+from benchmarks.provenance import about
+from benchmarks.rows import ResultsFile, Row
 from teachenv.env import TeachEnv
 
 LENGTHS = (1, 5, 15, 30)

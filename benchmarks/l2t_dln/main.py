@@ -14,7 +14,8 @@ from benchmarks.l2t_dln.work import Configuration, Run, Setting
 from benchmarks.measurements import Measurement, measure
 from benchmarks.options import ParallelOptions, Preset
 from benchmarks.precision import on_any_machine, on_this_machine, precision
-from benchmarks.rows import ResultsFile, Row, about
+from benchmarks.provenance import about
+from benchmarks.rows import ResultsFile, Row
 from teachenv.errors import unknown_name
 
 NAME = "l2t_dln"

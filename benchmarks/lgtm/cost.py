@@ -15,7 +15,8 @@ from torch import nn
 from benchmarks import memory
 from benchmarks.jobs import alone
 from benchmarks.precision import MatmulPrecision, matmuls
-from benchmarks.rows import ResultsFile, Row, about
+from benchmarks.provenance import about
+from benchmarks.rows import ResultsFile, Row
 from meta import INFLUENCE_METHODS, held_out_gradient, influence
 from meta.distillation.text import TextClassifier
 from teachenv.randomness import Purpose, torch_seed

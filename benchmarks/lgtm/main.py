@@ -15,7 +15,8 @@ from benchmarks.lgtm.methods import METHODS, STUDIES
 from benchmarks.lgtm.work import Distilled, Setting
 from benchmarks.measurements import Measurement, measure
 from benchmarks.options import ParallelOptions, Preset
-from benchmarks.rows import ResultsFile, Row, about, digest
+from benchmarks.provenance import about
+from benchmarks.rows import ResultsFile, Row, digest
 from teachenv.data import GLUE
 from teachenv.errors import unknown_name
 

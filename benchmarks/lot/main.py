@@ -12,7 +12,8 @@ from benchmarks.lot.methods import LOT, METHODS, STUDIES, Method
 from benchmarks.lot.work import Problem, Trained
 from benchmarks.measurements import Measurement, measure
 from benchmarks.options import ParallelOptions
-from benchmarks.rows import ResultsFile, Row, about
+from benchmarks.provenance import about
+from benchmarks.rows import ResultsFile, Row
 from teachenv.errors import unknown_name
 
 Study = Literal["table", "peers", "alpha", "n", "form", "size"]

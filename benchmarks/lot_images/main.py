@@ -21,7 +21,8 @@ from benchmarks.lot_images.problem import ImageProblem
 from benchmarks.measurements import Measurement, measure
 from benchmarks.options import Preset
 from benchmarks.presentation import markdown, panels, print_table, write_figures
-from benchmarks.rows import ResultsFile, Row, about, write_atomically
+from benchmarks.provenance import about
+from benchmarks.rows import ResultsFile, Row, write_atomically
 from teachenv.errors import unknown_name
 
 NAME = "lot_images"

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from benchmarks.options import CommonOptions
-from benchmarks.rows import ResultsFile, Row, about
+from benchmarks.provenance import about
+from benchmarks.rows import ResultsFile, Row
 from benchmarks.throughput.cases import CASES, ENVIRONMENT_OF, SIZES, Case, Size, load_task
 from benchmarks.throughput.measure import MEASUREMENTS
 from benchmarks.throughput.report import report

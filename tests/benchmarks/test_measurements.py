@@ -10,7 +10,8 @@ import pytest
 
 from benchmarks.jobs import JobFailed
 from benchmarks.measurements import Measurement, measure
-from benchmarks.rows import ResultsFile, Row, about
+from benchmarks.provenance import about
+from benchmarks.rows import ResultsFile, Row
 
 CHECKPOINTS: list[Path] = []
 

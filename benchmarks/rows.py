@@ -265,6 +265,23 @@ def read_rows(path: str | os.PathLike[str]) -> list[Row]:
     return rows
 
 
+def agreeing(rows: Iterable[Row], identities: Iterable[Mapping[str, Any]]) -> list[Row]:
+    """Rows of these pieces of work, of any seed: a folder can hold runs of several settings, which no table may mix.
+
+    Args:
+        rows: of a file.
+        identities: what `ResultsFile.done` takes, but for the metrics, or a part of that; a ``config`` may be a part
+            of the rows' own, too.
+    """
+    wanted = [_as_read_back(dict(identity)) for identity in identities]
+    return [row for row in rows if any(_agrees(row, identity) for identity in wanted)]
+
+
+def _agrees(row: Row, identity: Mapping[str, Any]) -> bool:
+    config, fields = identity.get("config", {}), identity.keys() - {"config", "seed"}
+    return config.items() <= row.config.items() and all(getattr(row, name) == identity[name] for name in fields)
+
+
 def by_method(rows: Iterable[Row], methods: Collection[str]) -> list[Row]:
     """Rows in the order of these methods, in whatever order they ended; those of other methods come last."""
     place = {method: number for number, method in enumerate(methods)}

@@ -16,7 +16,7 @@ from benchmarks.l2t_dlf_translation.work import NETWORKS, Run, Setting
 from benchmarks.measurements import Measurement, measure
 from benchmarks.options import ParallelOptions, Preset
 from benchmarks.provenance import about
-from benchmarks.rows import ResultsFile, Row, digest
+from benchmarks.rows import ResultsFile, Row, agreeing, digest
 from teachenv.bleu import corpus_signature
 from teachenv.errors import unknown_name
 
@@ -228,10 +228,13 @@ def run(options: Options) -> None:
     results = ResultsFile(folder / "results.jsonl")
     root = None if options.data_root is None else os.fspath(options.data_root)
     methods = options.methods or size.methods or tuple(METHODS)
-    settings = [
-        replace(size.setting, student=name, warm_rate=size.warm_rates.get(name, size.setting.warm_rate), data_root=root)
-        for name in options.students or size.students
-    ]
+    setting_of = {
+        name: replace(
+            size.setting, student=name, warm_rate=size.warm_rates.get(name, size.setting.warm_rate), data_root=root
+        )
+        for name in NETWORKS
+    }
+    settings = [setting_of[name] for name in options.students or size.students]
     # Made once here, so that missing data is said before anything runs.
     dataset = settings[0].make(student="lstm", student_kwargs={"width": 2}).teaching.task.dataset
     bench = Bench(results, folder, options.processes, dataset)
@@ -250,4 +253,8 @@ def run(options: Options) -> None:
         for name in methods
     ]
     bench.run(finals)
-    report.write(results.rows(), folder)
+    # All that the folder has of this preset, whatever rates were chosen.
+    shown = [bench.identity(Case(setting, name, 0.0, 0, True)) for setting in setting_of.values() for name in METHODS]
+    for identity in shown:
+        del identity["config"]["rate"]
+    report.write(agreeing(results.rows(), shown), folder)

@@ -15,7 +15,7 @@ from benchmarks.measurements import Measurement, measure
 from benchmarks.options import ParallelOptions, Preset
 from benchmarks.precision import on_any_machine, on_this_machine, precision
 from benchmarks.provenance import about
-from benchmarks.rows import ResultsFile, Row
+from benchmarks.rows import ResultsFile, Row, agreeing
 from teachenv.errors import unknown_name
 
 NAME = "l2t_dln"
@@ -250,9 +250,7 @@ class Bench:
             "seed": case.seed,
             "config": {
                 "stage": "training" if case.final else "tuning",
-                "env": setting.env,
-                "options": on_any_machine(setting.options),
-                "wrapper": dict(setting.wrapper),
+                **_given(setting),
                 "teacher_students": setting.teacher_students * made.crowd if made.kind == "episodes" else None,
                 "environment": dict(made.environment),
                 "teacher": {"policy": made.policy, **made.options},
@@ -300,6 +298,11 @@ class Bench:
         return rows
 
 
+def _given(setting: Setting) -> dict[str, Any]:
+    """What is the same for all methods."""
+    return {"env": setting.env, "options": on_any_machine(setting.options), "wrapper": dict(setting.wrapper)}
+
+
 def run(options: Options) -> None:
     """Tunes, trains, measures, and writes rows, tables and figures."""
     folder = options.output_folder(NAME)
@@ -309,7 +312,8 @@ def run(options: Options) -> None:
     workers = options.processes
     if "imitation" in options.study:
         imitation.run(results, NAME, workers)
-    tasks = {name: task for name, task in PRESETS[options.preset].items() if name in (options.tasks or (name,))}
+    presets = PRESETS[options.preset]
+    tasks = {name: task for name, task in presets.items() if name in (options.tasks or (name,))}
     root = None if options.data_root is None else os.fspath(options.data_root)
     bench = Bench(tasks, results, workers, root)
     wanted = {name: _methods(task, options) for name, task in tasks.items()}
@@ -331,7 +335,14 @@ def run(options: Options) -> None:
             for seed in range(options.seeds or tasks[name].seeds)
         ]
     )
-    report.write(results.rows(), folder, {name: task.metric for name, task in PRESETS[options.preset].items()})
+    report.write(_shown(results.rows(), presets), folder, {name: task.metric for name, task in presets.items()})
+
+
+def _shown(rows: list[Row], tasks: Mapping[str, Task]) -> list[Row]:
+    """Of these tasks in their settings, and of what is no task's."""
+    own = [{"task": name, "config": _given(task.setting)} for name, task in tasks.items()]
+    others = [{"task": name} for name in {row.task for row in rows} - tasks.keys()]
+    return agreeing(rows, [*own, *others])
 
 
 def _methods(task: Task, options: Options) -> tuple[str, ...]:

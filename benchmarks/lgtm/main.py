@@ -7,7 +7,7 @@ import os
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from benchmarks.jobs import Job, run_jobs
 from benchmarks.lgtm import cost, report, work
@@ -16,7 +16,7 @@ from benchmarks.lgtm.work import Distilled, Setting
 from benchmarks.measurements import Measurement, measure
 from benchmarks.options import ParallelOptions, Preset
 from benchmarks.provenance import about
-from benchmarks.rows import ResultsFile, Row, digest
+from benchmarks.rows import ResultsFile, Row, agreeing, digest
 from teachenv.data import GLUE
 from teachenv.errors import unknown_name
 
@@ -162,7 +162,26 @@ def run(options: Options) -> None:
         for case in cases
     ]
     measure(wanted, results, options.processes)
-    report.write(results.rows(), folder)
+    report.write(_shown(results.rows(), options), folder)
+
+
+def _shown(rows: list[Row], options: Options) -> list[Row]:
+    """Of all tasks and studies in this command's settings, fine-tuned teachers too; and the costs."""
+    cases = [
+        case
+        for task in dict.fromkeys(row.task for row in rows if row.task in GLUE)
+        for study in get_args(Study)
+        for case in _of_study(study, _setting(options, task), 0)
+    ]
+    settings = [
+        {
+            "task": case.setting.task,
+            "student": case.identity["student"],
+            "config": {"setting": case.identity["config"]["setting"]},
+        }
+        for case in cases
+    ]
+    return agreeing(rows, [*settings, {"task": "cost"}])
 
 
 def _teachers(wanted: list[Case], results: ResultsFile, folder: Path, options: Options) -> None:
@@ -202,25 +221,29 @@ def _teacher(case: Case, folder: Path) -> Path:
 def _cases(options: Options) -> list[Case]:
     size = SIZES[options.preset]
     methods = options.methods or size.methods
-    checkpoint = _checkpoint(options)
     found = []
     for seed in range(options.seeds or size.seeds):
         for task in options.tasks or size.tasks:
-            data = {
-                "protocol": options.protocol,
-                "train_size": options.train_size or size.train_size,
-                "data_root": None if options.data_root is None else os.fspath(options.data_root),
-            }
-            setting = Setting(
-                task, checkpoint, LAYERS[0], size.epochs, max_length=size.max_length, evaluations=size.evaluations,
-                data=data,
-            )  # fmt: skip
+            setting = _setting(options, task)
             chosen = [case for study in options.study for case in _of_study(study, setting, seed)]
             chosen = [case for case in chosen if methods is None or case.method in methods]
             if chosen:
                 dataset = work.tokens(setting).about.dataset
                 found += [replace(case, dataset=dataset) for case in chosen]
     return found
+
+
+def _setting(options: Options, task: str) -> Setting:
+    size = SIZES[options.preset]
+    data = {
+        "protocol": options.protocol,
+        "train_size": options.train_size or size.train_size,
+        "data_root": None if options.data_root is None else os.fspath(options.data_root),
+    }
+    return Setting(
+        task, _checkpoint(options), LAYERS[0], size.epochs, max_length=size.max_length, evaluations=size.evaluations,
+        data=data,
+    )  # fmt: skip
 
 
 def _of_study(study: Study, setting: Setting, seed: int) -> list[Case]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from benchmarks.lot import report, work
 from benchmarks.lot.methods import LOT, METHODS, STUDIES, Method
@@ -13,7 +13,7 @@ from benchmarks.lot.work import Problem, Trained
 from benchmarks.measurements import Measurement, measure
 from benchmarks.options import ParallelOptions
 from benchmarks.provenance import about
-from benchmarks.rows import ResultsFile, Row
+from benchmarks.rows import ResultsFile, Row, agreeing
 from teachenv.errors import unknown_name
 
 Study = Literal["table", "peers", "alpha", "n", "form", "size"]
@@ -82,7 +82,13 @@ class Case:
         }
 
 
-def run(name: str, options: StudyOptions, problems: Mapping[str, Problem], seeds: int) -> None:
+def run(
+    name: str,
+    options: StudyOptions,
+    problems: Mapping[str, Problem],
+    seeds: int,
+    shown: Mapping[str, Problem] | None = None,
+) -> None:
     """Trains what the folder does not hold yet; writes rows, tables and figures.
 
     Args:
@@ -90,6 +96,7 @@ def run(name: str, options: StudyOptions, problems: Mapping[str, Problem], seeds
         options: of the command.
         problems: by task.
         seeds: of the preset.
+        shown: those that the report is of, as far as the folder has them, whichever study they are of; None: the same.
     """
     folder = options.output_folder(name)
     results = ResultsFile(folder / "results.jsonl")
@@ -106,7 +113,8 @@ def run(name: str, options: StudyOptions, problems: Mapping[str, Problem], seeds
         for case in _cases(name, options, problems, seed)
     ]
     measure(wanted, results, options.processes)
-    report.write(results.rows(), folder)
+    of_all = _cases(name, replace(options, study=get_args(Study), methods=None), shown or problems, 0)
+    report.write(agreeing(results.rows(), [case.identity for case in of_all]), folder)
 
 
 def _cases(name: str, options: StudyOptions, problems: Mapping[str, Problem], seed: int) -> list[Case]:

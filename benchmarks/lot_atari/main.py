@@ -16,7 +16,7 @@ from benchmarks.lot_atari.work import Played, Rate, Training
 from benchmarks.measurements import Measurement, measure
 from benchmarks.options import ParallelOptions, Preset
 from benchmarks.provenance import about
-from benchmarks.rows import ResultsFile, Row
+from benchmarks.rows import ResultsFile, Row, agreeing
 from teachenv.errors import unknown_name
 
 NAME = "lot_atari"
@@ -200,7 +200,18 @@ def run(options: Options) -> None:
         for case in _cases(options)
     ]
     measure(wanted, results, options.processes)
-    report.write(results.rows(), folder)
+    report.write(_shown(results.rows(), options), folder)
+
+
+def _shown(rows: list[Row], options: Options) -> list[Row]:
+    """Of all environments and studies, but as long as this preset trains; and the throughput."""
+    size, environments = SIZES[options.preset], dict.fromkeys(row.task for row in rows if row.task != "throughput")
+    identities = [
+        Case(_training(name, size), label, method, 0).identity
+        for name in environments
+        for label, method in METHODS.items()
+    ]
+    return agreeing(rows, [*identities, {"task": "throughput", "config": {"turns": size.turns}}])
 
 
 def _film(case: Case, folder: Path) -> Path:

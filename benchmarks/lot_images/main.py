@@ -22,7 +22,7 @@ from benchmarks.measurements import Measurement, measure
 from benchmarks.options import Preset
 from benchmarks.presentation import markdown, panels, print_table, write_figures
 from benchmarks.provenance import about
-from benchmarks.rows import ResultsFile, Row, write_atomically
+from benchmarks.rows import ResultsFile, Row, agreeing, write_atomically
 from teachenv.errors import unknown_name
 
 NAME = "lot_images"
@@ -141,7 +141,7 @@ def _imitation(options: Options, given: ImageProblem, seeds: int) -> None:
         for kind in KINDS
     ]
     measure(wanted, results, options.processes)
-    _report(results.rows(), folder)
+    _report(agreeing(results.rows(), [_identity(given, kind, 0) for kind in KINDS]), folder)
 
 
 def _identity(given: ImageProblem, kind: str, seed: int) -> dict[str, Any]:

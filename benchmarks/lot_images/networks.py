@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
+import torch
 import torchvision
 from torch import nn
 
@@ -38,8 +40,6 @@ def _mobilenet(channels: int, side: int, outputs: int) -> nn.Module:
 
 
 def _vit(channels: int, side: int, outputs: int) -> nn.Module:
-    if channels != 3:
-        raise ValueError(f"ViT takes images of three channels, found {channels}")
     base = {"num_layers": 12, "num_heads": 12, "hidden_dim": 768, "mlp_dim": 3072}
     small = {"num_layers": 6, "num_heads": 6, "hidden_dim": 192, "mlp_dim": 384}
     if side < _SMALL:
@@ -48,8 +48,6 @@ def _vit(channels: int, side: int, outputs: int) -> nn.Module:
 
 
 def _swin(channels: int, side: int, outputs: int) -> nn.Module:
-    if channels != 3:
-        raise ValueError(f"Swin takes images of three channels, found {channels}")
     small = side < _SMALL
     made = torchvision.models.SwinTransformer(
         patch_size=[2, 2] if small else [4, 4],
@@ -78,6 +76,7 @@ _TORCHVISION: dict[str, Callable[[int, int, int], nn.Module]] = {
 }
 _DEPTHS = {f"preresnet-{depth}": depth for depth in (8, 14, 20, 32, 56, 110)}
 NETWORKS = (*_DEPTHS, *_TORCHVISION)
+_COLOUR = ("vit", "swin")  # made for images of three channels
 
 
 def make_network(name: str, shape: tuple[int, ...], outputs: int) -> nn.Module:
@@ -102,4 +101,29 @@ def make_network(name: str, shape: tuple[int, ...], outputs: int) -> nn.Module:
     channels, side, width = shape
     if side != width:
         raise ValueError(f"{name} takes square images, found {shape}")
+    if name in _COLOUR and channels != 3:
+        raise ValueError(f"{name} takes images of three channels, found {channels}")
     return _TORCHVISION[name](channels, side, outputs)
+
+
+def other_sizes(name: str, shape: tuple[int, ...], outputs: int) -> dict[str, str]:
+    """The next networks with at most half of its parameters ("smaller") and with at least twice as many ("larger").
+
+    Args:
+        name: one of `NETWORKS`.
+        shape: see `make_network`, by which the size of some is chosen.
+        outputs: classes.
+    """
+    fitting = [other for other in NETWORKS if shape[0] == 3 or other not in _COLOUR]
+    counts = {other: _parameters(other, shape, outputs) for other in fitting}
+    smaller = [other for other in fitting if 2 * counts[other] <= counts[name]]
+    larger = [other for other in fitting if counts[other] >= 2 * counts[name]]
+    found = {"smaller": max(smaller, key=counts.__getitem__, default=None)}
+    found["larger"] = min(larger, key=counts.__getitem__, default=None)
+    return {label: other for label, other in found.items() if other is not None}
+
+
+@functools.cache
+def _parameters(name: str, shape: tuple[int, ...], outputs: int) -> int:
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in make_network(name, shape, outputs).parameters())

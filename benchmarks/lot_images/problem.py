@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from benchmarks.lot.work import Batch, Problem, Reader, Reading, Role
-from benchmarks.lot_images.networks import make_network
+from benchmarks.lot_images.networks import make_network, other_sizes
 from benchmarks.precision import has_bfloat16
 from teachenv.randomness import Purpose, generator
 from teachenv.tasks import Task, make_task
@@ -104,17 +104,19 @@ class ImageProblem(Problem):
 
     @property
     def sizes(self) -> dict[str, Problem]:
-        """Students with fewer and with more layers."""
-        found: dict[str, Problem] = {}
-        for label, name in zip(("smaller", "larger"), _SIZES[self.model], strict=True):
-            found[label] = replace(self, student=name)
-        return found
+        """Students with half of the parameters or fewer, and with twice as many or more, as far as there are any."""
+        found = other_sizes(self.model, self._shape, self.data.task.num_outputs)
+        return {label: replace(self, student=name) for label, name in found.items()}
 
     def network(self, role: Role) -> nn.Module:
         """See `Problem`."""
         name = self.student if role == "student" and self.student is not None else self.model
-        made = make_network(name, tuple(self.data.train[0].shape[1:]), self.data.task.num_outputs)
+        made = make_network(name, self._shape, self.data.task.num_outputs)
         return made.to(memory_format=torch.channels_last)
+
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        return tuple(self.data.train[0].shape[1:])
 
     def optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
         """See `Problem`."""
@@ -167,14 +169,3 @@ class ImageProblem(Problem):
     def reader(self) -> Reader:
         """See `Problem`."""
         return ImageReader()
-
-
-_SIZES = {
-    "preresnet-8": ("preresnet-8", "preresnet-20"),
-    "preresnet-20": ("preresnet-8", "preresnet-56"),
-    "resnet-18": ("mobilenet-v2", "resnet-50"),
-    "resnet-50": ("resnet-18", "resnet-50"),
-    "mobilenet-v2": ("preresnet-20", "resnet-18"),
-    "vit": ("mobilenet-v2", "resnet-18"),
-    "swin": ("mobilenet-v2", "resnet-18"),
-}

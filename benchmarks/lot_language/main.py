@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from benchmarks.lot.main import StudyOptions
 from benchmarks.lot.main import run as run_studies
@@ -15,6 +15,8 @@ from teachenv.data import LANGUAGE
 from teachenv.errors import unknown_name
 
 NAME = "lot_language"
+
+Model = Literal["lstm", "awd-lstm", "transformer-xl"]
 
 _LSTM = LanguageProblem(
     "ptb", "lstm", {"width": 650, "layers": 2, "dropout": 0.45}, epochs=60, learning_rate=30.0, clip=0.2
@@ -95,7 +97,7 @@ SEEDS: Mapping[Preset, int] = {"smoke": 1, "laptop": 3, "paper": 3}
 class Options(StudyOptions):
     """Options of ``python -m benchmarks lot_language``."""
 
-    model: tuple[Literal["lstm", "awd-lstm", "transformer-xl"], ...] = ("lstm",)
+    model: tuple[Model, ...] = ("lstm",)
     """Teacher, whose kind students are of: lstm, awd-lstm, transformer-xl; the preset says how large."""
 
     corpus: str | None = None
@@ -142,4 +144,5 @@ def problems(options: Options) -> dict[str, LanguageProblem]:
 
 def run(options: Options) -> None:
     """Runs what the folder does not hold yet; writes rows, tables and figures."""
-    run_studies(NAME, options, problems(options), SEEDS[options.preset])
+    of_all = replace(options, model=get_args(Model))
+    run_studies(NAME, options, problems(options), SEEDS[options.preset], problems(of_all))

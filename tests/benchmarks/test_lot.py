@@ -160,11 +160,32 @@ def test_students_have_sizes() -> None:
     def parameters(problem: Problem, role: Any) -> int:
         return sum(p.numel() for p in problem.network(role).parameters())
 
-    for problem in (*PROBLEMS.values(), replace(PICTURES, model="preresnet-20")):
+    for problem in (TEXT, PROBLEMS["awd-lstm"], PROBLEMS["transformer-xl"], replace(PICTURES, model="preresnet-20")):
         small, large = problem.sizes.values()
         own = parameters(problem, "teacher")
         assert parameters(problem, "student") == own == parameters(small, "teacher")
-        assert parameters(small, "student") <= own < parameters(large, "student")
+        assert parameters(small, "student") < own < parameters(large, "student")
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        *((name, (3, side, side)) for name in networks.NETWORKS for side in (32, 64)),
+        *((name, (1, 28, 28)) for name in networks.NETWORKS if name not in ("vit", "swin")),
+    ],
+)
+def test_other_sizes_are_what_they_are_called(name: str, shape: tuple[int, int, int]) -> None:
+    def parameters(name: str) -> int:
+        with torch.device("meta"):
+            return sum(p.numel() for p in networks.make_network(name, shape, 7).parameters())
+
+    state = torch.get_rng_state()
+    found = networks.other_sizes(name, shape, 7)
+    assert torch.equal(torch.get_rng_state(), state)
+    for label, other in found.items():
+        ratio = parameters(other) / parameters(name)
+        assert ratio <= 0.5 if label == "smaller" else ratio >= 2
+    assert set(found) >= {"preresnet-8": {"larger"}, "preresnet-110": {"smaller", "larger"}}.get(name, set())
 
 
 @pytest.mark.parametrize("name", ["preresnet-8", "resnet-18", "mobilenet-v2", "vit", "swin"])
@@ -218,11 +239,30 @@ def test_the_image_command_asks_all_studies(tmp_path: Path, monkeypatch: pytest.
     command += ["--study", "n", "form", "size", "imitation", "--methods", "lot:n-2", "lot:l2"]
     assert command_line(command) == 0
     rows = read_rows(tmp_path / "results.jsonl")
-    methods = {"lot:n-2", "lot:l2", "lot:student-smaller", "lot:student-larger", "imitate:generalising"}
-    assert {row.method for row in rows} == methods | {"imitate:spurious"}
+    methods = {"lot:n-2", "lot:l2", "lot:student-larger", "imitate:generalising", "imitate:spurious"}
+    assert {row.method for row in rows} == methods
     assert "| spurious |" in (tmp_path / "imitation.md").read_text()
     for picture in ("curves", "imitation"):
         assert (tmp_path / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_table_does_not_mix_settings(tmp_path: Path) -> None:
+    command = ["lot_language", "--preset", "smoke", "--train-size", "4000", "--workers", "1", "--out", str(tmp_path)]
+    command += ["--methods", "teacher-only"]
+
+    def shown(*more: str) -> str:
+        assert command_line([*command, *more]) == 0
+        return (tmp_path / "table.md").read_text()
+
+    short = shown("--epochs", "1")
+    long = shown("--epochs", "2", "--seeds", "2")
+    both = shown("--epochs", "1", "--model", "awd-lstm")
+    assert len(read_rows(tmp_path / "results.jsonl")) == 2 * (1 + 2 + 1)
+    steps = [int(table.splitlines()[-1].split("|")[7]) for table in (short, long)]
+    assert steps[1] == 2 * steps[0]
+    assert short in both
+    assert both.count("| teacher-only |") == 2
+    assert shown("--epochs", "2") == long
 
 
 def test_differences_are_of_pairs(tmp_path: Path) -> None:

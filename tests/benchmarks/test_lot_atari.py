@@ -157,6 +157,21 @@ def test_the_command_keeps_what_it_has(tmp_path: Path, monkeypatch: pytest.Monke
     assert read_rows(tmp_path / "results.jsonl") == rows
 
 
+def test_a_table_does_not_mix_presets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for preset, factor in (("smoke", 0.01), ("laptop", 0.02)):
+        monkeypatch.setitem(main.SIZES, preset, main.Size({"CartPole-v1": 1}, 512, factor, 1))  # type: ignore[arg-type]
+    command = ["lot_atari", "--methods", "teacher-only", "--seeds", "1", "--workers", "1", "--out", str(tmp_path)]
+    tables = []
+    for preset, environment in (("smoke", "CartPole-v1"), ("laptop", "CartPole-v1"), ("smoke", "Pendulum-v1")):
+        assert command_line([*command, "--preset", preset, "--environments", environment]) == 0
+        tables.append((tmp_path / "table.md").read_text())
+    assert len(read_rows(tmp_path / "results.jsonl")) == 3
+    assert [table.count("| teacher-only |") for table in tables] == [1, 1, 2]
+    assert "CartPole-v1, 600 steps" in tables[0]
+    assert "CartPole-v1, 1,200 steps" in tables[1]
+    assert "CartPole-v1, 600 steps" in tables[2]
+
+
 def test_throughput_is_measured_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(main, "alone", lambda function, **arguments: function(**arguments))
     monkeypatch.setattr(main, "_GAME", GAME)

@@ -12,6 +12,7 @@ from benchmarks.rows import (
     OutputNotWritable,
     ResultsFile,
     Row,
+    agreeing,
     by_method,
     read_rows,
     write_atomically,
@@ -275,6 +276,27 @@ def test_files_get_the_permissions_that_the_user_gives_new_files(tmp_path):
     (tmp_path / "plain").write_text("")
     write_atomically(tmp_path / "atomic", "")
     assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_rows_agree_with_identities_in_all_that_these_name():
+    rows = [
+        a_row(method=method, seed=seed, config={"setting": {"epochs": epochs, "widths": [1, 2]}, "own": method})
+        for method in ("a", "b")
+        for seed in (0, 1)
+        for epochs in (1, 2)
+    ]
+
+    def found(*identities):
+        return [(row.method, row.seed, row.config["setting"]["epochs"]) for row in agreeing(rows, identities)]
+
+    setting = {"epochs": 1, "widths": (1, 2)}
+    assert found({"config": {"setting": setting}}) == [("a", 0, 1), ("a", 1, 1), ("b", 0, 1), ("b", 1, 1)]
+    # Seeds do not count; a part of the config that rows lack does.
+    assert found({"method": "a", "seed": 5, "config": {"setting": setting, "own": "a"}}) == [("a", 0, 1), ("a", 1, 1)]
+    assert found({"method": "a", "config": {"setting": setting, "missing": None}}) == []
+    assert found({"method": "a", "task": "other"}) == []
+    assert len(found({"method": "a"}, {"config": {"own": "a"}}, {"method": "b"})) == len(rows)
+    assert found() == []
 
 
 def test_rows_come_in_the_methods_order_and_unknown_ones_last():

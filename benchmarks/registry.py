@@ -63,7 +63,7 @@ BENCHMARKS: dict[str, Entry] = {
     "lot_language": Entry(
         options="benchmarks.lot_language:Options",
         summary="Do language models that students can imitate (LoT) generalise better, at equal steps and in total?",
-        minutes={"smoke": "1 min", "laptop": "2.5 h (estimated)", "paper": "days, for a GPU"},
+        minutes={"smoke": "1 min", "laptop": "2.7 h", "paper": "days, for a GPU"},
     ),
     "lot_atari": Entry(
         options="benchmarks.lot_atari:Options",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -42,9 +43,10 @@ def _mobilenet(channels: int, side: int, outputs: int) -> nn.Module:
 def _vit(channels: int, side: int, outputs: int) -> nn.Module:
     base = {"num_layers": 12, "num_heads": 12, "hidden_dim": 768, "mlp_dim": 3072}
     small = {"num_layers": 6, "num_heads": 6, "hidden_dim": 192, "mlp_dim": 384}
-    if side < _SMALL:
-        return _module(torchvision.models.VisionTransformer(side, side // 8, **small, num_classes=outputs))
-    return _module(torchvision.models.VisionTransformer(side, 16, **base, num_classes=outputs))
+    patch, widths = (max(1, side // 8), small) if side < _SMALL else (16, base)
+    if side % patch:
+        raise ValueError(f"vit takes images whose side is a multiple of its patches' ({patch}), found {side}")
+    return _module(torchvision.models.VisionTransformer(side, patch, **widths, num_classes=outputs))
 
 
 def _swin(channels: int, side: int, outputs: int) -> nn.Module:
@@ -114,10 +116,13 @@ def other_sizes(name: str, shape: tuple[int, ...], outputs: int) -> dict[str, st
         shape: see `make_network`, by which the size of some is chosen.
         outputs: classes.
     """
-    fitting = [other for other in NETWORKS if shape[0] == 3 or other not in _COLOUR]
-    counts = {other: _parameters(other, shape, outputs) for other in fitting}
-    smaller = [other for other in fitting if 2 * counts[other] <= counts[name]]
-    larger = [other for other in fitting if counts[other] >= 2 * counts[name]]
+    own = _parameters(name, shape, outputs)
+    counts = {}
+    for other in NETWORKS:
+        with contextlib.suppress(ValueError):  # it cannot take these images
+            counts[other] = _parameters(other, shape, outputs)
+    smaller = [other for other, count in counts.items() if 2 * count <= own]
+    larger = [other for other, count in counts.items() if count >= 2 * own]
     found = {"smaller": max(smaller, key=counts.__getitem__, default=None)}
     found["larger"] = min(larger, key=counts.__getitem__, default=None)
     return {label: other for label, other in found.items() if other is not None}

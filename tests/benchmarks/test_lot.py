@@ -172,6 +172,7 @@ def test_students_have_sizes() -> None:
     [
         *((name, (3, side, side)) for name in networks.NETWORKS for side in (32, 64)),
         *((name, (1, 28, 28)) for name in networks.NETWORKS if name not in ("vit", "swin")),
+        *((name, (3, 72, 72)) for name in networks.NETWORKS if name != "vit"),
     ],
 )
 def test_other_sizes_are_what_they_are_called(name: str, shape: tuple[int, int, int]) -> None:
@@ -186,6 +187,20 @@ def test_other_sizes_are_what_they_are_called(name: str, shape: tuple[int, int, 
         ratio = parameters(other) / parameters(name)
         assert ratio <= 0.5 if label == "smaller" else ratio >= 2
     assert set(found) >= {"preresnet-8": {"larger"}, "preresnet-110": {"smaller", "larger"}}.get(name, set())
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("vit", (3, 72, 72), r"multiple of its patches' \(16\), found 72"),
+        ("vit", (3, 44, 44), r"multiple of its patches' \(5\), found 44"),
+        ("swin", (1, 32, 32), "three channels, found 1"),
+        ("resnet-18", (3, 32, 48), "square images"),
+    ],
+)
+def test_images_that_a_network_cannot_take_are_named(name: str, shape: tuple[int, int, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        networks.make_network(name, shape, 7)
 
 
 @pytest.mark.parametrize("name", ["preresnet-8", "resnet-18", "mobilenet-v2", "vit", "swin"])

@@ -23,8 +23,7 @@ class CommonOptions:
     """How often everything is repeated, each time with another seed; by default what the preset says."""
 
     out: Path | None = None
-    """Folder of the rows, tables and figures, by default runs/NAME; a run that was stopped there continues. It may hold
-    runs of several settings, which no table mixes."""
+    """Folder of the rows, tables and figures, by default runs/NAME; a run that was stopped there continues."""
 
     data_root: Path | None = None
     """Folder of the data sets; by default $TEACHENV_DATA, then the user's cache."""

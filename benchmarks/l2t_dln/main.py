@@ -312,8 +312,8 @@ def run(options: Options) -> None:
     workers = options.processes
     if "imitation" in options.study:
         imitation.run(results, NAME, workers)
-    presets = PRESETS[options.preset]
-    tasks = {name: task for name, task in presets.items() if name in (options.tasks or (name,))}
+    of_preset = PRESETS[options.preset]
+    tasks = {name: task for name, task in of_preset.items() if name in (options.tasks or (name,))}
     root = None if options.data_root is None else os.fspath(options.data_root)
     bench = Bench(tasks, results, workers, root)
     wanted = {name: _methods(task, options) for name, task in tasks.items()}
@@ -335,7 +335,7 @@ def run(options: Options) -> None:
             for seed in range(options.seeds or tasks[name].seeds)
         ]
     )
-    report.write(_shown(results.rows(), presets), folder, {name: task.metric for name, task in presets.items()})
+    report.write(_shown(results.rows(), of_preset), folder, {name: task.metric for name, task in of_preset.items()})
 
 
 def _shown(rows: list[Row], tasks: Mapping[str, Task]) -> list[Row]:

@@ -175,17 +175,16 @@ _HEADER = ("teacher", "knows its labels %", "test accuracy %", "student's KL, tr
 
 def _report(rows: Sequence[Row], folder: Path) -> None:
     """Writes imitation.md and imitation.png."""
-    own = [row for row in rows if row.method.startswith("imitate:")]
     body = []
-    for method in dict.fromkeys(row.method for row in own):
-        of = {m: [row.value for row in own if (row.method, row.metric) == (method, m)] for m in _METRICS}
+    for method in dict.fromkeys(row.method for row in rows):
+        of = {m: [row.value for row in rows if (row.method, row.metric) == (method, m)] for m in _METRICS}
         cells = [_mean(of[m], 100 if "accuracy" in m else 1) for m in _METRICS]
         body.append((method.removeprefix("imitate:"), *cells, str(len(of["imitation_kl_test"]))))
-    title = f"{own[0].task}, {own[0].student} ({own[0].dataset}): who is easier to imitate?"
+    title = f"{rows[0].task}, {rows[0].student} ({rows[0].dataset}): who is easier to imitate?"
     lines = [f"## {title}", "", "Mean ± standard deviation over seeds.", "", *markdown(_HEADER, body), ""]
     write_atomically(folder / "imitation.md", "\n".join(lines))
     print_table(title, _HEADER, body)
-    write_figures(folder, {"imitation": _figure(own)})
+    write_figures(folder, {"imitation": _figure(rows)})
 
 
 _METRICS = ("teacher_learned_accuracy", "teacher_test_accuracy", "imitation_kl_train", "imitation_kl_test")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from benchmarks.hypergradients.problems import STUDENTS
 from benchmarks.jobs import alone
 from benchmarks.options import CommonOptions, Preset
 from benchmarks.provenance import about
-from benchmarks.rows import ResultsFile, Row
+from benchmarks.rows import ResultsFile, Row, agreeing
 from teachenv.errors import unknown_name
 
 NAME = "hypergradients"
@@ -133,7 +133,10 @@ def run(options: Options) -> None:
             _batch(case, options, size, results)
         else:
             _contenders(case, options, size, results, ended)
-    report.write(results.rows(), folder)
+    # All contenders that the folder has: those that were asked for earlier, too.
+    every = replace(options, students=tuple(STUDENTS), contenders=tuple(CONTENDERS))
+    shown = [_identity(case, name, options, size) for case in _cases(every, size) for name in case.contenders]
+    report.write(agreeing(results.rows(), shown), folder)
 
 
 def _batch(case: Case, options: Options, size: Size, results: ResultsFile) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.options import CommonOptions
 from benchmarks.provenance import about
-from benchmarks.rows import ResultsFile, Row
+from benchmarks.rows import ResultsFile, Row, agreeing
 from benchmarks.throughput.cases import CASES, ENVIRONMENT_OF, SIZES, Case, Size, load_task
 from benchmarks.throughput.measure import MEASUREMENTS
 from benchmarks.throughput.report import report
@@ -51,9 +51,10 @@ def run(options: Options) -> None:
                 continue
             print(f"[{number}/{len(work)}] {case}, repetition {seed}", file=sys.stderr, flush=True)
             results.append(_measured(case, tasks[case.source], seed, size, identity))
+        shown = [_identity(case, tasks[case.source], 0, size) for case in CASES]
     finally:
         torch.set_num_threads(before)
-    report(results.rows(), folder)
+    report(agreeing(results.rows(), shown), folder)
 
 
 def _measured(case: Case, task: Task, seed: int, size: Size, identity: Mapping[str, Any]) -> list[Row]:

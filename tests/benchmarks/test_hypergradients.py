@@ -11,7 +11,7 @@ from benchmarks.hypergradients.contenders import CONTENDERS, plain, unrolled
 from benchmarks.hypergradients.main import Size
 from benchmarks.hypergradients.measure import peak, times
 from benchmarks.hypergradients.problems import STUDENTS, Problem
-from benchmarks.rows import Row, read_rows
+from benchmarks.rows import ResultsFile, Row, read_rows
 
 OURS = [name for name in CONTENDERS if ":" in name]
 
@@ -66,8 +66,12 @@ def test_the_command_writes_rows_table_and_figure_and_takes_up_where_it_stopped(
     assert "grows like T to the power of" in table
     assert "| 2 lenet | 2 | loop |" in table
     assert "rmd:sqrt" in capsys.readouterr().out
+    # Those of another number of threads are kept, and not mixed in.
+    other = [dataclasses.replace(r, value=99.0, config={**r.config, "threads": 9}) for r in rows]
+    ResultsFile(tmp_path / "results.jsonl").append(other)
     assert command_line(command) == 0
-    assert read_rows(tmp_path / "results.jsonl") == rows
+    assert read_rows(tmp_path / "results.jsonl") == rows + other
+    assert (tmp_path / "table.md").read_text() == table
 
 
 def _unlimited(arguments):

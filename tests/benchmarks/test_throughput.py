@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 
@@ -5,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks.__main__ import main as command_line
-from benchmarks.rows import Row, read_rows
+from benchmarks.rows import ResultsFile, Row, read_rows
 from benchmarks.throughput import Options, main, measure
 from benchmarks.throughput.cases import CASES, SIZES, Case, Size, load_task
 from benchmarks.throughput.report import lines, report
@@ -57,6 +58,12 @@ def test_every_measurement_writes_its_rows_once_and_the_table_and_the_figure(tin
     assert "env.step / plain PyTorch loop" in capsys.readouterr().out
     assert command_line(command) == 0  # all of it is there already
     assert read_rows(tmp_path / "results.jsonl") == rows
+    assert (tmp_path / "table.md").read_text() == table
+    # Of another number of threads: kept, and not mixed in.
+    other = [dataclasses.replace(r, value=99.0, config={**r.config, "threads": 3}) for r in rows]
+    ResultsFile(tmp_path / "results.jsonl").append(other)
+    assert command_line(command) == 0
+    assert read_rows(tmp_path / "results.jsonl") == rows + other
     assert (tmp_path / "table.md").read_text() == table
 
 

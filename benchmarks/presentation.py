@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.rows import write_atomically
+from benchmarks.rows import Row, write_atomically
 
 
 def markdown(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
@@ -28,6 +28,12 @@ def print_table(title: str, header: Sequence[str], body: Sequence[Sequence[str]]
     for line in body:
         shown.add_row(*line)
     Console().print(shown)
+
+
+def in_precision(rows: Iterable[Row]) -> str:
+    """`"; networks in bfloat16"`, say, to end a caption with; empty where all rows are in float32."""
+    found = {row.versions.get("precision", "float32") for row in rows}
+    return "" if found <= {"float32"} else f"; networks in {' or '.join(sorted(found))}"
 
 
 def panels(titles: Sequence[str], width: float = 6.4) -> tuple[Figure, list[Any]]:

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from benchmarks.presentation import markdown, print_table, write_figures
+from benchmarks.presentation import in_precision, markdown, print_table, write_figures
 from benchmarks.rows import Row, write_atomically
 from benchmarks.statistics import Summary, summarise
 from teachenv.settings import Settings
@@ -124,11 +124,9 @@ def _table(results: Results, task: str, columns: Sequence[Column]) -> tuple[list
 def _subtitle(results: Results, task: str) -> str:
     row = next(r for r in results.rows if r.task == task)
     students = row.config["final_students"]
-    precisions = {r.versions.get("precision", "float32") for r in results.rows if r.task == task}
-    networks = "" if precisions == {"float32"} else f"; networks in {' or '.join(sorted(precisions))}"
     return (
         f"{row.student} on {row.dataset}; a seed's error is the mean over {students} fresh students on the whole pool"
-        f"{networks}"
+        f"{in_precision([r for r in results.rows if r.task == task])}"
     )
 
 

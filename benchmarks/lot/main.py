@@ -132,7 +132,7 @@ def _cases(name: str, options: StudyOptions, problems: Mapping[str, Problem], se
 
 
 def _rows(case: Case, found: Trained) -> list[Row]:
-    told = about(found.steps, found.seconds, matmul_precision="medium")
+    told = about(found.steps, found.seconds, matmul_precision="medium", precision=case.problem.precision)
     metric = case.problem.metric
     rows = [Row(**case.identity, metric=f"valid_{metric}", value=found.valid, **told)]
     if found.student is not None:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from benchmarks.lot.methods import METHODS
-from benchmarks.presentation import markdown, panels, print_table, write_figures
+from benchmarks.presentation import in_precision, markdown, panels, print_table, write_figures
 from benchmarks.rows import Row, by_method, write_atomically
 from benchmarks.statistics import iqm, paired, summarise
 
@@ -44,7 +44,7 @@ def write(rows: Sequence[Row], folder: Path) -> None:
             "",
             "Mean ± standard deviation over seeds, each network at its best epoch on the validation data; the",
             "interquartile mean with a bootstrap interval; the mean difference over pairs of one seed, with Student's",
-            "interval.",
+            f"interval{in_precision(own)}.",
             "",
             *markdown(header, body),
             "",

@@ -92,6 +92,11 @@ class Problem(ABC):
         """The teacher's network in words."""
 
     @property
+    def precision(self) -> str:
+        """In which networks are called on this machine; not among the options, see `benchmarks.precision`."""
+        return "float32"
+
+    @property
     @abstractmethod
     def sizes(self) -> dict[str, Problem]:
         """The same with students of other sizes, by what these are called."""

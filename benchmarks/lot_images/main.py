@@ -20,7 +20,7 @@ from benchmarks.lot_images.networks import NETWORKS
 from benchmarks.lot_images.problem import ImageProblem
 from benchmarks.measurements import Measurement, measure
 from benchmarks.options import Preset
-from benchmarks.presentation import markdown, panels, print_table, write_figures
+from benchmarks.presentation import in_precision, markdown, panels, print_table, write_figures
 from benchmarks.provenance import about
 from benchmarks.rows import ResultsFile, Row, agreeing, write_atomically
 from teachenv.errors import unknown_name
@@ -135,7 +135,7 @@ def _imitation(options: Options, given: ImageProblem, seeds: int) -> None:
             {"problem": given, "kind": kind, "seed": seed},
             identity := _identity(given, kind, seed),
             "imitation_kl_test",
-            partial(_rows, identity),
+            partial(_rows, identity, given.precision),
         )
         for seed in range(seeds)
         for kind in KINDS
@@ -156,8 +156,8 @@ def _identity(given: ImageProblem, kind: str, seed: int) -> dict[str, Any]:
     }
 
 
-def _rows(identity: Mapping[str, Any], found: Imitated) -> list[Row]:
-    told = about(found.steps, 0.0, matmul_precision="medium")
+def _rows(identity: Mapping[str, Any], precision: str, found: Imitated) -> list[Row]:
+    told = about(found.steps, 0.0, matmul_precision="medium", precision=precision)
     _, train, test = found.curve[-1]
     # The one that says that all is there comes last.
     values = {
@@ -181,7 +181,8 @@ def _report(rows: Sequence[Row], folder: Path) -> None:
         cells = [_mean(of[m], 100 if "accuracy" in m else 1) for m in _METRICS]
         body.append((method.removeprefix("imitate:"), *cells, str(len(of["imitation_kl_test"]))))
     title = f"{rows[0].task}, {rows[0].student} ({rows[0].dataset}): who is easier to imitate?"
-    lines = [f"## {title}", "", "Mean ± standard deviation over seeds.", "", *markdown(_HEADER, body), ""]
+    said = f"Mean ± standard deviation over seeds{in_precision(rows)}."
+    lines = [f"## {title}", "", said, "", *markdown(_HEADER, body), ""]
     write_atomically(folder / "imitation.md", "\n".join(lines))
     print_table(title, _HEADER, body)
     write_figures(folder, {"imitation": _figure(rows)})

@@ -43,10 +43,10 @@ def _order(seed: int, epoch: int, own: bool, samples: int) -> np.ndarray:
 
 
 class ImageReader(Reader):
-    """Calls networks in bfloat16 where this machine is fast at it."""
+    """Calls networks in a precision."""
 
-    def __init__(self) -> None:
-        self.autocast = has_bfloat16()
+    def __init__(self, precision: str) -> None:
+        self.autocast = precision == "bfloat16"
 
     def __call__(self, network: nn.Module, inputs: torch.Tensor) -> Reading:
         """A classifier's logits, in float32."""
@@ -101,6 +101,11 @@ class ImageProblem(Problem):
     def title(self) -> str:
         """See `Problem`."""
         return self.model if self.student is None else f"{self.model}, students {self.student}"
+
+    @property
+    def precision(self) -> str:
+        """See `Problem`: bfloat16 where this machine is fast at it."""
+        return "bfloat16" if has_bfloat16() else "float32"
 
     @property
     def sizes(self) -> dict[str, Problem]:
@@ -168,4 +173,4 @@ class ImageProblem(Problem):
 
     def reader(self) -> Reader:
         """See `Problem`."""
-        return ImageReader()
+        return ImageReader(self.precision)

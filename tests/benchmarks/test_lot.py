@@ -16,6 +16,7 @@ from benchmarks.lot.methods import LOT, METHODS, PEERS, TABLE, Method
 from benchmarks.lot.work import Problem, Run, train
 from benchmarks.lot_images import imitation, networks
 from benchmarks.lot_images import main as images_main
+from benchmarks.lot_images import problem as images_problem
 from benchmarks.lot_images.problem import ImageProblem
 from benchmarks.lot_language import main as language_main
 from benchmarks.lot_language.problem import LanguageProblem
@@ -250,6 +251,7 @@ def test_the_language_command_keeps_what_it_has(tmp_path: Path, monkeypatch: pyt
 def test_the_image_command_asks_all_studies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     size = images_main.Size("synthetic", "preresnet-8", 1, 1, 60)
     monkeypatch.setitem(images_main.SIZES, "smoke", size)  # type: ignore[arg-type]
+    monkeypatch.setattr(images_problem, "has_bfloat16", lambda: True)
     command = ["lot_images", "--preset", "smoke", "--workers", "1", "--out", str(tmp_path)]
     command += ["--study", "n", "form", "size", "imitation", "--methods", "lot:n-2", "lot:l2"]
     assert command_line(command) == 0
@@ -257,8 +259,24 @@ def test_the_image_command_asks_all_studies(tmp_path: Path, monkeypatch: pytest.
     methods = {"lot:n-2", "lot:l2", "lot:student-larger", "imitate:generalising", "imitate:spurious"}
     assert {row.method for row in rows} == methods
     assert "| spurious |" in (tmp_path / "imitation.md").read_text()
+    assert {row.versions["precision"] for row in rows} == {"bfloat16"}
+    for table in ("table", "imitation"):
+        assert "; networks in bfloat16." in (tmp_path / f"{table}.md").read_text()
     for picture in ("curves", "imitation"):
         assert (tmp_path / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_images_are_read_in_the_precision_that_rows_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs, _ = PICTURES.batch(0, 0, own=False)
+    network = PICTURES.network("teacher").eval()
+    exact = network(inputs).detach()
+    for fast, precision in ((False, "float32"), (True, "bfloat16")):
+        monkeypatch.setattr(images_problem, "has_bfloat16", lambda fast=fast: fast)
+        logits = PICTURES.reader()(network, inputs).logits.detach()
+        error = float((logits - exact).abs().max() / exact.abs().max())
+        assert PICTURES.precision == precision
+        assert (error < 1e-5) == (not fast)
+        assert error < 0.05
 
 
 def test_a_table_does_not_mix_settings(tmp_path: Path) -> None:

@@ -98,19 +98,23 @@ class Size:
         game_steps: steps of an Atari game; None: the paper's.
         control_steps: factor on those of the others.
         turns: of the study of throughput.
+        game_studies: what is asked of Atari games, unless ``--study`` says otherwise.
+        control_studies: of the others.
     """
 
     environments: Mapping[str, int]
     game_steps: int | None
     control_steps: float = 1.0
     turns: int = 9
+    game_studies: tuple[Study, ...] = ("table",)
+    control_studies: tuple[Study, ...] = ("table", "n")
 
 
 SIZES: Mapping[Preset, Size] = {
     "smoke": Size({"CartPole-v1": 1, "Pendulum-v1": 1}, 2_048, 0.1, 1),
     # Control is where ten seeds can be had.
     "laptop": Size({"CartPole-v1": 10, "Acrobot-v1": 10, "LunarLander-v3": 10, "Breakout": 3, "UpNDown": 3}, 102_400),
-    "paper": Size(dict.fromkeys(_GAMES, 10), None),
+    "paper": Size(dict.fromkeys(_GAMES, 10), None, game_studies=("table", "peers", "n")),
 }
 
 
@@ -118,16 +122,17 @@ SIZES: Mapping[Preset, Size] = {
 class Options(ParallelOptions):
     """Options of ``python -m benchmarks lot_atari``."""
 
-    study: tuple[Study, ...] = ("table", "peers", "n")
+    study: tuple[Study, ...] | None = None
     """What is asked: table (with students and without), peers (mutual learning, self-distillation), n (student steps
-    for each of the policy's), alpha, size (of the student), students (two), throughput (environment steps a second)."""
+    for each of the policy's), alpha, size (of the student), students (two), throughput (environment steps a second); by
+    default table, in control n too, in the paper preset table, peers and n."""
 
     environments: tuple[str, ...] | None = None
     """BeamRider, Breakout, UpNDown, Gravitar (any other Atari game as well), CartPole-v1, Acrobot-v1, LunarLander-v3,
     Pendulum-v1; by default the preset's."""
 
     methods: tuple[str, ...] | None = None
-    """Which of the study's methods; by default all (Atari games in the laptop preset: those of table)."""
+    """Which of the studies' methods; by default all."""
 
     videos: bool = False
     """Also write a video of each Atari policy of seed 0."""
@@ -181,7 +186,7 @@ def run(options: Options) -> None:
     """Trains what the folder does not hold yet; writes rows, tables and figures."""
     folder = options.output_folder(NAME)
     results = ResultsFile(folder / "results.jsonl")
-    if "throughput" in options.study:
+    if "throughput" in (options.study or ()):
         _throughput(results, options)
     wanted = [
         Measurement(
@@ -227,10 +232,7 @@ def _cases(options: Options) -> list[Case]:
             if seed >= (options.seeds or size.environments.get(name, 3)):
                 continue
             training = _training(name, size)
-            for study in options.study:
-                # Of games the laptop has time for the table alone, unless told otherwise.
-                if options.preset == "laptop" and training.atari and study != "table" and options.methods is None:
-                    continue
+            for study in options.study or (size.game_studies if training.atari else size.control_studies):
                 for label, method in STUDIES.get(study, {}).items():
                     if options.methods is None or label in options.methods:
                         found.append(Case(training, label, method, seed))

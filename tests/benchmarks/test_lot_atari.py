@@ -15,8 +15,9 @@ from agents import LoTPPO
 from benchmarks.__main__ import main as command_line
 from benchmarks.lot_atari import main, report, throughput, work
 from benchmarks.lot_atari.main import ENVIRONMENTS, Options
-from benchmarks.lot_atari.methods import LOT, METHODS, TABLE, Method
+from benchmarks.lot_atari.methods import LOT, METHODS, STUDIES, TABLE, Method
 from benchmarks.lot_atari.work import Rate, Training, curve_of, make_model, play
+from benchmarks.measurements import Measurement
 from benchmarks.rows import Row, read_rows
 
 SHORT = Training(
@@ -140,6 +141,7 @@ def test_a_curve_has_the_means_of_its_parts(monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_command_keeps_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(main.SIZES, "smoke", main.Size({"CartPole-v1": 2}, 512, 0.02, 1))  # type: ignore[arg-type]
     command = ["lot_atari", "--preset", "smoke", "--workers", "1", "--out", str(tmp_path)]
+    command += ["--study", "table", "peers", "n"]
     assert command_line(command) == 0
     rows = read_rows(tmp_path / "results.jsonl")
     assert {row.method for row in rows if row.metric == "episode_return"} == {
@@ -155,6 +157,27 @@ def test_the_command_keeps_what_it_has(tmp_path: Path, monkeypatch: pytest.Monke
     assert not list((tmp_path / "checkpoints").glob("*"))
     assert command_line(command) == 0
     assert read_rows(tmp_path / "results.jsonl") == rows
+
+
+@pytest.mark.parametrize(
+    ("preset", "study", "expected"),
+    [
+        ("laptop", [], {"Breakout": {*TABLE}, "CartPole-v1": {*TABLE, "lot:n-2", "lot:n-5"}}),
+        ("paper", [], {"Breakout": {*TABLE, *STUDIES["peers"], *STUDIES["n"]}}),
+        ("laptop", ["--study", "peers"], {"Breakout": {*STUDIES["peers"]}, "CartPole-v1": {*STUDIES["peers"]}}),
+    ],
+)
+def test_what_is_asked_by_default(
+    preset: str, study: list[str], expected: dict[str, set[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted: list[Measurement] = []
+    monkeypatch.setattr(main, "measure", lambda found, *_: wanted.extend(found))
+    command = ["lot_atari", "--preset", preset, *study, "--environments", *expected, "--out", str(tmp_path)]
+    assert command_line(command) == 0
+    found: dict[str, set[str]] = {}
+    for measurement in wanted:
+        found.setdefault(measurement.identity["task"], set()).add(measurement.identity["method"])
+    assert found == expected
 
 
 def test_a_table_does_not_mix_presets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,11 +110,12 @@ class Size:
     control_studies: tuple[Study, ...] = ("table", "n")
 
 
+_ALL: tuple[Study, ...] = ("table", "peers", "n")
 SIZES: Mapping[Preset, Size] = {
     "smoke": Size({"CartPole-v1": 1, "Pendulum-v1": 1}, 2_048, 0.1, 1),
     # Control is where ten seeds can be had.
     "laptop": Size({"CartPole-v1": 10, "Acrobot-v1": 10, "LunarLander-v3": 10, "Breakout": 3, "UpNDown": 3}, 102_400),
-    "paper": Size(dict.fromkeys(_GAMES, 10), None, game_studies=("table", "peers", "n")),
+    "paper": Size(dict.fromkeys(_GAMES, 10), None, game_studies=_ALL, control_studies=_ALL),
 }
 
 

@@ -163,11 +163,7 @@ def test_the_command_keeps_what_it_has(tmp_path: Path, monkeypatch: pytest.Monke
     ("preset", "study", "expected"),
     [
         ("laptop", [], {"Breakout": {*TABLE}, "CartPole-v1": {*TABLE, "lot:n-2", "lot:n-5"}}),
-        (
-            "paper",
-            [],
-            dict.fromkeys(("Breakout", "CartPole-v1"), {*TABLE, *STUDIES["peers"], *STUDIES["n"]}),
-        ),
+        ("paper", [], {name: {*TABLE, *STUDIES["peers"], *STUDIES["n"]} for name in ("Breakout", "CartPole-v1")}),
         ("laptop", ["--study", "peers"], {"Breakout": {*STUDIES["peers"]}, "CartPole-v1": {*STUDIES["peers"]}}),
     ],
 )

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from benchmarks.l2t_dln.methods import ARCHITECTURES, METHODS, REPLAYED
-from benchmarks.presentation import markdown, panels, print_table, write_figures
+from benchmarks.presentation import in_precision, markdown, panels, print_table, write_figures
 from benchmarks.rows import Row, write_atomically
 from benchmarks.statistics import paired, summarise
 from teachenv.files import whole_file
@@ -45,7 +45,7 @@ def write(rows: Sequence[Row], folder: Path, metrics: Mapping[str, str]) -> None
         body = _table(part, metric)
         better = "smaller" if metric == _ERROR else "larger"
         title = f"{part.title} ({first.dataset}, {first.student})"
-        about = f"Test {metric} in %, mean over seeds [95 % interval]; {better} is better."
+        about = f"Test {metric} in %, mean over seeds [95 % interval]; {better} is better{in_precision(part.rows)}."
         lines += [f"## {title}", "", about, "", *markdown(header, body), ""]
         print_table(
             f"{title}: test {metric} %", (*header[:2], *header[3:6]), [(*line[:2], *line[3:6]) for line in body]

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Literal, get_args
 
 from benchmarks.lot import report, work
-from benchmarks.lot.methods import LOT, METHODS, STUDIES, Method
+from benchmarks.lot.methods import METHODS, SIZES, STUDIES, Method
 from benchmarks.lot.work import Problem, Trained
 from benchmarks.measurements import Measurement, measure
 from benchmarks.options import ParallelOptions
@@ -121,12 +121,10 @@ def _cases(name: str, options: StudyOptions, problems: Mapping[str, Problem], se
     found = []
     for task, problem in problems.items():
         for study in options.study:
-            if study == "size":
-                for size, variant in problem.sizes.items():
-                    found.append(Case(name, task, variant, f"lot:student-{size}", LOT, seed))
             for label, method in STUDIES[study].items():
-                if options.methods is None or label in options.methods:
-                    found.append(Case(name, task, problem, label, method, seed))
+                variant = problem.sizes.get(SIZES[label]) if label in SIZES else problem
+                if variant is not None and (options.methods is None or label in options.methods):
+                    found.append(Case(name, task, variant, label, method, seed))
     # Long ones first: begun last, they would leave the other cores idle. A step with a student has its KL besides.
     return sorted(found, key=lambda case: (case.method.updates, case.method.students), reverse=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,9 @@ PEERS = {
     "self-distillation": replace(LOT, student_steps=0),
 }
 
+SIZES: Mapping[str, Literal["smaller", "larger"]] = {"lot:student-smaller": "smaller", "lot:student-larger": "larger"}
+"""Students of other sizes than the teacher's, by method; `Problem.sizes` says what they are."""
+
 STUDIES: Mapping[str, Mapping[str, Method]] = {
     "table": TABLE,
     "peers": PEERS,
@@ -71,8 +75,7 @@ STUDIES: Mapping[str, Mapping[str, Method]] = {
         "lot:l2": replace(LOT, metric="l2"),
         "lot:k-2": replace(LOT, students=2),
     },
-    # Students of other sizes: the problem says which.
-    "size": {},
+    "size": dict.fromkeys(SIZES, LOT),
 }
 """Methods by study."""
 

@@ -99,7 +99,7 @@ class Problem(ABC):
     @property
     @abstractmethod
     def sizes(self) -> dict[str, Problem]:
-        """The same with students of other sizes, by what these are called."""
+        """The same with a `"smaller"` and with a `"larger"` student, as far as there are any."""
 
     @abstractmethod
     def network(self, role: Role) -> nn.Module:

@@ -109,7 +109,7 @@ class LanguageProblem(Problem):
         own = {name: self.options[name] for name in ("embedding", "width", "inner") if name in self.options}
         return {
             label: replace(self, student_options={**self.options, **{n: round(v * factor) for n, v in own.items()}})
-            for label, factor in (("half", 0.5), ("double", 2.0))
+            for label, factor in (("smaller", 0.5), ("larger", 2.0))
         }
 
     def network(self, role: Role) -> nn.Module:

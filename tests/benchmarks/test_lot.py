@@ -253,7 +253,7 @@ def test_the_image_command_asks_all_studies(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setitem(images_main.SIZES, "smoke", size)  # type: ignore[arg-type]
     monkeypatch.setattr(images_problem, "has_bfloat16", lambda: True)
     command = ["lot_images", "--preset", "smoke", "--workers", "1", "--out", str(tmp_path)]
-    command += ["--study", "n", "form", "size", "imitation", "--methods", "lot:n-2", "lot:l2"]
+    command += ["--study", "n", "form", "size", "imitation", "--methods", "lot:n-2", "lot:l2", "lot:student-larger"]
     assert command_line(command) == 0
     rows = read_rows(tmp_path / "results.jsonl")
     methods = {"lot:n-2", "lot:l2", "lot:student-larger", "imitate:generalising", "imitate:spurious"}

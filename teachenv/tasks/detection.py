@@ -20,10 +20,10 @@ import torch
 from torch.nn import functional as F
 
 from teachenv.data import FileDataset, find_dataset
-from teachenv.errors import DatasetUnavailable, unknown_name
+from teachenv.errors import unknown_name
 from teachenv.tasks.base import VOID, Split, Task, subset_indices
 from teachenv.tasks.boxes import BoxDecisions, Objects, packed
-from teachenv.tasks.photographs import named, read_images, standardized, voc_root
+from teachenv.tasks.photographs import named, read_images, standardized, voc
 from teachenv.tasks.shapes import CLASSES, draw_scenes
 
 VOC_CLASSES = (
@@ -152,11 +152,7 @@ def _voc(data_root: str | os.PathLike[str] | None, size: int) -> tuple[Labelled,
     """(pool, test, number of classes) by torchvision's reader."""
     from torchvision.datasets import VOCDetection
 
-    root = voc_root(data_root)
-    try:
-        parts = [VOCDetection(str(root), year="2012", image_set=part) for part in ("train", "val")]
-    except (OSError, RuntimeError) as error:
-        raise DatasetUnavailable(f"PASCAL VOC 2012 in {root} cannot be read: {error}") from error
+    parts = voc(VOCDetection, data_root)
     numbers = {name: i for i, name in enumerate(VOC_CLASSES, 1)}
 
     def labelled(found: VOCDetection) -> Labelled:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from PIL import Image
 from teachenv.data import FileDataset, find_dataset
 from teachenv.errors import DatasetUnavailable
 
+T = TypeVar("T")
 Floats = npt.NDArray[np.float32]
 
 
@@ -64,12 +66,23 @@ def named(dataset: str, found: int, official: int) -> str:
     return own
 
 
-def voc_root(data_root: str | os.PathLike[str] | None) -> Path:
-    """The directory that holds PASCAL VOC 2012's VOCdevkit, downloaded by torchvision if there is none."""
+def voc(reader: Callable[..., T], data_root: str | os.PathLike[str] | None) -> tuple[T, T]:
+    """PASCAL VOC 2012's training and validation images, downloaded by torchvision if there are none.
+
+    Args:
+        reader: Torchvision's class of the task.
+        data_root: See ``teachenv.data.root``.
+
+    Raises:
+        DatasetUnavailable: If the files are not there and cannot be downloaded, or some of them are missing.
+    """
 
     def download(directory: Path) -> None:
-        from torchvision.datasets import VOCSegmentation
+        reader(str(directory), year="2012", image_set="train", download=True)
 
-        VOCSegmentation(str(directory), year="2012", image_set="train", download=True)
-
-    return find_dataset(FileDataset("PASCAL VOC 2012", "voc2012", {"VOCdevkit/VOC2012": ""}, download), data_root)
+    root = find_dataset(FileDataset("PASCAL VOC 2012", "voc2012", {"VOCdevkit/VOC2012": ""}, download), data_root)
+    try:
+        train, val = (reader(str(root), year="2012", image_set=part) for part in ("train", "val"))
+    except (OSError, RuntimeError) as error:
+        raise DatasetUnavailable(f"PASCAL VOC 2012 in {root} cannot be read: {error}") from error
+    return train, val

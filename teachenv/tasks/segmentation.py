@@ -22,7 +22,7 @@ from teachenv.errors import DatasetUnavailable, unknown_name
 from teachenv.students.functional import Prediction
 from teachenv.tasks.base import VOID, Measure, Split, Task, subset_indices
 from teachenv.tasks.decisions import Decided, Decisions
-from teachenv.tasks.photographs import named, opened, read_images, standardized, voc_root
+from teachenv.tasks.photographs import named, opened, read_images, standardized, voc
 from teachenv.tasks.shapes import CLASSES, draw_scenes
 
 CAMVID_CLASSES = 11
@@ -133,11 +133,7 @@ def _voc(data_root: str | os.PathLike[str] | None) -> tuple[Files, Files]:
     """(pool, test) by torchvision's reader."""
     from torchvision.datasets import VOCSegmentation
 
-    root = voc_root(data_root)
-    try:
-        parts = [VOCSegmentation(str(root), year="2012", image_set=part) for part in ("train", "val")]
-    except (OSError, RuntimeError) as error:
-        raise DatasetUnavailable(f"PASCAL VOC 2012 in {root} cannot be read: {error}") from error
+    parts = voc(VOCSegmentation, data_root)
     train, val = ([(Path(i), Path(m)) for i, m in zip(p.images, p.masks, strict=True)] for p in parts)
     return train, val
 

@@ -76,8 +76,7 @@ class Configuration(NamedTuple):
     own: int
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(NamedTuple):
     """What came of a run.
 
     Attributes:
@@ -96,7 +95,7 @@ class Run:
     errors: list[tuple[int, float, float]]
     pictures: list[tuple[int, list[list[float]]]]
     steps: int
-    seconds: float
+    seconds: float = 0.0
 
 
 def run(setting: Setting, method: str, configuration: Configuration, seed: int, final: bool, checkpoint: Path) -> Run:
@@ -121,19 +120,10 @@ def run(setting: Setting, method: str, configuration: Configuration, seed: int, 
         if made.kind == "episodes":
             trainings = setting.teacher_students * made.crowd
             found = found._replace(steps=found.steps + trainings * env.teaching.settings.horizon)
-    return Run(**found._asdict(), seconds=round(time.perf_counter() - start, 2))
+    return found._replace(seconds=round(time.perf_counter() - start, 2))
 
 
-class _Found(NamedTuple):
-    scores: dict[str, float]
-    replayed: dict[str, float]
-    curve: list[tuple[int, float]]
-    errors: list[tuple[int, float, float]]
-    pictures: list[tuple[int, list[list[float]]]]
-    steps: int
-
-
-def _follow(env: TeachEnv, teacher: Any, seed: int, final: bool, actions: Any = None) -> _Found:
+def _follow(env: TeachEnv, teacher: Any, seed: int, final: bool, actions: Any = None) -> Run:
     """A training under a finished teacher, under given actions, or (neither) under the zero action."""
     observation, info = env.reset(seed=seed)
     neutral = np.zeros(env.action_space.shape or (), env.action_space.dtype)
@@ -150,12 +140,12 @@ def _follow(env: TeachEnv, teacher: Any, seed: int, final: bool, actions: Any = 
         if number in shown and (teacher is not None or actions is not None):
             pictures.append((info["student_step"], _coefficients(env, action)))
         number += 1
-    return _Found(_evaluated(env, final), {}, _thinned(curve), [], pictures, env.teaching.settings.horizon)
+    return Run(_evaluated(env, final), {}, _thinned(curve), [], pictures, env.teaching.settings.horizon)
 
 
 def _online(
     setting: Setting, method: Method, configuration: Configuration, seed: int, final: bool, checkpoint: Path
-) -> _Found:
+) -> Run:
     teach = setting.make(method, configuration)
     env = meta.WindowGradient(teach, **setting.wrapper)
     own = method.own[configuration.own]
@@ -175,7 +165,7 @@ def _online(
         on_pool = setting.make(method, configuration, train_on="pool")
         replayed = _follow(on_pool, None, seed, final, followed.actions).scores
         spent += horizon
-    return _Found(scores, replayed, _thinned(followed.curve), followed.errors, followed.pictures, spent)
+    return Run(scores, replayed, _thinned(followed.curve), followed.errors, followed.pictures, spent)
 
 
 class _Followed(BaseCallback):

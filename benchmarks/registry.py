@@ -68,7 +68,7 @@ BENCHMARKS: dict[str, Entry] = {
     "lot_atari": Entry(
         options="benchmarks.lot_atari:Options",
         summary="Does PPO play better when students can imitate its policy (LoT), on Atari games and in control?",
-        minutes={"smoke": "2 min", "laptop": "4 h (estimated)", "paper": "days"},
+        minutes={"smoke": "2 min", "laptop": "3.5 h", "paper": "days"},
     ),
     "lot_images": Entry(
         options="benchmarks.lot_images:Options",

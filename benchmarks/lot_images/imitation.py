@@ -8,6 +8,7 @@ nearer, and how fast, on training and on test images is the paper's hypothesis.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -19,6 +20,7 @@ from benchmarks.lot.work import Run
 from benchmarks.lot_images.problem import ImageProblem
 from benchmarks.precision import matmuls
 from meta import imitability
+from teachenv.files import whole_file
 from teachenv.randomness import Purpose, torch_seed
 from teachenv.schedules import make_schedule
 
@@ -40,12 +42,14 @@ class Imitated:
         test: the teacher's accuracy on test.
         curve: (step of the student, KL to the teacher on training images, on test images), neither augmented.
         steps: of the student.
+        seconds: of it all.
     """
 
     learned: float
     test: float
     curve: list[tuple[int, float, float]]
     steps: int
+    seconds: float
 
 
 def imitate(problem: ImageProblem, kind: Kind, seed: int, checkpoint: Path) -> Imitated:
@@ -55,8 +59,9 @@ def imitate(problem: ImageProblem, kind: Kind, seed: int, checkpoint: Path) -> I
         problem: what the generalising teacher learns.
         kind: of the teacher.
         seed: of initialisation and minibatches.
-        checkpoint: where the teacher's training is taken up again.
+        checkpoint: where the teacher's training is taken up again, and the student's.
     """
+    start = time.perf_counter()
     if kind == "spurious":
         problem = replace(problem, shuffled=SHUFFLED, augment=False)
     with matmuls("medium"):
@@ -66,12 +71,18 @@ def imitate(problem: ImageProblem, kind: Kind, seed: int, checkpoint: Path) -> I
         teacher = run.model
         images, labels = problem.data.train[0], problem.labels(seed)
         learned = float((problem.logits(teacher, images).argmax(-1) == labels).double().mean())
-        curve = _followed(replace(problem, augment=False), teacher, seed)
-        return Imitated(learned, problem.evaluate(teacher, "test"), curve, curve[-1][0])
+        test = problem.evaluate(teacher, "test")
+        before = run.seconds_before + time.perf_counter() - start
+        own = checkpoint.with_suffix(".student.pt")
+        curve, seconds = _followed(replace(problem, augment=False), teacher, seed, own)
+        return Imitated(learned, test, curve, curve[-1][0], before + seconds)
 
 
-def _followed(problem: ImageProblem, teacher: torch.nn.Module, seed: int) -> list[tuple[int, float, float]]:
-    """The curve of a student's distance from its teacher."""
+def _followed(
+    problem: ImageProblem, teacher: torch.nn.Module, seed: int, path: Path
+) -> tuple[list[tuple[int, float, float]], float]:
+    """The curve of a student's distance from its teacher, and the seconds that it took; kept at each point."""
+    start, before, curve, begun = time.perf_counter(), 0.0, list[tuple[int, float, float]](), 0
     with torch_seed(seed, Purpose.INIT, 1):
         student = problem.network("student")
     optimizer, reader = problem.optimizer(student), problem.reader()
@@ -79,14 +90,20 @@ def _followed(problem: ImageProblem, teacher: torch.nn.Module, seed: int) -> lis
     schedule, rates = make_schedule(problem.schedule, total), [group["lr"] for group in optimizer.param_groups]
     shown = [problem.data.train[0][:_MEASURED], problem.data.test[0]]
     taught = [problem.logits(teacher, images) for images in shown]
-    curve = []
-    for step in range(total):
+    if path.exists():
+        record = torch.load(path, weights_only=True)
+        student.load_state_dict(record["student"])
+        optimizer.load_state_dict(record["optimizer"])
+        curve, before = record["curve"], record["seconds"]
+        begun = curve[-1][0]
+    for step in range(begun, total):
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * float(schedule(step))
         inputs, _ = problem.batch(seed, step, own=True)
         with torch.no_grad():
             target = reader(teacher.eval(), inputs).logits
-        loss = imitability(reader(student.train(), inputs).logits, target)
+        with torch_seed(seed, Purpose.DROPOUT, step):
+            loss = imitability(reader(student.train(), inputs).logits, target)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -94,4 +111,8 @@ def _followed(problem: ImageProblem, teacher: torch.nn.Module, seed: int) -> lis
             pairs = zip(shown, taught, strict=True)
             train, test = (float(imitability(problem.logits(student, images), own)) for images, own in pairs)
             curve.append((step + 1, train, test))
-    return curve
+            record = {"student": student.state_dict(), "optimizer": optimizer.state_dict(), "curve": curve}
+            record["seconds"] = before + time.perf_counter() - start
+            with whole_file(path) as partial:
+                torch.save(record, partial)
+    return curve, before + time.perf_counter() - start

@@ -157,7 +157,7 @@ def _identity(given: ImageProblem, kind: str, seed: int) -> dict[str, Any]:
 
 
 def _rows(identity: Mapping[str, Any], precision: str, found: Imitated) -> list[Row]:
-    told = about(found.steps, 0.0, matmul_precision="medium", precision=precision)
+    told = about(found.steps, found.seconds, matmul_precision="medium", precision=precision)
     _, train, test = found.curve[-1]
     # The one that says that all is there comes last.
     values = {

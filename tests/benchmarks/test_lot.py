@@ -227,6 +227,30 @@ def test_a_student_comes_nearer_to_the_teacher_that_it_imitates(tmp_path: Path) 
     assert steps[-1] == found.steps == 6 * PICTURES.steps
     assert train_[-1] < 0.5 * train_.max()
     assert test[-1] < test.max()
+    assert found.seconds > 0
+
+
+def test_an_interrupted_imitation_ends_as_a_whole_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = imitation.imitate(PICTURES, "spurious", 0, tmp_path / "whole")
+    imitability, trained = imitation.imitability, []
+
+    class Interrupted(Exception):
+        pass
+
+    def counted(own: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        trained.extend([1] * own.requires_grad)
+        if len(trained) == PICTURES.steps + 1:
+            raise Interrupted
+        return imitability(own, other)
+
+    monkeypatch.setattr(imitation, "imitability", counted)
+    with pytest.raises(Interrupted):
+        imitation.imitate(PICTURES, "spurious", 0, tmp_path / "broken")
+    trained.clear()
+    monkeypatch.setattr(work.Run, "_step", None)  # the teacher was trained before
+    again = imitation.imitate(PICTURES, "spurious", 0, tmp_path / "broken")
+    assert len(trained) == PICTURES.steps
+    assert replace(again, seconds=0.0) == replace(whole, seconds=0.0)
 
 
 def test_the_language_command_keeps_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

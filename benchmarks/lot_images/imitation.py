@@ -1,17 +1,19 @@
-"""Is what generalises easier to imitate? Two teachers of one kind and one number of steps, and a student of each.
+"""Is what generalises easier to imitate? Teachers of one network and one number of steps, and a student of each.
 
 The generalising teacher learns the data's labels. The spurious one learns labels that are shuffled among half of the
-images, without augmentation, and knows many of them by heart in the end: correlations that hold nowhere else. Each then
-is imitated by a fresh student, which sees its logits on the training images and no label. Whether the student comes
+images, without augmentation, and knows many of them by heart in the end: correlations that hold nowhere else. What of
+their difference is the augmentation's is told by a third, which learns the data's labels without it. Each then is
+imitated by a fresh student, which sees its logits on the training images and no label. Whether the student comes
 nearer, and how fast, on training and on test images is the paper's hypothesis.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal
 
 import torch
 
@@ -24,11 +26,16 @@ from teachenv.files import whole_file
 from teachenv.randomness import Purpose, torch_seed
 from teachenv.schedules import make_schedule
 
-Kind = Literal["generalising", "spurious"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+Kind = Literal["generalising", "unaugmented", "spurious"]
 
 # Of the training labels, how many are shuffled for the spurious teacher.
 SHUFFLED = 0.5
+# By kind of teacher, what is different in its training from that of the generalising one.
+KINDS: Mapping[Kind, Mapping[str, Any]] = {
+    "generalising": {},
+    "unaugmented": {"augment": False},
+    "spurious": {"augment": False, "shuffled": SHUFFLED},
+}
 # Points of the curve in an epoch, and training images that it is measured on.
 _POINTS, _MEASURED = 2, 2000
 
@@ -62,8 +69,7 @@ def imitate(problem: ImageProblem, kind: Kind, seed: int, checkpoint: Path) -> I
         checkpoint: where the teacher's training is taken up again, and the student's.
     """
     start = time.perf_counter()
-    if kind == "spurious":
-        problem = replace(problem, shuffled=SHUFFLED, augment=False)
+    problem = replace(problem, **KINDS[kind])
     with matmuls("medium"):
         run = Run(problem, Method(), seed, checkpoint.with_suffix(".teacher.pt"), None)
         run.finish()

@@ -141,7 +141,8 @@ def _imitation(options: Options, given: ImageProblem, seeds: int) -> None:
         for kind in KINDS
     ]
     measure(wanted, results, options.processes)
-    _report(agreeing(results.rows(), [_identity(given, kind, 0) for kind in KINDS]), folder)
+    rows = results.rows()
+    _report([row for kind in KINDS for row in agreeing(rows, [_identity(given, kind, 0)])], folder)
 
 
 def _identity(given: ImageProblem, kind: str, seed: int) -> dict[str, Any]:

@@ -280,7 +280,7 @@ def test_the_image_command_asks_all_studies(tmp_path: Path, monkeypatch: pytest.
     command += ["--study", "n", "form", "size", "imitation", "--methods", "lot:n-2", "lot:l2", "lot:student-larger"]
     assert command_line(command) == 0
     rows = read_rows(tmp_path / "results.jsonl")
-    methods = {"lot:n-2", "lot:l2", "lot:student-larger", "imitate:generalising", "imitate:spurious"}
+    methods = {"lot:n-2", "lot:l2", "lot:student-larger", *(f"imitate:{kind}" for kind in imitation.KINDS)}
     assert {row.method for row in rows} == methods
     assert "| spurious |" in (tmp_path / "imitation.md").read_text()
     assert {row.versions["precision"] for row in rows} == {"bfloat16"}

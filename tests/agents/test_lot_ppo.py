@@ -18,12 +18,20 @@ from meta import imitability
 
 SMALL: dict[str, Any] = {"n_steps": 32, "batch_size": 16, "n_epochs": 2, "seed": 3, "device": "cpu"}
 
-SPACES: dict[str, tuple[str, Any]] = {
-    "discrete": ("MlpPolicy", lambda: gym.make("CartPole-v1")),
-    "continuous": ("MlpPolicy", lambda: gym.make("Pendulum-v1")),
-    "multi-discrete": ("MlpPolicy", lambda: IdentityEnvMultiDiscrete(dim=3)),
-    "multi-binary": ("MlpPolicy", lambda: IdentityEnvMultiBinary(dim=3)),
-    "dict": ("MultiInputPolicy", lambda: SimpleMultiObsEnv(random_start=False)),
+# Policy, environment, and PPO's options.
+SPACES: dict[str, tuple[str, Any, dict[str, Any]]] = {
+    "discrete": ("MlpPolicy", lambda: gym.make("CartPole-v1"), SMALL),
+    "continuous": ("MlpPolicy", lambda: gym.make("Pendulum-v1"), SMALL),
+    "gsde": ("MlpPolicy", lambda: gym.make("Pendulum-v1"), {**SMALL, "use_sde": True}),
+    # A squashed Gaussian has no entropy in closed form.
+    "squashed": (
+        "MlpPolicy",
+        lambda: gym.make("Pendulum-v1"),
+        {**SMALL, "use_sde": True, "policy_kwargs": {"squash_output": True}},
+    ),
+    "multi-discrete": ("MlpPolicy", lambda: IdentityEnvMultiDiscrete(dim=3), SMALL),
+    "multi-binary": ("MlpPolicy", lambda: IdentityEnvMultiBinary(dim=3), SMALL),
+    "dict": ("MultiInputPolicy", lambda: SimpleMultiObsEnv(random_start=False), SMALL),
 }
 
 
@@ -34,10 +42,10 @@ def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
 
 @pytest.mark.parametrize("space", SPACES)
 def test_alpha_zero_is_sb3s_ppo_bitwise(space: str) -> None:
-    policy, make = SPACES[space]
-    plain = PPO(policy, make(), **SMALL).learn(96)
+    policy, make, options = SPACES[space]
+    plain = PPO(policy, make(), **options).learn(96)
     after = np.random.random(), torch.rand(1)  # noqa: NPY002
-    ours = LoTPPO(policy, make(), alpha=0.0, student_steps=3, students=2, **SMALL).learn(96)
+    ours = LoTPPO(policy, make(), alpha=0.0, student_steps=3, students=2, **options).learn(96)
     assert after == (np.random.random(), torch.rand(1))  # noqa: NPY002
     assert same(plain.policy, ours.policy)
     assert plain.logger.name_to_value.get("train/loss") == ours.logger.name_to_value.get("train/loss")
@@ -46,15 +54,11 @@ def test_alpha_zero_is_sb3s_ppo_bitwise(space: str) -> None:
 
 @pytest.mark.parametrize("space", SPACES)
 def test_every_space_is_regularised(space: str) -> None:
-    policy, make = SPACES[space]
-    plain = LoTPPO(policy, make(), alpha=0.0, **SMALL).learn(64)
-    ours = LoTPPO(policy, make(), alpha=1.0, student_steps=2, warm_up=0, **SMALL).learn(64)
+    policy, make, options = SPACES[space]
+    plain = LoTPPO(policy, make(), alpha=0.0, **options).learn(64)
+    ours = LoTPPO(policy, make(), alpha=1.0, student_steps=2, warm_up=0, **options).learn(64)
     assert not same(plain.policy, ours.policy)
     assert all(bool(p.isfinite().all()) for p in ours.policy.parameters())
-
-
-def test_gsde_is_regularised() -> None:
-    LoTPPO("MlpPolicy", "Pendulum-v1", use_sde=True, student_steps=2, warm_up=0, **SMALL).learn(64)
 
 
 def test_the_term_is_in_the_gradient() -> None:
@@ -90,15 +94,17 @@ def test_the_term_is_in_the_gradient() -> None:
 @pytest.mark.parametrize("space", SPACES)
 def test_students_with_labels_take_ppos_own_step(space: str) -> None:
     """A student that is the policy, and without a term, stays the policy: it sees the same rewards."""
-    policy, make = SPACES[space]
-    model = LoTPPO(policy, make(), alpha=0.0, labels=True, student_weight_decay=0.0, vf_coef=0.0, ent_coef=0.1, **SMALL)
+    policy, make, options = SPACES[space]
+    model = LoTPPO(
+        policy, make(), alpha=0.0, labels=True, student_weight_decay=0.0, vf_coef=0.0, ent_coef=0.1, **options
+    )
     start = {name: value.clone() for name, value in model.policy.state_dict().items()}
     model.students[0].load_state_dict(start)
     model.learn(64)
     for name, value in model.policy.state_dict().items():
         torch.testing.assert_close(model.students[0].state_dict()[name], value, rtol=1e-3, atol=1e-4, msg=name)
     assert not all(torch.equal(value, start[name]) for name, value in model.policy.state_dict().items())
-    assert same(PPO(policy, make(), vf_coef=0.0, ent_coef=0.1, **SMALL).learn(64).policy, model.policy)
+    assert same(PPO(policy, make(), vf_coef=0.0, ent_coef=0.1, **options).learn(64).policy, model.policy)
 
 
 def test_students_with_labels_are_drawn_to_the_policy_too() -> None:
@@ -114,15 +120,6 @@ def test_students_with_labels_are_drawn_to_the_policy_too() -> None:
 def test_labels_want_rewards_of_the_present() -> None:
     with pytest.raises(ValueError, match="found student_steps=2, expected 1"):
         LoTPPO("MlpPolicy", "CartPole-v1", labels=True, student_steps=2, **SMALL)
-
-
-def test_gsde_has_labels() -> None:
-    """A squashed Gaussian has no entropy in closed form."""
-    kwargs = {"squash_output": True}
-    for labels in (False, True):
-        LoTPPO("MlpPolicy", "Pendulum-v1", use_sde=True, labels=labels, warm_up=0, policy_kwargs=kwargs, **SMALL).learn(
-            64
-        )
 
 
 def test_students_that_are_held_teach(tmp_path: Path) -> None:

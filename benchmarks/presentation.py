@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -50,6 +51,12 @@ def panels(titles: Sequence[str], width: float = 6.4) -> tuple[Figure, list[Any]
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25)
     return figure, axes
+
+
+def color(number: int) -> Any:
+    """One of twenty colours, that of the method with this number: ten strong ones, then ten light ones."""
+    pairs = colormaps["tab20"]
+    return pairs(2 * (number % 10) + number // 10 % 2)
 
 
 def write_figures(folder: Path, figures: Mapping[str, Figure | None]) -> None:

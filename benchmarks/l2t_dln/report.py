@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
 
 from benchmarks.l2t_dln.methods import ARCHITECTURES, METHODS, REPLAYED
-from benchmarks.presentation import in_precision, markdown, panels, print_table, write_figures
+from benchmarks.presentation import color, in_precision, markdown, panels, print_table, write_figures
 from benchmarks.rows import Row, write_atomically
 from benchmarks.statistics import paired, summarise
 from teachenv.files import whole_file
@@ -140,7 +139,7 @@ def _described(own: Mapping[str, Any]) -> str:
 
 
 def _color(method: str) -> Any:
-    return colormaps["tab20"](list(METHODS).index(method.replace(REPLAYED, "l2t-dln", 1)) % 20)
+    return color(list(METHODS).index(method.replace(REPLAYED, "l2t-dln", 1)))
 
 
 def _bars(parts: Sequence[_Part], metrics: Mapping[str, str]) -> Figure:

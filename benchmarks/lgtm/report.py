@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.figure import Figure
 from rich.console import Console
 
 from benchmarks.lgtm.methods import METHODS, TABLE
-from benchmarks.presentation import markdown, panels, print_table, write_figures
+from benchmarks.presentation import color, markdown, panels, print_table, write_figures
 from benchmarks.rows import Row, write_atomically
 
 # Averages over six tasks of GLUE, BERT-base into a student of six layers (Ren et al. 2023; the other entries of its
@@ -140,7 +139,7 @@ def _curves(rows: Sequence[Row]) -> Figure | None:
             curves = [np.array(row.data["curve"]) for row in own if row.method == method]
             mean = np.mean(curves, axis=0)
             style = "-" if method.startswith("lgtm") else "--"
-            axis.plot(mean[:, 0], 100 * mean[:, 1], style, color=colormaps["tab20"](number % 20), label=method)
+            axis.plot(mean[:, 0], 100 * mean[:, 1], style, color=color(number), label=method)
         axis.set_xlabel("student steps")
         axis.set_ylabel("student on dev, % (F1 where the task has it)")
         axis.legend(fontsize=7, ncols=2)
@@ -156,12 +155,12 @@ def _influence(rows: Sequence[Row]) -> Figure | None:
     for number, row in enumerate(followed):
         steps = [point[0] for point in row.data["curve"]]
         values = np.array(row.data["influences"])
-        label, color = f"{row.task}: {row.method}", colormaps["tab10"](number % 10)
-        axes[0].plot(steps, np.abs(values).mean(1), "-o", color=color, markersize=3, label=label)
+        label, own = f"{row.task}: {row.method}", color(number)
+        axes[0].plot(steps, np.abs(values).mean(1), "-o", color=own, markersize=3, label=label)
         # The two that moved most.
         for line, sample in zip(("-", "--"), np.argsort(-np.ptp(values, axis=0))[:FOLLOWED], strict=False):
             axes[1].plot(
-                steps, values[:, sample], line, color=color, marker="o", markersize=3, label=f"{label}, {sample}"
+                steps, values[:, sample], line, color=own, marker="o", markersize=3, label=f"{label}, {sample}"
             )
     axes[1].axhline(0, color="black", linewidth=0.7)
     for axis in axes:

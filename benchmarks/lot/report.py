@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.figure import Figure
 from rich.console import Console
 
 from benchmarks.lot.methods import METHODS
-from benchmarks.presentation import in_precision, markdown, panels, print_table, write_figures
+from benchmarks.presentation import color, in_precision, markdown, panels, print_table, write_figures
 from benchmarks.rows import Row, by_method, write_atomically
 from benchmarks.statistics import iqm, paired, summarise
 
@@ -116,12 +115,12 @@ def _curves(groups: dict[str, list[Row]]) -> Figure | None:
         metric = _metric(rows)
         for number, method in enumerate(dict.fromkeys(row.method for row in rows)):
             curves = [np.array(row.data["curve"], dtype=float) for row in rows if row.method == method]
-            mean, color = np.mean([curve[: min(map(len, curves))] for curve in curves], axis=0), colormaps["tab20"]
+            mean = np.mean([curve[: min(map(len, curves))] for curve in curves], axis=0)
             for column, style in ((1, "-"), (2, "--")):
                 if not np.isnan(mean[:, column]).any():
                     line = mean[:, column] * _scaled(metric, 1.0)
                     label = method if column == 1 else None
-                    axis.plot(mean[:, 0], line, style, color=color(number % 20), label=label)
+                    axis.plot(mean[:, 0], line, style, color=color(number), label=label)
         if metric == "perplexity":
             axis.set_yscale("log")
         axis.set_xlabel("epochs of the model that is kept (dashed: its student)")

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from benchmarks.lot_atari.methods import METHODS
-from benchmarks.presentation import markdown, panels, print_table, write_figures
+from benchmarks.presentation import color, markdown, panels, print_table, write_figures
 from benchmarks.rows import Row, by_method, write_atomically
 from benchmarks.statistics import bootstrap_interval, iqm, mean, paired, summarise
 
@@ -116,10 +116,10 @@ def _curves(groups: dict[str, list[Row]]) -> Figure | None:
             steps, values = curves[0, whole, 0], curves[:, whole, 1]
             if not len(steps):
                 continue
-            axis.plot(steps, values.mean(0), color=f"C{number}", label=f"{method} ({len(values)})")
+            axis.plot(steps, values.mean(0), color=color(number), label=f"{method} ({len(values)})")
             if len(values) > 1:
                 bands = np.array([bootstrap_interval(column, mean, resamples=1000) for column in values.T])
-                axis.fill_between(steps, bands[:, 0], bands[:, 1], color=f"C{number}", alpha=0.15, linewidth=0)
+                axis.fill_between(steps, bands[:, 0], bands[:, 1], color=color(number), alpha=0.15, linewidth=0)
         axis.set_xlabel("environment steps")
         axis.legend(fontsize=7, title="method (seeds)", title_fontsize=7)
     axes[0].set_ylabel("return of the episodes that ended (mean and 95 % interval)")

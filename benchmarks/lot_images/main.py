@@ -20,7 +20,7 @@ from benchmarks.lot_images.networks import NETWORKS
 from benchmarks.lot_images.problem import ImageProblem
 from benchmarks.measurements import Measurement, measure
 from benchmarks.options import Preset
-from benchmarks.presentation import in_precision, markdown, panels, print_table, write_figures
+from benchmarks.presentation import color, in_precision, markdown, panels, print_table, write_figures
 from benchmarks.provenance import about
 from benchmarks.rows import ResultsFile, Row, agreeing, write_atomically
 from teachenv.errors import unknown_name
@@ -204,9 +204,9 @@ def _figure(rows: Sequence[Row]) -> Figure:
         for axis, column in zip(axes, (1, 2), strict=True):
             mean = curves.mean(0)
             label = f"{method.removeprefix('imitate:')} teacher"
-            axis.plot(mean[:, 0], mean[:, column], color=f"C{number}", label=label)
+            axis.plot(mean[:, 0], mean[:, column], color=color(number), label=label)
             low, high = curves[:, :, column].min(0), curves[:, :, column].max(0)
-            axis.fill_between(mean[:, 0], low, high, color=f"C{number}", alpha=0.2, linewidth=0)
+            axis.fill_between(mean[:, 0], low, high, color=color(number), alpha=0.2, linewidth=0)
             axis.set_yscale("log")
             axis.set_xlabel("student steps")
             axis.legend(fontsize=8)

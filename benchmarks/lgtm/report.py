@@ -155,13 +155,12 @@ def _influence(rows: Sequence[Row]) -> Figure | None:
     for number, row in enumerate(followed):
         steps = [point[0] for point in row.data["curve"]]
         values = np.array(row.data["influences"])
-        label, own = f"{row.task}: {row.method}", color(number)
-        axes[0].plot(steps, np.abs(values).mean(1), "-o", color=own, markersize=3, label=label)
+        label = f"{row.task}: {row.method}"
+        axes[0].plot(steps, np.abs(values).mean(1), "-o", color=color(number), markersize=3, label=label)
         # The two that moved most.
         for line, sample in zip(("-", "--"), np.argsort(-np.ptp(values, axis=0))[:FOLLOWED], strict=False):
-            axes[1].plot(
-                steps, values[:, sample], line, color=own, marker="o", markersize=3, label=f"{label}, {sample}"
-            )
+            name = f"{label}, {sample}"
+            axes[1].plot(steps, values[:, sample], line, color=color(number), marker="o", markersize=3, label=name)
     axes[1].axhline(0, color="black", linewidth=0.7)
     for axis in axes:
         axis.set_xlabel("student steps")

@@ -11,16 +11,18 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import get_args
 
 import torch
 from torch.nn import functional as F
-from torchvision.models.detection._utils import BoxCoder, SSDMatcher
+from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.image_list import ImageList
-from torchvision.ops import batched_nms, box_iou
+from torchvision.ops import batched_nms, box_area, box_iou
 
 from teachenv.students.detection import RATIOS, grids
 from teachenv.students.functional import Prediction
+from teachenv.tasks.average_precision import MOST, Found, Rules, Truth, average_precisions
 from teachenv.tasks.base import VOID, Measure
 from teachenv.tasks.decisions import Decided, Decisions
 
@@ -32,15 +34,59 @@ _CODE = BoxCoder(weights=(10.0, 10.0, 5.0, 5.0))  # SSD's
 
 @dataclass(frozen=True)
 class Objects:
-    """The objects of one image.
+    """The objects of one image, and its void regions, in which nothing that is found counts as right or wrong.
+
+    What a void region is depends on the data, and so does what lies in one (`Rules`): a crowd of COCO, by the share of
+    a box that it covers; a difficult object of VOC, by intersection over union.
 
     Attributes:
         boxes: (objects, 4), left, top, right, bottom in pixels.
-        labels: (objects,), 1 to C − 1; `VOID` for a region whose objects are not told apart.
+        labels: (objects,), 1 to C − 1; `VOID` for a region that is void for every class.
+        void: (objects,), which are void regions, for detections of their class alone, besides those labelled `VOID`;
+            None: no others.
+
+    Raises:
+        ValueError: the parts do not fit together, a box has no area, or a label is no class.
     """
 
     boxes: torch.Tensor
     labels: torch.Tensor
+    void: torch.Tensor | None = None
+
+    def __post_init__(self) -> None:
+        """Checks them."""
+        shapes = [tuple(part.shape) for part in (self.boxes, self.labels, self.void) if part is not None]
+        if shapes[0][1:] != (4,) or any(shape != shapes[0][:1] for shape in shapes[1:]):
+            raise ValueError(
+                f"boxes, labels and void are {', '.join(map(str, shapes))}: expected (objects, 4) and (objects,)"
+            )
+        flat = ~(self.boxes[:, 2:] > self.boxes[:, :2]).all(1)
+        if flat.any():
+            raise ValueError(
+                f"the box {self.boxes[flat][0].tolist()} has no area: expected left < right and top < bottom"
+            )
+        unknown = (self.labels < 1) & (self.labels != VOID)
+        if unknown.any():
+            raise ValueError(
+                f"found the label {self.labels[unknown][0].item()}: expected 1, 2, … or {VOID}, a void region"
+            )
+
+    def is_void(self) -> torch.Tensor:
+        """(objects,), which are void regions, for one class or for all."""
+        void = self.labels == VOID
+        return void if self.void is None else void | self.void.bool()
+
+    def rows(self) -> torch.Tensor:
+        """(objects, 5): label and box; the label of a region that is void for class c is `VOID` − c, for all `VOID`."""
+        labels = torch.where(self.is_void(), VOID - self.labels.clamp(min=0), self.labels)
+        return torch.cat([labels.unsqueeze(1).to(torch.float32), self.boxes.to(torch.float32)], 1)
+
+
+def truth(rows: torch.Tensor) -> Truth:
+    """The objects behind `Objects.rows`; rows of label 0 are none."""
+    rows = rows[rows[:, 0] != 0]
+    labels = rows[:, 0].long()
+    return Truth(rows[:, 1:], torch.where(labels > 0, labels, VOID - labels), labels < 0)
 
 
 @functools.cache
@@ -52,35 +98,57 @@ def default_boxes(size: int) -> torch.Tensor:
     return made
 
 
-def matched(objects: Objects, size: int) -> torch.Tensor:
+def matched(objects: Objects, size: int, rules: Rules = "coco") -> torch.Tensor:
     """What each default box is to predict, (boxes, 5): its label, and the code of the way to its object.
 
-    A box belongs to the object that it overlaps most if that is by at least a half, and each object has at least the
-    box that overlaps it most. Boxes that lie in a void region by half, and belong to no object, are void.
+    As in SSD each object first takes a box, the pair that overlaps most before all others, so that two objects never
+    share one: an object is without a box only where all that it overlaps are taken. A box that is left belongs to the
+    object that it overlaps most if that is by at least a half. One that belongs to no object is void if it lies in a
+    void region by at least a half: of its own area for a crowd (`rules="coco"`), of the area of both together for a
+    difficult object (`"voc"`).
     """
-    boxes = default_boxes(size)
+    boxes, void = default_boxes(size), objects.is_void()
     target = torch.zeros(len(boxes), 5)
-    void = objects.labels == VOID
     if void.any():
-        target[(box_iou(objects.boxes[void], boxes) >= _OVERLAP).any(0), 0] = VOID
+        share = (_covered if rules == "coco" else box_iou)(objects.boxes[void], boxes)
+        target[(share >= _OVERLAP).any(0), 0] = VOID
     truths, labels = objects.boxes[~void], objects.labels[~void]
     if len(truths):
-        owner = SSDMatcher(_OVERLAP)(box_iou(truths, boxes))
+        owner = _owners(box_iou(truths, boxes))
         mine = owner >= 0
         target[mine, 0] = labels[owner[mine]].to(target.dtype)
         target[mine, 1:] = _CODE.encode_single(truths[owner[mine]], boxes[mine])
     return target
 
 
-def packed(scenes: Iterable[Objects], size: int) -> torch.Tensor:
+def _owners(overlap: torch.Tensor) -> torch.Tensor:
+    """The object that each box belongs to, −1 for none, from overlaps (objects, boxes)."""
+    most, owner = overlap.max(0)
+    owner = owner.where(most >= _OVERLAP, -1)
+    left = overlap.clone()
+    for _ in range(len(overlap)):
+        best = int(left.argmax())
+        mine, box = divmod(best, overlap.shape[1])
+        if left[mine, box] <= 0:
+            break
+        owner[box] = mine
+        left[mine], left[:, box] = 0, 0
+    return owner
+
+
+def _covered(regions: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
+    """The part of each box that lies in each region, (regions, boxes)."""
+    inner = torch.minimum(regions[:, None, 2:], boxes[:, 2:]) - torch.maximum(regions[:, None, :2], boxes[:, :2])
+    share: torch.Tensor = inner.clamp(min=0).prod(2) / box_area(boxes)
+    return share
+
+
+def packed(scenes: Iterable[Objects], size: int, rules: Rules = "coco") -> torch.Tensor:
     """Targets of images, (n, boxes + most objects, 5): what `matched` gives, and then the objects themselves.
 
-    A row of an object is its label and its box; rows of label 0 are none. The objects are there for the evaluation.
+    An object's row is one of `Objects.rows`; rows of label 0 are none. The objects are there for the evaluation.
     """
-    rows = [
-        (matched(scene, size), torch.cat([scene.labels.unsqueeze(1).to(torch.float32), scene.boxes], 1))
-        for scene in scenes
-    ]
+    rows = [(matched(scene, size, rules), scene.rows()) for scene in scenes]
     most = max(len(objects) for _, objects in rows)
     return torch.stack([torch.cat([target, F.pad(own, (0, 0, 0, most - len(own)))]) for target, own in rows])
 
@@ -94,11 +162,14 @@ class BoxDecisions(Decisions):
     Args:
         num_classes: C, with the ground.
         size: side of the images in pixels.
+        rules: those of the data, by which `DetectionMeasure` reports average precision.
     """
 
-    def __init__(self, num_classes: int, size: int) -> None:
+    def __init__(self, num_classes: int, size: int, rules: Rules = "coco") -> None:
         """Makes the default boxes."""
-        self.num_classes, self.size = num_classes, size
+        if rules not in get_args(Rules):
+            raise ValueError(f"rules are {rules!r}: expected one of {', '.join(map(repr, get_args(Rules)))}")
+        self.num_classes, self.size, self.rules = num_classes, size, rules
         self.boxes = len(default_boxes(size))
 
     def output_shape(self, num_classes: int, target_shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -177,19 +248,14 @@ class DetectionMeasure(Measure):
         return ("map", "map_50")
 
     def report(self, outputs: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
-        """COCO's mean average precision, by torchmetrics and pycocotools, of at most 100 boxes an image."""
-        # Imported here, since it takes seconds that nobody should wait for who only trains.
-        from torchmetrics.detection import MeanAveragePrecision
+        """Mean average precision over overlaps of 0.5, 0.55, … 0.95, and at 0.5, by the rules of the data.
 
-        metric = MeanAveragePrecision(backend="pycocotools")
-        metric.warn_on_many_detections = False
-        truths = []
-        for rows in targets[:, self.decisions.boxes :]:
-            known = rows[rows[:, 0] > 0]
-            truths.append({"boxes": known[:, 1:].float(), "labels": known[:, 0].long()})
-        metric.update([detections(self.decisions, each) for each in outputs], truths)
-        found = metric.compute()
-        return {name: max(float(found[name]), 0.0) for name in self.reported}
+        See `teachenv.tasks.average_precision`. Of each image at most 100 detections count (`detections`).
+        """
+        truths = [truth(rows.cpu()) for rows in targets[:, self.decisions.boxes :]]
+        found = [detections(self.decisions, each) for each in outputs.cpu()]
+        each = average_precisions(self.decisions.rules, found, truths, self.decisions.num_classes)
+        return {"map": float(each.mean()), "map_50": float(each[0])}
 
     def _halves(
         self, p: torch.Tensor, overlap: torch.Tensor, labels: torch.Tensor
@@ -211,8 +277,8 @@ class DetectionMeasure(Measure):
 
 
 def detections(
-    decisions: BoxDecisions, outputs: torch.Tensor, least: float = 0.01, overlap: float = 0.45, most: int = 100
-) -> dict[str, torch.Tensor]:
+    decisions: BoxDecisions, outputs: torch.Tensor, least: float = 0.01, overlap: float = 0.45, most: int = MOST
+) -> Found:
     """What one image's outputs say: boxes in pixels, scores and labels, the most certain first.
 
     Args:
@@ -222,10 +288,11 @@ def detections(
         overlap: of two detections of one class that overlap more, the less certain one is dropped (SSD's value).
         most: how many are kept.
     """
+    outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
     codes = outputs[decisions.num_classes :].t()
     probabilities = torch.softmax(outputs[: decisions.num_classes], 0)[1:]
     moved = _CODE.decode_single(codes, default_boxes(decisions.size).to(outputs)).clamp(0, decisions.size)
     labels, places = torch.nonzero(probabilities > least, as_tuple=True)
-    scores, boxes = probabilities[labels, places].float(), moved[places].float()
+    scores, boxes = probabilities[labels, places], moved[places]
     kept = batched_nms(boxes, scores, labels, overlap)[:most]
     return {"boxes": boxes[kept], "scores": scores[kept], "labels": labels[kept] + 1}

@@ -21,7 +21,8 @@ from torch.nn import functional as F
 
 from teachenv.data import FileDataset, find_dataset
 from teachenv.errors import unknown_name
-from teachenv.tasks.base import VOID, Split, Task, subset_indices
+from teachenv.tasks.average_precision import Rules
+from teachenv.tasks.base import Split, Task, subset_indices
 from teachenv.tasks.boxes import BoxDecisions, Objects, packed
 from teachenv.tasks.photographs import named, read_images, standardized, voc
 from teachenv.tasks.shapes import CLASSES, draw_scenes
@@ -45,8 +46,9 @@ def detection(
 ) -> Task:
     """Make a detection task: inputs ``(n, 3, side, side)`` float32, targets as ``packed`` makes them.
 
-    The pool is the training images, what is tested on the validation images; objects marked as difficult (VOC) and
-    regions of several objects (COCO's crowds) are void.
+    The pool is the training images, what is tested on the validation images. Regions of several objects (COCO's crowds)
+    and objects marked as difficult (VOC) are void for detections of their class, each by the rules of its data: see
+    ``teachenv.tasks.average_precision``.
 
     Args:
         data_root: Where the files are; None for the usual places (see ``teachenv.data.root``).
@@ -73,8 +75,9 @@ def detection(
         streams = (np.random.default_rng(part) for part in np.random.SeedSequence(split_seed).spawn(2))
         counts = (600 if pool_size is None else pool_size, 200)
         pool, test = (_scenes(n, size, rng) for n, rng in zip(counts, streams, strict=True))
-        return _task(dataset, dataset, pool, test, len(CLASSES) + 1, size)
+        return _task(dataset, dataset, pool, test, BoxDecisions(len(CLASSES) + 1, size))
     read = _voc if dataset == "voc2012" else functools.partial(_coco, dataset)
+    rules: Rules = "voc" if dataset == "voc2012" else "coco"
     (pool_paths, pool_objects), (test_paths, test_objects), classes = read(data_root, size)
     found = named(dataset, len(pool_paths), _OFFICIAL[dataset])
     if pool_size is not None:
@@ -82,12 +85,12 @@ def detection(
         pool_paths, pool_objects = [pool_paths[i] for i in chosen], [pool_objects[i] for i in chosen]
     images = standardized(*(read_images(paths, (size, size)) for paths in (pool_paths, test_paths)))
     pool, test = (
-        (torch.from_numpy(i), packed(o, size)) for i, o in zip(images, (pool_objects, test_objects), strict=True)
+        (torch.from_numpy(i), packed(o, size, rules)) for i, o in zip(images, (pool_objects, test_objects), strict=True)
     )
-    return _task(dataset, found, pool, test, classes, size)
+    return _task(dataset, found, pool, test, BoxDecisions(classes, size, rules))
 
 
-def _task(dataset: str, found: str, pool: Split, test: Split, classes: int, size: int) -> Task:
+def _task(dataset: str, found: str, pool: Split, test: Split, decisions: BoxDecisions) -> Task:
     most = max(pool[1].shape[1], test[1].shape[1])
     pool, test = ((images, F.pad(t, (0, 0, 0, most - t.shape[1]))) for images, t in (pool, test))
     return Task(
@@ -95,8 +98,8 @@ def _task(dataset: str, found: str, pool: Split, test: Split, classes: int, size
         dataset=found,
         pool=pool,
         test=test,
-        num_outputs=classes,
-        decisions=BoxDecisions(classes, size),
+        num_outputs=decisions.num_classes,
+        decisions=decisions,
     )
 
 
@@ -134,9 +137,10 @@ def _coco(dataset: str, data_root: str | os.PathLike[str] | None, size: int) -> 
             own = found.coco.loadAnns(found.coco.getAnnIds(image))
             boxes = torch.tensor([a["bbox"] for a in own], dtype=torch.float32).view(-1, 4)
             boxes[:, 2:] += boxes[:, :2]
-            labels = torch.tensor([VOID if a["iscrowd"] else numbers[a["category_id"]] for a in own])
+            labels = torch.tensor([numbers[a["category_id"]] for a in own])
+            crowd = torch.tensor([bool(a.get("iscrowd")) for a in own])
             paths.append(Path(found.root) / entry["file_name"])
-            objects.append(_resized(boxes, labels, entry["width"], entry["height"], size))
+            objects.append(_resized(boxes, labels, crowd, entry["width"], entry["height"], size))
         return paths, objects
 
     return labelled(sets[0]), labelled(sets[1]), len(numbers) + 1
@@ -163,16 +167,19 @@ def _voc(data_root: str | os.PathLike[str] | None, size: int) -> tuple[Labelled,
             edges = [[float(o["bndbox"][edge]) for edge in ("xmin", "ymin", "xmax", "ymax")] for o in own]
             boxes = torch.tensor(edges).view(-1, 4)
             boxes[:, :2] -= 1  # VOC counts pixels from 1, and the last one is inside
-            labels = torch.tensor([VOID if o.get("difficult") == "1" else numbers[o["name"]] for o in own])
+            labels = torch.tensor([numbers[o["name"]] for o in own])
+            difficult = torch.tensor([o.get("difficult") == "1" for o in own])
             shape = annotation["size"]
-            objects.append(_resized(boxes, labels, int(shape["width"]), int(shape["height"]), size))
+            objects.append(_resized(boxes, labels, difficult, int(shape["width"]), int(shape["height"]), size))
         return paths, objects
 
     return labelled(parts[0]), labelled(parts[1]), len(numbers) + 1
 
 
-def _resized(boxes: torch.Tensor, labels: torch.Tensor, width: int, height: int, size: int) -> Objects:
+def _resized(
+    boxes: torch.Tensor, labels: torch.Tensor, void: torch.Tensor, width: int, height: int, size: int
+) -> Objects:
     """Boxes in pixels of the resized image; those without area are no objects."""
     boxes = (boxes * torch.tensor([size / width, size / height]).repeat(2)).clamp(0, size)
     whole = (boxes[:, 2:] > boxes[:, :2]).all(1)
-    return Objects(boxes[whole], labels[whole].long())
+    return Objects(boxes[whole], labels[whole].long(), void[whole].bool())

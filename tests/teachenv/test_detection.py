@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import box_iou, nms
 
 import teachenv
@@ -19,6 +20,7 @@ from teachenv import TeachEnv
 from teachenv.losses import make_loss
 from teachenv.students import Prediction, make_student
 from teachenv.tasks import make_task
+from teachenv.tasks.average_precision import Rules
 from teachenv.tasks.base import VOID
 from teachenv.tasks.boxes import (
     BoxDecisions,
@@ -67,32 +69,99 @@ def test_default_boxes_cover_the_image_on_three_grids() -> None:
     assert centres.max() <= SIZE
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_a_box_belongs_to_the_object_that_it_overlaps_most(seed: int) -> None:
-    objects = scene(seed)
-    target, overlap = matched(objects, SIZE), box_iou(objects.boxes, default_boxes(SIZE))
-    best = overlap.argmax(1)
-    for i, row in enumerate(target):
-        if i in best:
-            owner = objects.labels[(best == i).nonzero().flatten()]
-            assert int(row[0]) in owner.tolist()
-        elif float(overlap[:, i].max()) >= 0.5:
-            assert int(row[0]) == int(objects.labels[overlap[:, i].argmax()])
-        else:
-            assert row.tolist() == [0.0] * 5
+def owners(overlap: torch.Tensor) -> dict[int, int]:
+    """Which object's each box is: the pairs that overlap most first, each object once; then by at least a half."""
+    taken: dict[int, int] = {}
+    pairs = [(float(overlap[k, i]), k, i) for k in range(len(overlap)) for i in range(overlap.shape[1])]
+    for share, k, i in sorted(pairs, key=lambda pair: (-pair[0], pair[1], pair[2])):
+        if share > 0 and i not in taken and k not in taken.values():
+            taken[i] = k
+    rest = {i: int(overlap[:, i].argmax()) for i in range(overlap.shape[1]) if i not in taken}
+    return taken | {i: k for i, k in rest.items() if overlap[k, i] >= 0.5}
+
+
+def of_two(*boxes: list[float]) -> Objects:
+    return Objects(torch.tensor(boxes), torch.arange(1, len(boxes) + 1))
+
+
+@pytest.mark.parametrize(
+    "objects",
+    [
+        *(scene(seed) for seed in range(4)),
+        scene(4, objects=40),
+        of_two(
+            [10.0, 10.0, 20.0, 20.0], [10.0, 10.0, 20.0, 20.0], [10.0, 10.0, 20.0, 20.0]
+        ),  # one place, three objects
+        of_two([8.0, 8.0, 12.0, 12.0], [8.0, 8.0, 11.0, 11.0]),  # small ones in one cell
+        of_two([0.0, 0.0, 64.0, 64.0], [1.0, 1.0, 63.0, 63.0]),
+    ],
+)
+def test_each_object_has_a_box_and_no_box_two_objects(objects: Objects) -> None:
+    target, boxes = matched(objects, SIZE), default_boxes(SIZE)
+    expected = owners(box_iou(objects.boxes, boxes))
+    assert set(expected.values()) == set(range(len(objects.labels)))
+    found = target[:, 0].nonzero().flatten().tolist()
+    assert found == sorted(expected)
+    for i in found:
+        assert int(target[i, 0]) == int(objects.labels[expected[i]])
+    mine = [expected[i] for i in found]
+    moved = BoxCoder((10.0, 10.0, 5.0, 5.0)).decode_single(target[found, 1:], boxes[found])
+    torch.testing.assert_close(moved, objects.boxes[mine], atol=1e-4, rtol=1e-4)
+
+
+def test_more_objects_than_boxes_leave_no_box_alone() -> None:
+    boxes = default_boxes(32)
+    objects = Objects(torch.tensor([[0.0, 0.0, 32.0, 32.0]]).repeat(len(boxes) + 3, 1), torch.ones(len(boxes) + 3))
+    assert (matched(objects, 32)[:, 0] == 1).all()
+
+
+def test_an_object_beyond_all_boxes_has_none() -> None:
+    assert not matched(Objects(torch.tensor([[400.0, 400.0, 420.0, 420.0]]), torch.tensor([1])), SIZE).any()
 
 
 def test_an_image_without_objects_is_all_ground() -> None:
     assert not matched(Objects(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long)), SIZE).any()
 
 
-def test_boxes_within_a_void_region_are_void_unless_they_have_an_object() -> None:
-    region = torch.tensor([[0.0, 0.0, 40.0, 40.0], [10.0, 10.0, 24.0, 24.0]])
-    target = matched(Objects(region, torch.tensor([VOID, 2])), SIZE)
-    overlap = box_iou(region, default_boxes(SIZE))
-    assert (target[overlap[0] >= 0.5, 0] == VOID).all()
-    assert (overlap[0] >= 0.5).any()
-    assert (target[overlap[1] >= 0.5, 0] == 2).all()
+@pytest.mark.parametrize("labels", [(VOID, 2), (1, 2)])
+@pytest.mark.parametrize("region", [[0.0, 0.0, 40.0, 40.0], [-5.0, -5.0, 70.0, 70.0], [20.0, 3.0, 31.0, 60.0]])
+@pytest.mark.parametrize("rules", ["coco", "voc"])
+def test_boxes_within_a_void_region_are_void_unless_they_have_an_object(
+    rules: Rules, region: list[float], labels: tuple[int, int]
+) -> None:
+    both = torch.tensor([region, [10.0, 10.0, 24.0, 24.0]])
+    target = matched(Objects(both, torch.tensor(labels), torch.tensor([True, False])), SIZE, rules)
+    object_alone = matched(Objects(both[1:], torch.tensor([2])), SIZE, rules)
+    for box, row, expected in zip(default_boxes(SIZE), target, object_alone, strict=True):
+        inner = (torch.minimum(box[2:], both[0, 2:]) - torch.maximum(box[:2], both[0, :2])).clamp(min=0).prod()
+        area, other = ((each[2:] - each[:2]).prod() for each in (box, both[0]))
+        is_void = inner / (area if rules == "coco" else area + other - inner) >= 0.5
+        assert row.tolist() == (expected.tolist() if expected[0] > 0 or not is_void else [VOID, 0, 0, 0, 0])
+    assert (target[:, 0] == VOID).any() == (rules == "coco" or region[2] == 40.0)
+
+
+@pytest.mark.parametrize(
+    ("boxes", "labels", "void", "message"),
+    [
+        ([[0, 0, 5, 5]], [1, 2], None, r"are \(1, 4\), \(2,\): expected \(objects, 4\)"),
+        ([[0, 0, 5, 5]], [1], [False, True], r"are \(1, 4\), \(1,\), \(2,\): expected"),
+        ([[0, 0, 5, 5], [3, 3, 3, 5]], [1, 1], None, r"\[3.0, 3.0, 3.0, 5.0\] has no area: expected left < right"),
+        ([[0, 0, float("nan"), 5]], [1], None, "has no area"),
+        ([[0, 0, 5, 5]], [0], None, "found the label 0: expected 1, 2, … or -1"),
+        ([[0, 0, 5, 5]], [-2], None, "found the label -2"),
+    ],
+)
+def test_objects_that_cannot_be_are_refused(
+    boxes: list[list[float]], labels: list[int], void: list[bool] | None, message: str
+) -> None:
+    flags = None if void is None else torch.tensor(void)
+    with pytest.raises(ValueError, match=message):
+        Objects(torch.tensor(boxes, dtype=torch.float32), torch.tensor(labels), flags)
+
+
+def test_rules_are_those_of_a_data_set() -> None:
+    with pytest.raises(ValueError, match="rules are 'lvis': expected one of 'coco', 'voc'"):
+        BoxDecisions(4, SIZE, "lvis")  # type: ignore[arg-type]
 
 
 # --- measure ---------------------------------------------------------------------------------------------------------
@@ -185,19 +254,27 @@ def test_the_loss_weighs_ground_three_times_and_moves_boxes_of_objects(family: s
 
 
 def test_void_boxes_count_for_nothing() -> None:
-    targets = packed([scene()], SIZE)
+    """Neither in the loss nor in what a student is judged by, and no gradient goes there."""
+    crowd = torch.tensor([[20.0, 20.0, 60.0, 60.0]])
+    objects = scene()
+    both = Objects(torch.cat([objects.boxes, crowd]), torch.cat([objects.labels, torch.tensor([VOID])]))
+    targets = packed([both], SIZE)
     decisions = BoxDecisions(4, SIZE)
-    outputs = torch.randn(1, 8, decisions.boxes, generator=torch.Generator().manual_seed(0))
-    ground = (targets[0, : decisions.boxes, 0] == 0).nonzero().flatten()[:50]
-    targets[0, ground, 0] = VOID
-    changed = outputs.clone()
-    changed[:, :, ground] = 5 * torch.randn(1, 8, 50)
-    loss = make_loss("bilinear")
+    outputs = torch.randn(1, 8, decisions.boxes, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    void = (targets[0, : decisions.boxes, 0] == VOID).nonzero().flatten()
+    assert len(void) > 50
+    changed = outputs.detach().clone()
+    changed[:, :, void] = 5 * torch.randn(1, 8, len(void), generator=torch.Generator().manual_seed(1))
+    loss, measure = make_loss("bilinear"), decisions.measure(4, 0.2)
     values = []
     for each in (outputs, changed):
         decided = decisions(Prediction(each), targets)
-        values.append(loss(torch.zeros(16), decided.prediction, decided.labels) + decided.rest)
-    assert torch.equal(values[0], values[1])
+        value = loss(torch.zeros(16), decided.prediction, decided.labels) + decided.rest
+        values.append(torch.stack([value, measure.objective(each, targets), measure.score(each, targets)]))
+    assert torch.equal(*values)
+    (gradient,) = torch.autograd.grad(values[0][:2].sum(), outputs)
+    assert not gradient[..., void].any()
+    assert gradient.isfinite().all()
 
 
 def test_images_without_objects_have_a_loss_and_a_measure() -> None:
@@ -284,7 +361,9 @@ def test_coco_is_read_resized_and_renumbered(coco: Path, capsys: pytest.CaptureF
     boxes = len(default_boxes(64))
     objects = targets[0, boxes:]
     assert [2.0, 8.0, 8.0, 40.0, 40.0] in objects.tolist()  # category 7 is class 2; pixels of the resized image
-    assert (objects[:, 0] > 0).sum() == 1
+    assert [VOID - 1.0, 0.0, 0.0, 64.0, 64.0] in objects.tolist()  # a crowd of category 3, which is class 1
+    assert (objects[:, 0] != 0).sum() == 2
+    assert (targets[0, :boxes, 0] >= VOID).all()
     assert not targets[1].any()
     assert capsys.readouterr().out == ""
 
@@ -323,4 +402,7 @@ def test_voc_is_read_by_torchvision(tmp_path: Path) -> None:
     assert (task.dataset, task.num_outputs) == ("voc2012-subset-1", 21)
     objects = task.pool[1][0, len(default_boxes(64)) :].tolist()
     assert [VOC_CLASSES.index("dog") + 1, 0, 0, 32, 64] in objects
-    assert [VOID, 32, 0, 64, 64] in objects
+    assert [VOID - VOC_CLASSES.index("sofa") - 1, 32, 0, 64, 64] in objects
+    decisions = task.decisions
+    assert isinstance(decisions, BoxDecisions)
+    assert decisions.rules == "voc"

@@ -15,6 +15,12 @@ from teachenv.losses.distillation import divergence
 
 __all__ = ["divergence", "patience", "relational", "soft_cross_entropy", "spherical", "squared"]
 
+_SHORT = 0.03
+"""Share of the teacher's mean length below which a vector is short."""
+
+_FLAT = 0.05
+"""Share of their root mean square below which the spread of probabilities is small."""
+
 
 def soft_cross_entropy(taught: torch.Tensor, logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
     """CE(T, S) = −Σ_c T_c log S_c, (B,).
@@ -31,7 +37,8 @@ def spherical(taught: torch.Tensor, logits: torch.Tensor, temperature: float = 1
     """KL between the distributions of logits brought to mean zero and one length, (B,): Guo et al. 2020 (SKD).
 
     The common length is the mean one of the teacher's logits in the batch, so that the target is about as sharp as the
-    teacher; a student need not be as confident, only to agree in direction.
+    teacher; a student need not be as confident, only to agree in direction. Logits that are shorter than a small share
+    of that length are not brought to it wholly (see `_direction`): of this, paper and released code say nothing.
 
     Args:
         taught: the teacher's logits.
@@ -39,22 +46,26 @@ def spherical(taught: torch.Tensor, logits: torch.Tensor, temperature: float = 1
         temperature: τ.
     """
     centred = [z - z.mean(-1, keepdim=True) for z in (taught, logits)]
-    length = centred[0].norm(dim=-1).mean().detach()
-    target, own = (length * F.normalize(z, dim=-1) for z in centred)
+    length = centred[0].detach().norm(dim=-1).mean()
+    target, own = (length * _direction(z, (_SHORT * length) ** 2) for z in centred)
     return divergence(target, own, temperature)
 
 
 def patience(taught: Sequence[torch.Tensor], hidden: Sequence[torch.Tensor]) -> torch.Tensor:
     """Squared distances between normalised hidden vectors, summed over layers, (B,): Sun et al. 2019 (PKD), eq. 7.
 
+    Vectors that are short beside the teacher's mean length in the batch are not brought to length one wholly (see
+    `_direction`); the paper says nothing of them.
+
     Args:
         taught: (B, d) of the teacher's layers that are copied; constants.
         hidden: (B, d) of as many of the student's.
     """
-    distances = [
-        (F.normalize(mine, dim=-1) - F.normalize(theirs.detach(), dim=-1)).square().sum(-1)
-        for theirs, mine in zip(taught, hidden, strict=True)
-    ]
+    distances = []
+    for theirs, mine in zip(taught, hidden, strict=True):
+        held = theirs.detach()
+        least = (_SHORT * held.norm(dim=-1).mean()) ** 2
+        distances.append((_direction(mine, least) - _direction(held, least)).square().sum(-1))
     return torch.stack(distances).sum(0)
 
 
@@ -62,6 +73,10 @@ def relational(
     taught: torch.Tensor, logits: torch.Tensor, temperature: float = 1.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One minus Pearson's correlation of T and S: Huang et al. 2022 (DIST), eqs. 7-10.
+
+    Probabilities that hardly vary have no correlation: it falls to 0 smoothly where their spread is below a small share
+    of their size (see `_direction`). Paper and released code divide by the spread, plus 1e-8 in the code, so that the
+    gradient of equal probabilities is as large as 1e7.
 
     Args:
         taught: the teacher's logits.
@@ -76,7 +91,29 @@ def relational(
 
 
 def _correlation(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    return F.cosine_similarity(a - a.mean(-1, keepdim=True), b - b.mean(-1, keepdim=True), dim=-1)
+    spreads = [_direction(p - p.mean(-1, keepdim=True), _FLAT**2 * p.square().sum(-1, keepdim=True)) for p in (a, b)]
+    return (spreads[0] * spreads[1]).sum(-1)
+
+
+def _direction(z: torch.Tensor, least: torch.Tensor) -> torch.Tensor:
+    """z/‖z‖, along the last dimension; of a short vector a shorter one, with a bounded gradient, and 0 of 0.
+
+    The derivative of z/‖z‖ is 1/‖z‖: a classifier that begins at zero would get a first gradient of any size, which
+    Adam's second moment remembers for thousands of steps. Hence, with r = ‖z‖/δ, the result's length is
+    r (15 − 10 r² + 3 r⁴)/8 where r < 1. It rises from 0 to 1, where two of its derivatives are those of the constant 1:
+    second derivatives have no jump. From δ on it is z/‖z‖ as it stands.
+
+    Args:
+        z: vectors.
+        least: δ², one for all or one a vector.
+    """
+    floor = least.clamp(min=max(torch.finfo(z.dtype).tiny, 1e-30))
+    square = z.square().sum(-1, keepdim=True)
+    short = square < floor
+    # Each branch sees harmless numbers where the other one is taken: its gradient there is 0, not NaN.
+    r2 = torch.where(short, square, floor) / floor
+    within = (15 - 10 * r2 + 3 * r2.square()) / 8 * floor.rsqrt()
+    return z * torch.where(short, within, torch.where(short, 1.0, square).rsqrt())
 
 
 def squared(taught: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:

@@ -12,19 +12,24 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+LOWEST := .venv-lowest
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv test compare lint clean
+.PHONY: help venv test test-lowest compare lint clean
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 venv: $(STAMP) ## make .venv with the project and its development tools
 
 # One torch thread per worker: two workers with a thread pool each would fight over the cores.
 test: $(STAMP) ## run the tests (ARGS: options for pytest; WORKERS: processes, 2 by default)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations=10 $(ARGS)
+
+# Old releases warn of newer ones of what they build upon: no fault of the project, so warnings are no errors here.
+test-lowest: $(LOWEST)/.installed ## run them with the lowest versions that pyproject.toml allows (ARGS, WORKERS: as above)
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n $(WORKERS) --dist worksteal -W default $(ARGS)
 
 compare: $(STAMP) ## run the comparison of all teachers (ARGS: its options, for example "--preset smoke")
 	$(BIN)/python -m benchmarks compare $(ARGS)
@@ -35,15 +40,26 @@ lint: $(STAMP) ## check style, formatting and types
 	$(BIN)/python -m mypy
 
 clean: ## remove .venv, caches and build products; results in runs/ stay
-	rm -rf $(VENV) build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -type d -name __pycache__ -prune -exec rm -rf {} +
 
-# The stamp is touched last, so an interrupted installation is taken up again by the next call.
+# Stamps are touched last, so an interrupted installation is taken up again by the next call.
 $(STAMP): pyproject.toml
+	$(new-venv) $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -e ".[dev]"
+	@touch $@
+
+$(LOWEST)/.installed: pyproject.toml tests/lower_bounds.py
+	$(new-venv) --clear $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --disable-pip-version-check --no-deps -e .
+	$(LOWEST)/bin/python tests/lower_bounds.py dev nlp > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pip install --disable-pip-version-check -c $(LOWEST)/constraints.txt -e ".[dev,nlp]"
+	@touch $@
+
+define new-venv
 	@command -v "$(PYTHON)" >/dev/null 2>&1 || { \
 		echo "error: no '$(PYTHON)' on the PATH; install Python 3.10 or newer, or name one: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
 		echo "error: found $$("$(PYTHON)" --version 2>&1), expected Python 3.10 or newer; name one: make PYTHON=/path/to/python3" >&2; exit 1; }
-	"$(PYTHON)" -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -e ".[dev]"
-	@touch $@
+	"$(PYTHON)" -m venv
+endef

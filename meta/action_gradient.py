@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -182,9 +182,13 @@ class ActionGradient(_Differentiating, TeachWrapper):
         return gradient
 
 
-class VectorActionGradient(
-    _Differentiating, gym.vector.VectorWrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-):
+if TYPE_CHECKING:
+    _VectorWrapper = gym.vector.VectorWrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+else:
+    _VectorWrapper = gym.vector.VectorWrapper  # Gymnasium 1.1 to 1.3 have no type parameters here
+
+
+class VectorActionGradient(_Differentiating, _VectorWrapper):
     """`ActionGradient` for a batch: differentiates all students that end in a step in one computation.
 
     Adds `info["action_gradient"]`, (B, actions in an episode, n), with Gymnasium's mask `info["_action_gradient"]`, to

@@ -12,7 +12,7 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
-from stable_baselines3.common.utils import FloatSchedule, safe_mean
+from stable_baselines3.common.utils import safe_mean
 from stable_baselines3.common.vec_env import VecEnv
 
 from meta.policies import AttentionPolicy, ConstantPolicy, MlpPolicy, RandomPolicy, SamplePolicy
@@ -93,7 +93,7 @@ class Teacher(Resumable, Generic[Experience]):
         return Resumable._wrap_env(env, verbose, monitor_wrapper)
 
     def _setup_model(self) -> None:
-        self.lr_schedule = FloatSchedule(self.learning_rate)
+        self._setup_lr_schedule()
         self.set_random_seed(self.seed)
         self.policy = self.policy_class(
             self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs

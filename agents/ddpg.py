@@ -11,6 +11,7 @@ from agents.policies import AttentionPolicy, MlpPolicy, SamplePolicy
 from agents.replay import NoisyTeacher
 
 POLICIES: dict[str, type[BasePolicy]] = {
+    **stable_baselines3.TD3.policy_aliases,
     "AttentionPolicy": AttentionPolicy,
     "MlpPolicy": MlpPolicy,
     "SamplePolicy": SamplePolicy,

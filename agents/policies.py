@@ -3,36 +3,123 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import gymnasium as gym
 import torch
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-from stable_baselines3.sac.policies import Actor as GaussianActor
+from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor
+from stable_baselines3.sac.policies import Actor as SB3GaussianActor
 from stable_baselines3.sac.policies import SACPolicy
-from stable_baselines3.td3.policies import Actor, TD3Policy
+from stable_baselines3.td3.policies import Actor as SB3Actor
+from stable_baselines3.td3.policies import TD3Policy
 
 from meta.policies import FEATURES, INITIAL_SCALE, Attention, PerSample, perceptron
 
+Network = Callable[..., torch.nn.Module]
+"""Makes the network from features to an action: called with the number of features, that of an action's coordinates,
+and `squash`, whether it ends in tanh."""
 
-class _Small:
-    """The network from observation to action: a perceptron whose last layer is drawn small."""
+SDE_START = -3.0
+"""SB3's `log_std_init`: the logarithm with which its exploration that depends on the state (gSDE) begins."""
+
+
+class Actor(SB3Actor):
+    """SB3's deterministic actor with another network.
+
+    Args:
+        network: None: SB3's own.
+        **kwargs: SB3's.
+    """
+
+    def __init__(self, *args: Any, network: Network | None = None, **kwargs: Any) -> None:
+        """Builds the network."""
+        super().__init__(*args, **kwargs)
+        self.network = network
+        if network is not None:
+            self.mu = network(self.features_dim, get_action_dim(self.action_space), squash=True)  # type: ignore[assignment]
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return super()._get_constructor_parameters() | {"network": self.network}
+
+
+class GaussianActor(SB3GaussianActor):
+    """SB3's actor of SAC with another network for the mean; SB3 squashes the sum of mean and noise by tanh.
+
+    Args:
+        network: of the mean; noise then depends on the features themselves. None: SB3's own.
+        initial_noise: standard deviation of the noise at the start; with gSDE that in a state whose features have a
+            mean square of 1. None: SB3's start.
+        **kwargs: SB3's.
+    """
+
+    def __init__(
+        self, *args: Any, network: Network | None = None, initial_noise: float | None = None, **kwargs: Any
+    ) -> None:
+        """Builds the networks."""
+        super().__init__(*args, **kwargs)
+        self.network, self.initial_noise = network, initial_noise
+        actions = get_action_dim(self.action_space)
+        width: int = self.features_dim if network is not None or not self.net_arch else self.net_arch[-1]
+        if self.use_sde:
+            # The noise is a random matrix times the features: `width` independent terms.
+            start = self.log_std_init if initial_noise is None else math.log(initial_noise) - math.log(width) / 2
+            _, self.log_std = self.action_dist.proba_distribution_net(width, start, width)
+        elif network is not None or initial_noise is not None:
+            spread = torch.nn.Linear(width, actions)
+            if initial_noise is not None:
+                torch.nn.init.zeros_(spread.weight)
+                torch.nn.init.constant_(spread.bias, math.log(initial_noise))
+            self.log_std = spread  # type: ignore[assignment]
+        if network is not None:
+            self.latent_pi = torch.nn.Sequential()
+            self.mu = network(self.features_dim, actions, squash=False)  # type: ignore[assignment]
+            if self.use_sde and self.clip_mean > 0:
+                self.mu = torch.nn.Sequential(self.mu, torch.nn.Hardtanh(-self.clip_mean, self.clip_mean))
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        own = {"network": self.network, "initial_noise": self.initial_noise}
+        return super()._get_constructor_parameters() | own
+
+
+class Small:
+    """The network from observation to action: a perceptron whose last layer is drawn small.
+
+    Args:
+        initial_scale: factor on the last layer's weights; None: SB3's network as SB3 draws it.
+        **kwargs: SB3's.
+    """
 
     actor_kwargs: dict[str, Any]
 
-    def __init__(self, *args: Any, initial_scale: float = INITIAL_SCALE, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        observation_space: gym.Space[Any],
+        *args: Any,
+        initial_scale: float | None = INITIAL_SCALE,
+        **kwargs: Any,
+    ) -> None:
         self.initial_scale = initial_scale
-        super().__init__(*args, **kwargs)
+        if isinstance(observation_space, gym.spaces.Dict):
+            kwargs.setdefault("features_extractor_class", CombinedExtractor)
+        super().__init__(observation_space, *args, **kwargs)  # type: ignore[call-arg]
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         parameters: dict[str, Any] = super()._get_constructor_parameters()  # type: ignore[misc]
         return parameters | {"initial_scale": self.initial_scale}
 
-    def _network(self, states: int, actions: int, squash: bool) -> torch.nn.Module:
-        net_arch: list[int] = self.actor_kwargs["net_arch"]
-        return perceptron(states, actions, net_arch, self.initial_scale, squash)
+    def _network(self) -> Network | None:
+        if self.initial_scale is None:
+            return None
+        return partial(perceptron, initial_scale=self.initial_scale, **self._layers())
+
+    def _layers(self) -> dict[str, Any]:
+        return {name: self.actor_kwargs[name] for name in ("net_arch", "activation_fn")}
 
 
-class _Attentive(_Small):
+class _Attentive(Small):
     """L2T-DLF's: W softmax(V s); option `keys` (10)."""
 
     def __init__(self, *args: Any, keys: int = 10, **kwargs: Any) -> None:
@@ -42,11 +129,11 @@ class _Attentive(_Small):
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return super()._get_constructor_parameters() | {"keys": self.keys}
 
-    def _network(self, states: int, actions: int, squash: bool) -> torch.nn.Module:
-        return Attention(states, actions, self.keys, self.initial_scale, squash=squash)
+    def _network(self) -> Network:
+        return partial(Attention, keys=self.keys, initial_scale=self.initial_scale)
 
 
-class _Shared(_Small):
+class _Shared(Small):
     """A perceptron for all samples of a minibatch; option `features` (4: those of `TeachDistill-v0`)."""
 
     def __init__(self, *args: Any, features: int = FEATURES, **kwargs: Any) -> None:
@@ -56,16 +143,15 @@ class _Shared(_Small):
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return super()._get_constructor_parameters() | {"features": self.features}
 
-    def _network(self, states: int, actions: int, squash: bool) -> torch.nn.Module:
-        return PerSample(states, actions, self.actor_kwargs["net_arch"], self.features, self.initial_scale, squash)
+    def _network(self) -> Network:
+        return partial(PerSample, features=self.features, initial_scale=self.initial_scale, **self._layers())
 
 
-class _Deterministic(_Small, TD3Policy):
+class _Deterministic(Small, TD3Policy):
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Actor:
-        """SB3's actor with its network exchanged."""
-        actor = super().make_actor(features_extractor)
-        actor.mu = self._network(actor.features_dim, self.action_space.shape[0], squash=True)  # type: ignore[index, assignment]
-        return actor.to(self.device)
+        """The actor."""
+        kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)
+        return Actor(**kwargs, network=self._network()).to(self.device)
 
 
 class MlpPolicy(_Deterministic):
@@ -80,36 +166,43 @@ class SamplePolicy(_Shared, _Deterministic):
     """`meta.policies.PerSample` as actor, with SB3's critic; option `features` (4)."""
 
 
-class _Gaussian(_Small, SACPolicy):
-    """The mean has a network of its own; the standard deviation a layer that begins as a constant."""
+class Gaussian(Small, SACPolicy):
+    """SAC's policy; the mean has a network of its own, the standard deviation a layer that begins as a constant.
 
-    def __init__(self, *args: Any, initial_noise: float = 0.1, **kwargs: Any) -> None:
-        self.initial_noise = initial_noise
-        super().__init__(*args, **kwargs)
+    Args:
+        initial_noise: see `GaussianActor`.
+        log_std_init: SB3's, of gSDE; given, it stands in place of `initial_noise` there.
+        **kwargs: SB3's.
+
+    Raises:
+        ValueError: the noise is not positive.
+    """
+
+    def __init__(
+        self, *args: Any, initial_noise: float | None = 0.1, log_std_init: float | None = None, **kwargs: Any
+    ) -> None:
+        if initial_noise is not None and not initial_noise > 0:
+            raise ValueError(f"SAC learns the logarithm of its noise, which must be positive, found {initial_noise}")
+        given = kwargs.get("use_sde", False) and log_std_init is not None
+        self.initial_noise = None if given else initial_noise
+        super().__init__(*args, log_std_init=SDE_START if log_std_init is None else log_std_init, **kwargs)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return super()._get_constructor_parameters() | {"initial_noise": self.initial_noise}
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> GaussianActor:
-        """SB3's actor with its networks exchanged; SB3 squashes the sum of mean and noise by tanh."""
-        actor = super().make_actor(features_extractor)
-        actions: int = self.action_space.shape[0]  # type: ignore[index]
-        spread = torch.nn.Linear(actor.features_dim, actions)
-        torch.nn.init.zeros_(spread.weight)
-        torch.nn.init.constant_(spread.bias, math.log(self.initial_noise))
-        actor.latent_pi = torch.nn.Sequential()
-        actor.mu = self._network(actor.features_dim, actions, squash=False)
-        actor.log_std = spread  # type: ignore[assignment]
-        return actor.to(self.device)
+        """The actor."""
+        kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)
+        return GaussianActor(**kwargs, network=self._network(), initial_noise=self.initial_noise).to(self.device)
 
 
-class GaussianMlpPolicy(_Gaussian):
+class GaussianMlpPolicy(Gaussian):
     """SAC's policy with a perceptron for the mean, whose last layer is drawn small; option `initial_noise` (0.1)."""
 
 
-class GaussianAttentionPolicy(_Attentive, _Gaussian):
+class GaussianAttentionPolicy(_Attentive, Gaussian):
     """SAC's policy with L2T-DLF's actor for the mean; options `keys` (10) and `initial_noise` (0.1)."""
 
 
-class GaussianSamplePolicy(_Shared, _Gaussian):
+class GaussianSamplePolicy(_Shared, Gaussian):
     """SAC's policy with `meta.policies.PerSample` for the mean; options `features` (4) and `initial_noise` (0.1)."""

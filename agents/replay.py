@@ -4,23 +4,51 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
+import gymnasium as gym
 import numpy as np
-import torch
+from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import MaybeCallback, RolloutReturn, Schedule
+from stable_baselines3.common.vec_env import VecEnv
 
+from agents.policies import GaussianMlpPolicy, MlpPolicy
 from meta.resume import Resumable
+from teachenv import TeachEnv, TeachVectorEnv
 
 Self = TypeVar("Self", bound="ReplayTeacher")
+
+SB3S_NETWORK = (MlpPolicy, GaussianMlpPolicy)
+"""Policies that may have SB3's network as SB3 draws it."""
 
 _TRANSITION = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 
 
+def trains_students(env: Any) -> bool:
+    """Whether an environment is a teaching one, or a batch of them; SB3's are asked through all their wrappers."""
+    if isinstance(env, gym.Env | gym.vector.VectorEnv):
+        return isinstance(env.unwrapped, TeachEnv | TeachVectorEnv)
+    return isinstance(env, VecEnv) and env.has_attr("teaching")
+
+
+def _check_actions(env: Any) -> None:
+    space = env.single_action_space if isinstance(env, gym.vector.VectorEnv) else env.action_space
+    if not isinstance(space, gym.spaces.Box):
+        raise ValueError(f"expected actions in a Box, found {space}; SB3's PPO and A2C take such actions")
+    if not space.is_bounded():
+        raise ValueError(
+            f"expected actions between finite bounds, found {space}; give its action space bounds, for "
+            "example by gymnasium.wrappers.TransformAction"
+        )
+
+
 class ReplayTeacher(Resumable, OffPolicyAlgorithm):
     """An off-policy algorithm as a teacher; everything that is not named here, and every other argument, is SB3's.
+
+    These defaults hold where an environment trains students (`TeachEnv`, `TeachVectorEnv`). In every other environment
+    all defaults are SB3's: `"MlpPolicy"` is then SB3's algorithm to the last bit. What is given holds everywhere.
 
     * The first `learning_starts` actions are the actor's own with its exploration, where SB3 takes uniformly random
       ones, which in a box of loss coefficients wreck the student.
@@ -31,16 +59,18 @@ class ReplayTeacher(Resumable, OffPolicyAlgorithm):
     * A checkpoint holds the replay buffer and the environment's state, so that training goes on exactly.
 
     Args:
-        policy: `"AttentionPolicy"` (L2T-DLF's actor), `"MlpPolicy"`, or a policy class.
-        env: a `TeachEnv` (or its id), a `TeachVectorEnv`, or an SB3 `VecEnv` of them.
-        learning_rate: of Adam on actor and critic.
-        noise: standard deviation of the exploration at the start.
-        reward_scale: factor on the rewards that the critic learns from.
+        policy: `"AttentionPolicy"` (L2T-DLF's actor), `"MlpPolicy"`, or a policy class; SB3's other names, too.
+        env: a `TeachEnv` (or its id), a `TeachVectorEnv`, or an SB3 `VecEnv` of them; or any other with Box actions.
+        learning_rate: of Adam on actor and critic; None: 1e-3.
+        noise: standard deviation of the exploration at the start; None: 0.1.
+        reward_scale: factor on the rewards that the critic learns from; None: 100, or 1 where SB3's `VecNormalize`
+            brings them to size.
         action_penalty: c ≥ 0; c · mean(a²) is subtracted from each (scaled) reward that the critic learns from.
-        gamma: discount.
-        buffer_size: transitions kept.
-        device: of the networks.
-        **kwargs: SB3's.
+        uniform_start: whether the first `learning_starts` actions are uniformly random, as SB3's are; None: no.
+        **kwargs: SB3's; where it says nothing of them, `gamma` is 1, `buffer_size` 200,000 and `device` "cpu".
+
+    Raises:
+        ValueError: a negative penalty or noise, or actions that are not a Box with finite bounds.
     """
 
     saved_transitions: dict[str, np.ndarray] | None = None
@@ -50,20 +80,40 @@ class ReplayTeacher(Resumable, OffPolicyAlgorithm):
         self,
         policy: str | type[BasePolicy],
         env: Any,
-        learning_rate: float | Schedule = 1e-3,
-        noise: float = 0.1,
-        reward_scale: float = 100.0,
+        learning_rate: float | Schedule | None = None,
+        *,
+        noise: float | None = None,
+        reward_scale: float | None = None,
         action_penalty: float = 0.0,
-        gamma: float = 1.0,
-        buffer_size: int = 200_000,
-        device: torch.device | str = "cpu",
+        uniform_start: bool | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         """Builds actor, critic and replay buffer."""
-        self.noise = noise
-        self.reward_scale = reward_scale
+        for name, value in (("action_penalty", action_penalty), ("noise", noise or 0.0)):
+            if not value >= 0:
+                raise ValueError(f"{name} must be at least 0, found {value}")
+        env = maybe_make_env(env, kwargs.get("verbose", 0))
+        if env is not None:
+            _check_actions(env)
+        teaching = trains_students(env)
+        if teaching:
+            kwargs = {"learning_rate": 1e-3, "gamma": 1.0, "buffer_size": 200_000, "device": "cpu", **kwargs}
+        if learning_rate is not None:
+            kwargs["learning_rate"] = learning_rate
+        self.noise = 0.1 if noise is None and teaching else noise
         self.action_penalty = action_penalty
-        super().__init__(policy, env, learning_rate, gamma=gamma, buffer_size=buffer_size, device=device, **kwargs)
+        self.uniform_start = not teaching if uniform_start is None else uniform_start
+        if isinstance(policy, str):
+            policy = self._get_policy_from_name(policy)
+        options = self._policy_defaults(policy, teaching, noise) | (policy_kwargs or {})
+        super().__init__(policy, env, policy_kwargs=options, **kwargs)
+        normalized = self._vec_normalize_env is not None and self._vec_normalize_env.norm_reward
+        self.reward_scale = (100.0 if teaching and not normalized else 1.0) if reward_scale is None else reward_scale
+
+    def _policy_defaults(self, policy: type[BasePolicy], teaching: bool, noise: float | None) -> dict[str, Any]:
+        """What a policy is made with where nothing is said of it; `noise` as it was given."""
+        return {} if teaching or not issubclass(policy, SB3S_NETWORK) else {"initial_scale": None}
 
     def learn(
         self: Self,
@@ -90,7 +140,7 @@ class ReplayTeacher(Resumable, OffPolicyAlgorithm):
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
-        return super()._sample_action(0, action_noise, n_envs)
+        return super()._sample_action(learning_starts if self.uniform_start else 0, action_noise, n_envs)
 
     def _store_transition(
         self,
@@ -101,8 +151,19 @@ class ReplayTeacher(Resumable, OffPolicyAlgorithm):
         dones: np.ndarray,
         infos: list[dict[str, Any]],
     ) -> None:
-        shaped = self.reward_scale * reward - self.action_penalty * np.square(buffer_action).mean(axis=1)
-        super()._store_transition(replay_buffer, buffer_action, new_obs, shaped, dones, infos)
+        def shaped(rewards: np.ndarray) -> np.ndarray:
+            squares = np.square(buffer_action).reshape(len(rewards), -1)
+            return self.reward_scale * rewards - self.action_penalty * squares.mean(axis=1)
+
+        normalizer = self._vec_normalize_env
+        if normalizer is None:
+            super()._store_transition(replay_buffer, buffer_action, new_obs, shaped(reward), dones, infos)
+            return
+        # SB3 keeps the rewards that it finds here, and normalises them whenever it learns from them.
+        true = normalizer.old_reward
+        normalizer.old_reward = shaped(true)
+        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+        normalizer.old_reward = true
 
     def _own_mark(self) -> dict[str, Any]:
         assert self.replay_buffer is not None
@@ -113,7 +174,12 @@ class ReplayTeacher(Resumable, OffPolicyAlgorithm):
         buffer, loaded = self.replay_buffer, self.saved_transitions
         if self.mark is not None and buffer is not None and loaded is None:
             filled = len(buffer.observations) if self.mark.own["full"] else self.mark.own["position"]
-            self.saved_transitions = {name: getattr(buffer, name)[:filled] for name in _TRANSITION}
+            self.saved_transitions = {
+                # Memory-saving buffers have no arrays of their own for what follows an observation.
+                name: getattr(buffer, name)[:filled]
+                for name in _TRANSITION
+                if hasattr(buffer, name)
+            }
         try:
             super().save(path, exclude, include)
         finally:
@@ -131,13 +197,14 @@ class ReplayTeacher(Resumable, OffPolicyAlgorithm):
 
 
 class NoisyTeacher(ReplayTeacher):
-    """A deterministic actor: Gaussian action noise is on by default, where SB3's default is none.
+    """A deterministic actor: it explores by Gaussian action noise, where SB3's default is none.
 
     Args:
         policy: see `ReplayTeacher`.
         env: see `ReplayTeacher`.
         learning_rate: see `ReplayTeacher`.
-        noise: standard deviation of the Gaussian noise; ignored if `action_noise` is given.
+        noise: standard deviation of the Gaussian noise in each coordinate; ignored if `action_noise` is given. None:
+            0.1; in an environment that does not train students SB3's default, no noise.
         action_noise: SB3's noise, in place of the Gaussian.
         **kwargs: see `ReplayTeacher`.
     """
@@ -146,19 +213,20 @@ class NoisyTeacher(ReplayTeacher):
         self,
         policy: str | type[BasePolicy],
         env: Any,
-        learning_rate: float | Schedule = 1e-3,
-        noise: float = 0.1,
+        learning_rate: float | Schedule | None = None,
+        *,
+        noise: float | None = None,
         action_noise: ActionNoise | None = None,
         _init_setup_model: bool = True,
         **kwargs: Any,
     ) -> None:
         """Adds the noise."""
         super().__init__(
-            policy, env, learning_rate, noise, action_noise=action_noise, _init_setup_model=False, **kwargs
+            policy, env, learning_rate, noise=noise, action_noise=action_noise, _init_setup_model=False, **kwargs
         )
-        if self.action_noise is None and self.env is not None:
+        if self.action_noise is None and self.env is not None and self.noise is not None:
             size = self.action_space.shape
             assert size is not None
-            self.action_noise = NormalActionNoise(np.zeros(size), np.full(size, noise))
+            self.action_noise = NormalActionNoise(np.zeros(size), np.full(size, self.noise))
         if _init_setup_model:
             self._setup_model()

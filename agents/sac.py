@@ -6,9 +6,8 @@ from typing import Any, ClassVar
 
 import stable_baselines3
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import Schedule
 
-from agents.policies import GaussianAttentionPolicy, GaussianMlpPolicy, GaussianSamplePolicy
+from agents.policies import Gaussian, GaussianAttentionPolicy, GaussianMlpPolicy, GaussianSamplePolicy
 from agents.replay import ReplayTeacher
 
 
@@ -19,26 +18,28 @@ class SAC(ReplayTeacher, stable_baselines3.SAC):
         policy: see `agents.replay.ReplayTeacher`.
         env: see `agents.replay.ReplayTeacher`.
         learning_rate: see `agents.replay.ReplayTeacher`.
-        noise: standard deviation of the actions, before tanh, at the start; it is learned.
-        policy_kwargs: options of the policy.
+        noise: standard deviation of the actions, before tanh, at the start; it is learned. With `use_sde=True` that in
+            a state whose features have a mean square of 1. None: 0.1; in an environment that does not train students
+            SB3's default, about 1.
         **kwargs: see `agents.replay.ReplayTeacher`.
+
+    Raises:
+        ValueError: `noise` for a policy of SB3's, which has no such option.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        **stable_baselines3.SAC.policy_aliases,
         "AttentionPolicy": GaussianAttentionPolicy,
         "MlpPolicy": GaussianMlpPolicy,
         "SamplePolicy": GaussianSamplePolicy,
     }
 
-    def __init__(
-        self,
-        policy: str | type[BasePolicy],
-        env: Any,
-        learning_rate: float | Schedule = 1e-3,
-        noise: float = 0.1,
-        policy_kwargs: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Tells the policy of the noise."""
-        options = {"initial_noise": noise, **(policy_kwargs or {})}
-        super().__init__(policy, env, learning_rate, noise, policy_kwargs=options, **kwargs)
+    def _policy_defaults(self, policy: type[BasePolicy], teaching: bool, noise: float | None) -> dict[str, Any]:
+        if issubclass(policy, Gaussian):
+            return super()._policy_defaults(policy, teaching, noise) | {"initial_noise": self.noise}
+        if noise is not None:
+            raise ValueError(
+                f"noise={noise} is an option of the teachers' policies (AttentionPolicy, MlpPolicy, SamplePolicy), "
+                f"found {policy.__name__}; leave it out, or choose one of these"
+            )
+        return super()._policy_defaults(policy, teaching, noise)

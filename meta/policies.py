@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import FlattenExtractor, create_mlp
 from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
@@ -61,10 +62,15 @@ class Attention(nn.Module):
 
 
 def perceptron(
-    states: int, actions: int, net_arch: list[int], initial_scale: float = INITIAL_SCALE, squash: bool = True
+    states: int,
+    actions: int,
+    net_arch: list[int],
+    initial_scale: float = INITIAL_SCALE,
+    squash: bool = True,
+    activation_fn: type[nn.Module] = nn.ReLU,
 ) -> nn.Sequential:
     """SB3's perceptron, with tanh at its end, and a last layer that is drawn small: it starts near the zero action."""
-    network = nn.Sequential(*create_mlp(states, actions, net_arch, squash_output=squash))
+    network = nn.Sequential(*create_mlp(states, actions, net_arch, activation_fn, squash_output=squash))
     last = [m for m in network if isinstance(m, nn.Linear)][-1]
     with torch.no_grad():
         last.weight.mul_(initial_scale)
@@ -85,6 +91,7 @@ class PerSample(nn.Module):
         features: numbers that are observed of each sample.
         initial_scale: of the last layer.
         squash: end in tanh, which keeps the action in the box.
+        activation_fn: between the layers.
 
     Raises:
         ValueError: the observation is too short to hold so many.
@@ -98,6 +105,7 @@ class PerSample(nn.Module):
         features: int = FEATURES,
         initial_scale: float = INITIAL_SCALE,
         squash: bool = True,
+        activation_fn: type[nn.Module] = nn.ReLU,
     ) -> None:
         """Builds the perceptron."""
         super().__init__()
@@ -107,7 +115,7 @@ class PerSample(nn.Module):
                 f"a policy for samples expects {features} numbers of each of the {actions} samples, found an "
                 f"observation of {states} coordinates; TeachDistill-v0 has such ones, others want AttentionPolicy"
             )
-        self.network = perceptron(self.shared + features, 1, net_arch, initial_scale, squash)
+        self.network = perceptron(self.shared + features, 1, net_arch, initial_scale, squash, activation_fn)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """(batch, states) to (batch, actions)."""
@@ -149,10 +157,9 @@ class TeacherPolicy(BasePolicy):
             optimizer_kwargs=optimizer_kwargs,
             squash_output=True,
         )
-        assert isinstance(action_space, gym.spaces.Box)
         self.features_extractor = self.make_features_extractor()
         self._network = network
-        self.actor = self._build(self.features_extractor.features_dim, action_space.shape[0])
+        self.actor = self._build(self.features_extractor.features_dim, get_action_dim(action_space))
         self.actor.to(torch.float64 if action_space.dtype == np.float64 else torch.float32)
         parameters = list(self.actor.parameters())
         if parameters:
@@ -189,7 +196,7 @@ class AttentionPolicy(TeacherPolicy):
 
 
 class MlpPolicy(TeacherPolicy):
-    """SB3's perceptron; options `net_arch` ([400, 300], SB3's for DDPG) and `initial_scale` (0.01)."""
+    """SB3's perceptron; options `net_arch` ([400, 300], SB3's for DDPG), `initial_scale` (0.01) and `activation_fn`."""
 
     def _build(self, states: int, actions: int) -> nn.Module:
         return perceptron(states, actions, **{"net_arch": [400, 300], **self._network})

@@ -125,9 +125,9 @@ class Resumable(BaseAlgorithm):
     def set_mark(self) -> None:
         """Marks the present."""
         assert self.env is not None
-        assert isinstance(self._last_obs, np.ndarray)
         if not self.env.has_attr("get_state"):
             return
+        assert isinstance(self._last_obs, np.ndarray)
         self.mark = Mark(
             self.env.env_method("get_state"),
             self._last_obs.copy(),

@@ -164,11 +164,25 @@ class ClassificationMeasure(Measure):
         """Score and features from one look at the predictions."""
         # Not argmax: of a short row the CPU finds the largest with its index faster than the index alone.
         predictions = outputs.max(dim=-1).indices
-        right = (predictions == targets).to(outputs.dtype)
-        zeros = outputs.new_zeros(self.num_classes)
-        counts = zeros.scatter_add(0, predictions, torch.ones_like(right))
+        right = predictions == targets
+        counts = class_counts(predictions, self.num_classes)
+        hits = class_counts(predictions, self.num_classes, right).to(outputs.dtype)
         # a class that is never predicted: 0 right of 1, not 0 / 0
-        return right.mean(), zeros.scatter_add(0, predictions, right) / counts.clamp(min=1)
+        return right.to(outputs.dtype).mean(), hits / counts.clamp(min=1)
+
+
+def class_counts(classes: torch.Tensor, num_classes: int, which: torch.Tensor | None = None) -> torch.Tensor:
+    """How often each class occurs, (num_classes,) int64; works under ``torch.func.vmap``.
+
+    Not in the dtype of a network's outputs: one by one, float32 counts to 2²⁴ and no further, bfloat16 to 256.
+
+    Args:
+        classes: ``(n,)``, int64, from 0 on.
+        num_classes: C.
+        which: ``(n,)``, bool, which of them count; None: all.
+    """
+    each = torch.ones_like(classes) if which is None else which.to(classes.dtype)
+    return classes.new_zeros(num_classes).scatter_add(0, classes, each)
 
 
 @dataclass(frozen=True, eq=False)  # tensors have no single truth value, so two tasks are equal only if identical

@@ -20,7 +20,7 @@ from PIL import Image
 from teachenv.data import FileDataset, find_dataset
 from teachenv.errors import DatasetUnavailable, unknown_name
 from teachenv.students.functional import Prediction
-from teachenv.tasks.base import VOID, Measure, Split, Task, subset_indices
+from teachenv.tasks.base import VOID, Measure, Split, Task, class_counts, subset_indices
 from teachenv.tasks.decisions import Decided, Decisions
 from teachenv.tasks.photographs import named, opened, read_images, standardized, voc
 from teachenv.tasks.shapes import CLASSES, draw_scenes
@@ -205,16 +205,8 @@ class SegmentationMeasure(Measure):
 
     def assess(self, outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(mIoU, IoU of each class)."""
-        predicted = outputs.argmax(1)
-        known = (targets != VOID).to(outputs.dtype).reshape(-1)
-        zeros, labels, found = (
-            outputs.new_zeros(self.num_classes),
-            targets.clamp(min=0).reshape(-1),
-            predicted.reshape(-1),
-        )
-        both = zeros.scatter_add(0, labels, known * (labels == found).to(outputs.dtype))
-        either = zeros.scatter_add(0, labels, known) + zeros.scatter_add(0, found, known) - both
-        each = both / either.clamp(min=1)
+        both, either = self._pixels(outputs, targets)
+        each = both.to(outputs.dtype) / either.clamp(min=1)
         return each.sum() / (either > 0).sum().clamp(min=1), each
 
     @property
@@ -223,14 +215,21 @@ class SegmentationMeasure(Measure):
         return ("miou", "pixel_accuracy")
 
     def report(self, outputs: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
-        """MIoU by torchmetrics, and the fraction of pixels that are right."""
-        # Imported here, since it takes seconds that nobody should wait for who only trains.
-        from torchmetrics.functional.classification import multiclass_jaccard_index
+        """MIoU, and the fraction of pixels that are right; both are 0 where all pixels are void."""
+        known = int((targets != VOID).sum())
+        if not known:
+            return dict.fromkeys(self.reported, 0.0)
+        both, either = self._pixels(outputs, targets)
+        each = (both.double() / either)[either > 0]
+        return {"miou": float(each.mean()), "pixel_accuracy": int(both.sum()) / known}
 
-        found = outputs.argmax(1)
-        miou = multiclass_jaccard_index(found, targets, self.num_classes, ignore_index=VOID)
-        known = targets != VOID
-        return {"miou": float(miou), "pixel_accuracy": float((found == targets)[known].double().mean())}
+    def _pixels(self, outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pixels in the intersection and in the union of labels and predictions, (C,) each."""
+        known = (targets != VOID).reshape(-1)
+        labels, found = targets.clamp(min=0).reshape(-1), outputs.argmax(1).reshape(-1)
+        both = class_counts(labels, self.num_classes, known & (labels == found))
+        either = sum(class_counts(of, self.num_classes, known) for of in (labels, found)) - both
+        return both, either
 
     def _labels(self, targets: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         """(one-hot labels (n, C, h, w), which pixels have one (n, 1, h, w))."""

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torchmetrics.functional.classification import multiclass_jaccard_index
+from sklearn.metrics import jaccard_score
 
 import teachenv
 from teachenv import TeachEnv
@@ -42,12 +42,28 @@ def pixels(seed: int = 0, classes: int = 4, images: int = 3, size: int = 5) -> t
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_the_score_is_torchmetrics_miou(seed: int) -> None:
+def test_the_score_is_scikit_learns_mean_jaccard_index(seed: int) -> None:
     outputs, targets = pixels(seed, classes=6, images=1, size=3)  # few pixels: some classes do not occur
-    expected = multiclass_jaccard_index(outputs.argmax(1), targets, 6, ignore_index=VOID)
+    known = targets != VOID
+    labels, found = targets[known].numpy(), outputs.argmax(1)[known].numpy()
+    expected = jaccard_score(labels, found, average="macro")
     measure = SegmentationMeasure(6)
-    assert float(measure.score(outputs, targets)) == pytest.approx(float(expected))
-    assert measure.report(outputs, targets)["miou"] == pytest.approx(float(expected))
+    assert float(measure.score(outputs, targets)) == pytest.approx(expected)
+    assert measure.report(outputs, targets) == pytest.approx(
+        {"miou": expected, "pixel_accuracy": (labels == found).mean()}
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_counts_do_not_stop_where_the_dtype_of_outputs_does(dtype: torch.dtype) -> None:
+    """float16 counts to 2,048 one by one, bfloat16 to 256; float32 would need 2^24 pixels."""
+    targets = torch.zeros(1, 100, 100, dtype=torch.long)
+    outputs = torch.zeros(1, 2, 100, 100, dtype=dtype)
+    outputs[:, 1, 25:] = 1  # a quarter is right
+    measure = SegmentationMeasure(2)
+    assert measure.report(outputs, targets) == {"miou": 0.125, "pixel_accuracy": 0.25}
+    assert float(measure.score(outputs, targets)) == 0.125
+    assert measure.features(outputs, targets).tolist() == [0.25, 0.0]
 
 
 def test_each_class_has_its_intersection_over_union() -> None:
@@ -83,6 +99,7 @@ def test_nothing_labelled_is_a_measure_of_zero() -> None:
     measure = SegmentationMeasure(4)
     assert float(measure.objective(outputs, torch.full_like(targets, VOID))) == 0
     assert float(measure.score(outputs, torch.full_like(targets, VOID))) == 0
+    assert measure.report(outputs, torch.full_like(targets, VOID)) == {"miou": 0.0, "pixel_accuracy": 0.0}
 
 
 def test_students_together_are_each_student() -> None:

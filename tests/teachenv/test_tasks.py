@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as npst
 from teachenv import TeachEnv
 from teachenv.errors import unknown_name
 from teachenv.tasks import TASKS, ClassificationMeasure, Measure, Task, make_task
+from teachenv.tasks.base import class_counts
 from teachenv.tasks.decisions import LikelihoodMeasure, SingleDecisions
 from teachenv.tasks.synthetic import make_synthetic
 
@@ -196,6 +197,21 @@ def test_features_and_score_agree_with_scikit_learn(outputs):
     precision = precision_score(y, predictions, labels=range(4), average=None, zero_division=0.0)
     assert measure.features(z, y).numpy() == pytest.approx(precision)
     assert float(measure.score(z, y)) == pytest.approx(accuracy_score(y, predictions))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_counts_do_not_stop_where_the_dtype_of_outputs_does(dtype):
+    """One by one, float16 counts to 2,048 and bfloat16 to 256."""
+    z = torch.zeros(10_000, 2, dtype=dtype)
+    y = (torch.arange(10_000) >= 2_500).long()
+    assert ClassificationMeasure(2).features(z, y).tolist() == [0.25, 0.0]
+    assert float(ClassificationMeasure(2).score(z, y)) == 0.25
+
+
+def test_classes_are_counted_beyond_what_float32_counts():
+    many = torch.tensor([1]).expand(2**24 + 5)
+    assert class_counts(many, 3).tolist() == [0, 2**24 + 5, 0]
+    assert class_counts(torch.tensor([0, 2, 2, 0]), 3, torch.tensor([True, True, False, True])).tolist() == [2, 0, 1]
 
 
 @pytest.mark.parametrize("method", ["objective", "score", "features"])

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from teachenv.batched import BatchedDynamics
 from teachenv.dynamics import Dynamics
 from teachenv.losses.base import LossFamily
-from teachenv.losses.distillation import Distillation, halves
+from teachenv.losses.distillation import Distillation, expectation, halves
 from teachenv.optimizers import Tensors
 from teachenv.recording import Recorder
 from teachenv.state import Episode, Outcome, StudentState
@@ -105,7 +105,7 @@ class JointDynamics(Dynamics):
             prediction, _ = self.student(parameters, buffers, inputs, training=False, differentiable=self._mode)
             logs = [F.log_softmax(logits, -1) for logits in halves(prediction.outputs)]
             missing = [1 - log.exp().gather(-1, targets[:, None])[:, 0] for log in logs]
-            entropies = [-(log.exp() * log).sum(-1) for log in logs]
+            entropies = [-expectation(log.exp(), log) for log in logs]
             gap = 0.5 + (entropies[1] - entropies[0]) / (2 * math.log(logs[0].shape[-1]))
             same = (logs[0].argmax(-1) == logs[1].argmax(-1)).to(gap.dtype)
             found = torch.stack([*missing, gap, same])

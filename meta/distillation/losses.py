@@ -2,6 +2,10 @@
 
 T and S are the distributions softmax(z/τ) of a teacher's and a student's logits, (B, classes). The plainest of them,
 `divergence`, is that of the distillation environment.
+
+Logits may be −∞ (a padded vocabulary): a class for which both networks' are is not there, and no loss or gradient
+changes by it. Where only the teacher's is, losses of probabilities are finite; where only the student's is, those that
+take its logarithm are ∞, and so is `squared` in both cases.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional as F
 
-from teachenv.losses.distillation import divergence
+from teachenv.losses.distillation import divergence, expectation
 
 __all__ = ["divergence", "patience", "relational", "soft_cross_entropy", "spherical", "squared"]
 
@@ -30,7 +34,7 @@ def soft_cross_entropy(taught: torch.Tensor, logits: torch.Tensor, temperature: 
         logits: logits that are trained.
         temperature: τ.
     """
-    return -(F.softmax(taught / temperature, -1) * F.log_softmax(logits / temperature, -1)).sum(-1)
+    return -expectation(F.softmax(taught / temperature, -1), F.log_softmax(logits / temperature, -1))
 
 
 def spherical(taught: torch.Tensor, logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
@@ -45,9 +49,13 @@ def spherical(taught: torch.Tensor, logits: torch.Tensor, temperature: float = 1
         logits: the student's.
         temperature: τ.
     """
-    centred = [z - z.mean(-1, keepdim=True) for z in (taught, logits)]
+    absent = [z == -torch.inf for z in (taught, logits)]
+    centred = [_centred(z.masked_fill(none, 0.0), ~none) for z, none in zip((taught, logits), absent, strict=True)]
     length = centred[0].detach().norm(dim=-1).mean()
-    target, own = (length * _direction(z, (_SHORT * length) ** 2) for z in centred)
+    target, own = (
+        (length * _direction(z, (_SHORT * length) ** 2)).masked_fill(none, -torch.inf)
+        for z, none in zip(centred, absent, strict=True)
+    )
     return divergence(target, own, temperature)
 
 
@@ -87,12 +95,19 @@ def relational(
         (over the classes of each sample, averaged over samples; over the samples of each class, averaged over classes).
     """
     target, own = F.softmax(taught / temperature, -1), F.softmax(logits / temperature, -1)
-    return (1 - _correlation(target, own)).mean(), (1 - _correlation(target.t(), own.t())).mean()
+    there = (taught != -torch.inf) | (logits != -torch.inf)
+    return 1 - _correlation(target, own, there), 1 - _correlation(target.t(), own.t(), there.t())
 
 
-def _correlation(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    spreads = [_direction(p - p.mean(-1, keepdim=True), _FLAT**2 * p.square().sum(-1, keepdim=True)) for p in (a, b)]
-    return (spreads[0] * spreads[1]).sum(-1)
+def _correlation(a: torch.Tensor, b: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
+    """Mean over the rows that have any entry that is there, of the correlations of those entries; a scalar."""
+    spreads = [_direction(_centred(p, there), _FLAT**2 * p.square().sum(-1, keepdim=True)) for p in (a, b)]
+    return (spreads[0] * spreads[1]).sum() / there.any(-1).sum()
+
+
+def _centred(z: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
+    """Rows minus the mean of the entries that are there; 0 for the others, which must be 0."""
+    return (z - z.sum(-1, keepdim=True) / there.sum(-1, keepdim=True).clamp(min=1)) * there
 
 
 def _direction(z: torch.Tensor, least: torch.Tensor) -> torch.Tensor:
@@ -123,4 +138,5 @@ def squared(taught: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         taught: the teacher's logits.
         logits: the student's.
     """
-    return (taught - logits).square().sum(-1) / 2
+    absent = (taught == -torch.inf) & (logits == -torch.inf)
+    return (taught - logits).masked_fill(absent, 0.0).square().sum(-1) / 2

@@ -59,5 +59,7 @@ class Adapted(nn.Module):
     def forward(self, inputs: Any) -> Outputs:
         """The adapted outputs."""
         found = outputs_of(self.network, inputs)
-        seen = torch.cat([found.logits, found.hidden[-1]], -1) if self.features else found.logits
+        # A class whose logit is −∞ (a padded vocabulary) stays so; the adapter reads 0 of it.
+        logits = found.logits.masked_fill(found.logits == -torch.inf, 0.0)
+        seen = torch.cat([logits, found.hidden[-1]], -1) if self.features else logits
         return Outputs(found.logits + self.up(nn.functional.gelu(self.down(seen))), found.hidden)

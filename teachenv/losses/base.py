@@ -47,3 +47,8 @@ class LossFamily(ABC):
     def coefficients(self, action: torch.Tensor) -> torch.Tensor:
         """What the action stands for, as a matrix to look at; by default the action itself, one row."""
         return action.view(1, -1)
+
+
+def weighted(weights: torch.Tensor, losses: torch.Tensor) -> torch.Tensor:
+    """Products with 0 · ∞ = 0: where a class has the logit −∞ a loss may be infinite, and needs a weight to matter."""
+    return weights * losses.masked_fill((weights == 0) & losses.isinf(), 0.0)

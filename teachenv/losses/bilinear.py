@@ -44,7 +44,8 @@ class Bilinear(LossFamily):
         log_p = self._logarithm(F.log_softmax(prediction.outputs, 1))
         own = log_p.gather(1, targets.unsqueeze(1)).squeeze(1)
         rows = action.view(log_p.shape[1], log_p.shape[1]).index_select(0, targets)
-        return own + self.scale * (rows * log_p).sum(1)
+        # A class whose logit is −∞ is not there: Φ's zero times its logarithm would be NaN.
+        return own + self.scale * (rows * log_p.masked_fill(log_p == -math.inf, 0.0)).sum(1)
 
     def _logarithm(self, log_p: torch.Tensor) -> torch.Tensor:
         """What takes the logarithm's place, (batch, C)."""

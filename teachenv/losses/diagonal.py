@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from teachenv.losses.base import LossFamily
+from teachenv.losses.base import LossFamily, weighted
 from teachenv.students.functional import Prediction
 
 
@@ -41,7 +41,7 @@ class Diagonal(LossFamily):
     def _scores(self, action: torch.Tensor, prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:
         """Φ_y log p_y of each decision, (batch,), as log p_y + scale · a_y log p_y: exact where a = 0."""
         own = -F.cross_entropy(prediction.outputs, targets, reduction="none")
-        return own + self.scale * action.index_select(0, targets) * own
+        return own + self.scale * weighted(action.index_select(0, targets), own)
 
     def coefficients(self, action: torch.Tensor) -> torch.Tensor:
         """Φ's diagonal, (1, C)."""

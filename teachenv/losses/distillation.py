@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from teachenv.losses.base import LossFamily
+from teachenv.losses.base import LossFamily, weighted
 from teachenv.students.functional import Prediction
 
 
@@ -15,8 +15,23 @@ def halves(outputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return teacher, student
 
 
+def expectation(p: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Σ_c p_c v_c over the last dimension, with 0 · (±∞) = 0.
+
+    A class of no probability adds nothing, and brings no gradient: log p is −∞ of a class whose logit is (a masked
+    action, a padded vocabulary), and IEEE's 0 · ∞ is NaN.
+
+    Args:
+        p: probabilities, (..., classes).
+        values: such as log-probabilities, of that shape.
+    """
+    return (p * values.masked_fill(p == 0, 0.0)).sum(-1)
+
+
 def divergence(taught: torch.Tensor, logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
     """KL(T ‖ S) of T = softmax(z_T/τ) and S = softmax(z_S/τ), (batch,), without a factor τ².
+
+    Logits may be −∞: 0 log 0 = 0, and the divergence is ∞ where only the student's is.
 
     Args:
         taught: logits z_T whose distribution is the target, (batch, classes).
@@ -24,7 +39,7 @@ def divergence(taught: torch.Tensor, logits: torch.Tensor, temperature: float = 
         temperature: τ.
     """
     target, own = (F.log_softmax(z / temperature, -1) for z in (taught, logits))
-    return (target.exp() * (target - own)).sum(-1)
+    return expectation(target.exp(), target - own)
 
 
 class Distillation(LossFamily):
@@ -78,7 +93,7 @@ class Distillation(LossFamily):
         """The teacher's loss."""
         teacher, student = halves(prediction.outputs)
         distances, weight = divergence(student, teacher, self.temperature), self.teacher_labels
-        distance = distances.mean() + self.scale * (action * distances).mean()
+        distance = distances.mean() + self.scale * weighted(action, distances).mean()
         return weight * F.cross_entropy(teacher, targets) + (1 - weight) * distance
 
     def coefficients(self, action: torch.Tensor) -> torch.Tensor:

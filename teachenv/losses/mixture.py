@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from teachenv.losses.base import LossFamily
+from teachenv.losses.base import LossFamily, weighted
 from teachenv.losses.plain import needs_head, plain_loss
 from teachenv.students.functional import Prediction
 
@@ -59,7 +59,7 @@ class Mixture(LossFamily):
     def __call__(self, action: torch.Tensor, prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:
         """The mixed loss."""
         means = torch.stack([prediction.mean(loss(prediction, targets)) for loss in self._losses])
-        return means[0] + self.scale * (action * means).sum()
+        return means[0] + self.scale * weighted(action, means).sum()
 
     def coefficients(self, action: torch.Tensor) -> torch.Tensor:
         """The coefficients, one row."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from teachenv.losses.base import LossFamily
+from teachenv.losses.base import LossFamily, weighted
 from teachenv.losses.plain import needs_head, plain_loss
 from teachenv.students.functional import Prediction
 
@@ -44,7 +44,7 @@ class SampleWeights(LossFamily):
         losses = self._sample_loss(prediction, targets)
         # Of a sample with many decisions (`teachenv.tasks.decisions`) all have its weight; they stand side by side.
         action = action.unsqueeze(1).expand(-1, len(losses) // len(action)).reshape(-1)
-        return prediction.mean(losses) + self.scale * prediction.mean(action * losses)
+        return prediction.mean(losses) + self.scale * prediction.mean(weighted(action, losses))
 
     def coefficients(self, action: torch.Tensor) -> torch.Tensor:
         """The weights, one row."""

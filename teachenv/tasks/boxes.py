@@ -204,7 +204,8 @@ class DetectionMeasure(Measure):
 
     The objective is ½ mean over boxes of objects of p_y · IoU(moved box, object) + ½ mean over the others of p_0, p the
     probabilities at temperature τ: a stand-in, for mean average precision ranks whole images' boxes and has no
-    gradient. The score is the same with p_y = 1 for the most probable class and IoU = 1 from one half on.
+    gradient. The score is the same with p_y = 1 for the most probable class and IoU = 1 from one half on. Void boxes
+    are in neither mean.
 
     Args:
         decisions: how outputs are read.

@@ -50,6 +50,13 @@ def scene(seed: int = 0, objects: int = 3) -> Objects:
     return Objects(torch.cat([corner, corner + side], 1), torch.randint(1, 4, (objects,), generator=rng))
 
 
+def in_a_crowd(objects: Objects) -> Objects:
+    """The same objects, the first of them twice, and a void region over a part of the image."""
+    boxes = torch.cat([objects.boxes, objects.boxes[:1], torch.tensor([[20.0, 20.0, 60.0, 60.0]])])
+    labels = torch.cat([objects.labels, objects.labels[:1]])
+    return Objects(boxes, torch.cat([labels, torch.tensor([VOID])]))
+
+
 def outputs_of(targets: torch.Tensor, classes: int = 4, certain: float = 20.0) -> torch.Tensor:
     """What a student that knows the targets says."""
     boxes = len(default_boxes(SIZE))
@@ -196,8 +203,9 @@ def test_a_right_class_far_from_its_object_is_not_found() -> None:
     assert measure.features(outputs, targets).tolist() == [0.0, 1.0]
 
 
-def test_the_objective_has_right_derivatives() -> None:
-    targets = packed([scene()], SIZE).double()
+@pytest.mark.parametrize("crowded", [False, True])
+def test_the_objective_has_right_derivatives(crowded: bool) -> None:
+    targets = packed([in_a_crowd(scene()) if crowded else scene()], SIZE).double()
     measure = DetectionMeasure(BoxDecisions(4, SIZE), 1.0)
     rng = torch.Generator().manual_seed(0)
     outputs = torch.randn(1, 8, len(default_boxes(SIZE)), generator=rng, dtype=torch.float64).requires_grad_()
@@ -236,7 +244,7 @@ def test_detections_are_those_that_suppression_leaves() -> None:
 
 @pytest.mark.parametrize("family", ["bilinear", "dynamic-network", "sample-weights"])
 def test_the_loss_weighs_ground_three_times_and_moves_boxes_of_objects(family: str) -> None:
-    targets = packed([scene(0), scene(1)], SIZE).double()
+    targets = packed([scene(0), in_a_crowd(scene(1))], SIZE).double()
     decisions, loss = BoxDecisions(4, SIZE), make_loss(family)
     outputs = torch.randn(2, 8, decisions.boxes, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     action = torch.zeros(loss.action_size(4, 2), dtype=torch.float64)
@@ -244,9 +252,10 @@ def test_the_loss_weighs_ground_three_times_and_moves_boxes_of_objects(family: s
     found = loss(action, decided.prediction, decided.labels) + decided.rest
     labels = targets[:, : decisions.boxes, 0].long().reshape(-1)
     logits = outputs[:, :4].movedim(1, 2).reshape(-1, 4)
-    mine = labels > 0
+    mine, ground = labels > 0, labels == 0
+    assert (labels == VOID).sum() > 50
     one = action[:1] if family == "sample-weights" else action
-    of_objects, of_ground = (loss(one, Prediction(logits[which]), labels[which]) for which in (mine, ~mine))
+    of_objects, of_ground = (loss(one, Prediction(logits[which]), labels[which]) for which in (mine, ground))
     codes = outputs[:, 4:].movedim(1, 2).reshape(-1, 4)
     wanted = targets[:, : decisions.boxes, 1:].reshape(-1, 4)
     distance = F.smooth_l1_loss(codes[mine], wanted[mine], reduction="sum") / mine.sum()
@@ -255,10 +264,7 @@ def test_the_loss_weighs_ground_three_times_and_moves_boxes_of_objects(family: s
 
 def test_void_boxes_count_for_nothing() -> None:
     """Neither in the loss nor in what a student is judged by, and no gradient goes there."""
-    crowd = torch.tensor([[20.0, 20.0, 60.0, 60.0]])
-    objects = scene()
-    both = Objects(torch.cat([objects.boxes, crowd]), torch.cat([objects.labels, torch.tensor([VOID])]))
-    targets = packed([both], SIZE)
+    targets = packed([in_a_crowd(scene())], SIZE)
     decisions = BoxDecisions(4, SIZE)
     outputs = torch.randn(1, 8, decisions.boxes, generator=torch.Generator().manual_seed(0)).requires_grad_()
     void = (targets[0, : decisions.boxes, 0] == VOID).nonzero().flatten()

@@ -4,16 +4,20 @@ Worker processes import this module again, so it must stay cheap: nothing heavy 
 chosen.
 """
 
+import sys
+
+from benchmarks import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_at_once()  # before the other imports, each of which a signal may meet
+
 import difflib
 import importlib
 import os
-import sys
+import signal
 import textwrap
 from collections.abc import Sequence
 
-import tyro
-
-from benchmarks.jobs import JobFailed
 from benchmarks.registry import BENCHMARKS, Entry
 
 _PROGRAM = "python -m benchmarks"
@@ -27,7 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Without the program's name; by default those of the process.
 
     Returns:
-        The exit code: 0, 2 after an error that the user can mend (one line on stderr says how), 130 after Ctrl-C.
+        The exit code: 0, 2 after an error that the user can mend (one line on stderr says how), 130 after Ctrl-C, 143
+        after a request to end (SIGTERM).
 
     Raises:
         SystemExit: From the parser of the options, after ``--help`` or an option it does not accept.
@@ -41,15 +46,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     entry = BENCHMARKS[name]
     module_name, _, class_name = entry.options.partition(":")
     try:
+        import tyro
+
         module = importlib.import_module(module_name)
         options = tyro.cli(
             getattr(module, class_name), prog=f"{_PROGRAM} {name}", description=_description(entry), args=rest
         )
-        module.run(options)
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command continues where it stopped", file=sys.stderr)
-        return 130
+        with interrupts.raised():
+            module.run(options)
+    except KeyboardInterrupt as error:
+        number = error.number if isinstance(error, interrupts.Interrupted) else signal.SIGINT
+        print(interrupts.message(number), file=sys.stderr)
+        return interrupts.exit_code(number)
     except Exception as error:
+        from benchmarks.jobs import JobFailed
+
         cause = error.__cause__ if isinstance(error, JobFailed) else error
         if os.environ.get(_TRACEBACK) or not _is_for_the_user(cause):
             raise

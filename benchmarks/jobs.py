@@ -22,12 +22,20 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 T = TypeVar("T")
+
+# After which a worker that was asked to end is killed: time to remove the file that it was writing.
+_SECONDS_TO_END = 5.0
+
+_ENDING = {signal.SIGTERM, signal.SIGHUP}
 
 # Without a terminal (a log file, CI), finished jobs are reported at most this often.
 _SECONDS_BETWEEN_LINES = 5.0
@@ -81,7 +89,8 @@ def run_jobs(
 
     Raises:
         JobFailed: If a job raised or its process died. Jobs that were running are ended, none is started any more.
-        KeyboardInterrupt: After Ctrl-C, when all workers are gone.
+        KeyboardInterrupt: After Ctrl-C (and what `benchmarks.interrupts` makes of other signals), when all workers are
+            gone.
         ValueError: If ``workers`` or ``threads`` is less than one.
     """
     if workers < 1 or threads < 1:
@@ -98,10 +107,13 @@ def run_jobs(
 
 def alone(function: Callable[..., Any], **arguments: Any) -> Any:
     """Calls a function in a new process; one that dies gives `failed`."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), initializer=_watch_parent) as pool:
+    with _pool(1, _prepare_worker) as pool:
+        with _interrupts_held_back():
+            future = pool.submit(function, **arguments)
         try:
-            return pool.submit(function, **arguments).result()
+            return future.result()
         except BrokenProcessPool:
+            _let_signals_speak()
             return {"failed": "its process died (out of memory?)"}
 
 
@@ -123,11 +135,7 @@ def _in_this_process(jobs: Sequence[Job[T]], threads: int) -> Generator[tuple[Jo
 
 
 def _on_workers(jobs: Sequence[Job[T]], workers: int, threads: int) -> Generator[tuple[Job[T], T]]:
-    others = set(multiprocessing.active_children())
-    # Spawned, not forked: a fork copies torch's thread pools and locks in whatever state they are.
-    context = multiprocessing.get_context("spawn")
-    executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(threads,))
-    try:
+    with _pool(workers, _start_worker, threads) as executor:
         with _interrupts_held_back():
             waiting = {executor.submit(_call, job): number for number, job in enumerate(jobs)}
         for future in as_completed(waiting):
@@ -135,6 +143,7 @@ def _on_workers(jobs: Sequence[Job[T]], workers: int, threads: int) -> Generator
             try:
                 value = future.result()
             except BrokenProcessPool as error:
+                _let_signals_speak()
                 lost = [number, *(waiting[other] for other in waiting if _is_lost(other))]
                 # Jobs start in order, so those that were running are the first of the lost ones.
                 labels = " or ".join(jobs[number].label for number in sorted(lost)[:workers])
@@ -143,26 +152,49 @@ def _on_workers(jobs: Sequence[Job[T]], workers: int, threads: int) -> Generator
             except Exception as error:
                 raise JobFailed(jobs[number].label, _said(error)) from error
             yield jobs[number], value
+
+
+@contextlib.contextmanager
+def _pool(workers: int, initializer: Callable[..., None], *arguments: Any) -> Iterator[ProcessPoolExecutor]:
+    """Processes that are gone after the block; an error in it ends them whatever they are doing."""
+    others = set(multiprocessing.active_children())
+    # Spawned, not forked: a fork copies torch's thread pools and locks in whatever state they are.
+    context = multiprocessing.get_context("spawn")
+    executor = ProcessPoolExecutor(workers, mp_context=context, initializer=initializer, initargs=arguments)
+    try:
+        yield executor
     except BaseException:
         # Not left to the executor, which would wait for running jobs, perhaps for hours.
-        for process in set(multiprocessing.active_children()) - others:
-            process.terminate()
+        _end(set(multiprocessing.active_children()) - others)
         raise
     finally:
         executor.shutdown(cancel_futures=True)
 
 
+def _end(processes: set[BaseProcess]) -> None:
+    for process in processes:
+        process.terminate()
+    alive, last = {process.sentinel: process for process in processes}, time.monotonic() + _SECONDS_TO_END
+    while alive and time.monotonic() < last:
+        for sentinel in wait(list(alive), last - time.monotonic()):
+            del alive[sentinel]  # type: ignore[arg-type]
+    for process in alive.values():
+        process.kill()
+
+
+def _let_signals_speak() -> None:
+    """Whoever ends a whole group of processes ends this one too: its signal says more than that a worker died."""
+    time.sleep(0.2)
+
+
 @contextlib.contextmanager
 def _interrupts_held_back() -> Iterator[None]:
-    """Start processes that Ctrl-C does not reach.
+    """Start processes that Ctrl-C does not reach, and be done with it before this process is ended.
 
     A terminal sends it to all processes at once, but only the calling process shall act on it, and end the others. They
-    inherit the mask and thus have it from their first instruction; in this process the signal arrives a moment later.
+    inherit the mask and thus have it from their first instruction; in this process signals arrive a moment later.
     """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, *_ENDING})
     try:
         yield
     finally:
@@ -177,10 +209,13 @@ def _said(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-def _start_worker(threads: int) -> None:
-    # For systems without signal masks, see _interrupts_held_back.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _prepare_worker() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
     _watch_parent()
+
+
+def _start_worker(threads: int) -> None:
+    _prepare_worker()
     # Networks allocate and free the same megabytes over and over, which the kernel hands out page by page: huge pages
     # save 13 to 20 % of a training. torch reads this when it first allocates; who sets it to 0 keeps small pages.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
@@ -203,13 +238,27 @@ def _end_with_parent() -> None:
 
 def _call(job: Job[T]) -> T:
     """Run a job in a worker; what it raises can be handed to the calling process."""
+    # Outside of jobs there is nothing to clean up, and an exception would only leave a traceback.
+    signal.signal(signal.SIGTERM, _stop)
     try:
         return job.function(**job.kwargs)
+    except _Stopped:
+        os._exit(128 + signal.SIGTERM)
     except BaseException as error:
         if isinstance(error, Exception) and _survives_pickling(error):
             raise
         # The pool would break, and with it the only hint at what happened.
         raise RuntimeError(f"{type(error).__name__}: {error}") from None
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+class _Stopped(BaseException):
+    """The calling process wants this one to end; files that are being written are removed on the way."""
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise _Stopped
 
 
 def _survives_pickling(error: Exception) -> bool:
@@ -230,6 +279,17 @@ def _progress(total: int) -> Iterator[_Progress]:
     if not sys.stderr.isatty():
         yield _Lines(total)
         return
+    # Here, since the command line must not wait for them before it says a word.
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -244,7 +304,7 @@ def _progress(total: int) -> Iterator[_Progress]:
 class _Bar:
     """A progress bar, for somebody who watches."""
 
-    def __init__(self, bar: Progress, total: int) -> None:
+    def __init__(self, bar: "Progress", total: int) -> None:
         self._bar = bar
         self._task = bar.add_task("jobs", total=total)
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from benchmarks.checkpoints import checkpoint_of, remove
 from benchmarks.jobs import Job, run_jobs
-from benchmarks.rows import ResultsFile, Row, digest
+from benchmarks.rows import ResultsFile, Row
 
 T = TypeVar("T")
 
@@ -19,8 +20,8 @@ class Measurement(Generic[T]):
 
     Attributes:
         label: see `Job`.
-        function: see `Job`; unless it does not resume, it also takes `checkpoint`: a path without suffix, the same
-            whenever the same is measured, beside which (`checkpoint.*`) it keeps what it goes on from.
+        function: see `Job`; unless it does not resume, it also takes `checkpoint`: a path, the same whenever the same
+            is measured, of which it makes the files that it goes on from (see `benchmarks.checkpoints`).
         kwargs: its other arguments.
         identity: what its rows are known by: what `ResultsFile.done` takes, but for the metrics.
         last: the metric that is there when all are.
@@ -47,10 +48,15 @@ def measure(wanted: Iterable[Measurement[Any]], results: ResultsFile, workers: i
     """
     jobs: list[Job[Any]] = []
     kept: dict[int, tuple[Measurement[Any], Path]] = {}
+    begun: set[Path] = set()
     for one in wanted:
+        checkpoint = checkpoint_of(one.identity, results.path.parent / "checkpoints")
         if results.done(**one.identity, metrics=[one.last]):
+            remove(checkpoint)  # a run that was killed between the two left it
             continue
-        checkpoint = results.path.parent / "checkpoints" / digest(one.identity)
+        if checkpoint in begun:
+            continue  # asked for twice
+        begun.add(checkpoint)
         kwargs = {**one.kwargs, "checkpoint": checkpoint} if one.resumes else one.kwargs
         jobs.append(Job(one.label, one.function, kwargs))
         kept[id(jobs[-1])] = one, checkpoint
@@ -58,7 +64,6 @@ def measure(wanted: Iterable[Measurement[Any]], results: ResultsFile, workers: i
     def keep(job: Job[Any], value: Any) -> None:
         one, checkpoint = kept[id(job)]
         results.append(one.rows(value))
-        for file in checkpoint.parent.glob(f"{checkpoint.name}.*"):
-            file.unlink()
+        remove(checkpoint)
 
     run_jobs(jobs, workers, keep)

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
+from benchmarks.lock import InUse, lock
 from teachenv.files import whole_file
 
 _Key: TypeAlias = tuple[str, str, str, str, str, int, str]
@@ -138,13 +139,15 @@ class ResultsFile:
     crash cut short is removed with a warning. Rows that say the same thing again (same benchmark, task, dataset,
     student, method, seed, config, metric and student steps) replace the older ones in `rows`; the file keeps both.
 
-    Only one process may have the file open for writing: workers hand their rows to it.
+    Only one process may have the file open for writing (see `benchmarks.lock`): workers hand their rows to it. Another
+    one is refused for as long as this object, or another of the same file in this process, is alive.
 
     Args:
         path: The file, usually ``DIR/results.jsonl``. It is made by the first `append`.
 
     Raises:
         OutputNotWritable: If rows or the files beside them could not be written.
+        InUse: If another process has the file open; the message says which.
         MalformedResults: If a line other than a torn last one is not a row.
     """
 
@@ -154,6 +157,8 @@ class ResultsFile:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.path.parent):
                 pass  # tables and figures will need new files in the folder
+            # Before anything is read: the end of a row that is just being written looks torn.
+            self._lock = lock(self.path)
             if self.path.exists():
                 with self.path.open("r+b") as file:
                     _mend_last_line(file.fileno(), self.path)
@@ -302,9 +307,9 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def digest(config: Mapping[str, Any]) -> str:
-    """A name for settings, for files that must not be taken up by others."""
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
+def digest(settings: Mapping[str, Any]) -> str:
+    """Sixteen hexadecimal digits that stand for settings: equal where they read back equal from a file, else not."""
+    return hashlib.sha256(_canonical(settings).encode()).hexdigest()[:16]
 
 
 def _canonical(config: Mapping[str, Any]) -> str:
@@ -352,6 +357,8 @@ def _writing(path: Path) -> Iterator[None]:
     """Turn whatever goes wrong with a file into one message that says what to do."""
     try:
         yield
+    except InUse:
+        raise
     except OSError as error:
         raise OutputNotWritable(
             f"cannot write {path}: {error.strerror or error}; "

@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.checkpoints import checkpoint_of, ending
 from benchmarks.comparison import work
 from benchmarks.comparison.methods import Configuration, Method, table_at
 from benchmarks.comparison.work import Setting, Taught, Trained
 from benchmarks.jobs import Job, run_jobs
 from benchmarks.precision import on_any_machine, precision
 from benchmarks.provenance import about
-from benchmarks.rows import ResultsFile, Row, digest, read_rows
+from benchmarks.rows import ResultsFile, Row, read_rows
 
 
 class Rung(NamedTuple):
@@ -128,7 +129,7 @@ class Comparison:
         for task, method, seed in later:
             source = (*self._source(task, method), seed)
             # A teacher that is not there any more, of which only rows are left, is taught again.
-            if source not in taught and not self._checkpoint(*source, best).with_suffix(".zip").exists():
+            if source not in taught and not ending(self._checkpoint(*source, best), "zip").exists():
                 taught.append(source)
         self._train(taught, best)
         self._train(later, best)
@@ -171,9 +172,9 @@ class Comparison:
         return next(other for other in self.tasks if other.name == task.source), taught_as
 
     def _checkpoint(self, task: Task, method: str, seed: int, best: dict[tuple[str, str], Configuration]) -> Path:
-        """Where a teacher is kept, without suffix; its settings are in the name: one of others must not be taken up."""
-        settings = digest(self._training(task, method, best))
-        return self.folder / "teachers" / f"{task.name}-{method}-{seed}-{settings}".replace(":", "-")
+        """Where a teacher is kept; see `checkpoint_of`."""
+        identity = self._identity(task, method, seed, self._training(task, method, best))
+        return checkpoint_of(identity, self.folder / "teachers")
 
     def tune(self) -> dict[tuple[str, str], Configuration]:
         """Successive halving, on dev; the best configuration of each task and method."""
@@ -292,17 +293,20 @@ class Comparison:
             more["episode_rate"] = made.episode_rate
         return config | more
 
+    def _identity(self, task: Task, method: str, seed: int, config: dict[str, Any]) -> dict[str, Any]:
+        """What rows are known by."""
+        return {
+            "benchmark": self.benchmark,
+            "task": task.name,
+            "dataset": task.dataset,
+            "student": task.student,
+            "method": method,
+            "seed": seed,
+            "config": config,
+        }
+
     def _done(self, task: Task, method: str, seed: int, config: dict[str, Any], metric: str) -> bool:
-        return self.results.done(
-            benchmark=self.benchmark,
-            task=task.name,
-            dataset=task.dataset,
-            student=task.student,
-            method=method,
-            seed=seed,
-            config=config,
-            metrics=[metric],
-        )
+        return self.results.done(**self._identity(task, method, seed, config), metrics=[metric])
 
     def _row(
         self,
@@ -317,15 +321,9 @@ class Comparison:
         data: Any = None,
     ) -> Row:
         return Row(
-            self.benchmark,
-            task.name,
-            task.dataset,
-            task.student,
-            method,
-            seed,
-            metric,
-            value,
-            config=config,
+            **self._identity(task, method, seed, config),
+            metric=metric,
+            value=value,
             data=data,
             **about(student_steps, round(seconds, 2), **precision(task.setting.options)),
         )

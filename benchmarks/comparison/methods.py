@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import itertools
 from collections.abc import Callable, Mapping
@@ -132,7 +133,7 @@ def decaying(algorithm: Callable[..., Any], policy: str = "AttentionPolicy", **f
     """
 
     def make(env: Any, seed: int, options: Mapping[str, Any]) -> Any:
-        chosen = {**fixed, **options, "learning_rate": LinearDecay(options["learning_rate"])}
+        chosen = {**copy.deepcopy({**fixed, **options}), "learning_rate": LinearDecay(options["learning_rate"])}
         return algorithm(policy, env, seed=seed, **chosen)
 
     return make

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import time
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
 import teachenv  # noqa: F401 - registers the environments, here in worker processes
+from benchmarks.checkpoints import ending
 from benchmarks.comparison.methods import Configuration, Method, Own, table_at
 from benchmarks.rows import write_atomically
 from teachenv.env import TeachEnv
@@ -53,9 +55,10 @@ class Setting:
         return table_at(self.table).methods[name]
 
     def own(self, method: str, configuration: Configuration) -> Own:
-        """The value of the method's own parameter in a configuration, which may be another method's."""
+        """The value of the method's own parameter in a configuration, which may be another method's: a copy."""
         values = self.method(method).own
-        return values[min(configuration.own, len(values) - 1)]
+        # Rows are known by it, and SB3 writes into the `policy_kwargs` that it is given.
+        return copy.deepcopy(values[min(configuration.own, len(values) - 1)])
 
     def lasting(self, part: float = 1.0) -> Setting:
         """The setting of the final students; or with a part of the student steps of theirs, in as many actions."""
@@ -278,7 +281,7 @@ def train(
             follower.measure(teacher)
             follower.save(teacher)
         if source is not None:
-            teacher.set_parameters(str(source.with_suffix(".zip")), exact_match=False)
+            teacher.set_parameters(str(ending(source, "zip")), exact_match=False)
     seeds = CURVE_SEED, FINAL_SEED + 10_000 * seed
     split = teach(setting.students(students, method, configuration), teacher, seeds[0])
     final = setting.lasting().students(final_students, method, configuration, train_on="pool")
@@ -321,11 +324,11 @@ class _Follower(BaseCallback):
 
     def resume(self, teacher: Any) -> Any:
         """The teacher as the checkpoint has it, or as it is if there is none."""
-        saved = self._checkpoint.with_suffix(".json")
-        if saved.exists() and self._checkpoint.with_suffix(".zip").exists() and hasattr(teacher, "mark"):
+        saved = ending(self._checkpoint, "json")
+        if saved.exists() and ending(self._checkpoint, "zip").exists() and hasattr(teacher, "mark"):
             self.points = [tuple(point) for point in json.loads(saved.read_text())]
             self._seconds_before = self.points[-1][1]
-            return type(teacher).load(self._checkpoint.with_suffix(".zip"), env=teacher.env)
+            return type(teacher).load(ending(self._checkpoint, "zip"), env=teacher.env)
         return teacher
 
     def measure(self, teacher: Any) -> None:
@@ -349,8 +352,8 @@ class _Follower(BaseCallback):
     def save(self, teacher: Any) -> None:
         """Writes teacher and points, if it is a teacher that can go on from there."""
         if hasattr(teacher, "mark"):
-            teacher.save(self._checkpoint.with_suffix(".zip"))
-            write_atomically(self._checkpoint.with_suffix(".json"), json.dumps(self.points))
+            teacher.save(ending(self._checkpoint, "zip"))
+            write_atomically(ending(self._checkpoint, "json"), json.dumps(self.points))
 
     def _on_step(self) -> bool:
         return True

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.checkpoints import checkpoint_of, ending
 from benchmarks.jobs import Job, run_jobs
 from benchmarks.l2t_dlf_translation import report, work
 from benchmarks.l2t_dlf_translation.methods import METHODS
@@ -16,7 +17,7 @@ from benchmarks.l2t_dlf_translation.work import NETWORKS, Run, Setting
 from benchmarks.measurements import Measurement, measure
 from benchmarks.options import ParallelOptions, Preset
 from benchmarks.provenance import about
-from benchmarks.rows import ResultsFile, Row, agreeing, digest
+from benchmarks.rows import ResultsFile, Row, agreeing
 from teachenv.bleu import corpus_signature
 from teachenv.errors import unknown_name
 
@@ -162,7 +163,9 @@ class Bench:
         """Where a warm start is kept; what comes after it does not matter to it."""
         names = ("student", "data", "dropout", "warm_steps", "warm_batch", "warm_rate")
         config = {name: getattr(setting, name) for name in names}
-        return self.folder / "checkpoints" / f"start-{setting.student}-{seed}-{digest(config)}.pt"
+        own = {"config": {"stage": "warm start", **config}}
+        identity = self.identity(Case(setting, "warm-start", 0.0, seed, True)) | own
+        return ending(checkpoint_of(identity, self.folder / "checkpoints"), "pt")
 
     def warm_up(self, cases: Sequence[Case]) -> None:
         """Makes the warm starts that are wanted and not there."""

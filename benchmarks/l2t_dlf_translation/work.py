@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import pickle
 import time
@@ -18,6 +19,7 @@ from torch import nn
 
 import agents
 import meta
+from benchmarks.checkpoints import ending
 from benchmarks.l2t_dlf_translation.methods import METHODS, Method
 from benchmarks.precision import matmuls
 from benchmarks.rows import write_atomically
@@ -86,7 +88,7 @@ class Setting:
     def make(self, **options: Any) -> TeachEnv:
         """An environment."""
         shared = {**self.data, "data_root": self.data_root, "optimizer": "adam", "lr_schedule": "linear"}
-        env = gym.make("TeachTranslation-v0", **{**shared, **options}).unwrapped
+        env = gym.make("TeachTranslation-v0", **copy.deepcopy({**shared, **options})).unwrapped
         assert isinstance(env, TeachEnv)
         return env
 
@@ -168,7 +170,7 @@ def warm_up(setting: Setting, seed: int, path: Path) -> dict[str, float]:
         loss="diagonal",
     )
     env.reset(seed=START_SEED + seed)
-    half = path.with_suffix(".half")
+    half = ending(path, "half")
     state, episode, dynamics = env.student, env.episode, env.dynamics
     if half.exists():
         state = pickle.loads(half.read_bytes())
@@ -262,7 +264,7 @@ def _taught(setting: Setting, method: Method, rate: float, seed: int, start: Pat
         teacher = agents.DDPG(
             "AttentionPolicy", env, seed=own, learning_rate=1e-3, noise=0.3, buffer_size=1000, policy_kwargs=networks
         )
-    return learned(teacher, checkpoint.with_suffix(".zip"), setting.teacher_students * env.teaching.actions)
+    return learned(teacher, ending(checkpoint, "zip"), setting.teacher_students * env.teaching.actions)
 
 
 def _by_sequences(setting: Setting, env: TeachEnv, method: Method, rate: float, start: Path, seed: int) -> Translator:

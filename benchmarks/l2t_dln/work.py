@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 import time
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
 import meta
+from benchmarks.checkpoints import ending
 from benchmarks.l2t_dln.methods import METHODS, Method
 from benchmarks.rows import write_atomically
 from benchmarks.teachers import learned
@@ -58,7 +60,9 @@ class Setting:
 
     def _options(self, method: Method, configuration: Configuration) -> dict[str, Any]:
         own = {k: v for k, v in method.own[configuration.own].items() if k not in ("teacher", "policy")}
-        options = {**self.options, **method.environment, **own, "learning_rate": configuration.learning_rate}
+        # Copies: rows are known by these options, whatever is done with those that are handed out.
+        options = copy.deepcopy({**self.options, **method.environment, **own})
+        options["learning_rate"] = configuration.learning_rate
         if method.steps_per_action is not None:
             options["steps_per_action"] = method.steps_per_action
         return options
@@ -148,8 +152,8 @@ def _online(
 ) -> Run:
     teach = setting.make(method, configuration)
     env = meta.WindowGradient(teach, **setting.wrapper)
-    own = method.own[configuration.own]
-    options = {**method.options, **own.get("teacher", {}), "policy_kwargs": dict(own.get("policy", {}))}
+    own = copy.deepcopy(dict(method.own[configuration.own]))
+    options = {**copy.deepcopy(dict(method.options)), **own.get("teacher", {}), "policy_kwargs": own.get("policy", {})}
     learner: Any = meta.DynamicLossTeacher(method.policy, env, seed=seed, **options)
     followed = _Followed(env, checkpoint)
     learner = followed.resumed(learner)
@@ -184,10 +188,10 @@ class _Followed(BaseCallback):
 
     def resumed(self, teacher: Any) -> Any:
         """The teacher as the checkpoint has it, or as it is if there is none."""
-        kept = self.path.with_suffix(".kept")
-        if not (kept.exists() and self.path.with_suffix(".zip").exists()):
+        kept = ending(self.path, "kept")
+        if not (kept.exists() and ending(self.path, "zip").exists()):
             return teacher
-        again = type(teacher).load(self.path.with_suffix(".zip"), env=self.env)
+        again = type(teacher).load(ending(self.path, "zip"), env=self.env)
         record = pickle.loads(kept.read_bytes())
         if record["actions"] and len(record["actions"]) >= again.num_timesteps:
             count = again.num_timesteps
@@ -202,8 +206,8 @@ class _Followed(BaseCallback):
         if self.num_timesteps and self.num_timesteps % self.every == 0:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             record = {name: getattr(self, name) for name in ("curve", "errors", "pictures", "actions")}
-            write_atomically(self.path.with_suffix(".kept"), pickle.dumps(record))
-            self.model.save(self.path.with_suffix(".zip"))
+            write_atomically(ending(self.path, "kept"), pickle.dumps(record))
+            self.model.save(ending(self.path, "zip"))
 
     def _on_step(self) -> bool:
         info, action = self.locals["infos"][0], self.locals["taken"][0]
@@ -218,11 +222,11 @@ class _Followed(BaseCallback):
 
 def _taught(setting: Setting, method: Method, configuration: Configuration, seed: int, checkpoint: Path) -> Any:
     """A teacher that has learned from the trainings of other students."""
-    options = {**method.options, **method.own[configuration.own].get("teacher", {})}
+    options = copy.deepcopy({**method.options, **method.own[configuration.own].get("teacher", {})})
     env = setting.make_crowd(method, configuration)
     teacher: Any = meta.RMD(method.policy, env, seed=TEACHER_SEED + seed, **options)
     actions = setting.make(method, configuration).teaching.actions
-    return learned(teacher, checkpoint.with_suffix(".zip"), setting.teacher_students * method.crowd * actions)
+    return learned(teacher, ending(checkpoint, "zip"), setting.teacher_students * method.crowd * actions)
 
 
 def _evaluated(env: TeachEnv, final: bool) -> dict[str, float]:

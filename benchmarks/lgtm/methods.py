@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,7 +40,7 @@ class Method:
         route: list[Mapping[str, Any]],
     ) -> Distiller:
         """The distiller, given the teacher's checkpoints on its way."""
-        options = dict(self.options)
+        options = copy.deepcopy(dict(self.options))
         if self.distiller == "rco":
             options["route"] = route
         if self.distiller == "pesf-kd":

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from benchmarks.checkpoints import ending
 from benchmarks.lgtm.methods import METHODS
 from benchmarks.precision import matmuls
 from meta import influence
@@ -180,7 +181,7 @@ def distil(setting: Setting, method: str, seed: int, teacher: Path | None, check
         )
         student = make(layers)
         distiller = chosen.build(source, student, settings, route)
-        path = checkpoint.with_suffix(f".{hop}.pt")
+        path = ending(checkpoint, f"{hop}.pt")
         run = _Run(replace(setting, layers=layers), distiller, given, seed + 1000 * hop, path)
         run.finish(total)
         spent += total

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from benchmarks.checkpoints import ending
 from benchmarks.lot.methods import Method
 from benchmarks.precision import matmuls
 from meta import LoT
@@ -162,10 +163,10 @@ def train(problem: Problem, method: Method, seed: int, checkpoint: Path) -> Trai
     start, guide = time.perf_counter(), None
     with matmuls("medium"):
         if method.self_distillation:
-            first = Run(problem, Method(), seed, checkpoint.with_suffix(".first.pt"), None)
+            first = Run(problem, Method(), seed, ending(checkpoint, "first.pt"), None)
             first.finish()
             guide = first.best_network()
-        run = Run(problem, method, seed, checkpoint.with_suffix(".pt"), guide)
+        run = Run(problem, method, seed, ending(checkpoint, "pt"), guide)
         run.finish()
     test = problem.evaluate(run.best_network(), "test")
     student = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -16,7 +17,7 @@ from benchmarks.lot_atari.work import Played, Rate, Training
 from benchmarks.measurements import Measurement, measure
 from benchmarks.options import ParallelOptions, Preset
 from benchmarks.provenance import about
-from benchmarks.rows import ResultsFile, Row, agreeing
+from benchmarks.rows import ResultsFile, Row, agreeing, digest
 from teachenv.errors import unknown_name
 
 NAME = "lot_atari"
@@ -221,7 +222,8 @@ def _shown(rows: list[Row], options: Options) -> list[Row]:
 
 
 def _film(case: Case, folder: Path) -> Path:
-    return folder / "videos" / f"{case.training.environment}-{case.label.replace(':', '-')}.mp4"
+    readable = re.sub(r"[^A-Za-z0-9]+", "-", f"{case.training.environment}-{case.label}")
+    return folder / "videos" / f"{readable}-{digest(case.identity)}.mp4"
 
 
 def _cases(options: Options) -> list[Case]:

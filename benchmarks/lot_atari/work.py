@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from agents import AtariVecEnv, LoTPPO, learn_in_segments
 from agents.atari import record_game
+from benchmarks.checkpoints import ending
 from benchmarks.lot_atari.methods import Method
 from benchmarks.precision import matmuls
 
@@ -150,7 +152,8 @@ def make_model(training: Training, method: Method, env: VecEnv, seed: int) -> PP
         env: see `Training.make_env`.
         seed: of networks and actions.
     """
-    options: dict[str, Any] = {"learning_rate": training.rate, "seed": seed, "device": "cpu", **training.options}
+    options: dict[str, Any] = {"learning_rate": training.rate, "seed": seed, "device": "cpu"}
+    options |= copy.deepcopy(dict(training.options))
     options["n_epochs"] = options.get("n_epochs", 10) * method.longer
     if not method.students:
         return PPO(training.policy, env, **options)
@@ -189,9 +192,9 @@ def play(training: Training, method: Method, seed: int, checkpoint: Path, video:
     weights = None
     if method.self_distillation:
         # Kept beside until the second one is ready, too.
-        first = _trained(training, Method(), seed + _FIRST, checkpoint.with_suffix(".first.zip"))
+        first = _trained(training, Method(), seed + _FIRST, ending(checkpoint, "first.zip"))
         weights, seconds, generations = first.policy.state_dict(), first.seconds, 2  # type: ignore[attr-defined]
-    model = _trained(training, method, seed, checkpoint.with_suffix(".zip"), weights, video)
+    model = _trained(training, method, seed, ending(checkpoint, "zip"), weights, video)
     returns: list[tuple[int, float]] = model.episode_returns  # type: ignore[attr-defined]
     if not returns:
         raise ValueError(

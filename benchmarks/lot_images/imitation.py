@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import torch
 
+from benchmarks.checkpoints import ending
 from benchmarks.lot.methods import Method
 from benchmarks.lot.work import Run
 from benchmarks.lot_images.problem import ImageProblem
@@ -71,7 +72,7 @@ def imitate(problem: ImageProblem, kind: Kind, seed: int, checkpoint: Path) -> I
     start = time.perf_counter()
     problem = replace(problem, **KINDS[kind])
     with matmuls("medium"):
-        run = Run(problem, Method(), seed, checkpoint.with_suffix(".teacher.pt"), None)
+        run = Run(problem, Method(), seed, ending(checkpoint, "teacher.pt"), None)
         run.finish()
         # At the end of its training, not at its best: what it knows by heart it knows then.
         teacher = run.model
@@ -79,7 +80,7 @@ def imitate(problem: ImageProblem, kind: Kind, seed: int, checkpoint: Path) -> I
         learned = float((problem.logits(teacher, images).argmax(-1) == labels).double().mean())
         test = problem.evaluate(teacher, "test")
         before = run.seconds_before + time.perf_counter() - start
-        own = checkpoint.with_suffix(".student.pt")
+        own = ending(checkpoint, "student.pt")
         curve, seconds = _followed(replace(problem, augment=False), teacher, seed, own)
         return Imitated(learned, test, curve, curve[-1][0], before + seconds)
 

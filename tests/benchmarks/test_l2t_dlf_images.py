@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.checkpoints import ending
 from benchmarks.comparison import work
 from benchmarks.comparison.engine import Effort, Rung
 from benchmarks.comparison.methods import Configuration
@@ -156,10 +157,10 @@ def test_a_taken_over_teacher_is_the_one_that_was_taught(finished: Path, tmp_pat
     own = best["mnist-mlp", "rmd"].own
     assert best["mnist-lenet", "rmd:transferred"].own == own
     assert best["mnist-lenet", "rmd:transferred"].learning_rate == best["mnist-lenet", "cross-entropy"].learning_rate
-    zips = {path.stem.rsplit("-", 1)[0]: path for path in (finished / "teachers").glob("*.zip")}
+    teachers = [comparison._checkpoint(mlp, "rmd", seed, best) for seed in (0, 1)]
     taken = work.train(
         lenet.setting, "rmd:transferred", best["mnist-lenet", "rmd:transferred"], 1, 0, 0, 2, 1, 2,
-        tmp_path / "none", zips["mnist-mlp-rmd-1"].with_suffix(""),
+        tmp_path / "none", teachers[1],
     )  # fmt: skip
     rows = read_rows(finished / "results.jsonl")
     kept = next(r for r in rows if (r.method, r.metric, r.seed) == ("rmd:transferred", "test_error", 1))
@@ -167,13 +168,13 @@ def test_a_taken_over_teacher_is_the_one_that_was_taught(finished: Path, tmp_pat
     assert kept.config["taught"]["task"] == "mnist-mlp"
     other = work.train(
         lenet.setting, "rmd:transferred", best["mnist-lenet", "rmd:transferred"], 1, 0, 0, 2, 1, 2,
-        tmp_path / "none", zips["mnist-mlp-rmd-0"].with_suffix(""),
+        tmp_path / "none", teachers[0],
     )  # fmt: skip
     assert other.split.coefficients != taken.split.coefficients
     # The teacher in the file is a whole one: its loss can leave the laboratory.
     from meta import RMD
 
-    TaughtLoss.of(RMD.load(zips["mnist-mlp-rmd-1"], env=mlp.setting.make(1, "rmd", best["mnist-mlp", "rmd"])))
+    TaughtLoss.of(RMD.load(ending(teachers[1], "zip"), env=mlp.setting.make(1, "rmd", best["mnist-mlp", "rmd"])))
 
 
 def test_a_teacher_that_was_lost_is_taught_again(finished: Path, tmp_path: Path) -> None:

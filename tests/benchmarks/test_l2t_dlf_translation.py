@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.checkpoints import ending
 from benchmarks.l2t_dlf_translation import Options, run, work
 from benchmarks.l2t_dlf_translation.main import SIZES
 from benchmarks.l2t_dlf_translation.methods import METHODS
@@ -73,7 +74,7 @@ def test_a_warm_start_that_stopped_goes_on(start: Path, tmp_path: Path, monkeypa
     monkeypatch.setattr(work, "_scores", stopped)
     with pytest.raises(KeyboardInterrupt):
         work.warm_up(SETTING, 0, path)
-    assert path.with_suffix(".half").exists()
+    assert ending(path, "half").exists()
     assert not path.exists()
     monkeypatch.setattr(work, "_scores", scored)
     work.warm_up(SETTING, 0, path)

@@ -52,7 +52,7 @@ def test_updates_and_steps_are_what_the_methods_say(tmp_path: Path) -> None:
         "self-distillation": (2 * updates, 0),
     }
     for name, (policy, students) in expected.items():
-        found = play(SHORT, METHODS[name], 0, tmp_path / f"{name.replace(':', '-')}.zip")
+        found = play(SHORT, METHODS[name], 0, tmp_path / name)
         assert (found.policy_updates, found.student_updates) == (policy, students), name
         assert found.env_steps == 512 * (2 if name == "self-distillation" else 1)
         assert (found.student_kl is None) == (METHODS[name].students == 0)
@@ -64,7 +64,7 @@ def test_updates_and_steps_are_what_the_methods_say(tmp_path: Path) -> None:
 def test_an_interrupted_training_ends_as_a_whole_one(
     method: Method, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = play(SHORT, method, 3, tmp_path / "whole.zip")
+    whole = play(SHORT, method, 3, tmp_path / "whole")
 
     class Interrupted(Exception):
         pass
@@ -77,17 +77,17 @@ def test_an_interrupted_training_ends_as_a_whole_one(
 
     monkeypatch.setattr(work, "Returns", Interrupting)
     with pytest.raises(Interrupted):
-        play(SHORT, method, 3, tmp_path / "parts.zip")
+        play(SHORT, method, 3, tmp_path / "parts")
     monkeypatch.undo()
-    again = play(SHORT, method, 3, tmp_path / "parts.zip")
+    again = play(SHORT, method, 3, tmp_path / "parts")
     for name in ("episode_return", "curve", "episodes", "policy_updates", "student_updates", "student_kl"):
         assert getattr(again, name) == getattr(whole, name), name
     # What is finished is not trained again.
-    assert play(SHORT, method, 3, tmp_path / "parts.zip") == again
+    assert play(SHORT, method, 3, tmp_path / "parts") == again
 
 
 def test_without_a_weight_lot_is_ppo(tmp_path: Path) -> None:
-    alone, beside = (play(SHORT, m, 1, tmp_path / f"{m.students}.zip") for m in (Method(), replace(LOT, alpha=0.0)))
+    alone, beside = (play(SHORT, m, 1, tmp_path / str(m.students)) for m in (Method(), replace(LOT, alpha=0.0)))
     assert beside.curve == alone.curve
     assert beside.episode_return == alone.episode_return
 
@@ -103,7 +103,7 @@ def test_a_policy_is_distilled_from_one_that_began_elsewhere(tmp_path: Path) -> 
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(work, "Returns", Watching)
-        play(SHORT, METHODS["self-distillation"], 0, tmp_path / "run.zip")
+        play(SHORT, METHODS["self-distillation"], 0, tmp_path / "run")
     first = PPO.load(tmp_path / "run.first.zip")
     (model,) = seen
     assert first.seed != model.seed
@@ -127,7 +127,7 @@ def test_students_have_their_widths() -> None:
 
 def test_a_game_is_played_and_filmed(tmp_path: Path) -> None:
     video = tmp_path / "game.mp4"
-    found = play(GAME, replace(METHODS["lot:student-smaller"]), 0, tmp_path / "run.zip", video)
+    found = play(GAME, replace(METHODS["lot:student-smaller"]), 0, tmp_path / "run", video)
     assert found.policy_updates == found.student_updates == 8
     assert video.stat().st_size > 1000
 

@@ -1,0 +1,39 @@
+"""Files from which interrupted work goes on: one way to name them, and to remove them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.rows import digest
+
+
+def checkpoint_of(identity: Mapping[str, Any], folder: Path) -> Path:
+    """Where a piece of work is kept: a path whose name has no dot, of which `ending` makes files.
+
+    The name is a digest of everything that the piece's rows are known by. So no two pieces share a file, whatever
+    characters their names hold, and settings that differ in any way are never taken up from each other.
+
+    Args:
+        identity: what the rows are known by; see `benchmarks.rows.ResultsFile.done`.
+        folder: of the checkpoints.
+    """
+    return folder / digest(identity)
+
+
+def ending(checkpoint: Path, suffix: str) -> Path:
+    """A file of a checkpoint: its path with `.suffix` appended, whatever dots it has already.
+
+    Args:
+        checkpoint: see `checkpoint_of`.
+        suffix: without the dot before it.
+    """
+    return checkpoint.with_name(f"{checkpoint.name}.{suffix}")
+
+
+def remove(checkpoint: Path) -> None:
+    """Removes all files of a checkpoint, and what a process that was killed left of one that it was writing."""
+    for pattern in (f"{checkpoint.name}.*", f".{checkpoint.name}.*"):
+        for file in checkpoint.parent.glob(pattern):
+            file.unlink(missing_ok=True)

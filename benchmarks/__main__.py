@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         after a request to end (SIGTERM).
 
     Raises:
-        SystemExit: From the parser of the options, after ``--help`` or an option it does not accept.
+        SystemExit: From the parser of the options, after ``--help`` or an option that there is not.
     """
     name, *rest = (sys.argv[1:] if arguments is None else arguments) or [""]
     if name in ("-h", "--help"):
@@ -49,9 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         import tyro
 
         module = importlib.import_module(module_name)
-        options = tyro.cli(
-            getattr(module, class_name), prog=f"{_PROGRAM} {name}", description=_description(entry), args=rest
-        )
+        made = getattr(module, class_name)
+        # What the parser builds checks nothing: it would put the one line of an error into a box of many.
+        unchecked = type(class_name, (made,), {"__module__": made.__module__, "__post_init__": lambda self: None})
+        parsed = tyro.cli(unchecked, prog=f"{_PROGRAM} {name}", description=_description(entry), args=rest)
+        options = made(**vars(parsed))
         with interrupts.raised():
             module.run(options)
     except KeyboardInterrupt as error:
@@ -74,8 +76,10 @@ def _is_for_the_user(error: BaseException | None) -> bool:
     if isinstance(error, (ValueError, OSError, ImportError)):
         return True
     # Looked up, not imported: if the error is one, somebody has imported its module; if nobody has, it is none.
-    errors = sys.modules.get("teachenv.errors")
-    return errors is not None and isinstance(error, errors.DatasetUnavailable)
+    for module, name in (("teachenv.errors", "DatasetUnavailable"), ("gymnasium.error", "Error")):
+        if module in sys.modules and isinstance(error, getattr(sys.modules[module], name)):
+            return True
+    return False
 
 
 def _fail(message: str) -> int:

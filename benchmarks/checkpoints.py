@@ -1,8 +1,12 @@
-"""Files from which interrupted work goes on: one way to name them, and to remove them."""
+"""Files from which interrupted work goes on: one way to name them, and to remove them.
+
+What is in them is written and read by `teachenv.checkpoints`, which runs nothing that a file holds.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,3 +41,24 @@ def remove(checkpoint: Path) -> None:
     for pattern in (f"{checkpoint.name}.*", f".{checkpoint.name}.*"):
         for file in checkpoint.parent.glob(pattern):
             file.unlink(missing_ok=True)
+
+
+@contextmanager
+def going_on_from(file: Path) -> Iterator[None]:
+    """Work on what a file held: whatever does not fit (weights of another network, say) is one error that names it.
+
+    Args:
+        file: that was read.
+
+    Raises:
+        ValueError: it does not fit.
+    """
+    try:
+        yield
+    except Exception as error:
+        if str(file) in str(error):
+            raise  # it could not be read, and that is said
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(
+            f"{file} holds something else than what is to go on from it ({reason[:200]}); remove it to begin anew"
+        ) from error

@@ -92,8 +92,9 @@ def _who(file: int) -> str:
     try:
         about = json.loads(os.pread(file, 1 << 16, 0))
         elsewhere = "" if about["host"] == socket.gethostname() else f" on {about['host']}"
-        return f"process {about['pid']}{elsewhere} ({about['command'][:200]})"
-    except (ValueError, TypeError, KeyError):
+        command = " ".join(about["command"].split())
+        return f"process {about['pid']}{elsewhere} ({command[:200]})"
+    except (ValueError, TypeError, KeyError, AttributeError):
         return "another process"  # which has not written who it is yet
 
 

@@ -1,7 +1,7 @@
 """The options that every benchmark has on its command line."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -12,8 +12,10 @@ Preset: TypeAlias = Literal["smoke", "laptop", "paper"]
 class CommonOptions:
     """Base of each benchmark's ``Options``; the command line is derived from the fields and the sentences below them.
 
+    Every whole number is a count of something, and what is named twice is run once.
+
     Raises:
-        ValueError: If ``seeds`` is less than one.
+        ValueError: If a whole number is less than one, or an option that takes several values has none.
     """
 
     preset: Preset = "laptop"
@@ -29,8 +31,17 @@ class CommonOptions:
     """Folder of the data sets; by default $TEACHENV_DATA, then the user's cache."""
 
     def __post_init__(self) -> None:
-        if self.seeds is not None and self.seeds < 1:
-            raise ValueError(f"found --seeds {self.seeds}, expected at least 1; leave it out for the preset's number")
+        for field in fields(self):
+            name, value = field.name, getattr(self, field.name)
+            flag = f"--{name.replace('_', '-')}"
+            if isinstance(value, int) and not isinstance(value, bool) and value < 1:
+                raise ValueError(f"found {flag} {value}, expected at least 1; leave it out for the default")
+            if isinstance(value, tuple):
+                if not value:
+                    raise ValueError(
+                        f"found {flag} without a value, expected at least one; leave it out for the default"
+                    )
+                object.__setattr__(self, name, tuple(dict.fromkeys(value)))
 
     def output_folder(self, name: str) -> Path:
         """Where the results of the benchmark called ``name`` go: ``out``, or ``runs/NAME`` without it."""
@@ -39,19 +50,10 @@ class CommonOptions:
 
 @dataclass(frozen=True)
 class ParallelOptions(CommonOptions):
-    """Those of benchmarks whose jobs run side by side.
-
-    Raises:
-        ValueError: If ``seeds`` or ``workers`` is less than one.
-    """
+    """Those of benchmarks whose jobs run side by side."""
 
     workers: int | None = None
     """Processes, each on one core; by default as many as there are cores."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.workers is not None and self.workers < 1:
-            raise ValueError(f"found --workers {self.workers}, expected at least 1")
 
     @property
     def processes(self) -> int:

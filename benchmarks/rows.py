@@ -262,7 +262,7 @@ def read_rows(path: str | os.PathLike[str]) -> list[Row]:
             break  # an empty file has no rows
         try:
             rows.append(Row.from_json(line))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise MalformedResults(
                 f"{path}, line {number}: expected one row as JSON, found {_shortened(line)} ({error}); "
                 "mend or remove this line, or choose another folder"
@@ -330,7 +330,7 @@ def _mend_last_line(file: int, path: Path) -> None:
         return
     try:
         Row.from_json(last)
-    except ValueError:
+    except (ValueError, RecursionError):
         keep = len(data) - len(last)
         os.ftruncate(file, keep)
         os.fsync(file)
@@ -359,6 +359,10 @@ def _writing(path: Path) -> Iterator[None]:
         yield
     except InUse:
         raise
+    except (FileExistsError, NotADirectoryError) as error:
+        raise OutputNotWritable(
+            f"cannot write {path}: {error.filename} is a file, expected a folder; choose another folder"
+        ) from error
     except OSError as error:
         raise OutputNotWritable(
             f"cannot write {path}: {error.strerror or error}; "

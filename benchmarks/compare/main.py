@@ -16,6 +16,7 @@ from benchmarks.comparison.engine import Comparison, Effort, Rung, Task, shipped
 from benchmarks.comparison.methods import Table
 from benchmarks.comparison.work import Setting
 from benchmarks.options import ParallelOptions, Preset
+from teachenv.env import TeachEnv
 from teachenv.errors import unknown_name
 
 NAME = "compare"
@@ -157,20 +158,33 @@ class Options(ParallelOptions):
             ValueError: an unknown method, or numbers out of range.
         """
         super().__post_init__()
+        _check_environment(self.env)
         kind = self.kind
         for method in self.methods or ():
             if method not in kind.table.methods:
                 raise unknown_name("method", method, kind.table.methods)
         if self.loss is not None and kind is DISTILLATION:
             raise ValueError(f"found --loss {self.loss}, but {self.env} has a loss of its own; leave --loss out")
-        if self.student_steps is not None and self.student_steps < 1:
-            raise ValueError(f"found --student-steps {self.student_steps}, expected at least 1")
 
     @property
     def kind(self) -> Kind:
         """What is compared in the environment."""
         spec = gym.registry.get(self.env)
         return DISTILLATION if spec is not None and spec.kwargs.get("loss") == "distillation" else LOSSES
+
+
+def _check_environment(name: str) -> None:
+    """Refuses what is no environment, or one that trains no student.
+
+    Raises:
+        ValueError: it is one of these; the message has those that can be compared in.
+    """
+    entry_points = ("teachenv.env:TeachEnv", TeachEnv)
+    teaching = [known for known, spec in gym.registry.items() if spec.entry_point in entry_points]
+    if name in gym.registry and name not in teaching:
+        raise ValueError(f"found --env {name}, which trains no student, expected one of {', '.join(sorted(teaching))}")
+    if name not in gym.registry:
+        raise unknown_name("environment", name, teaching)
 
 
 def run(options: Options) -> None:
@@ -198,6 +212,11 @@ def comparison_of(options: Options) -> Comparison:
         teaching = setting.make(1, names[0], kind.table.grid(names[0], loss)[0]).teaching
         effort = replace(size, student_steps=options.student_steps or size.student_steps)
         task, student = teaching.task, str(teaching.settings.student)
+        if task.decisions is not None:
+            raise ValueError(
+                f"found --env {options.env}, whose samples have many labels each, expected one with a label for each "
+                "sample, such as TeachDigits-v0, TeachMNIST-v0 or TeachCIFAR-v0"
+            )
         if teaching.settings.teacher is not None:
             student = f"{student} beside {teaching.settings.teacher}"
         tasks.append(Task(setting, task.name, task.dataset, student, effort, names))

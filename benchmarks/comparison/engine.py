@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -110,6 +111,9 @@ class Comparison:
         shipped: Sequence[Row] = (),
     ) -> None:
         """Opens the results."""
+        names = [task.name for task in tasks]
+        if len({*names}) < len(names):
+            raise ValueError(f"found tasks of the same name ({', '.join(names)}), expected settings that differ in it")
         self.benchmark, self.tasks, self.seeds = benchmark, tasks, seeds
         self.folder, self.workers, self.shipped = folder, workers, shipped
         self.results = ResultsFile(folder / "results.jsonl")
@@ -240,6 +244,12 @@ class Comparison:
             row = self._row(task, method, 0, "dev_accuracy", taught.dev_accuracy, spent, seconds, config)
             self.results.append([row])
 
+        if jobs and not number:
+            print(
+                f"tuning {len(jobs)} of {len(wanted)} configurations anew: neither {self.folder} nor what comes with "
+                f"teachenv has rows of them; --help says how long that takes",
+                file=sys.stderr,
+            )
         run_jobs(jobs, self.workers, keep)
         values = {
             (r.task, r.method, _key(r.config)): r.value for r in self.results.rows() if r.metric == "dev_accuracy"

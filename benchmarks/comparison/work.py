@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -15,9 +14,9 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
 import teachenv  # noqa: F401 - registers the environments, here in worker processes
-from benchmarks.checkpoints import ending
+from benchmarks.checkpoints import ending, going_on_from
 from benchmarks.comparison.methods import Configuration, Method, Own, table_at
-from benchmarks.rows import write_atomically
+from teachenv import checkpoints
 from teachenv.env import TeachEnv
 from teachenv.vector_env import TeachVectorEnv
 
@@ -25,6 +24,9 @@ from teachenv.vector_env import TeachVectorEnv
 TUNING_SEED, CURVE_SEED, FINAL_SEED, TEACHER_SEED = 1_000_000, 2_000_000, 3_000_000, 4_000_000
 
 HEAT_MAPS = 5
+
+# What the file beside a teacher's holds, as `teachenv.checkpoints` has it.
+_POINTS = "how good a teacher was as it learned"
 
 # A curve has at most so many points.
 CURVE_POINTS = 200
@@ -324,10 +326,11 @@ class _Follower(BaseCallback):
 
     def resume(self, teacher: Any) -> Any:
         """The teacher as the checkpoint has it, or as it is if there is none."""
-        saved = ending(self._checkpoint, "json")
+        saved = ending(self._checkpoint, "points")
         if saved.exists() and ending(self._checkpoint, "zip").exists() and hasattr(teacher, "mark"):
-            self.points = [tuple(point) for point in json.loads(saved.read_text())]
-            self._seconds_before = self.points[-1][1]
+            with going_on_from(saved):
+                self.points = checkpoints.load(saved, _POINTS)
+                self._seconds_before = self.points[-1][1]
             return type(teacher).load(ending(self._checkpoint, "zip"), env=teacher.env)
         return teacher
 
@@ -353,7 +356,7 @@ class _Follower(BaseCallback):
         """Writes teacher and points, if it is a teacher that can go on from there."""
         if hasattr(teacher, "mark"):
             teacher.save(ending(self._checkpoint, "zip"))
-            write_atomically(ending(self._checkpoint, "json"), json.dumps(self.points))
+            checkpoints.save(ending(self._checkpoint, "points"), self.points, _POINTS)
 
     def _on_step(self) -> bool:
         return True

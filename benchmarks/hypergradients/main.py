@@ -87,8 +87,6 @@ class Options(CommonOptions):
             for name in chosen:
                 if name not in known:
                     raise unknown_name(what, name, known)
-        if self.threads < 1:
-            raise ValueError(f"found --threads {self.threads}, expected at least 1")
         if not self.memory_limit > 0:
             raise ValueError(f"found --memory-limit {self.memory_limit}, expected a positive number of GiB")
 

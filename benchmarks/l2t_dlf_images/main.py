@@ -8,6 +8,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
+import torch
+
 from benchmarks.comparison.engine import Comparison, Effort, Rung, Task, shipped_rows
 from benchmarks.comparison.methods import Configuration, table_at
 from benchmarks.comparison.work import Setting
@@ -291,6 +293,10 @@ class Options(ParallelOptions):
             ValueError: an unknown task or method, or a number out of range.
         """
         super().__post_init__()
+        try:
+            torch.device(self.device or "cpu")
+        except RuntimeError as error:
+            raise ValueError(f"found --device {self.device}, expected one of torch's, such as cpu or cuda:0") from error
         parts = PRESETS[self.preset]
         for name in self.tasks or ():
             if name not in parts:

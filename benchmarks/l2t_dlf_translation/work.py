@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import pickle
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,17 +18,17 @@ from torch import nn
 
 import agents
 import meta
-from benchmarks.checkpoints import ending
+from benchmarks.checkpoints import ending, going_on_from
 from benchmarks.l2t_dlf_translation.methods import METHODS, Method
 from benchmarks.precision import matmuls
-from benchmarks.rows import write_atomically
 from benchmarks.teachers import learned
+from teachenv import checkpoints
 from teachenv.bleu import corpus_bleu, references, texts
 from teachenv.decoding import beam, translated
 from teachenv.env import TeachEnv
-from teachenv.files import whole_file
 from teachenv.randomness import Purpose, torch_seed
 from teachenv.sequence_losses import ActorCritic, CandidateLoss, MinimumRisk, Reinforce, SequenceLoss, SoftmaxMargin
+from teachenv.state import StudentState
 from teachenv.students import make_student
 from teachenv.students.translation import Translator
 from teachenv.tasks.translation import TokenDecisions, TranslationMeasure
@@ -49,6 +48,9 @@ NETWORKS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 TOKENS, TIMES = 10, 5
 
 _BEAM, _KEPT_EVERY = 5, 500
+
+# What files hold, as `teachenv.checkpoints` has it.
+_START, _HALF = "a translator's warm start", "the first part of a translator's warm start"
 
 
 @dataclass(frozen=True)
@@ -120,11 +122,12 @@ class Started:
 
     def __call__(self) -> Translator:
         """The student."""
-        kept = torch.load(self.path, weights_only=True)
         name, options = NETWORKS[self.student]
-        shape = (2 * kept["length"],)
-        made = make_student(name, shape, kept["words"], {**options, "dropout": self.dropout})()
-        made.load_state_dict(kept["network"])
+        with going_on_from(self.path):
+            kept = checkpoints.load(self.path, _START)
+            shape = (2 * kept["length"],)
+            made = make_student(name, shape, kept["words"], {**options, "dropout": self.dropout})()
+            made.load_state_dict(kept["network"])
         assert isinstance(made, Translator)
         return made
 
@@ -173,25 +176,33 @@ def warm_up(setting: Setting, seed: int, path: Path) -> dict[str, float]:
     half = ending(path, "half")
     state, episode, dynamics = env.student, env.episode, env.dynamics
     if half.exists():
-        state = pickle.loads(half.read_bytes())
+        state = _read_half(half, state)
     neutral = env.teaching.neutral_action
     with matmuls("medium"):
         # Without the environment's measurements, which nobody looks at.
         while state.step < setting.warm_steps:
             state, _ = dynamics.step(state, episode, neutral)
             if state.step % _KEPT_EVERY == 0:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_atomically(half, pickle.dumps(state))
+                checkpoints.save(half, state, _HALF, (StudentState,))
     task = env.teaching.task
-    path.parent.mkdir(parents=True, exist_ok=True)
     with dynamics.student.held(state.parameters, state.buffers) as model:
         # Buffers that are computed, not learned, are none of it.
         kept = {"length": task.pool[1].shape[1], "words": task.num_outputs, "network": model.state_dict()}
         scores = _scores(env, model, test=False)
-    with whole_file(path) as partial:
-        torch.save(kept, partial)
+    checkpoints.save(path, kept, _START)
     half.unlink(missing_ok=True)
     return scores
+
+
+def _read_half(file: Path, begun: StudentState) -> StudentState:
+    """The student in a file, if it is of the network of one that has begun."""
+    with going_on_from(file):
+        kept: StudentState = checkpoints.load(file, _HALF, (StudentState,))
+        for name in ("parameters", "slots", "buffers"):
+            shapes = [{key: value.shape for key, value in getattr(state, name).items()} for state in (kept, begun)]
+            if shapes[0] != shapes[1]:
+                raise ValueError(f"its {name} are of other shapes")
+    return kept
 
 
 def run(setting: Setting, method: str, rate: float, seed: int, final: bool, start: Path, checkpoint: Path) -> Run:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import pickle
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,14 +14,17 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
 import meta
-from benchmarks.checkpoints import ending
+from benchmarks.checkpoints import ending, going_on_from
 from benchmarks.l2t_dln.methods import METHODS, Method
-from benchmarks.rows import write_atomically
 from benchmarks.teachers import learned
+from teachenv import checkpoints
 from teachenv.env import TeachEnv
 
 # Seeds of episodes: no student that tuned is one of those that are reported.
 TUNING_SEED, TEACHER_SEED, FINAL_SEED = 900_000, 500_000, 0
+
+# What a file holds, as `teachenv.checkpoints` has it.
+_KEPT = "what an online teacher has done"
 
 # Pictures of the loss, and points of a curve, that a row keeps.
 PICTURES, POINTS = 12, 40
@@ -192,21 +194,21 @@ class _Followed(BaseCallback):
         if not (kept.exists() and ending(self.path, "zip").exists()):
             return teacher
         again = type(teacher).load(ending(self.path, "zip"), env=self.env)
-        record = pickle.loads(kept.read_bytes())
-        if record["actions"] and len(record["actions"]) >= again.num_timesteps:
+        with going_on_from(kept):
+            record = checkpoints.load(kept, _KEPT)
             count = again.num_timesteps
+            if len(record["actions"]) < count:
+                return teacher
             self.curve, self.errors = record["curve"][:count], record["errors"][:count]
             self.actions = record["actions"][:count]
             self.pictures = [p for p in record["pictures"] if p[0] <= self.curve[-1][0]] if count else []
-            return again
-        return teacher
+        return again
 
     def _on_rollout_start(self) -> None:
         assert self.model is not None
         if self.num_timesteps and self.num_timesteps % self.every == 0:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             record = {name: getattr(self, name) for name in ("curve", "errors", "pictures", "actions")}
-            write_atomically(ending(self.path, "kept"), pickle.dumps(record))
+            checkpoints.save(ending(self.path, "kept"), record, _KEPT)
             self.model.save(ending(self.path, "zip"))
 
     def _on_step(self) -> bool:

@@ -13,19 +13,22 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.checkpoints import ending
+from benchmarks.checkpoints import ending, going_on_from
 from benchmarks.lgtm.methods import METHODS
 from benchmarks.precision import matmuls
 from meta import influence
 from meta.distillation import LGTM, Batch, DistillationSettings, Distiller, FineTuning
 from meta.distillation.losses import soft_cross_entropy
 from meta.distillation.text import Pooling, TextClassifier, Tokenizer
+from teachenv import checkpoints
 from teachenv.data import GlueData, load_glue
-from teachenv.files import whole_file
 from teachenv.minibatches import minibatches
 from teachenv.randomness import Purpose, generator, torch_seed
 
 _EVALUATION_BATCH = 128
+
+# What files hold, as `teachenv.checkpoints` has it.
+_ROUTE, _RUN = "a teacher of texts that was fine-tuned", "a distillation of texts"
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,7 @@ def fine_tune(setting: Setting, seed: int, stops: int, path: Path) -> dict[str, 
         for turn in range(stops):
             run.train(total * (turn + 1) // stops - run.step)
             route.append({name: tensor.clone() for name, tensor in teacher.state_dict().items()})
-    _save(path, route)
+    checkpoints.save(path, route, _ROUTE)
     dev = evaluate(teacher, given.dev, given.about)
     return {**evaluate(teacher, given.test, given.about), "dev": _selecting(dev)}
 
@@ -165,11 +168,12 @@ def distil(setting: Setting, method: str, seed: int, teacher: Path | None, check
         checkpoint: where an interrupted run is taken up again.
     """
     start, given, chosen = time.perf_counter(), tokens(setting), METHODS[method]
-    route = [] if teacher is None else torch.load(teacher, weights_only=True)
+    route = [] if teacher is None else checkpoints.load(teacher, _ROUTE)
     make = functools.partial(network, setting, classes=given.about.num_classes)
     source = make(None)
-    if chosen.tuned:
-        source.load_state_dict(route[-1])
+    if teacher is not None:
+        with going_on_from(teacher):
+            source.load_state_dict(route[-1])
     hops = [setting.layers]
     if chosen.distiller == "takd":
         # One assistant, of a depth between theirs.
@@ -196,6 +200,8 @@ def distil(setting: Setting, method: str, seed: int, teacher: Path | None, check
 
 class _Run:
     """A training with all that has come of it, which a checkpoint holds."""
+
+    _RESULTS = ("step", "curve", "logged", "influences", "best")
 
     def __init__(
         self, setting: Setting, distiller: Distiller, given: Tokens, seed: int, path: Path | None = None
@@ -254,18 +260,19 @@ class _Run:
     def _keep(self) -> None:
         if self.path is None:
             return
-        record = {name: getattr(self, name) for name in ("step", "curve", "logged", "influences", "best")}
+        record = {name: getattr(self, name) for name in self._RESULTS}
         record["seconds"] = self.seconds_before + time.perf_counter() - self.start
-        _save(self.path, {**record, "distiller": self.distiller.state()})
+        checkpoints.save(self.path, {**record, "distiller": self.distiller.state()}, _RUN)
 
     def _resume(self) -> None:
         if self.path is None or not self.path.exists():
             return
-        record = torch.load(self.path, weights_only=True)
-        self.distiller.load(record.pop("distiller"))
-        self.seconds_before = record.pop("seconds")
-        for name, value in record.items():
-            setattr(self, name, value)
+        with going_on_from(self.path):
+            record = checkpoints.load(self.path, _RUN)
+            self.distiller.load(record["distiller"])
+            self.seconds_before = record["seconds"]
+            for name in self._RESULTS:
+                setattr(self, name, record[name])
 
 
 def _selecting(scores: Mapping[str, float]) -> float:
@@ -291,8 +298,3 @@ def _influences(distiller: LGTM, given: Tokens, setting: Setting) -> list[float]
 
         found += influence(distiller.student.network, losses, (batch.inputs, taught), v).tolist()
     return [round(value, 6) for value in found]
-
-
-def _save(path: Path, value: Any) -> None:
-    with whole_file(path) as partial:
-        torch.save(value, partial)

@@ -44,8 +44,6 @@ class StudyOptions(ParallelOptions):
         for method in self.methods or ():
             if method not in METHODS:
                 raise unknown_name("method", method, METHODS)
-        if self.epochs is not None and self.epochs < 1:
-            raise ValueError(f"found --epochs {self.epochs}, expected at least 1")
 
 
 @dataclass(frozen=True)

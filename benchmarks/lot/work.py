@@ -13,17 +13,21 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from benchmarks.checkpoints import ending
+from benchmarks.checkpoints import ending, going_on_from
 from benchmarks.lot.methods import Method
 from benchmarks.precision import matmuls
 from meta import LoT
-from teachenv.files import whole_file
+from meta.generators import Generators
+from teachenv import checkpoints
 from teachenv.randomness import Purpose, torch_seed
 from teachenv.schedules import make_schedule
 
 Role = Literal["teacher", "student"]
 Batch = tuple[Any, torch.Tensor]
 """(inputs, targets)."""
+
+# What the file of a training holds, as `teachenv.checkpoints` has it.
+_KEPT = "a training of a model with students"
 
 
 class Reading(NamedTuple):
@@ -318,14 +322,15 @@ class Run:
         record["average"] = None if self.average is None else self.average.state_dict()
         record["lot"] = None if self.lot is None else self.lot.state_dict()
         record["own"], record["reader"] = self.own.step, self.reader.state()
-        with whole_file(self.path) as partial:
-            torch.save(record, partial)
+        checkpoints.save(self.path, record, _KEPT, (Generators,))
 
     def _resume(self) -> None:
         if not self.path.exists():
             return
-        # Our own file; it holds the states of random generators, which are no tensors.
-        record = torch.load(self.path, weights_only=False)
+        with going_on_from(self.path):
+            self._go_on(checkpoints.load(self.path, _KEPT, (Generators,)))
+
+    def _go_on(self, record: dict[str, Any]) -> None:
         self.step, self.curve, self.best = record["step"], record["curve"], record["best"]
         self.seconds_before = record["seconds"]
         self.model.load_state_dict(record["model"])

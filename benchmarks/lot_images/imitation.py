@@ -17,13 +17,13 @@ from typing import Any, Literal
 
 import torch
 
-from benchmarks.checkpoints import ending
+from benchmarks.checkpoints import ending, going_on_from
 from benchmarks.lot.methods import Method
 from benchmarks.lot.work import Run
 from benchmarks.lot_images.problem import ImageProblem
 from benchmarks.precision import matmuls
 from meta import imitability
-from teachenv.files import whole_file
+from teachenv import checkpoints
 from teachenv.randomness import Purpose, torch_seed
 from teachenv.schedules import make_schedule
 
@@ -37,6 +37,7 @@ KINDS: Mapping[Kind, Mapping[str, Any]] = {
     "unaugmented": {"augment": False},
     "spurious": {"augment": False, "shuffled": SHUFFLED},
 }
+_KEPT = "a student that imitates a classifier of images"
 # Points of the curve in an epoch, and training images that it is measured on.
 _POINTS, _MEASURED = 2, 2000
 
@@ -98,11 +99,12 @@ def _followed(
     shown = [problem.data.train[0][:_MEASURED], problem.data.test[0]]
     taught = [problem.logits(teacher, images) for images in shown]
     if path.exists():
-        record = torch.load(path, weights_only=True)
-        student.load_state_dict(record["student"])
-        optimizer.load_state_dict(record["optimizer"])
-        curve, before = record["curve"], record["seconds"]
-        begun = curve[-1][0]
+        with going_on_from(path):
+            record = checkpoints.load(path, _KEPT)
+            student.load_state_dict(record["student"])
+            optimizer.load_state_dict(record["optimizer"])
+            curve, before = record["curve"], record["seconds"]
+            begun = curve[-1][0]
     for step in range(begun, total):
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * float(schedule(step))
@@ -120,6 +122,5 @@ def _followed(
             curve.append((step + 1, train, test))
             record = {"student": student.state_dict(), "optimizer": optimizer.state_dict(), "curve": curve}
             record["seconds"] = before + time.perf_counter() - start
-            with whole_file(path) as partial:
-                torch.save(record, partial)
+            checkpoints.save(path, record, _KEPT)
     return curve, before + time.perf_counter() - start

@@ -28,12 +28,6 @@ class Options(CommonOptions):
     threads: int | None = None
     """Torch threads of every contender; by default as many as torch takes."""
 
-    def __post_init__(self) -> None:
-        """Checks the numbers."""
-        super().__post_init__()
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(f"found --threads {self.threads}, expected at least 1; leave it out for torch's default")
-
 
 def run(options: Options) -> None:
     """Measures every case that the folder does not hold yet; writes rows, table and figure, and prints the table."""

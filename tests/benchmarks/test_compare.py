@@ -219,7 +219,7 @@ def test_a_teacher_continues_from_its_checkpoint(tmp_path: Path) -> None:
     )
     arguments = (setting, "rmd", configuration, 0, 48, 2, 4, 2, 3)
     whole = work.train(*arguments, tmp_path / "whole")
-    for suffix in (".zip", ".json"):
+    for suffix in (".zip", ".points"):
         (tmp_path / f"part{suffix}").write_bytes((tmp_path / f"whole{suffix}").read_bytes())
     resumed = work.train(*arguments, tmp_path / "part")
     assert resumed.pool == whole.pool

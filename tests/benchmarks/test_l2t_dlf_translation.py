@@ -14,6 +14,7 @@ from benchmarks.l2t_dlf_translation import Options, run, work
 from benchmarks.l2t_dlf_translation.main import SIZES
 from benchmarks.l2t_dlf_translation.methods import METHODS
 from benchmarks.rows import read_rows
+from teachenv import checkpoints
 from teachenv.sequence_losses import TokenLoss
 
 SETTING = SIZES["smoke"].setting
@@ -78,7 +79,7 @@ def test_a_warm_start_that_stopped_goes_on(start: Path, tmp_path: Path, monkeypa
     assert not path.exists()
     monkeypatch.setattr(work, "_scores", scored)
     work.warm_up(SETTING, 0, path)
-    found, expected = (torch.load(p, weights_only=True)["network"] for p in (path, start))
+    found, expected = (checkpoints.load(p, work._START)["network"] for p in (path, start))
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 

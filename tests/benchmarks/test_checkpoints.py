@@ -1,0 +1,219 @@
+"""Checkpoints: no two pieces of work share one, and none that is damaged or planted is taken up."""
+
+from __future__ import annotations
+
+import pickle
+import string
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmarks.checkpoints import checkpoint_of, ending, remove
+from benchmarks.comparison.methods import Configuration
+from benchmarks.comparison.work import Setting, _Follower
+from benchmarks.l2t_dlf_translation import work as translation
+from benchmarks.l2t_dln import work as dln
+from benchmarks.lgtm import work as lgtm
+from benchmarks.lot import work as lot
+from benchmarks.lot_images import imitation
+from teachenv import checkpoints
+
+# What names and file systems trip over.
+_NAMES = st.one_of(
+    st.sampled_from(["a", "A", "a.b", "a.c", "a/b", "a:b", "a-b", "a b", "..", "", "12.5", "12.25", "ä", "a\n"]),
+    st.text(),
+)
+_VALUES = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), _NAMES)
+_IDENTITIES = st.fixed_dictionaries(
+    {
+        **dict.fromkeys(("benchmark", "task", "dataset", "student", "method"), _NAMES),
+        "seed": st.integers(0, 3),
+        "config": st.dictionaries(_NAMES, st.one_of(_VALUES, st.lists(_VALUES), st.dictionaries(_NAMES, _VALUES))),
+    }
+)
+
+
+def _as_text(value: Any) -> Any:
+    """What tells settings apart: 1 is neither 1.0 nor True, and the order of keys does not matter."""
+    if isinstance(value, dict):
+        return sorted((key, _as_text(inner)) for key, inner in value.items())
+    return [_as_text(inner) for inner in value] if isinstance(value, list) else repr(value)
+
+
+@settings(max_examples=50)
+@given(_IDENTITIES, _IDENTITIES)
+def test_two_pieces_of_work_share_a_checkpoint_only_if_they_are_one(one: dict[str, Any], other: dict[str, Any]) -> None:
+    folder = Path("folder")
+    names = [checkpoint_of(identity, folder) for identity in (one, other)]
+    assert (names[0] == names[1]) == (_as_text(one) == _as_text(other))
+    for path in names:
+        assert path.parent == folder
+        assert path.name
+        assert set(path.name) <= set(string.digits + "abcdef")
+
+
+@settings(max_examples=50)
+@given(_IDENTITIES, st.sampled_from(["benchmark", "task", "dataset", "student", "method", "seed", "config"]))
+def test_every_part_of_an_identity_is_in_the_name(identity: dict[str, Any], part: str) -> None:
+    changed = {"seed": identity["seed"] + 1, "config": {**identity["config"], "one": "more", "key": 1}}
+    other = identity | {part: changed.get(part, f"{identity[part]}.")}
+    assert checkpoint_of(identity, Path()) != checkpoint_of(other, Path())
+
+
+@settings(max_examples=50)
+@given(st.from_regex(r"[\w.-]{1,20}", fullmatch=True), st.from_regex(r"[\w.-]{1,20}", fullmatch=True))
+def test_an_ending_is_appended_whatever_dots_there_are(one: str, other: str) -> None:
+    files = {ending(Path("folder", name), suffix).name for name in (one, other) for suffix in ("zip", "first.zip")}
+    assert files == {f"{name}.{suffix}" for name in (one, other) for suffix in ("zip", "first.zip")}
+
+
+def test_a_checkpoint_is_removed_with_what_was_being_written(tmp_path: Path) -> None:
+    own, other = (checkpoint_of({"seed": seed}, tmp_path) for seed in (0, 1))
+    stays = ending(other, "zip")
+    for file in (ending(own, "zip"), ending(own, "first.pt"), tmp_path / f".{own.name}.0a1b2c3d.part.zip", stays):
+        file.touch()
+    remove(own)
+    assert list(tmp_path.iterdir()) == [stays]
+
+
+SETTING = Setting("benchmarks.compare.methods:TABLE", "TeachDigits-v0", {"horizon": 6})
+
+
+def _bare(kind: type, **attributes: Any) -> Any:
+    """An object that does nothing but read its file."""
+    made = object.__new__(kind)
+    vars(made).update(attributes)
+    return made
+
+
+def _lot(file: Path, patch: pytest.MonkeyPatch) -> None:
+    _bare(lot.Run, path=file)._resume()
+
+
+def _imitation(file: Path, patch: pytest.MonkeyPatch) -> None:
+    module = torch.nn.Linear(2, 2)
+    data = SimpleNamespace(train=(torch.zeros(1, 2), None), test=(torch.zeros(1, 2), None))
+    problem: Any = SimpleNamespace(
+        network=lambda role: module, optimizer=lambda network: torch.optim.SGD(network.parameters(), 0.1),
+        reader=lambda: None, epochs=1, steps=1, schedule="constant", data=data, logits=lambda network, images: images,
+    )  # fmt: skip
+    imitation._followed(problem, module, 0, file)
+
+
+def _distillation(file: Path, patch: pytest.MonkeyPatch) -> None:
+    _bare(lgtm._Run, path=file)._resume()
+
+
+def _fine_tuned(file: Path, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(lgtm, "tokens", lambda setting: None)
+    lgtm.distil(lgtm.Setting("mrpc", "nowhere", 1, 1), "kd", 0, file, file.with_name("other"))
+
+
+def _warm_start(file: Path, patch: pytest.MonkeyPatch) -> None:
+    translation.Started("lstm-1", 0.0, file)()
+
+
+def _half_a_warm_start(file: Path, patch: pytest.MonkeyPatch) -> None:
+    translation._read_half(file, SimpleNamespace(parameters={}, slots={}, buffers={}))  # type: ignore[arg-type]
+
+
+def _online_teacher(file: Path, patch: pytest.MonkeyPatch) -> None:
+    class Teacher:
+        num_timesteps = 1
+
+        @classmethod
+        def load(cls, path: Path, env: Any) -> Teacher:
+            return cls()
+
+    path = file.with_suffix("")
+    ending(path, "zip").touch()
+    _bare(dln._Followed, path=path, env=None).resumed(Teacher())
+
+
+def _points(file: Path, patch: pytest.MonkeyPatch) -> None:
+    path = file.with_suffix("")
+    ending(path, "zip").touch()
+    _Follower(SETTING, "rmd", Configuration(0.1, "linear", 0), 1, 12, 2, path).resume(SimpleNamespace(mark=None))
+
+
+READERS: dict[str, tuple[str, Callable[[Path, pytest.MonkeyPatch], None]]] = {
+    "lot": ("pt", _lot),
+    "imitation": ("student.pt", _imitation),
+    "lgtm": ("0.pt", _distillation),
+    "lgtm-teacher": ("pt", _fine_tuned),
+    "translation": ("pt", _warm_start),
+    "translation-half": ("half", _half_a_warm_start),
+    "l2t_dln": ("kept", _online_teacher),
+    "comparison": ("points", _points),
+}
+
+
+class _Planted:
+    def __init__(self, flag: Path) -> None:
+        self.flag = flag
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.flag,)
+
+
+def _pickled(file: Path, flag: Path) -> None:
+    file.write_bytes(pickle.dumps(_Planted(flag)))
+
+
+def _torch_saved(file: Path, flag: Path) -> None:
+    torch.save({"step": _Planted(flag)}, file)
+
+
+def _cut(file: Path, flag: Path) -> None:
+    checkpoints.save(file, {"weights": torch.zeros(100)}, "something else")
+    file.write_bytes(file.read_bytes()[:-300])
+
+
+def _of_another_kind(file: Path, flag: Path) -> None:
+    checkpoints.save(file, {"weights": torch.zeros(3)}, "something else")
+
+
+def _another_zip(file: Path, flag: Path) -> None:
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("data", pickle.dumps(_Planted(flag)))
+
+
+FILES: dict[str, Callable[[Path, Path], Any]] = {
+    "pickle": _pickled,
+    "torch": _torch_saved,
+    "zip": _another_zip,
+    "cut": _cut,
+    "another kind": _of_another_kind,
+    "empty": lambda file, flag: file.write_bytes(b""),
+    "garbage": lambda file, flag: file.write_bytes(bytes(range(256)) * 4),
+}
+
+
+@pytest.mark.parametrize("content", FILES)
+@pytest.mark.parametrize("kind", READERS)
+def test_a_planted_or_damaged_file_runs_nothing_and_is_one_line_that_names_it(
+    kind: str, content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suffix, read = READERS[kind]
+    file, flag = tmp_path / f"0123456789abcdef.{suffix}", tmp_path / "flag"
+    FILES[content](file, flag)
+    with pytest.raises(ValueError, match=f"^{file} ") as caught:
+        read(file, monkeypatch)
+    assert "\n" not in str(caught.value)
+    assert not flag.exists()
+
+
+def test_weights_of_another_network_are_one_line_that_names_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "start.pt"
+    network = torch.nn.Linear(3, 2).state_dict()
+    checkpoints.save(file, {"length": 4, "words": 9, "network": network}, translation._START)
+    with pytest.raises(ValueError, match=f"^{file} holds something else .* remove it") as caught:
+        translation.Started("lstm-1", 0.0, file)()
+    assert "\n" not in str(caught.value)

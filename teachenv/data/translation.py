@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import os
-import warnings
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from teachenv.data.numbers import german_number_words, number_words
-from teachenv.data.root import FileDataset, find_dataset
+from teachenv.data.reading import damaged, honest_name, text_lines
+from teachenv.data.root import FileDataset, fetch, find_dataset
 from teachenv.errors import DatasetUnavailable, unknown_name
 from teachenv.randomness import Purpose, generator
 
@@ -22,10 +22,18 @@ TRANSLATIONS = ("numbers", "multi30k", "iwslt14")
 
 _MULTI30K = "https://raw.githubusercontent.com/multi30k/dataset/master/data/task1/raw"
 _MULTI30K_FILES = {"train": "train", "valid": "val", "test": "test_2016_flickr"}
-# Pairs; there are several versions of IWSLT-14's split.
-_OFFICIAL = {"multi30k": (29_000, 1_014, 1_000)}
+# There are several versions of IWSLT-14's split; this is that of fairseq's script.
+_OFFICIAL = {
+    "multi30k": {"train pairs": 29_000, "valid pairs": 1_014, "test pairs": 1_000},
+    "iwslt14": {"train pairs": 160_239, "valid pairs": 7_283, "test pairs": 6_750},
+}
 # Marks between the pieces of a word in files that went through subword-nmt.
 _SPLIT = "@@ "
+# How Moses' tokenizer writes what is a sign to it; BLEU would count "&apos;s" as four words.
+_ESCAPES = dict(
+    pair.split() for pair in ("&apos; '", '&quot; "', "&lt; <", "&gt; >", "&#91; [", "&#93; ]", "&#124; |", "&amp; &")
+)
+_ESCAPE = re.compile("|".join(_ESCAPES))
 _MADE = {"train": 4_000, "valid": 400, "test": 400}
 _SIGNS = {"plus": "plus", "minus": "minus", "mal": "times"}
 
@@ -78,7 +86,8 @@ def load_translation(name: str, *, data_root: str | os.PathLike[str] | None = No
     Args:
         name: `"numbers"`: sums in number words, made here, in which German has ones before tens; `"multi30k"` (task 1,
             raw: 29,000, 1,014 and the 1,000 of test 2016); `"iwslt14"`: `{train,valid,test}.{de,en}`, as fairseq's
-            script leaves them in `iwslt14.tokenized.de-en` (the marks of subword-nmt are taken out).
+            script leaves them in `iwslt14.tokenized.de-en` (the marks of subword-nmt and the escapes of Moses are taken
+            out).
         data_root: where the files are; None: the usual places (see `teachenv.data.root`).
 
     Raises:
@@ -86,7 +95,7 @@ def load_translation(name: str, *, data_root: str | os.PathLike[str] | None = No
         ValueError: an unknown name.
 
     Warns:
-        UserWarning: the files have other numbers of pairs than Multi30k's; `dataset` then says so.
+        UserWarning: the files have other numbers of pairs than the official ones; `dataset` then says so.
     """
     if name not in TRANSLATIONS:
         raise unknown_name("parallel text", name, TRANSLATIONS)
@@ -100,32 +109,27 @@ def load_translation(name: str, *, data_root: str | os.PathLike[str] | None = No
         hint = "fairseq's examples/translation/prepare-iwslt14.sh makes them."
         dataset = FileDataset("IWSLT-14 German-English", name, _both(names), hint=hint)
     root = find_dataset(dataset, data_root)
-    parts = [read_lines(root / file.format("de"), root / file.format("en")) for file in names.values()]
-    return Parallel(name, _named(name, parts, root), *parts)
+    parts = [
+        read_lines(root / file.format("de"), root / file.format("en"), escaped=name == "iwslt14")
+        for file in names.values()
+    ]
+    sizes = {f"{split} pairs": len(part) for split, part in zip(names, parts, strict=True)}
+    return Parallel(name, honest_name(name, root, sizes, _OFFICIAL[name]), *parts)
 
 
-def _named(name: str, parts: list[Lines], root: Path) -> str:
-    official = _OFFICIAL.get(name)
-    if official is None or official == tuple(map(len, parts)):
-        return name
-    subset = f"{name}-subset-{len(parts[0])}"
-    warnings.warn(
-        f"the files in {root} are not the official ones of {name} (found {', '.join(str(len(p)) for p in parts)} "
-        f"pairs, expected {', '.join(map(str, official))}); they are read and named {subset!r}",
-        UserWarning,
-        stacklevel=3,
-    )
-    return subset
-
-
-def read_lines(source: Path, target: Path) -> Lines:
+def read_lines(source: Path, target: Path, *, escaped: bool = False) -> Lines:
     """Two files of which line i is the translation of line i; `.gz` files are unpacked.
 
+    Args:
+        source: A text file.
+        target: Another one.
+        escaped: Whether Moses' tokenizer wrote them; its escapes (`&apos;`) are then taken out.
+
     Raises:
-        DatasetUnavailable: the sides differ in length, or a line is empty or no UTF-8; the message names file and line.
-        FileNotFoundError: a side is missing.
+        DatasetUnavailable: a side is missing or damaged, the sides differ in length, or a line is empty or no UTF-8;
+            the message names file and line.
     """
-    sides = [_read(path) for path in (source, target)]
+    sides = [_read(path, escaped) for path in (source, target)]
     if len(sides[0]) != len(sides[1]):
         raise DatasetUnavailable(
             f"{source} has {len(sides[0])} lines and {target} has {len(sides[1])}: expected as many, each the "
@@ -134,21 +138,19 @@ def read_lines(source: Path, target: Path) -> Lines:
     return Lines(sides[0], sides[1], (str(source), str(target)))
 
 
-def _read(path: Path) -> Side:
-    content = path.read_bytes()
-    # On newlines only: a sentence may hold characters at which str.splitlines would break.
-    lines = (gzip.decompress(content) if path.suffix == ".gz" else content).removesuffix(b"\n").split(b"\n")
+def _read(path: Path, escaped: bool) -> Side:
     found = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            text = line.decode("utf-8").replace(_SPLIT, "").strip()
-        except UnicodeDecodeError as error:
-            raise DatasetUnavailable(f"{path}, line {number}: found no UTF-8 ({error}); copy an intact file") from error
+    for number, line in enumerate(text_lines(path), start=1):
+        text = line.replace(_SPLIT, "").strip()
+        if escaped:
+            text = _ESCAPE.sub(lambda escape: _ESCAPES[escape[0]], text)
         if not text:
             raise DatasetUnavailable(
                 f"{path}, line {number}: found an empty line, expected a sentence; remove the line from both sides"
             )
         found.append(text)
+    if not found:
+        raise damaged(path, "it has no line")
     return found
 
 
@@ -174,8 +176,6 @@ def _numbers(split: str) -> Lines:
 
 
 def _download_multi30k(directory: Path) -> None:
-    from torchvision.datasets.utils import download_url
-
     for stem in _MULTI30K_FILES.values():
         for side in ("de", "en"):
-            download_url(f"{_MULTI30K}/{stem}.{side}.gz", str(directory / "task1" / "raw"))
+            fetch(f"{_MULTI30K}/{stem}.{side}.gz", directory / "task1" / "raw")

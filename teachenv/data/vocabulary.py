@@ -11,7 +11,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from teachenv.data.reading import read_bytes
 from teachenv.data.root import candidate_roots
+from teachenv.errors import DatasetUnavailable
 from teachenv.files import whole_file
 
 PAD, UNKNOWN, BEGIN, END = range(4)
@@ -43,26 +45,33 @@ class Vocabulary:
         """A text's numbers, without begin and end."""
         if self._tokenizer is not None:
             found: list[int] = self._tokenizer.encode(text).ids
-            return found
-        return [self._numbers.get(word, UNKNOWN) for word in text.split()]
+        else:
+            found = [self._numbers.get(word, UNKNOWN) for word in text.split()]
+        # A text that writes "<eos>" itself does not end there.
+        return [UNKNOWN if number < len(_SPECIAL) else number for number in found]
 
-    def decode(self, numbers: Iterable[int]) -> str:
-        """The text of numbers up to the first end; padding and begin are left out."""
+    def decode(self, numbers: Iterable[int], unknown: str = _SPECIAL[UNKNOWN]) -> str:
+        """The text of numbers up to the first end; padding and begin are left out.
+
+        Args:
+            numbers: of tokens.
+            unknown: what stands for an unknown word.
+        """
         kept = []
         for number in numbers:
             if number == END:
                 break
             if number not in (PAD, BEGIN):
-                kept.append(int(number))
+                kept.append(unknown if number == UNKNOWN else self.tokens[number])
         if self._tokenizer is not None:
-            text: str = self._tokenizer.decode(kept, skip_special_tokens=False)
+            text: str = self._tokenizer.decoder.decode(kept)
             return text
-        return " ".join(self.tokens[number] for number in kept)
+        return " ".join(kept)
 
 
 def words_of(texts: Iterable[str]) -> Vocabulary:
-    """All words of texts, frequent ones first."""
-    counts = Counter(word for text in texts for word in text.split())
+    """All words of texts, frequent ones first; what a text writes as one of the special tokens is an unknown word."""
+    counts = Counter(word for text in texts for word in text.split() if word not in _SPECIAL)
     return Vocabulary([*_SPECIAL, *sorted(counts, key=lambda word: (-counts[word], word))])
 
 
@@ -76,6 +85,7 @@ def pieces_of(texts: Sequence[str], size: int) -> Vocabulary:
         size: tokens, special ones included; there may be fewer if the texts have no more.
 
     Raises:
+        DatasetUnavailable: the kept one is damaged, or is one of other texts.
         ImportError: the package tokenizers is not installed.
         ValueError: a size that leaves no room for a piece.
     """
@@ -90,12 +100,13 @@ def pieces_of(texts: Sequence[str], size: int) -> Vocabulary:
     sums = hashlib.sha256(f"{tokenizers.__version__} {size}\n".encode())
     for text in texts:
         sums.update(text.encode() + b"\n")
-    path = candidate_roots()[-1] / "bpe" / f"{sums.hexdigest()[:24]}.json"
-    if path.exists():
-        made = tokenizers.Tokenizer.from_file(os.fspath(path))
+    of = sums.hexdigest()[:24]
+    path = candidate_roots()[-1] / "bpe" / f"{of}.kept.json"
+    if os.path.exists(path):
+        made = tokenizers.Tokenizer.from_str(_kept(path, of))
     else:
         made = _trained(tokenizers, texts, size)
-        _keep(path, made)
+        _keep(path, of, made.to_str())
     return Vocabulary([str(made.id_to_token(number)) for number in range(made.get_vocab_size())], made)
 
 
@@ -111,10 +122,33 @@ def _trained(tokenizers: Any, texts: Sequence[str], size: int) -> Any:
     return made
 
 
-def _keep(path: Path, made: Any) -> None:
+def _kept(path: Path, of: str) -> str:
+    """What `_keep` wrote, compared with what it should be."""
+    try:
+        record = json.loads(read_bytes(path))
+        encoding, digest = str(record["encoding"]), record["sha256"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise _unusable(path, f"it is no byte-pair encoding that was kept whole ({error!r})") from error
+    if digest != _digest(encoding):
+        raise _unusable(path, "its content is not what was written")
+    if record.get("of") != of:
+        raise _unusable(path, "it is of other texts")
+    return encoding
+
+
+def _unusable(path: Path, problem: str) -> DatasetUnavailable:
+    return DatasetUnavailable(f"{path} is damaged or foreign: {problem}; delete it, it is made again")
+
+
+def _keep(path: Path, of: str, encoding: str) -> None:
+    record = {"of": of, "sha256": _digest(encoding), "encoding": encoding}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as partial:
-            partial.write_text(made.to_str(), "utf-8")
+            partial.write_text(json.dumps(record), "utf-8")
     except OSError as error:
         warnings.warn(f"the byte-pair encoding could not be kept in {path} ({error}); it is made again", stacklevel=3)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

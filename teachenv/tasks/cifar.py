@@ -5,25 +5,23 @@ pixel, and minibatches may be augmented by a random flip and a random crop after
 paper does not say what range pixels have; here they are divided by 255.
 
 A copy whose md5 sums differ from the official release is read, with a warning, but never called ``"cifar10"``. The
-files are pickles, and such a copy can come from anywhere, so the reader builds NumPy arrays and plain Python values
-and nothing else: a pickle that wants to call something is reported as damaged, not run.
+files are pickles, and such a copy can come from anywhere, so they are read as data (``teachenv.data.pickles``): one
+that wants to call something is reported as damaged, not run.
 """
 
 from __future__ import annotations
 
-import codecs
 import os
-import pickle
-import warnings
 from pathlib import Path
-from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from teachenv.data import FileDataset, find_dataset
-from teachenv.errors import DatasetUnavailable, unknown_name
+from teachenv.data.pickles import load_arrays
+from teachenv.data.reading import damaged, honest_name, read_bytes
+from teachenv.errors import unknown_name
 from teachenv.tasks.augmentation import flip_and_crop
 from teachenv.tasks.base import Task, subset_indices
 
@@ -89,16 +87,8 @@ def _cifar(
     images, labels = _read([directory / file for file in train_files], num_classes)
     test_images, test_labels = _read([directory / file for file in test_files], num_classes)
     mean = images.mean(axis=0, dtype=np.float64).astype(np.float32)  # of the whole training set, whatever the pool
-    found = name
-    if different := files.unofficial(directory):
-        found = f"{name}-subset-{len(labels)}"
-        warnings.warn(
-            f"the {files.title} files in {directory} are not the official ones (md5 sums differ: "
-            f"{', '.join(different)}); their {len(labels)} training and {len(test_labels)} test images are read and "
-            f"named {found!r}: results are not comparable with published {files.title} numbers",
-            UserWarning,
-            stacklevel=3,
-        )
+    sizes = {"training images": len(labels), "test images": len(test_labels)}
+    found = honest_name(name, directory, sizes, {}, changed=files.unofficial(directory))
     if pool_size is not None:
         index = subset_indices(len(labels), pool_size, split_seed)
         images, labels = images[index], labels[index]
@@ -148,45 +138,19 @@ def _read(paths: list[Path], num_classes: int) -> Arrays:
 
 
 def _read_batch(path: Path, num_classes: int) -> Arrays:
+    content = read_bytes(path)
     try:
-        with path.open("rb") as stream:
-            entry = _ArraysOnlyUnpickler(stream, encoding="latin1").load()
+        entry = load_arrays(content)
         # Python 2 wrote the keys as byte strings, which later tools may have kept as bytes.
         entry = {key.decode() if isinstance(key, bytes) else key: value for key, value in entry.items()}
         images = np.asarray(entry["data"])
         labels = np.asarray(entry["labels"] if "labels" in entry else entry["fine_labels"])
     except Exception as error:  # unpickling damaged bytes can raise nearly anything
-        raise _damaged(path, f"it cannot be unpickled ({type(error).__name__}: {error})") from error
+        raise damaged(path, f"it cannot be unpickled ({type(error).__name__}: {error})") from error
     if images.dtype != np.uint8 or images.ndim != 2 or images.shape[1] != _PIXELS or len(images) == 0:
-        raise _damaged(path, f"'data' is {images.dtype} {images.shape}, expected uint8 (n, {_PIXELS})")
+        raise damaged(path, f"'data' is {images.dtype} {images.shape}, expected uint8 (n, {_PIXELS})")
     if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
-        raise _damaged(path, f"the labels are {labels.dtype} {labels.shape} for {len(images)} images")
+        raise damaged(path, f"the labels are {labels.dtype} {labels.shape} for {len(images)} images")
     if labels.min() < 0 or labels.max() >= num_classes:
-        raise _damaged(path, f"the labels lie in [{labels.min()}, {labels.max()}], expected [0, {num_classes})")
+        raise damaged(path, f"the labels lie in [{labels.min()}, {labels.max()}], expected [0, {num_classes})")
     return images, labels.astype(np.int64)
-
-
-def _damaged(path: Path, problem: str) -> DatasetUnavailable:
-    return DatasetUnavailable(
-        f"the CIFAR file {path} is damaged: {problem}. Delete it and run again to download it, or copy an intact "
-        f"one there."
-    )
-
-
-class _ArraysOnlyUnpickler(pickle.Unpickler):
-    """Unpickles NumPy arrays and plain values; any other class or function is an error."""
-
-    # Asking an array how it pickles itself gives NumPy's functions in whatever module this version keeps them.
-    _ALLOWED: ClassVar[dict[str, Any]] = {
-        "_reconstruct": np.zeros(1).__reduce__()[0],
-        "_frombuffer": np.zeros(1).__reduce_ex__(5)[0],
-        "ndarray": np.ndarray,
-        "dtype": np.dtype,
-        "encode": codecs.encode,
-    }
-    _MODULES = ("numpy", "_codecs")
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module.split(".")[0] in self._MODULES and name in self._ALLOWED:
-            return self._ALLOWED[name]
-        raise pickle.UnpicklingError(f"refused to load {module}.{name}: only NumPy arrays are expected here")

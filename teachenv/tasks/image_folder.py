@@ -9,12 +9,13 @@ import numpy as np
 import torch
 
 from teachenv.data import FileDataset, find_dataset
+from teachenv.data.reading import honest_name
 from teachenv.errors import DatasetUnavailable
 from teachenv.tasks.augmentation import flip_and_crop
 from teachenv.tasks.base import Task, subset_indices
-from teachenv.tasks.photographs import named, read_images, standardized
+from teachenv.tasks.photographs import read_images, standardized
 
-_OFFICIAL = {"imagenet": 1_281_167}
+_OFFICIAL = {"imagenet": {"training images": 1_281_167, "validation images": 50_000}}
 
 
 def image_folder(
@@ -42,7 +43,8 @@ def image_folder(
         ValueError: If ``image_size`` or ``pool_size`` is not as above.
 
     Warns:
-        UserWarning: If ``"imagenet"`` has another number of images than the official one; see ``named``.
+        UserWarning: If ``"imagenet"`` has another number of images than the official one; ``Task.dataset`` then says
+            ``"imagenet-subset-<number of training images>"``.
     """
     from torchvision.datasets import ImageFolder
 
@@ -60,7 +62,8 @@ def image_folder(
         raise DatasetUnavailable(
             f"train and val in {root} have other classes: {', '.join(differing[:5])} are in one of them only"
         )
-    found = named(dataset, len(train), _OFFICIAL.get(dataset, len(train)))
+    sizes = {"training images": len(train), "validation images": len(val)}
+    found = honest_name(dataset, root, sizes, _OFFICIAL.get(dataset, {}))
     chosen = range(len(train)) if pool_size is None else subset_indices(len(train), pool_size, split_seed)
     parts = [train.samples[i] for i in chosen], val.samples
     size = (image_size, image_size)

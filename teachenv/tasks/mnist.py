@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from teachenv.data import FileDataset, find_dataset
-from teachenv.errors import DatasetUnavailable, unknown_name
+from teachenv.data.reading import damaged, honest_name
+from teachenv.errors import unknown_name
 from teachenv.tasks.base import Split, Task, subset_indices
 
 MEAN, STD = 0.1307, 0.3081
@@ -56,15 +56,8 @@ def mnist(
     directory = find_dataset(files, data_root)
     images, labels = _read_split(directory, "train")
     test_images, test_labels = _read_split(directory, "t10k")
-    name = "mnist"
-    if different := files.unofficial(directory):
-        name = f"mnist-subset-{len(labels)}"
-        warnings.warn(
-            f"the MNIST files in {directory} are not the official ones (md5 sums differ: {', '.join(different)}); "
-            f"they are read and named {name!r}: results are not those of MNIST",
-            UserWarning,
-            stacklevel=2,
-        )
+    sizes = {"training images": len(labels), "test images": len(test_labels)}
+    name = honest_name("mnist", directory, sizes, {}, changed=files.unofficial(directory))
     if pool_size is not None:
         index = torch.from_numpy(subset_indices(len(labels), pool_size, split_seed))
         images, labels = images[index], labels[index]
@@ -83,11 +76,11 @@ def _read_split(directory: Path, part: str) -> Split:
     labels_path = directory / f"MNIST/raw/{part}-labels-idx1-ubyte"
     images, labels = _read(images_path, read_image_file), _read(labels_path, read_label_file)
     if images.shape[1:] != (28, 28) or len(images) == 0:
-        raise _damaged(images_path, f"it holds images of shape {tuple(images.shape)}, expected (n, 28, 28)")
+        raise damaged(images_path, f"it holds images of shape {tuple(images.shape)}, expected (n, 28, 28)")
     if len(labels) != len(images):
-        raise _damaged(labels_path, f"it holds {len(labels)} labels for {len(images)} images")
+        raise damaged(labels_path, f"it holds {len(labels)} labels for {len(images)} images")
     if int(labels.max()) > 9:
-        raise _damaged(labels_path, f"it holds the label {int(labels.max())}, expected 0 to 9")
+        raise damaged(labels_path, f"it holds the label {int(labels.max())}, expected 0 to 9")
     return images, labels
 
 
@@ -95,14 +88,7 @@ def _read(path: Path, reader: Callable[[str], torch.Tensor]) -> torch.Tensor:
     try:
         return reader(str(path))
     except Exception as error:  # torchvision's parser fails in many ways on bytes that are not idx
-        raise _damaged(path, f"it cannot be read as an idx file ({type(error).__name__}: {error})") from error
-
-
-def _damaged(path: Path, problem: str) -> DatasetUnavailable:
-    return DatasetUnavailable(
-        f"the MNIST file {path} is damaged: {problem}. Delete it and run again to download it, or copy an intact "
-        f"one there."
-    )
+        raise damaged(path, f"it cannot be read as an idx file ({type(error).__name__}: {error})") from error
 
 
 def _download(directory: Path) -> None:

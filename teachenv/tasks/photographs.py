@@ -1,10 +1,10 @@
-"""What data sets of photographs have in common: reading, resizing, scaling, and an honest name."""
+"""What data sets of photographs have in common: reading them in whatever format they have, resizing, and scaling."""
 
 from __future__ import annotations
 
 import os
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,65 +13,127 @@ import numpy.typing as npt
 from PIL import Image
 
 from teachenv.data import FileDataset, find_dataset
+from teachenv.data.reading import damaged, honest_name, unreadable
 from teachenv.errors import DatasetUnavailable
 
 T = TypeVar("T")
 Floats = npt.NDArray[np.float32]
 
+_EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV")
+_SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+# What Pillow gives as 16 bits, or as 32 bits that hold 16, with white at 65,535 whatever depth the file has.
+_WHITE_IS_65535 = ("PNG", "PPM", "JPEG2000")
+_TIFF_BITS, _TIFF_MEANING, _BLACK_IS_ZERO = 258, 262, 1
+_ROUNDING = 1e-6  # 16 bits have steps of 1.5e-5
+_ADVICE = "save it with 8 or 16 bits a channel, or as floats from 0 (black) to 1 (white)"
+
 
 def opened(path: Path) -> Image.Image:
-    """The decoded image.
+    """The decoded image; of several in one file the first. A rotation that its metadata asks for is left out.
 
     Raises:
         DatasetUnavailable: It is missing or damaged.
     """
-    try:
-        image = Image.open(path)
+    with _naming(path), Image.open(path) as image:
         image.load()
+        return image
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Its (width, height) in pixels, without decoding it.
+
+    Raises:
+        DatasetUnavailable: It is missing or damaged.
+    """
+    with _naming(path), Image.open(path) as image:
+        return image.size
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Turns whatever goes wrong with an image into an error that names it."""
+    try:
+        yield
     except OSError as error:
-        raise DatasetUnavailable(f"{path} is missing or damaged ({error}); copy an intact one there") from error
-    return image
+        if error.errno is not None:
+            raise unreadable(path, error) from error
+        raise damaged(path, f"it cannot be read as an image ({error})") from error
+    except Exception as error:  # decoders fail in many ways on bytes that are not theirs
+        raise damaged(path, f"it cannot be read as an image ({type(error).__name__}: {error})") from error
 
 
 def read_images(paths: Sequence[Path], size: tuple[int, int]) -> Floats:
-    """Images resized bilinearly to (height, width), within [0, 1]: (n, 3, height, width)."""
-    height, width = size
-    resized = (opened(path).convert("RGB").resize((width, height), Image.Resampling.BILINEAR) for path in paths)
-    return np.stack([np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / 255 for image in resized])
+    """Images resized bilinearly to (height, width), within [0, 1]: (n, 3, height, width).
+
+    Black is 0 and white is 1 in every format: of 1, 8 or 16 bits, of floats from 0 to 1; grey, in a palette or in
+    colours. Transparency is left out.
+
+    Raises:
+        DatasetUnavailable: An image is missing or damaged, or does not say which number is white.
+    """
+    return np.stack([_resized(path, size) for path in paths])
+
+
+def _resized(path: Path, size: tuple[int, int]) -> Floats:
+    image, shape = opened(path), (size[1], size[0])
+    if image.mode in _EIGHT_BIT:
+        if image.mode == "P" and "transparency" in image.info:
+            image = image.convert("RGBA")  # Pillow warns of the direct way
+        image = image.convert("RGB").resize(shape, Image.Resampling.BILINEAR)
+        return np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / 255
+    grey = Image.fromarray(_grey(path, image)).resize(shape, Image.Resampling.BILINEAR)
+    return np.repeat(np.asarray(grey, dtype=np.float32)[None], 3, 0)
+
+
+def _grey(path: Path, image: Image.Image) -> Floats:
+    """Numbers of a grey image of more than 8 bits, from black at 0 to white at 1: (height, width)."""
+    pixels, kind = np.asarray(image, dtype=np.float32), f"{image.format} image of mode {image.mode}"
+    tags = getattr(image, "tag_v2", {})
+    bits, meaning = tags.get(_TIFF_BITS, (16,)), tags.get(_TIFF_MEANING, _BLACK_IS_ZERO)
+    sixteen = image.format in _WHITE_IS_65535 or (image.format == "TIFF" and image.mode != "I" and bits == (16,))
+    if image.mode in _SIXTEEN_BIT and sixteen and meaning == _BLACK_IS_ZERO:
+        return pixels / 65_535
+    if image.mode == "F" and meaning == _BLACK_IS_ZERO:
+        low, high = float(pixels.min()), float(pixels.max())
+        if low >= 0 and high <= 1:  # neither is true of NaN
+            return pixels
+        raise DatasetUnavailable(
+            f"{path} has floats from {low:g} to {high:g}, expected 0 (black) to 1 (white); {_ADVICE}"
+        )
+    raise DatasetUnavailable(f"{path} is a {kind}, which does not say which number is white; {_ADVICE}")
+
+
+def same_shape(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    """Whether two sizes, (width, height), have the same proportions, but for the rounding of a resized image."""
+    return abs(one[0] * other[1] - one[1] * other[0]) <= 0.02 * one[0] * other[1]
 
 
 def standardized(pool: Floats, test: Floats) -> tuple[Floats, Floats]:
-    """Both with each channel centred and scaled by mean and deviation of the pool's."""
-    mean, deviation = pool.mean((0, 2, 3), keepdims=True), pool.std((0, 2, 3), keepdims=True)
+    """Both with each channel centred and scaled by mean and deviation of the pool's.
+
+    A channel that is the same everywhere in the pool is only centred.
+
+    Args:
+        pool: (n, channels, height, width) within [0, 1].
+        test: The same.
+    """
+    axes = (0, 2, 3)
+    mean, deviation = pool.mean(axes, keepdims=True), pool.std(axes, keepdims=True)
+    # Rounding gives a constant channel a tiny deviation, by which test would be blown up.
+    constant = pool.max(axes, keepdims=True) - pool.min(axes, keepdims=True) < _ROUNDING
+    deviation = np.where(constant, np.float32(1), deviation)
     return (pool - mean) / deviation, (test - mean) / deviation
 
 
-def named(dataset: str, found: int, official: int) -> str:
-    """The data set's name; with another number of images than the official one, a name of its own and a warning.
-
-    Args:
-        dataset: The name of the official one.
-        found: Labelled images of the pool.
-        official: How many there are in the official one.
-    """
-    if found == official:
-        return dataset
-    own = f"{dataset}-subset-{found}"
-    warnings.warn(
-        f"found {found} labelled images of {dataset!r}, the official release has {official}: they are named {own!r}, "
-        f"and results are not comparable with published ones",
-        UserWarning,
-        stacklevel=4,
-    )
-    return own
-
-
-def voc(reader: Callable[..., T], data_root: str | os.PathLike[str] | None) -> tuple[T, T]:
-    """PASCAL VOC 2012's training and validation images, downloaded by torchvision if there are none.
+def voc(
+    reader: Callable[..., T], data_root: str | os.PathLike[str] | None, official: Mapping[str, int]
+) -> tuple[tuple[T, T], str]:
+    """PASCAL VOC 2012's training and validation images and what they are called, downloaded if there are none.
 
     Args:
         reader: Torchvision's class of the task.
         data_root: See ``teachenv.data.root``.
+        official: How many ``"train images"`` and ``"val images"`` the official release has.
 
     Raises:
         DatasetUnavailable: If the files are not there and cannot be downloaded, or some of them are missing.
@@ -83,6 +145,10 @@ def voc(reader: Callable[..., T], data_root: str | os.PathLike[str] | None) -> t
     root = find_dataset(FileDataset("PASCAL VOC 2012", "voc2012", {"VOCdevkit/VOC2012": ""}, download), data_root)
     try:
         train, val = (reader(str(root), year="2012", image_set=part) for part in ("train", "val"))
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise DatasetUnavailable(f"PASCAL VOC 2012 in {root} cannot be read: {error}") from error
-    return train, val
+    sizes = {"train images": len(train), "val images": len(val)}  # type: ignore[arg-type]
+    for part, count in sizes.items():
+        if not count:
+            raise DatasetUnavailable(f"PASCAL VOC 2012 in {root} lists no {part}; copy intact lists there")
+    return (train, val), honest_name("voc2012", root, sizes, official)

@@ -18,11 +18,12 @@ import torch
 from PIL import Image
 
 from teachenv.data import FileDataset, find_dataset
+from teachenv.data.reading import damaged, honest_name, text_lines
 from teachenv.errors import DatasetUnavailable, unknown_name
 from teachenv.students.functional import Prediction
 from teachenv.tasks.base import VOID, Measure, Split, Task, class_counts, subset_indices
 from teachenv.tasks.decisions import Decided, Decisions
-from teachenv.tasks.photographs import named, opened, read_images, standardized, voc
+from teachenv.tasks.photographs import opened, read_images, same_shape, size_of, standardized, voc
 from teachenv.tasks.shapes import CLASSES, draw_scenes
 
 CAMVID_CLASSES = 11
@@ -33,7 +34,10 @@ VOC_CLASSES = 21
 
 _SIZES = {"shapes": (48, 48), "camvid": (90, 120), "voc2012": (96, 96)}
 _CAMVID_LISTS = ("train.txt", "val.txt", "test.txt")
-_OFFICIAL = {"camvid": 367 + 101, "voc2012": 1464}  # labelled images of the pool
+_OFFICIAL = {
+    "camvid": {"train images": 367, "val images": 101, "test images": 233},
+    "voc2012": {"train images": 1_464, "val images": 1_449},
+}
 
 Files = list[tuple[Path, Path]]
 """An image and its labels, each."""
@@ -77,13 +81,13 @@ def segmentation(
         if height != width:
             raise ValueError(f"image_size is ({height}, {width}): scenes of shapes are square")
         return _shapes(600 if pool_size is None else pool_size, height, split_seed)
-    pool, test = _camvid(data_root) if dataset == "camvid" else _voc(data_root)
-    found = named(dataset, len(pool), _OFFICIAL[dataset])
+    read = _camvid if dataset == "camvid" else _voc
+    pool, test, found = read(data_root)
     if pool_size is not None:
         pool = [pool[i] for i in subset_indices(len(pool), pool_size, split_seed)]
     classes = CAMVID_CLASSES if dataset == "camvid" else VOC_CLASSES
     images = standardized(*(read_images([image for image, _ in part], (height, width)) for part in (pool, test)))
-    labels = (_read_labels([own for _, own in part], (height, width), classes) for part in (pool, test))
+    labels = (_read_labels(part, (height, width), classes) for part in (pool, test))
     splits = [_split(i, own) for i, own in zip(images, labels, strict=True)]
     return Task(
         name=f"segmentation-{dataset}",
@@ -112,8 +116,8 @@ def _split(images: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> Sp
     return torch.from_numpy(images), torch.from_numpy(labels)
 
 
-def _camvid(data_root: str | os.PathLike[str] | None) -> tuple[Files, Files]:
-    """(pool, test) by the three lists of the SegNet tutorial; each line names an image and its labels."""
+def _camvid(data_root: str | os.PathLike[str] | None) -> tuple[Files, Files, str]:
+    """(pool, test, name) by the three lists of the SegNet tutorial; each line names an image and its labels."""
     files = FileDataset(
         title="CamVid",
         folder="camvid",
@@ -126,20 +130,23 @@ def _camvid(data_root: str | os.PathLike[str] | None) -> tuple[Files, Files]:
         [tuple(root.joinpath(*Path(path).parts[-2:]) for path in line.split()) for line in _lines(root / name)]
         for name in _CAMVID_LISTS
     )
-    return _pairs(train + val), _pairs(test)
+    pool, sizes = _pairs(train + val), dict(zip(_OFFICIAL["camvid"], map(len, (train, val, test)), strict=True))
+    return pool, _pairs(test), honest_name("camvid", root, sizes, _OFFICIAL["camvid"], size=len(pool))
 
 
-def _voc(data_root: str | os.PathLike[str] | None) -> tuple[Files, Files]:
-    """(pool, test) by torchvision's reader."""
+def _voc(data_root: str | os.PathLike[str] | None) -> tuple[Files, Files, str]:
+    """(pool, test, name) by torchvision's reader."""
     from torchvision.datasets import VOCSegmentation
 
-    parts = voc(VOCSegmentation, data_root)
+    parts, name = voc(VOCSegmentation, data_root, _OFFICIAL["voc2012"])
     train, val = ([(Path(i), Path(m)) for i, m in zip(p.images, p.masks, strict=True)] for p in parts)
-    return train, val
+    return train, val, name
 
 
 def _lines(path: Path) -> list[str]:
-    return [line for line in path.read_text().splitlines() if line.strip()]
+    if not (lines := [line for line in text_lines(path) if line.strip()]):
+        raise damaged(path, "it names no image")
+    return lines
 
 
 def _pairs(found: Sequence[tuple[Path, ...]]) -> Files:
@@ -152,14 +159,26 @@ def _pairs(found: Sequence[tuple[Path, ...]]) -> Files:
     return [(image, labels) for image, labels in found]
 
 
-def _read_labels(paths: Sequence[Path], size: tuple[int, int], classes: int) -> npt.NDArray[np.int64]:
+def _read_labels(files: Files, size: tuple[int, int], classes: int) -> npt.NDArray[np.int64]:
     """Labels of pixels, (n, height, width), resized by the nearest pixel; numbers that are no class are void."""
     height, width = size
-    resized = (opened(path).resize((width, height), Image.Resampling.NEAREST) for path in paths)
-    labels = np.stack([np.asarray(image, dtype=np.int64) for image in resized])
-    if labels.ndim != 3:
-        raise DatasetUnavailable(f"labels such as {paths[0]} have colours, expected one number a pixel")
-    return np.where(labels < classes, labels, VOID)
+    found = np.empty((len(files), height, width), dtype=np.int64)
+    for row, (path, labels) in enumerate(files):
+        size_of_image, mask = size_of(path), opened(labels)
+        if mask.mode == "F" or len(mask.getbands()) > 1:
+            raise DatasetUnavailable(f"{labels} has pixels of mode {mask.mode}, expected a class number for each pixel")
+        if not same_shape(size_of_image, mask.size):
+            raise DatasetUnavailable(
+                f"{labels} has {mask.size} pixels and its image {path} {size_of_image}; expected the same, copy "
+                "files that belong together"
+            )
+        found[row] = np.asarray(mask.resize((width, height), Image.Resampling.NEAREST))
+    if not (found < classes).any():
+        raise DatasetUnavailable(
+            f"no pixel of {len(files)} label images such as {files[0][1]} has a class, expected numbers from 0 to "
+            f"{classes - 1}"
+        )
+    return np.where((found >= 0) & (found < classes), found, VOID)
 
 
 class SegmentationMeasure(Measure):

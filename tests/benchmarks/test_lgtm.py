@@ -19,7 +19,7 @@ from benchmarks.rows import Row, read_rows
 from meta import INFLUENCE_METHODS
 from meta.distillation import DISTILLERS
 
-pytestmark = pytest.mark.filterwarnings("ignore:the files in .* are not GLUE's")
+pytestmark = pytest.mark.filterwarnings("ignore:the files in .* are not the official")
 WORDS = [*"abcdefgh"]
 
 

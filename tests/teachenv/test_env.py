@@ -181,7 +181,7 @@ def test_the_contract_holds_under_settings(settings):
 
 
 @pytest.mark.skipif(not os.environ.get("TEACHENV_DATA"), reason="TEACHENV_DATA names no data")
-@pytest.mark.filterwarnings("ignore:the .* files in .* are not the official ones")
+@pytest.mark.filterwarnings("ignore:the files in .* are not the official")
 @pytest.mark.parametrize("name", FROM_FILES)
 def test_the_contract_holds_on_data_from_files(name):
     try:

@@ -18,7 +18,7 @@ from teachenv.data import glue as module
 from teachenv.errors import DatasetUnavailable
 
 REAL = os.environ.get("TEACHENV_DATA")
-SMALL = pytest.mark.filterwarnings("ignore:the files in .* are not GLUE's")
+SMALL = pytest.mark.filterwarnings("ignore:the files in .* are not the official")
 ROWS = {"train": 40, "dev": 9, "test": 7}
 
 
@@ -135,7 +135,7 @@ def test_scores(tmp_path: Path) -> None:
 
 
 def test_files_of_other_sizes_are_announced_and_named(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match=r"train has 40 rows, GLUE's 2490"):
+    with pytest.warns(UserWarning, match=r"found 40 train rows, official 2,490"):
         assert load_glue("rte", data_root=write(tmp_path, "rte")).dataset == "glue-rte-subset-40"
 
 

@@ -53,7 +53,7 @@ def test_an_environment_trains_on_it(folder: Path) -> None:
 
 def test_what_is_called_imagenet_is_counted(folder: Path) -> None:
     (folder / "pets").rename(folder / "imagenet")
-    with pytest.warns(UserWarning, match="the official release has 1281167"):
+    with pytest.warns(UserWarning, match="6 training images, official 1,281,167"):
         assert make_task("image-folder", data_root=folder).dataset == "imagenet-subset-6"
 
 

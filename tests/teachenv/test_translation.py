@@ -44,6 +44,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "lstm": {"width": 6, "layers": 2},
     "transformer": {"width": 8, "layers": 2, "heads": 2, "inner": 12},
 }
+SMALL_FILES = pytest.mark.filterwarnings("ignore:the files in .* are not the official")
 SMALL: dict[str, Any] = {
     "pool_size": 40, "dev_size": 8, "dev_measured": 8, "batch_size": 4, "horizon": 3, "steps_per_action": 1,
     "learning_rate": 0.05, "optimizer": "sgd", "dtype": "float64",
@@ -124,6 +125,7 @@ def test_a_missing_side_is_named(iwslt: Path) -> None:
         load_translation("iwslt14", data_root=iwslt)
 
 
+@SMALL_FILES
 def test_sentences_that_are_too_long_are_named_or_left_out(iwslt: Path) -> None:
     task = make_task("translation", dataset="iwslt14", data_root=iwslt, vocabulary_size=20)
     assert task.pool[0].shape == (34, 2 * 6)
@@ -140,7 +142,7 @@ def test_other_files_than_the_official_ones_have_another_name(tmp_path: Path) ->
     for stem in ("train", "val", "test_2016_flickr"):
         for side in ("de", "en"):
             write(tmp_path / "task1" / "raw" / f"{stem}.{side}.gz", [f"{stem} {side}"] * 3)
-    with pytest.warns(UserWarning, match="not the official ones of multi30k"):
+    with pytest.warns(UserWarning, match="not the official multi30k"):
         assert load_translation("multi30k", data_root=tmp_path).dataset == "multi30k-subset-3"
 
 
@@ -547,6 +549,7 @@ def test_multi30k(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert references(task.decisions.vocabulary, task.test[1]) == lines.target
 
 
+@SMALL_FILES
 def test_a_teacher_of_another_vocabulary_is_refused(iwslt: Path, tmp_path: Path) -> None:
     def own(size: int) -> TeachEnv:
         return made(dataset="iwslt14", data_root=str(iwslt), task_kwargs={"vocabulary_size": size}, pool_size=30)

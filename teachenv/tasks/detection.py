@@ -8,23 +8,21 @@ Photographs are resized without regard to their proportions, as in SSD.
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import io
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
 from teachenv.data import FileDataset, find_dataset
+from teachenv.data.reading import honest_name
 from teachenv.errors import unknown_name
+from teachenv.tasks.annotations import Photograph, coco_categories, read_coco, read_voc, resized_objects
 from teachenv.tasks.average_precision import Rules
 from teachenv.tasks.base import Split, Task, subset_indices
 from teachenv.tasks.boxes import BoxDecisions, Objects, packed
-from teachenv.tasks.photographs import named, read_images, standardized, voc
+from teachenv.tasks.photographs import read_images, standardized, voc
 from teachenv.tasks.shapes import CLASSES, draw_scenes
 
 VOC_CLASSES = (
@@ -33,7 +31,11 @@ VOC_CLASSES = (
 )
 
 _SIZES = {"shapes": 64, "coco": 96, "coco128": 96, "voc2012": 96}
-_OFFICIAL = {"coco": 118_287, "coco128": 128, "voc2012": 5_717}  # images of the pool
+_OFFICIAL = {
+    "coco": {"train images": 118_287, "val images": 5_000, "train objects": 860_001, "val objects": 36_781},
+    "coco128": {"train images": 128},
+    "voc2012": {"train images": 5_717, "val images": 5_823},
+}
 
 
 def detection(
@@ -62,8 +64,8 @@ def detection(
         ValueError: If an argument is not as above.
 
     Warns:
-        UserWarning: If there are fewer images than in the official release; ``Task.dataset`` then says
-            ``"coco-subset-<number of images>"``.
+        UserWarning: If there are other images than in the official release; ``Task.dataset`` then says
+            ``"coco-subset-<number of images>"``. If objects lie outside of their images.
     """
     dataset = "shapes" if dataset is None else dataset
     if dataset not in _SIZES:
@@ -76,18 +78,14 @@ def detection(
         counts = (600 if pool_size is None else pool_size, 200)
         pool, test = (_scenes(n, size, rng) for n, rng in zip(counts, streams, strict=True))
         return _task(dataset, dataset, pool, test, BoxDecisions(len(CLASSES) + 1, size))
-    read = _voc if dataset == "voc2012" else functools.partial(_coco, dataset)
     rules: Rules = "voc" if dataset == "voc2012" else "coco"
-    (pool_paths, pool_objects), (test_paths, test_objects), classes = read(data_root, size)
-    found = named(dataset, len(pool_paths), _OFFICIAL[dataset])
+    pool, test, classes, found = _voc(data_root) if dataset == "voc2012" else _coco(dataset, data_root)
     if pool_size is not None:
-        chosen = subset_indices(len(pool_paths), pool_size, split_seed)
-        pool_paths, pool_objects = [pool_paths[i] for i in chosen], [pool_objects[i] for i in chosen]
-    images = standardized(*(read_images(paths, (size, size)) for paths in (pool_paths, test_paths)))
-    pool, test = (
-        (torch.from_numpy(i), packed(o, size, rules)) for i, o in zip(images, (pool_objects, test_objects), strict=True)
-    )
-    return _task(dataset, found, pool, test, BoxDecisions(classes, size, rules))
+        pool = [pool[i] for i in subset_indices(len(pool), pool_size, split_seed)]
+    images = standardized(*(read_images([photo.path for photo in part], (size, size)) for part in (pool, test)))
+    objects = (packed(resized_objects(part, size), size, rules) for part in (pool, test))
+    splits = [(torch.from_numpy(i), o) for i, o in zip(images, objects, strict=True)]
+    return _task(dataset, found, *splits, BoxDecisions(classes, size, rules))
 
 
 def _task(dataset: str, found: str, pool: Split, test: Split, decisions: BoxDecisions) -> Task:
@@ -112,13 +110,10 @@ def _scenes(count: int, size: int, rng: np.random.Generator) -> Split:
     return torch.from_numpy(scenes.images), packed(seen, size)
 
 
-Labelled = tuple[list[Path], list[Objects]]
-
-
-def _coco(dataset: str, data_root: str | os.PathLike[str] | None, size: int) -> tuple[Labelled, Labelled, int]:
-    """(pool, test, number of classes) in COCO's layout; its category numbers have gaps, ours do not."""
-    from torchvision.datasets import CocoDetection
-
+def _coco(
+    dataset: str, data_root: str | os.PathLike[str] | None
+) -> tuple[list[Photograph], list[Photograph], int, str]:
+    """(pool, test, number of classes, name) in COCO's layout."""
     names = {part: f"annotations/instances_{part}2017.json" for part in ("train", "val")}
     files = FileDataset(
         title={"coco": "COCO", "coco128": "COCO128"}[dataset],
@@ -127,59 +122,21 @@ def _coco(dataset: str, data_root: str | os.PathLike[str] | None, size: int) -> 
         hint="cocodataset.org has the images and annotations of 2017.",
     )
     root = find_dataset(files, data_root)
-    sets = [_quietly(CocoDetection, str(root / f"{part}2017"), str(root / name)) for part, name in names.items()]
-    numbers = {category: i for i, category in enumerate(sorted(sets[0].coco.cats), 1)}
-
-    def labelled(found: CocoDetection) -> Labelled:
-        paths, objects = [], []
-        for image in found.ids:
-            entry = found.coco.loadImgs(image)[0]
-            own = found.coco.loadAnns(found.coco.getAnnIds(image))
-            boxes = torch.tensor([a["bbox"] for a in own], dtype=torch.float32).view(-1, 4)
-            boxes[:, 2:] += boxes[:, :2]
-            labels = torch.tensor([numbers[a["category_id"]] for a in own])
-            crowd = torch.tensor([bool(a.get("iscrowd")) for a in own])
-            paths.append(Path(found.root) / entry["file_name"])
-            objects.append(_resized(boxes, labels, crowd, entry["width"], entry["height"], size))
-        return paths, objects
-
-    return labelled(sets[0]), labelled(sets[1]), len(numbers) + 1
+    categories = coco_categories(root / names["train"])
+    pool, test = (read_coco(root / name, root / f"{part}2017", categories) for part, name in names.items())
+    sizes = {"train images": len(pool), "val images": len(test)}
+    for part, photographs in (("train", pool), ("val", test)):
+        sizes[f"{part} objects"] = sum(len(photograph.labels) for photograph in photographs)
+    return pool, test, len(categories) + 1, honest_name(dataset, root, sizes, _OFFICIAL[dataset])
 
 
-def _quietly(make: type, *arguments: str) -> Any:
-    """Calls what prints how it gets on (pycocotools)."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        return make(*arguments)
-
-
-def _voc(data_root: str | os.PathLike[str] | None, size: int) -> tuple[Labelled, Labelled, int]:
-    """(pool, test, number of classes) by torchvision's reader."""
+def _voc(data_root: str | os.PathLike[str] | None) -> tuple[list[Photograph], list[Photograph], int, str]:
+    """(pool, test, number of classes, name) by the lists of torchvision's reader."""
     from torchvision.datasets import VOCDetection
 
-    parts = voc(VOCDetection, data_root)
-    numbers = {name: i for i, name in enumerate(VOC_CLASSES, 1)}
-
-    def labelled(found: VOCDetection) -> Labelled:
-        paths, objects = [Path(image) for image in found.images], []
-        for i in range(len(paths)):
-            annotation = found[i][1]["annotation"]
-            own = annotation["object"]
-            edges = [[float(o["bndbox"][edge]) for edge in ("xmin", "ymin", "xmax", "ymax")] for o in own]
-            boxes = torch.tensor(edges).view(-1, 4)
-            boxes[:, :2] -= 1  # VOC counts pixels from 1, and the last one is inside
-            labels = torch.tensor([numbers[o["name"]] for o in own])
-            difficult = torch.tensor([o.get("difficult") == "1" for o in own])
-            shape = annotation["size"]
-            objects.append(_resized(boxes, labels, difficult, int(shape["width"]), int(shape["height"]), size))
-        return paths, objects
-
-    return labelled(parts[0]), labelled(parts[1]), len(numbers) + 1
-
-
-def _resized(
-    boxes: torch.Tensor, labels: torch.Tensor, void: torch.Tensor, width: int, height: int, size: int
-) -> Objects:
-    """Boxes in pixels of the resized image; those without area are no objects."""
-    boxes = (boxes * torch.tensor([size / width, size / height]).repeat(2)).clamp(0, size)
-    whole = (boxes[:, 2:] > boxes[:, :2]).all(1)
-    return Objects(boxes[whole], labels[whole].long(), void[whole].bool())
+    parts, name = voc(VOCDetection, data_root, _OFFICIAL["voc2012"])
+    pool, test = (
+        [read_voc(Path(xml), Path(i), VOC_CLASSES) for xml, i in zip(part.annotations, part.images, strict=True)]
+        for part in parts
+    )
+    return pool, test, len(VOC_CLASSES) + 1, name

@@ -36,7 +36,7 @@ def opened(path: Path) -> Image.Image:
     """
     with _naming(path), Image.open(path) as image:
         image.load()
-        return image
+    return image
 
 
 def size_of(path: Path) -> tuple[int, int]:
@@ -46,7 +46,8 @@ def size_of(path: Path) -> tuple[int, int]:
         DatasetUnavailable: It is missing or damaged.
     """
     with _naming(path), Image.open(path) as image:
-        return image.size
+        size: tuple[int, int] = image.size
+    return size
 
 
 @contextmanager
@@ -92,7 +93,7 @@ def _grey(path: Path, image: Image.Image) -> Floats:
     bits, meaning = tags.get(_TIFF_BITS, (16,)), tags.get(_TIFF_MEANING, _BLACK_IS_ZERO)
     sixteen = image.format in _WHITE_IS_65535 or (image.format == "TIFF" and image.mode != "I" and bits == (16,))
     if image.mode in _SIXTEEN_BIT and sixteen and meaning == _BLACK_IS_ZERO:
-        return pixels / 65_535
+        return pixels / np.float32(65_535)
     if image.mode == "F" and meaning == _BLACK_IS_ZERO:
         low, high = float(pixels.min()), float(pixels.max())
         if low >= 0 and high <= 1:  # neither is true of NaN
@@ -121,7 +122,7 @@ def standardized(pool: Floats, test: Floats) -> tuple[Floats, Floats]:
     mean, deviation = pool.mean(axes, keepdims=True), pool.std(axes, keepdims=True)
     # Rounding gives a constant channel a tiny deviation, by which test would be blown up.
     constant = pool.max(axes, keepdims=True) - pool.min(axes, keepdims=True) < _ROUNDING
-    deviation = np.where(constant, np.float32(1), deviation)
+    deviation[constant] = 1
     return (pool - mean) / deviation, (test - mean) / deviation
 
 

@@ -68,7 +68,7 @@ def segmentation(
         ValueError: If an argument is not as above.
 
     Warns:
-        UserWarning: If there are fewer images than in the official release; ``Task.dataset`` then says
+        UserWarning: If there are other images than in the official release; ``Task.dataset`` then says
             ``"camvid-subset-<number of images>"``.
     """
     dataset = "shapes" if dataset is None else dataset

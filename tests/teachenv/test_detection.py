@@ -359,7 +359,7 @@ def coco(tmp_path: Path) -> Path:
 
 
 def test_coco_is_read_resized_and_renumbered(coco: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.warns(UserWarning, match="found 2 labelled images of 'coco', the official release has 118287"):
+    with pytest.warns(UserWarning, match="found 2 train images, official 118,287"):
         task = make_task("detection", dataset="coco", data_root=coco, image_size=64)
     assert (task.dataset, task.num_outputs) == ("coco-subset-2", 3)
     inputs, targets = task.pool
@@ -374,7 +374,7 @@ def test_coco_is_read_resized_and_renumbered(coco: Path, capsys: pytest.CaptureF
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.filterwarnings("ignore:found 2 labelled images")
+@pytest.mark.filterwarnings("ignore:the files in .* are not the official")
 def test_an_environment_of_photographs_works(coco: Path) -> None:
     env = made(dataset="coco", data_root=str(coco), pool_size=None, dev_size=1, batch_size=1, task_kwargs={})
     observation, info = env.reset(seed=0)
@@ -403,7 +403,7 @@ def test_voc_is_read_by_torchvision(tmp_path: Path) -> None:
         size = "<size><width>100</width><height>50</height><depth>3</depth></size>"
         (root / "Annotations" / f"{part}0.xml").write_text(f"<annotation>{size}{objects}</annotation>")
         (root / "ImageSets" / "Main" / f"{part}.txt").write_text(f"{part}0\n")
-    with pytest.warns(UserWarning, match="official release has 5717"):
+    with pytest.warns(UserWarning, match="1 train images, official 5,717"):
         task = make_task("detection", dataset="voc2012", data_root=tmp_path, image_size=64)
     assert (task.dataset, task.num_outputs) == ("voc2012-subset-1", 21)
     objects = task.pool[1][0, len(default_boxes(64)) :].tolist()

@@ -15,6 +15,7 @@ from typing import Any
 from warnings import warn
 from xml.etree import ElementTree
 
+import numpy as np
 import torch
 
 from teachenv.data.reading import damaged, read_bytes
@@ -198,8 +199,8 @@ def _box(path: Path, entry: Mapping[str, Any]) -> list[float]:
     numbers = [_number(value) for value in box] if isinstance(box, list) and len(box) == 4 else [None]
     if any(number is None for number in numbers) or min(numbers[2:]) < 0:  # type: ignore[type-var, operator]
         raise _wrong(path, f"an object of image {entry['image_id']!r} has the box {box!r}", "[x, y, width, height]")
-    x, y, width, height = (number or 0.0 for number in numbers)
-    return [x, y, x + width, y + height]
+    x, y, width, height = np.array(numbers, dtype=np.float32)  # in which the boxes are used
+    return [float(edge) for edge in (x, y, x + width, y + height)]
 
 
 def _size(told: Mapping[str, Any]) -> tuple[float, float] | None:

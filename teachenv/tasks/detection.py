@@ -79,13 +79,13 @@ def detection(
         pool, test = (_scenes(n, size, rng) for n, rng in zip(counts, streams, strict=True))
         return _task(dataset, dataset, pool, test, BoxDecisions(len(CLASSES) + 1, size))
     rules: Rules = "voc" if dataset == "voc2012" else "coco"
-    pool, test, classes, found = _voc(data_root) if dataset == "voc2012" else _coco(dataset, data_root)
+    train, val, classes, found = _voc(data_root) if dataset == "voc2012" else _coco(dataset, data_root)
     if pool_size is not None:
-        pool = [pool[i] for i in subset_indices(len(pool), pool_size, split_seed)]
-    images = standardized(*(read_images([photo.path for photo in part], (size, size)) for part in (pool, test)))
-    objects = (packed(resized_objects(part, size), size, rules) for part in (pool, test))
-    splits = [(torch.from_numpy(i), o) for i, o in zip(images, objects, strict=True)]
-    return _task(dataset, found, *splits, BoxDecisions(classes, size, rules))
+        train = [train[i] for i in subset_indices(len(train), pool_size, split_seed)]
+    images = standardized(*(read_images([photo.path for photo in part], (size, size)) for part in (train, val)))
+    objects = (packed(resized_objects(part, size), size, rules) for part in (train, val))
+    pool, test = ((torch.from_numpy(i), o) for i, o in zip(images, objects, strict=True))
+    return _task(dataset, found, pool, test, BoxDecisions(classes, size, rules))
 
 
 def _task(dataset: str, found: str, pool: Split, test: Split, decisions: BoxDecisions) -> Task:

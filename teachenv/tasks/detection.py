@@ -20,9 +20,9 @@ from teachenv.data.reading import honest_name
 from teachenv.errors import unknown_name
 from teachenv.tasks.annotations import Photograph, coco_categories, read_coco, read_voc, resized_objects
 from teachenv.tasks.average_precision import Rules
-from teachenv.tasks.base import Split, Task, subset_indices
+from teachenv.tasks.base import Split, Task
 from teachenv.tasks.boxes import BoxDecisions, Objects, packed
-from teachenv.tasks.photographs import read_images, standardized, voc
+from teachenv.tasks.photographs import read_splits, voc
 from teachenv.tasks.shapes import CLASSES, draw_scenes
 
 VOC_CLASSES = (
@@ -80,11 +80,15 @@ def detection(
         return _task(dataset, dataset, pool, test, BoxDecisions(len(CLASSES) + 1, size))
     rules: Rules = "voc" if dataset == "voc2012" else "coco"
     train, val, classes, found = _voc(data_root) if dataset == "voc2012" else _coco(dataset, data_root)
-    if pool_size is not None:
-        train = [train[i] for i in subset_indices(len(train), pool_size, split_seed)]
-    images = standardized(*(read_images([photo.path for photo in part], (size, size)) for part in (train, val)))
-    objects = (packed(resized_objects(part, size), size, rules) for part in (train, val))
-    pool, test = ((torch.from_numpy(i), o) for i, o in zip(images, objects, strict=True))
+    pool, test = read_splits(
+        train,
+        val,
+        lambda photograph: photograph.path,
+        lambda part: packed(resized_objects(part, size), size, rules),
+        size=(size, size),
+        pool_size=pool_size,
+        split_seed=split_seed,
+    )
     return _task(dataset, found, pool, test, BoxDecisions(classes, size, rules))
 
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from teachenv.data import FileDataset, find_dataset
 from teachenv.data.reading import honest_name
 from teachenv.errors import DatasetUnavailable
 from teachenv.tasks.augmentation import flip_and_crop
-from teachenv.tasks.base import Task, subset_indices
-from teachenv.tasks.photographs import read_images, standardized
+from teachenv.tasks.base import Task
+from teachenv.tasks.photographs import read_splits
 
 _OFFICIAL = {"imagenet": {"training images": 1_281_167, "validation images": 50_000}}
 
@@ -64,12 +63,15 @@ def image_folder(
         )
     sizes = {"training images": len(train), "validation images": len(val)}
     found = honest_name(dataset, root, sizes, _OFFICIAL.get(dataset, {}))
-    chosen = range(len(train)) if pool_size is None else subset_indices(len(train), pool_size, split_seed)
-    parts = [train.samples[i] for i in chosen], val.samples
-    size = (image_size, image_size)
-    images = standardized(*(read_images([Path(path) for path, _ in part], size) for part in parts))
-    labels = (np.array([label for _, label in part], dtype=np.int64) for part in parts)
-    pool, test = ((torch.from_numpy(i), torch.from_numpy(y)) for i, y in zip(images, labels, strict=True))
+    pool, test = read_splits(
+        train.samples,
+        val.samples,
+        lambda sample: Path(sample[0]),
+        lambda part: torch.tensor([label for _, label in part]),
+        size=(image_size, image_size),
+        pool_size=pool_size,
+        split_seed=split_seed,
+    )
     return Task(
         name=dataset,
         dataset=found,

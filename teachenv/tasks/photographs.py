@@ -10,13 +10,16 @@ from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
 
 from teachenv.data import FileDataset, find_dataset
 from teachenv.data.reading import damaged, honest_name, unreadable
 from teachenv.errors import DatasetUnavailable
+from teachenv.tasks.base import Split, subset_indices
 
 T = TypeVar("T")
+P = TypeVar("P")
 Floats = npt.NDArray[np.float32]
 
 _EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV")
@@ -119,11 +122,47 @@ def standardized(pool: Floats, test: Floats) -> tuple[Floats, Floats]:
         test: The same.
     """
     axes = (0, 2, 3)
-    mean, deviation = pool.mean(axes, keepdims=True), pool.std(axes, keepdims=True)
+    # In float64: images as they are read lie in memory pixel by pixel, so that NumPy adds them up one by one, and a sum
+    # in float32 stands still at 2²⁴. Image by image, since all squares in float64 would take twice the images' memory.
+    mean = pool.mean(axes, keepdims=True, dtype=np.float64)
+    deviation = np.sqrt(np.mean([np.square(image - mean).mean(axes, keepdims=True) for image in pool], 0))
     # Rounding gives a constant channel a tiny deviation, by which test would be blown up.
     constant = pool.max(axes, keepdims=True) - pool.min(axes, keepdims=True) < _ROUNDING
     deviation[constant] = 1
+    mean, deviation = mean.astype(np.float32), deviation.astype(np.float32)
     return (pool - mean) / deviation, (test - mean) / deviation
+
+
+def read_splits(
+    pool: Sequence[P],
+    test: Sequence[P],
+    image_of: Callable[[P], Path],
+    labels_of: Callable[[Sequence[P]], torch.Tensor],
+    *,
+    size: tuple[int, int],
+    pool_size: int | None,
+    split_seed: int,
+) -> tuple[Split, Split]:
+    """Pool and test of a task of photographs: `standardized` images, (n, 3, height, width) float32, and labels.
+
+    Args:
+        pool: What is known of each of its photographs.
+        test: The same.
+        image_of: Where a photograph is.
+        labels_of: Labels of photographs.
+        size: (height, width) that they are resized to.
+        pool_size: How many of the pool are drawn, at random; None: all.
+        split_seed: Of that draw.
+
+    Raises:
+        DatasetUnavailable: An image is missing or damaged.
+        ValueError: There are fewer than ``pool_size``, or it is below 1.
+    """
+    if pool_size is not None:
+        pool = [pool[i] for i in subset_indices(len(pool), pool_size, split_seed)]
+    images = standardized(*(read_images([image_of(one) for one in part], size) for part in (pool, test)))
+    of_pool, of_test = (torch.from_numpy(part) for part in images)
+    return (of_pool, labels_of(pool)), (of_test, labels_of(test))
 
 
 def voc(

@@ -21,9 +21,9 @@ from teachenv.data import FileDataset, find_dataset
 from teachenv.data.reading import damaged, honest_name, text_lines
 from teachenv.errors import DatasetUnavailable, unknown_name
 from teachenv.students.functional import Prediction
-from teachenv.tasks.base import VOID, Measure, Split, Task, class_counts, subset_indices
+from teachenv.tasks.base import VOID, Measure, Split, Task, class_counts
 from teachenv.tasks.decisions import Decided, Decisions
-from teachenv.tasks.photographs import opened, read_images, same_shape, size_of, standardized, voc
+from teachenv.tasks.photographs import opened, read_splits, same_shape, size_of, voc
 from teachenv.tasks.shapes import CLASSES, draw_scenes
 
 CAMVID_CLASSES = 11
@@ -82,18 +82,22 @@ def segmentation(
             raise ValueError(f"image_size is ({height}, {width}): scenes of shapes are square")
         return _shapes(600 if pool_size is None else pool_size, height, split_seed)
     read = _camvid if dataset == "camvid" else _voc
-    pool, test, found = read(data_root)
-    if pool_size is not None:
-        pool = [pool[i] for i in subset_indices(len(pool), pool_size, split_seed)]
+    train, val, found = read(data_root)
     classes = CAMVID_CLASSES if dataset == "camvid" else VOC_CLASSES
-    images = standardized(*(read_images([image for image, _ in part], (height, width)) for part in (pool, test)))
-    labels = (_read_labels(part, (height, width), classes) for part in (pool, test))
-    splits = [_split(i, own) for i, own in zip(images, labels, strict=True)]
+    pool, test = read_splits(
+        train,
+        val,
+        lambda files: files[0],
+        lambda part: torch.from_numpy(_read_labels(part, (height, width), classes)),
+        size=(height, width),
+        pool_size=pool_size,
+        split_seed=split_seed,
+    )
     return Task(
         name=f"segmentation-{dataset}",
         dataset=found,
-        pool=splits[0],
-        test=splits[1],
+        pool=pool,
+        test=test,
         num_outputs=classes,
         decisions=PixelDecisions(),
     )
@@ -159,7 +163,7 @@ def _pairs(found: Sequence[tuple[Path, ...]]) -> Files:
     return [(image, labels) for image, labels in found]
 
 
-def _read_labels(files: Files, size: tuple[int, int], classes: int) -> npt.NDArray[np.int64]:
+def _read_labels(files: Sequence[tuple[Path, Path]], size: tuple[int, int], classes: int) -> npt.NDArray[np.int64]:
     """Labels of pixels, (n, height, width), resized by the nearest pixel; numbers that are no class are void."""
     height, width = size
     found = np.empty((len(files), height, width), dtype=np.int64)

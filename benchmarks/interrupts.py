@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 # Of a closed terminal, too.
 _SAID = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
@@ -44,7 +45,7 @@ def raised() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield  # signals are the main thread's
         return
-    first = None
+    first: float | None = None
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         nonlocal first
@@ -74,7 +75,7 @@ def exit_code(number: int) -> int:
     return 128 + number
 
 
-def _handle(handler: signal._HANDLER) -> dict[int, signal._HANDLER]:
+def _handle(handler: signal._HANDLER) -> dict[signal.Signals, Any]:
     """Sets the handler of all signals but those that whoever started this process wants ignored (`nohup`, `&`)."""
     before = {number: signal.getsignal(number) for number in _SAID}
     before = {number: old for number, old in before.items() if old is not signal.SIG_IGN}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,9 @@ from benchmarks.jobs import Job, run_jobs
 from benchmarks.rows import ResultsFile, Row
 
 T = TypeVar("T")
+
+DIVERGED = "diverged"
+"""The metric of a row that stands in for numbers that are not finite; its value is 1."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class Measurement(Generic[T]):
             is measured, of which it makes the files that it goes on from (see `benchmarks.checkpoints`).
         kwargs: its other arguments.
         identity: what its rows are known by: what `ResultsFile.done` takes, but for the metrics.
-        last: the metric that is there when all are.
+        last: the metric that is there when all are, unless there is one that says that it `DIVERGED`.
         rows: its value to rows.
         resumes: see `function`.
     """
@@ -36,6 +40,37 @@ class Measurement(Generic[T]):
     last: str
     rows: Callable[[T], Iterable[Row]]
     resumes: bool = True
+
+
+def rows_of(
+    identity: Mapping[str, Any], values: Mapping[str, float], about: Mapping[str, Any], data: Any = None
+) -> list[Row]:
+    """Rows of what was measured; numbers that are not finite are left out, and a row of `DIVERGED` says so.
+
+    Args:
+        identity: what they are known by.
+        values: by metric, in the order of the rows; what the environments say of `diverged` may be among them.
+        about: see `benchmarks.provenance.about`.
+        data: of the last row; None in place of numbers that are not finite.
+    """
+    shown = {name: float(value) for name, value in values.items() if name != DIVERGED}
+    rows = [
+        Row(**identity, metric=name, value=value, data=_finite(data) if number == len(shown) - 1 else None, **about)
+        for number, (name, value) in enumerate(shown.items())
+        if math.isfinite(value)
+    ]
+    if values.get(DIVERGED) or len(rows) < len(shown):
+        # Before the others: the last one says that all is there.
+        rows.insert(0, Row(**identity, metric=DIVERGED, value=1.0, **about))
+    return rows
+
+
+def _finite(data: Any) -> Any:
+    if isinstance(data, Mapping):
+        return {name: _finite(value) for name, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [_finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
 def measure(wanted: Iterable[Measurement[Any]], results: ResultsFile, workers: int) -> None:
@@ -51,7 +86,7 @@ def measure(wanted: Iterable[Measurement[Any]], results: ResultsFile, workers: i
     begun: set[Path] = set()
     for one in wanted:
         checkpoint = checkpoint_of(one.identity, results.path.parent / "checkpoints")
-        if results.done(**one.identity, metrics=[one.last]):
+        if any(results.done(**one.identity, metrics=[metric]) for metric in (one.last, DIVERGED)):
             remove(checkpoint)  # a run that was killed between the two left it
             continue
         if checkpoint in begun:

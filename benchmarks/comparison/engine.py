@@ -349,6 +349,8 @@ class Comparison:
             "actions_at": trained.split.actions_at,
             "mean_action": trained.split.mean_action,
         }
+        if trained.pool.diverged:
+            shown["diverged"] = trained.pool.diverged
         spent, seconds = trained.student_steps, trained.seconds
         return [
             *(row("dev_objective", value, steps, after) for steps, after, value in trained.points[:-1]),

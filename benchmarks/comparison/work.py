@@ -122,6 +122,7 @@ class Taught:
         coefficients: mean coefficients at some actions, (k, rows, columns); empty for a fixed loss.
         actions_at: the student steps of these actions.
         mean_action: mean size of an action's coordinate.
+        diverged: how many of the students did; their numbers are those of one that knows nothing.
     """
 
     dev_accuracy: float
@@ -131,6 +132,7 @@ class Taught:
     coefficients: list[Any]
     actions_at: list[int]
     mean_action: float
+    diverged: int = 0
 
 
 def teach(students: TeachVectorEnv | OneByOne, teacher: Any, seed: int, *, test: bool = False) -> Taught:
@@ -141,28 +143,54 @@ def teach(students: TeachVectorEnv | OneByOne, teacher: Any, seed: int, *, test:
     observation, infos = env.reset(seed=seed)
     actions_left = env.teaching.actions
     shown = np.linspace(0, actions_left - 1, min(HEAT_MAPS, actions_left)).round().astype(int)
+    ended = _Ended(env, test)
     curve, coefficients, sizes = [float(infos["objective"].mean())], [], []
     neutral = env.teaching.neutral_action.expand(env.num_envs, -1).cpu().numpy()
     for t in range(actions_left):
         actions = neutral if teacher is None else teacher.predict(observation, deterministic=True)[0]
         sizes.append(float(np.abs(actions).mean()))
-        observation, _, _, _, infos = env.step(actions)
-        last = infos["final_info"] if t == actions_left - 1 else infos
-        curve.append(float(last["objective"].mean()))
+        observation, _, over, _, infos = env.step(actions)
+        curve.append(ended.step(over, infos))
         if teacher is not None and t in shown:
             mean_action = env.actions.mean(0)
             coefficients.append(env.dynamics.loss.coefficients(mean_action).round(decimals=4).tolist())
-    final = infos["final_info"]
     return Taught(
-        # The whole of dev, of which rewards may have been measured on a part.
-        dev_accuracy=float(env.evaluate_final("dev")["dev_accuracy"].mean()),
-        dev_objective=float(final["objective"].mean()),
-        test_error=float(env.evaluate_final("test")["test_error"].mean()) if test else None,
+        dev_accuracy=float(ended.measured["dev_accuracy"].mean()),
+        dev_objective=curve[-1],
+        test_error=float(ended.measured["test_error"].mean()) if test else None,
         curve=_thinned(curve),
         coefficients=coefficients,
         actions_at=[int(t) * env.teaching.settings.steps_per_action for t in shown],
         mean_action=float(np.mean(sizes)),
+        diverged=int(ended.diverged.sum()),
     )
+
+
+class _Ended:
+    """What students are when their training ends. One that diverges ends early, and another begins in its place."""
+
+    def __init__(self, env: TeachVectorEnv, test: bool) -> None:
+        self.env, self.splits = env, {"dev_accuracy": "dev"} | ({"test_error": "test"} if test else {})
+        self.over, self.diverged = (np.zeros(env.num_envs, dtype=bool) for _ in range(2))
+        self.objective = np.zeros(env.num_envs)
+        self.measured: dict[str, np.ndarray] = {}
+
+    def step(self, over: np.ndarray, infos: Mapping[str, Any]) -> float:
+        """Notes those that have ended; mean J, that of others' places left out."""
+        now = infos["objective"]
+        ending = over & ~self.over
+        if over.any():
+            final = infos["final_info"]
+            now = np.where(over, final["objective"], now)
+            self.diverged |= ending & final["diverged"]
+        self.objective = np.where(self.over, self.objective, now).astype(now.dtype)
+        if ending.any():
+            # The whole of dev, of which rewards may have been measured on a part.
+            for name, split in self.splits.items():
+                found = self.env.evaluate_final(split)[name]
+                self.measured[name] = np.where(ending, found, self.measured.get(name, np.zeros_like(found)))
+        self.over |= ending
+        return float(self.objective.mean())
 
 
 def _teach_one_by_one(students: OneByOne, teacher: Any, seed: int, test: bool) -> Taught:
@@ -179,7 +207,8 @@ def _teach_one_by_one(students: OneByOne, teacher: Any, seed: int, test: bool) -
             curve.append(info["objective"])
         # One that diverged stays as it was.
         curves.append(curve + curve[-1:] * (teach_env.teaching.actions + 1 - len(curve)))
-        ended.append(teach_env.evaluate("dev") | (teach_env.evaluate("test") if test else {}))
+        scores = teach_env.evaluate("dev") | (teach_env.evaluate("test") if test else {})
+        ended.append({**scores, "diverged": info["diverged"]})
 
     def mean(name: str) -> float:
         return float(np.mean([info[name] for info in ended]))
@@ -192,6 +221,7 @@ def _teach_one_by_one(students: OneByOne, teacher: Any, seed: int, test: bool) -
         coefficients=[],
         actions_at=[],
         mean_action=float(np.mean(sizes)),
+        diverged=sum(bool(info["diverged"]) for info in ended),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass, replace
 from typing import Any
@@ -178,6 +179,9 @@ def _contenders(case: Case, options: Options, size: Size, results: ResultsFile, 
             if case.task == "usual":
                 exact = _exact(arguments) if exact is None else exact
                 found["relative_error"] = float((gradient.double() - exact).norm() / exact.norm())
+                if not math.isfinite(found["relative_error"]):
+                    found = {"failed": "its gradient is not finite"}
+                    timed.remove(name)
         results.append(_rows(identities[name], case, found))
     if not timed:
         return

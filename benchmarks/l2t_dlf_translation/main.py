@@ -14,7 +14,7 @@ from benchmarks.jobs import Job, run_jobs
 from benchmarks.l2t_dlf_translation import report, work
 from benchmarks.l2t_dlf_translation.methods import METHODS
 from benchmarks.l2t_dlf_translation.work import NETWORKS, Run, Setting
-from benchmarks.measurements import Measurement, measure
+from benchmarks.measurements import Measurement, measure, rows_of
 from benchmarks.options import ParallelOptions, Preset
 from benchmarks.provenance import about
 from benchmarks.rows import ResultsFile, Row, agreeing
@@ -215,14 +215,8 @@ class Bench:
         told = about(found.steps, found.seconds, matmul_precision="medium", bleu=corpus_signature())
         data = {"tokens": found.tokens, "spread": found.spread} if found.tokens else None
         # The one that says that all is there comes last.
-        names = sorted(found.scores, key=lambda name: name == "dev_bleu")
-        return [
-            Row(
-                **self.identity(case), metric=name, value=found.scores[name],
-                data=data if name == "dev_bleu" else None, **told,
-            )
-            for name in names
-        ]  # fmt: skip
+        scores = dict(sorted(found.scores.items(), key=lambda score: score[0] == "dev_bleu"))
+        return rows_of(self.identity(case), scores, told, data)
 
 
 def run(options: Options) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 from benchmarks.l2t_dln import cost, imitation, report, work
 from benchmarks.l2t_dln.methods import ARCHITECTURES, BOUNDED, CROWD, FIXED, METHODS, REPLAYED, SMOOTH, WINDOWS
 from benchmarks.l2t_dln.work import Configuration, Run, Setting
-from benchmarks.measurements import Measurement, measure
+from benchmarks.measurements import Measurement, measure, rows_of
 from benchmarks.options import ParallelOptions, Preset
 from benchmarks.precision import on_any_machine, on_this_machine, precision
 from benchmarks.provenance import about
@@ -286,16 +286,11 @@ class Bench:
     def _rows(self, case: Case, found: Run) -> list[Row]:
         identity = self.identity(case)
         told = about(found.steps, found.seconds, **precision(self.setting(case.task).options))
-        rows = []
-        if found.replayed:
-            own = identity | {"method": case.method.replace("l2t-dln", REPLAYED, 1)}
-            rows += [Row(**own, metric=name, value=value, **told) for name, value in found.replayed.items()]
+        own = identity | {"method": case.method.replace("l2t-dln", REPLAYED, 1)}
         data = {"curve": found.curve, "errors": found.errors, "pictures": found.pictures} if case.final else None
         # The one that says that all is there comes last.
-        for name in sorted(found.scores, key=lambda name: name == "dev_accuracy"):
-            own_data = data if name == "dev_accuracy" else None
-            rows.append(Row(**identity, metric=name, value=found.scores[name], data=own_data, **told))
-        return rows
+        scores = dict(sorted(found.scores.items(), key=lambda score: score[0] == "dev_accuracy"))
+        return rows_of(own, found.replayed, told) + rows_of(identity, scores, told, data)
 
 
 def _given(setting: Setting) -> dict[str, Any]:

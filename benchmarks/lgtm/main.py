@@ -14,7 +14,7 @@ from benchmarks.jobs import Job, run_jobs
 from benchmarks.lgtm import cost, report, work
 from benchmarks.lgtm.methods import METHODS, STUDIES
 from benchmarks.lgtm.work import Distilled, Setting
-from benchmarks.measurements import Measurement, measure
+from benchmarks.measurements import Measurement, measure, rows_of
 from benchmarks.options import ParallelOptions, Preset
 from benchmarks.provenance import about
 from benchmarks.rows import ResultsFile, Row, agreeing
@@ -295,10 +295,7 @@ def _name_of(checkpoint: str) -> str:
 def _rows(identity: dict[str, Any], found: Distilled) -> list[Row]:
     told = about(found.steps, found.seconds, matmul_precision="medium")
     data = {"curve": found.curve, "logged": found.logged, "influences": found.influences}
-    rows = [Row(**identity, metric=f"dev_{name}", value=value, **told) for name, value in found.dev.items()]
-    # The one that says that all is there comes last.
-    for name, value in sorted(found.test.items(), reverse=True):
-        rows.append(
-            Row(**identity, metric=f"test_{name}", value=value, data=data if name == "accuracy" else None, **told)
-        )
-    return rows
+    dev = {f"dev_{name}": value for name, value in found.dev.items()}
+    # The one that says that all is there, the accuracy, comes last.
+    test = {f"test_{name}": value for name, value in sorted(found.test.items(), reverse=True)}
+    return rows_of(identity, dev | test, told, data)

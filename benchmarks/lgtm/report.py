@@ -136,7 +136,7 @@ def _curves(rows: Sequence[Row]) -> Figure | None:
     figure, axes = panels(list(groups))
     for axis, own in zip(axes, groups.values(), strict=True):
         for number, method in enumerate(_methods(own)):
-            curves = [np.array(row.data["curve"]) for row in own if row.method == method]
+            curves = [np.array(row.data["curve"], dtype=float) for row in own if row.method == method]
             mean = np.mean(curves, axis=0)
             style = "-" if method.startswith("lgtm") else "--"
             axis.plot(mean[:, 0], 100 * mean[:, 1], style, color=color(number), label=method)
@@ -154,7 +154,7 @@ def _influence(rows: Sequence[Row]) -> Figure | None:
     figure, axes = panels(["mean |influence| of the watched samples", "two samples"])
     for number, row in enumerate(followed):
         steps = [point[0] for point in row.data["curve"]]
-        values = np.array(row.data["influences"])
+        values = np.array(row.data["influences"], dtype=float)
         label = f"{row.task}: {row.method}"
         axes[0].plot(steps, np.abs(values).mean(1), "-o", color=color(number), markersize=3, label=label)
         # The two that moved most.

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from benchmarks.lot import report, work
 from benchmarks.lot.methods import METHODS, SIZES, STUDIES, Method
 from benchmarks.lot.work import Problem, Trained
-from benchmarks.measurements import Measurement, measure
+from benchmarks.measurements import Measurement, measure, rows_of
 from benchmarks.options import ParallelOptions
 from benchmarks.provenance import about
 from benchmarks.rows import ResultsFile, Row, agreeing
@@ -130,10 +130,7 @@ def _cases(name: str, options: StudyOptions, problems: Mapping[str, Problem], se
 def _rows(case: Case, found: Trained) -> list[Row]:
     told = about(found.steps, found.seconds, matmul_precision="medium", precision=case.problem.precision)
     metric = case.problem.metric
-    rows = [Row(**case.identity, metric=f"valid_{metric}", value=found.valid, **told)]
-    if found.student is not None:
-        rows.append(Row(**case.identity, metric=f"student_test_{metric}", value=found.student, **told))
+    student = {} if found.student is None else {f"student_test_{metric}": found.student}
     # The one that says that all is there comes last.
-    data = {"curve": found.curve, "teacher_steps": found.teacher_steps}
-    rows.append(Row(**case.identity, metric=f"test_{metric}", value=found.test, data=data, **told))
-    return rows
+    values = {f"valid_{metric}": found.valid, **student, f"test_{metric}": found.test}
+    return rows_of(case.identity, values, told, {"curve": found.curve, "teacher_steps": found.teacher_steps})

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from benchmarks.lot.methods import METHODS
+from benchmarks.measurements import DIVERGED
 from benchmarks.presentation import color, in_precision, markdown, panels, print_table, write_figures
 from benchmarks.rows import Row, by_method, write_atomically
 from benchmarks.statistics import iqm, paired, summarise
@@ -24,6 +25,7 @@ def write(rows: Sequence[Row], folder: Path) -> None:
     for row in by_method(rows, METHODS):
         if row.metric.startswith(("test_", "student_test_", "valid_")):
             groups.setdefault(row.task, []).append(row)
+    groups = {task: own for task, own in groups.items() if any(row.metric.startswith("test_") for row in own)}
     for task, own in groups.items():
         metric = _metric(own)
         header = (
@@ -47,11 +49,18 @@ def write(rows: Sequence[Row], folder: Path) -> None:
             "",
             *markdown(header, body),
             "",
+            *_diverged(rows, task),
         ]
         print_table(f"{task}: {own[0].student}", header[:5], [line[:5] for line in body])
     write_atomically(folder / "table.md", "\n".join(lines))
     write_figures(folder, {"curves": _curves(groups)})
     Console().print(f"rows, table and figure: {folder}", highlight=False, markup=False)
+
+
+def _diverged(rows: Sequence[Row], task: str) -> list[str]:
+    """Lines about trainings whose numbers are not finite, and of which the table has nothing."""
+    found = sorted(f"{row.method} (seed {row.seed})" for row in rows if (row.task, row.metric) == (task, DIVERGED))
+    return [f"Diverged: {', '.join(found)}.", ""] if found else []
 
 
 def _metric(rows: Sequence[Row]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -301,6 +302,8 @@ class Run:
             self.average = AveragedModel(self.model)
 
     def _better(self, value: float, than: float) -> bool:
+        if math.isnan(than):
+            return not math.isnan(value)
         return value > than if self.problem.higher_is_better else value < than
 
     def _stalled(self, patience: int) -> bool:

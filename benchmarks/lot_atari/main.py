@@ -14,7 +14,7 @@ from benchmarks.jobs import alone
 from benchmarks.lot_atari import report, throughput, work
 from benchmarks.lot_atari.methods import METHODS, STUDIES, Method
 from benchmarks.lot_atari.work import Played, Rate, Training
-from benchmarks.measurements import Measurement, measure
+from benchmarks.measurements import Measurement, measure, rows_of
 from benchmarks.options import ParallelOptions, Preset
 from benchmarks.provenance import about
 from benchmarks.rows import ResultsFile, Row, agreeing, digest
@@ -253,14 +253,11 @@ def _training(name: str, size: Size) -> Training:
 
 def _rows(case: Case, found: Played) -> list[Row]:
     told = about(found.policy_updates + found.student_updates, found.seconds, matmul_precision="medium")
-    rows = []
-    if found.student_kl is not None:
-        rows.append(Row(**case.identity, metric="student_kl", value=found.student_kl, **told))
     # The one that says that all is there comes last.
-    names = ("curve", "episodes", "env_steps", "policy_updates")
-    data = {name: getattr(found, name) for name in names}
-    rows.append(Row(**case.identity, metric="episode_return", value=found.episode_return, data=data, **told))
-    return rows
+    values = {} if found.student_kl is None else {"student_kl": found.student_kl}
+    values["episode_return"] = found.episode_return
+    data = {name: getattr(found, name) for name in ("curve", "episodes", "env_steps", "policy_updates")}
+    return rows_of(case.identity, values, told, data)
 
 
 def _throughput(results: ResultsFile, options: Options, threads: int = 2) -> None:

@@ -18,7 +18,7 @@ from benchmarks.lot_images import imitation
 from benchmarks.lot_images.imitation import KINDS, Imitated
 from benchmarks.lot_images.networks import NETWORKS
 from benchmarks.lot_images.problem import ImageProblem
-from benchmarks.measurements import Measurement, measure
+from benchmarks.measurements import Measurement, measure, rows_of
 from benchmarks.options import Preset
 from benchmarks.presentation import color, in_precision, markdown, panels, print_table, write_figures
 from benchmarks.provenance import about
@@ -167,8 +167,7 @@ def _rows(identity: Mapping[str, Any], precision: str, found: Imitated) -> list[
         "imitation_kl_train": train,
         "imitation_kl_test": test,
     }
-    data = {"imitation_kl_test": found.curve}
-    return [Row(**identity, metric=name, value=value, data=data.get(name), **told) for name, value in values.items()]
+    return rows_of(identity, values, told, found.curve)
 
 
 _HEADER = ("teacher", "knows its labels %", "test accuracy %", "student's KL, training images", "test images", "seeds")
@@ -200,7 +199,7 @@ def _mean(values: Sequence[float], factor: int) -> str:
 def _figure(rows: Sequence[Row]) -> Figure:
     figure, axes = panels(["training images", "test images"])
     for number, method in enumerate(dict.fromkeys(row.method for row in rows)):
-        curves = np.array([row.data for row in rows if row.data and row.method == method])
+        curves = np.array([row.data for row in rows if row.data and row.method == method], dtype=float)
         for axis, column in zip(axes, (1, 2), strict=True):
             mean = curves.mean(0)
             label = f"{method.removeprefix('imitate:')} teacher"

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.checkpoints import ending
 from benchmarks.compare import Options, distillation, main
 from benchmarks.compare import report as compare_report
 from benchmarks.compare.methods import LEARNING_RATES, METHODS, TABLE
@@ -246,3 +247,44 @@ def test_test_split_is_touched_once_by_final_students_on_the_whole_pool(
 def test_unknown_method_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="did you mean 'rmd'"):
         options(tmp_path, methods=("rmdd",))
+
+
+def test_a_student_that_diverges_is_none_of_those_that_begin_in_its_place() -> None:
+    """Of three the second diverges at once, and another begins."""
+
+    class Env:
+        num_envs = 3
+        accuracy = iter(([9.0, 0.1, 9.0], [0.7, 9.0, 0.9]))
+
+        def evaluate_final(self, split: str) -> dict[str, np.ndarray]:
+            return {"dev_accuracy": np.array(next(self.accuracy))}
+
+    ended = work._Ended(Env(), False)  # type: ignore[arg-type]
+    diverged = {"objective": np.array([0.0, 0.2, 0.0]), "diverged": np.array([False, True, False])}
+    over = np.array([False, True, False])
+    assert ended.step(over, {"objective": np.array([0.4, 5.0, 0.6]), "final_info": diverged}) == pytest.approx(0.4)
+    assert ended.step(~over & over, {"objective": np.array([0.5, 6.0, 0.8])}) == pytest.approx(0.5)
+    whole = {"objective": np.array([0.6, 0.0, 0.7]), "diverged": np.zeros(3, dtype=bool)}
+    assert ended.step(~over, {"objective": np.full(3, 7.0), "final_info": whole}) == pytest.approx(0.5)
+    assert ended.measured["dev_accuracy"].tolist() == [0.7, 0.1, 0.9]
+    assert ended.diverged.tolist() == over.tolist()
+
+
+def test_teachers_of_a_task_with_a_dot_in_its_name_have_a_file_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files: list[Path] = []
+
+    def record(jobs: Any, *_: Any) -> None:
+        files.extend(ending(job.kwargs["checkpoint"], "zip") for job in jobs if "checkpoint" in job.kwargs)
+
+    comparison = main.comparison_of(options(tmp_path, label_noise=(0.125, 0.12)))
+    configuration = Configuration(0.2, "linear", 0)
+    best = {(task.name, name): configuration for task in comparison.tasks for name in METHODS_UNDER_TEST}
+    assert {task.name for task in comparison.tasks} == {"digits-noisy-12.5", "digits-noisy-12"}
+    monkeypatch.setattr(engine, "run_jobs", record)
+    comparison._train(
+        [(task, name, seed) for task in comparison.tasks for name in METHODS_UNDER_TEST for seed in (0, 1)], best
+    )
+    assert len(files) == len(set(files)) == 2 * 2 * len(METHODS_UNDER_TEST)
+    assert {file.name.count(".") for file in files} == {1}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks.jobs import JobFailed
-from benchmarks.measurements import Measurement, measure
+from benchmarks.measurements import Measurement, measure, rows_of
 from benchmarks.provenance import about
 from benchmarks.rows import ResultsFile, Row
 
@@ -94,3 +94,49 @@ def test_a_checkpoint_stays_until_its_rows_are_written(results: ResultsFile) -> 
 def test_work_that_does_not_resume_takes_no_checkpoint(results: ResultsFile) -> None:
     measure([measurement(4, told, resumes=False)], results, 1)
     assert results.value("test", identity(4)) == 4.0
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"dev": 0.5, "test": 0.25}, {"dev": 0.5, "test": 0.25}),
+        ({"dev": 0.5, "test": 0.25, "diverged": False}, {"dev": 0.5, "test": 0.25}),
+        ({"dev": 0.5, "diverged": True, "test": 0.25}, {"diverged": 1.0, "dev": 0.5, "test": 0.25}),
+        ({"dev": NAN, "test": 0.25}, {"diverged": 1.0, "test": 0.25}),
+        ({"dev": INF, "test": -INF}, {"diverged": 1.0}),
+        ({}, {}),
+    ],
+)
+def test_what_diverged_is_said_in_a_row_and_measured_once(
+    values: dict[str, float], expected: dict[str, float], results: ResultsFile
+) -> None:
+    def diverging(seed: int) -> int:
+        CHECKPOINTS.append(Path())
+        return seed
+
+    def found(seed: int) -> list[Row]:
+        return rows_of(identity(seed), values, about(3, 0.5), {"curve": [(1, NAN, None), (2, 0.5, INF)]})
+
+    wanted = [Measurement("one", diverging, {"seed": 0}, identity(0), "test", found, resumes=False)]
+    for _ in range(2):
+        measure(wanted, results, 1)
+    assert {row.metric: row.value for row in results.rows()} == expected
+    for row in results.rows():
+        assert row.data == ({"curve": [[1, None, None], [2, 0.5, None]]} if row.metric == "test" else None)
+    assert len(CHECKPOINTS) == (1 if values else 2)
+
+
+def test_what_a_killed_run_left_of_finished_work_is_removed(results: ResultsFile) -> None:
+    measure([measurement(0)], results, 1)
+    left = CHECKPOINTS[0].with_suffix(".zip")
+    left.touch()
+    measure([measurement(0)], results, 1)
+    assert not left.exists()
+
+
+def test_what_is_asked_for_twice_is_measured_once(results: ResultsFile) -> None:
+    measure([measurement(0), measurement(0)], results, 1)
+    assert len(results.rows()) == len(results.path.read_bytes().splitlines()) == 2

@@ -58,6 +58,13 @@ class _Held:
         return self._dynamics.student.held(*self._tensors)
 
 
+class _Blank(_Held):
+    """The same, but its outputs are all 0."""
+
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        return torch.zeros_like(super().__call__(inputs))
+
+
 class Dynamics:
     """The training of one student.
 
@@ -379,6 +386,19 @@ class Dynamics:
 
         with torch.no_grad():
             return self._recorded(self._map(metrics), "metrics")(state.parameters, state.buffers, inputs, targets)
+
+    def blank_metrics(
+        self, state: StudentState, inputs: torch.Tensor, targets: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(objective, score) of a network whose outputs are all 0: it prefers no answer. Arguments as of `metrics`."""
+
+        def metrics(
+            parameters: Tensors, buffers: Tensors, inputs: torch.Tensor, targets: torch.Tensor
+        ) -> tuple[torch.Tensor, torch.Tensor]:
+            return self.measure.judge(_Blank(self, parameters, buffers), inputs, targets)[:2]
+
+        with torch.no_grad():
+            return self._map(metrics)(state.parameters, state.buffers, inputs, targets)
 
     def outputs(self, state: StudentState, inputs: torch.Tensor) -> torch.Tensor:
         """The student's outputs in evaluation mode, without gradients: (n, outputs, ...), or (B, n, outputs, ...)."""

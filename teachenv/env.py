@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
 
+from teachenv import checks
 from teachenv.randomness import SEED_BOUND
 from teachenv.rendering import Frame, draw, text
 from teachenv.settings import RENDER_MODES, Settings
 from teachenv.state import Episode, StudentState
-from teachenv.teaching import Teaching
+from teachenv.teaching import Teaching, reset_options
 
 
 class TeachEnv(gym.Env[np.ndarray, np.ndarray]):
@@ -49,10 +51,12 @@ class TeachEnv(gym.Env[np.ndarray, np.ndarray]):
 
     Args:
         render_mode: None, `"ansi"` (text) or `"rgb_array"` (learning curves and the current coefficients).
+        defaults: settings where none are given, in place of those of `teachenv.Settings`: what the registered ids
+            differ in.
         **settings: see `teachenv.Settings`.
 
     Raises:
-        ValueError: a setting out of its range or that does not fit the data.
+        ValueError: a setting out of its range, that does not fit the data, or that has no effect beside the others.
         TypeError: an unknown setting.
         DatasetUnavailable: the data cannot be had.
 
@@ -70,12 +74,14 @@ class TeachEnv(gym.Env[np.ndarray, np.ndarray]):
 
     metadata = {"render_modes": list(RENDER_MODES), "render_fps": 10}  # noqa: RUF012 - Gymnasium's declared form
 
-    def __init__(self, *, render_mode: str | None = None, **settings: Any) -> None:
+    def __init__(
+        self, *, render_mode: str | None = None, defaults: Mapping[str, Any] | None = None, **settings: Any
+    ) -> None:
         """Loads the data and builds the student."""
         if render_mode is not None and render_mode not in RENDER_MODES:
             raise ValueError(f"render_mode must be None or one of {RENDER_MODES}, found {render_mode!r}")
         self.render_mode = render_mode
-        self.teaching = Teaching(Settings.from_kwargs(settings))
+        self.teaching = Teaching(Settings.from_kwargs(settings, defaults), given=settings)
         self.dynamics = self.teaching.dynamics
         self.OBSERVATION_FIELDS = self.teaching.observation_fields
         self.observation_space = self.teaching.observation_space
@@ -106,19 +112,24 @@ class TeachEnv(gym.Env[np.ndarray, np.ndarray]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Draws a split and an untrained student; `options` are not used."""
-        super().reset(seed=seed)
+        """Draws a split and an untrained student.
+
+        Args:
+            seed: of this and the later episodes; None: go on with the present generator.
+            options: there are none.
+
+        Raises:
+            ValueError: an option, or a student that is not finite before the first action.
+        """
+        reset_options(options, ())
+        super().reset(seed=None if seed is None else checks.integer("seed", seed, least=0))
         self._begin(int(self.np_random.integers(SEED_BOUND)))
-        self._student = self.dynamics.init(self.episode)
+        assert self._dev is not None
+        self._student, self._ended = None, True
+        self._student, score, measured = self.teaching.begin(self.dynamics, self.episode, self._dev)
+        self._ended = False
         self.action = self.teaching.neutral_action
-        first = self.dynamics.metrics(self.student, *self.dynamics.minibatch(self.episode, 0))
-        score = self.teaching.train_score(self.dynamics, self.student, self.episode, first[1].cpu().numpy())
-        self._ended = not self._report(0.0, float(score), self._measure())
-        if self._ended:
-            raise ValueError(
-                f"the untrained student's outputs on dev are not finite: check the initialisation of student "
-                f"{self.teaching.settings.student!r} and the inputs of task {self.teaching.task.name!r}"
-            )
+        self._report(0.0, float(score), measured)
         return self._observation.copy(), dict(self._info)
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -148,11 +159,14 @@ class TeachEnv(gym.Env[np.ndarray, np.ndarray]):
 
         Returns:
             `<split>_accuracy` and `<split>_error` (fractions; the measure's score and one minus it) and
-            `<split>_objective`; of segmentation also `<split>_miou` and `<split>_pixel_accuracy`, of
+            `<split>_objective`, and `diverged`; of segmentation also `<split>_miou` and `<split>_pixel_accuracy`, of
             detection `<split>_map` and `<split>_map_50`. The test split is touched here and nowhere else.
+            All numbers are finite: a student that has diverged is measured as one whose outputs are all 0, who prefers
+            no answer.
         """
-        found = self.teaching.evaluate(self.dynamics, self.student, self.episode, split)
-        return {name: float(value) for name, value in found.items()}
+        diverged = bool(self._info.get("diverged", False))
+        found = self.teaching.evaluate(self.dynamics, self.student, self.episode, split, diverged)
+        return {name: value.item() for name, value in found.items()}
 
     def get_state(self) -> dict[str, Any]:
         """A snapshot that `set_state` continues from bitwise, here or (pickled) in another process."""

@@ -41,7 +41,7 @@ import numpy as np
 import torch
 from torch.autograd import forward_ad
 
-from teachenv.errors import unknown_name
+from teachenv import checks
 
 Tensors = dict[str, torch.Tensor]
 """Named tensors: a student's parameters, a gradient, or an optimiser's slot."""
@@ -142,6 +142,9 @@ class SGD:
     needs_gradient: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        for name in ("momentum", "weight_decay"):
+            object.__setattr__(self, name, checks.number(name, getattr(self, name), least=0, dtype=None))
+        object.__setattr__(self, "nesterov", checks.flag("nesterov", self.nesterov))
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov=True with momentum=0: Nesterov's momentum needs momentum > 0")
 
@@ -249,10 +252,12 @@ class Adam:
     needs_gradient: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas must be two numbers in [0, 1), found {self.betas}")
-        if not self.epsilon > 0:
-            raise ValueError(f"epsilon must be positive, found {self.epsilon}")
+        pair = checks.listed("betas", self.betas, "numbers in [0, 1)", count=2)
+        betas = tuple(checks.number(f"betas[{i}]", beta, least=0, below=1, dtype=None) for i, beta in enumerate(pair))
+        object.__setattr__(self, "betas", betas)
+        object.__setattr__(self, "epsilon", checks.number("epsilon", self.epsilon, above=0, dtype=None))
+        object.__setattr__(self, "weight_decay", checks.number("weight_decay", self.weight_decay, least=0, dtype=None))
+        object.__setattr__(self, "decoupled", checks.flag("decoupled", self.decoupled))
 
     def init(self, parameters: Tensors) -> Tensors:
         """M = s = 0."""
@@ -364,25 +369,19 @@ def make_optimizer(name: str, *, momentum: float, weight_decay: float, nesterov:
 
     Args:
         name: `"sgd"`, `"adam"` or `"adamw"`.
-        momentum: SGD's μ; β₁ is an option of Adam's own.
+        momentum: SGD's μ, of no meaning to the others; β₁ is an option of Adam's own.
         weight_decay: λ.
         nesterov: SGD's.
         **options: Adam's `betas` and `epsilon`.
 
     Raises:
-        ValueError: an unknown name, or an option that the optimiser does not have.
+        ValueError: an unknown name, or a value out of its range.
+        TypeError: an option that the optimiser does not have.
     """
+    checks.choice("optimizer", name, OPTIMIZERS)
+    checks.known_options(f"optimizer {name!r}", options, () if name == "sgd" else ("betas", "epsilon"))
     if name == "sgd":
-        if options:
-            raise ValueError(f"optimizer 'sgd' takes no optimizer_kwargs, found {sorted(options)}")
         return SGD(momentum, weight_decay, nesterov)
-    if name not in OPTIMIZERS:
-        raise unknown_name("optimizer", name, OPTIMIZERS)
-    for option in options:
-        if option not in ("betas", "epsilon"):
-            raise unknown_name(f"option of optimizer {name!r}", option, ("betas", "epsilon"))
     if nesterov:
         raise ValueError(f"nesterov=True is of optimizer 'sgd', found optimizer {name!r}")
-    if "betas" in options:
-        options["betas"] = tuple(options["betas"])
     return Adam(weight_decay=weight_decay, decoupled=name == "adamw", **options)

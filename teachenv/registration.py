@@ -72,5 +72,6 @@ def register() -> None:
             id=name,
             entry_point="teachenv.env:TeachEnv",
             vector_entry_point="teachenv.vector_env:TeachVectorEnv",
-            kwargs=kwargs,
+            # Apart from what a user chooses: a default without effect is none of their mistakes.
+            kwargs={"defaults": kwargs},
         )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from teachenv.errors import unknown_name
+from teachenv import checks
 
 Schedule = Callable[[np.ndarray | int], np.ndarray | float]
 """Maps student step(s) t = 0 … horizon − 1 to the factor(s) by which the base learning rate is multiplied."""
@@ -25,29 +26,41 @@ def make_schedule(spec: str | Mapping[str, Any], horizon: int) -> Schedule:
         horizon: student steps in an episode.
 
     Raises:
-        ValueError: an unknown kind, unknown keys, or milestones that do not increase.
+        ValueError: an unknown kind, a gamma that is no finite number of at least 0, or milestones that are no
+            increasing numbers of at least 0.
+        TypeError: an option that the kind does not have.
     """
     options: dict[str, Any] = dict(spec) if isinstance(spec, Mapping) else {"kind": spec}
-    kind = options.pop("kind", None)
-    if kind not in SCHEDULES:
-        raise unknown_name("lr_schedule", kind, SCHEDULES)
+    kind = checks.choice("lr_schedule", options.pop("kind", None), SCHEDULES)
+    checks.known_options(f"lr_schedule {kind!r}", options, ("milestones", "gamma") if kind == "step" else ())
     if kind == "step":
-        return _step(
-            options.pop("milestones", (horizon / 2, horizon * 3 / 4)), float(options.pop("gamma", 0.1)), options
-        )
-    if options:
-        raise ValueError(f"lr_schedule {kind!r} takes no options, found {sorted(options)}")
-    if kind == "linear":
-        return lambda t: 1.0 - t / horizon
-    if kind == "cosine":
-        return lambda t: 0.5 * (1.0 + np.cos(np.pi * t / horizon))
-    return lambda t: t * 0.0 + 1.0
+        return _step(options.get("milestones", (horizon / 2, horizon * 3 / 4)), options.get("gamma", 0.1))
+    return partial({"constant": _constant, "linear": _linear, "cosine": _cosine}[kind], horizon)
 
 
-def _step(milestones: Sequence[float], gamma: float, unknown: Mapping[str, Any]) -> Schedule:
-    if unknown:
-        raise ValueError(f"lr_schedule 'step' takes 'milestones' and 'gamma', found also {sorted(unknown)}")
-    bounds = np.asarray(milestones, dtype=float)
-    if bounds.ndim != 1 or bool(np.any(np.diff(bounds) <= 0)):
-        raise ValueError(f"lr_schedule 'step' needs increasing milestones in student steps, found {list(milestones)}")
-    return lambda t: gamma ** np.searchsorted(bounds, t, side="right")
+# Functions of the module, not lambdas, so that environments can be pickled.
+
+
+def _constant(horizon: int, step: np.ndarray | int) -> np.ndarray | float:
+    return step * 0.0 + 1.0
+
+
+def _linear(horizon: int, step: np.ndarray | int) -> np.ndarray | float:
+    return 1.0 - step / horizon
+
+
+def _cosine(horizon: int, step: np.ndarray | int) -> np.ndarray | float:
+    return 0.5 * (1.0 + np.cos(np.pi * step / horizon))  # type: ignore[no-any-return]
+
+
+def _stepped(bounds: np.ndarray, factor: float, step: np.ndarray | int) -> np.ndarray | float:
+    return factor ** np.searchsorted(bounds, step, side="right")  # type: ignore[no-any-return]
+
+
+def _step(milestones: object, gamma: object) -> Schedule:
+    factor = checks.number("lr_schedule's gamma", gamma, least=0)
+    given = checks.listed("lr_schedule's milestones", milestones, "student steps")
+    bounds = np.array([checks.number(f"lr_schedule's milestones[{i}]", m, least=0) for i, m in enumerate(given)])
+    if bool(np.any(np.diff(bounds) <= 0)):
+        raise ValueError(f"lr_schedule 'step' needs increasing milestones in student steps, found {given}")
+    return partial(_stepped, bounds, factor)

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
+import torch
+from torch import nn
 
-from teachenv.errors import unknown_name
-from teachenv.losses import LossFamily
-from teachenv.students import StudentFactory
+from teachenv import checks
+from teachenv.losses import LOSSES, LossFamily
+from teachenv.optimizers import OPTIMIZERS
+from teachenv.schedules import SCHEDULES
+from teachenv.students import StudentFactory, student_options
+from teachenv.tasks import TASKS
 from teachenv.tasks.base import Task
+from teachenv.tasks.noise import NOISE_KINDS
 
 RENDER_MODES = ("ansi", "rgb_array")
 
@@ -115,71 +122,50 @@ class Settings:
     autocast: Literal["bfloat16"] | None = None
 
     def __post_init__(self) -> None:
-        """Checks what can be checked without the data.
+        """Checks what can be checked without the data, and makes plain Python values of NumPy's.
 
         Raises:
-            ValueError: an option is out of its range.
+            ValueError: an option is of another type, or out of its range.
         """
-        for name, least in (
-            ("horizon", 1),
-            ("steps_per_action", 1),
-            ("batch_size", 1),
-            ("dev_size", 1),
-            ("warm_start", 0),
-        ):
-            value = getattr(self, name)
-            self._require(name, isinstance(value, int) and value >= least, f"an integer of at least {least}")
+        checks.choice("dtype", self.dtype, ("float32", "float64"))
+        dtype = torch.float64 if self.dtype == "float64" else torch.float32
+        for name, check in _CHECKS.items():
+            # The dataclass is frozen for everybody else.
+            object.__setattr__(self, name, check(name, getattr(self, name)))
+        for name, check in _NUMBERS.items():
+            object.__setattr__(self, name, check(name, getattr(self, name), dtype=dtype))
+        if "epsilon" in self.optimizer_kwargs:
+            checks.number("epsilon", self.optimizer_kwargs["epsilon"], above=0, dtype=dtype)
         self._require(
             "steps_per_action", self.horizon % self.steps_per_action == 0, f"a divisor of horizon={self.horizon}"
         )
-        for name in ("train_size", "pool_size", "dev_measured"):
-            value = getattr(self, name)
-            self._require(
-                name, value is None or (isinstance(value, int) and value >= 1), "None or an integer of at least 1"
-            )
         measured = self.dev_measured
         self._require(
             "dev_measured", measured is None or measured <= self.dev_size, f"at most dev_size={self.dev_size}"
         )
-        rate = self.teacher_learning_rate
-        self._require(
-            "teacher_learning_rate",
-            rate is None or _is_number(rate, at_least=0),
-            "None or a finite number of at least 0",
-        )
-        for name in ("learning_rate", "momentum", "weight_decay", "divergence_penalty"):
-            self._require(name, _is_number(getattr(self, name), at_least=0), "a finite number of at least 0")
-        noise = self.label_noise
-        self._require("label_noise", _is_number(noise, at_least=0) and noise < 1, "a fraction in [0, 1)")
-        tau = self.objective_temperature
-        self._require("objective_temperature", _is_number(tau, at_least=0) and tau > 0, "a positive number")
-        for name, known in (
-            ("train_on", ("split", "pool")),
-            ("objective", ("accuracy", "likelihood", "token-accuracy", "expected-bleu")),
-            ("dtype", ("float32", "float64")),
-            ("label_noise_kind", ("pair", "symmetric")),
-        ):
-            if getattr(self, name) not in known:
-                raise unknown_name(name, getattr(self, name), known)
         allowed = (None, "bfloat16") if self.dtype == "float32" else (None,)
         self._require("autocast", self.autocast in allowed, f"one of {allowed} with dtype={self.dtype!r}")
 
     def _require(self, name: str, holds: bool, expected: str) -> None:
         if not holds:
-            raise ValueError(f"{name} must be {expected}, found {getattr(self, name)!r}")
+            raise ValueError(f"{name} must be {expected}, found {checks.shown(getattr(self, name))}")
 
     @classmethod
-    def from_kwargs(cls, kwargs: Mapping[str, Any]) -> Settings:
+    def from_kwargs(cls, kwargs: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> Settings:
         """Settings from keyword arguments.
+
+        Args:
+            kwargs: what a user chose.
+            defaults: what stands in the place of this class's own defaults; see `teachenv.registration`.
 
         Raises:
             TypeError: an unknown keyword, with the nearest known one.
+            ValueError: see `Settings`.
         """
         known = [f.name for f in fields(cls)]
-        for name in kwargs:
-            if name not in known:
-                raise TypeError(str(unknown_name("option of the environment", name, known)))
-        return cls(**kwargs)
+        for given in (kwargs, defaults or {}):
+            checks.known_options("the environment", given, known)
+        return cls(**_fitting(dict(defaults or {}), kwargs), **kwargs)
 
     def fingerprint(self) -> dict[str, str]:
         """What must agree for a snapshot of one environment to fit another."""
@@ -187,8 +173,121 @@ class Settings:
         return {f.name: _describe(getattr(self, f.name)) for f in fields(self) if f.name not in skip}
 
 
-def _is_number(value: object, at_least: float) -> bool:
-    return isinstance(value, int | float | np.number) and bool(at_least <= value < math.inf)
+def _fitting(defaults: dict[str, Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Those defaults that a user's choices leave a meaning: another network has no use for the options of the first."""
+    for name in ("student", "teacher"):
+        options, chosen = f"{name}_kwargs", kwargs.get(name)
+        if name in kwargs and options in defaults:
+            known = student_options(chosen) if isinstance(chosen, str) else ()
+            defaults[options] = {key: value for key, value in defaults[options].items() if key in known}
+    if "dev_size" in kwargs and isinstance(kwargs["dev_size"], int | np.integer) and "dev_measured" in defaults:
+        defaults["dev_measured"] = max(1, min(defaults["dev_measured"], int(kwargs["dev_size"])))
+    return {name: value for name, value in defaults.items() if name not in kwargs}
+
+
+Check = Callable[..., Any]
+
+
+def _or_none(check: Check) -> Check:
+    def checked(name: str, value: object, **more: Any) -> Any:
+        if value is None:
+            return None
+        try:
+            return check(name, value, **more)
+        except ValueError as error:
+            raise ValueError(str(error).replace(" must be ", " must be None or ", 1)) from None
+
+    return checked
+
+
+def _text(name: str, value: object) -> str:
+    if isinstance(value, str) and value:
+        return str(value)
+    raise ValueError(f"{name} must be a name, found {checks.shown(value)}")
+
+
+def _folder(name: str, value: object) -> str:
+    if isinstance(value, str | os.PathLike) and os.fspath(value):
+        return os.fsdecode(value)
+    raise ValueError(f"{name} must be the path of a folder, found {checks.shown(value)}")
+
+
+def _device(name: str, value: object) -> str:
+    if isinstance(value, str | torch.device) and str(value):
+        return str(value)
+    raise ValueError(f"{name} must be a torch device such as 'cpu' or 'cuda:0', found {checks.shown(value)}")
+
+
+def _network(name: str, value: object) -> object:
+    if isinstance(value, str) or (callable(value) and not isinstance(value, nn.Module)):
+        return value
+    raise ValueError(
+        f"{name} must be the name of a network or a function that builds a fresh one (lambda: nn.Linear(64, 10)), "
+        f"found {checks.shown(value)}"
+    )
+
+
+def _loss(name: str, value: object) -> object:
+    if isinstance(value, LossFamily):
+        return value
+    return checks.choice(name, value, LOSSES)
+
+
+def _task(name: str, value: object) -> object:
+    if isinstance(value, Task):
+        return value
+    return checks.choice(name, value, TASKS)
+
+
+def _schedule(name: str, value: object) -> object:
+    return checks.options(name, value) if isinstance(value, Mapping) else checks.choice(name, value, SCHEDULES)
+
+
+_OBJECTIVES = ("accuracy", "likelihood", "token-accuracy", "expected-bleu")
+_AT_LEAST_ONE = partial(checks.integer, least=1)
+
+_CHECKS: dict[str, Check] = {
+    "task": _task,
+    "task_kwargs": checks.options,
+    "dataset": _or_none(_text),
+    "data_root": _or_none(_folder),
+    "pool_size": _or_none(_AT_LEAST_ONE),
+    "split_seed": partial(checks.integer, least=0),
+    "label_noise_kind": partial(checks.choice, known=NOISE_KINDS),
+    "dev_noise": checks.flag,
+    "student": _network,
+    "student_kwargs": checks.options,
+    "teacher": _or_none(_network),
+    "teacher_kwargs": checks.options,
+    "loss": _loss,
+    "loss_kwargs": checks.options,
+    "horizon": _AT_LEAST_ONE,
+    "steps_per_action": _AT_LEAST_ONE,
+    "batch_size": _AT_LEAST_ONE,
+    "train_size": _or_none(_AT_LEAST_ONE),
+    "dev_size": _AT_LEAST_ONE,
+    "dev_measured": _or_none(_AT_LEAST_ONE),
+    "resplit": checks.flag,
+    "warm_start": partial(checks.integer, least=0),
+    "train_on": partial(checks.choice, known=("split", "pool")),
+    "augment": _or_none(checks.flag),
+    "optimizer": partial(checks.choice, known=OPTIMIZERS),
+    "optimizer_kwargs": checks.options,
+    "nesterov": checks.flag,
+    "lr_schedule": _schedule,
+    "objective": partial(checks.choice, known=_OBJECTIVES),
+    "device": _device,
+}
+_NUMBERS: dict[str, Check] = {
+    "label_noise": partial(checks.number, least=0, below=1),
+    "teacher_learning_rate": _or_none(partial(checks.number, least=0)),
+    "learning_rate": partial(checks.number, least=0),
+    "momentum": partial(checks.number, least=0),
+    "weight_decay": partial(checks.number, least=0),
+    "objective_temperature": partial(checks.number, above=0),
+    "divergence_penalty": partial(checks.number, least=0),
+}
+"""Those that meet the student's tensors, and are checked to be numbers of its dtype."""
 
 
 def _describe(value: object) -> str:

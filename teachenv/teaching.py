@@ -8,7 +8,7 @@ first minibatch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,15 +16,17 @@ import gymnasium as gym
 import numpy as np
 import torch
 
+from teachenv import checks
 from teachenv.dynamics import Dynamics
 from teachenv.errors import unknown_name
+from teachenv.idle import refuse_idle
 from teachenv.joint import BATCH_FIELDS, JointDynamics, PairMeasure
 from teachenv.losses import LossFamily, make_loss
 from teachenv.minibatches import minibatches
 from teachenv.optimizers import make_optimizer
 from teachenv.randomness import Purpose, generator
 from teachenv.recording import Recorder, recorder_of
-from teachenv.schedules import make_schedule
+from teachenv.schedules import Schedule, make_schedule
 from teachenv.settings import Settings
 from teachenv.state import Episode, StudentState
 from teachenv.students import FunctionalStudent, StudentFactory, make_student
@@ -35,6 +37,9 @@ from teachenv.tasks.decisions import LikelihoodMeasure, SingleDecisions
 
 BASE_FIELDS = ("progress", "train_accuracy", "dev_accuracy")
 """Of measures whose score is an accuracy; others have their own name in its place."""
+
+_ROUNDINGS = 4
+"""How many roundings an action may lie outside of the box."""
 
 
 class Teaching:
@@ -52,18 +57,23 @@ class Teaching:
         actions: actions in an episode.
         recorder: for batched steps, where the dynamics is known to be pure; see `teachenv.recording`.
 
+    Args:
+        settings: the options.
+        given: names of those that a user chose: they must have an effect, see `teachenv.idle`.
+
     Raises:
-        ValueError: settings that do not fit the data.
+        ValueError: settings that do not fit the data or one another.
         DatasetUnavailable: the data cannot be had.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, given: Collection[str] = ()) -> None:
         """Loads the data and builds the student's dynamics."""
         self.settings = settings
         self.fingerprint = settings.fingerprint()
         device = _device(settings.device)
         dtype = torch.float64 if settings.dtype == "float64" else torch.float32
         self.task, clean_targets = _load(settings, dtype, device)
+        refuse_idle(settings, given, self.task)
         self._check_sizes()
         loss = (
             settings.loss if isinstance(settings.loss, LossFamily) else make_loss(settings.loss, settings.loss_kwargs)
@@ -88,7 +98,7 @@ class Teaching:
                 **settings.optimizer_kwargs,
             ),
             "learning_rate": settings.learning_rate,
-            "schedule": make_schedule(settings.lr_schedule, settings.horizon),
+            "schedule": self._schedule(dtype),
             "augment": self._augments(),
             "warm_start": settings.warm_start,
             "dev_measured": settings.dev_measured,
@@ -113,6 +123,19 @@ class Teaching:
         size = loss.action_size(self.task.num_outputs, settings.batch_size)
         self.action_space = gym.spaces.Box(-1.0, 1.0, (size,), floating)
         self.neutral_action = torch.zeros(size, dtype=dtype, device=device)
+
+    def _schedule(self, dtype: torch.dtype) -> Schedule:
+        """The schedule, whose rates the student's dtype must hold to the last step."""
+        settings = self.settings
+        schedule = make_schedule(settings.lr_schedule, settings.horizon)
+        factors = np.abs(np.asarray(schedule(np.arange(settings.horizon)), dtype=float))
+        largest = float(factors.max()) * max(settings.learning_rate, settings.teacher_learning_rate or 0.0)
+        if not largest <= torch.finfo(dtype).max:
+            raise ValueError(
+                f"lr_schedule={settings.lr_schedule!r} makes learning_rate={settings.learning_rate:g} as large as "
+                f"{largest:g}, more than {settings.dtype} holds; choose a smaller gamma"
+            )
+        return schedule
 
     def _student(self, dtype: torch.dtype, device: torch.device) -> FunctionalStudent:
         settings, inputs = self.settings, self.task.pool[0]
@@ -235,6 +258,36 @@ class Teaching:
         ]
         return Episode((seed,), *on_device)
 
+    def begin(
+        self, dynamics: Dynamics, episode: Episode, dev: tuple[torch.Tensor, torch.Tensor]
+    ) -> tuple[StudentState, np.ndarray, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """The student at the episode's begin, or a batch of them: (state, train score, what `measure` gives).
+
+        Raises:
+            ValueError: what it measures is not finite, and why that may be.
+        """
+        student = dynamics.init(episode)
+        first = dynamics.metrics(student, *dynamics.minibatch(episode, student.step))
+        score = self.train_score(dynamics, student, episode, first[1].double().cpu().numpy())
+        measured = self.measure(dynamics, student, dev, episode)
+        if not all(np.isfinite(numbers).all() for numbers in (score, *measured)):
+            raise ValueError(self._blamed(dynamics, episode, dev))
+        return student, score, measured
+
+    def _blamed(self, dynamics: Dynamics, episode: Episode, dev: tuple[torch.Tensor, torch.Tensor]) -> str:
+        """Why a student is not finite at its episode's begin: its warm start, or what it is before."""
+        settings = self.settings
+        untrained = self.measure(dynamics, dynamics.untrained(episode), dev, episode)
+        if settings.warm_start and all(np.isfinite(numbers).all() for numbers in untrained):
+            return (
+                f"the student diverged in its warm start of {settings.warm_start} steps at "
+                f"learning_rate={settings.learning_rate:g}: make learning_rate or warm_start smaller"
+            )
+        return (
+            f"the untrained student's outputs on dev are not finite: check the initialisation of student "
+            f"{checks.shown(settings.student)} and the inputs of task {self.task.name!r}"
+        )
+
     def advance(
         self, dynamics: Dynamics, student: StudentState, episode: Episode, action: torch.Tensor
     ) -> tuple[StudentState, np.ndarray, np.ndarray]:
@@ -274,23 +327,57 @@ class Teaching:
         return dynamics.metrics(student, *dynamics.train_sample(episode))[1].double().cpu().numpy()
 
     def evaluate(
-        self, dynamics: Dynamics, students: StudentState, episode: Episode, split: str
+        self,
+        dynamics: Dynamics,
+        students: StudentState,
+        episode: Episode,
+        split: str,
+        diverged: np.ndarray | bool = False,
     ) -> dict[str, np.ndarray]:
-        """What `TeachEnv.evaluate` tells of a student, or of a batch: each value () or (B,)."""
+        """What `TeachEnv.evaluate` tells of a student, or of a batch: each value () or (B,).
+
+        Args:
+            dynamics: of the student, or of the batch.
+            students: their state.
+            episode: their episode.
+            split: see `split`.
+            diverged: whether the student is known to have diverged, () or (B,).
+        """
         inputs, targets = self.split(dynamics, episode, split)
         objective, score, _ = self.measure(dynamics, students, (inputs, targets))
+        broken = np.asarray(~(np.isfinite(objective) & np.isfinite(score)))
+        if broken.any():
+            blank = (t.double().cpu().numpy() for t in dynamics.blank_metrics(students, inputs, targets))
+            objective, score = (np.where(broken, b, v) for b, v in zip(blank, (objective, score), strict=True))
         found = {f"{split}_accuracy": score, f"{split}_error": 1.0 - score, f"{split}_objective": objective}
+        found |= self._reports(dynamics, students, inputs, targets, split, broken)
+        return found | {"diverged": broken | diverged}
+
+    def _reports(
+        self,
+        dynamics: Dynamics,
+        students: StudentState,
+        inputs: torch.Tensor,
+        targets: torch.Tensor,
+        split: str,
+        broken: np.ndarray,
+    ) -> dict[str, np.ndarray]:
+        """The measure's further numbers, each () or (B,)."""
         measure = dynamics.measure
         if not measure.reported:
-            return found
+            return {}
         if measure.decodes:
             told = dynamics.report(students, inputs, targets)
-            return found | {f"{split}_{name}": value.numpy() for name, value in told.items()}
+            return {f"{split}_{name}": value.numpy() for name, value in told.items()}
         outputs = dynamics.outputs(students, inputs)
-        each = zip(outputs, targets, strict=True) if objective.ndim else [(outputs, targets)]
+        finite = torch.as_tensor(~broken, device=outputs.device).view(
+            *broken.shape, *[1] * (outputs.dim() - broken.ndim)
+        )
+        outputs = torch.where(finite, outputs, 0.0)
+        each = zip(outputs, targets, strict=True) if broken.ndim else [(outputs, targets)]
         reports = [measure.report(*one) for one in each]
-        return found | {
-            f"{split}_{name}": np.array([report[name] for report in reports]).reshape(objective.shape)
+        return {
+            f"{split}_{name}": np.array([report[name] for report in reports]).reshape(broken.shape)
             for name in measure.reported
         }
 
@@ -348,10 +435,10 @@ class Teaching:
             raise ValueError(f"this is the state of {there}, expected that of {here}")
 
     def parse_action(self, action: Any, shape: tuple[int, ...]) -> torch.Tensor:
-        """Checks an action, or a batch of them.
+        """Checks an action, or a batch of them; what is outside of the box by rounding alone is clipped.
 
         Raises:
-            ValueError: wrong shape, NaN, or outside the box.
+            ValueError: wrong shape, NaN, or outside the box by more.
             TypeError: not floating-point numbers.
         """
         array = np.asarray(action)
@@ -363,13 +450,31 @@ class Teaching:
         if array.shape != shape:
             raise ValueError(f"an action has shape {shape} here, found {array.shape}; see env.action_space")
         largest = np.abs(array).max(initial=0.0)  # NaN if any coordinate is
-        if not largest <= 1.0:
+        # A wrapper's arithmetic may end a few roundings outside of the box.
+        outside = _ROUNDINGS * max(np.finfo(array.dtype).eps, np.finfo(self.action_space.dtype).eps)
+        if not largest <= 1.0 + outside:
             if np.isnan(largest):
                 raise ValueError("the action contains NaN; look for a diverged teacher")
             raise ValueError(
                 f"actions lie in [-1, 1], found a coordinate of size {largest:.6g}; np.clip(action, -1, 1) first"
             )
+        if largest > 1.0:
+            array = array.clip(-1.0, 1.0)
         return torch.as_tensor(array, dtype=self.neutral_action.dtype, device=self.neutral_action.device)
+
+
+def reset_options(options: Any, known: Collection[str]) -> dict[str, Any]:
+    """The options of a `reset`, of which unknown ones are errors rather than ignored.
+
+    Raises:
+        ValueError: an option that is not known.
+    """
+    given = {} if options is None else checks.options("reset's options", options)
+    for name in given:
+        if name not in known:
+            expected = f"expected {', '.join(map(repr, known))}" if known else "it takes none"
+            raise ValueError(f"reset has no option {name!r}: {expected}; seeds are given as reset(seed=...)")
+    return given
 
 
 def _pair(teacher: StudentFactory, student: StudentFactory) -> Pair:
@@ -408,8 +513,6 @@ def _load(settings: Settings, dtype: torch.dtype, device: torch.device) -> tuple
             split_seed=settings.split_seed,
             **settings.task_kwargs,
         )
-    elif settings.dataset is not None:
-        raise ValueError(f"dataset={settings.dataset!r} chooses data for a named task; your own task brings its own")
     else:
         task = settings.task
         task = task.subset_pool(settings.pool_size, settings.split_seed) if settings.pool_size is not None else task

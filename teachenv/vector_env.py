@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import gymnasium as gym
@@ -12,12 +12,13 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
+from teachenv import checks
 from teachenv.errors import unknown_name
 from teachenv.joint import batched
 from teachenv.randomness import SEED_BOUND
 from teachenv.settings import Settings
 from teachenv.state import Episode, StudentState
-from teachenv.teaching import Teaching, stack_episodes
+from teachenv.teaching import Teaching, reset_options, stack_episodes
 
 Path = Literal["auto", "vmap", "loop"]
 
@@ -40,18 +41,26 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             convolutions on a CPU (LeNet students run at 0.4-0.75 times the loop's speed under vmap there) and networks
             whose forward pass draws random numbers (dropout) or does not run under vmap. `python -m benchmarks
             throughput` measures both.
+        defaults: see `TeachEnv`.
         **settings: see `teachenv.Settings`.
 
     Raises:
-        ValueError: a setting out of its range, or `path="vmap"` for a network that does not allow it.
+        ValueError: a setting out of its range or without effect, or `path="vmap"` for a network that does not allow it.
         TypeError: an unknown setting.
         DatasetUnavailable: the data cannot be had.
     """
 
-    def __init__(self, num_envs: int = 1, *, path: Path = "auto", render_mode: None = None, **settings: Any) -> None:
+    def __init__(
+        self,
+        num_envs: int = 1,
+        *,
+        path: Path = "auto",
+        render_mode: None = None,
+        defaults: Mapping[str, Any] | None = None,
+        **settings: Any,
+    ) -> None:
         """Loads the data and builds the students' dynamics."""
-        if num_envs < 1:
-            raise ValueError(f"num_envs must be at least 1, found {num_envs}")
+        num_envs = checks.integer("num_envs", num_envs, least=1)
         if render_mode is not None:
             raise ValueError(
                 f"the vector environment does not render, found render_mode={render_mode!r}; render a single one"
@@ -59,7 +68,7 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
         self.render_mode = None
         self.num_envs = num_envs
-        self.teaching = Teaching(Settings.from_kwargs(settings))
+        self.teaching = Teaching(Settings.from_kwargs(settings, defaults), given=settings)
         self.path = self._choose(path)
         self.dynamics = batched(self.teaching.dynamics, self.path, self.teaching.recorder)
         self.OBSERVATION_FIELDS = self.teaching.observation_fields
@@ -91,19 +100,53 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Draws a split and an untrained student for each; `options` are not used."""
-        if isinstance(seed, int | np.integer):
-            seed = [int(seed) + i for i in range(self.num_envs)]
-        if seed is not None:
+        """Draws a split and an untrained student for each.
+
+        Args:
+            seed: see the class.
+            options: `{"reset_mask": mask}`, a boolean array (B,) as Gymnasium's vector environments take it, resets
+                those students only; the others go on, and `_key` masks of the infos leave them out.
+
+        Raises:
+            ValueError: another option, a mask of another kind or without a student, or a wrong number of seeds.
+            ResetNeeded: a mask that leaves out students who have not begun yet.
+        """
+        mask = self._mask(reset_options(options, ("reset_mask",)))
+        seeds = self._seeds(seed)
+        if self._state is None and not mask.all():
+            raise gym.error.ResetNeeded("there are no students yet: reset all of them before some of them")
+        chosen = np.flatnonzero(mask)
+        fresh = {i: seeding.np_random(seeds[i])[0] for i in chosen.tolist() if seeds[i] is not None}
+        self._randoms = [fresh.get(i, random) for i, random in enumerate(self._randoms)]
+        begun = self._untrained(chosen.tolist())
+        if mask.all():
+            self._state, self.final_students = begun, None
+        else:
+            self._put(chosen, begun)
+        infos = self._infos()
+        return self._current["observation"].copy(), infos | {key: mask.copy() for key in infos if key.startswith("_")}
+
+    def _mask(self, options: dict[str, Any]) -> np.ndarray:
+        mask = options.get("reset_mask")
+        if mask is None:
+            return np.ones(self.num_envs, dtype=bool)
+        if isinstance(mask, np.ndarray) and mask.dtype == np.bool_ and mask.shape == (self.num_envs,) and mask.any():
+            return mask.copy()
+        found = f"{mask.dtype} {mask.shape}" if isinstance(mask, np.ndarray) else checks.shown(mask)
+        raise ValueError(
+            f"reset_mask must be an array of bool, of shape ({self.num_envs},), with True for the students to reset, "
+            f"found {found}{' without any True' if isinstance(mask, np.ndarray) and not mask.any() else ''}"
+        )
+
+    def _seeds(self, seed: object) -> list[int | None]:
+        if seed is None:
+            return [None] * self.num_envs
+        if isinstance(seed, Sequence | np.ndarray) and not isinstance(seed, str) and np.ndim(seed) == 1:
             if len(seed) != self.num_envs:
                 raise ValueError(f"reset: expected one seed for each of {self.num_envs} students, found {len(seed)}")
-            fresh = [
-                random if s is None else seeding.np_random(s)[0] for s, random in zip(seed, self._randoms, strict=True)
-            ]
-            self._randoms = fresh
-        self._state = self._untrained(range(self.num_envs))
-        self.final_students = None
-        return self._current["observation"].copy(), self._infos()
+            return [None if s is None else checks.integer("seed", s, least=0) for s in seed]
+        first = checks.integer("seed", seed, least=0)
+        return [first + i for i in range(self.num_envs)]
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Trains each student for `steps_per_action` steps; ended episodes start anew within the step.
@@ -130,7 +173,7 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         observation[diverged, 1:] = now["observation"][diverged, 1:]
         measured = {name: np.where(diverged, now[name], value) for name, value in measured.items()}
         self._state = now | measured | {"students": students, "observation": observation, "diverged": diverged}
-        self._state["stepped_episodes"] = now["episodes"]
+        self._state |= {"stepped_episodes": now["episodes"], "stepped_diverged": diverged}
         self.final_students = students
         terminated = diverged | (steps >= settings.horizon)
         infos = self._infos()
@@ -144,16 +187,19 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         Right after a step that ended an episode the students are new ones; stop one step earlier, or see
         `evaluate_final`.
         """
-        return self._evaluate(self.students, self.episodes, split)
+        return self._evaluate(self.students, self.episodes, split, self._current["diverged"])
 
     def evaluate_final(self, split: str = "test") -> dict[str, np.ndarray]:
         """Measures the students as they stood after the last step, before any of them started anew."""
         if self.final_students is None:
             raise gym.error.ResetNeeded("no step has been taken since reset()")
-        return self._evaluate(self.final_students, self._current["stepped_episodes"], split)
+        now = self._current
+        return self._evaluate(self.final_students, now["stepped_episodes"], split, now["stepped_diverged"])
 
-    def _evaluate(self, students: StudentState, episodes: Episode, split: str) -> dict[str, np.ndarray]:
-        return self.teaching.evaluate(self.dynamics, students, episodes, split)
+    def _evaluate(
+        self, students: StudentState, episodes: Episode, split: str, diverged: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        return self.teaching.evaluate(self.dynamics, students, episodes, split, diverged)
 
     def get_state(self) -> dict[str, Any]:
         """A snapshot that `set_state` continues from bitwise, here or (pickled) in another process."""
@@ -211,18 +257,13 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def _untrained(self, which: Sequence[int]) -> dict[str, Any]:
         """The state of new episodes for the given students."""
         episodes = stack_episodes([self.teaching.episode(int(self._randoms[i].integers(SEED_BOUND))) for i in which])
-        students = self.dynamics.init(episodes)
         dev = self.dynamics.dev(episodes)
-        objective, score, features = self.teaching.measure(self.dynamics, students, dev, episodes)
-        first = self.dynamics.minibatch(episodes, np.asarray(students.step))
-        train_score = self.dynamics.metrics(students, *first)[1].double().cpu().numpy()
-        train_score = self.teaching.train_score(self.dynamics, students, episodes, train_score)
-        if not (np.isfinite(objective).all() and np.isfinite(features).all()):
-            raise ValueError("an untrained student's outputs on dev are not finite: check the student's initialisation")
+        students, train_score, (objective, score, features) = self.teaching.begin(self.dynamics, episodes, dev)
         return {
             "students": students,
             "episodes": episodes,
             "stepped_episodes": episodes,
+            "stepped_diverged": np.zeros(len(which), dtype=bool),
             "dev": dev,
             "observation": self.teaching.observe(np.asarray(students.step), train_score, score, features),
             "objective": objective,
@@ -240,20 +281,20 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         for i in ended:
             final_obs[i] = observation[i].copy()
         final_info = {key: mask.copy() if key.startswith("_") else value for key, value in infos.items()}
-        episodes = self.episodes
-        fresh = self._untrained(ended.tolist())
-        self._state = (
-            fresh
-            if len(ended) == self.num_envs
-            else {key: _replaced(value, ended, fresh[key]) for key, value in self._current.items()}
-        )
-        self._state["stepped_episodes"] = episodes
+        self._put(ended, self._untrained(ended.tolist()))
         return self._infos() | {
             "final_obs": final_obs,
             "_final_obs": mask,
             "final_info": final_info,
             "_final_info": mask,
         }
+
+    def _put(self, rows: np.ndarray, begun: dict[str, Any]) -> None:
+        """Puts new episodes in the places of others; what the last step left stays, for `evaluate_final`."""
+        stepped = {name: value for name, value in self._current.items() if name.startswith("stepped_")}
+        if len(rows) < self.num_envs:
+            begun = {key: _replaced(value, rows, begun[key]) for key, value in self._current.items()}
+        self._state = begun | stepped
 
     def _infos(self) -> dict[str, Any]:
         now = self._current

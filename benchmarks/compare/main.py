@@ -170,7 +170,11 @@ class Options(ParallelOptions):
     def kind(self) -> Kind:
         """What is compared in the environment."""
         spec = gym.registry.get(self.env)
-        return DISTILLATION if spec is not None and spec.kwargs.get("loss") == "distillation" else LOSSES
+        return (
+            DISTILLATION
+            if spec is not None and spec.kwargs.get("defaults", {}).get("loss") == "distillation"
+            else LOSSES
+        )
 
 
 def _check_environment(name: str) -> None:

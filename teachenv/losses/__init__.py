@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from teachenv import checks
 from teachenv.errors import unknown_name
 from teachenv.losses.base import LossFamily
 from teachenv.losses.bilinear import Bilinear, BilinearGeneralized, BilinearSigmoid
@@ -54,4 +56,8 @@ def make_loss(name: str, options: Mapping[str, Any] | None = None) -> LossFamily
     """
     if name not in LOSSES:
         raise unknown_name("loss", name, LOSSES)
-    return LOSSES[name](**(options or {}))
+    family, given = LOSSES[name], dict(options or {})
+    parameters = inspect.signature(family).parameters.values()
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters):  # those that take any hand them on, to be checked there
+        checks.known_options(f"loss {name!r}", given, [p.name for p in parameters])
+    return family(**given)

@@ -7,6 +7,7 @@ import math
 import torch
 from torch.nn import functional as F
 
+from teachenv import checks
 from teachenv.losses.base import LossFamily
 from teachenv.students.functional import Prediction
 
@@ -22,9 +23,7 @@ class Bilinear(LossFamily):
 
     def __init__(self, scale: float = 0.5) -> None:
         """Checks the scale."""
-        if not scale > 0:
-            raise ValueError(f"scale must be positive, found {scale}")
-        self.scale = float(scale)
+        self.scale = checks.number("scale", scale, above=0)
 
     @property
     def coefficient_label(self) -> str:  # type: ignore[override]
@@ -86,9 +85,7 @@ class BilinearGeneralized(Bilinear):
     def __init__(self, scale: float = 0.5, q: float = 0.7) -> None:
         """Checks the ranges."""
         super().__init__(scale)
-        if not 0 < q <= 1:
-            raise ValueError(f"q must lie in (0, 1], found {q}; loss='bilinear' is the limit for q = 0")
-        self.q = float(q)
+        self.q = checks.number("q", q, above=0, most=1)  # loss="bilinear" is the limit for q = 0
 
     def _logarithm(self, log_p: torch.Tensor) -> torch.Tensor:
         return ((self.q * log_p).exp() - 1.0) / self.q

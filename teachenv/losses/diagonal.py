@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
+from teachenv import checks
 from teachenv.losses.base import LossFamily, weighted
 from teachenv.students.functional import Prediction
 
@@ -21,9 +22,7 @@ class Diagonal(LossFamily):
 
     def __init__(self, scale: float = 0.5) -> None:
         """Checks the scale."""
-        if not scale > 0:
-            raise ValueError(f"scale must be positive, found {scale}")
-        self.scale = float(scale)
+        self.scale = checks.number("scale", scale, above=0)
 
     @property
     def coefficient_label(self) -> str:  # type: ignore[override]

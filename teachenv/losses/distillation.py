@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from teachenv import checks
 from teachenv.losses.base import LossFamily, weighted
 from teachenv.students.functional import Prediction
 
@@ -69,15 +70,10 @@ class Distillation(LossFamily):
         temperature: float = 1.0,
     ) -> None:
         """Checks the ranges."""
-        if not (scale > 0 and temperature > 0):
-            raise ValueError(
-                f"distillation: scale and temperature must be positive, found scale={scale}, temperature={temperature}"
-            )
-        for name, value in (("teacher_labels", teacher_labels), ("student_labels", student_labels)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"distillation: {name} must lie in [0, 1], found {value}")
-        self.scale, self.temperature = float(scale), float(temperature)
-        self.teacher_labels, self.student_labels = float(teacher_labels), float(student_labels)
+        self.scale = checks.number("scale", scale, above=0)
+        self.temperature = checks.number("temperature", temperature, above=0)
+        self.teacher_labels = checks.number("teacher_labels", teacher_labels, least=0, most=1)
+        self.student_labels = checks.number("student_labels", student_labels, least=0, most=1)
 
     def action_size(self, num_outputs: int, batch_size: int) -> int:
         """One weight a sample."""

@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 from torch.nn import functional as F
 
-from teachenv.errors import unknown_name
+from teachenv import checks
 from teachenv.losses.base import LossFamily
 from teachenv.randomness import Purpose, torch_seed
 from teachenv.students.functional import Prediction
@@ -157,7 +157,7 @@ class DynamicNetwork(LossFamily):
     Args:
         scale: γ, how far the box reaches.
         initial: φ₀; see `initial_weights`.
-        seed: of a random φ₀.
+        seed: of a random φ₀, and only of it; None: 0.
         per: what the mean is over: `"pairs"` of the label with another class, or `"rows"`.
         activation: between the layers: `"leaky-relu"`, the released code's, or `"leaky-swish"` (ours), x times
             0.01 + 0.99 sigmoid(5x). The gradient that a student gets from a piecewise linear network jumps as φ moves,
@@ -170,21 +170,19 @@ class DynamicNetwork(LossFamily):
         self,
         scale: float = 0.1,
         initial: Initial = "cross-entropy",
-        seed: int = 0,
+        seed: int | None = None,
         per: Scale = "pairs",
         activation: Activation = "leaky-relu",
     ) -> None:
         """Checks the options."""
-        if not scale > 0:
-            raise ValueError(f"scale must be positive, found {scale}")
-        if initial not in get_args(Initial):
-            raise unknown_name("initial loss", initial, get_args(Initial))
-        if per not in get_args(Scale):
-            raise unknown_name("mean", per, get_args(Scale))
-        if activation not in get_args(Activation):
-            raise unknown_name("activation", activation, get_args(Activation))
-        self.scale, self.per, self.activation = float(scale), per, activation
-        self.initial = initial_weights(initial, seed, activation)
+        self.scale = checks.number("scale", scale, above=0)
+        checks.choice("initial", initial, get_args(Initial))
+        checks.choice("per", per, get_args(Scale))
+        checks.choice("activation", activation, get_args(Activation))
+        if seed is not None and initial != "random":
+            raise ValueError(f'seed={seed!r} has no effect with initial={initial!r}: it is of initial="random"')
+        self.per, self.activation = per, activation
+        self.initial = initial_weights(initial, 0 if seed is None else checks.integer("seed", seed, 0), activation)
 
     def action_size(self, num_outputs: int, batch_size: int) -> int:
         """5,000."""

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from teachenv import checks
+from teachenv.errors import unknown_name
 from teachenv.losses.base import LossFamily, weighted
 from teachenv.losses.plain import needs_head, plain_loss
 from teachenv.students.functional import Prediction
@@ -31,7 +33,7 @@ class Mixture(LossFamily):
     Args:
         components: names in `teachenv.losses.PLAIN_LOSSES`, "cross-entropy" first; one action coordinate each.
         scale: how far the box reaches.
-        options: per component name, its options, such as `{"smooth-01": {"sharpness": 50}}` (50 is L2T-DLF's, and the
+        options: of each component by its name, such as `{"smooth-01": {"sharpness": 50}}` (50 is L2T-DLF's, and the
             default).
     """
 
@@ -42,15 +44,17 @@ class Mixture(LossFamily):
         options: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         """Looks the components up."""
-        if not components or components[0] != "cross-entropy":
-            raise ValueError(f"mixture: the first component must be 'cross-entropy', found {list(components)}")
-        if not scale > 0:
-            raise ValueError(f"scale must be positive, found {scale}")
-        self.components = tuple(components)
-        self.scale = float(scale)
-        self._losses = [plain_loss(name, **(options or {}).get(name, {})) for name in components]
-        self.needs_head = any(needs_head(name) for name in components)
-        self.coefficient_label = "coefficients: " + ", ".join(components)
+        self.components = tuple(checks.listed("components", components, "names of losses"))
+        if self.components[:1] != ("cross-entropy",):
+            raise ValueError(f"mixture: the first component must be 'cross-entropy', found {checks.shown(components)}")
+        self.scale = checks.number("scale", scale, above=0)
+        each = checks.options("options", options or {})
+        for name in each:
+            if name not in self.components:
+                raise unknown_name("component of the mixture", name, self.components)
+        self._losses = [plain_loss(n, **checks.options(f"options[{n!r}]", each.get(n, {}))) for n in self.components]
+        self.needs_head = any(needs_head(name) for name in self.components)
+        self.coefficient_label = "coefficients: " + ", ".join(self.components)
 
     def action_size(self, num_outputs: int, batch_size: int) -> int:
         """One coefficient a component."""

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from teachenv import checks
 from teachenv.errors import unknown_name
 from teachenv.students.functional import Prediction
 
@@ -133,22 +134,31 @@ PLAIN_LOSSES: dict[str, Callable[..., torch.Tensor]] = {
 }
 
 
+_AT_LEAST_ZERO = partial(checks.number, least=0)
+_RANGES: dict[str, dict[str, Callable[[str, Any], Any]]] = {
+    "label-smoothing": {"epsilon": partial(checks.number, least=0, most=1)},
+    "smooth-01": {"sharpness": _AT_LEAST_ZERO},
+    "large-margin": {"margin": partial(checks.integer, least=1, most=4), "annealing": _AT_LEAST_ZERO},
+    "focal": {"gamma": _AT_LEAST_ZERO},
+    "generalized-cross-entropy": {"q": partial(checks.number, above=0, most=1)},
+    "hinge": {"margin": _AT_LEAST_ZERO},
+}
+
+
 def plain_loss(name: str, **options: Any) -> SampleLoss:
     """The named loss with its options set.
 
     Raises:
-        ValueError: an unknown name or option, or a large-margin softmax with a margin other than 1, 2, 3, 4.
+        ValueError: an unknown name, or a value out of its range.
+        TypeError: an unknown option.
     """
     if name not in PLAIN_LOSSES:
         raise unknown_name("loss", name, PLAIN_LOSSES)
     function = PLAIN_LOSSES[name]
     known = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    for option in options:
-        if option not in known:
-            raise unknown_name(f"option of loss {name!r}", option, known)
-    if name == "large-margin" and options.get("margin", 2) not in (1, 2, 3, 4):
-        raise ValueError(f"large-margin softmax: margin must be 1, 2, 3 or 4, found {options['margin']!r}")
-    return partial(function, **options)
+    checks.known_options(f"loss {name!r}", options, known)
+    ranges = _RANGES.get(name, {})
+    return partial(function, **{option: ranges[option](option, value) for option, value in options.items()})
 
 
 def needs_head(name: str) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from teachenv import checks
 from teachenv.losses.base import LossFamily, weighted
 from teachenv.losses.plain import needs_head, plain_loss
 from teachenv.students.functional import Prediction
@@ -27,12 +28,8 @@ class SampleWeights(LossFamily):
 
     def __init__(self, base: str = "cross-entropy", scale: float = 1.0, **options: Any) -> None:
         """Looks the base loss up."""
-        if not 0 < scale <= 1:
-            raise ValueError(
-                f"sample-weights: scale must lie in (0, 1] to keep the weights from being negative, found {scale}"
-            )
+        self.scale = checks.number("scale", scale, above=0, most=1)
         self._sample_loss = plain_loss(base, **options)
-        self.scale = float(scale)
         self.needs_head = needs_head(base)
 
     def action_size(self, num_outputs: int, batch_size: int) -> int:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 from torch import nn
 
+from teachenv import checks
 from teachenv.errors import unknown_name
 from teachenv.students.functional import FunctionalStudent, Prediction, StudentFactory
 from teachenv.students.mlp import mlp
 
-__all__ = ["STUDENTS", "FunctionalStudent", "Prediction", "StudentFactory", "make_student"]
+__all__ = ["STUDENTS", "FunctionalStudent", "Prediction", "StudentFactory", "make_student", "student_options"]
 
 # Strings: torchvision, of whose parts some are built, takes a second to import.
 _FOLDER = "teachenv.students"
@@ -34,7 +36,7 @@ _OF_IMAGES = {
 # Networks that label the pixels of images of any shape, made from (channels, outputs).
 _OF_PIXELS = {"deeplab": "segmentation:deeplab", "fcn": "segmentation:fcn"}
 # Networks that translate, made from (tokens of a sentence, words).
-_OF_TOKENS = {"lstm": "translation:lstm", "transformer": "translation:transformer"}
+_OF_TOKENS = {"lstm": "translation:AttentiveLSTM", "transformer": "translation:Transformer"}
 STUDENTS = ("mlp", *_OF_IMAGES, *_OF_PIXELS, *_OF_TOKENS)
 
 
@@ -55,17 +57,15 @@ def make_student(
             other networks have none.
 
     Raises:
-        ValueError: an unknown name, or inputs that the network cannot take.
+        ValueError: an unknown name, an option of another kind, or inputs that the network cannot take.
         TypeError: an unknown option.
     """
     size = 1
     for side in input_shape:
         size *= side
-    options = dict(options or {})
+    options = _checked(name, options or {})
     if name == "mlp":
         return partial(mlp, size, outputs, **{"hidden": (32,) if size < 100 else (500,), **options})
-    if name not in STUDENTS:
-        raise unknown_name("student", name, STUDENTS)
     if name in _OF_TOKENS:
         if len(input_shape) != 1 or size % 2:
             raise ValueError(f"student {name!r} takes source and translation, (2L,) tokens, found inputs {input_shape}")
@@ -80,6 +80,37 @@ def make_student(
             f"of shape {input_shape}; use 'mlp' or pass your own network"
         )
     return partial(_loaded(_OF_IMAGES[name]), input_shape[0], input_shape[1], outputs, **options)
+
+
+def student_options(name: str) -> dict[str, Any]:
+    """A named network's options, with their defaults.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if name == "mlp":
+        return {"hidden": (32,), "activation": "tanh"}
+    if name not in STUDENTS:
+        raise unknown_name("student", name, STUDENTS)
+    parameters = inspect.signature(_loaded({**_OF_IMAGES, **_OF_PIXELS, **_OF_TOKENS}[name])).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
+
+
+def _checked(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options that the named network has, each of its default's kind: whole numbers, fractions, names."""
+    known, checked = student_options(name), {}
+    checks.known_options(f"student {name!r}", options, known)
+    for option, value in options.items():
+        default = known[option]
+        if isinstance(default, tuple):
+            checked[option] = checks.integers(option, value, least=1)
+        elif isinstance(default, int):
+            checked[option] = checks.integer(option, value, least=1)
+        elif isinstance(default, float):
+            checked[option] = checks.number(option, value, least=0, below=1)
+        else:
+            checked[option] = value
+    return checked
 
 
 def _loaded(name: str) -> Callable[..., nn.Module]:

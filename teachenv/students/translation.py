@@ -340,13 +340,3 @@ def _places(length: int, width: int) -> torch.Tensor:
     rates = 10_000 ** -(torch.arange(0, width, 2) / width)
     angles = torch.arange(length)[:, None] * rates
     return torch.cat([angles.sin(), angles.cos()], -1)[:, :width]
-
-
-def lstm(length: int, words: int, **options: Any) -> nn.Module:
-    """See `AttentiveLSTM`."""
-    return AttentiveLSTM(length, words, **options)
-
-
-def transformer(length: int, words: int, **options: Any) -> nn.Module:
-    """See `Transformer`."""
-    return Transformer(length, words, **options)

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from teachenv import checks
 from teachenv.tasks.noise import corrupt_labels
 
 if TYPE_CHECKING:
@@ -189,7 +190,8 @@ def class_counts(classes: torch.Tensor, num_classes: int, which: torch.Tensor | 
 class Task:
     """A dataset cut into a labelled pool and a disjoint test split, ready for a student.
 
-    NumPy arrays are accepted in place of tensors and converted; integer targets become int64.
+    NumPy arrays, and what converts to them (lists, data frames), are accepted in place of tensors; integer targets
+    become int64. Labels of ordinary classification may stand in a column, (n, 1), and be whole floating-point numbers.
 
     Attributes:
         name: The setting's name, e.g. ``"digits"`` or ``"digits-noisy-40"``.
@@ -224,11 +226,21 @@ class Task:
     trim: Callable[[torch.Tensor, torch.Tensor], Split] | None = None
 
     def __post_init__(self) -> None:
-        if self.num_outputs < 1:
-            raise ValueError(f"task {self.name!r}: num_outputs is {self.num_outputs}, expected at least 1")
-        least = 0 if self.decisions is None else VOID
-        pool = _checked_split(self.pool, f"task {self.name!r}, pool", self.num_outputs, least)
-        test = _checked_split(self.test, f"task {self.name!r}, test", self.num_outputs, least)
+        for part in ("name", "dataset"):
+            if not isinstance(getattr(self, part), str) or not getattr(self, part):
+                raise ValueError(f"a task's {part} must be a text, found {checks.shown(getattr(self, part))}")
+        where = f"task {self.name!r}"
+        object.__setattr__(self, "num_outputs", checks.integer(f"{where}: num_outputs", self.num_outputs, least=1))
+        if self.measure is not None and not isinstance(self.measure, Measure):
+            raise TypeError(
+                f"{where}: measure must be None or an instance of teachenv.Measure, found {checks.shown(self.measure)}"
+            )
+        pool, test = (self._checked(getattr(self, part), f"{where}, {part}") for part in ("pool", "test"))
+        if self.lengths is not None and np.shape(self.lengths) != (len(pool[0]),):
+            raise ValueError(
+                f"{where}: lengths must be one number for each of the {len(pool[0])} samples of the pool, found shape "
+                f"{np.shape(self.lengths)}"
+            )
         for part, in_pool, in_test in zip(("inputs", "targets"), pool, test, strict=True):
             found = [(tuple(tensor.shape[1:]), tensor.dtype) for tensor in (in_pool, in_test)]
             if found[0] != found[1]:
@@ -238,6 +250,14 @@ class Task:
                 )
         object.__setattr__(self, "pool", pool)  # the dataclass is frozen for everybody else
         object.__setattr__(self, "test", test)
+
+    def _checked(self, split: Any, where: str) -> Split:
+        """A split as tensors, its targets as the task needs them."""
+        inputs, targets = _checked_split(split, where)
+        judged = self.measure is None or isinstance(self.measure, ClassificationMeasure)
+        if self.decisions is None and judged:
+            targets = _labels(targets, where)
+        return inputs, _checked_targets(targets, where, self.num_outputs, 0 if self.decisions is None else VOID)
 
     def to(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> Task:
         """Return the task with inputs and floating-point targets in ``dtype``, and everything on ``device``.
@@ -308,11 +328,13 @@ def subset_indices(total: int, size: int, seed: int) -> npt.NDArray[np.int64]:
     return np.random.default_rng(seed).permutation(total)[:size]
 
 
-def _checked_split(split: Any, where: str, num_outputs: int, least: int) -> Split:
+def _checked_split(split: Any, where: str) -> Split:
     """Return the split as tensors, or raise an error that names ``where`` and what is wrong with it."""
     if not isinstance(split, tuple | list) or len(split) != 2:
         raise TypeError(f"{where}: expected a pair (inputs, targets), found {type(split).__name__}")
-    inputs, targets = (torch.as_tensor(part) for part in split)
+    inputs, targets = (
+        _tensor(part, f"{where}: {name}") for part, name in zip(split, ("inputs", "targets"), strict=True)
+    )
     if inputs.ndim < 1 or targets.ndim < 1 or len(inputs) != len(targets):
         raise ValueError(
             f"{where}: inputs {tuple(inputs.shape)} and targets {tuple(targets.shape)} must have the same number of "
@@ -327,7 +349,45 @@ def _checked_split(split: Any, where: str, num_outputs: int, least: int) -> Spli
         )
     if inputs.is_floating_point() and not bool(torch.isfinite(inputs).all()):
         raise ValueError(f"{where}: inputs contain NaN or infinity; expected finite numbers, clean the data first")
-    return inputs, _checked_targets(targets, where, num_outputs, least)
+    return inputs, targets
+
+
+def _tensor(part: Any, where: str) -> torch.Tensor:
+    """What can be read as an array, as a tensor without a graph; of NumPy's arrays whatever their order and bytes."""
+    if isinstance(part, torch.Tensor):
+        if part.layout != torch.strided:
+            raise TypeError(f"{where} are a sparse tensor; expected a dense one: call to_dense() first")
+        return part.detach()
+    try:
+        array = np.asarray(part)
+    except ValueError as error:  # rows of different lengths
+        raise ValueError(f"{where} make no array ({error}); expected rows of one length") from error
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{where} are of dtype {array.dtype}; expected numbers: np.asarray(data, dtype=np.float32)")
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:  # PyTorch has none so long
+        array = array.astype(np.float64)
+    array = array.astype(array.dtype.newbyteorder("="), copy=not array.flags.writeable)
+    return torch.from_numpy(np.ascontiguousarray(array) if array.ndim else array)
+
+
+def _labels(targets: torch.Tensor, where: str) -> torch.Tensor:
+    """Labels of ordinary classification: a column of them as a row, and whole floating-point numbers as integers."""
+    if targets.ndim == 2 and targets.shape[1] == 1:
+        targets = targets[:, 0]
+    if targets.ndim != 1:
+        raise ValueError(
+            f"{where}: targets have shape {tuple(targets.shape)}; expected one class index a sample, (n,): "
+            "targets.argmax(1) makes them of one-hot rows; other targets need a measure of the task's own"
+        )
+    if not targets.is_floating_point():
+        return targets
+    broken = targets[~((targets == targets.round()) & (targets.abs() < 2**53))]  # NaN and infinity among them
+    if len(broken):
+        raise ValueError(
+            f"{where}: targets such as {float(broken[0]):g} are no class indices; number them from 0, or give the "
+            "task a measure of its own"
+        )
+    return targets.to(torch.int64)
 
 
 def _checked_targets(targets: torch.Tensor, where: str, num_outputs: int, least: int) -> torch.Tensor:

@@ -197,7 +197,7 @@ def test_a_score_that_is_not_finite_ends_the_episode_and_is_never_observed(bad):
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"dataset": "synthetic"}, ValueError, "your own task brings its own"),
+        ({"dataset": "synthetic"}, ValueError, "no effect with a Task of your own, which brings its data"),
         ({"label_noise": 0.2}, (ValueError, TypeError), "label noise needs"),
         ({"augment": True}, ValueError, "has no augmentation"),
         ({"pool_size": 500}, ValueError, "pool size is 500: expected 1 to 350"),

@@ -42,13 +42,22 @@ def test_factors_start_at_one_never_rise_and_stay_positive(spec, horizon):
         ({"kind": "stp"}, "did you mean 'step'"),
         ({}, "unknown lr_schedule None"),
         (0.1, r"unknown lr_schedule 0\.1"),
-        ({"kind": "linear", "gamma": 0.5}, "takes no options"),
-        ({**STEP, "gama": 1}, "found also"),
+        ({"kind": "linear", "gamma": 0.5}, "'linear' takes no options, found 'gamma'"),
+        ({**STEP, "gama": 1}, "did you mean 'gamma'"),
         ({"kind": "step", "milestones": [7, 3]}, "increasing milestones"),
+        ({"kind": "step", "milestones": [3, float("nan")]}, r"milestones\[1\] must be a finite number"),
+        ({"kind": "step", "milestones": [-3]}, "of at least 0, found -3"),
+        ({"kind": "step", "milestones": "37"}, "milestones must be a list"),
+        ({"kind": "step", "milestones": 3}, "milestones must be a list"),
+        ({"kind": "step", "gamma": float("nan")}, "gamma must be a finite number of at least 0, found nan"),
+        ({"kind": "step", "gamma": float("inf")}, "found inf"),
+        ({"kind": "step", "gamma": -0.1}, "found -0.1"),
+        ({"kind": "step", "gamma": "0.1"}, "found '0.1'"),
+        ({"kind": "step", "gamma": True}, "found True"),
     ],
 )
 def test_bad_schedules_are_errors(spec, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         make_schedule(spec, 10)
 
 

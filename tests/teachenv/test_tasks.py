@@ -83,7 +83,7 @@ def test_numpy_arrays_are_converted_and_class_indices_become_int64():
         ({"test": (torch.zeros(2, 3), torch.tensor([0, 1]))}, ValueError, "in the pool but"),
         ({"test": (torch.zeros(2, 2).double(), torch.tensor([0, 1]))}, ValueError, "prepared in the same way"),
         ({"num_outputs": 2}, ValueError, r"lie in \[0, 2\], expected \[0, 2\)"),
-        ({"num_outputs": 0}, ValueError, "num_outputs is 0"),
+        ({"num_outputs": 0}, ValueError, "num_outputs must be an integer of at least 1, found 0"),
         ({"test": (torch.zeros(2, 2), torch.tensor([0, -1]))}, ValueError, r"lie in \[-1, 0\]"),
         ({"test": (torch.tensor([[1.0, float("nan")]]), torch.tensor([0]))}, ValueError, "test: inputs contain NaN"),
         ({"pool": (torch.zeros(1, 2, dtype=torch.uint8), torch.tensor([0]))}, TypeError, "scale pixels"),
@@ -99,7 +99,8 @@ def test_to_casts_inputs_and_floating_targets_but_not_class_indices():
     task = tiny().to(torch.float64, "cpu")
     assert task.pool[0].dtype == task.test[0].dtype == torch.float64
     assert task.pool[1].dtype == torch.int64
-    regression = tiny(pool=(torch.ones(2, 2), torch.ones(2, 1)), test=(torch.ones(1, 2), torch.ones(1, 1)))
+    fields = {"pool": (torch.ones(2, 2), torch.ones(2, 1)), "test": (torch.ones(1, 2), torch.ones(1, 1))}
+    regression = tiny(**fields, measure=LikelihoodMeasure(ClassificationMeasure(3), SingleDecisions()))
     assert regression.to(torch.float64).pool[1].dtype == torch.float64
     with pytest.raises(TypeError, match="floating-point dtype"):
         task.to(torch.int64)
@@ -168,7 +169,7 @@ def test_the_likelihood_is_minus_the_cross_entropy_and_the_rest_is_accuracy():
 def test_a_task_with_a_measure_of_its_own_takes_no_other_objective():
     task = make_task("digits", pool_size=100)
     own = dataclasses.replace(task, measure=ClassificationMeasure(10, 1.0))
-    with pytest.raises(ValueError, match="has an objective of its own, found objective='likelihood'"):
+    with pytest.raises(ValueError, match="objective='likelihood' has no effect .* a measure of its own"):
         TeachEnv(task=own, objective="likelihood", dev_size=20)
 
 

@@ -1,0 +1,191 @@
+"""Checks of single options: each returns the plain Python value, or says in one line what was expected and what came.
+
+NumPy's scalars and arrays or tensors without dimensions stand for the numbers that they hold. A truth value is never
+taken for a number, nor a number or a text for a truth value: `"no"` is true in Python.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from teachenv.errors import unknown_name
+
+
+def integer(name: str, value: object, least: int | None = None, most: int | None = None) -> int:
+    """A whole number; floating point is refused even where it is whole.
+
+    Raises:
+        ValueError: it is none, or outside [least, most].
+    """
+    plain = _plain(value)
+    if isinstance(plain, numbers.Integral) and not isinstance(plain, bool):
+        number = int(plain)
+        if (least is None or number >= least) and (most is None or number <= most):
+            return number
+    bounds = [f"of at least {least}"] if least is not None else []
+    bounds += [f"at most {most}"] if most is not None else []
+    raise _wrong(name, " ".join(["an integer", " and ".join(bounds)]).rstrip(), value)
+
+
+def integers(name: str, value: object, least: int | None = None) -> tuple[int, ...]:
+    """A sequence of whole numbers.
+
+    Raises:
+        ValueError: it is none, or one of them is below `least`.
+    """
+    return tuple(integer(f"{name}[{i}]", each, least) for i, each in enumerate(listed(name, value, "integers")))
+
+
+def listed(name: str, value: object, of: str, count: int | None = None) -> list[Any]:
+    """A sequence (no text), as a list.
+
+    Args:
+        name: of the option.
+        value: what came.
+        of: what it should be of, in the plural, for the message.
+        count: how many there must be; None: any number.
+
+    Raises:
+        ValueError: it is none, or of another length.
+    """
+    is_array = isinstance(value, np.ndarray | torch.Tensor) and value.ndim > 0
+    if is_array or (isinstance(value, Sequence) and not isinstance(value, str | bytes)):
+        entries = list(value)  # type: ignore[call-overload]
+        if count is None or len(entries) == count:
+            return entries
+    raise _wrong(name, f"a list of {of}" if count is None else f"a list of {count} {of}", value)
+
+
+def number(
+    name: str,
+    value: object,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+    dtype: torch.dtype | None = torch.float32,
+) -> float:
+    """A finite number that tensors of `dtype` can be multiplied by: zero, or one that the dtype holds.
+
+    Args:
+        name: of the option.
+        value: what came.
+        least: it must be at least this.
+        above: it must be greater than this.
+        most: it must be at most this.
+        below: it must be smaller than this.
+        dtype: of the tensors; a number beyond its range would be infinite or zero there. None: any.
+
+    Raises:
+        ValueError: it is none, or outside its range.
+    """
+    plain = _plain(value)
+    real = _real(plain)
+    if real is None or not _within(real, least, above, most, below):
+        raise _wrong(name, "a finite number" + _range(least, above, most, below), value)
+    limits = None if dtype is None else torch.finfo(dtype)
+    if real and limits is not None and not limits.tiny <= abs(real) <= limits.max:
+        kind = str(dtype).removeprefix("torch.")
+        instead = 'or dtype="float64"' if dtype == torch.float32 else "there"
+        raise _wrong(name, f"0 or between {limits.tiny:.2g} and {limits.max:.2g}, which {kind} holds, {instead}", value)
+    return real
+
+
+def flag(name: str, value: object) -> bool:
+    """True or False.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    plain = _plain(value)
+    if isinstance(plain, bool):
+        return plain
+    raise _wrong(name, "True or False", value)
+
+
+def choice(name: str, value: object, known: Iterable[str]) -> str:
+    """One of several names.
+
+    Raises:
+        ValueError: it is none of them, with the nearest one.
+    """
+    names = tuple(known)
+    if isinstance(value, str) and value in names:
+        return str(value)
+    raise unknown_name(name, value, names)
+
+
+def options(name: str, value: object) -> dict[str, Any]:
+    """A mapping of names to values, copied.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return dict(value)
+    raise _wrong(name, "a dict of options by their names", value)
+
+
+def known_options(where: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Refuses an option that is not known.
+
+    Raises:
+        TypeError: the first such, with the nearest known one.
+    """
+    names = tuple(known)
+    for option in given:
+        if not names:
+            raise TypeError(f"{where} takes no options, found {option!r}")
+        if option not in names:
+            raise TypeError(str(unknown_name(f"option of {where}", option, names)))
+
+
+def shown(value: object) -> str:
+    """A value for a message: one line, not long."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _plain(value: object) -> object:
+    """A scalar of NumPy, or what an array or tensor without dimensions holds, as Python has it."""
+    if isinstance(value, np.generic) or (isinstance(value, np.ndarray | torch.Tensor) and value.ndim == 0):
+        return value.item()
+    return value
+
+
+def _real(plain: object) -> float | None:
+    if isinstance(plain, bool) or not isinstance(plain, numbers.Real):
+        return None
+    try:
+        real = float(plain)
+    except OverflowError:
+        return None
+    return real if math.isfinite(real) else None
+
+
+def _within(real: float, least: float | None, above: float | None, most: float | None, below: float | None) -> bool:
+    low = (least is None or real >= least) and (above is None or real > above)
+    return low and (most is None or real <= most) and (below is None or real < below)
+
+
+def _range(least: float | None, above: float | None, most: float | None, below: float | None) -> str:
+    lower = "" if least is None and above is None else f"[{least:g}" if above is None else f"({above:g}"
+    upper = "" if most is None and below is None else f"{most:g}]" if below is None else f"{below:g})"
+    if lower and upper:
+        return f" in {lower}, {upper}"
+    if lower:
+        return f" of at least {least:g}" if above is None else f" above {above:g}"
+    if upper:
+        return f" of at most {most:g}" if below is None else f" below {below:g}"
+    return ""
+
+
+def _wrong(name: str, expected: str, value: object) -> ValueError:
+    return ValueError(f"{name} must be {expected}, found {shown(value)}")

@@ -159,14 +159,14 @@ class TeachEnv(gym.Env[np.ndarray, np.ndarray]):
 
         Returns:
             `<split>_accuracy` and `<split>_error` (fractions; the measure's score and one minus it) and
-            `<split>_objective`, and `diverged`; of segmentation also `<split>_miou` and `<split>_pixel_accuracy`, of
+            `<split>_objective`; of segmentation also `<split>_miou` and `<split>_pixel_accuracy`, of
             detection `<split>_map` and `<split>_map_50`. The test split is touched here and nowhere else.
-            All numbers are finite: a student that has diverged is measured as one whose outputs are all 0, who prefers
-            no answer.
+            `diverged` is 1.0 for a student that diverged, else 0.0. All numbers are finite: outputs that are not are
+            measured as outputs of 0, which prefer no answer.
         """
         diverged = bool(self._info.get("diverged", False))
         found = self.teaching.evaluate(self.dynamics, self.student, self.episode, split, diverged)
-        return {name: value.item() for name, value in found.items()}
+        return {name: float(value) for name, value in found.items()}
 
     def get_state(self) -> dict[str, Any]:
         """A snapshot that `set_state` continues from bitwise, here or (pickled) in another process."""

@@ -33,7 +33,7 @@ that keeps it out of the sum. Unlike SGD's, the rule needs the gradient's value,
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -364,21 +364,29 @@ def _along(factor: Rate, like: torch.Tensor) -> Rate:
 OPTIMIZERS = ("sgd", "adam", "adamw")
 
 
-def make_optimizer(name: str, *, momentum: float, weight_decay: float, nesterov: bool, **options: Any) -> Optimizer:
+def make_optimizer(
+    name: str,
+    options: Mapping[str, Any] | None = None,
+    *,
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,
+    nesterov: bool = False,
+) -> Optimizer:
     """The named optimiser.
 
     Args:
         name: `"sgd"`, `"adam"` or `"adamw"`.
+        options: Adam's `betas` and `epsilon`.
         momentum: SGD's μ, of no meaning to the others; β₁ is an option of Adam's own.
         weight_decay: λ.
         nesterov: SGD's.
-        **options: Adam's `betas` and `epsilon`.
 
     Raises:
         ValueError: an unknown name, or a value out of its range.
         TypeError: an option that the optimiser does not have.
     """
     checks.choice("optimizer", name, OPTIMIZERS)
+    options = dict(options or {})
     checks.known_options(f"optimizer {name!r}", options, () if name == "sgd" else ("betas", "epsilon"))
     if name == "sgd":
         return SGD(momentum, weight_decay, nesterov)

@@ -17,7 +17,7 @@ from teachenv import checks
 from teachenv.losses import LOSSES, LossFamily
 from teachenv.optimizers import OPTIMIZERS
 from teachenv.schedules import SCHEDULES
-from teachenv.students import StudentFactory, student_options
+from teachenv.students import STUDENTS, StudentFactory, student_options
 from teachenv.tasks import TASKS
 from teachenv.tasks.base import Task
 from teachenv.tasks.noise import NOISE_KINDS
@@ -219,12 +219,14 @@ def _device(name: str, value: object) -> str:
 
 
 def _network(name: str, value: object) -> object:
-    if isinstance(value, str) or (callable(value) and not isinstance(value, nn.Module)):
+    if callable(value) and not isinstance(value, nn.Module):
         return value
-    raise ValueError(
-        f"{name} must be the name of a network or a function that builds a fresh one (lambda: nn.Linear(64, 10)), "
-        f"found {checks.shown(value)}"
-    )
+    if isinstance(value, nn.Module):
+        raise ValueError(
+            f"{name} must be a name or a function that builds a fresh network, as lambda: nn.Linear(64, 10) does, "
+            f"found a network: {checks.shown(value)}"
+        )
+    return checks.choice(name, value, STUDENTS)
 
 
 def _loss(name: str, value: object) -> object:

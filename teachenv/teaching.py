@@ -31,7 +31,7 @@ from teachenv.settings import Settings
 from teachenv.state import Episode, StudentState
 from teachenv.students import FunctionalStudent, StudentFactory, make_student
 from teachenv.students.pair import Pair
-from teachenv.tasks import make_task
+from teachenv.tasks import OPTIONS_OF_ALL, make_task
 from teachenv.tasks.base import ClassificationMeasure, Measure, Task
 from teachenv.tasks.decisions import LikelihoodMeasure, SingleDecisions
 
@@ -92,10 +92,10 @@ class Teaching:
             "loss": loss,
             "optimizer": make_optimizer(
                 settings.optimizer,
+                settings.optimizer_kwargs,
                 momentum=settings.momentum,
                 weight_decay=settings.weight_decay,
                 nesterov=settings.nesterov,
-                **settings.optimizer_kwargs,
             ),
             "learning_rate": settings.learning_rate,
             "schedule": self._schedule(dtype),
@@ -505,14 +505,11 @@ def _device(name: str) -> torch.device:
 def _load(settings: Settings, dtype: torch.dtype, device: torch.device) -> tuple[Task, torch.Tensor]:
     """The task with its label noise, and the pool's labels without it."""
     if not isinstance(settings.task, Task):
-        task = make_task(
-            settings.task,
-            data_root=settings.data_root,
-            dataset=settings.dataset,
-            pool_size=settings.pool_size,
-            split_seed=settings.split_seed,
-            **settings.task_kwargs,
-        )
+        own = {name: getattr(settings, name) for name in OPTIONS_OF_ALL}
+        for name in settings.task_kwargs:
+            if name in own:
+                raise TypeError(f"task_kwargs holds {name!r}, which is an option of the environment itself")
+        task = make_task(settings.task, **own, **settings.task_kwargs)
     else:
         task = settings.task
         task = task.subset_pool(settings.pool_size, settings.split_seed) if settings.pool_size is not None else task

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from teachenv import checks
 from teachenv.errors import unknown_name
 from teachenv.tasks.augmentation import FlipAndCrop, flip_and_crop
 from teachenv.tasks.base import Augmentation, ClassificationMeasure, Measure, Split, Task
@@ -40,7 +41,8 @@ TASKS: dict[str, str] = {
 }
 
 
-_OF_ALL = ("data_root", "dataset", "pool_size", "split_seed")
+OPTIONS_OF_ALL = ("data_root", "dataset", "pool_size", "split_seed")
+"""What every named task takes."""
 
 
 def make_task(
@@ -73,8 +75,6 @@ def make_task(
         raise unknown_name("task", name, TASKS)
     module, function = TASKS[name].split(":")
     build: Callable[..., Task] = getattr(importlib.import_module(module), function)
-    known = [name for name in inspect.signature(build).parameters if name not in _OF_ALL]
-    for option in options:
-        if option not in known:
-            raise TypeError(str(unknown_name(f"option of task {name!r}", option, known)))
+    known = [name for name in inspect.signature(build).parameters if name not in OPTIONS_OF_ALL]
+    checks.known_options(f"task {name!r}", options, known)
     return build(data_root=data_root, dataset=dataset, pool_size=pool_size, split_seed=split_seed, **options)

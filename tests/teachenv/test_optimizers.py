@@ -209,16 +209,16 @@ def test_a_batch_of_adams_takes_a_rate_and_a_step_for_each_student():
 
 def test_named_optimizers_refuse_what_they_do_not_have():
     shared = {"momentum": 0.9, "weight_decay": 0.0, "nesterov": False}
-    assert make_optimizer("adamw", **shared, betas=[0.5, 0.9]).betas == (0.5, 0.9)
+    assert make_optimizer("adamw", {"betas": [0.5, 0.9]}, **shared).betas == (0.5, 0.9)
     with pytest.raises(ValueError, match="did you mean 'adam'"):
         make_optimizer("adan", **shared)
     with pytest.raises(TypeError, match="takes no options, found 'betas'"):
-        make_optimizer("sgd", **shared, betas=(0.9, 0.99))
+        make_optimizer("sgd", {"betas": (0.9, 0.99)}, **shared)
     with pytest.raises(TypeError, match="did you mean 'betas'"):
-        make_optimizer("adam", **shared, beta=0.9)
+        make_optimizer("adam", {"beta": 0.9}, **shared)
     with pytest.raises(ValueError, match="nesterov"):
         make_optimizer("adam", **(shared | {"nesterov": True}))
     with pytest.raises(ValueError, match=r"betas\[1\] must be a finite number in \[0, 1\)"):
-        make_optimizer("adam", **shared, betas=(0.9, 1.0))
+        make_optimizer("adam", {"betas": (0.9, 1.0)}, **shared)
     with pytest.raises(ValueError, match="epsilon must be a finite number above 0"):
-        make_optimizer("adam", **shared, epsilon=0.0)
+        make_optimizer("adam", {"epsilon": 0.0}, **shared)

@@ -169,7 +169,7 @@ def test_the_likelihood_is_minus_the_cross_entropy_and_the_rest_is_accuracy():
 def test_a_task_with_a_measure_of_its_own_takes_no_other_objective():
     task = make_task("digits", pool_size=100)
     own = dataclasses.replace(task, measure=ClassificationMeasure(10, 1.0))
-    with pytest.raises(ValueError, match="objective='likelihood' has no effect .* a measure of its own"):
+    with pytest.raises(ValueError, match=r"objective='likelihood' has no effect .* a measure of its own"):
         TeachEnv(task=own, objective="likelihood", dev_size=20)
 
 

@@ -113,7 +113,7 @@ def test_the_path_is_chosen_by_the_student(kwargs, path):
         ({"student": dropped, "path": "vmap"}, "its forward pass draws random numbers; use path"),
         ({"student": value_dependent, "path": "vmap"}, 'path="vmap" does not work for this student'),
         ({"path": "vamp"}, "did you mean 'vmap'"),
-        ({"num_envs": 0}, "num_envs must be at least 1, found 0"),
+        ({"num_envs": 0}, "num_envs must be an integer of at least 1, found 0"),
         ({"render_mode": "rgb_array"}, "does not render"),
         ({"horizon": 0}, "horizon must be"),
     ],

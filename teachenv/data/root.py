@@ -18,7 +18,9 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
+import shutil
 import socket
+import sys
 import tempfile
 import zipfile
 import zlib
@@ -30,7 +32,11 @@ from pathlib import Path
 from teachenv.data.reading import unreadable
 from teachenv.errors import DatasetUnavailable
 
+if sys.platform != "win32":
+    import fcntl
+
 ENVIRONMENT_VARIABLE = "TEACHENV_DATA"
+_WORKPLACE = ".download-"
 _STALLED_SECONDS = 30.0  # an unreachable host must end in an error message, not in a process that hangs
 
 
@@ -124,10 +130,11 @@ def _download_into(dataset: FileDataset, root: Path) -> Path:
     try:
         try:
             destination.mkdir(parents=True, exist_ok=True)
-            workplace = tempfile.TemporaryDirectory(prefix=".download-", dir=destination)
+            _remove_abandoned(destination)
+            workplace = tempfile.TemporaryDirectory(prefix=_WORKPLACE, dir=destination)
         except OSError as error:
             raise _NotWritable(f"{destination} cannot be written: {error}") from error
-        with workplace as temporary, _timeout_of_sockets(_STALLED_SECONDS):
+        with workplace as temporary, _locked(temporary), _timeout_of_sockets(_STALLED_SECONDS):
             assert dataset.download is not None
             dataset.download(Path(temporary))
             if missing := dataset.missing(Path(temporary)):
@@ -142,6 +149,34 @@ def _download_into(dataset: FileDataset, root: Path) -> Path:
                 path.rmdir()
 
 
+@contextmanager
+def _locked(folder: str) -> Iterator[None]:
+    """Holds a lock on a folder, which ends with this process."""
+    if sys.platform == "win32":  # where a folder cannot be locked
+        yield
+        return
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _remove_abandoned(destination: Path) -> None:
+    """Removes what killed downloads left in a folder; those that are going on hold a lock."""
+    if sys.platform == "win32":
+        return
+    for folder in destination.glob(f"{_WORKPLACE}*"):
+        with suppress(OSError):  # locked, or of another user
+            lock = os.open(folder, os.O_RDONLY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder)
+            finally:
+                os.close(lock)
+
+
 def fetch(url: str, directory: Path, md5: str | None = None) -> None:
     """Downloads a file into a directory.
 
@@ -150,12 +185,13 @@ def fetch(url: str, directory: Path, md5: str | None = None) -> None:
     """
     from torchvision.datasets.utils import download_url
 
-    download_url(url, str(directory), md5=md5)
     path = directory / url.rsplit("/", 1)[1]
-    if path.suffix == ".gz":
-        with _whole(url), gzip.open(path) as stream:
-            while stream.read(1 << 20):
-                pass
+    with _whole(url):
+        download_url(url, str(directory), md5=md5)
+        if path.suffix == ".gz":
+            with gzip.open(path) as stream:
+                while stream.read(1 << 20):
+                    pass
 
 
 def fetch_archive(url: str, directory: Path) -> None:
@@ -174,7 +210,7 @@ def fetch_archive(url: str, directory: Path) -> None:
 def _whole(url: str) -> Iterator[None]:
     try:
         yield
-    except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile) as error:
+    except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, RuntimeError) as error:  # RuntimeError: md5
         raise OSError(f"{url} came cut off, or is something else ({error})") from error
 
 

@@ -348,7 +348,11 @@ def _checked_split(split: Any, where: str) -> Split:
             f"pixels to floats first"
         )
     if inputs.is_floating_point() and not bool(torch.isfinite(inputs).all()):
-        raise ValueError(f"{where}: inputs contain NaN or infinity; expected finite numbers, clean the data first")
+        sample = int((~torch.isfinite(inputs)).reshape(len(inputs), -1).any(1).nonzero()[0])
+        raise ValueError(
+            f"{where}: inputs contain NaN or infinity, first in sample {sample}; expected finite numbers: clean "
+            f"the data, and do not divide by the deviation of a channel that is constant"
+        )
     return inputs, targets
 
 

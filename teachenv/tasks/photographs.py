@@ -37,9 +37,11 @@ def opened(path: Path) -> Image.Image:
     Raises:
         DatasetUnavailable: It is missing or damaged.
     """
-    with _naming(path), Image.open(path) as image:
-        image.load()
-    return image
+    with _naming(path):
+        found: Image.Image = Image.open(path)
+        with found as image:  # which closes the file and keeps what was read
+            image.load()
+    return found
 
 
 def size_of(path: Path) -> tuple[int, int]:
@@ -84,19 +86,19 @@ def _resized(path: Path, size: tuple[int, int]) -> Floats:
         if image.mode == "P" and "transparency" in image.info:
             image = image.convert("RGBA")  # Pillow warns of the direct way
         image = image.convert("RGB").resize(shape, Image.Resampling.BILINEAR)
-        return np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / 255
+        return np.asarray(np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / 255, dtype=np.float32)
     grey = Image.fromarray(_grey(path, image)).resize(shape, Image.Resampling.BILINEAR)
     return np.repeat(np.asarray(grey, dtype=np.float32)[None], 3, 0)
 
 
 def _grey(path: Path, image: Image.Image) -> Floats:
     """Numbers of a grey image of more than 8 bits, from black at 0 to white at 1: (height, width)."""
-    pixels, kind = np.asarray(image, dtype=np.float32), f"{image.format} image of mode {image.mode}"
+    pixels: Floats = np.asarray(image, dtype=np.float32)
     tags = getattr(image, "tag_v2", {})
     bits, meaning = tags.get(_TIFF_BITS, (16,)), tags.get(_TIFF_MEANING, _BLACK_IS_ZERO)
     sixteen = image.format in _WHITE_IS_65535 or (image.format == "TIFF" and image.mode != "I" and bits == (16,))
     if image.mode in _SIXTEEN_BIT and sixteen and meaning == _BLACK_IS_ZERO:
-        return pixels / np.float32(65_535)
+        return np.asarray(pixels / 65_535, dtype=np.float32)
     if image.mode == "F" and meaning == _BLACK_IS_ZERO:
         low, high = float(pixels.min()), float(pixels.max())
         if low >= 0 and high <= 1:  # neither is true of NaN
@@ -104,7 +106,9 @@ def _grey(path: Path, image: Image.Image) -> Floats:
         raise DatasetUnavailable(
             f"{path} has floats from {low:g} to {high:g}, expected 0 (black) to 1 (white); {_ADVICE}"
         )
-    raise DatasetUnavailable(f"{path} is a {kind}, which does not say which number is white; {_ADVICE}")
+    raise DatasetUnavailable(
+        f"{path} is a {image.format} image of mode {image.mode}, which does not say which number is white; {_ADVICE}"
+    )
 
 
 def same_shape(one: tuple[float, float], other: tuple[float, float]) -> bool:

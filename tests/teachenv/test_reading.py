@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import pickle
+import sys
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
@@ -236,6 +237,22 @@ def test_a_download_that_is_cut_off_is_not_used(
     with pytest.raises(DatasetUnavailable, match=rf"Downloading it failed: http:.*rows\.{kind} came cut off"):
         find_dataset(dataset, tmp_path / "here")
     assert not (tmp_path / "here").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="folders cannot be locked there")
+def test_what_a_killed_download_left_is_removed_and_what_goes_on_stays(tmp_path: Path) -> None:
+    left = tmp_path / "rows" / ".download-killed"
+    left.mkdir(parents=True)
+    (left / "a part").write_text("a part")
+
+    def download(directory: Path) -> None:
+        assert not left.exists()
+        other = FileDataset("Rows", "rows", {"others": ""}, lambda folder: (folder / "others").touch())
+        assert find_dataset(other, tmp_path) == tmp_path / "rows"
+        (directory / "own").touch()
+
+    assert find_dataset(FileDataset("Rows", "rows", {"own": ""}, download), tmp_path) == tmp_path / "rows"
+    assert sorted(path.name for path in (tmp_path / "rows").iterdir()) == ["others", "own"]
 
 
 def test_a_full_disk_leaves_nothing_of_a_download(tmp_path: Path) -> None:

@@ -85,7 +85,11 @@ def test_numpy_arrays_are_converted_and_class_indices_become_int64():
         ({"num_outputs": 2}, ValueError, r"lie in \[0, 2\], expected \[0, 2\)"),
         ({"num_outputs": 0}, ValueError, "num_outputs must be an integer of at least 1, found 0"),
         ({"test": (torch.zeros(2, 2), torch.tensor([0, -1]))}, ValueError, r"lie in \[-1, 0\]"),
-        ({"test": (torch.tensor([[1.0, float("nan")]]), torch.tensor([0]))}, ValueError, "test: inputs contain NaN"),
+        (
+            {"test": (torch.tensor([[1.0, float("nan")]]), torch.tensor([0]))},
+            ValueError,
+            "test: inputs contain NaN or infinity, first in sample 0",
+        ),
         ({"pool": (torch.zeros(1, 2, dtype=torch.uint8), torch.tensor([0]))}, TypeError, "scale pixels"),
         ({"pool": torch.zeros(2, 2)}, TypeError, "expected a pair"),
     ],

@@ -84,10 +84,10 @@ def _coco(found: Sequence[Found], truths: Sequence[Truth], num_classes: int) -> 
     from pycocotools.cocoeval import COCOeval
 
     objects = (
-        {"category_id": label, **_rectangle(i, box), "iscrowd": int(void)}
-        for label in range(1, num_classes)
-        for i, truth in enumerate(truths)
-        for box, void in zip(truth.of(label).boxes.tolist(), truth.of(label).void.tolist(), strict=True)
+        {"category_id": category, **_rectangle(i, box), "iscrowd": int(void)}
+        for i, one in enumerate(truths)
+        for box, label, void in zip(one.boxes.tolist(), one.labels.tolist(), one.void.tolist(), strict=True)
+        for category in ([label] if label else range(1, num_classes))
     )
     detections = (
         {"category_id": label, **_rectangle(i, box), "score": score}

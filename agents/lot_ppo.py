@@ -36,6 +36,7 @@ from torch import nn
 
 from meta.generators import Stream
 from meta.lot import LoT
+from meta.saving import PlainModel
 
 
 def parts(distribution: Distribution) -> list[td.Distribution]:
@@ -149,7 +150,7 @@ class LastRollouts:
         return obs_as_tensor(batch.get("", batch), self._device)
 
 
-class LoTPPO(PPO):
+class LoTPPO(PlainModel, PPO):
     """SB3's PPO with LoT's regulariser.
 
     Logged beside PPO's: `train/student_kl` (τ² KL(π_T ‖ π_S) on the policy's minibatches, a mean over students),
@@ -346,7 +347,6 @@ class LoTPPO(PPO):
         """SB3's `load`; students go on from where they were."""
         model = super().load(*args, **kwargs)
         state, model.lot_state = model.lot_state, None
-        assert state is not None
         model.lot.stream.states = state["stream"]
         model.lot.teacher_steps, model.lot.updates = state["steps"]
         model.last_rollouts.rollouts.extend(state["rollouts"])

@@ -23,8 +23,6 @@ Self = TypeVar("Self", bound="ReplayTeacher")
 SB3S_NETWORK = (MlpPolicy, GaussianMlpPolicy)
 """Policies that may have SB3's network as SB3 draws it."""
 
-_TRANSITION = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
-
 
 def trains_students(env: Any) -> bool:
     """Whether an environment is a teaching one, or a batch of them; SB3's are asked through all their wrappers."""
@@ -73,8 +71,9 @@ class ReplayTeacher(Resumable, OffPolicyAlgorithm):
         ValueError: a negative penalty or noise, or actions that are not a Box with finite bounds.
     """
 
-    saved_transitions: dict[str, np.ndarray] | None = None
-    """The replay buffer's content while saving, and from `load` until `learn` puts it back."""
+    moved = (*Resumable.moved, "replay_buffer.pos", "replay_buffer.full")
+    saved_transitions: dict[str, Any] | None = None
+    """The replay buffer's content, from `load` until `learn` puts it back."""
 
     def __init__(
         self,
@@ -126,9 +125,10 @@ class ReplayTeacher(Resumable, OffPolicyAlgorithm):
     ) -> Self:
         """SB3's `learn`."""
         name = tb_log_name or type(self).__name__
-        super().learn(total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar)
-        if self.num_timesteps >= self._total_timesteps:  # else a callback stopped it, before the last step was stored
-            self.set_mark()
+        with self._learning():
+            super().learn(total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar)
+            if self.num_timesteps >= self._total_timesteps:  # else a callback stopped it
+                self.set_mark(last=True)
         return self
 
     def collect_rollouts(self, *args: Any, **kwargs: Any) -> RolloutReturn:
@@ -165,35 +165,44 @@ class ReplayTeacher(Resumable, OffPolicyAlgorithm):
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
         normalizer.old_reward = true
 
-    def _own_mark(self) -> dict[str, Any]:
-        assert self.replay_buffer is not None
-        return {"position": self.replay_buffer.pos, "full": self.replay_buffer.full}
-
-    def save(self, path: Any, exclude: Any = None, include: Any = None) -> None:
-        """SB3's `save`, with the transitions that the replay buffer held at the last mark."""
-        buffer, loaded = self.replay_buffer, self.saved_transitions
-        if self.mark is not None and buffer is not None and loaded is None:
-            filled = len(buffer.observations) if self.mark.own["full"] else self.mark.own["position"]
-            self.saved_transitions = {
-                # Memory-saving buffers have no arrays of their own for what follows an observation.
-                name: getattr(buffer, name)[:filled]
-                for name in _TRANSITION
-                if hasattr(buffer, name)
-            }
-        try:
-            super().save(path, exclude, include)
-        finally:
-            self.saved_transitions = loaded
+    def _to_save(self, exclude: Any, include: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        """With the transitions that the replay buffer held at the last mark."""
+        attributes, *networks = super()._to_save(exclude, include)
+        buffer, mark = self.replay_buffer, self.mark
+        if mark is not None and buffer is not None and self.saved_transitions is None:
+            # One more than are stored: a buffer that saves memory has an observation there.
+            position = mark.attributes["replay_buffer.pos"] + 1
+            rows = buffer.buffer_size if mark.attributes["replay_buffer.full"] else position
+            attributes["saved_transitions"] = {name: _first(column, rows) for name, column in _columns(buffer).items()}
+        return attributes, *networks
 
     def _return_to_mark(self) -> None:
-        super()._return_to_mark()
-        assert self.mark is not None
         assert self.replay_buffer is not None
         if self.saved_transitions is not None:
+            columns = _columns(self.replay_buffer)
             for name, values in self.saved_transitions.items():
-                getattr(self.replay_buffer, name)[: len(values)] = values
-            self.saved_transitions = None
-        self.replay_buffer.pos, self.replay_buffer.full = self.mark.own["position"], self.mark.own["full"]
+                _write(columns[name], values)
+        super()._return_to_mark()
+        self.saved_transitions = None
+
+
+def _columns(buffer: ReplayBuffer) -> dict[str, Any]:
+    """What a buffer has for each transition: arrays, or dictionaries of arrays."""
+    return {
+        name: column
+        for name, column in vars(buffer).items()
+        for part in [next(iter(column.values()), None) if isinstance(column, dict) else column]
+        if isinstance(part, np.ndarray) and part.ndim and len(part) == buffer.buffer_size
+    }
+
+
+def _first(column: Any, rows: int) -> Any:
+    return {key: part[:rows] for key, part in column.items()} if isinstance(column, dict) else column[:rows]
+
+
+def _write(column: Any, values: Any) -> None:
+    for part, new in ((column[key], values[key]) for key in values) if isinstance(column, dict) else [(column, values)]:
+        part[: len(new)] = new
 
 
 class NoisyTeacher(ReplayTeacher):

@@ -232,6 +232,7 @@ class DataTeacher(_OfSamples, LearningTeacher):
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"DataPolicy": DataPolicy}
+    moved = (*LearningTeacher.moved, "baseline")
 
     def __init__(
         self,

@@ -203,6 +203,7 @@ class DynamicLossTeacher(Teacher[torch.Tensor]):
         "AdamPolicy": AdamPolicy,
     }
     wrapper = WindowGradient
+    moved = (*Teacher.moved, "_memory")
 
     def __init__(
         self,
@@ -219,9 +220,6 @@ class DynamicLossTeacher(Teacher[torch.Tensor]):
         self.bptt, self.max_grad_norm = bptt, checked_norm(max_grad_norm)
         self._memory: Memory | None = None
         super().__init__(policy, env, learning_rate, **kwargs)
-
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_memory"]  # the mark has it
 
     def _setup_learn(
         self,
@@ -282,11 +280,3 @@ class DynamicLossTeacher(Teacher[torch.Tensor]):
             self.logger.record(f"train/{name}", float(np.mean([info[name] for info in infos])))
         self.logger.record("train/distance", float(np.sqrt(np.mean(actions**2))))
         self.logger.record("train/at_edge", float(np.mean(np.abs(actions) == 1.0)))
-
-    def _own_mark(self) -> dict[str, Any]:
-        return {"memory": self._memory, "starts": self._last_episode_starts}
-
-    def _return_to_mark(self) -> None:
-        super()._return_to_mark()
-        assert self.mark is not None
-        self._memory, self._last_episode_starts = self.mark.own["memory"], self.mark.own["starts"]

@@ -123,24 +123,25 @@ class Teacher(Resumable, Generic[Experience]):
             reset_num_timesteps: start counting anew; False continues.
             progress_bar: SB3's.
         """
-        total_timesteps, callback = self._setup_learn(
-            total_timesteps, callback, reset_num_timesteps, tb_log_name or type(self).__name__, progress_bar
-        )
-        callback.on_training_start(locals(), globals())
-        while self.num_timesteps < total_timesteps:
-            self.set_mark()
-            # Before the update's steps are counted: the first one has the full learning rate, the last one some of it.
-            self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
-            experience = self._collect(callback)
-            if experience is None:
-                break
-            self._improve(experience)
-            self._n_updates += 1
-            if log_interval and self._n_updates % log_interval == 0:
-                self.dump_logs()
-        else:
-            self.set_mark()
-        callback.on_training_end()
+        with self._learning():
+            total_timesteps, callback = self._setup_learn(
+                total_timesteps, callback, reset_num_timesteps, tb_log_name or type(self).__name__, progress_bar
+            )
+            callback.on_training_start(locals(), globals())
+            while self.num_timesteps < total_timesteps:
+                self.set_mark()
+                # Before the update's steps are counted: the first has the full learning rate, the last some of it.
+                self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
+                experience = self._collect(callback)
+                if experience is None:
+                    break
+                self._improve(experience)
+                self._n_updates += 1
+                if log_interval and self._n_updates % log_interval == 0:
+                    self.dump_logs()
+            else:
+                self.set_mark(last=True)
+            callback.on_training_end()
         return self
 
     @abstractmethod

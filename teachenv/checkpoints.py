@@ -19,7 +19,7 @@ import json
 import math
 import os
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,13 +98,16 @@ def save(file: str | os.PathLike[str] | IO[bytes], value: Any, kind: str, known:
         _write(opened, text, tensors)
 
 
-def load(file: str | os.PathLike[str] | IO[bytes], kind: str, known: Known = ()) -> Any:
+def load(
+    file: str | os.PathLike[str] | IO[bytes], kind: str, known: Known = (), replaced: Mapping[str, Any] | None = None
+) -> Any:
     """Reads what `save` wrote, running nothing.
 
     Args:
         file: a path, or a file that is open for reading.
         kind: as given to `save`.
         known: as given to `save`.
+        replaced: values by their place ("options.rate"), in the place of the file's, which are not read.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -128,7 +131,7 @@ def load(file: str | os.PathLike[str] | IO[bytes], kind: str, known: Known = ())
     if about["kind"] != kind:
         raise ValueError(f"{name} holds {about['kind']}, expected {kind}; choose another file")
     with _damaged(name, kind):
-        return _Reader(_codecs(known), tensors).decoded(about["value"], ())
+        return _Reader(_codecs(known), tensors, replaced or {}).decoded(about["value"], ())
 
 
 def _codecs(known: Known) -> list[Codec]:
@@ -237,12 +240,16 @@ class _Writer:
 class _Reader:
     """Turns what `_Writer` made into the value."""
 
-    def __init__(self, codecs: list[Codec], tensors: dict[str, torch.Tensor]) -> None:
+    def __init__(
+        self, codecs: list[Codec], tensors: dict[str, torch.Tensor], replaced: Mapping[str, Any]
+    ) -> None:
         self.codecs = {codec.name: codec for codec in codecs}
-        self.tensors = tensors
+        self.tensors, self.replaced = tensors, replaced
 
     def decoded(self, content: Any, path: tuple[Any, ...]) -> Any:
         """The value."""
+        if self.replaced and _where(path) in self.replaced:
+            return self.replaced[_where(path)]
         if isinstance(content, list):
             return [self.decoded(each, (*path, i)) for i, each in enumerate(content)]
         if not isinstance(content, dict):

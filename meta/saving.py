@@ -93,7 +93,9 @@ def declare(kind: Declared) -> Declared:
         ...         return self.rate * remaining
     """
     if not (dataclasses.is_dataclass(kind) or hasattr(kind, "_fields")):
-        raise TypeError(f"{kind.__name__} is neither a dataclass nor a named tuple; make it one, or load with trust=True")
+        raise TypeError(
+            f"{kind.__name__} is neither a dataclass nor a named tuple; make it one, or load with trust=True"
+        )
     _declared[kind.__name__] = kind
     return kind
 

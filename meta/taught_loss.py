@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from meta.policies import Attention, perceptron
+from teachenv import checkpoints
 from teachenv.errors import unknown_name
-from teachenv.files import whole_file
 from teachenv.losses import LOSSES, make_loss
 from teachenv.students import Prediction
 from teachenv.tasks.base import ClassificationMeasure
 from teachenv.teaching import Teaching
 
-_CONFIG, _WEIGHTS = "taught_loss.json", "taught_loss.safetensors"
-_FORMAT = 1
+_FILE, _KIND, _FORMAT = "taught_loss.zip", "a taught loss", 1
 
 
 class TaughtLoss(nn.Module):
@@ -43,7 +39,7 @@ class TaughtLoss(nn.Module):
 
     Args:
         actor: observation to action.
-        config: what `save` writes as JSON: `loss`, `loss_kwargs`, `outputs`, `actor` and `steps_per_action`, and for
+        config: what `save` writes beside the weights: `loss`, `loss_kwargs`, `outputs`, `actor` and `steps_per_action`, and for
             the reader `task`, `dataset`, `student` and `learning_rate` of the training that it was taught in.
     """
 
@@ -95,37 +91,38 @@ class TaughtLoss(nn.Module):
         return cls(made.to(next(actor.parameters()).dtype), config)
 
     def save(self, path: str | Path) -> None:
-        """Writes the folder: taught_loss.json and taught_loss.safetensors, each at once or not at all."""
-        folder = Path(path)
-        weights = {name: t.contiguous() for name, t in self.actor.state_dict().items()}
-        for name, content in (
-            (_WEIGHTS, safetensors.torch.save(weights)),
-            (_CONFIG, json.dumps(self.config, indent=2).encode()),
-        ):
-            with whole_file(folder / name) as partial:
-                partial.write_bytes(content)
+        """Writes the folder with its one file, `taught_loss.zip`: JSON and safetensors; at once or not at all.
+
+        Raises:
+            ValueError: weights that are not finite.
+            OSError: it could not be written.
+        """
+        weights = self.actor.state_dict()
+        _check_finite(weights, "this loss", "its teacher has diverged: teach again with a smaller learning rate")
+        checkpoints.save(Path(path) / _FILE, {"config": self.config, "weights": dict(weights)}, _KIND)
 
     @classmethod
     def load(cls, path: str | Path) -> TaughtLoss:
-        """Reads what `save` wrote.
+        """Reads what `save` wrote, on the CPU.
 
         Raises:
-            FileNotFoundError: the folder or one of its files is not there.
-            ValueError: a file is damaged, or of a newer version.
+            FileNotFoundError: the folder or its file is not there.
+            ValueError: the file is damaged, of something else or of a newer version, or its weights are not finite.
         """
-        folder = Path(path)
-        for name in (_CONFIG, _WEIGHTS):
-            if not (folder / name).exists():
-                raise FileNotFoundError(f"{folder / name} is not there; expected a folder that TaughtLoss.save wrote")
+        file = Path(path) / _FILE
+        if not file.exists():
+            raise FileNotFoundError(f"{file} is not there; expected a folder that TaughtLoss.save wrote")
+        saved = checkpoints.load(file, _KIND)
         try:
-            config = json.loads((folder / _CONFIG).read_text())
-            weights = safetensors.torch.load((folder / _WEIGHTS).read_bytes())
+            config, weights = saved["config"], saved["weights"]
             if config["format"] != _FORMAT:
                 raise ValueError(f"its format is {config['format']}, and this version reads {_FORMAT}")
             actor = _made(config).to(next(iter(weights.values())).dtype)
             actor.load_state_dict(weights)
-        except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-            raise ValueError(f"{folder} is no taught loss that can be read: {error}; save it again") from error
+        except (ValueError, KeyError, TypeError, AttributeError, StopIteration, RuntimeError) as error:
+            reason = " ".join(str(error).split()) or "it has no weights"
+            raise ValueError(f"{file} is no taught loss that can be read: {reason}; save it again") from error
+        _check_finite(weights, str(file), "save the loss of a teacher that has not diverged")
         return cls(actor, config)
 
     def tell(
@@ -186,6 +183,12 @@ class TaughtLoss(nn.Module):
             raise ValueError("this mixture has large-margin softmax in it: pass features and head_weight, too")
         action = self._action.to(device=outputs.device, dtype=outputs.dtype)
         return self.family(action, Prediction(outputs, features, head_weight), targets)
+
+
+def _check_finite(weights: Mapping[str, torch.Tensor], what: str, remedy: str) -> None:
+    broken = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
+    if broken:
+        raise ValueError(f"{what} has weights that are not finite ({', '.join(broken)}); {remedy}")
 
 
 def _described(actor: nn.Module) -> dict[str, Any]:

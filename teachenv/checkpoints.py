@@ -240,9 +240,7 @@ class _Writer:
 class _Reader:
     """Turns what `_Writer` made into the value."""
 
-    def __init__(
-        self, codecs: list[Codec], tensors: dict[str, torch.Tensor], replaced: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, codecs: list[Codec], tensors: dict[str, torch.Tensor], replaced: Mapping[str, Any]) -> None:
         self.codecs = {codec.name: codec for codec in codecs}
         self.tensors, self.replaced = tensors, replaced
 

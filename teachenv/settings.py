@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from teachenv import checks
+from teachenv.fingerprints import describe
 from teachenv.losses import LOSSES, LossFamily
 from teachenv.optimizers import OPTIMIZERS
 from teachenv.schedules import SCHEDULES
@@ -168,9 +169,22 @@ class Settings:
         return cls(**_fitting(dict(defaults or {}), kwargs), **kwargs)
 
     def fingerprint(self) -> dict[str, str]:
-        """What must agree for a snapshot of one environment to fit another."""
-        skip = ("data_root", "device", "divergence_penalty")
-        return {f.name: _describe(getattr(self, f.name)) for f in fields(self) if f.name not in skip}
+        """What must agree for a snapshot of one environment to fit another; see `teachenv.fingerprints`."""
+        skip = ("data_root", "device", "divergence_penalty", "task")
+        return {"task": self.describe_task()} | {
+            f.name: describe(getattr(self, f.name)) for f in fields(self) if f.name not in skip
+        }
+
+    def describe_task(self) -> str:
+        """The task's part of the fingerprint. That of data of one's own takes a while, and is computed once."""
+        if not isinstance(self.task, Task):
+            return describe(self.task)
+        if self.task not in _described:
+            _described[self.task] = describe(self.task)
+        return _described[self.task]
+
+
+_described: weakref.WeakKeyDictionary[Task, str] = weakref.WeakKeyDictionary()
 
 
 def _fitting(defaults: dict[str, Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -290,18 +304,3 @@ _NUMBERS: dict[str, Check] = {
     "divergence_penalty": partial(checks.number, least=0),
 }
 """Those that meet the student's tensors, and are checked to be numbers of its dtype."""
-
-
-def _describe(value: object) -> str:
-    """An option as text that is the same in every process: JSON values by value, objects by name."""
-    return json.dumps(value, sort_keys=True, default=_stand_in)
-
-
-def _stand_in(value: object) -> object:
-    if isinstance(value, Task):
-        return f"{value.name} ({value.dataset})"
-    if isinstance(value, Mapping):
-        return dict(value)
-    if isinstance(value, np.generic):
-        return value.item()
-    return getattr(value, "__qualname__", type(value).__qualname__)

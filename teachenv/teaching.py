@@ -8,6 +8,7 @@ first minibatch.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -19,6 +20,7 @@ import torch
 from teachenv import checks
 from teachenv.dynamics import Dynamics
 from teachenv.errors import unknown_name
+from teachenv.fingerprints import describe
 from teachenv.idle import refuse_idle
 from teachenv.joint import BATCH_FIELDS, JointDynamics, PairMeasure
 from teachenv.losses import LossFamily, make_loss
@@ -69,7 +71,6 @@ class Teaching:
     def __init__(self, settings: Settings, given: Collection[str] = ()) -> None:
         """Loads the data and builds the student's dynamics."""
         self.settings = settings
-        self.fingerprint = settings.fingerprint()
         device = _device(settings.device)
         dtype = torch.float64 if settings.dtype == "float64" else torch.float32
         self.task, clean_targets = _load(settings, dtype, device)
@@ -123,6 +124,11 @@ class Teaching:
         size = loss.action_size(self.task.num_outputs, settings.batch_size)
         self.action_space = gym.spaces.Box(-1.0, 1.0, (size,), floating)
         self.neutral_action = torch.zeros(size, dtype=dtype, device=device)
+
+    @functools.cached_property
+    def fingerprint(self) -> dict[str, str]:
+        """See the class; computed when it is first needed, since it reads all data of a task of one's own."""
+        return self.settings.fingerprint()
 
     def _schedule(self, dtype: torch.dtype) -> Schedule:
         """The schedule, whose rates the student's dtype must hold to the last step."""
@@ -233,7 +239,7 @@ class Teaching:
             return None
         student, loss = ("student", "student_kwargs"), ("loss", "loss_kwargs")
         decides = (*student, *loss, "objective", "objective_temperature", "dtype", "autocast")
-        described = [self.fingerprint[name] for name in decides]
+        described = [describe(getattr(self.settings, name)) for name in decides]
         read = type(self.decisions).__name__, self.task.num_outputs
         return recorder_of(str([*described, *read, self.settings.device]))
 

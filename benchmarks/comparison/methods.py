@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import meta
+from meta.saving import declare
 
 SCHEDULES = ("constant", "linear", "cosine")
 
@@ -112,9 +113,10 @@ def table_at(path: str) -> Table:
     return table
 
 
+@declare
 @dataclass(frozen=True)
 class LinearDecay:
-    """SB3's learning-rate schedule, from `rate` linearly to zero; a class, since saved models pickle it."""
+    """SB3's learning-rate schedule, from `rate` linearly to zero; a class, so that checkpoints hold it by value."""
 
     rate: float
 

@@ -23,6 +23,7 @@ from agents.atari import record_game
 from benchmarks.checkpoints import ending
 from benchmarks.lot_atari.methods import Method
 from benchmarks.precision import matmuls
+from meta.saving import declare
 
 # Episodes at the end of a training whose mean return is reported, and points of a curve.
 LAST, POINTS = 100, 40
@@ -31,9 +32,10 @@ LAST, POINTS = 100, 40
 _FIRST = 10_000
 
 
+@declare
 @dataclass(frozen=True)
 class Rate:
-    """A learning rate by the part of the training that remains, as SB3 wants it; it can be pickled.
+    """A learning rate by the part of the training that remains, as SB3 wants it; checkpoints hold it by value.
 
     Attributes:
         first: at the beginning.

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 
 from agents import DDPG, SAC, TD3
 from meta import RMD, ConstantTeacher, EvolutionStrategies, FiniteDifference, TaughtLoss
-from teachenv import LossFamily, TeachEnv, TeachVectorEnv
+from teachenv import LossFamily, TeachEnv, TeachVectorEnv, checkpoints
 
 SETTINGS = {"horizon": 12, "steps_per_action": 3, "learning_rate": 0.3, "loss_kwargs": {"scale": 0.5}}
 TEACHERS = [RMD, FiniteDifference, EvolutionStrategies, DDPG, TD3, SAC]
@@ -121,14 +122,15 @@ def test_only_the_student_learns():
 
 def test_the_config_says_where_the_loss_comes_from(tmp_path):
     TaughtLoss.of(taught()).save(tmp_path)
-    config = json.loads((tmp_path / "taught_loss.json").read_text())
+    with zipfile.ZipFile(tmp_path / "taught_loss.zip") as archive:
+        config = json.loads(archive.read("value.json"))["value"]["config"]
     assert (config["loss"], config["task"], config["dataset"], config["steps_per_action"]) == (
         "bilinear",
         "digits",
         "digits",
         3,
     )
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["taught_loss.json", "taught_loss.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["taught_loss.zip"]
 
 
 class Own(LossFamily):
@@ -181,15 +183,46 @@ def test_bad_calls_are_explained():
 
 
 def test_damaged_files_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"taught_loss\.json is not there"):
+    with pytest.raises(FileNotFoundError, match=r"taught_loss\.zip is not there; expected a folder"):
         TaughtLoss.load(tmp_path)
-    TaughtLoss.of(taught()).save(tmp_path)
-    good = (tmp_path / "taught_loss.safetensors").read_bytes()
-    (tmp_path / "taught_loss.safetensors").write_bytes(good[:50])
-    with pytest.raises(ValueError, match="no taught loss that can be read"):
-        TaughtLoss.load(tmp_path)
-    (tmp_path / "taught_loss.safetensors").write_bytes(good)
-    config = json.loads((tmp_path / "taught_loss.json").read_text())
-    (tmp_path / "taught_loss.json").write_text(json.dumps(config | {"format": 9}))
+    loss = TaughtLoss.of(taught())
+    loss.save(tmp_path)
+    good = (tmp_path / "taught_loss.zip").read_bytes()
+    for damaged in (b"", good[:50], good[:-30], b"{}"):
+        (tmp_path / "taught_loss.zip").write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"taught_loss\.zip is (empty|damaged)"):
+            TaughtLoss.load(tmp_path)
+    loss.config["format"] = 9
+    loss.save(tmp_path)
     with pytest.raises(ValueError, match="its format is 9"):
+        TaughtLoss.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"weights": {}}, "no taught loss that can be read: it has no weights"),
+        ({"weights": []}, "no taught loss that can be read"),
+        ({"config": {"format": 1}}, "no taught loss that can be read: 'outputs'"),
+    ],
+)
+def test_a_file_that_lacks_something_is_refused(changes, message, tmp_path):
+    loss = TaughtLoss.of(taught())
+    content = {"config": loss.config, "weights": dict(loss.actor.state_dict())}
+    checkpoints.save(tmp_path / "taught_loss.zip", content | changes, "a taught loss")
+    with pytest.raises(ValueError, match=message):
+        TaughtLoss.load(tmp_path)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(value, tmp_path):
+    loss = TaughtLoss.of(taught())
+    loss.save(tmp_path)
+    loss.actor.keys.weight.data[0, 0] = value
+    with pytest.raises(ValueError, match=r"this loss has weights that are not finite \(keys.weight\)"):
+        loss.save(tmp_path)
+    TaughtLoss.load(tmp_path)
+    content = {"config": loss.config, "weights": dict(loss.actor.state_dict())}
+    checkpoints.save(tmp_path / "taught_loss.zip", content, "a taught loss")
+    with pytest.raises(ValueError, match=r"taught_loss.zip has weights that are not finite \(keys.weight\)"):
         TaughtLoss.load(tmp_path)

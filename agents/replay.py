@@ -167,14 +167,14 @@ class ReplayTeacher(Resumable, OffPolicyAlgorithm):
 
     def _to_save(self, exclude: Any, include: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         """With the transitions that the replay buffer held at the last mark."""
-        attributes, *networks = super()._to_save(exclude, include)
+        attributes, parameters, variables = super()._to_save(exclude, include)
         buffer, mark = self.replay_buffer, self.mark
         if mark is not None and buffer is not None and self.saved_transitions is None:
             # One more than are stored: a buffer that saves memory has an observation there.
             position = mark.attributes["replay_buffer.pos"] + 1
             rows = buffer.buffer_size if mark.attributes["replay_buffer.full"] else position
             attributes["saved_transitions"] = {name: _first(column, rows) for name, column in _columns(buffer).items()}
-        return attributes, *networks
+        return attributes, parameters, variables
 
     def _return_to_mark(self) -> None:
         assert self.replay_buffer is not None

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-import cloudpickle
+import cloudpickle  # type: ignore[import-untyped]
 import gymnasium as gym
 import numpy as np
 import torch
@@ -93,9 +93,7 @@ def declare(kind: Declared) -> Declared:
         ...         return self.rate * remaining
     """
     if not (dataclasses.is_dataclass(kind) or hasattr(kind, "_fields")):
-        raise TypeError(
-            f"{kind.__name__} is neither a dataclass nor a named tuple; make it one, or load with trust=True"
-        )
+        raise TypeError(f"{kind.__name__} is neither a dataclass nor a named tuple: make it one of them")
     _declared[kind.__name__] = kind
     return kind
 
@@ -405,6 +403,6 @@ def _trusted(content: list[str]) -> Any:
 
 def _refused(content: list[str]) -> Any:
     raise Refused(
-        f"{content[0]}, which only a pickle can hold; reading it runs code: load with trust=True if you trust the file, "
-        "or give the object itself by custom_objects"
+        f"{content[0]}, which only a pickle can hold; reading it runs code: load with trust=True if you trust the "
+        "file, or give the object itself by custom_objects"
     )

@@ -39,7 +39,7 @@ class TaughtLoss(nn.Module):
 
     Args:
         actor: observation to action.
-        config: what `save` writes beside the weights: `loss`, `loss_kwargs`, `outputs`, `actor` and `steps_per_action`, and for
+        config: what `save` writes as JSON: `loss`, `loss_kwargs`, `outputs`, `actor` and `steps_per_action`, and for
             the reader `task`, `dataset`, `student` and `learning_rate` of the training that it was taught in.
     """
 

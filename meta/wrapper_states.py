@@ -29,7 +29,7 @@ _OF_SINGLE: dict[type[gym.Wrapper[Any, Any, Any, Any]], tuple[str, ...]] = {
 
 
 def wrapper_states(env: VecEnv) -> list[Any]:
-    """(wrapper's name, attribute, value) of wrappers around the batch; the value is a list of those around single ones."""
+    """(wrapper's name, attribute, value) of wrappers around the batch; then, values a list, of those around its parts."""
     states = [[type(w).__name__, name, copy.deepcopy(recursive_getattr(w, name))] for w, name in _around(env)]
     for kind, names in _OF_SINGLE.items():
         where = np.flatnonzero(env.env_is_wrapped(kind)).tolist()
@@ -55,8 +55,8 @@ def set_wrapper_states(env: VecEnv, states: list[Any]) -> None:
     saved = [(kind, name) for kind, name, _ in states]
     if found != saved:
         raise ValueError(
-            f"this checkpoint is of an environment with the wrappers {_listed(saved)}, found {_listed(found)}; wrap the "
-            "environment as it was, or start anew with reset_num_timesteps=True"
+            f"this checkpoint is of an environment with the wrappers {_listed(saved)}, found {_listed(found)}; wrap "
+            "the environment as it was, or start anew with reset_num_timesteps=True"
         )
     for (wrapper, name), (_, _, value) in zip(here, states, strict=False):
         recursive_setattr(wrapper, name, copy.deepcopy(value))

@@ -24,15 +24,34 @@ import torch
 _LIBRARY_PATHS = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 _OWN_PACKAGES = ("teachenv", "meta", "agents")
 _SKIPPED = frozenset(
-    ("__dict__", "__weakref__", "__doc__", "__module__", "__qualname__", "__annotations__", "__slots__")
-    + ("__firstlineno__", "__static_attributes__", "__abstractmethods__", "_abc_impl", "__parameters__")
-    + ("__dataclass_fields__", "__dataclass_params__", "__annotate_func__", "__annotations_cache__", "__orig_bases__")
+    [
+        "__dict__",
+        "__weakref__",
+        "__doc__",
+        "__module__",
+        "__qualname__",
+        "__annotations__",
+        "__slots__",
+        "__firstlineno__",
+        "__parameters__",
+        "__static_attributes__",
+        "__abstractmethods__",
+        "_abc_impl",
+        "__dataclass_fields__",
+        "__dataclass_params__",
+        "__orig_bases__",
+        "__annotate_func__",
+        "__annotations_cache__",
+    ]
 )
 
 
 def describe(value: Any) -> str:
     """The text of a setting."""
-    return json.dumps(value, sort_keys=True, default=_stand_in)
+    try:
+        return json.dumps(value, sort_keys=True, default=_stand_in)
+    except (TypeError, ValueError):  # keys that JSON lacks, or what holds itself
+        return f"{type(value).__qualname__} {digest(value)}"
 
 
 def digest(value: Any) -> str:
@@ -168,7 +187,7 @@ def _of_tensor(tensor: torch.Tensor) -> Iterator[bytes | memoryview]:
 
 
 def _captured(function: types.FunctionType) -> dict[str, Any]:
-    """What a function refers to outside of itself, but for what it rebinds: its closure, and the plain among globals."""
+    """What a function refers to outside of itself, but for what it rebinds: its closure, and plain globals."""
     code = function.__code__
     rebound = {i.argval for i in dis.get_instructions(code) if i.opname in ("STORE_GLOBAL", "STORE_DEREF")}
     found = {}

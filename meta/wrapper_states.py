@@ -29,7 +29,7 @@ _OF_SINGLE: dict[type[gym.Wrapper[Any, Any, Any, Any]], tuple[str, ...]] = {
 
 
 def wrapper_states(env: VecEnv) -> list[Any]:
-    """(wrapper's name, attribute, value) of wrappers around the batch; then, values a list, of those around its parts."""
+    """(name, attribute, value) of wrappers around the batch; then, values a list, of those around its parts."""
     states = [[type(w).__name__, name, copy.deepcopy(recursive_getattr(w, name))] for w, name in _around(env)]
     for kind, names in _OF_SINGLE.items():
         where = np.flatnonzero(env.env_is_wrapped(kind)).tolist()

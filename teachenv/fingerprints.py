@@ -23,27 +23,6 @@ import torch
 
 _LIBRARY_PATHS = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 _OWN_PACKAGES = ("teachenv", "meta", "agents")
-_SKIPPED = frozenset(
-    [
-        "__dict__",
-        "__weakref__",
-        "__doc__",
-        "__module__",
-        "__qualname__",
-        "__annotations__",
-        "__slots__",
-        "__firstlineno__",
-        "__parameters__",
-        "__static_attributes__",
-        "__abstractmethods__",
-        "_abc_impl",
-        "__dataclass_fields__",
-        "__dataclass_params__",
-        "__orig_bases__",
-        "__annotate_func__",
-        "__annotations_cache__",
-    ]
-)
 
 
 def describe(value: Any) -> str:
@@ -166,9 +145,8 @@ class _Digester:
     def _of_class(self, kind: type) -> Iterator[bytes | memoryview]:
         yield _name(kind)
         if not _of_a_library(kind.__module__):
-            content = {name: value for name, value in vars(kind).items() if name not in _SKIPPED}
             yield self.of([base for base in kind.__mro__[1:] if not _of_a_library(base.__module__)])
-            yield self.of({name: _unwrapped(value) for name, value in content.items()})
+            yield self.of({name: _unwrapped(value) for name, value in vars(kind).items() if _is_content(name, value)})
 
     def _of_object(self, value: Any) -> Iterator[bytes | memoryview]:
         yield self.of(type(value))
@@ -229,6 +207,13 @@ def _state(value: Any) -> Any:
     except Exception:  # whatever a class has to say against being copied
         return None
     return reduced if isinstance(reduced, str) else [part for part in reduced if not isinstance(part, Iterator)]
+
+
+def _is_content(name: str, value: Any) -> bool:
+    """Whether a class's attribute is its author's: of names with underscores on both sides only methods are."""
+    if name.startswith("__") and name.endswith("__"):
+        return isinstance(_unwrapped(value), types.FunctionType) and not name.startswith("__annotat")
+    return True
 
 
 def _unwrapped(value: Any) -> Any:

@@ -248,6 +248,11 @@ class LoTPPO(PlainModel, PPO):
             forward=lambda policy, observations: copy.copy(policy.get_distribution(observations)),
             seed=seed,
         )
+        if self.lot_state is not None:  # of a file
+            self.lot.stream.states = self.lot_state["stream"]
+            self.lot.teacher_steps, self.lot.updates = self.lot_state["steps"]
+            self.last_rollouts.rollouts.extend(self.lot_state["rollouts"])
+            self.lot_state = None
 
     def _make_student(self) -> ActorCriticPolicy:
         chosen = self.policy_class if self.student_policy is None else self.student_policy
@@ -341,13 +346,3 @@ class LoTPPO(PlainModel, PPO):
             super().save(*args, **kwargs)
         finally:
             self.lot_state = None
-
-    @classmethod
-    def load(cls, *args: Any, **kwargs: Any) -> Any:
-        """SB3's `load`; students go on from where they were."""
-        model = super().load(*args, **kwargs)
-        state, model.lot_state = model.lot_state, None
-        model.lot.stream.states = state["stream"]
-        model.lot.teacher_steps, model.lot.updates = state["steps"]
-        model.last_rollouts.rollouts.extend(state["rollouts"])
-        return model

@@ -20,9 +20,10 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import set_random_seed
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 
-from teachenv.files import whole_file
+from meta.saving import PlainModel, model_of, read_content, saved_attributes, without_folder, write_model
+from teachenv.fingerprints import describe
 
 AnyPPO = TypeVar("AnyPPO", bound=PPO)
 
@@ -67,8 +68,10 @@ def save(model: PPO, path: Path) -> None:
     model.segment_statistics = (  # type: ignore[attr-defined]
         None if vec_normalize is None else (vec_normalize.obs_rms, vec_normalize.ret_rms)
     )
-    with whole_file(path) as partial, open(partial, "wb") as file:
-        model.save(file)
+    if isinstance(model, PlainModel):
+        model.save(path)
+    else:
+        write_model(model, path, saved_attributes(model))
 
 
 def _restore_statistics(model: PPO) -> None:
@@ -109,26 +112,37 @@ def learn_in_segments(
         ValueError: the file holds a model of other settings.
     """
     path = Path(path)
+    settings = _settings(model)
     if path.exists():
-        saved: AnyPPO = type(model).load(path, device=model.device)
-        found, expected = _settings(saved), _settings(model)
-        if found != expected:
-            differing = sorted(name for name in expected if found.get(name) != expected[name])
-            raise ValueError(
-                f"{path} holds a model with other settings than the one to train (they differ in "
-                f"{', '.join(differing)}); remove it, or choose another path"
-            )
-        assert model.env is not None
-        saved.set_env(model.env)
-        model = saved
+        model = _saved(model, path, settings)
+    model.segment_settings = settings  # type: ignore[attr-defined]
     callbacks: list[Any] = [Segments(path, rollouts)]
     if callback is not None:
         callbacks += callback if isinstance(callback, list) else [callback]
     remaining = total_timesteps - model.num_timesteps
     if remaining > 0:
-        model.learn(remaining, CallbackList(callbacks), reset_num_timesteps=False)
+        with without_folder(model):
+            model.learn(remaining, CallbackList(callbacks), reset_num_timesteps=False)
         save(model, path)
     return model
+
+
+def _saved(model: AnyPPO, path: Path, settings: dict[str, str]) -> AnyPPO:
+    """The model that the file holds, in the place of one of the same settings."""
+    # What makes a model is the given one's, and is not read from the file, so that it may be functions.
+    given = {name: value for name, value in saved_attributes(model).items() if name in _GIVEN}
+    name, content = read_content(type(model), path, given)
+    there = content["attributes"].get("segment_settings", {})
+    differing = [key for key in sorted(settings) if there.get(key) != settings[key]]
+    if differing:
+        raise ValueError(
+            f"{path} holds a model with other settings than the one to train (they differ in {', '.join(differing)}); "
+            "remove it, or choose another path"
+        )
+    saved: AnyPPO = model_of(type(model), name, content, device=model.device)
+    assert model.env is not None
+    saved.set_env(model.env)
+    return saved
 
 
 _COMPARED = (
@@ -140,14 +154,47 @@ _COMPARED = (
 _SCHEDULES = {"learning_rate": "lr_schedule", "clip_range": "clip_range", "clip_range_vf": "clip_range_vf"}
 
 
-def _settings(model: PPO) -> dict[str, Any]:
-    """What must be the same in a file and in the model that would go on from it."""
-    found = {name: getattr(model, name) for name in _COMPARED if hasattr(model, name)}
+_GIVEN = (
+    *("learning_rate", "clip_range", "clip_range_vf", "policy_class", "policy_kwargs", "rollout_buffer_class"),
+    *("rollout_buffer_kwargs", "student_policy", "student_policy_kwargs"),
+)
+
+
+def _settings(model: PPO) -> dict[str, str]:
+    """What must be the same in a file and in the model that would go on from it, as texts."""
+    settings: dict[str, Any] = {name: getattr(model, name) for name in _COMPARED if hasattr(model, name)}
     for name, attribute in _SCHEDULES.items():
         schedule = getattr(model, attribute)
-        # Functions cannot be compared, their values can.
-        found[name] = None if schedule is None else [schedule(remaining) for remaining in (1.0, 0.75, 0.5, 0.25, 0.0)]
-    for name in ("policy", "students"):
-        if hasattr(model, name):
-            found[name] = {key: tuple(value.shape) for key, value in getattr(model, name).state_dict().items()}
-    return found
+        # Functions of equal values are as good.
+        settings[name] = (
+            None if schedule is None else [schedule(remaining) for remaining in (1.0, 0.75, 0.5, 0.25, 0.0)]
+        )
+    networks = {"policy": [model.policy], "students": list(getattr(model, "students", []))}
+    for name, policies in networks.items():
+        # As text a network is its layers with their sizes and activations.
+        settings[name] = [[type(policy), str(policy)] for policy in policies]
+        settings[f"{name}' optimizer" if name == "students" else "optimizer"] = [
+            [type(policy.optimizer), policy.optimizer.defaults | {"lr": None}] for policy in policies
+        ]
+    settings["observation_space"], settings["action_space"] = str(model.observation_space), str(model.action_space)
+    settings["environment"] = _environment(model)
+    return {name: describe(value) for name, value in settings.items()}
+
+
+def _environment(model: PPO) -> list[Any]:
+    """What is known of an environment: its wrappers, what it was registered with, and how many copies there are."""
+    env, parts = model.env, []
+    assert env is not None
+    specs = env.get_attr("spec") if env.has_attr("spec") else []
+    while isinstance(env, VecEnvWrapper):
+        options = {name: getattr(env, name, None) for name in _NORMALIZED} if isinstance(env, VecNormalize) else {}
+        parts.append([type(env).__name__, options])
+        env = env.venv
+    # Of `AtariVecEnv`, which is no wrapper of Gymnasium's environments.
+    own = {name: getattr(env, name, None) for name in ("game", "clip_rewards")}
+    registered = [[s.id, s.kwargs, s.max_episode_steps, str(s.additional_wrappers)] for s in specs if s is not None]
+    wrapped = env.get_attr("unwrapped") if not registered and env.has_attr("unwrapped") else []
+    return [parts, own, env.num_envs, registered, [type(each) for each in wrapped]]
+
+
+_NORMALIZED = ("norm_obs", "norm_reward", "clip_obs", "clip_reward", "gamma", "epsilon", "training")

@@ -181,7 +181,20 @@ def read_model(
         ValueError: the file is damaged or of something else, holds a model of another class or a pickle that is not
             trusted, or the environment has other spaces.
     """
-    name, content = _content(cls, file, custom_objects or {}, trust)
+    name, content = read_content(cls, file, custom_objects or {}, trust)
+    return model_of(cls, name, content, env, device, force_reset, **kwargs)
+
+
+def model_of(
+    cls: type[Model],
+    name: str,
+    content: dict[str, Any],
+    env: Any = None,
+    device: torch.device | str = "auto",
+    force_reset: bool = True,
+    **kwargs: Any,
+) -> Model:
+    """The model of what `read_content` read; see `read_model`."""
     attributes = content["attributes"]
     options = attributes["policy_kwargs"]
     if kwargs.get("policy_kwargs", options) != options:
@@ -215,7 +228,8 @@ def read_model(
     return model
 
 
-def _content(cls: type, file: Any, replaced: Mapping[str, Any], trust: bool) -> tuple[str, dict[str, Any]]:
+def read_content(cls: type, file: Any, replaced: Mapping[str, Any], trust: bool = False) -> tuple[str, dict[str, Any]]:
+    """The file's name, and what `write_model` wrote: attributes, parameters and variables; see `read_model`."""
     if isinstance(file, str | Path):
         file = Path(file)
         if not file.exists() and not file.suffix:
@@ -226,7 +240,10 @@ def _content(cls: type, file: Any, replaced: Mapping[str, Any], trust: bool) -> 
     else:
         name = str(getattr(file, "name", "the file"))
     places = {f"attributes.{key}": value for key, value in replaced.items()}
-    content = checkpoints.load(file, _KIND, codecs(trust), places)
+    try:
+        content = checkpoints.load(file, _KIND, codecs(trust), places)
+    except Refused as error:
+        raise Refused(str(error).replace(": attributes.", ": ")) from error
     if content["class"] != cls.__qualname__:
         raise ValueError(
             f"{name} holds a model of class {content['class']}, expected {cls.__qualname__}; load it with "
@@ -293,7 +310,7 @@ class PlainModel(BaseAlgorithm):
     ) -> None:
         """SB3's; of a file, what `save` wrote."""
         if not isinstance(load_path_or_dict, dict):
-            load_path_or_dict = _content(type(self), load_path_or_dict, {}, trust=False)[1]["parameters"]
+            load_path_or_dict = read_content(type(self), load_path_or_dict, {})[1]["parameters"]
         super().set_parameters(load_path_or_dict, exact_match, device)
 
     def _setup_learn(

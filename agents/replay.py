@@ -16,12 +16,14 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from agents.policies import GaussianMlpPolicy, MlpPolicy
 from meta.resume import Resumable
-from teachenv import TeachEnv, TeachVectorEnv
+from teachenv import TeachEnv, TeachVectorEnv, checkpoints
 
 Self = TypeVar("Self", bound="ReplayTeacher")
 
 SB3S_NETWORK = (MlpPolicy, GaussianMlpPolicy)
 """Policies that may have SB3's network as SB3 draws it."""
+
+_BUFFER = "a replay buffer"
 
 
 def trains_students(env: Any) -> bool:
@@ -176,6 +178,36 @@ class ReplayTeacher(Resumable, OffPolicyAlgorithm):
             attributes["saved_transitions"] = {name: _first(column, rows) for name, column in _columns(buffer).items()}
         return attributes, parameters, variables
 
+    def save_replay_buffer(self, path: Any) -> None:
+        """Writes the buffer's transitions by themselves; `save` has them, too."""
+        buffer = self.replay_buffer
+        assert buffer is not None
+        rows = buffer.buffer_size if buffer.full else buffer.pos + 1
+        columns = {name: _first(column, rows) for name, column in _columns(buffer).items()}
+        about = {"size": buffer.buffer_size, "environments": buffer.n_envs, "pos": buffer.pos, "full": buffer.full}
+        checkpoints.save(path, {"about": about, "columns": columns}, _BUFFER)
+
+    def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
+        """Reads what `save_replay_buffer` wrote; it runs nothing of the file's.
+
+        Raises:
+            ValueError: the file is damaged, or of a buffer of another size or of other spaces.
+        """
+        del truncate_last_traj  # of SB3's hindsight buffer
+        buffer = self.replay_buffer
+        assert buffer is not None
+        saved = checkpoints.load(path, _BUFFER)
+        about, columns = saved["about"], _columns(buffer)
+        there = [about["size"], about["environments"], _shapes(saved["columns"])]
+        if there != [buffer.buffer_size, buffer.n_envs, _shapes(columns)]:
+            raise ValueError(
+                f"{path} holds a replay buffer of {about['size']} steps of {about['environments']} environments or of "
+                f"other spaces, found one of {buffer.buffer_size} steps of {buffer.n_envs}; make the teacher as it was"
+            )
+        for name, values in saved["columns"].items():
+            _write(columns[name], values)
+        buffer.pos, buffer.full = about["pos"], about["full"]
+
     def _return_to_mark(self) -> None:
         assert self.replay_buffer is not None
         if self.saved_transitions is not None:
@@ -194,6 +226,13 @@ def _columns(buffer: ReplayBuffer) -> dict[str, Any]:
         for part in [next(iter(column.values()), None) if isinstance(column, dict) else column]
         if isinstance(part, np.ndarray) and part.ndim and len(part) == buffer.buffer_size
     }
+
+
+def _shapes(columns: Any) -> Any:
+    """Of one transition."""
+    if isinstance(columns, dict):
+        return {name: _shapes(column) for name, column in columns.items()}
+    return str(columns.dtype), columns.shape[1:]
 
 
 def _first(column: Any, rows: int) -> Any:

@@ -181,7 +181,7 @@ class Resumable(PlainModel):
         if self.env is None or not self.env.has_attr("teaching"):
             return
         here = self.env.get_attr("teaching")[0].decisions.classes
-        if self.mark is not None and here != self.classes:
+        if self.num_timesteps and here != self.classes:
             raise ValueError(
                 f"this teacher was trained on {self.classes or 'classes'}, found an environment of "
                 f"{here or 'classes'}: coordinates of its actions would mean something else; make the environment "

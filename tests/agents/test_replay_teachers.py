@@ -178,6 +178,22 @@ def test_a_checkpoint_holds_no_empty_part_of_the_replay_buffer(tmp_path):
     assert sizes[1] < 1.1 * sizes[0]
 
 
+def test_a_replay_buffer_is_saved_by_itself(tmp_path):
+    model = DDPG("AttentionPolicy", environment(), seed=0, buffer_size=50).learn(4 * HORIZON)
+    model.save_replay_buffer(tmp_path / "buffer")
+    other = DDPG("AttentionPolicy", environment(), seed=1, buffer_size=50)
+    other.load_replay_buffer(tmp_path / "buffer")
+    for name in ("observations", "next_observations", "actions", "rewards", "dones"):
+        np.testing.assert_array_equal(stored(other, name), stored(model, name))
+    assert (other.replay_buffer.pos, other.replay_buffer.full) == (4 * HORIZON, False)
+    smaller = DDPG("AttentionPolicy", environment(), buffer_size=20)
+    with pytest.raises(ValueError, match="holds a replay buffer of 50 steps of 1 environments"):
+        smaller.load_replay_buffer(tmp_path / "buffer")
+    (tmp_path / "buffer").write_bytes(b"")
+    with pytest.raises(ValueError, match="buffer is empty"):
+        other.load_replay_buffer(tmp_path / "buffer")
+
+
 # --- SB3's own algorithms ---------------------------------------------------------------------------------------------
 
 SHORT = {

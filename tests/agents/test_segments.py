@@ -64,8 +64,9 @@ def same(a: PPO, b: PPO) -> bool:
     )
 
 
-def pendulum(**options: Any) -> PPO:
-    env = VecNormalize(DummyVecEnv([lambda: gym.make("Pendulum-v1")] * 2))
+def pendulum(env: Any = None, normalize: Any = None, wrapper: Any = lambda made: made, **options: Any) -> PPO:
+    venv = DummyVecEnv([lambda: wrapper(gym.make("Pendulum-v1", **(env or {})))] * 2)
+    env = VecNormalize(venv, **(normalize or {}))
     return PPO("MlpPolicy", env, use_sde=True, **{**SMALL, **options})
 
 
@@ -119,6 +120,13 @@ def test_a_segment_without_rollouts_is_refused() -> None:
         ({"learning_rate": lambda remaining: 1e-2 * remaining}, "learning_rate"),
         ({"clip_range_vf": 0.1}, "clip_range_vf"),
         ({"policy_kwargs": {"net_arch": [5]}}, "policy"),
+        ({"policy_kwargs": {"activation_fn": torch.nn.ReLU}}, "policy"),
+        ({"policy_kwargs": {"optimizer_class": torch.optim.SGD}}, "optimizer"),
+        ({"policy_kwargs": {"optimizer_kwargs": {"eps": 1e-3}}}, "optimizer"),
+        ({"env": {"g": 5.0}}, "environment"),
+        ({"env": {"max_episode_steps": 50}}, "environment"),
+        ({"normalize": {"gamma": 0.5}}, "environment"),
+        ({"wrapper": gym.wrappers.FlattenObservation}, "environment"),
     ],
 )
 def test_a_file_of_other_settings_is_refused(changed: dict[str, Any], named: str, tmp_path: Path) -> None:
@@ -131,3 +139,19 @@ def test_a_file_of_other_students_is_refused(tmp_path: Path) -> None:
     learn_in_segments(cart_pole(), 64, tmp_path / "model.zip")
     with pytest.raises(ValueError, match=r"they differ in students\)"):
         learn_in_segments(cart_pole(student_policy_kwargs={"net_arch": [5]}), 128, tmp_path / "model.zip")
+
+
+def test_a_file_of_another_algorithm_is_refused(tmp_path: Path) -> None:
+    learn_in_segments(pendulum(), 64, tmp_path / "model.zip")
+    with pytest.raises(ValueError, match=r"model.zip holds a model of class PPO, expected LoTPPO"):
+        learn_in_segments(cart_pole(), 64, tmp_path / "model.zip")
+
+
+def test_functions_are_those_of_the_model_that_is_given(tmp_path: Path) -> None:
+    """Nothing but a pickle can hold them, and none is read."""
+    options = {"learning_rate": lambda remaining: 1e-3 * remaining, "clip_range": lambda remaining: 0.1}
+    learn_in_segments(cart_pole(**options), 64, tmp_path / "model.zip")
+    model = cart_pole(**options)
+    again = learn_in_segments(model, 128, tmp_path / "model.zip")
+    assert again is not model
+    assert (again.num_timesteps, again.learning_rate) == (128, options["learning_rate"])

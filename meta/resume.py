@@ -69,6 +69,7 @@ class Resumable(PlainModel):
     moved: ClassVar[tuple[str, ...]] = (
         *("num_timesteps", "_episode_num", "_n_updates", "_current_progress_remaining", "action_noise"),
         *("_last_obs", "_last_original_obs", "_last_episode_starts", "ep_info_buffer", "ep_success_buffer"),
+        "action_space.np_random.bit_generator.state",
     )
     """Attributes that training moves, besides networks and optimisers; subclasses add theirs."""
     mark: Mark | None = None

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal, get_args
 
+import safetensors
 import torch
 from torch import nn
 
@@ -44,6 +47,33 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+@contextmanager
+def _naming_what_is_damaged(folder: str) -> Iterator[None]:
+    """Errors of transformers about damaged files say what is wrong in them, and not in which."""
+    try:
+        yield
+    except OSError:  # these say it
+        raise
+    except Exception as error:
+        raise OSError(
+            f"{_damaged_file(Path(folder)) or folder} is damaged: transformers cannot load it "
+            f"({type(error).__name__}: {str(error).splitlines()[0]}); copy an intact one there"
+        ) from error
+
+
+def _damaged_file(folder: Path) -> Path | None:
+    for path in sorted(folder.glob("*")):
+        try:
+            if path.suffix == ".json":
+                json.loads(path.read_bytes())
+            elif path.suffix == ".safetensors":
+                with safetensors.safe_open(path, "pt"):
+                    pass
+        except (ValueError, safetensors.SafetensorError):
+            return path
+    return None
+
+
 class TextClassifier(nn.Module):
     """A pre-trained encoder with a linear classifier on what it makes of a text.
 
@@ -63,7 +93,7 @@ class TextClassifier(nn.Module):
     Raises:
         ImportError: transformers is not installed.
         ValueError: more layers than the checkpoint has; an unknown pooling.
-        OSError: there is no such checkpoint.
+        OSError: there is no such checkpoint, or a file of it is damaged.
     """
 
     def __init__(
@@ -79,12 +109,13 @@ class TextClassifier(nn.Module):
             raise unknown_name("pooling", pooling, POOLINGS)
         self.pooling: Pooling = pooling
         transformers, path = _transformers(), os.fspath(checkpoint)
-        config = transformers.AutoConfig.from_pretrained(path)
+        with _naming_what_is_damaged(path):
+            config = transformers.AutoConfig.from_pretrained(path)
         if layers is not None and not 1 <= layers <= config.num_hidden_layers:
             raise ValueError(f"found layers={layers}, expected 1 to {config.num_hidden_layers}, which {path} has")
         config.num_hidden_layers = layers or config.num_hidden_layers
         self.layers: int = config.num_hidden_layers
-        with _quiet():
+        with _quiet(), _naming_what_is_damaged(path):
             self.encoder = transformers.AutoModel.from_pretrained(path, config=config)
         # Nothing is made of a pooler here, and parameters without a gradient are only in the way.
         self.encoder.pooler = None
@@ -119,11 +150,20 @@ class Tokenizer:
 
     Raises:
         ImportError: transformers is not installed.
-        OSError: there is no such checkpoint.
+        OSError: there is no such checkpoint, or a file of it is damaged.
+        ValueError: the tokenizer is of another network.
     """
 
     def __init__(self, checkpoint: str | os.PathLike[str], max_length: int = 128) -> None:
-        self._tokenizer = _transformers().AutoTokenizer.from_pretrained(os.fspath(checkpoint))
+        transformers, path = _transformers(), os.fspath(checkpoint)
+        with _naming_what_is_damaged(path):
+            self._tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+            known = transformers.AutoConfig.from_pretrained(path).vocab_size  # of words' vectors
+        if len(self._tokenizer) > known:
+            raise ValueError(
+                f"the tokenizer in {path} has {len(self._tokenizer)} tokens and its network knows {known}; copy files "
+                "that belong together there"
+            )
         self.max_length = max_length
 
     def __call__(self, texts: Texts) -> Batch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,6 +43,26 @@ def test_texts_become_batches(checkpoint: Path) -> None:
     assert torch.equal(few.inputs["input_ids"], batch.inputs["input_ids"][[3, 1]])
     alone = tokenizer(Texts(given.first, None, given.labels))
     assert alone.inputs["token_type_ids"].sum() == 0 < batch.inputs["token_type_ids"].sum()
+
+
+@pytest.mark.parametrize("damage", ["half", "garbage", "empty"])
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "config.json", "model.safetensors"])
+def test_a_damaged_file_of_a_checkpoint_is_named(name: str, damage: str, checkpoint: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(checkpoint, tmp_path / "bert"))
+    whole = (folder / name).read_bytes()
+    (folder / name).write_bytes({"half": whole[: len(whole) // 2], "garbage": b"\xff\x00", "empty": b""}[damage])
+    with pytest.raises(OSError, match=name) as caught:
+        Tokenizer(folder) if name.startswith("token") else TextClassifier(folder, 2)
+    assert str(folder) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_tokenizer_of_another_network_is_refused(make_bert: Callable[..., Path], checkpoint: Path) -> None:
+    folder = make_bert([*WORDS, "another"], 16, 1)
+    for file in checkpoint.glob("config.json"):
+        shutil.copy(file, folder)
+    with pytest.raises(ValueError, match="has 22 tokens and its network knows 21"):
+        Tokenizer(folder)
 
 
 def test_a_student_begins_with_the_teachers_first_layers(checkpoint: Path, caplog: pytest.LogCaptureFixture) -> None:

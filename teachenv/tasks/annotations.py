@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,8 +44,12 @@ class Photograph:
     void: list[bool] = field(default_factory=list)
 
 
-def read_coco(path: Path, folder: Path, categories: Sequence[Mapping[str, Any]] | None = None) -> list[Photograph]:
-    """The images of a file of COCO's instances, by their ids.
+Categories = Sequence[Mapping[str, Any]]
+"""What COCO's files say of the classes: `id` and, as a rule, `name`."""
+
+
+def read_coco(path: Path, folder: Path, categories: Categories | None = None) -> tuple[list[Photograph], Categories]:
+    """The images of a file of COCO's instances, in the order of their ids, and its categories.
 
     Args:
         path: The JSON file.
@@ -60,13 +65,9 @@ def read_coco(path: Path, folder: Path, categories: Sequence[Mapping[str, Any]] 
     content = _json(path)
     own = _entries(path, content, "categories", ("id",))
     numbers = _numbers(path, own, own if categories is None else categories)
-    images = {}
-    for entry in _entries(path, content, "images", ("id", "file_name")):
-        images[_hashable(path, entry["id"])] = Photograph(folder / str(entry["file_name"]), _size(entry))
-    try:
-        ordered = sorted(images)
-    except TypeError as error:
-        raise _wrong(path, f"the ids of its images are of several types ({error})", "numbers") from error
+    entries = _entries(path, content, "images", ("id", "file_name"))
+    ids = _ordered(path, "images", entries)
+    images = {entry["id"]: Photograph(folder / str(entry["file_name"]), _size(entry)) for entry in entries}
     annotations, strangers = _entries(path, content, "annotations", ("image_id", "category_id", "bbox")), 0
     for entry in annotations:
         image = images.get(_hashable(path, entry["image_id"]))
@@ -83,16 +84,7 @@ def read_coco(path: Path, folder: Path, categories: Sequence[Mapping[str, Any]] 
         raise _wrong(path, f"none of its {strangers} objects is of an image that it lists", "an annotated image")
     if strangers:
         warn(f"{path} has {strangers} objects of images that it does not list; they are left out", stacklevel=4)
-    return [images[number] for number in ordered]
-
-
-def coco_categories(path: Path) -> list[Mapping[str, Any]]:
-    """The categories that a file of COCO's instances lists.
-
-    Raises:
-        DatasetUnavailable: The file is missing or damaged, or has none.
-    """
-    return _entries(path, _json(path), "categories", ("id",))
+    return [images[number] for number in ids], own
 
 
 def read_voc(path: Path, image: Path, classes: Sequence[str]) -> Photograph:
@@ -184,11 +176,24 @@ def _entries(path: Path, content: Mapping[str, Any], key: str, needed: Collectio
     return entries
 
 
-def _numbers(path: Path, own: Sequence[Mapping[str, Any]], of_train: Sequence[Mapping[str, Any]]) -> dict[Any, int]:
+def _ordered(path: Path, key: str, entries: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """The ids of entries, each of which occurs once."""
+    ids = [_hashable(path, entry["id"]) for entry in entries]
+    if len(set(ids)) < len(ids):
+        ((twice, _),) = Counter(ids).most_common(1)
+        raise _wrong(path, f"its {key} have the id {twice!r} twice", "an id for each")
+    try:
+        return sorted(ids)
+    except TypeError as error:
+        raise _wrong(path, f"the ids of its {key} are of several types ({error})", "numbers") from error
+
+
+def _numbers(path: Path, own: Categories, of_train: Categories) -> dict[Any, int]:
     """The class of each category; COCO's numbers have gaps, ours do not."""
-    names = {_hashable(path, category["id"]): category.get("name") for category in of_train}
+    _ordered(path, "categories", own)
+    names = {category["id"]: category.get("name") for category in of_train}
     for category in own:
-        name = names.get(_hashable(path, category["id"]), category.get("name"))
+        name = names.get(category["id"], category.get("name"))
         if name != category.get("name"):
             raise _wrong(path, f"category {category['id']!r} is {category.get('name')!r}", f"{name!r} as in training")
     return {category: number for number, category in enumerate(sorted(names), 1)}

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from teachenv.data import FileDataset, find_dataset
 from teachenv.data.reading import honest_name
 from teachenv.errors import unknown_name
-from teachenv.tasks.annotations import Photograph, coco_categories, read_coco, read_voc, resized_objects
+from teachenv.tasks.annotations import Photograph, read_coco, read_voc, resized_objects
 from teachenv.tasks.average_precision import Rules
 from teachenv.tasks.base import Split, Task
 from teachenv.tasks.boxes import BoxDecisions, Objects, packed
@@ -126,8 +126,8 @@ def _coco(
         hint="cocodataset.org has the images and annotations of 2017.",
     )
     root = find_dataset(files, data_root)
-    categories = coco_categories(root / names["train"])
-    pool, test = (read_coco(root / name, root / f"{part}2017", categories) for part, name in names.items())
+    pool, categories = read_coco(root / names["train"], root / "train2017")
+    test, _ = read_coco(root / names["val"], root / "val2017", categories)
     sizes = {"train images": len(pool), "val images": len(test)}
     for part, photographs in (("train", pool), ("val", test)):
         sizes[f"{part} objects"] = sum(len(photograph.labels) for photograph in photographs)

@@ -14,7 +14,10 @@ from teachenv.tasks.augmentation import flip_and_crop
 from teachenv.tasks.base import Task
 from teachenv.tasks.photographs import read_splits
 
-_OFFICIAL = {"imagenet": {"training images": 1_281_167, "validation images": 50_000}}
+_OFFICIAL = {
+    "imagenet": {"training images": 1_281_167, "validation images": 50_000},
+    "tiny-imagenet": {"training images": 100_000, "validation images": 10_000},
+}
 
 
 def image_folder(
@@ -42,8 +45,8 @@ def image_folder(
         ValueError: If ``image_size`` or ``pool_size`` is not as above.
 
     Warns:
-        UserWarning: If ``"imagenet"`` has another number of images than the official one; ``Task.dataset`` then says
-            ``"imagenet-subset-<number of training images>"``.
+        UserWarning: If ``"imagenet"`` or ``"tiny-imagenet"`` has other numbers of images than the official one;
+            ``Task.dataset`` then says ``"imagenet-subset-<number of training images>"``.
     """
     from torchvision.datasets import ImageFolder
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from teachenv.errors import DatasetUnavailable
 from teachenv.tasks import make_task
-from teachenv.tasks.annotations import coco_categories, read_coco, read_voc, resized_objects
+from teachenv.tasks.annotations import read_coco, read_voc, resized_objects
 
 Content = dict[str, Any]
 
@@ -46,7 +46,7 @@ def coco(folder: Path, changed: Content | None = None) -> Path:
 
 
 def objects_of(file: Path) -> list[Any]:
-    photographs = read_coco(file, file.parent / "images")
+    photographs, _ = read_coco(file, file.parent / "images")
     return [
         (o.labels.tolist(), o.void.tolist(), o.boxes.tolist())  # type: ignore[union-attr]
         for o in resized_objects(photographs, 160)
@@ -147,6 +147,8 @@ WRONG: dict[str, tuple[Any, str]] = {
     "a negative width": (with_entry(content(), "annotations", 0, bbox=[9, 9, -3, 3]), "has the box"),
     "an endless box": (with_entry(content(), "annotations", 0, bbox=[0, 0, float("inf"), 3]), "has the box"),
     "ids of texts and numbers": (with_entry(content(), "images", 1, id="2"), "several types"),
+    "an image twice": (with_entry(content(), "images", 1, id=5), "its images have the id 5 twice"),
+    "a category twice": (with_entry(content(), "categories", 1, id=3), "its categories have the id 3 twice"),
     "an id that is a list": (with_entry(content(), "images", 1, id=[2]), r"the id \[2\]"),
     "only strangers": (
         content() | {"images": [{"id": str(i), "file_name": f"{i}.png"} for i in (2, 5)]},
@@ -180,12 +182,12 @@ def test_what_is_no_json(damage: str, tmp_path: Path) -> None:
 
 
 def test_test_images_have_the_classes_of_training(tmp_path: Path) -> None:
-    train = coco_categories(coco(tmp_path / "train"))
+    _, train = read_coco(coco(tmp_path / "train"), tmp_path)
     changed = content()
     changed["categories"] = changed["categories"][1:]
     changed["annotations"] = changed["annotations"][:1]
     file = coco(tmp_path / "val", changed)
-    assert read_coco(file, file.parent / "images", train)[1].labels == [2]
+    assert read_coco(file, file.parent / "images", train)[0][1].labels == [2]
     changed["categories"][0]["name"] = "wolf"
     file.write_text(json.dumps(changed))
     refused(lambda: read_coco(file, file.parent, train), file, "category 7 is 'wolf'; expected 'dog'")

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from torchmetrics.detection import MeanAveragePrecision
 from torchvision.ops import box_iou
 
 from teachenv.tasks.average_precision import Rules
@@ -200,6 +201,19 @@ def test_what_is_found_in_a_void_region_counts_for_nothing(
     objects = Objects(BOXES[[here, there]], torch.tensor([1, label]), flags)
     scene = scene_of({here: (1, 2.0), there: (1, 5.0)}, objects)
     assert reported(scene, rules) == pytest.approx({"map": precision, "map_50": precision})
+
+
+def test_torchmetrics_agrees_on_a_crowd() -> None:
+    here, there = apart()
+    boxes, crowd = BOXES[[here, there]], torch.tensor([False, True])
+    metric = MeanAveragePrecision(backend="pycocotools")
+    metric.update(
+        [{"boxes": boxes, "scores": torch.tensor([0.88, 0.99]), "labels": torch.tensor([1, 1])}],
+        [{"boxes": boxes, "labels": torch.tensor([1, 1]), "iscrowd": crowd.long()}],
+    )
+    scene = scene_of({here: (1, 42.0), there: (1, 45.0)}, Objects(boxes, torch.tensor([1, 1]), crowd))
+    computed = metric.compute()
+    assert reported(scene) == pytest.approx({name: float(computed[name]) for name in ("map", "map_50")}, abs=1e-6)
 
 
 @pytest.mark.parametrize(("rules", "precision"), [("coco", 1.0), ("voc", 0.5)])

@@ -75,7 +75,7 @@ class GaussianActor(SB3GaussianActor):
             self.log_std = spread  # type: ignore[assignment]
         if network is not None:
             self.latent_pi = torch.nn.Sequential()
-            self.mu = network(self.features_dim, actions, squash=False)  # type: ignore[assignment]
+            self.mu = network(self.features_dim, actions, squash=False)
             if self.use_sde and self.clip_mean > 0:
                 self.mu = torch.nn.Sequential(self.mu, torch.nn.Hardtanh(-self.clip_mean, self.clip_mean))
 
@@ -111,9 +111,10 @@ class Small:
         return parameters | {"initial_scale": self.initial_scale}
 
     def _network(self) -> Network | None:
-        if self.initial_scale is None:
-            return None
-        return partial(perceptron, initial_scale=self.initial_scale, **self._layers())
+        return None if self.initial_scale is None else partial(perceptron, **self._start(), **self._layers())
+
+    def _start(self) -> dict[str, Any]:
+        return {"initial_scale": self.initial_scale}
 
     def _layers(self) -> dict[str, Any]:
         return {name: self.actor_kwargs[name] for name in ("net_arch", "activation_fn")}
@@ -130,7 +131,7 @@ class _Attentive(Small):
         return super()._get_constructor_parameters() | {"keys": self.keys}
 
     def _network(self) -> Network:
-        return partial(Attention, keys=self.keys, initial_scale=self.initial_scale)
+        return partial(Attention, keys=self.keys, **self._start())
 
 
 class _Shared(Small):
@@ -144,7 +145,7 @@ class _Shared(Small):
         return super()._get_constructor_parameters() | {"features": self.features}
 
     def _network(self) -> Network:
-        return partial(PerSample, features=self.features, initial_scale=self.initial_scale, **self._layers())
+        return partial(PerSample, features=self.features, **self._start(), **self._layers())
 
 
 class _Deterministic(Small, TD3Policy):

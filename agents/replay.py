@@ -155,7 +155,8 @@ class ReplayTeacher(Resumable, OffPolicyAlgorithm):
     ) -> None:
         def shaped(rewards: np.ndarray) -> np.ndarray:
             squares = np.square(buffer_action).reshape(len(rewards), -1)
-            return self.reward_scale * rewards - self.action_penalty * squares.mean(axis=1)
+            kept: np.ndarray = self.reward_scale * rewards - self.action_penalty * squares.mean(axis=1)
+            return kept
 
         normalizer = self._vec_normalize_env
         if normalizer is None:

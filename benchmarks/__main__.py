@@ -17,6 +17,7 @@ import os
 import signal
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 from benchmarks.registry import BENCHMARKS, Entry
 
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         made = getattr(module, class_name)
         # What the parser builds checks nothing: it would put the one line of an error into a box of many.
         unchecked = type(class_name, (made,), {"__module__": made.__module__, "__post_init__": lambda self: None})
-        parsed = tyro.cli(unchecked, prog=f"{_PROGRAM} {name}", description=_description(entry), args=rest)
+        parsed: Any = tyro.cli(unchecked, prog=f"{_PROGRAM} {name}", description=_description(entry), args=rest)
         options = made(**vars(parsed))
         with interrupts.raised():
             module.run(options)

@@ -288,3 +288,20 @@ def test_teachers_of_a_task_with_a_dot_in_its_name_have_a_file_each(
     )
     assert len(files) == len(set(files)) == 2 * 2 * len(METHODS_UNDER_TEST)
     assert {file.name.count(".") for file in files} == {1}
+
+
+def test_tuning_anew_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Stop(Exception):
+        pass
+
+    def stop(*_: object) -> None:
+        raise Stop
+
+    monkeypatch.setattr(engine, "run_jobs", stop)
+    with pytest.raises(Stop):
+        main.run(options(tmp_path))
+    said = capsys.readouterr().err
+    assert said.startswith("tuning 32 of 32 configurations anew: neither ")
+    assert said.count("\n") == 1

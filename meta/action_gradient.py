@@ -14,6 +14,7 @@ from meta.hypergradient import check_last, check_memory, check_method, hypergrad
 from meta.joint import needed_of, training_of
 from meta.walk import Method
 from meta.watching import TeachWrapper
+from meta.wrapped_actions import Passage
 from teachenv.batched import take
 from teachenv.dynamics import Dynamics
 from teachenv.errors import unknown_name
@@ -46,6 +47,7 @@ class _Tape:
         # The beginning of a truncated stretch is not known before its end.
         self.every = 1 if last is not None else math.ceil(length / count)
         self.window: deque[tuple[StudentState | None, torch.Tensor]] = deque(maxlen=length)
+        self.slopes: deque[np.ndarray | None] = deque(maxlen=length)
         self.expected: StudentState | None = None
         self.clear()
 
@@ -59,15 +61,24 @@ class _Tape:
     def clear(self) -> None:
         """Forgets all steps."""
         self.window.clear()
+        self.slopes.clear()
         self.added, self.fresh = 0, True
 
-    def add(self, before: StudentState, action: torch.Tensor, after: StudentState, began: bool = False) -> None:
+    def add(
+        self,
+        before: StudentState,
+        action: torch.Tensor,
+        after: StudentState,
+        slope: np.ndarray | None = None,
+        began: bool = False,
+    ) -> None:
         """Keeps what is needed of one environment step.
 
         Args:
             before: students before the step.
             action: their actions.
             after: students after it.
+            slope: derivative of these actions with respect to those that were taken, of their shape; None: 1.
             began: whether any of them began anew at its end, so that the next state must be kept.
         """
         if self.window and self.every == self.per_action == 1 and self.method != "forward":
@@ -76,6 +87,7 @@ class _Tape:
             kept = None if student is None else needed_of(self.teaching.dynamics, student)
             self.window[-1] = kept, earlier
         self.window.append((before if self.fresh or self.added % self.every == 0 else None, action))
+        self.slopes.append(slope)
         self.added, self.fresh, self.expected = self.added + 1, began, after
 
     def gradient(
@@ -89,7 +101,7 @@ class _Tape:
             states = {t: take(state, rows) for t, state in states.items()}
             actions, episode = [action[rows] for action in actions], take(episode, rows)
         steps = len(actions) * self.per_action
-        return hypergradient(
+        found = hypergradient(
             training_of(dynamics, episode),
             states[0],
             actions,
@@ -98,6 +110,11 @@ class _Tape:
             steps_per_action=self.per_action,
             states=states,
         ).actions
+        slopes = [slope for slope in self.slopes if slope is not None]
+        if not slopes:
+            return found
+        of_taken = torch.as_tensor(np.stack(slopes), dtype=found.dtype, device=found.device)
+        return found * (of_taken if rows is None else of_taken[:, rows])
 
 
 class _Differentiating:
@@ -122,12 +139,17 @@ class _Differentiating:
 class ActionGradient(_Differentiating, TeachWrapper):
     """Adds `info["action_gradient"]` to the step that ends an episode: d(return)/d(actions), (actions taken, n).
 
-    Row t is the derivative of the episode's return J(ω_T) − J(ω_0) with respect to the action taken at step t, the
-    other actions held. An episode whose student diverged gets zeros: its return is a penalty, which does not depend
-    on the actions.
+    Row t is the derivative of the episode's return J(ω_T) − J(ω_0) with respect to the action that this wrapper is
+    given at step t, the other actions held. An episode whose student diverged gets zeros: its return is a penalty,
+    which does not depend on the actions.
+
+    Wrappers in between: `RescaleAction` and `ClipAction` are differentiated too (of the latter, exactly 0 where it
+    clips); whatever else changes actions, the steps taken or rewards is refused. Wrappers outside change nothing here:
+    the gradient stays that of the actions as they come in, and of the environment's own return. The action space is the
+    wrapped environment's; where `ClipAction` has taken its bounds away, those within which it does not clip.
 
     Args:
-        env: a `TeachEnv`, possibly wrapped by what changes neither actions nor rewards.
+        env: a `TeachEnv`, possibly wrapped.
         method: `"rmd"` (exact), `"finite-difference"`, `"truncated"` or `"forward"`; see `meta.hypergradient`.
         memory: which students are kept on the way: `"states"`, one before each action (references to values: no copy,
             no graph); `"sqrt"` or an integer, so many, and the steps between are taken again, bitwise.
@@ -135,7 +157,7 @@ class ActionGradient(_Differentiating, TeachWrapper):
 
     Raises:
         TypeError: the environment is no `TeachEnv`.
-        ValueError: an unknown method or memory policy.
+        ValueError: an unknown method or memory policy, or a wrapper of unknown derivative.
     """
 
     def __init__(
@@ -147,20 +169,25 @@ class ActionGradient(_Differentiating, TeachWrapper):
     ) -> None:
         """Wraps the environment."""
         super().__init__(env)
+        self._passage = Passage(env, type(self).__name__)
+        self.action_space = self._passage.outermost_bounded.action_space
         self._tape = _Tape(self._teach.teaching, method, memory, last)
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:
         """Steps, and differentiates when the episode ends.
 
         Raises:
-            RuntimeError: the episode ends, but its first steps were not taken under this wrapper.
+            RuntimeError: the episode ends, but its first steps were not taken under this wrapper; or another action
+                than this one reached the environment.
         """
         before = self._teach.student
         # After a reset, or a set_state, the student is not the one that the last step left.
         if before is not self._tape.expected:
             self._tape.clear()
+        passed, slope = self._passage.through(action)
         observation, reward, terminated, truncated, info = self.env.step(action)
-        self._tape.add(before, self._teach.action, self._teach.student)
+        self._passage.check(passed, self._teach.action)
+        self._tape.add(before, self._teach.action, self._teach.student, slope)
         if terminated or truncated:
             info["action_gradient"] = self._gradient(bool(info["diverged"]))
             self._tape.clear()
@@ -195,14 +222,14 @@ class VectorActionGradient(_Differentiating, _VectorWrapper):
     steps that end an episode. Rows outside the mask are zeros, as are those of diverged students.
 
     Args:
-        env: a `TeachVectorEnv`.
+        env: a `TeachVectorEnv`, possibly wrapped; see `ActionGradient`.
         method: see `ActionGradient`.
         memory: see `ActionGradient`.
         last: see `ActionGradient`.
 
     Raises:
         TypeError: the environment is no `TeachVectorEnv`.
-        ValueError: an unknown method or memory policy.
+        ValueError: an unknown method or memory policy, or a wrapper of unknown derivative.
     """
 
     def __init__(
@@ -218,22 +245,28 @@ class VectorActionGradient(_Differentiating, _VectorWrapper):
             found = type(env.unwrapped).__name__
             raise TypeError(f"VectorActionGradient differentiates a TeachVectorEnv, found {found}")
         self._teach: TeachVectorEnv = env.unwrapped
+        self._passage = Passage(env, type(self).__name__)
+        bounded = self._passage.outermost_bounded
+        self.action_space, self.single_action_space = bounded.action_space, bounded.single_action_space
         self._tape = _Tape(self._teach.teaching, method, memory, last)
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Steps, and differentiates the episodes that end.
 
         Raises:
-            RuntimeError: an episode ends whose first steps were not taken under this wrapper.
+            RuntimeError: an episode ends whose first steps were not taken under this wrapper; or other actions than
+                these reached the environment.
         """
         teach, tape = self._teach, self._tape
         before, episodes = teach.students, teach.episodes
         # After a reset, or a set_state, the students are not those that the last step left.
         if before is not tape.expected:
             tape.clear()
+        passed, slope = self._passage.through(actions)
         observation, rewards, terminated, truncated, infos = self.env.step(actions)
+        self._passage.check(passed, teach.actions)
         ended = terminated | truncated
-        tape.add(before, teach.actions, teach.students, began=bool(ended.any()))
+        tape.add(before, teach.actions, teach.students, slope, began=bool(ended.any()))
         if ended.any():
             length, size = teach.teaching.actions, teach.teaching.neutral_action.numel()
             gradient = np.zeros((teach.num_envs, length, size), dtype=teach.single_action_space.dtype)

@@ -20,8 +20,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from meta.forward_mode import dual, in_forward_mode, tangent_of
 from meta.held import Shelf
-from meta.process import Adjoint, Process, dual, explained, forward_mode, tangent_of
+from meta.process import Adjoint, Process, explained
 from teachenv.optimizers import SGD, Optimizer, Rate, Tensors, slots_of
 from teachenv.state import Gradient, Pullback, StudentState, updated
 from teachenv.trees import leaves
@@ -210,7 +211,8 @@ class GradientProcess(Process, ABC):
         self, state: StudentState, action: torch.Tensor, t: int, tangent: Cotangent, of_action: torch.Tensor
     ) -> Cotangent:
         """Forward over reverse."""
-        with forward_mode():
+
+        def pushed() -> Cotangent:
             parameters = {n: dual(p, tangent.parameters[n]) for n, p in leaves(state.parameters).items()}
             slots = {n: dual(slot, tangent.slots[n]) for n, slot in state.slots.items()}
             buffers = {n: dual(b, tangent.buffers[n]) if n in tangent.buffers else b for n, b in state.buffers.items()}
@@ -226,6 +228,8 @@ class GradientProcess(Process, ABC):
                 {n: tangent_of(slot) for n, slot in (slots | new_slots).items()},
                 {n: tangent_of(new_buffers[n]) for n in tangent.buffers},
             )
+
+        return in_forward_mode(pushed)
 
     def _reversed(self, state: StudentState, t: int, cotangent: Cotangent, gradient: Tensors | None) -> _Reversed:
         rate, given = self.rate(state, t), cotangent.parameters

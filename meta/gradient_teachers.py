@@ -13,8 +13,9 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.vec_env import VecEnv
 
 from meta.action_gradient import ActionGradient, VectorActionGradient
-from meta.teachers import LearningTeacher, TaughtStudent
-from meta.watching import is_wrapped
+from meta.policies import TeacherPolicy
+from meta.teachers import LearningTeacher, TaughtStudent, wrapped_once
+from meta.wrapped_actions import check_actions_unchanged, is_wrapped
 from teachenv.vector_env import TeachVectorEnv
 
 
@@ -60,10 +61,13 @@ class GradientTeacher(LearningTeacher):
     @classmethod
     def _wrap_env(cls, env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
         if isinstance(env, gym.vector.VectorEnv) and isinstance(env.unwrapped, TeachVectorEnv):
-            if not isinstance(env, VectorActionGradient):
-                env = VectorActionGradient(env, cls.method)
-        elif isinstance(env, gym.Env) and not is_wrapped(env, ActionGradient):
-            env = ActionGradient(env, cls.method)
+            env = wrapped_once(env, VectorActionGradient, cls.__name__, cls.method)
+        elif isinstance(env, gym.Env):
+            env = wrapped_once(env, ActionGradient, cls.__name__, cls.method)
+        elif isinstance(env, VecEnv):
+            for single in getattr(env.unwrapped, "envs", ()):  # those of a DummyVecEnv; others' are out of reach
+                if is_wrapped(single, ActionGradient):
+                    check_actions_unchanged(single, cls.__name__, until=ActionGradient)
         return super()._wrap_env(env, verbose, monitor_wrapper)
 
     def _collect(self, callback: BaseCallback) -> list[TaughtStudent] | None:
@@ -83,6 +87,8 @@ class GradientTeacher(LearningTeacher):
         self.policy.set_training_mode(True)
         observations = torch.as_tensor(np.concatenate([s.observations for s in usable]), device=self.device)
         gradient = torch.as_tensor(np.concatenate([self._gradient_of(s) for s in usable]), device=self.device)
+        if isinstance(self.policy, TeacherPolicy):
+            gradient = gradient * torch.as_tensor(self.policy.reach, dtype=gradient.dtype, device=self.device)
         self.policy.optimizer.zero_grad()
         # Its gradient with respect to θ is minus the return's: the optimiser minimises.
         (-(gradient * self.policy(observations)).sum() / len(usable)).backward()

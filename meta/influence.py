@@ -11,7 +11,8 @@ there as here). Nothing below knows of distillation.
 
 Methods, B samples:
     `"exact"`: the derivative of the vector (ℓ_1 … ℓ_B) along v, by forward mode: one pass, no step size, no
-        gradient of a single sample. Memory does not grow with depth.
+        gradient of a single sample. Memory does not grow with depth. Of a model that has no forward-mode derivative,
+        whichever kernels are chosen (`meta.forward_mode`), `"per-sample"` is taken instead, with a warning.
     `"finite-difference"`: [ℓ_i(ω + εv) − ℓ_i(ω − εv)] / 2ε with ε = r/‖v‖, r = 0.01 (eq. 10 and the released code): two
         forward passes; an error of O(r²), and in float32 rounding of some 1e-7·ℓ/r.
     `"per-sample"`: the gradient of each sample, then the products: B backward passes, batched by vmap where the model
@@ -23,6 +24,7 @@ networks, and under batch statistics a sample has no gradient of its own.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
@@ -32,7 +34,8 @@ from torch import nn
 from torch.func import functional_call, grad, vmap
 from torch.utils import _pytree as pytree
 
-from meta.process import double_backward_kernels, dual, forward_mode, tangent_of
+from meta.forward_mode import NoForwardMode, dual, in_forward_mode, tangent_of
+from meta.process import double_backward_kernels
 from teachenv.errors import unknown_name
 
 Direction = Mapping[str, torch.Tensor]
@@ -82,7 +85,11 @@ def influence(
             return _by_sample(at, parameters, direction, batch)
     if method not in INFLUENCE_METHODS:
         raise unknown_name("influence method", method, INFLUENCE_METHODS)
-    return _derivative(model, at, batch, direction, method, radius)
+    try:
+        return _derivative(model, at, batch, direction, method, radius)
+    except NoForwardMode as error:
+        warnings.warn(f'{type(model).__name__}: {error}; method="per-sample" is taken instead', stacklevel=2)
+        return influence(model, losses, batch, direction, method="per-sample")
 
 
 def directional_derivative(
@@ -113,7 +120,36 @@ def directional_derivative(
     """
     if method not in ("exact", "finite-difference"):
         raise unknown_name("method", method, ("exact", "finite-difference"))
-    return _derivative(model, _with_parameters(model, function), batch, direction, method, radius)
+    at = _with_parameters(model, function)
+    try:
+        return _derivative(model, at, batch, direction, method, radius)
+    except NoForwardMode as error:
+        warnings.warn(f"{type(model).__name__}: {error}; two backward passes are taken instead", stacklevel=2)
+        parameters = _parameters_of(model, direction)
+        with torch.no_grad(), _evaluating(model), double_backward_kernels():
+            return _by_transposes(lambda values: at(values, batch), parameters, direction)
+
+
+def derivative_along(
+    function: Callable[[dict[str, torch.Tensor]], torch.Tensor],
+    at: Mapping[str, torch.Tensor],
+    direction: Mapping[str, torch.Tensor],
+) -> torch.Tensor:
+    """The derivative of a function of tensors along a direction; detached.
+
+    By forward mode, or by two backward passes where there is none.
+
+    Args:
+        function: of tensors by name.
+        at: where.
+        direction: a tensor for each.
+    """
+    try:
+        return in_forward_mode(
+            lambda: tangent_of(function({name: dual(value.detach(), direction[name]) for name, value in at.items()}))
+        )
+    except NoForwardMode:
+        return _by_transposes(function, at, direction)
 
 
 def held_out_gradient(
@@ -198,14 +234,24 @@ def _parameters_of(model: nn.Module, like: Mapping[str, torch.Tensor]) -> dict[s
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode; afterwards each of its modules is in its own again."""
+    """The model in evaluation mode; afterwards each of its modules is in its own again.
+
+    So are tensors that a module keeps as plain attributes and sets anew in its forward pass (a weight that
+    `nn.utils.weight_norm` computes): those of a differentiated pass are of no use outside of it.
+    """
     modes = [(module, module.training) for module in model.modules()]
+    kept = [
+        (module, {name: value for name, value in vars(module).items() if isinstance(value, torch.Tensor)})
+        for module in model.modules()
+    ]
     model.eval()
     try:
         yield
     finally:
         for module, training in modes:
             module.training = training
+        for module, tensors in kept:
+            vars(module).update(tensors)
 
 
 def _derivative(
@@ -217,8 +263,30 @@ def _derivative(
     with torch.no_grad(), _evaluating(model), double_backward_kernels():
         if method == "finite-difference":
             return _difference(at, parameters, direction, batch, radius)
-        with forward_mode():
-            return tangent_of(at({name: dual(value, direction[name]) for name, value in parameters.items()}, batch))
+        return in_forward_mode(
+            lambda: tangent_of(at({name: dual(value, direction[name]) for name, value in parameters.items()}, batch))
+        )
+
+
+def _by_transposes(
+    function: Callable[[dict[str, torch.Tensor]], torch.Tensor],
+    at: Mapping[str, torch.Tensor],
+    direction: Mapping[str, torch.Tensor],
+) -> torch.Tensor:
+    """J v as the derivative of Jᵀu, which is linear in u, along v."""
+    names = list(direction)
+    leaves = {name: at[name].detach().requires_grad_() for name in names}
+    with torch.enable_grad(), double_backward_kernels():
+        value = function(leaves)
+        u = torch.zeros_like(value).requires_grad_()
+        pulled = torch.autograd.grad(
+            value, list(leaves.values()), u, create_graph=True, allow_unused=True, materialize_grads=True
+        )
+        product = torch.stack([(p * direction[name]).sum() for name, p in zip(names, pulled, strict=True)]).sum()
+        if not product.requires_grad:
+            return torch.zeros_like(value)
+        (found,) = torch.autograd.grad(product, u, materialize_grads=True)
+    return found.detach()
 
 
 def _difference(
@@ -241,10 +309,23 @@ def _by_sample(at: _At, parameters: dict[str, torch.Tensor], direction: Directio
         return torch.stack([(gradient[name] * v).sum() for name, v in direction.items()]).sum()
 
     try:
-        found: torch.Tensor = vmap(product)(batch)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "There is a performance drop")  # vmap's, of operations one by one
+            found: torch.Tensor = vmap(product)(batch)
         return found
     except RuntimeError:
-        # Not every model can be batched so: transformers' attention masks are built by data-dependent branches.
+        # Not every model can be batched so: transformers' attention masks are built by data-dependent branches, and
+        # not every autograd.Function knows of functorch.
         leaves, tree = pytree.tree_flatten(batch)
-        samples = (pytree.tree_unflatten(list(one), tree) for one in zip(*leaves, strict=True))
-        return torch.stack([product(sample) for sample in samples])
+        samples = (pytree.tree_unflatten([leaf[None] for leaf in one], tree) for one in zip(*leaves, strict=True))
+        return torch.stack([_by_backward(at, parameters, direction, sample) for sample in samples])
+
+
+def _by_backward(at: _At, parameters: dict[str, torch.Tensor], direction: Direction, sample: Any) -> torch.Tensor:
+    """⟨∇ℓ, v⟩ of one sample, a batch of one."""
+    leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
+    with torch.enable_grad():
+        found = torch.autograd.grad(
+            at(leaves, sample)[0], list(leaves.values()), allow_unused=True, materialize_grads=True
+        )
+    return torch.stack([(g * direction[name]).sum() for name, g in zip(leaves, found, strict=True)]).sum()

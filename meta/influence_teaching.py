@@ -10,12 +10,14 @@ import torch
 from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 
+from meta.influence import derivative_along
 from meta.policies import TeacherPolicy
-from meta.process import dual, forward_mode, tangent_of
 from meta.teachers import FixedTeacher
 from meta.watching import TeachWrapper
+from meta.wrapped_actions import check_actions_unchanged
 from teachenv.joint import JointDynamics
 from teachenv.losses.distillation import Distillation, halves
+from teachenv.optimizers import Tensors
 from teachenv.trees import leaves
 
 
@@ -32,12 +34,13 @@ class InfluenceTeaching(TeachWrapper):
 
     Raises:
         TypeError: the environment is no `TeachEnv`.
-        ValueError: another loss family, or several student steps an action.
+        ValueError: another loss family, several student steps an action, or a wrapper that changes actions.
     """
 
     def __init__(self, env: gym.Env[np.ndarray, np.ndarray]) -> None:
         """Wraps the environment."""
         super().__init__(env)
+        check_actions_unchanged(env, type(self).__name__)
         settings = self._teach.teaching.settings
         if not isinstance(self._teach.dynamics, JointDynamics):
             raise ValueError(f"distillation influence needs loss='distillation', found loss={settings.loss!r}")
@@ -69,13 +72,16 @@ class InfluenceTeaching(TeachWrapper):
             there = type(state)(tried.parameters | own, tried.slots, tried.buffers, tried.step)
             v = torch.autograd.grad(-dynamics.objective(there, episode), list(own.values()), materialize_grads=True)
         inputs, _ = dynamics.minibatch(episode, state.step)
-        with torch.no_grad(), forward_mode():
-            along = {name: dual(state.parameters[name], d) for name, d in zip(names, v, strict=True)}
-            outputs = dynamics.student(
-                state.parameters | along, state.buffers, inputs, training=False, differentiable="batched"
+
+        def outputs(moved: Tensors) -> torch.Tensor:
+            return dynamics.student(
+                state.parameters | moved, state.buffers, inputs, training=False, differentiable="batched"
             )[0].outputs
-            teacher, student = halves(outputs)
-            change = tangent_of(student)
+
+        with torch.no_grad():
+            teacher, student = halves(outputs({}))
+            along = dict(zip(names, v, strict=True))
+            _, change = halves(derivative_along(outputs, {name: state.parameters[name] for name in names}, along))
         taught, here = (torch.softmax(z.detach() / family.temperature, -1) for z in (teacher, student))
         found: torch.Tensor = ((here - taught) * change / family.temperature).sum(-1)
         return found

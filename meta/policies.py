@@ -187,6 +187,12 @@ class TeacherPolicy(BasePolicy):
     def _predict(self, observation: Any, deterministic: bool = False) -> torch.Tensor:
         return self(observation)  # type: ignore[no-any-return]
 
+    @property
+    def reach(self) -> np.ndarray:
+        """How far an action goes where μ_θ goes by 1: half the action space's width (SB3 scales what is squashed)."""
+        assert isinstance(self.action_space, gym.spaces.Box)
+        return np.asarray(0.5 * (self.action_space.high - self.action_space.low))
+
 
 class AttentionPolicy(TeacherPolicy):
     """`Attention`; options `keys` (10), `initial_scale` (0.01) and `static` (False)."""

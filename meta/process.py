@@ -9,18 +9,16 @@ function that takes dJ/dx_{t+1} to (dJ/dx_t, dJ/da_t). For an arbitrary `step`, 
 
 from __future__ import annotations
 
-import functools
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 import torch
-from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from meta.forward_mode import dual, in_forward_mode, tangent_of
 from meta.held import Shelf
 from teachenv.students.batch_norm import batch_normalized
 from teachenv.trees import tensors_of, with_tensors
@@ -153,13 +151,16 @@ class Process:
             tangent: of the state, in the form of a cotangent.
             of_action: tangent of the action.
         """
-        with forward_mode():
+
+        def pushed() -> list[torch.Tensor]:
             rest = iter(tangent)
             duals = [
                 dual(leaf.detach(), next(rest)) if leaf.is_floating_point() else leaf for leaf in tensors_of(state)
             ]
             after = self._step(with_tensors(state, duals), dual(action.detach(), of_action), t)
             return [tangent_of(tensor) for tensor in tensors_of(after) if tensor.is_floating_point()]
+
+        return in_forward_mode(pushed)
 
 
 def as_process(process: Process | PureProcess) -> Process:
@@ -181,35 +182,6 @@ def as_process(process: Process | PureProcess) -> Process:
 
 def _floating_leaves(state: Any) -> list[torch.Tensor]:
     return [t.detach().requires_grad_(t.is_floating_point()) for t in tensors_of(state)]
-
-
-@functools.cache
-def _load_forward_mode() -> None:
-    """Takes PyTorch's first step into forward mode, at which it warns of its own use of TorchScript."""
-    with warnings.catch_warnings(), forward_ad.dual_level():
-        warnings.simplefilter("ignore", FutureWarning)
-        warnings.simplefilter("ignore", DeprecationWarning)
-        forward_ad.make_dual(torch.zeros(1), torch.zeros(1))  # type: ignore[no-untyped-call]
-
-
-@contextmanager
-def forward_mode() -> Iterator[None]:
-    """A level of forward-mode differentiation."""
-    _load_forward_mode()
-    with forward_ad.dual_level():
-        yield
-
-
-def dual(primal: torch.Tensor, tangent: torch.Tensor) -> torch.Tensor:
-    """A dual tensor of forward mode."""
-    made: torch.Tensor = forward_ad.make_dual(primal, tangent)  # type: ignore[no-untyped-call]
-    return made
-
-
-def tangent_of(tensor: torch.Tensor) -> torch.Tensor:
-    """Its tangent, zero if it has none."""
-    tangent = forward_ad.unpack_dual(tensor).tangent  # type: ignore[no-untyped-call]
-    return torch.zeros_like(tensor) if tangent is None else tangent.detach()
 
 
 def double_backward_kernels() -> AbstractContextManager[None]:

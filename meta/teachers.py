@@ -17,7 +17,8 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from meta.policies import AttentionPolicy, ConstantPolicy, MlpPolicy, RandomPolicy, SamplePolicy
 from meta.resume import Resumable
-from meta.watching import TeachWrapper, is_wrapped
+from meta.watching import TeachWrapper
+from meta.wrapped_actions import check_actions_unchanged, is_wrapped
 
 Self = TypeVar("Self", bound="Teacher[Any]")
 Experience = TypeVar("Experience")
@@ -88,8 +89,8 @@ class Teacher(Resumable, Generic[Experience]):
 
     @classmethod
     def _wrap_env(cls, env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        if cls.wrapper is not None and isinstance(env, gym.Env) and not is_wrapped(env, cls.wrapper):
-            env = cls.wrapper(env)
+        if cls.wrapper is not None and isinstance(env, gym.Env):
+            env = wrapped_once(env, cls.wrapper, cls.__name__)
         return Resumable._wrap_env(env, verbose, monitor_wrapper)
 
     def _setup_model(self) -> None:
@@ -178,6 +179,24 @@ class Teacher(Resumable, Generic[Experience]):
         self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.dump(step=self.num_timesteps)
+
+
+def wrapped_once(env: Any, wrapper: type[Any], teacher: str, *options: Any) -> Any:
+    """The environment in the wrapper that a teacher needs, unless it has it; then whether actions reach it unchanged.
+
+    Args:
+        env: single or vector.
+        wrapper: which.
+        teacher: whose, for messages.
+        *options: of the wrapper.
+
+    Raises:
+        ValueError: a wrapper outside of it changes actions.
+    """
+    if not is_wrapped(env, wrapper):
+        return wrapper(env, *options)
+    check_actions_unchanged(env, teacher, until=wrapper)
+    return env
 
 
 def checked_norm(max_grad_norm: float | None) -> float | None:

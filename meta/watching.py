@@ -71,12 +71,3 @@ class RememberingWrapper(TeachWrapper):
     def _remember(self, own: dict[str, Any]) -> None:
         """Takes it up again."""
         raise NotImplementedError
-
-
-def is_wrapped(env: gym.Env[Any, Any], wrapper: type[gym.Wrapper[Any, Any, Any, Any]]) -> bool:
-    """Whether the wrapper is among the environment's."""
-    while isinstance(env, gym.Wrapper):
-        if isinstance(env, wrapper):
-            return True
-        env = env.env
-    return False

@@ -21,6 +21,7 @@ from meta.hypergradient import check_memory, hypergradient
 from meta.joint import training_of
 from meta.walk import Memory
 from meta.watching import RememberingWrapper
+from meta.wrapped_actions import check_actions_unchanged
 from teachenv.errors import unknown_name
 from teachenv.randomness import Purpose, generator
 from teachenv.state import StudentState
@@ -83,7 +84,8 @@ class WindowGradient(RememberingWrapper):
 
     Raises:
         TypeError: the environment is no `TeachEnv`.
-        ValueError: an unknown window, source or memory policy, more dev samples than there are, or none of the pool.
+        ValueError: a wrapper that changes actions, an unknown window, source or memory policy, more dev samples than
+            there are, or none of the pool.
     """
 
     state_name = "window_gradient"
@@ -100,6 +102,7 @@ class WindowGradient(RememberingWrapper):
     ) -> None:
         """Wraps the environment."""
         super().__init__(env)
+        check_actions_unchanged(env, type(self).__name__)
         if window not in get_args(Window):
             raise unknown_name("window", window, get_args(Window))
         if dev_from not in get_args(Source):

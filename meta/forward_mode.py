@@ -1,0 +1,140 @@
+"""Forward-mode differentiation, by kernels that have it.
+
+Of some operations PyTorch has a derivative for backward passes only. Where the same result comes of others, those are
+taken: attention's math kernel, `nn.Transformer`'s layers without their fused path, weight normalisation, bags of
+embeddings and distances from elementary operations, and, if that was not enough, oneDNN and cuDNN are left out
+(recurrent layers), which is slower for convolutions. All switches are put back afterwards.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, TypeVar
+
+import torch
+from torch.autograd import forward_ad
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+
+T = TypeVar("T")
+
+
+class NoForwardMode(RuntimeError):
+    """An operation has no forward-mode derivative, whichever kernels are chosen."""
+
+
+def in_forward_mode(compute: Callable[[], T]) -> T:
+    """What a function gives at a level of forward-mode differentiation.
+
+    Args:
+        compute: makes dual tensors (`dual`), and takes tangents of what comes of them (`tangent_of`); it is called
+            anew with other kernels if the first ones have no derivative.
+
+    Raises:
+        NoForwardMode: no kernels of an operation have one.
+    """
+    _load_forward_mode()
+    for last in (False, True):
+        try:
+            with _kernels(plain=last), forward_ad.dual_level():
+                return compute()
+        except RuntimeError as error:
+            message = str(error).splitlines()[0]
+            if not any(sign in message.lower() for sign in ("forward ad", "forward-mode", "forward mode", "jvp")):
+                raise
+            if last:
+                raise NoForwardMode(f"there is no forward-mode derivative ({message})") from error
+    raise AssertionError
+
+
+def dual(primal: torch.Tensor, tangent: torch.Tensor) -> torch.Tensor:
+    """A dual tensor of forward mode."""
+    made: torch.Tensor = forward_ad.make_dual(primal, tangent)  # type: ignore[no-untyped-call]
+    return made
+
+
+def tangent_of(tensor: torch.Tensor) -> torch.Tensor:
+    """Its tangent, zero if it has none."""
+    tangent = forward_ad.unpack_dual(tensor).tangent  # type: ignore[no-untyped-call]
+    return torch.zeros_like(tensor) if tangent is None else tangent.detach()
+
+
+@functools.cache
+def _load_forward_mode() -> None:
+    """Takes PyTorch's first step into forward mode, at which it warns of its own use of TorchScript."""
+    with warnings.catch_warnings(), forward_ad.dual_level():
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        forward_ad.make_dual(torch.zeros(1), torch.zeros(1))  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def _kernels(plain: bool) -> Iterator[None]:
+    fused = torch.backends.mha.get_fastpath_enabled()
+    with ExitStack() as stack:
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.callback(torch.backends.mha.set_fastpath_enabled, fused)
+        torch.backends.mha.set_fastpath_enabled(False)
+        libraries: tuple[Any, ...] = (torch.backends.mkldnn, torch.backends.cudnn) if plain else ()
+        for library in libraries:
+            # Not by their `flags`, which set other switches too, and warn of them.
+            stack.callback(setattr, library, "enabled", library.enabled)
+            library.enabled = False
+        stack.enter_context(_Elementary())
+        yield
+
+
+class _Elementary(TorchFunctionMode):
+    """Computes what has no forward-mode derivative from operations that have."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _REPLACED.get(func, func)(*args, **(kwargs or {}))
+
+
+def _weight_norm(v: torch.Tensor, g: torch.Tensor, dim: int = 0) -> torch.Tensor:
+    """`torch._weight_norm`."""
+    return v * (g / torch.norm_except_dim(v, 2, dim))
+
+
+def _cdist(x1: torch.Tensor, x2: torch.Tensor, p: float = 2.0, compute_mode: str | None = None) -> torch.Tensor:
+    """`torch.cdist`."""
+    distances: torch.Tensor = torch.linalg.vector_norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, -1)
+    return distances
+
+
+def _embedding_bag(
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    offsets: torch.Tensor | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    mode: str = "mean",
+    sparse: bool = False,
+    per_sample_weights: torch.Tensor | None = None,
+    include_last_offset: bool = False,
+    padding_idx: int | None = None,
+) -> torch.Tensor:
+    """`F.embedding_bag`; from a table lookup where the bags are the rows of a matrix and nothing is left out."""
+    if input.dim() != 2 or input.shape[1] == 0 or max_norm is not None or padding_idx is not None:
+        return F.embedding_bag(
+            input, weight, offsets, max_norm, norm_type, scale_grad_by_freq, mode, sparse, per_sample_weights,
+            include_last_offset, padding_idx,
+        )  # fmt: skip
+    rows = F.embedding(input, weight)
+    if mode == "max":
+        return rows.max(1).values
+    if per_sample_weights is not None:
+        rows = rows * per_sample_weights.unsqueeze(-1)
+    return rows.mean(1) if mode == "mean" else rows.sum(1)
+
+
+_REPLACED: dict[Any, Callable[..., Any]] = {
+    torch._weight_norm: _weight_norm,
+    torch.cdist: _cdist,
+    F.embedding_bag: _embedding_bag,
+}

@@ -1,0 +1,149 @@
+"""What wrappers between a teacher and its `TeachEnv` do to actions, and the derivative of that.
+
+A gradient teacher differentiates the action that reaches the environment. A wrapper in between that changes it has a
+derivative of its own, and without it the teacher would learn something else: with a flipped sign, to harm. It is known
+of `RescaleAction` (a constant) and of `ClipAction` (1 within the bounds, 0 beyond). Every other wrapper that is known
+to change actions, rewards or the number of steps is refused when the gradient is asked for, by name; what another one
+does is compared with what the environment got, at each step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium import wrappers
+from gymnasium.vector import VectorActionWrapper, VectorRewardWrapper, VectorWrapper
+from gymnasium.wrappers import vector
+
+_ROUNDING = 1e-5
+
+
+def wrappers_of(env: Any, until: type[Any] | None = None) -> Iterator[Any]:
+    """The wrappers of an environment, single or vector, the outermost first.
+
+    Args:
+        env: the environment.
+        until: where to stop, at the first such wrapper.
+    """
+    while isinstance(env, gym.Wrapper | VectorWrapper) and not (until is not None and isinstance(env, until)):
+        yield env
+        env = env.env
+
+
+def is_wrapped(env: Any, wrapper: type[Any]) -> bool:
+    """Whether the wrapper is among the environment's."""
+    return any(isinstance(one, wrapper) for one in wrappers_of(env))
+
+
+def _of_rescaling(wrapper: Any, action: np.ndarray) -> np.ndarray:
+    inner, outer = wrapper.env.action_space, wrapper.action_space
+    return np.broadcast_to((inner.high - inner.low) / (outer.high - outer.low), action.shape)
+
+
+def _of_clipping(wrapper: Any, action: np.ndarray) -> np.ndarray:
+    bounds = wrapper.env.action_space
+    return np.asarray((action >= bounds.low) & (action <= bounds.high), dtype=action.dtype)
+
+
+_KNOWN: dict[type[Any], Callable[[Any, np.ndarray], np.ndarray]] = {
+    wrappers.RescaleAction: _of_rescaling,
+    wrappers.ClipAction: _of_clipping,
+    vector.RescaleAction: _of_rescaling,
+    vector.ClipAction: _of_clipping,
+}
+"""(wrapper, action that it is given) to the derivative of what it passes on, by exact class: a subclass may differ."""
+
+_STEPPING = tuple(
+    getattr(wrappers, name)
+    for name in ("Autoreset", "RepeatAction", "MaxAndSkipObservation", "AtariPreprocessing")
+    if hasattr(wrappers, name)  # Gymnasium 1.1 has not all of them
+)
+_REWARDING = (gym.RewardWrapper, VectorRewardWrapper, wrappers.NormalizeReward, vector.NormalizeReward)
+
+
+def _changes_actions(wrapper: Any) -> bool:
+    return isinstance(wrapper, gym.ActionWrapper | VectorActionWrapper)
+
+
+def check_actions_unchanged(env: Any, caller: str, until: type[Any] | None = None) -> None:
+    """For what cannot have any wrapper that changes actions, known or not.
+
+    Args:
+        env: the environment with its wrappers.
+        caller: who asks, for the message.
+        until: only wrappers outside this one are of interest.
+
+    Raises:
+        ValueError: there is one.
+    """
+    for wrapper in wrappers_of(env, until):
+        if _changes_actions(wrapper) or isinstance(wrapper, _STEPPING):
+            remedy = f"put meta.{until.__name__} outside of it" if until else "leave it out"
+            raise ValueError(f"{type(wrapper).__name__} changes the actions that {caller} learns from: {remedy}")
+
+
+class Passage:
+    """The way of actions through the wrappers inside of a gradient's.
+
+    Args:
+        env: what the gradient's wrapper wraps.
+        caller: who asks, for messages.
+
+    Raises:
+        ValueError: a wrapper whose part in the gradient is not known.
+    """
+
+    def __init__(self, env: Any, caller: str) -> None:
+        """Looks at each wrapper."""
+        self.env, self.all, self.known = env, list(wrappers_of(env)), []
+        for wrapper in self.all:
+            name = type(wrapper).__name__
+            if type(wrapper) in _KNOWN:
+                self.known.append(wrapper)
+            elif _changes_actions(wrapper):
+                raise ValueError(
+                    f"{name} changes actions in a way whose derivative is not known to {caller}: use RescaleAction or "
+                    f"ClipAction, or leave it out"
+                )
+            elif isinstance(wrapper, _STEPPING):
+                raise ValueError(f"{name} takes other steps than {caller} asks for: leave it out")
+            elif isinstance(wrapper, _REWARDING):
+                raise ValueError(
+                    f"{name} changes rewards, but the gradient is of the environment's own return: put it outside, "
+                    f"{name}(meta.{caller}(env))"
+                )
+
+    @property
+    def outermost_bounded(self) -> Any:
+        """The outermost environment whose actions have bounds: teachers act in a box, which `ClipAction` hides."""
+        env = self.env
+        while env in self.known and not (np.isfinite(env.action_space.low) & np.isfinite(env.action_space.high)).all():
+            env = env.env
+        return env
+
+    def through(self, action: Any) -> tuple[np.ndarray, np.ndarray | None]:
+        """(What reaches the environment of an action, the derivative of that); None if it is 1."""
+        passed, slope = np.asarray(action), None
+        for wrapper in self.known:
+            own = _KNOWN[type(wrapper)](wrapper, passed)
+            slope = own if slope is None else slope * own
+            change = wrapper.action if isinstance(wrapper, gym.ActionWrapper) else wrapper.actions
+            passed = np.asarray(change(passed.copy()))  # a copy: vector wrappers write into what they are given
+        return passed, slope
+
+    def check(self, passed: np.ndarray, received: torch.Tensor) -> None:
+        """Compares an action with what the environment received.
+
+        Raises:
+            RuntimeError: they differ: some wrapper changed it.
+        """
+        if not np.allclose(passed, received.cpu().numpy(), rtol=0, atol=_ROUNDING):
+            names = ", ".join(type(wrapper).__name__ for wrapper in self.all) or "nothing"
+            raise RuntimeError(
+                f"the action that reached the environment is not the one that was taken, so that its gradient would be "
+                f"of another one: one of the wrappers in between ({names}) changes actions; leave it out"
+            )

@@ -102,6 +102,8 @@ def read_voc(path: Path, image: Path, classes: Sequence[str]) -> Photograph:
         root = ElementTree.fromstring(read_bytes(path))
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         raise damaged(path, f"it is no XML ({error})") from error
+    if root.tag != "annotation":
+        raise _wrong(path, f"its content is <{root.tag}>", "<annotation>")
     size = {part: root.findtext(f"size/{part}") for part in ("width", "height")}
     photograph = Photograph(image, _size(size))
     for entry in root.iter("object"):

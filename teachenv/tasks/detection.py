@@ -138,7 +138,7 @@ def _voc(data_root: str | os.PathLike[str] | None) -> tuple[list[Photograph], li
     """(pool, test, number of classes, name) by the lists of torchvision's reader."""
     from torchvision.datasets import VOCDetection
 
-    parts, name = voc(VOCDetection, data_root, _OFFICIAL["voc2012"])
+    parts, name = voc(VOCDetection, "Main", data_root, _OFFICIAL["voc2012"])
     pool, test = (
         [read_voc(Path(xml), Path(i), VOC_CLASSES) for xml, i in zip(part.annotations, part.images, strict=True)]
         for part in parts

@@ -9,12 +9,14 @@ from pathlib import Path
 import torch
 
 from teachenv.data import FileDataset, find_dataset
-from teachenv.data.reading import damaged, honest_name
+from teachenv.data.reading import damaged, honest_name, unreadable
 from teachenv.errors import unknown_name
 from teachenv.tasks.base import Split, Task, subset_indices
 
 MEAN, STD = 0.1307, 0.3081
 """Of all pixels of the training images, scaled to [0, 1]."""
+
+_MAGIC = {"read_image_file": 0x803, "read_label_file": 0x801}  # bytes, of three dimensions and of one
 
 # md5 sums of the official files as they are on disk, unpacked.
 OFFICIAL_FILES = {
@@ -85,6 +87,13 @@ def _read_split(directory: Path, part: str) -> Split:
 
 
 def _read(path: Path, reader: Callable[[str], torch.Tensor]) -> torch.Tensor:
+    try:
+        with path.open("rb") as stream:
+            found = int.from_bytes(stream.read(4), "big")
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if found != _MAGIC[reader.__name__]:
+        raise damaged(path, f"it is no idx file of these (it begins with {found}, expected {_MAGIC[reader.__name__]})")
     try:
         return reader(str(path))
     except Exception as error:  # torchvision's parser fails in many ways on bytes that are not idx

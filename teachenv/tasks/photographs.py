@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from teachenv.data import FileDataset, find_dataset
-from teachenv.data.reading import damaged, honest_name, unreadable
+from teachenv.data.reading import damaged, honest_name, text_lines, unreadable
 from teachenv.errors import DatasetUnavailable
 from teachenv.tasks.base import Split, subset_indices
 
@@ -170,12 +170,13 @@ def read_splits(
 
 
 def voc(
-    reader: Callable[..., T], data_root: str | os.PathLike[str] | None, official: Mapping[str, int]
+    reader: Callable[..., T], lists_in: str, data_root: str | os.PathLike[str] | None, official: Mapping[str, int]
 ) -> tuple[tuple[T, T], str]:
     """PASCAL VOC 2012's training and validation images and what they are called, downloaded if there are none.
 
     Args:
         reader: Torchvision's class of the task.
+        lists_in: Folder of the task's lists, `"Main"` or `"Segmentation"`.
         data_root: See ``teachenv.data.root``.
         official: How many ``"train images"`` and ``"val images"`` the official release has.
 
@@ -187,12 +188,10 @@ def voc(
         reader(str(directory), year="2012", image_set="train", download=True)
 
     root = find_dataset(FileDataset("PASCAL VOC 2012", "voc2012", {"VOCdevkit/VOC2012": ""}, download), data_root)
-    try:
-        train, val = (reader(str(root), year="2012", image_set=part) for part in ("train", "val"))
-    except (OSError, RuntimeError, ValueError) as error:
-        raise DatasetUnavailable(f"PASCAL VOC 2012 in {root} cannot be read: {error}") from error
+    lists = root / "VOCdevkit" / "VOC2012" / "ImageSets" / lists_in
+    for path in (lists / "train.txt", lists / "val.txt"):
+        if not any(line.strip() for line in text_lines(path)):
+            raise damaged(path, "it names no image")
+    train, val = (reader(str(root), year="2012", image_set=part) for part in ("train", "val"))
     sizes = {"train images": len(train), "val images": len(val)}  # type: ignore[arg-type]
-    for part, count in sizes.items():
-        if not count:
-            raise DatasetUnavailable(f"PASCAL VOC 2012 in {root} lists no {part}; copy intact lists there")
     return (train, val), honest_name("voc2012", root, sizes, official)

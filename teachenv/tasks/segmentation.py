@@ -142,7 +142,7 @@ def _voc(data_root: str | os.PathLike[str] | None) -> tuple[Files, Files, str]:
     """(pool, test, name) by torchvision's reader."""
     from torchvision.datasets import VOCSegmentation
 
-    parts, name = voc(VOCSegmentation, data_root, _OFFICIAL["voc2012"])
+    parts, name = voc(VOCSegmentation, "Segmentation", data_root, _OFFICIAL["voc2012"])
     train, val = ([(Path(i), Path(m)) for i, m in zip(p.images, p.masks, strict=True)] for p in parts)
     return train, val, name
 

@@ -234,11 +234,32 @@ def test_what_an_xml_file_may_lack(inside: str, void: bool, tmp_path: Path) -> N
         (f"<object><name>dog</name>{BOX.replace('50', 'x')}</object>", "the box of a dog is"),
         (f"<object><name>dog</name>{BOX.replace('50', '5')}</object>", "the box of a dog is"),
         ("<object>", "it is no XML"),
+        ("</annotation><annotation>", "it is no XML"),
     ],
 )
 def test_what_an_xml_file_must_have(inside: str, problem: str, tmp_path: Path) -> None:
     file, image = voc(tmp_path, inside)
     refused(lambda: read_voc(file, image, ("cat", "dog")), file, problem)
+
+
+def test_another_xml_file(tmp_path: Path) -> None:
+    file, image = voc(tmp_path, "")
+    file.write_text("<html/>")
+    refused(lambda: read_voc(file, image, ("cat", "dog")), file, "its content is <html>")
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "binary"])
+@pytest.mark.parametrize(("task", "folder"), [("detection", "Main"), ("segmentation", "Segmentation")])
+def test_a_list_of_images_that_cannot_be_used_is_named(task: str, folder: str, damage: str, tmp_path: Path) -> None:
+    lists = tmp_path / "VOCdevkit" / "VOC2012" / "ImageSets" / folder
+    lists.mkdir(parents=True)
+    for part in ("train", "val"):
+        (lists / f"{part}.txt").write_text("a\n")
+    (lists / "val.txt").unlink()
+    if damage != "missing":
+        (lists / "val.txt").write_bytes(b"\n" if damage == "empty" else b"\xff\x00")
+    problem = {"missing": "is missing", "empty": "names no image", "binary": "no UTF-8"}[damage]
+    refused(lambda: make_task(task, dataset="voc2012", data_root=tmp_path), lists / "val.txt", problem)
 
 
 def test_an_image_without_objects(tmp_path: Path) -> None:

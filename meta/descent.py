@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from teachenv.batched import BatchedDynamics, apart
 from teachenv.dynamics import Dynamics
 from teachenv.optimizers import SGD, Optimizer, Rate, Tensors
 from teachenv.state import Episode, Gradient, Outcome, Pullback, StudentState
+from teachenv.students.kernels import opened
 from teachenv.trees import leaves
 
 
@@ -30,6 +32,15 @@ class Training(GradientProcess):
         self.dynamics, self.episode = dynamics, episode
         self.optimizer = dynamics.optimizer
         self.replays_exactly = dynamics.known_pure
+        self.stops_gradients = dynamics.student.reads_stopped
+        if left_out := dynamics.student.unfollowed:
+            warnings.warn(
+                f"the gradient leaves out a part: {', '.join(left_out[:3])} of the student {dynamics.student.name} "
+                "depend(s) on its parameters in a way that has no derivative (.data, .item(), NumPy, in-place updates "
+                "of what is detached); compute it by differentiable operations, under torch.no_grad() if its own "
+                "gradient shall not see it, and it is followed",
+                stacklevel=2,
+            )
 
     def rate(self, state: StudentState, t: int) -> Rate:
         """The environment's, at the student's own step."""
@@ -171,7 +182,10 @@ def _value(
     parameters, statistics = leaves(state.parameters), leaves(statistics)
     with torch.enable_grad():
         value = objective(replace(state, parameters=parameters, buffers=state.buffers | statistics))
-        grads = torch.autograd.grad(value.sum(), [*parameters.values(), *statistics.values()], materialize_grads=True)
+        with opened():  # J depends on what a network's own gradients stop at, too
+            grads = torch.autograd.grad(
+                value.sum(), [*parameters.values(), *statistics.values()], materialize_grads=True
+            )
     of_parameters = dict(zip(parameters, grads, strict=False))
     of_statistics = dict(zip(statistics, grads[len(parameters) :], strict=True))
     return value.detach(), Cotangent(

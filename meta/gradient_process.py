@@ -96,6 +96,8 @@ class GradientProcess(Process, ABC):
 
     hessian_vector_products = 1
     gradient_evaluations = 1
+    stops_gradients = False
+    """Whether the step's own gradient leaves out a dependence that the step has."""
     optimizer: Optimizer
 
     @abstractmethod
@@ -170,7 +172,14 @@ class GradientProcess(Process, ABC):
     def pull_back_by_differences(
         self, state: StudentState, action: torch.Tensor, t: int, cotangent: Cotangent
     ) -> tuple[Cotangent, torch.Tensor]:
-        """The adjoint by central differences of the gradient at ω ± ε dg; statistics by an ordinary backward pass."""
+        """The adjoint by central differences of the gradient at ω ± ε dg; statistics by an ordinary backward pass.
+
+        The gradient g(ω, b) is ∂L/∂ω, and its Jacobian therefore symmetric: (∂g/∂ω)ᵀ dg is the difference of g along
+        dg, and (∂g/∂b)ᵀ dg that of ∂L/∂b. Where the step's own gradient stops at something that depends on ω
+        (`torch.no_grad`, `detach`) it is not, and the adjoint is taken exactly instead.
+        """
+        if self.stops_gradients:
+            return self.pull_back(state, action, t, cotangent)
         here = self.gradient(state, action, t).parameters if self.optimizer.needs_gradient else None
         back = self._reversed(state, t, cotangent, here)
         d_gradient = back.direction
@@ -195,10 +204,12 @@ class GradientProcess(Process, ABC):
         of_action = (plus.action - minus.action) / scaled(2 * epsilon, action)
         through = Pullback(products, {}, of_action)
         if cotangent.buffers:
-            of_statistics = self.pull_gradient_back(state, action, t, None, back.before(cotangent.buffers))
-            products = {n: p + of_statistics.parameters[n] for n, p in products.items()}
-            # Statistics do not depend on the action but through later steps.
-            through = Pullback(products, of_statistics.statistics, of_action)
+            of_new = self.pull_gradient_back(state, action, t, None, back.before(cotangent.buffers))
+            products = {n: p + of_new.parameters[n] for n, p in products.items()}
+            of_old = {n: (g - minus.statistics[n]) / scaled(2 * epsilon, g) for n, g in plus.statistics.items()}
+            of_old = {n: d + of_old[n] if n in of_old else d for n, d in of_new.statistics.items()}
+            # New statistics do not depend on the action.
+            through = Pullback(products, of_old, of_action)
         return back.joined(through)
 
     @abstractmethod

@@ -31,6 +31,7 @@ from teachenv.recording import Recorder
 from teachenv.schedules import Schedule, make_schedule
 from teachenv.state import Episode, Gradient, Outcome, Pullback, StudentState, updated
 from teachenv.students.functional import FunctionalStudent
+from teachenv.students.kernels import opened
 from teachenv.tasks.base import Measure, Task
 from teachenv.tasks.decisions import Decisions
 from teachenv.trees import leaves
@@ -188,25 +189,31 @@ class Dynamics:
             episode: which training.
             action: the teacher's action, (n,) or (B, n).
             with_action: also differentiate with respect to the action.
-            of_all: differentiate with respect to all parameters.
+            of_all: differentiate with respect to all parameters, and to the running statistics if the loss reads them.
         """
         names = list(state.parameters) if of_all else self.moved(state.parameters)
+        of_statistics = self.student.statistics if of_all and self.student.reads_statistics else []
         random_states = self._random_states(episode, state.step)
 
         def gradient(
             parameters: Tensors, buffers: Tensors, inputs: torch.Tensor, targets: torch.Tensor, action: torch.Tensor
         ) -> Gradient:
             parameters = leaves(parameters)
+            statistics = leaves({name: buffers[name] for name in of_statistics})
             action = action.detach().requires_grad_(with_action)
             with torch.enable_grad():
-                losses, scores, new_buffers = self._map(self._forward(random_states, differentiable=False))(
-                    parameters, buffers, inputs, targets, action
+                losses, scores, new_buffers = self._map(
+                    self._forward(random_states, differentiable=bool(of_statistics))
+                )(parameters, buffers | statistics, inputs, targets, action)
+                wanted = [*(parameters[name] for name in names), *statistics.values()]
+                grads = torch.autograd.grad(
+                    _total(losses), wanted + ([action] if with_action else []), materialize_grads=True
                 )
-                wanted = [parameters[name] for name in names] + ([action] if with_action else [])
-                grads = torch.autograd.grad(_total(losses), wanted, materialize_grads=True)
             of_parameters = dict(zip(names, grads, strict=False))
+            d_statistics = dict(zip(of_statistics, grads[len(names) :], strict=False))
             of_action = grads[-1] if with_action else None
-            return Gradient(of_parameters, of_action, _detached(new_buffers), Outcome(losses.detach(), scores))
+            outcome = Outcome(losses.detach(), scores)
+            return Gradient(of_parameters, of_action, _detached(new_buffers), outcome, d_statistics)
 
         return self._recorded(gradient, "gradient", with_action)(
             state.parameters, state.buffers, *self.minibatch(episode, state.step), action
@@ -277,12 +284,13 @@ class Dynamics:
             outputs = [*gradient.values(), *(new_buffers[name] for name in d_statistics)]
             cotangents = [*d_gradient.values(), *d_statistics.values()]
             reached = [i for i, output in enumerate(outputs) if output.requires_grad]
-            grads = torch.autograd.grad(
-                [outputs[i] for i in reached],
-                [*parameters.values(), *statistics.values(), action],
-                [cotangents[i] for i in reached],
-                materialize_grads=True,
-            )
+            with opened():
+                grads = torch.autograd.grad(
+                    [outputs[i] for i in reached],
+                    [*parameters.values(), *statistics.values(), action],
+                    [cotangents[i] for i in reached],
+                    materialize_grads=True,
+                )
             of_parameters = dict(zip(parameters, grads, strict=False))
             return Pullback(of_parameters, dict(zip(statistics, grads[len(parameters) : -1], strict=True)), grads[-1])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -66,12 +66,14 @@ class Gradient:
         action: ∇_a of the loss, if asked for.
         buffers: the new buffers.
         outcome: see there.
+        statistics: ∇ of the loss with respect to the running statistics before the step, if asked for and not zero.
     """
 
     parameters: Tensors
     action: torch.Tensor | None
     buffers: Tensors
     outcome: Outcome
+    statistics: Tensors = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -150,7 +150,12 @@ class Teaching:
             factory = partial(_pair, self._network(settings.teacher, settings.teacher_kwargs), factory)
             networks = 2
         student = FunctionalStudent(
-            factory, inputs[: settings.batch_size], dtype, device, autocast=settings.autocast is not None
+            factory,
+            inputs[: settings.batch_size],
+            dtype,
+            device,
+            autocast=settings.autocast is not None,
+            known=isinstance(settings.student, str) and isinstance(settings.teacher, str | None),
         )
         each = self._output_shape
         expected = (networks * each[0], *each[1:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
@@ -243,15 +244,29 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return "loop"
 
     def _vmap_error(self) -> str | None:
-        """What a step under vmap fails with, if it does."""
-        dynamics = batched(self.teaching.dynamics, "vmap")
-        episode = stack_episodes([self.teaching.episode(0)])
+        """What keeps two students from being trained under vmap: an error, or other results than one by one."""
+        single = self.teaching.dynamics
+        dynamics = batched(single, "vmap")
+        each = [self.teaching.episode(seed) for seed in (0, 1)]
+        episodes, neutral = stack_episodes(each), self.teaching.neutral_action
         try:
-            untrained = dynamics.untrained(episode)
-            student, _ = dynamics.step(untrained, episode, self.teaching.neutral_action.unsqueeze(0))
-            dynamics.metrics(student, *dynamics.dev(episode))
-        except RuntimeError as error:
-            return str(error).splitlines()[0]
+            with warnings.catch_warnings():
+                # Operations that vmap has no rule for: it takes students one by one and says so.
+                warnings.filterwarnings("error", message="There is a performance drop")
+                students, _ = dynamics.step(dynamics.untrained(episodes), episodes, neutral.expand(2, -1))
+                measured = dynamics.metrics(students, *dynamics.dev(episodes))
+        except Exception as error:  # whatever a user's network raises
+            return (str(error).splitlines() or [type(error).__name__])[0]
+        if single.known_pure:
+            return None
+        for i, episode in enumerate(each):
+            student, _ = single.step(single.untrained(episode), episode, neutral)
+            pairs = [(single.metrics(student, *single.dev(episode))[0], measured[0][i])]
+            pairs += [(t, students.parameters[n][i]) for n, t in student.parameters.items()]
+            pairs += [(t, students.buffers[n][i]) for n, t in student.buffers.items() if t.is_floating_point()]
+            tolerance = 1e-7 if neutral.dtype == torch.float64 else 1e-3
+            if not all(torch.allclose(a, b, rtol=tolerance, atol=tolerance, equal_nan=True) for a, b in pairs):
+                return "its step under vmap leads to another student than without"
         return None
 
     def _untrained(self, which: Sequence[int]) -> dict[str, Any]:

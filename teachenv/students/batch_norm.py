@@ -1,6 +1,6 @@
 """Batch normalisation as part of a pure, differentiable training step.
 
-The policy for running statistics, the same for every `nn.BatchNorm*`:
+The policy for running statistics:
 
 * a training step normalises by the minibatch's own statistics, and is differentiated through them;
 * the running statistics are part of the student's state: a step maps old to new ones, exactly once, and replaying
@@ -8,8 +8,9 @@ The policy for running statistics, the same for every `nn.BatchNorm*`:
 * evaluation (objective, metrics) uses the statistics that the state carries.
 
 J(ω_T) therefore depends on earlier parameters along a second path, through the running statistics. PyTorch's batch norm
-updates them in place and cannot differentiate that path, nor an evaluation with respect to them;
-`differentiable_batch_norm` makes a module that can. Undifferentiated steps keep PyTorch's fused kernel.
+updates them in place and cannot differentiate that path, nor an evaluation with respect to them; `batch_norm` can, and
+is put into its place where a step is differentiated (`teachenv.students.kernels`). Undifferentiated steps keep PyTorch's
+fused kernel.
 
 The second derivative of PyTorch's kernel is a composition of some forty element-wise operations, which took half of the
 time of a ResNet's double backward pass; `batch_normalized` has the same kernels with a second derivative of a few.
@@ -20,71 +21,103 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
+import torch.nn.functional as F
 
 
-def has_batch_norm(module: nn.Module) -> bool:
-    """Whether the module carries running statistics of `nn.BatchNorm*`."""
-    return any(isinstance(m, _BatchNorm) and m.track_running_stats for m in module.modules())
-
-
-def differentiable_batch_norm(module: nn.Module, *, fused: bool) -> nn.Module:
-    """Exchanges, in place, each `nn.BatchNorm*` with running statistics for its differentiable twin.
-
-    Parameter and buffer names stay the same, so a state fits both forms.
+def batch_norm(
+    input: torch.Tensor,
+    running_mean: torch.Tensor | None,
+    running_var: torch.Tensor | None,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    *,
+    fused: bool = True,
+) -> torch.Tensor:
+    """`F.batch_norm`, differentiable in everything, running statistics included, which are updated in place.
 
     Args:
-        module: the network.
-        fused: normalise minibatches by `batch_normalized`, which runs neither under `torch.func.vmap` nor in forward
+        input: (n, channels, ...).
+        running_mean: (channels,).
+        running_var: (channels,).
+        weight: γ, (channels,).
+        bias: β, (channels,).
+        training: normalise by the minibatch's statistics.
+        momentum: weight of the minibatch in the running statistics.
+        eps: added to the variance.
+        fused: in training, normalise by `batch_normalized`, which runs neither under `torch.func.vmap` nor in forward
             mode; else by elementary operations.
     """
-    for child in module.modules():
-        if isinstance(child, _BatchNorm) and child.track_running_stats:
-            child.__class__ = _twin(type(child), fused)
-    return module
+    if running_mean is None or running_var is None:
+        if fused and training and (weight is None or weight.dtype == input.dtype):
+            return batch_normalized(input, weight, bias, eps)
+        return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+    given = input.dtype
+    # Under autocast the input may be in bfloat16; statistics are not, as in the fused kernel.
+    input = input.to(running_mean.dtype)
+    if training:
+        dims = [0, *range(2, input.dim())]
+        variance, mean = torch.var_mean(input, dim=dims, correction=0)
+        count = input.numel() // input.shape[1]
+        _follow(running_mean, mean, momentum)
+        _follow(running_var, variance * (count / (count - 1)), momentum)
+        if fused:
+            return batch_normalized(input, weight, bias, eps).to(given)
+    else:
+        mean, variance = running_mean, running_var
+    shape = (1, -1, *[1] * (input.dim() - 2))
+    return _scaled_and_shifted(input, mean, variance, weight, bias, eps, shape).to(given)
 
 
-def _twin(original: type[_BatchNorm], fused: bool) -> type[_BatchNorm]:
-    return type(f"Differentiable{original.__name__}", (_DifferentiableForward, original), {"fused": fused})
+def instance_norm(
+    input: torch.Tensor,
+    running_mean: torch.Tensor | None = None,
+    running_var: torch.Tensor | None = None,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> torch.Tensor:
+    """`F.instance_norm`, likewise."""
+    if running_mean is None or running_var is None:
+        return F.instance_norm(input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
+    if not use_input_stats:
+        return batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
+    given, input = input.dtype, input.to(running_mean.dtype)
+    variance, mean = torch.var_mean(input, dim=list(range(2, input.dim())), correction=0, keepdim=True)
+    count = input[0, 0].numel()
+    _follow(running_mean, mean.flatten(1).mean(0), momentum)
+    _follow(running_var, variance.flatten(1).mean(0) * (count / (count - 1)), momentum)
+    shape = (1, -1, *[1] * (input.dim() - 2))
+    return _scaled_and_shifted(input, mean, variance, weight, bias, eps, shape).to(given)
 
 
-class _DifferentiableForward(_BatchNorm):
-    """`nn.BatchNorm*`'s forward, out of place and differentiable in everything, running statistics included."""
+def _follow(running: torch.Tensor, now: torch.Tensor, momentum: float) -> None:
+    running.mul_(1 - momentum).add_(momentum * now)
 
-    running_mean: torch.Tensor
-    running_var: torch.Tensor
-    fused: bool
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """Normalises (n, channels, ...); in training mode also replaces the running statistics by new tensors."""
-        self._check_input_dim(input)  # type: ignore[no-untyped-call]
-        given = input.dtype
-        # Under autocast the input may be in bfloat16; statistics are not, as in the fused kernel.
-        input = input.to(self.running_mean.dtype)
-        if self.training:
-            dims = [0, *range(2, input.dim())]
-            variance, mean = torch.var_mean(input, dim=dims, correction=0)
-            self._update(mean, variance, count=input.numel() // input.shape[1])
-            if self.fused:
-                return batch_normalized(input, self.weight, self.bias, self.eps).to(given)
-        else:
-            mean, variance = self.running_mean, self.running_var
-        shape = (1, -1, *[1] * (input.dim() - 2))
-        scale = torch.rsqrt(variance + self.eps)
-        shift = -mean * scale
-        if self.affine:
-            scale, shift = scale * self.weight, shift * self.weight + self.bias
-        return (input * scale.view(shape) + shift.view(shape)).to(given)
-
-    def _update(self, mean: torch.Tensor, variance: torch.Tensor, count: int) -> None:
-        assert self.num_batches_tracked is not None
-        self.num_batches_tracked = self.num_batches_tracked + 1
-        # momentum=None means the cumulative average (torch's documented behaviour).
-        rate = self.momentum if self.momentum is not None else 1.0 / self.num_batches_tracked.to(mean.dtype)
-        unbiased = variance * (count / (count - 1))
-        self.running_mean = (1 - rate) * self.running_mean + rate * mean
-        self.running_var = (1 - rate) * self.running_var + rate * unbiased
+def _scaled_and_shifted(
+    input: torch.Tensor,
+    mean: torch.Tensor,
+    variance: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    eps: float,
+    shape: tuple[int, ...],
+) -> torch.Tensor:
+    """(input − mean) / √(variance + ε) · weight + bias, with one product and one sum over the input."""
+    if mean.dim() == 1:
+        mean, variance = mean.view(shape), variance.view(shape)
+    scale = torch.rsqrt(variance + eps)
+    shift = -mean * scale
+    if weight is not None:
+        scale, shift = scale * weight.view(shape), shift * weight.view(shape)
+    if bias is not None:
+        shift = shift + bias.view(shape)
+    return input * scale + shift
 
 
 def batch_normalized(

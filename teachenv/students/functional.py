@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,9 +11,9 @@ import torch
 from torch import nn
 
 from teachenv.optimizers import Tensors
-from teachenv.randomness import Purpose, torch_seed
-from teachenv.students.batch_norm import differentiable_batch_norm, has_batch_norm
-from teachenv.students.weight_norm import differentiable_weight_norm, has_weight_norm
+from teachenv.randomness import Purpose, all_seeded, generator_states, torch_seed
+from teachenv.students.contract import check_student
+from teachenv.students.kernels import DifferentiableKernels
 
 StudentFactory = Callable[[], nn.Module]
 """Builds a freshly initialised network; called once per episode, under the episode's seed."""
@@ -49,19 +48,37 @@ class FunctionalStudent:
 
     Trainable parameters, buffers and frozen parameters (`requires_grad=False`, carried with the buffers) are arguments;
     the module itself is only a skeleton. Tied weights stay tied, parametrisations (weight norm) are trained in their
-    own coordinates, and randomness in the forward pass (dropout) is a function of (seed, step).
+    own coordinates, and randomness in the forward pass (dropout) is a function of (seed, step), be it drawn from
+    torch's, Python's or NumPy's global generator.
+
+    As in every PyTorch loop, a training pass runs after `module.train()` and an evaluation pass after `module.eval()`,
+    in whichever mode the factory returns the module. What shall stay in evaluation mode while the rest trains (frozen
+    batch norm) says so in its own `train` method, not by a call of `eval()` in the factory.
+
+    At construction the network is compared with the module itself, see `teachenv.students.contract`.
 
     Args:
-        factory: builds the network.
-        example: a minibatch of inputs, used once to see whether the forward pass draws random numbers and where its
-            head is.
+        factory: builds the network. Its outputs are a tensor, or something with a tensor as `logits`, attribute or key.
+            Lazy modules are completed by a pass of zeros.
+        example: a minibatch of inputs, used once to see what the forward pass does and where its head is.
         dtype: floating type of parameters and buffers.
         device: where they live.
         autocast: run the network under `torch.autocast` in bfloat16. Each use of a weight is cast anew, so that what
             comes back from several uses (tied or recurrent weights) is added up in the parameters' own type.
+        known: whether the network is one of this package's, which its tests compare with the module itself.
+
+    Attributes:
+        module: the skeleton.
+        stochastic: whether a training pass draws random numbers.
+        output_shape: of one sample.
+        opens: whether derivatives are let through stopped gradients; see `teachenv.students.kernels`.
+        reads_statistics: whether a training pass's outputs depend on the floating-point buffers before it.
+        reads_stopped: whether they depend on something whose gradient the network stops.
+        unfollowed: of what a derivative of a training leaves out a part: "buffer 'mean'", "its outputs".
 
     Raises:
-        ValueError: the factory's product is no `nn.Module`, has nothing to train, or fails on the example.
+        ValueError: the factory's product is no `nn.Module`, has nothing to train, fails on the example, has outputs of
+            another kind, or is no function of its tensors.
     """
 
     def __init__(
@@ -72,54 +89,79 @@ class FunctionalStudent:
         device: torch.device,
         *,
         autocast: bool = False,
+        known: bool = False,
     ) -> None:
-        self._factory, self._dtype, self._device, self.autocast = factory, dtype, device, autocast
-        with torch_seed(0, Purpose.INIT):
-            self._module = self._build()
-        # By (training, differentiable): switching one module's mode back and forth costs more than keeping copies.
-        self._skeletons: dict[tuple[bool, bool | Literal["batched"]], nn.Module]
-        self._skeletons = {(True, False): self._module, (False, False): _twin_of(self._module).eval()}
-        for training in (True, False):
-            plain = self._skeletons[training, False]
-            fused = elementary = plain
-            if has_batch_norm(plain) or has_weight_norm(plain):
-                fused, elementary = (
-                    differentiable_weight_norm(differentiable_batch_norm(_twin_of(plain), fused=kernels))
-                    for kernels in (True, False)
-                )
-            self._skeletons[training, True] = fused
-            self._skeletons[training, "batched"] = _with_batched_linear(_twin_of(elementary))
-        self._places = {key: _places(skeleton) for key, skeleton in self._skeletons.items()}
-        self._trainable = [name for name, p in self._module.named_parameters() if p.requires_grad]
+        self.factory, self._dtype, self.device, self.autocast = factory, dtype, device, autocast
+        self._shape_of_inputs, self._type_of_inputs = example[:2].shape, example.dtype
+        self._make_skeleton()
+        self.name = type(self.module).__name__
         if not self._trainable:
-            raise ValueError(f"the student {type(self._module).__name__} has no trainable parameter: nothing to teach")
-        self._head_name, self.stochastic, self.output_shape = self._probe(example)
+            raise ValueError(f"the student {self.name} has no trainable parameter: nothing to teach")
+        self.opens, self._exchanged = True, {True: False, False: False}
+        self.reads_statistics = self.reads_stopped = False
+        self.unfollowed: tuple[str, ...] = ()
+        self._head_name, self._draws_from, self.output_shape = self._probe(example)
+        few = self._few(example)
+        self._watch(few)
+        if not known:
+            check_student(self, few)
+
+    def _make_skeleton(self) -> None:
+        with all_seeded(0, Purpose.INIT, device=self.device):
+            self.module = self.build()
+        self._places = _places(self.module)
+        self._modes = _modes(self.module)
+        self._trainable = [name for name, p in self.module.named_parameters() if p.requires_grad]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A skeleton's hooks and leftovers need not be picklable, and it can be built anew.
+        rebuilt = ("module", "_places", "_modes")
+        return {name: value for name, value in self.__dict__.items() if name not in rebuilt}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._make_skeleton()
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether a training pass draws random numbers."""
+        return bool(self._draws_from)
 
     @property
     def statistics(self) -> list[str]:
         """Names of the floating-point buffers, which a training step may change (not of frozen parameters)."""
-        return [name for name, b in self._module.named_buffers() if b.is_floating_point()]
+        return [name for name, b in self.module.named_buffers() if b.is_floating_point()]
 
     @property
     def has_convolutions(self) -> bool:
         """Whether a convolution is among the modules (batching such students over vmap is slow on CPUs)."""
-        return any(isinstance(m, nn.modules.conv._ConvNd) for m in self._module.modules())
+        return any(isinstance(m, nn.modules.conv._ConvNd) for m in self.module.modules())
 
-    def _build(self) -> nn.Module:
-        if isinstance(self._factory, nn.Module) or not callable(self._factory):
+    def build(self) -> nn.Module:
+        """A fresh network, from torch's, Python's and NumPy's global generators."""
+        if isinstance(self.factory, nn.Module) or not callable(self.factory):
             raise ValueError(
                 f"a student is a name or a function that builds a fresh torch.nn.Module, found "
-                f"{type(self._factory).__name__}; for example, pass lambda: MyNetwork(...)"
+                f"{type(self.factory).__name__}; for example, pass lambda: MyNetwork(...)"
             )
-        module = self._factory()
+        module = self.factory()
         if not isinstance(module, nn.Module):
             raise ValueError(f"a student factory must return a torch.nn.Module, found {type(module).__name__}")
-        return module.to(self._device, self._dtype)
+        _refuse_foreign_tensors(module)
+        module = module.to(self.device, self._dtype)
+        if any(isinstance(p, nn.parameter.UninitializedTensorMixin) for p in (*module.parameters(), *module.buffers())):
+            with torch.no_grad():
+                module.eval()(torch.zeros(self._shape_of_inputs, dtype=self._type_of_inputs, device=self.device))
+        return module
 
     def init(self, seed: int) -> tuple[Tensors, Tensors]:
         """Fresh (parameters, buffers), a function of the seed."""
-        with torch_seed(seed, Purpose.INIT, device=self._device):
-            module = self._build()
+        with all_seeded(seed, Purpose.INIT, device=self.device):
+            module = self.build()
+        return self.tensors_of(module)
+
+    def tensors_of(self, module: nn.Module) -> tuple[Tensors, Tensors]:
+        """The (parameters, buffers) of a network that `build` built."""
         named = dict(module.named_parameters())
         parameters = {name: named.pop(name).detach() for name in self._trainable}
         frozen = {name: p.detach() for name, p in named.items()}
@@ -149,17 +191,40 @@ class FunctionalStudent:
         Returns:
             The prediction and the new buffers.
         """
-        module = self._skeletons[training, differentiable]
+        with self._captured_head(with_head) as head:
+            outputs, new_buffers = self.raw(
+                parameters, buffers, inputs, training=training, differentiable=differentiable
+            )
+        return Prediction(outputs.to(self._dtype), **head), new_buffers
+
+    def raw(
+        self,
+        parameters: Tensors,
+        buffers: Tensors,
+        inputs: torch.Tensor,
+        *,
+        training: bool,
+        differentiable: bool | Literal["batched"] = False,
+    ) -> tuple[torch.Tensor, Tensors]:
+        """(Outputs as the network gives them, new buffers); see `__call__`."""
         if training:
             # Modules such as batch norm update their buffers in place.
             buffers = {name: b.clone() for name, b in buffers.items()}
-        tensors = parameters | buffers
-        places = self._places[training, differentiable]
-        with self._captured_head(module, with_head) as head, _holding(tensors, places), self._precision():
-            outputs = module(inputs)
+        kernels = self._kernels(buffers, training, differentiable)
+        with self._holding(parameters | buffers, training), kernels, self.precision():
+            outputs = self.logits(self.module(inputs), training)
             # Read back, since a forward pass may assign a buffer anew.
-            new_buffers = {name: places[name][0][0][places[name][0][1]] for name in buffers}
-        return Prediction(outputs.to(self._dtype), **head), new_buffers
+            return outputs, {name: self._places[name][0][0][self._places[name][0][1]] for name in buffers}
+
+    def _kernels(
+        self, buffers: Tensors, training: bool, differentiable: bool | Literal["batched"]
+    ) -> AbstractContextManager[object]:
+        batched = differentiable == "batched"
+        if not (batched or (differentiable and self._exchanged[training])):
+            return nullcontext()
+        return DifferentiableKernels(
+            fused=not batched, batched=batched, opens=self.opens and self._exchanged[training], buffers=buffers.values()
+        )
 
     @property
     def dtype(self) -> torch.dtype:
@@ -169,13 +234,34 @@ class FunctionalStudent:
     @contextmanager
     def held(self, parameters: Tensors, buffers: Tensors) -> Iterator[nn.Module]:
         """The network in evaluation mode with the tensors in place, for what is more than a forward pass."""
-        with _holding(parameters | buffers, self._places[False, False]), self._precision():
-            yield self._skeletons[False, False]
+        with self._holding(parameters | buffers, training=False), self.precision():
+            yield self.module
 
-    def _precision(self) -> AbstractContextManager[object]:
+    @contextmanager
+    def _holding(self, tensors: Tensors, training: bool) -> Iterator[None]:
+        """Puts tensors and mode into the skeleton inside the block, and what was there back after it.
+
+        It is `torch.func.functional_call` with the names looked up once and not at each call, which a small student feels.
+        """
+        places, modes = self._places, self._modes[training]
+        held = [(registry, key, registry[key]) for name in tensors for registry, key in places[name]]
+        held += [(attributes, key, attributes[key]) for attributes, key, _ in modes]
+        try:
+            for name, tensor in tensors.items():
+                for registry, key in places[name]:
+                    registry[key] = tensor
+            for attributes, key, value in modes:
+                attributes[key] = value
+            yield
+        finally:
+            for registry, key, tensor in held:
+                registry[key] = tensor
+
+    def precision(self) -> AbstractContextManager[object]:
+        """The types that the network computes in."""
         if not self.autocast:
             return nullcontext()
-        return torch.autocast(self._device.type, torch.bfloat16, cache_enabled=False)
+        return torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False)
 
     def require_head(self) -> None:
         """Refuses a network whose outputs do not come straight from a linear layer.
@@ -185,12 +271,12 @@ class FunctionalStudent:
         """
         if self._head_name is None:
             raise ValueError(
-                f"this loss works on the last layer's weights, but {type(self._module).__name__} does not end in a "
+                f"this loss works on the last layer's weights, but {self.name} does not end in a "
                 "torch.nn.Linear; use another loss, or a student whose outputs come straight from a torch.nn.Linear"
             )
 
     @contextmanager
-    def _captured_head(self, module: nn.Module, wanted: bool) -> Iterator[dict[str, Any]]:
+    def _captured_head(self, wanted: bool) -> Iterator[dict[str, Any]]:
         captured: dict[str, Any] = {}
         if not wanted:
             yield captured
@@ -201,65 +287,128 @@ class FunctionalStudent:
         def capture(layer: nn.Linear, inputs: tuple[torch.Tensor, ...]) -> None:
             captured.update(features=inputs[0].to(self._dtype), head_weight=layer.weight)
 
-        handle = module.get_submodule(self._head_name).register_forward_pre_hook(capture)
+        handle = self.module.get_submodule(self._head_name).register_forward_pre_hook(capture)
         try:
             yield captured
         finally:
             handle.remove()
 
-    def random_state(self, seed: int, step: int) -> Any:
+    def random_state(self, seed: int, step: int) -> AbstractContextManager[None]:
         """A context in which a training forward pass draws step `step`'s random numbers; free where it draws none."""
-        return torch_seed(seed, Purpose.DROPOUT, step, self._device) if self.stochastic else nullcontext()
+        if not self._draws_from:
+            return nullcontext()
+        seeded = torch_seed if self._draws_from == {"torch"} else all_seeded
+        return seeded(seed, Purpose.DROPOUT, step, self.device)
 
-    def _probe(self, example: torch.Tensor) -> tuple[str | None, bool, tuple[int, ...]]:
-        """Runs one training pass: name of the head, whether random numbers were drawn, shape of a sample's outputs."""
-        linear = {name: m for name, m in self._module.named_modules() if isinstance(m, nn.Linear)}
+    def _probe(self, example: torch.Tensor) -> tuple[str | None, set[str], tuple[int, ...]]:
+        """Runs one training pass: name of the head, generators that were drawn from, shape of a sample's outputs."""
+        linear = {name: m for name, m in self.module.named_modules() if isinstance(m, nn.Linear)}
         seen: dict[str, torch.Tensor] = {}
         handles = [
             m.register_forward_hook(lambda _m, _i, out, name=name: seen.__setitem__(name, out))
             for name, m in linear.items()
         ]
-        with torch_seed(0, Purpose.DROPOUT, device=self._device), torch.no_grad():
-            before = torch.default_generator.get_state()
+        parameters, buffers = (_copied(tensors) for tensors in self.tensors_of(self.module))
+        with all_seeded(0, Purpose.DROPOUT, device=self.device), torch.no_grad():
+            before = generator_states(self.device)
             try:
-                with self._precision():
-                    outputs = self._module.train()(example)
-            except (RuntimeError, ValueError, TypeError) as error:
+                with self._holding(parameters | buffers, training=True), self.precision():
+                    outputs = self.module(example)
+            except Exception as error:
                 # oneDNN, for one, has no LSTM in bfloat16 for processors without AVX-512.
                 hint = "; this machine may lack it in bfloat16: try autocast=None" if self.autocast else ""
                 raise ValueError(
-                    f"the student {type(self._module).__name__} fails on inputs of shape {tuple(example.shape)} and "
+                    f"the student {self.name} fails on inputs of shape {tuple(example.shape)} and "
                     f"type {example.dtype}: {error}{hint}"
                 ) from error
-            stochastic = not torch.equal(before, torch.default_generator.get_state())
+            after = generator_states(self.device)
+            drawn = {name for name, state in before.items() if state != after[name]}
         for handle in handles:
             handle.remove()
+        outputs = self.logits(outputs, training=True)
         head = next((name for name, out in seen.items() if out is outputs), None)
-        return head, stochastic, tuple(outputs.shape[1:])
+        return head, drawn, tuple(outputs.shape[1:])
+
+    def _few(self, example: torch.Tensor) -> torch.Tensor:
+        """A few of the inputs; all of them, if the network takes no other number."""
+        parameters, buffers = (_copied(tensors) for tensors in self.tensors_of(self.module))
+        try:
+            with self.random_state(0, 0), torch.no_grad():
+                self.raw(parameters, buffers, example[:8], training=True)
+        except Exception:
+            return example
+        return example[:8]
+
+    def _watch(self, few: torch.Tensor) -> None:
+        """Finds out in which passes an operation is exchanged for a differentiable one; those passes cost a little."""
+        tensors = self.tensors_of(self.module)
+        for training in (True, False):
+            parameters, buffers = (_copied(each) for each in tensors)
+            kernels = DifferentiableKernels(fused=True, opens=True, buffers=buffers.values())
+            leaves = {name: p.requires_grad_() for name, p in parameters.items()}
+            try:
+                with (
+                    all_seeded(0, Purpose.DROPOUT, device=self.device),
+                    torch.enable_grad(),
+                    self._holding(leaves | buffers, training),
+                    kernels,
+                    self.precision(),
+                ):
+                    self.module(few)
+            except Exception:
+                self.opens = False  # something in the network needs its gradients stopped
+            self._exchanged[training] = kernels.used
+
+    def logits(self, outputs: Any, training: bool) -> torch.Tensor:
+        """What the network returned, if it is a tensor; else its `logits`, as of the models of transformers.
+
+        Raises:
+            ValueError: there is neither.
+        """
+        if isinstance(outputs, torch.Tensor):
+            return outputs
+        logits = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", None)
+        if isinstance(logits, torch.Tensor):
+            return logits
+        content = ""
+        if isinstance(outputs, Mapping):
+            content = f" with keys {', '.join(map(repr, outputs))}"
+        elif isinstance(outputs, tuple | list):
+            content = f" of {', '.join(type(part).__name__ for part in outputs)}"
+        raise ValueError(
+            f"the student {self.name} returns {type(outputs).__name__}{content} in "
+            f"{'training' if training else 'evaluation'} mode, expected a tensor of logits, or something with a tensor as "
+            ".logits or ['logits']; wrap it in a module that returns its logits"
+        )
 
 
-def _twin_of(module: nn.Module) -> nn.Module:
-    """A copy that shares the tensors: a skeleton is only called with others in their place."""
-    tensors = [*module.parameters(), *module.buffers()]
-    return copy.deepcopy(module, memo={id(tensor): tensor for tensor in tensors})
+def _copied(tensors: Tensors) -> Tensors:
+    return {name: t.clone() for name, t in tensors.items()}
 
 
-def _with_batched_linear(module: nn.Module) -> nn.Module:
-    """Exchanges, in place, each `nn.Linear` for one that is faster under vmap; returns the module."""
-    for child in module.modules():
-        if type(child) is nn.Linear:
-            child.__class__ = _BatchedLinear
-    return module
+def _refuse_foreign_tensors(module: nn.Module) -> None:
+    """Refuses what cannot be an argument of a function over real tensors.
 
-
-class _BatchedLinear(nn.Linear):
-    """`nn.Linear` with its bias added in place: vmap has no fused kernel, and memory traffic is what bounds it."""
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """(..., in_features) to (..., out_features)."""
-        bias: torch.Tensor | None = self.bias
-        product = input @ self.weight.t()
-        return product if bias is None else product.add_(bias)
+    Raises:
+        ValueError: a TorchScript module, complex tensors, or hooks on parameters.
+    """
+    name = type(module).__name__
+    if any(isinstance(m, torch.jit.ScriptModule) for m in module.modules()):
+        raise ValueError(
+            f"the student {name} is a TorchScript module, whose tensors cannot be exchanged; pass the torch.nn.Module "
+            "that it was made from"
+        )
+    for key, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if tensor.is_complex():
+            raise ValueError(
+                f"the student {name} has a complex tensor {key!r}, expected real ones; keep its two parts as "
+                "(..., 2) and use torch.view_as_complex in the forward pass"
+            )
+        if tensor._backward_hooks or getattr(tensor, "_post_accumulate_grad_hooks", None):
+            raise ValueError(
+                f"the student {name} has a gradient hook on {key!r}, which a function over tensors cannot call; change "
+                "the gradient in the forward pass: mask the weight there, or use torch.nn.utils.parametrize"
+            )
 
 
 _Place = tuple[dict[str, Any], str]
@@ -279,18 +428,19 @@ def _places(module: nn.Module) -> dict[str, list[_Place]]:
     return places
 
 
-@contextmanager
-def _holding(tensors: Tensors, places: dict[str, list[_Place]]) -> Iterator[None]:
-    """Puts the tensors into a module's places inside the block, and what was there back after it.
+def _modes(module: nn.Module) -> dict[bool, list[tuple[dict[str, Any], str, Any]]]:
+    """What `train()` and `eval()` set in a module and its children, by `training`.
 
-    It is `torch.func.functional_call` with the names looked up once and not at each call, which a small student feels.
+    Setting just that is faster than calling them, and leaves alone what else a forward pass has changed.
     """
-    held = [(registry, key, registry[key]) for name in tensors for registry, key in places[name]]
-    try:
-        for name, tensor in tensors.items():
-            for registry, key in places[name]:
-                registry[key] = tensor
-        yield
-    finally:
-        for registry, key, tensor in held:
-            registry[key] = tensor
+    found = {}
+    for training in (True, False):
+        module.train(training)
+        found[training] = [dict(child.__dict__) for child in module.modules()]
+    differing = [
+        (child.__dict__, key, train[key], evaluation[key])
+        for child, train, evaluation in zip(module.modules(), found[True], found[False], strict=True)
+        for key in train.keys() & evaluation.keys()
+        if train[key] is not evaluation[key]
+    ]
+    return {True: [(d, k, v) for d, k, v, _ in differing], False: [(d, k, v) for d, k, _, v in differing]}

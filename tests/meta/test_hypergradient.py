@@ -228,7 +228,7 @@ def unrolled(case: Case, actions: np.ndarray, seed: int = 3) -> tuple[float, np.
     env = case.env()
     env.reset(seed=seed)
     settings, dynamics, episode = env.teaching.settings, env.dynamics, env.episode
-    module = with_reference_batch_norm(dynamics.student._factory()).double()
+    module = with_reference_batch_norm(dynamics.student.factory()).double()
     for child in module.modules():
         if type(child).__name__ == "_WeightNorm":  # its double backward is wrong
             child.forward = lambda g, v: g * v / v.square().sum(1, keepdim=True).sqrt()
@@ -408,7 +408,7 @@ def test_one_step_has_a_closed_form(method):
     start, episode, dynamics = teacher.student, teacher.episode, teacher.dynamics
     found = env.step(actions[0])[4]["action_gradient"]
 
-    module = dynamics.student._factory().double()
+    module = dynamics.student.factory().double()
     inputs, labels = dynamics.minibatch(episode, 0)
     end = {name: p.clone().requires_grad_() for name, p in teacher.student.parameters.items()}
     outputs = functional_call(module, end, (teacher.teaching.task.pool[0][episode.dev],))

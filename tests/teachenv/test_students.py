@@ -5,7 +5,7 @@ from torch.nn.utils import parametrizations
 
 from teachenv.randomness import torch_seed
 from teachenv.students import STUDENTS, FunctionalStudent, make_student
-from teachenv.students.batch_norm import batch_normalized, differentiable_batch_norm
+from teachenv.students.batch_norm import batch_normalized
 
 SHAPES = {"digits": (64,), "mnist": (1, 28, 28), "cifar": (3, 32, 32)}
 
@@ -274,7 +274,7 @@ def test_named_students_know_their_convolutions():
 
 def test_the_forms_of_a_student_share_their_memory():
     student, _ = functional(normed, 5)
-    own = {p.data_ptr() for p in student._module.parameters()}
+    own = {p.data_ptr() for p in student.module.parameters()}
     for skeleton in student._skeletons.values():
         assert {p.data_ptr() for p in skeleton.parameters()} == own
 

@@ -1,0 +1,166 @@
+"""What a network's operations are exchanged for where a training step is differentiated.
+
+The network runs as it is, whatever its modules are; while it runs, calls of four operations and of stopped gradients are
+seen and replaced, each by something with the same value. Hence a subclass of `nn.BatchNorm1d`, or a module that calls
+`F.batch_norm` itself, is treated as well as the original.
+
+* **Batch and instance norm** update running statistics in place, without a derivative. Replaced: with one (see
+  `teachenv.students.batch_norm`), in normalisation, in statistics, and in evaluation with respect to them.
+* **Weight norm**: PyTorch's fused `torch._weight_norm` has a wrong double backward (`torch.autograd.gradgradcheck` fails
+  on it, at torch 2.14). A hypergradient through it was off by 4e-4 in our test, silently. Replaced: by elementary
+  operations.
+* **Stopped gradients**: what a module computes under `torch.no_grad`, and what it detaches (a running mean, the vectors
+  of `spectral_norm`), is constant to the *step's own* gradient, but the step's *result* does depend on it. Replaced: by
+  `let_through`, whose derivative is zero in the first derivative and one in the second, see `opened`.
+* **Linear layers**, under `torch.func.vmap`: the bias is added in place. vmap has no fused kernel for them, and memory
+  traffic is what bounds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+
+from teachenv.students.batch_norm import batch_norm, instance_norm
+
+# Methods of tensors that change `self` and are not named like `add_`.
+_IN_PLACE = {f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "pow", "and", "or", "xor", "floordiv", "mod")}
+_IN_PLACE |= {"__setitem__", "__set__"}
+# Those that give views of `self`, which may be changed in place in its stead.
+_VIEWS = {"view", "reshape", "__getitem__", "select", "narrow", "flatten", "squeeze", "unsqueeze", "transpose", "t"}
+_VIEWS |= {"permute", "expand", "unflatten", "unbind", "chunk", "split", "view_as", "diagonal", "movedim", "__get__"}
+
+
+class DifferentiableKernels(TorchFunctionMode):
+    """Inside the block, the operations of the module docstring are replaced.
+
+    Args:
+        fused: normalise minibatches by `batch_normalized`, which runs neither under `torch.func.vmap` nor in forward
+            mode; else by elementary operations.
+        batched: replace linear layers, too.
+        opens: let derivatives through what is computed under `torch.no_grad` or detached.
+        buffers: tensors that the network may update in place.
+
+    Attributes:
+        used: whether anything was replaced, but for linear layers.
+    """
+
+    def __init__(
+        self, *, fused: bool, batched: bool = False, opens: bool = False, buffers: Iterable[torch.Tensor] = ()
+    ) -> None:
+        """Holds the options."""
+        super().__init__()
+        self.fused, self.opens, self.used = fused, opens, False
+        self._buffers = {id(buffer) for buffer in buffers}
+        self._replaced: dict[Any, Callable[..., Any]] = {
+            F.batch_norm: self._batch_norm,
+            F.instance_norm: self._instance_norm,
+            torch._weight_norm: self._weight_norm,
+        }
+        if batched:
+            self._replaced[F.linear] = _linear
+        if opens:
+            self._replaced |= dict.fromkeys((torch.Tensor.detach, torch.detach, _DATA), self._detach)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Called in the place of each of PyTorch's functions."""
+        replacement = self._replaced.get(func, func)
+        if self.opens and not torch.is_grad_enabled():
+            return self._with_graph(replacement, getattr(func, "__name__", ""), args, kwargs or {})
+        return replacement(*args, **(kwargs or {}))
+
+    def _batch_norm(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        self.used = True
+        return batch_norm(*args, **kwargs, fused=self.fused)
+
+    def _instance_norm(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        self.used = True
+        return instance_norm(*args, **kwargs)
+
+    def _weight_norm(self, v: torch.Tensor, g: torch.Tensor, dim: int = 0) -> torch.Tensor:
+        """G v / ‖v‖, the norm over all dimensions but `dim`."""
+        self.used = True
+        return v * (g / torch.norm_except_dim(v, 2, dim))
+
+    def _detach(self, tensor: torch.Tensor) -> torch.Tensor:
+        if id(tensor) in self._buffers:
+            return tensor  # which may be updated in place
+        return self._let_through(tensor) if tensor.is_floating_point() else tensor.detach()
+
+    def _let_through(self, value: Any) -> Any:
+        """The value, or values, with a derivative for `opened` alone; a buffer as it is now."""
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            self.used = True
+            # A copy, since autograd may need a buffer's value after it was updated in place.
+            return value.clone() if id(value) in self._buffers else let_through(value)
+        if type(value) in (list, tuple):
+            return type(value)(self._let_through(one) for one in value)
+        return value
+
+    def _with_graph(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A call within `torch.no_grad()`."""
+        if name == "_set_grad_enabled" or not args:
+            return func(*args, **kwargs)
+        first, *rest = args
+        changes = (name.endswith("_") and not name.startswith("_")) or name in _IN_PLACE
+        keeps = changes or (name in _VIEWS and id(first) in self._buffers)
+        out = kwargs.pop("out", None)
+        with torch.enable_grad():
+            first = first if keeps else self._let_through(first)
+            kwargs = {key: self._let_through(value) for key, value in kwargs.items()}
+            result = func(first, *map(self._let_through, rest), **kwargs)
+            return result if out is None else out.copy_(result)
+
+
+_DATA = torch.Tensor.data.__get__  # type: ignore[attr-defined]
+
+
+def _linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """`F.linear`."""
+    product = input @ weight.t()
+    return product if bias is None else product.add_(bias)
+
+
+_passes = False
+
+
+@contextmanager
+def opened() -> Iterator[None]:
+    """Derivatives taken inside the block go through what the network's own gradients stop at."""
+    global _passes
+    before, _passes = _passes, True
+    try:
+        yield
+    finally:
+        _passes = before
+
+
+def let_through(tensor: torch.Tensor) -> torch.Tensor:
+    """The same values; its derivative is one inside `opened` and in forward mode, else zero."""
+    result: torch.Tensor = _LetThrough.apply(tensor)
+    return result
+
+
+class _LetThrough(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        return x.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, dy: torch.Tensor) -> torch.Tensor:
+        return dy if _passes else torch.zeros_like(dy)
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: torch.Tensor) -> torch.Tensor:
+        return tangent.clone()

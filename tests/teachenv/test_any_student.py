@@ -1,0 +1,388 @@
+"""Every network trains the same in every way that teachenv trains it, or is refused by name.
+
+A kind of student joins by one line in `STUDENTS`, one that cannot be trained by one in `REFUSED`.
+"""
+
+import copy
+import functools
+import pickle
+import random
+import types
+import warnings
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils import parametrizations
+
+import teachenv
+from meta import ActionGradient, VectorActionGradient
+from teachenv.randomness import Purpose, all_seeded
+
+INPUTS, CLASSES, HORIZON = 6, 3, 3
+
+
+def task():
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(40, INPUTS, generator=rng, dtype=torch.float64)
+    y = (x[:, 0] > 0).long() + (x[:, 1] > 0).long()
+    return teachenv.Task("points", dataset="points", pool=(x[:32], y[:32]), test=(x[32:], y[32:]), num_outputs=CLASSES)
+
+
+SETTINGS = {
+    "task": task(),
+    "horizon": HORIZON,
+    "batch_size": 4,
+    "dev_size": 12,
+    "learning_rate": 0.3,
+    "momentum": 0.5,
+    "dtype": "float64",
+}
+
+
+def around(*middle):
+    """A network with something in its middle, of eight features."""
+    return nn.Sequential(nn.Linear(INPUTS, 8), *middle, nn.Tanh(), nn.Linear(8, CLASSES))
+
+
+class Forward(nn.Module):
+    """A module from what it does: `forward(self, x)`, and attributes."""
+
+    def __init__(self, forward, buffers=(), **attributes):
+        super().__init__()
+        self.does = forward
+        for name in buffers:
+            self.register_buffer(name, torch.zeros(8))
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+    def forward(self, x):
+        return self.does(self, x)
+
+
+class NormAndActivation(nn.BatchNorm1d):
+    def forward(self, x):
+        return torch.tanh(super().forward(x))
+
+
+class StandardizedLinear(nn.Linear):
+    def forward(self, x):
+        return F.linear(x, self.weight / self.weight.norm(), self.bias)
+
+
+def running_mean(self, x):
+    if self.training:
+        with torch.no_grad():
+            self.mean.mul_(0.9).add_(x.mean(0), alpha=0.1)
+    return x - self.mean
+
+
+def running_mean_detached(self, x):
+    if self.training:
+        self.mean = 0.9 * self.mean + 0.1 * x.mean(0).detach()
+    return x - self.mean
+
+
+def running_mean_with_graph(self, x):
+    if self.training:
+        self.mean = 0.9 * self.mean + 0.1 * x.mean(0)
+    return x - self.mean
+
+
+def running_norm_functional(self, x):
+    return F.batch_norm(x, self.mean, self.mean, training=False) + F.batch_norm(x, None, None, training=True)
+
+
+def counting(self, x):
+    self.calls += 1
+    return x
+
+
+def caching(self, x):
+    if self.ones is None:
+        self.ones = torch.ones(x.shape[1:], dtype=x.dtype)
+    self.seen = x
+    return x * self.ones
+
+
+def layer_drop(self, x):
+    return x + torch.tanh(self.inner(x)) if not self.training or random.random() > 0.5 else x
+
+
+def numpy_noise(self, x):
+    return x * float(1 + 0.1 * np.random.standard_normal()) if self.training else x  # noqa: NPY002
+
+
+def branching(self, x):
+    return torch.tanh(x) if x.sum() > 0 else x * 0.5
+
+
+class Square(torch.autograd.Function):
+    """Has no rule for vmap."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    def backward(ctx, grad):
+        return 2 * ctx.saved_tensors[0] * grad
+
+
+class Closed(nn.Module):
+    """A function in an attribute that holds on to the module."""
+
+    def __init__(self):
+        super().__init__()
+        self.enter, self.leave = nn.Linear(INPUTS, 8), nn.Linear(8, CLASSES)
+        self.function = lambda x: torch.tanh(self.enter(x))
+
+    def forward(self, x):
+        return self.leave(self.function(x))
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.leave = nn.Linear(INPUTS, 6), nn.Linear(6, 6), nn.Linear(6, CLASSES)
+        self.two.weight = self.one.weight
+
+    def forward(self, x):
+        return self.leave(torch.tanh(self.two(torch.tanh(self.one(x)))))
+
+
+class Scaled(nn.Module):
+    """A weight made anew from parameters, kept as a plain attribute."""
+
+    def __init__(self):
+        super().__init__()
+        self.direction, self.scale = nn.Parameter(torch.randn(CLASSES, INPUTS)), nn.Parameter(torch.ones(CLASSES, 1))
+        self.weight = self.scale * self.direction
+
+    def forward(self, x):
+        self.weight = self.scale * self.direction
+        return x @ self.weight.t()
+
+
+class FrozenNorm(nn.Module):
+    """Keeps its batch norm in evaluation mode by its own `train`."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = around(nn.BatchNorm1d(8))
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.net[1].eval()
+        return self
+
+    def forward(self, x):
+        return self.net(x)
+
+
+class Answer(nn.Linear):
+    def forward(self, x):
+        return self.wrap(super().forward(x))
+
+
+def answer(wrap):
+    module = Answer(INPUTS, CLASSES)
+    module.wrap = wrap
+    return module
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(4, 2, 6, dropout=0.0, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 1)
+        self.enter, self.leave = nn.Linear(3, 4), nn.Linear(4, CLASSES)
+
+    def forward(self, x):
+        return self.leave(self.encoder(self.enter(x.view(-1, 2, 3))).mean(1))
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cell, self.leave = nn.GRU(3, 5, batch_first=True), nn.Linear(5, CLASSES)
+
+    def forward(self, x):
+        return self.leave(self.cell(x.view(-1, 2, 3))[0][:, -1])
+
+
+class Channels(nn.Module):
+    def __init__(self, norm):
+        super().__init__()
+        self.convolve, self.norm, self.leave = nn.Conv1d(1, 2, 3), norm, nn.Linear(8, CLASSES)
+
+    def forward(self, x):
+        return self.leave(torch.tanh(self.norm(self.convolve(x.unsqueeze(1)))).flatten(1))
+
+
+def old(norm, **options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return nn.Sequential(norm(nn.Linear(INPUTS, 8), **options), nn.Tanh(), nn.Linear(8, CLASSES))
+
+
+def hooked():
+    module = around()
+    module[0].register_forward_hook(lambda _m, _i, out: out * torch.sigmoid(module[2].bias.sum()))
+    module[1].register_forward_pre_hook(lambda _m, inputs: (inputs[0] + 0.1,))
+    return module
+
+
+def frozen():
+    module = around()
+    module[0].requires_grad_(False)
+    return module
+
+
+def unused():
+    module = around()
+    module.spare = nn.Linear(2, 2)
+    return module
+
+
+STUDENTS = {
+    "perceptron": around,
+    "batch norm": lambda: around(nn.BatchNorm1d(8)),
+    "batch norm, cumulative": lambda: around(nn.BatchNorm1d(8, momentum=None)),
+    "batch norm and activation in one": lambda: around(NormAndActivation(8)),
+    "batch norm without statistics": lambda: around(nn.BatchNorm1d(8, track_running_stats=False)),
+    "batch norm in eval() mode": lambda: around(nn.BatchNorm1d(8)).eval(),
+    "batch norm that stays in evaluation mode": FrozenNorm,
+    "dropout": lambda: around(nn.Dropout(0.5)),
+    "dropout in eval() mode": lambda: around(nn.Dropout(0.5)).eval(),
+    "instance norm with statistics": lambda: Channels(nn.InstanceNorm1d(2, affine=True, track_running_stats=True)),
+    "group norm": lambda: Channels(nn.GroupNorm(2, 2)),
+    "layer norm": lambda: around(nn.LayerNorm(8)),
+    "weight norm": lambda: nn.Sequential(
+        parametrizations.weight_norm(nn.Linear(INPUTS, 8)), nn.Tanh(), nn.Linear(8, 3)
+    ),
+    "old weight norm": lambda: old(nn.utils.weight_norm),
+    "spectral norm": lambda: nn.Sequential(parametrizations.spectral_norm(nn.Linear(INPUTS, 8)), nn.Linear(8, 3)),
+    "old spectral norm": lambda: old(nn.utils.spectral_norm),
+    "orthogonal weight": lambda: nn.Sequential(parametrizations.orthogonal(nn.Linear(INPUTS, 6)), nn.Linear(6, 3)),
+    "subclass of linear": lambda: nn.Sequential(StandardizedLinear(INPUTS, 8), nn.Tanh(), nn.Linear(8, CLASSES)),
+    "a weight kept as attribute": Scaled,
+    "tied weights": Tied,
+    "frozen layer": frozen,
+    "unused layer": unused,
+    "hooks": hooked,
+    "a function that holds the module": Closed,
+    "running mean under no_grad": lambda: around(Forward(running_mean, ["mean"])),
+    "running mean of what is detached": lambda: around(Forward(running_mean_detached, ["mean"])),
+    "running mean with its graph": lambda: around(Forward(running_mean_with_graph, ["mean"])),
+    "a counter that nothing reads": lambda: around(Forward(counting, calls=0)),
+    "a cache of what never changes": lambda: around(Forward(caching, ones=None)),
+    "LayerDrop by Python's generator": lambda: around(Forward(layer_drop, inner=nn.Linear(8, 8))),
+    "noise by NumPy's generator": lambda: around(Forward(numpy_noise)),
+    "control flow that depends on data": lambda: around(Forward(branching)),
+    "an operation without a rule for vmap": lambda: around(Forward(lambda self, x: Square.apply(x))),
+    "lazy layer": lambda: nn.Sequential(nn.LazyLinear(8), nn.LazyBatchNorm1d(), nn.Tanh(), nn.Linear(8, CLASSES)),
+    "attention": Attention,
+    "recurrent": Recurrent,
+    "logits in a dictionary": lambda: answer(lambda z: {"logits": z}),
+    "logits as attribute": lambda: answer(lambda z: types.SimpleNamespace(logits=z)),
+}
+
+
+def plain_loop(factory, env):
+    """The same training as a loop in plain PyTorch over the module; its outputs on dev at the end."""
+    episode, (inputs, labels) = env.episode, env.teaching.task.pool
+    with all_seeded(episode.seeds[0], Purpose.INIT):
+        module = factory().double()
+        if any(isinstance(m, nn.modules.lazy.LazyModuleMixin) for m in module.modules()):
+            module.eval()(torch.zeros(2, INPUTS, dtype=torch.float64))
+    optimizer = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr=0.3, momentum=0.5)
+
+    def logits(x):
+        outputs = module(x)
+        outputs = outputs["logits"] if isinstance(outputs, dict) else outputs
+        return getattr(outputs, "logits", outputs)
+
+    for t in range(HORIZON):
+        module.train()
+        batch = episode.batches[t]
+        optimizer.zero_grad()
+        with all_seeded(episode.seeds[0], Purpose.DROPOUT, t):
+            loss = F.cross_entropy(logits(inputs[batch]), labels[batch])
+        loss.backward()
+        for child in module.modules():  # the one thing that a loop must do about a buffer with a graph
+            child._buffers.update({key: b.detach() for key, b in child._buffers.items()})
+        optimizer.step()
+    module.eval()
+    with torch.no_grad():
+        return logits(inputs[episode.dev])
+
+
+def trained(env, actions):
+    """(Last info, observations) of an episode."""
+    env.reset(seed=3)
+    observations = []
+    for action in actions:
+        observation, *_, info = env.step(action)
+        observations.append(observation)
+    return info, observations
+
+
+def objective(env, actions):
+    return trained(env, actions)[0]["objective"]
+
+
+@functools.cache
+def actions():
+    return np.random.default_rng(0).uniform(-0.3, 0.3, (HORIZON, CLASSES * CLASSES))
+
+
+def differences(env):
+    """Central differences of the return in the first two coordinates of the first and second action."""
+    found = np.zeros((2, 2))
+    for t, i in np.ndindex(2, 2):
+        moved = [actions().copy() for _ in "+-"]
+        moved[0][t, i] += 1e-5
+        moved[1][t, i] -= 1e-5
+        found[t, i] = (objective(env, moved[0]) - objective(env, moved[1])) / 2e-5
+    return found
+
+
+@pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning", "ignore:.*is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor:UserWarning")
+@pytest.mark.parametrize("kind", STUDENTS)
+def test_a_student_is_the_same_in_every_way_of_training_it(kind):
+    factory = STUDENTS[kind]
+    options = SETTINGS | {"student": factory}
+    states = random.getstate(), torch.get_rng_state()
+    env = teachenv.TeachEnv(**options)
+    neutral = np.zeros((HORIZON, CLASSES * CLASSES))
+
+    # A plain loop over the module, by the zero action.
+    trained(env, neutral)
+    found = env.dynamics.outputs(env.student, env.teaching.task.pool[0][env.episode.dev])
+    torch.testing.assert_close(found, plain_loop(factory, env), rtol=1e-10, atol=1e-10)
+
+    # Once more, and in a batch of two by both ways where both are possible.
+    info, observations = trained(env, actions())
+    again, same = trained(env, actions())
+    assert info == again
+    assert np.array_equal(observations, same)
+    vector = teachenv.TeachVectorEnv(num_envs=2, **options)
+    for path in {vector.path, "loop"}:
+        many = VectorActionGradient(teachenv.TeachVectorEnv(num_envs=2, path=path, **options))
+        infos, _ = trained(many, np.stack([actions()] * 2, 1))
+        assert infos["final_info"]["objective"][0] == pytest.approx(info["objective"], rel=1e-10)
+        of_vector = infos["action_gradient"][0, :2, :2]
+        np.testing.assert_allclose(of_vector, wanted := differences(env) if path == "loop" else of_vector, atol=1e-7)
+
+    # The derivative of the return, against central differences of it.
+    for method in ("rmd", "finite-difference"):
+        gradient = trained(ActionGradient(env, method=method), actions())[0]["action_gradient"]
+        np.testing.assert_allclose(gradient[:2, :2], wanted, rtol=2e-5, atol=2e-8, err_msg=method)
+        np.testing.assert_allclose(of_vector, gradient[:2, :2], rtol=1e-5, atol=1e-8)
+    assert random.getstate() == states[0]
+    assert torch.equal(torch.get_rng_state(), states[1])

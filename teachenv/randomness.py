@@ -51,9 +51,10 @@ def torch_seed(seed: int, purpose: Purpose, step: int = 0, device: torch.device 
 def all_seeded(seed: int, purpose: Purpose, step: int = 0, device: torch.device | None = None) -> Iterator[None]:
     """Seeds the global generators of torch, Python and NumPy likewise; it takes some 50 µs more."""
     value = _value(seed, purpose, step)
-    python, of_numpy = random.getstate(), np.random.get_state()
+    python = random.getstate()
+    of_numpy = np.random.get_state()  # noqa: NPY002 - what a network of the user's may draw from
     random.seed(value)
-    np.random.seed(value % 2**32)  # noqa: NPY002 - what a network of the user's may draw from
+    np.random.seed(value % 2**32)  # noqa: NPY002
     try:
         with torch_seed(seed, purpose, step, device):
             yield
@@ -64,11 +65,11 @@ def all_seeded(seed: int, purpose: Purpose, step: int = 0, device: torch.device 
 
 def generator_states(device: torch.device | None = None) -> dict[str, bytes]:
     """Where the global generators stand, by name, to be compared."""
-    # NumPy's second normal variate in reserve is part of its state, Python's likewise.
+    kind, keys, *rest = np.random.get_state()  # noqa: NPY002
     states = {
         "torch": torch.default_generator.get_state().numpy().tobytes(),
         "Python": repr(random.getstate()).encode(),
-        "NumPy": repr([getattr(part, "tobytes", lambda part=part: part)() for part in np.random.get_state()]).encode(),
+        "NumPy": repr((kind, np.asarray(keys).tobytes(), *rest)).encode(),
     }
     if device is not None and device.type == "cuda":
         states["torch"] += torch.cuda.get_rng_state(device).numpy().tobytes()

@@ -9,8 +9,8 @@ The policy for running statistics:
 
 J(ω_T) therefore depends on earlier parameters along a second path, through the running statistics. PyTorch's batch norm
 updates them in place and cannot differentiate that path, nor an evaluation with respect to them; `batch_norm` can, and
-is put into its place where a step is differentiated (`teachenv.students.kernels`). Undifferentiated steps keep PyTorch's
-fused kernel.
+is put into its place where a step is differentiated (`teachenv.students.kernels`). Undifferentiated steps keep
+PyTorch's fused kernel.
 
 The second derivative of PyTorch's kernel is a composition of some forty element-wise operations, which took half of the
 time of a ResNet's double backward pass; `batch_normalized` has the same kernels with a second derivative of a few.

@@ -1,11 +1,12 @@
 """Is the function that is trained the module that was given? Checked once, when a student is made.
 
-A `FunctionalStudent` runs a module with other tensors in its places. That is right as long as the module's passes depend
-on its parameters and buffers, its mode, the inputs and the global random generators, and on nothing else. Here a short
-training is taken twice, by the module itself as a plain PyTorch loop has it and by the function, and their outputs,
-buffers and gradients are compared; then by the function once more from the same beginning. A module that counts in a
-Python attribute, keeps tensors outside its buffers, merges weights in `eval()`, or holds a weight where it cannot be
-exchanged is found by what comes out of it, whatever the mechanism; attributes are looked at only to name the culprit.
+A `FunctionalStudent` runs a module with other tensors in its places. That is right as long as the module's passes
+depend on its parameters and buffers, its mode, the inputs and the global random generators, and on nothing else. Here a
+short training is taken twice, by the module itself as a plain PyTorch loop has it and by the function, and their
+outputs, buffers and gradients are compared; then by the function once more from the same beginning. A module that
+counts in a Python attribute, keeps tensors outside its buffers, merges weights in `eval()`, or holds a weight where it
+cannot be exchanged is found by what comes out of it, whatever the mechanism; attributes are looked at only to name the
+culprit.
 Caches that change nothing are let pass.
 
 What is compared next is the form that is differentiated (`teachenv.students.kernels`), and its derivative with central
@@ -67,6 +68,7 @@ class _Check:
         self.student, self.module, self.device = student, student.module, student.device
         half = max(len(few) // 2, 1)
         self.minibatches = [few, few.roll(half, 0), few.flip(0)]
+        self.buffers = student.buffers
         self.begin = tuple({n: t.clone() for n, t in each.items()} for each in student.tensors_of(student.module))
         rng = torch.Generator().manual_seed(0)
         self.moves = [
@@ -90,14 +92,12 @@ class _Check:
                     f"needs a network of its own in each episode, but its factory returned {part} twice; build a "
                     "fresh one in the factory, for example with copy.deepcopy"
                 )
-        names = [
-            list(dict(m.named_parameters())) + list(dict(m.named_buffers())) for m in (self.module, self.reference)
-        ]
-        if names[0] != names[1]:
+        begin, named = self.begin[0] | self.begin[1], dict(self.reference.named_parameters())
+        again = named | dict(self.reference.named_buffers())
+        if again.keys() != begin.keys():
             raise self.error("has other parameters each time it is built; build the same architecture every time")
-        again = self.student.tensors_of(self.reference)
-        for name, tensor in (again[0] | again[1]).items():
-            if not _equal(tensor, (self.begin[0] | self.begin[1])[name]):
+        for name, tensor in again.items():
+            if not _equal(tensor.detach(), begin[name]):
                 raise self.error(
                     f"is not initialised by its episode's seed: {name!r} differs between two networks built under one "
                     "seed; draw it from the global generator of torch, Python or NumPy, all of which are seeded, and "
@@ -197,7 +197,8 @@ class _Check:
             for child in module.modules():
                 # One that is updated with its graph would keep it, and every loop detaches it.
                 child._buffers.update({k: b.detach() for k, b in child._buffers.items() if b is not None})
-            trace += _passed(t, outputs, dict(module.named_buffers()), gradient)
+            after = dict(module.named_buffers())
+            trace += _passed(t, outputs, {name: after[name] for name in self.buffers}, gradient)
             with torch.no_grad():
                 for name, move in self.moves[t].items():
                     parameters[name].add_(move)
@@ -217,7 +218,7 @@ class _Check:
                 gradient = _gradient(outputs, leaves)
             self.check_parameters(parameters, leaves)
             buffers = {name: b.detach() for name, b in buffers.items()}
-            trace += _passed(t, outputs, {n: buffers[n] for n, _ in self.module.named_buffers()}, gradient)
+            trace += _passed(t, outputs, {name: buffers[name] for name in self.buffers}, gradient)
             parameters = {name: p + self.moves[t][name] for name, p in parameters.items()}
             with torch.no_grad():
                 outputs, _ = self.run(parameters, buffers, inputs, training=False)
@@ -258,7 +259,7 @@ class _Check:
         """The likely cause, and what to do."""
         if stale := _kept_parameter(self.module):
             name, where = stale
-            return f"its parameter {name!r} is kept in {where} as well, where it cannot be exchanged; read it as self.{name}"
+            return f"its parameter {name!r} is kept in {where} as well, where it cannot be exchanged; leave that out"
         if moved:
             (path, key), (before, after) = next(iter(moved.items()))
             others = f" (and {', '.join(repr(k) for _, k in list(moved)[1:4])})" if len(moved) > 1 else ""
@@ -266,18 +267,19 @@ class _Check:
                 advice = "draw from the global generator, torch.rand, which is seeded for each step"
             else:
                 advice = (
-                    f"make it a buffer, self.register_buffer({key!r}, ...), and change it by tensor operations: buffers "
-                    "are part of a student's state"
+                    f"make it a buffer, self.register_buffer({key!r}, ...), and change it by tensor operations: "
+                    "buffers are part of a student's state"
                 )
-            return f"{_called(self.module, path)} changes its attribute {key!r}{others} in a pass ({before}, then {after}); {advice}"
+            values = f" ({before}, then {after})" if len(before + after) < 60 else ""
+            return f"{_called(self.module, path)} changes its attribute {key!r}{others} in a pass{values}; {advice}"
         if label.startswith("its gradients"):
             return (
-                "gradient checkpointing, a custom autograd function or a module that keeps weights elsewhere may be the "
-                "reason; leave checkpointing out (meta.hypergradient has its own)"
+                "gradient checkpointing, a custom autograd function or a module that keeps weights elsewhere may be "
+                "the reason; leave checkpointing out (meta.hypergradient has its own)"
             )
         return (
-            "it keeps something outside its tensors (in a closure, a global variable, another object, a generator of its "
-            "own), or its train() and eval() change weights; keep state in buffers (self.register_buffer)"
+            "it keeps something outside its tensors (in a closure, a global variable, another object, a generator of "
+            "its own), or its train() and eval() change weights; keep state in buffers (self.register_buffer)"
         )
 
     def numbers_that_move_change_nothing(self) -> None:
@@ -483,7 +485,7 @@ def _described(value: Any, depth: int = 3) -> str:
     if isinstance(value, torch.Generator):
         return f"torch.Generator {hash(value.get_state().numpy().tobytes())}"
     if isinstance(value, np.random.Generator):
-        return f"numpy Generator {hash(repr(value.bit_generator.state))}"
+        return f"numpy.random.Generator {hash(repr(value.bit_generator.state))}"
     if isinstance(value, np.random.RandomState):
         return f"RandomState {hash(repr(value.get_state()))}"
     if isinstance(value, random.Random):

@@ -70,6 +70,8 @@ class FunctionalStudent:
     Attributes:
         module: the skeleton.
         stochastic: whether a training pass draws random numbers.
+        buffers: names of the buffers (not of frozen parameters).
+        statistics: names of the floating-point buffers, which a training step may change.
         output_shape: of one sample.
         opens: whether derivatives are let through stopped gradients; see `teachenv.students.kernels`.
         reads_statistics: whether a training pass's outputs depend on the floating-point buffers before it.
@@ -112,6 +114,8 @@ class FunctionalStudent:
         self._places = _places(self.module)
         self._modes = _modes(self.module)
         self._trainable = [name for name, p in self.module.named_parameters() if p.requires_grad]
+        self.buffers = [name for name, _ in self.module.named_buffers()]
+        self.statistics = [name for name, b in self.module.named_buffers() if b.is_floating_point()]
 
     def __getstate__(self) -> dict[str, Any]:
         # A skeleton's hooks and leftovers need not be picklable, and it can be built anew.
@@ -126,11 +130,6 @@ class FunctionalStudent:
     def stochastic(self) -> bool:
         """Whether a training pass draws random numbers."""
         return bool(self._draws_from)
-
-    @property
-    def statistics(self) -> list[str]:
-        """Names of the floating-point buffers, which a training step may change (not of frozen parameters)."""
-        return [name for name, b in self.module.named_buffers() if b.is_floating_point()]
 
     @property
     def has_convolutions(self) -> bool:
@@ -162,10 +161,10 @@ class FunctionalStudent:
 
     def tensors_of(self, module: nn.Module) -> tuple[Tensors, Tensors]:
         """The (parameters, buffers) of a network that `build` built."""
-        named = dict(module.named_parameters())
+        named, buffers = dict(module.named_parameters()), dict(module.named_buffers())
         parameters = {name: named.pop(name).detach() for name in self._trainable}
-        frozen = {name: p.detach() for name, p in named.items()}
-        return parameters, frozen | {name: b.detach() for name, b in module.named_buffers()}
+        frozen = {name: p.detach() for name, p in named.items() if name in self._places}
+        return parameters, frozen | {name: buffers[name].detach() for name in self.buffers}
 
     def __call__(
         self,
@@ -241,7 +240,8 @@ class FunctionalStudent:
     def _holding(self, tensors: Tensors, training: bool) -> Iterator[None]:
         """Puts tensors and mode into the skeleton inside the block, and what was there back after it.
 
-        It is `torch.func.functional_call` with the names looked up once and not at each call, which a small student feels.
+        It is `torch.func.functional_call` with the names looked up once and not at each call, which a small student
+        feels.
         """
         places, modes = self._places, self._modes[training]
         held = [(registry, key, registry[key]) for name in tensors for registry, key in places[name]]
@@ -377,8 +377,8 @@ class FunctionalStudent:
             content = f" of {', '.join(type(part).__name__ for part in outputs)}"
         raise ValueError(
             f"the student {self.name} returns {type(outputs).__name__}{content} in "
-            f"{'training' if training else 'evaluation'} mode, expected a tensor of logits, or something with a tensor as "
-            ".logits or ['logits']; wrap it in a module that returns its logits"
+            f"{'training' if training else 'evaluation'} mode, expected a tensor of logits, or something with a tensor "
+            "as .logits or ['logits']; wrap it in a module that returns its logits"
         )
 
 

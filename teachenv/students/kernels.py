@@ -1,13 +1,13 @@
 """What a network's operations are exchanged for where a training step is differentiated.
 
-The network runs as it is, whatever its modules are; while it runs, calls of four operations and of stopped gradients are
-seen and replaced, each by something with the same value. Hence a subclass of `nn.BatchNorm1d`, or a module that calls
-`F.batch_norm` itself, is treated as well as the original.
+The network runs as it is, whatever its modules are; while it runs, calls of four operations and of stopped gradients
+are seen and replaced, each by something with the same value. Hence a subclass of `nn.BatchNorm1d`, or a module that
+calls `F.batch_norm` itself, is treated as well as the original.
 
 * **Batch and instance norm** update running statistics in place, without a derivative. Replaced: with one (see
   `teachenv.students.batch_norm`), in normalisation, in statistics, and in evaluation with respect to them.
-* **Weight norm**: PyTorch's fused `torch._weight_norm` has a wrong double backward (`torch.autograd.gradgradcheck` fails
-  on it, at torch 2.14). A hypergradient through it was off by 4e-4 in our test, silently. Replaced: by elementary
+* **Weight norm**: PyTorch's fused `torch._weight_norm` has a wrong double backward (`torch.autograd.gradgradcheck`
+  fails on it, at torch 2.14). A hypergradient through it was off by 4e-4 in our test, silently. Replaced: by elementary
   operations.
 * **Stopped gradients**: what a module computes under `torch.no_grad`, and what it detaches (a running mean, the vectors
   of `spectral_norm`), is constant to the *step's own* gradient, but the step's *result* does depend on it. Replaced: by

@@ -68,7 +68,7 @@ def text_lines(path: Path) -> Iterator[str]:
 def honest_name(
     name: str,
     folder: Path,
-    found: Mapping[str, int],
+    counts: Mapping[str, int],
     official: Mapping[str, int],
     *,
     size: int | None = None,
@@ -79,10 +79,10 @@ def honest_name(
     Args:
         name: Of the official release.
         folder: Where the data lie.
-        found: How much there is of each part, for example ``{"training images": 20_000}``; the first is what students
+        counts: How much there is of each part, for example ``{"training images": 20_000}``; the first is what students
             learn from.
         official: The same of the official release; parts that it does not name are not compared.
-        size: What the name of a subset says; None: the first of ``found``.
+        size: What the name of a subset says; None: the first of ``counts``.
         changed: Files whose checksums are not the official ones.
 
     Returns:
@@ -92,13 +92,13 @@ def honest_name(
         UserWarning: The data are not those of the official release.
     """
     different = [
-        f"{found[part]:,} {part}, official {count:,}" for part, count in official.items() if found[part] != count
+        f"{counts[part]:,} {part}, official {count:,}" for part, count in official.items() if counts[part] != count
     ]
     if changed:
         different.append(f"other md5 sums of {', '.join(changed)}")
     if not different:
         return name
-    subset = f"{name}-subset-{next(iter(found.values())) if size is None else size}"
+    subset = f"{name}-subset-{next(iter(counts.values())) if size is None else size}"
     warn(
         f"the files in {folder} are not the official {name} (found {'; '.join(different)}); they are read and named "
         f"{subset!r}: results are not comparable with published ones",

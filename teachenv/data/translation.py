@@ -139,7 +139,7 @@ def read_lines(source: Path, target: Path, *, escaped: bool = False) -> Lines:
 
 
 def _read(path: Path, escaped: bool) -> Side:
-    found = []
+    sentences = []
     for number, line in enumerate(text_lines(path), start=1):
         text = line.replace(_SPLIT, "").strip()
         if escaped:
@@ -148,10 +148,10 @@ def _read(path: Path, escaped: bool) -> Side:
             raise DatasetUnavailable(
                 f"{path}, line {number}: found an empty line, expected a sentence; remove the line from both sides"
             )
-        found.append(text)
-    if not found:
+        sentences.append(text)
+    if not sentences:
         raise damaged(path, "it has no line")
-    return found
+    return sentences
 
 
 def _both(names: Mapping[str, str]) -> dict[str, str]:

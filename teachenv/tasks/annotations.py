@@ -63,8 +63,8 @@ def read_coco(path: Path, folder: Path, categories: Categories | None = None) ->
         UserWarning: Some objects are of images that the file does not list; they are left out.
     """
     content = _json(path)
-    own = _entries(path, content, "categories", ("id",))
-    numbers = _numbers(path, own, own if categories is None else categories)
+    listed = _entries(path, content, "categories", ("id",))
+    numbers = _numbers(path, listed, listed if categories is None else categories)
     entries = _entries(path, content, "images", ("id", "file_name"))
     ids = _ordered(path, "images", entries)
     images = {entry["id"]: Photograph(folder / str(entry["file_name"]), _size(entry)) for entry in entries}
@@ -84,7 +84,7 @@ def read_coco(path: Path, folder: Path, categories: Categories | None = None) ->
         raise _wrong(path, f"none of its {strangers} objects is of an image that it lists", "an annotated image")
     if strangers:
         warn(f"{path} has {strangers} objects of images that it does not list; they are left out", stacklevel=4)
-    return [images[number] for number in ids], own
+    return [images[number] for number in ids], listed
 
 
 def read_voc(path: Path, image: Path, classes: Sequence[str]) -> Photograph:
@@ -132,27 +132,27 @@ def resized_objects(photographs: Sequence[Photograph], side: int) -> list[Object
         UserWarning: Objects lie outside of their image, or a file tells another shape of an image than it has; the
             boxes are then taken to be in pixels of the image as it is.
     """
-    found, outside, contradicted = [], [], []
+    objects, outside, contradicted = [], [], []
     for photograph in photographs:
-        own = size_of(photograph.path)
-        width, height = photograph.size or own
-        if not same_shape((width, height), own):
+        actual = size_of(photograph.path)
+        width, height = photograph.size or actual
+        if not same_shape((width, height), actual):
             contradicted.append(photograph.path)
-            width, height = own
+            width, height = actual
         boxes = torch.tensor(photograph.boxes, dtype=torch.float32).view(-1, 4)
         area = (boxes[:, 2:] > boxes[:, :2]).all(1)
         boxes = (boxes * torch.tensor([side / width, side / height]).repeat(2)).clamp(0, side)
         inside = (boxes[:, 2:] > boxes[:, :2]).all(1)
         outside += [photograph.path] * int((area & ~inside).sum())
         labels, void = torch.tensor(photograph.labels).long(), torch.tensor(photograph.void).bool()
-        found.append(Objects(boxes[inside], labels[inside], void[inside]))
+        objects.append(Objects(boxes[inside], labels[inside], void[inside]))
     for paths, what in (
         (outside, "objects lie outside of their images and are left out"),
         (contradicted, "images have another shape than their annotations say; boxes are taken as of the images"),
     ):
         if paths:
             warn(f"{len(paths)} {what}, the first in {paths[0]}", stacklevel=3)
-    return found
+    return objects
 
 
 def _json(path: Path) -> Mapping[str, Any]:
@@ -190,11 +190,11 @@ def _ordered(path: Path, key: str, entries: Sequence[Mapping[str, Any]]) -> list
         raise _wrong(path, f"the ids of its {key} are of several types ({error})", "numbers") from error
 
 
-def _numbers(path: Path, own: Categories, of_train: Categories) -> dict[Any, int]:
+def _numbers(path: Path, listed: Categories, of_train: Categories) -> dict[Any, int]:
     """The class of each category; COCO's numbers have gaps, ours do not."""
-    _ordered(path, "categories", own)
+    _ordered(path, "categories", listed)
     names = {category["id"]: category.get("name") for category in of_train}
-    for category in own:
+    for category in listed:
         name = names.get(category["id"], category.get("name"))
         if name != category.get("name"):
             raise _wrong(path, f"category {category['id']!r} is {category.get('name')!r}", f"{name!r} as in training")
@@ -210,9 +210,9 @@ def _box(path: Path, entry: Mapping[str, Any]) -> list[float]:
     return [float(edge) for edge in (x, y, x + width, y + height)]
 
 
-def _size(told: Mapping[str, Any]) -> tuple[float, float] | None:
+def _size(entry: Mapping[str, Any]) -> tuple[float, float] | None:
     """Width and height, if both are told; programs that do not know them write 0."""
-    width, height = (_number(told.get(part)) for part in ("width", "height"))
+    width, height = (_number(entry.get(part)) for part in ("width", "height"))
     return (width, height) if width and height and min(width, height) > 0 else None
 
 
@@ -230,5 +230,5 @@ def _hashable(path: Path, number: Any) -> Any:
     raise _wrong(path, f"found the id {number!r}", "a number")
 
 
-def _wrong(path: Path, found: str, expected: object) -> DatasetUnavailable:
-    return DatasetUnavailable(f"{path}: {found}; expected {expected}. Correct the file, or copy an intact one there.")
+def _wrong(path: Path, problem: str, expected: object) -> DatasetUnavailable:
+    return DatasetUnavailable(f"{path}: {problem}; expected {expected}. Correct the file, or copy an intact one there.")

@@ -89,11 +89,11 @@ def _read_split(directory: Path, part: str) -> Split:
 def _read(path: Path, reader: Callable[[str], torch.Tensor]) -> torch.Tensor:
     try:
         with path.open("rb") as stream:
-            found = int.from_bytes(stream.read(4), "big")
+            begin = int.from_bytes(stream.read(4), "big")
     except OSError as error:
         raise unreadable(path, error) from error
-    if found != _MAGIC[reader.__name__]:
-        raise damaged(path, f"it is no idx file of these (it begins with {found}, expected {_MAGIC[reader.__name__]})")
+    if begin != _MAGIC[reader.__name__]:
+        raise damaged(path, f"it is no idx file of these (it begins with {begin}, expected {_MAGIC[reader.__name__]})")
     try:
         return reader(str(path))
     except Exception as error:  # torchvision's parser fails in many ways on bytes that are not idx

@@ -38,10 +38,10 @@ def opened(path: Path) -> Image.Image:
         DatasetUnavailable: It is missing or damaged.
     """
     with _naming(path):
-        found: Image.Image = Image.open(path)
-        with found as image:  # which closes the file and keeps what was read
+        image: Image.Image = Image.open(path)
+        with image:  # which closes the file and keeps what was read
             image.load()
-    return found
+    return image
 
 
 def size_of(path: Path) -> tuple[int, int]:

@@ -85,7 +85,7 @@ def test_wikitext_is_read_from_either_layout(folder: str, file: str, tmp_path: P
 @pytest.mark.skipif(REAL is None or not (Path(REAL) / "ptb").is_dir(), reason="PTB is not on this machine")
 def test_the_penn_treebank() -> None:
     corpus = load_language("ptb", data_root=REAL)
-    assert len(corpus.vocabulary) == 10_000
+    assert (corpus.dataset, len(corpus.vocabulary)) == ("ptb", 10_000)
     assert [len(part) for part in (corpus.train, corpus.valid, corpus.test)] == [929_589, 73_760, 82_430]
 
 

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
 import string
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import gymnasium as gym
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import meta
 from benchmarks.checkpoints import checkpoint_of, ending, remove
+from benchmarks.comparison import work as comparison
 from benchmarks.comparison.methods import Configuration
 from benchmarks.comparison.work import Setting, _Follower
 from benchmarks.l2t_dlf_translation import work as translation
 from benchmarks.l2t_dln import work as dln
 from benchmarks.lgtm import work as lgtm
 from benchmarks.lot import work as lot
+from benchmarks.lot_atari import work as atari
+from benchmarks.lot_atari.main import ENVIRONMENTS
+from benchmarks.lot_atari.methods import Method
 from benchmarks.lot_images import imitation
+from benchmarks.teachers import learned
 from teachenv import checkpoints
 
 # What names and file systems trip over.
@@ -143,6 +152,26 @@ def _points(file: Path, patch: pytest.MonkeyPatch) -> None:
     _Follower(SETTING, "rmd", Configuration(0.1, "linear", 0), 1, 12, 2, path).resume(SimpleNamespace(mark=None))
 
 
+@functools.cache
+def _teacher() -> Any:
+    return meta.RMD("AttentionPolicy", gym.make("TeachDigits-v0", horizon=4), seed=0)
+
+
+def _learning_teacher(file: Path, patch: pytest.MonkeyPatch) -> None:
+    learned(_teacher(), file, 8)
+
+
+def _taken_over(file: Path, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(comparison, "_teacher", lambda *_: _teacher())
+    patch.setattr(_Follower, "measure", lambda *_: None)
+    arguments = (SETTING, "random", Configuration(0.1, "linear", 0), 0, 0, 1, 1, 1, 1, file.with_name("other"))
+    comparison.train(*arguments, source=file.with_suffix(""))
+
+
+def _policy(file: Path, patch: pytest.MonkeyPatch) -> None:
+    atari.play(replace(ENVIRONMENTS["CartPole-v1"], steps=256), Method(), 0, file.with_suffix(""))
+
+
 READERS: dict[str, tuple[str, Callable[[Path, pytest.MonkeyPatch], None]]] = {
     "lot": ("pt", _lot),
     "imitation": ("student.pt", _imitation),
@@ -152,6 +181,9 @@ READERS: dict[str, tuple[str, Callable[[Path, pytest.MonkeyPatch], None]]] = {
     "translation-half": ("half", _half_a_warm_start),
     "l2t_dln": ("kept", _online_teacher),
     "comparison": ("points", _points),
+    "teacher": ("zip", _learning_teacher),
+    "teacher-taken-over": ("zip", _taken_over),
+    "lot_atari": ("zip", _policy),
 }
 
 

@@ -19,6 +19,7 @@ from benchmarks.lot_atari.methods import LOT, METHODS, STUDIES, TABLE, Method
 from benchmarks.lot_atari.work import Rate, Training, curve_of, make_model, play
 from benchmarks.measurements import Measurement
 from benchmarks.rows import Row, read_rows
+from meta.saving import read_model
 
 SHORT = Training(
     "CartPole-v1", 512, 4, Rate(1e-3, 0.0, "linear"), {"n_steps": 32, "batch_size": 64, "n_epochs": 2}, segment=2
@@ -104,7 +105,7 @@ def test_a_policy_is_distilled_from_one_that_began_elsewhere(tmp_path: Path) -> 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(work, "Returns", Watching)
         play(SHORT, METHODS["self-distillation"], 0, tmp_path / "run")
-    first = PPO.load(tmp_path / "run.first.zip")
+    first = read_model(PPO, tmp_path / "run.first.zip")
     (model,) = seen
     assert first.seed != model.seed
     for name, value in first.policy.state_dict().items():

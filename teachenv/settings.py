@@ -41,7 +41,10 @@ class Settings:
         label_noise_kind: `"pair"` (class c becomes c + 1) or `"symmetric"` (any other class).
         dev_noise: whether dev keeps the noise; False gives dev the true labels.
         student: a name in `teachenv.students.STUDENTS` (`"mlp"`, `"lenet"`, `"resnet8"`, ...) or a function
-            without arguments that returns an `nn.Module`.
+            without arguments that returns a fresh `nn.Module`, initialised from the global generators. It trains in
+            `train()` mode and is measured in `eval()` mode, as in every PyTorch loop, in whichever mode it is returned;
+            what else than its parameters, its buffers and the global generators it depends on (a Python counter, a
+            tensor outside its buffers) is refused at once, by name.
         student_kwargs: options of a named student.
         teacher: a second network, which learns beside the student and teaches it (`teachenv.joint`): as `student`.
             None: there is none. It goes with `loss="distillation"`, and only with it.

@@ -95,9 +95,9 @@ def test_small_versions_of_the_large_networks_run(name, options):
     ("name", "options", "message"),
     [
         ("wrn", {"depth": 20}, r"6n \+ 4 .* found 20"),
-        ("wrn", {"width": 0}, "width must be at least 1"),
+        ("wrn", {"width": 0}, "width must be an integer of at least 1"),
         ("densenet", {"depth": 5}, r"6n \+ 4 .* found 5"),
-        ("densenet", {"growth": 0}, "growth must be at least 1"),
+        ("densenet", {"growth": 0}, "growth must be an integer of at least 1"),
     ],
 )
 def test_depths_that_no_network_has_are_refused(name, options, message):

@@ -37,6 +37,7 @@ from torch import nn
 from meta.generators import Stream
 from meta.lot import LoT
 from meta.saving import PlainModel
+from teachenv import checks
 
 
 def parts(distribution: Distribution) -> list[td.Distribution]:
@@ -203,12 +204,15 @@ class LoTPPO(PlainModel, PPO):
         **kwargs: Any,
     ) -> None:
         """Builds policy and students."""
-        if min(students, replay) < 1 or warm_up < 0 or student_weight_decay < 0:
-            raise ValueError(
-                f"expected students >= 1, replay >= 1, warm_up >= 0 and student_weight_decay >= 0, found "
-                f"students={students}, replay={replay}, warm_up={warm_up}, "
-                f"student_weight_decay={student_weight_decay}"
-            )
+        students, replay = checks.integer("students", students, 1), checks.integer("replay", replay, 1)
+        warm_up, student_steps = (
+            checks.integer("warm_up", warm_up, 0),
+            checks.integer("student_steps", student_steps, 0),
+        )
+        alpha = checks.number("alpha", alpha, least=0)
+        temperature = checks.number("temperature", temperature, above=0)
+        student_weight_decay = checks.number("student_weight_decay", student_weight_decay, least=0)
+        labels = checks.flag("labels", labels)
         if labels and student_steps != 1:
             raise ValueError(
                 f"labels=True: found student_steps={student_steps}, expected 1; rewards are known of the minibatches "

@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from agents.policies import GaussianMlpPolicy, MlpPolicy
 from meta.resume import Resumable
-from teachenv import TeachEnv, TeachVectorEnv, checkpoints
+from teachenv import TeachEnv, TeachVectorEnv, checkpoints, checks
 
 Self = TypeVar("Self", bound="ReplayTeacher")
 
@@ -91,9 +91,10 @@ class ReplayTeacher(Resumable, OffPolicyAlgorithm):
         **kwargs: Any,
     ) -> None:
         """Builds actor, critic and replay buffer."""
-        for name, value in (("action_penalty", action_penalty), ("noise", noise or 0.0)):
-            if not value >= 0:
-                raise ValueError(f"{name} must be at least 0, found {value}")
+        action_penalty = checks.number("action_penalty", action_penalty, least=0)
+        noise = None if noise is None else checks.number("noise", noise, least=0)
+        reward_scale = None if reward_scale is None else checks.number("reward_scale", reward_scale)
+        uniform_start = None if uniform_start is None else checks.flag("uniform_start", uniform_start)
         env = maybe_make_env(env, kwargs.get("verbose", 0))
         if env is not None:
             _check_actions(env)

@@ -90,6 +90,16 @@ class _Tape:
         self.slopes.append(slope)
         self.added, self.fresh, self.expected = self.added + 1, began, after
 
+    def restart(self, before: StudentState, after: StudentState) -> None:
+        """Goes on where some students were put anew between two steps.
+
+        Args:
+            before: all students, as they were.
+            after: all students, as they are.
+        """
+        if before is self.expected:
+            self.fresh, self.expected = True, after
+
     def gradient(
         self, dynamics: Dynamics, episode: Episode, final: StudentState, rows: list[int] | None = None
     ) -> torch.Tensor:
@@ -249,6 +259,17 @@ class VectorActionGradient(_Differentiating, _VectorWrapper):
         bounded = self._passage.outermost_bounded
         self.action_space, self.single_action_space = bounded.action_space, bounded.single_action_space
         self._tape = _Tape(self._teach.teaching, method, memory, last)
+
+    def reset(
+        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Resets all students, or those of a `reset_mask`; what is kept of the others stays."""
+        mask = (options or {}).get("reset_mask")
+        before = self._teach.students if isinstance(mask, np.ndarray) and not mask.all() else None
+        result = self.env.reset(seed=seed, options=options)
+        if before is not None:
+            self._tape.restart(before, self._teach.students)
+        return result
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Steps, and differentiates the episodes that end.

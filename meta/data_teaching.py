@@ -25,6 +25,7 @@ from torch import nn
 from meta.policies import TeacherPolicy
 from meta.teachers import EpisodicTeacher, FixedTeacher, LearningTeacher, TaughtStudent
 from meta.watching import RememberingWrapper
+from teachenv import checks
 from teachenv.losses import SampleWeights
 
 DROP, KEEP = -1.0, 0.0
@@ -72,11 +73,10 @@ class DataTeaching(RememberingWrapper):
                 "classification"
             )
         self._check_weighs_samples()
-        if not 0 < threshold < 1:
-            raise ValueError(f"threshold is a dev accuracy in (0, 1), found {threshold}")
-        self.threshold = threshold
+        self.threshold = checks.number("threshold", threshold, above=0, below=1)
         self.classes = self._teach.teaching.task.num_outputs
-        self.largest_loss = math.log(self.classes) if largest_loss is None else largest_loss
+        unsure = math.log(self.classes)
+        self.largest_loss = unsure if largest_loss is None else checks.number("largest_loss", largest_loss, above=0)
         size = settings.batch_size * (2 * self.classes + 5)
         self.observation_space = gym.spaces.Box(0.0, 1.0, (size,), np.float32)
         self._losses: list[float] = []
@@ -245,9 +245,7 @@ class DataTeacher(_OfSamples, LearningTeacher):
         **kwargs: Any,
     ) -> None:
         """Builds the policy."""
-        if not 0 <= baseline_decay < 1:
-            raise ValueError(f"baseline_decay must lie in [0, 1), found {baseline_decay}")
-        self.baseline_decay = baseline_decay
+        self.baseline_decay = checks.number("baseline_decay", baseline_decay, least=0, below=1)
         self.baseline: float | None = None
         self._taken: list[np.ndarray] = []
         self._actions: list[np.ndarray] = []

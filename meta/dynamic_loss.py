@@ -44,6 +44,7 @@ from meta.update_rules import (
     UpdateRule,
 )
 from meta.window_gradient import WindowGradient
+from teachenv import checks
 
 
 class UpdatePolicy(TeacherPolicy):
@@ -61,9 +62,7 @@ class UpdatePolicy(TeacherPolicy):
 
     def _build(self, states: int, actions: int) -> nn.Module:
         options = dict(self._network)
-        self.step_size = float(options.pop("step_size", 1e-3))
-        if not self.step_size > 0:
-            raise ValueError(f"step_size must be positive, found {self.step_size}")
+        self.step_size = checks.number("step_size", options.pop("step_size", 1e-3), above=0)
         if states != INPUTS * actions:
             raise ValueError(
                 f"this policy moves {actions} coordinates by as many encoded gradients, found an observation of "
@@ -215,9 +214,7 @@ class DynamicLossTeacher(Teacher[torch.Tensor]):
         **kwargs: Any,
     ) -> None:
         """Builds the policy; wraps the environment in the window's gradient if it is not yet."""
-        if bptt < 1:
-            raise ValueError(f"bptt must be at least 1, found {bptt}")
-        self.bptt, self.max_grad_norm = bptt, checked_norm(max_grad_norm)
+        self.bptt, self.max_grad_norm = checks.integer("bptt", bptt, least=1), checked_norm(max_grad_norm)
         self._memory: Memory | None = None
         super().__init__(policy, env, learning_rate, **kwargs)
 

@@ -20,6 +20,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
 
 from meta.teachers import LearningTeacher, TaughtStudent
+from teachenv import checks
 
 _SEEDS = 2**31 - 1
 
@@ -55,9 +56,7 @@ class EvolutionStrategies(LearningTeacher):
         **kwargs: Any,
     ) -> None:
         """Builds the policy."""
-        if not sigma > 0:
-            raise ValueError(f"sigma must be positive, found {sigma}")
-        self.sigma = sigma
+        self.sigma = checks.number("sigma", sigma, above=0)
         self._perturbed: torch.Tensor | None = None
         self._noise: list[torch.Tensor] = []
         super().__init__(policy, env, learning_rate, students_per_update, max_grad_norm, **kwargs)

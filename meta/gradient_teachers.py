@@ -16,6 +16,7 @@ from meta.action_gradient import ActionGradient, VectorActionGradient
 from meta.policies import TeacherPolicy
 from meta.teachers import LearningTeacher, TaughtStudent, wrapped_once
 from meta.wrapped_actions import check_actions_unchanged, is_wrapped
+from teachenv import checks
 from teachenv.vector_env import TeachVectorEnv
 
 
@@ -55,7 +56,7 @@ class GradientTeacher(LearningTeacher):
         **kwargs: Any,
     ) -> None:
         """Builds the policy; wraps the environment in the action gradient if it is not yet."""
-        self.last = last
+        self.last = last if last is None or callable(last) else checks.integer("last", last, least=1)
         super().__init__(policy, env, learning_rate, students_per_update, max_grad_norm, **kwargs)
 
     @classmethod

@@ -37,6 +37,7 @@ import torch
 
 from meta.process import Process, PureProcess, as_process, double_backward_kernels
 from meta.walk import METHODS, Hypergradient, Memory, Method, Walk, forward, together
+from teachenv import checks
 from teachenv.errors import unknown_name
 
 
@@ -126,7 +127,7 @@ def check_last(method: Method, last: int | None, steps: int) -> None:
             f'last={last!r} with method={method!r}: "truncated" needs it, "finite-difference" may have it, no other '
             "method takes it"
         )
-    if last is not None and not 1 <= last <= steps:
+    if last is not None and not 1 <= checks.integer("last", last) <= steps:
         raise ValueError(f"found last={last}, expected 1 to {steps}, the number of steps")
 
 

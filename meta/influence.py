@@ -36,6 +36,7 @@ from torch.utils import _pytree as pytree
 
 from meta.forward_mode import NoForwardMode, dual, in_forward_mode, tangent_of
 from meta.process import double_backward_kernels
+from teachenv import checks
 from teachenv.errors import unknown_name
 
 Direction = Mapping[str, torch.Tensor]
@@ -257,8 +258,7 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 def _derivative(
     model: nn.Module, at: _At, batch: Any, direction: Direction, method: str, radius: float
 ) -> torch.Tensor:
-    if not radius > 0:
-        raise ValueError(f"found radius={radius}, expected a positive number: the length of a step along the direction")
+    radius = checks.number("radius", radius, above=0)  # the length of a step along the direction
     parameters = _parameters_of(model, _not_empty(direction))
     with torch.no_grad(), _evaluating(model), double_backward_kernels():
         if method == "finite-difference":

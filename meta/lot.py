@@ -28,6 +28,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from meta.generators import Generators, Stream, generators
+from teachenv import checks
 from teachenv.errors import unknown_name
 from teachenv.losses.distillation import divergence
 
@@ -150,11 +151,10 @@ class LoT:
                 f"each student has an optimiser and a weight: found {count} students, {len(self.optimizers)} "
                 f"optimisers and {len(self.weights)} weights"
             )
-        if not (alpha >= 0 and temperature > 0 and student_steps >= 0):
-            raise ValueError(
-                f"expected alpha >= 0, temperature > 0 and student_steps >= 0, found alpha={alpha}, "
-                f"temperature={temperature}, student_steps={student_steps}"
-            )
+        alpha = checks.number("alpha", alpha, least=0)
+        temperature = checks.number("temperature", temperature, above=0)
+        student_steps = checks.integer("student_steps", student_steps, least=0)
+        self.weights = [checks.number(f"weights[{i}]", weight) for i, weight in enumerate(self.weights)]
         if isinstance(metric, str) and metric not in get_args(Metric):
             raise unknown_name("metric", metric, get_args(Metric))
         if student_steps > 1 and data is None:
@@ -163,6 +163,8 @@ class LoT:
             )
         self.alpha, self.temperature, self.student_steps = alpha, temperature, student_steps
         self.metric: Metric | Distance = metric
+        if not callable(labels):
+            labels = checks.flag("labels", labels)
         self.labels: TaskLoss | None = self._cross_entropy if labels is True else labels or None
         self.dim = dim
         self.teacher_steps, self.updates = 0, 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
@@ -19,6 +20,7 @@ from meta.policies import AttentionPolicy, ConstantPolicy, MlpPolicy, RandomPoli
 from meta.resume import Resumable
 from meta.watching import TeachWrapper
 from meta.wrapped_actions import check_actions_unchanged, is_wrapped
+from teachenv import checks
 
 Self = TypeVar("Self", bound="Teacher[Any]")
 Experience = TypeVar("Experience")
@@ -71,6 +73,8 @@ class Teacher(Resumable, Generic[Experience]):
         _init_setup_model: bool = True,
     ) -> None:
         """Builds the policy."""
+        if not callable(learning_rate):
+            learning_rate = checks.number("learning_rate", learning_rate, least=0)
         super().__init__(
             policy,
             env,
@@ -205,9 +209,10 @@ def checked_norm(max_grad_norm: float | None) -> float | None:
     Raises:
         ValueError: it is not positive.
     """
-    if max_grad_norm is not None and not max_grad_norm > 0:
-        raise ValueError(f"max_grad_norm must be positive, or None for no clipping, found {max_grad_norm}")
-    return max_grad_norm
+    # An infinite norm clips nothing, which PyTorch's users write, too.
+    if max_grad_norm is None or max_grad_norm == math.inf:
+        return max_grad_norm
+    return checks.number("max_grad_norm", max_grad_norm, above=0)
 
 
 class EpisodicTeacher(Teacher[list[TaughtStudent]]):
@@ -237,8 +242,8 @@ class EpisodicTeacher(Teacher[list[TaughtStudent]]):
         **kwargs: Any,
     ) -> None:
         """Builds the policy."""
-        if students_per_update is not None and students_per_update < 1:
-            raise ValueError(f"students_per_update must be at least 1, found {students_per_update}")
+        if students_per_update is not None:
+            students_per_update = checks.integer("students_per_update", students_per_update, least=1)
         self.students_per_update = students_per_update
         super().__init__(policy, env, learning_rate, **kwargs)
 

@@ -22,6 +22,7 @@ from meta.joint import training_of
 from meta.walk import Memory
 from meta.watching import RememberingWrapper
 from meta.wrapped_actions import check_actions_unchanged
+from teachenv import checks
 from teachenv.errors import unknown_name
 from teachenv.randomness import Purpose, generator
 from teachenv.state import StudentState
@@ -115,10 +116,10 @@ class WindowGradient(RememberingWrapper):
             most, which = len(self._teach.teaching.task.pool[0]) - trained, "the pool without a window's minibatches"
         if dev_batch is None and dev_from == "pool":
             raise ValueError('dev_from="pool" needs dev_batch: how many samples a window is judged by')
-        if dev_batch is not None and not 1 <= dev_batch <= most:
+        if dev_batch is not None and not 1 <= checks.integer("dev_batch", dev_batch) <= most:
             raise ValueError(f"dev_batch={dev_batch}, expected None or 1 to {most}, {which}")
         self.window, self.dev_batch, self.dev_from, self.memory = window, dev_batch, dev_from, check_memory(memory)
-        self.carry, self.byte_budget = carry, byte_budget
+        self.carry, self.byte_budget = checks.flag("carry", carry), byte_budget
         size, dtype = self._teach.teaching.neutral_action.numel(), self._teach.action_space.dtype
         self.observation_space = gym.spaces.Box(-1.0, 1.0, (2 * size,), dtype)  # type: ignore[arg-type]
         self._shown = (math.nan, torch.zeros(0))

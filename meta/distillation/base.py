@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from meta.distillation.learner import Learner, Outputs
 from meta.distillation.losses import divergence
+from teachenv import checks
 from teachenv.optimizers import Adam, Tensors
 from teachenv.schedules import make_schedule
 
@@ -62,14 +63,12 @@ class DistillationSettings:
         Raises:
             ValueError: a setting out of its range.
         """
-        if self.steps < 1:
-            raise ValueError(f"found steps={self.steps}, expected at least 1")
+        checks.integer("steps", self.steps, least=1)
         for name in ("student_labels", "teacher_labels"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"found {name}={getattr(self, name)}, expected a weight in [0, 1]")
+            checks.number(name, getattr(self, name), least=0, most=1)
         for name in ("student_rate", "teacher_rate", "temperature"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"found {name}={getattr(self, name)}, expected a positive number")
+            checks.number(name, getattr(self, name), above=0)
+        checks.number("weight_decay", self.weight_decay, least=0)
 
 
 class Distiller:

@@ -238,7 +238,13 @@ def test_of_categories_it_is_imitability() -> None:
     torch.testing.assert_close(found, imitability(own, other, 1.5))
 
 
-@pytest.mark.parametrize("options", [{"students": 0}, {"replay": 0}, {"warm_up": -1}, {"student_weight_decay": -1.0}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"students": 0}, {"replay": 0}, {"warm_up": -1}, {"student_weight_decay": -1.0}, {"students": 2.0},
+        {"replay": True}, {"alpha": float("nan")}, {"temperature": 0}, {"student_steps": "1"}, {"labels": "no"},
+    ],
+)  # fmt: skip
 def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=f"{next(iter(options))}={next(iter(options.values()))}"):
+    with pytest.raises(ValueError, match=f"{next(iter(options))} must be"):
         LoTPPO("MlpPolicy", "CartPole-v1", **options)

@@ -221,3 +221,17 @@ def test_sb3s_algorithms_train_unchanged(name, vector):
     assert any(not torch.equal(p, old) for p, old in zip(model.policy.parameters(), before, strict=True))
     assert all(p.isfinite().all() for p in model.policy.parameters())
     assert {e["l"] for e in model.ep_info_buffer} == {HORIZON}
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        *({name: value} for name in ("noise", "action_penalty") for value in (-1.0, float("nan"), "0.1", True)),
+        {"reward_scale": float("inf")},
+        {"uniform_start": "no"},
+    ],
+    ids=str,
+)
+def test_options_of_another_kind_are_refused(option):
+    with pytest.raises(ValueError, match=f"{next(iter(option))} must be"):
+        DDPG("AttentionPolicy", environment(), **option)

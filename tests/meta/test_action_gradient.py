@@ -277,6 +277,30 @@ def test_a_reset_in_mid_episode_forgets_it(vector):
     np.testing.assert_array_equal(final_info(env, actions, 0)["action_gradient"], wanted)
 
 
+@pytest.mark.parametrize("memory", ["states", "sqrt"])
+def test_a_reset_mask_leaves_the_gradients_of_the_others_as_they_are(memory):
+    """Two of three go on; the third begins anew after two actions and ends two actions later."""
+    env, unbroken = (VectorActionGradient(TeachVectorEnv(3, **settings()), memory=memory) for _ in range(2))
+    actions = actions_for(env.unwrapped, 3)
+    expected = final_info(unbroken, actions, 0)["action_gradient"]
+    env.reset(seed=0)
+    for action in actions[:2]:
+        env.step(action)
+    env.reset(seed=10, options={"reset_mask": np.array([False, True, False])})
+    for action in actions[2:]:
+        info = env.step(action)[-1]
+    assert info["_action_gradient"].tolist() == [True, False, True]
+    np.testing.assert_allclose(info["action_gradient"][[0, 2]], expected[[0, 2]], rtol=1e-9, atol=1e-12)
+    for action in actions[:2]:
+        info = env.step(action)[-1]
+    assert info["_action_gradient"].tolist() == [False, True, False]
+    taken = np.concatenate([actions[2:], actions[:2]])
+    fresh = VectorActionGradient(TeachVectorEnv(3, **settings()))
+    np.testing.assert_allclose(
+        info["action_gradient"][1], final_info(fresh, taken, 10)["action_gradient"][1], rtol=1e-9, atol=1e-12
+    )
+
+
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 

@@ -255,11 +255,11 @@ def test_a_student_that_diverges_spoils_nothing() -> None:
 
 
 def test_wrong_arguments_are_refused() -> None:
-    with pytest.raises(ValueError, match="bptt must be at least 1, found 0"):
+    with pytest.raises(ValueError, match="bptt must be an integer of at least 1, found 0"):
         teacher_of(bptt=0)
-    with pytest.raises(ValueError, match="max_grad_norm must be positive"):
+    with pytest.raises(ValueError, match="max_grad_norm must be a finite number above 0"):
         teacher_of(max_grad_norm=-1.0)
-    with pytest.raises(ValueError, match="step_size must be positive, found 0"):
+    with pytest.raises(ValueError, match="step_size must be a finite number above 0, found 0"):
         teacher_of(policy_kwargs={"step_size": 0})
     plain = gym.make("TeachDigits-v0", **SMALL)
     with pytest.raises(ValueError, match=r"wrap the environment in meta\.WindowGradient"):

@@ -329,10 +329,15 @@ def test_calls_out_of_order_are_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"alpha": -1.0}, "alpha=-1"),
-        ({"temperature": 0.0}, "temperature=0"),
+        ({"alpha": -1.0}, "alpha must be a finite number of at least 0, found -1"),
+        ({"temperature": 0.0}, "temperature must be"),
         ({"student_steps": 2}, "need data="),
-        ({"student_steps": -1}, "student_steps=-1"),
+        ({"student_steps": -1}, "student_steps must be"),
+        ({"student_steps": True}, "student_steps must be"),
+        ({"alpha": float("nan")}, "alpha must be"),
+        ({"alpha": "1"}, "alpha must be"),
+        ({"weights": [float("nan")]}, r"weights\[0\] must be"),
+        ({"labels": "no"}, "labels must be True or False, found 'no'"),
         ({"optimizers": []}, "1 students, 0 optimisers"),
         ({"weights": [0.5, 0.5]}, "1 students, 1 optimisers and 2 weights"),
         ({"metric": "KL"}, "did you mean 'kl'"),

@@ -492,7 +492,16 @@ def test_unknown_policies_are_refused_with_a_suggestion(teacher, policy):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"students_per_update": 0}, "students_per_update must be at least 1"), ({"max_grad_norm": 0.0}, "max_grad_norm")],
+    [
+        ({"students_per_update": 0}, "students_per_update must be an integer of at least 1"),
+        ({"students_per_update": 2.0}, "students_per_update must be"),
+        ({"max_grad_norm": 0.0}, "max_grad_norm must be"),
+        ({"learning_rate": float("nan")}, "learning_rate must be"),
+        ({"learning_rate": "0.1"}, "learning_rate must be"),
+        ({"learning_rate": -1e-3}, "learning_rate must be"),
+        ({"last": True}, "last must be"),
+        ({"last": 2.5}, "last must be"),
+    ],
 )
 def test_options_out_of_range_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
@@ -635,9 +644,13 @@ def test_the_two_of_a_pair_teach_the_same_student():
     assert len(set(objectives[:3])) == 3
 
 
-@pytest.mark.parametrize(("option", "message"), [({"sigma": 0.0}, "sigma"), ({"max_grad_norm": 0.0}, "max_grad_norm")])
-def test_evolution_strategies_refuse_what_is_not_positive(option, message):
-    with pytest.raises(ValueError, match=rf"{message} must be positive"):
+@pytest.mark.parametrize(
+    "option",
+    [{name: value} for name in ("sigma", "max_grad_norm") for value in (0.0, -1, float("nan"), "1", True)],
+    ids=str,
+)
+def test_evolution_strategies_refuse_what_is_not_positive(option):
+    with pytest.raises(ValueError, match=f"{next(iter(option))} must be a finite number above 0, found"):
         make(EvolutionStrategies, "AttentionPolicy", TeachEnv(**settings()), **option)
 
 

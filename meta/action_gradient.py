@@ -266,7 +266,7 @@ class VectorActionGradient(_Differentiating, _VectorWrapper):
         """Resets all students, or those of a `reset_mask`; what is kept of the others stays."""
         mask = (options or {}).get("reset_mask")
         before = self._teach.students if isinstance(mask, np.ndarray) and not mask.all() else None
-        result = self.env.reset(seed=seed, options=options)
+        result = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]  # Gymnasium's own take lists too
         if before is not None:
             self._tape.restart(before, self._teach.students)
         return result

@@ -24,7 +24,7 @@ def integer(name: str, value: object, least: int | None = None, most: int | None
         ValueError: it is none, or outside [least, most].
     """
     plain = _plain(value)
-    if isinstance(plain, numbers.Integral) and not isinstance(plain, bool):
+    if not isinstance(plain, bool) and isinstance(plain, numbers.Integral):
         number = int(plain)
         if (least is None or number >= least) and (most is None or number <= most):
             return number
@@ -56,7 +56,7 @@ def listed(name: str, value: object, of: str, count: int | None = None) -> list[
     """
     is_array = isinstance(value, np.ndarray | torch.Tensor) and value.ndim > 0
     if is_array or (isinstance(value, Sequence) and not isinstance(value, str | bytes)):
-        entries = list(value)  # type: ignore[call-overload]
+        entries: list[Any] = list(value)  # type: ignore[call-overload]
         if count is None or len(entries) == count:
             return entries
     raise _wrong(name, f"a list of {of}" if count is None else f"a list of {count} {of}", value)

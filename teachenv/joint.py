@@ -20,9 +20,11 @@ from teachenv.batched import BatchedDynamics
 from teachenv.dynamics import Dynamics
 from teachenv.losses.base import LossFamily
 from teachenv.losses.distillation import Distillation, expectation, halves
+from teachenv.losses.plain import cross_entropy
 from teachenv.optimizers import Tensors
 from teachenv.recording import Recorder
 from teachenv.state import Episode, Outcome, StudentState
+from teachenv.students.functional import Prediction
 from teachenv.tasks.base import Measure
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ class PairMeasure(Measure):
 
     def objective(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """−CE of the student."""
-        return -F.cross_entropy(halves(outputs)[1], targets)
+        return -cross_entropy(Prediction(halves(outputs)[1]), targets).mean()
 
     def score(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Accuracy of the student."""

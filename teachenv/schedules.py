@@ -50,11 +50,11 @@ def _linear(horizon: int, step: np.ndarray | int) -> np.ndarray | float:
 
 
 def _cosine(horizon: int, step: np.ndarray | int) -> np.ndarray | float:
-    return 0.5 * (1.0 + np.cos(np.pi * step / horizon))  # type: ignore[no-any-return]
+    return 0.5 * (1.0 + np.cos(np.pi * step / horizon))
 
 
 def _stepped(bounds: np.ndarray, factor: float, step: np.ndarray | int) -> np.ndarray | float:
-    return factor ** np.searchsorted(bounds, step, side="right")  # type: ignore[no-any-return]
+    return factor ** np.searchsorted(bounds, step, side="right")
 
 
 def _step(milestones: object, gamma: object) -> Schedule:

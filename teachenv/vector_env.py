@@ -33,6 +33,8 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     Autoreset is `AutoresetMode.SAME_STEP`: the step that ends an episode returns the next episode's first observation,
     with the ended one's last observation in `info["final_obs"]` and its info in `info["final_info"]`.
 
+    Stable-Baselines3 has a kind of vector environment of its own: `meta.GymVecEnv(envs)` is this one as such.
+
     Seeding: `reset(seed=s)` seeds student i with s + i, `reset(seed=[...])` each with its own.
 
     Args:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from teachenv import checks
 from teachenv.losses.base import LossFamily, weighted
+from teachenv.losses.plain import cross_entropy
 from teachenv.students.functional import Prediction
 
 
@@ -83,14 +84,14 @@ class Distillation(LossFamily):
         """The student's loss; the action has no part in it."""
         teacher, student = halves(prediction.outputs)
         distance, weight = divergence(teacher, student, self.temperature).mean(), self.student_labels
-        return weight * F.cross_entropy(student, targets) + (1 - weight) * distance
+        return weight * cross_entropy(Prediction(student), targets).mean() + (1 - weight) * distance
 
     def of_teacher(self, action: torch.Tensor, prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:
         """The teacher's loss."""
         teacher, student = halves(prediction.outputs)
         distances, weight = divergence(student, teacher, self.temperature), self.teacher_labels
         distance = distances.mean() + self.scale * weighted(action, distances).mean()
-        return weight * F.cross_entropy(teacher, targets) + (1 - weight) * distance
+        return weight * cross_entropy(Prediction(teacher), targets).mean() + (1 - weight) * distance
 
     def coefficients(self, action: torch.Tensor) -> torch.Tensor:
         """The weights, one row."""

@@ -98,7 +98,8 @@ def student_options(name: str) -> dict[str, Any]:
 
 def _checked(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Options that the named network has, each of its default's kind: whole numbers, fractions, names."""
-    known, checked = student_options(name), {}
+    known = student_options(name)
+    checked: dict[str, Any] = {}
     checks.known_options(f"student {name!r}", options, known)
     for option, value in options.items():
         default = known[option]

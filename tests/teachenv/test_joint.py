@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -114,3 +117,22 @@ def test_a_weight_is_its_samples_part_of_the_teachers_gradient() -> None:
 def test_what_makes_no_sense_is_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         made(**settings)
+
+
+def test_without_assertions_a_batch_trains_to_the_same_numbers() -> None:
+    """PyTorch has fewer batching rules then, and warns."""
+    code = "import test_joint; print(test_joint.batched_rewards())"
+    done = subprocess.run(
+        [sys.executable, "-O", "-W", "error", "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(batched_rewards())
+
+
+def batched_rewards() -> list[float]:
+    envs = gym.make_vec("TeachDistill-v0", num_envs=2, path="vmap", **SMALL)
+    envs.reset(seed=0)
+    rewards: list[float] = []
+    for _ in range(2):
+        rewards += envs.step(np.full(envs.action_space.shape or (), 0.5, dtype=np.float32))[1].tolist()
+    return rewards

@@ -139,7 +139,7 @@ class Descent(GradientProcess):
     ) -> tuple[Gradient, Callable[[Tensors, Tensors], Pullback]]:
         """∇ of the loss with its graph."""
         parameters, leaf = leaves(state.parameters), action.detach().requires_grad_()
-        with self._fast_batch_norm():
+        with self._normalizations():
             gradient, _ = self.gradient_with_graph(parameters, {}, state, leaf, t)
 
         def pull(d_gradient: Tensors, d_statistics: Tensors) -> Pullback:

@@ -20,6 +20,8 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from teachenv.students.kernels import weight_norm
+
 T = TypeVar("T")
 
 
@@ -95,11 +97,6 @@ class _Elementary(TorchFunctionMode):
         return _REPLACED.get(func, func)(*args, **(kwargs or {}))
 
 
-def _weight_norm(v: torch.Tensor, g: torch.Tensor, dim: int = 0) -> torch.Tensor:
-    """`torch._weight_norm`."""
-    return v * (g / torch.norm_except_dim(v, 2, dim))
-
-
 def _cdist(x1: torch.Tensor, x2: torch.Tensor, p: float = 2.0, compute_mode: str | None = None) -> torch.Tensor:
     """`torch.cdist`."""
     distances: torch.Tensor = torch.linalg.vector_norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, -1)
@@ -134,7 +131,7 @@ def _embedding_bag(
 
 
 _REPLACED: dict[Any, Callable[..., Any]] = {
-    torch._weight_norm: _weight_norm,
+    torch._weight_norm: weight_norm,
     torch.cdist: _cdist,
     F.embedding_bag: _embedding_bag,
 }

@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from meta.forward_mode import dual, in_forward_mode, tangent_of
 from meta.held import Shelf
 from teachenv.students.batch_norm import batch_normalized
+from teachenv.students.kernels import weight_norm
 from teachenv.trees import tensors_of, with_tensors
 
 Adjoint = Callable[[Any], tuple[Any, torch.Tensor]]
@@ -57,15 +58,15 @@ class Process:
         self._step, self._objective = step, objective
 
     _normalizes: bool | None = None
-    """Whether there is a batch norm module in a step; None: not known yet."""
+    """Whether a step has batch norm or weight norm in it; None: not known yet."""
 
     @contextmanager
-    def _fast_batch_norm(self) -> Iterator[None]:
-        """Batch norm that is cheap to differentiate twice; it looks at every call, hence only where there is any."""
+    def _normalizations(self) -> Iterator[None]:
+        """Chooses normalisations for a second derivative; it looks at every call, hence only where there are any."""
         if self._normalizes is False:
             yield
             return
-        with _FastBatchNorm() as mode:
+        with _Normalizations() as mode:
             yield
         self._normalizes = mode.used
 
@@ -106,7 +107,7 @@ class Process:
     def linearize(self, state: Any, action: torch.Tensor, t: int) -> tuple[Any, Adjoint]:
         """(next state, adjoint of the step); the adjoint keeps the step's graph and can be called once."""
         leaves, leaf_action = _floating_leaves(state), action.detach().requires_grad_()
-        with torch.enable_grad(), self._fast_batch_norm():
+        with torch.enable_grad(), self._normalizations():
             after = self._step(with_tensors(state, leaves), leaf_action, t)
         outputs = [tensor for tensor in tensors_of(after) if tensor.is_floating_point()]
 
@@ -192,8 +193,11 @@ def double_backward_kernels() -> AbstractContextManager[None]:
     return sdpa_kernel(SDPBackend.MATH)
 
 
-class _FastBatchNorm(TorchFunctionMode):
-    """Puts `batch_normalized` into the place of `F.batch_norm`, which batch norm modules call, in training mode.
+class _Normalizations(TorchFunctionMode):
+    """Exchanges what modules of a step call: batch norm's second derivative is slow, weight norm's is wrong.
+
+    As in a student (`teachenv.students.kernels`), but that running statistics, which are no part of the process's
+    state, are updated in place without a derivative.
 
     Attributes:
         used: whether there was any.
@@ -202,11 +206,9 @@ class _FastBatchNorm(TorchFunctionMode):
     used = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is F.batch_norm:
-            self.used = True
-            return _batch_norm(*args, **kwargs)
-        return func(*args, **kwargs)
+        replacement = _REPLACED.get(func)
+        self.used |= replacement is not None
+        return (replacement or func)(*args, **(kwargs or {}))
 
 
 def _batch_norm(
@@ -223,6 +225,9 @@ def _batch_norm(
     if training and (weight is None or weight.dtype == input.dtype):
         return batch_normalized(input, weight, bias, eps, running_mean, running_var, momentum)
     return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+
+
+_REPLACED: dict[Any, Callable[..., Any]] = {F.batch_norm: _batch_norm, torch._weight_norm: weight_norm}
 
 
 @contextmanager

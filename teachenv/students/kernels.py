@@ -82,10 +82,9 @@ class DifferentiableKernels(TorchFunctionMode):
         self.used = True
         return instance_norm(*args, **kwargs)
 
-    def _weight_norm(self, v: torch.Tensor, g: torch.Tensor, dim: int = 0) -> torch.Tensor:
-        """G v / ‖v‖, the norm over all dimensions but `dim`."""
+    def _weight_norm(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         self.used = True
-        return v * (g / torch.norm_except_dim(v, 2, dim))
+        return weight_norm(*args, **kwargs)
 
     def _detach(self, tensor: torch.Tensor) -> torch.Tensor:
         if id(tensor) in self._buffers:
@@ -118,6 +117,11 @@ class DifferentiableKernels(TorchFunctionMode):
 
 
 _DATA = torch.Tensor.data.__get__  # type: ignore[attr-defined]
+
+
+def weight_norm(v: torch.Tensor, g: torch.Tensor, dim: int = 0) -> torch.Tensor:
+    """`torch._weight_norm` from elementary operations: g v / ‖v‖, v's shape, the norm over all dimensions but `dim`."""
+    return v * (g / torch.norm_except_dim(v, 2, dim))
 
 
 def _linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:

@@ -26,8 +26,9 @@ from stable_baselines3.common.save_util import recursive_getattr, recursive_seta
 from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.vec_env import VecEnv
 
+from meta.codecs import declare
 from meta.generators import Generators, generators, set_generators
-from meta.saving import PlainModel, declare, saved_attributes, variables_of, write_model
+from meta.saving import PlainModel, saved_attributes, variables_of, write_model
 from meta.vec_env import as_vec_env
 from meta.wrapper_states import set_wrapper_states, wrapper_states
 from teachenv.errors import unknown_name

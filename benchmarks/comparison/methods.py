@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import meta
-from meta.saving import declare
+from meta.codecs import declare
 
 SCHEDULES = ("constant", "linear", "cosine")
 

@@ -23,7 +23,7 @@ from agents.atari import record_game
 from benchmarks.checkpoints import ending
 from benchmarks.lot_atari.methods import Method
 from benchmarks.precision import matmuls
-from meta.saving import declare
+from meta.codecs import declare
 
 # Episodes at the end of a training whose mean return is reported, and points of a curve.
 LAST, POINTS = 100, 40

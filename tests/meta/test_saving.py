@@ -22,8 +22,8 @@ from torch import nn
 
 import agents
 import meta
+from meta.codecs import declare
 from meta.policies import AttentionPolicy
-from meta.saving import declare
 from teachenv import Task, TeachEnv, checkpoints
 
 

@@ -189,7 +189,7 @@ class _Check:
         trace: Trace = []
         module, student = self.reference, self.student
         named = dict(module.named_parameters())
-        parameters = {name: named[name] for name in self.begin[0]}
+        parameters: Tensors = {name: named[name] for name in self.begin[0]}
         for t, inputs in enumerate(self.minibatches):
             module.train()
             with student.random_state(0, t), student.precision(), torch.enable_grad():

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from teachenv.optimizers import Tensors
 from teachenv.randomness import Purpose, all_seeded, generator_states, torch_seed
@@ -148,7 +149,7 @@ class FunctionalStudent:
             raise ValueError(f"a student factory must return a torch.nn.Module, found {type(module).__name__}")
         _refuse_foreign_tensors(module)
         module = module.to(self.device, self._dtype)
-        if any(isinstance(p, nn.parameter.UninitializedTensorMixin) for p in (*module.parameters(), *module.buffers())):
+        if any(is_lazy(p) for p in (*module.parameters(), *module.buffers())):
             with torch.no_grad():
                 module.eval()(torch.zeros(self._shape_of_inputs, dtype=self._type_of_inputs, device=self.device))
         return module

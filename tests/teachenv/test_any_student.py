@@ -609,7 +609,6 @@ def test_what_a_derivative_cannot_follow_is_said(does, named):
         {"student": hooked},
         {"student": Scaled},
     ],
-    ids=str,
 )
 def test_an_environment_can_be_pickled_and_goes_on_alike(options):
     env = teachenv.TeachEnv(**SETTINGS | {"student": "mlp"} | options)

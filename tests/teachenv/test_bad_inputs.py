@@ -236,7 +236,6 @@ PAIR = {"teacher": "mlp", "loss": "distillation"}
         (PAIR, {"objective_temperature": 0.2}),
         ({"objective": "likelihood"}, {"objective_temperature": 0.2}),
     ],
-    ids=str,
 )
 def test_an_option_without_effect_is_refused_and_a_default_never(others, idle):
     task = others.get("task", tiny())
@@ -257,7 +256,6 @@ def test_an_option_without_effect_is_refused_and_a_default_never(others, idle):
         {"dev_noise": True},
         {"objective": "likelihood", **PAIR},
     ],
-    ids=str,
 )
 def test_what_asks_for_nothing_is_taken(settings):
     refuse_idle(Settings.from_kwargs(settings), settings, tiny())
@@ -272,7 +270,6 @@ def test_what_asks_for_nothing_is_taken(settings):
         ("TeachTranslation-v0", {"student": student}),
         ("TeachTranslation-v0", {"dev_size": 20}),
     ],
-    ids=str,
 )
 def test_defaults_of_an_id_make_way_for_what_is_chosen(name, chosen):
     settings = Settings.from_kwargs(chosen, ENVIRONMENTS[name])
@@ -359,7 +356,6 @@ def test_data_in_any_form_is_the_same_task(x, y):
         ({"name": ""}, "name must be a text"),
         ({"dataset": None}, "dataset must be a text"),
     ],
-    ids=str,
 )
 def test_bad_data_is_one_line(changes, message):
     with pytest.raises((ValueError, TypeError), match=message) as error:

@@ -15,7 +15,8 @@ from teachenv.randomness import SEED_BOUND
 from teachenv.rendering import Frame, draw, text
 from teachenv.settings import RENDER_MODES, Settings
 from teachenv.state import Episode, StudentState
-from teachenv.teaching import Teaching, reset_options
+from teachenv.teaching import Teaching
+from teachenv.teaching_checks import check_snapshot, reset_options
 
 
 class TeachEnv(gym.Env[np.ndarray, np.ndarray]):
@@ -188,7 +189,7 @@ class TeachEnv(gym.Env[np.ndarray, np.ndarray]):
         Raises:
             ValueError: the snapshot is of an environment with other settings; nothing is changed then.
         """
-        self.teaching.check_snapshot(state)
+        check_snapshot(state, self.teaching.fingerprint)
         self.np_random.bit_generator.state = state["random"]
         if state["episode"] is not None:
             self._begin(state["episode"])

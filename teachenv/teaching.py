@@ -36,12 +36,10 @@ from teachenv.students.pair import Pair
 from teachenv.tasks import OPTIONS_OF_ALL, make_task
 from teachenv.tasks.base import ClassificationMeasure, Measure, Task
 from teachenv.tasks.decisions import LikelihoodMeasure, SingleDecisions
+from teachenv.teaching_checks import check_networks, check_sizes, checked_action
 
 BASE_FIELDS = ("progress", "train_accuracy", "dev_accuracy")
 """Of measures whose score is an accuracy; others have their own name in its place."""
-
-_ROUNDINGS = 4
-"""How many roundings an action may lie outside of the box."""
 
 
 class Teaching:
@@ -75,11 +73,11 @@ class Teaching:
         dtype = torch.float64 if settings.dtype == "float64" else torch.float32
         self.task, clean_targets = _load(settings, dtype, device)
         refuse_idle(settings, given, self.task)
-        self._check_sizes()
+        check_sizes(settings, self.task, self.train_size)
         loss = (
             settings.loss if isinstance(settings.loss, LossFamily) else make_loss(settings.loss, settings.loss_kwargs)
         )
-        self._check_teacher(loss)
+        check_networks(settings, self.task, loss)
         self.decisions = SingleDecisions() if self.task.decisions is None else self.task.decisions
         measure = self._measure(loss)
         student = self._student(dtype, device)
@@ -196,40 +194,11 @@ class Teaching:
         measure = decisions.measure(self.task.num_outputs, self.settings.objective_temperature)
         return LikelihoodMeasure(measure, self.decisions) if likelihood else measure
 
-    def _check_teacher(self, loss: LossFamily) -> None:
-        settings = self.settings
-        if loss.of_pairs != (settings.teacher is not None):
-            raise ValueError(
-                f"found loss={settings.loss!r} {'without' if loss.of_pairs else 'with'} a teacher network: "
-                'loss="distillation" and teacher="mlp" (or another network) go together'
-            )
-        if not loss.of_pairs:
-            return
-        if self.task.measure is not None:
-            raise ValueError(f"distillation is of classifiers, but task {self.task.name!r} has a measure of its own")
-        if settings.warm_start:
-            raise ValueError("warm_start is of a student alone; with a teacher network leave it at 0")
-
     def _augments(self) -> bool:
         wanted = self.settings.augment
         if wanted and self.task.augment is None:
             raise ValueError(f"augment=True, but task {self.task.name!r} has no augmentation; leave augment out")
         return self.task.augment is not None if wanted is None else wanted
-
-    def _check_sizes(self) -> None:
-        settings, pool = self.settings, len(self.task.pool[0])
-        train = self.train_size
-        wanted = settings.dev_size + (train if settings.train_on == "split" else 0)
-        if settings.dev_size > pool or train < 1 or (settings.train_on == "split" and wanted > pool):
-            raise ValueError(
-                f"the splits are larger than the data: train_size={settings.train_size} and dev_size="
-                f"{settings.dev_size} of a pool of {pool} samples ({self.task.name}); make them smaller"
-            )
-        if settings.batch_size > train:
-            raise ValueError(
-                f"batch_size={settings.batch_size} is larger than the {train} training samples; make it smaller, or "
-                "dev_size"
-            )
 
     def _known_pure(self) -> bool:
         """Whether network, loss and measure are all this package's own."""
@@ -417,75 +386,10 @@ class Teaching:
         batch = episode.dev.shape[:-1]
         return inputs.expand(*batch, *inputs.shape), targets.expand(*batch, *targets.shape)
 
-    def check_snapshot(self, snapshot: Any, num_envs: int | None = None) -> None:
-        """Refuses a snapshot that another environment made.
-
-        Args:
-            snapshot: what a `get_state()` returned.
-            num_envs: students of the vector environment that asks; None for a single environment.
-
-        Raises:
-            ValueError: it is none, one of other settings (says which differ), or of another number of students.
-        """
-        if not isinstance(snapshot, Mapping) or "settings" not in snapshot:
-            raise ValueError(f"expected what get_state() returns, found {type(snapshot).__name__} without 'settings'")
-        # A setting that is younger than the snapshot had its default there.
-        found, own = Settings().fingerprint() | snapshot["settings"], self.fingerprint
-        differing = [f"{k}: {found[k]} there, {own[k]} here" for k in own if found[k] != own[k]]
-        if differing:
-            raise ValueError(
-                "this is the state of another environment ("
-                + "; ".join(differing)
-                + "); make the environment with its settings"
-            )
-        there, here = (
-            "one student" if n is None else f"a vector environment of {n} students"
-            for n in (snapshot.get("num_envs"), num_envs)
-        )
-        if there != here:
-            raise ValueError(f"this is the state of {there}, expected that of {here}")
-
     def parse_action(self, action: Any, shape: tuple[int, ...]) -> torch.Tensor:
-        """Checks an action, or a batch of them; what is outside of the box by rounding alone is clipped.
-
-        Raises:
-            ValueError: wrong shape, NaN, or outside the box by more.
-            TypeError: not floating-point numbers.
-        """
-        array = np.asarray(action)
-        if array.dtype.kind != "f":
-            raise TypeError(
-                f"an action is an array of {self.action_space.dtype} numbers, found {array.dtype}; "
-                f"convert it with np.asarray(action, dtype=np.{self.action_space.dtype})"
-            )
-        if array.shape != shape:
-            raise ValueError(f"an action has shape {shape} here, found {array.shape}; see env.action_space")
-        largest = np.abs(array).max(initial=0.0)  # NaN if any coordinate is
-        # A wrapper's arithmetic may end a few roundings outside of the box.
-        outside = _ROUNDINGS * max(np.finfo(array.dtype).eps, np.finfo(self.action_space.dtype).eps)
-        if not largest <= 1.0 + outside:
-            if np.isnan(largest):
-                raise ValueError("the action contains NaN; look for a diverged teacher")
-            raise ValueError(
-                f"actions lie in [-1, 1], found a coordinate of size {largest:.6g}; np.clip(action, -1, 1) first"
-            )
-        if largest > 1.0:
-            array = array.clip(-1.0, 1.0)
+        """An action, or a batch of them, as a tensor; see `checked_action`."""
+        array = checked_action(action, shape, self.action_space)
         return torch.as_tensor(array, dtype=self.neutral_action.dtype, device=self.neutral_action.device)
-
-
-def reset_options(options: Any, known: Collection[str]) -> dict[str, Any]:
-    """The options of a `reset`, of which unknown ones are errors rather than ignored.
-
-    Raises:
-        ValueError: an option that is not known.
-    """
-    given = {} if options is None else checks.options("reset's options", options)
-    for name in given:
-        if name not in known:
-            expected = f"expected {', '.join(map(repr, known))}" if known else "it takes none"
-            raise ValueError(f"reset has no option {name!r}: {expected}; seeds are given as reset(seed=...)")
-    return given
 
 
 def _pair(teacher: StudentFactory, student: StudentFactory) -> Pair:

@@ -19,7 +19,8 @@ from teachenv.joint import batched
 from teachenv.randomness import SEED_BOUND
 from teachenv.settings import Settings
 from teachenv.state import Episode, StudentState
-from teachenv.teaching import Teaching, reset_options, stack_episodes
+from teachenv.teaching import Teaching, stack_episodes
+from teachenv.teaching_checks import check_snapshot, reset_options
 
 Path = Literal["auto", "vmap", "loop"]
 
@@ -220,7 +221,7 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             ValueError: the snapshot is of an environment with other settings or another number of students; nothing is
                 changed then.
         """
-        self.teaching.check_snapshot(state, self.num_envs)
+        check_snapshot(state, self.teaching.fingerprint, self.num_envs)
         for random, saved in zip(self._randoms, state["random"], strict=True):
             random.bit_generator.state = saved
         self._state = None if state["current"] is None else dict(state["current"])

@@ -6,8 +6,7 @@ short training is taken twice, by the module itself as a plain PyTorch loop has 
 outputs, buffers and gradients are compared; then by the function once more from the same beginning. A module that
 counts in a Python attribute, keeps tensors outside its buffers, merges weights in `eval()`, or holds a weight where it
 cannot be exchanged is found by what comes out of it, whatever the mechanism; attributes are looked at only to name the
-culprit.
-Caches that change nothing are let pass.
+culprit. Caches that change nothing are let pass.
 
 What is compared next is the form that is differentiated (`teachenv.students.kernels`), and its derivative with central
 differences: what that leaves out is named in `FunctionalStudent.unfollowed`.
@@ -15,23 +14,21 @@ differences: what that leaves out is named in `FunctionalStudent.unfollowed`.
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from teachenv.optimizers import Tensors
 from teachenv.randomness import Purpose, all_seeded, generator_states
-from teachenv.students.kernels import opened
+from teachenv.students.attributes import attributes_of, changed, kept_parameter, module_at
+from teachenv.students.derivatives import compare_derivatives, random_direction
 
 if TYPE_CHECKING:
     from teachenv.students.functional import FunctionalStudent
 
-_SAMPLES = 8
 _PASSES = 3
 _FAR = (10, 100, 1_000, 10_000, 1_000_000)
 """By how much a number that moves in each pass is moved on, to see whether it ever changes anything."""
@@ -74,7 +71,7 @@ class _Check:
         self.begin = tuple({n: t.clone() for n, t in each.items()} for each in student.tensors_of(student.module))
         rng = torch.Generator().manual_seed(0)
         self.moves = [
-            {n: _direction(p, rng) for n, p in self.begin[0].items()} for _ in range(_PASSES)
+            {n: random_direction(p, rng) for n, p in self.begin[0].items()} for _ in range(_PASSES)
         ]  # of the parameters, after each pass
 
     def error(self, what: str) -> ValueError:
@@ -155,19 +152,19 @@ class _Check:
             self.run(parameters, buffers, self.minibatches[0], training=False)
         for handle in handles:
             handle.remove()
-        return f" in {_called(self.module, innermost[0])}" if innermost and innermost[0] else ""
+        return f" in {module_at(self.module, innermost[0])}" if innermost and innermost[0] else ""
 
     # --- a short training ---------------------------------------------------------------------------------------------
 
     def module_is_what_runs(self) -> None:
         """The module's own training, the function's, and the function's once more are the same."""
-        attributes = _attributes(self.reference)
+        attributes = attributes_of(self.reference)
         try:
             own, first, again = self.by_module(), self.by_function(), self.by_function()
             failed = None
         except RuntimeError as error:
             failed = error
-        moved = _moved(attributes, _attributes(self.reference))
+        moved = changed(attributes, attributes_of(self.reference))
         if failed is not None:
             raise self.error(
                 f"runs once, but not in a training ({str(failed).splitlines()[0]}); {self.cause(moved, '')}"
@@ -258,7 +255,7 @@ class _Check:
 
     def cause(self, moved: Mapping[tuple[str, str], tuple[str, str]], label: str) -> str:
         """The likely cause, and what to do."""
-        if stale := _kept_parameter(self.module):
+        if stale := kept_parameter(self.module):
             name, where = stale
             return f"its parameter {name!r} is kept in {where} as well, where it cannot be exchanged; leave that out"
         if moved:
@@ -272,7 +269,7 @@ class _Check:
                     "buffers are part of a student's state"
                 )
             values = f" ({before}, then {after})" if len(before + after) < 60 else ""
-            return f"{_called(self.module, path)} changes its attribute {key!r}{others} in a pass{values}; {advice}"
+            return f"{module_at(self.module, path)} changes its attribute {key!r}{others} in a pass{values}; {advice}"
         if label.startswith("its gradients"):
             return (
                 "gradient checkpointing, a custom autograd function or a module that keeps weights elsewhere may be "
@@ -344,70 +341,7 @@ class _Check:
             return
         # What cannot be differentiated so, or not in float64, says so when it is tried.
         with suppress(Exception):
-            self.compare_derivatives()
-
-    def compare_derivatives(self) -> None:
-        parameters, buffers = self.copies()
-        rng = torch.Generator().manual_seed(1)
-        double = {n: t.double() if t.is_floating_point() else t for n, t in (parameters | buffers).items()}
-        statistics = self.student.statistics
-        wanted = [*parameters, *statistics]
-        along = {n: _direction(double[n], rng) for n in wanted}
-        inputs = self.minibatches[0]
-        inputs = inputs.double() if inputs.is_floating_point() else inputs
-
-        def values(tensors: Tensors, form: Any) -> Tensors:
-            arguments = {n: tensors[n] for n in parameters}, {n: tensors[n] for n in buffers}
-            with self.student.random_state(0, 0):
-                outputs, new = self.student.raw(*arguments, inputs, training=True, differentiable=form)
-            with torch.set_grad_enabled(form is not False):
-                arguments = arguments[0], arguments[1] | new
-            evaluated, _ = self.student.raw(*arguments, inputs, training=False, differentiable=form)
-            found = {"its outputs in training": outputs, "its outputs in evaluation": evaluated}
-            return found | {f"its buffer {n!r}": new[n] for n in statistics}
-
-        epsilon = 1e-6
-        with torch.no_grad():
-            plus, minus = (
-                values(double | {n: double[n] + sign * epsilon * along[n] for n in wanted}, False) for sign in (1, -1)
-            )
-        differences = {n: (plus[n] - minus[n]) / (2 * epsilon) for n in plus}
-        leaves = {n: double[n].clone().requires_grad_() for n in wanted}
-        with torch.enable_grad():
-            here = values(double | leaves, True)
-        unfollowed = []
-        for name, value in here.items():
-            weights = torch.randn(value.shape, generator=rng, dtype=torch.float64).to(value.device)
-            expected = float((weights * differences[name]).sum())
-            size = float((weights * differences[name]).abs().sum())
-            with opened():
-                found = _along(value, weights, leaves, along)
-            if abs(found - expected) > 1e-3 * max(size, abs(found)) + 1e-9:
-                unfollowed.append(name)
-            if name == "its outputs in training":
-                closed = _along(value, weights, leaves, along)
-                self.student.reads_stopped = abs(closed - found) > 1e-9 * max(abs(found), size)
-                of_statistics = {n: leaves[n] for n in statistics}
-                self.student.reads_statistics = _along(value, weights, of_statistics, along) != 0.0
-        buffers_alone = [name for name in unfollowed if name.startswith("its buffer")]
-        self.student.unfollowed = tuple(buffers_alone or unfollowed)
-
-
-def _along(value: torch.Tensor, weights: torch.Tensor, leaves: Tensors, along: Tensors) -> float:
-    """The derivative of Σ weights · value with respect to the leaves along a direction."""
-    if not value.requires_grad or not leaves:
-        return 0.0
-    grads = torch.autograd.grad(
-        value, list(leaves.values()), weights, retain_graph=True, allow_unused=True, materialize_grads=True
-    )
-    return float(sum((g * along[n]).sum() for n, g in zip(leaves, grads, strict=True)))
-
-
-def _direction(tensor: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
-    """A random direction, a tenth as long as the tensor."""
-    size = float(tensor.detach().double().square().mean().sqrt()) if tensor.numel() else 0.0
-    drawn = torch.randn(tensor.shape, generator=rng, dtype=torch.float64) * 0.1 * (size or 0.1)
-    return drawn.to(tensor)
+            compare_derivatives(self.student, *self.copies(), self.minibatches[0])
 
 
 def _gradient(outputs: torch.Tensor, parameters: Tensors) -> Tensors:
@@ -447,77 +381,3 @@ def _equal(a: torch.Tensor, b: torch.Tensor, tolerance: float = 0.0, scale: floa
 def _size(tensor: torch.Tensor) -> float:
     finite = tensor[tensor.isfinite()]
     return float(finite.abs().max()) if finite.numel() else 0.0
-
-
-def _called(module: nn.Module, path: str) -> str:
-    return f"its module {path!r} ({type(module.get_submodule(path)).__name__})" if path else "it"
-
-
-# --- attributes -------------------------------------------------------------------------------------------------------
-
-_OF_TORCH = set(nn.Module().__dict__) | {"training"}
-
-
-def _attributes(module: nn.Module) -> dict[tuple[str, str], str]:
-    """What a module and its children keep outside parameters and buffers, described so that it can be compared."""
-    known = {id(t) for t in (*module.parameters(), *module.buffers())}
-    found = {}
-    for path, child in module.named_modules():
-        late = {key: b for key, b in child._buffers.items() if id(b) not in known}
-        for key, value in ({k: v for k, v in child.__dict__.items() if k not in _OF_TORCH} | late).items():
-            with suppress(Exception):
-                found[path, key] = _described(value)
-    return found
-
-
-def _moved(
-    before: dict[tuple[str, str], str], after: dict[tuple[str, str], str]
-) -> dict[tuple[str, str], tuple[str, str]]:
-    found = {k: (before.get(k, "nothing"), after.get(k, "nothing")) for k in {**before, **after}}
-    return {key: pair for key, pair in found.items() if pair[0] != pair[1]}
-
-
-def _described(value: Any, depth: int = 3) -> str:
-    if isinstance(value, torch.Tensor):
-        number = f"{float(value.detach().double().sum()):.6g}" if value.numel() else "empty"
-        return f"a tensor of shape {tuple(value.shape)}, sum {number}"
-    if isinstance(value, np.ndarray):
-        return f"an array of shape {value.shape}, {hash(value.tobytes())}"
-    if isinstance(value, torch.Generator):
-        return f"torch.Generator {hash(value.get_state().numpy().tobytes())}"
-    if isinstance(value, np.random.Generator):
-        return f"numpy.random.Generator {hash(repr(value.bit_generator.state))}"
-    if isinstance(value, np.random.RandomState):
-        return f"RandomState {hash(repr(value.get_state()))}"
-    if isinstance(value, random.Random):
-        return f"random.Random {hash(value.getstate())}"
-    if value is None or isinstance(value, bool | int | float | str):
-        return repr(value)
-    if depth and isinstance(value, Mapping):
-        return "{" + ", ".join(f"{k!r}: {_described(v, depth - 1)}" for k, v in value.items()) + "}"
-    if (depth and isinstance(value, list | tuple | set)) or type(value).__name__ == "deque":
-        return f"{type(value).__name__} of {len(value)}: " + ", ".join(_described(v, depth - 1) for v in value)
-    if depth and hasattr(value, "__dict__") and not isinstance(value, nn.Module | type) and not callable(value):
-        return f"{type(value).__name__} with {_described(vars(value), depth - 1)}"
-    return f"{type(value).__name__} {id(value)}"
-
-
-def _kept_parameter(module: nn.Module) -> tuple[str, str] | None:
-    """(name, where) of a parameter that is also in a list or dictionary among the attributes."""
-    names = {id(p): name for name, p in module.named_parameters()}
-    for path, child in module.named_modules():
-        if isinstance(child, nn.RNNBase):  # which looks after its list itself
-            continue
-        for key, value in child.__dict__.items():
-            if key in _OF_TORCH:
-                continue
-            content = value.values() if isinstance(value, Mapping) else value
-            if isinstance(content, torch.Tensor):
-                content = [content]
-            with suppress(Exception):
-                for tensor in (
-                    content if isinstance(content, Sequence | Iterator) or hasattr(content, "__iter__") else ()
-                ):
-                    if id(tensor) in names:
-                        return names[id(tensor)], f"the attribute {key!r} of {_called(module, path)}"
-    return None

@@ -15,6 +15,7 @@ from teachenv.optimizers import Tensors
 from teachenv.randomness import Purpose, all_seeded, generator_states, torch_seed
 from teachenv.students.contract import check_student
 from teachenv.students.kernels import DifferentiableKernels
+from teachenv.students.skeleton import modes_of, places_of, refuse_foreign_tensors
 
 StudentFactory = Callable[[], nn.Module]
 """Builds a freshly initialised network; called once per episode, under the episode's seed."""
@@ -112,8 +113,8 @@ class FunctionalStudent:
     def _make_skeleton(self) -> None:
         with all_seeded(0, Purpose.INIT, device=self.device):
             self.module = self.build()
-        self._places = _places(self.module)
-        self._modes = _modes(self.module)
+        self._places = places_of(self.module)
+        self._modes = modes_of(self.module)
         self._trainable = [name for name, p in self.module.named_parameters() if p.requires_grad]
         self.buffers = [name for name, _ in self.module.named_buffers()]
         self.statistics = [name for name, b in self.module.named_buffers() if b.is_floating_point()]
@@ -147,7 +148,7 @@ class FunctionalStudent:
         module = self.factory()
         if not isinstance(module, nn.Module):
             raise ValueError(f"a student factory must return a torch.nn.Module, found {type(module).__name__}")
-        _refuse_foreign_tensors(module)
+        refuse_foreign_tensors(module)
         module = module.to(self.device, self._dtype)
         if any(is_lazy(p) for p in (*module.parameters(), *module.buffers())):
             with torch.no_grad():
@@ -385,63 +386,3 @@ class FunctionalStudent:
 
 def _copied(tensors: Tensors) -> Tensors:
     return {name: t.clone() for name, t in tensors.items()}
-
-
-def _refuse_foreign_tensors(module: nn.Module) -> None:
-    """Refuses what cannot be an argument of a function over real tensors.
-
-    Raises:
-        ValueError: a TorchScript module, complex tensors, or hooks on parameters.
-    """
-    name = type(module).__name__
-    if any(isinstance(m, torch.jit.ScriptModule) for m in module.modules()):
-        raise ValueError(
-            f"the student {name} is a TorchScript module, whose tensors cannot be exchanged; pass the torch.nn.Module "
-            "that it was made from"
-        )
-    for key, tensor in (*module.named_parameters(), *module.named_buffers()):
-        if tensor.is_complex():
-            raise ValueError(
-                f"the student {name} has a complex tensor {key!r}, expected real ones; keep its two parts as "
-                "(..., 2) and use torch.view_as_complex in the forward pass"
-            )
-        if tensor._backward_hooks or getattr(tensor, "_post_accumulate_grad_hooks", None):
-            raise ValueError(
-                f"the student {name} has a gradient hook on {key!r}, which a function over tensors cannot call; change "
-                "the gradient in the forward pass: mask the weight there, or use torch.nn.utils.parametrize"
-            )
-
-
-_Place = tuple[dict[str, Any], str]
-"""Where a module keeps a tensor: its dictionary of parameters or buffers, and the key there."""
-
-
-def _places(module: nn.Module) -> dict[str, list[_Place]]:
-    """All places of each parameter and buffer, by the tensor's first name; tied tensors have several."""
-    names: dict[int, str] = {}
-    places: dict[str, list[_Place]] = {}
-    for prefix, child in module.named_modules():
-        for registry in (child._parameters, child._buffers):
-            for key, tensor in registry.items():
-                if tensor is not None:
-                    name = names.setdefault(id(tensor), f"{prefix}.{key}" if prefix else key)
-                    places.setdefault(name, []).append((registry, key))
-    return places
-
-
-def _modes(module: nn.Module) -> dict[bool, list[tuple[dict[str, Any], str, Any]]]:
-    """What `train()` and `eval()` set in a module and its children, by `training`.
-
-    Setting just that is faster than calling them, and leaves alone what else a forward pass has changed.
-    """
-    found = {}
-    for training in (True, False):
-        module.train(training)
-        found[training] = [dict(child.__dict__) for child in module.modules()]
-    differing = [
-        (child.__dict__, key, train[key], evaluation[key])
-        for child, train, evaluation in zip(module.modules(), found[True], found[False], strict=True)
-        for key in train.keys() & evaluation.keys()
-        if train[key] is not evaluation[key]
-    ]
-    return {True: [(d, k, v) for d, k, v, _ in differing], False: [(d, k, v) for d, k, _, v in differing]}

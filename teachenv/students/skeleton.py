@@ -1,0 +1,68 @@
+"""The module in which a student's tensors are exchanged: where they are kept in it, and what its modes set in it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def refuse_foreign_tensors(module: nn.Module) -> None:
+    """Refuses what cannot be an argument of a function over real tensors.
+
+    Raises:
+        ValueError: a TorchScript module, complex tensors, or hooks on parameters.
+    """
+    name = type(module).__name__
+    if any(isinstance(m, torch.jit.ScriptModule) for m in module.modules()):
+        raise ValueError(
+            f"the student {name} is a TorchScript module, whose tensors cannot be exchanged; pass the torch.nn.Module "
+            "that it was made from"
+        )
+    for key, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if tensor.is_complex():
+            raise ValueError(
+                f"the student {name} has a complex tensor {key!r}, expected real ones; keep its two parts as "
+                "(..., 2) and use torch.view_as_complex in the forward pass"
+            )
+        if tensor._backward_hooks or getattr(tensor, "_post_accumulate_grad_hooks", None):
+            raise ValueError(
+                f"the student {name} has a gradient hook on {key!r}, which a function over tensors cannot call; change "
+                "the gradient in the forward pass: mask the weight there, or use torch.nn.utils.parametrize"
+            )
+
+
+Place = tuple[dict[str, Any], str]
+"""Where a module keeps a tensor: its dictionary of parameters or buffers, and the key there."""
+
+
+def places_of(module: nn.Module) -> dict[str, list[Place]]:
+    """All places of each parameter and buffer, by the tensor's first name; tied tensors have several."""
+    names: dict[int, str] = {}
+    places: dict[str, list[Place]] = {}
+    for prefix, child in module.named_modules():
+        for registry in (child._parameters, child._buffers):
+            for key, tensor in registry.items():
+                if tensor is not None:
+                    name = names.setdefault(id(tensor), f"{prefix}.{key}" if prefix else key)
+                    places.setdefault(name, []).append((registry, key))
+    return places
+
+
+def modes_of(module: nn.Module) -> dict[bool, list[tuple[dict[str, Any], str, Any]]]:
+    """What `train()` and `eval()` set in a module and its children, by `training`.
+
+    Setting just that is faster than calling them, and leaves alone what else a forward pass has changed.
+    """
+    attributes = {}
+    for training in (True, False):
+        module.train(training)
+        attributes[training] = [dict(child.__dict__) for child in module.modules()]
+    differing = [
+        (child.__dict__, key, train[key], evaluation[key])
+        for child, train, evaluation in zip(module.modules(), attributes[True], attributes[False], strict=True)
+        for key in train.keys() & evaluation.keys()
+        if train[key] is not evaluation[key]
+    ]
+    return {True: [(d, k, v) for d, k, v, _ in differing], False: [(d, k, v) for d, k, _, v in differing]}

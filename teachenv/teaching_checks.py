@@ -1,0 +1,139 @@
+"""Checks of what a teaching environment is given: settings beside its data, actions, options of `reset`, snapshots."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from teachenv import checks
+from teachenv.losses import LossFamily
+from teachenv.settings import Settings
+from teachenv.tasks.base import Task
+
+_ROUNDINGS = 4
+"""How many roundings an action may lie outside of the box."""
+
+
+def check_sizes(settings: Settings, task: Task, train: int) -> None:
+    """Refuses splits that are larger than the data.
+
+    Args:
+        settings: the options.
+        task: the data.
+        train: how many training samples an episode has.
+
+    Raises:
+        ValueError: they are, or a minibatch is larger than the training data.
+    """
+    pool = len(task.pool[0])
+    wanted = settings.dev_size + (train if settings.train_on == "split" else 0)
+    if settings.dev_size > pool or train < 1 or (settings.train_on == "split" and wanted > pool):
+        raise ValueError(
+            f"the splits are larger than the data: train_size={settings.train_size} and dev_size="
+            f"{settings.dev_size} of a pool of {pool} samples ({task.name}); make them smaller"
+        )
+    if settings.batch_size > train:
+        raise ValueError(
+            f"batch_size={settings.batch_size} is larger than the {train} training samples; make it smaller, or "
+            "dev_size"
+        )
+
+
+def check_networks(settings: Settings, task: Task, loss: LossFamily) -> None:
+    """Refuses a teacher network without distillation, distillation without one, and what does not go with both.
+
+    Raises:
+        ValueError: the first that does not fit.
+    """
+    if loss.of_pairs != (settings.teacher is not None):
+        raise ValueError(
+            f"found loss={settings.loss!r} {'without' if loss.of_pairs else 'with'} a teacher network: "
+            'loss="distillation" and teacher="mlp" (or another network) go together'
+        )
+    if not loss.of_pairs:
+        return
+    if task.measure is not None:
+        raise ValueError(f"distillation is of classifiers, but task {task.name!r} has a measure of its own")
+    if settings.warm_start:
+        raise ValueError("warm_start is of a student alone; with a teacher network leave it at 0")
+
+
+def checked_action(action: Any, shape: tuple[int, ...], space: gym.spaces.Box) -> np.ndarray:
+    """An action, or a batch of them, as an array; what is outside of the box by rounding alone is clipped.
+
+    Args:
+        action: what the teacher gave.
+        shape: that it must have.
+        space: of one action, a box from -1 to 1.
+
+    Raises:
+        ValueError: wrong shape, NaN, or outside the box by more.
+        TypeError: not floating-point numbers.
+    """
+    array = np.asarray(action)
+    if array.dtype.kind != "f":
+        raise TypeError(
+            f"an action is an array of {space.dtype} numbers, found {array.dtype}; "
+            f"convert it with np.asarray(action, dtype=np.{space.dtype})"
+        )
+    if array.shape != shape:
+        raise ValueError(f"an action has shape {shape} here, found {array.shape}; see env.action_space")
+    largest = np.abs(array).max(initial=0.0)  # NaN if any coordinate is
+    # A wrapper's arithmetic may end a few roundings outside of the box.
+    outside = _ROUNDINGS * max(np.finfo(array.dtype).eps, np.finfo(space.dtype).eps)
+    if not largest <= 1.0 + outside:
+        if np.isnan(largest):
+            raise ValueError("the action contains NaN; look for a diverged teacher")
+        raise ValueError(
+            f"actions lie in [-1, 1], found a coordinate of size {largest:.6g}; np.clip(action, -1, 1) first"
+        )
+    if largest > 1.0:
+        array = array.clip(-1.0, 1.0)
+    return array
+
+
+def reset_options(options: Any, known: Collection[str]) -> dict[str, Any]:
+    """The options of a `reset`, of which unknown ones are errors rather than ignored.
+
+    Raises:
+        ValueError: an option that is not known.
+    """
+    given = {} if options is None else checks.options("reset's options", options)
+    for name in given:
+        if name not in known:
+            expected = f"expected {', '.join(map(repr, known))}" if known else "it takes none"
+            raise ValueError(f"reset has no option {name!r}: {expected}; seeds are given as reset(seed=...)")
+    return given
+
+
+def check_snapshot(snapshot: Any, fingerprint: Mapping[str, str], num_envs: int | None = None) -> None:
+    """Refuses a snapshot that another environment made.
+
+    Args:
+        snapshot: what a `get_state()` returned.
+        fingerprint: of the settings here.
+        num_envs: students of the vector environment that asks; None for a single environment.
+
+    Raises:
+        ValueError: it is none, one of other settings (says which differ), or of another number of students.
+    """
+    if not isinstance(snapshot, Mapping) or "settings" not in snapshot:
+        raise ValueError(f"expected what get_state() returns, found {type(snapshot).__name__} without 'settings'")
+    # A setting that is younger than the snapshot had its default there.
+    saved = Settings().fingerprint() | snapshot["settings"]
+    differing = [f"{k}: {saved[k]} there, {here} here" for k, here in fingerprint.items() if saved[k] != here]
+    if differing:
+        raise ValueError(
+            "this is the state of another environment ("
+            + "; ".join(differing)
+            + "); make the environment with its settings"
+        )
+    there, here = (
+        "one student" if n is None else f"a vector environment of {n} students"
+        for n in (snapshot.get("num_envs"), num_envs)
+    )
+    if there != here:
+        raise ValueError(f"this is the state of {there}, expected that of {here}")

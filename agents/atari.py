@@ -71,7 +71,7 @@ class _Game:
     """
 
     def __init__(self, rom: str, screen: tuple[int, int], lives: bool, max_frames: int, **options: Any) -> None:
-        # Truncation is told here, not by ale-py, which then leaves out the last frame.
+        # Games are truncated in `recv`: ale-py would leave out the last frame.
         unlimited = {"max_num_frames_per_episode": 2**31 - 1, "autoreset_mode": gym.vector.AutoresetMode.NEXT_STEP}
         plain = {"reward_clipping": False, "use_fire_reset": False, "grayscale": False, "stack_num": 1}
         self.ale = _ale("vector_env").AtariVectorEnv(

@@ -17,7 +17,7 @@ def checkpoint_of(identity: Mapping[str, Any], folder: Path) -> Path:
     """Where a piece of work is kept: a path whose name has no dot, of which `ending` makes files.
 
     The name is a digest of everything that the piece's rows are known by. So no two pieces share a file, whatever
-    characters their names hold, and settings that differ in any way are never taken up from each other.
+    characters their names hold, and work never continues from a file of other settings.
 
     Args:
         identity: what the rows are known by; see `benchmarks.rows.ResultsFile.done`.
@@ -45,10 +45,10 @@ def remove(checkpoint: Path) -> None:
 
 @contextmanager
 def going_on_from(file: Path) -> Iterator[None]:
-    """Work on what a file held: whatever does not fit (weights of another network, say) is one error that names it.
+    """Work that continues from a file: what does not fit (weights of another network, say) is one error that names it.
 
     Args:
-        file: that was read.
+        file: the one that was read.
 
     Raises:
         ValueError: it does not fit.
@@ -57,8 +57,8 @@ def going_on_from(file: Path) -> Iterator[None]:
         yield
     except Exception as error:
         if str(file) in str(error):
-            raise  # it could not be read, and that is said
+            raise  # an error of reading it, which names it already
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
-            f"{file} holds something else than what is to go on from it ({reason[:200]}); remove it to begin anew"
+            f"{file} does not fit the work that continues from it ({reason[:200]}); remove it to start again"
         ) from error

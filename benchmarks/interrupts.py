@@ -64,7 +64,7 @@ def raised() -> Iterator[None]:
 
 
 def message(number: int) -> str:
-    """What the user is told."""
+    """The line that the user reads on stderr."""
     # A terminal shows ^C, and stays on that line.
     start = "\n" if sys.stderr is not None and sys.stderr.isatty() else ""
     return f"{start}{_SAID[signal.Signals(number)]}; the same command continues where it stopped"

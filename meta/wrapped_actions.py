@@ -129,8 +129,8 @@ class Passage:
         """(What reaches the environment of an action, the derivative of that); None if it is 1."""
         passed, slope = np.asarray(action), None
         for wrapper in self.known:
-            own = _KNOWN[type(wrapper)](wrapper, passed)
-            slope = own if slope is None else slope * own
+            here = _KNOWN[type(wrapper)](wrapper, passed)
+            slope = here if slope is None else slope * here
             change = wrapper.action if isinstance(wrapper, gym.ActionWrapper) else wrapper.actions
             passed = np.asarray(change(passed.copy()))  # a copy: vector wrappers write into what they are given
         return passed, slope

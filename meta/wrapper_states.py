@@ -51,11 +51,11 @@ def set_wrapper_states(env: VecEnv, states: list[Any]) -> None:
         for name in names
         if any(env.env_is_wrapped(kind))
     ]
-    found = [(type(w).__name__, name) for w, name in here] + [(kind.__name__, name) for kind, name, _ in single]
+    present = [(type(w).__name__, name) for w, name in here] + [(kind.__name__, name) for kind, name, _ in single]
     saved = [(kind, name) for kind, name, _ in states]
-    if found != saved:
+    if present != saved:
         raise ValueError(
-            f"this checkpoint is of an environment with the wrappers {_listed(saved)}, found {_listed(found)}; wrap "
+            f"this checkpoint is of an environment with the wrappers {_listed(saved)}, found {_listed(present)}; wrap "
             "the environment as it was, or start anew with reset_num_timesteps=True"
         )
     for (wrapper, name), (_, _, value) in zip(here, states, strict=False):

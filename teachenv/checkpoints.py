@@ -169,7 +169,7 @@ def _damaged(name: str, kind: str) -> Iterator[None]:
     except Exception as error:  # whatever a damaged file makes of its readers
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
-            f"{name} is damaged, cut off or no file of {kind} ({reason[:200]}); delete it, and save or begin anew"
+            f"{name} is damaged, cut off or no file of {kind} ({reason[:200]}); delete it, and save or train again"
         ) from error
 
 

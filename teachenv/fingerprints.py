@@ -50,7 +50,7 @@ def _stand_in(value: Any) -> Any:
 
 
 def _options(value: Any) -> str:
-    """An object's simple attributes, for those who read that two differ."""
+    """An object's simple attributes, so that a message about two settings shows where they differ."""
     if isinstance(value, type | types.FunctionType | torch.nn.Module) or not hasattr(value, "__dict__"):
         return ""
     simple = {name: each for name, each in vars(value).items() if isinstance(each, int | float | str | None)}

@@ -1,7 +1,7 @@
 """Options that were given and change nothing: an error, since who gives an option expects something of it.
 
-Defaults are never asked what they do, nor are values that ask for nothing (None, no options, a flag at its default,
-a momentum of 0).
+Defaults are not checked, nor are values that ask for nothing (None, no options, a flag at its default, a momentum of
+0).
 """
 
 from __future__ import annotations

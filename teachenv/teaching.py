@@ -300,7 +300,7 @@ class Teaching:
     ) -> np.ndarray:
         """What is observed of training data, () or (B,): the score of the last minibatches as they were trained on.
 
-        Of measures that decode, that of a fixed sample of the training data.
+        A measure that decodes (BLEU of translations) is taken on a fixed sample of the training data instead.
         """
         if not dynamics.measure.decodes:
             return of_minibatches
@@ -314,7 +314,7 @@ class Teaching:
         split: str,
         diverged: np.ndarray | bool = False,
     ) -> dict[str, np.ndarray]:
-        """What `TeachEnv.evaluate` tells of a student, or of a batch: each value () or (B,).
+        """What `TeachEnv.evaluate` returns for a student, or for a batch: each value () or (B,).
 
         Args:
             dynamics: of the student, or of the batch.
@@ -347,8 +347,8 @@ class Teaching:
         if not measure.reported:
             return {}
         if measure.decodes:
-            told = dynamics.report(students, inputs, targets)
-            return {f"{split}_{name}": value.numpy() for name, value in told.items()}
+            report = dynamics.report(students, inputs, targets)
+            return {f"{split}_{name}": value.numpy() for name, value in report.items()}
         outputs = dynamics.outputs(students, inputs)
         finite = torch.as_tensor(~broken, device=outputs.device).view(
             *broken.shape, *[1] * (outputs.dim() - broken.ndim)

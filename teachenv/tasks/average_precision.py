@@ -38,7 +38,7 @@ Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
 
-Found = dict[str, torch.Tensor]
+Detections = dict[str, torch.Tensor]
 """The detections of one image, the most certain first: `boxes`, (detections, 4), left, top, right, bottom in pixels,
 `scores`, (detections,) within [0, 1], and `labels`, (detections,), 1 to C − 1."""
 
@@ -63,7 +63,7 @@ class Truth:
         return Truth(self.boxes[mine], self.labels[mine], self.void[mine])
 
 
-def average_precisions(rules: Rules, found: Sequence[Found], truths: Sequence[Truth], num_classes: int) -> Floats:
+def average_precisions(rules: Rules, found: Sequence[Detections], truths: Sequence[Truth], num_classes: int) -> Floats:
     """The mean over classes of average precision at each of `THRESHOLDS`, (10,).
 
     Classes without objects, void ones apart, are left out; where that leaves none, the precision is 0.
@@ -78,7 +78,7 @@ def average_precisions(rules: Rules, found: Sequence[Found], truths: Sequence[Tr
     return each.mean(0) if len(each) else np.zeros(len(THRESHOLDS))
 
 
-def _coco(found: Sequence[Found], truths: Sequence[Truth], num_classes: int) -> Floats:
+def _coco(found: Sequence[Detections], truths: Sequence[Truth], num_classes: int) -> Floats:
     """Of each class with objects, (classes, thresholds), by pycocotools."""
     # Imported here, since nobody should wait for it who only trains.
     from pycocotools.cocoeval import COCOeval
@@ -126,7 +126,7 @@ def _indexed(annotations: Iterator[dict[str, Any]], images: int, num_classes: in
     return made
 
 
-def _voc(found: Sequence[Found], truths: Sequence[Truth], num_classes: int) -> Floats:
+def _voc(found: Sequence[Detections], truths: Sequence[Truth], num_classes: int) -> Floats:
     """Of each class with objects, (classes, thresholds), as VOC's devkit."""
     each = []
     for label in range(1, num_classes):

@@ -22,7 +22,7 @@ from torchvision.ops import batched_nms, box_area, box_iou
 
 from teachenv.students.detection import RATIOS, grids
 from teachenv.students.functional import Prediction
-from teachenv.tasks.average_precision import MOST, Found, Rules, Truth, average_precisions
+from teachenv.tasks.average_precision import MOST, Detections, Rules, Truth, average_precisions
 from teachenv.tasks.base import VOID, Measure
 from teachenv.tasks.decisions import Decided, Decisions
 
@@ -279,7 +279,7 @@ class DetectionMeasure(Measure):
 
 def detections(
     decisions: BoxDecisions, outputs: torch.Tensor, least: float = 0.01, overlap: float = 0.45, most: int = MOST
-) -> Found:
+) -> Detections:
     """What one image's outputs say: boxes in pixels, scores and labels, the most certain first.
 
     Args:

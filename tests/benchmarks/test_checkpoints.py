@@ -246,6 +246,6 @@ def test_weights_of_another_network_are_one_line_that_names_the_file(tmp_path: P
     file = tmp_path / "start.pt"
     network = torch.nn.Linear(3, 2).state_dict()
     checkpoints.save(file, {"length": 4, "words": 9, "network": network}, translation._START)
-    with pytest.raises(ValueError, match=f"^{file} holds something else .* remove it") as caught:
+    with pytest.raises(ValueError, match=f"^{file} does not fit .* remove it") as caught:
         translation.Started("lstm-1", 0.0, file)()
     assert "\n" not in str(caught.value)

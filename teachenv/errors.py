@@ -26,14 +26,15 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> ValueError:
         known: Every name that would have been accepted.
 
     Returns:
-        A ``ValueError`` such as ``unknown student 'mpl': expected one of 'lenet', 'mlp'; did you mean 'mlp'?``
+        A ``ValueError`` such as ``unknown student 'mpl', did you mean 'mlp'? Expected one of 'lenet', 'mlp'``
     """
     names = sorted(set(known))
-    message = f"unknown {kind} {name!r}: expected one of {', '.join(map(repr, names)) or '(nothing is registered)'}"
+    expected = f"xpected one of {', '.join(map(repr, names)) or '(nothing is registered)'}"
     if isinstance(name, str):
         # Capitals are a frequent slip ("MNIST") and would otherwise count as so many wrong letters.
         by_folded = {candidate.casefold(): candidate for candidate in names}
         close = difflib.get_close_matches(name.casefold(), by_folded, n=1)
         if close:
-            message += f"; did you mean {by_folded[close[0]]!r}?"
-    return ValueError(message)
+            # The guess comes before the list: of some kinds there are forty names.
+            return ValueError(f"unknown {kind} {name!r}, did you mean {by_folded[close[0]]!r}? E{expected}")
+    return ValueError(f"unknown {kind} {name!r}: e{expected}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any, Literal
@@ -246,16 +246,24 @@ def _network(name: str, value: object) -> object:
     return checks.choice(name, value, STUDENTS)
 
 
+def _choice_or(alternative: str, name: str, value: object, names: Iterable[str]) -> str:
+    if not isinstance(value, str):
+        raise ValueError(
+            f"unknown {name} {checks.shown(value)}: expected {alternative} or one of {', '.join(map(repr, names))}"
+        )
+    return checks.choice(name, value, names)
+
+
 def _loss(name: str, value: object) -> object:
     if isinstance(value, LossFamily):
         return value
-    return checks.choice(name, value, LOSSES)
+    return _choice_or(f"a {LossFamily.__name__} object", name, value, LOSSES)
 
 
 def _task(name: str, value: object) -> object:
     if isinstance(value, Task):
         return value
-    return checks.choice(name, value, TASKS)
+    return _choice_or("a teachenv.Task", name, value, TASKS)
 
 
 def _schedule(name: str, value: object) -> object:

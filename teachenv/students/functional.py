@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -145,7 +146,7 @@ class FunctionalStudent:
                 f"a student is a name or a function that builds a fresh torch.nn.Module, found "
                 f"{type(self.factory).__name__}; for example, pass lambda: MyNetwork(...)"
             )
-        module = self.factory()
+        module = self._product()
         if not isinstance(module, nn.Module):
             raise ValueError(f"a student factory must return a torch.nn.Module, found {type(module).__name__}")
         refuse_foreign_tensors(module)
@@ -154,6 +155,16 @@ class FunctionalStudent:
             with torch.no_grad():
                 module.eval()(torch.zeros(self._shape_of_inputs, dtype=self._type_of_inputs, device=self.device))
         return module
+
+    def _product(self) -> object:
+        try:
+            return self.factory()
+        except TypeError as error:
+            if _is_called_without_arguments(self.factory):
+                raise
+            raise ValueError(
+                f"the student factory must need no argument, found {error}; pass lambda: MyNetwork(...)"
+            ) from error
 
     def init(self, seed: int) -> tuple[Tensors, Tensors]:
         """Fresh (parameters, buffers), a function of the seed."""
@@ -386,3 +397,13 @@ class FunctionalStudent:
 
 def _copied(tensors: Tensors) -> Tensors:
     return {name: t.clone() for name, t in tensors.items()}
+
+
+def _is_called_without_arguments(factory: Callable[..., object]) -> bool:
+    try:
+        inspect.signature(factory).bind()
+    except ValueError:  # a callable of C without a signature: what it says of itself stands
+        return True
+    except TypeError:
+        return False
+    return True

@@ -401,7 +401,9 @@ def _checked_targets(targets: torch.Tensor, where: str, num_outputs: int, least:
             raise ValueError(f"{where}: targets contain NaN or infinity; expected finite numbers, clean the data first")
         return targets
     if targets.is_complex() or targets.dtype == torch.bool:
-        raise TypeError(f"{where}: targets are {targets.dtype}; expected int64 class indices or floating point")
+        raise TypeError(
+            f"{where}: targets are {targets.dtype}; expected int64 class indices or floating point: convert them"
+        )
     targets = targets.to(torch.int64)
     low, high = int(targets.min()), int(targets.max())
     if low < least or high >= num_outputs:

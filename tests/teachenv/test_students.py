@@ -247,12 +247,18 @@ def test_dropout_is_a_function_of_seed_and_step_and_off_in_evaluation():
         (nn.Linear(5, 3), "a function that builds a fresh torch.nn.Module, found Linear"),
         (None, "found NoneType"),
         (nn.Tanh, "no trainable parameter"),
+        (nn.Linear, r"must need no argument, found .*in_features.*; pass lambda: MyNetwork\(...\)"),
         (lambda: nn.Linear(4, 3), r"fails on inputs of shape \(6, 5\)"),
     ],
 )
 def test_products_that_are_no_students_are_errors(factory, message):
     with pytest.raises(ValueError, match=message):
         functional(factory, 5)
+
+
+def test_an_error_within_a_factory_is_its_own():
+    with pytest.raises(TypeError, match=r"^Linear.*missing 1 required.*out_features"):
+        functional(lambda: nn.Linear(3), 5)
 
 
 def test_a_loss_on_the_last_layer_needs_a_linear_one():

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
 from stable_baselines3.common.logger import HumanOutputFormat, KVWriter, Logger
 from stable_baselines3.common.save_util import recursive_getattr, recursive_setattr
 from stable_baselines3.common.type_aliases import MaybeCallback
@@ -114,7 +114,7 @@ def model_of(
     if kwargs.get("policy_kwargs", options) != options:
         raise ValueError(f"{name} holds a policy of policy_kwargs={options}, found {kwargs['policy_kwargs']}")
     if env is not None:
-        env = cls._wrap_env(env, attributes["verbose"])
+        env = cls._wrap_env(maybe_make_env(env, attributes["verbose"]), attributes["verbose"])
         try:
             check_for_correct_spaces(env, attributes["observation_space"], attributes["action_space"])
         except ValueError as error:

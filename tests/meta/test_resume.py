@@ -225,6 +225,71 @@ def test_an_interruption_leaves_the_model_at_the_mark(name: str, tmp_path: Path)
     assert not any(p.any() for p in TEACHERS[name][0].load(tmp_path / "model").policy.parameters())
 
 
+class Growing(gym.Wrapper[Any, Any, Any, Any]):
+    """Somebody's wrapper, whose rewards depend on all steps before."""
+
+    steps = 0
+
+    def step(self, action: Any) -> Any:
+        self.steps += 1
+        observation, reward, *rest = self.env.step(action)
+        return observation, float(reward) * self.steps, *rest
+
+
+class GrowingBatch(gym.vector.VectorWrapper):
+    """The same of a batch."""
+
+    steps = 0
+
+    def step(self, actions: Any) -> Any:
+        self.steps += 1
+        observations, rewards, *rest = self.env.step(actions)
+        return observations, rewards * self.steps, *rest
+
+
+wrappers = gym.wrappers
+REMEMBERING: dict[str, Callable[[], Any]] = {
+    "NormalizeObservation": lambda: wrappers.NormalizeObservation(single()),
+    "NormalizeReward": lambda: wrappers.NormalizeReward(single()),
+    "RecordEpisodeStatistics": lambda: wrappers.RecordEpisodeStatistics(single()),
+    "StickyAction": lambda: wrappers.StickyAction(single(), 0.5),
+    "DelayObservation": lambda: wrappers.DelayObservation(single(), 2),
+    "FrameStackObservation": lambda: wrappers.FlattenObservation(wrappers.FrameStackObservation(single(), 2)),
+    "two of a kind": lambda: wrappers.NormalizeReward(wrappers.NormalizeReward(single(), gamma=0.5)),
+    "one of your own": lambda: Growing(single()),
+    "in a DummyVecEnv": lambda: DummyVecEnv([lambda: Growing(single())] * 2),
+    "around a batch": lambda: GrowingBatch(batch()),
+}
+
+
+@pytest.mark.parametrize("kind", REMEMBERING)
+def test_what_wrappers_remember_is_in_the_checkpoint(kind: str, tmp_path: Path) -> None:
+    def teacher() -> agents.DDPG:
+        return agents.DDPG("MlpPolicy", REMEMBERING[kind](), seed=3, **REPLAY)
+
+    wanted = state(teacher().learn(TOTAL))
+    half = teacher().learn(6)  # in mid-episode
+    half.save(tmp_path / "model")
+    scramble(99)
+    again = agents.DDPG.load(tmp_path / "model", env=REMEMBERING[kind]())
+    assert state(again.learn(TOTAL - again.num_timesteps, reset_num_timesteps=False)) == wanted
+
+
+def test_a_wrapper_of_other_arguments_is_refused(tmp_path: Path) -> None:
+    def env(gamma: float) -> Any:
+        return wrappers.NormalizeReward(single(), gamma)
+
+    agents.DDPG("MlpPolicy", env(0.5), **REPLAY).learn(4).save(tmp_path / "model")
+    again = agents.DDPG.load(tmp_path / "model", env=env(0.9))
+    with pytest.raises(ValueError, match=r"a NormalizeReward with .*0\.5.*, found one with .*0\.9.*; wrap"):
+        again.learn(4, reset_num_timesteps=False)
+
+
+def test_an_environment_to_load_with_may_be_named(tmp_path: Path) -> None:
+    meta.RMD("MlpPolicy", "TeachDigits-v0").save(tmp_path / "model")
+    assert meta.RMD.load(tmp_path / "model", env="TeachDigits-v0").env.num_envs == 1
+
+
 def test_an_environment_in_other_wrappers_is_refused() -> None:
     env = normalized()
     env.reset()

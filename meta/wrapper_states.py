@@ -19,7 +19,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium.wrappers import TimeLimit
+from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.save_util import recursive_getattr, recursive_setattr
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecFrameStack, VecMonitor, VecNormalize
@@ -39,6 +39,8 @@ _OF_SINGLE: dict[type[gym.Wrapper[Any, Any, Any, Any]], tuple[str, ...]] = {
 
 
 _PLAIN = (bool, int, float, str, bytes, np.random.Generator, torch.Tensor)
+# What `gymnasium.make` puts around everything: no step depends on what they remember.
+_OF_NO_MATTER = (OrderEnforcing, PassiveEnvChecker)
 # Of Gymnasium's wrappers: the arguments that they were made with.
 _ARGUMENTS = "_saved_kwargs"
 
@@ -108,7 +110,7 @@ def _others(env: VecEnv) -> Iterator[Any]:
     yield from chains
     for each in [env.venv] if isinstance(env, GymVecEnv) else getattr(env, "envs", []):
         while isinstance(each, gym.Wrapper | gym.vector.VectorWrapper):
-            if not isinstance(each, tuple(_OF_SINGLE)) and not hasattr(type(each), "get_state"):
+            if not isinstance(each, (*_OF_SINGLE, *_OF_NO_MATTER)) and not hasattr(type(each), "get_state"):
                 yield each
             each = each.env
 

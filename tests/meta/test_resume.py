@@ -285,6 +285,13 @@ def test_a_wrapper_of_other_arguments_is_refused(tmp_path: Path) -> None:
         again.learn(4, reset_num_timesteps=False)
 
 
+def test_what_gymnasium_puts_around_everything_makes_no_difference(tmp_path: Path) -> None:
+    agents.DDPG("MlpPolicy", single(), **REPLAY).learn(4).save(tmp_path / "model")
+    env = wrappers.OrderEnforcing(wrappers.PassiveEnvChecker(single()))
+    again = agents.DDPG.load(tmp_path / "model", env=env)
+    assert again.learn(4, reset_num_timesteps=False).num_timesteps == 8
+
+
 def test_an_environment_to_load_with_may_be_named(tmp_path: Path) -> None:
     meta.RMD("MlpPolicy", "TeachDigits-v0").save(tmp_path / "model")
     assert meta.RMD.load(tmp_path / "model", env="TeachDigits-v0").env.num_envs == 1

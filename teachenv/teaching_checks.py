@@ -83,7 +83,8 @@ def checked_action(action: Any, shape: tuple[int, ...], space: gym.spaces.Box) -
         raise ValueError(f"an action has shape {shape} here, found {array.shape}; see env.action_space")
     largest = np.abs(array).max(initial=0.0)  # NaN if any coordinate is
     # A wrapper's arithmetic may end a few roundings outside of the box.
-    outside = _ROUNDINGS * max(float(np.finfo(dtype).eps) for dtype in (array.dtype.name, space.dtype.name))
+    kinds: tuple[Any, ...] = (array.dtype, space.dtype)
+    outside = _ROUNDINGS * max(np.finfo(kind).eps for kind in kinds)
     if not largest <= 1.0 + outside:
         if np.isnan(largest):
             raise ValueError("the action contains NaN; look for a diverged teacher")

@@ -180,6 +180,12 @@ class _Check:
                 + self.cause(moved, label)
             )
         self.moving, self.trace = moved, again
+        # Frozen parameters that a pass moves (an average of other weights) are statistics like any buffer.
+        self.student.statistics += [
+            name
+            for name, tensor in self.after.items()
+            if name not in self.buffers and tensor.is_floating_point() and not _equal(tensor, self.begin[1][name])
+        ]
 
     def by_module(self) -> Trace:
         """As a loop in plain PyTorch trains it, but that the parameters are moved along given directions."""
@@ -187,6 +193,9 @@ class _Check:
         module, student = self.reference, self.student
         named = dict(module.named_parameters())
         parameters: Tensors = {name: named[name] for name in self.begin[0]}
+        module.eval()
+        with torch.no_grad(), student.precision():
+            untrained = student.logits(module(self.minibatches[0]), training=False).clone()
         for t, inputs in enumerate(self.minibatches):
             module.train()
             with student.random_state(0, t), student.precision(), torch.enable_grad():
@@ -204,7 +213,7 @@ class _Check:
                 with student.precision():
                     outputs = student.logits(module(inputs), training=False)
             trace.append((f"its outputs in evaluation after pass {t + 1}", outputs.clone()))
-        return trace
+        return [*trace, ("its outputs in evaluation right after those of other weights", untrained)]
 
     def by_function(self) -> Trace:
         trace: Trace = []
@@ -215,13 +224,22 @@ class _Check:
                 outputs, buffers = self.run(leaves, buffers, inputs, training=True)
                 gradient = _gradient(outputs, leaves)
             self.check_parameters(parameters, leaves)
+            for name, grad in gradient.items():
+                if grad.layout != torch.strided:
+                    raise self.error(
+                        f"has sparse gradients of {name!r}, which no optimizer here takes; build it with sparse=False"
+                    )
             buffers = {name: b.detach() for name, b in buffers.items()}
             trace += _passed(t, outputs, {name: buffers[name] for name in self.buffers}, gradient)
             parameters = {name: p + self.moves[t][name] for name, p in parameters.items()}
             with torch.no_grad():
                 outputs, _ = self.run(parameters, buffers, inputs, training=False)
             trace.append((f"its outputs in evaluation after pass {t + 1}", outputs.clone()))
-        return trace
+        self.after = buffers
+        # No training pass lies between: a weight that was kept for evaluation is another network's now.
+        with torch.no_grad():
+            outputs, _ = self.run(*self.copies(), self.minibatches[0], training=False)
+        return [*trace, ("its outputs in evaluation right after those of other weights", outputs.clone())]
 
     def check_parameters(self, before: Tensors, after: Tensors) -> None:
         for name, tensor in before.items():
@@ -303,19 +321,20 @@ class _Check:
 
     def differentiable_forms_are_equal(self) -> None:
         """The forms that derivatives are taken of give the same; without `opens`, if they do not with it."""
+        plain = self.one_pass(False)
         for form in (True, "batched"):
-            label = self.difference_of_form(form)
+            label = self.difference_of_form(plain, form)
             if label and self.student.opens:
                 self.student.opens = False
-                label = self.difference_of_form(form)
+                label = self.difference_of_form(plain, form)
             if label:
                 raise self.error(
                     f"cannot be differentiated twice as it is: {label} differ in the form that is differentiated "
                     f"(differentiable={form!r}); this is a fault of teachenv, please report it with the module"
                 )
 
-    def difference_of_form(self, form: Any) -> str | None:
-        plain, other = self.one_pass(False), None
+    def difference_of_form(self, plain: Trace, form: Any) -> str | None:
+        other = None
         # What fails here says so when it is differentiated; a student need not be differentiable.
         with suppress(Exception):
             other = self.one_pass(form)
@@ -373,11 +392,21 @@ def _first_difference(one: Trace, other: Trace, tolerance: float) -> str | None:
 def _equal(a: torch.Tensor, b: torch.Tensor, tolerance: float = 0.0, scale: float = 0.0) -> bool:
     if a.shape != b.shape:
         return False
+    if torch.equal(a, b):  # far faster, and large networks are mostly equal
+        return True
     if not a.is_floating_point():
-        return torch.equal(a, b)
-    return torch.allclose(a.double(), b.double(), rtol=0.0, atol=tolerance * max(_size(a), scale), equal_nan=True)
+        return False
+    largest = tolerance * max(_size(a), scale)
+    if float(torch.linalg.vector_norm(a - b, float("inf"))) <= largest:
+        return True
+    return torch.allclose(a.double(), b.double(), rtol=0.0, atol=largest, equal_nan=True)
 
 
 def _size(tensor: torch.Tensor) -> float:
+    if not tensor.numel():
+        return 0.0
+    largest = float(torch.linalg.vector_norm(tensor, float("inf")))
+    if largest < float("inf"):
+        return largest
     finite = tensor[tensor.isfinite()]
     return float(finite.abs().max()) if finite.numel() else 0.0

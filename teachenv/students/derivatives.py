@@ -56,36 +56,45 @@ def compare_derivatives(
     leaves = {n: point[n].clone().requires_grad_() for n in wanted}
     with torch.enable_grad():
         here = values(point | leaves, True)
-    unfollowed = []
-    for name, value in here.items():
-        weights = torch.randn(value.shape, generator=rng, dtype=torch.float64).to(value.device)
-        differences = weights * (plus[name] - minus[name]) / (2 * _EPSILON)
-        expected, size = float(differences.sum()), float(differences.abs().sum())
+    weights = {n: torch.randn(v.shape, generator=rng, dtype=torch.float64).to(v.device) for n, v in here.items()}
+    products = {n: weights[n] * (plus[n] - minus[n]) / (2 * _EPSILON) for n in here}
+    sizes = {n: float(product.abs().sum()) for n, product in products.items()}
+
+    def is_followed(names: list[str], tolerance: float) -> bool:
+        # Of several each counts as much, whatever its size, and one backward pass serves them all.
+        scales = {n: 1.0 if len(names) == 1 or sizes[n] < 1e-9 else 1 / sizes[n] for n in names}
+        expected = sum(scales[n] * float(products[n].sum()) for n in names)
         with opened():
-            followed = _along(value, weights, leaves, along)
-        if abs(followed - expected) > 1e-3 * max(size, abs(followed)) + 1e-9:
-            unfollowed.append(name)
-        if name == _IN_TRAINING:
-            closed = _along(value, weights, leaves, along)
-            student.reads_stopped = abs(closed - followed) > 1e-9 * max(abs(followed), size)
-            of_statistics = {n: leaves[n] for n in statistics}
-            student.reads_statistics = _along(value, weights, of_statistics, along) != 0.0
-    buffers_alone = [name for name in unfollowed if name.startswith("its buffer")]
-    student.unfollowed = tuple(buffers_alone or unfollowed)
+            followed = _along(sum(scales[n] * (weights[n] * here[n]).sum() for n in names), leaves, along)
+        size = sum(scales[n] * sizes[n] for n in names)
+        return abs(followed - expected) <= tolerance * max(size, abs(followed)) + 1e-9
+
+    buffers_alone = [n for n in here if n.startswith("its buffer")]
+    unfollowed = []
+    if buffers_alone and not is_followed(buffers_alone, 1e-3 / len(buffers_alone)):
+        unfollowed = [n for n in buffers_alone if not is_followed([n], 1e-3)]
+    outputs = [n for n in here if n not in buffers_alone]
+    student.unfollowed = tuple(unfollowed or [n for n in outputs if not is_followed([n], 1e-3)])
+
+    in_training = (weights[_IN_TRAINING] * here[_IN_TRAINING]).sum()
+    closed = _along(in_training, leaves, along)
+    with opened():
+        followed = _along(in_training, leaves, along)
+    student.reads_stopped = abs(closed - followed) > 1e-9 * max(abs(followed), sizes[_IN_TRAINING])
+    student.reads_statistics = _along(in_training, {n: leaves[n] for n in statistics}, along) != 0.0
 
 
 def random_direction(tensor: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
     """A random direction of the tensor's shape, a tenth as long as it."""
-    size = float(tensor.detach().double().square().mean().sqrt()) if tensor.numel() else 0.0
-    drawn = torch.randn(tensor.shape, generator=rng, dtype=torch.float64) * 0.1 * (size or 0.1)
-    return drawn.to(tensor)
+    size = float(torch.linalg.vector_norm(tensor.detach().float())) / max(tensor.numel(), 1) ** 0.5
+    return torch.randn(tensor.shape, generator=rng).to(tensor).mul_(0.1 * (size or 0.1))
 
 
-def _along(value: torch.Tensor, weights: torch.Tensor, leaves: Tensors, along: Tensors) -> float:
-    """The derivative of Σ weights · value with respect to the leaves along a direction."""
-    if not value.requires_grad or not leaves:
+def _along(value: Any, leaves: Tensors, along: Tensors) -> float:
+    """The derivative of a scalar with respect to the leaves along a direction."""
+    if not isinstance(value, torch.Tensor) or not value.requires_grad or not leaves:
         return 0.0
     grads = torch.autograd.grad(
-        value, list(leaves.values()), weights, retain_graph=True, allow_unused=True, materialize_grads=True
+        value, list(leaves.values()), retain_graph=True, allow_unused=True, materialize_grads=True
     )
     return float(sum((g * along[n]).sum() for n, g in zip(leaves, grads, strict=True)))

@@ -74,7 +74,8 @@ class FunctionalStudent:
         module: the skeleton.
         stochastic: whether a training pass draws random numbers.
         buffers: names of the buffers (not of frozen parameters).
-        statistics: names of the floating-point buffers, which a training step may change.
+        statistics: names of the floating-point buffers, which a training step may change, and of the frozen
+            parameters that it does change.
         output_shape: of one sample.
         opens: whether derivatives are let through stopped gradients; see `teachenv.students.kernels`.
         reads_statistics: whether a training pass's outputs depend on the floating-point buffers before it.

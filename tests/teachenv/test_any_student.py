@@ -3,6 +3,7 @@
 A kind of student joins by one line in `STUDENTS`, one that cannot be trained by one in `REFUSED`.
 """
 
+import copy
 import functools
 import pickle
 import random
@@ -182,6 +183,23 @@ class FrozenNorm(nn.Module):
         return self.net(x)
 
 
+class Averaged(nn.Module):
+    """Evaluates by an average of the weights, in a frozen copy of the layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+        self.average = copy.deepcopy(self.layer).requires_grad_(False)
+
+    def forward(self, x):
+        if not self.training:
+            return self.average(x)
+        with torch.no_grad():
+            for average, now in zip(self.average.parameters(), self.layer.parameters(), strict=True):
+                average.mul_(0.9).add_(now, alpha=0.1)
+        return self.layer(x)
+
+
 class Answer(nn.Linear):
     def forward(self, x):
         return self.wrap(super().forward(x))
@@ -272,6 +290,7 @@ STUDENTS = {
     "tied weights": Tied,
     "frozen layer": frozen,
     "unused layer": unused,
+    "average of weights in a frozen layer": lambda: around(Averaged()),
     "hooks": hooked,
     "a function that holds the module": Closed,
     "running mean under no_grad": lambda: around(Forward(running_mean, ["mean"])),
@@ -448,6 +467,15 @@ def clipping(self, x):
     return self.layer(x)
 
 
+def keeping_for_evaluation(self, x):
+    if self.training:
+        self.kept = None
+        return F.linear(x, self.layer.weight / self.layer.weight.norm())
+    if self.kept is None:
+        self.kept = (self.layer.weight / self.layer.weight.norm()).detach()
+    return F.linear(x, self.kept)
+
+
 def checkpointed(self, x):
     return torch.utils.checkpoint.checkpoint(lambda x: torch.tanh(self.layer(x)), x, use_reentrant=False)
 
@@ -556,6 +584,16 @@ REFUSED = {
     ),
     "a parameter that a pass makes": (lambda: around(Forward(making, layer=None)), r"makes the parameter '1\.layer"),
     "a parameter in a list": (kept_in_a_list, r"'1\.layer\.weight' is kept in the attribute 'weights'"),
+    "a weight kept between evaluations": (
+        lambda: around(Forward(keeping_for_evaluation, layer=nn.Linear(8, 8), kept=None)),
+        "in evaluation right after those of other weights.*'kept'",
+    ),
+    "sparse gradients": (
+        lambda: around(
+            Forward(lambda self, x: x + self.rows((x[:, 0] > 0).long()), rows=nn.Embedding(2, 8, sparse=True))
+        ),
+        r"sparse gradients of '1\.rows\.weight'.*sparse=False",
+    ),
     "gradient checkpointing": (lambda: around(Forward(checkpointed, layer=nn.Linear(8, 8))), "checkpointing"),
     "weights merged by eval()": (lambda: around(Merging()), r"in evaluation.*'1' \(Merging\)"),
     "a gradient hook": (with_gradient_hook, "gradient hook on '0.weight'"),
@@ -572,6 +610,18 @@ def test_what_cannot_be_trained_as_a_function_is_refused_by_name(kind):
     factory, message = REFUSED[kind]
     with pytest.raises(ValueError, match=f"the student .*{message}"):
         teachenv.TeachEnv(**SETTINGS | {"student": factory})
+
+
+def test_the_check_takes_as_many_backward_passes_however_many_buffers_there_are(monkeypatch):
+    count, grad = [], torch.autograd.grad
+    monkeypatch.setattr(torch.autograd, "grad", lambda *args, **kwargs: count.append(1) or grad(*args, **kwargs))
+    needed = []
+    for norms in (1, 12):
+        count.clear()
+        norm = [nn.BatchNorm1d(8) for _ in range(norms)]
+        teachenv.TeachEnv(**SETTINGS | {"student": lambda norm=norm: around(*copy.deepcopy(norm))})
+        needed.append(len(count))
+    assert needed[0] == needed[1]
 
 
 # --- what a derivative leaves out -------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 
 from meta.saving import PlainModel, model_of, read_content, saved_attributes, without_folder, write_model
+from meta.wrapper_states import set_wrapper_states, wrapper_states
 from teachenv.fingerprints import describe
 
 AnyPPO = TypeVar("AnyPPO", bound=PPO)
@@ -48,7 +49,7 @@ class Segments(BaseCallback):
         model = self.model
         assert isinstance(model, PPO)
         if not self._begun:
-            _restore_statistics(model)
+            _restore_wrappers(model)
         if model.num_timesteps % (model.n_steps * model.n_envs * self.rollouts) == 0:
             save(model, self.path)
         elif self._begun:
@@ -62,22 +63,21 @@ class Segments(BaseCallback):
 
 
 def save(model: PPO, path: Path) -> None:
-    """Writes the model, at once, with the statistics of a `VecNormalize` around its environment."""
-    vec_normalize = model.get_vec_normalize_env()
-    # SB3 leaves them out of its files; a model's attributes are in them.
-    model.segment_statistics = (  # type: ignore[attr-defined]
-        None if vec_normalize is None else (vec_normalize.obs_rms, vec_normalize.ret_rms)
-    )
+    """Writes the model, at once, with what wrappers around its environment remember, such as running means."""
+    assert model.env is not None
+    # SB3 leaves it out of its files; a model's attributes are in them.
+    model.segment_wrappers = wrapper_states(model.env)  # type: ignore[attr-defined]
     if isinstance(model, PlainModel):
         model.save(path)
     else:
         write_model(model, path, saved_attributes(model))
 
 
-def _restore_statistics(model: PPO) -> None:
-    statistics, vec_normalize = getattr(model, "segment_statistics", None), model.get_vec_normalize_env()
-    if statistics is not None and vec_normalize is not None:
-        vec_normalize.obs_rms, vec_normalize.ret_rms = statistics
+def _restore_wrappers(model: PPO) -> None:
+    states = getattr(model, "segment_wrappers", None)
+    if states is not None:
+        assert model.env is not None
+        set_wrapper_states(model.env, states)
 
 
 def _begin(model: PPO) -> None:

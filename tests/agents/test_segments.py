@@ -107,6 +107,19 @@ def test_wherever_it_stops(make: Any, stop: int, tmp_path: Path) -> None:
     assert same(unbroken, resumed)
 
 
+def test_what_wrappers_remember_goes_on(tmp_path: Path) -> None:
+    """Running means of Gymnasium's wrapper, which go on through all segments."""
+
+    def made() -> PPO:
+        env = DummyVecEnv([lambda: gym.wrappers.NormalizeObservation(gym.make("CartPole-v1"))])
+        return PPO("MlpPolicy", env, n_steps=16, batch_size=16, n_epochs=1, seed=1, policy_kwargs={"net_arch": [4]})
+
+    unbroken = learn_in_segments(made(), 64, tmp_path / "unbroken.zip", rollouts=1)
+    with pytest.raises(KeyboardInterrupt):
+        learn_in_segments(made(), 64, tmp_path / "stopped.zip", rollouts=1, callback=[StopAt(40)])
+    assert same(unbroken, learn_in_segments(made(), 64, tmp_path / "stopped.zip", rollouts=1))
+
+
 def test_a_segment_without_rollouts_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 1 rollout, found rollouts=0"):
         Segments("x.zip", rollouts=0)

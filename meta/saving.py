@@ -28,6 +28,9 @@ from teachenv.checkpoints import Refused
 
 Model = TypeVar("Model", bound=BaseAlgorithm)
 
+_NEEDED = ("policy_class", "policy_kwargs", "observation_space", "action_space", "verbose")
+"""Attributes without which no model can be built."""
+
 _KIND = "a model"
 # Made anew from what is saved.
 _DERIVED = (
@@ -110,6 +113,12 @@ def model_of(
 ) -> Model:
     """The model of what `read_content` read; see `read_model`."""
     attributes = content["attributes"]
+    missing = [key for key in _NEEDED if key not in attributes]
+    if missing:
+        raise ValueError(
+            f"{name} lacks {', '.join(missing)} of its model, which was saved without; expected a model saved whole; "
+            "save it again without exclude="
+        )
     options = attributes["policy_kwargs"]
     if kwargs.get("policy_kwargs", options) != options:
         raise ValueError(f"{name} holds a policy of policy_kwargs={options}, found {kwargs['policy_kwargs']}")
@@ -125,10 +134,17 @@ def model_of(
         attributes["n_envs"] = env.num_envs
         if force_reset:
             attributes["_last_obs"] = None
-    model = cls(policy=attributes["policy_class"], env=env, device=device, _init_setup_model=False)  # type: ignore[call-arg]
-    vars(model).update(attributes)
-    vars(model).update(kwargs)
-    model._setup_model()
+    try:
+        model = cls(policy=attributes["policy_class"], env=env, device=device, _init_setup_model=False)  # type: ignore[call-arg]
+        vars(model).update(attributes)
+        vars(model).update(kwargs)
+        model._setup_model()
+    except (AssertionError, AttributeError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ValueError(
+            f"{name} describes a {cls.__name__} that cannot be built ({reason}); it was changed after it was saved, or "
+            "another version wrote it; save the model again"
+        ) from error
     try:
         BaseAlgorithm.set_parameters(model, content["parameters"], exact_match=True, device=device)
     except (RuntimeError, KeyError) as error:

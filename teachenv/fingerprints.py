@@ -55,7 +55,9 @@ def _options(value: Any) -> str:
         return ""
     simple = {name: each for name, each in vars(value).items() if isinstance(each, int | float | str | None)}
     shown = ", ".join(f"{name}={each!r}" for name, each in simple.items() if not name.startswith("_"))
-    return f"({shown})" if shown and len(shown) <= 80 else ""
+    if len(shown) > 80:
+        shown = repr(simple["name"]) if "name" in simple else ""
+    return f"({shown})" if shown else ""
 
 
 class _Digester:

@@ -211,8 +211,8 @@ def test_a_users_options_are_left_as_they_are(algorithm: Any) -> None:
     [
         ("CartPole-v1", {}, "expected actions in a Box, found Discrete"),
         (Toy(spaces.Box(-np.inf, 1, (2,))), {}, "expected actions between finite bounds, found Box"),
-        (Toy(), {"action_penalty": -1.0}, "action_penalty must be at least 0, found -1.0"),
-        (Toy(), {"noise": -0.1}, "noise must be at least 0, found -0.1"),
+        (Toy(), {"action_penalty": -1.0}, "action_penalty must be a finite number of at least 0, found -1.0"),
+        (Toy(), {"noise": -0.1}, "noise must be a finite number of at least 0, found -0.1"),
     ],
 )
 def test_what_cannot_be_is_refused(algorithm: Any, env: Any, options: dict[str, Any], message: str) -> None:

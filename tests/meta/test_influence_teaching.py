@@ -31,7 +31,7 @@ def test_what_is_shown_is_influence(temperature: float) -> None:
     wrapped = meta.InfluenceTeaching(env)
     wrapped.reset(seed=0)
     observation, *_ = wrapped.step(np.full(6, 0.5))
-    pair: Any = env.dynamics.student._build()
+    pair: Any = env.dynamics.student.build()
     pair.load_state_dict(env.student.parameters)
     inputs, labels = env.dynamics.minibatch(env.episode, 1)
     taught = pair.teacher(inputs).detach()

@@ -153,6 +153,25 @@ def test_a_damaged_file_is_refused_in_one_line(damage: str, tmp_path: Path) -> N
         agents.DDPG.load(tmp_path / "nothing")
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda attributes: attributes.pop("policy_kwargs"), "lacks policy_kwargs"),
+        (lambda attributes: attributes.update(policy_kwargs={"no_such_option": 1}), "cannot be built"),
+        (lambda attributes: attributes.update(policy_kwargs=7), "cannot be built"),
+    ],
+)
+def test_a_file_that_was_changed_is_refused_in_one_line(
+    change: Callable[[dict[str, Any]], object], said: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.zip"
+    MODELS["RMD"]().save(path)
+    rewritten(path, lambda value: change(value["attributes"]))
+    with pytest.raises(ValueError, match=f"model.zip .*{said}") as refused:
+        meta.RMD.load(path)
+    assert "\n" not in str(refused.value)
+
+
 def test_learning_without_an_environment_is_told(tmp_path: Path) -> None:
     for name in ("RMD", "DDPG"):
         MODELS[name]().save(tmp_path / "model")

@@ -81,7 +81,7 @@ def test_it_is_that_of_an_unrolled_graph() -> None:
     assert isinstance(env, TeachEnv)
     start, taken = env.student, action_of(env)
     action = torch.tensor(taken, requires_grad=True)
-    network: Any = env.dynamics.student._build().double()
+    network: Any = env.dynamics.student.build().double()
     weights = {name: p.clone().requires_grad_() for name, p in start.parameters.items()}
     for t in range(3):
         inputs, targets = env.dynamics.minibatch(env.episode, t)

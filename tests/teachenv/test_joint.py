@@ -48,7 +48,7 @@ def test_the_zero_action_is_online_distillation() -> None:
         teacher_learning_rate=0.02, loss_kwargs={"teacher_labels": 0.6, "student_labels": 0.3},
     )  # fmt: skip
     env.reset(seed=0)
-    pair = env.dynamics.student._build()
+    pair = env.dynamics.student.build()
     pair.load_state_dict(env.student.parameters)
     settings = DistillationSettings(5, 0.01, 0.02, student_labels=0.3, teacher_labels=0.6)
     trainer = ProKT(Network(pair, "teacher"), Network(pair, "student"), settings)

@@ -135,7 +135,7 @@ def test_a_family_of_pixels_is_that_of_as_many_samples(family: str) -> None:
 def test_the_neutral_teacher_trains_by_cross_entropy() -> None:
     env = made(loss="bilinear", dtype="float64", momentum=0.0)
     env.reset(seed=0)
-    network: Any = env.dynamics.student._build().train()
+    network: Any = env.dynamics.student.build().train()
     network.load_state_dict(env.student.parameters | env.student.buffers)
     inputs, targets = env.dynamics.minibatch(env.episode, 0)
     with torch.random.fork_rng(), env.dynamics.student.random_state(env.episode.seeds[0], 0):

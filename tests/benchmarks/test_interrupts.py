@@ -29,9 +29,14 @@ def started(command: list[str], folder: Path) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        # Tests that run in the background inherit that Ctrl-C is ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL) and None,
+        preexec_fn=heed_signals,
     )
+
+
+def heed_signals() -> None:
+    """What runs in the background, or under nohup, inherits that some signals are ignored."""
+    for number, _, _ in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize(("number", "code", "said"), SIGNALS)

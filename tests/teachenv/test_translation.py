@@ -357,7 +357,7 @@ def test_diagonal_losses_are_their_formulas() -> None:
     plain, sigmoid = (make_loss(name)(action, prediction, labels) for name in ("diagonal", "diagonal-sigmoid"))
     torch.testing.assert_close(plain, -(weights * phi * own).sum() / 5)
     torch.testing.assert_close(sigmoid, -(weights * torch.sigmoid(phi * own)).sum() / 5)
-    with pytest.raises(ValueError, match="positive"):
+    with pytest.raises(ValueError, match="scale must be a finite number above 0"):
         make_loss("diagonal", {"scale": 0.0})
 
 

@@ -137,7 +137,7 @@ def test_a_teacher_that_says_nothing_leaves_both_stages_equal() -> None:
 def test_steps_of_no_size_are_training_under_the_fixed_loss() -> None:
     env, plain = made(), gym.make("TeachDigits-v0", **SMALL).unwrapped
     recorded = Recorded(env)
-    teacher_of(env=env, policy_kwargs={"step_size": 1e-40}).learn(6, callback=recorded)
+    teacher_of(env=env, policy_kwargs={"step_size": 1e-37}).learn(6, callback=recorded)
     assert isinstance(plain, TeachEnv)
     assert env.final_state is not None
     plain.set_state(recorded.seen[0][0]["environment"])

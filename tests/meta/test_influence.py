@@ -195,7 +195,7 @@ def test_what_makes_no_sense_is_refused() -> None:
     model, batch, v = made("mlp")
     for wrong, message in [
         ({"method": "exactly"}, "exact"),
-        ({"radius": 0.0}, "positive"),
+        ({"radius": 0.0}, "radius must be a finite number above 0"),
         ({"direction": {}}, "held_out_gradient"),
         ({"direction": {"0.wieght": v["0.weight"]}}, "0.weight"),
         ({"direction": {"0.weight": v["0.bias"]}}, r"found shape \(16,\), the model's has \(16, 6\)"),

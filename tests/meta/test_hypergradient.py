@@ -100,13 +100,16 @@ class Case:
         return self.student not in ("lenet", "resnet8")
 
     def env(self, **changes: Any) -> TeachEnv:
+        return TeachEnv(**self.settings(**changes))
+
+    def settings(self, **changes: Any) -> dict[str, Any]:
         ours = {"student": self.student, "loss": self.loss, "horizon": 4, "dtype": "float64"}
         if self.student in ("lenet", "resnet8"):
             ours |= {"task": images(), "batch_size": 4, "dev_size": 10}
         else:
             ours |= {"task": vectors(), "batch_size": 6, "dev_size": 16}
         ours |= {"learning_rate": 0.05, "loss_kwargs": {"scale": 0.02} if self.loss == "mixture" else {}}
-        return TeachEnv(**(ours | self.options | changes))
+        return ours | self.options | changes
 
 
 def cases() -> list[Case]:
@@ -366,7 +369,7 @@ def test_a_batch_in_bfloat16_is_its_students(student, path):
     env = case.env(dtype="float32")
     actions = some_actions(env).astype(np.float32)
     wanted = teach(ActionGradient(env), actions)[1]["action_gradient"]
-    batch = VectorActionGradient(TeachVectorEnv(2, path=path, **vars(env.teaching.settings)))
+    batch = VectorActionGradient(TeachVectorEnv(2, path=path, **case.settings(dtype="float32")))
     batch.reset(seed=3)
     for action in actions:
         infos = batch.step(np.stack([action] * 2))[4]

@@ -129,6 +129,8 @@ class FunctionalStudent:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._make_skeleton()
+        # A new skeleton does not show which frozen parameters a pass moves; the check at construction found that out.
+        self.statistics = state["statistics"]
 
     @property
     def stochastic(self) -> bool:

@@ -650,6 +650,10 @@ def test_what_a_derivative_cannot_follow_is_said(does, named):
 # --- pickles ----------------------------------------------------------------------------------------------------------
 
 
+def averaged():
+    return around(Averaged())
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -658,6 +662,7 @@ def test_what_a_derivative_cannot_follow_is_said(does, named):
         {"student": FrozenNorm},
         {"student": hooked},
         {"student": Scaled},
+        {"student": averaged},
     ],
 )
 def test_an_environment_can_be_pickled_and_goes_on_alike(options):
@@ -666,6 +671,7 @@ def test_an_environment_can_be_pickled_and_goes_on_alike(options):
     action = np.full(env.action_space.shape, 0.1)
     env.step(action)
     other = pickle.loads(pickle.dumps(env))
+    assert other.dynamics.student.statistics == env.dynamics.student.statistics
     for _ in range(HORIZON - 1):
         one, two = env.step(action), other.step(action)
         assert one[4] == two[4]

@@ -5,7 +5,7 @@ that file alone. What they share:
 
 - `benchmarks.options.CommonOptions`: the options that every benchmark has;
 - `benchmarks.registry.BENCHMARKS`: the names;
-- `benchmarks.rows`: result rows and the files they live in;
-- `benchmarks.statistics`: means and intervals over seeds;
+- `teachenv.experiment.rows`: result rows and the files they live in;
+- `teachenv.experiment.statistics`: means and intervals over seeds;
 - `benchmarks.jobs`: independent jobs on several processes.
 """

@@ -4,17 +4,23 @@ Worker processes import this module again, so it must stay cheap: nothing heavy 
 chosen.
 """
 
+import os
+import signal
 import sys
 
-from benchmarks import interrupts
-
 if __name__ == "__main__":
-    interrupts.end_at_once()  # before the other imports, each of which a signal may meet
+
+    def _end(number: int, frame: object) -> None:
+        os.write(2, b"ended before anything was run\n")
+        os._exit(128 + number)
+
+    # Before the other imports, which a signal may meet; until something is run there is nothing to clean up.
+    for _number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(_number) is not signal.SIG_IGN:
+            signal.signal(_number, _end)
 
 import difflib
 import importlib
-import os
-import signal
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -49,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         import tyro
 
+        from teachenv.experiment import interrupts
+
         module = importlib.import_module(module_name)
         made = getattr(module, class_name)
         # What the parser builds checks nothing: it would put the one line of an error into a box of many.
@@ -58,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with interrupts.raised():
             module.run(options)
     except KeyboardInterrupt as error:
+        from teachenv.experiment import interrupts
+
         number = error.number if isinstance(error, interrupts.Interrupted) else signal.SIGINT
         print(interrupts.message(number), file=sys.stderr)
         return interrupts.exit_code(number)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rows import digest
+from teachenv.experiment.rows import digest
 
 
 def checkpoint_of(identity: Mapping[str, Any], folder: Path) -> Path:
@@ -20,7 +20,7 @@ def checkpoint_of(identity: Mapping[str, Any], folder: Path) -> Path:
     characters their names hold, and work never continues from a file of other settings.
 
     Args:
-        identity: what the rows are known by; see `benchmarks.rows.ResultsFile.done`.
+        identity: what the rows are known by; see `teachenv.experiment.rows.ResultsFile.done`.
         folder: of the checkpoints.
     """
     return folder / digest(identity)

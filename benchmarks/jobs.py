@@ -89,8 +89,8 @@ def run_jobs(
 
     Raises:
         JobFailed: If a job raised or its process died. Jobs that were running are ended, none is started any more.
-        KeyboardInterrupt: After Ctrl-C (and what `benchmarks.interrupts` makes of other signals), when all workers are
-            gone.
+        KeyboardInterrupt: After Ctrl-C (and what `teachenv.experiment.interrupts` makes of other signals), when all
+            workers are gone.
         ValueError: If ``workers`` or ``threads`` is less than one.
     """
     if workers < 1 or threads < 1:

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from benchmarks.checkpoints import checkpoint_of, remove
 from benchmarks.jobs import Job, run_jobs
-from benchmarks.rows import ResultsFile, Row
+from teachenv.experiment.rows import ResultsFile, Row
 
 T = TypeVar("T")
 
@@ -50,7 +50,7 @@ def rows_of(
     Args:
         identity: what they are known by.
         values: by metric, in the order of the rows; what the environments say of `diverged` may be among them.
-        about: see `benchmarks.provenance.about`.
+        about: see `teachenv.experiment.provenance.about`.
         data: of the last row; None in place of numbers that are not finite.
     """
     shown = {name: float(value) for name, value in values.items() if name != DIVERGED}

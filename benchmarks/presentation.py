@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.rows import Row, write_atomically
+from teachenv.experiment.rows import Row, write_atomically
 
 
 def markdown(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.comparison import report
 from benchmarks.comparison.report import Results
-from benchmarks.rows import Row
+from teachenv.experiment.rows import Row
 
 COLORS = {
     "prokt": "#7f7f7f",

@@ -14,9 +14,9 @@ from benchmarks.comparison import work
 from benchmarks.comparison.methods import Configuration, Method, table_at
 from benchmarks.comparison.work import Setting, Taught, Trained
 from benchmarks.jobs import Job, run_jobs
-from benchmarks.precision import on_any_machine, precision
-from benchmarks.provenance import about
-from benchmarks.rows import ResultsFile, Row, read_rows
+from teachenv.experiment.precision import on_any_machine, precision
+from teachenv.experiment.provenance import about
+from teachenv.experiment.rows import ResultsFile, Row, read_rows
 
 
 class Rung(NamedTuple):

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from benchmarks.presentation import in_precision, markdown, print_table, write_figures
-from benchmarks.rows import Row, write_atomically
-from benchmarks.statistics import Summary, summarise
+from teachenv.experiment.rows import Row, write_atomically
+from teachenv.experiment.statistics import Summary, summarise
 from teachenv.settings import Settings
 
 Column = tuple[str, Callable[[str, str], str]]

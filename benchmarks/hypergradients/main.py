@@ -16,9 +16,9 @@ from benchmarks.hypergradients.measure import peak, reference, times
 from benchmarks.hypergradients.problems import STUDENTS
 from benchmarks.jobs import alone
 from benchmarks.options import CommonOptions, Preset
-from benchmarks.provenance import about
-from benchmarks.rows import ResultsFile, Row, agreeing
 from teachenv.errors import unknown_name
+from teachenv.experiment.provenance import about
+from teachenv.experiment.rows import ResultsFile, Row, agreeing
 
 NAME = "hypergradients"
 METRICS = ("time_ratio", "speedup", "extra_bytes", "relative_error")

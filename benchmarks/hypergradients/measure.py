@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from benchmarks import memory
 from benchmarks.hypergradients.contenders import CONTENDERS, plain, unrolled
 from benchmarks.hypergradients.problems import Problem
+from teachenv.experiment import memory
 
 
 def reference(student: str, steps: int, seed: int, threads: int) -> dict[str, torch.Tensor]:

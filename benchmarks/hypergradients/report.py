@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from benchmarks.presentation import markdown, print_table, write_figures
-from benchmarks.rows import Row, write_atomically
+from teachenv.experiment.rows import Row, write_atomically
 
 BATCH_HEADER = ("students", "T", "batched by", "loop / batch (time)", "relative difference")
 HEADER = ("student", "T", "contender", "time / plain", "extra memory, MB", "relative error")

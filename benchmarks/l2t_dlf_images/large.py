@@ -13,10 +13,10 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
 import meta
-from benchmarks import memory
 from benchmarks.jobs import alone
-from benchmarks.provenance import about
-from benchmarks.rows import ResultsFile, Row, write_atomically
+from teachenv.experiment import memory
+from teachenv.experiment.provenance import about
+from teachenv.experiment.rows import ResultsFile, Row, write_atomically
 
 STUDENTS = ("resnet20", "wrn", "densenet")
 STEPS, BATCH = 3, 8

@@ -15,8 +15,8 @@ from benchmarks.comparison.methods import Configuration, table_at
 from benchmarks.comparison.work import Setting
 from benchmarks.l2t_dlf_images import large, report
 from benchmarks.options import ParallelOptions, Preset
-from benchmarks.precision import on_this_machine
 from teachenv.errors import unknown_name
+from teachenv.experiment.precision import on_this_machine
 
 NAME = "l2t_dlf_images"
 

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from benchmarks.comparison import report
 from benchmarks.comparison.report import Column, Results
 from benchmarks.l2t_dlf_images.published import ERRORS
-from benchmarks.rows import Row
-from benchmarks.statistics import paired
+from teachenv.experiment.rows import Row
+from teachenv.experiment.statistics import paired
 
 COLORS = {
     "cross-entropy": "#7f7f7f",

@@ -16,10 +16,10 @@ from benchmarks.l2t_dlf_translation.methods import METHODS
 from benchmarks.l2t_dlf_translation.work import NETWORKS, Run, Setting
 from benchmarks.measurements import Measurement, measure, rows_of
 from benchmarks.options import ParallelOptions, Preset
-from benchmarks.provenance import about
-from benchmarks.rows import ResultsFile, Row, agreeing
 from teachenv.bleu import corpus_signature
 from teachenv.errors import unknown_name
+from teachenv.experiment.provenance import about
+from teachenv.experiment.rows import ResultsFile, Row, agreeing
 
 NAME = "l2t_dlf_translation"
 

@@ -11,8 +11,8 @@ from rich.console import Console
 
 from benchmarks.l2t_dlf_translation.methods import METHODS
 from benchmarks.presentation import markdown, panels, print_table, write_figures
-from benchmarks.rows import Row, by_method, write_atomically
-from benchmarks.statistics import paired
+from teachenv.experiment.rows import Row, by_method, write_atomically
+from teachenv.experiment.statistics import paired
 
 # BLEU on IWSLT-14 De-En (Wu et al. 2018, Table 3), by student and method.
 PUBLISHED = {

@@ -20,12 +20,12 @@ import agents
 import meta
 from benchmarks.checkpoints import ending, going_on_from
 from benchmarks.l2t_dlf_translation.methods import METHODS, Method
-from benchmarks.precision import matmuls
 from benchmarks.teachers import learned
 from teachenv import checkpoints
 from teachenv.bleu import corpus_bleu, references, texts
 from teachenv.decoding import beam, translated
 from teachenv.env import TeachEnv
+from teachenv.experiment.precision import matmuls
 from teachenv.randomness import Purpose, torch_seed
 from teachenv.sequence_losses import ActorCritic, CandidateLoss, MinimumRisk, Reinforce, SequenceLoss, SoftmaxMargin
 from teachenv.state import StudentState

@@ -11,9 +11,9 @@ import torch
 
 import meta
 from benchmarks.jobs import alone
-from benchmarks.provenance import about
-from benchmarks.rows import ResultsFile, Row
 from teachenv.env import TeachEnv
+from teachenv.experiment.provenance import about
+from teachenv.experiment.rows import ResultsFile, Row
 
 LENGTHS = (1, 5, 15, 30)
 TURNS = 5

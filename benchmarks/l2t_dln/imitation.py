@@ -9,8 +9,8 @@ import torch
 from torch.nn import functional as F
 
 from benchmarks.measurements import Measurement, measure
-from benchmarks.provenance import about
-from benchmarks.rows import ResultsFile, Row
+from teachenv.experiment.provenance import about
+from teachenv.experiment.rows import ResultsFile, Row
 from teachenv.losses.dynamic_network import evaluate, imitate, initial_weights, one_against_one
 
 STEPS = (0, 100, 300, 1000, 3000, 10_000)

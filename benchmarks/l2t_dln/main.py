@@ -13,10 +13,10 @@ from benchmarks.l2t_dln.methods import ARCHITECTURES, BOUNDED, CROWD, FIXED, MET
 from benchmarks.l2t_dln.work import Configuration, Run, Setting
 from benchmarks.measurements import Measurement, measure, rows_of
 from benchmarks.options import ParallelOptions, Preset
-from benchmarks.precision import on_any_machine, on_this_machine, precision
-from benchmarks.provenance import about
-from benchmarks.rows import ResultsFile, Row, agreeing
 from teachenv.errors import unknown_name
+from teachenv.experiment.precision import on_any_machine, on_this_machine, precision
+from teachenv.experiment.provenance import about
+from teachenv.experiment.rows import ResultsFile, Row, agreeing
 
 NAME = "l2t_dln"
 

@@ -14,8 +14,8 @@ from rich.console import Console
 
 from benchmarks.l2t_dln.methods import ARCHITECTURES, METHODS, REPLAYED
 from benchmarks.presentation import color, in_precision, markdown, panels, print_table, write_figures
-from benchmarks.rows import Row, write_atomically
-from benchmarks.statistics import paired, summarise
+from teachenv.experiment.rows import Row, write_atomically
+from teachenv.experiment.statistics import paired, summarise
 from teachenv.files import whole_file
 
 # A measure that is better when it is smaller.

@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from benchmarks import memory
 from benchmarks.jobs import alone
-from benchmarks.precision import MatmulPrecision, matmuls
-from benchmarks.provenance import about
-from benchmarks.rows import ResultsFile, Row
 from meta import INFLUENCE_METHODS, held_out_gradient, influence
 from meta.distillation.text import TextClassifier
+from teachenv.experiment import memory
+from teachenv.experiment.precision import MatmulPrecision, matmuls
+from teachenv.experiment.provenance import about
+from teachenv.experiment.rows import ResultsFile, Row
 from teachenv.randomness import Purpose, torch_seed
 
 BATCH, LENGTH, TURNS = 32, 64, 5

@@ -16,10 +16,10 @@ from benchmarks.lgtm.methods import METHODS, STUDIES
 from benchmarks.lgtm.work import Distilled, Setting
 from benchmarks.measurements import Measurement, measure, rows_of
 from benchmarks.options import ParallelOptions, Preset
-from benchmarks.provenance import about
-from benchmarks.rows import ResultsFile, Row, agreeing
 from teachenv.data import GLUE
 from teachenv.errors import unknown_name
+from teachenv.experiment.provenance import about
+from teachenv.experiment.rows import ResultsFile, Row, agreeing
 
 NAME = "lgtm"
 

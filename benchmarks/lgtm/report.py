@@ -11,7 +11,7 @@ from rich.console import Console
 
 from benchmarks.lgtm.methods import METHODS, TABLE
 from benchmarks.presentation import color, markdown, panels, print_table, write_figures
-from benchmarks.rows import Row, write_atomically
+from teachenv.experiment.rows import Row, write_atomically
 
 # Averages over six tasks of GLUE, BERT-base into a student of six layers (Ren et al. 2023; the other entries of its
 # table 1 are lost in the text that we have).

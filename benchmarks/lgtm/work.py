@@ -15,13 +15,13 @@ from torch import nn
 
 from benchmarks.checkpoints import ending, going_on_from
 from benchmarks.lgtm.methods import METHODS
-from benchmarks.precision import matmuls
 from meta import influence
 from meta.distillation import LGTM, Batch, DistillationSettings, Distiller, FineTuning
 from meta.distillation.losses import soft_cross_entropy
 from meta.distillation.text import Pooling, TextClassifier, Tokenizer
 from teachenv import checkpoints
 from teachenv.data import GlueData, load_glue
+from teachenv.experiment.precision import matmuls
 from teachenv.minibatches import minibatches
 from teachenv.randomness import Purpose, generator, torch_seed
 

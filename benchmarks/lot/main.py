@@ -12,9 +12,9 @@ from benchmarks.lot.methods import METHODS, SIZES, STUDIES, Method
 from benchmarks.lot.work import Problem, Trained
 from benchmarks.measurements import Measurement, measure, rows_of
 from benchmarks.options import ParallelOptions
-from benchmarks.provenance import about
-from benchmarks.rows import ResultsFile, Row, agreeing
 from teachenv.errors import unknown_name
+from teachenv.experiment.provenance import about
+from teachenv.experiment.rows import ResultsFile, Row, agreeing
 
 Study = Literal["table", "peers", "alpha", "n", "form", "size"]
 

@@ -12,8 +12,8 @@ from rich.console import Console
 from benchmarks.lot.methods import METHODS
 from benchmarks.measurements import DIVERGED
 from benchmarks.presentation import color, in_precision, markdown, panels, print_table, write_figures
-from benchmarks.rows import Row, by_method, write_atomically
-from benchmarks.statistics import iqm, paired, summarise
+from teachenv.experiment.rows import Row, by_method, write_atomically
+from teachenv.experiment.statistics import iqm, paired, summarise
 
 BASELINE = "teacher-only"
 

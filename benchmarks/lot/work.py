@@ -16,10 +16,10 @@ from torch.optim.swa_utils import AveragedModel
 
 from benchmarks.checkpoints import ending, going_on_from
 from benchmarks.lot.methods import Method
-from benchmarks.precision import matmuls
 from meta import LoT
 from meta.generators import Generators
 from teachenv import checkpoints
+from teachenv.experiment.precision import matmuls
 from teachenv.randomness import Purpose, torch_seed
 from teachenv.schedules import make_schedule
 
@@ -99,7 +99,7 @@ class Problem(ABC):
 
     @property
     def precision(self) -> str:
-        """In which networks are called on this machine; not among the options, see `benchmarks.precision`."""
+        """In which networks are called on this machine; not among the options, see `teachenv.experiment.precision`."""
         return "float32"
 
     @property

@@ -16,9 +16,9 @@ from benchmarks.lot_atari.methods import METHODS, STUDIES, Method
 from benchmarks.lot_atari.work import Played, Rate, Training
 from benchmarks.measurements import Measurement, measure, rows_of
 from benchmarks.options import ParallelOptions, Preset
-from benchmarks.provenance import about
-from benchmarks.rows import ResultsFile, Row, agreeing, digest
 from teachenv.errors import unknown_name
+from teachenv.experiment.provenance import about
+from teachenv.experiment.rows import ResultsFile, Row, agreeing, digest
 
 NAME = "lot_atari"
 

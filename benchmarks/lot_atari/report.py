@@ -11,8 +11,8 @@ from rich.console import Console
 
 from benchmarks.lot_atari.methods import METHODS
 from benchmarks.presentation import color, markdown, panels, print_table, write_figures
-from benchmarks.rows import Row, by_method, write_atomically
-from benchmarks.statistics import bootstrap_interval, iqm, mean, paired, summarise
+from teachenv.experiment.rows import Row, by_method, write_atomically
+from teachenv.experiment.statistics import bootstrap_interval, iqm, mean, paired, summarise
 
 BASELINE = "teacher-only"
 HEADER = (

@@ -22,8 +22,8 @@ from agents import AtariVecEnv, LoTPPO, learn_in_segments
 from agents.atari import record_game
 from benchmarks.checkpoints import ending
 from benchmarks.lot_atari.methods import Method
-from benchmarks.precision import matmuls
 from meta.codecs import declare
+from teachenv.experiment.precision import matmuls
 
 # Episodes at the end of a training whose mean return is reported, and points of a curve.
 LAST, POINTS = 100, 40

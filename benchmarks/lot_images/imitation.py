@@ -21,9 +21,9 @@ from benchmarks.checkpoints import ending, going_on_from
 from benchmarks.lot.methods import Method
 from benchmarks.lot.work import Run
 from benchmarks.lot_images.problem import ImageProblem
-from benchmarks.precision import matmuls
 from meta import imitability
 from teachenv import checkpoints
+from teachenv.experiment.precision import matmuls
 from teachenv.randomness import Purpose, torch_seed
 from teachenv.schedules import make_schedule
 

@@ -21,9 +21,9 @@ from benchmarks.lot_images.problem import ImageProblem
 from benchmarks.measurements import Measurement, measure, rows_of
 from benchmarks.options import Preset
 from benchmarks.presentation import color, in_precision, markdown, panels, print_table, write_figures
-from benchmarks.provenance import about
-from benchmarks.rows import ResultsFile, Row, agreeing, write_atomically
 from teachenv.errors import unknown_name
+from teachenv.experiment.provenance import about
+from teachenv.experiment.rows import ResultsFile, Row, agreeing, write_atomically
 
 NAME = "lot_images"
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from benchmarks.lot.work import Batch, Problem, Reader, Reading, Role
 from benchmarks.lot_images.networks import make_network, other_sizes
-from benchmarks.precision import has_bfloat16
+from teachenv.experiment.precision import has_bfloat16
 from teachenv.randomness import Purpose, generator
 from teachenv.tasks import Task, make_task
 

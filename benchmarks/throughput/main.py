@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from benchmarks.options import CommonOptions
-from benchmarks.provenance import about
-from benchmarks.rows import ResultsFile, Row, agreeing
 from benchmarks.throughput.cases import CASES, ENVIRONMENT_OF, SIZES, Case, Size, load_task
 from benchmarks.throughput.measure import MEASUREMENTS
 from benchmarks.throughput.report import report
+from teachenv.experiment.provenance import about
+from teachenv.experiment.rows import ResultsFile, Row, agreeing
 from teachenv.tasks.base import Task
 
 NAME = "throughput"

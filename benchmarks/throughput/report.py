@@ -13,7 +13,7 @@ from matplotlib.ticker import LogLocator
 from rich.console import Console
 
 from benchmarks.presentation import markdown, print_table, write_figures
-from benchmarks.rows import Row, write_atomically
+from teachenv.experiment.rows import Row, write_atomically
 
 STEP_TARGETS = {"mlp": 1.25, "resnet8": 1.05}
 VECTOR_TARGET = 10.0

@@ -9,7 +9,9 @@ from typing import get_args
 import pytest
 
 from benchmarks.__main__ import main
+from benchmarks.compare import main as compare
 from benchmarks.jobs import Job, run_jobs
+from benchmarks.l2t_dlf_images import main as l2t_dlf_images
 from benchmarks.options import CommonOptions, Preset
 from benchmarks.registry import BENCHMARKS, Entry
 from teachenv.errors import DatasetUnavailable
@@ -261,3 +263,14 @@ def test_an_interrupted_run_says_how_to_continue(toy, monkeypatch, capsys):
     monkeypatch.setattr(toy, "run", failing_with(KeyboardInterrupt()))
     assert main(["toy_benchmark"]) == 130
     assert "the same command continues" in capsys.readouterr().err
+
+
+def test_rows_whose_tuning_is_taken_over_are_in_the_wheel():
+    tomllib = pytest.importorskip("tomllib")  # Python 3.11
+    root = Path(__file__).parents[2]
+    settings = tomllib.loads((root / "pyproject.toml").read_text())
+    packaged = {root / "benchmarks" / name for name in settings["tool"]["setuptools"]["package-data"]["benchmarks"]}
+    wanted = {compare.SHIPPED / kind.shipped / "results.jsonl" for kind in (compare.LOSSES, compare.DISTILLATION)}
+    wanted.add(l2t_dlf_images.SHIPPED)
+    assert wanted <= packaged
+    assert all(path.is_file() for path in packaged)

@@ -20,7 +20,7 @@ from benchmarks.comparison import engine, report, work
 from benchmarks.comparison.engine import Rung
 from benchmarks.comparison.methods import Configuration, Table
 from benchmarks.comparison.work import Setting
-from benchmarks.rows import read_rows
+from teachenv.experiment.rows import read_rows
 from teachenv.vector_env import TeachVectorEnv
 
 METHODS_UNDER_TEST = ("cross-entropy", "label-smoothing", "random", "rmd")

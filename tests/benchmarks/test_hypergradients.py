@@ -11,7 +11,7 @@ from benchmarks.hypergradients.contenders import CONTENDERS, plain, unrolled
 from benchmarks.hypergradients.main import Size
 from benchmarks.hypergradients.measure import peak, times
 from benchmarks.hypergradients.problems import STUDENTS, Problem
-from benchmarks.rows import ResultsFile, Row, read_rows
+from teachenv.experiment.rows import ResultsFile, Row, read_rows
 
 OURS = [name for name in CONTENDERS if ":" in name]
 

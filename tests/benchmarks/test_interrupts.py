@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import interrupts
 from benchmarks.__main__ import main
-from benchmarks.interrupts import Interrupted
+from teachenv.experiment import interrupts
+from teachenv.experiment.interrupts import Interrupted
 
 ROOT = Path(__file__).parents[2]
 SIGNALS = [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated"), (signal.SIGHUP, 129, "hung up")]
@@ -39,15 +39,14 @@ def heed_signals() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
-@pytest.mark.parametrize(("number", "code", "said"), SIGNALS)
-def test_a_signal_among_the_imports_is_one_line(number: int, code: int, said: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code", "_"), SIGNALS)
+def test_a_signal_among_the_imports_is_one_line(number: int, code: int, _: str, tmp_path: Path) -> None:
     # The parser is the first import that takes its time.
     (tmp_path / "tyro.py").write_text(f"import os, time; os.kill(os.getpid(), {int(number)}); time.sleep(60)")
     process = started([sys.executable, "-m", "benchmarks", "compare"], tmp_path)
     out, errors = process.communicate(timeout=60)
     assert (process.returncode, out) == (code, "")
-    assert errors.startswith(said)
-    assert errors.count("\n") == 1
+    assert errors == "ended before anything was run\n"
 
 
 TOY = """
@@ -57,7 +56,7 @@ from pathlib import Path
 
 from benchmarks.jobs import Job, run_jobs
 from benchmarks.options import ParallelOptions
-from benchmarks.rows import ResultsFile
+from teachenv.experiment.rows import ResultsFile
 from teachenv.files import whole_file
 
 

@@ -18,8 +18,8 @@ from benchmarks.comparison.report import Results, teacher_training
 from benchmarks.comparison.work import Setting
 from benchmarks.l2t_dlf_images import Options, large, main, methods, report
 from benchmarks.l2t_dlf_images.published import ERRORS
-from benchmarks.rows import Row, read_rows
 from meta import TaughtLoss
+from teachenv.experiment.rows import Row, read_rows
 from teachenv.students.resnet import resnet20
 
 EFFORT = Effort(

@@ -13,8 +13,8 @@ from benchmarks.checkpoints import ending
 from benchmarks.l2t_dlf_translation import Options, run, work
 from benchmarks.l2t_dlf_translation.main import SIZES
 from benchmarks.l2t_dlf_translation.methods import METHODS
-from benchmarks.rows import read_rows
 from teachenv import checkpoints
+from teachenv.experiment.rows import read_rows
 from teachenv.sequence_losses import TokenLoss
 
 SETTING = SIZES["smoke"].setting

@@ -15,7 +15,7 @@ from benchmarks.l2t_dln import cost, imitation, main, report, work
 from benchmarks.l2t_dln.main import PRESETS, Options, Task
 from benchmarks.l2t_dln.methods import ARCHITECTURES, METHODS, REPLAYED, WINDOWS
 from benchmarks.l2t_dln.work import Configuration, Setting
-from benchmarks.rows import ResultsFile, read_rows
+from teachenv.experiment.rows import ResultsFile, read_rows
 
 DIGITS = Setting(
     "TeachDigits-v0",

@@ -15,9 +15,9 @@ from benchmarks.lgtm import Options, cost, main, report, work
 from benchmarks.lgtm.main import Size
 from benchmarks.lgtm.methods import METHODS, STUDIES, TABLE
 from benchmarks.lgtm.work import Setting, distil, fine_tune, tokens
-from benchmarks.rows import Row, read_rows
 from meta import INFLUENCE_METHODS
 from meta.distillation import DISTILLERS
+from teachenv.experiment.rows import Row, read_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore:the files in .* are not the official")
 WORDS = [*"abcdefgh"]

@@ -20,7 +20,7 @@ from benchmarks.lot_images import problem as images_problem
 from benchmarks.lot_images.problem import ImageProblem
 from benchmarks.lot_language import main as language_main
 from benchmarks.lot_language.problem import LanguageProblem
-from benchmarks.rows import Row, read_rows
+from teachenv.experiment.rows import Row, read_rows
 
 TEXT = LanguageProblem(
     "numbers", "lstm", {"width": 16, "dropout": 0.2}, batch_size=8, bptt=10, train_size=2000, epochs=3,

@@ -18,8 +18,8 @@ from benchmarks.lot_atari.main import ENVIRONMENTS, Options
 from benchmarks.lot_atari.methods import LOT, METHODS, STUDIES, TABLE, Method
 from benchmarks.lot_atari.work import Rate, Training, curve_of, make_model, play
 from benchmarks.measurements import Measurement
-from benchmarks.rows import Row, read_rows
 from meta.saving import read_model
+from teachenv.experiment.rows import Row, read_rows
 
 SHORT = Training(
     "CartPole-v1", 512, 4, Rate(1e-3, 0.0, "linear"), {"n_steps": 32, "batch_size": 64, "n_epochs": 2}, segment=2

@@ -10,8 +10,8 @@ import pytest
 
 from benchmarks.jobs import JobFailed
 from benchmarks.measurements import Measurement, measure, rows_of
-from benchmarks.provenance import about
-from benchmarks.rows import ResultsFile, Row
+from teachenv.experiment.provenance import about
+from teachenv.experiment.rows import ResultsFile, Row
 
 CHECKPOINTS: list[Path] = []
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import precision
 from benchmarks.comparison.engine import Effort, Rung
 from benchmarks.l2t_dlf_images import Options, main
-from benchmarks.rows import read_rows
+from teachenv.experiment import precision
+from teachenv.experiment.rows import read_rows
 
 OPTIONS = {"horizon": 4, "steps_per_action": 2, "dev_size": 100, "batch_size": 8, "autocast": "bfloat16"}
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from benchmarks.__main__ import main as command_line
-from benchmarks.rows import ResultsFile, Row, read_rows
 from benchmarks.throughput import Options, main, measure
 from benchmarks.throughput.cases import CASES, SIZES, Case, Size, load_task
 from benchmarks.throughput.report import lines, report
+from teachenv.experiment.rows import ResultsFile, Row, read_rows
 
 TINY = Size(seeds=1, pieces=2, steps=2, conv_steps=1, vector_steps=3)
 CASE_OF_EACH = [

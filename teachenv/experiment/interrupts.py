@@ -1,7 +1,4 @@
-"""Ctrl-C and requests to end: one line, the signal's exit code (130, 143), nothing left running and no half files.
-
-This module is the first that the command imports, so it needs nothing but a few modules of Python's own.
-"""
+"""Ctrl-C and requests to end: one line, the signal's exit code (130, 143), nothing left running and no half files."""
 
 from __future__ import annotations
 
@@ -32,11 +29,6 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, number: int = signal.SIGINT) -> None:
         super().__init__(number)
         self.number = number
-
-
-def end_at_once() -> None:
-    """Until something is run, a signal ends the process where it stands: there is nothing to clean up."""
-    _handle(_end)
 
 
 @contextmanager

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.lock import InUse, lock
-from benchmarks.rows import ResultsFile
+from teachenv.experiment.lock import InUse, lock
+from teachenv.experiment.rows import ResultsFile
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 HOLDER = """
 import sys, time
 from pathlib import Path
-from benchmarks.lock import lock
+from teachenv.experiment.lock import lock
 kept = lock(Path(sys.argv[1]))
 print("locked", flush=True)
 time.sleep(600)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from benchmarks.statistics import Paired, Summary, bootstrap_interval, iqm, mean, summarise
+from teachenv.experiment.statistics import Paired, Summary, bootstrap_interval, iqm, mean, summarise
 
 finite = st.floats(-1e6, 1e6)
 samples = st.lists(finite, min_size=1, max_size=25)

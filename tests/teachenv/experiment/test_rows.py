@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.rows import (
+from teachenv.experiment.rows import (
     MalformedResults,
     OutputNotWritable,
     ResultsFile,

@@ -1,14 +1,11 @@
 import json
 import shutil
 import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks.compare import main as compare
-from benchmarks.l2t_dlf_images import main as l2t_dlf_images
-from benchmarks.provenance import git_commit, versions
+from teachenv.experiment.provenance import git_commit, versions
 
 
 def test_versions_name_every_library_that_shapes_a_result():
@@ -60,14 +57,3 @@ def test_git_commit_is_not_that_of_a_repository_around_the_code(work_tree):
 def test_git_commit_is_unknown_outside_a_work_tree(tmp_path):
     assert git_commit(tmp_path) == "unknown"
     assert git_commit(tmp_path / "missing") == "unknown"
-
-
-def test_rows_whose_tuning_is_taken_over_are_in_the_wheel():
-    tomllib = pytest.importorskip("tomllib")  # Python 3.11
-    root = Path(__file__).parents[2]
-    settings = tomllib.loads((root / "pyproject.toml").read_text())
-    packaged = {root / "benchmarks" / name for name in settings["tool"]["setuptools"]["package-data"]["benchmarks"]}
-    wanted = {compare.SHIPPED / kind.shipped / "results.jsonl" for kind in (compare.LOSSES, compare.DISTILLATION)}
-    wanted.add(l2t_dlf_images.SHIPPED)
-    assert wanted <= packaged
-    assert all(path.is_file() for path in packaged)

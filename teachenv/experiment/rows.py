@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
-from benchmarks.lock import InUse, lock
+from teachenv.experiment.lock import InUse, lock
 from teachenv.files import whole_file
 
 _Key: TypeAlias = tuple[str, str, str, str, str, int, str]
@@ -58,7 +58,7 @@ class Row:
         student_steps: Student SGD steps spent up to this number, the common currency of all teachers.
         seconds: Wall-clock time spent up to this number; finite.
         config: Every option that shaped the number, as JSON values.
-        git_commit: See `benchmarks.provenance`.
+        git_commit: See `teachenv.experiment.provenance`.
         versions: See there; where a benchmark has a choice, also the precision of the networks.
         data: What a figure needs beside the number, such as a curve or a matrix: JSON values, or None.
 
@@ -139,8 +139,8 @@ class ResultsFile:
     crash cut short is removed with a warning. Rows that say the same thing again (same benchmark, task, dataset,
     student, method, seed, config, metric and student steps) replace the older ones in `rows`; the file keeps both.
 
-    Only one process may have the file open for writing (see `benchmarks.lock`): workers hand their rows to it. Another
-    one is refused for as long as this object, or another of the same file in this process, is alive.
+    Only one process may have the file open for writing (see `teachenv.experiment.lock`): workers hand their rows to it.
+    Another one is refused for as long as this object, or another of the same file in this process, is alive.
 
     Args:
         path: The file, usually ``DIR/results.jsonl``. It is made by the first `append`.

@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-_ROOT = Path(__file__).resolve().parent.parent
+_ROOT = Path(__file__).resolve().parents[2]
 _DISTRIBUTIONS = ("torch", "gymnasium", "stable-baselines3", "numpy", "teachenv")
 
 
@@ -30,7 +30,7 @@ def git_commit(folder: str | os.PathLike[str] = _ROOT) -> str:
     """The commit of a work tree, as it was when this process first asked.
 
     Args:
-        folder: Root of the work tree; by default the one this file lies in.
+        folder: Root of the work tree; by default the one that this package lies in.
 
     Returns:
         The commit's hash, with ``-dirty`` appended when the tree has changes or new files (committed results do not

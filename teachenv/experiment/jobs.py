@@ -1,0 +1,281 @@
+"""Independent jobs, and the backends that run them.
+
+Jobs share nothing: each is a function with its arguments, and hands back a value. A backend takes jobs and hands back
+their values as they end, whichever ends first::
+
+    with make_backend("processes", workers=2) as backend:
+        for seed in range(8):
+            backend.submit(Job(f"rmd, seed {seed}", train, {"method": "rmd", "seed": seed}))
+        for job, value in backend.completed():
+            print(job.label, value.reason if isinstance(value, Failure) else value)
+
+Values do not depend on the backend, because every job has the same number of torch threads wherever it runs. Functions
+and arguments travel by cloudpickle, so a script may define them itself, and needs no `if __name__ == "__main__":`.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import cloudpickle  # type: ignore[import-untyped]
+import torch
+
+from teachenv.errors import unknown_name
+
+
+@dataclass(frozen=True)
+class Job:
+    """A piece of work for one process.
+
+    Attributes:
+        label: What progress and errors call it.
+        function: Called once with the arguments; it need not be importable.
+        arguments: By name. One that is a `Shared` or a `Kept` is replaced; see there.
+        folder: The job's own folder, for its checkpoints: what is in it is still there when the job is begun again.
+            It is handed over as the argument `folder`, wherever that is on the machine that runs the job, and need not
+            exist. None: no such argument is handed over.
+        resources: What the job needs: `num_cpus` (1 unless given; torch has as many threads), and for Ray `num_gpus`,
+            `memory` (bytes) and those that a cluster defines itself.
+    """
+
+    label: str
+    function: Callable[..., Any]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
+    resources: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def threads(self) -> int:
+        """Of torch, while the job runs."""
+        return max(1, int(self.resources.get("num_cpus", 1)))
+
+
+class Shared:
+    """A large value that many jobs take, as data: it is sent once to each process or machine, not once a job.
+
+    A job receives the value itself, and must not change it: the next job may receive the same object.
+    """
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+class Kept:
+    """A folder that another job has filled (a warm start, a teacher's weights), and that no job changes any more.
+
+    A job receives the path of the folder, or of a copy of it, on the machine that runs the job.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What a job gives that raised, or whose process died.
+
+    Attributes:
+        label: of the job.
+        reason: What a user reads.
+        error: What the job raised, with its cause; None where the process died, or the error cannot be sent.
+        traceback: The traceback as text; empty where the process died.
+    """
+
+    label: str
+    reason: str
+    error: BaseException | None = None
+    traceback: str = ""
+
+    def __str__(self) -> str:
+        return f"job {self.label!r} failed: {self.reason}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Pickling an exception loses its cause, and one that cannot be read again must not take the message with it.
+        return _receive_failure, (self.label, self.reason, _pickled_chain(self.error), self.traceback)
+
+
+class Backend(Protocol):
+    """Where jobs run. It is a context manager, and closed at the end of the block."""
+
+    def submit(self, job: Job) -> None:
+        """Takes one more job; those that are submitted first begin first."""
+
+    def completed(self) -> Iterator[tuple[Job, Any]]:
+        """Gives jobs with their value or `Failure` as they end, until none is left; more may be submitted meanwhile."""
+
+    def close(self) -> None:
+        """Ends what still runs: afterwards no process is left."""
+
+    def __enter__(self) -> Backend: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+BACKENDS = ("inline", "processes", "ray")
+
+
+def make_backend(name: str, workers: int | None = None, address: str | None = None) -> Backend:
+    """Makes a backend.
+
+    Args:
+        name: `"inline"` (this process, one job after another), `"processes"` (others on this machine) or `"ray"`.
+        workers: Jobs at a time; None: one for each core that this process may use, or what a Ray cluster has room for.
+        address: of the Ray cluster to join: `"auto"` (the one that this machine is part of) or `"host:port"`. None: one
+            of this machine's own, which ends with the backend.
+
+    Raises:
+        ValueError: If there is no such backend, it has no address, or `workers` is less than one.
+        ImportError: If Ray is not installed.
+        ConnectionError: If no Ray cluster answers at the address.
+    """
+    if name not in BACKENDS:
+        raise unknown_name("backend", name, BACKENDS)
+    if workers is not None and workers < 1:
+        raise ValueError(f"found workers={workers}, expected at least 1")
+    if address is not None and name != "ray":
+        raise ValueError(f"found address={address!r} with backend={name!r}, expected backend='ray' or no address")
+    # Imported when they are asked for: Ray is an extra.
+    if name == "inline":
+        from teachenv.experiment.inline import Inline
+
+        return Inline()
+    if name == "processes":
+        from teachenv.experiment.processes import Processes
+
+        return Processes(workers)
+    from teachenv.experiment.ray import Ray
+
+    return Ray(workers, address)
+
+
+class Parcel:
+    """Stands for an argument on its way to a job."""
+
+    def opened(self) -> AbstractContextManager[Any]:
+        """Gives the argument, where the job runs, for as long as it does."""
+        raise NotImplementedError
+
+
+def arguments_of(job: Job, shared: Callable[[Shared], Any], kept: Callable[[Kept], Any], folder: Any) -> dict[str, Any]:
+    """A job's arguments with what takes the place of its shared values, kept folders and own folder."""
+    arguments = dict(job.arguments)
+    for name, value in arguments.items():
+        if isinstance(value, Shared):
+            arguments[name] = shared(value)
+        elif isinstance(value, Kept):
+            arguments[name] = kept(value)
+    return arguments if job.folder is None else arguments | {"folder": folder}
+
+
+def call(label: str, function: Callable[..., Any], arguments: Mapping[str, Any], threads: int | None) -> Any:
+    """Runs a job in this process.
+
+    Args:
+        label: of the job.
+        function: of the job.
+        arguments: its arguments; those that are a `Parcel` are opened.
+        threads: of torch while it runs; None: as many as there are.
+
+    Returns:
+        The job's value, or a `Failure`.
+
+    Raises:
+        KeyboardInterrupt: or what is derived from it; all else that the job raises is a `Failure`.
+    """
+    before = torch.get_num_threads()
+    try:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        with ExitStack() as stack:
+            received = {
+                name: stack.enter_context(value.opened()) if isinstance(value, Parcel) else value
+                for name, value in arguments.items()
+            }
+            return function(**received)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        return failure(label, error)
+    finally:
+        torch.set_num_threads(before)
+
+
+def answer(label: str, message: bytes) -> bytes:
+    """Runs a job that was sent by `message`, and gives what is sent back."""
+    try:
+        value = call(label, *cloudpickle.loads(message))
+    except Exception as error:  # while it was read
+        value = failure(label, error, "it cannot be read where it shall run: ")
+    try:
+        return pickled(value)
+    except Exception as error:
+        return pickled(failure(label, error, "its value cannot be sent: "))
+
+
+CANNOT_BE_SENT = "it cannot be sent: "
+
+
+def message(job: Job, arguments: Mapping[str, Any]) -> bytes | Failure:
+    """What is sent to where the job shall run."""
+    try:
+        return pickled((job.function, arguments, job.threads))
+    except Exception as error:
+        return failure(job.label, error, CANNOT_BE_SENT)
+
+
+def received(label: str, answer: bytes) -> Any:
+    """The value or `Failure` that was sent back."""
+    try:
+        return cloudpickle.loads(answer)
+    except Exception as error:
+        return failure(label, error, "its value cannot be read: ")
+
+
+def failure(label: str, error: BaseException, before: str = "") -> Failure:
+    """What a job gives that raised an error."""
+    reason = str(error)
+    # Errors of these types say what a user did wrong, in words; others may be no more than a key that is missing.
+    if not reason or not isinstance(error, ValueError | OSError | ImportError):
+        reason = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
+    return Failure(label, before + reason, error, "".join(traceback.format_exception(error)))
+
+
+def pickled(value: Any) -> bytes:
+    """A value by cloudpickle."""
+    data: bytes = cloudpickle.dumps(value)
+    return data
+
+
+def _pickled_chain(error: BaseException | None) -> list[bytes]:
+    """An exception, its cause, the cause's cause, as far as they can be sent."""
+    chain: list[bytes] = []
+    while error is not None:
+        try:
+            link = pickled(error)
+            cloudpickle.loads(link)
+        except Exception:
+            break
+        chain.append(link)
+        error = error.__cause__
+    return chain
+
+
+def _receive_failure(label: str, reason: str, chain: list[bytes], traceback: str) -> Failure:
+    error: BaseException | None = None
+    for link in reversed(chain):
+        try:
+            effect = cloudpickle.loads(link)
+        except Exception:  # known where it was raised, not here
+            error = None
+            continue
+        effect.__cause__ = error
+        error = effect
+    return Failure(label, reason, error, traceback)

@@ -1,0 +1,73 @@
+"""How far jobs have come: a bar on a terminal, and otherwise a line now and then."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+
+# Without a terminal (a log file, CI), jobs that ended are reported at most this often.
+_SECONDS_BETWEEN_LINES = 5.0
+
+
+class Progress(Protocol):
+    """What is shown on stderr."""
+
+    def advance(self, label: str) -> None:
+        """One more job has ended."""
+
+
+@contextmanager
+def progress(jobs: int) -> Iterator[Progress]:
+    """Shows how many of so many jobs have ended."""
+    if not sys.stderr.isatty():
+        yield _Lines(jobs)
+        return
+    # Imported here, as a command must not wait for them before it says a word.
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with RichProgress(*columns, console=Console(stderr=True)) as bar:
+        yield _Bar(bar, jobs)
+
+
+class _Bar:
+    """For somebody who watches."""
+
+    def __init__(self, bar: RichProgress, jobs: int) -> None:
+        self._bar = bar
+        self._task = bar.add_task("jobs", total=jobs)
+
+    def advance(self, label: str) -> None:
+        # Escaped by hand: rich would read [...] in a label as markup.
+        self._bar.update(self._task, advance=1, description=label.replace("[", r"\["))
+
+
+class _Lines:
+    """For a log file."""
+
+    def __init__(self, jobs: int) -> None:
+        self._jobs = jobs
+        self._ended = 0
+        self._start = time.monotonic()
+        self._last_line = -_SECONDS_BETWEEN_LINES
+
+    def advance(self, label: str) -> None:
+        self._ended += 1
+        elapsed = time.monotonic() - self._start
+        if self._ended == self._jobs or elapsed - self._last_line >= _SECONDS_BETWEEN_LINES:
+            self._last_line = elapsed
+            print(f"[{self._ended}/{self._jobs}] {label} ({elapsed:.0f} s)", file=sys.stderr, flush=True)

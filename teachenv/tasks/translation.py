@@ -19,7 +19,7 @@ import torch
 from torch.nn import functional as F
 
 from teachenv.bleu import corpus_bleu, references, texts
-from teachenv.data.translation import TRANSLATIONS, Lines, load_translation
+from teachenv.data.translation import TRANSLATIONS, Lines, Parallel, load_translation
 from teachenv.data.vocabulary import BEGIN, END, PAD, Vocabulary, pieces_of, words_of
 from teachenv.decoding import by_length, greedy, translated
 from teachenv.errors import unknown_name
@@ -67,15 +67,14 @@ def translation(
         raise unknown_name("dataset for task 'translation'", dataset, TRANSLATIONS)
     if longer not in ("error", "drop"):
         raise unknown_name("longer", longer, ("error", "drop"))
-    data = load_translation(dataset, data_root=data_root)
-    texts = [*data.train.source, *data.train.target]
     if dataset == "numbers":
         if vocabulary_size is not None:
             raise ValueError(f"'numbers' is of whole words, found vocabulary_size={vocabulary_size}; leave it out")
-        vocabulary = words_of(texts)
+        data, vocabulary, numbered = _numbers()
     else:
-        vocabulary = pieces_of(texts, _PIECES[dataset] if vocabulary_size is None else vocabulary_size)
-    numbered = {name: _numbered(getattr(data, name), vocabulary) for name in ("train", "valid", "test")}
+        data = load_translation(dataset, data_root=data_root)
+        vocabulary = pieces_of(_both_sides(data), _PIECES[dataset] if vocabulary_size is None else vocabulary_size)
+        numbered = _all_numbered(data, vocabulary)
     limit = max_length or max(len(side) for pairs in numbered.values() for pair in pairs for side in pair)
     kept = {
         name: _fitting(getattr(data, name), pairs, limit, longer if name != "test" else "never")
@@ -97,6 +96,22 @@ def translation(
 
 
 Pair = tuple[list[int], list[int]]
+
+
+@functools.cache  # comparisons make hundreds of environments, and each would make the same sentences
+def _numbers() -> tuple[Parallel, Vocabulary, dict[str, list[Pair]]]:
+    """The sums in number words; only read by callers."""
+    data = load_translation("numbers")
+    vocabulary = words_of(_both_sides(data))
+    return data, vocabulary, _all_numbered(data, vocabulary)
+
+
+def _both_sides(data: Parallel) -> list[str]:
+    return [*data.train.source, *data.train.target]
+
+
+def _all_numbered(data: Parallel, vocabulary: Vocabulary) -> dict[str, list[Pair]]:
+    return {name: _numbered(getattr(data, name), vocabulary) for name in ("train", "valid", "test")}
 
 
 def _numbered(lines: Lines, vocabulary: Vocabulary) -> list[Pair]:

@@ -28,7 +28,7 @@ class BatchedDynamics(Dynamics):
         single: the training of one of them.
         path: `"vmap"`: networks, losses and measures run under `torch.func.vmap`; `"loop"`: one student after the
             other.
-        recorder: records steps under vmap at their first call and replays them; only for networks, losses and measures
+        recorder: records steps under vmap that are taken often and replays them; only for networks, losses and measures
             that are known to be pure, see `teachenv.recording`. None: nothing is recorded.
     """
 

@@ -215,7 +215,7 @@ class Dynamics:
             outcome = Outcome(losses.detach(), scores)
             return Gradient(of_parameters, of_action, _detached(new_buffers), outcome, d_statistics)
 
-        return self._recorded(gradient, "gradient", with_action)(
+        return self._recorded(gradient, "gradient", with_action, of_all)(
             state.parameters, state.buffers, *self.minibatch(episode, state.step), action
         )
 

@@ -11,6 +11,7 @@ package's own networks, losses and measures are recorded, never a user's.
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Hashable
 from itertools import repeat
 from typing import Any, TypeVar
@@ -23,11 +24,16 @@ from teachenv.trees import tensors_of, with_tensors
 T = TypeVar("T")
 
 
+CALLS_BEFORE = 50
+"""Calls of a function before it is recorded, which takes as long as some hundred calls: short trainings do without."""
+
+
 class Recorder:
-    """Records a function at its first call with tensors of given layouts, and replays it at the next ones."""
+    """Records a function that is called often with tensors of given layouts, and replays it from then on."""
 
     def __init__(self) -> None:
         """Begins without recordings."""
+        self._calls: Counter[Hashable] = Counter()
         self._recordings: dict[Hashable, tuple[Callable[..., list[torch.Tensor]], Any]] = {}
 
     def __call__(self, function: Callable[..., T], *name: Hashable) -> Callable[..., T]:
@@ -42,6 +48,9 @@ class Recorder:
             tensors = tensors_of(arguments)
             key = (name, tuple((t.shape, t.stride(), t.dtype) for t in tensors))
             if key not in self._recordings:
+                self._calls[key] += 1
+                if self._calls[key] <= CALLS_BEFORE:
+                    return function(*arguments)
                 self._recordings[key] = _record(function, arguments)
             graph, structure = self._recordings[key]
             with torch.no_grad():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from benchmarks.lot_images.problem import ImageProblem
 from benchmarks.lot_language import main as language_main
 from benchmarks.lot_language.problem import LanguageProblem
 from teachenv.experiment.rows import Row, read_rows
+from teachenv.tasks import synthetic
 
 TEXT = LanguageProblem(
     "numbers", "lstm", {"width": 16, "dropout": 0.2}, batch_size=8, bptt=10, train_size=2000, epochs=3,
@@ -275,6 +277,8 @@ def test_the_language_command_keeps_what_it_has(tmp_path: Path, monkeypatch: pyt
 def test_the_image_command_asks_all_studies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     size = images_main.Size("synthetic", "preresnet-8", 1, 1, 60)
     monkeypatch.setitem(images_main.SIZES, "smoke", size)  # type: ignore[arg-type]
+    few = functools.partial(synthetic.make_synthetic, test_size=20)  # all are measured again and again
+    monkeypatch.setattr(synthetic, "make_synthetic", few)
     monkeypatch.setattr(images_problem, "has_bfloat16", lambda: True)
     command = ["lot_images", "--preset", "smoke", "--workers", "1", "--out", str(tmp_path)]
     command += ["--study", "n", "form", "size", "imitation", "--methods", "lot:n-2", "lot:l2", "lot:student-larger"]

@@ -338,9 +338,7 @@ def test_single_precision_gives_the_same_gradient_roughly(student, method, error
     assert relative(found, wanted) < error
 
 
-@pytest.mark.parametrize(
-    "student", ["mlp", "lenet", batch_norm_student, dropout_student, Recurrent, Attentive, Tied]
-)
+@pytest.mark.parametrize("student", ["mlp", "lenet", batch_norm_student, dropout_student, Recurrent, Attentive, Tied])
 def test_a_forward_pass_in_bfloat16_gives_the_same_gradient_roughly(student):
     case = Case("autocast", student, options={"momentum": 0.9, "horizon": 3})
     actions = some_actions(case.env()).astype(np.float32)

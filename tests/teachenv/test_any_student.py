@@ -390,9 +390,11 @@ def test_a_student_is_the_same_in_every_way_of_training_it(kind):
     assert info == again
     assert np.array_equal(observations, same)
     wanted = differences(env)
-    paths = {teachenv.TeachVectorEnv(num_envs=2, **options).path, "loop"}
-    for path in paths:
-        many = VectorActionGradient(teachenv.TeachVectorEnv(num_envs=2, path=path, **options))
+    batches = [teachenv.TeachVectorEnv(num_envs=2, **options)]
+    if batches[0].path != "loop":
+        batches.append(teachenv.TeachVectorEnv(num_envs=2, path="loop", **options))
+    for batch in batches:
+        many, path = VectorActionGradient(batch), batch.path
         infos, _ = trained(many, np.stack([actions()] * 2, 1))
         assert infos["final_info"]["objective"][0] == pytest.approx(info["objective"], rel=1e-10)
         np.testing.assert_allclose(infos["action_gradient"][0, :2, :2], wanted, rtol=2e-5, atol=2e-8, err_msg=path)
@@ -621,7 +623,7 @@ def test_the_check_takes_as_many_backward_passes_however_many_buffers_there_are(
         norm = [nn.BatchNorm1d(8) for _ in range(norms)]
         teachenv.TeachEnv(**SETTINGS | {"student": lambda norm=norm: around(*copy.deepcopy(norm))})
         needed.append(len(count))
-    assert needed[0] == needed[1]
+    assert needed[0] == needed[1] > 0
 
 
 # --- what a derivative leaves out -------------------------------------------------------------------------------------

@@ -280,7 +280,7 @@ def test_batched_students_are_single_ones(name, path, dtype, tolerance):
     ],
 )
 def test_recordings_are_what_they_recorded(name, loss, monkeypatch):
-    """At the call that records, at later ones with other values, and (of one family) with another number of students."""
+    """At the call that records, later with other values, and (of one family) with another number of students."""
     monkeypatch.setattr("teachenv.recording.CALLS_BEFORE", 0)
     teaching = teaching_of(name, loss=loss, momentum=0.9, learning_rate=0.02)
     plain, recorded = (BatchedDynamics(teaching.dynamics, "vmap", r) for r in (None, Recorder()))

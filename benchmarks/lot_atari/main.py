@@ -25,6 +25,8 @@ NAME = "lot_atari"
 Study = Literal["table", "peers", "n", "alpha", "size", "students", "throughput"]
 
 _GAMES = ("BeamRider", "Breakout", "UpNDown", "Gravitar")
+# Of all games, in a turn of the study of throughput.
+_GAME_STEPS = 2_048
 # The released code's, with its cosine; 20 million steps in the paper.
 _GAME = Training(
     "Breakout",
@@ -275,7 +277,7 @@ def _throughput(results: ResultsFile, options: Options, threads: int = 2) -> Non
         "ppo": (throughput.learners, {"training": _GAME, "turns": turns, "threads": threads}),
         "make_atari_env": (
             throughput.environments,
-            {"game": game, "num_envs": _GAME.num_envs, "steps": 2_048, "turns": turns, "threads": threads},
+            {"game": game, "num_envs": _GAME.num_envs, "steps": _GAME_STEPS, "turns": turns, "threads": threads},
         ),
     }
     for baseline, (function, arguments) in studies.items():

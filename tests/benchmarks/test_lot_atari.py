@@ -200,6 +200,7 @@ def test_throughput_is_measured_side_by_side(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(main, "alone", lambda function, **arguments: function(**arguments))
     short = replace(GAME, options=GAME.options | {"n_steps": 16, "batch_size": 16})
     monkeypatch.setattr(main, "_GAME", short)
+    monkeypatch.setattr(main, "_GAME_STEPS", 64)
     monkeypatch.setitem(main.SIZES, "smoke", main.Size({}, 512, 1.0, 1))  # type: ignore[arg-type]
     before = torch.get_num_threads()
     command = ["lot_atari", "--preset", "smoke", "--study", "throughput", "--out", str(tmp_path)]

@@ -14,8 +14,9 @@ differences: what that leaves out is named in `FunctionalStudent.unfollowed`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,7 +30,6 @@ from teachenv.students.derivatives import compare_derivatives, random_direction
 if TYPE_CHECKING:
     from teachenv.students.functional import FunctionalStudent
 
-_PASSES = 3
 _FAR = (10, 100, 1_000, 10_000, 1_000_000)
 """By how much a number that moves in each pass is moved on, to see whether it ever changes anything."""
 
@@ -37,42 +37,49 @@ _EXACT = {torch.float32: 1e-5, torch.float64: 1e-10}
 _CLOSE = {torch.float32: 1e-3, torch.float64: 1e-7}
 """Largest relative differences between the same and between different operations."""
 
+_TRAINED = "its outputs in evaluation after a training"
+_UNTRAINED = "its outputs in evaluation right after those of other weights"
+
 Trace = list[tuple[str, torch.Tensor]]
 """What came out of a short training: (what it is, its value)."""
 
 
-def check_student(student: FunctionalStudent, few: torch.Tensor) -> None:
-    """Compares a student with its module.
+def check_student(student: FunctionalStudent, few: torch.Tensor, reached: set[str] | None) -> None:
+    """Compares a student with its module, and sets what the student knows of its derivatives.
 
     Args:
         student: just made.
         few: a few inputs on which the module runs.
+        reached: the tensors that a training pass's outputs are computed from; None: the graph does not show all.
 
     Raises:
         ValueError: they differ; names the module, what differs, the likely cause and what to do.
     """
     check = _Check(student, few)
     check.fresh_networks_are_apart()
-    check.evaluation_is_a_function()
     check.module_is_what_runs()
     check.numbers_that_move_change_nothing()
-    check.differentiable_forms_are_equal()
-    check.derivatives_are_complete()
+    if reached is None:
+        check.differentiable_forms_are_equal()
+        check.derivatives_are_complete()
+    else:
+        student.reads_statistics = not reached.isdisjoint(student.statistics)
 
 
 class _Check:
     def __init__(self, student: FunctionalStudent, few: torch.Tensor) -> None:
         self.student, self.module, self.device = student, student.module, student.device
         half = max(len(few) // 2, 1)
-        self.minibatches = [few, few.roll(half, 0), few.flip(0)]
+        self.minibatches = [few, few.roll(half, 0)]
         self.buffers = student.buffers
         # bfloat16 has eight bits: another order of the same operations may differ in the last one of them.
-        self.exact, self.close = (0.02, 0.2) if student.autocast else (_EXACT[student.dtype], _CLOSE[student.dtype])
+        self.exact, self.close = (0.02, {student.dtype: 0.2}) if student.autocast else (_EXACT[student.dtype], _CLOSE)
         self.begin = tuple({n: t.clone() for n, t in each.items()} for each in student.tensors_of(student.module))
         rng = torch.Generator().manual_seed(0)
-        self.moves = [
-            {n: random_direction(p, rng) for n, p in self.begin[0].items()} for _ in range(_PASSES)
-        ]  # of the parameters, after each pass
+        # Trainings begin at other weights than the skeleton has seen, and they grow: a cache of the first, and the
+        # least and the largest of all that was seen, then differ from those of a module that has seen nothing.
+        self.moves = {n: random_direction(p, rng).add_(p, alpha=0.1) for n, p in self.begin[0].items()}
+        self.start = {name: p + self.moves[name] for name, p in self.begin[0].items()}
 
     def error(self, what: str) -> ValueError:
         return ValueError(f"the student {self.student.name} {what}")
@@ -108,15 +115,13 @@ class _Check:
 
     # --- evaluation ---------------------------------------------------------------------------------------------------
 
-    def evaluation_is_a_function(self) -> None:
-        """It draws nothing, and changes no buffer."""
-        parameters, buffers = self.copies()
-        before = generator_states(self.device)
+    def evaluated(self, parameters: Tensors, buffers: Tensors) -> torch.Tensor:
+        """Outputs in evaluation, which draws nothing and changes no buffer."""
+        before = {name: b.clone() for name, b in buffers.items()}
         with torch.no_grad(), all_seeded(0, Purpose.DROPOUT, device=self.device):
             seeded = generator_states(self.device)
-            self.run(parameters, buffers, self.minibatches[0], training=False)
+            outputs, _ = self.run(parameters, buffers, self.minibatches[0], training=False)
             drawn = [name for name, state in generator_states(self.device).items() if state != seeded[name]]
-        assert before == generator_states(self.device)
         if drawn:
             raise self.error(
                 f"draws random numbers in evaluation mode{self.place_of_draws(drawn[0])}, from {drawn[0]}'s generator, "
@@ -124,11 +129,12 @@ class _Check:
                 "F.dropout(x, p, self.training))"
             )
         for name, buffer in buffers.items():
-            if not _equal(buffer, self.begin[1][name]):
+            if not _equal(buffer, before[name]):
                 raise self.error(
                     f"changes its buffer {name!r} in evaluation mode, so that measuring it would train it; change it "
                     "only if self.training"
                 )
+        return outputs.clone()
 
     def place_of_draws(self, generator: str) -> str:
         """Names the innermost module in which a generator moves in an evaluation pass."""
@@ -160,7 +166,8 @@ class _Check:
         """The module's own training, the function's, and the function's once more are the same."""
         attributes = attributes_of(self.reference)
         try:
-            own, first, again = self.by_module(), self.by_function(), self.by_function()
+            own, first = self.by_module(), self.by_function()
+            again, _ = self.pass_by_function(0, self.start, self.copies()[1], gradient=False)
             failed = None
         except RuntimeError as error:
             failed = error
@@ -174,12 +181,12 @@ class _Check:
                 f"is not a function of its tensors: {label} differ from those of a plain loop over the module; "
                 + self.cause(moved, label)
             )
-        if label := _first_difference(first, again, self.exact):
+        if label := _first_difference(first[: len(again)], again, self.exact):
             raise self.error(
                 f"remembers earlier trainings: {label} differ in a second training from the same tensors; "
                 + self.cause(moved, label)
             )
-        self.moving, self.trace = moved, again
+        self.moving = moved
         # Frozen parameters that a pass moves (an average of other weights) are statistics like any buffer.
         self.student.statistics += [
             name
@@ -188,58 +195,65 @@ class _Check:
         ]
 
     def by_module(self) -> Trace:
-        """As a loop in plain PyTorch trains it, but that the parameters are moved along given directions."""
+        """As a loop in plain PyTorch trains it, but that the parameters are moved along a given direction."""
         trace: Trace = []
         module, student = self.reference, self.student
         named = dict(module.named_parameters())
         parameters: Tensors = {name: named[name] for name in self.begin[0]}
-        module.eval()
-        with torch.no_grad(), student.precision():
-            untrained = student.logits(module(self.minibatches[0]), training=False).clone()
+
+        def evaluated() -> torch.Tensor:
+            module.eval()
+            with torch.no_grad(), student.precision():
+                return student.logits(module(self.minibatches[0]), training=False).clone()
+
+        def move() -> None:
+            with torch.no_grad():
+                for name, along in self.moves.items():
+                    parameters[name].add_(along)
+
+        move()
+        untrained = evaluated()
         for t, inputs in enumerate(self.minibatches):
             module.train()
             with student.random_state(0, t), student.precision(), torch.enable_grad():
                 outputs = student.logits(module(inputs), training=True)
-                gradient = _gradient(outputs, parameters)
+                gradient = _gradient(outputs, parameters) if t else {}
             for child in module.modules():
                 # One that is updated with its graph would keep it, and every loop detaches it.
                 child._buffers.update({k: b.detach() for k, b in child._buffers.items() if b is not None})
             after = dict(module.named_buffers())
             trace += _passed(t, outputs, {name: after[name] for name in self.buffers}, gradient)
-            with torch.no_grad():
-                for name, move in self.moves[t].items():
-                    parameters[name].add_(move)
-                module.eval()
-                with student.precision():
-                    outputs = student.logits(module(inputs), training=False)
-            trace.append((f"its outputs in evaluation after pass {t + 1}", outputs.clone()))
-        return [*trace, ("its outputs in evaluation right after those of other weights", untrained)]
+            move()
+        return [*trace, (_TRAINED, evaluated()), (_UNTRAINED, untrained)]
 
     def by_function(self) -> Trace:
         trace: Trace = []
-        parameters, buffers = self.copies()
-        for t, inputs in enumerate(self.minibatches):
-            leaves = {name: p.clone().requires_grad_() for name, p in parameters.items()}
-            with self.student.random_state(0, t), torch.enable_grad():
-                outputs, buffers = self.run(leaves, buffers, inputs, training=True)
-                gradient = _gradient(outputs, leaves)
-            self.check_parameters(parameters, leaves)
-            for name, grad in gradient.items():
-                if grad.layout != torch.strided:
-                    raise self.error(
-                        f"has sparse gradients of {name!r}, which no optimizer here takes; build it with sparse=False"
-                    )
-            buffers = {name: b.detach() for name, b in buffers.items()}
-            trace += _passed(t, outputs, {name: buffers[name] for name in self.buffers}, gradient)
-            parameters = {name: p + self.moves[t][name] for name, p in parameters.items()}
-            with torch.no_grad():
-                outputs, _ = self.run(parameters, buffers, inputs, training=False)
-            trace.append((f"its outputs in evaluation after pass {t + 1}", outputs.clone()))
+        parameters, buffers = self.start, self.copies()[1]
+        for t in range(len(self.minibatches)):
+            passed, buffers = self.pass_by_function(t, parameters, buffers, gradient=t > 0)
+            trace += passed
+            parameters = {name: p + self.moves[name] for name, p in parameters.items()}
         self.after = buffers
+        trace.append((_TRAINED, self.evaluated(parameters, buffers)))
         # No training pass lies between: a weight that was kept for evaluation is another network's now.
-        with torch.no_grad():
-            outputs, _ = self.run(*self.copies(), self.minibatches[0], training=False)
-        return [*trace, ("its outputs in evaluation right after those of other weights", outputs.clone())]
+        return [*trace, (_UNTRAINED, self.evaluated(self.start, self.copies()[1]))]
+
+    def pass_by_function(
+        self, t: int, parameters: Tensors, buffers: Tensors, *, gradient: bool
+    ) -> tuple[Trace, Tensors]:
+        """(What came out of a training pass, buffers after it)."""
+        leaves = {name: p.clone().requires_grad_() for name, p in parameters.items()}
+        with self.student.random_state(0, t), torch.enable_grad():
+            outputs, buffers = self.run(leaves, buffers, self.minibatches[t], training=True)
+            gradients = _gradient(outputs, leaves) if gradient else {}
+        self.check_parameters(parameters, leaves)
+        for name, grad in gradients.items():
+            if grad.layout != torch.strided:
+                raise self.error(
+                    f"has sparse gradients of {name!r}, which no optimizer here takes; build it with sparse=False"
+                )
+        buffers = {name: b.detach() for name, b in buffers.items()}
+        return _passed(t, outputs, {name: buffers[name] for name in self.buffers}, gradients), buffers
 
     def check_parameters(self, before: Tensors, after: Tensors) -> None:
         for name, tensor in before.items():
@@ -301,27 +315,44 @@ class _Check:
     def numbers_that_move_change_nothing(self) -> None:
         """A counter that nothing reads is harmless; one that is read later on is not, and is moved on to see."""
         modules = dict(self.module.named_modules())
-        for (path, key), (before, after) in self.moving.items():
+        numbers = {}
+        for path, key in self.moving:
             number = modules[path].__dict__.get(key)
-            if not isinstance(number, int | float) or isinstance(number, bool):
+            if isinstance(number, int | float) and not isinstance(number, bool):
+                numbers[path, key] = number
+        if not numbers:
+            return
+        here = self.with_moved({}, 0)
+        for far in _FAR:
+            # All at once; one by one to find the culprit, and where they cannot be moved together.
+            together = self.with_moved(numbers, far)
+            if together and not _first_difference(here, together, self.exact):
                 continue
-            for far in _FAR:
-                modules[path].__dict__[key] = type(number)(number + far)
-                label = None
-                with suppress(Exception):
-                    label = _first_difference(self.trace, self.by_function(), self.exact)
-                modules[path].__dict__[key] = number
-                if label:
+            for place, number in numbers.items():
+                alone = self.with_moved({place: number}, far)
+                if alone and (label := _first_difference(here, alone, self.exact)):
                     raise self.error(
                         f"is not a function of its tensors: {label} depend on a number that each pass moves; "
-                        + self.cause({(path, key): (before, after)}, label)
+                        + self.cause({place: self.moving[place]}, label)
                     )
+
+    def with_moved(self, numbers: Mapping[tuple[str, str], float], far: int) -> Trace:
+        """What comes out of a pass with some of the module's numbers moved on; nothing if it fails."""
+        modules, trace = dict(self.module.named_modules()), []
+        for (path, key), number in numbers.items():
+            modules[path].__dict__[key] = type(number)(number + far)
+        with suppress(Exception):
+            passed, buffers = self.pass_by_function(0, *self.copies(), gradient=True)
+            trace = [*passed, (_TRAINED, self.evaluated(self.begin[0], buffers))]
+        for (path, key), number in numbers.items():
+            modules[path].__dict__[key] = number
+        return trace
 
     # --- derivatives --------------------------------------------------------------------------------------------------
 
     def differentiable_forms_are_equal(self) -> None:
         """The forms that derivatives are taken of give the same; without `opens`, if they do not with it."""
-        plain = self.one_pass(False)
+        plain = cache(partial(self.one_pass, False))
         for form in (True, "batched"):
             label = self.difference_of_form(plain, form)
             if label and self.student.opens:
@@ -333,22 +364,30 @@ class _Check:
                     f"(differentiable={form!r}); this is a fault of teachenv, please report it with the module"
                 )
 
-    def difference_of_form(self, plain: Trace, form: Any) -> str | None:
-        other = None
-        # What fails here says so when it is differentiated; a student need not be differentiable.
-        with suppress(Exception):
-            other = self.one_pass(form)
-        return None if other is None else _first_difference(plain, other, self.close)
+    def difference_of_form(self, plain: Callable[[torch.dtype], Trace], form: Any) -> str | None:
+        """What differs; in float64 as well, since rounding alone can move the gradients of a deep network far."""
+        label = None
+        for dtype, tolerance in self.close.items():
+            if dtype == torch.float32 and self.student.dtype != dtype:
+                continue
+            # What fails here says so when it is differentiated; a student need not be differentiable.
+            with suppress(Exception):
+                label = _first_difference(plain(dtype), self.one_pass(form, dtype), tolerance)
+            if label is None:
+                break
+        return label
 
-    def one_pass(self, form: Any) -> Trace:
-        parameters, buffers = self.copies()
-        leaves = {name: (p + self.moves[0][name]).requires_grad_() for name, p in parameters.items()}
+    def one_pass(self, form: Any, dtype: torch.dtype) -> Trace:
+        def converted(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor.to(dtype if tensor.is_floating_point() else tensor.dtype, copy=True)
+
+        leaves = {name: converted(p).requires_grad_() for name, p in self.start.items()}
+        buffers = {name: converted(b) for name, b in self.begin[1].items()}
+        inputs = converted(self.minibatches[0])
         trace: Trace = []
         for training in (True, False):
             with self.student.random_state(0, 0), torch.enable_grad():
-                outputs, buffers = self.run(
-                    leaves, buffers, self.minibatches[0], training=training, differentiable=form
-                )
+                outputs, buffers = self.student.raw(leaves, buffers, inputs, training=training, differentiable=form)
                 gradient = _gradient(outputs, leaves)
             buffers = {name: b.detach() for name, b in buffers.items()}
             trace += _passed(0, outputs, buffers if training else {}, gradient)
@@ -381,10 +420,16 @@ def _first_difference(one: Trace, other: Trace, tolerance: float) -> str | None:
     """What is the first thing to differ."""
     if [label for label, _ in one] != [label for label, _ in other]:
         return "its buffers"
-    # Gradients that are zero but for rounding (of a bias before a batch norm) are compared on the others' scale.
-    scale = max((_size(a) for label, a in one if label.startswith("its gradients")), default=0.0)
+    of_gradients: list[float] = []
     for (label, a), (_, b) in zip(one, other, strict=True):
-        if not _equal(a, b, tolerance, scale if label.startswith("its gradients") else 0.1):
+        if torch.equal(a, b):  # far faster, and large networks are mostly equal
+            continue
+        scale = 0.1
+        if label.startswith("its gradients"):
+            # Those that are zero but for rounding (of a bias before a batch norm) are compared on the others' scale.
+            of_gradients = of_gradients or [_size(g) for name, g in one if name.startswith("its gradients")]
+            scale = max(of_gradients)
+        if not _equal(a, b, tolerance, scale):
             return label
     return None
 
@@ -392,7 +437,7 @@ def _first_difference(one: Trace, other: Trace, tolerance: float) -> str | None:
 def _equal(a: torch.Tensor, b: torch.Tensor, tolerance: float = 0.0, scale: float = 0.0) -> bool:
     if a.shape != b.shape:
         return False
-    if torch.equal(a, b):  # far faster, and large networks are mostly equal
+    if torch.equal(a, b):
         return True
     if not a.is_floating_point():
         return False

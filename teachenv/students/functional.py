@@ -15,8 +15,12 @@ from torch.nn.parameter import is_lazy
 from teachenv.optimizers import Tensors
 from teachenv.randomness import Purpose, all_seeded, generator_states, torch_seed
 from teachenv.students.contract import check_student
+from teachenv.students.derivatives import Watch
 from teachenv.students.kernels import DifferentiableKernels
 from teachenv.students.skeleton import modes_of, places_of, refuse_foreign_tensors
+
+_FEW = 8
+"""Inputs on which a network is looked at when it is made."""
 
 StudentFactory = Callable[[], nn.Module]
 """Builds a freshly initialised network; called once per episode, under the episode's seed."""
@@ -106,11 +110,10 @@ class FunctionalStudent:
         self.opens, self._exchanged = True, {True: False, False: False}
         self.reads_statistics = self.reads_stopped = False
         self.unfollowed: tuple[str, ...] = ()
-        self._head_name, self._draws_from, self.output_shape = self._probe(example)
-        few = self._few(example)
-        self._watch(few)
+        few = self._probe(example)
+        reached = self._watch(few)
         if not known:
-            check_student(self, few)
+            check_student(self, few, reached)
 
     def _make_skeleton(self) -> None:
         with all_seeded(0, Purpose.INIT, device=self.device):
@@ -229,7 +232,12 @@ class FunctionalStudent:
         with self._holding(parameters | buffers, training), kernels, self.precision():
             outputs = self.logits(self.module(inputs), training)
             # Read back, since a forward pass may assign a buffer anew.
-            return outputs, {name: self._places[name][0][0][self._places[name][0][1]] for name in buffers}
+            return outputs, {name: self._tensor_at(name) for name in buffers}
+
+    def _tensor_at(self, name: str) -> torch.Tensor:
+        registry, key = self._places[name][0]
+        tensor: torch.Tensor = registry[key]
+        return tensor
 
     def _kernels(
         self, buffers: Tensors, training: bool, differentiable: bool | Literal["batched"]
@@ -316,64 +324,83 @@ class FunctionalStudent:
         seeded = torch_seed if self._draws_from == {"torch"} else all_seeded
         return seeded(seed, Purpose.DROPOUT, step, self.device)
 
-    def _probe(self, example: torch.Tensor) -> tuple[str | None, set[str], tuple[int, ...]]:
-        """Runs one training pass: name of the head, generators that were drawn from, shape of a sample's outputs."""
+    def _probe(self, example: torch.Tensor) -> torch.Tensor:
+        """Finds the head, the generators that are drawn from and the shape of a sample's outputs, by a training pass.
+
+        Returns:
+            A few of the inputs; all of them, if the network takes no other number.
+        """
         linear = {name: m for name, m in self.module.named_modules() if isinstance(m, nn.Linear)}
         seen: dict[str, torch.Tensor] = {}
         handles = [
             m.register_forward_hook(lambda _m, _i, out, name=name: seen.__setitem__(name, out))
             for name, m in linear.items()
         ]
-        parameters, buffers = (_copied(tensors) for tensors in self.tensors_of(self.module))
-        with all_seeded(0, Purpose.DROPOUT, device=self.device), torch.no_grad():
-            before = generator_states(self.device)
+        try:
+            few = example[:_FEW]
             try:
-                with self._holding(parameters | buffers, training=True), self.precision():
-                    outputs = self.module(example)
-            except Exception as error:
-                # oneDNN, for one, has no LSTM in bfloat16 for processors without AVX-512.
-                hint = "; this machine may lack it in bfloat16: try autocast=None" if self.autocast else ""
-                raise ValueError(
-                    f"the student {self.name} fails on inputs of shape {tuple(example.shape)} and "
-                    f"type {example.dtype}: {error}{hint}"
-                ) from error
-            after = generator_states(self.device)
-            drawn = {name for name, state in before.items() if state != after[name]}
+                outputs = self._run_once(few)
+            except Exception:
+                few = example
+                outputs = self._run_once(few)
+        except Exception as error:
+            # oneDNN, for one, has no LSTM in bfloat16 for processors without AVX-512.
+            hint = "; this machine may lack it in bfloat16: try autocast=None" if self.autocast else ""
+            raise ValueError(
+                f"the student {self.name} fails on inputs of shape {tuple(example.shape)} and "
+                f"type {example.dtype}: {error}{hint}"
+            ) from error
         for handle in handles:
             handle.remove()
         outputs = self.logits(outputs, training=True)
-        head = next((name for name, out in seen.items() if out is outputs), None)
-        return head, drawn, tuple(outputs.shape[1:])
+        self._head_name = next((name for name, out in seen.items() if out is outputs), None)
+        self.output_shape = tuple(outputs.shape[1:])
+        return few
 
-    def _few(self, example: torch.Tensor) -> torch.Tensor:
-        """A few of the inputs; all of them, if the network takes no other number."""
+    def _run_once(self, inputs: torch.Tensor) -> Any:
+        """What a training pass returns; notes which generators it draws from."""
         parameters, buffers = (_copied(tensors) for tensors in self.tensors_of(self.module))
-        try:
-            with self.random_state(0, 0), torch.no_grad():
-                self.raw(parameters, buffers, example[:8], training=True)
-        except Exception:
-            return example
-        return example[:8]
+        with all_seeded(0, Purpose.DROPOUT, device=self.device), torch.no_grad():
+            before = generator_states(self.device)
+            with self._holding(parameters | buffers, training=True), self.precision():
+                outputs = self.module(inputs)
+            after = generator_states(self.device)
+        self._draws_from = {name for name, state in before.items() if state != after[name]}
+        return outputs
 
-    def _watch(self, few: torch.Tensor) -> None:
-        """Finds out in which passes an operation is exchanged for a differentiable one; those passes cost a little."""
-        tensors = self.tensors_of(self.module)
+    def _watch(self, few: torch.Tensor) -> set[str] | None:
+        """Finds out in which passes an operation is exchanged for a differentiable one; those passes cost a little.
+
+        Returns:
+            Names of the tensors that a training pass's outputs are computed from; None: what derivatives follow is not
+            known from the graphs.
+        """
+        reached: set[str] | None = set()
+        parameters, given = (_copied(each) for each in self.tensors_of(self.module))
+        leaves = {n: t.requires_grad_() for n, t in (parameters | given).items() if t.is_floating_point()}
         for training in (True, False):
-            parameters, buffers = (_copied(each) for each in tensors)
-            kernels = DifferentiableKernels(fused=True, opens=True, buffers=buffers.values())
-            leaves = {name: p.requires_grad_() for name, p in parameters.items()}
+            buffers = _copied(given)  # of leaves nothing may change in place
+            watch = Watch(buffers.values())
             try:
                 with (
                     all_seeded(0, Purpose.DROPOUT, device=self.device),
                     torch.enable_grad(),
-                    self._holding(leaves | buffers, training),
-                    kernels,
+                    self._holding(parameters | buffers, training),
+                    watch,
                     self.precision(),
                 ):
-                    self.module(few)
+                    outputs = self.logits(self.module(few), training)
+                    after = [self._tensor_at(name) for name in buffers if name in leaves]
             except Exception:
-                self.opens = False  # something in the network needs its gradients stopped
-            self._exchanged[training] = kernels.used
+                self.opens, reached = False, None  # something in the network needs its gradients stopped
+            else:
+                begins = watch.leaves_of(outputs, after)
+                if begins is None or reached is None:
+                    reached = None
+                elif training:
+                    reached = {name for name, leaf in leaves.items() if id(leaf) in begins}
+            self._exchanged[training] = watch.used
+        return reached
 
     def logits(self, outputs: Any, training: bool) -> torch.Tensor:
         """What the network returned, if it is a tensor; else its `logits`, as of the models of transformers.

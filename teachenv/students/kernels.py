@@ -65,7 +65,7 @@ class DifferentiableKernels(TorchFunctionMode):
         if batched:
             self._replaced[F.linear] = _linear
         if opens:
-            self._replaced |= dict.fromkeys((torch.Tensor.detach, torch.detach, _DATA), self._detach)
+            self._replaced |= dict.fromkeys((torch.Tensor.detach, torch.detach, DATA), self._detach)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Called in the place of each of PyTorch's functions."""
@@ -116,7 +116,7 @@ class DifferentiableKernels(TorchFunctionMode):
             return result if out is None else out.copy_(result)
 
 
-_DATA = torch.Tensor.data.__get__  # type: ignore[attr-defined]
+DATA = torch.Tensor.data.__get__  # type: ignore[attr-defined]
 
 
 def weight_norm(v: torch.Tensor, g: torch.Tensor, dim: int = 0) -> torch.Tensor:

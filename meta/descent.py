@@ -37,7 +37,8 @@ class Training(GradientProcess):
             warnings.warn(
                 f"the gradient leaves out a part: {', '.join(left_out[:3])} of the student {dynamics.student.name} "
                 "depend(s) on its parameters in a way that has no derivative (.data, .item(), NumPy, in-place updates "
-                "of what is detached); compute it by differentiable operations, under torch.no_grad() if its own "
+                "of what is detached), or has a gradient that is not the derivative "
+                "(straight-through); compute it by differentiable operations, under torch.no_grad() if its own "
                 "gradient shall not see it, and it is followed",
                 stacklevel=2,
             )

@@ -250,5 +250,6 @@ class TeachEnv(gym.Env[np.ndarray, np.ndarray]):
             "dataset": self.teaching.task.dataset,
         }
         self._observation = self.teaching.observe(step, np.asarray(train_score), score, features)
-        self._curves.append((step, float(objective), float(score), loss))
+        # At reset nothing has been trained, and there is no loss to draw.
+        self._curves.append((step, float(objective), float(score), loss if self._curves else math.nan))
         return True

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.autograd import _get_sequence_nr
 
 from teachenv.optimizers import Tensors
 from teachenv.students.kernels import DATA, DifferentiableKernels, opened
@@ -55,13 +56,16 @@ class Watch(DifferentiableKernels):
     def __init__(self, buffers: Iterable[torch.Tensor]) -> None:
         """Holds the options; operations are replaced by elementary ones, which `_FOLLOWED` has."""
         super().__init__(fused=False, opens=True, buffers=buffers)
-        self._leaves_graph = False
+        # Autograd numbers its operations; those of TorchScript, for one, do not come through here.
+        self._leaves_graph, self._next, self._unseen = False, _get_sequence_nr(), 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Called in the place of each of PyTorch's functions."""
         name = getattr(func, "__name__", "")
         stops = func == DATA or name in _STOPS or not (torch.is_grad_enabled() or name == "_set_grad_enabled")
+        self._unseen += _get_sequence_nr() - self._next
         result = super().__torch_function__(func, types, args, kwargs)
+        self._next = _get_sequence_nr()
         if stops or not (name in _OF_SHAPES or name == "__setitem__" or _in_graph(result, [args, kwargs])):
             self._leaves_graph = True
         return result
@@ -76,10 +80,12 @@ class Watch(DifferentiableKernels):
         Returns:
             None: something has left the graph, or it has an operation that is not known.
         """
+        if self._leaves_graph or self._unseen + _get_sequence_nr() - self._next:
+            return None
         leaves: set[int] = set()
         seen: set[Any]
         for tensor in (*buffers, outputs):
-            if self._leaves_graph or not (isinstance(tensor, torch.Tensor) and tensor.requires_grad):
+            if not (isinstance(tensor, torch.Tensor) and tensor.requires_grad):
                 return None
             ahead: list[Any] = [tensor.grad_fn]
             leaves, seen = set(), set()
@@ -162,12 +168,13 @@ def compare_derivatives(
         size = sum(scales[n] * sizes[n] for n in names)
         return abs(followed - expected) <= tolerance * max(size, abs(followed)) + 1e-9
 
-    student.unfollowed = ()
-    if not is_followed([*here], 1e-3 / len(here)):
-        buffers_alone = [n for n in here if n.startswith("its buffer")]
-        outputs = [n for n in here if n not in buffers_alone]
-        parts = [n for n in buffers_alone if not is_followed([n], 1e-3)]
-        student.unfollowed = tuple(parts or [n for n in outputs if not is_followed([n], 1e-3)])
+    # Outputs are compared each by itself: what two of them leave out may cancel.
+    outputs = [n for n in here if not n.startswith("its buffer")]
+    buffers_alone = [n for n in here if n not in outputs]
+    unfollowed: list[str] = []
+    if buffers_alone and not is_followed(buffers_alone, 1e-3 / len(buffers_alone)):
+        unfollowed = [n for n in buffers_alone if not is_followed([n], 1e-3)]
+    student.unfollowed = tuple(unfollowed or [n for n in outputs if not is_followed([n], 1e-3)])
 
     in_training = (weights[_IN_TRAINING] * here[_IN_TRAINING]).sum()
     closed = _along(in_training, leaves, along)

@@ -158,6 +158,7 @@ class FunctionalStudent:
         refuse_foreign_tensors(module)
         module = module.to(self.device, self._dtype)
         if any(is_lazy(p) for p in (*module.parameters(), *module.buffers())):
+            _refuse_forward_that_is_lost(module)
             with torch.no_grad():
                 module.eval()(torch.zeros(self._shape_of_inputs, dtype=self._type_of_inputs, device=self.device))
         return module
@@ -423,6 +424,24 @@ class FunctionalStudent:
             f"{'training' if training else 'evaluation'} mode, expected a tensor of logits, or something with a tensor "
             "as .logits or ['logits']; wrap it in a module that returns its logits"
         )
+
+
+def _refuse_forward_that_is_lost(module: nn.Module) -> None:
+    """Refuses a lazy module with a forward pass of its own that is another class's after its first pass.
+
+    Raises:
+        ValueError: there is one.
+    """
+    for path, child in module.named_modules():
+        becomes = getattr(child, "cls_to_become", None)
+        lazy = next((c for c in type(child).__mro__ if "cls_to_become" in vars(c)), None)
+        if becomes and lazy and type(child).forward is not lazy.forward:
+            name = type(child).__name__
+            raise ValueError(
+                f"the student {type(module).__name__} has a lazy module {path!r} ({name}) with a forward pass of its "
+                f"own, which PyTorch drops when the module becomes {becomes.__name__} in its first pass; set "
+                f"cls_to_become = None in the class {name}"
+            )
 
 
 def _copied(tensors: Tensors) -> Tensors:

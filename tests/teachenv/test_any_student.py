@@ -67,6 +67,15 @@ class NormAndActivation(nn.BatchNorm1d):
         return torch.tanh(super().forward(x))
 
 
+class LazyLoud(nn.LazyLinear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+class LazyAndLinear(LazyLoud):
+    cls_to_become = None
+
+
 class StandardizedLinear(nn.Linear):
     def forward(self, x):
         return F.linear(x, self.weight / self.weight.norm(), self.bias)
@@ -303,6 +312,7 @@ STUDENTS = {
     "control flow that depends on data": lambda: around(Forward(branching)),
     "an operation without a rule for vmap": lambda: around(Forward(lambda self, x: Square.apply(x))),
     "lazy layer": lambda: nn.Sequential(nn.LazyLinear(8), nn.LazyBatchNorm1d(), nn.Tanh(), nn.Linear(8, CLASSES)),
+    "subclass of a lazy layer": lambda: nn.Sequential(LazyAndLinear(8), nn.Tanh(), nn.Linear(8, CLASSES)),
     "attention": Attention,
     "recurrent": Recurrent,
     "logits in a dictionary": lambda: answer(lambda z: {"logits": z}),
@@ -599,6 +609,10 @@ REFUSED = {
     "gradient checkpointing": (lambda: around(Forward(checkpointed, layer=nn.Linear(8, 8))), "checkpointing"),
     "weights merged by eval()": (lambda: around(Merging()), r"in evaluation.*'1' \(Merging\)"),
     "a gradient hook": (with_gradient_hook, "gradient hook on '0.weight'"),
+    "a lazy layer that becomes another": (
+        lambda: nn.Sequential(LazyLoud(8), nn.Linear(8, CLASSES)),
+        r"'0' \(LazyLoud\).*becomes Linear.*cls_to_become = None",
+    ),
     "a complex weight": (complex_weight, "complex tensor 'phase'"),
     "one network for all": (lambda: ONE, "the same module twice.*deepcopy"),
     "one part for all": (lambda: nn.Sequential(ONE, nn.Linear(3, 3)), r"'0' \(Sequential\) twice.*deepcopy"),
@@ -612,6 +626,11 @@ def test_what_cannot_be_trained_as_a_function_is_refused_by_name(kind):
     factory, message = REFUSED[kind]
     with pytest.raises(ValueError, match=f"the student .*{message}"):
         teachenv.TeachEnv(**SETTINGS | {"student": factory})
+
+
+def test_a_network_of_known_operations_is_not_compared_with_central_differences(monkeypatch):
+    monkeypatch.setattr("teachenv.students.contract.compare_derivatives", lambda *_: pytest.fail("it was compared"))
+    teachenv.TeachEnv(**SETTINGS | {"student": lambda: around(NormAndActivation(8), nn.Dropout(0.5))})
 
 
 def test_the_check_takes_as_many_backward_passes_however_many_buffers_there_are(monkeypatch):
@@ -635,14 +654,50 @@ def through_numpy(self, x):
     return x - self.mean
 
 
-@pytest.mark.parametrize(
-    ("does", "named"),
-    [
-        (through_numpy, r"its buffer '1\.mean'"),
-        (lambda self, x: x / float(x.detach().norm()), "its outputs in training"),
-    ],
-    ids=["a buffer through NumPy", "outputs through a Python number"],
-)
+class Rounded(torch.autograd.Function):
+    """With a straight-through gradient."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.round()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad
+
+
+def reversed_by_a_hook(self, x):
+    if x.requires_grad:
+        x.register_hook(lambda grad: -grad)
+    return torch.tanh(x)
+
+
+def doubled_in_place(self, x):
+    x = x + 1
+    with torch.no_grad():
+        x.mul_(2)
+    return x
+
+
+LEFT_OUT = {
+    "a buffer through NumPy": (through_numpy, r"its buffer '1\.mean'"),
+    "outputs through a Python number": (lambda self, x: x / float(x.detach().norm()), "its outputs in training"),
+    "outputs through a list": (lambda self, x: x * torch.tensor(x.tolist(), dtype=x.dtype), "its outputs in training"),
+    "a straight-through function": (lambda self, x: x + Rounded.apply(x), "its outputs in training.*straight-through"),
+    "a straight-through sample": (
+        lambda self, x: F.gumbel_softmax(x, hard=True) if self.training else F.softmax(x, -1),
+        "its outputs in training.*straight-through",
+    ),
+    "a sample without a path to its mean": (
+        lambda self, x: torch.normal(x, 0.1) if self.training else x,
+        "its outputs in training",
+    ),
+    "a hook that changes gradients": (reversed_by_a_hook, "its outputs in training"),
+    "a change that autograd does not see": (doubled_in_place, "its outputs in training"),
+}
+
+
+@pytest.mark.parametrize(("does", "named"), LEFT_OUT.values(), ids=LEFT_OUT)
 def test_what_a_derivative_cannot_follow_is_said(does, named):
     env = teachenv.TeachEnv(**SETTINGS | {"student": lambda: around(Forward(does, ["mean"]))})
     with pytest.warns(UserWarning, match=f"the gradient leaves out a part: .*{named}"):

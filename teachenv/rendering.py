@@ -118,7 +118,7 @@ def _current_step(frame: Frame) -> int:
 
 
 def _latest(values: Sequence[float]) -> str:
-    return f"{values[-1]:.3f}" if len(values) and not math.isnan(values[-1]) else "-"
+    return f"{values[-1]:.3f}" if not all(map(math.isnan, values)) else "-"
 
 
 def _sparkline(values: Sequence[float]) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.autograd import _get_sequence_nr
+from torch.autograd import _get_sequence_nr  # type: ignore[attr-defined]
 
 from teachenv.optimizers import Tensors
 from teachenv.students.kernels import DATA, DifferentiableKernels, opened

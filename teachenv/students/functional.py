@@ -434,7 +434,7 @@ def _refuse_forward_that_is_lost(module: nn.Module) -> None:
     """
     for path, child in module.named_modules():
         becomes = getattr(child, "cls_to_become", None)
-        lazy = next((c for c in type(child).__mro__ if "cls_to_become" in vars(c)), None)
+        lazy: Any = next((c for c in type(child).__mro__ if "cls_to_become" in vars(c)), None)
         if becomes and lazy and type(child).forward is not lazy.forward:
             name = type(child).__name__
             raise ValueError(

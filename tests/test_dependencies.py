@@ -28,6 +28,7 @@ def test_every_import_is_declared(package: str) -> None:
                 imported |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
                 imported.add(str(node.module).split(".")[0])
+    assert imported - set(sys.stdlib_module_names) - set(PACKAGES)
     declared = {plain(name) for name, _ in BOUNDS}
     distributions = packages_distributions()
     # Packages of extras that are not installed here have no distribution to be looked up.

@@ -208,10 +208,11 @@ def call(label: str, function: Callable[..., Any], arguments: Mapping[str, Any],
         torch.set_num_threads(before)
 
 
-def answer(label: str, message: bytes) -> bytes:
-    """Runs a job that was sent by `message`, and gives what is sent back."""
+def answer(label: str, message: bytes, more: Mapping[str, Any] | None = None) -> bytes:
+    """Runs a job that was sent by `message`, but for some more of its arguments, and gives what is sent back."""
     try:
-        value = call(label, *cloudpickle.loads(message))
+        function, arguments, threads = cloudpickle.loads(message)
+        value = call(label, function, arguments | dict(more or {}), threads)
     except Exception as error:  # while it was read
         value = failure(label, error, "it cannot be read where it shall run: ")
     try:

@@ -1,12 +1,301 @@
-"""Jobs on a Ray cluster."""
+"""Jobs on a Ray cluster: on this machine's own, or on one of several machines.
+
+A job is a Ray task. If its node or its process is lost it begins again on another, where it receives the files of its
+folder as they were a moment before. No file system is shared for that: an actor on the driver's machine keeps the
+folders, and each job sends what changes in its own. On the driver's machine, jobs use the folders themselves.
+"""
 
 from __future__ import annotations
 
-from teachenv.experiment.inline import Inline
+import contextlib
+import logging
+import os
+import signal
+import socket
+import tempfile
+import threading
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import cloudpickle  # type: ignore[import-untyped]
+
+from teachenv.experiment.jobs import (
+    CANNOT_BE_SENT,
+    Failure,
+    Job,
+    Kept,
+    Parcel,
+    Shared,
+    answer,
+    arguments_of,
+    failure,
+    message,
+    pickled,
+    received,
+)
+from teachenv.experiment.mirror import Changes, Files, changes_sent, read_files, write_files
+from teachenv.experiment.processes import HUGE_PAGES, usable_cores
+
+try:
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+except ModuleNotFoundError as missing:
+    raise ImportError("Ray is not installed: pip install 'teachenv[ray]'") from missing
+
+# So often, a job is begun again whose node or process was lost. What a job raises itself ends it at once.
+_RETRIES = 5
+
+# More tasks than that are not handed over at a time, as to look which of them have ended takes time for each.
+_TASKS_AT_A_TIME = 500
+
+# A lost node costs at most the work since its last checkpoint, if that is older than this.
+_SECONDS_BETWEEN_LOOKS = 1.0
+
+_SECONDS_TO_END = 5.0
+_SECONDS_TO_CONNECT = 5.0
 
 
-class Ray(Inline):
-    """To come."""
+class Ray:
+    """Runs each job as a task of a Ray cluster."""
 
-    def __init__(self, workers: int | None, address: str | None) -> None:
-        raise NotImplementedError("the Ray backend is being written")
+    def __init__(self, workers: int | None = None, address: str | None = None) -> None:
+        # One that the caller has joined stays as it is.
+        self._connected = not ray.is_initialized()
+        # A cluster of this machine's own has no more room than that anyway.
+        self._limit = min(workers or _TASKS_AT_A_TIME, _TASKS_AT_A_TIME)
+        if self._connected:
+            _connect(workers, address)
+        self._waiting: deque[Job] = deque()
+        self._running: dict[Any, Job] = {}
+        self._ended: deque[tuple[Job, Any]] = deque()
+        self._shared: dict[Shared, _Stored] = {}
+        self._node = _this_node()
+        here = NodeAffinitySchedulingStrategy(self._node, soft=False)
+        self._folders: Any = ray.remote(_Folders).options(num_cpus=0, scheduling_strategy=here).remote()
+        self._task = ray.remote(_run)
+
+    def submit(self, job: Job) -> None:
+        """Takes one more job."""
+        self._waiting.append(job)
+
+    def completed(self) -> Iterator[tuple[Job, Any]]:
+        """Gives the jobs and their values as they end."""
+        while self._waiting or self._running or self._ended:
+            while self._waiting and len(self._running) < self._limit:
+                self._begin(self._waiting.popleft())
+            if not self._ended:
+                self._listen()
+            yield self._ended.popleft()
+
+    def close(self) -> None:
+        """Ends what runs, and leaves the cluster, or ends it if it is this machine's own."""
+        self._waiting.clear()
+        if running := list(self._running):
+            for task in running:
+                ray.cancel(task)  # as Ctrl-C would, so that half-written files are removed
+            _, running = ray.wait(running, num_returns=len(running), timeout=_SECONDS_TO_END)
+            for task in running:
+                ray.cancel(task, force=True)
+        self._running.clear()
+        self._shared.clear()
+        ray.kill(self._folders)
+        if self._connected:
+            ray.shutdown()
+
+    def __enter__(self) -> Ray:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _begin(self, job: Job) -> None:
+        sent = self._message(job)
+        if isinstance(sent, Failure):
+            self._ended.append((job, sent))
+            return
+        resources = {"num_cpus": 1.0} | dict(job.resources)
+        options: dict[str, Any] = {name: resources.pop(name) for name in _RAYS_OWN if name in resources}
+        task = self._task.options(max_retries=_RETRIES, resources=resources, **options)
+        self._running[task.remote(job.label, *sent)] = job
+
+    def _message(self, job: Job) -> tuple[bytes, dict[str, Parcel]] | Failure:
+        """What is sent by cloudpickle, and what Ray itself has to see on its way."""
+        try:
+            if lacking := _lacking(job.resources):
+                raise ValueError(lacking)
+            folder = None if job.folder is None else _Folder(self._folders, job.folder.absolute(), self._node)
+            arguments = arguments_of(job, self._store, self._keep, folder)
+        except Exception as error:
+            return failure(job.label, error, "" if isinstance(error, ValueError) else CANNOT_BE_SENT)
+        parcels = {name: value for name, value in arguments.items() if isinstance(value, Parcel)}
+        sent = message(job, {name: value for name, value in arguments.items() if name not in parcels})
+        return sent if isinstance(sent, Failure) else (sent, parcels)
+
+    def _store(self, shared: Shared) -> _Stored:
+        if shared not in self._shared:
+            # As bytes: Ray would hand out arrays that cannot be written to, other than the other backends.
+            self._shared[shared] = _Stored(ray.put(pickled(shared.value)))
+        return self._shared[shared]
+
+    def _keep(self, kept: Kept) -> _Copy:
+        return _Copy(self._folders, kept.folder.absolute(), self._node)
+
+    def _listen(self) -> None:
+        """Waits until a job ends, and takes the values of all that have."""
+        ray.wait(list(self._running))
+        tasks, _ = ray.wait(list(self._running), num_returns=len(self._running), timeout=0)
+        for task in tasks:
+            job = self._running.pop(task)
+            self._ended.append((job, _result(job.label, task)))
+
+
+def _connect(workers: int | None, address: str | None) -> None:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report to its makers
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    if address is None:
+        # "local", since None would join a cluster that happens to be there.
+        _init("local", num_cpus=workers or usable_cores(), include_dashboard=False)
+        return
+    try:
+        if address != "auto":
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host, int(port)), _SECONDS_TO_CONNECT).close()  # Ray itself tries for minutes
+        _init(address)
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        advice = "start it by `ray start --head`, and join it with this machine by `ray start --address=HOST:PORT`"
+        raise ConnectionError(f"found no Ray cluster at address={address!r}: {reason}; {advice}") from error
+
+
+def _init(address: str, **options: Any) -> None:
+    """Connects quietly, and leaves it to the caller what a request to end does: Ray would set a handler of its own."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
+    finally:
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
+def _this_node() -> str:
+    return str(ray.get_runtime_context().get_node_id())
+
+
+# What has an argument of its own in Ray, and what a node calls it.
+_RAYS_OWN = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}
+
+
+def _lacking(resources: Mapping[str, float]) -> str:
+    """What no node has enough of, in words: Ray would wait for such a node for ever."""
+    needed = {_RAYS_OWN.get(name, name): amount for name, amount in resources.items()}
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]] if needed else []  # type: ignore[no-untyped-call]
+    if not needed or any(all(node.get(name, 0) >= amount for name, amount in needed.items()) for node in nodes):
+        return ""
+    wanted = ", ".join(f"{name}={amount:g}" for name, amount in resources.items())
+    return f"no machine of the cluster has {wanted}; ask for less, or add one that has by `ray start`"
+
+
+def _result(label: str, task: Any) -> Any:
+    try:
+        return received(label, ray.get(task))
+    except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
+        hint = "was it killed for using too much memory? then ask for more num_cpus, so that fewer run at a time"
+        return Failure(label, f"its process died {_RETRIES + 1} times; {hint}", error)
+    except ray.exceptions.RayError as error:  # what is no fault of the job, such as a machine without this library
+        return failure(label, error.cause if isinstance(error, ray.exceptions.RayTaskError) else error)
+
+
+def _run(label: str, message: bytes, parcels: Mapping[str, Parcel]) -> bytes:
+    """Runs a job where Ray has put it."""
+    for name, value in HUGE_PAGES.items():
+        os.environ.setdefault(name, value)
+    return answer(label, message, parcels)
+
+
+@dataclass(frozen=True)
+class _Stored(Parcel):
+    """A shared value in Ray's store."""
+
+    reference: Any
+
+    def opened(self) -> contextlib.AbstractContextManager[Any]:
+        return contextlib.nullcontext(_load(self.reference))
+
+
+@lru_cache(maxsize=8)
+def _load(reference: Any) -> Any:
+    """Read once by each process; the number bounds what a long run over many tasks holds in memory."""
+    return cloudpickle.loads(ray.get(reference))
+
+
+class _Folders:
+    """An actor beside the driver that hands out the files of its folders, and receives those of jobs."""
+
+    def __init__(self) -> None:
+        self._turns: Counter[Path] = Counter()
+        self._kept: dict[Path, Any] = {}
+
+    def begin(self, folder: Path, elsewhere: bool) -> tuple[int, Files]:
+        """A job's turn, from which on what an earlier one sends is refused, and the files that it needs elsewhere."""
+        self._turns[folder] += 1
+        return self._turns[folder], read_files(folder) if elsewhere else {}
+
+    def kept(self, folder: Path) -> list[Any]:
+        """A folder that does not change: a reference, which each machine resolves once."""
+        if folder not in self._kept:
+            self._kept[folder] = ray.put(read_files(folder))
+        return [self._kept[folder]]
+
+    def change(self, folder: Path, turn: int, changes: Changes) -> None:
+        """What a job has changed in its copy of a folder."""
+        if turn == self._turns[folder]:
+            write_files(folder, changes)
+
+
+@dataclass(frozen=True)
+class _Copy(Parcel):
+    """A kept folder: itself on the driver's node, a copy elsewhere."""
+
+    folders: Any
+    path: Path
+    node: str
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[Path]:
+        if _this_node() == self.node:
+            yield self.path
+            return
+        with tempfile.TemporaryDirectory(prefix="teachenv-") as place:
+            copy = Path(place) / self.path.name
+            write_files(copy, ray.get(ray.get(self.folders.kept.remote(self.path))[0]))
+            yield copy
+
+
+@dataclass(frozen=True)
+class _Folder(Parcel):
+    """A job's own folder: itself on the driver's node, elsewhere a copy whose changes are sent there."""
+
+    folders: Any
+    path: Path
+    node: str
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[Path]:
+        elsewhere = _this_node() != self.node
+        turn, files = ray.get(self.folders.begin.remote(self.path, elsewhere))
+        if not elsewhere:
+            yield self.path
+            return
+
+        def send(changes: Changes) -> None:
+            ray.get(self.folders.change.remote(self.path, turn, changes))
+
+        with tempfile.TemporaryDirectory(prefix="teachenv-") as place:
+            copy = Path(place) / self.path.name
+            write_files(copy, files)
+            with changes_sent(copy, send, _SECONDS_BETWEEN_LOOKS):
+                yield copy

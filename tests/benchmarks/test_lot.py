@@ -275,7 +275,7 @@ def test_the_language_command_keeps_what_it_has(tmp_path: Path, monkeypatch: pyt
 
 
 def test_the_image_command_asks_all_studies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    size = images_main.Size("synthetic", "preresnet-8", 1, 1, 60)
+    size = images_main.Size("synthetic", "preresnet-8", 1, 1, 20)
     monkeypatch.setitem(images_main.SIZES, "smoke", size)  # type: ignore[arg-type]
     few = functools.partial(synthetic.make_synthetic, test_size=20)  # all are measured again and again
     monkeypatch.setattr(synthetic, "make_synthetic", few)

@@ -1,11 +1,12 @@
 """Checkpoints from which a teacher's training goes on as if it had not stopped.
 
 SB3 saves networks and optimisers, but neither the environment nor the generators, and a callback can save at any
-moment: in the middle of a rollout, or after an update of which the counters do not know yet. Here a model marks, at the
-start of each rollout, all that training moves: its networks and optimisers, its counters, the environment (a snapshot
-costs nothing, since the students are values) with the wrappers around it, and the global generators. A mark is a value,
-put in the place of the last one at once. While training is under way `save` writes the last mark, whatever has moved
-since; `load` with an environment goes back to it, and the part of a rollout after it is computed again.
+moment: in the middle of a rollout, or after an update of which the counters do not know yet. Here a model marks, when
+`learn` begins and at the start of each rollout, all that training moves: its networks and optimisers, its counters, the
+environment (a snapshot costs nothing, since the students are values) with the wrappers around it, and the global
+generators. A mark is a value, put in the place of the last one at once. While training is under way `save` writes the
+last mark, whatever has moved since; `load` with an environment goes back to it, and the part of a rollout after it is
+computed again.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from meta.codecs import declare
 from meta.generators import Generators, generators, set_generators
+from meta.modes import modes_kept
 from meta.saving import PlainModel, saved_attributes, variables_of, write_model
 from meta.vec_env import as_vec_env
 from meta.wrapper_states import set_wrapper_states, wrapper_states
@@ -70,7 +72,7 @@ class Resumable(PlainModel):
     moved: ClassVar[tuple[str, ...]] = (
         *("num_timesteps", "_episode_num", "_n_updates", "_current_progress_remaining", "action_noise"),
         *("_last_obs", "_last_original_obs", "_last_episode_starts", "ep_info_buffer", "ep_success_buffer"),
-        "action_space.np_random.bit_generator.state",
+        *("action_space.np_random.bit_generator.state", "env.unwrapped._seeds"),
     )
     """Attributes that training moves, besides networks and optimisers; subclasses add theirs."""
     mark: Mark | None = None
@@ -131,7 +133,8 @@ class Resumable(PlainModel):
     def _learning(self) -> Iterator[None]:
         """Around `learn`: if training ends before its time, the model goes back to the mark."""
         try:
-            yield
+            with modes_kept():
+                yield
         except BaseException:
             if self._ahead:
                 self._take_back()
@@ -165,18 +168,27 @@ class Resumable(PlainModel):
             raise ValueError(
                 f"this {type(self).__name__} has no environment to learn in: load it with env=..., or call set_env"
             )
-        resuming = self._resuming and not reset_num_timesteps
-        if resuming:
-            self._last_obs = None  # resets the environment, monitors included, before its state is put back
+        if self._ahead:  # the interruption was interrupted, too
+            self._take_back()
         self._check_classes()
         if reset_num_timesteps:
-            self.mark, self._resuming, self._ahead = None, False, False
+            self._ahead, self._resuming, self.mark = False, False, None
+            # As SB3 does below, where an interruption can come before or after it.
+            self.num_timesteps = self._episode_num = 0
+            self.ep_info_buffer = self.ep_success_buffer = self._last_obs = None
+        resuming = self._resuming
+        begun = self.mark is not None and self.mark.attributes["_last_obs"] is not None
+        if resuming and not begun:
+            self._return_to_mark()
+        elif resuming:
+            self._last_obs = None  # resets the environment, monitors included, before its state is put back
+        elif self.env.has_attr("teaching"):  # others may have no state before their first episode
+            self.set_mark()
         result: tuple[int, BaseCallback] = super()._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
-        if resuming:
+        if resuming and begun:
             self._return_to_mark()
-            self._resuming = self._ahead = False
         return result
 
     def _check_classes(self) -> None:
@@ -192,7 +204,7 @@ class Resumable(PlainModel):
         self.classes = here
 
     def set_mark(self, last: bool = False) -> None:
-        """Marks the present.
+        """Marks the present; at the start of `learn` that may be before the environment's first episode.
 
         Args:
             last: training ends here, so that networks stay as they are from now on.
@@ -200,7 +212,6 @@ class Resumable(PlainModel):
         assert self.env is not None
         if not self.env.has_attr("get_state"):
             return
-        assert isinstance(self._last_obs, np.ndarray)
         self.mark = Mark(
             self.env.env_method("get_state"),
             wrapper_states(self.env),
@@ -213,10 +224,10 @@ class Resumable(PlainModel):
     def _return_to_mark(self) -> None:
         assert self.env is not None
         assert self.mark is not None
-        observations = self.mark.attributes["_last_obs"]
-        if len(observations) != self.env.num_envs:
+        count = len(self.mark.attributes["env.unwrapped._seeds"])
+        if count != self.env.num_envs:
             raise ValueError(
-                f"this checkpoint is of a training with {len(observations)} parallel environments, found "
+                f"this checkpoint is of a training with {count} parallel environments, found "
                 f"{self.env.num_envs}; load it with as many, or start anew with reset_num_timesteps=True"
             )
         for i, state in enumerate(self.mark.environments):
@@ -224,6 +235,7 @@ class Resumable(PlainModel):
         set_wrapper_states(self.env, self.mark.wrappers)
         self._set_attributes()
         set_generators(self.mark.generators)
+        self._ahead, self._resuming = True, False
 
     def _set_attributes(self) -> None:
         assert self.mark is not None

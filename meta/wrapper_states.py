@@ -50,7 +50,8 @@ def wrapper_states(env: VecEnv) -> list[Any]:
 
     Last those that are in no table: of these the attribute is `""` and the value a dictionary by attribute.
     """
-    states = [[type(w).__name__, name, copy.deepcopy(recursive_getattr(w, name))] for w, name in _around(env)]
+    # VecNormalize has some of its attributes only from the first reset on.
+    states = [[type(w).__name__, name, copy.deepcopy(recursive_getattr(w, name, None))] for w, name in _around(env)]
     for kind, name, where in _single(env):
         states.append([kind.__name__, name, copy.deepcopy(env.get_attr(name, where))])
     return states + [[type(w).__name__, "", _remembered(w)] for w in _others(env)]

@@ -1,0 +1,50 @@
+"""Torch's modes, kept through interruptions.
+
+Ctrl-C can come between two lines of a context manager: when it has changed a mode, and nothing knows yet that the mode
+is to be changed back. Gradients then stay off in the process, a function mode goes on replacing operations, hooks go on
+counting tensors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import torch
+from torch.autograd import forward_ad
+
+
+@contextmanager
+def modes_kept() -> Iterator[None]:
+    """Inside the block gradients are on; after it torch's modes are as before it, whatever interrupted it where."""
+    modes, hooks, level = torch._C._len_torch_function_stack(), _hooks(), forward_ad._current_level
+    with torch.enable_grad():
+        try:
+            yield
+        except BaseException as error:
+            _finish_contexts(error)
+            while torch._C._len_torch_function_stack() > modes:
+                torch._C._pop_torch_function_stack()  # type: ignore[no-untyped-call]
+            while _hooks() not in (hooks, None):
+                torch._C._autograd._pop_saved_tensors_default_hooks()
+            while forward_ad._current_level > level:
+                forward_ad.exit_dual_level()  # type: ignore[no-untyped-call]
+            raise
+
+
+def _hooks() -> object:
+    return torch._C._autograd._top_saved_tensors_default_hooks(True)
+
+
+def _finish_contexts(error: BaseException) -> None:
+    """Ends context managers made of generators in whose entry or exit the error came.
+
+    They would end on their own when the traceback is let go, and put back then, in the midst of what comes later, what
+    they had found: the state of a random generator, for example.
+    """
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_code.co_filename == contextlib.__file__:
+            with suppress(RuntimeError):  # it still runs
+                frame.clear()

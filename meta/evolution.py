@@ -11,6 +11,7 @@ single actions. Both of a pair teach the same student: the same split, initial w
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -58,11 +59,12 @@ class EvolutionStrategies(LearningTeacher):
         """Builds the policy."""
         self.sigma = checks.number("sigma", sigma, above=0)
         self._perturbed: torch.Tensor | None = None
+        self._twin: torch.nn.Module | None = None
         self._noise: list[torch.Tensor] = []
         super().__init__(policy, env, learning_rate, students_per_update, max_grad_norm, **kwargs)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_perturbed", "_noise"]
+        return [*super()._excluded_save_params(), "_perturbed", "_twin", "_noise"]
 
     def _collect(self, callback: BaseCallback) -> list[TaughtStudent] | None:
         """Students of all pairs: those of θ + σε, then those of θ − σε, batch by batch."""
@@ -73,6 +75,8 @@ class EvolutionStrategies(LearningTeacher):
         students: list[TaughtStudent] = []
         self._noise = []
         center = torch.nn.utils.parameters_to_vector(self.policy.parameters()).detach()
+        # Called with other parameters, which an interruption can leave in it.
+        self._twin = copy.deepcopy(self.policy)
         try:
             while len(students) < wanted:
                 # From torch's global generator, as SB3's algorithms draw; a mark holds its state.
@@ -88,12 +92,14 @@ class EvolutionStrategies(LearningTeacher):
                     students += batch
                 self._noise.append(noise)
         finally:
-            self._perturbed = None
+            self._perturbed = self._twin = None
         callback.on_rollout_end()
         return students
 
     def _act(self, observations: np.ndarray) -> np.ndarray:
         assert self._perturbed is not None
+        twin = self._twin
+        assert twin is not None
         tensor = torch.as_tensor(observations, device=self.device)
         parameters, begin = {}, 0
         for name, p in self.policy.named_parameters():
@@ -101,7 +107,7 @@ class EvolutionStrategies(LearningTeacher):
             begin += p.numel()
 
         def act(own: dict[str, torch.Tensor], observation: torch.Tensor) -> torch.Tensor:
-            action: torch.Tensor = torch.func.functional_call(self.policy, own, (observation.unsqueeze(0),))
+            action: torch.Tensor = torch.func.functional_call(twin, own, (observation.unsqueeze(0),))
             return action.squeeze(0)
 
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Torch's modes, kept through interruptions.
+"""Modes of torch and NumPy, kept through interruptions.
 
 Ctrl-C can come between two lines of a context manager: when it has changed a mode, and nothing knows yet that the mode
 is to be changed back. Gradients then stay off in the process, a function mode goes on replacing operations, hooks go on
@@ -12,30 +12,37 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+import numpy as np
 import torch
 from torch.autograd import forward_ad
 
 
 @contextmanager
 def modes_kept() -> Iterator[None]:
-    """Inside the block gradients are on; after it torch's modes are as before it, whatever interrupted it where."""
+    """Inside the block gradients are on; after it the modes are as before it, whatever interrupted it where."""
     modes, hooks, level = torch._C._len_torch_function_stack(), _hooks(), forward_ad._current_level
+    warned, cast = np.geterr(), {device: torch.is_autocast_enabled(device) for device in ("cpu", "cuda")}
     with torch.enable_grad():
         try:
             yield
         except BaseException as error:
             _finish_contexts(error)
             while torch._C._len_torch_function_stack() > modes:
-                torch._C._pop_torch_function_stack()  # type: ignore[no-untyped-call]
+                torch._C._pop_torch_function_stack()
             while _hooks() not in (hooks, None):
                 torch._C._autograd._pop_saved_tensors_default_hooks()
             while forward_ad._current_level > level:
                 forward_ad.exit_dual_level()  # type: ignore[no-untyped-call]
+            for device, enabled in cast.items():
+                torch.set_autocast_enabled(device, enabled)
+            np.seterr(**warned)
             raise
 
 
 def _hooks() -> object:
-    return torch._C._autograd._top_saved_tensors_default_hooks(True)
+    """The hooks on saved tensors that hold now; torch before 2.8 does not say."""
+    top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    return None if top is None else top(True)
 
 
 def _finish_contexts(error: BaseException) -> None:

@@ -22,11 +22,16 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
+from torch.autograd import forward_ad
+from torch.nn.utils._named_member_accessor import NamedMemberAccessor
 
 import agents
 import meta
+from meta.modes import _hooks, modes_kept
 from meta.wrapper_states import set_wrapper_states, wrapper_states
 from teachenv import Task, TeachEnv, TeachVectorEnv
+from teachenv.randomness import Purpose, torch_seed
+from teachenv.students.kernels import DifferentiableKernels
 
 TOTAL = 16
 
@@ -156,6 +161,8 @@ def test_wherever_it_is_interrupted(name: str, tmp_path: Path) -> None:
             model.learn(TOTAL)
         model.save(tmp_path / "model")
         assert state(goes_on(name, tmp_path / "model")) == wanted, place
+    model.learn(TOTAL - model.num_timesteps, reset_num_timesteps=False)
+    assert state(model) == wanted
 
 
 class SaveAt(BaseCallback):
@@ -223,6 +230,126 @@ def test_an_interruption_leaves_the_model_at_the_mark(name: str, tmp_path: Path)
     model.policy.load_state_dict({key: torch.zeros_like(v) for key, v in model.policy.state_dict().items()})
     model.save(tmp_path / "model")  # what was changed after learning is not taken back
     assert not any(p.any() for p in TEACHERS[name][0].load(tmp_path / "model").policy.parameters())
+
+
+class Failing(BaseCallback):
+    """Raises before the first step."""
+
+    def _init_callback(self) -> None:
+        raise Interrupted
+
+    def _on_step(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("name", ["DDPG", "RMD", "EvolutionStrategies", WRAPPED])
+def test_an_interruption_before_the_first_episode(name: str, tmp_path: Path) -> None:
+    """Seeds of the environment are used up then, and nothing is learned yet."""
+    wanted = state(made(name).learn(TOTAL))
+    model = made(name)
+    reset = model.env.reset
+
+    def failing() -> None:
+        reset()
+        scramble(98)
+        raise Interrupted
+
+    model.env.reset = failing
+    with pytest.raises(Interrupted):
+        model.learn(TOTAL)
+    model.env.reset = reset
+    model.save(tmp_path / "model")
+    assert state(goes_on(name, tmp_path / "model")) == wanted
+    scramble(97)
+    assert state(model.learn(TOTAL, reset_num_timesteps=False)) == wanted
+
+
+def test_an_interruption_at_the_start_of_a_second_training(tmp_path: Path) -> None:
+    """It goes on with that one, not with the first."""
+    model, unbroken = made("DDPG").learn(TOTAL), made("DDPG").learn(TOTAL)
+    scramble(1)
+    wanted = state(unbroken.learn(TOTAL))
+    scramble(1)
+    with pytest.raises(Interrupted):
+        model.learn(TOTAL, callback=Failing())
+    model.save(tmp_path / "model")
+    assert state(goes_on("DDPG", tmp_path / "model")) == wanted
+    assert state(model.learn(TOTAL, reset_num_timesteps=False)) == wanted
+
+
+def modes() -> tuple[Any, ...]:
+    functions, level, drawn = torch._C._len_torch_function_stack(), forward_ad._current_level, torch.get_rng_state()
+    on = torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")
+    return on, functions, _hooks(), level, np.geterr(), drawn.tolist()
+
+
+def same(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
+
+
+LEFT: dict[str, Callable[[], Any]] = {
+    "gradients off": torch.no_grad,
+    "a function mode": lambda: DifferentiableKernels(fused=True),
+    "hooks": lambda: torch.autograd.graph.saved_tensors_hooks(same, same),
+    "bfloat16": lambda: torch.autocast("cpu", torch.bfloat16),
+    "forward mode": forward_ad.dual_level,
+    "NumPy's warnings": lambda: np.errstate(all="raise"),
+    "another seed": lambda: torch_seed(3, Purpose.INIT),
+}
+
+
+@pytest.mark.parametrize("way", ["__enter__", "__exit__"])
+@pytest.mark.parametrize("kind", LEFT)
+def test_modes_are_kept(kind: str, way: str) -> None:
+    """The error comes as a context manager returns from its entry, or begins its exit; and is kept, as notebooks do."""
+
+    def of_call(frame: Any, event: str, _argument: Any) -> Any:
+        if frame.f_code is code:
+            if way == "__exit__" or event == "return":
+                sys.settrace(None)
+                raise Interrupted
+            return of_call
+        return None
+
+    def interrupted() -> None:
+        with modes_kept():
+            sys.settrace(of_call)
+            with LEFT[kind]():
+                pass
+
+    before, traced, code = modes(), sys.gettrace(), getattr(type(LEFT[kind]()), way).__code__
+    try:
+        with pytest.raises(Interrupted) as caught:
+            interrupted()
+    finally:
+        sys.settrace(traced)
+    assert modes() == before
+    del caught
+    assert modes() == before
+
+
+def test_an_interrupted_call_leaves_the_policy_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`EvolutionStrategies` calls the policy with others in their place."""
+    wanted, swap = state(made("EvolutionStrategies").learn(TOTAL)), NamedMemberAccessor.swap_tensors_dict
+    model = made("EvolutionStrategies")
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        swap(*args, **kwargs)
+        raise Interrupted
+
+    monkeypatch.setattr(NamedMemberAccessor, "swap_tensors_dict", interrupted)
+    with pytest.raises(Interrupted):
+        model.learn(TOTAL)
+    monkeypatch.undo()
+    assert state(model.learn(TOTAL, reset_num_timesteps=False)) == wanted
+
+
+def test_learning_turns_gradients_on() -> None:
+    """An interruption elsewhere may have left them off."""
+    wanted = state(made("RMD").learn(TOTAL))
+    with torch.no_grad():
+        assert state(made("RMD").learn(TOTAL)) == wanted
+        assert not torch.is_grad_enabled()
 
 
 class Growing(gym.Wrapper[Any, Any, Any, Any]):

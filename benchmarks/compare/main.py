@@ -196,7 +196,7 @@ def run(options: Options) -> None:
     comparison = comparison_of(options)
     comparison.run()
     loss = options.loss or options.kind.loss
-    report.write(comparison.results.rows(), comparison.folder, loss, comparison.seeds)
+    report.make(comparison.results.rows(), loss, comparison.seeds).write(comparison.folder)
 
 
 def comparison_of(options: Options) -> Comparison:

@@ -135,7 +135,7 @@ def run(options: Options) -> None:
     # All contenders that the folder has: those that were asked for earlier, too.
     every = replace(options, students=tuple(STUDENTS), contenders=tuple(CONTENDERS))
     shown = [_identity(case, name, options, size) for case in _cases(every, size) for name in case.contenders]
-    report.write(agreeing(results.rows(), shown), folder)
+    report.make(agreeing(results.rows(), shown)).write(folder)
 
 
 def _batch(case: Case, options: Options, size: Size, results: ResultsFile) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ import meta
 from benchmarks.jobs import alone
 from teachenv.experiment import memory
 from teachenv.experiment.provenance import about
-from teachenv.experiment.rows import ResultsFile, Row, write_atomically
+from teachenv.experiment.report import Report
+from teachenv.experiment.rows import ResultsFile, Row
+from teachenv.experiment.tables import Column, Section, grouped, number
 
 STUDENTS = ("resnet20", "wrn", "densenet")
 STEPS, BATCH = 3, 8
@@ -86,24 +89,22 @@ def run(folder: Path, benchmark: str, threads: int, **options: Any) -> None:
                 for name, value in values.items()
             ]
         )  # fmt: skip
-    write_atomically(folder / "large.md", table(results.rows()))
+    report_of(results.rows()).write(folder, "large", "large")
 
 
-def table(rows: list[Row]) -> str:
+def report_of(rows: Sequence[Row]) -> Report:
     """A line a student, the newest measurement of each."""
-    newest = {(row.student, row.metric): row for row in rows}
-    lines = [
-        f"One update of an RMD teacher: {STEPS} student steps with minibatches of {BATCH}, every state kept,",
-        f"after {WARM_START} steps of cross-entropy (not in the seconds).",
-        "",
-        "| student | parameters | extra memory, GB | seconds | largest coordinate of the gradient | data |",
-        "| --- | --- | --- | --- | --- | --- |",
+    columns = [
+        Column("student", lambda group: group.name),
+        number("parameters", "parameters", ",.0f"),
+        number("extra memory, GB", "extra_bytes", ".2f", 1e-9),
+        Column("seconds", lambda group: f"{group.seconds('parameters'):.0f}"),
+        number("largest coordinate of the gradient", "largest", ".1e"),
+        Column("data", lambda group: group.first.dataset),
     ]
-    for student in dict.fromkeys(row.student for row in rows):
-        row = newest[student, "parameters"]
-        extra = newest.get((student, "extra_bytes"))
-        lines.append(
-            f"| {student} | {row.value:,.0f} | {'' if extra is None else f'{extra.value / 1e9:.2f}'} | "
-            f"{row.seconds:.0f} | {newest[student, 'largest'].value:.1e} | {row.dataset} |"
-        )
-    return "\n".join(lines) + "\n"
+    text = (
+        f"One update of an RMD teacher: {STEPS} student steps with minibatches of {BATCH}, every state kept,\n"
+        f"after {WARM_START} steps of cross-entropy (not in the seconds)."
+    )
+    section = Section.of("", columns, grouped(rows, key=lambda row: row.student), text)
+    return Report("L2T-DLF: large students", [section], {}, rows)

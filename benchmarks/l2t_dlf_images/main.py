@@ -314,7 +314,7 @@ def run(options: Options) -> None:
         return
     comparison = comparison_of(options)
     comparison.run()
-    report.write(comparison.results.rows(), comparison.folder, comparison.seeds)
+    report.make(comparison.results.rows(), comparison.seeds).write(comparison.folder)
 
 
 def _of_machine(options: Options) -> dict[str, str]:

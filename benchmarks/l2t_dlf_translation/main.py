@@ -254,4 +254,4 @@ def run(options: Options) -> None:
     shown = [bench.identity(Case(setting, name, 0.0, 0, True)) for setting in setting_of.values() for name in METHODS]
     for identity in shown:
         del identity["config"]["rate"]
-    report.write(agreeing(results.rows(), shown), folder)
+    report.make(agreeing(results.rows(), shown)).write(folder)

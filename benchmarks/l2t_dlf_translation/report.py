@@ -1,18 +1,19 @@
-"""Tables and figures of translation, from rows alone."""
+"""The report of translation, from rows alone."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from rich.console import Console
 
 from benchmarks.l2t_dlf_translation.methods import METHODS
-from benchmarks.presentation import markdown, panels, print_table, write_figures
-from teachenv.experiment.rows import Row, by_method, write_atomically
-from teachenv.experiment.statistics import paired
+from teachenv.experiment import figures, tables
+from teachenv.experiment.report import Report
+from teachenv.experiment.rows import Row
+from teachenv.experiment.tables import METHOD, Measure, Section, deviation, grouped
 
 # BLEU on IWSLT-14 De-En (Wu et al. 2018, Table 3), by student and method.
 PUBLISHED = {
@@ -27,103 +28,62 @@ PUBLISHED = {
     },
 }  # fmt: skip
 
-HEADER = (
-    "method",
-    "test BLEU, greedy",
-    "beam of 5",
-    "greedy against cross-entropy (95 %, paired t)",
-    "token accuracy %",
-    "seeds",
-    "student steps",
-    "seconds",
-    "the paper's BLEU (IWSLT-14)",
-)
+BLEU = Measure("test_bleu", 100)
 
 
-def write(rows: Sequence[Row], folder: Path) -> None:
-    """Writes table.md and the figures into the folder, and prints the tables."""
-    trained = [row for row in rows if row.config["stage"] == "training" and row.method in METHODS]
-    final = by_method(trained, METHODS)
-    lines: list[str] = []
-    groups: dict[tuple[str, str], list[Row]] = {}
-    for row in final:
-        groups.setdefault((row.task, row.student), []).append(row)
-    for (task, student), own in groups.items():
-        body = _table(own, student)
-        about = f"Mean ± standard deviation over seeds. BLEU: {own[0].versions['bleu']}."
-        lines += [f"## {task}, {student} ({own[0].dataset})", "", about, "", *markdown(HEADER, body), ""]
-        print_table(f"{task}: {student}", HEADER[:4], [line[:4] for line in body])
-        lines += _tokens(own)
-    write_atomically(folder / "table.md", "\n".join(lines))
-    by_student = [row for own in groups.values() for row in own]
-    write_figures(folder, {"bleu": _bars(groups), "coefficients": _coefficients(by_student)})
-    Console().print(f"rows, table and figures: {folder}", highlight=False, markup=False)
+def make(rows: Sequence[Row]) -> Report:
+    """The report."""
+    final = [row for row in rows if row.config["stage"] == "training" and row.method in METHODS]
+    parts = tables.by(final, lambda row: (row.task, row.student))
+    sections = [section for (task, student), own in parts.items() for section in _sections(task, student, own)]
+    # By student, as the tables are.
+    ordered = [row for own in parts.values() for group in grouped(own, METHODS) for row in group.rows]
+    drawn = {"bleu": partial(_bars, parts), "coefficients": partial(_coefficients, ordered)}
+    captions = {"bleu": "Test BLEU of each method", "coefficients": "Coefficients of tokens along the training"}
+    return Report("L2T-DLF: taught losses for translation", sections, drawn, rows, captions)
 
 
-def _values(rows: Sequence[Row], method: str, metric: str) -> dict[int, float]:
-    return {row.seed: 100 * row.value for row in rows if (row.method, row.metric) == (method, metric)}
-
-
-def _table(rows: Sequence[Row], student: str) -> list[tuple[str, ...]]:
-    body: list[tuple[str, ...]] = []
-    reference = _values(rows, "cross-entropy", "test_bleu")
-    for method in dict.fromkeys(row.method for row in rows):
-        values, own = _values(rows, method, "test_bleu"), [row for row in rows if row.method == method]
-        seeds, compared = sorted(values.keys() & reference.keys()), ""
-        if method != "cross-entropy" and len(seeds) > 1:
-            compared = paired([values[s] for s in seeds], [reference[s] for s in seeds]).interval()
-        published = PUBLISHED.get(student, {}).get(method)
-        body.append(
-            (
-                method,
-                _mean_and_deviation(values),
-                _mean_and_deviation(_values(rows, method, "test_bleu_beam")),
-                compared,
-                _mean_and_deviation(_values(rows, method, "test_token_accuracy")),
-                str(len(values)),
-                f"{max(row.student_steps for row in own):,}",
-                f"{np.median([row.seconds for row in own]):.0f}",
-                "" if published is None else f"{published:.2f}",
-            )
+def _sections(task: str, student: str, rows: Sequence[Row]) -> list[Section]:
+    """A student's scores, and what its teachers decided to emphasise, of the first seed."""
+    columns = [
+        METHOD,
+        deviation("test BLEU, greedy", BLEU),
+        deviation("beam of 5", Measure("test_bleu_beam", 100)),
+        tables.against("cross-entropy", "greedy against cross-entropy (95 %, paired t)", BLEU),
+        deviation("token accuracy %", Measure("test_token_accuracy", 100)),
+        tables.seeds(BLEU),
+        tables.steps(BLEU),
+        tables.seconds(BLEU),
+        tables.published("the paper's BLEU (IWSLT-14)", PUBLISHED.get(student, {})),
+    ]
+    about = f"Mean ± standard deviation over seeds. BLEU: {rows[0].versions['bleu']}."
+    title, shown = f"{task}, {student} ({rows[0].dataset})", [column.header for column in columns[:4]]
+    groups = grouped(rows, METHODS)
+    tokens = [
+        Section(
+            text=f"Coefficients of tokens under {group.name}, {student}:",
+            header=("student step", "largest coefficients", "smallest"),
+            body=[(str(step), *map(_listed, extremes)) for step, *extremes in row.data["tokens"]],
         )
-    return body
+        for group in groups
+        for row in group.with_data
+        if row.seed == 0
+    ]
+    return [Section.of(title, columns, groups, about, shown), *tokens]
 
 
-def _mean_and_deviation(values: dict[int, float]) -> str:
-    found = list(values.values())
-    return f"{np.mean(found):.2f}" + (f" ± {np.std(found, ddof=1):.2f}" if len(found) > 1 else "")
+def _listed(tokens: Mapping[str, float]) -> str:
+    return ", ".join(f"`{token}` {value:.2f}" for token, value in tokens.items())
 
 
-def _tokens(rows: Sequence[Row]) -> list[str]:
-    """What teachers decided to emphasise, of the first seed."""
-    lines: list[str] = []
-    for row in rows:
-        if row.data is None or row.seed != 0:
-            continue
-        header = ("student step", "largest coefficients", "smallest")
-        body = [(str(step), _listed(largest), _listed(smallest)) for step, largest, smallest in row.data["tokens"]]
-        lines += [f"Coefficients of tokens under {row.method}, {row.student}:", "", *markdown(header, body), ""]
-    return lines
-
-
-def _listed(tokens: dict[str, float]) -> str:
-    # A bar would end the table's cell.
-    return ", ".join(f"`{token}` {value:.2f}".replace("|", "\\|") for token, value in tokens.items())
-
-
-def _bars(groups: dict[tuple[str, str], list[Row]]) -> Figure | None:
+def _bars(parts: Mapping[Any, Sequence[Row]]) -> Figure | None:
     """Test BLEU by method, with each seed."""
-    if not groups:
+    if not parts:
         return None
-    figure, axes = panels([f"{student} ({rows[0].dataset})" for (_, student), rows in groups.items()])
-    for axis, rows in zip(axes, groups.values(), strict=True):
-        methods = list(dict.fromkeys(row.method for row in rows))
-        for place, method in enumerate(reversed(methods)):
-            values = list(_values(rows, method, "test_bleu").values())
-            axis.plot(values, [place] * len(values), "o", color="tab:blue", alpha=0.4)
-            axis.plot([np.mean(values)], [place], "|", color="black", markersize=16)
-        axis.set_yticks(range(len(methods)), list(reversed(methods)))
-        axis.set_xlabel("test BLEU, greedy; a bar at the mean")
+    figure, axes = figures.panels([f"{rows[0].student} ({rows[0].dataset})" for rows in parts.values()])
+    for axis, rows in zip(axes, parts.values(), strict=True):
+        figures.bars(axis, grouped(rows, METHODS), BLEU, lambda group: "tab:blue")
+        figures.describe(axis, "test BLEU, greedy (mean, 95 % interval; dots: seeds)")
     return figure
 
 
@@ -132,14 +92,12 @@ def _coefficients(rows: Sequence[Row]) -> Figure | None:
     shown = [row for row in rows if row.data is not None and row.seed == 0]
     if not shown:
         return None
-    figure, axes = panels([f"{row.student}, {row.method}" for row in shown], width=4.4)
+    figure, axes = figures.panels([f"{row.student}, {row.method}" for row in shown], (4.4, 4.4))
     for axis, row in zip(axes, shown, strict=True):
-        steps = [step for step, _ in row.data["spread"]]
+        places = [step for step, _ in row.data["spread"]]
         quantiles = np.array([values for _, values in row.data["spread"]])
-        axis.fill_between(steps, quantiles[:, 0], quantiles[:, -1], alpha=0.15, color="tab:blue", label="all")
-        axis.fill_between(steps, quantiles[:, 1], quantiles[:, -2], alpha=0.3, color="tab:blue", label="90 %")
-        axis.plot(steps, quantiles[:, 3], color="tab:blue", label="median")
-        axis.set_xlabel("student step after the warm start")
-        axis.set_ylabel("coefficient of a token")
-        axis.legend(fontsize=7)
+        axis.fill_between(places, quantiles[:, 0], quantiles[:, -1], alpha=0.15, color="tab:blue", label="all")
+        axis.fill_between(places, quantiles[:, 1], quantiles[:, -2], alpha=0.3, color="tab:blue", label="90 %")
+        axis.plot(places, quantiles[:, 3], color="tab:blue", label="median")
+        figures.describe(axis, "student step after the warm start", "coefficient of a token")
     return figure

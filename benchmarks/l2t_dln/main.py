@@ -330,7 +330,9 @@ def run(options: Options) -> None:
             for seed in range(options.seeds or tasks[name].seeds)
         ]
     )
-    report.write(_shown(results.rows(), of_preset), folder, {name: task.metric for name, task in of_preset.items()})
+    shown = _shown(results.rows(), of_preset)
+    report.make(shown, {name: task.metric for name, task in of_preset.items()}).write(folder)
+    report.animate(shown, folder)
 
 
 def _shown(rows: list[Row], tasks: Mapping[str, Task]) -> list[Row]:

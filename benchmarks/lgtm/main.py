@@ -166,7 +166,7 @@ def run(options: Options) -> None:
         for case in cases
     ]
     measure(wanted, results, options.processes)
-    report.write(_shown(results.rows(), options), folder)
+    report.make(_shown(results.rows(), options)).write(folder)
 
 
 def _shown(rows: list[Row], options: Options) -> list[Row]:

@@ -112,7 +112,7 @@ def run(
     ]
     measure(wanted, results, options.processes)
     of_all = _cases(name, replace(options, study=get_args(Study), methods=None), shown or problems, 0)
-    report.write(agreeing(results.rows(), [case.identity for case in of_all]), folder)
+    report.make(agreeing(results.rows(), [case.identity for case in of_all]), name).write(folder)
 
 
 def _cases(name: str, options: StudyOptions, problems: Mapping[str, Problem], seed: int) -> list[Case]:

@@ -1,138 +1,74 @@
-"""Tables and figures of learning from teaching with labels, from rows alone."""
+"""The report of learning from teaching with labels, from rows alone."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from functools import partial
 
-import numpy as np
 from matplotlib.figure import Figure
-from rich.console import Console
 
 from benchmarks.lot.methods import METHODS
 from benchmarks.measurements import DIVERGED
-from benchmarks.presentation import color, in_precision, markdown, panels, print_table, write_figures
-from teachenv.experiment.rows import Row, by_method, write_atomically
-from teachenv.experiment.statistics import iqm, paired, summarise
+from teachenv.experiment import figures, tables
+from teachenv.experiment.report import Report
+from teachenv.experiment.rows import Row
+from teachenv.experiment.statistics import iqm
+from teachenv.experiment.tables import METHOD, Column, Measure, Section, deviation, grouped
 
 BASELINE = "teacher-only"
+_KINDS = ("test_", "student_test_", "valid_")
 
 
-def write(rows: Sequence[Row], folder: Path) -> None:
-    """Writes table.md and the figure into the folder, and prints the tables."""
-    lines: list[str] = []
-    groups: dict[str, list[Row]] = {}
-    for row in by_method(rows, METHODS):
-        if row.metric.startswith(("test_", "student_test_", "valid_")):
-            groups.setdefault(row.task, []).append(row)
-    groups = {task: own for task, own in groups.items() if any(row.metric.startswith("test_") for row in own)}
-    for task, own in groups.items():
-        metric = _metric(own)
-        header = (
-            "method",
-            f"test {_shown(metric)}",
-            "interquartile mean [95 %]",
-            f"against {BASELINE} [95 %]",
-            "its student",
-            "seeds",
-            "teacher steps",
-            "all steps",
-            "seconds",
-        )
-        body = _table(own, metric)
-        lines += [
-            f"## {task}, {own[0].student} ({own[0].dataset})",
-            "",
-            "Mean ± standard deviation over seeds, each network at its best epoch on the validation data; the",
-            "interquartile mean with a bootstrap interval; the mean difference over pairs of one seed, with Student's",
-            f"interval{in_precision(own)}.",
-            "",
-            *markdown(header, body),
-            "",
-            *_diverged(rows, task),
-        ]
-        print_table(f"{task}: {own[0].student}", header[:5], [line[:5] for line in body])
-    write_atomically(folder / "table.md", "\n".join(lines))
-    write_figures(folder, {"curves": _curves(groups)})
-    Console().print(f"rows, table and figure: {folder}", highlight=False, markup=False)
+def make(rows: Sequence[Row], name: str) -> Report:
+    """The report of a benchmark of this name."""
+    tasks = tables.by((row for row in rows if row.metric.startswith(_KINDS)), lambda row: row.task)
+    tasks = {task: own for task, own in tasks.items() if any(row.metric.startswith("test_") for row in own)}
+    sections = [section for task, own in tasks.items() for section in _sections(rows, task, own)]
+    captions = {"curves": "What is kept and its student on validation data: means over seeds"}
+    return Report(f"Learning from teaching: {name}", sections, {"curves": partial(_curves, tasks)}, rows, captions)
 
 
-def _diverged(rows: Sequence[Row], task: str) -> list[str]:
-    """Lines about trainings whose numbers are not finite, and of which the table has nothing."""
+def _sections(rows: Sequence[Row], task: str, own: Sequence[Row]) -> list[Section]:
+    """The table, and what is said of trainings whose numbers are not finite, and of which it has nothing."""
+    test = _measure(own)
+    columns = [
+        METHOD,
+        deviation(f"test {_name(test)}", test),
+        tables.interval("interquartile mean [95 %]", test, iqm),
+        tables.against(BASELINE, f"against {BASELINE} [95 %]", test),
+        deviation("its student", Measure(f"student_{test.metric}", test.scale)),
+        tables.seeds(test),
+        Column("teacher steps", lambda group: f"{group.of(test.metric)[0].data['teacher_steps']:,}"),
+        tables.steps(test, "all steps"),
+        tables.seconds(test),
+    ]
+    text = (
+        "Mean ± standard deviation over seeds, each network at its best epoch on the validation data; the\n"
+        "interquartile mean with a bootstrap interval; the mean difference over pairs of one seed, with Student's\n"
+        f"interval{tables.in_precision(own)}."
+    )
+    groups = [group for group in grouped(own, METHODS) if group.of(test.metric)]
+    title, shown = f"{task}, {own[0].student} ({own[0].dataset})", [column.header for column in columns[:5]]
     found = sorted(f"{row.method} (seed {row.seed})" for row in rows if (row.task, row.metric) == (task, DIVERGED))
-    return [f"Diverged: {', '.join(found)}.", ""] if found else []
+    diverged = [Section(text=f"Diverged: {', '.join(found)}.")] if found else []
+    return [Section.of(title, columns, groups, text, shown), *diverged]
 
 
-def _metric(rows: Sequence[Row]) -> str:
-    return next(row.metric for row in rows if row.metric.startswith("test_")).removeprefix("test_")
+def _measure(rows: Sequence[Row]) -> Measure:
+    metric = next(row.metric for row in rows if row.metric.startswith("test_"))
+    return Measure(metric, 100 if metric == "test_accuracy" else 1)
 
 
-def _shown(metric: str) -> str:
-    return f"{metric} %" if metric == "accuracy" else metric
+def _name(measure: Measure) -> str:
+    return measure.metric.removeprefix("test_") + (" %" if measure.scale == 100 else "")
 
 
-def _scaled(metric: str, value: float) -> float:
-    return 100 * value if metric == "accuracy" else value
-
-
-def _table(rows: Sequence[Row], metric: str) -> list[tuple[str, ...]]:
-    body: list[tuple[str, ...]] = []
-    values = {
-        (row.method, row.metric, row.seed): _scaled(metric, row.value) for row in rows if row.metric.endswith(metric)
-    }
-    for method in dict.fromkeys(row.method for row in rows):
-        own = [row for row in rows if (row.method, row.metric) == (method, f"test_{metric}")]
-        if not own:
-            continue
-        seeds = [row.seed for row in own]
-        found = [values[method, f"test_{metric}", seed] for seed in seeds]
-        students = [v for (name, of, _), v in values.items() if (name, of) == (method, f"student_test_{metric}")]
-        both = [seed for seed in seeds if (BASELINE, f"test_{metric}", seed) in values]
-        against = ""
-        if method != BASELINE and len(both) > 1:
-            own_values, others = ([values[name, f"test_{metric}", s] for s in both] for name in (method, BASELINE))
-            against = paired(own_values, others).interval()
-        summary = summarise(found, statistic=iqm)
-        body.append(
-            (
-                method,
-                _mean(found),
-                f"{summary.iqm:.2f} [{summary.low:.2f}, {summary.high:.2f}]" if len(found) > 1 else "",
-                against,
-                _mean(students) if students else "",
-                str(len(found)),
-                f"{own[0].data['teacher_steps']:,}",
-                f"{own[0].student_steps:,}",
-                f"{np.median([row.seconds for row in own]):.0f}",
-            )
-        )
-    return body
-
-
-def _mean(values: Sequence[float]) -> str:
-    return f"{np.mean(values):.2f}" + (f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else "")
-
-
-def _curves(groups: dict[str, list[Row]]) -> Figure | None:
+def _curves(tasks: Mapping[str, Sequence[Row]]) -> Figure | None:
     """What is kept (solid) and its student (dashed) on validation data as the teacher is trained: means over seeds."""
-    shown = {task: [row for row in rows if row.data] for task, rows in groups.items()}
-    shown = {task: rows for task, rows in shown.items() if rows}
-    if not shown:
-        return None
-    figure, axes = panels([f"{task}, {rows[0].student}" for task, rows in shown.items()])
-    for axis, rows in zip(axes, shown.values(), strict=True):
-        metric = _metric(rows)
-        for number, method in enumerate(dict.fromkeys(row.method for row in rows)):
-            curves = [np.array(row.data["curve"], dtype=float) for row in rows if row.method == method]
-            mean = np.mean([curve[: min(map(len, curves))] for curve in curves], axis=0)
-            for column, style in ((1, "-"), (2, "--")):
-                if not np.isnan(mean[:, column]).any():
-                    line = mean[:, column] * _scaled(metric, 1.0)
-                    label = method if column == 1 else None
-                    axis.plot(mean[:, 0], line, style, color=color(number), label=label)
-        if metric == "perplexity":
-            axis.set_yscale("log")
-        axis.set_xlabel("epochs of the model that is kept (dashed: its student)")
-        axis.set_ylabel(f"{_shown(metric)} on validation data")
-        axis.legend(fontsize=7)
+    parts = {f"{task}, {rows[0].student}": grouped(rows, METHODS) for task, rows in tasks.items()}
+    measure = _measure([row for rows in tasks.values() for row in rows]) if tasks else Measure("")
+    x, y = "epochs of the model that is kept (dashed: its student)", f"{_name(measure)} on validation data"
+    figure = figures.curves(parts, x, y, dashed=2, scale=(1, measure.scale))
+    for axis in figure.axes if figure and measure.metric == "test_perplexity" else []:
+        axis.set_yscale("log")
     return figure

@@ -209,7 +209,7 @@ def run(options: Options) -> None:
         for case in _cases(options)
     ]
     measure(wanted, results, options.processes)
-    report.write(_shown(results.rows(), options), folder)
+    report.make(_shown(results.rows(), options)).write(folder)
 
 
 def _shown(rows: list[Row], options: Options) -> list[Row]:

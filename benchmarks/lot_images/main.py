@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
-
-import numpy as np
-from matplotlib.figure import Figure
 
 from benchmarks.lot.main import Study, StudyOptions
 from benchmarks.lot.main import run as run_studies
-from benchmarks.lot_images import imitation
+from benchmarks.lot_images import imitation, report
 from benchmarks.lot_images.imitation import KINDS, Imitated
 from benchmarks.lot_images.networks import NETWORKS
 from benchmarks.lot_images.problem import ImageProblem
 from benchmarks.measurements import Measurement, measure, rows_of
 from benchmarks.options import Preset
-from benchmarks.presentation import color, in_precision, markdown, panels, print_table, write_figures
 from teachenv.errors import unknown_name
 from teachenv.experiment.provenance import about
-from teachenv.experiment.rows import ResultsFile, Row, agreeing, write_atomically
+from teachenv.experiment.rows import ResultsFile, Row, agreeing
 
 NAME = "lot_images"
 
@@ -142,7 +137,8 @@ def _imitation(options: Options, given: ImageProblem, seeds: int) -> None:
     ]
     measure(wanted, results, options.processes)
     rows = results.rows()
-    _report([row for kind in KINDS for row in agreeing(rows, [_identity(given, kind, 0)])], folder)
+    shown = agreeing(rows, [_identity(given, kind, 0) for kind in KINDS])
+    report.make(shown).write(folder, "imitation", "imitation")
 
 
 def _identity(given: ImageProblem, kind: str, seed: int) -> dict[str, Any]:
@@ -168,46 +164,3 @@ def _rows(identity: Mapping[str, Any], precision: str, found: Imitated) -> list[
         "imitation_kl_test": test,
     }
     return rows_of(identity, values, told, found.curve)
-
-
-_HEADER = ("teacher", "knows its labels %", "test accuracy %", "student's KL, training images", "test images", "seeds")
-
-
-def _report(rows: Sequence[Row], folder: Path) -> None:
-    """Writes imitation.md and imitation.png."""
-    body = []
-    for method in dict.fromkeys(row.method for row in rows):
-        of = {m: [row.value for row in rows if (row.method, row.metric) == (method, m)] for m in _METRICS}
-        cells = [_mean(of[m], 100 if "accuracy" in m else 1) for m in _METRICS]
-        body.append((method.removeprefix("imitate:"), *cells, str(len(of["imitation_kl_test"]))))
-    title = f"{rows[0].task}, {rows[0].student} ({rows[0].dataset}): who is easier to imitate?"
-    said = f"Mean ± standard deviation over seeds{in_precision(rows)}."
-    lines = [f"## {title}", "", said, "", *markdown(_HEADER, body), ""]
-    write_atomically(folder / "imitation.md", "\n".join(lines))
-    print_table(title, _HEADER, body)
-    write_figures(folder, {"imitation": _figure(rows)})
-
-
-_METRICS = ("teacher_learned_accuracy", "teacher_test_accuracy", "imitation_kl_train", "imitation_kl_test")
-
-
-def _mean(values: Sequence[float], factor: int) -> str:
-    scaled = [factor * value for value in values]
-    return f"{np.mean(scaled):.3g}" + (f" ± {np.std(scaled, ddof=1):.2g}" if len(scaled) > 1 else "")
-
-
-def _figure(rows: Sequence[Row]) -> Figure:
-    figure, axes = panels(["training images", "test images"])
-    for number, method in enumerate(dict.fromkeys(row.method for row in rows)):
-        curves = np.array([row.data for row in rows if row.data and row.method == method], dtype=float)
-        for axis, column in zip(axes, (1, 2), strict=True):
-            mean = curves.mean(0)
-            label = f"{method.removeprefix('imitate:')} teacher"
-            axis.plot(mean[:, 0], mean[:, column], color=color(number), label=label)
-            low, high = curves[:, :, column].min(0), curves[:, :, column].max(0)
-            axis.fill_between(mean[:, 0], low, high, color=color(number), alpha=0.2, linewidth=0)
-            axis.set_yscale("log")
-            axis.set_xlabel("student steps")
-            axis.legend(fontsize=8)
-    axes[0].set_ylabel("KL(teacher ‖ student), nats; band: all seeds")
-    return figure

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from benchmarks.options import CommonOptions
+from benchmarks.throughput import report
 from benchmarks.throughput.cases import CASES, ENVIRONMENT_OF, SIZES, Case, Size, load_task
 from benchmarks.throughput.measure import MEASUREMENTS
-from benchmarks.throughput.report import report
 from teachenv.experiment.provenance import about
 from teachenv.experiment.rows import ResultsFile, Row, agreeing
 from teachenv.tasks.base import Task
@@ -48,7 +48,7 @@ def run(options: Options) -> None:
         shown = [_identity(case, tasks[case.source], 0, size) for case in CASES]
     finally:
         torch.set_num_threads(before)
-    report(agreeing(results.rows(), shown), folder)
+    report.make(agreeing(results.rows(), shown)).write(folder)
 
 
 def _measured(case: Case, task: Task, seed: int, size: Size, identity: Mapping[str, Any]) -> list[Row]:

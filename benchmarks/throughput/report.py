@@ -1,135 +1,131 @@
-"""The table and the figure, made from the rows alone."""
+"""The report of throughput, from rows alone."""
 
 from __future__ import annotations
 
+import operator
 import statistics
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
-from rich.console import Console
 
-from benchmarks.presentation import markdown, print_table, write_figures
-from teachenv.experiment.rows import Row, write_atomically
+from teachenv.experiment.report import Report
+from teachenv.experiment.rows import Row
+from teachenv.experiment.tables import Column, Group, Section, grouped, number
 
 STEP_TARGETS = {"mlp": 1.25, "resnet8": 1.05}
 VECTOR_TARGET = 10.0
 DIFFERENCE_TARGET = 1e-4
 
 
-@dataclass(frozen=True)
-class Line:
-    """One line of the table: a case's repetitions together.
+class Kind(NamedTuple):
+    """What a measurement is a ratio of.
 
     Attributes:
-        what: Which two contenders.
-        label: Student, data, and how many students.
-        values: The ratio in each repetition.
-        bound: What the ratio should keep to, ``("<=", 1.25)``, if the project promises it.
-        speed: Median student steps per second of the contender that the line is about.
-        note: What else was measured.
+        metric: the ratio's.
+        what: which two contenders; `{method}` is replaced.
+        keeps: what the ratio keeps to its target by.
     """
 
+    metric: str
     what: str
-    label: str
-    values: tuple[float, ...]
-    bound: tuple[Literal["<=", ">="], float] | None
-    speed: float
-    note: str
-
-    @property
-    def ratio(self) -> float:
-        """The median over repetitions."""
-        return statistics.median(self.values)
-
-    @property
-    def verdict(self) -> str:
-        """The target, and whether it was reached."""
-        if self.bound is None:
-            return ""
-        sign, limit = self.bound
-        reached = self.ratio <= limit if sign == "<=" else self.ratio >= limit
-        return f"{sign} {limit:g}: {'reached' if reached else 'missed'}"
-
-    def cells(self) -> tuple[str, ...]:
-        """The line as the table shows it."""
-        spread = f"{self.ratio:.2f} [{min(self.values):.2f}, {max(self.values):.2f}]"
-        return self.what, self.label, spread, self.verdict, f"{self.speed:,.0f}", self.note
+    keeps: str = ""
 
 
-HEADER = ("ratio of", "student", "median [range]", "target", "student steps/s", "")
-_RATIOS = {"step": "step_ratio", "vector": "vector_speedup", "paths": "vmap_speedup", "gradient": "gradient_ratio"}
+KINDS = {
+    "step": Kind("step_ratio", "env.step / plain PyTorch loop", "<="),
+    "vector": Kind("vector_speedup", "vector / single environments (speed)", ">="),
+    "paths": Kind("vmap_speedup", "vmap / loop (speed)"),
+    "gradient": Kind("gradient_ratio", "episode with {method} / without"),
+}
+_KEEPS: dict[str, Callable[[float, float], bool]] = {"<=": operator.le, ">=": operator.ge}
 
 
-def lines(rows: list[Row]) -> list[Line]:
-    """The table's lines, made from the rows alone."""
-    groups: dict[str, dict[str, list[float]]] = {}
-    firsts: dict[str, Row] = {}
-    for row in rows:
-        key = repr((row.task, row.dataset, row.student, row.method, sorted(row.config.items())))
-        firsts.setdefault(key, row)
-        groups.setdefault(key, {}).setdefault(row.metric, []).append(row.value)
-    return [_line(firsts[key], metrics) for key, metrics in groups.items()]
+def lines(rows: Sequence[Row]) -> list[Group]:
+    """A group for each case, with its repetitions."""
+    return grouped(rows, key=lambda r: repr((r.task, r.dataset, r.student, r.method, sorted(r.config.items()))))
 
 
-def _line(row: Row, metrics: Mapping[str, list[float]]) -> Line:
-    measurement = row.config["measurement"]
-    bound: tuple[Literal["<=", ">="], float] | None = None
-    note = ""
-    if measurement == "step":
-        what, bound = "env.step / plain PyTorch loop", ("<=", STEP_TARGETS[row.student])
-    elif measurement == "vector":
-        what, bound = "vector / single environments (speed)", (">=", VECTOR_TARGET)
-        difference = max(metrics["largest_difference"])
-        within = "within" if difference <= DIFFERENCE_TARGET else "NOT within"
-        note = f"largest difference {difference:.1e}, {within} {DIFFERENCE_TARGET:g}"
-    elif measurement == "paths":
-        what, note = "vmap / loop (speed)", f"auto: {'vmap' if metrics['auto_is_vmap'][0] else 'loop'}"
-    else:
-        what = f"episode with {row.method} / without"
-    students = row.config["students"]
-    label = f"{row.student}, {row.dataset}, {students} × batch {row.config['batch_size']}"
-    speed = statistics.median(metrics["student_steps_per_second"])
-    return Line(what, label, tuple(metrics[_RATIOS[measurement]]), bound, speed, note)
-
-
-def report(rows: list[Row], folder: Path) -> None:
-    """Writes ``table.md`` and ``throughput.png`` into the folder and prints the table."""
-    table = lines(rows)
-    write_atomically(folder / "table.md", "\n".join([*markdown(HEADER, [line.cells() for line in table]), ""]))
-    write_figures(folder, {"throughput": _figure(table)})
-    shown = [
-        (
-            "\n  ".join(filter(None, (line.what, line.label, line.note))),
-            f"{line.ratio:.2f}",
-            line.verdict,
-            f"{line.speed:,.0f}",
-        )
-        for line in table
+def make(rows: Sequence[Row]) -> Report:
+    """The report."""
+    columns = [
+        Column("ratio of", what),
+        Column("student", label),
+        Column("median [range]", lambda g: f"{ratio(g):.2f} [{min(ratios(g)):.2f}, {max(ratios(g)):.2f}]"),
+        Column("target", verdict),
+        number("student steps/s", "student_steps_per_second", ",.0f"),
+        Column("", note),
     ]
-    print_table("throughput", ("ratio of", "median", "target", "steps/s"), shown)
-    Console().print(f"rows, table and figure: {folder}", highlight=False, markup=False)
+    captions = {"throughput": "Ratios of time and speed: medians, ranges over repetitions, and targets"}
+    drawn = {"throughput": partial(_figure, lines(rows))}
+    return Report("Throughput", [Section.of("", columns, lines(rows))], drawn, rows, captions)
 
 
-def _figure(table: list[Line]) -> Figure:
+def _kind(group: Group) -> Kind:
+    return KINDS[group.config["measurement"]]
+
+
+def what(group: Group) -> str:
+    """Which two contenders."""
+    return _kind(group).what.format(method=group.first.method)
+
+
+def label(group: Group) -> str:
+    """Student, data, and how many students."""
+    row = group.first
+    return f"{row.student}, {row.dataset}, {row.config['students']} × batch {row.config['batch_size']}"
+
+
+def ratios(group: Group) -> list[float]:
+    """In each repetition."""
+    return list(group.values(_kind(group).metric).values())
+
+
+def ratio(group: Group) -> float:
+    """The median over repetitions."""
+    return statistics.median(ratios(group))
+
+
+def target(group: Group) -> float | None:
+    """What the ratio should keep to, if the project promises it."""
+    return {"<=": STEP_TARGETS.get(group.first.student), ">=": VECTOR_TARGET}.get(_kind(group).keeps)
+
+
+def verdict(group: Group) -> str:
+    """The target, and whether it was reached."""
+    limit, sign = target(group), _kind(group).keeps
+    if limit is None:
+        return ""
+    return f"{sign} {limit:g}: {'reached' if _KEEPS[sign](ratio(group), limit) else 'missed'}"
+
+
+def note(group: Group) -> str:
+    """What else was measured."""
+    if found := group.values("largest_difference"):
+        within = "within" if max(found.values()) <= DIFFERENCE_TARGET else "NOT within"
+        return f"largest difference {max(found.values()):.1e}, {within} {DIFFERENCE_TARGET:g}"
+    return "".join(f"auto: {'vmap' if row.value else 'loop'}" for row in group.of("auto_is_vmap")[:1])
+
+
+def _figure(groups: Sequence[Group]) -> Figure:
     """Horizontal bars of the ratios, on a logarithmic axis around 1, with the targets as marks."""
-    figure = Figure(figsize=(11, 0.45 * len(table) + 1.2), dpi=130, layout="constrained")
+    figure = Figure(figsize=(11, 0.45 * len(groups) + 1.2), dpi=130, layout="constrained")
     axes = figure.add_subplot()
-    for y, line in enumerate(table):
-        axes.barh(y, line.ratio - 1, left=1, color="tab:blue" if line.bound else "tab:gray", height=0.6)
-        axes.plot([min(line.values), max(line.values)], [y, y], color="black", linewidth=1)
-        if line.bound:
-            axes.plot([line.bound[1]] * 2, [y - 0.4, y + 0.4], color="tab:red", linewidth=2)
-        axes.annotate(f" {line.ratio:.2f}", (max(*line.values, 1), y), va="center", fontsize=8)
+    for y, group in enumerate(groups):
+        values, middle, limit = ratios(group), ratio(group), target(group)
+        axes.barh(y, middle - 1, left=1, color="tab:blue" if limit else "tab:gray", height=0.6)
+        axes.plot([min(values), max(values)], [y, y], color="black", linewidth=1)
+        if limit:
+            axes.plot([limit] * 2, [y - 0.4, y + 0.4], color="tab:red", linewidth=2)
+        axes.annotate(f" {middle:.2f}", (max(*values, 1), y), va="center", fontsize=8)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("")
     axes.axvline(1, color="black", linewidth=0.8)
-    axes.set_yticks(range(len(table)), [f"{line.what}\n{line.label}" for line in table], fontsize=7)
+    axes.set_yticks(range(len(groups)), [f"{what(group)}\n{label(group)}" for group in groups], fontsize=7)
     axes.invert_yaxis()
     axes.margins(x=0.1)
     axes.set_xlabel("ratio (median; line: range over repetitions; red: target)")

@@ -16,10 +16,11 @@ from benchmarks.checkpoints import ending
 from benchmarks.compare import Options, distillation, main
 from benchmarks.compare import report as compare_report
 from benchmarks.compare.methods import LEARNING_RATES, METHODS, TABLE
-from benchmarks.comparison import engine, report, work
+from benchmarks.comparison import engine, work
 from benchmarks.comparison.engine import Rung
 from benchmarks.comparison.methods import Configuration, Table
 from benchmarks.comparison.work import Setting
+from teachenv.experiment import comparison_report
 from teachenv.experiment.rows import read_rows
 from teachenv.vector_env import TeachVectorEnv
 
@@ -75,12 +76,12 @@ def test_every_configuration_can_be_shown() -> None:
     for name, method in [*METHODS.items(), *distillation.METHODS.items()]:
         for own in method.own:
             config = {"learning_rate": 0.1, "lr_schedule": "linear", "own": {**own.environment, **own.teacher}}
-            shown = report.described(config)
+            shown = comparison_report.described(config)
             assert shown.startswith("lr 0.1 linear"), name
             assert "{" not in shown, name
     nested = {"loss": "a", "policy_kwargs": {"net_arch": {"pi": [], "qf": [128, 64]}}, "loss_kwargs": {"scale": 0.5}}
     config = {"learning_rate": 0.1, "lr_schedule": "linear", "own": nested}
-    assert report.described(config) == "lr 0.1 linear, qf 128-64, scale 0.5"
+    assert comparison_report.described(config) == "lr 0.1 linear, qf 128-64, scale 0.5"
 
 
 def test_rows_table_and_figures(finished: Path) -> None:
@@ -177,9 +178,9 @@ def test_what_does_not_fit_the_environment_is_refused(tmp_path: Path) -> None:
         options(tmp_path, env="TeachDistill-v0", methods=None, loss="bilinear-sigmoid")
 
 
-def test_table_and_figures_come_from_the_rows_alone(finished: Path, tmp_path: Path) -> None:
-    compare_report.write(read_rows(finished / "results.jsonl"), tmp_path, "bilinear", 2)
-    assert (tmp_path / "table.md").read_text() == (finished / "table.md").read_text()
+def test_the_table_comes_from_the_rows_alone(finished: Path) -> None:
+    made = compare_report.make(read_rows(finished / "results.jsonl"), "bilinear", 2)
+    assert made.table() == (finished / "table.md").read_text()
 
 
 def test_shipped_tuning_is_taken_over(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

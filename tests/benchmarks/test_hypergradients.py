@@ -89,14 +89,14 @@ def test_a_contender_that_is_not_installed_is_reported_not_left_out(monkeypatch,
     monkeypatch.setattr(main, "alone", lambda function, **arguments: found)
     monkeypatch.setitem(main.SIZES, "smoke", Size(1, 1, 0.0, ("mlp",), ("unrolled",), 1, (), ()))
     main.run(Options(preset="smoke", students=("lstm",), contenders=("higher",), out=tmp_path))
-    assert report.table(read_rows(tmp_path / "results.jsonl"))[0][3] == "failed: not installed: no_such_library"
+    assert report.usual(read_rows(tmp_path / "results.jsonl"))[0].body[0][3] == "failed: not installed: no_such_library"
     # Installed since then: it is tried again, and the failure is forgotten.
     monkeypatch.undo()
     monkeypatch.setattr(main, "alone", lambda function, **arguments: function(**arguments | _unlimited(arguments)))
     monkeypatch.setitem(CONTENDERS, "higher", unrolled)
     monkeypatch.setitem(main.SIZES, "smoke", Size(1, 1, 0.0, ("mlp",), ("unrolled",), 1, (), ()))
     main.run(Options(preset="smoke", students=("lstm",), contenders=("higher",), out=tmp_path))
-    assert float(report.table(read_rows(tmp_path / "results.jsonl"))[0][3]) > 1
+    assert float(report.usual(read_rows(tmp_path / "results.jsonl"))[0].body[0][3]) > 1
 
 
 def test_contenders_take_turns_at_least_so_often_and_so_long(monkeypatch):

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 
 from benchmarks.checkpoints import ending
+from benchmarks.colors import COLORS
 from benchmarks.comparison import work
 from benchmarks.comparison.engine import Effort, Rung
 from benchmarks.comparison.methods import Configuration
-from benchmarks.comparison.report import Results, teacher_training
 from benchmarks.comparison.work import Setting
 from benchmarks.l2t_dlf_images import Options, large, main, methods, report
 from benchmarks.l2t_dlf_images.published import ERRORS
 from meta import TaughtLoss
+from teachenv.experiment.comparison_report import Results, teacher_training
 from teachenv.experiment.rows import Row, read_rows
 from teachenv.students.resnet import resnet20
 
@@ -116,7 +117,7 @@ def test_every_task_of_every_preset_can_be_made(preset: str, monkeypatch: pytest
             assert horizon["horizon"] % horizon["steps_per_action"] == 0
         actions = {o["horizon"] // o["steps_per_action"] for o in (one.options, {**one.options, **one.final})}
         assert len(actions) == 1
-        assert set(one.methods) <= set(report.COLORS)
+        assert set(one.methods) <= set(report.METHODS) & set(COLORS)
 
 
 def test_rows_table_and_figures(finished: Path) -> None:
@@ -134,9 +135,10 @@ def test_rows_table_and_figures(finished: Path) -> None:
 
 
 def test_figures_of_learning_leave_out_tasks_where_no_teacher_learns(finished: Path) -> None:
-    results = Results(read_rows(finished / "results.jsonl"), report.COLORS, report.FIXED, "bilinear", 2)
-    assert results.tasks == ["mnist-mlp", "mnist-lenet"]
+    results = shown(read_rows(finished / "results.jsonl"), 2)
+    assert list(results.tasks) == ["mnist-mlp", "mnist-lenet"]
     for figure in (teacher_training(results), report.teacher_steps(results)):
+        assert figure is not None
         assert {axis.get_title().split(",")[0] for axis in figure.axes} == {"mnist-mlp"}
 
 
@@ -210,6 +212,10 @@ def test_what_makes_no_sense_is_refused(changes: dict[str, Any], message: str, t
         main.comparison_of(options(tmp_path, **changes))
 
 
+def shown(rows: list[Row], seeds: int) -> Results:
+    return Results(rows, report.METHODS, report.FIXED, seeds, "bilinear")
+
+
 def row(task: str, method: str, seed: int, value: float) -> Row:
     config = {
         "stage": "training",
@@ -230,14 +236,13 @@ def test_the_table_has_paired_differences_and_the_papers_numbers() -> None:
     differences = np.array([0.001, 0.002, 0.003])
     rows = [row("mnist-mlp", "cross-entropy", s, 0.02 + 0.01 * s) for s in range(3)]
     rows += [row("mnist-mlp", "large-margin", s, 0.02 + 0.01 * s - differences[s]) for s in range(3)]
-    results = report.Results(rows, report.COLORS, report.FIXED, "bilinear", 3)
-    cell = report._against_cross_entropy(results)[1]
-    assert cell("mnist-mlp", "cross-entropy") == ""
+    groups = {group.name: group for group in shown(rows, 3).tasks["mnist-mlp"]}
+    cell = report.AGAINST.cell
+    assert cell(groups["cross-entropy"]) == ""
     # t = 2 / (1/√3) with two degrees of freedom: p = 0.0742, half-width 4.303/√3 of a tenth of a point.
-    assert cell("mnist-mlp", "large-margin") == "-0.20 [-0.45, +0.05], p 0.074"
-    published = report._published(results)[1]
-    assert published("mnist-mlp", "large-margin") == "1.83"
-    assert published("mnist-mlp", "rmd") == ""
+    assert cell(groups["large-margin"]) == "-0.20 [-0.45, +0.05], p 0.074"
+    assert report.published(groups["large-margin"]) == "1.83"
+    assert report.published(replace(groups["large-margin"], name="rmd")) == ""
     assert all(len(numbers) == 4 for numbers in ERRORS.values())
 
 
@@ -251,11 +256,13 @@ def test_the_table_says_how_soon_a_teacher_is_as_good_as_ddpg() -> None:
     # J with another τ is another measure.
     paper = {"own": {"objective_temperature": 1.0}}
     rows += [replace(r, config=r.config | paper) for r in along("rmd:tau-1", {0: 0.9, 100: 0.99})]
-    results = report.Results(rows, report.COLORS, report.FIXED, "bilinear", 1)
-    cell = report._reaching(results)[1]
-    found = [cell("mnist-mlp", method) for method in ("ddpg", "cross-entropy", "rmd", "rmd:static", "rmd:tau-1")]
+    results = shown(rows, 1)
+    groups = {group.name: group for group in results.tasks["mnist-mlp"]}
+    found = [report.reaching(groups[name]) for name in ("ddpg", "cross-entropy", "rmd", "rmd:static", "rmd:tau-1")]
     assert found == ["500 (50%)", "", "50 (5%)", "not reached", ""]
-    drawn = [sorted(line.get_label() for line in axis.get_lines()) for axis in report.teacher_steps(results).axes]
+    figure = report.teacher_steps(results)
+    assert figure is not None
+    drawn = [sorted(line.get_label() for line in axis.get_lines()) for axis in figure.axes]
     assert drawn == [["rmd", "rmd:static"], ["rmd:tau-1"]]
 
 

@@ -147,7 +147,7 @@ def test_costs_and_imitation_are_rows_and_figures(tmp_path: Path, monkeypatch: p
     }
     slopes = {row.method: row.value for row in rows if row.metric == "slope_error"}
     assert slopes["steps-20"] < slopes["steps-0"]
-    report.write(rows, tmp_path, {})
+    report.make(rows, {}).write(tmp_path)
     assert "| mlp | 2 |" in (tmp_path / "table.md").read_text()
     for name in ("cost", "imitation"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")

@@ -326,7 +326,7 @@ def test_a_table_does_not_mix_settings(tmp_path: Path) -> None:
     assert shown("--epochs", "2") == long
 
 
-def test_differences_are_of_pairs(tmp_path: Path) -> None:
+def test_differences_are_of_pairs() -> None:
     def row(method: str, seed: int, value: float) -> Row:
         data = {"curve": [[1, value, None]], "teacher_steps": 10}
         config: dict[str, Any] = {}
@@ -337,8 +337,7 @@ def test_differences_are_of_pairs(tmp_path: Path) -> None:
 
     rows = [row("teacher-only", seed, 0.5 + seed / 10) for seed in range(3)]
     rows += [row("lot", seed, 0.52 + seed / 10) for seed in range(3)]
-    report.write(rows, tmp_path)
-    table = (tmp_path / "table.md").read_text()
+    table = report.make(rows, "lot_images").table()
     assert "| lot | 62.00 ± 10.00 |" in table
     assert "| +2.00 [+2.00, +2.00] |" in table
 

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from benchmarks.__main__ import main as command_line
-from benchmarks.throughput import Options, main, measure
+from benchmarks.throughput import Options, main, measure, report
 from benchmarks.throughput.cases import CASES, SIZES, Case, Size, load_task
-from benchmarks.throughput.report import lines, report
 from teachenv.experiment.rows import ResultsFile, Row, read_rows
 
 TINY = Size(seeds=1, pieces=2, steps=2, conv_steps=1, vector_steps=3)
@@ -67,17 +66,16 @@ def test_every_measurement_writes_its_rows_once_and_the_table_and_the_figure(tin
     assert (tmp_path / "table.md").read_text() == table
 
 
-def test_the_table_takes_the_median_over_repetitions_and_judges_it(tmp_path, capsys):
+def test_the_table_takes_the_median_over_repetitions_and_judges_it():
     step, vector = Case("step", "mnist", "mlp", 1, "env-step"), Case("vector", "digits", "mlp", 64, "vector-env")
     rows = [row(step, "step_ratio", value, seed) for seed, value in enumerate([1.1, 9.0, 1.2])]
     rows += [row(step, "student_steps_per_second", 100.0), row(vector, "vector_speedup", 9.0)]
     rows += [row(vector, "largest_difference", 2e-4), row(vector, "student_steps_per_second", 1.0)]
-    first, second = lines(rows)
-    assert (first.ratio, first.verdict) == (1.2, "<= 1.25: reached")
-    assert (second.ratio, second.verdict) == (9.0, ">= 10: missed")
-    assert second.note.startswith("largest difference 2.0e-04, NOT within")
-    report(rows, tmp_path)
-    assert "| 1.20 [1.10, 9.00] |" in (tmp_path / "table.md").read_text()
+    first, second = report.lines(rows)
+    assert (report.ratio(first), report.verdict(first)) == (1.2, "<= 1.25: reached")
+    assert (report.ratio(second), report.verdict(second)) == (9.0, ">= 10: missed")
+    assert report.note(second).startswith("largest difference 2.0e-04, NOT within")
+    assert "| 1.20 [1.10, 9.00] |" in report.make(rows).table()
 
 
 def test_a_difference_that_is_not_a_number_is_not_taken_for_none(tiny, tmp_path, monkeypatch):

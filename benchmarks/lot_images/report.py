@@ -1,0 +1,49 @@
+"""The report of imitation, from rows alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from matplotlib.figure import Figure
+
+from benchmarks.lot_images.imitation import KINDS
+from teachenv.experiment import figures
+from teachenv.experiment.figures import color
+from teachenv.experiment.report import Report
+from teachenv.experiment.rows import Row
+from teachenv.experiment.tables import Column, Measure, Section, deviation, grouped, in_precision, seeds
+
+ORDER = tuple(f"imitate:{kind}" for kind in KINDS)
+_COLUMNS = {
+    "knows its labels %": Measure("teacher_learned_accuracy", 100),
+    "test accuracy %": Measure("teacher_test_accuracy", 100),
+    "student's KL, training images": Measure("imitation_kl_train"),
+    "test images": Measure("imitation_kl_test"),
+}
+
+
+def make(rows: Sequence[Row]) -> Report:
+    """The report, with one table and one figure."""
+    columns = [
+        Column("teacher", lambda group: group.name.removeprefix("imitate:")),
+        *(deviation(header, measure, ".3g", ".2g") for header, measure in _COLUMNS.items()),
+        seeds(_COLUMNS["test images"]),
+    ]
+    title = f"{rows[0].task}, {rows[0].student} ({rows[0].dataset}): who is easier to imitate?"
+    about = f"Mean ± standard deviation over seeds{in_precision(rows)}."
+    section = Section.of(title, columns, grouped(rows, ORDER), about)
+    captions = {"imitation": "How far students are from the teachers that they imitate"}
+    return Report("Learning from teaching: imitation", [section], {"imitation": partial(_figure, rows)}, rows, captions)
+
+
+def _figure(rows: Sequence[Row]) -> Figure:
+    figure, axes = figures.panels(["training images", "test images"])
+    for number, group in enumerate(grouped((row for row in rows if row.data), ORDER)):
+        curves, label = [row.data for row in group.rows], f"{group.name.removeprefix('imitate:')} teacher"
+        for axis, column in zip(axes, (1, 2), strict=True):
+            figures.curve(axis, curves, column=column, band="range", color=color(number), label=label)
+    for axis, y in zip(axes, ("KL(teacher ‖ student), nats; band: all seeds", ""), strict=True):
+        axis.set_yscale("log")
+        figures.describe(axis, "student steps", y)
+    return figure

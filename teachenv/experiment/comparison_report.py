@@ -1,0 +1,250 @@
+"""What a comparison of teachers shows, from its rows alone: test errors, how teachers learn, what they do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from teachenv.experiment import figures, tables
+from teachenv.experiment.report import Report
+from teachenv.experiment.rows import Row
+from teachenv.experiment.statistics import iqm
+from teachenv.experiment.tables import Column, Group, Measure, Section, by, grouped, interval, leaves, seeds
+from teachenv.settings import Settings
+
+ERROR = Measure("test_error", scale=100)
+OBJECTIVE = "dev_objective"
+
+# Options of the environment that come with a method and are not tuned.
+_FIXED_OPTIONS = ("loss", "base", "steps_per_action", "dev_measured")
+# Nothing is learned by the one, and all is ruined by the other, so far off that it would flatten all other curves.
+_RANDOM, _RUINED = "random", "ddpg:default"
+
+
+class Results:
+    """The training rows of one run, by task and method.
+
+    Attributes:
+        all: rows, tuning included.
+        tasks: by name, a group for each method that has rows.
+        fixed: the methods that are fixed losses.
+
+    Args:
+        rows: of the run, tuning included.
+        methods: all that there can be, in the order in which they are shown.
+        fixed: those that are fixed losses.
+        seeds: seeds 0 … seeds − 1 are shown.
+        loss: the teachers' loss family that is shown.
+        colors: of methods; the others have one of `figures.color`.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        methods: Sequence[str],
+        fixed: Collection[str],
+        seeds: int,
+        loss: str | None = None,
+        colors: Mapping[str, str] | None = None,
+    ) -> None:
+        """Keeps the rows that are shown."""
+        self.all, self.methods, self.fixed, self._colors = rows, list(methods), fixed, colors or {}
+        latest = {}
+        for row in rows:
+            if row.config["stage"] == "training" and row.config["loss"] in (None, loss) and row.seed < seeds:
+                latest[row.task, row.method, row.seed] = row.config
+        # A folder can hold runs of several budgets: those of the newest configuration are shown.
+        shown = [r for r in rows if r.method in methods and latest.get((r.task, r.method, r.seed)) == r.config]
+        # By seed: the bootstrap draws others in another order.
+        tasks = by(shown, lambda row: row.task)
+        self.tasks = {t: grouped(sorted(own, key=lambda row: row.seed), methods) for t, own in tasks.items()}
+
+    def color(self, group: Group) -> Any:
+        """That of the method in all figures."""
+        return self._colors.get(group.name) or figures.color(self.methods.index(group.name))
+
+    def best_fixed(self, group: Group) -> Group | None:
+        """The fixed loss of the smallest test error beside a method."""
+        found = [other for other in group.beside.values() if other.name in self.fixed and ERROR.values(other)]
+        return min(found, key=_error, default=None)
+
+    def panels(self, learning: bool = False) -> dict[str, list[Group]]:
+        """Methods by task and by which J they have; only those beside which some teacher learns, if that is asked."""
+        found = {}
+        for task, groups in self.tasks.items():
+            for name in sorted({objective(group) for group in groups}):
+                own = [group for group in groups if objective(group) == name]
+                if not learning or any(learns(group) for group in own):
+                    found[f"{task}, {name}"] = own
+        return found
+
+
+def learns(group: Group) -> bool:
+    """Whether its teacher was measured as it learned."""
+    return len({row.student_steps for row in group.of(OBJECTIVE)}) > 1
+
+
+def objective(group: Group) -> str:
+    """Which J on dev its rows have."""
+    options = {"loss": group.config["loss"], **group.config["options"], **group.config["own"]}
+    if options.get("objective") == "likelihood" or options["loss"] == "distillation":
+        return "J = − cross-entropy"
+    return f"J with τ = {options.get('objective_temperature', Settings.objective_temperature):g}"
+
+
+def along(group: Group) -> list[list[tuple[int, float]]]:
+    """J of fresh students by the student steps spent on their teacher, for each seed."""
+    return [[(r.student_steps, r.value) for r in own] for own in by(group.of(OBJECTIVE), lambda r: r.seed).values()]
+
+
+def described(config: Mapping[str, Any]) -> str:
+    """What was tuned, as a cell of the table shows it; of nested options the leaves."""
+    own = [f"{name} {value}" for name, value in leaves(config["own"]) if name not in _FIXED_OPTIONS]
+    return ", ".join([f"lr {config['learning_rate']:g} {config['lr_schedule']}", *own])
+
+
+def make(
+    name: str,
+    results: Results,
+    further: Mapping[str, Callable[[], Figure | None]] | None = None,
+    columns: Sequence[Column] = (),
+) -> Report:
+    """The report of a comparison.
+
+    Args:
+        name: see `Report`.
+        results: what is shown.
+        further: figures beside those of every comparison.
+        columns: further ones of the table.
+    """
+    captions = {
+        "test_error": "Test error of each method: mean, 95 % interval, and a dot a seed",
+        "teacher_training": "J of fresh students along the student steps spent on their teachers",
+        "learning_curves": "J of students along their own training",
+    }
+    drawn: dict[str, Callable[[], Figure | None]] = {
+        "test_error": partial(test_error, results),
+        "teacher_training": partial(teacher_training, results),
+        "learning_curves": partial(learning_curves, results),
+        **(further or {}),
+        **{f"coefficients-{task}": partial(coefficients, results, task) for task in results.tasks},
+    }
+    sections = [_section(results, task, columns) for task in results.tasks]
+    return Report(name, sections, drawn, results.all, captions)
+
+
+def _section(results: Results, task: str, columns: Sequence[Column]) -> Section:
+    groups = [group for group in results.tasks[task] if ERROR.values(group)]
+    all_columns = [
+        Column("method", lambda g: f"{g.name} (best fixed)" if g is results.best_fixed(g) else g.name),
+        interval("test error % (95 %)", ERROR),
+        Column("IQM", lambda g: ERROR(iqm(list(ERROR.values(g).values())))),
+        Column("of best fixed", lambda g: f"{_error(g) / _error(b):.2f}" if (b := results.best_fixed(g)) else ""),
+        *columns,
+        seeds(ERROR),
+        Column("student steps", lambda g: f"{n:,}" if (n := g.student_steps(ERROR.metric)) else "-"),
+        Column("teacher s", lambda g: f"{g.seconds(ERROR.metric):.0f}" if g.student_steps(ERROR.metric) else "-"),
+        Column("tuned", lambda g: described(g.config)),
+    ]
+    row, rows = results.tasks[task][0].first, [row for group in results.tasks[task] for row in group.rows]
+    text = (
+        f"{row.student} on {row.dataset}; a seed's error is the mean over {row.config['final_students']} fresh "
+        f"students on the whole pool{tables.in_precision(rows)}"
+    )
+    shown = ("method", "test error % (95 %)", "of best fixed", "seeds", "teacher s")
+    return Section.of(task, all_columns, groups, text, shown)
+
+
+def _error(group: Group) -> float:
+    return float(np.mean(list(ERROR.values(group).values())))
+
+
+def test_error(results: Results) -> Figure:
+    """Test error of each method, a dot a seed."""
+    most = max(map(len, results.tasks.values()), default=0)
+    figure, axes = figures.panels(list(results.tasks) or [""], (6.4, max(4.4, 0.36 * most)))
+    for axis, groups in zip(axes, results.tasks.values(), strict=False):
+        figures.bars(axis, groups, ERROR, results.color, logarithmic=True)
+        figures.describe(axis, "test error, % (mean, 95 % interval; dots: teacher seeds)")
+    return figure
+
+
+def teacher_training(results: Results) -> Figure | None:
+    """J of students under teachers that learn, along the student steps spent on them."""
+    found = results.panels(learning=True)
+    if not found:
+        return None
+    figure, axes = figures.panels(list(found))
+    for axis, groups in zip(axes, found.values(), strict=True):
+        shown: list[float] = []
+        for group in groups:
+            color = results.color(group)
+            if learns(group):
+                # Dashed: it lies on the curve of rmd, whose gradient it approximates.
+                style = "--o" if group.name == "finite-difference" else "-o"
+                means = figures.curve(
+                    axis, along(group), style=style, band="range", color=color, markersize=3, label=group.name
+                )
+                shown.extend(means if group.name != _RUINED else [])
+            elif group.name == "cross-entropy" and group.of(OBJECTIVE):
+                shown.append(float(np.mean([row.value for row in group.of(OBJECTIVE)])))
+                axis.axhline(shown[-1], color=color, linestyle="--", label="cross-entropy, untaught", zorder=1)
+        if shown:
+            span = max(max(shown) - min(shown), 1e-3)
+            axis.set_ylim(min(shown) - 0.6 * span, max(shown) + 0.15 * span)
+        figures.describe(axis, "student steps spent on teacher training", "J of fresh students on dev")
+        axis.xaxis.set_major_formatter("{x:,.0f}")
+    figure.suptitle(
+        "Students under teachers as these learn\n(mean and range over seeds; curves may leave the panel)", fontsize=11
+    )
+    return figure
+
+
+def learning_curves(results: Results) -> Figure | None:
+    """J of students along their own training."""
+
+    def curves(group: Group) -> list[Any]:
+        return [list(enumerate(row.data["curve"])) for row in group.of(OBJECTIVE) if row.data]
+
+    return figures.curves(
+        results.panels(),
+        "actions (student steps / steps per action)",
+        "J on dev",
+        curves,
+        colors=results.color,
+        style=lambda group: "--" if group.name in results.fixed else "-",
+    )
+
+
+def coefficients(results: Results, task: str) -> Figure | None:
+    """Heat maps of the mean Φ over the episode, minus the neutral one; a line a teacher, its first seed.
+
+    Weights of a minibatch's samples are left out: their places mean nothing.
+    """
+    lines = {}
+    for group in results.tasks[task]:
+        data = next((row.data for row in group.of(OBJECTIVE) if row.data), None)
+        if data and _is_square(data["coefficients"]) and group.name not in (_RANDOM, _RUINED):
+            changes = [np.asarray(matrix) - np.eye(len(matrix)) for matrix in data["coefficients"]]
+            titles = [f"step {step}" for step in data["actions_at"]]
+            lines[f"{group.name}\nlabel"] = list(zip(titles, changes, strict=True))
+    if not lines:
+        return None
+    title = f"{task}: Φ − I over the episode (mean over students, seed 0)"
+    return figures.heat_maps(lines, title, finish=_of_classes)
+
+
+def _of_classes(axis: Any, column: int) -> None:
+    few = range(count) if (count := round(axis.get_xlim()[1] + 0.5)) <= 10 else []
+    axis.set_xticks(few)
+    axis.set_yticks(few)
+    axis.tick_params(labelsize=6, length=0)
+    axis.set_xlabel("class", fontsize=8)
+
+
+def _is_square(matrices: Sequence[Any]) -> bool:
+    return bool(matrices) and len(matrices[0]) == len(matrices[0][0])

@@ -1,0 +1,166 @@
+"""A report: tables and figures made from rows alone, as files, on the terminal, and as a page that needs no network."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import gzip
+import html
+import json
+import re
+import shlex
+import string
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from teachenv.experiment import figures
+from teachenv.experiment.rows import Row, write_atomically
+from teachenv.experiment.tables import Section, leaves
+
+# Rows of more bytes are compressed on the page.
+_LARGE = 100_000
+
+
+class Report:
+    """Tables, figures and rows of an experiment.
+
+    Attributes:
+        name: title of the page.
+        sections: with the tables.
+        rows: all that the tables and figures are made from.
+        html: path of the page; None before it is written.
+
+    Args:
+        name: see there, like the following.
+        sections: see there.
+        figures: functions that draw them, or return None where there is nothing to show, by the names of their files.
+        rows: see there.
+        captions: what figures show, for those whose name does not say it.
+        command: with which it is made again; by default this process's own.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        sections: Sequence[Section],
+        figures: Mapping[str, Callable[[], Figure | None]],
+        rows: Sequence[Row],
+        captions: Mapping[str, str] | None = None,
+        command: str | None = None,
+    ) -> None:
+        """Keeps what is handed over; figures are drawn when they are asked for."""
+        self.name, self.sections, self.rows = name, sections, rows
+        self._draw = figures
+        self.html: Path | None = None
+        self._captions = captions or {}
+        self._command = command or shlex.join([Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]])
+
+    @functools.cached_property
+    def figures(self) -> dict[str, Figure]:
+        """Of Matplotlib, by the names of their files."""
+        drawn = {name: draw() for name, draw in self._draw.items()}
+        return {name: figure for name, figure in drawn.items() if figure is not None}
+
+    def table(self) -> str:
+        """The sections as Markdown."""
+        return "\n".join(line for section in self.sections for line in section.markdown())
+
+    def write(self, folder: Path, table: str = "table", page: str = "report") -> None:
+        """Writes the table, the figures as NAME.png and the page into the folder, and prints the tables.
+
+        Args:
+            folder: where.
+            table: name of the table's file, without suffix.
+            page: name of the page's file, without suffix.
+
+        Raises:
+            OutputNotWritable: a file could not be written.
+        """
+        from rich.console import Console
+
+        write_atomically(folder / f"{table}.md", self.table())
+        for name, figure in self.figures.items():
+            write_atomically(folder / f"{name}.png", figures.png(figure))
+        self.html = folder / f"{page}.html"
+        write_atomically(self.html, self.page())
+        for section in self.sections:
+            section.print(self.name)
+        Console().print(f"rows, tables, figures and page: {folder}", highlight=False, markup=False)
+
+    def page(self) -> str:
+        """The page: all of the report in one HTML file."""
+        template = resources.files("teachenv.experiment").joinpath("page.html").read_text()
+        count = f"{len(self.rows):,} rows of {len({row.method for row in self.rows})} methods"
+        return string.Template(template).substitute(
+            title=html.escape(self.name),
+            summary=f"{count}, seeds {_span(row.seed for row in self.rows)}",
+            tables="\n".join(_section(section) for section in self.sections),
+            figures="\n".join(self._figure(name) for name in self.figures),
+            command=html.escape(self._command),
+            configurations=_table(("task", "student", "method", "tried", "last"), _configurations(self.rows)),
+            origins=_table(("commit", "versions", "rows"), _origins(self.rows)),
+            download=self._download(),
+        )
+
+    def _figure(self, name: str) -> str:
+        caption = html.escape(self._captions.get(name, re.sub("[-_]", " ", name)))
+        drawn = figures.svg(self.figures[name], re.sub(r"\W", "-", name))
+        drawn = drawn.replace("<svg ", f'<svg role="img" aria-label="{caption}" ', 1)
+        return f"<figure>{drawn}<figcaption>{caption}</figcaption></figure>"
+
+    def _download(self) -> str:
+        lines = "".join(f"{row.to_json()}\n" for row in self.rows).encode()
+        kind, name = "application/jsonl", "results.jsonl"
+        if len(lines) > _LARGE:
+            lines, kind, name = gzip.compress(lines, mtime=0), "application/gzip", "results.jsonl.gz"
+        link = f"data:{kind};base64,{base64.b64encode(lines).decode()}"
+        return f'<a download="{name}" href="{link}">{name}</a> ({len(lines) / 1000:,.0f} kB)'
+
+
+def _section(section: Section) -> str:
+    title = f"<h2>{_text(section.title)}</h2>" if section.title else ""
+    text = f"<p>{_text(section.text)}</p>" if section.text else ""
+    return title + text + (_table(section.header, section.body) if section.header else "")
+
+
+def _table(header: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+    # A table that is wider than the screen is moved by touch or keys within its frame.
+    head = "".join(f'<th scope="col">{_text(name)}</th>' for name in header)
+    lines = "".join(f"<tr>{_cells(line)}</tr>" for line in body)
+    frame = f'<div class="wide" role="region" tabindex="0" aria-label="table: {html.escape(", ".join(header))}">'
+    return f"{frame}<table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>"
+
+
+def _cells(line: Sequence[str]) -> str:
+    return f'<th scope="row">{_text(line[0])}</th>' + "".join(f"<td>{_text(cell)}</td>" for cell in line[1:])
+
+
+def _text(text: str) -> str:
+    """Escaped, with `code` as that."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", html.escape(text))
+
+
+def _configurations(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    """By task, student and method: how many settings were tried, and the last of them."""
+    configs: dict[tuple[str, str, str], dict[str, Row]] = {}
+    for row in rows:
+        configs.setdefault((row.task, row.student, row.method), {})[json.dumps(row.config, sort_keys=True)] = row
+    return [
+        (*names, str(len(tried)), ", ".join(f"{k} {v}" for k, v in leaves(list(tried.values())[-1].config)))
+        for names, tried in configs.items()
+    ]
+
+
+def _origins(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    found = Counter((row.git_commit, ", ".join(f"{k} {v}" for k, v in sorted(row.versions.items()))) for row in rows)
+    return [(commit, versions, f"{number:,}") for (commit, versions), number in found.most_common()]
+
+
+def _span(numbers: Iterable[int]) -> str:
+    found = sorted(set(numbers)) or [0]
+    return f"{found[0]} to {found[-1]}" if len(found) > 1 else str(found[0])

@@ -1,0 +1,53 @@
+"""The committed tables come from the committed rows alone, to the last byte."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from benchmarks.compare import report as compare
+from benchmarks.hypergradients import report as hypergradients
+from benchmarks.l2t_dlf_images import large
+from benchmarks.l2t_dlf_images import report as images
+from benchmarks.l2t_dlf_translation import report as translation
+from benchmarks.l2t_dln import report as l2t_dln
+from benchmarks.l2t_dln.main import PRESETS
+from benchmarks.lgtm import report as lgtm
+from benchmarks.lot import report as lot
+from benchmarks.lot_atari import report as lot_atari
+from benchmarks.lot_images import report as imitation
+from benchmarks.throughput import report as throughput
+from teachenv.experiment.report import Report
+from teachenv.experiment.rows import Row, read_rows
+
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+METRICS = {name: task.metric for name, task in PRESETS["laptop"].items()}
+
+REPORTS: dict[str, Callable[[Sequence[Row]], Report]] = {
+    "compare/table": lambda rows: compare.make(rows, "bilinear", 10),
+    "compare_distillation/table": lambda rows: compare.make(rows, "distillation", 3),
+    "hypergradients/table": hypergradients.make,
+    "l2t_dlf_images/table": lambda rows: images.make(rows, 5),
+    "l2t_dlf_images/large": large.report_of,
+    "l2t_dlf_translation/table": translation.make,
+    "l2t_dln/table": lambda rows: l2t_dln.make(rows, METRICS),
+    "lgtm/table": lgtm.make,
+    "lot_atari/table": lot_atari.make,
+    "lot_images/table": lambda rows: lot.make(rows, "lot_images"),
+    "lot_images/imitation": lambda rows: imitation.make([row for row in rows if row.method.startswith("imitate:")]),
+    "lot_language/table": lambda rows: lot.make(rows, "lot_language"),
+    "throughput/table": throughput.make,
+}
+
+
+def test_every_committed_table_is_looked_at() -> None:
+    assert {f"{path.parent.name}/{path.stem}" for path in RESULTS.glob("*/*.md")} == set(REPORTS)
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_a_committed_table_is_made_from_its_rows(name: str) -> None:
+    folder = RESULTS / name.split("/")[0]
+    file = "large.jsonl" if name.endswith("/large") else "results.jsonl"
+    assert REPORTS[name](read_rows(folder / file)).table() == (RESULTS / f"{name}.md").read_text()

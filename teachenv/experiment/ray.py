@@ -14,6 +14,7 @@ import signal
 import socket
 import tempfile
 import threading
+import warnings
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -175,7 +176,9 @@ def _init(address: str, **options: Any) -> None:
     """Connects quietly, and leaves it to the caller what a request to end does: Ray would set a handler of its own."""
     before = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Tip: In future versions of Ray", FutureWarning)
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
     finally:
         if before is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)

@@ -114,10 +114,14 @@ def test_a_job_whose_node_is_lost_goes_on_elsewhere_from_its_checkpoint(backend,
         backend.submit(Job(place.name, count, {"place": place, "lost": lost}, place))
 
     def lose():
-        while not all((place / "step").exists() and (place / "step").read_text() == "3" for place in places):
-            time.sleep(0.05)
-        cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
-        lost.touch()
+        last = time.monotonic() + 60
+        try:
+            while not all((place / "step").exists() and (place / "step").read_text() == "3" for place in places):
+                assert time.monotonic() < last
+                time.sleep(0.05)
+            cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+        finally:
+            lost.touch()
 
     thread = threading.Thread(target=lose)
     thread.start()

@@ -28,7 +28,6 @@ from typing import Any
 from benchmarks.registry import BENCHMARKS, Entry
 
 _PROGRAM = "python -m benchmarks"
-_TRACEBACK = "TEACHENV_TRACEBACK"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,53 +48,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(_help())
         return 0
     if name not in BENCHMARKS:
-        return _fail(_unknown(name))
+        print("error:", _unknown(name), file=sys.stderr)
+        return 2
     entry = BENCHMARKS[name]
     module_name, _, class_name = entry.options.partition(":")
-    try:
-        import tyro
+    from teachenv.experiment.command import ended
 
-        from teachenv.experiment import interrupts
-
-        module = importlib.import_module(module_name)
-        made = getattr(module, class_name)
-        # What the parser builds checks nothing: it would put the one line of an error into a box of many.
-        unchecked = type(class_name, (made,), {"__module__": made.__module__, "__post_init__": lambda self: None})
-        parsed: Any = tyro.cli(unchecked, prog=f"{_PROGRAM} {name}", description=_description(entry), args=rest)
-        options = made(**vars(parsed))
-        with interrupts.raised():
-            module.run(options)
-    except KeyboardInterrupt as error:
-        from teachenv.experiment import interrupts
-
-        number = error.number if isinstance(error, interrupts.Interrupted) else signal.SIGINT
-        print(interrupts.message(number), file=sys.stderr)
-        return interrupts.exit_code(number)
-    except Exception as error:
-        from benchmarks.jobs import JobFailed
-
-        cause = error.__cause__ if isinstance(error, JobFailed) else error
-        if os.environ.get(_TRACEBACK) or not _is_for_the_user(cause):
-            raise
-        return _fail(str(error) or type(error).__name__)
-    return 0
+    return ended(lambda: _run(name, module_name, class_name, rest))
 
 
-def _is_for_the_user(error: BaseException | None) -> bool:
-    """Whether the message alone says what to do, so that a traceback would only hide it."""
-    # An extra that is not installed is an ImportError, which names it.
-    if isinstance(error, (ValueError, OSError, ImportError)):
-        return True
-    # Looked up, not imported: if the error is one, somebody has imported its module; if nobody has, it is none.
-    for module, name in (("teachenv.errors", "DatasetUnavailable"), ("gymnasium.error", "Error")):
-        if module in sys.modules and isinstance(error, getattr(sys.modules[module], name)):
-            return True
-    return False
+def _run(name: str, module_name: str, class_name: str, rest: Sequence[str]) -> None:
+    import tyro
 
-
-def _fail(message: str) -> int:
-    print("error:", " ".join(message.split()), file=sys.stderr)
-    return 2
+    entry = BENCHMARKS[name]
+    module = importlib.import_module(module_name)
+    made = getattr(module, class_name)
+    # What the parser builds checks nothing: it would put the one line of an error into a box of many.
+    unchecked = type(class_name, (made,), {"__module__": made.__module__, "__post_init__": lambda self: None})
+    parsed: Any = tyro.cli(unchecked, prog=f"{_PROGRAM} {name}", description=_description(entry), args=rest)
+    module.run(made(**vars(parsed)))
 
 
 def _unknown(name: str) -> str:
@@ -131,7 +102,7 @@ def _help() -> str:
     lines += [
         "",
         f"All options of one: {_PROGRAM} NAME --help",
-        f"Errors are one line; set {_TRACEBACK}=1 for the traceback.",
+        "Errors are one line; set TEACHENV_TRACEBACK=1 for the traceback.",
     ]
     return "\n".join(lines)
 

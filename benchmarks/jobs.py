@@ -64,6 +64,8 @@ class JobFailed(RuntimeError):
         reason: What the job said.
     """
 
+    failures: tuple[Any, ...] = ()  # see teachenv.experiment.command
+
     def __init__(self, label: str, reason: str) -> None:
         super().__init__(label, reason)
         self.label = label

@@ -1,9 +1,17 @@
 """The options that every benchmark has on its command line."""
 
+from __future__ import annotations
+
 import os
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from teachenv.experiment.cases import Stage
+    from teachenv.experiment.report import Report
+    from teachenv.experiment.rows import Row
 
 Preset: TypeAlias = Literal["smoke", "laptop", "paper"]
 
@@ -55,7 +63,23 @@ class ParallelOptions(CommonOptions):
     workers: int | None = None
     """Processes, each on one core; by default as many as there are cores."""
 
+    backend: Literal["processes", "inline", "ray"] = "processes"
+    """Where jobs run: processes of this machine, inline (in this process), or ray (pip install "teachenv[ray]")."""
+
+    address: str | None = None
+    """Of a Ray cluster, or auto for the one that this machine is part of; by default ray starts one here."""
+
     @property
     def processes(self) -> int:
         """How many."""
         return self.workers or os.cpu_count() or 1
+
+    def execute(self, name: str, stages: Iterable[Stage], report: Callable[[list[Row]], Report]) -> None:
+        """Does what the folder does not hold yet, and writes its tables, figures and page; see `cases.execute`."""
+        from teachenv.experiment.cases import execute
+        from teachenv.experiment.jobs import make_backend
+        from teachenv.experiment.rows import ResultsFile
+
+        results = ResultsFile(self.output_folder(name) / "results.jsonl")
+        with make_backend(self.backend, self.workers, self.address) as machines:
+            execute(results, stages, report, machines)

@@ -4,6 +4,8 @@ Importing this package registers `TeachDigits-v0`, `TeachMNIST-v0`, `TeachCIFAR-
 `TeachDistill-v0`.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from teachenv.batched import BatchedDynamics
 from teachenv.dynamics import Dynamics
 from teachenv.env import TeachEnv
@@ -16,6 +18,9 @@ from teachenv.students import STUDENTS, Prediction
 from teachenv.tasks import TASKS
 from teachenv.tasks.base import ClassificationMeasure, Measure, Task
 from teachenv.vector_env import TeachVectorEnv
+
+if TYPE_CHECKING:
+    from teachenv.experiment.compare import compare
 
 __all__ = [
     "LOSSES",
@@ -34,9 +39,19 @@ __all__ = [
     "Task",
     "TeachEnv",
     "TeachVectorEnv",
+    "compare",
     "plain_loss",
 ]
 
 __version__ = "0.1.0"
 
 register()
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when it is first used: it needs Stable-Baselines3 and more.
+    if name == "compare":
+        from teachenv.experiment.compare import compare
+
+        return compare
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

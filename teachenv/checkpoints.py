@@ -134,6 +134,27 @@ def load(
         return _Reader(_codecs(known), tensors, replaced or {}).decoded(about["value"], ())
 
 
+@contextmanager
+def going_on_from(file: Path) -> Iterator[None]:
+    """Work that continues from a file: what does not fit (weights of another network, say) is one error that names it.
+
+    Args:
+        file: the one that was read.
+
+    Raises:
+        ValueError: it does not fit.
+    """
+    try:
+        yield
+    except Exception as error:
+        if str(file) in str(error):
+            raise  # an error of reading it, which names it already
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(
+            f"{file} does not fit the work that continues from it ({reason[:200]}); remove it to start again"
+        ) from error
+
+
 def _codecs(known: Known) -> list[Codec]:
     return [each if isinstance(each, Codec) else record(each) for each in known]
 

@@ -82,6 +82,7 @@ class TeachEnv(gym.Env[np.ndarray, np.ndarray]):
         if render_mode is not None and render_mode not in RENDER_MODES:
             raise ValueError(f"render_mode must be None or one of {RENDER_MODES}, found {render_mode!r}")
         self.render_mode = render_mode
+        self.defaults, self.given = defaults, settings
         self.teaching = Teaching(Settings.from_kwargs(settings, defaults), given=settings)
         self.dynamics = self.teaching.dynamics
         self.OBSERVATION_FIELDS = self.teaching.observation_fields

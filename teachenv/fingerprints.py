@@ -46,11 +46,11 @@ def _stand_in(value: Any) -> Any:
     if isinstance(value, set | frozenset):
         return sorted(value, key=digest)
     name = getattr(value, "__qualname__", type(value).__qualname__)
-    return f"{name}{_options(value)} {digest(value)}"
+    return f"{name}{simple_attributes(value)} {digest(value)}"
 
 
-def _options(value: Any) -> str:
-    """An object's simple attributes, so that a message about two settings shows where they differ."""
+def simple_attributes(value: Any) -> str:
+    """An object's simple attributes as a text: two settings in a message show where they differ."""
     if isinstance(value, type | types.FunctionType | torch.nn.Module) or not hasattr(value, "__dict__"):
         return ""
     simple = {name: each for name, each in vars(value).items() if isinstance(each, int | float | str | None)}

@@ -315,3 +315,14 @@ _NUMBERS: dict[str, Check] = {
     "divergence_penalty": partial(checks.number, least=0),
 }
 """Those that meet the student's tensors, and are checked to be numbers of its dtype."""
+
+
+def plain(name: str, value: object) -> Any:
+    """The value of one option as `Settings` keeps it, a plain Python value.
+
+    Raises:
+        ValueError: it is of another type, or out of its range.
+    """
+    if name in _NUMBERS:
+        return _NUMBERS[name](name, value, dtype=torch.float64)
+    return _CHECKS[name](name, value) if name in _CHECKS else value

@@ -14,6 +14,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
 from teachenv import checks
+from teachenv.env import TeachEnv
 from teachenv.errors import unknown_name
 from teachenv.joint import batched
 from teachenv.randomness import SEED_BOUND
@@ -84,6 +85,11 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._state: dict[str, Any] | None = None
         self.final_students: StudentState | None = None
         self.actions = self.teaching.neutral_action.expand(num_envs, -1)
+
+    @classmethod
+    def like(cls, env: TeachEnv, num_envs: int) -> TeachVectorEnv:
+        """The vector environment with the options that a single one was made with."""
+        return cls(num_envs, defaults=env.defaults, **env.given)
 
     @property
     def students(self) -> StudentState:

@@ -1,4 +1,4 @@
-"""The command: what is run in which order, and what is kept of it."""
+"""The command: which methods are compared in which environment, and what is spent on it."""
 
 from __future__ import annotations
 
@@ -9,19 +9,25 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import gymnasium as gym
+import stable_baselines3
+from stable_baselines3.common.noise import NormalActionNoise
 
+import agents.methods
+import meta.methods
 import teachenv  # noqa: F401 - registers the environments
-from benchmarks.compare import distillation, methods, report
-from benchmarks.comparison.engine import Comparison, Effort, Rung, Task, shipped_rows
-from benchmarks.comparison.methods import Table
-from benchmarks.comparison.work import Setting
+from benchmarks.compare import distillation
 from benchmarks.options import ParallelOptions, Preset
+from meta.vec_env import as_vec_env
 from teachenv.env import TeachEnv
 from teachenv.errors import unknown_name
+from teachenv.experiment import methods
+from teachenv.experiment.comparison import Comparison, Contest, Effort, Rung, shipped_rows
+from teachenv.experiment.methods import Method, candidates
+from teachenv.experiment.setting import Configuration, Setting
 
 NAME = "compare"
 
-# The rows that the tables of README and docs were made from; their tuning is taken over where the settings agree.
+# The rows that the tables of README and docs were made from; their tuning is used where the settings agree.
 SHIPPED = Path(__file__).resolve().parent.parent / "results"
 
 
@@ -73,36 +79,50 @@ PRESETS: dict[Preset, Size] = {
 }
 
 
+def _default_ddpg(env: Any, seed: int, options: Mapping[str, Any]) -> Any:
+    """SB3's DDPG as it comes, but for the noise without which it does not explore."""
+    env = as_vec_env(env)
+    size = env.action_space.shape[0]
+    noise = NormalActionNoise([0.0] * size, [0.1] * size)  # type: ignore[arg-type]
+    return stable_baselines3.DDPG("MlpPolicy", env, action_noise=noise, buffer_size=200_000, seed=seed, device="cpu")
+
+
 class Kind(NamedTuple):
     """What is compared in the environments of a kind.
 
     Attributes:
-        table: the methods.
-        at: where they are; see `benchmarks.comparison.methods.table_at`.
-        methods: those that are run where none are asked for.
+        methods: by name.
+        run: those that are run where none are asked for.
         loss: the teachers' loss family where none is asked for.
         shipped: folder of its rows.
         sizes: by preset, where it has others than `PRESETS`.
     """
 
-    table: Table
-    at: str
-    methods: tuple[str, ...]
+    methods: Mapping[str, Method]
+    run: tuple[str, ...]
     loss: str
     shipped: str
     sizes: Mapping[Preset, Size] = MappingProxyType({})
 
 
 LOSSES = Kind(
-    methods.TABLE,
-    "benchmarks.compare.methods:TABLE",
+    {
+        **methods.GRIDS,
+        "random": meta.methods.GRIDS["random"],
+        **agents.methods.GRIDS,
+        # Each step of its students is followed by one of its large networks: with fewer of them it would take half of
+        # the time.
+        "ddpg:default": Method(
+            candidates("ddpg:default", {"scale": 0.5}), _default_ddpg, learns=True, tuned_as="ddpg", crowd=4
+        ),
+        **meta.methods.GRIDS,
+    },
     ("cross-entropy", "smooth-01", "large-margin", "label-smoothing", "random", "ddpg", "rmd", "finite-difference"),
     "bilinear",
     NAME,
 )
 DISTILLATION = Kind(
-    distillation.TABLE,
-    "benchmarks.compare.distillation:TABLE",
+    distillation.METHODS,
     ("prokt", "random", "lgtm:reweight", "ddpg", "rmd"),
     "distillation",
     f"{NAME}_distillation",
@@ -116,13 +136,18 @@ DISTILLATION = Kind(
     },
 )
 
+# Of the student. The sigmoid flattens the loss: its students want larger steps (see teachenv.losses.BilinearSigmoid).
+# The zero action of the others is cross-entropy; fixed losses have its rates.
+_RATES, _SIGMOID_RATES = (0.1, 0.2, 0.4, 0.8), (0.4, 0.8, 1.6, 3.2)
+_SCHEDULES = ("constant", "linear", "cosine")
+
 
 @dataclass(frozen=True)
 class Options(ParallelOptions):
     """Options of the comparison."""
 
     env: str = "TeachDigits-v0"
-    """A registered environment; named objects of your own cannot be passed on a command line."""
+    """A registered environment; for a task or a network of your own there is `teachenv.compare`."""
 
     label_noise: tuple[float, ...] | None = None
     """Fractions of wrong labels in the pool, a task each; by default what the preset says (0 and 0.4)."""
@@ -132,7 +157,7 @@ class Options(ParallelOptions):
 
     methods: tuple[str, ...] | None = None
     """What is run; by default cross-entropy, smooth-01, large-margin, label-smoothing, random, ddpg, rmd and
-    finite-difference; there are also ddpg:default (SB3's, out of the box), evolution-strategies and focal. On
+    finite-difference; there are also ddpg:default (SB3's, out of the box), td3, sac, evolution-strategies and focal. On
     TeachDistill-v0: prokt (uniform weights), random, lgtm:reweight (influence), ddpg and rmd, and finite-difference.
     The table has all methods whose rows the folder holds."""
 
@@ -159,22 +184,17 @@ class Options(ParallelOptions):
         """
         super().__post_init__()
         _check_environment(self.env)
-        kind = self.kind
         for method in self.methods or ():
-            if method not in kind.table.methods:
-                raise unknown_name("method", method, kind.table.methods)
-        if self.loss is not None and kind is DISTILLATION:
+            if method not in self.kind.methods:
+                raise unknown_name("method", method, self.kind.methods)
+        if self.loss is not None and self.kind is DISTILLATION:
             raise ValueError(f"found --loss {self.loss}, but {self.env} has a loss of its own; leave --loss out")
 
     @property
     def kind(self) -> Kind:
         """What is compared in the environment."""
-        spec = gym.registry.get(self.env)
-        return (
-            DISTILLATION
-            if spec is not None and spec.kwargs.get("defaults", {}).get("loss") == "distillation"
-            else LOSSES
-        )
+        defaults = gym.spec(self.env).kwargs.get("defaults", {})
+        return DISTILLATION if defaults.get("loss") == "distillation" else LOSSES
 
 
 def _check_environment(name: str) -> None:
@@ -194,41 +214,49 @@ def _check_environment(name: str) -> None:
 def run(options: Options) -> None:
     """Tunes, trains, measures, and writes rows, table and figures."""
     comparison = comparison_of(options)
-    comparison.run()
-    loss = options.loss or options.kind.loss
-    report.make(comparison.results.rows(), loss, comparison.seeds).write(comparison.folder)
+    options.execute(NAME, comparison.stages, comparison.report)
 
 
 def comparison_of(options: Options) -> Comparison:
     """The comparison that the options describe; its tasks' data is loaded once, to name it and to fail early."""
     kind = options.kind
     size = kind.sizes.get(options.preset, PRESETS[options.preset])
-    loss, names = options.loss or kind.loss, options.methods or kind.methods
-    tasks = []
-    for noise in options.label_noise or size.label_noise:
-        shared: dict[str, Any] = {"label_noise": noise, "label_noise_kind": options.label_noise_kind}
-        for name in ("horizon", "dataset"):
-            if getattr(options, name) is not None:
-                shared[name] = getattr(options, name)
-        if options.data_root is not None:
-            shared["data_root"] = str(options.data_root)
-        setting = Setting(kind.at, options.env, shared, loss)
-        teaching = setting.make(1, names[0], kind.table.grid(names[0], loss)[0]).teaching
-        effort = replace(size, student_steps=options.student_steps or size.student_steps)
-        task, student = teaching.task, str(teaching.settings.student)
-        if task.decisions is not None:
-            raise ValueError(
-                f"found --env {options.env}, whose samples have many labels each, expected one with a label for each "
-                "sample, such as TeachDigits-v0, TeachMNIST-v0 or TeachCIFAR-v0"
-            )
-        if teaching.settings.teacher is not None:
-            student = f"{student} beside {teaching.settings.teacher}"
-        tasks.append(Task(setting, task.name, task.dataset, student, effort, names))
-    return Comparison(
-        NAME,
-        tasks,
-        options.seeds or size.seeds,
-        options.output_folder(NAME),
-        options.processes,
-        [] if options.retune else shipped_rows(SHIPPED / kind.shipped / "results.jsonl"),
+    shared = {name: value for name in ("horizon", "dataset") if (value := getattr(options, name)) is not None}
+    if options.data_root is not None:
+        shared["data_root"] = str(options.data_root)
+    shared["label_noise_kind"] = options.label_noise_kind
+    contests = [
+        _contest(options, kind, size, shared | {"label_noise": noise})
+        for noise in options.label_noise or size.label_noise
+    ]
+    shipped = [] if options.retune else shipped_rows(SHIPPED / kind.shipped / "results.jsonl")
+    return Comparison(NAME, contests, options.seeds or size.seeds, shipped)
+
+
+def _contest(options: Options, kind: Kind, size: Size, shared: Mapping[str, Any]) -> Contest:
+    loss = options.loss or kind.loss
+    setting, run = Setting(options.env, shared, loss), options.methods or kind.run
+    teaching = setting.make_single(kind.methods[run[0]], Configuration({})).teaching
+    task, student = teaching.task, str(teaching.settings.student)
+    if task.decisions is not None:
+        raise ValueError(
+            f"found --env {options.env}, whose samples have many labels each, expected one with a label for each "
+            "sample, such as TeachDigits-v0, TeachMNIST-v0 or TeachCIFAR-v0"
+        )
+    if teaching.settings.teacher is not None:
+        student = f"{student} beside {teaching.settings.teacher}"
+
+    def tuned(method: Method) -> dict[str, tuple[Any, ...]]:
+        flat = loss == "bilinear-sigmoid" and method.make is not None
+        return {"learning_rate": _SIGMOID_RATES if flat else _RATES, "lr_schedule": _SCHEDULES}
+
+    return Contest(
+        name=task.name,
+        dataset=task.dataset,
+        student=student,
+        setting=setting,
+        effort=replace(size, student_steps=options.student_steps or size.student_steps),
+        methods=kind.methods,
+        run=run,
+        tune=tuned,
     )

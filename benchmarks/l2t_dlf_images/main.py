@@ -10,17 +10,17 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from benchmarks.comparison.engine import Comparison, Effort, Rung, Task, shipped_rows
-from benchmarks.comparison.methods import Configuration, table_at
-from benchmarks.comparison.work import Setting
 from benchmarks.l2t_dlf_images import large, report
+from benchmarks.l2t_dlf_images.methods import methods as methods_at
 from benchmarks.options import ParallelOptions, Preset
 from teachenv.errors import unknown_name
+from teachenv.experiment.comparison import Comparison, Contest, Effort, Rung, shipped_rows
 from teachenv.experiment.precision import on_this_machine
+from teachenv.experiment.setting import Configuration, Setting
 
 NAME = "l2t_dlf_images"
 
-# Rows that come with this repository; their tuning is taken over where the settings agree.
+# Rows that come with this repository; their tuning is used where the settings agree.
 SHIPPED = Path(__file__).resolve().parent.parent / "results" / NAME / "results.jsonl"
 
 CLEAN = ("cross-entropy", "smooth-01", "large-margin", "focal", "label-smoothing")
@@ -313,8 +313,7 @@ def run(options: Options) -> None:
         large.run(options.output_folder(NAME), NAME, options.processes, **_of_machine(options))
         return
     comparison = comparison_of(options)
-    comparison.run()
-    report.make(comparison.results.rows(), comparison.seeds).write(comparison.folder)
+    options.execute(NAME, comparison.stages, lambda rows: report.make(comparison.results(rows)))
 
 
 def _of_machine(options: Options) -> dict[str, str]:
@@ -358,31 +357,37 @@ def _only(parts: Mapping[str, Part], name: str) -> dict[str, Part]:
 def comparison_of(options: Options) -> Comparison:
     """The comparison that the options describe; the data of its tasks is loaded once, to name it and to fail early."""
     parts = chosen(options)
-    tasks = []
-    for name, part in parts.items():
-        table = f"benchmarks.l2t_dlf_images.methods:{'MNIST' if part.table == 1 else 'CIFAR'}"
-        methods = part.methods
-        for method in part.methods:
-            taught_as = table_at(table).methods[method].taught_as
-            if taught_as is None or (part.source in parts and taught_as in parts[part.source].methods):
-                continue
-            # A teacher that is taken over has to be taught in the same run, or to have been taught in an earlier one.
-            if options.methods is not None:
-                raise ValueError(
-                    f"{name} takes over teachers that {taught_as} taught on {part.source}: name these in --methods and "
-                    f"--tasks too, or leave out {method}"
-                )
-            methods = tuple(other for other in methods if other != method)
-        shared = on_this_machine({**part.options, **_of_machine(options)})
-        setting = Setting(table, part.env, shared, final=part.final)
-        teaching = setting.make_single("cross-entropy", Configuration(0.1, "constant", 0)).teaching
-        student = str(teaching.settings.student)
-        tasks.append(Task(setting, name, teaching.task.dataset, student, part.effort, methods, part.source))
-    return Comparison(
-        NAME,
-        tasks,
-        options.seeds or SEEDS[options.preset],
-        options.output_folder(NAME),
-        options.processes,
-        [] if options.retune else shipped_rows(SHIPPED),
+    contests = [_contest(name, parts, options) for name in parts]
+    shipped = [] if options.retune else shipped_rows(SHIPPED)
+    return Comparison(NAME, contests, options.seeds or SEEDS[options.preset], shipped)
+
+
+def _contest(name: str, parts: Mapping[str, Part], options: Options) -> Contest:
+    part, rates = parts[name], (0.05, 0.1, 0.2)
+    known, run = methods_at(rates), part.methods
+    for method in part.methods:
+        taught_as = known[method].taught_as
+        source = parts.get(part.source or "")
+        if taught_as is None or (source is not None and taught_as in source.methods):
+            continue
+        # A teacher that is used elsewhere has to be taught in the same run, or to have been taught in an earlier one.
+        if options.methods is not None:
+            raise ValueError(
+                f"{name} uses teachers that {taught_as} taught on {part.source}: name these in --methods and --tasks "
+                f"too, or leave out {method}"
+            )
+        run = tuple(other for other in run if other != method)
+    setting = Setting(part.env, on_this_machine({**part.options, **_of_machine(options)}), final=part.final)
+    teaching = setting.make_single(known["cross-entropy"], Configuration({})).teaching
+    schedules = ("linear", "cosine") if part.table == 1 else ("step", "cosine")
+    return Contest(
+        name=name,
+        dataset=teaching.task.dataset,
+        student=str(teaching.settings.student),
+        setting=setting,
+        effort=part.effort,
+        methods=known,
+        run=run,
+        tune=lambda method: {"learning_rate": rates, "lr_schedule": schedules},
+        source=part.source,
     )

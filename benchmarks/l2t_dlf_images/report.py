@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.colors import COLORS
 from benchmarks.l2t_dlf_images.published import ERRORS
 from teachenv.experiment import comparison_report, figures
 from teachenv.experiment.comparison_report import ERROR, OBJECTIVE, Results, along, learns, objective
 from teachenv.experiment.report import Report
-from teachenv.experiment.rows import Row
 from teachenv.experiment.tables import Column, Group, against
 
-FIXED = ("cross-entropy", "smooth-01", "large-margin", "focal", "label-smoothing", "generalized-cross-entropy")
 RL = ("ddpg", "td3", "sac", "evolution-strategies")
-DATA = ("self-paced", "random-drop", "l2t-data")
-GRADIENT = ("rmd", "rmd:generalized", "rmd:tau-1", "rmd:sigmoid", "l2t-dlf", "rmd:static", "finite-difference")
-METHODS = (*FIXED, *DATA, *RL, *GRADIENT, "rmd:transferred", "rmd:generalized-transferred")
 AGAINST = against("cross-entropy", "against cross-entropy, points (95 %, paired t)", ERROR, ", p {:.2g}")
 
 
@@ -60,9 +53,8 @@ LABELS = {
 }
 
 
-def make(rows: Sequence[Row], seeds: int) -> Report:
+def make(results: Results) -> Report:
     """The report."""
-    results = Results(rows, METHODS, FIXED, seeds, "bilinear", COLORS)
     drawn = {
         "figure3": partial(teacher_steps, results),
         **{f"figure4-{task}": partial(chosen_rows, results, task) for task in results.tasks},

@@ -1,27 +1,51 @@
 """Experiments: methods compared over tasks and seeds, from cases to rows, tables, figures and a page.
 
-What is exported is imported when it is used, since most of a command's names need none of it.
+`teachenv.compare` is the whole of it in one call; the parts are for benchmarks of other kinds. Names are imported when
+they are first used, so that `import teachenv` stays light.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from teachenv.experiment.jobs import Backend, Failure, Job, Kept, Shared, make_backend
-    from teachenv.experiment.processes import alone
-
-__all__ = ["Backend", "Failure", "Job", "Kept", "Shared", "alone", "make_backend"]
-
-_MODULES = {
-    "jobs": ("Backend", "Failure", "Job", "Kept", "Shared", "make_backend"),
-    "processes": ("alone",),
+_NAMES = {
+    "Backend": "jobs",
+    "Candidate": "methods",
+    "Case": "cases",
+    "CasesFailed": "cases",
+    "Comparison": "comparison",
+    "Contest": "comparison",
+    "Effort": "comparison",
+    "Failure": "jobs",
+    "Job": "jobs",
+    "Kept": "jobs",
+    "Method": "methods",
+    "Named": "naming",
+    "Outcome": "cases",
+    "Report": "report",
+    "ResultsFile": "rows",
+    "Row": "rows",
+    "Rung": "comparison",
+    "Session": "cases",
+    "Shared": "jobs",
+    "alone": "processes",
+    "compare": "compare",
+    "execute": "cases",
+    "fixed": "methods",
+    "make_backend": "jobs",
+    "read_rows": "rows",
+    "teach": "teach",
 }
-_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = list(_NAMES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _NAMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_NAMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_NAMES})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,6 +10,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from teachenv.experiment import figures, tables
+from teachenv.experiment.colors import COLORS
+from teachenv.experiment.methods import Method
 from teachenv.experiment.report import Report
 from teachenv.experiment.rows import Row
 from teachenv.experiment.statistics import iqm
@@ -31,28 +33,20 @@ class Results:
     Attributes:
         all: rows, tuning included.
         tasks: by name, a group for each method that has rows.
-        fixed: the methods that are fixed losses.
+        methods: see there.
+        fixed: names of the methods that are fixed losses.
 
     Args:
         rows: of the run, tuning included.
-        methods: all that there can be, in the order in which they are shown.
-        fixed: those that are fixed losses.
+        methods: all that there can be, by name, in the order in which they are shown.
         seeds: seeds 0 … seeds − 1 are shown.
         loss: the teachers' loss family that is shown.
-        colors: of methods; the others have one of `figures.color`.
     """
 
-    def __init__(
-        self,
-        rows: Sequence[Row],
-        methods: Sequence[str],
-        fixed: Collection[str],
-        seeds: int,
-        loss: str | None = None,
-        colors: Mapping[str, str] | None = None,
-    ) -> None:
+    def __init__(self, rows: Sequence[Row], methods: Mapping[str, Method], seeds: int, loss: str | None = None) -> None:
         """Keeps the rows that are shown."""
-        self.all, self.methods, self.fixed, self._colors = rows, list(methods), fixed, colors or {}
+        self.all, self.methods = rows, list(methods)
+        self.fixed = [name for name, method in methods.items() if method.make is None]
         latest = {}
         for row in rows:
             if row.config["stage"] == "training" and row.config["loss"] in (None, loss) and row.seed < seeds:
@@ -65,7 +59,7 @@ class Results:
 
     def color(self, group: Group) -> Any:
         """That of the method in all figures."""
-        return self._colors.get(group.name) or figures.color(self.methods.index(group.name))
+        return COLORS.get(group.name) or figures.color(self.methods.index(group.name))
 
     def best_fixed(self, group: Group) -> Group | None:
         """The fixed loss of the smallest test error beside a method."""
@@ -104,7 +98,9 @@ def along(group: Group) -> list[list[tuple[int, float]]]:
 def described(config: Mapping[str, Any]) -> str:
     """What was tuned, as a cell of the table shows it; of nested options the leaves."""
     own = [f"{name} {value}" for name, value in leaves(config["own"]) if name not in _FIXED_OPTIONS]
-    return ", ".join([f"lr {config['learning_rate']:g} {config['lr_schedule']}", *own])
+    rate = [f"lr {config['learning_rate']:g}"] if "learning_rate" in config else []
+    schedule = [str(config["lr_schedule"])] if "lr_schedule" in config else []
+    return ", ".join([*filter(None, [" ".join([*rate, *schedule])]), *own])
 
 
 def make(

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 
 # Of an environment's options: where it is run, and how.
-_OF_MACHINE = ("data_root", "autocast")
+_OF_MACHINE = ("data_root", "autocast", "device")
 
 
 def has_bfloat16(device: str | None = None) -> bool:

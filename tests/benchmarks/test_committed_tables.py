@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from benchmarks.compare import report as compare
+from benchmarks.compare.main import DISTILLATION, LOSSES
 from benchmarks.hypergradients import report as hypergradients
 from benchmarks.l2t_dlf_images import large
 from benchmarks.l2t_dlf_images import report as images
+from benchmarks.l2t_dlf_images.methods import methods
 from benchmarks.l2t_dlf_translation import report as translation
 from benchmarks.l2t_dln import report as l2t_dln
 from benchmarks.l2t_dln.main import PRESETS
@@ -19,17 +21,20 @@ from benchmarks.lot import report as lot
 from benchmarks.lot_atari import report as lot_atari
 from benchmarks.lot_images import report as imitation
 from benchmarks.throughput import report as throughput
+from teachenv.experiment import comparison_report
+from teachenv.experiment.comparison_report import Results
 from teachenv.experiment.report import Report
 from teachenv.experiment.rows import Row, read_rows
 
+compared = partial(comparison_report.make, "Teachers compared")
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 METRICS = {name: task.metric for name, task in PRESETS["laptop"].items()}
 
 REPORTS: dict[str, Callable[[Sequence[Row]], Report]] = {
-    "compare/table": lambda rows: compare.make(rows, "bilinear", 10),
-    "compare_distillation/table": lambda rows: compare.make(rows, "distillation", 3),
+    "compare/table": lambda rows: compared(Results(rows, LOSSES.methods, 10, "bilinear")),
+    "compare_distillation/table": lambda rows: compared(Results(rows, DISTILLATION.methods, 3, "distillation")),
     "hypergradients/table": hypergradients.make,
-    "l2t_dlf_images/table": lambda rows: images.make(rows, 5),
+    "l2t_dlf_images/table": lambda rows: images.make(Results(rows, methods((0.1, 0.1, 0.1)), 5, "bilinear")),
     "l2t_dlf_images/large": large.report_of,
     "l2t_dlf_translation/table": translation.make,
     "l2t_dln/table": lambda rows: l2t_dln.make(rows, METRICS),

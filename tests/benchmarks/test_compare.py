@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from benchmarks.checkpoints import ending
-from benchmarks.compare import Options, distillation, main
-from benchmarks.compare import report as compare_report
 from benchmarks.compare.methods import LEARNING_RATES, METHODS, TABLE
 from benchmarks.comparison import engine, work
 from benchmarks.comparison.engine import Rung
 from benchmarks.comparison.methods import Configuration, Table
 from benchmarks.comparison.work import Setting
+
+from benchmarks.checkpoints import ending
+from benchmarks.compare import Options, distillation, main
+from benchmarks.compare import report as compare_report
 from teachenv.experiment import comparison_report
 from teachenv.experiment.rows import read_rows
 from teachenv.vector_env import TeachVectorEnv

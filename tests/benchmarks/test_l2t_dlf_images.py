@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from benchmarks.checkpoints import ending
 from benchmarks.colors import COLORS
 from benchmarks.comparison import work
 from benchmarks.comparison.engine import Effort, Rung
 from benchmarks.comparison.methods import Configuration
 from benchmarks.comparison.work import Setting
+
+from benchmarks.checkpoints import ending
 from benchmarks.l2t_dlf_images import Options, large, main, methods, report
 from benchmarks.l2t_dlf_images.published import ERRORS
 from meta import TaughtLoss

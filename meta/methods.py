@@ -1,0 +1,130 @@
+"""Teachers of this package as methods of a comparison; see `teachenv.experiment.methods`.
+
+Options are those of the teacher's class, of the loss family (`scale`) or of the environment; a list is a grid, and the
+lists of one method go side by side.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from meta.codecs import declare
+from meta.evolution import EvolutionStrategies
+from meta.gradient_teachers import RMD, FiniteDifference
+from meta.influence_teaching import InfluenceTeacher, InfluenceTeaching
+from meta.teachers import RandomTeacher
+from teachenv.experiment.methods import Make, Method, candidates, options_of
+
+
+@declare
+@dataclass(frozen=True)
+class LinearDecay:
+    """SB3's learning-rate schedule, from `rate` linearly to zero; a class, so that checkpoints hold it by value."""
+
+    rate: float
+
+    def __call__(self, remaining: float) -> float:
+        """The rate at a remaining progress of 1 to 0."""
+        return self.rate * remaining
+
+
+def decaying(algorithm: Callable[..., Any], policy: str = "AttentionPolicy", **fixed: Any) -> Make:
+    """Builds an algorithm whose learning rate decays linearly to zero.
+
+    Args:
+        algorithm: of the teacher.
+        policy: name of the actor's; L2T-DLF's by default.
+        **fixed: options of every teacher.
+    """
+
+    def make(env: Any, seed: int, options: Mapping[str, Any]) -> Any:
+        chosen = {**copy.deepcopy({**fixed, **options}), "learning_rate": LinearDecay(options["learning_rate"])}
+        return algorithm(policy, env, seed=seed, **chosen)
+
+    return make
+
+
+def learning(algorithm: type, options: Mapping[str, Any], policy: str = "AttentionPolicy", **more: Any) -> Method:
+    """A method of a teacher that learns.
+
+    Args:
+        algorithm: its class.
+        options: see the module; `learning_rate` must be among them.
+        policy: name of the actor's.
+        **more: of the `Method`.
+    """
+    found = candidates(algorithm.__name__, options, of_teacher=options_of(algorithm))
+    return Method(found, decaying(algorithm, policy), learns=True, **more)
+
+
+def rmd(policy: str = "AttentionPolicy", **options: Any) -> Method:
+    """`meta.RMD`, by default at a learning rate of 0.01.
+
+    Args:
+        policy: name of the teacher's network.
+        **options: see the module.
+
+    Raises:
+        TypeError: an option that there is not.
+        ValueError: lists of different lengths.
+    """
+    return learning(RMD, {"learning_rate": 1e-2, **options}, policy)
+
+
+def finite_difference(policy: str = "AttentionPolicy", *, tuned_as: str | None = None, **options: Any) -> Method:
+    """`meta.FiniteDifference`, as `rmd`.
+
+    Args:
+        policy: name of the teacher's network.
+        tuned_as: the method whose tuning it shares; None: it has its own.
+        **options: see the module.
+    """
+    return learning(FiniteDifference, {"learning_rate": 1e-2, **options}, policy, tuned_as=tuned_as)
+
+
+def evolution_strategies(policy: str = "AttentionPolicy", **options: Any) -> Method:
+    """`meta.EvolutionStrategies`, as `rmd`, by default at a learning rate of 0.03."""
+    return learning(EvolutionStrategies, {"learning_rate": 0.03, **options}, policy)
+
+
+def random(**options: Any) -> Method:
+    """`meta.RandomTeacher`: uniform actions, which nothing learns from.
+
+    Args:
+        **options: of the loss family or of the environment; see the module.
+    """
+    return Method(candidates("random", options), _random)
+
+
+def influence(**options: Any) -> Method:
+    """`meta.InfluenceTeacher` in joint distillation: weights by distillation influence, as LGTM has them.
+
+    Args:
+        **options: of the loss family or of the environment; see the module.
+    """
+    return Method(candidates("influence", options), _influence, wrapper=InfluenceTeaching)
+
+
+def _random(env: Any, seed: int, options: Mapping[str, Any]) -> Any:
+    return RandomTeacher("RandomPolicy", env, policy_kwargs={"seed": seed}, seed=seed)
+
+
+def _influence(env: Any, seed: int, options: Mapping[str, Any]) -> Any:
+    return InfluenceTeacher("InfluencePolicy", env, seed=seed, **options)
+
+
+_GRADIENT: dict[str, Any] = {"scale": [0.5, 0.5, 1.0, 1.0], "learning_rate": [0.01, 0.03, 0.01, 0.03]}
+
+GRIDS: dict[str, Method] = {
+    "random": random(scale=[0.1, 0.25, 0.5, 1.0]),
+    "rmd": rmd(**_GRADIENT),
+    # The same gradient to three digits, hence the same best candidate.
+    "finite-difference": finite_difference(tuned_as="rmd", **_GRADIENT),
+    "evolution-strategies": evolution_strategies(
+        scale=0.5, learning_rate=[0.03, 0.03, 0.06, 0.06], sigma=[0.05, 0.2, 0.05, 0.2]
+    ),
+}
+"""Teachers of bilinear losses with the candidates that they were tuned over on digits, four each."""

@@ -1,0 +1,180 @@
+"""The command `teachenv compare ENV`, and what all commands have in common: errors of one line, and exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from teachenv.experiment import interrupts
+
+TRACEBACK = "TEACHENV_TRACEBACK"
+"""Environment variable: if it is set, errors have their traceback."""
+
+_METHODS = "teachenv.methods"
+"""The group of entry points that name dictionaries of methods: those of this package's own, and of any other."""
+
+
+def ended(work: Callable[[], object]) -> int:
+    """Runs a command's work.
+
+    Args:
+        work: it.
+
+    Returns:
+        The exit code: 0; 1 if some of the work failed, 2 after another error that the user can mend (both say so on
+        stderr), 130 after Ctrl-C, 143 after a request to end (SIGTERM).
+    """
+    try:
+        with interrupts.raised():
+            work()
+    except KeyboardInterrupt as error:
+        number = error.number if isinstance(error, interrupts.Interrupted) else signal.SIGINT
+        print(interrupts.message(number), file=sys.stderr)
+        return interrupts.exit_code(number)
+    except Exception as error:
+        failures = getattr(error, "failures", None)
+        if failures is None and (os.environ.get(TRACEBACK) or not _is_for_the_user(error)):
+            raise
+        fail(str(error) or type(error).__name__)
+        for failure in failures or ():
+            print(f"  {failure.label}: {' '.join(failure.reason.split())}", file=sys.stderr)
+            if os.environ.get(TRACEBACK):
+                print(failure.traceback, file=sys.stderr)
+        return 2 if failures is None else 1
+    return 0
+
+
+def fail(message: str) -> int:
+    """Says on stderr, in one line, what went wrong; the exit code."""
+    print("error:", " ".join(message.split()), file=sys.stderr)
+    return 2
+
+
+def _is_for_the_user(error: BaseException) -> bool:
+    """Whether the message alone says what to do, so that a traceback would only hide it."""
+    # An extra that is not installed is an ImportError, which names it.
+    if isinstance(error, (ValueError, OSError, ImportError)):
+        return True
+    # Looked up, not imported: if the error is one, somebody has imported its module; if nobody has, it is none.
+    for module, name in (("teachenv.errors", "DatasetUnavailable"), ("gymnasium.error", "Error")):
+        if module in sys.modules and isinstance(error, getattr(sys.modules[module], name)):
+            return True
+    return False
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Compares methods of teaching in an environment: tunes each on dev, trains its teachers, and measures students."""
+
+    env: str
+    """A registered environment, with its module before it if that registers it: mypackage:Mine-v0."""
+
+    methods: tuple[str, ...] = ("cross-entropy", "random", "ddpg", "rmd")
+    """Names, apart or with commas between them: cross-entropy, focal, label-smoothing, large-margin, smooth-01 (plain
+    losses), random, rmd, finite-difference, evolution-strategies, ddpg, td3, sac, each with a grid of four candidates;
+    or module:attribute of a teachenv.experiment.Method of your own."""
+
+    tune: tuple[str, ...] = ()
+    """Options of the environment that every method is tuned over: learning_rate=0.1,0.4 lr_schedule=linear."""
+
+    set: tuple[str, ...] = ()
+    """Options of the environment: horizon=60 label_noise=0.4."""
+
+    budget: int = 96_000
+    """Student steps that each teacher may spend on its own training."""
+
+    seeds: int = 3
+    """Teachers of each method."""
+
+    out: Path | None = None
+    """Folder of rows, tables, figures and page, by default runs/TASK; a run that was stopped there continues."""
+
+    workers: int | None = None
+    """Processes; by default as many as there are cores."""
+
+    backend: Literal["processes", "inline", "ray"] = "processes"
+    """Where the work is done: processes, inline (in this process), or ray (pip install "teachenv[ray]")."""
+
+    address: str | None = None
+    """Of a Ray cluster, or auto for the one that this machine is part of; by default ray starts one here."""
+
+    def run(self) -> None:
+        """Does it."""
+        from teachenv.experiment.compare import compare
+
+        named = [name for names in self.methods for name in names.split(",") if name]
+        tuned = {name: list(values) for name, values in map(_option, self.tune)}
+        options: dict[str, Any] = {name: values[0] for name, values in map(_option, self.set)}
+        own = {name: getattr(self, name) for name in ("budget", "seeds", "out", "workers", "backend", "address")}
+        compare(self.env, methods={name: method_named(name) for name in named}, tune=tuned, **own, **options)
+
+
+def method_named(name: str) -> Any:
+    """The method of a name, as `Compare.methods` has them.
+
+    Raises:
+        ValueError: an unknown name, with the nearest known one.
+        ImportError: the module before the colon cannot be imported.
+    """
+    from teachenv.errors import unknown_name
+    from teachenv.experiment.methods import GRIDS
+
+    module, _, attribute = name.rpartition(":")
+    if module:
+        found = getattr(importlib.import_module(module), attribute, None)
+        if found is None:
+            raise ValueError(f"found no {attribute!r} in module {module!r}; expected a teachenv.experiment.Method")
+        return found
+    known: dict[str, Any] = dict(GRIDS)
+    for point in importlib.metadata.entry_points(group=_METHODS):
+        grids: Mapping[str, Any] = point.load()
+        known |= grids
+    if name not in known:
+        raise unknown_name("method", name, known)
+    return known[name]
+
+
+def _option(text: str) -> tuple[str, tuple[Any, ...]]:
+    """An option of the command line, `name=value` or `name=value,value`: (name, values)."""
+    name, equals, values = text.partition("=")
+    if not equals or not name or not values:
+        raise ValueError(f"found {text!r}, expected an option of the environment with its value, such as horizon=60")
+    try:
+        return name, (json.loads(values),)
+    except ValueError:
+        return name, tuple(map(_value, values.split(",")))
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The console script: `teachenv compare ENV ...`.
+
+    Args:
+        arguments: without the program's name; by default those of the process.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    sys.path.insert(0, os.getcwd())  # where the user's own modules are, as with `python -m`
+    if given[:1] in ([], ["-h"], ["--help"]):
+        print("usage: teachenv compare ENV [options]\n\nAll options: teachenv compare --help")
+        return 0
+    if given[0] != "compare":
+        return fail(f"found {given[0]!r}, expected compare; teachenv compare --help describes it")
+    import tyro
+
+    config = (tyro.conf.PositionalRequiredArgs,)
+    chosen = tyro.cli(Compare, prog="teachenv compare", args=given[1:], config=config)
+    return ended(chosen.run)

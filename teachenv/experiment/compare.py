@@ -1,0 +1,248 @@
+"""`teachenv.compare`: teachers on a task of one's own, in one call."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from teachenv import checks
+from teachenv.errors import unknown_name
+from teachenv.experiment.cases import execute
+from teachenv.experiment.comparison import Comparison, Contest, Effort, Rung
+from teachenv.experiment.jobs import make_backend
+from teachenv.experiment.methods import Method
+from teachenv.experiment.naming import in_words, objects_in
+from teachenv.experiment.precision import on_any_machine
+from teachenv.experiment.report import Report
+from teachenv.experiment.rows import ResultsFile, write_atomically
+from teachenv.experiment.setting import Configuration, Setting
+from teachenv.settings import Settings, plain
+from teachenv.tasks.base import Task
+
+Tune = Mapping[str, Sequence[Any]]
+
+# Of what the folder holds: a comparison goes on in it only with the same.
+_ABOUT = "comparison.json"
+
+# Shares of the budget that tuning spends on each configuration, and the students that judge it: of the last round of
+# successive halving, of the one before, and so on.
+_TUNING = ((0.2, 128), (0.06, 64), (0.03, 32))
+
+
+def compare(
+    env: str | None = None,
+    *,
+    methods: Mapping[str, Method],
+    task: Task | str | None = None,
+    tune: Tune | None = None,
+    budget: int = 96_000,
+    seeds: int = 3,
+    out: str | os.PathLike[str] | None = None,
+    workers: int | None = None,
+    backend: Literal["processes", "inline", "ray"] = "processes",
+    address: str | None = None,
+    effort: Effort | None = None,
+    equal_grids: bool = True,
+    **options: Any,
+) -> Report:
+    """Compares methods of teaching on one task: tunes each, trains its teachers, and measures students under them.
+
+    The protocol is fair by default. Every method is tuned over equally many configurations (the values of `tune` times
+    its own candidates) by successive halving on the dev split, on seeds that are not used again. Every teacher has the
+    same budget of student steps. Then, for each seed, fresh students are trained under it on the whole labelled pool,
+    and the test split is touched once.
+
+    What was done is kept in `out` as it ends, and the same call goes on where an interrupted one stopped. Only results
+    of this comparison go into a folder.
+
+    Args:
+        env: a registered environment (`"TeachDigits-v0"`), with its module before it if that registers it
+            (`"mypackage:Mine-v0"`); or give a task.
+        methods: by the names that rows and tables have: `teachenv.experiment.fixed(...)`, `meta.methods.rmd(...)`,
+            `agents.methods.ddpg(...)`, or a `teachenv.experiment.Method` of your own. A list as the value of an option
+            is its grid.
+        task: a `teachenv.Task` of your own, or the name of one; in place of `env`.
+        tune: options of the environment that every method is tuned over, all combinations of the listed values.
+        budget: student steps that each teacher may spend on its own training.
+        seeds: how many teachers of each method are trained.
+        out: folder of rows, tables, figures and page; None: `runs/` and the name of the task.
+        workers: processes, or CPUs of a local Ray cluster; None: as many as there are cores.
+        backend: where the work is done; `"inline"`: in this process.
+        address: of a Ray cluster, or `"auto"`; None: a local one is started.
+        effort: how many students are trained in tuning, on the way and at the end; None: by the budget.
+        equal_grids: whether methods must have equally many candidates.
+        **options: of the environment, the same for all methods; see `teachenv.Settings`.
+
+    Returns:
+        The report: `table()` is markdown, `rows` the rows, `figures` Matplotlib figures by name, `html` the path of the
+        page.
+
+    Raises:
+        ValueError: what cannot be compared, in one line: grids of different sizes, an object without a
+            name, a folder with results of something else.
+        TypeError: an option that a method or the environment does not have.
+        CasesFailed: some of the work failed; the rest is done and kept, and the report is in the folder.
+        ImportError: the backend needs Ray, which is not installed.
+    """
+    methods = _checked(methods, equal_grids)
+    setting = _setting(env, task, options)
+    tuned = {name: [plain(name, value) for value in _values(name, values)] for name, values in (tune or {}).items()}
+    contest = _contest(setting, methods, tuned, checks.integer("budget", budget, least=1), effort)
+    comparison = Comparison("compare", [contest], checks.integer("seeds", seeds, least=1))
+    folder = Path("runs", contest.name) if out is None else Path(out)
+    about = _about(contest, tuned)
+    _refuse_others(folder, about)
+    with make_backend(backend, workers, address) as machines:
+        results = ResultsFile(folder / "results.jsonl")
+        write_atomically(folder / _ABOUT, json.dumps(about, indent=1) + "\n")
+        return execute(results, comparison.stages, comparison.report, machines)
+
+
+def _checked(methods: object, equal_grids: bool) -> dict[str, Method]:
+    if not isinstance(methods, Mapping) or not methods:
+        raise ValueError(f"methods must be a dictionary of at least one method by name, found {checks.shown(methods)}")
+    for name, method in methods.items():
+        if not isinstance(method, Method):
+            raise ValueError(
+                f"methods[{name!r}] must be a method such as meta.methods.rmd() or teachenv.experiment.fixed("
+                f'"cross-entropy"), found {checks.shown(method)}'
+            )
+        for other in (method.tuned_as, method.taught_as):
+            if other is not None and other not in methods:
+                raise unknown_name(f"method that {name!r} shares the tuning or the teacher of", other, methods)
+    sizes = {name: len(method.candidates) for name, method in methods.items() if method.tuned_as is None}
+    if equal_grids and len({*sizes.values()}) > 1:
+        found = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        raise ValueError(
+            f"grids of different sizes: {found}; a fair comparison tries as many candidates of each method: list as "
+            "many values of an option of each, or pass equal_grids=False"
+        )
+    return {str(name): method for name, method in methods.items()}
+
+
+def _values(name: str, values: Any) -> list[Any]:
+    known = {*Settings.__dataclass_fields__} - {"task", "student", "loss"}
+    checks.known_options("tune", [name], sorted(known))
+    found = checks.listed(f"tune[{name!r}]", values, "values")
+    if not found:
+        raise ValueError(f"tune[{name!r}] must have at least one value, found none; leave it out for the default")
+    return found
+
+
+def _setting(env: str | None, task: Task | str | None, options: Mapping[str, Any]) -> Setting:
+    if (env is None) == (task is None):
+        found = "neither" if env is None else "both"
+        raise ValueError(f"found {found} an environment's id and a task, expected one of them to compare on")
+    given = dict(options) if task is None else {"task": task, **options}
+    return Setting(env, given, loss=None)
+
+
+def _contest(setting: Setting, methods: dict[str, Method], tuned: Tune, budget: int, effort: Effort | None) -> Contest:
+    """The contest; its environment is made once for each method, to name what it is of and to fail early."""
+    first = {name: values[0] for name, values in tuned.items()}
+    teachings = {}
+    for name, method in methods.items():
+        try:
+            teachings[name] = setting.make_single(method, Configuration(first)).teaching
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"method {name!r}: {error}") from error
+    teaching = next(iter(teachings.values()))
+    settings, student = teaching.settings, in_words(teaching.settings.student)
+    if settings.teacher is not None:
+        student = f"{student} beside {in_words(settings.teacher)}"
+    size = max(len(method.candidates) for method in methods.values())
+    for values in tuned.values():
+        size *= len(values)
+    return Contest(
+        name=teaching.task.name,
+        dataset=teaching.task.dataset,
+        student=student,
+        setting=setting,
+        effort=effort or effort_of(budget, settings.horizon, size),
+        methods=methods,
+        run=tuple(methods),
+        tune=lambda method: tuned,
+    )
+
+
+def effort_of(budget: int, horizon: int, configurations: int) -> Effort:
+    """What is spent by default.
+
+    Args:
+        budget: student steps of each teacher.
+        horizon: student steps of a training.
+        configurations: of each method.
+    """
+    # At least ten updates of a teacher, of up to 16 students each.
+    parallel = max(1, min(16, budget // (10 * horizon)))
+    update = parallel * horizon
+    sizes = [configurations]
+    while sizes[-1] > 4 and len(sizes) < len(_TUNING):
+        sizes.append(-(-sizes[-1] // 4))
+    rungs = tuple(
+        Rung(count, max(1, round(share * budget / update)) * update, parallel, students)
+        for count, (share, students) in zip(sizes, reversed(_TUNING[: len(sizes)]), strict=True)
+    )
+    return Effort(
+        student_steps=budget,
+        parallel=parallel,
+        rungs=rungs if configurations > 1 else (),
+        points=6,
+        students=32,
+        final_students=64,
+    )
+
+
+def _about(contest: Contest, tuned: Tune) -> dict[str, Any]:
+    """What a folder holds results of."""
+    about: dict[str, Any] = in_words(
+        {
+            "task": contest.name,
+            "dataset": contest.dataset,
+            "student": contest.student,
+            "env": contest.setting.env,
+            "options": on_any_machine(contest.setting.options),
+            "tune": tuned,
+            # Their names are what rows know them by: a network whose code has changed would keep its old results.
+            "contents": objects_in([contest.setting.options, *map(_environments, contest.methods.values())]),
+        }
+    )
+    return about
+
+
+def _environments(method: Method) -> list[Any]:
+    return [candidate.environment for candidate in method.candidates]
+
+
+def _refuse_others(folder: Path, about: dict[str, Any]) -> None:
+    """Refuses a folder with results of something else; what it knows of objects of one's own is kept in `about`.
+
+    Raises:
+        ValueError: it is one.
+    """
+    file, rows = folder / _ABOUT, folder / "results.jsonl"
+    if not file.exists():
+        if rows.exists() and rows.stat().st_size:
+            raise ValueError(f"{folder} holds results of something else (there is no {_ABOUT}); choose another out")
+        return
+    try:
+        found = dict(json.loads(file.read_text()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file} is damaged ({error}); remove it, or choose another out") from error
+    known, contents = found.get("contents", {}), about["contents"]
+    about["contents"] = {**known, **contents}
+    changed = [name for name in contents if known.get(name, contents[name]) != contents[name]]
+    if changed:
+        raise ValueError(
+            f"{folder} holds another comparison: the content of {changed[0]!r} has changed since; give it another "
+            "name, or choose another out"
+        )
+    for name in about:
+        if name != "contents" and found.get(name) != about[name]:
+            raise ValueError(
+                f"{folder} holds another comparison: found {name} {checks.shown(found.get(name))}, expected "
+                f"{checks.shown(about[name])}; choose another out"
+            )

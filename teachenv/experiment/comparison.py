@@ -1,0 +1,436 @@
+"""The fair comparison of teachers: equal grids, equal budgets, dev for tuning, test touched once.
+
+Each method is tuned by successive halving on dev, on seeds of its own. Then for each seed its teacher learns, within
+the budget of student steps that all teachers have, and fresh students are trained under it: on a split of the pool, for
+the curve of J on dev, and on the whole pool, for the error on test.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from teachenv.experiment import comparison_report
+from teachenv.experiment.cases import Case, Outcome, Reading, Session, Stage
+from teachenv.experiment.comparison_report import Results
+from teachenv.experiment.jobs import Shared
+from teachenv.experiment.methods import Method
+from teachenv.experiment.naming import in_words
+from teachenv.experiment.precision import on_any_machine, precision
+from teachenv.experiment.report import Report
+from teachenv.experiment.rows import Row, agreeing, read_rows
+from teachenv.experiment.setting import Configuration, Setting, candidate_of, teaching_of
+from teachenv.experiment.teach import Coefficients, teach, thinned
+from teachenv.experiment.teachers import TEACHER, learned, steps_per_action
+
+# Disjoint ranges of seeds: what tunes a method never meets what judges it.
+TUNING_SEED, CURVE_SEED, FINAL_SEED, TEACHER_SEED = 1_000_000, 2_000_000, 3_000_000, 4_000_000
+
+
+class Rung(NamedTuple):
+    """One round of successive halving.
+
+    Attributes:
+        configurations: how many are left.
+        steps: student steps on which a teacher is trained in each.
+        parallel: students that it teaches at a time.
+        students: fresh students whose dev accuracy decides.
+        length: part of the final training that they have.
+    """
+
+    configurations: int
+    steps: int
+    parallel: int
+    students: int
+    length: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """What is spent on a contest.
+
+    Attributes:
+        student_steps: budget of each teacher.
+        parallel: students that it teaches at a time.
+        rungs: of successive halving; none: the first configuration of each grid is taken.
+        points: how often a learning teacher is measured.
+        students: fresh students of each such measurement.
+        final_students: fresh students on the whole pool.
+    """
+
+    student_steps: int
+    parallel: int
+    rungs: tuple[Rung, ...]
+    points: int
+    students: int
+    final_students: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contest:
+    """A task on which methods are compared.
+
+    Attributes:
+        name: of the task in rows.
+        dataset: what the data really is.
+        student: the network's name in rows.
+        setting: environment and options.
+        effort: what is spent.
+        methods: by name, those that the contest knows.
+        run: names of those that are compared, in this order.
+        tune: values of the student's options that every method is tuned over, by name; a function of the method.
+        source: name of the contest whose teachers are used by methods that are `taught_as` another.
+    """
+
+    name: str
+    dataset: str
+    student: str
+    setting: Setting
+    effort: Effort
+    methods: Mapping[str, Method]
+    run: tuple[str, ...]
+    tune: Callable[[Method], Mapping[str, Sequence[Any]]]
+    source: str | None = None
+
+    def grid(self, name: str) -> list[Configuration]:
+        """All configurations of a method: the student's options times its candidates."""
+        method = self.methods[name]
+        tuned = dict(self.tune(method))
+        if method.rates is not None:
+            tuned["learning_rate"] = method.rates
+        values = itertools.product(*tuned.values(), range(len(method.candidates)))
+        return [Configuration(dict(zip(tuned, one, strict=False)), one[-1]) for one in values]
+
+    def budget(self, method: Method) -> int:
+        """Student steps that its teacher may spend."""
+        return self.effort.student_steps * method.spends if method.learns else 0
+
+
+Best = dict[tuple[str, str], Configuration]
+"""The best configuration by (contest, method)."""
+
+
+@dataclass
+class Comparison:
+    """Tunes, trains and measures, as stages of a session.
+
+    Attributes:
+        benchmark: its name in the rows.
+        contests: what is compared, where.
+        seeds: teachers of each kind.
+        shipped: rows of an earlier run whose tuning is used where the settings agree.
+    """
+
+    benchmark: str
+    contests: Sequence[Contest]
+    seeds: int
+    shipped: Sequence[Row] = ()
+    _left: dict[tuple[str, str], list[Configuration]] = field(init=False)
+    _sent: dict[str, Shared] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Checks the names.
+
+        Raises:
+            ValueError: two contests of one name.
+        """
+        names = [contest.name for contest in self.contests]
+        if len({*names}) < len(names):
+            raise ValueError(f"found tasks of the same name ({', '.join(names)}), expected settings that differ in it")
+        self._left = {(c.name, method): c.grid(method) for c in self.contests for method in _tuned(c)}
+
+    @property
+    def stages(self) -> Iterator[Stage]:
+        """Tuning, round by round, and then the trainings."""
+        for number in range(max(len(contest.effort.rungs) for contest in self.contests)):
+            yield partial(self._rung, number)
+        yield self.trainings
+
+    def results(self, rows: Sequence[Row]) -> Results:
+        """What is shown of rows: all methods that there are of in the contests' settings."""
+        settings = [
+            {"task": c.name, "dataset": c.dataset, "student": c.student, "config": _shared(c.setting)}
+            for c in self.contests
+        ]
+        methods = {name: method for contest in self.contests for name, method in contest.methods.items()}
+        return Results(agreeing(rows, settings), methods, self.seeds, in_words(self.contests[0].setting.loss))
+
+    def report(self, rows: Sequence[Row]) -> Report:
+        """Table, figures and page."""
+        return comparison_report.make("Teachers compared", self.results(rows))
+
+    def _rung(self, number: int, session: Session) -> Iterable[Case]:
+        """One round of tuning of all contests that have so many."""
+        if number:
+            self._sort(number - 1, session)
+        return [case for case, *_ in self._climbing(number) if not self._ship(case, session)]
+
+    def _climbing(self, number: int) -> Iterator[tuple[Case, Contest, str, Configuration]]:
+        for contest in self.contests:
+            if number >= len(contest.effort.rungs):
+                continue
+            rung = contest.effort.rungs[number]
+            for name in _tuned(contest):
+                for configuration in self._left[contest.name, name][: rung.configurations]:
+                    yield self._tuning(contest, name, configuration, rung), contest, name, configuration
+
+    def _sort(self, number: int, session: Session) -> None:
+        """Puts the configurations of a round into the order of their dev accuracy.
+
+        A method of which some have failed is out.
+        """
+        scores: dict[tuple[str, str], list[tuple[float, Configuration]]] = {}
+        lost = set()
+        for case, contest, name, configuration in self._climbing(number):
+            try:
+                score = session.results.value("dev_accuracy", case.identity)
+                scores.setdefault((contest.name, name), []).append((score, configuration))
+            except LookupError:
+                lost.add((contest.name, name))
+        # Stable: of equal ones the earlier in the grid stays ahead.
+        self._left |= {key: [c for _, c in sorted(found, key=lambda f: -f[0])] for key, found in scores.items()}
+        self._left |= {key: [] for key in lost}
+
+    def _ship(self, case: Case, session: Session) -> bool:
+        """Whether the row is there, if need be from those that are shipped."""
+        if session.is_done(case):
+            return True
+        key = _key(case.config)
+        for row in self.shipped:
+            names = (row.task, row.dataset, row.student, row.method)
+            if names == (case.task, case.dataset, case.student, case.method) and _key(row.config) == key:
+                session.results.append([row])
+                return True
+        return False
+
+    def trainings(self, session: Session) -> list[Case]:
+        """The trainings of all seeds, long ones first: begun last, they would leave the other cores idle."""
+        for number in {len(contest.effort.rungs) - 1 for contest in self.contests} - {-1}:
+            self._sort(number, session)
+        best = self.best()
+        cases = [
+            self._training(contest, name, best, seed)
+            for seed in range(self.seeds)
+            for contest in self.contests
+            for name in contest.run
+            if (contest.name, name) in best
+        ]
+        return sorted(cases, key=lambda case: not case.config["budget"])
+
+    def best(self) -> Best:
+        """The best configuration of each contest and method; those whose tuning failed are left out."""
+        best: Best = {}
+        for contest in self.contests:
+            for name in {*contest.run, *_tuned(contest)}:
+                left = self._left[contest.name, contest.methods[name].tuned_as or name]
+                if left:
+                    best[contest.name, name] = left[0]
+        for contest in self.contests:
+            for name in contest.run:
+                if contest.methods[name].taught_as and (contest.name, name) in best:
+                    source, taught_as = self._source(contest, name)
+                    candidate = best[source.name, taught_as].candidate
+                    best[contest.name, name] = replace(best[contest.name, name], candidate=candidate)
+        return best
+
+    def _source(self, contest: Contest, name: str) -> tuple[Contest, str]:
+        """The contest and method whose teacher a method uses."""
+        taught_as = contest.methods[name].taught_as
+        assert taught_as is not None
+        return next(other for other in self.contests if other.name == contest.source), taught_as
+
+    def _tuning(self, contest: Contest, name: str, configuration: Configuration, rung: Rung) -> Case:
+        method = contest.methods[name]
+        crowd = method.crowd if method.learns else 0
+        more: dict[str, Any] = {
+            "budget": min(crowd * method.spends * rung.steps, contest.budget(method)),
+            "parallel": crowd * rung.parallel,
+            "students": rung.students,
+        }
+        if rung.length != 1.0:
+            more["length"] = rung.length
+        return self._case(
+            contest,
+            name,
+            configuration,
+            seed=0,
+            config=_config(contest, method, configuration, "tuning") | more,
+            label=f"tuning {contest.name}: {name}, {configuration} on {rung.students} students",
+            function=tune,
+            arguments=more,
+            last="dev_accuracy",
+        )
+
+    def _training(self, contest: Contest, name: str, best: Best, seed: int) -> Case:
+        method, configuration = contest.methods[name], best[contest.name, name]
+        effort, source = contest.effort, None
+        config = _config(contest, method, configuration, "training") | {
+            "budget": contest.budget(method),
+            "parallel": effort.parallel * method.crowd if method.learns else 0,
+            "students": effort.students,
+            "final_students": effort.final_students,
+        }
+        if method.taught_as:
+            of, taught_as = self._source(contest, name)
+            source = self._training(of, taught_as, best, seed)
+            config["taught"] = {**source.config, "task": of.name}
+        names = ("budget", "parallel", "students", "final_students")
+        return self._case(
+            contest,
+            name,
+            configuration,
+            seed=seed,
+            config=config,
+            label=f"{contest.name}: {name}, seed {seed}",
+            function=train,
+            arguments={key: config[key] for key in names} | {"seed": seed, "points": effort.points, "source": source},
+            last="test_error",
+            # Its teacher stays, for students of other tasks and for whoever wants to use it.
+            makes=TEACHER if method.learns else None,
+        )
+
+    def _case(self, contest: Contest, name: str, configuration: Configuration, **more: Any) -> Case:
+        # Sent once to each worker: with the data of one's own task a setting is large.
+        setting = self._sent.setdefault(contest.name, Shared(contest.setting))
+        given = {"setting": setting, "method": contest.methods[name], "configuration": configuration}
+        return Case(
+            benchmark=self.benchmark,
+            task=contest.name,
+            dataset=contest.dataset,
+            student=contest.student,
+            method=name,
+            **{**more, "arguments": given | more["arguments"]},
+        )
+
+
+def _tuned(contest: Contest) -> list[str]:
+    return sorted({contest.methods[name].tuned_as or name for name in contest.run})
+
+
+def _config(contest: Contest, method: Method, configuration: Configuration, stage: str) -> dict[str, Any]:
+    """What shapes the numbers of a method in a configuration, as JSON values; objects of one's own by their names."""
+    setting, candidate = contest.setting, candidate_of(method, configuration)
+    config: dict[str, Any] = {
+        "stage": stage,
+        **_shared(setting),
+        "loss": setting.loss if method.make is not None else None,
+        **configuration.student,
+        "own": {**candidate.environment, **candidate.teacher},
+    }
+    if setting.final:
+        config["final"] = dict(setting.final)
+    if method.episode_rate != 1.0:
+        config["episode_rate"] = method.episode_rate
+    named: dict[str, Any] = in_words(config)
+    return named
+
+
+def _shared(setting: Setting) -> dict[str, Any]:
+    """What is the same for all methods in a setting."""
+    shared: dict[str, Any] = in_words({"env": setting.env, "options": on_any_machine(setting.options)})
+    return shared
+
+
+def shipped_rows(path: Path) -> list[Row]:
+    """The rows of an earlier run that come with a benchmark, if they are there."""
+    return read_rows(path) if path.exists() else []
+
+
+def _key(config: Mapping[str, Any]) -> str:
+    return json.dumps(config, sort_keys=True)
+
+
+def tune(
+    setting: Setting,
+    method: Method,
+    configuration: Configuration,
+    budget: int,
+    parallel: int,
+    students: int,
+    folder: Path,
+    length: float = 1.0,
+) -> Outcome:
+    """Dev accuracy of a configuration.
+
+    The students' training is as long as that of the final ones, or a part `length` of it. A teacher that learns is
+    trained for `budget` student steps first, on `parallel` students at a time.
+    """
+    start, spent = time.perf_counter(), 0
+    teacher = setting.teacher(method, configuration, TUNING_SEED, max(parallel, 1))
+    if method.learns:
+        teacher, _ = learned(teacher, budget, folder, every=budget)
+        spent = teacher.num_timesteps * steps_per_action(teacher)
+    final = setting.lasting(length)
+    fresh = final.students(students, method, configuration)
+    taught = teach(fresh, teacher, TUNING_SEED)
+    horizon = teaching_of(fresh).settings.horizon
+    return Outcome(
+        values={"dev_accuracy": taught.scores["dev_accuracy"]},
+        student_steps=spent + students * horizon,
+        seconds=time.perf_counter() - start,
+        versions=precision(setting.options),
+    )
+
+
+def train(
+    setting: Setting,
+    method: Method,
+    configuration: Configuration,
+    seed: int,
+    budget: int,
+    parallel: int,
+    points: int,
+    students: int,
+    final_students: int,
+    folder: Path,
+    source: Path | None = None,
+) -> Outcome:
+    """Trains a teacher (if the method has one that learns), and then students under it.
+
+    What is learned is kept in the folder as it goes, from which an interrupted job continues, and in the end. `source`
+    is the folder of a teacher that was trained elsewhere.
+    """
+    start, spent, readings = time.perf_counter(), 0, []
+    teacher = setting.teacher(method, configuration, TEACHER_SEED + seed, max(parallel, 1) if method.learns else 1)
+    if method.learns:
+        measured = setting.students(students, method, configuration)
+        teacher, found = learned(
+            teacher,
+            budget,
+            folder,
+            every=budget / points,
+            measure=lambda teacher: teach(measured, teacher, CURVE_SEED).objective,
+        )
+        readings = [Reading("dev_objective", p.value, p.student_steps, p.seconds) for p in found[:-1]]
+        spent = found[-1].student_steps
+    if source is not None:
+        teacher.set_parameters(str(source / TEACHER), exact_match=False)
+    seeds, coefficients = (CURVE_SEED, FINAL_SEED + 10_000 * seed), Coefficients()
+    fresh = setting.students(students, method, configuration)
+    watched = teacher is not None and method.wrapper is None
+    split = teach(fresh, teacher, seeds[0], watch=coefficients if watched else None)
+    final = setting.lasting().students(final_students, method, configuration, train_on="pool")
+    pool = teach(final, teacher, seeds[1], test=True)
+    shown = {
+        "curve": thinned(split.curve),
+        "coefficients": coefficients.shown,
+        "actions_at": coefficients.at,
+        "mean_action": split.mean_action,
+    }
+    if pool.diverged:
+        shown["diverged"] = pool.diverged
+    return Outcome(
+        values={"dev_objective": split.objective, "test_error": pool.scores["test_error"]},
+        student_steps=spent,
+        seconds=time.perf_counter() - start,
+        data=shown,
+        data_of="dev_objective",
+        readings=readings,
+        versions=precision(setting.options),
+    )

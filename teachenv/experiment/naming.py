@@ -1,0 +1,77 @@
+"""Names for objects of one's own, by which rows know them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from teachenv.fingerprints import digest, simple_attributes
+
+
+@dataclass(frozen=True)
+class Named:
+    """A function under a name, for one that has none: `Named("wide", lambda: MyNet(width=512))`.
+
+    Attributes:
+        name: by which rows know it.
+        function: what it calls.
+    """
+
+    name: str
+    function: Callable[..., Any]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls the function."""
+        return self.function(*args, **kwargs)
+
+
+def name_of(value: Any) -> str:
+    """The name of an object: its own attribute `name`, that of a function or class, or its class with its options.
+
+    Raises:
+        ValueError: a function without a name.
+    """
+    own = getattr(value, "name", None)
+    if isinstance(own, str) and own:
+        return own
+    name = getattr(value, "__qualname__", None)
+    if name is None and not isinstance(value, functools.partial):
+        return f"{type(value).__qualname__}{simple_attributes(value)}"
+    if name is None or name.endswith("<lambda>"):
+        raise _nameless(value)
+    return str(name).rpartition("<locals>.")[2]
+
+
+def in_words(value: Any) -> Any:
+    """A value as JSON holds it, with the name of each object of one's own in its place."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Mapping):
+        return {str(key): in_words(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [in_words(each) for each in value]
+    return name_of(value)
+
+
+def objects_in(value: Any) -> dict[str, str]:
+    """Digests of the content of all objects of one's own in a value, by name."""
+    if value is None or isinstance(value, bool | int | float | str | np.generic):
+        return {}
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        return {name: content for each in value for name, content in objects_in(each).items()}
+    return {name_of(value): digest(value)}
+
+
+def _nameless(value: Any) -> ValueError:
+    return ValueError(
+        f"found {value!r}, which has no name for rows to know it by; define it with def or class, or give it a name: "
+        'teachenv.experiment.Named("my-net", ...)'
+    )

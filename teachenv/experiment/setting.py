@@ -1,0 +1,162 @@
+"""An environment as the methods of a comparison share it, and what a method makes of it."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import gymnasium as gym
+
+from teachenv.env import TeachEnv
+from teachenv.errors import unknown_name
+from teachenv.experiment.methods import Candidate, Method
+from teachenv.teaching import Teaching
+from teachenv.vector_env import TeachVectorEnv
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What is tuned of a method.
+
+    Attributes:
+        student: options of the environment that all methods are tuned over, by name: `learning_rate`, `lr_schedule`.
+        candidate: index into the method's candidates.
+    """
+
+    student: Mapping[str, Any]
+    candidate: int = 0
+
+    def __str__(self) -> str:
+        """For progress: short."""
+        shown = (f"{value:g}" if isinstance(value, float) else str(value) for value in self.student.values())
+        return ", ".join([*shown, f"candidate {self.candidate}"])
+
+
+@dataclass(frozen=True)
+class OneByOne:
+    """Students who are taught one after the other, because their teacher looks through a wrapper.
+
+    Attributes:
+        env: of one student, wrapped or not.
+        count: how many students.
+    """
+
+    env: gym.Env[Any, Any]
+    count: int = 1
+
+
+@dataclass(frozen=True)
+class Setting:
+    """An environment and the options that all methods share.
+
+    Attributes:
+        env: a registered id (`"TeachDigits-v0"`, `"mypackage:Mine-v0"`); None: `TeachEnv` itself, whose task is then
+            among the options.
+        options: of the environment, for all methods; objects of one's own among them.
+        loss: the teachers' loss family; None: the environment's own.
+        final: options in which the final students' training differs from the one that teachers learn on.
+        lasts: whether this is the final students' training.
+    """
+
+    env: str | None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    loss: Any = "bilinear"
+    final: Mapping[str, Any] = field(default_factory=dict)
+    lasts: bool = False
+
+    def lasting(self, part: float = 1.0) -> Setting:
+        """The setting of the final students; or with a part of the student steps of theirs, in as many actions."""
+        options = {**self.options, **self.final}
+        if part != 1.0:
+            settings = self.make_single(Method(), Configuration({})).teaching.settings
+            horizon, steps = (options.get(name, getattr(settings, name)) for name in ("horizon", "steps_per_action"))
+            each = max(1, round(part * steps))
+            options |= {"horizon": horizon // steps * each, "steps_per_action": each}
+        return replace(self, options=options, final={}, lasts=True)
+
+    def make(self, students: int, method: Method, configuration: Configuration, **more: Any) -> TeachVectorEnv:
+        """The batched environment of a method in a configuration."""
+        options = self._options(method, configuration, more)
+        if self.env is None:
+            return TeachVectorEnv(students, **options)
+        name = registered(self.env)
+        if gym.spec(name).vector_entry_point is None:
+            return TeachVectorEnv.like(self._made(options), students)
+        env = gym.make_vec(name, num_envs=students, **options).unwrapped
+        assert isinstance(env, TeachVectorEnv)
+        return env
+
+    def make_single(self, method: Method, configuration: Configuration, **more: Any) -> TeachEnv:
+        """The environment of one student."""
+        options = self._options(method, configuration, more)
+        return TeachEnv(**options) if self.env is None else self._made(options)
+
+    def students(
+        self, count: int, method: Method, configuration: Configuration, **more: Any
+    ) -> TeachVectorEnv | OneByOne:
+        """Fresh students for `teach`, as the method's teacher can teach them."""
+        if method.wrapper is None:
+            return self.make(count, method, configuration, **more)
+        return OneByOne(method.wrapper(self.make_single(method, configuration, **more)), count)
+
+    def teacher(self, method: Method, configuration: Configuration, seed: int, parallel: int) -> Any:
+        """A method's teacher, untrained, in an environment of `parallel` students; None: the method has no teacher."""
+        if method.make is None:
+            return None
+        options = candidate_of(method, configuration).teacher
+        if method.wrapper is not None:
+            env = self.make_single(method, configuration)
+            return method.make(env, seed, {**options, "students_per_update": parallel})
+        return method.make(self.make(parallel, method, configuration), seed, options)
+
+    def _made(self, options: Mapping[str, Any]) -> TeachEnv:
+        assert self.env is not None
+        env = gym.make(registered(self.env), **options)
+        if not isinstance(env.unwrapped, TeachEnv):
+            raise ValueError(
+                f"environment {self.env!r} trains no student: found a {type(env.unwrapped).__name__}, expected a "
+                "teachenv.TeachEnv"
+            )
+        return env.unwrapped
+
+    def _options(self, method: Method, configuration: Configuration, more: Mapping[str, Any]) -> dict[str, Any]:
+        chosen = candidate_of(method, configuration).environment
+        options = {**self.options, **chosen, **configuration.student}
+        if self.loss is not None:
+            options.setdefault("loss", self.loss)
+        if not self.lasts and method.episode_rate != 1.0:
+            options["learning_rate"] = options["learning_rate"] * method.episode_rate
+        return {**options, **more}
+
+
+def teaching_of(students: TeachVectorEnv | OneByOne) -> Teaching:
+    """What students are taught, and how."""
+    env = students.env.unwrapped if isinstance(students, OneByOne) else students
+    assert isinstance(env, TeachEnv | TeachVectorEnv)
+    return env.teaching
+
+
+def registered(env: str) -> str:
+    """The id of an environment without the module before it, which is imported first: it registers the environment.
+
+    Raises:
+        ImportError: the module cannot be imported.
+        ValueError: nothing of that id is registered, with the nearest that is.
+    """
+    module, _, name = env.rpartition(":")
+    if module:
+        importlib.import_module(module)
+    if name not in gym.registry:
+        raise unknown_name("environment", name, [known for known in gym.registry if known.startswith("Teach")])
+    return name
+
+
+def candidate_of(method: Method, configuration: Configuration) -> Candidate:
+    """The method's candidate in a configuration, which may be another method's that has more of them: a copy.
+
+    Rows are known by it, and SB3 writes into the `policy_kwargs` that it is given.
+    """
+    return copy.deepcopy(method.candidates[min(configuration.candidate, len(method.candidates) - 1)])

@@ -1,0 +1,215 @@
+"""The loop that trains students under a teacher: batched or one after the other, wrapped or not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from teachenv.env import TeachEnv
+from teachenv.experiment.setting import OneByOne
+from teachenv.vector_env import TeachVectorEnv
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What a watcher sees after each action.
+
+    Attributes:
+        number: of the action, from 0.
+        env: of all students, or of the one who is being taught.
+        actions: what was taken, (B, n) for B students, (n,) for one.
+        infos: what the environment said.
+    """
+
+    number: int
+    env: TeachVectorEnv | TeachEnv
+    actions: np.ndarray
+    infos: Mapping[str, Any]
+
+    @property
+    def step(self) -> int:
+        """The student step before the action."""
+        return self.number * self.env.teaching.settings.steps_per_action
+
+
+Watcher = Callable[[Moment], None]
+
+
+@dataclass(frozen=True)
+class Taught:
+    """Fresh students, trained to the end.
+
+    Attributes:
+        scores: what `evaluate` gives of dev, and of test if it was touched; means over the students.
+        curve: mean J after each action, the untrained students' first.
+        mean_action: mean size of an action's coordinate: how far the teacher moved.
+        diverged: how many of the students did; their numbers are those of one that knows nothing.
+    """
+
+    scores: Mapping[str, float]
+    curve: list[float]
+    mean_action: float
+    diverged: int = 0
+
+    @property
+    def objective(self) -> float:
+        """Mean J at the end."""
+        return self.curve[-1]
+
+
+class Playback:
+    """A teacher that repeats actions.
+
+    Args:
+        actions: one for each moment of a training, each (n,).
+    """
+
+    def __init__(self, actions: Sequence[np.ndarray]) -> None:
+        self.actions = iter(actions)
+
+    def predict(self, observation: np.ndarray, **_: Any) -> tuple[np.ndarray, None]:
+        """The next one."""
+        return next(self.actions), None
+
+
+@dataclass
+class Coefficients:
+    """A watcher that keeps what a loss family makes of the actions, at even distances.
+
+    Attributes:
+        count: how many times, at most.
+        decimals: to which coefficients are rounded.
+        at: the student steps at which they were taken.
+        shown: mean coefficients over the students, each (rows, columns).
+    """
+
+    count: int = 5
+    decimals: int = 4
+    at: list[int] = field(default_factory=list)
+    shown: list[list[list[float]]] = field(default_factory=list)
+
+    def __call__(self, moment: Moment) -> None:
+        """Keeps those of a moment, if it is one of them."""
+        if moment.number in places(moment.env.teaching.actions, self.count):
+            teaching = moment.env.teaching
+            taken = teaching.parse_action(moment.actions, moment.actions.shape)
+            mean = taken.mean(0) if taken.dim() > 1 else taken
+            self.at.append(moment.step)
+            self.shown.append(teaching.dynamics.loss.coefficients(mean).cpu().round(decimals=self.decimals).tolist())
+
+
+def places(length: int, count: int) -> list[int]:
+    """At most `count` places in a list of some length, at even distances, its two ends among them."""
+    found: list[int] = np.linspace(0, length - 1, min(count, length)).round().astype(int).tolist()
+    return found
+
+
+def thinned(curve: Sequence[float], count: int = 200) -> list[float]:
+    """A curve at `places`, rounded."""
+    return [round(curve[i], 5) for i in places(len(curve), count)]
+
+
+def teach(
+    students: TeachVectorEnv | OneByOne,
+    teacher: Any,
+    seed: int,
+    *,
+    test: bool = False,
+    watch: Watcher | None = None,
+) -> Taught:
+    """Trains students once, from the beginning to the end.
+
+    Args:
+        students: how many, in which environment.
+        teacher: what decides the actions, by `predict`; None: the zero action.
+        seed: of the first student; each further one has the next.
+        test: whether the finished students are measured on test.
+        watch: called after each action; None: nobody watches.
+    """
+    splits = ("dev", "test") if test else ("dev",)
+    if isinstance(students, TeachVectorEnv):
+        return _teach_together(students, teacher, seed, splits, watch)
+    return _teach_one_by_one(students, teacher, seed, splits, watch)
+
+
+def _teach_together(
+    env: TeachVectorEnv, teacher: Any, seed: int, splits: Sequence[str], watch: Watcher | None
+) -> Taught:
+    observation, infos = env.reset(seed=seed)
+    ended, curve, sizes = _Ended(env, splits), [float(infos["objective"].mean())], []
+    neutral = env.teaching.neutral_action.expand(env.num_envs, -1).cpu().numpy()
+    for number in range(env.teaching.actions):
+        actions = neutral if teacher is None else teacher.predict(observation, deterministic=True)[0]
+        sizes.append(float(np.abs(actions).mean()))
+        observation, _, over, _, infos = env.step(actions)
+        curve.append(ended.step(over, infos))
+        if watch is not None:
+            watch(Moment(number, env, actions, infos))
+    return Taught(
+        {name: float(values.mean()) for name, values in ended.scores.items()},
+        curve,
+        float(np.mean(sizes)),
+        int(ended.diverged.sum()),
+    )
+
+
+class _Ended:
+    """What students are when their training ends. One that diverges ends early, and another begins in its place."""
+
+    def __init__(self, env: TeachVectorEnv, splits: Sequence[str]) -> None:
+        self.env, self.splits = env, splits
+        self.over, self.diverged = (np.zeros(env.num_envs, dtype=bool) for _ in range(2))
+        self.objective = np.zeros(env.num_envs)
+        self.scores: dict[str, np.ndarray] = {}
+
+    def step(self, over: np.ndarray, infos: Mapping[str, Any]) -> float:
+        """Notes those that have ended; mean J, that of others' places left out."""
+        now = infos["objective"]
+        ending = over & ~self.over
+        if over.any():
+            final = infos["final_info"]
+            now = np.where(over, final["objective"], now)
+            self.diverged |= ending & final["diverged"]
+        self.objective = np.where(self.over, self.objective, now).astype(now.dtype)
+        if ending.any():
+            # The whole of dev, of which rewards may have been measured on a part.
+            for split in self.splits:
+                for name, found in self.env.evaluate_final(split).items():
+                    if name != "diverged":
+                        self.scores[name] = np.where(ending, found, self.scores.get(name, np.zeros_like(found)))
+        self.over |= ending
+        return float(self.objective.mean())
+
+
+def _teach_one_by_one(
+    students: OneByOne, teacher: Any, seed: int, splits: Sequence[str], watch: Watcher | None
+) -> Taught:
+    env, single = students.env, students.env.unwrapped
+    assert isinstance(single, TeachEnv)
+    neutral = np.zeros(env.action_space.shape or (), env.action_space.dtype)
+    curves, sizes, scores, diverged = [], [], list[dict[str, float]](), 0
+    for number in range(students.count):
+        observation, info = env.reset(seed=seed + number)
+        curve, over = [info["objective"]], False
+        while not over:
+            action = neutral if teacher is None else teacher.predict(observation, deterministic=True)[0]
+            sizes.append(float(np.abs(action).mean()))
+            observation, _, terminated, truncated, info = env.step(action)
+            over = terminated or truncated
+            curve.append(info["objective"])
+            if watch is not None:
+                watch(Moment(len(curve) - 2, single, action, info))
+        # One that diverged stays as it was.
+        curves.append(curve + curve[-1:] * (single.teaching.actions + 1 - len(curve)))
+        found = {name: value for split in splits for name, value in single.evaluate(split).items()}
+        diverged += bool(info["diverged"])
+        scores.append({name: value for name, value in found.items() if name != "diverged"})
+    return Taught(
+        {name: float(np.mean([found[name] for found in scores])) for name in scores[0]},
+        np.mean(curves, axis=0).tolist(),
+        float(np.mean(sizes)),
+        diverged,
+    )

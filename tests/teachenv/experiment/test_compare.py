@@ -1,0 +1,200 @@
+"""`teachenv.compare`: one call to a table, the same again after an interruption, and one line for what cannot be."""
+
+import json
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import agents.methods
+import meta.methods
+import teachenv
+from teachenv.experiment import CasesFailed, Effort, Method, Named, fixed
+from teachenv.experiment.comparison import Rung
+from teachenv.experiment.rows import read_rows
+
+EFFORT = Effort(student_steps=32, parallel=2, rungs=(Rung(2, 16, 2, 3),), points=2, students=2, final_students=3)
+
+
+def made_up(name: str = "vectors") -> teachenv.Task:
+    rng = np.random.default_rng(0)
+    y = np.arange(72) % 3
+    x = (rng.normal(size=(len(y), 4)) + rng.normal(size=(3, 4))[y]).astype(np.float32)
+    return teachenv.Task(name, "made-up", (x[:60], y[:60]), (x[60:], y[60:]), 3)
+
+
+def network() -> nn.Module:
+    return nn.Linear(4, 3)
+
+
+def methods() -> dict[str, Method]:
+    return {
+        "cross-entropy": fixed("cross-entropy", weight_decay=[0, 1e-3]),
+        "rmd": meta.methods.rmd(scale=[0.5, 1.0], learning_rate=[0.01, 0.03]),
+        "ddpg": agents.methods.ddpg(scale=[0.1, 0.5], action_penalty=[100, 1000], buffer_size=1000),
+    }
+
+
+def compared(out, **changes):
+    given = {
+        "task": made_up(),
+        "student": network,
+        "horizon": 4,
+        "batch_size": 8,
+        "dev_size": 20,
+        "methods": methods(),
+        "tune": {"learning_rate": [0.4], "lr_schedule": ["linear"]},
+        "budget": 32,
+        "seeds": 2,
+        "out": out,
+        "backend": "inline",
+        "effort": EFFORT,
+    }
+    return teachenv.compare(**given | changes)
+
+
+def numbers(folder) -> set:
+    return {
+        (r.method, r.seed, r.metric, r.student_steps, r.value, json.dumps(r.config, sort_keys=True))
+        for r in read_rows(folder / "results.jsonl")
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    return folder, compared(folder)
+
+
+def test_a_comparison_gives_a_table_figures_and_a_page(finished) -> None:
+    folder, report = finished
+    assert "| cross-entropy (best fixed) |" in report.table() or "| cross-entropy |" in report.table()
+    assert {"rmd", "ddpg", "cross-entropy"} == {row.method for row in report.rows}
+    assert set(report.figures) >= {"test_error", "teacher_training", "learning_curves"}
+    assert report.html.exists()
+    assert (folder / "table.md").read_text() == report.table()
+    assert not [path for path in folder.iterdir() if path.suffix == ".part"]
+
+
+def test_every_method_has_the_same_budget_and_as_many_configurations(finished) -> None:
+    folder, _ = finished
+    rows = read_rows(folder / "results.jsonl")
+    tuned = {m: sum(r.method == m and r.config["stage"] == "tuning" for r in rows) for m in methods()}
+    assert len({*tuned.values()}) == 1
+    budgets = {r.config["budget"] for r in rows if r.config["stage"] == "training" and r.method != "cross-entropy"}
+    assert budgets == {32}
+
+
+def test_test_is_measured_once_a_method_and_seed(finished) -> None:
+    folder, _ = finished
+    found = [(r.method, r.seed) for r in read_rows(folder / "results.jsonl") if r.metric == "test_error"]
+    assert sorted(found) == sorted((m, s) for m in methods() for s in range(2))
+
+
+def test_the_same_call_again_does_nothing(finished, monkeypatch) -> None:
+    folder, report = finished
+    before = (folder / "results.jsonl").read_bytes()
+    monkeypatch.setattr("teachenv.experiment.comparison.train", None)
+    monkeypatch.setattr("teachenv.experiment.comparison.tune", None)
+    assert compared(folder).table() == report.table()
+    assert (folder / "results.jsonl").read_bytes() == before
+
+
+def test_processes_give_the_same_rows_and_take_closures_and_lambdas(finished, tmp_path) -> None:
+    scale = 1.0
+    compared(tmp_path, backend="processes", workers=2, student=Named("network", lambda: nn.Linear(int(4 * scale), 3)))
+    assert numbers(tmp_path) == numbers(finished[0])
+
+
+def test_more_seeds_and_methods_are_added_to_what_is_there(finished, tmp_path) -> None:
+    folder = tmp_path / "more"
+    few = {name: methods()[name] for name in ("cross-entropy", "rmd")}
+    compared(folder, methods=few, seeds=1)
+    compared(folder)
+    assert numbers(folder) == numbers(finished[0])
+
+
+def test_a_method_that_fails_leaves_the_others_and_is_named(tmp_path) -> None:
+    def broken(env, seed, options):
+        raise RuntimeError("no teacher today")
+
+    own = {**methods(), "broken": Method(methods()["rmd"].candidates, broken)}
+    del own["ddpg"]
+    with pytest.raises(CasesFailed, match="no teacher today") as raised:
+        compared(tmp_path, methods=own)
+    assert len(raised.value.failures) == 2  # both of its configurations
+    assert {r.method for r in read_rows(tmp_path / "results.jsonl")} == {"cross-entropy", "rmd"}
+    assert "| rmd |" in (tmp_path / "table.md").read_text()
+
+
+def _own_environment() -> None:
+    if "Mine-v0" not in gym.registry:
+        gym.register("Mine-v0", entry_point=lambda **k: teachenv.TeachEnv(task=made_up("mine"), **k))
+
+
+def test_a_registered_environment_of_ones_own(tmp_path) -> None:
+    _own_environment()
+    few = {"cross-entropy": fixed("cross-entropy"), "rmd": meta.methods.rmd()}
+    report = compared(tmp_path, env="Mine-v0", task=None, methods=few, seeds=1)
+    assert "## mine" in report.table()
+
+
+def test_one_seed_has_no_interval(tmp_path) -> None:
+    report = compared(tmp_path, methods={"cross-entropy": fixed("cross-entropy")}, seeds=1)
+    (line,) = [line for line in report.table().splitlines() if "cross-entropy" in line]
+    assert "[" not in line.split("|")[2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "says"),
+    [
+        ({"task": None}, ValueError, "found neither"),
+        ({"env": "TeachDigits-v0"}, ValueError, "found both"),
+        ({"task": None, "env": "TeachDigit-v0"}, ValueError, "did you mean 'TeachDigits-v0'"),
+        ({"task": None, "env": "nowhere:Mine-v0"}, ImportError, "nowhere"),
+        ({"methods": {}}, ValueError, "at least one method"),
+        ({"methods": {"rmd": meta.methods.rmd}}, ValueError, "methods['rmd'] must be a method"),
+        ({"methods": {**methods(), "random": meta.methods.random()}}, ValueError, "random 1"),
+        ({"student": lambda: nn.Linear(4, 3)}, ValueError, "has no name"),
+        ({"horizons": 4}, TypeError, "did you mean 'horizon'"),
+        ({"tune": {"learning_rat": [0.1]}}, TypeError, "did you mean 'learning_rate'"),
+        ({"tune": {"learning_rate": 0.1}}, ValueError, "must be a list"),
+        ({"tune": {"learning_rate": []}}, ValueError, "at least one value"),
+        ({"tune": {"learning_rate": [-1.0]}}, ValueError, "learning_rate must be"),
+        ({"budget": 0}, ValueError, "budget must be"),
+        ({"seeds": 1.5}, ValueError, "seeds must be"),
+        ({"backend": "slurm"}, ValueError, "unknown backend 'slurm'"),
+        ({"workers": 0}, ValueError, "workers=0"),
+        ({"methods": {"rmd": meta.methods.rmd(q=0.3)}}, TypeError, "method 'rmd': unknown option of loss"),
+    ],
+)
+def test_what_cannot_be_compared_is_one_line_and_leaves_nothing(changes, error, says, tmp_path) -> None:
+    folder = tmp_path / "out"
+    with pytest.raises(error) as raised:
+        compared(folder, **changes)
+    assert says in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"task": made_up("others")}, {"horizon": 8}, {"student": Named("network", lambda: nn.Linear(4, 3, bias=False))}],
+    ids=["task", "horizon", "code of the student"],
+)
+def test_a_folder_of_another_comparison_is_refused(changes, finished) -> None:
+    folder, _ = finished
+    before = (folder / "results.jsonl").read_bytes()
+    with pytest.raises(ValueError, match="holds another comparison"):
+        compared(folder, **changes)
+    assert (folder / "results.jsonl").read_bytes() == before
+
+
+def test_results_do_not_depend_on_global_generators(finished, tmp_path) -> None:
+    torch.manual_seed(7)
+    np.random.seed(7)  # noqa: NPY002
+    few = {"rmd": methods()["rmd"]}
+    compared(tmp_path, methods=few)
+    assert numbers(tmp_path) == {row for row in numbers(finished[0]) if row[0] == "rmd"}

@@ -7,5 +7,6 @@ that file alone. What they share:
 - `benchmarks.registry.BENCHMARKS`: the names;
 - `teachenv.experiment.rows`: result rows and the files they live in;
 - `teachenv.experiment.statistics`: means and intervals over seeds;
+- `teachenv.experiment.tables`, `.figures`, `.report`: what reports are made of;
 - `benchmarks.jobs`: independent jobs on several processes.
 """

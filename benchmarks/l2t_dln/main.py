@@ -287,7 +287,7 @@ class Bench:
         identity = self.identity(case)
         told = about(found.steps, found.seconds, **precision(self.setting(case.task).options))
         own = identity | {"method": case.method.replace("l2t-dln", REPLAYED, 1)}
-        data = {"curve": found.curve, "errors": found.errors, "pictures": found.pictures} if case.final else None
+        data = {"curve": found.curve, **report.shown_of(case.method, case.seed, found)} if case.final else None
         # The one that says that all is there comes last.
         scores = dict(sorted(found.scores.items(), key=lambda score: score[0] == "dev_accuracy"))
         return rows_of(own, found.replayed, told) + rows_of(identity, scores, told, data)

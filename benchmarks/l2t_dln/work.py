@@ -215,7 +215,7 @@ class _Followed(BaseCallback):
         info, action = self.locals["infos"][0], self.locals["taken"][0]
         step = info["student_step"]
         self.curve.append((step, info["objective"]))
-        self.errors.append((step, info["previewed_error"], info["window_error"]))
+        self.errors.append((step, round(info["previewed_error"], 6), round(info["window_error"], 6)))
         self.actions.append(action)
         if len(self.actions) - 1 in self.shown:
             self.pictures.append((step, _coefficients(self.teach, action)))
@@ -237,7 +237,8 @@ def _evaluated(env: TeachEnv, final: bool) -> dict[str, float]:
 
 def _coefficients(env: TeachEnv, action: np.ndarray) -> list[list[float]]:
     taken = env.teaching.parse_action(action, action.shape)
-    shown: list[list[float]] = env.dynamics.loss.coefficients(taken).cpu().numpy().round(4).tolist()
+    # Every second point of a loss network's grid is as much as a figure can show.
+    shown: list[list[float]] = env.dynamics.loss.coefficients(taken)[::2, ::2].double().cpu().numpy().round(3).tolist()
     return shown
 
 
@@ -247,4 +248,4 @@ def _places(actions: int) -> set[int]:
 
 def _thinned(curve: list[tuple[int, float]]) -> list[tuple[int, float]]:
     places = np.linspace(0, len(curve) - 1, min(POINTS, len(curve))).round().astype(int)
-    return [(curve[i][0], round(curve[i][1], 5)) for i in places]
+    return [(curve[i][0], round(curve[i][1], 4)) for i in places]

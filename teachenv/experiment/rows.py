@@ -113,7 +113,10 @@ class Row:
 
     def to_json(self) -> str:
         """The row as one line of JSON, without the line's end."""
-        return json.dumps(dataclasses.asdict(self), allow_nan=False)
+        fields = dataclasses.asdict(self)
+        if self.data is None:
+            del fields["data"]
+        return json.dumps(fields, allow_nan=False, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, line: str | bytes) -> "Row":

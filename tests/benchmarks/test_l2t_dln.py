@@ -52,7 +52,9 @@ def test_methods_are_tuned_trained_and_shown_and_the_run_goes_on(
     assert spent == {"cross-entropy": 6, "l2t-dlf": 6 + 2 * 6, "l2t-dln": 2 * 6 + 6, REPLAYED: 2 * 6 + 6}
     dln = next(row for row in final if row.method == "l2t-dln" and row.data)
     assert [step for step, *_ in dln.data["errors"]] == [2, 4, 6]
-    assert np.array(dln.data["pictures"][0][1]).shape == (21, 21)
+    assert np.array(dln.data["pictures"][0][1]).shape == (11, 11)
+    # Of the others nothing is shown but the curve.
+    assert {bool(row.data["pictures"]) for row in final if row.data and row != dln} == {False}
     assert not list((tmp_path / "checkpoints").glob("*"))
     for name in ("test.png", "curves.png", "errors.png", "loss-digits-noisy-40.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")

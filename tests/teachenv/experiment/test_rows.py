@@ -162,7 +162,7 @@ def test_a_last_line_that_lacks_only_its_end_is_kept(tmp_path):
         '{"benchmark": ',
         "[" * 100_000,
         "\0" * 50,
-        a_row().to_json().replace('"seed": 3', '"seed": "zero"'),
+        a_row().to_json().replace('"seed":3', '"seed":"zero"'),
         a_row().to_json().replace("0.057", "NaN"),
         a_row().to_json().replace('"metric"', '"measure"'),
         a_row().to_json().replace('"versions"', '"extra": 1, "versions"'),

@@ -1,5 +1,6 @@
 """RL-based teaching: Stable-Baselines3's algorithms as teachers; and PPO that learns from teaching."""
 
+from agents import methods
 from agents.atari import AtariVecEnv
 from agents.ddpg import DDPG, TD3
 from agents.lot_ppo import LoTPPO
@@ -7,4 +8,14 @@ from agents.sac import SAC
 from agents.segments import Segments, learn_in_segments
 from meta.vec_env import GymVecEnv
 
-__all__ = ["DDPG", "SAC", "TD3", "AtariVecEnv", "GymVecEnv", "LoTPPO", "Segments", "learn_in_segments"]
+__all__ = [
+    "DDPG",
+    "SAC",
+    "TD3",
+    "AtariVecEnv",
+    "GymVecEnv",
+    "LoTPPO",
+    "Segments",
+    "learn_in_segments",
+    "methods",
+]

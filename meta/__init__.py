@@ -1,5 +1,6 @@
 """Gradient-based teaching: hypergradients of a student's training, and the teachers that follow them."""
 
+from meta import methods
 from meta.action_gradient import ActionGradient, VectorActionGradient
 from meta.data_teaching import DataTeacher, DataTeaching, RandomDropTeacher, SelfPacedTeacher
 from meta.descent import Descent, Training
@@ -62,4 +63,5 @@ __all__ = [
     "hypergradient",
     "imitability",
     "influence",
+    "methods",
 ]

@@ -15,14 +15,14 @@ from typing import Any
 import gymnasium as gym
 import pytest
 import torch
+from benchmarks.comparison import work as comparison
+from benchmarks.comparison.methods import Configuration
+from benchmarks.comparison.work import Setting, _Follower
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import meta
 from benchmarks.checkpoints import checkpoint_of, ending, remove
-from benchmarks.comparison import work as comparison
-from benchmarks.comparison.methods import Configuration
-from benchmarks.comparison.work import Setting, _Follower
 from benchmarks.l2t_dlf_translation import work as translation
 from benchmarks.l2t_dln import work as dln
 from benchmarks.lgtm import work as lgtm

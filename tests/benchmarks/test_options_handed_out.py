@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from benchmarks.compare import distillation, methods
 from benchmarks.comparison import work
 from benchmarks.comparison.methods import Configuration, Method, table_at
 from benchmarks.comparison.work import Setting
+
+from benchmarks.compare import distillation, methods
 from benchmarks.l2t_dlf_images import methods as images
 from benchmarks.l2t_dlf_translation import work as translation
 from benchmarks.l2t_dlf_translation.main import SIZES

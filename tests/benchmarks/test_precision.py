@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from benchmarks.comparison.engine import Effort, Rung
+
 from benchmarks.l2t_dlf_images import Options, main
 from teachenv.experiment import precision
 from teachenv.experiment.rows import read_rows

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from teachenv.experiment.cases import Stage
+    from teachenv.experiment.jobs import Backend
     from teachenv.experiment.report import Report
     from teachenv.experiment.rows import Row
 
@@ -55,6 +56,23 @@ class CommonOptions:
         """Where the results of the benchmark called ``name`` go: ``out``, or ``runs/NAME`` without it."""
         return Path("runs", name) if self.out is None else self.out
 
+    def execute(
+        self, name: str, stages: Iterable[Stage], report: Callable[[list[Row]], Report], part: str | None = None
+    ) -> None:
+        """Does what the folder does not hold yet, and writes its tables, figures and page; see `cases.execute`."""
+        from teachenv.experiment.cases import execute
+        from teachenv.experiment.rows import ResultsFile
+
+        results = ResultsFile(self.output_folder(name) / f"{part or 'results'}.jsonl")
+        with self._machines() as machines:
+            execute(results, stages, report, machines, part)
+
+    def _machines(self) -> Backend:
+        """What is measured here, nothing else may disturb."""
+        from teachenv.experiment.jobs import make_backend
+
+        return make_backend("inline")
+
 
 @dataclass(frozen=True)
 class ParallelOptions(CommonOptions):
@@ -74,12 +92,7 @@ class ParallelOptions(CommonOptions):
         """How many."""
         return self.workers or os.cpu_count() or 1
 
-    def execute(self, name: str, stages: Iterable[Stage], report: Callable[[list[Row]], Report]) -> None:
-        """Does what the folder does not hold yet, and writes its tables, figures and page; see `cases.execute`."""
-        from teachenv.experiment.cases import execute
+    def _machines(self) -> Backend:
         from teachenv.experiment.jobs import make_backend
-        from teachenv.experiment.rows import ResultsFile
 
-        results = ResultsFile(self.output_folder(name) / "results.jsonl")
-        with make_backend(self.backend, self.workers, self.address) as machines:
-            execute(results, stages, report, machines)
+        return make_backend(self.backend, self.workers, self.address)

@@ -6,10 +6,11 @@ import functools
 import math
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from teachenv.experiment.inline import Inline
 from teachenv.experiment.jobs import Backend, Failure, Job, Kept
 from teachenv.experiment.progress import progress
 from teachenv.experiment.provenance import about
@@ -103,7 +104,7 @@ class Outcome:
         data: what a figure needs beside the numbers.
         data_of: the metric whose row has the data; None: the case's last.
         readings: numbers on the way; their rows come first.
-        others: values of other methods that the same work gave, by method.
+        others: what the same work gave for other methods, by method.
         versions: what shaped the numbers beside the versions of the libraries, such as `{"precision": "bfloat16"}`.
     """
 
@@ -113,7 +114,7 @@ class Outcome:
     data: Any = None
     data_of: str | None = None
     readings: Sequence[Reading] = ()
-    others: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    others: Mapping[str, Outcome] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -122,15 +123,14 @@ def rows_of(case: Case, outcome: Outcome) -> list[Row]:
 
     Numbers that are not finite are left out, and a row of `DIVERGED` says so.
     """
-    seconds = round(outcome.seconds, 2)
     rows = []
     for one in outcome.readings:
         if math.isfinite(one.value):
             told = about(one.student_steps, one.seconds, **outcome.versions)
             rows.append(Row(**case.identity, metric=one.metric, value=one.value, **told))
-    told = about(outcome.student_steps, seconds, **outcome.versions)
-    for method, values in outcome.others.items():
-        rows += _numbers(case.identity | {"method": method}, values, told)
+    for method, other in outcome.others.items():
+        rows += rows_of(replace(case, method=method), other)
+    told = about(outcome.student_steps, round(outcome.seconds, 6), **outcome.versions)
     values = dict(sorted(outcome.values.items(), key=lambda item: item[0] == case.last))
     return rows + _numbers(case.identity, values, told, {outcome.data_of or case.last: _finite(outcome.data)})
 
@@ -275,8 +275,24 @@ Stage = Callable[[Session], Iterable[Case]]
 """What is to be done next, given the rows that are there."""
 
 
+def one_at_a_time(stage: Stage) -> Stage:
+    """A stage whose cases are done one after the other in this process: for times, which nothing else may disturb."""
+
+    def perform(session: Session) -> Iterable[Case]:
+        here = Session(session.results, Inline())
+        here.perform(stage(session))
+        session.failures += here.failures
+        return ()
+
+    return perform
+
+
 def execute(
-    results: ResultsFile, stages: Iterable[Stage], report: Callable[[list[Row]], Report], backend: Backend
+    results: ResultsFile,
+    stages: Iterable[Stage],
+    report: Callable[[list[Row]], Report],
+    backend: Backend,
+    part: str | None = None,
 ) -> Report:
     """The whole way of an experiment: does what a folder does not hold yet, and writes its tables, figures and page.
 
@@ -285,6 +301,7 @@ def execute(
         stages: one after the other, each is asked for its cases when those before it are done.
         report: made of the rows in the end.
         backend: where cases are done.
+        part: name of table and page, in a folder that has others too; None: they are called table and report.
 
     Raises:
         CasesFailed: some cases failed; the report of the others is in the folder.
@@ -294,7 +311,7 @@ def execute(
     for stage in stages:
         session.perform(stage(session))
     made = report(results.rows())
-    made.write(session.folder)
+    made.write(session.folder, part or "table", part or "report")
     if session.failures:
         raise CasesFailed(session.failures, session.folder)
     return made

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import cloudpickle  # type: ignore[import-untyped]
+import torch
 
 from teachenv.experiment.jobs import (
     CANNOT_BE_SENT,
@@ -149,10 +150,10 @@ def _load(path: Path) -> Any:
         return cloudpickle.load(file)
 
 
-def alone(function: Callable[..., Any], **arguments: Any) -> Any:
+def alone(function: Callable[..., Any], /, **arguments: Any) -> Any:
     """Calls a function in a process of its own, which has done nothing before: for measurements of memory and time.
 
-    The process has the environment and the torch threads that any new one has.
+    The process has the environment that any new one has, and as many torch threads as this one.
 
     Raises:
         ChildProcessError: If the process died.
@@ -162,7 +163,7 @@ def alone(function: Callable[..., Any], **arguments: Any) -> Any:
     with tempfile.TemporaryDirectory(prefix="teachenv-") as folder:
         worker = _Worker(Path(folder), os.environ)
         try:
-            worker.begin(job, cloudpickle.dumps((function, arguments, None)))
+            worker.begin(job, cloudpickle.dumps((function, arguments, torch.get_num_threads())))
             while not worker.has_ended():
                 wait([worker.pipe], _SECONDS_BETWEEN_LOOKS)
             result = worker.result()

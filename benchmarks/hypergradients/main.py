@@ -1,27 +1,22 @@
-"""The command: which contender meets which training, and what is kept of it."""
+"""The command: which contender meets which training."""
 
 from __future__ import annotations
 
-import math
-import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
-import torch
-
-from benchmarks.hypergradients import report
-from benchmarks.hypergradients.batched import BATCHES, speedup
+from benchmarks.hypergradients import measure, report
 from benchmarks.hypergradients.contenders import CONTENDERS, PEERS
-from benchmarks.hypergradients.measure import peak, reference, times
+from benchmarks.hypergradients.measure import BATCHES
 from benchmarks.hypergradients.problems import STUDENTS
-from benchmarks.jobs import alone
 from benchmarks.options import CommonOptions, Preset
 from teachenv.errors import unknown_name
-from teachenv.experiment.provenance import about
-from teachenv.experiment.rows import ResultsFile, Row, agreeing
+from teachenv.experiment.cases import Case, Session, Stage
+from teachenv.experiment.rows import agreeing
 
 NAME = "hypergradients"
-METRICS = ("time_ratio", "speedup", "extra_bytes", "relative_error")
 
 
 @dataclass(frozen=True)
@@ -35,7 +30,7 @@ class Size:
         students: that are trained, unless ``--students`` says otherwise.
         contenders: that differentiate, unless ``--contenders`` says otherwise.
         part: of the usual length of each training, in percent.
-        lengths: T of the second part.
+        lengths: T of the second part, ascending.
         batches: of the third part.
     """
 
@@ -91,166 +86,150 @@ class Options(CommonOptions):
         if not self.memory_limit > 0:
             raise ValueError(f"found --memory-limit {self.memory_limit}, expected a positive number of GiB")
 
+    @property
+    def size(self) -> Size:
+        """The preset's, with what was asked for in its place."""
+        size = SIZES[self.preset]
+        return replace(
+            size,
+            seeds=self.seeds or size.seeds,
+            students=self.students or size.students,
+            contenders=self.contenders or size.contenders,
+        )
 
-@dataclass(frozen=True)
-class Case:
-    """Some contenders on one training.
 
-    Attributes:
-        task: `"usual"`, `"length"` or `"batched"`, the part of the benchmark.
-        student: see `STUDENTS`; of a batch, see `BATCHES`.
-        steps: T.
-        contenders: see `CONTENDERS`; of a batch, how many students.
-        seed: of the training.
-    """
+class Training(NamedTuple):
+    """What contenders differentiate: the first part, `"usual"`, or the second, `"length"`."""
 
     task: str
     student: str
     steps: int
-    contenders: tuple[str, ...]
     seed: int
-
-    def __str__(self) -> str:
-        """For progress."""
-        return f"{self.student}, T = {self.steps}: {', '.join(self.contenders)}"
-
-    def arguments(self, threads: int) -> dict[str, Any]:
-        """What every function that measures takes."""
-        return {"steps": self.steps, "seed": self.seed, "threads": threads}
 
 
 def run(options: Options) -> None:
-    """Measures what the folder does not hold yet, in one process after the other; writes rows, table and figures."""
-    size = SIZES[options.preset]
-    folder = options.output_folder(NAME)
-    results = ResultsFile(folder / "results.jsonl")
-    ended: set[str] = set()  # contenders that failed on a length: they would on a longer one, too
-    cases = _cases(options, size)
-    for number, case in enumerate(cases, start=1):
-        print(f"[{number}/{len(cases)}] {case}", file=sys.stderr, flush=True)
-        if case.task == "batched":
-            _batch(case, options, size, results)
-        else:
-            _contenders(case, options, size, results, ended)
+    """Measures what the folder does not hold yet, one after the other; writes rows, table and figure."""
     # All contenders that the folder has: those that were asked for earlier, too.
     every = replace(options, students=tuple(STUDENTS), contenders=tuple(CONTENDERS))
-    shown = [_identity(case, name, options, size) for case in _cases(every, size) for name in case.contenders]
-    report.make(agreeing(results.rows(), shown)).write(folder)
+    trainings = [*_usual(every.size), *_lengths(every.size)]
+    cases = [_case(every, training, name) for training in trainings for name in CONTENDERS] + _batches(every)
+    identities = [case.identity for case in cases]
+    options.execute(NAME, _stages(options), lambda rows: report.make(agreeing(rows, identities)))
 
 
-def _batch(case: Case, options: Options, size: Size, results: ResultsFile) -> None:
-    """One computation for a batch of students against a loop over them."""
-    batch, identity = BATCHES[case.student], _identity(case, case.contenders[0], options, size)
-    if results.done(**identity, metrics=["speedup"]):
-        return
-    arguments = case.arguments(options.threads)
-    found = alone(speedup, batch=case.student, students=batch.students, turns=size.turns, **arguments)
-    results.append(_rows(identity, case, found))
-
-
-def _contenders(case: Case, options: Options, size: Size, results: ResultsFile, ended: set[str]) -> None:
-    """The memory of each contender in a process of its own; then the times of all that got through, in turns.
-
-    Args:
-        case: the training.
-        options: of the command.
-        size: of the preset.
-        results: what there is already; rows are added.
-        ended: contenders that failed on a length; filled.
-    """
-    identities = {name: _identity(case, name, options, size) for name in case.contenders if name not in ended}
-    # What failed is tried again: a peer may have been installed since.
-    missing = [name for name, identity in identities.items() if not results.done(**identity, metrics=["time_ratio"])]
-    arguments = {"student": case.student, **case.arguments(options.threads)}
-    exact: torch.Tensor | None = None
-    timed = []
-    for name in missing:
-        if results.done(**identities[name], metrics=["extra_bytes"]):
-            timed.append(name)
-            continue
-        found = alone(peak, contender=name, limit=int(options.memory_limit * 2**30), **arguments)
-        gradient = found.pop("gradient", None)
-        if "failed" in found:
-            print(f"  {name} failed: {found['failed']}", file=sys.stderr, flush=True)
-            if case.task == "length":
-                ended.add(name)
-        else:
-            timed.append(name)
-            if case.task == "usual":
-                exact = _exact(arguments) if exact is None else exact
-                found["relative_error"] = float((gradient.double() - exact).norm() / exact.norm())
-                if not math.isfinite(found["relative_error"]):
-                    found = {"failed": "its gradient is not finite"}
-                    timed.remove(name)
-        results.append(_rows(identities[name], case, found))
-    if not timed:
-        return
-    turns, seconds = (size.turns, size.seconds) if case.task == "usual" else (1, 0.0)
-    found = alone(times, contenders=tuple(timed), turns=turns, seconds=seconds, **arguments)
-    if "failed" in found:
-        raise RuntimeError(f"the times of {case}: {found['failed']}")
-    for name in timed:
-        results.append(_rows(identities[name], case, found[name]))
-
-
-def _exact(arguments: dict[str, Any]) -> torch.Tensor:
-    found = alone(reference, **arguments)
-    if "failed" in found:
-        raise RuntimeError(f"the float64 reference of {arguments}: {found['failed']}")
-    gradient: torch.Tensor = found["gradient"]
-    return gradient
-
-
-def _identity(case: Case, contender: str, options: Options, size: Size) -> dict[str, Any]:
-    """What the rows of a contender are known by."""
-    config: dict[str, Any] = {
-        "steps": case.steps,
-        "turns": 1 if case.task == "length" else size.turns,
-        "threads": options.threads,
-    }
-    dataset = "procedural"
-    if case.task == "batched":
-        batch = BATCHES[case.student]
-        config |= {"students": batch.students, "settings": batch.settings}
-        dataset = batch.settings.get("task", dataset)
-    else:
-        config |= {"batch_size": STUDENTS[case.student].batch, "memory_limit": options.memory_limit}
-    return {
-        "benchmark": NAME,
-        "task": case.task,
-        "dataset": dataset,
-        "student": case.student,
-        "method": contender,
-        "seed": case.seed,
-        "config": config,
-    }
-
-
-def _cases(options: Options, size: Size) -> list[Case]:
-    contenders, seeds = options.contenders or size.contenders, range(options.seeds or size.seeds)
-    usual = [
-        Case("usual", student, max(2, STUDENTS[student].steps * size.part // 100), contenders, seed)
-        for seed in seeds
-        for student in options.students or size.students
-    ]
-    lengths = [Case("length", "mlp", steps, contenders, 0) for steps in sorted(size.lengths)]
-    batches = [
-        Case("batched", name, BATCHES[name].steps, (f"{BATCHES[name].students} students",), seed)
-        for seed in seeds
-        for name in size.batches
-    ]
-    return usual + batches + lengths
-
-
-def _rows(identity: dict[str, Any], case: Case, found: dict[str, Any]) -> list[Row]:
-    told = about(case.steps, found.get("seconds", 0.0))
-    if "failed" in found:
-        note = {"failed": found["failed"]}
-        return [Row(**identity, metric="failed", value=1.0, data=note, **told)]
-    values = {metric: found.get(metric) for metric in METRICS}
-    data = {"path": found["path"]} if "path" in found else None
+def _usual(size: Size) -> list[Training]:
     return [
-        Row(**identity, metric=metric, value=float(value), data=data, **told)
-        for metric, value in values.items()
-        if value is not None
+        Training("usual", student, max(2, STUDENTS[student].steps * size.part // 100), seed)
+        for seed in range(size.seeds)
+        for student in size.students
+    ]
+
+
+def _lengths(size: Size) -> list[Training]:
+    return [Training("length", "mlp", steps, 0) for steps in size.lengths]
+
+
+def _stages(options: Options) -> Iterator[Stage]:
+    # What fails on a length is not asked for on a longer one, so each of these has stages of its own.
+    for trainings in (_usual(options.size), *([training] for training in _lengths(options.size))):
+        yield partial(_memory, options, trainings)
+        yield partial(_times, options, trainings)
+    yield lambda session: _batches(options)
+
+
+def _memory(options: Options, trainings: Sequence[Training], session: Session) -> list[Case]:
+    """Each contender in a process of its own. What failed is tried again: a peer may have been installed since."""
+    limit = int(options.memory_limit * 2**30)
+    return [
+        _case(options, training, name, {"contender": name, "limit": limit, "error": training.task == "usual"})
+        for training in trainings
+        for name in _missing(options, training, session)
+    ]
+
+
+def _times(options: Options, trainings: Sequence[Training], session: Session) -> list[Case]:
+    """All that got through, in turns."""
+    size, cases = options.size, []
+    for training in trainings:
+        names = [n for n in _missing(options, training, session) if not _failed(options, training, n, session)]
+        if names:
+            turns, seconds = (size.turns, size.seconds) if training.task == "usual" else (1, 0.0)
+            more = {"contenders": names, "turns": turns, "seconds": seconds}
+            cases.append(_case(options, training, names[0], more, measure.times, "time_ratio"))
+    return cases
+
+
+def _missing(options: Options, training: Training, session: Session) -> list[str]:
+    """Contenders whose times are not there; those that have failed on a shorter training are left out."""
+    shorter = [other for other in _lengths(options.size) if training.task == "length" and other.steps < training.steps]
+    return [
+        name
+        for name in options.size.contenders
+        if not session.results.done(**_case(options, training, name).identity, metrics=["time_ratio"])
+        and not any(_failed(options, other, name, session) for other in shorter)
+    ]
+
+
+def _failed(options: Options, training: Training, contender: str, session: Session) -> bool:
+    identity, done = _case(options, training, contender).identity, session.results.done
+    return done(**identity, metrics=["failed"]) and not done(**identity, metrics=["extra_bytes"])
+
+
+def _case(
+    options: Options,
+    training: Training,
+    contender: str,
+    arguments: dict[str, Any] | None = None,
+    function: Any = measure.memory,
+    last: str = "extra_bytes",
+) -> Case:
+    task, student, steps, seed = training
+    return Case(
+        benchmark=NAME,
+        task=task,
+        dataset="procedural",
+        student=student,
+        method=contender,
+        seed=seed,
+        config={
+            "steps": steps,
+            "turns": 1 if task == "length" else options.size.turns,
+            "threads": options.threads,
+            "batch_size": STUDENTS[student].batch,
+            "memory_limit": options.memory_limit,
+        },
+        label=f"{student}, T = {steps}: {contender if last == 'extra_bytes' else 'in turns'}",
+        function=function,
+        arguments={"training": (student, steps, seed), **(arguments or {})},
+        last=last,
+        resources={"num_cpus": options.threads},
+    )
+
+
+def _batches(options: Options) -> list[Case]:
+    size = options.size
+    return [
+        Case(
+            benchmark=NAME,
+            task="batched",
+            dataset=batch.settings["task"],
+            student=name,
+            method=f"{batch.students} students",
+            seed=seed,
+            config={
+                "steps": batch.steps,
+                "turns": size.turns,
+                "threads": options.threads,
+                "students": batch.students,
+                "settings": batch.settings,
+            },
+            label=f"{name}, T = {batch.steps}: {batch.students} students",
+            function=measure.batched,
+            arguments={"batch": batch, "seed": seed, "turns": size.turns},
+            last="speedup",
+            resources={"num_cpus": options.threads},
+        )
+        for seed in range(size.seeds)
+        for name, batch in BATCHES.items()
+        if name in size.batches
     ]

@@ -1,101 +1,169 @@
-"""Measuring one contender; called in a process of its own."""
+"""Measuring contenders: each alone for its memory, in turns for their times."""
 
 from __future__ import annotations
 
-import gc
-import statistics
-import time
-from collections.abc import Callable
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 
+import meta
 from benchmarks.hypergradients.contenders import CONTENDERS, plain, unrolled
 from benchmarks.hypergradients.problems import Problem
-from teachenv.experiment import memory
+from teachenv import TeachVectorEnv
+from teachenv.experiment.cases import Outcome
+from teachenv.experiment.processes import alone
+from teachenv.experiment.timing import Times, in_turns, peak, seconds_of
+
+# What a contender may fail with, a peer that is not installed and a process that runs out of memory among it.
+_FAILURES = (ImportError, RuntimeError, TypeError, AttributeError, MemoryError, ChildProcessError)
 
 
-def reference(student: str, steps: int, seed: int, threads: int) -> dict[str, torch.Tensor]:
-    """The `gradient` in float64, by unrolled autograd."""
-    torch.set_num_threads(threads)
-    return {"gradient": unrolled(Problem(student, steps, seed, torch.float64))}
-
-
-def peak(contender: str, student: str, steps: int, seed: int, threads: int, limit: int | None = None) -> dict[str, Any]:
-    """The memory of one hypergradient, as a user has it: resident, with what the allocator cannot give back.
+def memory(contender: str, training: tuple[str, int, int], limit: int | None, error: bool, folder: Path) -> Outcome:
+    """The memory of one hypergradient, as a user has it, and perhaps the error of the gradient; or why there is none.
 
     Args:
         contender: its name.
-        student: what is trained.
-        steps: T.
-        seed: of the training.
-        threads: of torch.
-        limit: bytes of memory that it may take beyond what the process has at the start.
-
-    Returns:
-        `extra_bytes` (None where the system does not tell) and `gradient`; or `failed`, what it said.
+        training: arguments of `Problem`.
+        limit: bytes that it may take beyond what its process has at the start.
+        error: whether it is compared with the gradient in float64.
+        folder: is not used.
     """
-    torch.set_num_threads(threads)
-    problem, warm, differentiate = Problem(student, steps, seed), Problem(student, 2, seed), CONTENDERS[contender]
+    try:
+        grown, gradient = alone(differentiated, contender=contender, training=training, limit=limit)
+    except _FAILURES as failure:
+        reason = f"not installed: {failure.name}" if isinstance(failure, ImportError) else str(failure)
+        return _failed(reason.splitlines()[0] if reason else type(failure).__name__, training)
+    values = {} if grown is None else {"extra_bytes": float(grown)}
+    if error:
+        wanted = _reference(*training)
+        values["relative_error"] = float((gradient.double() - wanted).norm() / wanted.norm())
+        if not math.isfinite(values["relative_error"]):
+            return _failed("its gradient is not finite", training)
+    return Outcome(values=values, student_steps=training[1], seconds=0.0)
 
-    def measured() -> dict[str, Any]:
-        plain(warm)
-        differentiate(warm)
-        gc.collect()
-        before = memory.reset_peak()
-        if limit is not None:
-            memory.limit(limit)
-        gradient = differentiate(problem)
-        return {"extra_bytes": memory.grown(before), "gradient": gradient}
 
-    return _unless_failed(measured)
+def _failed(reason: str, training: tuple[str, int, int]) -> Outcome:
+    data = {"failed": reason}
+    return Outcome(values={"failed": 1.0}, data=data, data_of="failed", student_steps=training[1], seconds=0.0)
+
+
+def differentiated(
+    contender: str, training: tuple[str, int, int], limit: int | None
+) -> tuple[int | None, torch.Tensor]:
+    """In a process of its own: bytes that a hypergradient takes, and the gradient."""
+    problem, warm, differentiate = Problem(*training), Problem(training[0], 2, training[2]), CONTENDERS[contender]
+    plain(warm)
+    differentiate(warm)
+    return peak(lambda: differentiate(problem), limit)
+
+
+@functools.cache
+def _reference(student: str, steps: int, seed: int) -> torch.Tensor:
+    found: torch.Tensor = alone(exact, student=student, steps=steps, seed=seed)
+    return found
+
+
+def exact(student: str, steps: int, seed: int) -> torch.Tensor:
+    """In a process of its own: the gradient in float64, by unrolled autograd."""
+    return unrolled(Problem(student, steps, seed, torch.float64))
 
 
 def times(
-    contenders: tuple[str, ...], student: str, steps: int, seed: int, turns: int, seconds: float, threads: int
-) -> dict[str, dict[str, Any]]:
-    """The times of contenders that take turns with one another and with plain training, in one process.
-
-    What a shared machine does meanwhile, and the state that the allocator's heap is in, then is the same for all.
+    contenders: Sequence[str], training: tuple[str, int, int], turns: int, seconds: float, folder: Path
+) -> Outcome:
+    """Times over plain training's of contenders that take turns with it: of the first, with the others' beside.
 
     Args:
         contenders: their names.
-        student: what is trained.
-        steps: T.
-        seed: of the training.
-        turns: how many at least. Before several of them all have a whole one to warm up: a process that takes memory
-            for the first time waits for its pages.
+        training: arguments of `Problem`.
+        turns: how many at least.
         seconds: how long turns are taken at least.
-        threads: of torch.
-
-    Returns:
-        By contender, `time_ratio` (to plain training in the same turn) and `seconds` (of one hypergradient), medians.
+        folder: is not used.
     """
-    torch.set_num_threads(threads)
-    problem = Problem(student, steps, seed)
-    functions = {name: CONTENDERS[name] for name in contenders} | {"plain": plain}
-    for differentiate in functions.values():
-        differentiate(problem if turns > 1 else Problem(student, 2, seed))
-    taken: dict[str, list[float]] = {name: [] for name in functions}
-    begin = time.perf_counter()
-    while len(taken["plain"]) < turns or time.perf_counter() - begin < seconds:
-        for name, function in functions.items():
-            start = time.perf_counter()
-            function(problem)
-            taken[name].append(time.perf_counter() - start)
-    return {
-        name: {
-            "time_ratio": statistics.median(t / p for t, p in zip(taken[name], taken["plain"], strict=True)),
-            "seconds": statistics.median(taken[name]),
-        }
+    found = alone(in_turn, contenders=contenders, training=training, turns=turns, seconds=seconds)
+    first, *others = (
+        Outcome(
+            values={"time_ratio": found.ratio(name, "plain")}, student_steps=training[1], seconds=found.median(name)
+        )
         for name in contenders
-    }
+    )
+    return replace(first, others=dict(zip(contenders[1:], others, strict=True)))
 
 
-def _unless_failed(measured: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    try:
-        return measured()
-    except ImportError as error:
-        return {"failed": f"not installed: {error.name}"}
-    except (RuntimeError, TypeError, AttributeError, MemoryError) as error:
-        return {"failed": (str(error) or type(error).__name__).splitlines()[0]}
+def in_turn(contenders: Sequence[str], training: tuple[str, int, int], turns: int, seconds: float) -> Times:
+    """In a process of its own: the times of contenders and of plain training."""
+    functions = {name: CONTENDERS[name] for name in contenders} | {"plain": plain}
+    # A process that takes memory for the first time waits for its pages. One turn of a long training is long enough to
+    # forget that, and to warm up by another would take as long.
+    short = Problem(training[0], 2, training[2])
+    if turns == 1:
+        for function in functions.values():
+            function(short)
+    problem = Problem(*training)
+    calls = {name: partial(seconds_of, function, problem) for name, function in functions.items()}
+    return in_turns(calls, turns, seconds, warm_up=turns > 1)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Students of an environment.
+
+    Attributes:
+        students: how many.
+        steps: of each training.
+        settings: of the environment; see `teachenv.Settings`.
+    """
+
+    students: int
+    steps: int
+    settings: Mapping[str, Any]
+
+
+BATCHES: dict[str, Batch] = {
+    "digits-mlp": Batch(32, 60, {"task": "digits", "learning_rate": 0.4, "lr_schedule": "linear"}),
+    "lenet": Batch(
+        8, 10, {"task": "synthetic", "student": "lenet", "batch_size": 64, "dev_size": 64, "learning_rate": 0.02}
+    ),
+}
+
+
+def batched(batch: Batch, seed: int, turns: int, folder: Path) -> Outcome:
+    """Hypergradients of many students in one computation, and one after the other."""
+    outcome: Outcome = alone(speedup, batch=batch, seed=seed, turns=turns)
+    return outcome
+
+
+def speedup(batch: Batch, seed: int, turns: int) -> Outcome:
+    """In a process of its own: the time of the loop over that of the batch, and the difference between the two."""
+    env = TeachVectorEnv(batch.students, horizon=batch.steps, **batch.settings)
+    env.reset(seed=seed)
+    together, begin, single = meta.Training(env.dynamics, env.episodes), env.students, env.teaching.dynamics
+    trainings = [meta.Training(single, env.teaching.episode(s)) for s in env.episodes.seeds]
+    starts = [single.init(process.episode) for process in trainings]
+    shape = batch.steps, batch.students, env.teaching.neutral_action.numel()
+    actions = 0.1 * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+    def at_once() -> torch.Tensor:
+        return meta.hypergradient(together, begin, actions, memory="states").actions
+
+    def looped() -> torch.Tensor:
+        pairs = enumerate(zip(trainings, starts, strict=True))
+        return torch.stack(
+            [meta.hypergradient(p, start, actions[:, i], memory="states").actions for i, (p, start) in pairs], 1
+        )
+
+    found, wanted = at_once(), looped()
+    times = in_turns({f.__name__: partial(seconds_of, f) for f in (at_once, looped)}, turns, warm_up=False)
+    error = float((found - wanted).norm() / wanted.norm())
+    return Outcome(
+        values={"speedup": times.ratio("looped", "at_once"), "relative_error": error},
+        student_steps=batch.steps,
+        seconds=times.median("at_once"),
+        data={"path": env.path},
+    )

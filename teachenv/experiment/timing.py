@@ -45,15 +45,18 @@ class Times:
         return statistics.median(a / b for a, b in zip(self.turns[name], self.turns[to], strict=True))
 
 
-def in_turns(contenders: Mapping[str, Callable[[], float]], turns: int, seconds: float = 0.0) -> Times:
+def in_turns(
+    contenders: Mapping[str, Callable[[], float]], turns: int, seconds: float = 0.0, warm_up: bool = True
+) -> Times:
     """Lets contenders take turns, so that whatever the machine does meanwhile is the same for all.
 
     Args:
         contenders: give the seconds that count of a turn; mostly `partial(seconds_of, function)`.
-        turns: of each, after one to warm up.
+        turns: of each.
         seconds: how long turns are taken at least; more turns if need be.
+        warm_up: whether each has a turn before, which does not count.
     """
-    for contender in contenders.values():
+    for contender in contenders.values() if warm_up else ():
         contender()
     taken: dict[str, list[float]] = {name: [] for name in contenders}
     number, begin = 0, time.perf_counter()

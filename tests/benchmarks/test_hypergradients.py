@@ -1,15 +1,13 @@
 import dataclasses
-import os
 
 import pytest
 import torch
 
 from benchmarks.__main__ import main as command_line
-from benchmarks.hypergradients import Options, main, report
-from benchmarks.hypergradients.batched import BATCHES, Batch, speedup
+from benchmarks.hypergradients import Options, main, measure, report
 from benchmarks.hypergradients.contenders import CONTENDERS, plain, unrolled
 from benchmarks.hypergradients.main import Size
-from benchmarks.hypergradients.measure import peak, times
+from benchmarks.hypergradients.measure import BATCHES, Batch, in_turn, speedup
 from benchmarks.hypergradients.problems import STUDENTS, Problem
 from teachenv.experiment.rows import ResultsFile, Row, read_rows
 
@@ -45,10 +43,19 @@ def test_problems_are_functions_of_their_seed_in_every_dtype():
     assert not torch.equal(single.actions, other.actions)
 
 
-def test_the_command_writes_rows_table_and_figure_and_takes_up_where_it_stopped(monkeypatch, tmp_path, capsys):
+@pytest.fixture
+def here(monkeypatch):
+    """What is measured in processes of their own is measured in this one, without the limit that would bind it."""
+
+    def called(function, **arguments):
+        return function(**arguments | ({"limit": None} if "limit" in arguments else {}))
+
+    monkeypatch.setattr(measure, "alone", called)
+
+
+def test_the_command_writes_rows_table_and_figure_and_takes_up_where_it_stopped(here, monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(main.SIZES, "smoke", Size(1, 1, 0.0, ("mlp",), ("unrolled",), 1, (4, 5, 6), ("lenet",)))
-    monkeypatch.setattr(main, "alone", lambda function, **arguments: function(**arguments | _unlimited(arguments)))
-    monkeypatch.setitem(main.BATCHES, "lenet", Batch(2, 2, {"task": "synthetic", "student": "lenet", "dev_size": 8}))
+    monkeypatch.setitem(BATCHES, "lenet", Batch(2, 2, {"task": "synthetic", "student": "lenet", "dev_size": 8}))
     command = ["hypergradients", "--preset", "smoke", "--students", "lstm", "--out", str(tmp_path)]
     command += ["--contenders", "unrolled", "rmd:all", "rmd:sqrt"]
     assert command_line(command) == 0
@@ -74,50 +81,45 @@ def test_the_command_writes_rows_table_and_figure_and_takes_up_where_it_stopped(
     assert (tmp_path / "table.md").read_text() == table
 
 
-def _unlimited(arguments):
-    """Without the memory limit, which would bind the process of the tests."""
-    return {"limit": None} if "limit" in arguments else {}
+def test_what_fails_is_reported_tried_again_and_not_on_longer_trainings(here, monkeypatch, tmp_path):
+    tried = []
 
-
-def test_a_contender_that_is_not_installed_is_reported_not_left_out(monkeypatch, tmp_path):
     def absent(problem):
+        tried.append(problem.steps)
         import no_such_library  # noqa: F401
 
     monkeypatch.setitem(CONTENDERS, "higher", absent)
-    found = peak("higher", "lstm", 2, 0, torch.get_num_threads())
-    assert found == {"failed": "not installed: no_such_library"}
-    monkeypatch.setattr(main, "alone", lambda function, **arguments: found)
-    monkeypatch.setitem(main.SIZES, "smoke", Size(1, 1, 0.0, ("mlp",), ("unrolled",), 1, (), ()))
-    main.run(Options(preset="smoke", students=("lstm",), contenders=("higher",), out=tmp_path))
-    assert report.usual(read_rows(tmp_path / "results.jsonl"))[0].body[0][3] == "failed: not installed: no_such_library"
+    monkeypatch.setitem(main.SIZES, "smoke", Size(1, 1, 0.0, ("mlp",), ("unrolled",), 3, (4, 5), ()))
+    options = Options(preset="smoke", students=("lstm",), contenders=("higher",), out=tmp_path)
+    main.run(options)
+    assert len(tried) == 2  # of two lengths the first
+    rows = read_rows(tmp_path / "results.jsonl")
+    assert (
+        report.usual([r for r in rows if r.task == "usual"])[0].body[0][3] == "failed: not installed: no_such_library"
+    )
     # Installed since then: it is tried again, and the failure is forgotten.
-    monkeypatch.undo()
-    monkeypatch.setattr(main, "alone", lambda function, **arguments: function(**arguments | _unlimited(arguments)))
     monkeypatch.setitem(CONTENDERS, "higher", unrolled)
-    monkeypatch.setitem(main.SIZES, "smoke", Size(1, 1, 0.0, ("mlp",), ("unrolled",), 1, (), ()))
-    main.run(Options(preset="smoke", students=("lstm",), contenders=("higher",), out=tmp_path))
-    assert float(report.usual(read_rows(tmp_path / "results.jsonl"))[0].body[0][3]) > 1
+    main.run(options)
+    rows = read_rows(tmp_path / "results.jsonl")
+    assert float(report.usual([r for r in rows if r.task == "usual"])[0].body[0][3]) > 1
+    assert {r.config["steps"] for r in rows if r.metric == "time_ratio" and r.task == "length"} == {4, 5}
 
 
-def test_contenders_take_turns_at_least_so_often_and_so_long(monkeypatch):
+def test_contenders_are_warm_before_they_take_turns(monkeypatch):
     calls = []
     for name in ("unrolled", "higher"):
         monkeypatch.setitem(CONTENDERS, name, lambda problem, name=name: calls.append((name, problem.steps)))
-    found = times(("unrolled", "higher"), "lstm", 4, 0, 2, 0.0, torch.get_num_threads())
-    assert calls == [("unrolled", 4), ("higher", 4)] * 3  # one round to warm up
-    assert set(found) == {"unrolled", "higher"}
+    found = in_turn(("unrolled", "higher"), ("lstm", 4, 0), 2, 0.0)
+    assert calls == [("unrolled", 4), ("higher", 4)] * 3
+    assert set(found.turns) == {"unrolled", "higher", "plain"}
     calls.clear()
-    times(("unrolled", "higher"), "lstm", 4, 0, 2, 0.5, torch.get_num_threads())
-    assert len(calls) > 6
-
-
-def test_a_process_that_dies_is_a_failure_and_not_the_end():
-    assert "died" in main.alone(os._exit, status=1)["failed"]
+    in_turn(("unrolled",), ("lstm", 4, 0), 1, 0.0)
+    assert calls == [("unrolled", 2), ("unrolled", 4)]
 
 
 @pytest.mark.parametrize("name", BATCHES)
 def test_a_batch_has_the_gradients_of_its_students(name):
-    found = speedup(name, 2, 3, seed=0, turns=1, threads=torch.get_num_threads())
+    found = speedup(dataclasses.replace(BATCHES[name], students=2, steps=3), seed=0, turns=1).values
     assert found["relative_error"] < 1e-4
     assert found["speedup"] > 0
 

@@ -26,7 +26,7 @@ def trained(seed: int, folder: Path) -> Outcome:
 def case(seed: int, function: Any = trained, **more: Any) -> Case:
     named = {"benchmark": "b", "task": "t", "dataset": "d", "student": "s", "method": "m", "config": {"rate": 0.1}}
     arguments = {"seed": seed, **more}
-    return Case(**named, seed=seed, label=f"seed {seed}", function=function, arguments=arguments, last="test")  # type: ignore[arg-type]
+    return Case(**named, seed=seed, label=f"seed {seed}", function=function, arguments=arguments, last="test")
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_a_folder_stays_until_its_rows_are_written(session: Session) -> None:
     def full(rows: Any) -> None:
         raise OSError("the disk is full")
 
-    session.results.append = full  # type: ignore[method-assign]
+    session.results.append = full
     with pytest.raises(OSError, match="full"):
         session.perform([case(3)])
     assert (FOLDERS[3] / "policy.zip").exists()
@@ -119,7 +119,7 @@ def test_one_at_a_time_is_in_this_process_whatever_the_backend(session: Session)
         def submit(self, job: Any) -> None:
             raise AssertionError("submitted")
 
-    session.backend = Nowhere()  # type: ignore[assignment]
+    session.backend = Nowhere()
     assert list(one_at_a_time(lambda session: [case(1), case(2)])(session)) == []
     assert [row.value for row in session.results.rows()] == [0.5, 0.1]
     assert [failure.label for failure in session.failures] == ["seed 2"]

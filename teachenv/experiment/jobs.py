@@ -211,7 +211,8 @@ def call(label: str, function: Callable[..., Any], arguments: Mapping[str, Any],
 def answer(label: str, message: bytes, more: Mapping[str, Any] | None = None) -> bytes:
     """Runs a job that was sent by `message`, but for some more of its arguments, and gives what is sent back."""
     try:
-        function, arguments, threads = cloudpickle.loads(message)
+        settings, function, arguments, threads = cloudpickle.loads(message)
+        _set_torch(*settings)
         value = call(label, function, arguments | dict(more or {}), threads)
     except Exception as error:  # while it was read
         value = failure(label, error, "it cannot be read where it shall run: ")
@@ -227,9 +228,26 @@ CANNOT_BE_SENT = "it cannot be sent: "
 def message(job: Job, arguments: Mapping[str, Any]) -> bytes | Failure:
     """What is sent to where the job shall run."""
     try:
-        return pickled((job.function, arguments, job.threads))
+        return pickled((_torch_settings(), job.function, arguments, job.threads))
     except Exception as error:
         return failure(job.label, error, CANNOT_BE_SENT)
+
+
+def _torch_settings() -> tuple[torch.dtype, str, bool, bool]:
+    """What a script may have set for the whole process, and that changes numbers."""
+    return (
+        torch.get_default_dtype(),
+        torch.get_float32_matmul_precision(),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+
+
+def _set_torch(dtype: torch.dtype, precision: str, deterministic: bool, warn_only: bool) -> None:
+    torch.set_default_dtype(dtype)
+    torch.set_float32_matmul_precision(precision)
+    if (deterministic, warn_only) != _torch_settings()[2:]:  # seldom, as torch loads its compiler for it
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
 
 
 def received(label: str, answer: bytes) -> Any:

@@ -159,11 +159,15 @@ def alone(function: Callable[..., Any], /, **arguments: Any) -> Any:
         ChildProcessError: If the process died.
         BaseException: What the function raised.
     """
-    job = Job(function.__name__, function, arguments)
+    label = getattr(function, "__name__", repr(function))
+    job = Job(label, function, arguments, resources={"num_cpus": torch.get_num_threads()})
+    sent = message(job, arguments)
+    if isinstance(sent, Failure):
+        raise sent.error or ValueError(sent.reason)
     with tempfile.TemporaryDirectory(prefix="teachenv-") as folder:
         worker = _Worker(Path(folder), os.environ)
         try:
-            worker.begin(job, cloudpickle.dumps((function, arguments, torch.get_num_threads())))
+            worker.begin(job, sent)
             while not worker.has_ended():
                 wait([worker.pipe], _SECONDS_BETWEEN_LOOKS)
             result = worker.result()

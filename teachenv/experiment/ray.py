@@ -95,6 +95,8 @@ class Ray:
     def close(self) -> None:
         """Ends what runs, and leaves the cluster, or ends it if it is this machine's own."""
         self._waiting.clear()
+        if not ray.is_initialized():
+            return  # closed before, or the caller has left the cluster
         if running := list(self._running):
             for task in running:
                 ray.cancel(task)  # as Ctrl-C would, so that half-written files are removed

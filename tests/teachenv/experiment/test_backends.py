@@ -115,6 +115,19 @@ def test_torch_has_one_thread_unless_a_job_needs_more_and_the_caller_keeps_its_o
         torch.set_num_threads(before)
 
 
+def test_numbers_have_the_type_and_precision_that_the_script_has_set(backend):
+    before = torch.get_default_dtype(), torch.get_float32_matmul_precision()
+    try:
+        for dtype, precision in ((torch.float64, "medium"), before):
+            torch.set_default_dtype(dtype)
+            torch.set_float32_matmul_precision(precision)
+            job = Job("look", lambda: (torch.zeros(1).dtype, torch.get_float32_matmul_precision()))
+            assert values(backend, job) == {"look": (dtype, precision)}
+    finally:
+        torch.set_default_dtype(before[0])
+        torch.set_float32_matmul_precision(before[1])
+
+
 def test_a_job_receives_what_is_shared_and_the_paths_of_folders(backend, tmp_path):
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept" / "weights").write_text("4")

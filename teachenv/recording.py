@@ -11,8 +11,11 @@ package's own networks, losses and measures are recorded, never a user's.
 from __future__ import annotations
 
 import functools
+import signal
+import threading
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from itertools import repeat
 from typing import Any, TypeVar
 
@@ -74,11 +77,31 @@ def _record(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[C
         results.append(function(*with_tensors(arguments, tensors)))
         return tensors_of(results[-1])
 
-    graph = make_fx(flat)(*(t.detach() for t in tensors_of(arguments)))
+    with _interrupts_wait():
+        graph = make_fx(flat)(*(t.detach() for t in tensors_of(arguments)))
     _simplify(graph.graph)
     graph.recompile()
     # Of the tracing only the structure is kept: its tensors would keep the whole trace in memory.
     return graph, with_tensors(results[0], repeat(torch.empty(0)))
+
+
+@contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Lets Ctrl-C and SIGTERM take effect after the block: an exception amid torch's tracing would leave it on."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's
+        return
+    arrived: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, lambda number, _: arrived.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if arrived:
+            signal.raise_signal(arrived[0])
 
 
 _ATEN = torch.ops.aten

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from teachenv.errors import unknown_name
+from teachenv.errors import UnknownOption, unknown_name
 
 
 def integer(name: str, value: object, least: int | None = None, most: int | None = None) -> int:
@@ -137,14 +137,14 @@ def known_options(where: str, given: Iterable[str], known: Iterable[str]) -> Non
     """Refuses an option that is not known.
 
     Raises:
-        TypeError: the first such, with the nearest known one.
+        UnknownOption: the first such, with the nearest known one.
     """
     names = tuple(known)
     for option in given:
         if not names:
-            raise TypeError(f"{where} takes no options, found {option!r}")
+            raise UnknownOption(f"{where} takes no options, found {option!r}")
         if option not in names:
-            raise TypeError(str(unknown_name(f"option of {where}", option, names)))
+            raise UnknownOption(str(unknown_name(f"option of {where}", option, names)))
 
 
 def shown(value: object) -> str:

@@ -14,6 +14,10 @@ class DatasetUnavailable(RuntimeError):
     """
 
 
+class UnknownOption(TypeError):
+    """A keyword argument that there is not; the message has the nearest one."""
+
+
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> ValueError:
     """Build the error for a name that is in no table, with the closest known name as a suggestion.
 

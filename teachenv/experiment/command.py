@@ -64,7 +64,11 @@ def _is_for_the_user(error: BaseException) -> bool:
     if isinstance(error, (ValueError, OSError, ImportError)):
         return True
     # Looked up, not imported: if the error is one, somebody has imported its module; if nobody has, it is none.
-    for module, name in (("teachenv.errors", "DatasetUnavailable"), ("gymnasium.error", "Error")):
+    for module, name in (
+        ("teachenv.errors", "DatasetUnavailable"),
+        ("teachenv.errors", "UnknownOption"),
+        ("gymnasium.error", "Error"),
+    ):
         if module in sys.modules and isinstance(error, getattr(sys.modules[module], name)):
             return True
     return False

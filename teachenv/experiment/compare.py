@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +20,7 @@ from teachenv.experiment.naming import in_words, objects_in
 from teachenv.experiment.precision import on_any_machine
 from teachenv.experiment.report import Report
 from teachenv.experiment.rows import ResultsFile, write_atomically
-from teachenv.experiment.setting import Configuration, Setting
+from teachenv.experiment.setting import Configuration, Setting, registered
 from teachenv.settings import Settings, plain
 from teachenv.tasks.base import Task
 
@@ -124,7 +126,7 @@ def _checked(methods: object, equal_grids: bool) -> dict[str, Method]:
 
 
 def _values(name: str, values: Any) -> list[Any]:
-    known = {*Settings.__dataclass_fields__} - {"task", "student", "loss"}
+    known = {field.name for field in fields(Settings)} - {"task", "student", "loss"}
     checks.known_options("tune", [name], sorted(known))
     found = checks.listed(f"tune[{name!r}]", values, "values")
     if not found:
@@ -136,8 +138,11 @@ def _setting(env: str | None, task: Task | str | None, options: Mapping[str, Any
     if (env is None) == (task is None):
         found = "neither" if env is None else "both"
         raise ValueError(f"found {found} an environment's id and a task, expected one of them to compare on")
-    given = dict(options) if task is None else {"task": task, **options}
-    return Setting(env, given, loss=None)
+    known = {*inspect.signature(compare).parameters, *(field.name for field in fields(Settings))} - {"options"}
+    checks.known_options("teachenv.compare", options, sorted(known))
+    if env is not None:
+        registered(env)
+    return Setting(env, dict(options) if task is None else {"task": task, **options}, loss=None)
 
 
 def _contest(setting: Setting, methods: dict[str, Method], tuned: Tune, budget: int, effort: Effort | None) -> Contest:

@@ -11,7 +11,7 @@ from typing import Any
 import gymnasium as gym
 
 from teachenv.env import TeachEnv
-from teachenv.errors import unknown_name
+from teachenv.errors import UnknownOption, unknown_name
 from teachenv.experiment.methods import Candidate, Method
 from teachenv.teaching import Teaching
 from teachenv.vector_env import TeachVectorEnv
@@ -114,17 +114,29 @@ class Setting:
 
     def _made(self, options: Mapping[str, Any]) -> TeachEnv:
         assert self.env is not None
-        env = gym.make(registered(self.env), **options)
-        if not isinstance(env.unwrapped, TeachEnv):
+        try:
+            env = gym.make(registered(self.env), **options).unwrapped
+        except TypeError as error:
+            if isinstance(error, UnknownOption):
+                # Gymnasium adds all options that it was given.
+                raise UnknownOption(str(error).partition(" was raised from the environment creator")[0]) from error
             raise ValueError(
-                f"environment {self.env!r} trains no student: found a {type(env.unwrapped).__name__}, expected a "
+                f"environment {self.env!r} does not take the options of one that trains students: {error}"
+            ) from error
+        if not isinstance(env, TeachEnv):
+            raise ValueError(
+                f"environment {self.env!r} trains no student: found a {type(env).__name__}, expected a "
                 "teachenv.TeachEnv"
             )
-        return env.unwrapped
+        return env
 
     def _options(self, method: Method, configuration: Configuration, more: Mapping[str, Any]) -> dict[str, Any]:
         chosen = candidate_of(method, configuration).environment
         options = {**self.options, **chosen, **configuration.student}
+        # Those of all methods, and the candidate's own beside them.
+        loss_kwargs = {**self.options.get("loss_kwargs", {}), **chosen.get("loss_kwargs", {})}
+        if loss_kwargs:
+            options["loss_kwargs"] = loss_kwargs
         if self.loss is not None:
             options.setdefault("loss", self.loss)
         if not self.lasts and method.episode_rate != 1.0:

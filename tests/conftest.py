@@ -52,3 +52,10 @@ def make_bert(tmp_path_factory):
         return folder
 
     return make
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Figures are made, but not drawn, which takes longest: for tests of what else a report has."""
+    monkeypatch.setattr("teachenv.experiment.figures.png", lambda figure: b"")
+    monkeypatch.setattr("teachenv.experiment.figures.svg", lambda figure, name: "<svg ></svg>")

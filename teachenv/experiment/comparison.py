@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -169,7 +170,15 @@ class Comparison:
         """One round of tuning of all contests that have so many."""
         if number:
             self._sort(number - 1, session)
-        return [case for case, *_ in self._climbing(number) if not self._ship(case, session)]
+        cases = [case for case, *_ in self._climbing(number)]
+        lacking = [case for case in cases if not self._ship(case, session)]
+        if lacking and self.shipped and not number:
+            print(
+                f"tuning {len(lacking)} of {len(cases)} configurations anew: neither {session.folder} nor what comes "
+                "with teachenv has rows of them; --help says how long that takes",
+                file=sys.stderr,
+            )
+        return lacking
 
     def _climbing(self, number: int) -> Iterator[tuple[Case, Contest, str, Configuration]]:
         for contest in self.contests:

@@ -15,9 +15,6 @@ from typing import Any
 import gymnasium as gym
 import pytest
 import torch
-from benchmarks.comparison import work as comparison
-from benchmarks.comparison.methods import Configuration
-from benchmarks.comparison.work import Setting, _Follower
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -33,6 +30,8 @@ from benchmarks.lot_atari.methods import Method
 from benchmarks.lot_images import imitation
 from benchmarks.teachers import learned
 from teachenv import checkpoints
+from teachenv.experiment import comparison, methods, teachers
+from teachenv.experiment.setting import Configuration, Setting
 
 # What names and file systems trip over.
 _NAMES = st.one_of(
@@ -92,9 +91,6 @@ def test_a_checkpoint_is_removed_with_what_was_being_written(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == [stays]
 
 
-SETTING = Setting("benchmarks.compare.methods:TABLE", "TeachDigits-v0", {"horizon": 6})
-
-
 def _bare(kind: type, **attributes: Any) -> Any:
     """An object that does nothing but read its file."""
     made = object.__new__(kind)
@@ -147,9 +143,9 @@ def _online_teacher(file: Path, patch: pytest.MonkeyPatch) -> None:
 
 
 def _points(file: Path, patch: pytest.MonkeyPatch) -> None:
-    path = file.with_suffix("")
-    ending(path, "zip").touch()
-    _Follower(SETTING, "rmd", Configuration(0.1, "linear", 0), 1, 12, 2, path).resume(SimpleNamespace(mark=None))
+    teacher = _teacher()
+    teacher.save(file.with_name(teachers.TEACHER))
+    teachers.learned(teacher, 8, file.parent)
 
 
 @functools.cache
@@ -161,11 +157,15 @@ def _learning_teacher(file: Path, patch: pytest.MonkeyPatch) -> None:
     learned(_teacher(), file, 8)
 
 
-def _taken_over(file: Path, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(comparison, "_teacher", lambda *_: _teacher())
-    patch.setattr(_Follower, "measure", lambda *_: None)
-    arguments = (SETTING, "random", Configuration(0.1, "linear", 0), 0, 0, 1, 1, 1, 1, file.with_name("other"))
-    comparison.train(*arguments, source=file.with_suffix(""))
+def _engine_teacher(file: Path, patch: pytest.MonkeyPatch) -> None:
+    (file.parent / "points").touch()
+    teachers.learned(_teacher(), 8, file.parent)
+
+
+def _transferred(file: Path, patch: pytest.MonkeyPatch) -> None:
+    setting, method = Setting("TeachDigits-v0", {"horizon": 6}), methods.Method(make=lambda *_: _teacher())
+    other = file.with_name("other")
+    comparison.train(setting, method, Configuration({}), 0, 0, 1, 1, 1, 1, other, source=file.parent)
 
 
 def _policy(file: Path, patch: pytest.MonkeyPatch) -> None:
@@ -173,17 +173,18 @@ def _policy(file: Path, patch: pytest.MonkeyPatch) -> None:
 
 
 READERS: dict[str, tuple[str, Callable[[Path, pytest.MonkeyPatch], None]]] = {
-    "lot": ("pt", _lot),
-    "imitation": ("student.pt", _imitation),
-    "lgtm": ("0.pt", _distillation),
-    "lgtm-teacher": ("pt", _fine_tuned),
-    "translation": ("pt", _warm_start),
-    "translation-half": ("half", _half_a_warm_start),
-    "l2t_dln": ("kept", _online_teacher),
-    "comparison": ("points", _points),
-    "teacher": ("zip", _learning_teacher),
-    "teacher-taken-over": ("zip", _taken_over),
-    "lot_atari": ("zip", _policy),
+    "lot": ("0123456789abcdef.pt", _lot),
+    "imitation": ("0123456789abcdef.student.pt", _imitation),
+    "lgtm": ("0123456789abcdef.0.pt", _distillation),
+    "lgtm-teacher": ("0123456789abcdef.pt", _fine_tuned),
+    "translation": ("0123456789abcdef.pt", _warm_start),
+    "translation-half": ("0123456789abcdef.half", _half_a_warm_start),
+    "l2t_dln": ("0123456789abcdef.kept", _online_teacher),
+    "points": ("points", _points),
+    "teacher": (teachers.TEACHER, _engine_teacher),
+    "teacher-transferred": (teachers.TEACHER, _transferred),
+    "benchmarks.teachers": ("0123456789abcdef.zip", _learning_teacher),
+    "lot_atari": ("0123456789abcdef.zip", _policy),
 }
 
 
@@ -233,8 +234,8 @@ FILES: dict[str, Callable[[Path, Path], Any]] = {
 def test_a_planted_or_damaged_file_runs_nothing_and_is_one_line_that_names_it(
     kind: str, content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    suffix, read = READERS[kind]
-    file, flag = tmp_path / f"0123456789abcdef.{suffix}", tmp_path / "flag"
+    name, read = READERS[kind]
+    file, flag = tmp_path / name, tmp_path / "flag"
     FILES[content](file, flag)
     with pytest.raises(ValueError, match=f"^{file} ") as caught:
         read(file, monkeypatch)

@@ -10,11 +10,12 @@ import pytest
 
 from benchmarks.__main__ import main
 from benchmarks.compare import main as compare
-from benchmarks.jobs import Job, run_jobs
 from benchmarks.l2t_dlf_images import main as l2t_dlf_images
 from benchmarks.options import CommonOptions, Preset
 from benchmarks.registry import BENCHMARKS, Entry
 from teachenv.errors import DatasetUnavailable
+from teachenv.experiment.cases import CasesFailed
+from teachenv.experiment.jobs import failure
 
 MODULE = '''
 from dataclasses import dataclass
@@ -246,17 +247,14 @@ def test_the_traceback_of_an_error_of_the_user_can_be_had(toy, monkeypatch):
         main(["toy_benchmark"])
 
 
-def test_an_error_inside_a_job_counts_as_what_the_job_raised(toy, monkeypatch, capsys):
-    def run(options):
-        run_jobs([Job("seed 0", failing_with(error), {"options": options})], 1, lambda job, value: None)
-
-    monkeypatch.setattr(toy, "run", run)
-    error = ValueError("found 3, expected 4")
-    assert main(["toy_benchmark"]) == 2
-    assert capsys.readouterr().err == "error: job 'seed 0' failed: found 3, expected 4\n"
-    error = ZeroDivisionError("bug")
-    with pytest.raises(RuntimeError, match="job 'seed 0' failed: bug"):
-        main(["toy_benchmark"])
+@pytest.mark.parametrize("error", [ValueError("found 3, expected 4"), ZeroDivisionError("bug")])
+def test_of_work_that_failed_each_piece_is_a_line(error, toy, monkeypatch, capsys):
+    failures = [failure(f"seed {seed}", error) for seed in range(2)]
+    monkeypatch.setattr(toy, "run", failing_with(CasesFailed(failures, Path("there"))))
+    assert main(["toy_benchmark"]) == 1
+    first, *others = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"error: 'seed 0' failed: {failures[0].reason}, and 1 more, such as 'seed 1'; there keeps")
+    assert others == [f"  seed {seed}: {failures[0].reason}" for seed in range(2)]
 
 
 def test_an_interrupted_run_says_how_to_continue(toy, monkeypatch, capsys):

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from benchmarks.compare.methods import LEARNING_RATES, METHODS, TABLE
-from benchmarks.comparison import engine, work
-from benchmarks.comparison.engine import Rung
-from benchmarks.comparison.methods import Configuration, Table
-from benchmarks.comparison.work import Setting
 
-from benchmarks.checkpoints import ending
-from benchmarks.compare import Options, distillation, main
-from benchmarks.compare import report as compare_report
+from benchmarks.compare import Options, main
+from teachenv.experiment import comparison as engine
 from teachenv.experiment import comparison_report
-from teachenv.experiment.rows import read_rows
+from teachenv.experiment.cases import CasesFailed, Outcome, Session
+from teachenv.experiment.comparison import Rung
+from teachenv.experiment.jobs import make_backend
+from teachenv.experiment.rows import ResultsFile, read_rows
+from teachenv.experiment.setting import Configuration, Setting
+from teachenv.experiment.teach import _Ended
 from teachenv.vector_env import TeachVectorEnv
 
 METHODS_UNDER_TEST = ("cross-entropy", "label-smoothing", "random", "rmd")
@@ -44,13 +41,19 @@ def shrink(patch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
+def small(undrawn: None, monkeypatch: pytest.MonkeyPatch) -> None:
     shrink(monkeypatch)
 
 
 def options(folder: Path, **changes: object) -> Options:
-    arguments = {"preset": "smoke", "out": folder, "methods": METHODS_UNDER_TEST, "horizon": 6, "workers": 1} | changes
-    return Options(**arguments)  # type: ignore[arg-type]
+    arguments = {
+        "preset": "smoke",
+        "out": folder,
+        "methods": METHODS_UNDER_TEST,
+        "horizon": 6,
+        "backend": "inline",
+    }
+    return Options(**arguments | changes)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -62,21 +65,20 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    ("table", "loss"), [*((TABLE, loss) for loss in LEARNING_RATES), (distillation.TABLE, "distillation")]
-)
-def test_grids_are_of_equal_size(table: Table, loss: str) -> None:
-    methods = table.methods
-    own_tuning = {name for name, method in methods.items() if method.tuned_as is None}
-    assert {len(table.grid(name, loss)) for name in own_tuning} == {48}
-    assert all(methods[method.tuned_as].tuned_as is None for method in methods.values() if method.tuned_as)
+@pytest.mark.parametrize("asked", [{}, {"loss": "bilinear-sigmoid"}, {"env": "TeachDistill-v0"}])
+def test_grids_are_of_equal_size(asked: dict[str, str], tmp_path: Path) -> None:
+    methods = options(tmp_path, methods=None, **asked).kind.methods
+    own = {name for name, method in methods.items() if method.tuned_as is None}
+    (contest,) = main.comparison_of(options(tmp_path, methods=tuple(own), label_noise=(0.0,), **asked)).contests
+    assert {len(contest.grid(name)) for name in own} == {48}
+    assert {method.tuned_as for method in methods.values()} <= {None, *own}
 
 
 def test_every_configuration_can_be_shown() -> None:
-    for name, method in [*METHODS.items(), *distillation.METHODS.items()]:
-        for own in method.own:
-            config = {"learning_rate": 0.1, "lr_schedule": "linear", "own": {**own.environment, **own.teacher}}
-            shown = comparison_report.described(config)
+    for name, method in [*main.LOSSES.methods.items(), *main.DISTILLATION.methods.items()]:
+        for candidate in method.candidates:
+            own = {**candidate.environment, **candidate.teacher}
+            shown = comparison_report.described({"learning_rate": 0.1, "lr_schedule": "linear", "own": own})
             assert shown.startswith("lr 0.1 linear"), name
             assert "{" not in shown, name
     nested = {"loss": "a", "policy_kwargs": {"net_arch": {"pi": [], "qf": [128, 64]}}, "loss_kwargs": {"scale": 0.5}}
@@ -131,8 +133,8 @@ def test_teachers_spend_the_budget_and_are_followed(finished: Path) -> None:
 
 def test_running_again_changes_nothing(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = (finished / "results.jsonl").read_bytes()
-    monkeypatch.setattr(work, "train", None)
-    monkeypatch.setattr(work, "tune", None)
+    monkeypatch.setattr(engine, "train", None)
+    monkeypatch.setattr(engine, "tune", None)
     main.run(options(finished))
     assert (finished / "results.jsonl").read_bytes() == before
 
@@ -160,7 +162,7 @@ def test_distillation_has_methods_of_its_own(tmp_path: Path) -> None:
     main.run(chosen)
     rows = read_rows(tmp_path / "results.jsonl")
     errors = {r.method: r for r in rows if r.metric == "test_error"}
-    assert set(errors) == set(main.DISTILLATION.methods)
+    assert set(errors) == set(main.DISTILLATION.run)
     assert {(r.task, r.student) for r in rows} == {("digits-noisy-40", "mlp beside mlp")}
     assert not list(tmp_path.glob("coefficients-*"))  # places in a minibatch mean nothing
     assert {r.config["loss"] for r in errors.values()} == {None, "distillation"}
@@ -179,54 +181,40 @@ def test_what_does_not_fit_the_environment_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_table_comes_from_the_rows_alone(finished: Path) -> None:
-    made = compare_report.make(read_rows(finished / "results.jsonl"), "bilinear", 2)
+    made = main.comparison_of(options(finished)).report(read_rows(finished / "results.jsonl"))
     assert made.table() == (finished / "table.md").read_text()
 
 
-def test_shipped_tuning_is_taken_over(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shipped_tuning_is_used(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "shipped").mkdir()
     (tmp_path / "shipped" / "compare").symlink_to(finished)
     monkeypatch.setattr(main, "SHIPPED", tmp_path / "shipped")
-    monkeypatch.setattr(work, "tune", None)
-    best = main.comparison_of(options(tmp_path)).tune()
-    assert len(best) == 2 * len(METHODS_UNDER_TEST)
-    with pytest.raises(Exception, match="NoneType"):
-        main.comparison_of(options(tmp_path / "anew", retune=True)).tune()
+    monkeypatch.setattr(engine, "tune", None)
+    main.run(options(tmp_path))
+    assert errors(tmp_path) == errors(finished)
+    with pytest.raises(CasesFailed, match="NoneType"):
+        main.run(options(tmp_path / "anew", retune=True))
 
 
-def test_a_checkpoint_of_other_settings_is_not_taken_up(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copy(finished / "results.jsonl", tmp_path)
-    checkpoints: list[set[Path]] = []
-
-    def record(jobs: Any, *_: Any) -> None:
-        if jobs:
-            checkpoints.append({job.kwargs["checkpoint"] for job in jobs})
-
-    monkeypatch.setattr(engine, "run_jobs", record)
-    for final_students in (4, 5):
-        size = dataclasses.replace(main.PRESETS["smoke"], final_students=final_students)
-        monkeypatch.setitem(main.PRESETS, "smoke", size)
-        main.run(options(tmp_path))
-    first, second = checkpoints
-    assert len(first) == len(second) == 2 * 2 * len(METHODS_UNDER_TEST)
-    assert not first & second
+def errors(folder: Path) -> list[tuple[str, str, int, float]]:
+    rows = read_rows(folder / "results.jsonl")
+    return [(r.task, r.method, r.seed, r.value) for r in rows if r.metric == "test_error"]
 
 
-def test_a_teacher_continues_from_its_checkpoint(tmp_path: Path) -> None:
-    setting, configuration = (
-        Setting("benchmarks.compare.methods:TABLE", "TeachDigits-v0", {"horizon": 6}),
-        Configuration(0.2, "linear", 0),
-    )
-    arguments = (setting, "rmd", configuration, 0, 48, 2, 4, 2, 3)
-    whole = work.train(*arguments, tmp_path / "whole")
-    for suffix in (".zip", ".points"):
-        (tmp_path / f"part{suffix}").write_bytes((tmp_path / f"whole{suffix}").read_bytes())
-    resumed = work.train(*arguments, tmp_path / "part")
-    assert resumed.pool == whole.pool
-    assert resumed.split == whole.split
-    assert [(s, v) for s, _, v in resumed.points] == [(s, v) for s, _, v in whole.points]
+RATE = {"learning_rate": 0.2, "lr_schedule": "linear"}
+
+
+def train(folder: Path, budget: int, points: int) -> Outcome:
+    """One of the benchmark's trainings."""
+    setting, method = Setting("TeachDigits-v0", {"horizon": 6}), main.LOSSES.methods["rmd"]
+    return engine.train(setting, method, Configuration(RATE), 0, budget, 2, points, 2, 3, folder)
+
+
+def test_a_teacher_continues_from_its_folder(tmp_path: Path) -> None:
+    whole, again = train(tmp_path, 48, 4), train(tmp_path, 48, 4)
+    assert again.values == whole.values
+    assert again.data == whole.data
+    assert [(r.student_steps, r.value) for r in again.readings] == [(r.student_steps, r.value) for r in whole.readings]
 
 
 def test_test_split_is_touched_once_by_final_students_on_the_whole_pool(
@@ -240,8 +228,7 @@ def test_test_split_is_touched_once_by_final_students_on_the_whole_pool(
         return original(self, split)
 
     monkeypatch.setattr(TeachVectorEnv, "evaluate_final", watched)
-    setting = Setting("benchmarks.compare.methods:TABLE", "TeachDigits-v0", {"horizon": 6})
-    work.train(setting, "rmd", Configuration(0.2, "linear", 0), 0, 24, 2, 2, 2, 3, tmp_path / "teacher")
+    train(tmp_path, 24, 2)
     assert [found for found in touched if found[0] == "test"] == [("test", "pool")]
 
 
@@ -260,49 +247,40 @@ def test_a_student_that_diverges_is_none_of_those_that_begin_in_its_place() -> N
         def evaluate_final(self, split: str) -> dict[str, np.ndarray]:
             return {"dev_accuracy": np.array(next(self.accuracy))}
 
-    ended = work._Ended(Env(), False)  # type: ignore[arg-type]
+    ended = _Ended(Env(), ("dev",))  # type: ignore[arg-type]
     diverged = {"objective": np.array([0.0, 0.2, 0.0]), "diverged": np.array([False, True, False])}
     over = np.array([False, True, False])
     assert ended.step(over, {"objective": np.array([0.4, 5.0, 0.6]), "final_info": diverged}) == pytest.approx(0.4)
     assert ended.step(~over & over, {"objective": np.array([0.5, 6.0, 0.8])}) == pytest.approx(0.5)
     whole = {"objective": np.array([0.6, 0.0, 0.7]), "diverged": np.zeros(3, dtype=bool)}
     assert ended.step(~over, {"objective": np.full(3, 7.0), "final_info": whole}) == pytest.approx(0.5)
-    assert ended.measured["dev_accuracy"].tolist() == [0.7, 0.1, 0.9]
+    assert ended.scores["dev_accuracy"].tolist() == [0.7, 0.1, 0.9]
     assert ended.diverged.tolist() == over.tolist()
 
 
-def test_teachers_of_a_task_with_a_dot_in_its_name_have_a_file_each(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_trainings_of_any_names_and_settings_have_a_folder_each(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files: list[Path] = []
-
-    def record(jobs: Any, *_: Any) -> None:
-        files.extend(ending(job.kwargs["checkpoint"], "zip") for job in jobs if "checkpoint" in job.kwargs)
-
-    comparison = main.comparison_of(options(tmp_path, label_noise=(0.125, 0.12)))
-    configuration = Configuration(0.2, "linear", 0)
-    best = {(task.name, name): configuration for task in comparison.tasks for name in METHODS_UNDER_TEST}
-    assert {task.name for task in comparison.tasks} == {"digits-noisy-12.5", "digits-noisy-12"}
-    monkeypatch.setattr(engine, "run_jobs", record)
-    comparison._train(
-        [(task, name, seed) for task in comparison.tasks for name in METHODS_UNDER_TEST for seed in (0, 1)], best
-    )
-    assert len(files) == len(set(files)) == 2 * 2 * len(METHODS_UNDER_TEST)
-    assert {file.name.count(".") for file in files} == {1}
+    session = Session(ResultsFile(tmp_path / "results.jsonl"), make_backend("inline"))
+    folders = set[Path]()
+    for final_students in (4, 5):
+        size = replace(main.PRESETS["smoke"], final_students=final_students, rungs=())
+        monkeypatch.setitem(main.PRESETS, "smoke", size)
+        comparison = main.comparison_of(options(tmp_path, label_noise=(0.125, 0.12)))
+        assert {contest.name for contest in comparison.contests} == {"digits-noisy-12.5", "digits-noisy-12"}
+        folders |= {session.folder_of(case) for case in comparison.trainings(session)}
+    assert len(folders) == 2 * 2 * 2 * len(METHODS_UNDER_TEST)
 
 
 def test_tuning_anew_is_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    class Stop(Exception):
-        pass
-
-    def stop(*_: object) -> None:
-        raise Stop
-
-    monkeypatch.setattr(engine, "run_jobs", stop)
-    with pytest.raises(Stop):
-        main.run(options(tmp_path))
+    (tmp_path / "shipped").mkdir()
+    (tmp_path / "shipped" / "compare").symlink_to(finished)
+    monkeypatch.setattr(main, "SHIPPED", tmp_path / "shipped")
+    session = Session(ResultsFile(tmp_path / "results.jsonl"), make_backend("inline"))
+    comparison = main.comparison_of(options(tmp_path, horizon=12))
+    next(iter(comparison.stages))(session)
     said = capsys.readouterr().err
     assert said.startswith("tuning 32 of 32 configurations anew: neither ")
     assert said.count("\n") == 1

@@ -9,18 +9,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from benchmarks.colors import COLORS
-from benchmarks.comparison import work
-from benchmarks.comparison.engine import Effort, Rung
-from benchmarks.comparison.methods import Configuration
-from benchmarks.comparison.work import Setting
 
-from benchmarks.checkpoints import ending
-from benchmarks.l2t_dlf_images import Options, large, main, methods, report
+import meta
+from benchmarks.l2t_dlf_images import Options, large, main, report
+from benchmarks.l2t_dlf_images.methods import methods
 from benchmarks.l2t_dlf_images.published import ERRORS
-from meta import TaughtLoss
+from teachenv.experiment import Session, make_backend
+from teachenv.experiment import comparison as engine
+from teachenv.experiment.colors import COLORS
+from teachenv.experiment.comparison import Effort, Rung
 from teachenv.experiment.comparison_report import Results, teacher_training
-from teachenv.experiment.rows import Row, read_rows
+from teachenv.experiment.rows import ResultsFile, Row, read_rows
+from teachenv.experiment.setting import Configuration, Setting
+from teachenv.experiment.teachers import TEACHER
 from teachenv.students.resnet import resnet20
 
 EFFORT = Effort(
@@ -54,12 +55,12 @@ def shrink(patch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
+def small(undrawn: None, monkeypatch: pytest.MonkeyPatch) -> None:
     shrink(monkeypatch)
 
 
 def options(folder: Path, **changes: Any) -> Options:
-    return Options(**{"preset": "smoke", "out": folder, "workers": 1, "seeds": 2, "table": 1} | changes)
+    return Options(**{"preset": "smoke", "out": folder, "backend": "inline", "seeds": 2, "table": 1} | changes)
 
 
 @pytest.fixture(scope="module")
@@ -71,24 +72,26 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("table", [methods.MNIST, methods.CIFAR])
-def test_grids_are_of_equal_size(table: Any) -> None:
-    tuned = {name for name, method in table.methods.items() if method.tuned_as is None}
-    assert {len(table.grid(name, "bilinear")) for name in tuned} == {12}
-    for method in table.methods.values():
-        assert method.tuned_as is None or table.methods[method.tuned_as].tuned_as is None
+METHODS = methods((0.05, 0.1, 0.2))
+
+
+def test_grids_are_of_equal_size(tmp_path: Path) -> None:
+    (contest,) = main.comparison_of(options(tmp_path, table=2)).contests
+    own = {name for name, method in METHODS.items() if method.tuned_as is None}
+    assert {len(contest.grid(name)) for name in own} == {12}
+    assert {method.tuned_as for method in METHODS.values()} <= {None, *own}
 
 
 def test_episodes_can_have_a_gentler_learning_rate_than_the_final_training() -> None:
-    setting = Setting("benchmarks.l2t_dlf_images.methods:MNIST", "TeachDigits-v0", SHORT, final={"horizon": 12})
-    fastest = Configuration(0.4, "linear", 0)
+    setting = Setting("TeachDigits-v0", SHORT, final={"horizon": 12})
+    fastest = Configuration({"learning_rate": 0.4, "lr_schedule": "linear"})
 
     def rate(setting: Setting, method: str) -> float:
-        return setting.make_single(method, fastest).teaching.settings.learning_rate
+        return setting.make_single(METHODS[method], fastest).teaching.settings.learning_rate
 
     assert (rate(setting, "rmd:generalized"), rate(setting.lasting(), "rmd:generalized")) == (0.1, 0.4)
     assert (rate(setting, "rmd"), rate(setting.lasting(), "rmd")) == (0.4, 0.4)
-    assert methods.MNIST.methods["rmd:generalized"].rates == methods.MNIST.methods["generalized-cross-entropy"].rates
+    assert METHODS["rmd:generalized"].rates == METHODS["generalized-cross-entropy"].rates
 
 
 def test_tasks_and_methods_are_the_presets_unless_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,14 +113,14 @@ def test_every_task_of_every_preset_can_be_made(preset: str, monkeypatch: pytest
     monkeypatch.undo()
     parts = main.PRESETS[preset]  # type: ignore[index]
     for name, one in parts.items():
-        assert set(one.by_default or ()) <= set(one.methods) <= set(methods.MNIST.methods), name
+        assert set(one.by_default or ()) <= set(one.methods) <= set(METHODS), name
         assert one.source is None or one.source in parts
         assert ("rmd:transferred" in one.methods) == (one.source is not None)
         for horizon in (one.options, {**one.options, **one.final}):
             assert horizon["horizon"] % horizon["steps_per_action"] == 0
         actions = {o["horizon"] // o["steps_per_action"] for o in (one.options, {**one.options, **one.final})}
         assert len(actions) == 1
-        assert set(one.methods) <= set(report.METHODS) & set(COLORS)
+        assert set(one.methods) <= set(COLORS)
 
 
 def test_rows_table_and_figures(finished: Path) -> None:
@@ -130,12 +133,12 @@ def test_rows_table_and_figures(finished: Path) -> None:
     table = (finished / "table.md").read_text()
     assert all(method in table for method in (*TAUGHT, "rmd:transferred"))
     assert "p " in table
-    for name in ("test_error", "figure3", "rl_and_gradient", "learning_curves", "coefficients-mnist-mlp"):
+    for name in ("test_error", "figure3", "teacher_training", "learning_curves", "coefficients-mnist-mlp"):
         assert (finished / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_figures_of_learning_leave_out_tasks_where_no_teacher_learns(finished: Path) -> None:
-    results = shown(read_rows(finished / "results.jsonl"), 2)
+    results = main.comparison_of(options(finished)).results(read_rows(finished / "results.jsonl"))
     assert list(results.tasks) == ["mnist-mlp", "mnist-lenet"]
     for figure in (teacher_training(results), report.teacher_steps(results)):
         assert figure is not None
@@ -152,31 +155,33 @@ def test_tuning_is_at_the_length_of_the_final_training(finished: Path) -> None:
     assert {r.config.get("length") for r in rows} == {0.5, None}
 
 
-def test_a_taken_over_teacher_is_the_one_that_was_taught(finished: Path, tmp_path: Path) -> None:
+def test_a_transferred_teacher_is_the_one_that_was_taught(finished: Path, tmp_path: Path) -> None:
     comparison = main.comparison_of(options(finished))
-    best = comparison.tune()
-    mlp, lenet = comparison.tasks
-    own = best["mnist-mlp", "rmd"].own
-    assert best["mnist-lenet", "rmd:transferred"].own == own
-    assert best["mnist-lenet", "rmd:transferred"].learning_rate == best["mnist-lenet", "cross-entropy"].learning_rate
-    teachers = [comparison._checkpoint(mlp, "rmd", seed, best) for seed in (0, 1)]
-    taken = work.train(
-        lenet.setting, "rmd:transferred", best["mnist-lenet", "rmd:transferred"], 1, 0, 0, 2, 1, 2,
-        tmp_path / "none", teachers[1],
-    )  # fmt: skip
+    session = Session(ResultsFile(finished / "results.jsonl"), make_backend("inline"))
+    for stage in comparison.stages:
+        cases = {(case.method, case.seed): case for case in stage(session)}
+    best, (mlp, lenet) = comparison.best(), comparison.contests
+    chosen = best["mnist-lenet", "rmd:transferred"]
+    assert chosen.candidate == best["mnist-mlp", "rmd"].candidate
+    rates = [best["mnist-lenet", name].student["learning_rate"] for name in ("rmd:transferred", "cross-entropy")]
+    assert rates[0] == rates[1]
+    teachers = [session.folder_of(cases["rmd", seed]) for seed in (0, 1)]
+    assert cases["rmd:transferred", 1].needs == [cases["rmd", 1]]
+
+    def taught(source: Path) -> engine.Outcome:
+        return engine.train(
+            lenet.setting, METHODS["rmd:transferred"], chosen, 1, 0, 0, 2, 1, 2, tmp_path / "none", source
+        )
+
     rows = read_rows(finished / "results.jsonl")
     kept = next(r for r in rows if (r.method, r.metric, r.seed) == ("rmd:transferred", "test_error", 1))
-    assert taken.pool.test_error == kept.value
+    again = taught(teachers[1])
+    assert again.values["test_error"] == kept.value
     assert kept.config["taught"]["task"] == "mnist-mlp"
-    other = work.train(
-        lenet.setting, "rmd:transferred", best["mnist-lenet", "rmd:transferred"], 1, 0, 0, 2, 1, 2,
-        tmp_path / "none", teachers[0],
-    )  # fmt: skip
-    assert other.split.coefficients != taken.split.coefficients
+    assert taught(teachers[0]).data["coefficients"] != again.data["coefficients"]
     # The teacher in the file is a whole one: its loss can leave the laboratory.
-    from meta import RMD
-
-    TaughtLoss.of(RMD.load(ending(teachers[1], "zip"), env=mlp.setting.make(1, "rmd", best["mnist-mlp", "rmd"])))
+    env = mlp.setting.make(1, METHODS["rmd"], best["mnist-mlp", "rmd"])
+    meta.TaughtLoss.of(meta.RMD.load(teachers[1] / TEACHER, env=env))
 
 
 def test_a_teacher_that_was_lost_is_taught_again(finished: Path, tmp_path: Path) -> None:
@@ -213,7 +218,7 @@ def test_what_makes_no_sense_is_refused(changes: dict[str, Any], message: str, t
 
 
 def shown(rows: list[Row], seeds: int) -> Results:
-    return Results(rows, report.METHODS, report.FIXED, seeds, "bilinear")
+    return Results(rows, METHODS, seeds, "bilinear")
 
 
 def row(task: str, method: str, seed: int, value: float) -> Row:

@@ -10,12 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks.comparison import work
-from benchmarks.comparison.methods import Configuration, Method, table_at
-from benchmarks.comparison.work import Setting
 
-from benchmarks.compare import distillation, methods
-from benchmarks.l2t_dlf_images import methods as images
+from benchmarks.compare.main import DISTILLATION, LOSSES
+from benchmarks.l2t_dlf_images.methods import methods as images
 from benchmarks.l2t_dlf_translation import work as translation
 from benchmarks.l2t_dlf_translation.main import SIZES
 from benchmarks.l2t_dln import methods as dln_methods
@@ -24,11 +21,13 @@ from benchmarks.lgtm import methods as lgtm_methods
 from benchmarks.lot_atari import work as atari
 from benchmarks.lot_atari.main import ENVIRONMENTS
 from benchmarks.lot_atari.methods import LOT
+from teachenv.experiment.methods import Method
+from teachenv.experiment.setting import Configuration, Setting
 
 TABLES: dict[str, tuple[Mapping[str, Method], str]] = {
-    "benchmarks.compare.methods:TABLE": (methods.METHODS, "TeachDigits-v0"),
-    "benchmarks.compare.distillation:TABLE": (distillation.METHODS, "TeachDistill-v0"),
-    "benchmarks.l2t_dlf_images.methods:MNIST": (images.MNIST.methods, "TeachDigits-v0"),
+    "compare": (LOSSES.methods, "TeachDigits-v0"),
+    "distillation": (DISTILLATION.methods, "TeachDistill-v0"),
+    "images": (images((0.1,)), "TeachDigits-v0"),
 }
 
 
@@ -41,15 +40,15 @@ def as_text(method: Any) -> str:
     ("table", "name"), [(table, name) for table, (found, _) in TABLES.items() for name in found if found[name].make]
 )
 def test_a_teacher_of_a_comparison_changes_no_table(table: str, name: str) -> None:
-    found, env = TABLES[table]
-    made = found[name]
+    methods, env = TABLES[table]
     loss = "bilinear" if env == "TeachDigits-v0" else "distillation"
-    setting = Setting(table, env, {"horizon": 4, "steps_per_action": 1}, loss)
-    before = as_text(made)
-    for own in range(len(made.own)):
-        teacher = work._teacher(setting, name, Configuration(0.1, "linear", own), 0, 1)
+    setting = Setting(env, {"horizon": 4, "steps_per_action": 1}, loss)
+    before = as_text(methods[name])
+    for candidate in range(len(methods[name].candidates)):
+        configuration = Configuration({"learning_rate": 0.1, "lr_schedule": "linear"}, candidate)
+        teacher = setting.teacher(methods[name], configuration, 0, 1)
         _spoil(getattr(teacher, "policy_kwargs", None))
-    assert as_text(table_at(table).methods[name]) == before
+    assert as_text(methods[name]) == before
 
 
 def _spoil(options: Any) -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks.comparison.engine import Effort, Rung
 
 from benchmarks.l2t_dlf_images import Options, main
 from teachenv.experiment import precision
+from teachenv.experiment.comparison import Effort, Rung
 from teachenv.experiment.rows import read_rows
 
 OPTIONS = {"horizon": 4, "steps_per_action": 2, "dev_size": 100, "batch_size": 8, "autocast": "bfloat16"}
@@ -38,11 +38,11 @@ def test_a_torch_that_cannot_tell_means_no(monkeypatch: pytest.MonkeyPatch) -> N
     assert not precision.has_bfloat16()
 
 
-def test_a_run_goes_on_in_another_precision(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_run_goes_on_in_another_precision(undrawn: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     effort = Effort(student_steps=4, parallel=1, rungs=(Rung(1, 4, 1, 1),), points=1, students=1, final_students=1)
     parts = {"mnist-mlp": main.Part(1, "TeachDigits-v0", OPTIONS, effort, ("cross-entropy",))}
     monkeypatch.setitem(main.PRESETS, "smoke", parts)
-    options = Options(preset="smoke", out=tmp_path, workers=1, seeds=1)
+    options = Options(preset="smoke", out=tmp_path, backend="inline", seeds=1)
     able(monkeypatch, amx_bf16=True)
     main.run(options)
     rows = read_rows(tmp_path / "results.jsonl")
@@ -53,7 +53,7 @@ def test_a_run_goes_on_in_another_precision(monkeypatch: pytest.MonkeyPatch, tmp
     able(monkeypatch)
     main.run(options)
     assert read_rows(tmp_path / "results.jsonl") == rows
-    main.run(Options(preset="smoke", out=tmp_path, workers=1, seeds=2))
+    main.run(Options(preset="smoke", out=tmp_path, backend="inline", seeds=2))
     added = read_rows(tmp_path / "results.jsonl")[len(rows) :]
     assert {(r.seed, r.versions["precision"]) for r in added} == {(1, "float32")}
     assert "networks in bfloat16 or float32" in (tmp_path / "table.md").read_text()

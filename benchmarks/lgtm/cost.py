@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from benchmarks.jobs import alone
 from meta import INFLUENCE_METHODS, held_out_gradient, influence
 from meta.distillation.text import TextClassifier
 from teachenv.experiment import memory
+from teachenv.experiment.cases import Case, Outcome
 from teachenv.experiment.precision import MatmulPrecision, matmuls
-from teachenv.experiment.provenance import about
-from teachenv.experiment.rows import ResultsFile, Row
+from teachenv.experiment.processes import alone
 from teachenv.randomness import Purpose, torch_seed
 
 BATCH, LENGTH, TURNS = 32, 64, 5
+
+# What the seconds of the others are compared with; its rows say that all are there.
+REFERENCE = "finite-difference"
 
 
 def _losses(student: nn.Module, batch: Any) -> torch.Tensor:
@@ -48,9 +50,57 @@ def _problem(checkpoint: str) -> tuple[nn.Module, Any, dict[str, torch.Tensor]]:
     return student, batch, held_out_gradient(student, _losses, held_out)
 
 
-def times(checkpoint: str, threads: int, precision: MatmulPrecision) -> dict[str, Any]:
+def cases(benchmark: str, checkpoint: str, name: str) -> list[Case]:
+    """The measurements, in each precision of matrix products.
+
+    Args:
+        benchmark: its name.
+        checkpoint: see `meta.distillation.text.TextClassifier`.
+        name: of the encoder in rows.
+    """
+    return [
+        Case(
+            benchmark=benchmark,
+            task="cost",
+            dataset="random tokens",
+            student=name,
+            method=REFERENCE,
+            seed=0,
+            config={
+                "batch_size": BATCH,
+                "length": LENGTH,
+                "turns": TURNS,
+                "threads": 1,
+                "matmul_precision": precision,
+            },
+            label=f"cost of influence, matrix products in {precision!r} precision",
+            function=measured,
+            arguments={"checkpoint": checkpoint, "precision": precision},
+            last="relative_error",
+        )
+        for precision in get_args(MatmulPrecision)
+    ]
+
+
+def measured(checkpoint: str, precision: MatmulPrecision, folder: Path) -> Outcome:
+    """Time, memory and error of all methods."""
+    start, seconds, errors = time.perf_counter(), *times(checkpoint, precision)
+    values = {}
+    for method in INFLUENCE_METHODS:
+        found = {
+            "seconds": seconds[method],
+            "time_ratio": seconds[method] / seconds[REFERENCE],
+            # In a process of its own, which has used no memory before.
+            "extra_bytes": alone(peak, checkpoint=checkpoint, method=method),
+            "relative_error": errors[method],
+        }
+        values[method] = {name: value for name, value in found.items() if value is not None}
+    own = values.pop(REFERENCE)
+    return Outcome(values=own, student_steps=0, seconds=time.perf_counter() - start, others=values)
+
+
+def times(checkpoint: str, precision: MatmulPrecision) -> tuple[dict[str, float], dict[str, float]]:
     """Median seconds of each method, in turns in one process, and each one's error against the float64 oracle."""
-    torch.set_num_threads(threads)
     student, batch, v = _problem(checkpoint)
     calls = {name: partial(influence, student, _losses, batch, v, method=name) for name in INFLUENCE_METHODS}
     seconds: dict[str, list[float]] = {name: [] for name in calls}
@@ -64,59 +114,13 @@ def times(checkpoint: str, threads: int, precision: MatmulPrecision) -> dict[str
     double = {name: tensor.double() for name, tensor in v.items()}
     oracle = influence(student.double(), _losses, batch, double, method="per-sample")
     errors = {name: float((value.double() - oracle).norm() / oracle.norm()) for name, value in found.items()}
-    return {"seconds": {name: statistics.median(own) for name, own in seconds.items()}, "errors": errors}
+    return {name: statistics.median(own) for name, own in seconds.items()}, errors
 
 
-def peak(checkpoint: str, method: str, threads: int) -> dict[str, Any]:
+def peak(checkpoint: str, method: str) -> int | None:
     """Resident memory that one call adds to the process, at its peak; None where the system does not tell."""
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
     student, batch, v = _problem(checkpoint)
     before = memory.reset_peak()
     influence(student, _losses, batch, v, method=method)  # type: ignore[arg-type]
-    return {"extra_bytes": memory.grown(before)}
-
-
-def run(results: ResultsFile, checkpoint: str, name_of_it: str, benchmark: str, threads: int = 1) -> None:
-    """Measures what is not there yet, each in a process of its own."""
-    for precision in get_args(MatmulPrecision):
-        config = {
-            "batch_size": BATCH,
-            "length": LENGTH,
-            "turns": TURNS,
-            "threads": threads,
-            "matmul_precision": precision,
-        }
-        identity: dict[str, Any] = {
-            "benchmark": benchmark,
-            "task": "cost",
-            "dataset": "random tokens",
-            "student": name_of_it,
-            "seed": 0,
-            "config": config,
-        }
-        if all(results.done(**identity, method=name, metrics=["relative_error"]) for name in INFLUENCE_METHODS):
-            continue
-        found = _measured(times, checkpoint=checkpoint, threads=threads, precision=precision)
-        for name in INFLUENCE_METHODS:
-            grown = _measured(peak, checkpoint=checkpoint, method=name, threads=threads)["extra_bytes"]
-            values = {
-                "seconds": found["seconds"][name],
-                "time_ratio": found["seconds"][name] / found["seconds"]["finite-difference"],
-                "extra_bytes": grown,
-                "relative_error": found["errors"][name],
-            }
-            told = about(0, found["seconds"][name])
-            results.append(
-                [
-                    Row(**identity, method=name, metric=metric, value=value, **told)
-                    for metric, value in values.items()
-                    if value is not None
-                ]
-            )
-
-
-def _measured(function: Callable[..., Any], **arguments: Any) -> dict[str, Any]:
-    found: dict[str, Any] = alone(function, **arguments)
-    if "failed" in found:
-        raise RuntimeError(f"the cost of influence: {found['failed']}")
-    return found
+    return memory.grown(before)

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
-from benchmarks.checkpoints import checkpoint_of, ending
-from benchmarks.jobs import Job, run_jobs
 from benchmarks.lgtm import cost, report, work
 from benchmarks.lgtm.methods import METHODS, STUDIES
-from benchmarks.lgtm.work import Distilled, Setting
-from benchmarks.measurements import Measurement, measure, rows_of
+from benchmarks.lgtm.work import Setting
 from benchmarks.options import ParallelOptions, Preset
 from teachenv.data import GLUE
 from teachenv.errors import unknown_name
-from teachenv.experiment.provenance import about
-from teachenv.experiment.rows import ResultsFile, Row, agreeing
+from teachenv.experiment.cases import Case
+from teachenv.experiment.rows import Row, agreeing
 
 NAME = "lgtm"
 
@@ -105,137 +102,123 @@ class Options(ParallelOptions):
                 raise unknown_name("method", method, METHODS)
 
 
-@dataclass(frozen=True)
-class Case:
-    """One run.
-
-    Attributes:
-        setting: see there.
-        method: a name in `METHODS`.
-        label: of the rows: the method, with what a study varies.
-        seed: of the repetition.
-        dataset: what the data really is.
-    """
-
-    setting: Setting
-    method: str
-    label: str
-    seed: int
-    dataset: str = ""
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What its rows are known by; where data and encoder lie on this machine is not part of it."""
-        setting, made = asdict(self.setting), METHODS[self.method]
-        setting["checkpoint"] = _name_of(self.setting.checkpoint)
-        setting["data"] = {key: value for key, value in self.setting.data.items() if key != "data_root"}
-        return {
-            "benchmark": NAME,
-            "task": self.setting.task,
-            "dataset": self.dataset,
-            "student": f"{setting['checkpoint']}, {self.setting.layers} layers",
-            "method": self.label,
-            "seed": self.seed,
-            "config": {"setting": setting, "options": dict(made.options), "settings": dict(made.settings)},
-        }
-
-
 def run(options: Options) -> None:
     """Runs what the folder does not hold yet; writes rows, tables and figures."""
-    folder = options.output_folder(NAME)
-    results = ResultsFile(folder / "results.jsonl")
+    stages = [_cases(options)]
     if "cost" in options.study:
         checkpoint = _checkpoint(options)
-        cost.run(results, checkpoint, _name_of(checkpoint), NAME)
-    cases = [case for case in _cases(options) if not results.done(**case.identity, metrics=["test_accuracy"])]
-    _teachers(cases, results, folder, options)
-    wanted = [
-        Measurement(
-            f"{case.setting.task}: {case.label}, seed {case.seed}",
-            work.distil,
-            {
-                "setting": case.setting,
-                "method": case.method,
-                "seed": case.seed,
-                "teacher": _teacher(case, folder) if METHODS[case.method].tuned else None,
-            },
-            case.identity,
-            "test_accuracy",
-            partial(_rows, case.identity),
-        )
-        for case in cases
-    ]
-    measure(wanted, results, options.processes)
-    report.make(_shown(results.rows(), options)).write(folder)
+        # One at a time: its numbers are seconds.
+        stages = [*([case] for case in cost.cases(NAME, checkpoint, _name_of(checkpoint))), *stages]
+    options.execute(
+        NAME,
+        [lambda session, stage=stage: stage for stage in stages],
+        lambda rows: report.make(_shown(rows, options)),
+    )
 
 
-def _shown(rows: list[Row], options: Options) -> list[Row]:
+class Variant(NamedTuple):
+    """A line of a study.
+
+    Attributes:
+        label: of the rows: the method, with what the study varies.
+        method: a name in `METHODS`.
+        setting: see there.
+    """
+
+    label: str
+    method: str
+    setting: Setting
+
+
+def _shown(rows: Sequence[Row], options: Options) -> list[Row]:
     """Of all tasks and studies in this command's settings, fine-tuned teachers too; and the costs."""
-    cases = [
-        case
+    settings = [
+        {"task": task, **_about(variant.setting)}
         for task in dict.fromkeys(row.task for row in rows if row.task in GLUE)
         for study in get_args(Study)
-        for case in _of_study(study, _setting(options, task), 0)
-    ]
-    settings = [
-        {
-            "task": case.setting.task,
-            "student": case.identity["student"],
-            "config": {"setting": case.identity["config"]["setting"]},
-        }
-        for case in cases
+        for variant in _of_study(study, _setting(options, task))
     ]
     return agreeing(rows, [*settings, {"task": "cost"}])
 
 
-def _teachers(wanted: list[Case], results: ResultsFile, folder: Path, options: Options) -> None:
-    """Fine-tunes the teachers that are wanted and not there."""
-    missing = {_teacher(case, folder): case for case in wanted if METHODS[case.method].tuned}
-    missing = {path: case for path, case in missing.items() if not path.exists()}
-    jobs = [
-        Job(
-            f"{case.setting.task}: fine-tuning the teacher, seed {case.seed}",
-            work.fine_tune,
-            {"setting": case.setting, "seed": case.seed, "stops": STOPS, "path": path},
-        )
-        for path, case in missing.items()
-    ]
-    case_of = dict(zip((job.label for job in jobs), missing.values(), strict=True))
-
-    def keep(job: Job[Any], scores: dict[str, float]) -> None:
-        case = case_of[job.label]
-        identity = case.identity | {"method": FINE_TUNED}
-        results.append(
-            [
-                Row(**identity, metric=f"test_{name}", value=value, **about(0, 0.0, matmul_precision="medium"))
-                for name, value in scores.items()
-                if name != "dev"
-            ]
-        )
-
-    run_jobs(jobs, options.processes, keep)
-
-
-def _teacher(case: Case, folder: Path) -> Path:
-    """Where the fine-tuned teacher of a case is; how many layers the student has does not matter to it."""
-    setting = case.identity["config"]["setting"] | {"layers": None}
-    own = {"method": FINE_TUNED, "student": setting["checkpoint"], "config": {"setting": setting, "stops": STOPS}}
-    return ending(checkpoint_of(case.identity | own, folder / "teachers"), "pt")
-
-
 def _cases(options: Options) -> list[Case]:
     size = SIZES[options.preset]
-    methods = options.methods or size.methods
-    found = []
-    for seed in range(options.seeds or size.seeds):
+    methods, seeds = options.methods or size.methods, options.seeds or size.seeds
+    cases = []
+    for seed in range(seeds):
         for task in options.tasks or size.tasks:
             setting = _setting(options, task)
-            chosen = [case for study in options.study for case in _of_study(study, setting, seed)]
-            chosen = [case for case in chosen if methods is None or case.method in methods]
-            if chosen:
-                dataset = work.tokens(setting).about.dataset
-                found += [replace(case, dataset=dataset) for case in chosen]
-    return found
+            chosen = [variant for study in options.study for variant in _of_study(study, setting)]
+            cases += [_distilling(one, seed) for one in chosen if methods is None or one.method in methods]
+    return cases
+
+
+def _distilling(variant: Variant, seed: int) -> Case:
+    """A student's distillation, which may need a teacher that is fine-tuned before."""
+    method = METHODS[variant.method]
+    return _case(
+        variant.label,
+        variant.setting,
+        seed,
+        config={"options": dict(method.options), "settings": dict(method.settings)},
+        label=f"{variant.setting.task}: {variant.label}, seed {seed}",
+        function=work.distil,
+        arguments={"method": method} | ({"teacher": _teacher(variant.setting, seed)} if method.tuned else {}),
+    )
+
+
+def _teacher(setting: Setting, seed: int) -> Case:
+    """Fine-tuning of a teacher; how many layers students have does not matter to it."""
+    return _case(
+        FINE_TUNED,
+        replace(setting, layers=LAYERS[0]),
+        seed,
+        config={"options": {}, "settings": {}},
+        label=f"{setting.task}: fine-tuning the teacher, seed {seed}",
+        function=work.fine_tune,
+        arguments={"stops": STOPS},
+        makes=work.TEACHER,
+    )
+
+
+def _case(method: str, setting: Setting, seed: int, config: dict[str, Any], **more: Any) -> Case:
+    about = _about(setting)
+    arguments = {"setting": setting, "seed": seed} | more.pop("arguments")
+    return Case(
+        benchmark=NAME,
+        task=setting.task,
+        dataset=work.tokens(setting).about.dataset,
+        student=about["student"],
+        method=method,
+        seed=seed,
+        config=about["config"] | config,
+        arguments=arguments,
+        last="test_accuracy",
+        **more,
+    )
+
+
+def _about(setting: Setting) -> dict[str, Any]:
+    """What rows of a setting are known by; where data and encoder lie on this machine is not part of it."""
+    checkpoint = _name_of(setting.checkpoint)
+    data = {key: value for key, value in setting.data.items() if key != "data_root"}
+    config = {"setting": asdict(setting) | {"checkpoint": checkpoint, "data": data}}
+    return {"student": f"{checkpoint}, {setting.layers} layers", "config": config}
+
+
+def _of_study(study: Study, setting: Setting) -> list[Variant]:
+    if study == "size":
+        return [
+            Variant(f"{name}:layers-{layers}", name, replace(setting, layers=layers))
+            for layers in LAYERS[1:]
+            for name in ("kd", "prokt", "lgtm")
+        ]
+    if study == "feedback":
+        return [
+            Variant(f"lgtm:feedback-{part:g}", "lgtm", replace(setting, data={**setting.data, "feedback_size": part}))
+            for part in FEEDBACK
+        ]
+    return [Variant(name, name, setting) for name in STUDIES.get(study, {})]
 
 
 def _setting(options: Options, task: str) -> Setting:
@@ -249,24 +232,6 @@ def _setting(options: Options, task: str) -> Setting:
         task, _checkpoint(options), LAYERS[0], size.epochs, max_length=size.max_length, evaluations=size.evaluations,
         data=data,
     )  # fmt: skip
-
-
-def _of_study(study: Study, setting: Setting, seed: int) -> list[Case]:
-    if study == "size":
-        compared = ("kd", "prokt", "lgtm")
-        return [
-            Case(replace(setting, layers=layers), name, f"{name}:layers-{layers}", seed)
-            for layers in LAYERS[1:]
-            for name in compared
-        ]
-    if study == "feedback":
-        return [
-            Case(
-                replace(setting, data={**setting.data, "feedback_size": part}), "lgtm", f"lgtm:feedback-{part:g}", seed
-            )
-            for part in FEEDBACK
-        ]
-    return [Case(setting, name, name, seed) for name in STUDIES.get(study, {})]
 
 
 def _checkpoint(options: Options) -> str:
@@ -290,12 +255,3 @@ def _checkpoint(options: Options) -> str:
 def _name_of(checkpoint: str) -> str:
     """The encoder's name, the same on every machine if it is the package's."""
     return PACKAGED if PACKAGED.replace("-", "_") in Path(checkpoint).parts else checkpoint
-
-
-def _rows(identity: dict[str, Any], found: Distilled) -> list[Row]:
-    told = about(found.steps, found.seconds, matmul_precision="medium")
-    data = {"curve": found.curve, "logged": found.logged, "influences": found.influences}
-    dev = {f"dev_{name}": value for name, value in found.dev.items()}
-    # The one that says that all is there, the accuracy, comes last.
-    test = {f"test_{name}": value for name, value in sorted(found.test.items(), reverse=True)}
-    return rows_of(identity, dev | test, told, data)

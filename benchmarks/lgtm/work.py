@@ -1,11 +1,11 @@
-"""One run: a student is distilled, measured on dev as it goes, and its best checkpoint on test."""
+"""One run: a student is distilled, measured on dev as it goes, and its best weights on test."""
 
 from __future__ import annotations
 
 import functools
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +13,28 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.checkpoints import ending, going_on_from
-from benchmarks.lgtm.methods import METHODS
+from benchmarks.lgtm.methods import Method
 from meta import influence
 from meta.distillation import LGTM, Batch, DistillationSettings, Distiller, FineTuning
 from meta.distillation.losses import soft_cross_entropy
 from meta.distillation.text import Pooling, TextClassifier, Tokenizer
 from teachenv import checkpoints
 from teachenv.data import GlueData, load_glue
+from teachenv.experiment import loop
+from teachenv.experiment.cases import Outcome
+from teachenv.experiment.loop import Record
 from teachenv.experiment.precision import matmuls
 from teachenv.minibatches import minibatches
 from teachenv.randomness import Purpose, generator, torch_seed
 
 _EVALUATION_BATCH = 128
 
+TEACHER = "teacher"
+"""The file of a fine-tuned teacher: a list of its `state_dict`s on the way, the last of which is the finished one's."""
+
 # What files hold, as `teachenv.checkpoints` has it.
-_ROUTE, _RUN = "a teacher of texts that was fine-tuned", "a distillation of texts"
+_ROUTE, _TUNING = "a teacher of texts that was fine-tuned", "the fine-tuning of a teacher of texts"
+_VERSIONS = {"matmul_precision": "medium"}
 
 
 @dataclass(frozen=True)
@@ -75,29 +81,6 @@ class Tokens:
     test: Batch
 
 
-@dataclass(frozen=True)
-class Distilled:
-    """What a run gave.
-
-    Attributes:
-        test: scores of the checkpoint that is best on dev.
-        dev: its scores there.
-        curve: (step, score on dev, score of the teacher on dev) at each evaluation.
-        logged: (step, {name: mean since the last}) at each evaluation.
-        influences: at each evaluation, I_i of the watched samples.
-        steps: of the student, those of assistants included.
-        seconds: of it all, fine-tuning of shared teachers left out.
-    """
-
-    test: dict[str, float]
-    dev: dict[str, float]
-    curve: list[tuple[int, float, float]]
-    logged: list[tuple[int, dict[str, float]]]
-    influences: list[list[float]]
-    steps: int
-    seconds: float
-
-
 @functools.lru_cache(maxsize=1)
 def _tokens(task: str, checkpoint: str, max_length: int, data: tuple[tuple[str, Any], ...]) -> Tokens:
     about, tokenizer = load_glue(task, **dict(data)), Tokenizer(checkpoint, max_length)
@@ -130,149 +113,158 @@ def steps_of(setting: Setting, samples: int) -> int:
     return max(1, round(setting.epochs * (samples // setting.batch_size)))
 
 
-def fine_tune(setting: Setting, seed: int, stops: int, path: Path) -> dict[str, float]:
-    """Fine-tunes the teacher of fixed-teacher methods; keeps it with its checkpoints on the way.
+def fine_tune(setting: Setting, seed: int, stops: int, folder: Path) -> Outcome:
+    """Fine-tunes the teacher of fixed-teacher methods, and measures it on test.
 
     Args:
         setting: see there.
         seed: of minibatches and dropout.
-        stops: how many checkpoints, the last of which is the finished teacher.
-        path: where they are kept: a list of `state_dict`s.
-
-    Returns:
-        Its scores on test, and its score on dev as `dev`.
+        stops: how many of its states are kept on the way, the last of which is the finished teacher.
+        folder: where they are, in the file `TEACHER`.
     """
-    given = tokens(setting)
+    start, given = time.perf_counter(), tokens(setting)
     teacher = network(setting, None, given.about.num_classes)
     total = steps_of(setting, len(given.train.labels))
-    run = _Run(setting, FineTuning(teacher, DistillationSettings(total, setting.teacher_rate)), given, seed)
-    route: list[dict[str, torch.Tensor]] = []
-    stops = min(stops, total)
-    with matmuls("medium"):
-        for turn in range(stops):
-            run.train(total * (turn + 1) // stops - run.step)
-            route.append({name: tensor.clone() for name, tensor in teacher.state_dict().items()})
-    checkpoints.save(path, route, _ROUTE)
-    dev = evaluate(teacher, given.dev, given.about)
-    return {**evaluate(teacher, given.test, given.about), "dev": _selecting(dev)}
+    run = _Tuning(setting, FineTuning(teacher, DistillationSettings(total, setting.teacher_rate)), given, seed)
+    half = folder / "half"
+    record = loop.train(run, loop.evenly(total, stops), half, _TUNING)
+    checkpoints.save(folder / TEACHER, run.route, _ROUTE)
+    half.unlink()
+    return Outcome(
+        values=_named("test", evaluate(teacher, given.test, given.about)),
+        student_steps=0,  # students spend none on it
+        seconds=record.earlier + time.perf_counter() - start,
+        versions=_VERSIONS,
+    )
 
 
-def distil(setting: Setting, method: str, seed: int, teacher: Path | None, checkpoint: Path) -> Distilled:
+def distil(setting: Setting, method: Method, seed: int, folder: Path, teacher: Path | None = None) -> Outcome:
     """Distils a student.
 
     Args:
         setting: see there.
-        method: a name in `METHODS`.
+        method: see there.
         seed: of minibatches and dropout.
-        teacher: what `fine_tune` kept; for methods that want it.
-        checkpoint: where an interrupted run is taken up again.
+        folder: where an interrupted run is kept.
+        teacher: folder of what `fine_tune` made; for methods that want it.
+
+    Returns:
+        Scores on dev and test of the weights that are best on dev; as data the `curve` (step, score on dev, score of
+        the teacher on dev), what was `logged` (step, means since the last evaluation), and the `influences` of the
+        watched samples at each evaluation. Steps are of students, an assistant among them; the seconds leave out the
+        fine-tuning.
     """
-    start, given, chosen = time.perf_counter(), tokens(setting), METHODS[method]
-    route = [] if teacher is None else checkpoints.load(teacher, _ROUTE)
+    start, given = time.perf_counter(), tokens(setting)
     make = functools.partial(network, setting, classes=given.about.num_classes)
-    source = make(None)
+    source, route = make(None), _route(teacher)
     if teacher is not None:
-        with going_on_from(teacher):
+        with checkpoints.going_on_from(teacher / TEACHER):
             source.load_state_dict(route[-1])
     hops = [setting.layers]
-    if chosen.distiller == "takd":
+    if method.distiller == "takd":
         # One assistant, of a depth between theirs.
         hops.insert(0, (setting.layers + source.layers + 1) // 2)
-    total, spent, run = steps_of(setting, len(given.train.labels)), 0, None
+    total, records = steps_of(setting, len(given.train.labels)), []
+    rates = {"student_rate": setting.student_rate, "teacher_rate": setting.teacher_rate}
     for hop, layers in enumerate(hops):
-        settings = DistillationSettings(
-            total, **{"student_rate": setting.student_rate, "teacher_rate": setting.teacher_rate, **chosen.settings}
-        )
         student = make(layers)
-        distiller = chosen.build(source, student, settings, route)
-        path = ending(checkpoint, f"{hop}.pt")
-        run = _Run(replace(setting, layers=layers), distiller, given, seed + 1000 * hop, path)
-        run.finish(total)
-        spent += total
+        distiller = method.build(source, student, DistillationSettings(total, **{**rates, **method.settings}), route)
+        run = _Distilling(setting, distiller, given, seed + 1000 * hop)
+        stops = loop.evenly(total, setting.evaluations)
+        records.append(loop.train(run, stops, folder / str(hop), "a distillation of texts"))
         source = student
-    assert run is not None
-    best = run.best
-    source.load_state_dict(best["network"])
-    seconds = run.seconds_before + time.perf_counter() - start
+    best, curve = records[-1].best["student"], records[-1].curve
+    source.load_state_dict(best.weights)
+    dev = next(point.values["dev"] for point in curve if point.step == best.step)
     test = evaluate(source, given.test, given.about)
-    return Distilled(test, best["dev"], run.curve, run.logged, run.influences, spent, seconds)
+    return Outcome(
+        values=_named("dev", dev) | _named("test", test),
+        student_steps=total * len(hops),
+        seconds=sum(record.earlier for record in records) + time.perf_counter() - start,
+        data={
+            "curve": [(point.step, _selecting(point.values["dev"]), point.values["teacher"]) for point in curve],
+            "logged": [(point.step, point.logged) for point in curve],
+            "influences": [point.values["influences"] for point in curve if "influences" in point.values],
+        },
+        versions=_VERSIONS,
+    )
 
 
 class _Run:
-    """A training with all that has come of it, which a checkpoint holds."""
+    """Steps of a distiller on minibatches of the training data, and of feedback if it needs that."""
 
-    _RESULTS = ("step", "curve", "logged", "influences", "best")
+    def __init__(self, setting: Setting, distiller: Distiller, given: Tokens, seed: int) -> None:
+        self.setting, self.distiller, self.given, self.seed = setting, distiller, given, seed
+        rng, size, total = generator(seed, Purpose.BATCHES), setting.batch_size, distiller.settings.steps
+        self.order, self.feedback = (
+            torch.from_numpy(minibatches(rng, np.arange(samples), min(size, samples), total))
+            for samples in (len(given.train.labels), len(given.feedback.labels))
+        )
 
-    def __init__(
-        self, setting: Setting, distiller: Distiller, given: Tokens, seed: int, path: Path | None = None
-    ) -> None:
-        self.setting, self.distiller, self.given, self.seed, self.path = setting, distiller, given, seed, path
-        self.step, self.seconds_before, self.start = 0, 0.0, time.perf_counter()
-        self.curve: list[tuple[int, float, float]] = []
-        self.logged: list[tuple[int, dict[str, float]]] = []
-        self.influences: list[list[float]] = []
-        self.best: dict[str, Any] = {}
-        total = distiller.settings.steps
-        rng = generator(seed, Purpose.BATCHES)
-        size, own = setting.batch_size, len(given.train.labels)
-        self.order = torch.from_numpy(minibatches(rng, np.arange(own), size, total))
-        held_out = len(given.feedback.labels)
-        self.feedback = torch.from_numpy(minibatches(rng, np.arange(held_out), min(size, held_out), total))
+    def step(self, number: int) -> dict[str, float]:
+        """See `loop.Learner`."""
+        batch, feedback = self.given.train.at(self.order[number]), None
+        if self.distiller.needs_feedback:
+            feedback = self.given.feedback.at(self.feedback[number])
+        with matmuls("medium"), torch_seed(self.seed, Purpose.DROPOUT, number):
+            return self.distiller.step(batch, feedback)
 
-    def train(self, steps: int) -> list[dict[str, float]]:
-        """Some more steps; what they logged."""
-        found = []
-        for _ in range(steps):
-            batch, feedback = self.given.train.at(self.order[self.step]), None
-            if self.distiller.needs_feedback:
-                feedback = self.given.feedback.at(self.feedback[self.step])
-            with torch_seed(self.seed, Purpose.DROPOUT, self.step):
-                found.append(self.distiller.step(batch, feedback))
-            self.step += 1
-        return found
+    def state(self) -> dict[str, Any]:
+        """See `loop.Learner`."""
+        return {"distiller": self.distiller.state()}
 
-    def finish(self, total: int) -> None:
-        """Trains to the end, from the checkpoint if there is one, with evaluations at even distances."""
-        self._resume()
-        for stop in (total * (i + 1) // self.setting.evaluations for i in range(self.setting.evaluations)):
-            if stop <= self.step:
-                continue
-            with matmuls("medium"):
-                found = self.train(stop - self.step)
-            self.logged.append((self.step, {k: float(np.mean([f[k] for f in found if k in f])) for k in found[-1]}))
-            self._evaluate()
-            self._keep()
+    def load(self, state: dict[str, Any]) -> None:
+        """See `loop.Learner`."""
+        self.distiller.load(state["distiller"])
 
-    def _evaluate(self) -> None:
+
+class _Tuning(_Run):
+    """A teacher whose states at the stops are its route."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.route: list[dict[str, torch.Tensor]] = []
+
+    def evaluate(self, record: Record) -> dict[str, Any]:
+        """Keeps the state."""
+        weights = self.distiller.student.network.state_dict()
+        self.route.append({name: tensor.clone() for name, tensor in weights.items()})
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        """See `loop.Learner`."""
+        return {**super().state(), "route": self.route}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """See `loop.Learner`."""
+        super().load(state)
+        self.route = state["route"]
+
+
+class _Distilling(_Run):
+    """A student that is measured on dev, beside its teacher."""
+
+    def evaluate(self, record: Record) -> dict[str, Any]:
+        """See `loop.Learner`."""
         student, about = self.distiller.student.network, self.given.about
-        dev = evaluate(student, self.given.dev, about)
-        if self.distiller.teacher_learns or not self.curve:
-            teacher = _selecting(evaluate(self.distiller.teacher.network, self.given.dev, about))
+        values: dict[str, Any] = {"dev": evaluate(student, self.given.dev, about)}
+        record.offer("student", _selecting(values["dev"]), student)
+        if self.distiller.teacher_learns or not record.curve:
+            values["teacher"] = _selecting(evaluate(self.distiller.teacher.network, self.given.dev, about))
         else:
-            teacher = self.curve[-1][-1]
-        self.curve.append((self.step, _selecting(dev), teacher))
-        if not self.best or _selecting(dev) > _selecting(self.best["dev"]):
-            own = {name: tensor.clone() for name, tensor in student.state_dict().items()}
-            self.best = {"dev": dev, "network": own}
+            values["teacher"] = record.curve[-1].values["teacher"]
         if isinstance(self.distiller, LGTM):
-            self.influences.append(_influences(self.distiller, self.given, self.setting))
+            values["influences"] = _influences(self.distiller, self.given, self.setting)
+        return values
 
-    def _keep(self) -> None:
-        if self.path is None:
-            return
-        record = {name: getattr(self, name) for name in self._RESULTS}
-        record["seconds"] = self.seconds_before + time.perf_counter() - self.start
-        checkpoints.save(self.path, {**record, "distiller": self.distiller.state()}, _RUN)
 
-    def _resume(self) -> None:
-        if self.path is None or not self.path.exists():
-            return
-        with going_on_from(self.path):
-            record = checkpoints.load(self.path, _RUN)
-            self.distiller.load(record["distiller"])
-            self.seconds_before = record["seconds"]
-            for name in self._RESULTS:
-                setattr(self, name, record[name])
+def _route(teacher: Path | None) -> list[dict[str, torch.Tensor]]:
+    route: list[dict[str, torch.Tensor]] = [] if teacher is None else checkpoints.load(teacher / TEACHER, _ROUTE)
+    return route
+
+
+def _named(split: str, scores: Mapping[str, float]) -> dict[str, float]:
+    return {f"{split}_{name}": value for name, value in scores.items()}
 
 
 def _selecting(scores: Mapping[str, float]) -> float:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from typing import Any, Literal, get_args
 
 from benchmarks.lot import report, work
 from benchmarks.lot.methods import METHODS, SIZES, STUDIES, Method
-from benchmarks.lot.work import Problem, Trained
-from benchmarks.measurements import Measurement, measure, rows_of
+from benchmarks.lot.work import Problem
 from benchmarks.options import ParallelOptions
 from teachenv.errors import unknown_name
-from teachenv.experiment.provenance import about
-from teachenv.experiment.rows import ResultsFile, Row, agreeing
+from teachenv.experiment.cases import Case
+from teachenv.experiment.report import Report
+from teachenv.experiment.rows import Row, agreeing
 
 Study = Literal["table", "peers", "alpha", "n", "form", "size"]
 
@@ -46,91 +45,42 @@ class StudyOptions(ParallelOptions):
                 raise unknown_name("method", method, METHODS)
 
 
-@dataclass(frozen=True)
-class Case:
-    """One training.
-
-    Attributes:
-        benchmark: its name.
-        task: what is learned, as rows call it.
-        problem: see there.
-        label: of the rows: the method, with what a study varies.
-        method: see there.
-        seed: of the repetition.
-    """
-
-    benchmark: str
-    task: str
-    problem: Problem
-    label: str
-    method: Method
-    seed: int
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What its rows are known by; where the data lies on this machine is not part of it."""
-        return {
-            "benchmark": self.benchmark,
-            "task": self.task,
-            "dataset": self.problem.dataset,
-            "student": self.problem.title,
-            "method": self.label,
-            "seed": self.seed,
-            "config": {"problem": self.problem.config, "method": asdict(self.method)},
-        }
+def cases(name: str, options: StudyOptions, problems: Mapping[str, Problem], seeds: int) -> list[Case]:
+    """The trainings that the options ask for, but for studies that only one benchmark has; problems are by task."""
+    return [case for seed in range(seeds) for case in _of_seed(name, options, problems, seed)]
 
 
-def run(
-    name: str,
-    options: StudyOptions,
-    problems: Mapping[str, Problem],
-    seeds: int,
-    shown: Mapping[str, Problem] | None = None,
-) -> None:
-    """Trains what the folder does not hold yet; writes rows, tables and figures.
-
-    Args:
-        name: of the benchmark.
-        options: of the command.
-        problems: by task.
-        seeds: of the preset.
-        shown: those that the report is of, as far as the folder has them, whichever study they are of; None: the same.
-    """
-    folder = options.output_folder(name)
-    results = ResultsFile(folder / "results.jsonl")
-    wanted = [
-        Measurement(
-            f"{case.task}: {case.label}, seed {case.seed}",
-            work.train,
-            {"problem": case.problem, "method": case.method, "seed": case.seed},
-            case.identity,
-            f"test_{case.problem.metric}",
-            partial(_rows, case),
-        )
-        for seed in range(options.seeds or seeds)
-        for case in _cases(name, options, problems, seed)
-    ]
-    measure(wanted, results, options.processes)
-    of_all = _cases(name, replace(options, study=get_args(Study), methods=None), shown or problems, 0)
-    report.make(agreeing(results.rows(), [case.identity for case in of_all]), name).write(folder)
+def make_report(name: str, options: StudyOptions, problems: Mapping[str, Problem], rows: Sequence[Row]) -> Report:
+    """The report of all studies and methods in the settings of these problems."""
+    of_all = _of_seed(name, replace(options, study=get_args(Study), methods=None), problems, 0)
+    return report.make(agreeing(rows, [case.identity for case in of_all]), name)
 
 
-def _cases(name: str, options: StudyOptions, problems: Mapping[str, Problem], seed: int) -> list[Case]:
-    found = []
+def _of_seed(name: str, options: StudyOptions, problems: Mapping[str, Problem], seed: int) -> list[Case]:
+    chosen: list[tuple[str, str, Problem, Method]] = []
     for task, problem in problems.items():
         for study in options.study:
-            for label, method in STUDIES[study].items():
+            for label, method in STUDIES.get(study, {}).items():
                 variant = problem.sizes.get(SIZES[label]) if label in SIZES else problem
                 if variant is not None and (options.methods is None or label in options.methods):
-                    found.append(Case(name, task, variant, label, method, seed))
+                    chosen.append((task, label, variant, method))
     # Long ones first: begun last, they would leave the other cores idle. A step with a student has its KL besides.
-    return sorted(found, key=lambda case: (case.method.updates, case.method.students), reverse=True)
+    chosen.sort(key=lambda one: (one[-1].updates, one[-1].students), reverse=True)
+    return [_case(name, *one, seed) for one in chosen]
 
 
-def _rows(case: Case, found: Trained) -> list[Row]:
-    told = about(found.steps, found.seconds, matmul_precision="medium", precision=case.problem.precision)
-    metric = case.problem.metric
-    student = {} if found.student is None else {f"student_test_{metric}": found.student}
-    # The one that says that all is there comes last.
-    values = {f"valid_{metric}": found.valid, **student, f"test_{metric}": found.test}
-    return rows_of(case.identity, values, told, {"curve": found.curve, "teacher_steps": found.teacher_steps})
+def _case(name: str, task: str, label: str, problem: Problem, method: Method, seed: int) -> Case:
+    arguments: dict[str, Any] = {"problem": problem, "method": method, "seed": seed}
+    return Case(
+        benchmark=name,
+        task=task,
+        dataset=problem.dataset,
+        student=problem.title,
+        method=label,
+        seed=seed,
+        config={"problem": problem.config, "method": asdict(method)},
+        label=f"{task}: {label}, seed {seed}",
+        function=work.train,
+        arguments=arguments,
+        last=f"test_{problem.metric}",
+    )

@@ -1,8 +1,7 @@
-"""One training, with students or without, that goes on where it was stopped."""
+"""One training, with students or without."""
 
 from __future__ import annotations
 
-import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -14,11 +13,12 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from benchmarks.checkpoints import ending, going_on_from
 from benchmarks.lot.methods import Method
 from meta import LoT
 from meta.generators import Generators
-from teachenv import checkpoints
+from teachenv.experiment import loop
+from teachenv.experiment.cases import Outcome
+from teachenv.experiment.loop import Record
 from teachenv.experiment.precision import matmuls
 from teachenv.randomness import Purpose, torch_seed
 from teachenv.schedules import make_schedule
@@ -26,9 +26,6 @@ from teachenv.schedules import make_schedule
 Role = Literal["teacher", "student"]
 Batch = tuple[Any, torch.Tensor]
 """(inputs, targets)."""
-
-# What the file of a training holds, as `teachenv.checkpoints` has it.
-_KEPT = "a training of a model with students"
 
 
 class Reading(NamedTuple):
@@ -133,56 +130,43 @@ class Problem(ABC):
         return Reader()
 
 
-@dataclass(frozen=True)
-class Trained:
-    """What a training gave.
-
-    Attributes:
-        test: the metric of the model that is kept, at its best epoch on valid.
-        valid: the same on valid.
-        student: the first student's on test, at its best epoch on valid; None without students.
-        curve: (epoch, the model's on valid, the student's or None).
-        teacher_steps: steps of the model that is kept; of self-distillation those of both.
-        steps: of all networks.
-        seconds: of it all.
-    """
-
-    test: float
-    valid: float
-    student: float | None
-    curve: list[tuple[int, float, float | None]]
-    teacher_steps: int
-    steps: int
-    seconds: float
-
-
-def train(problem: Problem, method: Method, seed: int, checkpoint: Path) -> Trained:
-    """Trains a model.
+def train(problem: Problem, method: Method, seed: int, folder: Path) -> Outcome:
+    """Trains a model, and measures it and its first student on test, each at its best epoch on valid.
 
     Args:
         problem: what.
         method: how.
         seed: of initialisation, minibatches and dropout; the same for all methods.
-        checkpoint: where an interrupted training is taken up again.
+        folder: where an interrupted training is kept.
     """
-    start, guide = time.perf_counter(), None
+    start, guide, records = time.perf_counter(), None, []
     with matmuls("medium"):
         if method.self_distillation:
-            first = Run(problem, Method(), seed, ending(checkpoint, "first.pt"), None)
-            first.finish()
-            guide = first.best_network()
-        run = Run(problem, method, seed, ending(checkpoint, "pt"), guide)
-        run.finish()
-    test = problem.evaluate(run.best_network(), "test")
-    student = None
+            first = Run(problem, Method(), seed)
+            records.append(first.finish(folder / "first"))
+            guide = first.at_best(records[0])
+        run = Run(problem, method, seed, guide)
+        records.append(record := run.finish(folder / "training"))
+    metric = problem.metric
+    values = {f"valid_{metric}": record.best["teacher"].value}
+    values[f"test_{metric}"] = problem.evaluate(run.at_best(record), "test")
     if run.imitators:
-        run.imitators[0].load_state_dict(run.best["student"][1])
-        student = problem.evaluate(run.imitators[0], "test")
-    generations = 2 if guide is not None else 1
-    seconds = run.seconds_before + time.perf_counter() - start
-    updates = 0 if run.lot is None else run.lot.updates * method.students
-    own = generations * run.step
-    return Trained(test, run.best["teacher"][0], student, run.curve, own, own + updates, seconds)
+        run.imitators[0].load_state_dict(record.best["student"].weights)
+        values[f"student_test_{metric}"] = problem.evaluate(run.imitators[0], "test")
+    own = sum(one.step for one in records)
+    return Outcome(
+        values=values,
+        student_steps=own + (0 if run.lot is None else run.lot.updates * method.students),
+        seconds=sum(one.earlier for one in records) + time.perf_counter() - start,
+        data={
+            "curve": [
+                (point.step // problem.steps, point.values["teacher"], point.values.get("student"))
+                for point in record.curve
+            ],
+            "teacher_steps": own,
+        },
+        versions={"matmul_precision": "medium", "precision": problem.precision},
+    )
 
 
 class _Own(Iterator[Batch]):
@@ -197,13 +181,19 @@ class _Own(Iterator[Batch]):
 
 
 class Run:
-    """A training with all that has come of it, which a checkpoint holds."""
+    """A model in training, with its students if it has any; see `loop.Learner`.
 
-    def __init__(self, problem: Problem, method: Method, seed: int, path: Path, guide: nn.Module | None) -> None:
-        self.problem, self.method, self.seed, self.path = problem, method, seed, path
-        self.step, self.seconds_before, self.start = 0, 0.0, time.perf_counter()
-        self.curve: list[tuple[int, float, float | None]] = []
-        self.best: dict[str, tuple[float, dict[str, torch.Tensor]]] = {}
+    Args:
+        problem: what it learns.
+        method: how.
+        seed: see `train`.
+        guide: the network that teaches in self-distillation.
+    """
+
+    def __init__(self, problem: Problem, method: Method, seed: int, guide: nn.Module | None = None) -> None:
+        self.problem, self.method, self.seed = problem, method, seed
+        self.steps = round(problem.epochs * method.longer) * problem.steps
+        self.schedule = make_schedule(problem.schedule, self.steps)
         with torch_seed(seed, Purpose.INIT, 0 if guide is None else 1):
             self.model = problem.network("teacher")
         self.optimizers = [problem.optimizer(self.model)]
@@ -249,26 +239,23 @@ class Run:
         if self.problem.clip is not None:
             nn.utils.clip_grad_norm_(network.parameters(), self.problem.clip)
 
-    def finish(self) -> None:
-        """Trains to the end, from the checkpoint if there is one, which is written after each epoch."""
-        self._resume()
-        epochs = round(self.problem.epochs * self.method.longer)
-        schedule = make_schedule(self.problem.schedule, epochs * self.problem.steps)
-        for epoch in range(self.step // self.problem.steps, epochs):
-            self.model.train()
-            for student in self.imitators:
-                student.train()
-            while self.step < (epoch + 1) * self.problem.steps:
-                self._step(float(schedule(self.step)))
-            self._evaluate(epoch + 1)
-            self._keep()
+    def finish(self, file: Path) -> Record:
+        """Trains to the end; goes on from the file, which is written after each epoch."""
+        stops = range(self.problem.steps, self.steps + 1, self.problem.steps)
+        return loop.train(self, stops, file, "a training of a model with students", (Generators,))
 
-    def _step(self, factor: float) -> None:
+    def at_best(self, record: Record) -> nn.Module:
+        """The model at its best epoch on valid."""
+        self.model.load_state_dict(record.best["teacher"].weights)
+        return self.model
+
+    def step(self, number: int) -> None:
+        """One of the model, and those of its students that go with it."""
         groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
         for group, rate in zip(groups, self.rates, strict=True):
-            group["lr"] = rate * factor
-        inputs, targets = self.problem.batch(self.seed, self.step, own=False)
-        with torch_seed(self.seed, Purpose.DROPOUT, self.step):
+            group["lr"] = rate * float(self.schedule(number))
+        inputs, targets = self.problem.batch(self.seed, number, own=False)
+        with torch_seed(self.seed, Purpose.DROPOUT, number):
             logits, penalty = self.reader(self.model, inputs)
             loss = nn.functional.cross_entropy(logits.flatten(0, -2), targets.flatten())
             if penalty is not None:
@@ -283,65 +270,46 @@ class Run:
             self.average.update_parameters(self.model)
         if self.lot is not None:
             self.lot.step(self.model)
-        self.step += 1
 
-    def _evaluate(self, epoch: int) -> None:
+    def evaluate(self, record: Record) -> dict[str, float]:
+        """The metric on valid, of the model or the average of its weights, and of the first student."""
         problem = self.problem
         shown = {"teacher": self.model if self.average is None else self.average.module}
         if self.imitators:
             shown["student"] = self.imitators[0]
-        found = {}
+        values = {}
         for role, network in shown.items():
             with torch.no_grad():
-                found[role] = problem.evaluate(network, "valid")
-            if role not in self.best or self._better(found[role], self.best[role][0]):
-                own = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-                self.best[role] = (found[role], own)
-        self.curve.append((epoch, found["teacher"], found.get("student")))
-        if problem.patience is not None and self.average is None and self._stalled(problem.patience):
+                values[role] = problem.evaluate(network, "valid")
+            record.offer(role, values[role], network, problem.higher_is_better)
+        if problem.patience is not None and self.average is None:
+            earlier = [point.values["teacher"] for point in record.curve][: -problem.patience or None]
+            # Worse than the best of those before the last few (Merity et al. 2018).
+            if any(loop.better(value, values["teacher"], problem.higher_is_better) for value in earlier):
+                self.average = AveragedModel(self.model)
+        for network in (self.model, *self.imitators):
+            network.train()
+        return values
+
+    def state(self) -> dict[str, Any]:
+        """See `loop.Learner`."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizers[0].state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "lot": None if self.lot is None else self.lot.state_dict(),
+            "own": self.own.step,
+            "reader": self.reader.state(),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """See `loop.Learner`."""
+        self.model.load_state_dict(state["model"])
+        self.optimizers[0].load_state_dict(state["optimizer"])
+        if state["average"] is not None:
             self.average = AveragedModel(self.model)
-
-    def _better(self, value: float, than: float) -> bool:
-        if math.isnan(than):
-            return not math.isnan(value)
-        return value > than if self.problem.higher_is_better else value < than
-
-    def _stalled(self, patience: int) -> bool:
-        """Whether the last value is worse than the best of those before the last few (Merity et al. 2018)."""
-        values = [value for _, value, _ in self.curve]
-        early = values[: -patience - 1]
-        return bool(early) and any(self._better(value, values[-1]) for value in early)
-
-    def best_network(self) -> nn.Module:
-        """The model at its best epoch on valid."""
-        self.model.load_state_dict(self.best["teacher"][1])
-        return self.model
-
-    def _keep(self) -> None:
-        record = {name: getattr(self, name) for name in ("step", "curve", "best")}
-        record["seconds"] = self.seconds_before + time.perf_counter() - self.start
-        record["model"] = self.model.state_dict()
-        record["optimizer"] = self.optimizers[0].state_dict()
-        record["average"] = None if self.average is None else self.average.state_dict()
-        record["lot"] = None if self.lot is None else self.lot.state_dict()
-        record["own"], record["reader"] = self.own.step, self.reader.state()
-        checkpoints.save(self.path, record, _KEPT, (Generators,))
-
-    def _resume(self) -> None:
-        if not self.path.exists():
-            return
-        with going_on_from(self.path):
-            self._go_on(checkpoints.load(self.path, _KEPT, (Generators,)))
-
-    def _go_on(self, record: dict[str, Any]) -> None:
-        self.step, self.curve, self.best = record["step"], record["curve"], record["best"]
-        self.seconds_before = record["seconds"]
-        self.model.load_state_dict(record["model"])
-        self.optimizers[0].load_state_dict(record["optimizer"])
-        if record["average"] is not None:
-            self.average = AveragedModel(self.model)
-            self.average.load_state_dict(record["average"])
+            self.average.load_state_dict(state["average"])
         if self.lot is not None:
-            self.lot.load_state_dict(record["lot"])
-        self.own.step = record["own"]
-        self.reader.load(record["reader"])
+            self.lot.load_state_dict(state["lot"])
+        self.own.step = state["own"]
+        self.reader.load(state["reader"])

@@ -11,18 +11,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
-from benchmarks.checkpoints import ending, going_on_from
 from benchmarks.lot.methods import Method
 from benchmarks.lot.work import Run
 from benchmarks.lot_images.problem import ImageProblem
 from meta import imitability
-from teachenv import checkpoints
+from teachenv.experiment import loop
+from teachenv.experiment.cases import Case, Outcome
+from teachenv.experiment.loop import Record
 from teachenv.experiment.precision import matmuls
 from teachenv.randomness import Purpose, torch_seed
 from teachenv.schedules import make_schedule
@@ -37,90 +39,109 @@ KINDS: Mapping[Kind, Mapping[str, Any]] = {
     "unaugmented": {"augment": False},
     "spurious": {"augment": False, "shuffled": SHUFFLED},
 }
-_KEPT = "a student that imitates a classifier of images"
 # Points of the curve in an epoch, and training images that it is measured on.
 _POINTS, _MEASURED = 2, 2000
 
 
-@dataclass(frozen=True)
-class Imitated:
-    """What came of a teacher and its student.
-
-    Attributes:
-        learned: the teacher's accuracy on the labels that it was trained on.
-        test: the teacher's accuracy on test.
-        curve: (step of the student, KL to the teacher on training images, on test images), neither augmented.
-        steps: of the student.
-        seconds: of it all.
-    """
-
-    learned: float
-    test: float
-    curve: list[tuple[int, float, float]]
-    steps: int
-    seconds: float
+def case(benchmark: str, problem: ImageProblem, kind: Kind, seed: int) -> Case:
+    """A teacher of a kind, and its student; `problem` is what the generalising one learns."""
+    return Case(
+        benchmark=benchmark,
+        task=problem.task,
+        dataset=problem.dataset,
+        student=problem.title,
+        method=f"imitate:{kind}",
+        seed=seed,
+        config={"problem": problem.config, "shuffled": SHUFFLED},
+        label=f"{problem.task}: imitating a {kind} teacher, seed {seed}",
+        function=imitate,
+        arguments={"problem": replace(problem, **KINDS[kind]), "seed": seed},
+        last="imitation_kl_test",
+    )
 
 
-def imitate(problem: ImageProblem, kind: Kind, seed: int, checkpoint: Path) -> Imitated:
+def imitate(problem: ImageProblem, seed: int, folder: Path) -> Outcome:
     """Trains a teacher and then a student on it, for as many epochs.
 
     Args:
-        problem: what the generalising teacher learns.
-        kind: of the teacher.
+        problem: what the teacher learns.
         seed: of initialisation and minibatches.
-        checkpoint: where the teacher's training is taken up again, and the student's.
+        folder: where both trainings are kept.
+
+    Returns:
+        `teacher_learned_accuracy` on the labels that it was trained on, `teacher_test_accuracy`, `imitation_kl_train`
+        and `imitation_kl_test`; as data the curve of the last two, along the student's steps.
     """
     start = time.perf_counter()
-    problem = replace(problem, **KINDS[kind])
     with matmuls("medium"):
-        run = Run(problem, Method(), seed, ending(checkpoint, "teacher.pt"), None)
-        run.finish()
+        run = Run(problem, Method(), seed)
+        taught = run.finish(folder / "teacher")
         # At the end of its training, not at its best: what it knows by heart it knows then.
         teacher = run.model
         images, labels = problem.data.train[0], problem.labels(seed)
         learned = float((problem.logits(teacher, images).argmax(-1) == labels).double().mean())
         test = problem.evaluate(teacher, "test")
-        before = run.seconds_before + time.perf_counter() - start
-        own = ending(checkpoint, "student.pt")
-        curve, seconds = _followed(replace(problem, augment=False), teacher, seed, own)
-        return Imitated(learned, test, curve, curve[-1][0], before + seconds)
+        student = Imitator(replace(problem, augment=False), teacher, seed)
+        record = student.finish(folder / "student")
+    last = record.curve[-1]
+    return Outcome(
+        values={
+            "teacher_learned_accuracy": learned,
+            "teacher_test_accuracy": test,
+            **{f"imitation_kl_{split}": value for split, value in last.values.items()},
+        },
+        student_steps=last.step,
+        seconds=taught.earlier + record.earlier + time.perf_counter() - start,
+        data=[(point.step, *point.values.values()) for point in record.curve],
+        versions={"matmul_precision": "medium", "precision": problem.precision},
+    )
 
 
-def _followed(
-    problem: ImageProblem, teacher: torch.nn.Module, seed: int, path: Path
-) -> tuple[list[tuple[int, float, float]], float]:
-    """The curve of a student's distance from its teacher, and the seconds that it took; kept at each point."""
-    start, before, curve, begun = time.perf_counter(), 0.0, list[tuple[int, float, float]](), 0
-    with torch_seed(seed, Purpose.INIT, 1):
-        student = problem.network("student")
-    optimizer, reader = problem.optimizer(student), problem.reader()
-    total, every = problem.epochs * problem.steps, max(1, problem.steps // _POINTS)
-    schedule, rates = make_schedule(problem.schedule, total), [group["lr"] for group in optimizer.param_groups]
-    shown = [problem.data.train[0][:_MEASURED], problem.data.test[0]]
-    taught = [problem.logits(teacher, images) for images in shown]
-    if path.exists():
-        with going_on_from(path):
-            record = checkpoints.load(path, _KEPT)
-            student.load_state_dict(record["student"])
-            optimizer.load_state_dict(record["optimizer"])
-            curve, before = record["curve"], record["seconds"]
-            begun = curve[-1][0]
-    for step in range(begun, total):
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * float(schedule(step))
-        inputs, _ = problem.batch(seed, step, own=True)
+class Imitator:
+    """A student that learns from a teacher's logits alone; see `loop.Learner`."""
+
+    def __init__(self, problem: ImageProblem, teacher: nn.Module, seed: int) -> None:
+        self.problem, self.teacher, self.seed = problem, teacher, seed
+        with torch_seed(seed, Purpose.INIT, 1):
+            self.student = problem.network("student")
+        self.optimizer, self.reader = problem.optimizer(self.student), problem.reader()
+        self.steps = problem.epochs * problem.steps
+        self.schedule = make_schedule(problem.schedule, self.steps)
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        # Neither is augmented.
+        shown = {"train": problem.data.train[0][:_MEASURED], "test": problem.data.test[0]}
+        self.shown = {split: (images, problem.logits(teacher, images)) for split, images in shown.items()}
+
+    def finish(self, file: Path) -> Record:
+        """Trains to the end."""
+        stops = [*range(0, self.steps, max(1, self.problem.steps // _POINTS)), self.steps]
+        return loop.train(self, stops, file, "a student that imitates a classifier of images")
+
+    def step(self, number: int) -> None:
+        """Towards the teacher on a minibatch."""
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * float(self.schedule(number))
+        inputs, _ = self.problem.batch(self.seed, number, own=True)
         with torch.no_grad():
-            target = reader(teacher.eval(), inputs).logits
-        with torch_seed(seed, Purpose.DROPOUT, step):
-            loss = imitability(reader(student.train(), inputs).logits, target)
-        optimizer.zero_grad()
+            target = self.reader(self.teacher.eval(), inputs).logits
+        with torch_seed(self.seed, Purpose.DROPOUT, number):
+            loss = imitability(self.reader(self.student.train(), inputs).logits, target)
+        self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        if (step + 1) % every == 0 or step + 1 == total:
-            pairs = zip(shown, taught, strict=True)
-            train, test = (float(imitability(problem.logits(student, images), own)) for images, own in pairs)
-            curve.append((step + 1, train, test))
-            record = {"student": student.state_dict(), "optimizer": optimizer.state_dict(), "curve": curve}
-            record["seconds"] = before + time.perf_counter() - start
-            checkpoints.save(path, record, _KEPT)
-    return curve, before + time.perf_counter() - start
+        self.optimizer.step()
+
+    def evaluate(self, record: Record) -> dict[str, float]:
+        """How far it is from the teacher."""
+        return {
+            split: float(imitability(self.problem.logits(self.student, images), logits))
+            for split, (images, logits) in self.shown.items()
+        }
+
+    def state(self) -> dict[str, Any]:
+        """See `loop.Learner`."""
+        return {"student": self.student.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """See `loop.Learner`."""
+        self.student.load_state_dict(state["student"])
+        self.optimizer.load_state_dict(state["optimizer"])

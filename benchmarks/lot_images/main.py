@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from benchmarks.lot.main import Study, StudyOptions
-from benchmarks.lot.main import run as run_studies
+from benchmarks.lot.main import Study, StudyOptions, cases, make_report
 from benchmarks.lot_images import imitation, report
-from benchmarks.lot_images.imitation import KINDS, Imitated
+from benchmarks.lot_images.imitation import KINDS
 from benchmarks.lot_images.networks import NETWORKS
 from benchmarks.lot_images.problem import ImageProblem
-from benchmarks.measurements import Measurement, measure, rows_of
 from benchmarks.options import Preset
 from teachenv.errors import unknown_name
-from teachenv.experiment.provenance import about
-from teachenv.experiment.rows import ResultsFile, Row, agreeing
+from teachenv.experiment.report import Report
+from teachenv.experiment.rows import Row, agreeing
 
 NAME = "lot_images"
 
@@ -114,53 +111,17 @@ def problem(options: Options) -> ImageProblem:
 def run(options: Options) -> None:
     """Runs what the folder does not hold yet; writes rows, tables and figures."""
     given, size = problem(options), SIZES[options.preset]
-    studies = tuple(study for study in options.study if study != "imitation")
-    run_studies(NAME, replace(options, study=studies), {given.task: given}, size.seeds)
+    seeds, problems = options.seeds or size.seeds, {given.task: given}
+    wanted = cases(NAME, options, problems, seeds)
     if "imitation" in options.study:
-        _imitation(options, given, options.seeds or size.seeds)
+        wanted += [imitation.case(NAME, given, kind, seed) for seed in range(seeds) for kind in KINDS]
 
+    def reports(rows: Sequence[Row]) -> Report:
+        made = make_report(NAME, options, problems, rows)
+        if "imitation" in options.study:
+            made.beside["imitation"] = report.make(
+                agreeing(rows, [imitation.case(NAME, given, kind, 0).identity for kind in KINDS])
+            )
+        return made
 
-def _imitation(options: Options, given: ImageProblem, seeds: int) -> None:
-    folder = options.output_folder(NAME)
-    results = ResultsFile(folder / "results.jsonl")
-    wanted = [
-        Measurement(
-            f"{given.task}: imitating a {kind} teacher, seed {seed}",
-            imitation.imitate,
-            {"problem": given, "kind": kind, "seed": seed},
-            identity := _identity(given, kind, seed),
-            "imitation_kl_test",
-            partial(_rows, identity, given.precision),
-        )
-        for seed in range(seeds)
-        for kind in KINDS
-    ]
-    measure(wanted, results, options.processes)
-    rows = results.rows()
-    shown = agreeing(rows, [_identity(given, kind, 0) for kind in KINDS])
-    report.make(shown).write(folder, "imitation", "imitation")
-
-
-def _identity(given: ImageProblem, kind: str, seed: int) -> dict[str, Any]:
-    return {
-        "benchmark": NAME,
-        "task": given.task,
-        "dataset": given.dataset,
-        "student": given.title,
-        "method": f"imitate:{kind}",
-        "seed": seed,
-        "config": {"problem": given.config, "shuffled": imitation.SHUFFLED},
-    }
-
-
-def _rows(identity: Mapping[str, Any], precision: str, found: Imitated) -> list[Row]:
-    told = about(found.steps, found.seconds, matmul_precision="medium", precision=precision)
-    _, train, test = found.curve[-1]
-    # The one that says that all is there comes last.
-    values = {
-        "teacher_learned_accuracy": found.learned,
-        "teacher_test_accuracy": found.test,
-        "imitation_kl_train": train,
-        "imitation_kl_test": test,
-    }
-    return rows_of(identity, values, told, found.curve)
+    options.execute(NAME, [lambda session: wanted], reports)

@@ -12,7 +12,7 @@ from teachenv.experiment import figures
 from teachenv.experiment.figures import color
 from teachenv.experiment.report import Report
 from teachenv.experiment.rows import Row
-from teachenv.experiment.tables import Column, Measure, Section, deviation, grouped, in_precision, seeds
+from teachenv.experiment.tables import Column, Measure, Section, by, deviation, grouped, in_precision, seeds
 
 ORDER = tuple(f"imitate:{kind}" for kind in KINDS)
 _COLUMNS = {
@@ -30,14 +30,18 @@ def make(rows: Sequence[Row]) -> Report:
         *(deviation(header, measure, ".3g", ".2g") for header, measure in _COLUMNS.items()),
         seeds(_COLUMNS["test images"]),
     ]
-    title = f"{rows[0].task}, {rows[0].student} ({rows[0].dataset}): who is easier to imitate?"
     about = f"Mean ± standard deviation over seeds{in_precision(rows)}."
-    section = Section.of(title, columns, grouped(rows, ORDER), about)
+    sections = [
+        Section.of(f"{title}: who is easier to imitate?", columns, grouped(own, ORDER), about)
+        for title, own in by(rows, lambda row: f"{row.task}, {row.student} ({row.dataset})").items()
+    ]
     captions = {"imitation": "How far students are from the teachers that they imitate"}
-    return Report("Learning from teaching: imitation", [section], {"imitation": partial(_figure, rows)}, rows, captions)
+    return Report("Learning from teaching: imitation", sections, {"imitation": partial(_figure, rows)}, rows, captions)
 
 
-def _figure(rows: Sequence[Row]) -> Figure:
+def _figure(rows: Sequence[Row]) -> Figure | None:
+    if not rows:
+        return None
     figure, axes = figures.panels(["training images", "test images"])
     for number, group in enumerate(grouped((row for row in rows if row.data), ORDER)):
         curves, label = [row.data for row in group.rows], f"{group.name.removeprefix('imitate:')} teacher"

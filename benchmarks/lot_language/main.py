@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, get_args
 
-from benchmarks.lot.main import StudyOptions
-from benchmarks.lot.main import run as run_studies
+from benchmarks.lot.main import StudyOptions, cases, make_report
 from benchmarks.lot_language.problem import LanguageProblem
 from benchmarks.options import Preset
 from teachenv.data import LANGUAGE
@@ -144,5 +144,7 @@ def problems(options: Options) -> dict[str, LanguageProblem]:
 
 def run(options: Options) -> None:
     """Runs what the folder does not hold yet; writes rows, tables and figures."""
-    of_all = replace(options, model=get_args(Model))
-    run_studies(NAME, options, problems(options), SEEDS[options.preset], problems(of_all))
+    wanted = cases(NAME, options, problems(options), options.seeds or SEEDS[options.preset])
+    # Of all models, whichever this command trains.
+    shown = problems(replace(options, model=get_args(Model)))
+    options.execute(NAME, [lambda session: wanted], partial(make_report, NAME, options, shown))

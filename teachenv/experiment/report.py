@@ -34,6 +34,7 @@ class Report:
         sections: with the tables.
         rows: all that the tables and figures are made from.
         html: path of the page; None before it is written.
+        beside: further reports that are written with it, by the names of their files.
 
     Args:
         name: see there, like the following.
@@ -57,6 +58,7 @@ class Report:
         self.name, self.sections, self.rows = name, sections, rows
         self._draw = figures
         self.html: Path | None = None
+        self.beside: dict[str, Report] = {}
         self._captions = captions or {}
         self._command = command or shlex.join([Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]])
 
@@ -90,6 +92,8 @@ class Report:
         write_atomically(self.html, self.page())
         for section in self.sections:
             section.print(self.name)
+        for name, other in self.beside.items():
+            other.write(folder, name, name)
         Console().print(f"rows, tables, figures and page: {folder}", highlight=False, markup=False)
 
     def page(self) -> str:

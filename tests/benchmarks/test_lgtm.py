@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from benchmarks.lgtm.methods import METHODS, STUDIES, TABLE
 from benchmarks.lgtm.work import Setting, distil, fine_tune, tokens
 from meta import INFLUENCE_METHODS
 from meta.distillation import DISTILLERS
+from teachenv import checkpoints
 from teachenv.experiment.rows import Row, read_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore:the files in .* are not the official")
@@ -50,7 +52,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def command(checkpoint: str, data: Path, out: Path, *more: str) -> list[str]:
-    fixed = ["lgtm", "--preset", "smoke", "--workers", "1", "--checkpoint", checkpoint]
+    fixed = ["lgtm", "--preset", "smoke", "--backend", "inline", "--checkpoint", checkpoint]
     return [*fixed, "--data-root", str(data), "--out", str(out), *more]
 
 
@@ -69,7 +71,8 @@ def test_the_table_has_all_methods_and_the_run_goes_on(
     assert [step for step, *_ in lgtm.data["curve"]] == [3, 6]
     assert np.array(lgtm.data["influences"]).shape == (2, 64)
     assert all(numbers["influence_ratio"] > 0 for _, numbers in lgtm.data["logged"])
-    assert not list((tmp_path / "checkpoints").glob("*"))
+    # One teacher for all that want a fixed one; it stays.
+    assert [file.name for file in (tmp_path / "checkpoints").glob("*/*")] == ["teacher"]
     table = (tmp_path / "table.md").read_text()
     assert "| lgtm |" in table
     assert "83.4" in table
@@ -81,53 +84,87 @@ def test_the_table_has_all_methods_and_the_run_goes_on(
 
 
 def test_studies_vary_what_they_say(checkpoint: str, data: Path) -> None:
+    def cases(study: Any) -> list[Any]:
+        return main._cases(Options("smoke", study=(study,), checkpoint=checkpoint, data_root=data))
+
     for study, methods in STUDIES.items():
-        cases = main._cases(Options("smoke", study=(study,), checkpoint=checkpoint, data_root=data))
-        assert {case.method for case in cases} == set(methods)
-    sizes, feedback = (
-        main._cases(Options("smoke", study=(study,), checkpoint=checkpoint, data_root=data))
-        for study in ("size", "feedback")
-    )
-    assert {(case.label, case.setting.layers) for case in sizes if case.method == "lgtm"} == {
-        ("lgtm:layers-2", 2),
-        ("lgtm:layers-1", 1),
+        assert [(case.method, case.arguments["method"]) for case in cases(study)] == [*methods.items()]
+    sizes, feedback = cases("size"), cases("feedback")
+    settings = {case.method: case.arguments["setting"] for case in sizes}
+    assert {name: setting.layers for name, setting in settings.items() if "lgtm" in name} == {
+        "lgtm:layers-2": 2,
+        "lgtm:layers-1": 1,
     }
-    assert [len(tokens(case.setting).feedback.labels) for case in feedback] == [4, 8, 16]
-    assert len({str(case.identity) for case in sizes + feedback}) == len(sizes + feedback)
+    assert [len(tokens(case.arguments["setting"]).feedback.labels) for case in feedback] == [4, 8, 16]
+    assert len({case.digest for case in sizes + feedback}) == len(sizes + feedback)
+    # The teacher's layers are not the student's.
+    assert len({needed.digest for case in sizes + cases("table") for needed in case.needs}) == 1
     assert str(data) not in str([case.identity for case in feedback])
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.fixture
+def interrupted(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], Any]:
+    """Calls something that ends with an `Interrupted` at each stop of a training, until it comes to its end."""
+
+    def call(run: Callable[[], Any]) -> Any:
+        save = checkpoints.save
+
+        def save_once(file: Path, *arguments: Any) -> None:
+            save(file, *arguments)
+            if file.name != work.TEACHER:
+                raise Interrupted
+
+        for _ in range(20):
+            with monkeypatch.context() as patch:
+                patch.setattr(checkpoints, "save", save_once)
+                try:
+                    return run()
+                except Interrupted:
+                    continue
+        raise AssertionError("it does not go on")
+
+    return call
 
 
 @pytest.mark.parametrize("method", ["lgtm", "takd", "rco"])
 def test_an_interrupted_run_ends_as_a_whole_one(
-    method: str, checkpoint: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, checkpoint: str, data: Path, tmp_path: Path, interrupted: Callable[[Callable[[], Any]], Any]
 ) -> None:
     setting = Setting("mrpc", checkpoint, 2, 2, 16, 12, evaluations=2, data={"data_root": str(data)})
-    teacher = None
-    if METHODS[method].tuned:
-        teacher = tmp_path / "teacher.pt"
+    made, teacher = METHODS[method], None
+    if made.tuned:
+        teacher = tmp_path / "teacher"
         fine_tune(setting, 0, 3, teacher)
-    whole = distil(setting, method, 0, teacher, tmp_path / "whole")
+    whole = distil(setting, made, 0, tmp_path / "whole", teacher)
+    again = interrupted(lambda: distil(setting, made, 0, tmp_path / "parts", teacher))
+    assert replace(again, seconds=0.0) == replace(whole, seconds=0.0)
 
-    class Interrupted(Exception):
-        pass
 
-    keep, kept = work._Run._keep, []
+def test_an_interrupted_fine_tuning_ends_as_a_whole_one(
+    checkpoint: str, data: Path, tmp_path: Path, interrupted: Callable[[Callable[[], Any]], Any]
+) -> None:
+    setting = Setting("mrpc", checkpoint, 2, 2, 16, 12, data={"data_root": str(data)})
+    folders = [tmp_path / name for name in ("whole", "parts")]
+    whole = fine_tune(setting, 0, 3, folders[0])
+    again = interrupted(lambda: fine_tune(setting, 0, 3, folders[1]))
+    assert replace(again, seconds=0.0) == replace(whole, seconds=0.0)
+    files = [folder / work.TEACHER for folder in folders]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert len(checkpoints.load(files[0], work._ROUTE)) == 3
+    assert [*folders[1].iterdir()] == files[1:]
 
-    def keep_once(run: Any) -> None:
-        keep(run)
-        kept.append(run.step)
-        raise Interrupted
 
-    for _ in range(2 * len(whole.curve)):
-        monkeypatch.setattr(work._Run, "_keep", keep_once)
-        with pytest.raises(Interrupted):
-            distil(setting, method, 0, teacher, tmp_path / "parts")
-        if sum(step == setting.epochs * 4 for step in kept) == (2 if method == "takd" else 1):
-            break
-    monkeypatch.setattr(work._Run, "_keep", keep)
-    again = distil(setting, method, 0, teacher, tmp_path / "parts")
-    for name in ("test", "dev", "curve", "logged", "influences", "steps"):
-        assert getattr(again, name) == getattr(whole, name)
+def test_a_teacher_of_something_else_is_one_line_that_names_it(checkpoint: str, data: Path, tmp_path: Path) -> None:
+    setting = Setting("mrpc", checkpoint, 2, 1, 16, 12, data={"data_root": str(data)})
+    file = tmp_path / work.TEACHER
+    for route in ([{"weight": torch.zeros(2)}], [], None):
+        checkpoints.save(file, route, work._ROUTE)
+        with pytest.raises(ValueError, match=f"^{file} does not fit"):
+            distil(setting, METHODS["kd"], 0, tmp_path / "run", tmp_path)
 
 
 def test_the_best_checkpoint_on_dev_is_reported(
@@ -147,7 +184,7 @@ def test_the_best_checkpoint_on_dev_is_reported(
 
     given = tokens(setting)
     monkeypatch.setattr(work, "evaluate", pretend)
-    distil(setting, "prokt", 0, None, tmp_path / "run")
+    distil(setting, METHODS["prokt"], 0, tmp_path)
     assert measured[-1][1] == measured[2][1] != measured[4][1]
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from benchmarks.__main__ import main as command_line
-from benchmarks.lot import report, work
+from benchmarks.lot import report
 from benchmarks.lot.methods import LOT, METHODS, PEERS, TABLE, Method
 from benchmarks.lot.work import Problem, Run, train
 from benchmarks.lot_images import imitation, networks
@@ -21,6 +21,8 @@ from benchmarks.lot_images import problem as images_problem
 from benchmarks.lot_images.problem import ImageProblem
 from benchmarks.lot_language import main as language_main
 from benchmarks.lot_language.problem import LanguageProblem
+from teachenv import checkpoints
+from teachenv.experiment.cases import Outcome
 from teachenv.experiment.rows import Row, read_rows
 from teachenv.tasks import synthetic
 
@@ -45,8 +47,21 @@ PROBLEMS: dict[str, Problem] = {
 }  # fmt: skip
 
 
-def comparable(found: work.Trained) -> dict[str, Any]:
-    return {name: value for name, value in vars(found).items() if name != "seconds"}
+class Interrupted(Exception):
+    pass
+
+
+def interrupt_after_each_checkpoint(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The files that are written; each call of what writes them ends with an `Interrupted`."""
+    save, files = checkpoints.save, list[Path]()
+
+    def save_once(file: Any, *arguments: Any) -> None:
+        save(file, *arguments)
+        files.append(file)
+        raise Interrupted
+
+    monkeypatch.setattr(checkpoints, "save", save_once)
+    return files
 
 
 @pytest.mark.parametrize(
@@ -54,7 +69,6 @@ def comparable(found: work.Trained) -> dict[str, Any]:
     [
         ("lstm", replace(LOT, student_steps=3)),
         ("awd-lstm", LOT),
-        ("awd-lstm", Method()),
         ("transformer-xl", replace(LOT, students=2, labels=True)),
         ("lstm", PEERS["self-distillation"]),
         ("images", replace(LOT, student_steps=2)),
@@ -64,38 +78,28 @@ def test_an_interrupted_training_ends_as_a_whole_one(
     problem: str, method: Method, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = train(PROBLEMS[problem], method, 0, tmp_path / "whole")
-    keep, kept = work.Run._keep, []
-
-    class Interrupted(Exception):
-        pass
-
-    def keep_once(run: work.Run) -> None:
-        keep(run)
-        kept.append(run.step)
-        raise Interrupted
-
-    monkeypatch.setattr(work.Run, "_keep", keep_once)
+    files = interrupt_after_each_checkpoint(monkeypatch)
     runs = PROBLEMS[problem].epochs * (2 if method.self_distillation else 1)
     for _ in range(runs):
         with pytest.raises(Interrupted):
             train(PROBLEMS[problem], method, 0, tmp_path / "parts")
     again = train(PROBLEMS[problem], method, 0, tmp_path / "parts")
-    assert len(kept) == runs
-    assert comparable(again) == comparable(whole)
+    assert len(files) == runs
+    assert again.seconds > 0
+    assert replace(again, seconds=0.0) == replace(whole, seconds=0.0)
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
 @pytest.mark.parametrize("student_steps", [1, 2])
 def test_without_a_weight_students_leave_the_model_alone(problem: str, student_steps: int, tmp_path: Path) -> None:
     methods = (Method(), replace(LOT, alpha=0.0, student_steps=student_steps))
-    alone, beside = (Run(PROBLEMS[problem], m, 0, tmp_path / str(n), None) for n, m in enumerate(methods))
-    for run in (alone, beside):
-        run.finish()
-    assert [value for _, value, _ in beside.curve] == [value for _, value, _ in alone.curve]
+    alone, beside = (Run(PROBLEMS[problem], method, 0) for method in methods)
+    records = [run.finish(tmp_path / str(n)) for n, run in enumerate((alone, beside))]
+    assert len({tuple(point.values["teacher"] for point in record.curve) for record in records}) == 1
     for name, tensor in alone.model.state_dict().items():
         assert torch.equal(tensor, beside.model.state_dict()[name]), name
     assert beside.lot is not None
-    assert beside.lot.updates == student_steps * beside.step
+    assert beside.lot.updates == student_steps * beside.steps
 
 
 def test_steps_are_counted(tmp_path: Path) -> None:
@@ -103,24 +107,29 @@ def test_steps_are_counted(tmp_path: Path) -> None:
     methods = {**TABLE, **PEERS}
     found = {name: train(problem, m, 0, tmp_path / name.replace(":", "-")) for name, m in methods.items()}
     steps = problem.steps
-    assert {name: (f.teacher_steps / steps, f.steps / steps) for name, f in found.items()} == {
+    assert {name: counted(f, steps) for name, f in found.items()} == {
         "teacher-only": (1, 1),
         "teacher-only:total-steps": (2, 2),
         "lot": (1, 2),
         "dml": (1, 2),
         "self-distillation": (2, 2),
     }
-    assert all(found[name].steps == steps * METHODS[name].updates for name in found)
+    assert all(found[name].student_steps == steps * METHODS[name].updates for name in found)
     several = train(problem, replace(LOT, student_steps=3, students=2), 0, tmp_path / "several")
-    assert (several.teacher_steps, several.steps) == (steps, 7 * steps)
-    assert {name for name, f in found.items() if f.student is not None} == {"lot", "dml"}
+    assert counted(several, steps) == (1, 7)
+    assert {name for name, f in found.items() if "student_test_perplexity" in f.values} == {"lot", "dml"}
+
+
+def counted(found: Outcome, epoch: int) -> tuple[float, float]:
+    """Epochs of what is kept, and of all networks."""
+    return found.data["teacher_steps"] / epoch, found.student_steps / epoch
 
 
 def test_learning_helps(tmp_path: Path) -> None:
     words = len(TEXT.data.vocabulary)
     found = train(replace(TEXT, epochs=6), Method(), 0, tmp_path / "run")
-    assert found.test < 0.75 * words
-    assert found.valid == min(value for _, value, _ in found.curve)
+    assert found.values["test_perplexity"] < 0.75 * words
+    assert found.values["valid_perplexity"] == min(value for _, value, _ in found.data["curve"])
 
 
 def test_a_uniform_model_has_the_perplexity_of_the_vocabulary() -> None:
@@ -224,40 +233,30 @@ def test_spurious_labels_are_the_others_shuffled() -> None:
 
 
 def test_a_student_comes_nearer_to_the_teacher_that_it_imitates(tmp_path: Path) -> None:
-    found = imitation.imitate(replace(PICTURES, epochs=6), "generalising", 0, tmp_path / "run")
-    steps, train_, test = np.array(found.curve).T
-    assert steps[-1] == found.steps == 6 * PICTURES.steps
+    found = imitation.imitate(replace(PICTURES, epochs=6), 0, tmp_path)
+    steps, train_, test = np.array(found.data).T
+    assert steps[-1] == found.student_steps == 6 * PICTURES.steps
     assert train_[-1] < 0.5 * train_.max()
     assert test[-1] < test.max()
-    assert found.seconds > 0
+    assert (found.values["imitation_kl_train"], found.values["imitation_kl_test"]) == (train_[-1], test[-1])
 
 
 def test_an_interrupted_imitation_ends_as_a_whole_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = imitation.imitate(PICTURES, "spurious", 0, tmp_path / "whole")
-    imitability, trained = imitation.imitability, []
-
-    class Interrupted(Exception):
-        pass
-
-    def counted(own: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-        trained.extend([1] * own.requires_grad)
-        if len(trained) == PICTURES.steps + 1:
-            raise Interrupted
-        return imitability(own, other)
-
-    monkeypatch.setattr(imitation, "imitability", counted)
-    with pytest.raises(Interrupted):
-        imitation.imitate(PICTURES, "spurious", 0, tmp_path / "broken")
-    trained.clear()
-    monkeypatch.setattr(work.Run, "_step", None)  # the teacher was trained before
-    again = imitation.imitate(PICTURES, "spurious", 0, tmp_path / "broken")
-    assert len(trained) == PICTURES.steps
+    spurious = replace(PICTURES, epochs=1, **imitation.KINDS["spurious"])
+    whole = imitation.imitate(spurious, 0, tmp_path / "whole")
+    files = interrupt_after_each_checkpoint(monkeypatch)
+    stops = len(whole.data) + spurious.epochs
+    for _ in range(stops):
+        with pytest.raises(Interrupted):
+            imitation.imitate(spurious, 0, tmp_path / "parts")
+    again = imitation.imitate(spurious, 0, tmp_path / "parts")
+    assert len(files) == stops
     assert replace(again, seconds=0.0) == replace(whole, seconds=0.0)
 
 
 def test_the_language_command_keeps_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(language_main.EPOCHS, "smoke", 1)  # type: ignore[arg-type]
-    command = ["lot_language", "--preset", "smoke", "--train-size", "4000", "--seeds", "2", "--workers", "1"]
+    command = ["lot_language", "--preset", "smoke", "--train-size", "4000", "--seeds", "2", "--backend", "inline"]
     command += ["--out", str(tmp_path), "--model", "lstm", "transformer-xl", "--study", "table", "peers"]
     assert command_line(command) == 0
     rows = read_rows(tmp_path / "results.jsonl")
@@ -280,7 +279,7 @@ def test_the_image_command_asks_all_studies(tmp_path: Path, monkeypatch: pytest.
     few = functools.partial(synthetic.make_synthetic, test_size=20)  # all are measured again and again
     monkeypatch.setattr(synthetic, "make_synthetic", few)
     monkeypatch.setattr(images_problem, "has_bfloat16", lambda: True)
-    command = ["lot_images", "--preset", "smoke", "--workers", "1", "--out", str(tmp_path)]
+    command = ["lot_images", "--preset", "smoke", "--backend", "inline", "--out", str(tmp_path)]
     command += ["--study", "n", "form", "size", "imitation", "--methods", "lot:n-2", "lot:l2", "lot:student-larger"]
     assert command_line(command) == 0
     rows = read_rows(tmp_path / "results.jsonl")
@@ -308,8 +307,18 @@ def test_images_are_read_in_the_precision_that_rows_tell(monkeypatch: pytest.Mon
 
 
 def test_a_table_does_not_mix_settings(tmp_path: Path) -> None:
-    command = ["lot_language", "--preset", "smoke", "--train-size", "4000", "--workers", "1", "--out", str(tmp_path)]
-    command += ["--methods", "teacher-only"]
+    command = [
+        "lot_language",
+        "--preset",
+        "smoke",
+        "--train-size",
+        "4000",
+        "--backend",
+        "inline",
+        "--out",
+        str(tmp_path),
+    ]
+    command += ["--methods", "teacher-only", "--out", str(tmp_path)]
 
     def shown(*more: str) -> str:
         assert command_line([*command, *more]) == 0

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
-import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -14,10 +13,10 @@ from torch import nn
 
 from meta import INFLUENCE_METHODS, held_out_gradient, influence
 from meta.distillation.text import TextClassifier
-from teachenv.experiment import memory
 from teachenv.experiment.cases import Case, Outcome
 from teachenv.experiment.precision import MatmulPrecision, matmuls
 from teachenv.experiment.processes import alone
+from teachenv.experiment.timing import Times, in_turns, peak, seconds_of
 from teachenv.randomness import Purpose, torch_seed
 
 BATCH, LENGTH, TURNS = 32, 64, 5
@@ -84,43 +83,31 @@ def cases(benchmark: str, checkpoint: str, name: str) -> list[Case]:
 
 def measured(checkpoint: str, precision: MatmulPrecision, folder: Path) -> Outcome:
     """Time, memory and error of all methods."""
-    start, seconds, errors = time.perf_counter(), *times(checkpoint, precision)
-    values = {}
+    times, errors = _times(checkpoint, precision)
+    found: dict[str, Outcome] = {}
     for method in INFLUENCE_METHODS:
-        found = {
-            "seconds": seconds[method],
-            "time_ratio": seconds[method] / seconds[REFERENCE],
-            # In a process of its own, which has used no memory before.
-            "extra_bytes": alone(peak, checkpoint=checkpoint, method=method),
-            "relative_error": errors[method],
-        }
-        values[method] = {name: value for name, value in found.items() if value is not None}
-    own = values.pop(REFERENCE)
-    return Outcome(values=own, student_steps=0, seconds=time.perf_counter() - start, others=values)
+        seconds = times.median(method)
+        values = {"seconds": seconds, "time_ratio": times.ratio(method, REFERENCE)}
+        extra = alone(_peak, checkpoint=checkpoint, method=method)
+        if extra is not None:
+            values["extra_bytes"] = extra
+        found[method] = Outcome(values={**values, "relative_error": errors[method]}, student_steps=0, seconds=seconds)
+    return replace(found.pop(REFERENCE), others=found)
 
 
-def times(checkpoint: str, precision: MatmulPrecision) -> tuple[dict[str, float], dict[str, float]]:
-    """Median seconds of each method, in turns in one process, and each one's error against the float64 oracle."""
+def _times(checkpoint: str, precision: MatmulPrecision) -> tuple[Times, dict[str, float]]:
+    """What turns of each method take, and each one's error against the float64 oracle."""
     student, batch, v = _problem(checkpoint)
     calls = {name: partial(influence, student, _losses, batch, v, method=name) for name in INFLUENCE_METHODS}
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
     with matmuls(precision):
         found = {name: call() for name, call in calls.items()}
-        for _ in range(TURNS):
-            for name, call in calls.items():
-                start = time.perf_counter()
-                call()
-                seconds[name].append(time.perf_counter() - start)
+        times = in_turns({name: partial(seconds_of, call) for name, call in calls.items()}, TURNS)
     double = {name: tensor.double() for name, tensor in v.items()}
     oracle = influence(student.double(), _losses, batch, double, method="per-sample")
-    errors = {name: float((value.double() - oracle).norm() / oracle.norm()) for name, value in found.items()}
-    return {name: statistics.median(own) for name, own in seconds.items()}, errors
+    return times, {name: float((value.double() - oracle).norm() / oracle.norm()) for name, value in found.items()}
 
 
-def peak(checkpoint: str, method: str) -> int | None:
-    """Resident memory that one call adds to the process, at its peak; None where the system does not tell."""
-    torch.set_num_threads(1)
+def _peak(checkpoint: str, method: str) -> int | None:
     student, batch, v = _problem(checkpoint)
-    before = memory.reset_peak()
-    influence(student, _losses, batch, v, method=method)  # type: ignore[arg-type]
-    return memory.grown(before)
+    extra, _ = peak(lambda: influence(student, _losses, batch, v, method=method))  # type: ignore[arg-type]
+    return extra

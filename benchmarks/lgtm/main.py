@@ -15,7 +15,7 @@ from benchmarks.lgtm.work import Setting
 from benchmarks.options import ParallelOptions, Preset
 from teachenv.data import GLUE
 from teachenv.errors import unknown_name
-from teachenv.experiment.cases import Case
+from teachenv.experiment.cases import Case, Stage, one_at_a_time
 from teachenv.experiment.rows import Row, agreeing
 
 NAME = "lgtm"
@@ -104,16 +104,13 @@ class Options(ParallelOptions):
 
 def run(options: Options) -> None:
     """Runs what the folder does not hold yet; writes rows, tables and figures."""
-    stages = [_cases(options)]
+    costs: list[Case] = []
     if "cost" in options.study:
         checkpoint = _checkpoint(options)
-        # One at a time: its numbers are seconds.
-        stages = [*([case] for case in cost.cases(NAME, checkpoint, _name_of(checkpoint))), *stages]
-    options.execute(
-        NAME,
-        [lambda session, stage=stage: stage for stage in stages],
-        lambda rows: report.make(_shown(rows, options)),
-    )
+        costs = cost.cases(NAME, checkpoint, _name_of(checkpoint))
+    cases = _cases(options)
+    stages: list[Stage] = [one_at_a_time(lambda session: costs), lambda session: cases]
+    options.execute(NAME, stages, lambda rows: report.make(_shown(rows, options)))
 
 
 class Variant(NamedTuple):

@@ -167,9 +167,11 @@ def distil(setting: Setting, method: Method, seed: int, folder: Path, teacher: P
     total, records = steps_of(setting, len(given.train.labels)), []
     rates = {"student_rate": setting.student_rate, "teacher_rate": setting.teacher_rate}
     for hop, layers in enumerate(hops):
-        student = make(layers)
-        distiller = method.build(source, student, DistillationSettings(total, **{**rates, **method.settings}), route)
-        run = _Distilling(setting, distiller, given, seed + 1000 * hop)
+        student, own = make(layers), seed + 1000 * hop
+        settings = DistillationSettings(total, **{**rates, **method.settings})
+        with torch_seed(own, Purpose.INIT):  # of adapters
+            distiller = method.build(source, student, settings, route)
+        run = _Distilling(setting, distiller, given, own)
         stops = loop.evenly(total, setting.evaluations)
         records.append(loop.train(run, stops, folder / str(hop), "a distillation of texts"))
         source = student
@@ -258,8 +260,8 @@ class _Distilling(_Run):
         return values
 
 
-def _route(teacher: Path | None) -> list[dict[str, torch.Tensor]]:
-    route: list[dict[str, torch.Tensor]] = [] if teacher is None else checkpoints.load(teacher / TEACHER, _ROUTE)
+def _route(teacher: Path | None) -> list[Mapping[str, Any]]:
+    route: list[Mapping[str, Any]] = [] if teacher is None else checkpoints.load(teacher / TEACHER, _ROUTE)
     return route
 
 

@@ -23,6 +23,7 @@ _FOLDER = "teachenv.students"
 _OF_IMAGES = {
     "densenet": "densenet:densenet",
     "lenet": "lenet:lenet",
+    "mobilenet-v2": "of_torchvision:mobilenet_v2",
     "preresnet": "preresnet:preresnet",
     "resnet8": "resnet:resnet8",
     "resnet8-wide": "resnet:resnet8_wide",
@@ -30,7 +31,11 @@ _OF_IMAGES = {
     "resnet20-wide": "resnet:resnet20_wide",
     "resnet32": "resnet:resnet32",
     "resnet32-wide": "resnet:resnet32_wide",
+    "resnet-18": "of_torchvision:resnet_18",
+    "resnet-50": "of_torchvision:resnet_50",
     "ssd": "detection:ssd",
+    "swin": "of_torchvision:swin",
+    "vit": "of_torchvision:vit",
     "wrn": "wide_resnet:wide_resnet",
 }
 # Networks that label the pixels of images of any shape, made from (channels, outputs).

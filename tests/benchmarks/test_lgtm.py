@@ -130,7 +130,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]]
     return call
 
 
-@pytest.mark.parametrize("method", ["lgtm", "takd", "rco"])
+@pytest.mark.parametrize("method", ["lgtm", "takd", "rco", "pesf-kd"])
 def test_an_interrupted_run_ends_as_a_whole_one(
     method: str, checkpoint: str, data: Path, tmp_path: Path, interrupted: Callable[[Callable[[], Any]], Any]
 ) -> None:

@@ -201,28 +201,6 @@ def test_other_sizes_are_what_they_are_called(name: str, shape: tuple[int, int, 
     assert set(found) >= {"preresnet-8": {"larger"}, "preresnet-110": {"smaller", "larger"}}.get(name, set())
 
 
-@pytest.mark.parametrize(
-    ("name", "shape", "message"),
-    [
-        ("vit", (3, 72, 72), r"multiple of its patches' \(16\), found 72"),
-        ("vit", (3, 44, 44), r"multiple of its patches' \(5\), found 44"),
-        ("swin", (1, 32, 32), "three channels, found 1"),
-        ("resnet-18", (3, 32, 48), "square images"),
-    ],
-)
-def test_images_that_a_network_cannot_take_are_named(name: str, shape: tuple[int, int, int], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        networks.make_network(name, shape, 7)
-
-
-@pytest.mark.parametrize("name", ["preresnet-8", "resnet-18", "mobilenet-v2", "vit", "swin"])
-@pytest.mark.parametrize("side", [32, 64])
-def test_networks_fit_the_images(name: str, side: int) -> None:
-    with torch.random.fork_rng(), torch.no_grad():
-        network = networks.make_network(name, (3, side, side), 7).eval()
-        assert network(torch.zeros(2, 3, side, side)).shape == (2, 7)
-
-
 def test_spurious_labels_are_the_others_shuffled() -> None:
     problem = replace(PICTURES, shuffled=0.5)
     own, learned = problem.data.train[1], problem.labels(0)

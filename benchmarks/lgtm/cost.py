@@ -50,13 +50,8 @@ def _problem(checkpoint: str) -> tuple[nn.Module, Any, dict[str, torch.Tensor]]:
 
 
 def cases(benchmark: str, checkpoint: str, name: str) -> list[Case]:
-    """The measurements, in each precision of matrix products.
-
-    Args:
-        benchmark: its name.
-        checkpoint: see `meta.distillation.text.TextClassifier`.
-        name: of the encoder in rows.
-    """
+    """The measurements, in each precision of matrix products; `name` is the encoder's in rows."""
+    shared = {"batch_size": BATCH, "length": LENGTH, "turns": TURNS, "threads": 1}
     return [
         Case(
             benchmark=benchmark,
@@ -65,13 +60,7 @@ def cases(benchmark: str, checkpoint: str, name: str) -> list[Case]:
             student=name,
             method=REFERENCE,
             seed=0,
-            config={
-                "batch_size": BATCH,
-                "length": LENGTH,
-                "turns": TURNS,
-                "threads": 1,
-                "matmul_precision": precision,
-            },
+            config=shared | {"matmul_precision": precision},
             label=f"cost of influence, matrix products in {precision!r} precision",
             function=measured,
             arguments={"checkpoint": checkpoint, "precision": precision},

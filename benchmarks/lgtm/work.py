@@ -114,14 +114,7 @@ def steps_of(setting: Setting, samples: int) -> int:
 
 
 def fine_tune(setting: Setting, seed: int, stops: int, folder: Path) -> Outcome:
-    """Fine-tunes the teacher of fixed-teacher methods, and measures it on test.
-
-    Args:
-        setting: see there.
-        seed: of minibatches and dropout.
-        stops: how many of its states are kept on the way, the last of which is the finished teacher.
-        folder: where they are, in the file `TEACHER`.
-    """
+    """Fine-tunes the teacher of fixed-teacher methods, keeps so many of its states, and measures it on test."""
     start, given = time.perf_counter(), tokens(setting)
     teacher = network(setting, None, given.about.num_classes)
     total = steps_of(setting, len(given.train.labels))
@@ -139,20 +132,11 @@ def fine_tune(setting: Setting, seed: int, stops: int, folder: Path) -> Outcome:
 
 
 def distil(setting: Setting, method: Method, seed: int, folder: Path, teacher: Path | None = None) -> Outcome:
-    """Distils a student.
+    """Distils a student, and measures the weights that are best on dev; `teacher`: folder of what `fine_tune` made.
 
-    Args:
-        setting: see there.
-        method: see there.
-        seed: of minibatches and dropout.
-        folder: where an interrupted run is kept.
-        teacher: folder of what `fine_tune` made; for methods that want it.
-
-    Returns:
-        Scores on dev and test of the weights that are best on dev; as data the `curve` (step, score on dev, score of
-        the teacher on dev), what was `logged` (step, means since the last evaluation), and the `influences` of the
-        watched samples at each evaluation. Steps are of students, an assistant among them; the seconds leave out the
-        fine-tuning.
+    The data are the `curve` (step, score on dev, the teacher's), what was `logged` (step, means since the last
+    evaluation), and the `influences` of the watched samples at each evaluation. Steps are of students, an assistant
+    among them; the seconds leave out the fine-tuning.
     """
     start, given = time.perf_counter(), tokens(setting)
     make = functools.partial(network, setting, classes=given.about.num_classes)

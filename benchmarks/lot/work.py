@@ -131,14 +131,7 @@ class Problem(ABC):
 
 
 def train(problem: Problem, method: Method, seed: int, folder: Path) -> Outcome:
-    """Trains a model, and measures it and its first student on test, each at its best epoch on valid.
-
-    Args:
-        problem: what.
-        method: how.
-        seed: of initialisation, minibatches and dropout; the same for all methods.
-        folder: where an interrupted training is kept.
-    """
+    """Trains a model, and measures it and its first student on test, each at its best epoch on valid."""
     start, guide, records = time.perf_counter(), None, []
     with matmuls("medium"):
         if method.self_distillation:
@@ -181,14 +174,7 @@ class _Own(Iterator[Batch]):
 
 
 class Run:
-    """A model in training, with its students if it has any; see `loop.Learner`.
-
-    Args:
-        problem: what it learns.
-        method: how.
-        seed: see `train`.
-        guide: the network that teaches in self-distillation.
-    """
+    """A model in training (a `loop.Learner`), with its students if any; in self-distillation a guide teaches it."""
 
     def __init__(self, problem: Problem, method: Method, seed: int, guide: nn.Module | None = None) -> None:
         self.problem, self.method, self.seed = problem, method, seed

@@ -61,16 +61,9 @@ def case(benchmark: str, problem: ImageProblem, kind: Kind, seed: int) -> Case:
 
 
 def imitate(problem: ImageProblem, seed: int, folder: Path) -> Outcome:
-    """Trains a teacher and then a student on it, for as many epochs.
+    """Trains a teacher, and then as long a student on it. The data: its (step, KL on training images, on test images).
 
-    Args:
-        problem: what the teacher learns.
-        seed: of initialisation and minibatches.
-        folder: where both trainings are kept.
-
-    Returns:
-        `teacher_learned_accuracy` on the labels that it was trained on, `teacher_test_accuracy`, `imitation_kl_train`
-        and `imitation_kl_test`; as data the curve of the last two, along the student's steps.
+    `teacher_learned_accuracy` is on the labels that the teacher was trained on.
     """
     start = time.perf_counter()
     with matmuls("medium"):

@@ -22,13 +22,7 @@ NETWORKS = tuple(_STUDENTS)
 
 
 def make_network(name: str, shape: tuple[int, ...], outputs: int) -> nn.Module:
-    """A classifier of images, initialised from torch's global generator; see `make_student` for what is raised.
-
-    Args:
-        name: one of `NETWORKS`.
-        shape: of an image, (channels, side, side).
-        outputs: classes.
-    """
+    """The classifier of a name in `NETWORKS`; see `make_student` for the rest."""
     if name not in _STUDENTS:
         raise unknown_name("network", name, NETWORKS)
     student, options = _STUDENTS[name]
@@ -36,13 +30,7 @@ def make_network(name: str, shape: tuple[int, ...], outputs: int) -> nn.Module:
 
 
 def other_sizes(name: str, shape: tuple[int, ...], outputs: int) -> dict[str, str]:
-    """The next networks with at most half of its parameters ("smaller") and with at least twice as many ("larger").
-
-    Args:
-        name: one of `NETWORKS`.
-        shape: see `make_network`, by which the size of some is chosen.
-        outputs: classes.
-    """
+    """The next networks with at most half of its parameters ("smaller") and with at least twice as many ("larger")."""
     own = _parameters(name, shape, outputs)
     counts = {}
     for other in NETWORKS:

@@ -47,6 +47,12 @@ PROBLEMS: dict[str, Problem] = {
 }  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of test is measured again and again."""
+    monkeypatch.setattr(synthetic, "make_synthetic", functools.partial(synthetic.make_synthetic, test_size=40))
+
+
 class Interrupted(Exception):
     pass
 
@@ -254,8 +260,6 @@ def test_the_language_command_keeps_what_it_has(tmp_path: Path, monkeypatch: pyt
 def test_the_image_command_asks_all_studies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     size = images_main.Size("synthetic", "preresnet-8", 1, 1, 20)
     monkeypatch.setitem(images_main.SIZES, "smoke", size)  # type: ignore[arg-type]
-    few = functools.partial(synthetic.make_synthetic, test_size=20)  # all are measured again and again
-    monkeypatch.setattr(synthetic, "make_synthetic", few)
     monkeypatch.setattr(images_problem, "has_bfloat16", lambda: True)
     command = ["lot_images", "--preset", "smoke", "--backend", "inline", "--out", str(tmp_path)]
     command += ["--study", "n", "form", "size", "imitation", "--methods", "lot:n-2", "lot:l2", "lot:student-larger"]

@@ -16,7 +16,7 @@ from teachenv.experiment.cases import execute
 from teachenv.experiment.comparison import Comparison, Contest, Effort, Rung
 from teachenv.experiment.jobs import make_backend
 from teachenv.experiment.methods import Method
-from teachenv.experiment.naming import in_words, objects_in
+from teachenv.experiment.naming import file_name, in_words, objects_in
 from teachenv.experiment.precision import on_any_machine
 from teachenv.experiment.report import Report
 from teachenv.experiment.rows import ResultsFile, write_atomically
@@ -89,12 +89,14 @@ def compare(
         CasesFailed: some of the work failed; the rest is done and kept, and the report is in the folder.
         ImportError: the backend needs Ray, which is not installed.
     """
-    methods = _checked(methods, equal_grids)
+    methods = _checked(methods, checks.flag("equal_grids", equal_grids))
     setting = _setting(env, task, options)
-    tuned = {name: [plain(name, value) for value in _values(name, values)] for name, values in (tune or {}).items()}
+    tuned = _tuned({} if tune is None else tune)
+    if effort is not None and not isinstance(effort, Effort):
+        raise ValueError(f"effort must be None or a teachenv.experiment.Effort, found {checks.shown(effort)}")
     contest = _contest(setting, methods, tuned, checks.integer("budget", budget, least=1), effort)
     comparison = Comparison("compare", [contest], checks.integer("seeds", seeds, least=1))
-    folder = Path("runs", contest.name) if out is None else Path(out)
+    folder = Path("runs", file_name(contest.name)) if out is None else _folder(out)
     about = _about(contest, tuned)
     _refuse_others(folder, about)
     with make_backend(backend, workers, address) as machines:
@@ -103,10 +105,19 @@ def compare(
         return execute(results, comparison.stages, comparison.report, machines)
 
 
+def _folder(out: Any) -> Path:
+    try:
+        return Path(os.fsdecode(out))
+    except TypeError:
+        raise ValueError(f"out must be None or the path of a folder, found {checks.shown(out)}") from None
+
+
 def _checked(methods: object, equal_grids: bool) -> dict[str, Method]:
     if not isinstance(methods, Mapping) or not methods:
         raise ValueError(f"methods must be a dictionary of at least one method by name, found {checks.shown(methods)}")
     for name, method in methods.items():
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(f"names of methods must be texts, found {checks.shown(name)}")
         if not isinstance(method, Method):
             raise ValueError(
                 f"methods[{name!r}] must be a method such as meta.methods.rmd() or teachenv.experiment.fixed("
@@ -122,7 +133,13 @@ def _checked(methods: object, equal_grids: bool) -> dict[str, Method]:
             f"grids of different sizes: {found}; a fair comparison tries as many candidates of each method: list as "
             "many values of an option of each, or pass equal_grids=False"
         )
-    return {str(name): method for name, method in methods.items()}
+    return dict(methods)
+
+
+def _tuned(tune: object) -> dict[str, list[Any]]:
+    if not isinstance(tune, Mapping):
+        raise ValueError(f"tune must be a dictionary of lists by name of an option, found {checks.shown(tune)}")
+    return {name: [plain(name, value) for value in _values(name, values)] for name, values in tune.items()}
 
 
 def _values(name: str, values: Any) -> list[Any]:
@@ -138,6 +155,8 @@ def _setting(env: str | None, task: Task | str | None, options: Mapping[str, Any
     if (env is None) == (task is None):
         found = "neither" if env is None else "both"
         raise ValueError(f"found {found} an environment's id and a task, expected one of them to compare on")
+    if env is not None and not isinstance(env, str):
+        raise ValueError(f"env must be the id of a registered environment, found {checks.shown(env)}")
     known = {*inspect.signature(compare).parameters, *(field.name for field in fields(Settings))} - {"options"}
     checks.known_options("teachenv.compare", options, sorted(known))
     if env is not None:

@@ -26,6 +26,7 @@ from typing import Any, Protocol
 import cloudpickle  # type: ignore[import-untyped]
 import torch
 
+from teachenv import checks
 from teachenv.errors import unknown_name
 
 
@@ -138,8 +139,8 @@ def make_backend(name: str, workers: int | None = None, address: str | None = No
     """
     if name not in BACKENDS:
         raise unknown_name("backend", name, BACKENDS)
-    if workers is not None and workers < 1:
-        raise ValueError(f"found workers={workers}, expected at least 1")
+    if workers is not None:
+        workers = checks.integer("workers", workers, least=1)
     if address is not None and name != "ray":
         raise ValueError(f"found address={address!r} with backend={name!r}, expected backend='ray' or no address")
     # Imported when they are asked for: Ray is an extra.

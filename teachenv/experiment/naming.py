@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +46,14 @@ def name_of(value: Any) -> str:
     if name is None or name.endswith("<lambda>"):
         raise _nameless(value)
     return str(name).rpartition("<locals>.")[2]
+
+
+def file_name(text: str) -> str:
+    """A text as the name of a file: itself if it can be one, else what of it can be and a digest."""
+    name = re.sub(r"[^\w.-]+", "-", text, flags=re.ASCII)
+    if name == text and len(name) <= 150 and not name.startswith("."):
+        return name
+    return f"{name[:100].strip('.-')}-{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:8]}".lstrip("-")
 
 
 def in_words(value: Any) -> Any:

@@ -19,6 +19,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from teachenv.experiment import figures
+from teachenv.experiment.naming import file_name
 from teachenv.experiment.rows import Row, write_atomically
 from teachenv.experiment.tables import Section, leaves
 
@@ -87,7 +88,7 @@ class Report:
 
         write_atomically(folder / f"{table}.md", self.table())
         for name, figure in self.figures.items():
-            write_atomically(folder / f"{name}.png", figures.png(figure))
+            write_atomically(folder / f"{file_name(name)}.png", figures.png(figure))
         self.html = folder / f"{page}.html"
         write_atomically(self.html, self.page())
         for section in self.sections:

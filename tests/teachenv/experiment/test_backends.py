@@ -262,7 +262,7 @@ def test_what_is_called_alone_may_die():
     ("arguments", "message"),
     [
         ({"name": "rya"}, "unknown backend 'rya', did you mean 'ray'? Expected one of 'inline', 'processes', 'ray'"),
-        ({"name": "processes", "workers": 0}, "found workers=0, expected at least 1"),
+        ({"name": "processes", "workers": 0}, "workers must be an integer of at least 1, found 0"),
         (
             {"name": "inline", "address": "auto"},
             "found address='auto' with backend='inline', expected backend='ray' or no address",

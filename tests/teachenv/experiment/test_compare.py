@@ -136,6 +136,16 @@ def test_a_method_that_fails_leaves_the_others_and_is_named(tmp_path) -> None:
     assert "| rmd |" in (tmp_path / "table.md").read_text()
 
 
+@pytest.mark.parametrize("name", ["../a", "/a|b\n", "." + 300 * "x"])
+def test_names_of_any_characters_stay_in_the_folder(name, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    effort = Effort(student_steps=4, parallel=1, rungs=(), points=1, students=1, final_students=1)
+    compared(None, task=made_up(name), methods={f"{name}:rmd": meta.methods.rmd()}, tune=None, seeds=1, effort=effort)
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert any(path.name.startswith("coefficients-") for path in folder.glob("*.png"))
+
+
 def _own_environment() -> None:
     if "Mine-v0" not in gym.registry:
         gym.register("Mine-v0", entry_point=lambda **k: teachenv.TeachEnv(task=made_up("mine"), **k))
@@ -173,14 +183,21 @@ def test_one_seed_has_no_interval(tmp_path) -> None:
         ({"budget": 0}, ValueError, "budget must be"),
         ({"seeds": 1.5}, ValueError, "seeds must be"),
         ({"backend": "slurm"}, ValueError, "unknown backend 'slurm'"),
-        ({"workers": 0}, ValueError, "workers=0"),
+        ({"workers": 0}, ValueError, "workers must be"),
+        ({"workers": "2"}, ValueError, "workers must be"),
+        ({"effort": 3}, ValueError, "effort must be"),
+        ({"tune": 3}, ValueError, "tune must be"),
+        ({"equal_grids": "no"}, ValueError, "equal_grids must be"),
+        ({"task": None, "env": 3}, ValueError, "env must be"),
+        ({"out": 3}, ValueError, "out must be"),
+        ({"methods": {3: fixed("cross-entropy")}}, ValueError, "names of methods must be texts, found 3"),
         ({"methods": {"rmd": meta.methods.rmd(q=0.3)}}, TypeError, "method 'rmd': unknown option of loss"),
     ],
 )
 def test_what_cannot_be_compared_is_one_line_and_leaves_nothing(changes, error, says, tmp_path) -> None:
     folder = tmp_path / "out"
     with pytest.raises(error) as raised:
-        compared(folder, **changes)
+        compared(**{"out": folder} | changes)
     assert says in str(raised.value)
     assert "\n" not in str(raised.value)
     assert not folder.exists()

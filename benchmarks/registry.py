@@ -29,6 +29,12 @@ BENCHMARKS: dict[str, Entry] = {
         summary="Which teacher makes the best student, from the same labels and the same number of student steps?",
         minutes={"smoke": "1 min", "laptop": "14 min", "paper": "several hours (estimated)"},
     ),
+    # All plain losses, tuned alike.
+    "losses": Entry(
+        options="benchmarks.losses:Options",
+        summary="Which of the library's plain losses is best on digits and MNIST, with right labels and with wrong?",
+        minutes={"smoke": "1 min", "laptop": "20 min (estimated)", "paper": "5 h (estimated)"},
+    ),
     # Student steps per second: single, vectorised, differentiated.
     "throughput": Entry(
         options="benchmarks.throughput:Options",

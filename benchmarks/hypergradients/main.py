@@ -15,6 +15,7 @@ from benchmarks.options import CommonOptions, Preset
 from teachenv.errors import unknown_name
 from teachenv.experiment.cases import Case, Session, Stage
 from teachenv.experiment.rows import agreeing
+from teachenv.experiment.tables import grouped
 
 NAME = "hypergradients"
 
@@ -138,12 +139,13 @@ def _stages(options: Options) -> Iterator[Stage]:
 
 
 def _memory(options: Options, trainings: Sequence[Training], session: Session) -> list[Case]:
-    """Each contender in a process of its own. What failed is tried again: a peer may have been installed since."""
+    """Each contender in a process of its own. One that failed may do better now, unless it passed the memory limit."""
     limit = int(options.memory_limit * 2**30)
     return [
         _case(options, training, name, {"contender": name, "limit": limit, "error": training.task == "usual"})
         for training in trainings
         for name in _missing(options, training, session)
+        if "allocate memory" not in _failure(options, training, name, session)
     ]
 
 
@@ -151,7 +153,7 @@ def _times(options: Options, trainings: Sequence[Training], session: Session) ->
     """All that got through, in turns."""
     size, cases = options.size, []
     for training in trainings:
-        names = [n for n in _missing(options, training, session) if not _failed(options, training, n, session)]
+        names = [n for n in _missing(options, training, session) if not _failure(options, training, n, session)]
         if names:
             turns, seconds = (size.turns, size.seconds) if training.task == "usual" else (1, 0.0)
             more = {"contenders": names, "turns": turns, "seconds": seconds}
@@ -166,13 +168,16 @@ def _missing(options: Options, training: Training, session: Session) -> list[str
         name
         for name in options.size.contenders
         if not session.results.done(**_case(options, training, name).identity, metrics=["time_ratio"])
-        and not any(_failed(options, other, name, session) for other in shorter)
+        and not any(_failure(options, other, name, session) for other in shorter)
     ]
 
 
-def _failed(options: Options, training: Training, contender: str, session: Session) -> bool:
-    identity, done = _case(options, training, contender).identity, session.results.done
-    return done(**identity, metrics=["failed"]) and not done(**identity, metrics=["extra_bytes"])
+def _failure(options: Options, training: Training, contender: str, session: Session) -> str:
+    """Why a contender failed; empty if it did not."""
+    identity = _case(options, training, contender).identity
+    rows = [row for row in session.results.rows() if row.seed == training.seed]
+    group = grouped(agreeing(rows, [identity]), key=lambda row: "")
+    return report.failed(group[0], "extra_bytes") if group else ""
 
 
 def _case(

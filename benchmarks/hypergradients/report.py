@@ -41,10 +41,10 @@ def usual(rows: Sequence[Row]) -> list[Section]:
     return [Section.of("", columns, groups)] if groups else []
 
 
-def failed(group: Group) -> str:
-    """Why a contender failed; empty if it did not, or was measured later."""
+def failed(group: Group, metric: str = "time_ratio") -> str:
+    """Why a contender failed; empty if it did not, or the metric was measured later."""
     said = [row.data["failed"] for row in group.rows if row.metric == "failed"]
-    return str(said[-1]) if said and not group.values("time_ratio") else ""
+    return str(said[-1]) if said and not group.values(metric) else ""
 
 
 def _batches(rows: Sequence[Row]) -> list[Section]:

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
 import meta
-from benchmarks.jobs import alone
-from teachenv.experiment import memory
-from teachenv.experiment.provenance import about
+from teachenv.experiment.cases import Case, Outcome
+from teachenv.experiment.processes import alone
 from teachenv.experiment.report import Report
-from teachenv.experiment.rows import ResultsFile, Row
+from teachenv.experiment.rows import Row
 from teachenv.experiment.tables import Column, Section, grouped, number
+from teachenv.experiment.timing import peak
+from teachenv.tasks import make_task
 
 STUDENTS = ("resnet20", "wrn", "densenet")
 STEPS, BATCH = 3, 8
@@ -45,51 +45,58 @@ class _Follow(BaseCallback):
         return True
 
 
-def teach(student: str, threads: int, **options: Any) -> dict[str, Any]:
+def cases(benchmark: str, threads: int, **options: Any) -> list[Case]:
+    """A case for each of the students; `options` of the environment."""
+    source = {name: options[name] for name in ("data_root", "dataset") if name in options}
+    dataset = make_task("cifar10", **source).dataset
+    return [
+        Case(
+            benchmark=benchmark,
+            task="large",
+            dataset=dataset,
+            student=student,
+            method="rmd",
+            seed=0,
+            config={"steps": STEPS, "warm_start": WARM_START, "batch_size": BATCH, "threads": threads},
+            label=f"{STEPS} steps of {student}",
+            function=measure,
+            arguments={"student": student, "options": options},
+            last="largest",
+            resources={"num_cpus": threads},
+        )
+        for student in STUDENTS
+    ]
+
+
+def measure(student: str, options: Mapping[str, Any], folder: Path) -> Outcome:
+    """See `teach`, in a process of its own."""
+    outcome: Outcome = alone(teach, student=student, options=options)
+    return outcome
+
+
+def teach(student: str, options: Mapping[str, Any]) -> Outcome:
     """One update of an RMD teacher by one student of a few steps, every state kept.
 
     Returns:
         `parameters` of the student, `extra_bytes` (peak of resident memory beyond what the process had with its data
-        loaded; None where the system does not tell), `seconds` (without the warm start), `largest` (the largest size of
-        a coordinate of the gradient) and `dataset`.
+        loaded; left out where the system does not tell) and `largest` (the largest size of a coordinate of the
+        gradient); seconds without the warm start.
     """
-    torch.set_num_threads(threads)
     sizes = {"horizon": STEPS, "warm_start": WARM_START, "batch_size": BATCH, "dev_size": BATCH}
-    settings = {**sizes, "learning_rate": 0.01, **options}
-    env = gym.make("TeachCIFAR-v0", student=student, **settings)
-    wrapped = meta.ActionGradient(env, "rmd", memory="states")
-    before, follow = memory.reset_peak(), _Follow()
-    meta.RMD("AttentionPolicy", wrapped, seed=0).learn(STEPS, callback=follow)
+    env = gym.make("TeachCIFAR-v0", student=student, **{**sizes, "learning_rate": 0.01, **options})
+    wrapped, follow = meta.ActionGradient(env, "rmd", memory="states"), _Follow()
+    grown, _ = peak(lambda: meta.RMD("AttentionPolicy", wrapped, seed=0).learn(STEPS, callback=follow))
     seconds = time.perf_counter() - follow.start
     state = env.unwrapped.student  # type: ignore[attr-defined]
-    return {
-        "parameters": sum(p.numel() for p in state.parameters.values()),
-        "extra_bytes": memory.grown(before),
-        "seconds": seconds,
-        "largest": float(np.abs(follow.gradients).max()),
-        "dataset": env.unwrapped.teaching.task.dataset,  # type: ignore[attr-defined]
-    }
-
-
-def run(folder: Path, benchmark: str, threads: int, **options: Any) -> None:
-    """Teaches each of the students in a process of its own; writes rows and large.md."""
-    results = ResultsFile(folder / "large.jsonl")
-    config = {"steps": STEPS, "warm_start": WARM_START, "batch_size": BATCH, "threads": threads}
-    for student in STUDENTS:
-        found = alone(teach, student=student, threads=threads, **options)
-        if "failed" in found:
-            raise RuntimeError(f"{student}: {found['failed']}")
-        told = about(STEPS, found["seconds"])
-        values = {name: found[name] for name in ("extra_bytes", "parameters", "largest") if found[name] is not None}
-        results.append(
-            [
-                Row(
-                    benchmark, "large", found["dataset"], student, "rmd", 0, name, float(value), config=config, **told
-                )
-                for name, value in values.items()
-            ]
-        )  # fmt: skip
-    report_of(results.rows()).write(folder, "large", "large")
+    return Outcome(
+        values={
+            **({} if grown is None else {"extra_bytes": grown}),
+            "parameters": sum(p.numel() for p in state.parameters.values()),
+            "largest": float(np.abs(follow.gradients).max()),
+        },
+        student_steps=STEPS,
+        seconds=seconds,
+    )
 
 
 def report_of(rows: Sequence[Row]) -> Report:

@@ -14,9 +14,10 @@ from benchmarks.l2t_dlf_images import large, report
 from benchmarks.l2t_dlf_images.methods import methods as methods_at
 from benchmarks.options import ParallelOptions, Preset
 from teachenv.errors import unknown_name
+from teachenv.experiment.cases import one_at_a_time
 from teachenv.experiment.comparison import Comparison, Contest, Effort, Rung, shipped_rows
 from teachenv.experiment.precision import on_this_machine
-from teachenv.experiment.setting import Configuration, Setting
+from teachenv.experiment.setting import Setting
 
 NAME = "l2t_dlf_images"
 
@@ -310,7 +311,8 @@ class Options(ParallelOptions):
 def run(options: Options) -> None:
     """Tunes, trains, measures, and writes rows, tables and figures."""
     if options.large:
-        large.run(options.output_folder(NAME), NAME, options.processes, **_of_machine(options))
+        cases = large.cases(NAME, options.processes, **_of_machine(options))
+        options.execute(NAME, [one_at_a_time(lambda session: cases)], large.report_of, "large")
         return
     comparison = comparison_of(options)
     options.execute(NAME, comparison.stages, lambda rows: report.make(comparison.results(rows)))
@@ -378,16 +380,6 @@ def _contest(name: str, parts: Mapping[str, Part], options: Options) -> Contest:
             )
         run = tuple(other for other in run if other != method)
     setting = Setting(part.env, on_this_machine({**part.options, **_of_machine(options)}), final=part.final)
-    teaching = setting.make_single(known["cross-entropy"], Configuration({})).teaching
     schedules = ("linear", "cosine") if part.table == 1 else ("step", "cosine")
-    return Contest(
-        name=name,
-        dataset=teaching.task.dataset,
-        student=str(teaching.settings.student),
-        setting=setting,
-        effort=part.effort,
-        methods=known,
-        run=run,
-        tune=lambda method: {"learning_rate": rates, "lr_schedule": schedules},
-        source=part.source,
-    )
+    tuned = {"learning_rate": rates, "lr_schedule": schedules}
+    return Contest.of(setting, part.effort, known, lambda method: tuned, run, name=name, source=part.source)

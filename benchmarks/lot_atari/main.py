@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import re
-import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.jobs import alone
 from benchmarks.lot_atari import report, throughput, work
 from benchmarks.lot_atari.methods import METHODS, STUDIES, Method
-from benchmarks.lot_atari.work import Played, Rate, Training
-from benchmarks.measurements import Measurement, measure, rows_of
+from benchmarks.lot_atari.work import Rate, Training
 from benchmarks.options import ParallelOptions, Preset
 from teachenv.errors import unknown_name
-from teachenv.experiment.provenance import about
-from teachenv.experiment.rows import ResultsFile, Row, agreeing, digest
+from teachenv.experiment.cases import Case, Stage, one_at_a_time
+from teachenv.experiment.rows import Row, agreeing
 
 NAME = "lot_atari"
 
 Study = Literal["table", "peers", "n", "alpha", "size", "students", "throughput"]
 
 _GAMES = ("BeamRider", "Breakout", "UpNDown", "Gravitar")
-# Of all games, in a turn of the study of throughput.
-_GAME_STEPS = 2_048
 # The released code's, with its cosine; 20 million steps in the paper.
 _GAME = Training(
     "Breakout",
@@ -156,81 +150,50 @@ class Options(ParallelOptions):
                 raise unknown_name("environment", name, ENVIRONMENTS)
 
 
-@dataclass(frozen=True)
-class Case:
-    """One training.
-
-    Attributes:
-        training: where.
-        label: of the rows: the method.
-        method: see there.
-        seed: of the repetition.
-    """
-
-    training: Training
-    label: str
-    method: Method
-    seed: int
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What its rows are known by."""
-        return {
-            "benchmark": NAME,
-            "task": self.training.environment,
-            "dataset": "ale" if self.training.atari else "gymnasium",
-            "student": self.training.policy,
-            "method": self.label,
-            "seed": self.seed,
-            "config": {"training": asdict(self.training), "method": asdict(self.method)},
-        }
-
-
 def run(options: Options) -> None:
     """Trains what the folder does not hold yet; writes rows, tables and figures."""
-    folder = options.output_folder(NAME)
-    results = ResultsFile(folder / "results.jsonl")
+    stages: list[Stage] = [lambda session: _cases(options)]
     if "throughput" in (options.study or ()):
-        _throughput(results, options)
-    wanted = [
-        Measurement(
-            f"{case.training.environment}: {case.label}, seed {case.seed}",
-            work.play,
-            {
-                "training": case.training,
-                "method": case.method,
-                "seed": case.seed,
-                "video": _film(case, folder) if options.videos and case.seed == 0 else None,
-            },
-            case.identity,
-            "episode_return",
-            partial(_rows, case),
-        )
-        for case in _cases(options)
-    ]
-    measure(wanted, results, options.processes)
-    report.make(_shown(results.rows(), options)).write(folder)
+        stages.insert(0, one_at_a_time(lambda session: _throughput(options)))
+    options.execute(NAME, stages, lambda rows: report.make(_shown(rows, options)))
 
 
 def _shown(rows: list[Row], options: Options) -> list[Row]:
     """Of all environments and studies, but as long as this preset trains; and the throughput."""
     size, environments = SIZES[options.preset], dict.fromkeys(row.task for row in rows if row.task != "throughput")
     identities = [
-        Case(_training(name, size), label, method, 0).identity
+        _case(_training(name, size), label, method, 0).identity
         for name in environments
         for label, method in METHODS.items()
     ]
     return agreeing(rows, [*identities, {"task": "throughput", "config": {"turns": size.turns}}])
 
 
-def _film(case: Case, folder: Path) -> Path:
-    readable = re.sub(r"[^A-Za-z0-9]+", "-", f"{case.training.environment}-{case.label}")
-    return folder / "videos" / f"{readable}-{digest(case.identity)}.mp4"
+def _case(training: Training, label: str, method: Method, seed: int, videos: Path | None = None) -> Case:
+    """One training; `videos`: folder of videos, if one is wanted."""
+    case = Case(
+        benchmark=NAME,
+        task=training.environment,
+        dataset="ale" if training.atari else "gymnasium",
+        student=training.policy,
+        method=label,
+        seed=seed,
+        config={"training": asdict(training), "method": asdict(method)},
+        label=f"{training.environment}: {label}, seed {seed}",
+        function=work.play,
+        last="episode_return",
+    )
+    arguments: dict[str, Any] = {"training": training, "method": method, "seed": seed}
+    if videos is not None and seed == 0:
+        readable = re.sub(r"[^A-Za-z0-9]+", "-", f"{training.environment}-{label}")
+        arguments["video"] = videos / f"{readable}-{case.digest}.mp4"
+    return replace(case, arguments=arguments)
 
 
 def _cases(options: Options) -> list[Case]:
     size, found = SIZES[options.preset], []
     chosen = options.environments or tuple(size.environments)
+    videos = options.output_folder(NAME) / "videos" if options.videos else None
     most = max((options.seeds or size.environments.get(name, 3) for name in chosen), default=0)
     for seed in range(most):
         for name in chosen:
@@ -240,7 +203,7 @@ def _cases(options: Options) -> list[Case]:
             for study in options.study or (size.game_studies if training.atari else size.control_studies):
                 for label, method in STUDIES.get(study, {}).items():
                     if options.methods is None or label in options.methods:
-                        found.append(Case(training, label, method, seed))
+                        found.append(_case(training, label, method, seed, videos))
     return found
 
 
@@ -253,41 +216,22 @@ def _training(name: str, size: Size) -> Training:
     return replace(training, steps=size.game_steps, segment=50)
 
 
-def _rows(case: Case, found: Played) -> list[Row]:
-    told = about(found.policy_updates + found.student_updates, found.seconds, matmul_precision="medium")
-    # The one that says that all is there comes last.
-    values = {} if found.student_kl is None else {"student_kl": found.student_kl}
-    values["episode_return"] = found.episode_return
-    data = {name: getattr(found, name) for name in ("curve", "episodes", "env_steps", "policy_updates")}
-    return rows_of(case.identity, values, told, data)
-
-
-def _throughput(results: ResultsFile, options: Options, threads: int = 2) -> None:
-    turns = SIZES[options.preset].turns
-    game = "Breakout"
-    identity: dict[str, Any] = {
-        "benchmark": NAME,
-        "task": "throughput",
-        "dataset": "ale",
-        "student": "CnnPolicy",
-        "seed": 0,
-        "config": {"game": game, "turns": turns, "threads": threads, "num_envs": _GAME.num_envs},
-    }
-    studies: dict[str, tuple[Any, dict[str, Any]]] = {
-        "ppo": (throughput.learners, {"training": _GAME, "turns": turns, "threads": threads}),
-        "make_atari_env": (
-            throughput.environments,
-            {"game": game, "num_envs": _GAME.num_envs, "steps": _GAME_STEPS, "turns": turns, "threads": threads},
-        ),
-    }
-    for baseline, (function, arguments) in studies.items():
-        if results.done(**identity, method=baseline, metrics=["steps_per_second"]):
-            continue
-        found, told = alone(function, **arguments), about(0, 0.0, matmul_precision="medium")
-        if "failed" in found:
-            raise RuntimeError(f"throughput: {found['failed']}")
-        for method, speeds in found.items():
-            ratios = [own / other for own, other in zip(speeds, found[baseline], strict=True)]
-            for metric, values in (("ratio", ratios), ("steps_per_second", speeds)):
-                value = statistics.median(values)
-                results.append([Row(**identity, method=method, metric=metric, value=value, **told)])
+def _throughput(options: Options) -> list[Case]:
+    turns, threads = SIZES[options.preset].turns, 2
+    return [
+        Case(
+            benchmark=NAME,
+            task="throughput",
+            dataset="ale",
+            student="CnnPolicy",
+            method=baseline,
+            seed=0,
+            config={"game": _GAME.environment, "turns": turns, "threads": threads, "num_envs": _GAME.num_envs},
+            label=f"throughput beside {baseline}",
+            function=throughput.measure,
+            arguments={"baseline": baseline, "training": _GAME, "turns": turns},
+            last="steps_per_second",
+            resources={"num_cpus": threads},
+        )
+        for baseline in ("ppo", "make_atari_env")
+    ]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,7 +15,12 @@ from agents import AtariVecEnv
 from agents.atari import register_games
 from benchmarks.lot_atari.methods import Method
 from benchmarks.lot_atari.work import Training, make_model
+from teachenv.experiment.cases import Outcome
+from teachenv.experiment.processes import alone
+from teachenv.experiment.timing import Times, in_turns, seconds_of
 
+GAME_STEPS = 2_048
+"""Of all games, in a turn of the environments."""
 LEARNERS = {
     "ppo": Method(),
     "lot:n-1": Method(students=1),
@@ -27,62 +31,59 @@ ENVIRONMENTS = ("make_atari_env", "ale-vector")
 """Compared with the first, which is SB3's stack of wrappers around single games."""
 
 
-def learners(training: Training, turns: int, threads: int) -> dict[str, list[float]]:
-    """Steps a second of PPO with and without students, in turns in one process.
+def measure(baseline: str, training: Training, turns: int, folder: Path) -> Outcome:
+    """Steps a second of learners, or of environments, and their ratio to the first of them.
 
     Args:
+        baseline: the first.
         training: the game.
-        turns: rollouts, with their updates, of each.
-        threads: of torch.
+        turns: of each.
+        folder: is not used.
     """
-    torch.set_num_threads(threads)
+    steps, times = alone(learners if baseline in LEARNERS else environments, training=training, turns=turns)
+    outcomes = {
+        name: Outcome(
+            values={"ratio": times.ratio(baseline, name), "steps_per_second": steps / times.median(name)},
+            student_steps=0,
+            seconds=0.0,
+            versions={"matmul_precision": "medium"},
+        )
+        for name in times.turns
+    }
+    return replace(outcomes.pop(baseline), others=outcomes)
+
+
+def learners(training: Training, turns: int) -> tuple[int, Times]:
+    """In a process of its own: steps of a rollout, and times of it with its updates, with and without students."""
     env = training.make_env(0)
     models = {name: make_model(training, method, env, 0) for name, method in LEARNERS.items()}
     steps = training.num_envs * training.options["n_steps"]
-    calls: dict[str, Callable[[], Any]] = {
-        name: partial(model.learn, steps, reset_num_timesteps=False) for name, model in models.items()
+    calls = {
+        name: partial(seconds_of, partial(model.learn, steps, reset_num_timesteps=False))
+        for name, model in models.items()
     }
-    found = _in_turns(calls, steps, turns)
+    times = in_turns(calls, turns)
     env.close()
-    return found
+    return steps, times
 
 
-def environments(game: str, num_envs: int, steps: int, turns: int, threads: int) -> dict[str, list[float]]:
-    """Steps a second of games under random actions, in turns in one process.
-
-    Args:
-        game: as `AtariVecEnv` takes it.
-        num_envs: games side by side.
-        steps: of all games, in a turn.
-        turns: of each.
-        threads: of ale-py.
-    """
+def environments(training: Training, turns: int) -> tuple[int, Times]:
+    """In a process of its own: steps of all games in a turn, and times of them under random actions."""
     register_games()
+    game, num_envs = training.environment, training.num_envs
     made: dict[str, VecEnv] = {
         "make_atari_env": VecFrameStack(make_atari_env(f"{game}NoFrameskip-v4", num_envs, seed=0), 4),
-        "ale-vector": AtariVecEnv(game, num_envs, seed=0, threads=threads),
+        "ale-vector": AtariVecEnv(game, num_envs, seed=0, threads=torch.get_num_threads()),
     }
     for env in made.values():
         env.reset()
     rng = np.random.default_rng(0)
 
-    def played(env: VecEnv) -> None:
-        for _ in range(steps // num_envs):
+    def play(env: VecEnv) -> None:
+        for _ in range(GAME_STEPS // num_envs):
             env.step(rng.integers(env.action_space.n, size=num_envs))  # type: ignore[attr-defined]
 
-    found = _in_turns({name: partial(played, env) for name, env in made.items()}, steps, turns)
+    times = in_turns({name: partial(seconds_of, play, env) for name, env in made.items()}, turns)
     for env in made.values():
         env.close()
-    return found
-
-
-def _in_turns(calls: dict[str, Callable[[], Any]], steps: int, turns: int) -> dict[str, list[float]]:
-    found: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(turns + 1):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            # The first turn warms up.
-            if turn:
-                found[name].append(steps / (time.perf_counter() - start))
-    return found
+    return GAME_STEPS, times

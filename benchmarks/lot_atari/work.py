@@ -20,9 +20,9 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from agents import AtariVecEnv, LoTPPO, learn_in_segments
 from agents.atari import record_game
-from benchmarks.checkpoints import ending
 from benchmarks.lot_atari.methods import Method
 from meta.codecs import declare
+from teachenv.experiment.cases import Outcome
 from teachenv.experiment.precision import matmuls
 
 # Episodes at the end of a training whose mean return is reported, and points of a curve.
@@ -99,31 +99,6 @@ class Training:
             raise ImportError(f"{self.environment}: {error}") from error
 
 
-@dataclass(frozen=True)
-class Played:
-    """What a training gave.
-
-    Attributes:
-        episode_return: the mean true return of the last episodes.
-        curve: (step, mean return of the episodes that ended since the point before, or None).
-        episodes: how many ended.
-        env_steps: of the environment; of self-distillation those of both policies.
-        policy_updates: gradient steps of the policy; of self-distillation those of both.
-        student_updates: of all students.
-        student_kl: KL(policy ‖ student) on the policy's last minibatches, or None.
-        seconds: of it all.
-    """
-
-    episode_return: float
-    curve: list[tuple[int, float | None]]
-    episodes: int
-    env_steps: int
-    policy_updates: int
-    student_updates: int
-    student_kl: float | None
-    seconds: float
-
-
 class Returns(BaseCallback):
     """Keeps true returns and time on the model, and so in its checkpoints."""
 
@@ -180,23 +155,28 @@ def _narrower(training: Training, factor: float) -> dict[str, Any] | None:
     return {"net_arch": [round(64 * factor)] * 2}
 
 
-def play(training: Training, method: Method, seed: int, checkpoint: Path, video: Path | None = None) -> Played:
+def play(training: Training, method: Method, seed: int, folder: Path, video: Path | None = None) -> Outcome:
     """Trains a policy.
 
     Args:
         training: where.
         method: how.
         seed: of everything.
-        checkpoint: where an interrupted training is taken up again, without suffix.
+        folder: where an interrupted training is taken up again.
         video: where a game of the trained policy is shown, if it is an Atari game.
+
+    Returns:
+        `episode_return` (the mean true return of the last episodes) and `student_kl` (KL(policy ‖ student) on the
+        policy's last minibatches); student steps are the updates of policy and students. With them come the `curve`
+        (step, mean return of the episodes that ended since the point before, or None) and the numbers of `episodes`,
+        `env_steps` and `policy_updates`, of self-distillation those of both policies.
     """
-    seconds, generations = 0.0, 1
-    weights = None
+    seconds, generations, weights = 0.0, 1, None
     if method.self_distillation:
         # Kept beside until the second one is ready, too.
-        first = _trained(training, Method(), seed + _FIRST, ending(checkpoint, "first.zip"))
+        first = _trained(training, Method(), seed + _FIRST, folder / "first.zip")
         weights, seconds, generations = first.policy.state_dict(), first.seconds, 2  # type: ignore[attr-defined]
-    model = _trained(training, method, seed, ending(checkpoint, "zip"), weights, video)
+    model = _trained(training, method, seed, folder / "policy.zip", weights, video)
     returns: list[tuple[int, float]] = model.episode_returns  # type: ignore[attr-defined]
     if not returns:
         raise ValueError(
@@ -204,16 +184,22 @@ def play(training: Training, method: Method, seed: int, checkpoint: Path, video:
             "for longer, or in fewer copies"
         )
     rollouts = model._n_updates // model.n_epochs
-    updates = rollouts * model.n_epochs * -(-model.n_steps * model.n_envs // model.batch_size)
-    return Played(
-        float(np.mean([value for _, value in returns[-LAST:]])),
-        curve_of(returns, training.steps),
-        len(returns),
-        generations * model.num_timesteps,
-        generations * updates,
-        model.lot.updates * model.num_students if isinstance(model, LoTPPO) else 0,
-        model.student_kl,  # type: ignore[attr-defined]
-        seconds + model.seconds,  # type: ignore[attr-defined]
+    updates = generations * rollouts * model.n_epochs * -(-model.n_steps * model.n_envs // model.batch_size)
+    kl = model.student_kl  # type: ignore[attr-defined]
+    return Outcome(
+        values={
+            **({} if kl is None else {"student_kl": kl}),
+            "episode_return": float(np.mean([value for _, value in returns[-LAST:]])),
+        },
+        student_steps=updates + (model.lot.updates * model.num_students if isinstance(model, LoTPPO) else 0),
+        seconds=seconds + model.seconds,  # type: ignore[attr-defined]
+        data={
+            "curve": curve_of(returns, training.steps),
+            "episodes": len(returns),
+            "env_steps": generations * model.num_timesteps,
+            "policy_updates": updates,
+        },
+        versions={"matmul_precision": "medium"},
     )
 
 

@@ -45,7 +45,7 @@ SIZES: dict[Preset, Size] = {
 
 
 @dataclass(frozen=True)
-class Case:
+class Measured:
     """One comparison.
 
     Attributes:
@@ -83,21 +83,21 @@ _SMALL = {"dev_size": 200}
 _SMALL_RESNET = _SMALL | {"batch_size": 32}
 
 CASES = (
-    Case("step", "mnist", "mlp", 1, "env-step"),
-    Case("step", "cifar10", "resnet8", 1, "env-step", _SMALL),
-    Case("vector", "digits", "mlp", 64, "vector-env"),
-    Case("paths", "digits", "mlp", 8, "vmap"),
-    Case("paths", "mnist", "mlp", 8, "vmap", _SMALL),
-    Case("paths", "mnist", "lenet", 8, "vmap", _SMALL),
-    Case("paths", "cifar10", "resnet8", 8, "vmap", _SMALL_RESNET),
-    Case("gradient", "digits", "mlp", 1, "rmd"),
-    Case("gradient", "digits", "mlp", 1, "finite-difference"),
-    Case("gradient", "digits", "mlp", 16, "rmd"),
-    Case("gradient", "digits", "mlp", 16, "finite-difference"),
-    Case("gradient", "mnist", "mlp", 1, "rmd", _SMALL),
-    Case("gradient", "mnist", "mlp", 1, "finite-difference", _SMALL),
-    Case("gradient", "cifar10", "resnet8", 1, "rmd", _SMALL_RESNET),
-    Case("gradient", "cifar10", "resnet8", 1, "finite-difference", _SMALL_RESNET),
+    Measured("step", "mnist", "mlp", 1, "env-step"),
+    Measured("step", "cifar10", "resnet8", 1, "env-step", _SMALL),
+    Measured("vector", "digits", "mlp", 64, "vector-env"),
+    Measured("paths", "digits", "mlp", 8, "vmap"),
+    Measured("paths", "mnist", "mlp", 8, "vmap", _SMALL),
+    Measured("paths", "mnist", "lenet", 8, "vmap", _SMALL),
+    Measured("paths", "cifar10", "resnet8", 8, "vmap", _SMALL_RESNET),
+    Measured("gradient", "digits", "mlp", 1, "rmd"),
+    Measured("gradient", "digits", "mlp", 1, "finite-difference"),
+    Measured("gradient", "digits", "mlp", 16, "rmd"),
+    Measured("gradient", "digits", "mlp", 16, "finite-difference"),
+    Measured("gradient", "mnist", "mlp", 1, "rmd", _SMALL),
+    Measured("gradient", "mnist", "mlp", 1, "finite-difference", _SMALL),
+    Measured("gradient", "cifar10", "resnet8", 1, "rmd", _SMALL_RESNET),
+    Measured("gradient", "cifar10", "resnet8", 1, "finite-difference", _SMALL_RESNET),
 )
 
 ENVIRONMENT_OF = {"digits": "TeachDigits-v0", "mnist": "TeachMNIST-v0", "cifar10": "TeachCIFAR-v0"}

@@ -1,21 +1,17 @@
-"""The command: what is measured in which order, and what is kept of it."""
+"""The command: what is measured in which order."""
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from benchmarks.options import CommonOptions
 from benchmarks.throughput import report
-from benchmarks.throughput.cases import CASES, ENVIRONMENT_OF, SIZES, Case, Size, load_task
-from benchmarks.throughput.measure import MEASUREMENTS
-from teachenv.experiment.provenance import about
-from teachenv.experiment.rows import ResultsFile, Row, agreeing
+from benchmarks.throughput.cases import CASES, ENVIRONMENT_OF, SIZES, Measured, Size, load_task
+from benchmarks.throughput.measure import measure
+from teachenv.experiment.cases import Case
+from teachenv.experiment.rows import agreeing
 from teachenv.tasks.base import Task
 
 NAME = "throughput"
@@ -31,50 +27,38 @@ class Options(CommonOptions):
 
 def run(options: Options) -> None:
     """Measures every case that the folder does not hold yet; writes rows, table and figure, and prints the table."""
-    folder = options.output_folder(NAME)
-    results = ResultsFile(folder / "results.jsonl")
-    size = SIZES[options.preset]
-    before = torch.get_num_threads()
-    torch.set_num_threads(options.threads or before)
-    try:
-        tasks = {source: load_task(source, options.data_root) for source in ENVIRONMENT_OF}
-        work = [(seed, case) for seed in range(options.seeds or size.seeds) for case in CASES]
-        for number, (seed, case) in enumerate(work, start=1):
-            identity = _identity(case, tasks[case.source], seed, size)
-            if results.done(**identity):
-                continue
-            print(f"[{number}/{len(work)}] {case}, repetition {seed}", file=sys.stderr, flush=True)
-            results.append(_measured(case, tasks[case.source], seed, size, identity))
-        shown = [_identity(case, tasks[case.source], 0, size) for case in CASES]
-    finally:
-        torch.set_num_threads(before)
-    report.make(agreeing(results.rows(), shown)).write(folder)
+    size, threads = SIZES[options.preset], options.threads or torch.get_num_threads()
+    tasks = {source: load_task(source, options.data_root) for source in ENVIRONMENT_OF}
+    cases = [
+        _case(measured, tasks[measured.source], seed, size, threads)
+        for seed in range(options.seeds or size.seeds)
+        for measured in CASES
+    ]
+    identities = [case.identity for case in cases]
+    options.execute(NAME, [lambda session: cases], lambda rows: report.make(agreeing(rows, identities)))
 
 
-def _measured(case: Case, task: Task, seed: int, size: Size, identity: Mapping[str, Any]) -> list[Row]:
-    start = time.perf_counter()
-    values, student_steps = MEASUREMENTS[case.measurement](case, task, seed, size)
-    told = about(student_steps, time.perf_counter() - start)
-    return [Row(**identity, metric=metric, value=value, **told) for metric, value in values.items()]
-
-
-def _identity(case: Case, task: Task, seed: int, size: Size) -> dict[str, Any]:
-    options = case.options(task)
-    config = {
-        "measurement": case.measurement,
-        "students": case.students,
-        "batch_size": options.get("batch_size", 32),
-        "dev_size": options.get("dev_size", 400),
-        "threads": torch.get_num_threads(),
-        "pieces": size.pieces,
-        "steps": size.vector_steps if case.measurement == "vector" else case.steps(size),
-    }
-    return {
-        "benchmark": NAME,
-        "task": task.name,
-        "dataset": task.dataset,
-        "student": case.student,
-        "method": case.method,
-        "seed": seed,
-        "config": config,
-    }
+def _case(measured: Measured, task: Task, seed: int, size: Size, threads: int) -> Case:
+    options = measured.options(task)
+    return Case(
+        benchmark=NAME,
+        task=task.name,
+        dataset=task.dataset,
+        student=measured.student,
+        method=measured.method,
+        seed=seed,
+        config={
+            "measurement": measured.measurement,
+            "students": measured.students,
+            "batch_size": options.get("batch_size", 32),
+            "dev_size": options.get("dev_size", 400),
+            "threads": threads,
+            "pieces": size.pieces,
+            "steps": size.vector_steps if measured.measurement == "vector" else measured.steps(size),
+        },
+        label=f"{measured}, repetition {seed}",
+        function=measure,
+        arguments={"case": measured, "task": task, "seed": seed, "size": size},
+        last=report.KINDS[measured.measurement].metric,
+        resources={"num_cpus": threads},
+    )

@@ -2,69 +2,66 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Literal
 
-import gymnasium as gym
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from benchmarks.throughput.cases import Case, Size
+from benchmarks.throughput.cases import Measured, Size
 from meta.action_gradient import ActionGradient, VectorActionGradient
 from teachenv.env import TeachEnv
+from teachenv.experiment.cases import Outcome
+from teachenv.experiment.timing import in_turns, seconds_of
 from teachenv.randomness import Purpose, generator
 from teachenv.students import make_student
 from teachenv.tasks.base import Task
 from teachenv.vector_env import TeachVectorEnv
 
 
-class _Stopwatch:
-    """The seconds that calls of a function take."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.seconds = 0.0
-        self._function = function
-
-    def __call__(self, *arguments: Any, **options: Any) -> Any:
-        start = time.perf_counter()
-        result = self._function(*arguments, **options)
-        self.seconds += time.perf_counter() - start
-        return result
-
-
-def _timed(function: Callable[[], object]) -> float:
+def measure(case: Measured, task: Task, seed: int, size: Size, folder: Path) -> Outcome:
+    """The numbers of a case."""
     start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
+    values, student_steps = _MEASUREMENTS[case.measurement](case, task, seed, size)
+    return Outcome(values=values, student_steps=student_steps, seconds=time.perf_counter() - start)
 
 
-def _against_torch(case: Case, task: Task, seed: int, size: Size) -> tuple[dict[str, float], int]:
+def _against_torch(case: Measured, task: Task, seed: int, size: Size) -> tuple[dict[str, float], int]:
     """`TeachEnv.step` over a plain loop, the time of the dev evaluation taken out of both."""
     steps = case.steps(size)
     env = TeachEnv(**case.options(task) | {"horizon": (size.pieces + 1) * steps})
     env.reset(seed=seed)
-    evaluation = _Stopwatch(env.dynamics.metrics)
-    setattr(env.dynamics, "metrics", evaluation)  # noqa: B010 - an attribute that hides the method, for the clock's sake
+    metrics, evaluations = env.dynamics.metrics, [0.0]
+
+    def evaluate(*arguments: Any, **options: Any) -> Any:
+        start = time.perf_counter()
+        found = metrics(*arguments, **options)
+        evaluations.append(time.perf_counter() - start)
+        return found
+
+    setattr(env.dynamics, "metrics", evaluate)  # noqa: B010 - an attribute that hides the method, for the clock's sake
     neutral = np.zeros(env.action_space.shape or (), dtype=np.float32)
-
-    def one_env_step() -> float:
-        evaluation.seconds = 0.0
-        return _timed(lambda: env.step(neutral)) - evaluation.seconds
-
     plain = plain_steps(env)
-    seconds: list[tuple[float, float]] = []
-    for piece in range(size.pieces + 1):
-        b = statistics.median(next(plain) for _ in range(steps))
-        a = statistics.median(one_env_step() for _ in range(steps))
-        if piece:  # the first is the warm-up of both
-            seconds.append((a, b))
+
+    def step() -> float:
+        return seconds_of(env.step, neutral) - evaluations.pop()
+
+    times = in_turns(
+        {
+            "plain": lambda: statistics.median(next(plain) for _ in range(steps)),
+            "env": lambda: statistics.median(step() for _ in range(steps)),
+        },
+        size.pieces,
+    )
     values = {
-        "step_ratio": statistics.median(a / b for a, b in seconds),
-        "student_steps_per_second": 1 / statistics.median(a for a, _ in seconds),
-        "plain_steps_per_second": 1 / statistics.median(b for _, b in seconds),
+        "step_ratio": times.ratio("env", "plain"),
+        "student_steps_per_second": 1 / times.median("env"),
+        "plain_steps_per_second": 1 / times.median("plain"),
     }
     return values, 2 * (size.pieces + 1) * steps
 
@@ -97,7 +94,7 @@ def plain_steps(env: TeachEnv) -> Iterator[float]:
             env.dynamics.measure.assess(outputs, dev_targets)
 
 
-def _against_singles(case: Case, task: Task, seed: int, size: Size) -> tuple[dict[str, float], int]:
+def _against_singles(case: Measured, task: Task, seed: int, size: Size) -> tuple[dict[str, float], int]:
     """All students at once over one after the other, in groups between which the vector environment takes its turn."""
     steps, students = size.vector_steps, case.students
     settings = case.options(task) | {"horizon": steps + 1}  # one more, so that no episode ends and is reset
@@ -109,87 +106,91 @@ def _against_singles(case: Case, task: Task, seed: int, size: Size) -> tuple[dic
         for t in range(steps):
             rewards[t] = vector.step(actions[t])[1]
 
-    groups = np.array_split(np.arange(students), size.pieces + 1)
-    seconds: list[tuple[float, float]] = []  # of one step of one student: vectorised, single
+    groups = iter(np.array_split(np.arange(students), size.pieces + 1))
     differences = [0.0]
-    for piece, group in enumerate(groups):
+
+    def together() -> float:
         vector.reset(seed=1000 * seed)
-        together = _timed(all_at_once) / (steps * students)
-        alone = 0.0
+        return seconds_of(all_at_once) / (steps * students)
+
+    def alone() -> float:
+        group, taken = next(groups), 0.0
         for i in group:
             single.reset(seed=1000 * seed + int(i))
             own = np.zeros(steps)
             start = time.perf_counter()
             for t in range(steps):
                 own[t] = single.step(actions[t, i])[1]
-            alone += (time.perf_counter() - start) / (steps * len(group))
+            taken += (time.perf_counter() - start) / (steps * len(group))
             differences.append(float(np.abs(own - rewards[:, i]).max()))
             for name, parameter in single.student.parameters.items():
                 differences.append(float((parameter - vector.students.parameters[name][i]).abs().max()))
-        if piece:  # the first is the warm-up of both
-            seconds.append((together, alone))
+        return taken
+
+    times = in_turns({"together": together, "alone": alone}, size.pieces)
+    largest = float(np.max(differences))
+    if not math.isfinite(largest):
+        raise ValueError(f"found largest_difference = {largest} between students at once and alone, expected a number")
     values = {
-        "vector_speedup": statistics.median(alone / together for together, alone in seconds),
-        "student_steps_per_second": 1 / statistics.median(together for together, _ in seconds),
-        "single_steps_per_second": 1 / statistics.median(alone for _, alone in seconds),
-        "largest_difference": float(np.max(differences)),
+        "vector_speedup": times.ratio("alone", "together"),
+        "student_steps_per_second": 1 / times.median("together"),
+        "single_steps_per_second": 1 / times.median("alone"),
+        "largest_difference": largest,
     }
     return values, steps * students * (size.pieces + 2)
 
 
-def _vmap_against_loop(case: Case, task: Task, seed: int, size: Size) -> tuple[dict[str, float], int]:
+def _vmap_against_loop(case: Measured, task: Task, seed: int, size: Size) -> tuple[dict[str, float], int]:
     """The two paths of the vector environment, and which of them `path="auto"` takes."""
     steps = case.steps(size)
     settings = case.options(task) | {"horizon": (size.pieces + 1) * steps + 1}
-    paths: tuple[Literal["vmap", "loop"], ...] = ("vmap", "loop")
-    vmap, loop = (TeachVectorEnv(case.students, path=path, **settings) for path in paths)
     chosen = TeachVectorEnv(case.students, **settings).path
-    neutral = np.zeros(vmap.action_space.shape or (), dtype=np.float32)
-    seconds: dict[str, list[float]] = {path: [] for path in paths}
-    for env in (vmap, loop):
+
+    def on(path: Literal["vmap", "loop"]) -> Callable[[], float]:
+        env = TeachVectorEnv(case.students, path=path, **settings)
         env.reset(seed=seed)
-    for piece in range(size.pieces + 1):
-        for env in (vmap, loop):
-            taken = statistics.median(_timed(lambda env=env: env.step(neutral)) for _ in range(steps))  # type: ignore[misc]
-            if piece:
-                seconds[env.path].append(taken)
-    ratios = [b / a for a, b in zip(seconds["vmap"], seconds["loop"], strict=True)]
+        neutral = np.zeros(env.action_space.shape or (), dtype=np.float32)
+        return lambda: statistics.median(seconds_of(env.step, neutral) for _ in range(steps))
+
+    times = in_turns({"vmap": on("vmap"), "loop": on("loop")}, size.pieces)
     values = {
-        "vmap_speedup": statistics.median(ratios),
-        "student_steps_per_second": case.students / statistics.median(seconds["vmap"]),
-        "loop_steps_per_second": case.students / statistics.median(seconds["loop"]),
+        "vmap_speedup": times.ratio("loop", "vmap"),
+        "student_steps_per_second": case.students / times.median("vmap"),
+        "loop_steps_per_second": case.students / times.median("loop"),
         "auto_is_vmap": float(chosen == "vmap"),
     }
     return values, 2 * (size.pieces + 1) * steps * case.students
 
 
-def _gradient(case: Case, task: Task, seed: int, size: Size) -> tuple[dict[str, float], int]:
+def _gradient(case: Measured, task: Task, seed: int, size: Size) -> tuple[dict[str, float], int]:
     """Episodes with the action gradient over episodes without it."""
-    horizon = 2 * case.steps(size)
+    horizon, students = 2 * case.steps(size), case.students
     settings = case.options(task) | {"horizon": horizon}
-    plain: gym.Env[Any, Any] | TeachVectorEnv
-    taught: gym.Env[Any, Any] | VectorActionGradient
-    if case.students == 1:
-        plain, taught = TeachEnv(**settings), ActionGradient(TeachEnv(**settings), case.method)
-    else:
-        plain = TeachVectorEnv(case.students, **settings)
-        taught = VectorActionGradient(TeachVectorEnv(case.students, **settings), case.method)
-    neutral = np.zeros(plain.action_space.shape or (), dtype=np.float32)
 
-    def episode(env: Any) -> float:
-        env.reset(seed=seed)
-        return _timed(lambda: [env.step(neutral) for _ in range(horizon)])
+    def made() -> Any:
+        return TeachEnv(**settings) if students == 1 else TeachVectorEnv(students, **settings)
 
-    pieces = [(episode(plain), episode(taught)) for _ in range(size.pieces + 1)][1:]
+    def episodes(env: Any) -> Callable[[], float]:
+        neutral = np.zeros(env.action_space.shape, dtype=np.float32)
+
+        def episode() -> float:
+            env.reset(seed=seed)
+            return seconds_of(lambda: [env.step(neutral) for _ in range(horizon)])
+
+        return episode
+
+    wrapper = ActionGradient if students == 1 else VectorActionGradient
+    taught = wrapper(made(), case.method)
+    times = in_turns({"plain": episodes(made()), "taught": episodes(taught)}, size.pieces)
     values = {
-        "gradient_ratio": statistics.median(with_gradient / without for without, with_gradient in pieces),
-        "student_steps_per_second": horizon * case.students / statistics.median(p[1] for p in pieces),
-        "plain_steps_per_second": horizon * case.students / statistics.median(p[0] for p in pieces),
+        "gradient_ratio": times.ratio("taught", "plain"),
+        "student_steps_per_second": horizon * students / times.median("taught"),
+        "plain_steps_per_second": horizon * students / times.median("plain"),
     }
-    return values, 2 * (size.pieces + 1) * horizon * case.students
+    return values, 2 * (size.pieces + 1) * horizon * students
 
 
-MEASUREMENTS: dict[str, Callable[[Case, Task, int, Size], tuple[dict[str, float], int]]] = {
+_MEASUREMENTS: dict[str, Callable[[Measured, Task, int, Size], tuple[dict[str, float], int]]] = {
     "step": _against_torch,
     "vector": _against_singles,
     "paths": _vmap_against_loop,

@@ -99,6 +99,29 @@ class Contest:
     tune: Callable[[Method], Mapping[str, Sequence[Any]]]
     source: str | None = None
 
+    @classmethod
+    def of(
+        cls,
+        setting: Setting,
+        effort: Effort,
+        methods: Mapping[str, Method],
+        tune: Callable[[Method], Mapping[str, Sequence[Any]]],
+        run: Sequence[str] | None = None,
+        **more: Any,
+    ) -> Contest:
+        """A contest, of all methods unless told otherwise.
+
+        The environment is made once, to name task, data and student by it and to fail early.
+        """
+        run = tuple(methods if run is None else run)
+        first = {name: values[0] for name, values in tune(methods[run[0]]).items()}
+        teaching = setting.make_single(methods[run[0]], Configuration(first)).teaching
+        task, student = teaching.task, in_words(teaching.settings.student)
+        if teaching.settings.teacher is not None:
+            student = f"{student} beside {in_words(teaching.settings.teacher)}"
+        named: dict[str, Any] = {"name": task.name, "dataset": task.dataset, "student": student}
+        return cls(**named | more, setting=setting, effort=effort, methods=methods, run=run, tune=tune)
+
     def grid(self, name: str) -> list[Configuration]:
         """All configurations of a method: the student's options times its candidates."""
         method = self.methods[name]

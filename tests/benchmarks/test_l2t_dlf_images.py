@@ -273,7 +273,8 @@ def test_the_table_says_how_soon_a_teacher_is_as_good_as_ddpg() -> None:
 
 def test_large_students_take_taught_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(large, "STUDENTS", ("resnet20",))
-    large.run(tmp_path, main.NAME, 1, dataset="synthetic")
+    monkeypatch.setattr(main, "_of_machine", lambda options: {"dataset": "synthetic"})
+    main.run(options(tmp_path, large=True))
     rows = {row.metric: row for row in read_rows(tmp_path / "large.jsonl")}
     assert rows["parameters"].value == sum(p.numel() for p in resnet20(3, 32, 10).parameters())
     assert 0 < rows["largest"].value < float("inf")

@@ -7,16 +7,17 @@ import torch
 
 from benchmarks.__main__ import main as command_line
 from benchmarks.throughput import Options, main, measure, report
-from benchmarks.throughput.cases import CASES, SIZES, Case, Size, load_task
+from benchmarks.throughput.cases import CASES, SIZES, Measured, Size, load_task
+from teachenv.experiment import CasesFailed
 from teachenv.experiment.rows import ResultsFile, Row, read_rows
 
 TINY = Size(seeds=1, pieces=2, steps=2, conv_steps=1, vector_steps=3)
 CASE_OF_EACH = [
-    Case("step", "digits", "mlp", 1, "env-step"),
-    Case("vector", "digits", "mlp", 4, "vector-env"),
-    Case("paths", "digits", "mlp", 2, "vmap"),
-    Case("gradient", "digits", "mlp", 1, "rmd"),
-    Case("gradient", "digits", "mlp", 2, "finite-difference"),
+    Measured("step", "digits", "mlp", 1, "env-step"),
+    Measured("vector", "digits", "mlp", 4, "vector-env"),
+    Measured("paths", "digits", "mlp", 2, "vmap"),
+    Measured("gradient", "digits", "mlp", 1, "rmd"),
+    Measured("gradient", "digits", "mlp", 2, "finite-difference"),
 ]
 METRICS = {
     "step": {"step_ratio", "student_steps_per_second", "plain_steps_per_second"},
@@ -67,7 +68,10 @@ def test_every_measurement_writes_its_rows_once_and_the_table_and_the_figure(tin
 
 
 def test_the_table_takes_the_median_over_repetitions_and_judges_it():
-    step, vector = Case("step", "mnist", "mlp", 1, "env-step"), Case("vector", "digits", "mlp", 64, "vector-env")
+    step, vector = (
+        Measured("step", "mnist", "mlp", 1, "env-step"),
+        Measured("vector", "digits", "mlp", 64, "vector-env"),
+    )
     rows = [row(step, "step_ratio", value, seed) for seed, value in enumerate([1.1, 9.0, 1.2])]
     rows += [row(step, "student_steps_per_second", 100.0), row(vector, "vector_speedup", 9.0)]
     rows += [row(vector, "largest_difference", 2e-4), row(vector, "student_steps_per_second", 1.0)]
@@ -85,7 +89,7 @@ def test_a_difference_that_is_not_a_number_is_not_taken_for_none(tiny, tmp_path,
             return observation, rewards * math.nan, *rest
 
     monkeypatch.setattr(measure, "TeachVectorEnv", Broken)
-    with pytest.raises(ValueError, match="largest_difference"):
+    with pytest.raises(CasesFailed, match="largest_difference"):
         main.run(Options(preset="smoke", out=tmp_path))
 
 

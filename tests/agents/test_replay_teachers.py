@@ -47,7 +47,14 @@ def stored(model, name):
 
 def test_the_packages_surface():
     teachers = {"DDPG", "SAC", "TD3"}
-    assert set(agents.__all__) == teachers | {"AtariVecEnv", "GymVecEnv", "LoTPPO", "Segments", "learn_in_segments"}
+    assert set(agents.__all__) == teachers | {
+        "AtariVecEnv",
+        "GymVecEnv",
+        "LoTPPO",
+        "Segments",
+        "learn_in_segments",
+        "methods",
+    }
     bases = {"DDPG": "DDPG", "TD3": "TD3", "SAC": "SAC", "LoTPPO": "PPO"}
     for own, sb3s in ((getattr(agents, name), getattr(stable_baselines3, base)) for name, base in bases.items()):
         assert issubclass(own, sb3s)

@@ -8,8 +8,8 @@ from functools import partial
 from matplotlib.figure import Figure
 
 from benchmarks.lot.methods import METHODS
-from benchmarks.measurements import DIVERGED
 from teachenv.experiment import figures, tables
+from teachenv.experiment.cases import DIVERGED
 from teachenv.experiment.report import Report
 from teachenv.experiment.rows import Row
 from teachenv.experiment.statistics import iqm

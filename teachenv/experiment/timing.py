@@ -7,6 +7,7 @@ see `teachenv.experiment.processes.alone`.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import resource
 import statistics
@@ -79,32 +80,20 @@ def peak(function: Callable[[], T], most: int | None = None) -> tuple[int | None
         None where the system does not tell (it does on Linux). And the function's value.
     """
     gc.collect()
-    before = reset_peak()
-    if most is not None:
-        limit(most)
-    value = function()
-    return grown(before), value
-
-
-def reset_peak() -> int | None:
-    """Sets the peak of the process's resident memory to what it has now, and returns that in bytes."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return None
-    return _status("VmRSS")
-
-
-def grown(before: int | None) -> int | None:
-    """Bytes by which the peak has exceeded what `reset_peak` returned."""
-    return None if before is None else (_status("VmHWM") or 0) - before
-
-
-def limit(extra: int) -> None:
-    """Lets further allocations fail beyond some bytes."""
+    before = _status("VmRSS") if _reset_peak() else None
     data = _status("VmData")
-    if data is not None:
-        resource.setrlimit(resource.RLIMIT_DATA, (data + extra, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+    if most is not None and data is not None:
+        resource.setrlimit(resource.RLIMIT_DATA, (data + most, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+    value = function()
+    return (None if before is None else (_status("VmHWM") or 0) - before), value
+
+
+def _reset_peak() -> bool:
+    """Sets the peak of the process's resident memory to what it has now."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+        return True
+    return False
 
 
 def _status(name: str) -> int | None:

@@ -247,9 +247,9 @@ class DynamicLossTeacher(Teacher[torch.Tensor]):
             assert isinstance(self._last_obs, np.ndarray)
             assert self._last_episode_starts is not None
             seen = torch.as_tensor(self._last_obs, device=self.device)
-            actions, memory = self.policy(seen, self.policy.restarted(seen, memory, self._last_episode_starts))
-            taken = actions.detach().cpu().numpy()
-            step: tuple[Any, ...] = self.env.step(taken)
+            moved, memory = self.policy(seen, self.policy.restarted(seen, memory, self._last_episode_starts))
+            actions = moved.detach().cpu().numpy()
+            step: tuple[Any, ...] = self.env.step(actions)
             self._last_obs, rewards, dones, infos = step
             self._last_episode_starts = dones & ~np.array(self.env.get_attr("carry"))
             self._memory = tuple(t.detach() for t in memory)
@@ -260,8 +260,8 @@ class DynamicLossTeacher(Teacher[torch.Tensor]):
             self._update_info_buffer(infos, dones)
             self._episode_num += int(dones.sum())
             gradient = torch.as_tensor(np.stack([info["window_gradient"] for info in infos]), device=self.device)
-            total = total + (gradient.nan_to_num() * actions).sum() / len(infos)
-            self._log(taken, infos)
+            total = total + (gradient.nan_to_num() * moved).sum() / len(infos)
+            self._log(actions, infos)
         callback.on_rollout_end()
         return total / self.bptt
 

@@ -1,25 +1,19 @@
-"""The command: which methods are run on which students, in which order, and what rows are kept."""
+"""The command: which methods are run on which students, and in which order."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.checkpoints import checkpoint_of, ending
-from benchmarks.jobs import Job, run_jobs
 from benchmarks.l2t_dlf_translation import report, work
 from benchmarks.l2t_dlf_translation.methods import METHODS
-from benchmarks.l2t_dlf_translation.work import NETWORKS, Run, Setting
-from benchmarks.measurements import Measurement, measure, rows_of
+from benchmarks.l2t_dlf_translation.work import NETWORKS, Setting
 from benchmarks.options import ParallelOptions, Preset
-from teachenv.bleu import corpus_signature
 from teachenv.errors import unknown_name
-from teachenv.experiment.provenance import about
-from teachenv.experiment.rows import ResultsFile, Row, agreeing
+from teachenv.experiment.cases import Case, Session
+from teachenv.experiment.report import Report
+from teachenv.experiment.rows import Row, agreeing
 
 NAME = "l2t_dlf_translation"
 
@@ -104,154 +98,135 @@ class Options(ParallelOptions):
                 raise unknown_name("method", method, METHODS)
 
 
-class Case(NamedTuple):
-    """One run.
-
-    Attributes:
-        setting: see there.
-        method: a name in `METHODS`.
-        rate: learning rate of the student.
-        seed: of the repetition.
-        final: see `work.run`.
-    """
-
-    setting: Setting
-    method: str
-    rate: float
-    seed: int
-    final: bool
-
-
-@dataclass
+@dataclass(frozen=True)
 class Bench:
-    """What has been measured, and how to measure more.
+    """What is run, stage by stage.
 
     Attributes:
-        results: the rows.
-        folder: of warm starts and checkpoints.
-        workers: processes.
+        settings: of the students, by name.
+        students: that are asked for.
+        methods: likewise.
+        rates: of which the dev split chooses one for each method.
+        seeds: repetitions.
         dataset: what the data really is.
     """
 
-    results: ResultsFile
-    folder: Path
-    workers: int
+    settings: Mapping[str, Setting]
+    students: tuple[str, ...]
+    methods: tuple[str, ...]
+    rates: tuple[float, ...]
+    seeds: int
     dataset: str
 
-    def identity(self, case: Case) -> dict[str, Any]:
-        """What its rows are known by; where data lie on this machine is not part of it."""
-        made = METHODS[case.method]
-        unsaid = {"data_root", "student", *made.ignores}
-        setting = {name: value for name, value in asdict(case.setting).items() if name not in unsaid}
-        return {
-            "benchmark": NAME,
-            "task": f"translation-{case.setting.data['dataset']}",
-            "dataset": self.dataset,
-            "student": case.setting.student,
-            "method": case.method,
-            "seed": case.seed,
-            "config": {
-                "stage": "training" if case.final else "tuning",
-                "setting": setting,
-                "environment": dict(made.environment),
-                "options": dict(made.options),
-                "rate": case.rate,
-            },
-        }
+    def tuning(self, session: Session) -> list[Case]:
+        """All rates of each method."""
+        tuned = dict.fromkeys(METHODS[name].tuned_as or name for name in self.methods if METHODS[name].trains)
+        cases = _long_first(case for name in tuned for student in self.students for _, case in self.grid(student, name))
+        if len(self.rates) == 1 or all(map(session.is_done, cases)):
+            return []
+        # Warm starts of all seeds first: left to the end, the longest would leave the other cores idle.
+        return [*(self.start(student, seed) for seed in range(self.seeds) for student in self.students), *cases]
 
-    def start(self, setting: Setting, seed: int) -> Path:
-        """Where a warm start is kept; what comes after it does not matter to it."""
-        names = ("student", "data", "dropout", "warm_steps", "warm_batch", "warm_rate")
-        config = {name: getattr(setting, name) for name in names}
-        own = {"config": {"stage": "warm start", **config}}
-        identity = self.identity(Case(setting, "warm-start", 0.0, seed, True)) | own
-        return ending(checkpoint_of(identity, self.folder / "checkpoints"), "pt")
-
-    def warm_up(self, cases: Sequence[Case]) -> None:
-        """Makes the warm starts that are wanted and not there."""
-        wanted = {self.start(case.setting, case.seed): case for case in cases}
-        jobs = [
-            Job(
-                f"{case.setting.student}: warm start, seed {case.seed}",
-                work.warm_up,
-                {"setting": case.setting, "seed": case.seed, "path": path},
-            )
-            for path, case in wanted.items()
-            if not path.exists()
-        ]
-        run_jobs(jobs, self.workers, lambda job, scores: None)
-
-    def missing(self, cases: Sequence[Case]) -> list[Case]:
-        """Those that are not there yet."""
-        return [case for case in cases if not self.results.done(**self.identity(case), metrics=["dev_bleu"])]
-
-    def run(self, cases: Sequence[Case]) -> None:
-        """Runs those that are not there yet."""
-        # Long ones first: begun last, they would leave the other cores idle.
-        cases = sorted(self.missing(cases), key=lambda case: METHODS[case.method].teacher is None)
-        self.warm_up(cases)
-        measure([self._measurement(case) for case in cases], self.results, self.workers)
-
-    def _measurement(self, case: Case) -> Measurement[Run]:
-        stage = f"seed {case.seed}" if case.final else "tuning"
-        return Measurement(
-            f"{case.setting.student}: {case.method}, {stage}, lr {case.rate:g}",
-            work.run,
-            {**case._asdict(), "start": self.start(case.setting, case.seed)},
-            self.identity(case),
-            "dev_bleu",
-            partial(self._rows, case),
+    def training(self, session: Session) -> list[Case]:
+        """All seeds, at the rates that were best on dev."""
+        return _long_first(
+            self.case(student, name, rate, seed, final=True)
+            for seed in range(self.seeds)
+            for student in self.students
+            for name in self.methods
+            for rate in self.best(student, name, session)
         )
 
-    def best(self, setting: Setting, method: str, rates: Sequence[float]) -> float:
-        """The rate of the best dev score; rows of all must be there."""
-        made = METHODS[method]
-        if not made.trains or len(rates) == 1:
-            return rates[0]
-        cases = [Case(setting, made.tuned_as or method, rate, 0, False) for rate in rates]
-        return max(cases, key=lambda case: self.results.value("dev_bleu", self.identity(case))).rate
+    def best(self, student: str, name: str, session: Session) -> list[float]:
+        """The rate of the best dev score; none if the tuning failed."""
+        if len(self.rates) == 1 or not METHODS[name].trains:
+            return [self.rates[0]]
+        return session.best_first("dev_bleu", self.grid(student, METHODS[name].tuned_as or name))[:1]
 
-    def _rows(self, case: Case, found: Run) -> list[Row]:
-        told = about(found.steps, found.seconds, matmul_precision="medium", bleu=corpus_signature())
-        data = {"tokens": found.tokens, "spread": found.spread} if found.tokens else None
-        # The one that says that all is there comes last.
-        scores = dict(sorted(found.scores.items(), key=lambda score: score[0] == "dev_bleu"))
-        return rows_of(self.identity(case), scores, told, data)
+    def grid(self, student: str, name: str) -> list[tuple[float, Case]]:
+        """The rates of a method, with what tunes them."""
+        return [(rate, self.case(student, name, rate, 0, final=False)) for rate in self.rates]
+
+    def case(self, student: str, name: str, rate: float, seed: int, final: bool) -> Case:
+        """A run; see `work.run`."""
+        setting, method = self.settings[student], METHODS[name]
+        config = {
+            "stage": "training" if final else "tuning",
+            # Where data lies on this machine is no part of it.
+            "setting": _without(asdict(setting), {"data_root", "student", *method.ignores}),
+            "environment": dict(method.environment),
+            "options": dict(method.options),
+            "rate": rate,
+        }
+        return self._made(
+            student,
+            name,
+            seed,
+            config=config,
+            label=f"{student}: {name}, {f'seed {seed}' if final else 'tuning'}, lr {rate:g}",
+            function=work.run,
+            arguments={
+                "setting": setting,
+                "method": method,
+                "rate": rate,
+                "seed": seed,
+                "final": final,
+                "start": self.start(student, seed),
+            },
+            last="dev_bleu",
+        )
+
+    def start(self, student: str, seed: int) -> Case:
+        """A warm start; what comes after it does not matter to it."""
+        setting = self.settings[student]
+        names = ("student", "data", "dropout", "warm_steps", "warm_batch", "warm_rate")
+        return self._made(
+            student,
+            "warm-start",
+            seed,
+            config={"stage": "warm start", **{name: getattr(setting, name) for name in names}},
+            label=f"{student}: warm start, seed {seed}",
+            function=work.warm_up,
+            arguments={"setting": setting, "seed": seed},
+            makes=work.START,
+        )
+
+    def _made(self, student: str, name: str, seed: int, **more: Any) -> Case:
+        task = f"translation-{self.settings[student].data['dataset']}"
+        return Case(benchmark=NAME, task=task, dataset=self.dataset, student=student, method=name, seed=seed, **more)
+
+    def report(self, rows: list[Row]) -> Report:
+        """All that the folder has of this preset, whatever rates were chosen."""
+        shown = [self.case(student, name, 0.0, 0, final=True).identity for student in self.settings for name in METHODS]
+        return report.make(agreeing(rows, [one | {"config": _without(one["config"], {"rate"})} for one in shown]))
+
+
+def _without(options: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name not in names}
+
+
+def _long_first(cases: Iterable[Case]) -> list[Case]:
+    """Begun last, they would leave the other cores idle."""
+    return sorted(cases, key=lambda case: METHODS[case.method].teacher is None)
 
 
 def run(options: Options) -> None:
     """Runs what the folder does not hold yet; writes rows, tables and figures."""
-    folder, size = options.output_folder(NAME), SIZES[options.preset]
-    results = ResultsFile(folder / "results.jsonl")
-    root = None if options.data_root is None else os.fspath(options.data_root)
-    methods = options.methods or size.methods or tuple(METHODS)
-    setting_of = {
+    size = SIZES[options.preset]
+    root = None if options.data_root is None else str(options.data_root)
+    settings = {
         name: replace(
             size.setting, student=name, warm_rate=size.warm_rates.get(name, size.setting.warm_rate), data_root=root
         )
         for name in NETWORKS
     }
-    settings = [setting_of[name] for name in options.students or size.students]
-    # Made once here, so that missing data is said before anything runs.
-    dataset = settings[0].make(student="lstm", student_kwargs={"width": 2}).teaching.task.dataset
-    bench = Bench(results, folder, options.processes, dataset)
-    seeds = range(options.seeds or size.seeds)
-    tuned = dict.fromkeys(METHODS[name].tuned_as or name for name in methods if METHODS[name].trains)
-    tuning = [Case(s, name, rate, 0, False) for s in settings for name in tuned for rate in size.rates]
-    if len(size.rates) > 1:
-        if bench.missing(tuning):
-            # Those of all seeds at once: left to the end, the longest would leave the other cores idle.
-            bench.warm_up([Case(setting, "warm-start", 0.0, seed, True) for seed in seeds for setting in settings])
-        bench.run(tuning)
-    finals = [
-        Case(setting, name, bench.best(setting, name, size.rates), seed, True)
-        for seed in seeds
-        for setting in settings
-        for name in methods
-    ]
-    bench.run(finals)
-    # All that the folder has of this preset, whatever rates were chosen.
-    shown = [bench.identity(Case(setting, name, 0.0, 0, True)) for setting in setting_of.values() for name in METHODS]
-    for identity in shown:
-        del identity["config"]["rate"]
-    report.make(agreeing(results.rows(), shown)).write(folder)
+    bench = Bench(
+        settings,
+        options.students or size.students,
+        options.methods or size.methods or tuple(METHODS),
+        size.rates,
+        options.seeds or size.seeds,
+        # Made once here, so that missing data is said before anything runs.
+        size.setting.make(data_root=root, student="lstm", student_kwargs={"width": 2}).teaching.task.dataset,
+    )
+    options.execute(NAME, [bench.tuning, bench.training], bench.report)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import copy
 import functools
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +17,24 @@ from torch import nn
 
 import agents
 import meta
-from benchmarks.checkpoints import ending, going_on_from
-from benchmarks.l2t_dlf_translation.methods import METHODS, Method
-from benchmarks.teachers import learned
+from benchmarks.l2t_dlf_translation.methods import Method
 from teachenv import checkpoints
-from teachenv.bleu import corpus_bleu, references, texts
+from teachenv.bleu import corpus_bleu, corpus_signature, references, texts
+from teachenv.checkpoints import going_on_from
 from teachenv.decoding import beam, translated
 from teachenv.env import TeachEnv
+from teachenv.experiment.cases import Outcome
 from teachenv.experiment.precision import matmuls
+from teachenv.experiment.setting import OneByOne
+from teachenv.experiment.teach import Moment, places, teach
+from teachenv.experiment.teachers import learned
 from teachenv.randomness import Purpose, torch_seed
 from teachenv.sequence_losses import ActorCritic, CandidateLoss, MinimumRisk, Reinforce, SequenceLoss, SoftmaxMargin
 from teachenv.state import StudentState
 from teachenv.students import make_student
 from teachenv.students.translation import Translator
-from teachenv.tasks.translation import TokenDecisions, TranslationMeasure
+from teachenv.tasks.translation import TokenDecisions
+from teachenv.teaching import Teaching
 
 # Seeds of episodes: the warm start's, those that tune, those that teachers learn on, those that are reported.
 START_SEED, TUNING_SEED, TEACHER_SEED, FINAL_SEED = 400_000, 900_000, 500_000, 0
@@ -48,6 +51,10 @@ NETWORKS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 TOKENS, TIMES = 10, 5
 
 _BEAM, _KEPT_EVERY = 5, 500
+_SCORES = ("dev_bleu", "test_bleu", "test_token_accuracy")
+
+START = "start.pt"
+"""The file of a warm start."""
 
 # What files hold, as `teachenv.checkpoints` has it.
 _START, _HALF = "a translator's warm start", "the first part of a translator's warm start"
@@ -132,35 +139,39 @@ class Started:
         return made
 
 
-@dataclass(frozen=True)
-class Run:
-    """What came of a run.
+@dataclass
+class Emphasis:
+    """A watcher that keeps what a teacher makes of the tokens.
 
     Attributes:
-        scores: `dev_bleu`, and of reported runs `test_bleu`, `test_bleu_beam`, `test_token_accuracy`.
-        tokens: of taught students: (student step, the largest coefficients by token, the smallest).
+        tokens: (student step, the largest coefficients by token, the smallest).
         spread: (student step, quantiles of the coefficients).
-        steps: student steps, those of the teacher's students among them, the warm start's not.
-        seconds: of it all.
     """
 
-    scores: dict[str, float]
-    tokens: list[tuple[int, dict[str, float], dict[str, float]]]
-    spread: list[tuple[int, list[float]]]
-    steps: int
-    seconds: float
+    tokens: list[tuple[int, dict[str, float], dict[str, float]]] = field(default_factory=list)
+    spread: list[tuple[int, list[float]]] = field(default_factory=list)
+
+    def __call__(self, moment: Moment) -> None:
+        """Keeps those of an action."""
+        teaching = moment.env.teaching
+        values = teaching.dynamics.loss.coefficients(torch.as_tensor(moment.actions)).ravel().numpy()
+        quantiles = np.quantile(values, [0, 0.05, 0.25, 0.5, 0.75, 0.95, 1])
+        self.spread.append((moment.step, quantiles.round(4).tolist()))
+        if moment.number in places(teaching.actions, TIMES):
+            names, order = _vocabulary(teaching).tokens, np.argsort(values)
+            largest, smallest = (
+                {names[i]: round(float(values[i]), 4) for i in at} for at in (order[::-1][:TOKENS], order[:TOKENS])
+            )
+            self.tokens.append((moment.step, largest, smallest))
 
 
-def warm_up(setting: Setting, seed: int, path: Path) -> dict[str, float]:
-    """Trains a student by cross-entropy; keeps it.
+def warm_up(setting: Setting, seed: int, folder: Path) -> None:
+    """Trains a student by cross-entropy.
 
     Args:
         setting: see there.
         seed: of split, minibatches and initialisation.
-        path: where it is kept; an interrupted training goes on from a file beside it.
-
-    Returns:
-        Its `dev_bleu`.
+        folder: where it is kept; an interrupted training goes on from a file beside it.
     """
     name, options = NETWORKS[setting.student]
     env = setting.make(
@@ -173,7 +184,7 @@ def warm_up(setting: Setting, seed: int, path: Path) -> dict[str, float]:
         loss="diagonal",
     )
     env.reset(seed=START_SEED + seed)
-    half = ending(path, "half")
+    half = folder / "half"
     state, episode, dynamics = env.student, env.episode, env.dynamics
     if half.exists():
         state = _read_half(half, state)
@@ -188,10 +199,8 @@ def warm_up(setting: Setting, seed: int, path: Path) -> dict[str, float]:
     with dynamics.student.held(state.parameters, state.buffers) as model:
         # Buffers that are computed, not learned, are none of it.
         kept = {"length": task.pool[1].shape[1], "words": task.num_outputs, "network": model.state_dict()}
-        scores = _scores(env, model, test=False)
-    checkpoints.save(path, kept, _START)
+        checkpoints.save(folder / START, kept, _START)
     half.unlink(missing_ok=True)
-    return scores
 
 
 def _read_half(file: Path, begun: StudentState) -> StudentState:
@@ -205,65 +214,46 @@ def _read_half(file: Path, begun: StudentState) -> StudentState:
     return kept
 
 
-def run(setting: Setting, method: str, rate: float, seed: int, final: bool, start: Path, checkpoint: Path) -> Run:
+def run(setting: Setting, method: Method, rate: float, seed: int, final: bool, start: Path, folder: Path) -> Outcome:
     """Trains a student after its warm start.
 
     Args:
         setting: see there.
-        method: a name in `METHODS`.
+        method: see there.
         rate: learning rate of the student.
         seed: of the repetition.
         final: whether it is for the report, and test may be looked at; else it is for tuning.
-        start: what `warm_up` kept.
-        checkpoint: where an interrupted teacher is taken up again, without suffix.
+        start: folder of the warm start.
+        folder: where an interrupted teacher is taken up again.
     """
-    begun, made = time.perf_counter(), METHODS[method]
-    env = setting.after(start, made, rate)
-    tokens: list[Any] = []
-    spread: list[Any] = []
-    spent = setting.steps if made.trains else 0
+    begun, seeds = time.perf_counter(), (FINAL_SEED if final else TUNING_SEED) + seed
+    env, emphasis = setting.after(start / START, method, rate), Emphasis()
+    spent = setting.steps if method.trains else 0
     with matmuls("medium"):
-        env.reset(seed=(FINAL_SEED if final else TUNING_SEED) + seed)
-        if made.sequence is not None:
-            scores = _scores(env, _by_sequences(setting, env, made, rate, start, seed), final)
+        env.reset(seed=seeds)
+        if method.teacher is not None:
+            teacher = _taught(setting, method, rate, seed, start / START, folder)
+            spent += setting.teacher_students * setting.steps
+            scores = teach(OneByOne(env), teacher, env.episode.seeds[0], test=final, watch=emphasis).scores
+        elif method.trains and method.sequence is None:
+            scores = teach(OneByOne(env), None, seeds, test=final).scores
         else:
-            if made.teacher is not None:
-                teacher = _taught(setting, made, rate, seed, start, checkpoint)
-                spent += setting.teacher_students * setting.steps
-                tokens, spread = _follow(env, teacher)
-            elif made.trains:
-                _follow(env, None)
-            with env.dynamics.student.held(env.student.parameters, env.student.buffers) as model:
-                scores = _scores(env, model, final)
-    return Run(scores, tokens, spread, spent, round(time.perf_counter() - begun, 2))
+            if method.sequence is not None:
+                _put_into(env, _by_sequences(setting, env, method, rate, start / START, seed))
+            scores = {**env.evaluate("dev"), **(env.evaluate("test") if final else {})}
+        values = {name: scores[name] for name in _SCORES if name in scores}
+        if final:
+            values["test_bleu_beam"] = _beam_bleu(env)
+    return Outcome(
+        values=values,
+        student_steps=spent,
+        seconds=time.perf_counter() - begun,
+        data=vars(emphasis) if method.teacher is not None else None,
+        versions={"matmul_precision": "medium", "bleu": corpus_signature()},
+    )
 
 
-def _follow(env: TeachEnv, teacher: Any) -> tuple[list[Any], list[Any]]:
-    """A training under a teacher (None: the zero action), from where the environment stands."""
-    if teacher is None:
-        state = env.student
-        while state.step < env.teaching.settings.horizon:
-            state, _ = env.dynamics.step(state, env.episode, env.teaching.neutral_action)
-        env.set_state({**env.get_state(), "student": state})
-        return [], []
-    observation, _ = env.reset(seed=env.episode.seeds[0])
-    shown = set(np.linspace(0, env.teaching.actions - 1, TIMES).round().astype(int).tolist())
-    names, tokens, spread, ended, number = _vocabulary(env).tokens, [], [], False, 0
-    while not ended:
-        step = env.student.step
-        action = teacher.predict(observation, deterministic=True)[0]
-        observation, _, ended, _, _ = env.step(action)
-        values = env.dynamics.loss.coefficients(torch.as_tensor(action)).ravel().numpy()
-        spread.append((step, np.quantile(values, [0, 0.05, 0.25, 0.5, 0.75, 0.95, 1]).round(4).tolist()))
-        if number in shown:
-            order = np.argsort(values)
-            largest, smallest = order[::-1][:TOKENS], order[:TOKENS]
-            tokens.append((step, *({names[i]: round(float(values[i]), 4) for i in at} for at in (largest, smallest))))
-        number += 1
-    return tokens, spread
-
-
-def _taught(setting: Setting, method: Method, rate: float, seed: int, start: Path, checkpoint: Path) -> Any:
+def _taught(setting: Setting, method: Method, rate: float, seed: int, start: Path, folder: Path) -> Any:
     """A teacher that has learned from the trainings of other students, from the same start."""
     env = setting.after(start, method, rate)
     own = TEACHER_SEED + seed
@@ -275,7 +265,7 @@ def _taught(setting: Setting, method: Method, rate: float, seed: int, start: Pat
         teacher = agents.DDPG(
             "AttentionPolicy", env, seed=own, learning_rate=1e-3, noise=0.3, buffer_size=1000, policy_kwargs=networks
         )
-    return learned(teacher, ending(checkpoint, "zip"), setting.teacher_students * env.teaching.actions)
+    return learned(teacher, setting.teacher_students * setting.steps, folder)[0]
 
 
 def _by_sequences(setting: Setting, env: TeachEnv, method: Method, rate: float, start: Path, seed: int) -> Translator:
@@ -299,7 +289,7 @@ def _by_sequences(setting: Setting, env: TeachEnv, method: Method, rate: float, 
 
 
 def _sequence_loss(setting: Setting, env: TeachEnv, method: Method, model: Translator) -> SequenceLoss:
-    vocabulary = _vocabulary(env)
+    vocabulary = _vocabulary(env.teaching)
     if method.sequence == "actor-critic":
         name, options = NETWORKS[setting.student]
         with torch_seed(env.episode.seeds[0], Purpose.INIT):
@@ -315,40 +305,26 @@ def _sequence_loss(setting: Setting, env: TeachEnv, method: Method, model: Trans
     return made[method.sequence](vocabulary, **method.options)
 
 
-def _vocabulary(env: TeachEnv) -> Any:
-    decisions = env.teaching.decisions
-    assert isinstance(decisions, TokenDecisions)
-    return decisions.vocabulary
+def _put_into(env: TeachEnv, model: nn.Module) -> None:
+    """Makes a network the environment's student."""
+    tensors = {name: tensor.detach() for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+    before = env.student
+    parameters, buffers = ({name: tensors[name] for name in found} for found in (before.parameters, before.buffers))
+    student = replace(before, parameters=parameters, buffers=buffers)
+    env.set_state({**env.get_state(), "student": student})
 
 
-class _Alone:
-    """A module as measures see a student."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-
-    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = self.model(inputs)
-        return found
-
-    @contextmanager
-    def module(self) -> Iterator[nn.Module]:
-        yield self.model
+def _vocabulary(teaching: Teaching) -> Any:
+    assert isinstance(teaching.decisions, TokenDecisions)
+    return teaching.decisions.vocabulary
 
 
 @torch.no_grad()
-def _scores(env: TeachEnv, model: nn.Module, test: bool) -> dict[str, float]:
-    """BLEU on all of dev; and if asked for that on test, greedy and by a beam, with the accuracy of tokens."""
-    measure, task, dev = env.dynamics.measure, env.teaching.task, env.episode.dev
-    assert isinstance(measure, TranslationMeasure)
-    inputs, targets = (part[dev] for part in task.pool)
-    found = {"dev_bleu": measure.bleu(_Alone(model), inputs, targets)}
-    if not test:
-        return found
-    inputs, targets = task.test
-    found |= {f"test_{name}": value for name, value in measure.report_of(_Alone(model), inputs, targets).items()}
-    assert isinstance(model, Translator)
-    source = inputs[:, : targets.shape[1]]
-    said = translated(functools.partial(beam, model, width=_BEAM), source)
-    vocabulary = _vocabulary(env)
-    return found | {"test_bleu_beam": corpus_bleu(texts(vocabulary, said), references(vocabulary, targets))}
+def _beam_bleu(env: TeachEnv) -> float:
+    """BLEU of the student's translations of test by a beam."""
+    inputs, targets = env.teaching.task.test
+    source, vocabulary = inputs[:, : targets.shape[1]], _vocabulary(env.teaching)
+    with env.dynamics.student.held(env.student.parameters, env.student.buffers) as model:
+        assert isinstance(model, Translator)
+        said = translated(functools.partial(beam, model, width=_BEAM), source)
+    return corpus_bleu(texts(vocabulary, said), references(vocabulary, targets))

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from pathlib import Path
 
 import torch
 from torch.nn import functional as F
 
-from benchmarks.measurements import Measurement, measure
-from teachenv.experiment.provenance import about
-from teachenv.experiment.rows import ResultsFile, Row
+from teachenv.experiment.cases import Case, Outcome
 from teachenv.losses.dynamic_network import evaluate, imitate, initial_weights, one_against_one
 
 STEPS = (0, 100, 300, 1000, 3000, 10_000)
@@ -18,7 +16,7 @@ SEEDS = 3
 _REACH = 3.0  # logits between which the two losses are compared
 
 
-def imitated(steps: int, seed: int) -> dict[str, Any]:
+def imitated(steps: int, seed: int, folder: Path) -> Outcome:
     """Cosine of the slopes of both losses, their relative error, and the loss along the difference of the logits."""
     start = time.perf_counter()
     weights = initial_weights("random", seed).double()
@@ -31,39 +29,33 @@ def imitated(steps: int, seed: int) -> dict[str, Any]:
     (wanted,) = torch.autograd.grad(F.softplus(logits[:, 1] - logits[:, 0]).sum(), logits)
     along = torch.stack([z, torch.zeros_like(z)], 1)
     values = evaluate(weights, one_against_one(along, targets[: len(z)])).sum(1)
-    return {
-        "slope_cosine": float((found * wanted).sum() / (found.norm() * wanted.norm())),
-        "slope_error": float((found - wanted).norm() / wanted.norm()),
-        "curve": [[round(float(x), 4) for x in z], [round(float(v), 4) for v in values]],
-        "seconds": time.perf_counter() - start,
-    }
-
-
-def run(results: ResultsFile, benchmark: str, workers: int) -> None:
-    """Measures what is not there yet."""
-    # Long ones first: begun last, they would leave the other cores idle.
-    measure(
-        [_measurement(benchmark, steps, seed) for steps in reversed(STEPS) for seed in range(SEEDS)], results, workers
+    return Outcome(
+        values={
+            "slope_cosine": float((found * wanted).sum() / (found.norm() * wanted.norm())),
+            "slope_error": float((found - wanted).norm() / wanted.norm()),
+        },
+        student_steps=0,
+        seconds=time.perf_counter() - start,
+        data=[line.round(decimals=4).tolist() for line in (z, values.detach())],
     )
 
 
-def _measurement(benchmark: str, steps: int, seed: int) -> Measurement[dict[str, Any]]:
-    identity: dict[str, Any] = {
-        "benchmark": benchmark,
-        "task": "imitation",
-        "dataset": "normal logits",
-        "student": "none",
-        "method": f"steps-{steps}",
-        "seed": seed,
-        "config": {"stage": "imitation", "steps": steps, "reach": _REACH},
-    }
-
-    def rows(found: dict[str, Any]) -> list[Row]:
-        told = about(0, found["seconds"])
-        return [
-            Row(**identity, metric=name, value=found[name], data=data, **told)
-            for name, data in (("slope_cosine", None), ("slope_error", found["curve"]))
-        ]
-
-    label = f"imitation of cross-entropy: {steps} steps, seed {seed}"
-    return Measurement(label, imitated, {"steps": steps, "seed": seed}, identity, "slope_error", rows, resumes=False)
+def cases(benchmark: str) -> list[Case]:
+    """All, long ones first: begun last, they would leave the other cores idle."""
+    return [
+        Case(
+            benchmark=benchmark,
+            task="imitation",
+            dataset="normal logits",
+            student="none",
+            method=f"steps-{steps}",
+            seed=seed,
+            config={"stage": "imitation", "steps": steps, "reach": _REACH},
+            label=f"imitation of cross-entropy: {steps} steps, seed {seed}",
+            function=imitated,
+            arguments={"steps": steps, "seed": seed},
+            last="slope_error",
+        )
+        for steps in reversed(STEPS)
+        for seed in range(SEEDS)
+    ]

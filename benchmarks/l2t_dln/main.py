@@ -1,22 +1,22 @@
-"""The command: which methods are run on which tasks, how they are tuned, and what rows are kept."""
+"""The command: which methods are run on which tasks, and how they are tuned."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from benchmarks.l2t_dln import cost, imitation, report, work
-from benchmarks.l2t_dln.methods import ARCHITECTURES, BOUNDED, CROWD, FIXED, METHODS, REPLAYED, SMOOTH, WINDOWS
-from benchmarks.l2t_dln.work import Configuration, Run, Setting
-from benchmarks.measurements import Measurement, measure, rows_of
+from benchmarks.l2t_dln.methods import ARCHITECTURES, BOUNDED, CROWD, FIXED, METHODS, SMOOTH, WINDOWS
 from benchmarks.options import ParallelOptions, Preset
 from teachenv.errors import unknown_name
-from teachenv.experiment.precision import on_any_machine, on_this_machine, precision
-from teachenv.experiment.provenance import about
-from teachenv.experiment.rows import ResultsFile, Row, agreeing
+from teachenv.experiment.cases import Case, Session, Stage, one_at_a_time
+from teachenv.experiment.precision import on_any_machine, on_this_machine
+from teachenv.experiment.report import Report
+from teachenv.experiment.rows import Row, agreeing
+from teachenv.experiment.setting import Configuration, Setting
 
 NAME = "l2t_dln"
 
@@ -32,6 +32,8 @@ class Task:
         rates: learning rates of the grid.
         metric: of the report, as `evaluate` calls it after the split's name.
         methods: of the table.
+        wrapper: options of `meta.WindowGradient`.
+        teacher_students: trainings that a teacher that learns from whole ones may have.
         architectures: whether the study of teachers and that of N are run on it.
         seeds: repetitions, unless the command says otherwise.
     """
@@ -40,8 +42,16 @@ class Task:
     rates: tuple[float, ...]
     metric: str
     methods: tuple[str, ...]
+    wrapper: Mapping[str, Any] = field(default_factory=dict)
+    teacher_students: int = 8
     architectures: bool = False
     seeds: int = 3
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """What is the same for all methods, in the config of rows."""
+        setting = self.setting
+        return {"env": setting.env, "options": on_any_machine(setting.options), "wrapper": dict(self.wrapper)}
 
 
 _LEARNED = ("l2t-dlf", "l2t-dln")
@@ -52,12 +62,12 @@ _LINEAR: Mapping[str, Any] = {"lr_schedule": "linear", "steps_per_action": 15}
 
 
 def _task(env: str, rates: tuple[float, ...], metric: str, methods: tuple[str, ...], **options: Any) -> Task:
-    return Task(Setting(env, {**_LINEAR, **options}), rates, metric, methods)
+    return Task(Setting(env, {**_LINEAR, **options}, loss=None), rates, metric, methods)
 
 
 def _with(task: Task, *, students: int = 8, dev_batch: int | None = None, **changes: Any) -> Task:
     wrapper = {} if dev_batch is None else {"dev_batch": dev_batch}
-    return replace(task, setting=replace(task.setting, wrapper=wrapper, teacher_students=students), **changes)
+    return replace(task, wrapper=wrapper, teacher_students=students, **changes)
 
 
 _LAPTOP = {
@@ -95,9 +105,7 @@ _LAPTOP = {
 
 _SMOKE_OPTIONS: Mapping[str, Any] = {"steps_per_action": 2, "horizon": 4, "batch_size": 4, "dev_size": 10}
 _SMOKE = {
-    name: Task(
-        Setting(env, {**_LINEAR, **options, **_SMOKE_OPTIONS}, {"dev_batch": 5}, 1), (0.05,), metric, methods, seeds=1
-    )
+    name: _with(_task(env, (0.05,), metric, methods, **options, **_SMOKE_OPTIONS), students=1, dev_batch=5, seeds=1)
     for name, env, metric, methods, options in (
         ("digits-noisy-40", "TeachDigits-v0", "error", ("cross-entropy", "l2t-dlf", "l2t-dln"), {"label_noise": 0.4}),
         ("segmentation-shapes", "TeachSegmentation-v0", "miou", ("cross-entropy", "l2t-dln"), {"pool_size": 40}),
@@ -111,13 +119,11 @@ _PAPERS: Mapping[str, Any] = {
     "momentum": 0.0, "lr_schedule": "constant", "objective": "likelihood",
 }  # fmt: skip
 _PAPER = {
-    f"{data}-{student}": Task(
-        Setting(env, {**_PAPERS, "student": student}, {"dev_batch": 100}, 8),
-        (0.05, 0.1),
-        "error",
-        _PLAIN,
-        student == "resnet8-wide" and data == "cifar10",
-        5,
+    f"{data}-{student}": _with(
+        _task(env, (0.05, 0.1), "error", _PLAIN, student=student, **_PAPERS),
+        dev_batch=100,
+        architectures=student == "resnet8-wide" and data == "cifar10",
+        seeds=5,
     )
     for data, env in (("cifar10", "TeachCIFAR-v0"), ("cifar100", "TeachCIFAR100-v0"))
     for student in ("resnet8-wide", "resnet20-wide", "resnet32-wide")
@@ -174,172 +180,122 @@ class Options(ParallelOptions):
                 raise unknown_name("method", method, METHODS)
 
 
-class Case(NamedTuple):
-    """One run.
+class Part(NamedTuple):
+    """A task as this machine runs it.
 
     Attributes:
-        task: its name.
-        method: a name in `METHODS`.
-        configuration: see there.
-        seed: of the repetition.
-        final: see `work.run`.
+        name: of the task.
+        task: see there.
+        methods: that are run.
+        setting: with where its data is.
+        dataset: what that really is.
+        student: the network.
     """
 
-    task: str
-    method: str
-    configuration: Configuration
-    seed: int
-    final: bool
+    name: str
+    task: Task
+    methods: tuple[str, ...]
+    setting: Setting
+    dataset: str
+    student: str
 
+    def grid(self, method: str) -> list[tuple[Configuration, Case]]:
+        """All configurations of a method, with what tunes them."""
+        rates = [rate * METHODS[method].steeper for rate in self.task.rates]
+        found = [Configuration({"learning_rate": rate}, own) for rate in rates for own in (0, 1)]
+        return [(configuration, self.case(method, configuration, 0, final=False)) for configuration in found]
 
-@dataclass
-class Bench:
-    """What has been measured, and how to measure more.
-
-    Attributes:
-        tasks: by name.
-        results: the rows.
-        workers: processes.
-        data_root: of all data.
-    """
-
-    tasks: Mapping[str, Task]
-    results: ResultsFile
-    workers: int
-    data_root: str | None = None
-    _about: dict[str, tuple[str, str]] = field(default_factory=dict)
-
-    def about(self, task: str) -> tuple[str, str]:
-        """(what the data really is, the student) of a task; the data is loaded once, to fail early."""
-        if task not in self._about:
-            setting = self.setting(task)
-            settings = setting.make(METHODS["cross-entropy"], Configuration(0.1, 0)).teaching
-            self._about[task] = settings.task.dataset, str(settings.settings.student)
-        return self._about[task]
-
-    def setting(self, task: str) -> Setting:
-        """The task's, as this machine runs it, with where its data is."""
-        setting = self.tasks[task].setting
-        more = {} if self.data_root is None else {"data_root": self.data_root}
-        return replace(setting, options=on_this_machine({**setting.options, **more}))
-
-    def grid(self, task: str, method: str) -> list[Configuration]:
-        """Of a method on a task."""
-        rates = [rate * METHODS[method].steeper for rate in self.tasks[task].rates]
-        return [Configuration(rate, own) for rate in rates for own in (0, 1)]
-
-    def best(self, task: str, method: str) -> Configuration:
-        """The configuration of the best dev score; rows of the whole grid must be there."""
-        method = METHODS[method].tuned_as or method
-        scores = {
-            c: self.results.value("dev_accuracy", self.identity(Case(task, method, c, 0, False)))
-            for c in self.grid(task, method)
-        }  # the measure's score, whatever the task
-        return max(scores, key=lambda c: scores[c])
-
-    def identity(self, case: Case) -> dict[str, Any]:
-        """What its rows are known by."""
-        dataset, student = self.about(case.task)
-        setting, made = self.tasks[case.task].setting, METHODS[case.method]
-        return {
-            "benchmark": NAME,
-            "task": case.task,
-            "dataset": dataset,
-            "student": student,
-            "method": case.method,
-            "seed": case.seed,
-            "config": {
-                "stage": "training" if case.final else "tuning",
-                **_given(setting),
-                "teacher_students": setting.teacher_students * made.crowd if made.kind == "episodes" else None,
+    def case(self, method: str, configuration: Configuration, seed: int, final: bool) -> Case:
+        """A run; see `work.run`."""
+        task, made = self.task, METHODS[method]
+        students = task.teacher_students * made.crowd
+        return Case(
+            benchmark=NAME,
+            task=self.name,
+            dataset=self.dataset,
+            student=self.student,
+            method=method,
+            seed=seed,
+            config={
+                "stage": "training" if final else "tuning",
+                **task.shared,
+                "teacher_students": students if made.kind == "episodes" else None,
                 "environment": dict(made.environment),
                 "teacher": {"policy": made.policy, **made.options},
                 "steps_per_action": made.steps_per_action,
-                "learning_rate": case.configuration.learning_rate,
-                "own": dict(made.own[case.configuration.own]),
+                **configuration.student,
+                "own": dict(made.own[configuration.candidate]),
             },
-        }
-
-    def run(self, cases: Sequence[Case]) -> None:
-        """Those that are not there yet."""
-        # Long ones first: begun last, they would leave the other cores idle.
-        cases = sorted(cases, key=lambda case: METHODS[case.method].kind == "fixed")
-        measure([self._measurement(case) for case in cases], self.results, self.workers)
-
-    def _measurement(self, case: Case) -> Measurement[Run]:
-        stage = f"seed {case.seed}" if case.final else f"tuning, lr {case.configuration.learning_rate:g}"
-        return Measurement(
-            f"{case.task}: {case.method}, {stage}, own {case.configuration.own}",
-            work.run,
-            {
-                "setting": self.setting(case.task),
-                "method": case.method,
-                "configuration": case.configuration,
-                "seed": case.seed,
-                "final": case.final,
+            label=f"{self.name}: {method}, {f'seed {seed}' if final else 'tuning'}, {configuration}",
+            function=work.run,
+            arguments={
+                "setting": self.setting,
+                "name": method,
+                "method": made,
+                "configuration": configuration,
+                "wrapper": task.wrapper,
+                "trainings": students,
+                "seed": seed,
+                "final": final,
             },
-            self.identity(case),
-            "dev_accuracy",
-            partial(self._rows, case),
+            last="dev_accuracy",
         )
-
-    def _rows(self, case: Case, found: Run) -> list[Row]:
-        identity = self.identity(case)
-        told = about(found.steps, found.seconds, **precision(self.setting(case.task).options))
-        own = identity | {"method": case.method.replace("l2t-dln", REPLAYED, 1)}
-        data = {"curve": found.curve, **report.shown_of(case.method, case.seed, found)} if case.final else None
-        # The one that says that all is there comes last.
-        scores = dict(sorted(found.scores.items(), key=lambda score: score[0] == "dev_accuracy"))
-        return rows_of(own, found.replayed, told) + rows_of(identity, scores, told, data)
-
-
-def _given(setting: Setting) -> dict[str, Any]:
-    """What is the same for all methods."""
-    return {"env": setting.env, "options": on_any_machine(setting.options), "wrapper": dict(setting.wrapper)}
 
 
 def run(options: Options) -> None:
     """Tunes, trains, measures, and writes rows, tables and figures."""
-    folder = options.output_folder(NAME)
-    results = ResultsFile(folder / "results.jsonl")
-    if "cost" in options.study:
-        cost.run(results, NAME)
-    workers = options.processes
-    if "imitation" in options.study:
-        imitation.run(results, NAME, workers)
     of_preset = PRESETS[options.preset]
-    tasks = {name: task for name, task in of_preset.items() if name in (options.tasks or (name,))}
-    root = None if options.data_root is None else os.fspath(options.data_root)
-    bench = Bench(tasks, results, workers, root)
-    wanted = {name: _methods(task, options) for name, task in tasks.items()}
-    for name in [name for name, methods in wanted.items() if methods]:
-        bench.about(name)
-    bench.run(
-        [
-            Case(name, method, configuration, 0, False)
-            for name, methods in wanted.items()
-            for method in dict.fromkeys(METHODS[m].tuned_as or m for m in methods)
-            for configuration in bench.grid(name, method)
-        ]
-    )
-    bench.run(
-        [
-            Case(name, method, bench.best(name, method), seed, True)
-            for name, methods in wanted.items()
-            for method in methods
-            for seed in range(options.seeds or tasks[name].seeds)
-        ]
-    )
-    shown = _shown(results.rows(), of_preset)
-    report.make(shown, {name: task.metric for name, task in of_preset.items()}).write(folder)
-    report.animate(shown, folder)
+    wanted = {name: _methods(task, options) for name, task in of_preset.items() if name in (options.tasks or (name,))}
+    parts = [_part(name, of_preset[name], methods, options) for name, methods in wanted.items() if methods]
+    stages: list[Stage] = []
+    if "cost" in options.study:
+        stages.append(one_at_a_time(lambda session: cost.cases(NAME)))
+    if "imitation" in options.study:
+        stages.append(lambda session: imitation.cases(NAME))
+    stages += [partial(_tuning, parts), partial(_training, parts, options.seeds)]
+    options.execute(NAME, stages, partial(_report, of_preset, options.output_folder(NAME)))
 
 
-def _shown(rows: list[Row], tasks: Mapping[str, Task]) -> list[Row]:
+def _part(name: str, task: Task, methods: tuple[str, ...], options: Options) -> Part:
+    """A task; its data is loaded once, to name it and to fail early."""
+    root = {} if options.data_root is None else {"data_root": str(options.data_root)}
+    setting = replace(task.setting, options=on_this_machine({**task.setting.options, **root}))
+    made = setting.make_single(METHODS["cross-entropy"].shared, Configuration({"learning_rate": 0.1})).teaching
+    return Part(name, task, methods, setting, made.task.dataset, str(made.settings.student))
+
+
+def _tuning(parts: list[Part], session: Session) -> list[Case]:
+    return _long_first(
+        case
+        for part in parts
+        for method in dict.fromkeys(METHODS[m].tuned_as or m for m in part.methods)
+        for _, case in part.grid(method)
+    )
+
+
+def _training(parts: list[Part], seeds: int | None, session: Session) -> list[Case]:
+    """Of the configurations that were best on dev."""
+    return _long_first(
+        part.case(method, best, seed, final=True)
+        for part in parts
+        for method in part.methods
+        for best in session.best_first("dev_accuracy", part.grid(METHODS[method].tuned_as or method))[:1]
+        for seed in range(seeds or part.task.seeds)
+    )
+
+
+def _long_first(cases: Iterable[Case]) -> list[Case]:
+    """Begun last, they would leave the other cores idle."""
+    return sorted(cases, key=lambda case: METHODS[case.method].kind == "fixed")
+
+
+def _report(tasks: Mapping[str, Task], folder: Path, rows: list[Row]) -> Report:
     """Of these tasks in their settings, and of what is no task's."""
-    own = [{"task": name, "config": _given(task.setting)} for name, task in tasks.items()]
+    known = [{"task": name, "config": task.shared} for name, task in tasks.items()]
     others = [{"task": name} for name in {row.task for row in rows} - tasks.keys()]
-    return agreeing(rows, [*own, *others])
+    shown = agreeing(rows, [*known, *others])
+    report.animate(shown, folder)
+    return report.make(shown, {name: task.metric for name, task in tasks.items()})
 
 
 def _methods(task: Task, options: Options) -> tuple[str, ...]:

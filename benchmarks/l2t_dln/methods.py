@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from teachenv.experiment import methods
+from teachenv.experiment.methods import Candidate
+
 Kind = Literal["fixed", "episodes", "online"]
 
 
@@ -22,7 +25,7 @@ class Method:
         own: the two values of its own parameter, each as changes of `environment`, or of the teacher's options under
             the name `teacher`, or of its policy's under `policy`.
         steeper: factor on the learning rates of the grid.
-        tuned_as: the method whose tuning it takes over.
+        tuned_as: the method whose tuning it shares.
         steps_per_action: N, if it is not the task's.
         crowd: students at a time whose trainings a teacher of episodes learns from, in as many updates.
         episode_rate: factor on the students' learning rate there: near the edge of stability, where the fastest
@@ -39,6 +42,19 @@ class Method:
     steps_per_action: int | None = None
     crowd: int = 1
     episode_rate: float = 1.0
+
+    @property
+    def shared(self) -> methods.Method:
+        """What an environment is made by, with the teacher's options among its candidates."""
+        return methods.Method(tuple(map(self._candidate, self.own)), episode_rate=self.episode_rate)
+
+    def _candidate(self, own: Mapping[str, Any]) -> Candidate:
+        environment = {**self.environment, **own}
+        policy = {"policy_kwargs": environment.pop("policy")} if "policy" in own else {}
+        teacher = {**self.options, **environment.pop("teacher", {}), **policy}
+        if self.steps_per_action is not None:
+            environment["steps_per_action"] = self.steps_per_action
+        return Candidate(environment, teacher)
 
 
 def _fixed(base: str, parameter: str | None = None, values: tuple[Any, Any] = (None, None), **options: Any) -> Method:

@@ -13,7 +13,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from benchmarks.l2t_dln.methods import ARCHITECTURES, METHODS, REPLAYED
-from benchmarks.l2t_dln.work import Run
 from teachenv.experiment import figures, tables
 from teachenv.experiment.report import Report
 from teachenv.experiment.rows import Row
@@ -155,13 +154,6 @@ def _errors(rows: Sequence[Row]) -> Figure | None:
         x = f"student steps (mean gain of a window {gain:.1e})"
         figures.describe(axis, x, "dev error at the end of a window, −J")
     return figure
-
-
-def shown_of(method: str, seed: int, found: Run) -> dict[str, Any]:
-    """What figures and animations show of a run beside its curve, which is all that its rows need to keep."""
-    if (method, seed) == ("l2t-dln", 0):
-        return {"errors": found.errors, "pictures": found.pictures}
-    return {"errors": [], "pictures": found.pictures[-1:] if method == "l2t-dln:trainings" else []}
 
 
 def shown_run(rows: Sequence[Row]) -> Row | None:

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from teachenv.experiment.inline import Inline
 from teachenv.experiment.jobs import Backend, Failure, Job, Kept
@@ -16,6 +16,8 @@ from teachenv.experiment.progress import progress
 from teachenv.experiment.provenance import about
 from teachenv.experiment.report import Report
 from teachenv.experiment.rows import ResultsFile, Row, digest
+
+T = TypeVar("T")
 
 DIVERGED = "diverged"
 """The metric of a row that stands in for numbers that are not finite; its value is 1."""
@@ -207,6 +209,18 @@ class Session:
         if case.last is None:
             return self._is_made(case)
         return any(self.results.done(**case.identity, metrics=[metric]) for metric in (case.last, DIVERGED))
+
+    def best_first(self, metric: str, cases: Iterable[tuple[T, Case]]) -> list[T]:
+        """What cases stand for, configurations say, by a number of their rows, the largest first.
+
+        Of equal ones the earlier stays ahead. If one of the cases has no rows, since it failed, there is none: the
+        others' order would say nothing of it.
+        """
+        try:
+            scores = [(self.results.value(metric, case.identity), one) for one, case in cases]
+        except LookupError:
+            return []
+        return [one for _, one in sorted(scores, key=lambda score: -score[0])]
 
     def perform(self, cases: Iterable[Case]) -> None:
         """Does those that are not done yet, and what they need, in this order; the rows of each are kept as it ends.

@@ -217,17 +217,10 @@ class Comparison:
 
         A method of which some have failed is out.
         """
-        scores: dict[tuple[str, str], list[tuple[float, Configuration]]] = {}
-        lost = set()
+        tried: dict[tuple[str, str], list[tuple[Configuration, Case]]] = {}
         for case, contest, name, configuration in self._climbing(number):
-            try:
-                score = session.results.value("dev_accuracy", case.identity)
-                scores.setdefault((contest.name, name), []).append((score, configuration))
-            except LookupError:
-                lost.add((contest.name, name))
-        # Stable: of equal ones the earlier in the grid stays ahead.
-        self._left |= {key: [c for _, c in sorted(found, key=lambda f: -f[0])] for key, found in scores.items()}
-        self._left |= {key: [] for key in lost}
+            tried.setdefault((contest.name, name), []).append((configuration, case))
+        self._left |= {key: session.best_first("dev_accuracy", cases) for key, cases in tried.items()}
 
     def _ship(self, case: Case, session: Session) -> bool:
         """Whether the row is there, if need be from those that are shipped."""

@@ -98,7 +98,8 @@ class Coefficients:
             taken = teaching.parse_action(moment.actions, moment.actions.shape)
             mean = taken.mean(0) if taken.dim() > 1 else taken
             self.at.append(moment.step)
-            self.shown.append(teaching.dynamics.loss.coefficients(mean).cpu().round(decimals=self.decimals).tolist())
+            found = teaching.dynamics.loss.coefficients(mean).cpu().double()  # short in JSON
+            self.shown.append(found.round(decimals=self.decimals).tolist())
 
 
 def places(length: int, count: int) -> list[int]:

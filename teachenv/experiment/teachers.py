@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +11,13 @@ from typing import Any, NamedTuple
 from stable_baselines3.common.callbacks import BaseCallback
 
 from teachenv import checkpoints
+from teachenv.experiment.teach import Moment, Watcher
 
 TEACHER = "teacher.zip"
 """The file in a folder that holds a teacher."""
 
 # What the file beside it holds, as `teachenv.checkpoints` has it.
-_POINTS, _POINTS_FILE = "how good a teacher was as it learned", "points"
+_RECORD, _RECORD_FILE = "what was seen of a teacher as it learned", "record"
 
 
 class Point(NamedTuple):
@@ -39,6 +41,7 @@ def learned(
     *,
     every: float = 0,
     measure: Callable[[Any], float] | None = None,
+    watch: Watcher | None = None,
 ) -> tuple[Any, list[Point]]:
     """A teacher after a budget of student steps, and how good it was on the way and at the end.
 
@@ -49,12 +52,16 @@ def learned(
             that do not resume exactly (SB3's own) are not kept.
         every: student steps between two measurements and checkpoints; 0: both before each update.
         measure: of a teacher; None: there are no measurements but checkpoints.
+        watch: called after each action, of a teacher with one student at a time. Its attributes (plain values) are kept
+            with the teacher and set again when an interrupted training goes on. None: nobody watches.
     """
-    follower = _Follower(folder, every, measure)
-    teacher = follower.resumed(teacher)
+    follower = _Follower(folder, every, measure, watch)
+    teacher, resumed = follower.resumed(teacher)
     remaining = student_steps // steps_per_action(teacher) - teacher.num_timesteps
-    if remaining > 0:
-        teacher.learn(remaining, callback=follower, log_interval=None, reset_num_timesteps=teacher.num_timesteps == 0)
+    # One that has learned all puts its environment where that ended.
+    if remaining > 0 or resumed:
+        again = teacher.num_timesteps > 0
+        teacher.learn(max(remaining, 0), callback=follower, log_interval=None, reset_num_timesteps=not again)
     follower.mark(teacher)
     return teacher, follower.points
 
@@ -66,47 +73,65 @@ def steps_per_action(teacher: Any) -> int:
 
 
 class _Follower(BaseCallback):
-    def __init__(self, folder: Path, every: float, measure: Callable[[Any], float] | None) -> None:
+    def __init__(
+        self, folder: Path, every: float, measure: Callable[[Any], float] | None, watch: Watcher | None
+    ) -> None:
         super().__init__()
-        self.folder, self.every, self.measure = folder, every, measure
+        self.folder, self.every, self.measure, self.watch = folder, every, measure, watch
         self.points: list[Point] = []
+        self.records: dict[int, dict[str, Any]] = {}
         self.marked: int | None = None
         self.seconds_before, self.start = 0.0, time.perf_counter()
 
-    def resumed(self, teacher: Any) -> Any:
-        """The teacher as the folder has it, or as it is if there is none."""
-        kept, points = self.folder / TEACHER, self.folder / _POINTS_FILE
-        if not (kept.exists() and points.exists() and _resumes(teacher)):
-            return teacher
+    def resumed(self, teacher: Any) -> tuple[Any, bool]:
+        """The teacher as the folder has it, or as it is if there is none; whether there is one."""
+        kept, file = self.folder / TEACHER, self.folder / _RECORD_FILE
+        if not (kept.exists() and file.exists() and _resumes(teacher)):
+            return teacher, False
         again = type(teacher).load(kept, env=teacher.env)
-        with checkpoints.going_on_from(points):
-            record = checkpoints.load(points, _POINTS, (Point,))
-            self.seconds_before, self.points = record["seconds"], record["points"]
-        return again
+        with checkpoints.going_on_from(file):
+            self.records = checkpoints.load(file, _RECORD, (Point,))
+            record = self.records[_spent(again)]
+            self.seconds_before, self.points = record["seconds"], list(record["points"])
+            if self.watch is not None:
+                vars(self.watch).update(copy.deepcopy(record["watched"]))
+        return again, True
 
     def mark(self, teacher: Any) -> None:
         """Measures and keeps the teacher, unless it has done so at this place."""
-        spent = teacher.num_timesteps * steps_per_action(teacher)
+        spent = _spent(teacher)
         if self.marked == spent:
             return
         self.marked = spent
         if self.measure is not None and not (self.points and self.points[-1].student_steps == spent):
-            seconds = self.seconds_before + time.perf_counter() - self.start
-            self.points.append(Point(spent, round(seconds, 2), self.measure(teacher)))
+            self.points.append(Point(spent, round(self._seconds(), 2), self.measure(teacher)))
         if _resumes(teacher):
-            seconds = self.seconds_before + time.perf_counter() - self.start
+            watched = {} if self.watch is None else copy.deepcopy(vars(self.watch))
+            record = {"points": list(self.points), "seconds": self._seconds(), "watched": watched}
+            # With the one before: an interruption between the two files leaves the teacher that it is of.
+            self.records = {**dict(list(self.records.items())[-1:]), spent: record}
+            checkpoints.save(self.folder / _RECORD_FILE, self.records, _RECORD, (Point,))
             teacher.save(self.folder / TEACHER)
-            record = {"points": self.points, "seconds": seconds}
-            checkpoints.save(self.folder / _POINTS_FILE, record, _POINTS, (Point,))
+
+    def _seconds(self) -> float:
+        return self.seconds_before + time.perf_counter() - self.start
 
     def _on_rollout_start(self) -> None:
         assert self.model is not None
-        spent = self.num_timesteps * steps_per_action(self.model)
-        if self.marked is None or spent - self.marked >= self.every:
+        if self.marked is None or _spent(self.model) - self.marked >= self.every:
             self.mark(self.model)
 
     def _on_step(self) -> bool:
+        if self.watch is not None:
+            assert self.training_env is not None
+            (env,) = self.training_env.get_attr("unwrapped")
+            self.watch(Moment(self.num_timesteps - 1, env, self.locals["actions"][0], self.locals["infos"][0]))
         return True
+
+
+def _spent(teacher: Any) -> int:
+    """Student steps so far."""
+    return int(teacher.num_timesteps) * steps_per_action(teacher)
 
 
 def _resumes(teacher: Any) -> bool:

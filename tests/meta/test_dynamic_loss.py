@@ -47,7 +47,7 @@ class Recorded(BaseCallback):
 
     def _on_step(self) -> bool:
         self.seen.append((self.env.get_state(), self.model._last_obs))  # type: ignore[attr-defined]
-        self.actions.append(self.locals["taken"][0])
+        self.actions.append(self.locals["actions"][0])
         self.infos.append(self.locals["infos"][0])
         return True
 

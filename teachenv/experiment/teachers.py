@@ -16,8 +16,11 @@ from teachenv.experiment.teach import Moment, Watcher
 TEACHER = "teacher.zip"
 """The file in a folder that holds a teacher."""
 
-# What the file beside it holds, as `teachenv.checkpoints` has it.
-_RECORD, _RECORD_FILE = "what was seen of a teacher as it learned", "record"
+RECORD = "record"
+"""The file beside it that holds what was seen of it."""
+
+# As `teachenv.checkpoints` has it.
+_KIND = "what was seen of a teacher as it learned"
 
 
 class Point(NamedTuple):
@@ -85,12 +88,12 @@ class _Follower(BaseCallback):
 
     def resumed(self, teacher: Any) -> tuple[Any, bool]:
         """The teacher as the folder has it, or as it is if there is none; whether there is one."""
-        kept, file = self.folder / TEACHER, self.folder / _RECORD_FILE
+        kept, file = self.folder / TEACHER, self.folder / RECORD
         if not (kept.exists() and file.exists() and _resumes(teacher)):
             return teacher, False
         again = type(teacher).load(kept, env=teacher.env)
         with checkpoints.going_on_from(file):
-            self.records = checkpoints.load(file, _RECORD, (Point,))
+            self.records = checkpoints.load(file, _KIND, (Point,))
             record = self.records[_spent(again)]
             self.seconds_before, self.points = record["seconds"], list(record["points"])
             if self.watch is not None:
@@ -110,7 +113,7 @@ class _Follower(BaseCallback):
             record = {"points": list(self.points), "seconds": self._seconds(), "watched": watched}
             # With the one before: an interruption between the two files leaves the teacher that it is of.
             self.records = {**dict(list(self.records.items())[-1:]), spent: record}
-            checkpoints.save(self.folder / _RECORD_FILE, self.records, _RECORD, (Point,))
+            checkpoints.save(self.folder / RECORD, self.records, _KIND, (Point,))
             teacher.save(self.folder / TEACHER)
 
     def _seconds(self) -> float:

@@ -21,14 +21,12 @@ from hypothesis import strategies as st
 import meta
 from benchmarks.checkpoints import checkpoint_of, ending, remove
 from benchmarks.l2t_dlf_translation import work as translation
-from benchmarks.l2t_dln import work as dln
 from benchmarks.lgtm import work as lgtm
 from benchmarks.lot import work as lot
 from benchmarks.lot_atari import work as atari
 from benchmarks.lot_atari.main import ENVIRONMENTS
 from benchmarks.lot_atari.methods import Method
 from benchmarks.lot_images import imitation
-from benchmarks.teachers import learned
 from teachenv import checkpoints
 from teachenv.experiment import comparison, methods, teachers
 from teachenv.experiment.setting import Configuration, Setting
@@ -129,20 +127,7 @@ def _half_a_warm_start(file: Path, patch: pytest.MonkeyPatch) -> None:
     translation._read_half(file, SimpleNamespace(parameters={}, slots={}, buffers={}))  # type: ignore[arg-type]
 
 
-def _online_teacher(file: Path, patch: pytest.MonkeyPatch) -> None:
-    class Teacher:
-        num_timesteps = 1
-
-        @classmethod
-        def load(cls, path: Path, env: Any) -> Teacher:
-            return cls()
-
-    path = file.with_suffix("")
-    ending(path, "zip").touch()
-    _bare(dln._Followed, path=path, env=None).resumed(Teacher())
-
-
-def _points(file: Path, patch: pytest.MonkeyPatch) -> None:
+def _record(file: Path, patch: pytest.MonkeyPatch) -> None:
     teacher = _teacher()
     teacher.save(file.with_name(teachers.TEACHER))
     teachers.learned(teacher, 8, file.parent)
@@ -153,12 +138,8 @@ def _teacher() -> Any:
     return meta.RMD("AttentionPolicy", gym.make("TeachDigits-v0", horizon=4), seed=0)
 
 
-def _learning_teacher(file: Path, patch: pytest.MonkeyPatch) -> None:
-    learned(_teacher(), file, 8)
-
-
 def _engine_teacher(file: Path, patch: pytest.MonkeyPatch) -> None:
-    (file.parent / "points").touch()
+    (file.parent / teachers.RECORD).touch()
     teachers.learned(_teacher(), 8, file.parent)
 
 
@@ -179,11 +160,9 @@ READERS: dict[str, tuple[str, Callable[[Path, pytest.MonkeyPatch], None]]] = {
     "lgtm-teacher": ("0123456789abcdef.pt", _fine_tuned),
     "translation": ("0123456789abcdef.pt", _warm_start),
     "translation-half": ("0123456789abcdef.half", _half_a_warm_start),
-    "l2t_dln": ("0123456789abcdef.kept", _online_teacher),
-    "points": ("points", _points),
+    "record": (teachers.RECORD, _record),
     "teacher": (teachers.TEACHER, _engine_teacher),
     "teacher-transferred": (teachers.TEACHER, _transferred),
-    "benchmarks.teachers": ("0123456789abcdef.zip", _learning_teacher),
     "lot_atari": ("0123456789abcdef.zip", _policy),
 }
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from benchmarks.checkpoints import ending
 from benchmarks.l2t_dlf_translation import Options, run, work
 from benchmarks.l2t_dlf_translation.main import SIZES
 from benchmarks.l2t_dlf_translation.methods import METHODS
 from teachenv import checkpoints
 from teachenv.experiment.rows import read_rows
+from teachenv.experiment.setting import OneByOne
+from teachenv.experiment.teach import teach
 from teachenv.sequence_losses import TokenLoss
 
 SETTING = SIZES["smoke"].setting
@@ -22,13 +24,14 @@ SETTING = SIZES["smoke"].setting
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("start") / "start.pt"
-    work.warm_up(SETTING, 0, path)
-    return path
+    folder = tmp_path_factory.mktemp("start")
+    work.warm_up(SETTING, 0, folder)
+    assert [file.name for file in folder.iterdir()] == [work.START]
+    return folder / work.START
 
 
 def test_rows_table_and_figures(tmp_path: Path) -> None:
-    run(Options(preset="smoke", out=tmp_path, workers=1))
+    run(Options(preset="smoke", out=tmp_path, backend="inline"))
     rows = read_rows(tmp_path / "results.jsonl")
     assert {row.method for row in rows} == set(SIZES["smoke"].methods or ())
     assert {row.metric for row in rows} == {"dev_bleu", "test_bleu", "test_bleu_beam", "test_token_accuracy"}
@@ -38,13 +41,13 @@ def test_rows_table_and_figures(tmp_path: Path) -> None:
     assert "27.53" in table
     assert "Coefficients of tokens under l2t-dlf" in table
     assert {p.name for p in tmp_path.glob("*.png")} == {"bleu.png", "coefficients.png"}
-    assert not list((tmp_path / "checkpoints").glob("*.zip"))
-    assert not list((tmp_path / "checkpoints").glob("*.half"))
+    # Warm starts stay, for more methods.
+    assert [file.name for file in (tmp_path / "checkpoints").glob("*/*")] == [work.START]
     (taught,) = [row.data for row in rows if row.data is not None]
     assert [len(largest) for _, largest, _ in taught["tokens"]] == [10, 10]
     json.dumps(taught)
     before = (tmp_path / "results.jsonl").read_bytes()
-    run(Options(preset="smoke", out=tmp_path, workers=1))
+    run(Options(preset="smoke", out=tmp_path, backend="inline"))
     assert (tmp_path / "results.jsonl").read_bytes() == before
 
 
@@ -56,7 +59,7 @@ def test_losses_of_translations_train_as_the_environment_does(start: Path, monke
     env.reset(seed=3)
     found = dict(work._by_sequences(SETTING, env, method, 1e-2, start, 3).named_parameters())
     before = {name: tensor.clone() for name, tensor in env.student.parameters.items()}
-    work._follow(env, None)
+    teach(OneByOne(env), None, 3)
     assert env.student.step == SETTING.steps
     for name, expected in env.student.parameters.items():
         # A step of Adam is 0.01 long, also where a gradient is as small as its rounding.
@@ -65,32 +68,36 @@ def test_losses_of_translations_train_as_the_environment_does(start: Path, monke
 
 
 def test_a_warm_start_that_stopped_goes_on(start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(work, "_KEPT_EVERY", 2)
-    scored = work._scores
+    monkeypatch.setattr(work, "_KEPT_EVERY", 3)
+    save = checkpoints.save
 
-    def stopped(*args: object, **kwargs: object) -> dict[str, float]:
-        raise KeyboardInterrupt
+    def stopped(file: Path, *args: Any) -> None:
+        if file.name == work.START:
+            raise KeyboardInterrupt
+        save(file, *args)
 
-    path = tmp_path / "again.pt"
-    monkeypatch.setattr(work, "_scores", stopped)
-    with pytest.raises(KeyboardInterrupt):
-        work.warm_up(SETTING, 0, path)
-    assert ending(path, "half").exists()
-    assert not path.exists()
-    monkeypatch.setattr(work, "_scores", scored)
-    work.warm_up(SETTING, 0, path)
-    found, expected = (checkpoints.load(p, work._START)["network"] for p in (path, start))
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "save", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            work.warm_up(SETTING, 0, tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["half"]
+    work.warm_up(SETTING, 0, tmp_path)
+    found, expected = (checkpoints.load(p, work._START)["network"] for p in (tmp_path / work.START, start))
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 @pytest.mark.parametrize("student", ["lstm-2", "transformer-2"])
 def test_students_begin_as_their_warm_start_ended(student: str, tmp_path: Path) -> None:
     setting = replace(SETTING, student=student, warm_steps=1)
-    scores = work.warm_up(setting, 0, tmp_path / "start.pt")
-    env = setting.after(tmp_path / "start.pt", METHODS["cross-entropy"], 1e-3)
+    work.warm_up(setting, 0, tmp_path)
+    env = setting.after(tmp_path / work.START, METHODS["cross-entropy"], 1e-3)
     env.reset(seed=work.START_SEED)
-    with env.dynamics.student.held(env.student.parameters, env.student.buffers) as model:
-        assert work._scores(env, model, test=False) == scores
+    kept = checkpoints.load(tmp_path / work.START, work._START)["network"]
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in env.student.parameters.items())
+    # And a network that was trained outside of the environment is measured as it is.
+    before = env.evaluate("dev")
+    work._put_into(env, work.Started(student, 0.0, tmp_path / work.START)())
+    assert env.evaluate("dev") == before
 
 
 def test_every_sequence_loss_is_made(start: Path) -> None:

@@ -11,29 +11,35 @@ import numpy as np
 import pytest
 
 from benchmarks.__main__ import main as command_line
-from benchmarks.l2t_dln import cost, imitation, main, report, work
+from benchmarks.l2t_dln import cost, imitation, main, work
 from benchmarks.l2t_dln.main import PRESETS, Options, Task
 from benchmarks.l2t_dln.methods import ARCHITECTURES, METHODS, REPLAYED, WINDOWS
-from benchmarks.l2t_dln.work import Configuration, Setting
-from teachenv.experiment.rows import ResultsFile, read_rows
+from teachenv.experiment.cases import Outcome
+from teachenv.experiment.rows import read_rows
+from teachenv.experiment.setting import Configuration, Setting, candidate_of
 
 DIGITS = Setting(
     "TeachDigits-v0",
     {"steps_per_action": 2, "horizon": 6, "batch_size": 4, "dev_size": 20, "pool_size": 60, "label_noise": 0.4},
-    {"dev_batch": 10},
-    2,
+    loss=None,
 )
+WRAPPER = {"dev_batch": 10}
 RATES = (0.05, 0.1)
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    task = Task(DIGITS, RATES, "error", ("cross-entropy", "l2t-dlf", "l2t-dln"), True, 2)
+    task = Task(DIGITS, RATES, "error", ("cross-entropy", "l2t-dlf", "l2t-dln"), WRAPPER, 2, True, 2)
     monkeypatch.setitem(main.PRESETS, "smoke", {"digits-noisy-40": task})
 
 
+def final(method: str, candidate: int, seed: int, folder: Path) -> Outcome:
+    configuration = Configuration({"learning_rate": 0.1}, candidate)
+    return work.run(DIGITS, method, METHODS[method], configuration, WRAPPER, 2, seed, final=True, folder=folder)
+
+
 def command(out: Path, *more: str) -> list[str]:
-    return ["l2t_dln", "--preset", "smoke", "--workers", "1", "--out", str(out), *more]
+    return ["l2t_dln", "--preset", "smoke", "--backend", "inline", "--out", str(out), *more]
 
 
 def test_methods_are_tuned_trained_and_shown_and_the_run_goes_on(
@@ -90,58 +96,49 @@ def test_the_studies_of_teachers_and_windows(tmp_path: Path, monkeypatch: pytest
 
 
 def test_an_interrupted_online_teacher_goes_on_bitwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(work._Followed.__init__, "__defaults__", (1,))
-    arguments: dict[str, Any] = {
-        "setting": DIGITS,
-        "method": "l2t-dln",
-        "configuration": Configuration(0.1, 1),
-        "seed": 3,
-        "final": True,
-    }
-    expected = work.run(**arguments, checkpoint=tmp_path / "whole")
-    taken = []
+    monkeypatch.setattr(work, "KEPT_EVERY", 1)
+    expected = final("l2t-dln", 1, 0, tmp_path / "whole")
+    add = work.History.__call__
 
-    def stop(self: Any) -> bool:
-        taken.append(self.num_timesteps)
-        if len(taken) == 3:
+    def stop(history: work.History, moment: Any) -> None:
+        if moment.number == 2:
             raise KeyboardInterrupt
-        return bool(on_step(self))
+        add(history, moment)
 
-    on_step = work._Followed._on_step
     with monkeypatch.context() as patch:
-        patch.setattr(work._Followed, "_on_step", stop)
+        patch.setattr(work.History, "__call__", stop)
         with pytest.raises(KeyboardInterrupt):
-            work.run(**arguments, checkpoint=tmp_path / "part")
-    assert (tmp_path / "part.zip").exists()
-    found = work.run(**arguments, checkpoint=tmp_path / "part")
-    for name in ("scores", "replayed", "curve", "errors", "pictures", "steps"):
-        assert getattr(found, name) == getattr(expected, name), name
+            final("l2t-dln", 1, 0, tmp_path / "part")
+    assert list((tmp_path / "part").iterdir())
+    for _ in range(2):  # once more after the teacher has ended, but before the rows are there
+        found = final("l2t-dln", 1, 0, tmp_path / "part")
+        assert (found.values, found.data, found.student_steps) == (
+            expected.values,
+            expected.data,
+            expected.student_steps,
+        )
+        assert found.others[REPLAYED].values == expected.others[REPLAYED].values
 
 
-def test_a_replay_is_the_same_sequence_of_losses_on_the_whole_pool(tmp_path: Path) -> None:
+def test_a_replay_is_the_same_sequence_of_losses_on_the_whole_pool(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With a step size of next to nothing, hence under the loss that is not taught."""
-    method = METHODS["loss-network"]
-    tiny = METHODS["l2t-dln"]
-    own = ({"policy": {"step_size": 1e-30}}, tiny.own[1])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(METHODS, "l2t-dln", replace(tiny, own=own))
-        found = work.run(DIGITS, "l2t-dln", Configuration(0.1, 0), 0, True, tmp_path / "a")
-    assert method.environment == tiny.environment
-    fixed = work.run(DIGITS, "loss-network", Configuration(0.1, 0), 0, True, tmp_path / "b")
-    assert found.replayed == fixed.scores
+    online, fixed = METHODS["l2t-dln"], METHODS["loss-network"]
+    assert fixed.environment == online.environment
+    monkeypatch.setitem(METHODS, "l2t-dln", replace(online, own=({"policy": {"step_size": 1e-30}}, online.own[1])))
+    found = final("l2t-dln", 0, 0, tmp_path / "a")
+    assert found.others[REPLAYED].values == final("loss-network", 0, 0, tmp_path / "b").values
 
 
 def test_costs_and_imitation_are_rows_and_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cost, "LENGTHS", (1, 2))
     monkeypatch.setattr(cost, "TURNS", 1)
     monkeypatch.setattr(cost, "CASES", {"mlp": ("TeachDigits-v0", {"batch_size": 5})})
-    monkeypatch.setattr(cost, "alone", lambda function, **arguments: function(**arguments))
     monkeypatch.setattr(imitation, "STEPS", (0, 20))
     monkeypatch.setattr(imitation, "SEEDS", 1)
-    results = ResultsFile(tmp_path / "results.jsonl")
-    cost.run(results, "l2t_dln")
-    imitation.run(results, "l2t_dln", 1)
-    rows = results.rows()
+    assert command_line(command(tmp_path, "--study", "cost", "imitation")) == 0
+    rows = read_rows(tmp_path / "results.jsonl")
     assert {row.metric for row in rows if row.task == "cost"} == {
         "plain_seconds",
         "hypergradient_seconds",
@@ -149,13 +146,23 @@ def test_costs_and_imitation_are_rows_and_figures(tmp_path: Path, monkeypatch: p
     }
     slopes = {row.method: row.value for row in rows if row.metric == "slope_error"}
     assert slopes["steps-20"] < slopes["steps-0"]
-    report.make(rows, {}).write(tmp_path)
     assert "| mlp | 2 |" in (tmp_path / "table.md").read_text()
     for name in ("cost", "imitation"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-    cost.run(results, "l2t_dln")
-    imitation.run(results, "l2t_dln", 1)
-    assert results.rows() == rows
+    assert command_line(command(tmp_path, "--study", "cost", "imitation")) == 0
+    assert read_rows(tmp_path / "results.jsonl") == rows
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_is_made_of_a_method_leaves_it_as_it_is(name: str) -> None:
+    before, method = repr(METHODS[name]), METHODS[name]
+    for candidate in (0, 1):
+        chosen = candidate_of(method.shared, Configuration({}, candidate))
+        for options in (chosen.environment, chosen.teacher):
+            for value in options.values():
+                if isinstance(value, dict):
+                    value["spoiled"] = True
+    assert repr(METHODS[name]) == before
 
 
 def test_presets_fit_their_tasks() -> None:

@@ -6,7 +6,6 @@ import copy
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,8 +14,6 @@ from benchmarks.compare.main import DISTILLATION, LOSSES
 from benchmarks.l2t_dlf_images.methods import methods as images
 from benchmarks.l2t_dlf_translation import work as translation
 from benchmarks.l2t_dlf_translation.main import SIZES
-from benchmarks.l2t_dln import methods as dln_methods
-from benchmarks.l2t_dln import work as dln
 from benchmarks.lgtm import methods as lgtm_methods
 from benchmarks.lot_atari import work as atari
 from benchmarks.lot_atari.main import ENVIRONMENTS
@@ -59,41 +56,6 @@ def _spoil(options: Any) -> None:
         options["spoiled"] = True
     elif isinstance(options, list):
         options.append("spoiled")
-
-
-@pytest.mark.parametrize("name", dln_methods.METHODS)
-def test_an_environment_of_l2t_dln_changes_no_table(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dln.gym, "make", lambda _, **options: _spoil(options))
-    monkeypatch.setattr(dln.gym, "make_vec", lambda _, **options: _spoil(options))
-    made = dln_methods.METHODS[name]
-    setting = dln.Setting("TeachDigits-v0", {"task_kwargs": {"a": [1]}})
-    before = as_text(made), as_text(setting)
-    for own in (0, 1):
-        setting.make_crowd(made, dln.Configuration(0.1, own))
-        with pytest.raises(AttributeError):  # what was made is None
-            setting.make(made, dln.Configuration(0.1, own))
-    assert (as_text(made), as_text(setting)) == before
-
-
-@pytest.mark.parametrize("name", [name for name, made in dln_methods.METHODS.items() if made.kind != "fixed"])
-def test_a_teacher_of_l2t_dln_changes_no_table(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Stop(Exception):
-        pass
-
-    def make(policy: str, env: Any, **options: Any) -> None:
-        _spoil(options)
-        raise Stop
-
-    monkeypatch.setattr(dln.meta, "RMD", make)
-    monkeypatch.setattr(dln.meta, "DynamicLossTeacher", make)
-    monkeypatch.setattr(dln.meta, "WindowGradient", lambda env, **options: env)
-    monkeypatch.setattr(dln.Setting, "make", lambda *_, **__: None)
-    monkeypatch.setattr(dln.Setting, "make_crowd", lambda *_: None)
-    before = as_text(dln_methods.METHODS[name])
-    for own in (0, 1):
-        with pytest.raises(Stop):
-            dln.run(dln.Setting("TeachDigits-v0", {}), name, dln.Configuration(0.1, own), 0, False, tmp_path / "x")
-    assert as_text(dln_methods.METHODS[name]) == before
 
 
 def test_an_environment_of_translation_changes_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -140,3 +140,10 @@ def test_what_a_case_needs_is_made_once_and_made_again_if_it_is_gone(session: Se
     failing = replace(case(2), last=None, makes="policy.zip", method="fails")
     session.perform([case(8, reads, needed=failing)])
     assert [failure.reason for failure in session.failures][-1] == "it needs 'seed 2', which failed"
+
+
+def test_configurations_are_ranked_by_their_rows_unless_one_has_none(session: Session) -> None:
+    session.perform([case(seed) for seed in (0, 1, 3)])
+    assert session.best_first("test", [(seed, case(seed)) for seed in (0, 3, 1)]) == [3, 1, 0]
+    assert session.best_first("dev", [(seed, case(seed)) for seed in (1, 0, 3)]) == [1, 0, 3]
+    assert session.best_first("test", [(seed, case(seed)) for seed in (0, 4, 1)]) == []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -51,6 +51,19 @@ class CommonOptions:
                         f"found {flag} without a value, expected at least one; leave it out for the default"
                     )
                 object.__setattr__(self, name, tuple(dict.fromkeys(value)))
+
+    @staticmethod
+    def check_names(kind: str, names: Iterable[str] | None, known: Collection[str]) -> None:
+        """Refuses names that are none of the known ones, with the nearest that is; None: there are no names.
+
+        Raises:
+            ValueError: there is such a name.
+        """
+        from teachenv.errors import unknown_name  # brings torch, for which the list of benchmarks does not wait
+
+        for name in names or ():
+            if name not in known:
+                raise unknown_name(kind, name, known)
 
     def output_folder(self, name: str) -> Path:
         """Where the results of the benchmark called ``name`` go: ``out``, or ``runs/NAME`` without it."""

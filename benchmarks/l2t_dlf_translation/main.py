@@ -10,7 +10,6 @@ from benchmarks.l2t_dlf_translation import report, work
 from benchmarks.l2t_dlf_translation.methods import METHODS
 from benchmarks.l2t_dlf_translation.work import NETWORKS, Setting
 from benchmarks.options import ParallelOptions, Preset
-from teachenv.errors import unknown_name
 from teachenv.experiment.cases import Case, Session
 from teachenv.experiment.report import Report
 from teachenv.experiment.rows import Row, agreeing
@@ -90,12 +89,8 @@ class Options(ParallelOptions):
             ValueError: an unknown student or method, or a number out of range.
         """
         super().__post_init__()
-        for student in self.students or ():
-            if student not in NETWORKS:
-                raise unknown_name("student", student, NETWORKS)
-        for method in self.methods or ():
-            if method not in METHODS:
-                raise unknown_name("method", method, METHODS)
+        self.check_names("student", self.students, NETWORKS)
+        self.check_names("method", self.methods, METHODS)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from typing import Any, Literal, NamedTuple
 from benchmarks.l2t_dln import cost, imitation, report, work
 from benchmarks.l2t_dln.methods import ARCHITECTURES, BOUNDED, CROWD, FIXED, METHODS, SMOOTH, WINDOWS
 from benchmarks.options import ParallelOptions, Preset
-from teachenv.errors import unknown_name
 from teachenv.experiment.cases import Case, Session, Stage, one_at_a_time
 from teachenv.experiment.precision import on_any_machine, on_this_machine
 from teachenv.experiment.report import Report
@@ -172,12 +171,8 @@ class Options(ParallelOptions):
             ValueError: an unknown task or method, or a number out of range.
         """
         super().__post_init__()
-        for task in self.tasks or ():
-            if task not in PRESETS[self.preset]:
-                raise unknown_name("task", task, PRESETS[self.preset])
-        for method in self.methods or ():
-            if method not in METHODS:
-                raise unknown_name("method", method, METHODS)
+        self.check_names("task", self.tasks, PRESETS[self.preset])
+        self.check_names("method", self.methods, METHODS)
 
 
 class Part(NamedTuple):

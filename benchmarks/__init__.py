@@ -8,5 +8,5 @@ that file alone. What they share:
 - `teachenv.experiment.rows`: result rows and the files they live in;
 - `teachenv.experiment.statistics`: means and intervals over seeds;
 - `teachenv.experiment.tables`, `.figures`, `.report`: what reports are made of;
-- `benchmarks.jobs`: independent jobs on several processes.
+- `teachenv.experiment.cases`: pieces of work, done where their rows are not there yet, on several processes or on Ray.
 """

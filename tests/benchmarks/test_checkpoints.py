@@ -7,7 +7,6 @@ import pickle
 import string
 import zipfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,16 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import meta
-from benchmarks.checkpoints import checkpoint_of, ending, remove
 from benchmarks.l2t_dlf_translation import work as translation
-from benchmarks.lgtm import work as lgtm
-from benchmarks.lot import work as lot
-from benchmarks.lot_atari import work as atari
-from benchmarks.lot_atari.main import ENVIRONMENTS
-from benchmarks.lot_atari.methods import Method
-from benchmarks.lot_images import imitation
 from teachenv import checkpoints
 from teachenv.experiment import comparison, methods, teachers
+from teachenv.experiment.cases import Case
 from teachenv.experiment.setting import Configuration, Setting
 
 # What names and file systems trip over.
@@ -53,16 +46,16 @@ def _as_text(value: Any) -> Any:
     return [_as_text(inner) for inner in value] if isinstance(value, list) else repr(value)
 
 
+def _case(identity: dict[str, Any]) -> Case:
+    return Case(**identity, label="a case", function=print)
+
+
 @settings(max_examples=50)
 @given(_IDENTITIES, _IDENTITIES)
 def test_two_pieces_of_work_share_a_checkpoint_only_if_they_are_one(one: dict[str, Any], other: dict[str, Any]) -> None:
-    folder = Path("folder")
-    names = [checkpoint_of(identity, folder) for identity in (one, other)]
+    names = [_case(identity).digest for identity in (one, other)]
     assert (names[0] == names[1]) == (_as_text(one) == _as_text(other))
-    for path in names:
-        assert path.parent == folder
-        assert path.name
-        assert set(path.name) <= set(string.digits + "abcdef")
+    assert all(name and set(name) <= set(string.digits + "abcdef") for name in names)
 
 
 @settings(max_examples=50)
@@ -70,53 +63,7 @@ def test_two_pieces_of_work_share_a_checkpoint_only_if_they_are_one(one: dict[st
 def test_every_part_of_an_identity_is_in_the_name(identity: dict[str, Any], part: str) -> None:
     changed = {"seed": identity["seed"] + 1, "config": {**identity["config"], "one": "more", "key": 1}}
     other = identity | {part: changed.get(part, f"{identity[part]}.")}
-    assert checkpoint_of(identity, Path()) != checkpoint_of(other, Path())
-
-
-@settings(max_examples=50)
-@given(st.from_regex(r"[\w.-]{1,20}", fullmatch=True), st.from_regex(r"[\w.-]{1,20}", fullmatch=True))
-def test_an_ending_is_appended_whatever_dots_there_are(one: str, other: str) -> None:
-    files = {ending(Path("folder", name), suffix).name for name in (one, other) for suffix in ("zip", "first.zip")}
-    assert files == {f"{name}.{suffix}" for name in (one, other) for suffix in ("zip", "first.zip")}
-
-
-def test_a_checkpoint_is_removed_with_what_was_being_written(tmp_path: Path) -> None:
-    own, other = (checkpoint_of({"seed": seed}, tmp_path) for seed in (0, 1))
-    stays = ending(other, "zip")
-    for file in (ending(own, "zip"), ending(own, "first.pt"), tmp_path / f".{own.name}.0a1b2c3d.part.zip", stays):
-        file.touch()
-    remove(own)
-    assert list(tmp_path.iterdir()) == [stays]
-
-
-def _bare(kind: type, **attributes: Any) -> Any:
-    """An object that does nothing but read its file."""
-    made = object.__new__(kind)
-    vars(made).update(attributes)
-    return made
-
-
-def _lot(file: Path, patch: pytest.MonkeyPatch) -> None:
-    _bare(lot.Run, path=file)._resume()
-
-
-def _imitation(file: Path, patch: pytest.MonkeyPatch) -> None:
-    module = torch.nn.Linear(2, 2)
-    data = SimpleNamespace(train=(torch.zeros(1, 2), None), test=(torch.zeros(1, 2), None))
-    problem: Any = SimpleNamespace(
-        network=lambda role: module, optimizer=lambda network: torch.optim.SGD(network.parameters(), 0.1),
-        reader=lambda: None, epochs=1, steps=1, schedule="constant", data=data, logits=lambda network, images: images,
-    )  # fmt: skip
-    imitation._followed(problem, module, 0, file)
-
-
-def _distillation(file: Path, patch: pytest.MonkeyPatch) -> None:
-    _bare(lgtm._Run, path=file)._resume()
-
-
-def _fine_tuned(file: Path, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(lgtm, "tokens", lambda setting: None)
-    lgtm.distil(lgtm.Setting("mrpc", "nowhere", 1, 1), "kd", 0, file, file.with_name("other"))
+    assert _case(identity).digest != _case(other).digest
 
 
 def _warm_start(file: Path, patch: pytest.MonkeyPatch) -> None:
@@ -149,21 +96,12 @@ def _transferred(file: Path, patch: pytest.MonkeyPatch) -> None:
     comparison.train(setting, method, Configuration({}), 0, 0, 1, 1, 1, 1, other, source=file.parent)
 
 
-def _policy(file: Path, patch: pytest.MonkeyPatch) -> None:
-    atari.play(replace(ENVIRONMENTS["CartPole-v1"], steps=256), Method(), 0, file.with_suffix(""))
-
-
 READERS: dict[str, tuple[str, Callable[[Path, pytest.MonkeyPatch], None]]] = {
-    "lot": ("0123456789abcdef.pt", _lot),
-    "imitation": ("0123456789abcdef.student.pt", _imitation),
-    "lgtm": ("0123456789abcdef.0.pt", _distillation),
-    "lgtm-teacher": ("0123456789abcdef.pt", _fine_tuned),
     "translation": ("0123456789abcdef.pt", _warm_start),
     "translation-half": ("0123456789abcdef.half", _half_a_warm_start),
     "record": (teachers.RECORD, _record),
     "teacher": (teachers.TEACHER, _engine_teacher),
     "teacher-transferred": (teachers.TEACHER, _transferred),
-    "lot_atari": ("0123456789abcdef.zip", _policy),
 }
 
 

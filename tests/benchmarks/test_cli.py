@@ -181,7 +181,9 @@ BAD = [
 
 @pytest.mark.parametrize(("arguments", "message"), BAD, ids=[" ".join(arguments) for arguments, _ in BAD])
 def test_bad_options_are_one_line_before_any_work(toy, ran, arguments, message, capsys, monkeypatch):
-    monkeypatch.setattr("benchmarks.jobs.run_jobs", failing_with(AssertionError("this would have run")))
+    monkeypatch.setattr(
+        "teachenv.experiment.cases.Session.perform", failing_with(AssertionError("this would have run"))
+    )
     monkeypatch.setattr(socket, "socket", failing_with(OSError("offline")))
     assert main([*arguments, "--preset", "smoke"]) == 2
     captured = capsys.readouterr()

@@ -39,24 +39,22 @@ def heed_signals() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
-@pytest.mark.parametrize(("number", "code", "_"), SIGNALS)
-def test_a_signal_among_the_imports_is_one_line(number: int, code: int, _: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code", "said"), SIGNALS)
+def test_a_signal_among_the_imports_is_one_line(number: int, code: int, said: str, tmp_path: Path) -> None:
     # The parser is the first import that takes its time.
     (tmp_path / "tyro.py").write_text(f"import os, time; os.kill(os.getpid(), {int(number)}); time.sleep(60)")
     process = started([sys.executable, "-m", "benchmarks", "compare"], tmp_path)
     out, errors = process.communicate(timeout=60)
     assert (process.returncode, out) == (code, "")
-    assert errors == "ended before anything was run\n"
+    assert errors == f"{said}; the same command continues where it stopped\n"
 
 
 TOY = """
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
-from benchmarks.jobs import Job, run_jobs
 from benchmarks.options import ParallelOptions
-from teachenv.experiment.rows import ResultsFile
+from teachenv.experiment.cases import Case
 from teachenv.files import whole_file
 
 
@@ -65,16 +63,19 @@ class Options(ParallelOptions):
     pass
 
 
-def save(name):
+def save(name, folder):
     with whole_file(name) as partial:
         partial.touch()
         time.sleep(600)
 
 
 def run(options):
-    results = ResultsFile(options.out / "results.jsonl")
-    jobs = [Job(name, save, {"name": options.out / name}) for name in ("first.zip", "second.zip")]
-    run_jobs(jobs, options.processes, lambda job, value: None)
+    known = dict(benchmark="toy", dataset="none", student="none", method="none", seed=0, config={}, function=save)
+    cases = [
+        Case(**known, task=name, label=name, arguments={"name": options.out.absolute() / name}, last="value")
+        for name in ("first.zip", "second.zip")
+    ]
+    options.execute("toy", [lambda session: cases], None)
 """
 SCRIPT = """
 import sys

@@ -20,20 +20,22 @@ def test_there_are_snippets() -> None:
     assert len(SNIPPETS) >= 5
 
 
-# What takes minutes with the numbers of the text takes seconds with these.
-SHORTER = {"budget=96_000": "budget=12", "seeds=3": "seeds=1", "horizon=60,": "horizon=6,"}
+# A comparison takes minutes with the numbers of the text, and seconds with these.
+SHORTER = {"budget=96_000": "budget=12", "seeds=3": "seeds=1", "horizon=60": "horizon=6"}
 
 
-def test_what_is_shortened_is_there() -> None:
-    assert all(sum(text in snippet for snippet in SNIPPETS) == 1 for text in SHORTER)
+def shortened(snippet: str) -> str:
+    if "teachenv.compare(" in snippet:
+        for text, shorter in SHORTER.items():
+            assert text in snippet
+            snippet = snippet.replace(text, shorter)
+    return snippet
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda s: s.splitlines()[-1][:40])
 def test_snippet_runs(snippet: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for text, shorter in SHORTER.items():
-        snippet = snippet.replace(text, shorter)
-    exec(compile(snippet, "snippet", "exec"), {"__name__": "readme"})
+    exec(compile(shortened(snippet), "snippet", "exec"), {"__name__": "readme"})
 
 
 def test_environment_table_names_every_id() -> None:

@@ -97,7 +97,7 @@ def run(
         values = _values(taught)
         curve = [(number * env.teaching.settings.steps_per_action, value) for number, value in enumerate(taught.curve)]
         spent += horizon
-    data = {"curve": _thinned(curve), "errors": [], "pictures": []}
+    data: dict[str, Any] = {"curve": _thinned(curve), "errors": [], "pictures": []}
     pictures = _pictures(shown, env.teaching.settings.steps_per_action)
     # What figures and animations show, no more.
     if (name, seed) == ("l2t-dln", 0):

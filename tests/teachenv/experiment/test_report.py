@@ -15,6 +15,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from teachenv.experiment import figures, tables
+from teachenv.experiment.naming import file_name
 from teachenv.experiment.report import Report
 from teachenv.experiment.rows import Row, read_rows
 from teachenv.experiment.statistics import iqm
@@ -104,7 +105,7 @@ def test_the_page_is_whole_shows_what_rows_say_and_runs_nothing(tmp_path: Path) 
     report = made(ROWS, command="python -m mine --flag '<x>'")
     report.write(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {
-        "table.md", "report.html", "curves.png", "bars of <methods>.png",
+        "table.md", "report.html", "curves.png", f"{file_name('bars of <methods>')}.png",
     }  # fmt: skip
     assert report.html == tmp_path / "report.html"
     assert (tmp_path / "table.md").read_text() == report.table()

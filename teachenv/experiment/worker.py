@@ -60,6 +60,9 @@ class _Stopped(KeyboardInterrupt):
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
+    # Whoever ends a group of processes signals this one too, and then the driver does: a second one would break the
+    # cleaning up after the first.
+    signal.signal(number, signal.SIG_IGN)
     raise _Stopped
 
 

@@ -7,7 +7,7 @@ student steps for each teacher; fresh students on the whole pool, test touched o
     has as many actions, each for more student steps. Tuning is by dev accuracy after a training of the final length.
 *   The grids have two values of a method's own parameter, for RL teachers too; RL teachers spend three times the
     student steps of gradient teachers.
-*   Teachers are taken over by other students: from the MNIST perceptron by LeNet, from ResNet-8 by ResNet-20.
+*   Teachers are used for other students: from the MNIST perceptron by LeNet, from ResNet-8 by ResNet-20.
 
 The paper's own numbers stand beside ours; they are of full CIFAR-10, where ours may be of a part of it (the table names
 the data).

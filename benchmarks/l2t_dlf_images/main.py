@@ -46,7 +46,7 @@ class Part:
         effort: what is spent on it.
         methods: that the task can have; see `benchmarks.l2t_dlf_images.methods`.
         final: in which the final students' training differs.
-        source: the task whose teachers are taken over.
+        source: the task whose teachers are used.
         by_default: its methods where none are asked for; None: all; none: all if the task is asked for.
     """
 

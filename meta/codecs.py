@@ -13,6 +13,7 @@ import io
 import sys
 from collections import deque
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any, TypeVar
 
 import cloudpickle  # type: ignore[import-untyped]
@@ -94,6 +95,7 @@ def codecs(trust: bool = False) -> list[Codec | type]:
         *_declared.values(),
         Codec("space", lambda value: type(value) in _SPACES, _packed_space, _unpacked_space),
         Codec("object", lambda value: type(value) in _OBJECTS.values(), _packed_object, _unpacked_object),
+        Codec("schedule", _is_schedule, _packed_schedule, utils.get_schedule_fn),
         Codec("class", _is_known, lambda kind: f"{kind.__module__}:{kind.__qualname__}", _unpacked_class),
         Codec("numpy type", _is_numpy_type, lambda kind: [isinstance(kind, type), np.dtype(kind).str], _numpy_type),
         Codec("torch type", lambda value: isinstance(value, torch.dtype), str, _torch_type),
@@ -102,6 +104,19 @@ def codecs(trust: bool = False) -> list[Codec | type]:
         Codec("queue", lambda v: type(v) is deque, lambda v: [list(v), v.maxlen], lambda v: deque(v[0], maxlen=v[1])),
         Codec("pickle", _is_left, _pickled, _trusted if trust else _refused),
     ]
+
+
+def _is_schedule(value: Any) -> bool:
+    """Whether it is a function that SB3 2.6 makes of a number or of a schedule; later versions have objects for it."""
+    return isinstance(value, FunctionType) and value.__qualname__ == "get_schedule_fn.<locals>.<lambda>"
+
+
+def _packed_schedule(value: FunctionType) -> Any:
+    """What SB3 has made it of: a number, or an object that is a schedule."""
+    inner = value.__closure__[0].cell_contents if value.__closure__ else value
+    if getattr(inner, "__qualname__", None) == "constant_fn.<locals>.func":
+        return inner(1.0)
+    return inner
 
 
 def _packed_space(space: Any) -> list[Any]:

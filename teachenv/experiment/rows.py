@@ -4,10 +4,9 @@ A benchmark writes nothing but rows while it runs; its tables and figures are ma
 made again without running anything::
 
     results = ResultsFile(folder / "results.jsonl")  # fails here, before any work, if nothing can be written there
-    for job in jobs:
-        if not results.done(**job.key, metrics=["test_error"]):
-            results.append(job.run())
-    write_atomically(folder / "table.md", table(results.rows()))
+    session = Session(results, backend)
+    session.perform(cases)  # see `teachenv.experiment.cases`: what has rows already is left out
+    report(results.rows()).write(folder)
 """
 
 import contextlib
@@ -288,12 +287,6 @@ def agreeing(rows: Iterable[Row], identities: Iterable[Mapping[str, Any]]) -> li
 def _agrees(row: Row, identity: Mapping[str, Any]) -> bool:
     config, fields = identity.get("config", {}), identity.keys() - {"config", "seed"}
     return config.items() <= row.config.items() and all(getattr(row, name) == identity[name] for name in fields)
-
-
-def by_method(rows: Iterable[Row], methods: Collection[str]) -> list[Row]:
-    """Rows in the order of these methods, in whatever order they ended; those of other methods come last."""
-    place = {method: number for number, method in enumerate(methods)}
-    return sorted(rows, key=lambda row: place.get(row.method, len(place)))
 
 
 def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None:

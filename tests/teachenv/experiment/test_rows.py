@@ -13,7 +13,6 @@ from teachenv.experiment.rows import (
     ResultsFile,
     Row,
     agreeing,
-    by_method,
     read_rows,
     write_atomically,
 )
@@ -300,9 +299,3 @@ def test_rows_agree_with_identities_in_all_that_these_name():
     assert found({"method": "a", "task": "other"}) == []
     assert len(found({"method": "a"}, {"config": {"own": "a"}}, {"method": "b"})) == len(rows)
     assert found() == []
-
-
-def test_rows_come_in_the_methods_order_and_unknown_ones_last():
-    rows = [a_row(method=method, seed=seed) for seed in (0, 1) for method in ("c", "x", "a", "b")]
-    found = [(row.method, row.seed) for row in by_method(rows, ["a", "b", "c"])]
-    assert found == [(method, seed) for method in ("a", "b", "c", "x") for seed in (0, 1)]

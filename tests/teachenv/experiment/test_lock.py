@@ -17,7 +17,7 @@ import pytest
 from teachenv.experiment.lock import InUse, lock
 from teachenv.experiment.rows import ResultsFile
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 # Locks the file of its argument, says how it went, and waits.
 HOLDER = """

@@ -174,22 +174,11 @@ def _contest(setting: Setting, methods: dict[str, Method], tuned: Tune, budget: 
         except (TypeError, ValueError) as error:
             raise type(error)(f"method {name!r}: {error}") from error
     teaching = next(iter(teachings.values()))
-    settings, student = teaching.settings, in_words(teaching.settings.student)
-    if settings.teacher is not None:
-        student = f"{student} beside {in_words(settings.teacher)}"
     size = max(len(method.candidates) for method in methods.values())
     for values in tuned.values():
         size *= len(values)
-    return Contest(
-        name=teaching.task.name,
-        dataset=teaching.task.dataset,
-        student=student,
-        setting=setting,
-        effort=effort or effort_of(budget, settings.horizon, size),
-        methods=methods,
-        run=tuple(methods),
-        tune=lambda method: tuned,
-    )
+    effort = effort or effort_of(budget, teaching.settings.horizon, size)
+    return Contest.of(setting, effort, methods, lambda method: tuned, teaching=teaching)
 
 
 def effort_of(budget: int, horizon: int, configurations: int) -> Effort:

@@ -29,6 +29,7 @@ from teachenv.experiment.rows import Row, agreeing, read_rows
 from teachenv.experiment.setting import Configuration, Setting, candidate_of, teaching_of
 from teachenv.experiment.teach import Coefficients, teach, thinned
 from teachenv.experiment.teachers import TEACHER, learned, steps_per_action
+from teachenv.teaching import Teaching
 
 # Disjoint ranges of seeds: what tunes a method never meets what judges it.
 TUNING_SEED, CURVE_SEED, FINAL_SEED, TEACHER_SEED = 1_000_000, 2_000_000, 3_000_000, 4_000_000
@@ -63,6 +64,8 @@ class Effort:
         points: how often a learning teacher is measured.
         students: fresh students of each such measurement.
         final_students: fresh students on the whole pool.
+        dev_measured: samples of dev that rewards are measured on in the trainings; None: as the setting has it, as in
+            tuning. The last measurements are of the whole of dev and test anyway.
     """
 
     student_steps: int
@@ -71,6 +74,7 @@ class Effort:
     points: int
     students: int
     final_students: int
+    dev_measured: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,15 +111,24 @@ class Contest:
         methods: Mapping[str, Method],
         tune: Callable[[Method], Mapping[str, Sequence[Any]]],
         run: Sequence[str] | None = None,
+        teaching: Teaching | None = None,
         **more: Any,
     ) -> Contest:
-        """A contest, of all methods unless told otherwise.
+        """A contest whose task, data and student have the names that its environment has for them.
 
-        The environment is made once, to name task, data and student by it and to fail early.
+        Args:
+            setting: see the attributes, like the three that follow.
+            effort: likewise.
+            methods: likewise.
+            tune: likewise.
+            run: likewise; None: all methods.
+            teaching: of an environment of the setting; None: one is made, which fails early.
+            **more: the other attributes, and other names.
         """
         run = tuple(methods if run is None else run)
-        first = {name: values[0] for name, values in tune(methods[run[0]]).items()}
-        teaching = setting.make_single(methods[run[0]], Configuration(first)).teaching
+        if teaching is None:
+            first = {name: values[0] for name, values in tune(methods[run[0]]).items()}
+            teaching = setting.make_single(methods[run[0]], Configuration(first)).teaching
         task, student = teaching.task, in_words(teaching.settings.student)
         if teaching.settings.teacher is not None:
             student = f"{student} beside {in_words(teaching.settings.teacher)}"
@@ -301,6 +314,8 @@ class Comparison:
             "students": effort.students,
             "final_students": effort.final_students,
         }
+        if effort.dev_measured is not None:
+            config["dev_measured"] = effort.dev_measured
         if method.taught_as:
             of, taught_as = self._source(contest, name)
             source = self._training(of, taught_as, best, seed)
@@ -314,7 +329,8 @@ class Comparison:
             config=config,
             label=f"{contest.name}: {name}, seed {seed}",
             function=train,
-            arguments={key: config[key] for key in names} | {"seed": seed, "points": effort.points, "source": source},
+            arguments={key: config[key] for key in names}
+            | {"seed": seed, "points": effort.points, "dev_measured": effort.dev_measured, "source": source},
             last="test_error",
             # Its teacher stays, for students of other tasks and for whoever wants to use it.
             makes=TEACHER if method.learns else None,
@@ -414,6 +430,7 @@ def train(
     students: int,
     final_students: int,
     folder: Path,
+    dev_measured: int | None = None,
     source: Path | None = None,
 ) -> Outcome:
     """Trains a teacher (if the method has one that learns), and then students under it.
@@ -422,6 +439,8 @@ def train(
     is the folder of a teacher that was trained elsewhere.
     """
     start, spent, readings = time.perf_counter(), 0, []
+    if dev_measured is not None:
+        setting = replace(setting, options={**setting.options, "dev_measured": dev_measured})
     teacher = setting.teacher(method, configuration, TEACHER_SEED + seed, max(parallel, 1) if method.learns else 1)
     if method.learns:
         measured = setting.students(students, method, configuration)

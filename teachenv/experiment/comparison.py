@@ -64,8 +64,6 @@ class Effort:
         points: how often a learning teacher is measured.
         students: fresh students of each such measurement.
         final_students: fresh students on the whole pool.
-        dev_measured: samples of dev that rewards are measured on in the trainings; None: as the setting has it, as in
-            tuning. The last measurements are of the whole of dev and test anyway.
     """
 
     student_steps: int
@@ -74,7 +72,6 @@ class Effort:
     points: int
     students: int
     final_students: int
-    dev_measured: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -314,8 +311,6 @@ class Comparison:
             "students": effort.students,
             "final_students": effort.final_students,
         }
-        if effort.dev_measured is not None:
-            config["dev_measured"] = effort.dev_measured
         if method.taught_as:
             of, taught_as = self._source(contest, name)
             source = self._training(of, taught_as, best, seed)
@@ -329,8 +324,7 @@ class Comparison:
             config=config,
             label=f"{contest.name}: {name}, seed {seed}",
             function=train,
-            arguments={key: config[key] for key in names}
-            | {"seed": seed, "points": effort.points, "dev_measured": effort.dev_measured, "source": source},
+            arguments={key: config[key] for key in names} | {"seed": seed, "points": effort.points, "source": source},
             last="test_error",
             # Its teacher stays, for students of other tasks and for whoever wants to use it.
             makes=TEACHER if method.learns else None,
@@ -430,7 +424,6 @@ def train(
     students: int,
     final_students: int,
     folder: Path,
-    dev_measured: int | None = None,
     source: Path | None = None,
 ) -> Outcome:
     """Trains a teacher (if the method has one that learns), and then students under it.
@@ -439,8 +432,6 @@ def train(
     is the folder of a teacher that was trained elsewhere.
     """
     start, spent, readings = time.perf_counter(), 0, []
-    if dev_measured is not None:
-        setting = replace(setting, options={**setting.options, "dev_measured": dev_measured})
     teacher = setting.teacher(method, configuration, TEACHER_SEED + seed, max(parallel, 1) if method.learns else 1)
     if method.learns:
         measured = setting.students(students, method, configuration)

@@ -27,7 +27,7 @@ from teachenv.experiment.setting import Configuration, Setting
 # What names and file systems trip over.
 _NAMES = st.one_of(
     st.sampled_from(["a", "A", "a.b", "a.c", "a/b", "a:b", "a-b", "a b", "..", "", "12.5", "12.25", "ä", "a\n"]),
-    st.text(),
+    st.text("aB1./\\: \n\0ä\u2028"),
 )
 _VALUES = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), _NAMES)
 _IDENTITIES = st.fixed_dictionaries(

@@ -140,7 +140,7 @@ def test_a_curve_has_the_means_of_its_parts(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_command_keeps_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(main.SIZES, "smoke", main.Size({"CartPole-v1": 2}, 512, 0.02, 1))  # type: ignore[arg-type]
+    monkeypatch.setitem(main.SIZES, "smoke", main.Size({"CartPole-v1": 1}, 512, 0.02, 1))  # type: ignore[arg-type]
     command = ["lot_atari", "--preset", "smoke", "--backend", "inline", "--out", str(tmp_path)]
     command += ["--study", "table", "peers", "n"]
     assert command_line(command) == 0
@@ -152,7 +152,6 @@ def test_the_command_keeps_what_it_has(tmp_path: Path, monkeypatch: pytest.Monke
         "lot:n-2",
         "lot:n-5",
     }
-    assert {row.seed for row in rows} == {0, 1}
     assert "| lot |" in (tmp_path / "table.md").read_text()
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert not list((tmp_path / "checkpoints").glob("*"))

@@ -25,7 +25,7 @@ BENCHMARKS: dict[str, Entry] = {
     "compare": Entry(
         options="benchmarks.compare:Options",
         summary="Which teacher makes the best student, from the same labels and the same number of student steps?",
-        minutes={"smoke": "1 min", "quick": "5 min", "laptop": "14 min", "paper": "several hours (estimated)"},
+        minutes={"smoke": "1 min", "quick": "8 min", "laptop": "12 min", "paper": "several hours (estimated)"},
     ),
     # All plain losses, tuned alike.
     "losses": Entry(

@@ -159,6 +159,11 @@ def _setting(env: str | None, task: Task | str | None, options: Mapping[str, Any
         raise ValueError(f"env must be the id of a registered environment, found {checks.shown(env)}")
     known = {*inspect.signature(compare).parameters, *(field.name for field in fields(Settings))} - {"options"}
     checks.known_options("teachenv.compare", options, sorted(known))
+    for name, value in options.items():
+        try:
+            in_words(value)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
     if env is not None:
         registered(env)
     return Setting(env, dict(options) if task is None else {"task": task, **options}, loss=None)
@@ -167,6 +172,9 @@ def _setting(env: str | None, task: Task | str | None, options: Mapping[str, Any
 def _contest(setting: Setting, methods: dict[str, Method], tuned: Tune, budget: int, effort: Effort | None) -> Contest:
     """The contest; its environment is made once for each method, to name what it is of and to fail early."""
     first = {name: values[0] for name, values in tuned.items()}
+    if "loss" in setting.options:
+        # Of methods that each bring a loss, none would meet it.
+        setting.make_single(Method(), Configuration(first))
     teachings = {}
     for name, method in methods.items():
         try:

@@ -17,6 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from agents.policies import GaussianMlpPolicy, MlpPolicy
 from meta.resume import Resumable
 from teachenv import TeachEnv, TeachVectorEnv, checkpoints, checks
+from teachenv.trees import ARRAYS, at, mapped
 
 Self = TypeVar("Self", bound="ReplayTeacher")
 
@@ -177,7 +178,7 @@ class ReplayTeacher(Resumable, OffPolicyAlgorithm):
             # One more than are stored: a buffer that saves memory has an observation there.
             position = mark.attributes["replay_buffer.pos"] + 1
             rows = buffer.buffer_size if mark.attributes["replay_buffer.full"] else position
-            attributes["saved_transitions"] = {name: _first(column, rows) for name, column in _columns(buffer).items()}
+            attributes["saved_transitions"] = at(_columns(buffer), slice(rows))
         return attributes, parameters, variables
 
     def save_replay_buffer(self, path: Any) -> None:
@@ -185,7 +186,7 @@ class ReplayTeacher(Resumable, OffPolicyAlgorithm):
         buffer = self.replay_buffer
         assert buffer is not None
         rows = buffer.buffer_size if buffer.full else buffer.pos + 1
-        columns = {name: _first(column, rows) for name, column in _columns(buffer).items()}
+        columns = at(_columns(buffer), slice(rows))
         about = {"size": buffer.buffer_size, "environments": buffer.n_envs, "pos": buffer.pos, "full": buffer.full}
         checkpoints.save(path, {"about": about, "columns": columns}, _BUFFER)
 
@@ -206,16 +207,13 @@ class ReplayTeacher(Resumable, OffPolicyAlgorithm):
                 f"{path} holds a replay buffer of {about['size']} steps of {about['environments']} environments or of "
                 f"other spaces, found one of {buffer.buffer_size} steps of {buffer.n_envs}; make the teacher as it was"
             )
-        for name, values in saved["columns"].items():
-            _write(columns[name], values)
+        mapped(_write, saved["columns"], columns, of=ARRAYS)
         buffer.pos, buffer.full = about["pos"], about["full"]
 
     def _return_to_mark(self) -> None:
         assert self.replay_buffer is not None
         if self.saved_transitions is not None:
-            columns = _columns(self.replay_buffer)
-            for name, values in self.saved_transitions.items():
-                _write(columns[name], values)
+            mapped(_write, self.saved_transitions, _columns(self.replay_buffer), of=ARRAYS)
         super()._return_to_mark()
         self.saved_transitions = None
 
@@ -232,18 +230,11 @@ def _columns(buffer: ReplayBuffer) -> dict[str, Any]:
 
 def _shapes(columns: Any) -> Any:
     """Of one transition."""
-    if isinstance(columns, dict):
-        return {name: _shapes(column) for name, column in columns.items()}
-    return str(columns.dtype), columns.shape[1:]
+    return mapped(lambda column: (str(column.dtype), column.shape[1:]), columns, of=ARRAYS)
 
 
-def _first(column: Any, rows: int) -> Any:
-    return {key: part[:rows] for key, part in column.items()} if isinstance(column, dict) else column[:rows]
-
-
-def _write(column: Any, values: Any) -> None:
-    for part, new in ((column[key], values[key]) for key in values) if isinstance(column, dict) else [(column, values)]:
-        part[: len(new)] = new
+def _write(values: Any, column: Any) -> None:
+    column[: len(values)] = values
 
 
 class NoisyTeacher(ReplayTeacher):

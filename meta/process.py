@@ -22,7 +22,7 @@ from meta.forward_mode import dual, in_forward_mode, tangent_of
 from meta.held import Shelf
 from teachenv.students.batch_norm import batch_normalized
 from teachenv.students.kernels import weight_norm
-from teachenv.trees import tensors_of, with_tensors
+from teachenv.trees import mapped, tensors_of, with_tensors
 
 Adjoint = Callable[[Any], tuple[Any, torch.Tensor]]
 """Takes the cotangent of the state after a step to (cotangent of the state before it, of the action)."""
@@ -88,9 +88,8 @@ class Process:
 
     def step(self, state: Any, action: torch.Tensor, t: int, shelf: Shelf | None = None) -> Any:
         """The next state, without a graph; on the shelf, if there is one, as far as it can be written there at once."""
-        leaves = [t.detach() for t in tensors_of(state)]
-        after = self._step(with_tensors(state, leaves), action.detach(), t)
-        return with_tensors(after, [t.detach() for t in tensors_of(after)])
+        after = self._step(mapped(torch.Tensor.detach, state), action.detach(), t)
+        return mapped(torch.Tensor.detach, after)
 
     def value(self, state: Any) -> tuple[torch.Tensor, Any]:
         """(J, its gradient with respect to the state)."""
@@ -123,7 +122,7 @@ class Process:
                 )
             return list(grads[:-1]), grads[-1]
 
-        return with_tensors(after, [t.detach() for t in tensors_of(after)]), adjoint
+        return mapped(torch.Tensor.detach, after), adjoint
 
     def pull_back(self, state: Any, action: torch.Tensor, t: int, cotangent: Any) -> tuple[Any, torch.Tensor]:
         """The adjoint of the step at a state, applied at once."""

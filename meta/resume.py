@@ -35,7 +35,7 @@ from meta.vec_env import as_vec_env
 from meta.wrapper_states import set_wrapper_states, wrapper_states
 from teachenv.errors import unknown_name
 from teachenv.state import Episode, StudentState
-from teachenv.trees import tensors_of, with_tensors
+from teachenv.trees import mapped, tensors_of
 
 for _kind in (Generators, StudentState, Episode):
     declare(_kind)
@@ -252,5 +252,5 @@ def _copied(value: Any) -> Any:
     if isinstance(value, deque):
         return value.copy()
     if isinstance(value, dict | tuple | torch.Tensor) and tensors_of(value):
-        return with_tensors(value, [tensor.detach().clone() for tensor in tensors_of(value)])
+        return mapped(lambda tensor: tensor.detach().clone(), value)
     return copy.deepcopy(value)

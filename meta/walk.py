@@ -15,7 +15,7 @@ import torch
 
 from meta.held import Held, Shelf
 from meta.process import Adjoint, Process
-from teachenv.trees import bytes_of, tensors_of, with_tensors
+from teachenv.trees import bytes_of, mapped, stack, tensors_of
 
 Method = Literal["rmd", "finite-difference", "truncated", "forward"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -266,15 +266,11 @@ def _root(steps: int) -> int:
 def together(each: Sequence[Hypergradient]) -> Hypergradient:
     """The hypergradient of a batch whose students were differentiated one after the other."""
     first = each[0]
-    initial = first.initial
-    if initial is not None:
-        columns = zip(*(tensors_of(one.initial) for one in each), strict=True)
-        initial = with_tensors(initial, [torch.stack(column) for column in columns])
     nonfinite = [one.nonfinite_step for one in each if one.nonfinite_step is not None]
     return replace(
         first,
         actions=torch.stack([one.actions for one in each], 1),
-        initial=initial,
+        initial=stack([one.initial for one in each]),
         objective=torch.stack([one.objective for one in each]),
         # One at a time.
         measured_bytes=max(one.measured_bytes for one in each),
@@ -299,7 +295,7 @@ def forward(process: Process, state: Any, actions: Any, steps_per_action: int) -
     """Forward mode: the tangent of the state for each coordinate of each action that was taken so far."""
     tangents: list[tuple[int, torch.Tensor, Any]] = []  # (action, direction in it, tangent of the state)
     _, like = process.value(state)
-    zero = with_tensors(like, [torch.zeros_like(x) for x in tensors_of(like)])
+    zero = mapped(torch.zeros_like, like)
     batch = process.batch(state)
     peak = products = 0
     for t in range(len(actions) * steps_per_action):

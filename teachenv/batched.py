@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, TypeVar
+from dataclasses import replace
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
 
+from teachenv import trees
 from teachenv.dynamics import Dynamics
 from teachenv.randomness import Purpose, generator
 from teachenv.recording import Recorder
 from teachenv.state import Episode, StudentState
+from teachenv.trees import at, stack, unstacked
 
 T = TypeVar("T")
 
@@ -42,7 +45,7 @@ class BatchedDynamics(Dynamics):
     def untrained(self, episode: Episode) -> StudentState:
         """The students before any training."""
         drawn = [self.student.init(seed) for seed in episode.seeds]
-        parameters, buffers = (_stack([d[i] for d in drawn]) for i in (0, 1))
+        parameters, buffers = stack(drawn)
         begin = np.zeros(len(drawn), dtype=np.int64)
         return StudentState(parameters, self.optimizer.init(parameters), buffers, begin)
 
@@ -77,55 +80,25 @@ def apart(students: StudentState, episodes: Episode) -> list[tuple[StudentState,
     """Each student of a batch and its episode, without the leading dimension."""
     found = []
     for i, seed in enumerate(episodes.seeds):
-        parameters, slots, buffers = (
-            {name: t[i] for name, t in tensors.items()}
-            for tensors in (students.parameters, students.slots, students.buffers)
-        )
-        state = StudentState(parameters, slots, buffers, int(np.asarray(students.step)[i]))
-        found.append((state, Episode((seed,), episodes.batches[i], episodes.dev[i], episodes.train[i])))
+        student, episode = at((students, episodes), i)
+        found.append((replace(student, step=int(student.step)), replace(episode, seeds=(seed,))))
     return found
 
 
-def _stack(records: Sequence[Any]) -> Any:
-    """Stacks equal structures (tensors, dicts and tuples of them) along a new leading dimension."""
-    first = records[0]
-    if isinstance(first, torch.Tensor):
-        return torch.stack(list(records))
-    if isinstance(first, dict):
-        return {name: _stack([r[name] for r in records]) for name in first}
-    return tuple(_stack(group) for group in zip(*records, strict=True))
-
-
 def _looped(function: Callable[..., T]) -> Callable[..., T]:
-    """What `torch.func.vmap(function)` computes, one after the other.
-
-    The rows are taken by `unbind`, whose backward is one stack; indexing row by row would cost O(B²) there.
-    """
-
-    def rows(tree: Any) -> list[Any]:
-        if isinstance(tree, torch.Tensor):
-            return list(tree.unbind())
-        columns = {name: t.unbind() for name, t in tree.items()}
-        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-
-    def mapped(*trees: Any) -> T:
-        count = next(len(tree) for tree in trees if isinstance(tree, torch.Tensor))
-        columns = [rows(tree) or [{}] * count for tree in trees]
-        result: T = _stack([function(*row) for row in zip(*columns, strict=True)])
-        return result
-
-    return mapped
+    """What `torch.func.vmap(function)` computes, one after the other."""
+    return lambda *arguments: stack([function(*row) for row in unstacked(arguments)])
 
 
 def take(value: T, rows: Sequence[int]) -> T:
     """The given rows of a batch's `StudentState` or `Episode`."""
-    index = list(rows)
-    if isinstance(value, StudentState):
-        parameters, slots, buffers = (
-            {name: t[index] for name, t in tensors.items()}
-            for tensors in (value.parameters, value.slots, value.buffers)
-        )
-        return StudentState(parameters, slots, buffers, np.asarray(value.step)[index])  # type: ignore[return-value]
-    assert isinstance(value, Episode)
-    seeds = tuple(value.seeds[i] for i in index)
-    return Episode(seeds, value.batches[index], value.dev[index], value.train[index])  # type: ignore[return-value]
+    taken = at(value, list(rows))
+    return replace(taken, seeds=tuple(value.seeds[i] for i in rows)) if isinstance(value, Episode) else taken
+
+
+def put(value: T, rows: np.ndarray, new: T) -> T:
+    """Part of a batch with the given rows taken from another; `value` stays as it is."""
+    if isinstance(value, Episode) and isinstance(new, Episode):
+        seeds = dict(enumerate(value.seeds)) | dict(zip(rows.tolist(), new.seeds, strict=True))
+        value, new = (replace(each, seeds=tuple(seeds.values())) for each in (value, new))
+    return trees.put(value, rows, new)

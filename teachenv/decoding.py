@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.utils import _pytree as pytree
 
 from teachenv.data.vocabulary import BEGIN, END, PAD
 from teachenv.students.translation import Memory, Translator
+from teachenv.trees import at, mapped
 
 
 def greedy(model: Translator, source: torch.Tensor, length: int | None = None) -> torch.Tensor:
@@ -65,9 +65,7 @@ def _one_by_one(model: Translator, source: torch.Tensor, length: int | None, cho
             # A few long translations should not cost as much as all.
             if 2 * going <= len(ended):
                 kept = ~ended
-                rows, token, memory, state = pytree.tree_map(
-                    lambda tensor, kept=kept: tensor[kept], (rows, token, memory, state)
-                )
+                rows, token, memory, state = at((rows, token, memory, state), kept)
                 ended = ended[kept]
         return found
 
@@ -119,7 +117,7 @@ def beam(
             found[:, :, place] = chosen
             lengths, ended = longer[rows, parents], ended[rows, parents] | (chosen == END)
             picked = (rows * width + parents).flatten()
-            state = pytree.tree_map(lambda tensor, picked=picked: tensor[picked], state)
+            state = at(state, picked)
             tokens = chosen.flatten()
             going = ~ended.all(1)
             # A few long translations should not cost as much as all.
@@ -129,7 +127,7 @@ def beam(
                     tensor[going] for tensor in (followed, scores, lengths, ended, found)
                 )
                 each = going.repeat_interleave(width)
-                tokens, memory, state = pytree.tree_map(lambda tensor, each=each: tensor[each], (tokens, memory, state))
+                tokens, memory, state = at((tokens, memory, state), each)
             if not len(followed):
                 break
         return best_found
@@ -161,7 +159,7 @@ def cut(tokens: torch.Tensor) -> torch.Tensor:
 
 
 def _repeated(memory: Memory, width: int) -> Memory:
-    each: Memory = pytree.tree_map(lambda tensor: tensor.repeat_interleave(width, 0), memory)
+    each: Memory = mapped(lambda tensor: tensor.repeat_interleave(width, 0), memory)
     return each
 
 

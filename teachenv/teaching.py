@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -37,6 +38,7 @@ from teachenv.tasks import OPTIONS_OF_ALL, make_task
 from teachenv.tasks.base import ClassificationMeasure, Measure, Task
 from teachenv.tasks.decisions import LikelihoodMeasure, SingleDecisions
 from teachenv.teaching_checks import check_networks, check_sizes, checked_action
+from teachenv.trees import stack
 
 BASE_FIELDS = ("progress", "train_accuracy", "dev_accuracy")
 """Of measures whose score is an accuracy; others have their own name in its place."""
@@ -405,7 +407,7 @@ def _mean(values: Sequence[torch.Tensor]) -> np.ndarray:
 def stack_episodes(episodes: Sequence[Episode]) -> Episode:
     """A batch of episodes."""
     seeds = tuple(seed for e in episodes for seed in e.seeds)
-    return Episode(seeds, *(torch.stack([getattr(e, name) for e in episodes]) for name in ("batches", "dev", "train")))
+    return replace(stack(episodes), seeds=seeds)
 
 
 def _device(name: str) -> torch.device:

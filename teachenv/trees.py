@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 
 T = TypeVar("T")
+ARRAYS = (torch.Tensor, np.ndarray)
 
 
 def tensors_of(tree: Any) -> list[torch.Tensor]:
@@ -28,24 +30,70 @@ def tensors_of(tree: Any) -> list[torch.Tensor]:
 
 def with_tensors(tree: T, tensors: Iterable[Any]) -> T:
     """The same structure with other things in the places of its tensors, in the order of `tensors_of`."""
-    rebuilt: T = _rebuilt(tree, iter(tensors))
+    rest = iter(tensors)
+    rebuilt: T = mapped(lambda _: next(rest), tree)
     return rebuilt
 
 
-def _rebuilt(tree: Any, tensors: Iterator[Any]) -> Any:
-    if isinstance(tree, torch.Tensor):
-        return next(tensors)
+def mapped(function: Callable[..., Any], tree: Any, *others: Any, of: type | tuple[type, ...] = torch.Tensor) -> Any:
+    """The structure of what `function` makes of each tensor and of what others have in its place.
+
+    Whatever else the structure holds stays in it as it is.
+
+    Args:
+        function: of as many arguments as there are structures.
+        tree: whose form it is.
+        *others: structures of the same form.
+        of: what the function is called with; `ARRAYS`: NumPy's arrays, too.
+    """
+    if isinstance(tree, of):
+        return function(tree, *others)
     if isinstance(tree, dict):
-        return {key: _rebuilt(branch, tensors) for key, branch in tree.items()}
-    if isinstance(tree, list):
-        return [_rebuilt(branch, tensors) for branch in tree]
-    if isinstance(tree, tuple):
-        branches = [_rebuilt(branch, tensors) for branch in tree]
+        return {key: mapped(function, branch, *(other[key] for other in others), of=of) for key, branch in tree.items()}
+    if isinstance(tree, list | tuple):
+        branches = [mapped(function, *each, of=of) for each in zip(tree, *others, strict=True)]
+        if isinstance(tree, list):
+            return branches
         return type(tree)(*branches) if hasattr(tree, "_fields") else tuple(branches)
     if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
         names = [field.name for field in dataclasses.fields(tree)]
-        return dataclasses.replace(tree, **{name: _rebuilt(getattr(tree, name), tensors) for name in names})
+        parts = {name: mapped(function, *(getattr(each, name) for each in (tree, *others)), of=of) for name in names}
+        return dataclasses.replace(tree, **parts)
     return tree
+
+
+def stack(trees: Sequence[T]) -> T:
+    """Structures of one form as one, whose tensors have a new first dimension."""
+    stacked: T = mapped(lambda *tensors: torch.stack(tensors), *trees)
+    return stacked
+
+
+def unstacked(tree: T) -> list[T]:
+    """The structures that `stack` makes this one of.
+
+    They are taken by `unbind`, whose backward is one stack; indexing row by row would cost O(n²) there.
+    """
+    return [with_tensors(tree, row) for row in zip(*(t.unbind() for t in tensors_of(tree)), strict=True)]
+
+
+def at(tree: T, rows: Any) -> T:
+    """The structure of the given rows (an index) of all its tensors and arrays."""
+    found: T = mapped(lambda values: values[rows], tree, of=ARRAYS)
+    return found
+
+
+def put(tree: T, rows: np.ndarray, new: T) -> T:
+    """The structure with the given rows of its tensors and arrays taken from another, without a change of its own."""
+
+    def replaced(old: Any, new: Any) -> Any:
+        if isinstance(old, torch.Tensor):
+            return old.index_copy(0, torch.from_numpy(rows).to(old.device), new)
+        result = old.copy()
+        result[rows] = new
+        return result
+
+    found: T = mapped(replaced, tree, new, of=ARRAYS)
+    return found
 
 
 def leaves(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

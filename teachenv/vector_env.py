@@ -14,6 +14,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
 from teachenv import checks
+from teachenv.batched import put
 from teachenv.env import TeachEnv
 from teachenv.errors import unknown_name
 from teachenv.joint import batched
@@ -319,7 +320,7 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """Puts new episodes in the places of others; what the last step left stays, for `evaluate_final`."""
         stepped = {name: value for name, value in self._current.items() if name.startswith("stepped_")}
         if len(rows) < self.num_envs:
-            begun = {key: _replaced(value, rows, begun[key]) for key, value in self._current.items()}
+            begun = {key: put(value, rows, begun[key]) for key, value in self._current.items()}
         self._state = begun | stepped
 
     def _infos(self) -> dict[str, Any]:
@@ -339,29 +340,3 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             "dataset": np.full(self.num_envs, task.dataset, dtype=object),
         }
         return infos | {f"_{key}": np.ones(self.num_envs, dtype=bool) for key in infos}
-
-
-def _replaced(old: Any, rows: np.ndarray, new: Any) -> Any:
-    """`old` with the given rows taken from `new`, recursively, leaving `old` as it is."""
-    if isinstance(old, torch.Tensor):
-        return old.index_copy(0, torch.from_numpy(rows).to(old.device), new)
-    if isinstance(old, np.ndarray):
-        result = old.copy()
-        result[rows] = new
-        return result
-    if isinstance(old, dict):
-        return {key: _replaced(value, rows, new[key]) for key, value in old.items()}
-    if isinstance(old, StudentState):
-        return StudentState(
-            *(_replaced(getattr(old, n), rows, getattr(new, n)) for n in ("parameters", "slots", "buffers", "step"))
-        )
-    if isinstance(old, Episode):
-        seeds = list(old.seeds)
-        for row, seed in zip(rows, new.seeds, strict=True):
-            seeds[row] = seed
-        return Episode(
-            tuple(seeds), *(_replaced(getattr(old, n), rows, getattr(new, n)) for n in ("batches", "dev", "train"))
-        )
-    if isinstance(old, tuple):
-        return tuple(_replaced(a, rows, b) for a, b in zip(old, new, strict=True))
-    raise TypeError(f"cannot replace rows of {type(old).__name__}")

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils import _pytree as pytree
 
 from meta.distillation.learner import Learner, Outputs
 from meta.distillation.losses import divergence
 from teachenv import checks
 from teachenv.optimizers import Adam, Tensors
 from teachenv.schedules import make_schedule
+from teachenv.trees import at
 
 
 class Batch(NamedTuple):
@@ -31,7 +31,7 @@ class Batch(NamedTuple):
 
     def at(self, indices: torch.Tensor | slice) -> Batch:
         """The samples at the indices."""
-        return Batch(pytree.tree_map(lambda tensor: tensor[indices], self.inputs), self.labels[indices])
+        return at(self, indices)
 
 
 @dataclass(frozen=True)

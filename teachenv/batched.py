@@ -93,7 +93,7 @@ def _looped(function: Callable[..., T]) -> Callable[..., T]:
 def take(value: T, rows: Sequence[int]) -> T:
     """The given rows of a batch's `StudentState` or `Episode`."""
     taken = at(value, list(rows))
-    return replace(taken, seeds=tuple(value.seeds[i] for i in rows)) if isinstance(value, Episode) else taken
+    return replace(taken, seeds=tuple(value.seeds[i] for i in rows)) if isinstance(value, Episode) else taken  # type: ignore[type-var]
 
 
 def put(value: T, rows: np.ndarray, new: T) -> T:

@@ -28,7 +28,7 @@ def work(descriptor: int, driver: int, folder: str) -> NoReturn:
     Args:
         descriptor: of the pipe over which they come, and answers go.
         driver: number of the process at its other end.
-        folder: of the values that processes share; removed here if the driver was killed and cannot do so itself.
+        folder: of the values that processes share; removed here as well, since the driver cannot if it was killed.
     """
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     threading.Thread(target=_end_with, args=(driver, folder), daemon=True).start()
@@ -38,7 +38,11 @@ def work(descriptor: int, driver: int, folder: str) -> NoReturn:
         try:
             label, message = pipe.recv()
             pipe.send_bytes(_answer(label, message))
-        except (EOFError, OSError):
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            # Was it killed? This process may end before `_end_with` has seen it. If not, the driver removes it anyway.
+            shutil.rmtree(folder, ignore_errors=True)
+            break
+        except OSError:
             break
     # Without tearing down the interpreter, which takes seconds once torch is there.
     atexit._run_exitfuncs()

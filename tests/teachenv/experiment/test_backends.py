@@ -239,6 +239,27 @@ def test_no_process_outlives_the_script_that_started_it(number, tmp_path):
     assert not job.exists() or number == signal.SIGKILL  # a half file is removed where there is time for it
 
 
+IDLE = """
+import os, signal
+from teachenv.experiment import Job, Shared, make_backend
+
+backend = make_backend("processes", workers=2)
+for number in range(2):
+    backend.submit(Job("double", lambda data: 2 * data, {"data": Shared(1)}))
+print([value for _, value in backend.completed()], os.listdir(os.environ["TMPDIR"]) != [], flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_processes_share_is_removed_if_they_have_no_job_when_the_script_is_killed(tmp_path):
+    script = [sys.executable, "-c", IDLE]
+    variables = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
+    # Returns when the last process that holds the pipes is gone.
+    ended = subprocess.run(script, env=variables, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout) == (-signal.SIGKILL, "[2, 2] True\n"), ended.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_torch_allocates_in_huge_pages_but_not_in_measurements(processes, monkeypatch):
     name = "THP_MEM_ALLOC_ENABLE"
     assert values(processes, Job("read", lambda: os.getenv(name))) == {"read": os.getenv(name, "1")}

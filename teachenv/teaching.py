@@ -407,7 +407,7 @@ def _mean(values: Sequence[torch.Tensor]) -> np.ndarray:
 def stack_episodes(episodes: Sequence[Episode]) -> Episode:
     """A batch of episodes."""
     seeds = tuple(seed for e in episodes for seed in e.seeds)
-    return replace(stack(episodes), seeds=seeds)
+    return replace(stack([replace(e, seeds=()) for e in episodes]), seeds=seeds)
 
 
 def _device(name: str) -> torch.device:

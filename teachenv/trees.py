@@ -38,13 +38,16 @@ def with_tensors(tree: T, tensors: Iterable[Any]) -> T:
 def mapped(function: Callable[..., Any], tree: Any, *others: Any, of: type | tuple[type, ...] = torch.Tensor) -> Any:
     """The structure of what `function` makes of each tensor and of what others have in its place.
 
-    Whatever else the structure holds stays in it as it is.
+    Whatever else the structure holds stays in it as it is; all have to agree on it.
 
     Args:
         function: of as many arguments as there are structures.
         tree: whose form it is.
         *others: structures of the same form.
         of: what the function is called with; `ARRAYS`: NumPy's arrays, too.
+
+    Raises:
+        TypeError: the structures differ in something else than these.
     """
     if isinstance(tree, of):
         return function(tree, *others)
@@ -59,6 +62,9 @@ def mapped(function: Callable[..., Any], tree: Any, *others: Any, of: type | tup
         names = [field.name for field in dataclasses.fields(tree)]
         parts = {name: mapped(function, *(getattr(each, name) for each in (tree, *others)), of=of) for name in names}
         return dataclasses.replace(tree, **parts)
+    for other in others:
+        if not np.array_equal(tree, other):
+            raise TypeError(f"found {tree!r} and {other!r} in one place, expected tensors or equal values")
     return tree
 
 

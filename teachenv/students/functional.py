@@ -110,7 +110,7 @@ class FunctionalStudent:
         self.opens, self._exchanged = True, {True: False, False: False}
         self.reads_statistics = self.reads_stopped = False
         self.unfollowed: tuple[str, ...] = ()
-        few = self._probe(example)
+        few = self._probe(example, known)
         reached = self._watch(few)
         if not known:
             check_student(self, few, reached)
@@ -325,7 +325,7 @@ class FunctionalStudent:
         seeded = torch_seed if self._draws_from == {"torch"} else all_seeded
         return seeded(seed, Purpose.DROPOUT, step, self.device)
 
-    def _probe(self, example: torch.Tensor) -> torch.Tensor:
+    def _probe(self, example: torch.Tensor, known: bool) -> torch.Tensor:
         """Finds the head, the generators that are drawn from and the shape of a sample's outputs, by a training pass.
 
         Returns:
@@ -343,7 +343,9 @@ class FunctionalStudent:
                 outputs = self._run_once(few)
             except Exception:
                 few = example
-                outputs = self._run_once(few)
+            if not known or few is example:
+                # What the network does with a whole minibatch is what counts, and it may fail on that alone.
+                outputs = self._run_once(example)
         except Exception as error:
             # oneDNN, for one, has no LSTM in bfloat16 for processors without AVX-512.
             hint = "; this machine may lack it in bfloat16: try autocast=None" if self.autocast else ""

@@ -259,6 +259,18 @@ def test_products_that_are_no_students_are_errors(factory, message):
         functional(factory, 5)
 
 
+def test_a_network_that_fails_on_a_whole_minibatch_alone_is_refused_when_it_is_made():
+    class OfFew(nn.Linear):
+        def forward(self, inputs):
+            if len(inputs) > 12:
+                raise RuntimeError("too many")
+            return super().forward(inputs)
+
+    functional(lambda: OfFew(5, 3), 5, batch=12)
+    with pytest.raises(ValueError, match=r"fails on inputs of shape \(13, 5\).*too many"):
+        functional(lambda: OfFew(5, 3), 5, batch=13)
+
+
 def test_an_error_within_a_factory_is_its_own():
     with pytest.raises(TypeError, match=r"^Linear.*missing 1 required.*out_features"):
         functional(lambda: nn.Linear(3), 5)

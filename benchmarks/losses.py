@@ -67,6 +67,6 @@ def run(options: Options) -> None:
 
 
 def _contest(env: str, size: Size, noise: float, options: Options) -> Contest:
-    root = {} if options.data_root is None else {"data_root": str(options.data_root)}
-    setting = Setting(env, {**size.options, "label_noise": noise, "label_noise_kind": "pair", **root})
+    noisy = {"label_noise": noise, "label_noise_kind": "pair", "data_root": options.root}
+    setting = Setting(env, {**size.options, **noisy})
     return Contest.of(setting, size.effort, LOSSES, lambda loss: {"learning_rate": RATES})

@@ -65,6 +65,11 @@ class CommonOptions:
             if name not in known:
                 raise unknown_name(kind, name, known)
 
+    @property
+    def root(self) -> str | None:
+        """The folder of the data sets, as environments take it."""
+        return None if self.data_root is None else str(self.data_root)
+
     def output_folder(self, name: str) -> Path:
         """Where the results of the benchmark called ``name`` go: ``out``, or ``runs/NAME`` without it."""
         return Path("runs", name) if self.out is None else self.out

@@ -208,9 +208,7 @@ class Options(ParallelOptions):
         """
         super().__post_init__()
         _check_environment(self.env)
-        for method in self.methods or ():
-            if method not in self.kind.methods:
-                raise unknown_name("method", method, self.kind.methods)
+        self.check_names("method", self.methods, self.kind.methods)
         if self.loss is not None and self.kind is DISTILLATION:
             raise ValueError(f"found --loss {self.loss}, but {self.env} has a loss of its own; leave --loss out")
 
@@ -252,9 +250,7 @@ def comparison_of(options: Options) -> Comparison:
     kind = options.kind
     size = kind.sizes.get(options.preset, PRESETS[options.preset])
     shared = {name: value for name in ("horizon", "dataset") if (value := getattr(options, name)) is not None}
-    if options.data_root is not None:
-        shared["data_root"] = str(options.data_root)
-    shared["label_noise_kind"] = options.label_noise_kind
+    shared |= {"data_root": options.root, "label_noise_kind": options.label_noise_kind}
     contests = [
         _contest(options, kind, size, shared | {"label_noise": noise})
         for noise in options.label_noise or size.label_noise

@@ -12,7 +12,6 @@ from benchmarks.hypergradients.contenders import CONTENDERS, PEERS
 from benchmarks.hypergradients.measure import BATCHES
 from benchmarks.hypergradients.problems import STUDENTS
 from benchmarks.options import CommonOptions, Preset
-from teachenv.errors import unknown_name
 from teachenv.experiment.cases import Case, Session, Stage
 from teachenv.experiment.rows import agreeing
 from teachenv.experiment.tables import grouped
@@ -77,13 +76,8 @@ class Options(CommonOptions):
             ValueError: an unknown name, or a number out of range.
         """
         super().__post_init__()
-        for what, chosen, known in (
-            ("student", self.students or (), STUDENTS),
-            ("contender", self.contenders or (), CONTENDERS),
-        ):
-            for name in chosen:
-                if name not in known:
-                    raise unknown_name(what, name, known)
+        self.check_names("student", self.students, STUDENTS)
+        self.check_names("contender", self.contenders, CONTENDERS)
         if not self.memory_limit > 0:
             raise ValueError(f"found --memory-limit {self.memory_limit}, expected a positive number of GiB")
 

@@ -13,7 +13,6 @@ import torch
 from benchmarks.l2t_dlf_images import large, report
 from benchmarks.l2t_dlf_images.methods import methods as methods_at
 from benchmarks.options import ParallelOptions, Preset
-from teachenv.errors import unknown_name
 from teachenv.experiment.cases import one_at_a_time
 from teachenv.experiment.comparison import Comparison, Contest, Effort, Rung, shipped_rows
 from teachenv.experiment.precision import on_this_machine
@@ -299,13 +298,8 @@ class Options(ParallelOptions):
         except RuntimeError as error:
             raise ValueError(f"found --device {self.device}, expected one of torch's, such as cpu or cuda:0") from error
         parts = PRESETS[self.preset]
-        for name in self.tasks or ():
-            if name not in parts:
-                raise unknown_name("task", name, parts)
-        known = {method for part in parts.values() for method in part.methods}
-        for name in self.methods or ():
-            if name not in known:
-                raise unknown_name("method", name, sorted(known))
+        self.check_names("task", self.tasks, parts)
+        self.check_names("method", self.methods, sorted({method for part in parts.values() for method in part.methods}))
 
 
 def run(options: Options) -> None:
@@ -318,10 +312,9 @@ def run(options: Options) -> None:
     options.execute(NAME, comparison.stages, lambda rows: report.make(comparison.results(rows)))
 
 
-def _of_machine(options: Options) -> dict[str, str]:
+def _of_machine(options: Options) -> dict[str, str | None]:
     """Options of every environment: where its data and its students are."""
-    given = {"data_root": options.data_root, "device": options.device}
-    return {name: str(value) for name, value in given.items() if value is not None}
+    return {"data_root": options.root, "device": options.device}
 
 
 def chosen(options: Options) -> dict[str, Part]:

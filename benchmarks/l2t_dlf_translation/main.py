@@ -208,10 +208,12 @@ def _long_first(cases: Iterable[Case]) -> list[Case]:
 def run(options: Options) -> None:
     """Runs what the folder does not hold yet; writes rows, tables and figures."""
     size = SIZES[options.preset]
-    root = None if options.data_root is None else str(options.data_root)
     settings = {
         name: replace(
-            size.setting, student=name, warm_rate=size.warm_rates.get(name, size.setting.warm_rate), data_root=root
+            size.setting,
+            student=name,
+            warm_rate=size.warm_rates.get(name, size.setting.warm_rate),
+            data_root=options.root,
         )
         for name in NETWORKS
     }
@@ -222,6 +224,6 @@ def run(options: Options) -> None:
         size.rates,
         options.seeds or size.seeds,
         # Made once here, so that missing data is said before anything runs.
-        size.setting.make(data_root=root, student="lstm", student_kwargs={"width": 2}).teaching.task.dataset,
+        size.setting.make(data_root=options.root, student="lstm", student_kwargs={"width": 2}).teaching.task.dataset,
     )
     options.execute(NAME, [bench.tuning, bench.training], bench.report)

@@ -253,8 +253,7 @@ def run(options: Options) -> None:
 
 def _part(name: str, task: Task, methods: tuple[str, ...], options: Options) -> Part:
     """A task; its data is loaded once, to name it and to fail early."""
-    root = {} if options.data_root is None else {"data_root": str(options.data_root)}
-    setting = replace(task.setting, options=on_this_machine({**task.setting.options, **root}))
+    setting = replace(task.setting, options=on_this_machine({**task.setting.options, "data_root": options.root}))
     made = setting.make_single(METHODS["cross-entropy"].shared, Configuration({"learning_rate": 0.1})).teaching
     return Part(name, task, methods, setting, made.task.dataset, str(made.settings.student))
 

@@ -14,7 +14,6 @@ from benchmarks.lgtm.methods import METHODS, STUDIES
 from benchmarks.lgtm.work import Setting
 from benchmarks.options import ParallelOptions, Preset
 from teachenv.data import GLUE
-from teachenv.errors import unknown_name
 from teachenv.experiment.cases import Case, Stage, one_at_a_time
 from teachenv.experiment.rows import Row, agreeing
 
@@ -94,12 +93,8 @@ class Options(ParallelOptions):
             ValueError: an unknown task or method, or a number out of range.
         """
         super().__post_init__()
-        for task in self.tasks or ():
-            if task not in GLUE:
-                raise unknown_name("GLUE task", task, GLUE)
-        for method in self.methods or ():
-            if method not in METHODS:
-                raise unknown_name("method", method, METHODS)
+        self.check_names("GLUE task", self.tasks, GLUE)
+        self.check_names("method", self.methods, METHODS)
 
 
 def run(options: Options) -> None:
@@ -223,7 +218,7 @@ def _setting(options: Options, task: str) -> Setting:
     data = {
         "protocol": options.protocol,
         "train_size": options.train_size or size.train_size,
-        "data_root": None if options.data_root is None else os.fspath(options.data_root),
+        "data_root": options.root,
     }
     return Setting(
         task, _checkpoint(options), LAYERS[0], size.epochs, max_length=size.max_length, evaluations=size.evaluations,

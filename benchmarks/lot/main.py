@@ -10,7 +10,6 @@ from benchmarks.lot import report, work
 from benchmarks.lot.methods import METHODS, SIZES, STUDIES, Method
 from benchmarks.lot.work import Problem
 from benchmarks.options import ParallelOptions
-from teachenv.errors import unknown_name
 from teachenv.experiment.cases import Case
 from teachenv.experiment.report import Report
 from teachenv.experiment.rows import Row, agreeing
@@ -40,9 +39,7 @@ class StudyOptions(ParallelOptions):
             ValueError: an unknown method, or a number out of range.
         """
         super().__post_init__()
-        for method in self.methods or ():
-            if method not in METHODS:
-                raise unknown_name("method", method, METHODS)
+        self.check_names("method", self.methods, METHODS)
 
 
 def cases(name: str, options: StudyOptions, problems: Mapping[str, Problem], seeds: int) -> list[Case]:

@@ -12,7 +12,6 @@ from benchmarks.lot_atari import report, throughput, work
 from benchmarks.lot_atari.methods import METHODS, STUDIES, Method
 from benchmarks.lot_atari.work import Rate, Training
 from benchmarks.options import ParallelOptions, Preset
-from teachenv.errors import unknown_name
 from teachenv.experiment.cases import Case, Stage, one_at_a_time
 from teachenv.experiment.rows import Row, agreeing
 
@@ -142,12 +141,9 @@ class Options(ParallelOptions):
             ValueError: an unknown environment or method, or a number out of range.
         """
         super().__post_init__()
-        for method in self.methods or ():
-            if method not in METHODS:
-                raise unknown_name("method", method, METHODS)
-        for name in self.environments or ():
-            if "-v" in name and name not in ENVIRONMENTS:
-                raise unknown_name("environment", name, ENVIRONMENTS)
+        self.check_names("method", self.methods, METHODS)
+        # Any Atari game will do, and no game has a version in its name.
+        self.check_names("environment", [name for name in self.environments or () if "-v" in name], ENVIRONMENTS)
 
 
 def run(options: Options) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,7 +12,6 @@ from benchmarks.lot_images.imitation import KINDS
 from benchmarks.lot_images.networks import NETWORKS
 from benchmarks.lot_images.problem import ImageProblem
 from benchmarks.options import Preset
-from teachenv.errors import unknown_name
 from teachenv.experiment.report import Report
 from teachenv.experiment.rows import Row, agreeing
 
@@ -82,9 +80,7 @@ class Options(StudyOptions):
             ValueError: an unknown network or method, or a number out of range.
         """
         super().__post_init__()
-        for name in (self.model, self.student):
-            if name is not None and name not in NETWORKS:
-                raise unknown_name("network", name, NETWORKS)
+        self.check_names("network", [name for name in (self.model, self.student) if name is not None], NETWORKS)
 
 
 def problem(options: Options) -> ImageProblem:
@@ -96,7 +92,6 @@ def problem(options: Options) -> ImageProblem:
         chosen["pool_size"] = options.pool_size or size.pool_size
     if task == "image-folder":
         chosen |= {"dataset": options.dataset, "image_size": options.image_size}
-    root = None if options.data_root is None else os.fspath(options.data_root)
     return ImageProblem(
         task,
         options.model or size.model,
@@ -104,7 +99,7 @@ def problem(options: Options) -> ImageProblem:
         chosen,
         epochs=options.epochs or size.epochs,
         learning_rate=0.1,
-        data_root=root,
+        data_root=options.root,
     )
 
 

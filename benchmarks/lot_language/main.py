@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,7 +11,6 @@ from benchmarks.lot.main import StudyOptions, cases, make_report
 from benchmarks.lot_language.problem import LanguageProblem
 from benchmarks.options import Preset
 from teachenv.data import LANGUAGE
-from teachenv.errors import unknown_name
 
 NAME = "lot_language"
 
@@ -113,15 +111,13 @@ class Options(StudyOptions):
             ValueError: an unknown corpus or method, or a number out of range.
         """
         super().__post_init__()
-        if self.corpus is not None and self.corpus not in LANGUAGE:
-            raise unknown_name("corpus", self.corpus, LANGUAGE)
+        self.check_names("corpus", None if self.corpus is None else [self.corpus], LANGUAGE)
 
 
 def problems(options: Options) -> dict[str, LanguageProblem]:
     """What the options ask for, by the names of the tasks."""
     preset = options.preset
     corpus = options.corpus or ("numbers" if preset == "smoke" else "ptb")
-    root = None if options.data_root is None else os.fspath(options.data_root)
     found = {}
     for model in options.model:
         problem = SETTINGS.get(f"{corpus}-{model}", SETTINGS[model])
@@ -137,7 +133,7 @@ def problems(options: Options) -> dict[str, LanguageProblem]:
                 schedule="cosine",
             )
         size = options.train_size or (20_000 if preset == "smoke" else None)
-        problem = replace(problem, corpus=corpus, data_root=root, train_size=size)
+        problem = replace(problem, corpus=corpus, data_root=options.root, train_size=size)
         found[f"{corpus}-{model}"] = replace(problem, epochs=options.epochs or problem.epochs)
     return found
 

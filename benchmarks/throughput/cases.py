@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -103,14 +102,14 @@ CASES = (
 ENVIRONMENT_OF = {"digits": "TeachDigits-v0", "mnist": "TeachMNIST-v0", "cifar10": "TeachCIFAR-v0"}
 
 
-def load_task(source: str, data_root: Path | None) -> Task:
+def load_task(source: str, data_root: str | None) -> Task:
     """The data, or procedural data of its shape if it is not on the disk, which is said on stderr."""
     if source == "digits":
         return make_task("digits")
     file = {"mnist": "MNIST/raw/train-images-idx3-ubyte", "cifar10": "cifar-10-batches-py/data_batch_1"}[source]
     roots = candidate_roots(data_root)
     if any((folder / file).exists() for root in roots for folder in (root, root / source)):
-        return make_task(source, data_root=None if data_root is None else str(data_root), pool_size=5000)
+        return make_task(source, data_root=data_root, pool_size=5000)
     print(f"{source} is not on this machine: timing on procedural data of its shape", file=sys.stderr, flush=True)
     if source == "cifar10":
         return make_synthetic(pool_size=2000, test_size=10)

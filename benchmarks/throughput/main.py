@@ -28,7 +28,7 @@ class Options(CommonOptions):
 def run(options: Options) -> None:
     """Measures every case that the folder does not hold yet; writes rows, table and figure, and prints the table."""
     size, threads = SIZES[options.preset], options.threads or torch.get_num_threads()
-    tasks = {source: load_task(source, options.data_root) for source in ENVIRONMENT_OF}
+    tasks = {source: load_task(source, options.root) for source in ENVIRONMENT_OF}
     cases = [
         _case(measured, tasks[measured.source], seed, size, threads)
         for seed in range(options.seeds or size.seeds)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 Preset: TypeAlias = Literal["smoke", "laptop", "paper"]
 
+_OTHER = "choose another folder with --out"
+
 
 @dataclass(frozen=True)
 class CommonOptions:
@@ -77,13 +79,23 @@ class CommonOptions:
     def execute(
         self, name: str, stages: Iterable[Stage], report: Callable[[list[Row]], Report], part: str | None = None
     ) -> None:
-        """Does what the folder does not hold yet, and writes its tables, figures and page; see `cases.execute`."""
+        """Does what the folder does not hold yet, and writes its tables, figures and page; see `cases.execute`.
+
+        Raises:
+            ValueError: the folder holds the results of something else.
+        """
         from teachenv.experiment.cases import execute
         from teachenv.experiment.rows import ResultsFile
 
-        results = ResultsFile(self.output_folder(name) / f"{part or 'results'}.jsonl")
-        with self._machines() as machines:
-            execute(results, stages, report, machines, part)
+        path = self.output_folder(name) / f"{part or 'results'}.jsonl"
+        with ResultsFile(path) as results:
+            for row in results.rows():
+                if row.benchmark != name:
+                    raise ValueError(f"{path} holds results of {row.benchmark}, expected those of {name}; {_OTHER}")
+            if (path.parent / "comparison.json").exists():
+                raise ValueError(f"{path.parent} holds results of teachenv.compare, expected those of {name}; {_OTHER}")
+            with self._machines() as machines:
+                execute(results, stages, report, machines, part)
 
     def _machines(self) -> Backend:
         """What is measured here, nothing else may disturb."""

@@ -15,7 +15,7 @@ from teachenv.experiment.jobs import Backend, Failure, Job, Kept
 from teachenv.experiment.progress import progress
 from teachenv.experiment.provenance import about
 from teachenv.experiment.report import Report
-from teachenv.experiment.rows import ResultsFile, Row, digest
+from teachenv.experiment.rows import OutputNotWritable, ResultsFile, Row, digest
 
 T = TypeVar("T")
 
@@ -189,11 +189,17 @@ class Session:
 
     Attributes:
         failures: of cases, so far.
+
+    Raises:
+        OutputNotWritable: there is a file where cases have their folders.
     """
 
     def __init__(self, results: ResultsFile, backend: Backend) -> None:
         self.results, self.backend = results, backend
         self.failures: list[Failure] = []
+        files = self.folder / "checkpoints"
+        if files.exists() and not files.is_dir():
+            raise OutputNotWritable(f"{files} is a file, expected a folder; remove it, or choose another folder")
 
     @property
     def folder(self) -> Path:

@@ -19,7 +19,7 @@ from teachenv.experiment.methods import Method
 from teachenv.experiment.naming import file_name, in_words, objects_in
 from teachenv.experiment.precision import on_any_machine
 from teachenv.experiment.report import Report
-from teachenv.experiment.rows import ResultsFile, write_atomically
+from teachenv.experiment.rows import ResultsFile, write_atomically, writing
 from teachenv.experiment.setting import Configuration, Setting, registered
 from teachenv.settings import Settings, plain
 from teachenv.tasks.base import Task
@@ -98,18 +98,22 @@ def compare(
     comparison = Comparison("compare", [contest], checks.integer("seeds", seeds, least=1))
     folder = Path("runs", file_name(contest.name)) if out is None else _folder(out)
     about = _about(contest, tuned)
-    _refuse_others(folder, about)
-    with make_backend(backend, workers, address) as machines:
-        results = ResultsFile(folder / "results.jsonl")
-        write_atomically(folder / _ABOUT, json.dumps(about, indent=1) + "\n")
+    _agreed(folder, about)  # before anything is started or made
+    with ResultsFile(folder / "results.jsonl") as results, make_backend(backend, workers, address) as machines:
+        # Again, now that nobody else writes there.
+        write_atomically(folder / _ABOUT, json.dumps(_agreed(folder, about), indent=1) + "\n")
         return execute(results, comparison.stages, comparison.report, machines)
 
 
 def _folder(out: Any) -> Path:
     try:
-        return Path(os.fsdecode(out))
+        name = os.fsdecode(out)
     except TypeError:
-        raise ValueError(f"out must be None or the path of a folder, found {checks.shown(out)}") from None
+        name = ""
+    # An empty one is mostly a variable that was not set.
+    if not name or "\0" in name:
+        raise ValueError(f"out must be None or the path of a folder, found {checks.shown(out)}")
+    return Path(name)
 
 
 def _checked(methods: object, equal_grids: bool) -> dict[str, Method]:
@@ -238,23 +242,26 @@ def _environments(method: Method) -> list[Any]:
     return [candidate.environment for candidate in method.candidates]
 
 
-def _refuse_others(folder: Path, about: dict[str, Any]) -> None:
-    """Refuses a folder with results of something else; what it knows of objects of one's own is kept in `about`.
+def _agreed(folder: Path, about: dict[str, Any]) -> dict[str, Any]:
+    """What a folder holds results of, with what it knows of objects of one's own beside those of this comparison.
 
     Raises:
-        ValueError: it is one.
+        ValueError: it holds results of something else.
+        OutputNotWritable: there can be no such folder.
     """
     file, rows = folder / _ABOUT, folder / "results.jsonl"
-    if not file.exists():
-        if rows.exists() and rows.stat().st_size:
-            raise ValueError(f"{folder} holds results of something else (there is no {_ABOUT}); choose another out")
-        return
+    with writing(rows):
+        if not file.exists():
+            if rows.exists() and (rows.is_dir() or rows.stat().st_size):
+                raise ValueError(f"{folder} holds results of something else (there is no {_ABOUT}); choose another out")
+            return about
     try:
         found = dict(json.loads(file.read_text()))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{file} is damaged ({error}); remove it, or choose another out") from error
-    known, contents = found.get("contents", {}), about["contents"]
-    about["contents"] = {**known, **contents}
+        known = dict(found.get("contents", {}))
+    except (ValueError, TypeError, OSError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"{file} is damaged ({reason}); mend it, or choose another out") from error
+    contents = about["contents"]
     changed = [name for name in contents if known.get(name, contents[name]) != contents[name]]
     if changed:
         raise ValueError(
@@ -267,3 +274,4 @@ def _refuse_others(folder: Path, about: dict[str, Any]) -> None:
                 f"{folder} holds another comparison: found {name} {checks.shown(found.get(name))}, expected "
                 f"{checks.shown(about[name])}; choose another out"
             )
+    return {**about, "contents": {**known, **contents}}

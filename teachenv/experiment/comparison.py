@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from teachenv import checks
 from teachenv.experiment import comparison_report
 from teachenv.experiment.cases import Case, Outcome, Reading, Session, Stage
 from teachenv.experiment.comparison_report import Results
@@ -64,6 +65,9 @@ class Effort:
         points: how often a learning teacher is measured.
         students: fresh students of each such measurement.
         final_students: fresh students on the whole pool.
+
+    Raises:
+        ValueError: a number is out of range.
     """
 
     student_steps: int
@@ -72,6 +76,15 @@ class Effort:
     points: int
     students: int
     final_students: int
+
+    def __post_init__(self) -> None:
+        """Checks the numbers: a wrong one would be met hours later."""
+        least = {"student_steps": 0, "parallel": 1, "points": 1, "students": 1, "final_students": 1}
+        for name, number in least.items():
+            checks.integer(name, getattr(self, name), number)
+        for place, rung in enumerate(self.rungs):
+            for name, number in {"configurations": 1, "steps": 0, "parallel": 1, "students": 1}.items():
+                checks.integer(f"rungs[{place}].{name}", getattr(rung, name), number)
 
 
 @dataclass(frozen=True, kw_only=True)

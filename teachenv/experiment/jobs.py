@@ -139,6 +139,8 @@ def make_backend(name: str, workers: int | None = None, address: str | None = No
     """
     if name not in BACKENDS:
         raise unknown_name("backend", name, BACKENDS)
+    if address is not None and not isinstance(address, str):
+        raise ValueError(f"address must be None or a text, found {checks.shown(address)}")
     if workers is not None:
         workers = checks.integer("workers", workers, least=1)
     if address is not None and name != "ray":
@@ -223,15 +225,35 @@ def answer(label: str, message: bytes, more: Mapping[str, Any] | None = None) ->
         return pickled(failure(label, error, "its value cannot be sent: "))
 
 
-CANNOT_BE_SENT = "it cannot be sent: "
-
-
 def message(job: Job, arguments: Mapping[str, Any]) -> bytes | Failure:
     """What is sent to where the job shall run."""
     try:
         return pickled((_torch_settings(), job.function, arguments, job.threads))
     except Exception as error:
-        return failure(job.label, error, CANNOT_BE_SENT)
+        return not_sent(job, error)
+
+
+def not_sent(job: Job, error: Exception) -> Failure:
+    """What a job gives of which some part cannot be pickled, or not be written down where it is shared."""
+    if isinstance(error, OSError):
+        return failure(job.label, error, "it cannot be sent: ")
+    parts: dict[str, Any] = {"function": job.function, **job.arguments}
+    found = (name for name, value in parts.items() if not _can_be_pickled(value))
+    reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    refused = ValueError(
+        f"its {next(found, 'arguments')} cannot be sent to another process: {reason}; make open files, locks, "
+        "generators and the like where they are used, or choose the backend inline"
+    )
+    refused.__cause__ = error
+    return failure(job.label, refused)
+
+
+def _can_be_pickled(value: Any) -> bool:
+    try:
+        pickled(value.value if isinstance(value, Shared) else value)
+    except Exception:
+        return False
+    return True
 
 
 def _torch_settings() -> tuple[torch.dtype, str, bool, bool]:

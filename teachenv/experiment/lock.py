@@ -83,7 +83,7 @@ def _locked(beside: Path, path: Path) -> int:
                 raise
             raise InUse(
                 f"{path} is in use by {other}, expected one run for a folder; wait for it, end it, or choose another "
-                "folder with --out"
+                "folder (out)"
             ) from None
         os.close(file)
 

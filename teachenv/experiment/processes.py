@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -28,14 +29,13 @@ import cloudpickle  # type: ignore[import-untyped]
 import torch
 
 from teachenv.experiment.jobs import (
-    CANNOT_BE_SENT,
     Failure,
     Job,
     Parcel,
     Shared,
     arguments_of,
-    failure,
     message,
+    not_sent,
     received,
 )
 from teachenv.experiment.worker import ENDING
@@ -59,8 +59,8 @@ class Processes:
         self._waiting: deque[Job] = deque()
         self._ended: deque[tuple[Job, Any]] = deque()
         self._workers: list[_Worker] = []
-        # Only this user may look into it.
-        self._folder = Path(tempfile.mkdtemp(prefix="teachenv-"))
+        # Made for the first shared value, when there are processes that remove it if this one is killed.
+        self._folder = _unmade_folder()
         self._stored: dict[Shared, _Stored] = {}
 
     def submit(self, job: Job) -> None:
@@ -110,14 +110,20 @@ class Processes:
         try:
             arguments = arguments_of(job, self._store, lambda kept: kept.folder, job.folder)
         except Exception as error:  # of a shared value
-            return failure(job.label, error, CANNOT_BE_SENT)
+            return not_sent(job, error)
         return message(job, arguments)
 
     def _store(self, shared: Shared) -> _Stored:
         if shared not in self._stored:
+            self._folder.mkdir(mode=0o700, exist_ok=True)  # only this user may look into it
             path = self._folder / str(len(self._stored))
-            with path.open("wb") as file:
-                cloudpickle.dump(shared.value, file)
+            try:
+                with path.open("wb") as file:
+                    cloudpickle.dump(shared.value, file)
+            except OSError as error:
+                if error.errno is None or error.filename is not None:
+                    raise
+                raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk, say
             self._stored[shared] = _Stored(path)
         return self._stored[shared]
 
@@ -164,18 +170,22 @@ def alone(function: Callable[..., Any], /, **arguments: Any) -> Any:
     sent = message(job, arguments)
     if isinstance(sent, Failure):
         raise sent.error or ValueError(sent.reason)
-    with tempfile.TemporaryDirectory(prefix="teachenv-") as folder:
-        worker = _Worker(Path(folder), os.environ)
-        try:
-            worker.begin(job, sent)
-            while not worker.has_ended():
-                wait([worker.pipe], _SECONDS_BETWEEN_LOOKS)
-            result = worker.result()
-        finally:
-            _end([worker])
+    worker = _Worker(_unmade_folder(), os.environ)  # nothing is shared
+    try:
+        worker.begin(job, sent)
+        while not worker.has_ended():
+            wait([worker.pipe], _SECONDS_BETWEEN_LOOKS)
+        result = worker.result()
+    finally:
+        _end([worker])
     if not isinstance(result, Failure):
         return result
     raise result.error or ChildProcessError(result.reason)
+
+
+def _unmade_folder() -> Path:
+    """A folder for temporary files, of which there is no other of the same name; whoever needs it makes it."""
+    return Path(tempfile.gettempdir(), f"teachenv-{secrets.token_hex(8)}")
 
 
 def usable_cores() -> int:

@@ -25,7 +25,6 @@ from typing import Any
 import cloudpickle  # type: ignore[import-untyped]
 
 from teachenv.experiment.jobs import (
-    CANNOT_BE_SENT,
     Failure,
     Job,
     Kept,
@@ -35,6 +34,7 @@ from teachenv.experiment.jobs import (
     arguments_of,
     failure,
     message,
+    not_sent,
     pickled,
     received,
 )
@@ -133,7 +133,7 @@ class Ray:
             folder = None if job.folder is None else _Folder(self._folders, job.folder.absolute(), self._node)
             arguments = arguments_of(job, self._store, self._keep, folder)
         except Exception as error:
-            return failure(job.label, error, "" if isinstance(error, ValueError) else CANNOT_BE_SENT)
+            return failure(job.label, error) if isinstance(error, ValueError) else not_sent(job, error)
         parcels = {name: value for name, value in arguments.items() if isinstance(value, Parcel)}
         sent = message(job, {name: value for name, value in arguments.items() if name not in parcels})
         return sent if isinstance(sent, Failure) else (sent, parcels)
@@ -166,6 +166,8 @@ def _connect(workers: int | None, address: str | None) -> None:
     try:
         if address != "auto":
             host, _, port = address.rpartition(":")
+            if not host or not port.isdigit():
+                raise ValueError('expected "auto" or "HOST:PORT", such as "10.0.0.1:6379"')
             socket.create_connection((host, int(port)), _SECONDS_TO_CONNECT).close()  # Ray itself tries for minutes
         _init(address)
     except Exception as error:

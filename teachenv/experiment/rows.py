@@ -3,14 +3,15 @@
 A benchmark writes nothing but rows while it runs; its tables and figures are made from the rows alone, so they can be
 made again without running anything::
 
-    results = ResultsFile(folder / "results.jsonl")  # fails here, before any work, if nothing can be written there
-    session = Session(results, backend)
-    session.perform(cases)  # see `teachenv.experiment.cases`: what has rows already is left out
-    report(results.rows()).write(folder)
+    with ResultsFile(folder / "results.jsonl") as results:  # fails here, before any work, if nothing can be written
+        session = Session(results, backend)
+        session.perform(cases)  # see `teachenv.experiment.cases`: what has rows already is left out
+        report(results.rows()).write(folder)
 """
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import math
@@ -23,11 +24,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
-from teachenv.experiment.lock import InUse, lock
+from teachenv.experiment.lock import InUse, Lock, lock
 from teachenv.files import whole_file
 
 _Key: TypeAlias = tuple[str, str, str, str, str, int, str]
 _Identity: TypeAlias = tuple[_Key, str, int]
+
+# Of each line.
+_BEGINNING = b'{"benchmark":'
 
 
 class OutputNotWritable(OSError):
@@ -142,7 +146,7 @@ class ResultsFile:
     student, method, seed, config, metric and student steps) replace the older ones in `rows`; the file keeps both.
 
     Only one process may have the file open for writing (see `teachenv.experiment.lock`): workers hand their rows to it.
-    Another one is refused for as long as this object, or another of the same file in this process, is alive.
+    Another one is refused until this object, and all others of the same file in this process, are closed or gone.
 
     Args:
         path: The file, usually ``DIR/results.jsonl``. It is made by the first `append`.
@@ -155,12 +159,14 @@ class ResultsFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        with _writing(self.path):
+        with writing(self.path):
+            folders = (self.path.parent, *self.path.parent.parents)
+            self._made = [folder for folder in folders if not folder.exists()]
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.path.parent):
                 pass  # tables and figures will need new files in the folder
             # Before anything is read: the end of a row that is just being written looks torn.
-            self._lock = lock(self.path)
+            self._lock: Lock | None = lock(self.path)
             if self.path.exists():
                 with self.path.open("r+b") as file:
                     _mend_last_line(file.fileno(), self.path)
@@ -169,6 +175,23 @@ class ResultsFile:
         if self.path.exists():
             self._remember(read_rows(self.path))
 
+    def close(self) -> None:
+        """Lets other processes write to the file: this object still has its rows, but takes no more.
+
+        That does not wait until the object is gone, since a traceback that a notebook shows keeps it alive. A folder
+        that was made for the file, and into which nothing has been written, is removed.
+        """
+        self._lock = None
+        with contextlib.suppress(OSError):
+            for folder in self._made:
+                folder.rmdir()
+
+    def __enter__(self) -> "ResultsFile":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
     def append(self, rows: Iterable[Row]) -> None:
         """Add rows to the end of the file, on disk when this returns.
 
@@ -176,12 +199,15 @@ class ResultsFile:
 
         Raises:
             OutputNotWritable: If the write failed, for example on a full disk; none of the rows are then in the file.
+            ValueError: If the file is closed.
         """
+        if self._lock is None:
+            raise ValueError(f"{self.path} is closed, expected an open one to append rows to; open it again")
         rows = list(rows)
         data = "".join(f"{row.to_json()}\n" for row in rows).encode()
         if not data:
             return
-        with _writing(self.path):
+        with writing(self.path):
             file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
             try:
                 start = os.fstat(file).st_size
@@ -299,7 +325,7 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None
     Raises:
         OutputNotWritable: If it could not be written; the old file, if any, is unchanged.
     """
-    with _writing(Path(path)), whole_file(path) as partial:
+    with writing(Path(path)), whole_file(path) as partial:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
@@ -322,8 +348,8 @@ def _mend_last_line(file: int, path: Path) -> None:
     """Bring a file to end with a whole line, whatever a crash left."""
     data = path.read_bytes()
     whole, _, last = data.rpartition(b"\n")
-    if not last:
-        return
+    if not last or not _begins_a_row(last):
+        return  # in the latter case it is not of this library, and `read_rows` refuses the file as it is
     try:
         Row.from_json(last)
     except (ValueError, RecursionError):
@@ -343,13 +369,19 @@ def _mend_last_line(file: int, path: Path) -> None:
         os.fsync(file)
 
 
+def _begins_a_row(line: bytes) -> bool:
+    """Whether a crash may have left this of a row; zeros are what some file systems leave of a lost block."""
+    found = line.replace(b" ", b"")
+    return _BEGINNING.startswith(found[: len(_BEGINNING)]) or not line.strip(b"\0")
+
+
 def _shortened(line: bytes, length: int = 60) -> str:
     text = line.decode(errors="replace")
     return repr(text if len(text) <= length else f"{text[:length]}...")
 
 
 @contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
     """Turn whatever goes wrong with a file into one message that says what to do."""
     try:
         yield
@@ -359,8 +391,14 @@ def _writing(path: Path) -> Iterator[None]:
         raise OutputNotWritable(
             f"cannot write {path}: {error.filename} is a file, expected a folder; choose another folder"
         ) from error
-    except OSError as error:
+    except IsADirectoryError as error:
         raise OutputNotWritable(
-            f"cannot write {path}: {error.strerror or error}; "
-            "make its folder writable, free some space, or choose another folder"
+            f"cannot write {path}: it is a folder, expected a file; remove it, or choose another folder"
         ) from error
+    except OSError as error:
+        advice = _ADVICE.get(error.errno, "make its folder writable, free some space, or choose another folder")
+        raise OutputNotWritable(f"cannot write {path}: {error.strerror or error}; {advice}") from error
+
+
+# Where neither rights nor space would help.
+_ADVICE: dict[int | None, str] = {errno.ENAMETOOLONG: "choose a shorter one"}

@@ -16,6 +16,10 @@ from teachenv.experiment.methods import Candidate, Method
 from teachenv.teaching import Teaching
 from teachenv.vector_env import TeachVectorEnv
 
+# What a teacher must have, and one that learns beside it.
+_TEACHES = ("predict",)
+_LEARNS = ("predict", "learn", "env", "num_timesteps")
+
 
 @dataclass(frozen=True)
 class Configuration:
@@ -103,14 +107,27 @@ class Setting:
         return OneByOne(method.wrapper(self.make_single(method, configuration, **more)), count)
 
     def teacher(self, method: Method, configuration: Configuration, seed: int, parallel: int) -> Any:
-        """A method's teacher, untrained, in an environment of `parallel` students; None: the method has no teacher."""
+        """A method's teacher, untrained, in an environment of `parallel` students; None: the method has no teacher.
+
+        Raises:
+            ValueError: what the method makes is no teacher.
+        """
         if method.make is None:
             return None
         options = candidate_of(method, configuration).teacher
         if method.wrapper is not None:
-            env = self.make_single(method, configuration)
-            return method.make(env, seed, {**options, "students_per_update": parallel})
-        return method.make(self.make(parallel, method, configuration), seed, options)
+            env: Any = self.make_single(method, configuration)
+            options = {**options, "students_per_update": parallel}
+        else:
+            env = self.make(parallel, method, configuration)
+        made = method.make(env, seed, options)
+        needed = _LEARNS if method.learns else _TEACHES
+        if lacking := [name for name in needed if not hasattr(made, name)]:
+            raise ValueError(
+                f"the method makes a {type(made).__name__} without {' and '.join(lacking)}, expected a teacher with "
+                f"{', '.join(needed)}, as Stable-Baselines3's algorithms have them"
+            )
+        return made
 
     def _made(self, options: Mapping[str, Any]) -> TeachEnv:
         assert self.env is not None

@@ -143,7 +143,7 @@ def _teach_together(
     ended, curve, sizes = _Ended(env, splits), [float(infos["objective"].mean())], []
     neutral = env.teaching.neutral_action.expand(env.num_envs, -1).cpu().numpy()
     for number in range(env.teaching.actions):
-        actions = neutral if teacher is None else teacher.predict(observation, deterministic=True)[0]
+        actions = neutral if teacher is None else _action(teacher, observation)
         sizes.append(float(np.abs(actions).mean()))
         observation, _, over, _, infos = env.step(actions)
         curve.append(ended.step(over, infos))
@@ -155,6 +155,17 @@ def _teach_together(
         float(np.mean(sizes)),
         int(ended.diverged.sum()),
     )
+
+
+def _action(teacher: Any, observation: Any) -> np.ndarray:
+    found = teacher.predict(observation, deterministic=True)
+    if not isinstance(found, tuple):
+        raise ValueError(
+            f"{type(teacher).__name__}.predict returned a {type(found).__name__}, expected the pair (actions, state), "
+            "as Stable-Baselines3's algorithms give it; the state may be None"
+        )
+    action: np.ndarray = found[0]
+    return action
 
 
 class _Ended:
@@ -196,7 +207,7 @@ def _teach_one_by_one(
         observation, info = env.reset(seed=seed + number)
         curve, over = [info["objective"]], False
         while not over:
-            action = neutral if teacher is None else teacher.predict(observation, deterministic=True)[0]
+            action = neutral if teacher is None else _action(teacher, observation)
             sizes.append(float(np.abs(action).mean()))
             observation, _, terminated, truncated, info = env.step(action)
             over = terminated or truncated

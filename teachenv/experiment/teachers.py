@@ -71,7 +71,10 @@ def learned(
 
 def steps_per_action(teacher: Any) -> int:
     """Student steps for each step of a teacher's environment."""
-    steps: int = teacher.env.get_attr("teaching")[0].settings.steps_per_action
+    env = teacher.env
+    # SB3 wraps environments that are none of its own.
+    teaching = env.get_attr("teaching")[0] if hasattr(env, "get_attr") else env.unwrapped.teaching
+    steps: int = teaching.settings.steps_per_action
     return steps
 
 

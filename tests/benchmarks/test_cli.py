@@ -220,6 +220,16 @@ def test_an_unknown_name_is_one_line_that_helps(toy, arguments, message, capsys)
     assert message in captured.err
 
 
+@pytest.mark.parametrize("other", ["results.jsonl", "comparison.json"])
+def test_a_folder_with_results_of_something_else_is_refused_and_left_as_it_is(other, tmp_path):
+    shipped = Path(importlib.import_module("benchmarks").__file__).parent / "results" / "throughput" / "results.jsonl"
+    content = shipped.read_bytes() if other == "results.jsonl" else b"{}"
+    (tmp_path / other).write_bytes(content)
+    with pytest.raises(ValueError, match=r"holds results of .*, expected those of losses; choose another .* --out$"):
+        CommonOptions(out=tmp_path).execute("losses", [], lambda rows: pytest.fail("a report was made"))
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [(other, content)]
+
+
 @pytest.mark.parametrize("error", [ValueError("two\n  lines"), PermissionError(13, "two lines", "file"), OSError()])
 def test_errors_of_the_user_are_one_line_and_code_two(toy, monkeypatch, capsys, error):
     monkeypatch.setattr(toy, "run", failing_with(error))

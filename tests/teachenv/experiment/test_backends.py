@@ -170,10 +170,37 @@ def test_what_cannot_be_sent_is_a_failure_of_its_job(processes):
     )
     assert found.pop("fine") == 1
     assert {label: failure.reason.split(": ")[0] for label, failure in found.items()} == {
-        "there": "it cannot be sent",
-        "shared": "it cannot be sent",
+        "there": "its function cannot be sent to another process",
+        "shared": "its data cannot be sent to another process",
         "back": "its value cannot be sent",
     }
+
+
+def test_nothing_is_made_for_values_that_processes_share_before_there_are_processes(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with make_backend("processes", workers=1) as backend:
+        backend.submit(Job("sum", sum, {"iterable": Shared([1, 2])}))
+        assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_shared_value_is_pickled_and_read_once_however_many_jobs_take_it(processes, tmp_path):
+    class Counted:
+        def __getstate__(self):
+            self.note("written")
+            return {}
+
+        def __setstate__(self, state):
+            self.note("read")
+
+        def note(self, what, folder=str(tmp_path)):
+            with open(f"{folder}/{what}", "a") as file:
+                file.write(f"{os.getpid()}\n")
+
+    value = Shared(Counted())
+    found = values(processes, *(Job(str(number), lambda _: os.getpid(), {"_": value}) for number in range(6)))
+    assert (tmp_path / "written").read_text().split() == [str(os.getpid())]
+    assert sorted((tmp_path / "read").read_text().split()) == sorted(map(str, {*found.values()}))
 
 
 # A user's script: it has no `if __name__ == "__main__":`, and defines what it sends itself.

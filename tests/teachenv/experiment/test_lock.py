@@ -46,7 +46,9 @@ def test_a_second_process_is_refused_in_a_line_that_names_the_first(tmp_path: Pa
     path = tmp_path / "results.jsonl"
     with another_process(path) as other:
         for _ in range(2):
-            with pytest.raises(InUse, match=rf"in use by process {other.pid} \(.*\), expected .*; .*--out$") as caught:
+            with pytest.raises(
+                InUse, match=rf"in use by process {other.pid} \(.*\), expected .* another folder \(out\)$"
+            ) as caught:
                 ResultsFile(path)
             assert "\n" not in str(caught.value)
         assert not path.exists()
@@ -77,6 +79,17 @@ def test_within_a_process_all_share_the_lock_until_the_last_is_gone(tmp_path: Pa
     assert [file.name for file in tmp_path.iterdir()] == [".results.jsonl.lock"]
     del second
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_closed_file_is_free_whoever_still_has_it_and_takes_no_more_rows(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "folder"
+    with ResultsFile(folder / "results.jsonl") as first, ResultsFile(folder / "results.jsonl") as second:
+        second.close()
+        assert [file.name for file in folder.iterdir()] == [".results.jsonl.lock"]
+    assert list(tmp_path.iterdir()) == []  # of folders that were made for nothing, nothing is left
+    for closed in (first, second):
+        with pytest.raises(ValueError, match="is closed, expected an open one"):
+            closed.append([])
 
 
 def test_a_file_system_without_locks_is_used_with_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,6 +145,30 @@ def test_a_file_with_nothing_but_a_torn_line_becomes_empty(tmp_path):
     assert read_rows(path) == []
 
 
+@pytest.mark.parametrize("last", ["my notes, without an end of line", '{"mine": "the only copy"}', "{garbage", "0"])
+@pytest.mark.parametrize("before", ["", "row"])
+def test_a_last_line_that_no_row_begins_with_is_refused_and_left_as_it_is(tmp_path, before, last):
+    path = tmp_path / "results.jsonl"
+    path.write_text((f"{a_row().to_json()}\n" if before else "") + last)
+    content = path.read_bytes()
+    with pytest.raises(MalformedResults, match=f"line {2 if before else 1}: expected one row as JSON"):
+        ResultsFile(path)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("what", ["file", "long", "folder"])
+def test_where_there_can_be_no_results_is_said_in_one_line(tmp_path, what):
+    says = {"file": "is a file, expected a folder", "long": "choose a shorter one", "folder": "expected a file; remove"}
+    folder = tmp_path / (300 * "x" if what == "long" else "out")
+    if what == "file":
+        folder.write_text("mine")
+    if what == "folder":
+        (folder / "results.jsonl").mkdir(parents=True)
+    with pytest.raises(OutputNotWritable, match=says[what]) as caught:
+        ResultsFile(folder / "results.jsonl")
+    assert "\n" not in str(caught.value)
+
+
 def test_a_last_line_that_lacks_only_its_end_is_kept(tmp_path):
     path = tmp_path / "results.jsonl"
     path.write_text(a_row(seed=0).to_json())

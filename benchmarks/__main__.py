@@ -50,29 +50,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name not in BENCHMARKS:
         print("error:", _unknown(name), file=sys.stderr)
         return 2
-    entry = BENCHMARKS[name]
-    module_name, _, class_name = entry.options.partition(":")
     from teachenv.experiment.command import ended
 
-    return ended(lambda: _run(name, module_name, class_name, rest))
+    return ended(lambda: _run(name, rest))
 
 
-def _run(name: str, module_name: str, class_name: str, rest: Sequence[str]) -> None:
+def _run(name: str, rest: Sequence[str]) -> None:
     import tyro
 
     entry = BENCHMARKS[name]
+    module_name, _, class_name = entry.options.partition(":")
     module = importlib.import_module(module_name)
-    made = getattr(module, class_name)
+    options_class = getattr(module, class_name)
     # What the parser builds checks nothing: it would put the one line of an error into a box of many.
-    unchecked = type(class_name, (made,), {"__module__": made.__module__, "__post_init__": lambda self: None})
+    attributes = {"__module__": options_class.__module__, "__post_init__": lambda self: None}
+    unchecked = type(class_name, (options_class,), attributes)
     parsed: Any = tyro.cli(unchecked, prog=f"{_PROGRAM} {name}", description=_description(entry), args=rest)
-    module.run(made(**vars(parsed)))
+    module.run(options_class(**vars(parsed)))
 
 
 def _unknown(name: str) -> str:
     if not name or name.startswith("-"):
-        found = f"found {name!r}" if name else "found nothing"
-        return f"{found}, expected the name of a benchmark first; list them with {_PROGRAM} --help"
+        given = f"found {name!r}" if name else "found nothing"
+        return f"{given}, expected the name of a benchmark first; list them with {_PROGRAM} --help"
     near = difflib.get_close_matches(name.lower().replace("-", "_"), BENCHMARKS, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"expected one of: {', '.join(BENCHMARKS)}."
     return f"found no benchmark {name!r}; {hint} {_PROGRAM} --help describes them"

@@ -56,7 +56,7 @@ def learning(algorithm: type, options: Mapping[str, Any], policy: str = "Attenti
         policy: name of the actor's.
         **more: of the `Method`.
     """
-    found = candidates(algorithm.__name__, options, of_teacher=options_of(algorithm))
+    found = candidates(algorithm.__name__, options, teacher_options=options_of(algorithm))
     return Method(found, decaying(algorithm, policy), learns=True, **more)
 
 

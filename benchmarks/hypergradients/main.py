@@ -25,13 +25,13 @@ class Size:
 
     Attributes:
         seeds: repetitions.
-        turns: of contenders and plain training, at the least.
-        seconds: that turns take on each training, at the least.
-        students: that are trained, unless ``--students`` says otherwise.
-        contenders: that differentiate, unless ``--contenders`` says otherwise.
-        part: of the usual length of each training, in percent.
+        turns: the least number of turns that contenders and plain training take.
+        seconds: the least time that turns take on each training.
+        students: what is trained, unless ``--students`` says otherwise.
+        contenders: what differentiates, unless ``--contenders`` says otherwise.
+        part: how long the trainings of the first part are, in percent of their usual length.
         lengths: T of the second part, ascending.
-        batches: of the third part.
+        batches: names in `BATCHES`, the third part.
     """
 
     seeds: int
@@ -150,8 +150,8 @@ def _times(options: Options, trainings: Sequence[Training], session: Session) ->
         names = [n for n in _missing(options, training, session) if not _failure(options, training, n, session)]
         if names:
             turns, seconds = (size.turns, size.seconds) if training.task == "usual" else (1, 0.0)
-            more = {"contenders": names, "turns": turns, "seconds": seconds}
-            cases.append(_case(options, training, names[0], more, measure.times, "time_ratio"))
+            arguments = {"contenders": names, "turns": turns, "seconds": seconds}
+            cases.append(_case(options, training, names[0], arguments, measure.times, "time_ratio"))
     return cases
 
 
@@ -161,7 +161,7 @@ def _missing(options: Options, training: Training, session: Session) -> list[str
     return [
         name
         for name in options.size.contenders
-        if not session.results.done(**_case(options, training, name).identity, metrics=["time_ratio"])
+        if not session.results.done(_case(options, training, name).identity, ["time_ratio"])
         and not any(_failure(options, other, name, session) for other in shorter)
     ]
 

@@ -41,8 +41,8 @@ def memory(contender: str, training: tuple[str, int, int], limit: int | None, er
         return _failed(reason.splitlines()[0] if reason else type(failure).__name__, training)
     values = {} if grown is None else {"extra_bytes": float(grown)}
     if error:
-        wanted = _reference(*training)
-        values["relative_error"] = float((gradient.double() - wanted).norm() / wanted.norm())
+        expected = _reference(*training)
+        values["relative_error"] = float((gradient.double() - expected).norm() / expected.norm())
         if not math.isfinite(values["relative_error"]):
             return _failed("its gradient is not finite", training)
     return Outcome(values=values, student_steps=training[1], seconds=0.0)
@@ -65,8 +65,7 @@ def differentiated(
 
 @functools.cache
 def _reference(student: str, steps: int, seed: int) -> torch.Tensor:
-    found: torch.Tensor = alone(exact, student=student, steps=steps, seed=seed)
-    return found
+    return alone(exact, student=student, steps=steps, seed=seed)
 
 
 def exact(student: str, steps: int, seed: int) -> torch.Tensor:
@@ -86,10 +85,12 @@ def times(
         seconds: how long turns are taken at least.
         folder: is not used.
     """
-    found = alone(in_turn, contenders=contenders, training=training, turns=turns, seconds=seconds)
+    measured = alone(in_turn, contenders=contenders, training=training, turns=turns, seconds=seconds)
     first, *others = (
         Outcome(
-            values={"time_ratio": found.ratio(name, "plain")}, student_steps=training[1], seconds=found.median(name)
+            values={"time_ratio": measured.ratio(name, "plain")},
+            student_steps=training[1],
+            seconds=measured.median(name),
         )
         for name in contenders
     )
@@ -116,8 +117,8 @@ class Batch:
 
     Attributes:
         students: how many.
-        steps: of each training.
-        settings: of the environment; see `teachenv.Settings`.
+        steps: student steps in each training.
+        settings: the environment's options; see `teachenv.Settings`.
     """
 
     students: int
@@ -135,8 +136,7 @@ BATCHES: dict[str, Batch] = {
 
 def batched(batch: Batch, seed: int, turns: int, folder: Path) -> Outcome:
     """Hypergradients of many students in one computation, and one after the other."""
-    outcome: Outcome = alone(speedup, batch=batch, seed=seed, turns=turns)
-    return outcome
+    return alone(speedup, batch=batch, seed=seed, turns=turns)
 
 
 def speedup(batch: Batch, seed: int, turns: int) -> Outcome:
@@ -158,9 +158,9 @@ def speedup(batch: Batch, seed: int, turns: int) -> Outcome:
             [meta.hypergradient(p, start, actions[:, i], memory="states").actions for i, (p, start) in pairs], 1
         )
 
-    found, wanted = at_once(), looped()
+    batched_gradients, expected = at_once(), looped()
     times = in_turns({f.__name__: partial(seconds_of, f) for f in (at_once, looped)}, turns, warm_up=False)
-    error = float((found - wanted).norm() / wanted.norm())
+    error = float((batched_gradients - expected).norm() / expected.norm())
     return Outcome(
         values={"speedup": times.ratio("looped", "at_once"), "relative_error": error},
         student_steps=batch.steps,

@@ -50,10 +50,10 @@ class Student:
 
     Attributes:
         build: makes the network.
-        shape: of one input.
+        shape: the shape of one input.
         batch: samples in a minibatch.
-        steps: of its training.
-        learning_rate: of SGD with momentum 0.9.
+        steps: student steps in its training.
+        learning_rate: the rate of SGD with momentum 0.9.
     """
 
     build: Callable[[], nn.Module]

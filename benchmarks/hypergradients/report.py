@@ -33,7 +33,7 @@ def usual(rows: Sequence[Row]) -> list[Section]:
         Column("student", lambda group: group.first.student),
         Column("T", lambda group: str(group.config["steps"])),
         Column("contender", lambda group: group.first.method),
-        Column("time / plain", lambda group: f"failed: {said}" if (said := failed(group)) else time.cell(group)),
+        Column("time / plain", lambda group: f"failed: {reason}" if (reason := failed(group)) else time.cell(group)),
         number("extra memory, MB", "extra_bytes", ",.0f", 1e-6),
         number("relative error", "relative_error", ".1e"),
     ]
@@ -43,8 +43,8 @@ def usual(rows: Sequence[Row]) -> list[Section]:
 
 def failed(group: Group, metric: str = "time_ratio") -> str:
     """Why a contender failed; empty if it did not, or the metric was measured later."""
-    said = [row.data["failed"] for row in group.rows if row.metric == "failed"]
-    return str(said[-1]) if said and not group.values(metric) else ""
+    reasons = [row.data["failed"] for row in group.rows if row.metric == "failed"]
+    return str(reasons[-1]) if reasons and not group.values(metric) else ""
 
 
 def _batches(rows: Sequence[Row]) -> list[Section]:
@@ -62,24 +62,24 @@ def _batches(rows: Sequence[Row]) -> list[Section]:
 
 def _by_length(rows: Sequence[Row], metric: str) -> dict[str, list[tuple[int, float]]]:
     """Of each contender, lengths of trainings and the median over repetitions."""
-    found: dict[str, list[tuple[int, float]]] = {}
+    curves: dict[str, list[tuple[int, float]]] = {}
     for group in grouped(rows, key=lambda row: f"{row.method} {row.config['steps']}"):
-        points, values = found.setdefault(group.first.method, []), group.values(metric)
+        points, values = curves.setdefault(group.first.method, []), group.values(metric)
         if values and not failed(group):
             points.append((int(group.config["steps"]), statistics.median(values.values())))
-    return {name: sorted(points) for name, points in found.items()}
+    return {name: sorted(points) for name, points in curves.items()}
 
 
 def exponents(rows: Sequence[Row]) -> str:
     """The slope of log memory over log T of each contender of ours, by least squares; empty without lengths."""
-    found = []
+    slopes = []
     for contender, points in _by_length(rows, "extra_bytes").items():
         if len(points) > 2:
             steps, sizes = zip(*points, strict=True)
             logarithms = [math.log(s) for s in steps], [math.log(max(1.0, size)) for size in sizes]
             slope = statistics.linear_regression(*logarithms).slope
-            found.append(f"{slope:.2f} ({contender}, T = {steps[0]} to {steps[-1]:,})")
-    return ", ".join(found)
+            slopes.append(f"{slope:.2f} ({contender}, T = {steps[0]} to {steps[-1]:,})")
+    return ", ".join(slopes)
 
 
 def _figure(rows: Sequence[Row]) -> Figure | None:

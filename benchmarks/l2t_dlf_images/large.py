@@ -70,8 +70,7 @@ def cases(benchmark: str, threads: int, **options: Any) -> list[Case]:
 
 def measure(student: str, options: Mapping[str, Any], folder: Path) -> Outcome:
     """See `teach`, in a process of its own."""
-    outcome: Outcome = alone(teach, student=student, options=options)
-    return outcome
+    return alone(teach, student=student, options=options)
 
 
 def teach(student: str, options: Mapping[str, Any]) -> Outcome:

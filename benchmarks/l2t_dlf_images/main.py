@@ -41,10 +41,10 @@ class Part:
     Attributes:
         table: the paper's, 1 (MNIST) or 2 (CIFAR).
         env: a registered id.
-        options: of the environment that teachers learn on.
+        options: the options of the environment that teachers learn on.
         effort: what is spent on it.
-        methods: that the task can have; see `benchmarks.l2t_dlf_images.methods`.
-        final: in which the final students' training differs.
+        methods: names of those that the task can have; see `benchmarks.l2t_dlf_images.methods`.
+        final: the options in which the final students' training differs.
         source: the task whose teachers are used.
         by_default: its methods where none are asked for; None: all; none: all if the task is asked for.
     """
@@ -66,9 +66,9 @@ class Size:
     Attributes:
         effort: what is spent.
         taught: student steps of the episodes that teachers learn on.
-        final: of the final training.
-        actions: in both.
-        options: of the environment.
+        final: student steps of the final training.
+        actions: how many each of the two has.
+        options: further options of the environment.
         train_size: samples that an episode trains on, where the final training has the whole pool: fewer steps then
             make as many passes over them as the final training makes, or more; None: all.
     """
@@ -144,11 +144,11 @@ def _effort(updates: int, horizon: int, students: int, first: float, kept: int, 
     """A budget of whole updates by one student each.
 
     Args:
-        updates: of a gradient teacher.
-        horizon: of its episodes.
-        students: final ones of each seed; the last round of tuning has twice as many.
-        first: part of the final training that the first round of tuning has.
-        kept: configurations of the last round of tuning. It has the whole budget: with two fifths of it, a rate won
+        updates: how many a gradient teacher makes.
+        horizon: student steps of the episodes that it learns on.
+        students: final students of each seed; the last round of tuning has twice as many.
+        first: how long the first round of tuning trains, as a part of the final training.
+        kept: configurations in the last round of tuning. It has the whole budget: with two fifths of it, a rate won
             that was worse at the end.
         tuned: the first round of tuning has 1/tuned of the budget.
     """
@@ -331,18 +331,18 @@ def chosen(options: Options) -> dict[str, Part]:
             _only(parts, "mnist-mlp" if options.table == 1 else "cifar10-resnet8"),
             methods or ("rmd", "l2t-dlf"),
         )
-    found = {}
+    chosen_parts = {}
     for name, part in parts.items():
         default = part.by_default
         if default is None or (not default and name in (options.tasks or ())):
             default = part.methods
-        wanted = default if methods is None else methods
-        kept = tuple(method for method in part.methods if method in wanted)
+        asked = default if methods is None else methods
+        kept = tuple(method for method in part.methods if method in asked)
         if kept and (options.table in (None, part.table)) and (options.tasks is None or name in options.tasks):
-            found[name] = replace(part, methods=kept)
-    if not found:
+            chosen_parts[name] = replace(part, methods=kept)
+    if not chosen_parts:
         raise ValueError("no task of this preset has all that was asked for; leave out --table, --tasks or --methods")
-    return found
+    return chosen_parts
 
 
 def _only(parts: Mapping[str, Part], name: str) -> dict[str, Part]:

@@ -56,7 +56,7 @@ def _of_samples(make: Any, name: str, values: list[float], **more: Any) -> Metho
         "dev_measured": 250,
         name: values,
     }
-    return Method(candidates(name, options, of_teacher=[name]), make, wrapper=meta.DataTeaching, **more)
+    return Method(candidates(name, options, teacher_options=[name]), make, wrapper=meta.DataTeaching, **more)
 
 
 def methods(rates: tuple[float, ...]) -> dict[str, Method]:

@@ -22,8 +22,8 @@ class Label(NamedTuple):
     """A row of Φ that figure 4 shows.
 
     Attributes:
-        name: of the class.
-        number: of the class.
+        name: what the class is called.
+        number: the class's index.
         similar: classes that are often taken for it.
         dissimilar: classes that are not.
     """
@@ -76,9 +76,9 @@ def reaching(group: Group) -> str:
     ddpg = group.beside.get("ddpg")
     if ddpg is None or not learns(group) or objective(group) != objective(ddpg):
         return ""
-    found, other = (dict(zip(*_mean(of), strict=True)) for of in (group, ddpg))
-    spent = max(other)
-    reached = [steps for steps, value in found.items() if value >= other[spent]]
+    values, ddpg_values = (dict(zip(*_mean(teacher), strict=True)) for teacher in (group, ddpg))
+    spent = max(ddpg_values)
+    reached = [steps for steps, value in values.items() if value >= ddpg_values[spent]]
     return f"{min(reached):,.0f} ({min(reached) / spent:.0%})" if reached else "not reached"
 
 
@@ -107,22 +107,22 @@ def chosen_rows(results: Results, task: str) -> Figure | None:
     groups = {group.name: group for group in results.tasks[task]}
     labels = LABELS.get(results.tasks[task][0].first.dataset.split("-")[0])
     teachers = [groups[name] for name in ("rmd", "rmd:generalized", "l2t-dlf") if name in groups]
-    found = {g.name: d for g in teachers for d in [_coefficients(g)] if d}
-    if labels is None or not found:
+    coefficients = {g.name: d for g in teachers for d in [_coefficients(g)] if d}
+    if labels is None or not coefficients:
         return None
     lines = {}
-    for name, data in found.items():
+    for name, data in coefficients.items():
         changes = np.asarray(data["coefficients"]) - np.eye(len(data["coefficients"][0]))
         lines[f"{name}\nstudent step"] = [
             (f"label {label.name}", changes[:, label.number, list(label.others.values())]) for label in labels
         ]
-    shown = next(iter(found.values()))["actions_at"]
+    steps = next(iter(coefficients.values()))["actions_at"]
 
     def finish(axis: Any, column: int) -> None:
         label = labels[column]
         axis.axvline(len(label.similar) - 0.5, color="black", linewidth=1)
         axis.set_xticks(range(len(label.others)), list(label.others), fontsize=8)
-        axis.set_yticks(range(len(shown)), [str(step) for step in shown], fontsize=8)
+        axis.set_yticks(range(len(steps)), [str(step) for step in steps], fontsize=8)
 
     title = f"{task}: Φ of a label between it and similar (left) and dissimilar classes"
     return figures.heat_maps(lines, title, (3.6, 2.9), finish, aspect="auto")

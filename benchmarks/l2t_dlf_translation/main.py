@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
@@ -21,12 +22,12 @@ class Size(NamedTuple):
     """What a preset fixes.
 
     Attributes:
-        setting: of the first student.
+        setting: what all methods share, for the first student.
         students: names in `NETWORKS`.
         warm_rates: by student, where it is another than the setting's.
         rates: after the warm start, of which the dev split chooses one for each method.
         seeds: repetitions.
-        methods: those that are run unless the command says otherwise; None: all.
+        methods: names of those that are run unless the command says otherwise; None: all.
     """
 
     setting: Setting
@@ -98,10 +99,10 @@ class Bench:
     """What is run, stage by stage.
 
     Attributes:
-        settings: of the students, by name.
-        students: that are asked for.
-        methods: likewise.
-        rates: of which the dev split chooses one for each method.
+        settings: each student's setting, by its name.
+        students: names of those that are run.
+        methods: names of those that are run.
+        rates: learning rates, of which the dev split chooses one for each method.
         seeds: repetitions.
         dataset: what the data really is.
     """
@@ -192,8 +193,11 @@ class Bench:
 
     def report(self, rows: list[Row]) -> Report:
         """All that the folder has of this preset, whatever rates were chosen."""
-        shown = [self.case(student, name, 0.0, 0, final=True).identity for student in self.settings for name in METHODS]
-        return report.make(agreeing(rows, [one | {"config": _without(one["config"], {"rate"})} for one in shown]))
+        shown = []
+        for student, name in itertools.product(self.settings, METHODS):
+            identity = self.case(student, name, 0.0, 0, final=True).identity
+            shown.append(identity | {"config": _without(identity["config"], {"rate"})})
+        return report.make(agreeing(rows, shown))
 
 
 def _without(options: Mapping[str, Any], names: set[str]) -> dict[str, Any]:

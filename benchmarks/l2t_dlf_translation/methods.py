@@ -21,7 +21,7 @@ class Method:
         environment: the loss, of methods that train in the environment.
         sequence: the loss of whole translations, of those that do not.
         teacher: who decides the environment's actions; None: the zero action.
-        options: of the sequence loss or of the teacher.
+        options: the options of the sequence loss or of the teacher.
         tuned_as: the method whose learning rate it takes over, if it is not tuned itself.
         trains: whether the student does anything after its warm start.
     """

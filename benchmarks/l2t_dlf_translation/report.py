@@ -35,9 +35,9 @@ def make(rows: Sequence[Row]) -> Report:
     """The report."""
     final = [row for row in rows if row.config["stage"] == "training" and row.method in METHODS]
     parts = tables.by(final, lambda row: (row.task, row.student))
-    sections = [section for (task, student), own in parts.items() for section in _sections(task, student, own)]
+    sections = [section for (task, student), part in parts.items() for section in _sections(task, student, part)]
     # By student, as the tables are.
-    ordered = [row for own in parts.values() for group in grouped(own, METHODS) for row in group.rows]
+    ordered = [row for part in parts.values() for group in grouped(part, METHODS) for row in group.rows]
     drawn = {"bleu": partial(_bars, parts), "coefficients": partial(_coefficients, ordered)}
     captions = {"bleu": "Test BLEU of each method", "coefficients": "Coefficients of tokens along the training"}
     return Report("L2T-DLF: taught losses for translation", sections, drawn, rows, captions)

@@ -23,6 +23,7 @@ from teachenv.bleu import corpus_bleu, corpus_signature, references, texts
 from teachenv.checkpoints import going_on_from
 from teachenv.decoding import beam, translated
 from teachenv.env import TeachEnv
+from teachenv.experiment import loop
 from teachenv.experiment.cases import Outcome
 from teachenv.experiment.precision import matmuls
 from teachenv.experiment.setting import OneByOne
@@ -67,17 +68,17 @@ class Setting:
     Attributes:
         student: a name in `NETWORKS`.
         data: options of the environment about data, and its dev split.
-        dropout: of the student.
-        warm_steps: of the warm start.
+        dropout: the student's.
+        warm_steps: student steps of the warm start.
         warm_batch: its minibatches.
         warm_rate: its learning rate, of Adam; it decays linearly.
-        steps: after the warm start.
-        steps_per_action: of teachers.
-        batch_size: after the warm start.
+        steps: student steps after the warm start.
+        steps_per_action: student steps under each action of a teacher.
+        batch_size: translations in a minibatch after the warm start.
         teacher_students: trainings of other students that a teacher learns from.
         teacher_rate: learning rate of RMD.
         critic_steps: first steps of the actor-critic in which the critic learns alone.
-        data_root: of the data.
+        data_root: the folder of the data sets; None: the usual places.
     """
 
     student: str
@@ -119,7 +120,7 @@ class Started:
 
     Attributes:
         student: a name in `NETWORKS`.
-        dropout: of it.
+        dropout: the student's.
         path: what `warm_up` kept.
     """
 
@@ -133,10 +134,10 @@ class Started:
         with going_on_from(self.path):
             kept = checkpoints.load(self.path, _START)
             shape = (2 * kept["length"],)
-            made = make_student(name, shape, kept["words"], {**options, "dropout": self.dropout})()
-            made.load_state_dict(kept["network"])
-        assert isinstance(made, Translator)
-        return made
+            student = make_student(name, shape, kept["words"], {**options, "dropout": self.dropout})()
+            student.load_state_dict(kept["network"])
+        assert isinstance(student, Translator)
+        return student
 
 
 @dataclass
@@ -169,8 +170,8 @@ def warm_up(setting: Setting, seed: int, folder: Path) -> None:
     """Trains a student by cross-entropy.
 
     Args:
-        setting: see there.
-        seed: of split, minibatches and initialisation.
+        setting: what all methods share.
+        seed: decides split, minibatches and initialisation.
         folder: where it is kept; an interrupted training goes on from a file beside it.
     """
     name, options = NETWORKS[setting.student]
@@ -184,44 +185,56 @@ def warm_up(setting: Setting, seed: int, folder: Path) -> None:
         loss="diagonal",
     )
     env.reset(seed=START_SEED + seed)
-    half = folder / "half"
-    state, episode, dynamics = env.student, env.episode, env.dynamics
-    if half.exists():
-        state = _read_half(half, state)
-    neutral = env.teaching.neutral_action
+    warming, half = _WarmUp(env), folder / "half"
     with matmuls("medium"):
-        # Without the environment's measurements, which nobody looks at.
-        while state.step < setting.warm_steps:
-            state, _ = dynamics.step(state, episode, neutral)
-            if state.step % _KEPT_EVERY == 0:
-                checkpoints.save(half, state, _HALF, (StudentState,))
-    task = env.teaching.task
-    with dynamics.student.held(state.parameters, state.buffers) as model:
+        loop.train(warming, _stops(setting.warm_steps), half, _HALF, (StudentState,))
+    task, state = env.teaching.task, warming.student
+    with env.dynamics.student.held(state.parameters, state.buffers) as model:
         # Buffers that are computed, not learned, are none of it.
         kept = {"length": task.pool[1].shape[1], "words": task.num_outputs, "network": model.state_dict()}
         checkpoints.save(folder / START, kept, _START)
     half.unlink(missing_ok=True)
 
 
-def _read_half(file: Path, begun: StudentState) -> StudentState:
-    """The student in a file, if it is of the network of one that has begun."""
-    with going_on_from(file):
-        kept: StudentState = checkpoints.load(file, _HALF, (StudentState,))
+def _stops(steps: int) -> list[int]:
+    return [*range(_KEPT_EVERY, steps, _KEPT_EVERY), steps]
+
+
+class _WarmUp:
+    """A student that learns by cross-entropy, without the environment's measurements; see `loop.Learner`."""
+
+    def __init__(self, env: TeachEnv) -> None:
+        self.env, self.student = env, env.student
+
+    def step(self, number: int) -> None:
+        """See `loop.Learner`."""
+        self.student, _ = self.env.dynamics.step(self.student, self.env.episode, self.env.teaching.neutral_action)
+
+    def evaluate(self, record: loop.Record) -> dict[str, Any]:
+        """Nobody looks at a student before its warm start is over."""
+        return {}
+
+    def state(self) -> StudentState:
+        """See `loop.Learner`."""
+        return self.student
+
+    def load(self, state: StudentState) -> None:
+        """Goes on from a state, if it is of the same network."""
         for name in ("parameters", "slots", "buffers"):
-            shapes = [{key: value.shape for key, value in getattr(state, name).items()} for state in (kept, begun)]
+            shapes = [{key: value.shape for key, value in getattr(s, name).items()} for s in (state, self.student)]
             if shapes[0] != shapes[1]:
                 raise ValueError(f"its {name} are of other shapes")
-    return kept
+        self.student = state
 
 
 def run(setting: Setting, method: Method, rate: float, seed: int, final: bool, start: Path, folder: Path) -> Outcome:
     """Trains a student after its warm start.
 
     Args:
-        setting: see there.
-        method: see there.
+        setting: what all methods share.
+        method: what the student learns from.
         rate: learning rate of the student.
-        seed: of the repetition.
+        seed: the repetition's.
         final: whether it is for the report, and test may be looked at; else it is for tuning.
         start: folder of the warm start.
         folder: where an interrupted teacher is taken up again.
@@ -256,14 +269,14 @@ def run(setting: Setting, method: Method, rate: float, seed: int, final: bool, s
 def _taught(setting: Setting, method: Method, rate: float, seed: int, start: Path, folder: Path) -> Any:
     """A teacher that has learned from the trainings of other students, from the same start."""
     env = setting.after(start, method, rate)
-    own = TEACHER_SEED + seed
+    seed += TEACHER_SEED
     teacher: Any
     if method.teacher == "rmd":
-        teacher = meta.RMD("AttentionPolicy", env, setting.teacher_rate, seed=own, policy_kwargs={"keys": 5})
+        teacher = meta.RMD("AttentionPolicy", env, setting.teacher_rate, seed=seed, policy_kwargs={"keys": 5})
     else:
         networks = {"keys": 5, "net_arch": {"pi": [], "qf": [64]}}
         teacher = agents.DDPG(
-            "AttentionPolicy", env, seed=own, learning_rate=1e-3, noise=0.3, buffer_size=1000, policy_kwargs=networks
+            "AttentionPolicy", env, seed=seed, learning_rate=1e-3, noise=0.3, buffer_size=1000, policy_kwargs=networks
         )
     return learned(teacher, setting.teacher_students * setting.steps, folder)[0]
 
@@ -296,20 +309,20 @@ def _sequence_loss(setting: Setting, env: TeachEnv, method: Method, model: Trans
             critic = make_student(name, (2 * model.length,), len(vocabulary), options)()
         assert isinstance(critic, Translator)
         return ActorCritic(vocabulary, critic, model, alone=setting.critic_steps, **method.options)
-    made: dict[str, type[CandidateLoss]] = {
+    kinds: dict[str, type[CandidateLoss]] = {
         "rl": Reinforce,
         "minimum-risk": MinimumRisk,
         "softmax-margin": SoftmaxMargin,
     }
     assert method.sequence is not None
-    return made[method.sequence](vocabulary, **method.options)
+    return kinds[method.sequence](vocabulary, **method.options)
 
 
 def _put_into(env: TeachEnv, model: nn.Module) -> None:
     """Makes a network the environment's student."""
     tensors = {name: tensor.detach() for name, tensor in (*model.named_parameters(), *model.named_buffers())}
     before = env.student
-    parameters, buffers = ({name: tensors[name] for name in found} for found in (before.parameters, before.buffers))
+    parameters, buffers = ({name: tensors[name] for name in named} for named in (before.parameters, before.buffers))
     student = replace(before, parameters=parameters, buffers=buffers)
     env.set_state({**env.get_state(), "student": student})
 
@@ -326,5 +339,5 @@ def _beam_bleu(env: TeachEnv) -> float:
     source, vocabulary = inputs[:, : targets.shape[1]], _vocabulary(env.teaching)
     with env.dynamics.student.held(env.student.parameters, env.student.buffers) as model:
         assert isinstance(model, Translator)
-        said = translated(functools.partial(beam, model, width=_BEAM), source)
-    return corpus_bleu(texts(vocabulary, said), references(vocabulary, targets))
+        translations = translated(functools.partial(beam, model, width=_BEAM), source)
+    return corpus_bleu(texts(vocabulary, translations), references(vocabulary, targets))

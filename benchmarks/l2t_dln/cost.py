@@ -46,8 +46,8 @@ def times(env_id: str, options: Mapping[str, Any], length: int, folder: Path) ->
         "hypergradient": lambda: wrapped.through(env.student, env.action),
         "iteration": lambda: teacher.learn(1, log_interval=None, reset_num_timesteps=False),
     }
-    found = in_turns({name: partial(seconds_of, one) for name, one in contenders.items()}, TURNS)
-    values = {f"{name}_seconds": found.median(name) for name in contenders}
+    measured = in_turns({name: partial(seconds_of, contender) for name, contender in contenders.items()}, TURNS)
+    values = {f"{name}_seconds": measured.median(name) for name in contenders}
     return Outcome(values=values, student_steps=2 * length, seconds=sum(values.values()))
 
 

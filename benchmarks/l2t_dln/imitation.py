@@ -25,14 +25,14 @@ def imitated(steps: int, seed: int, folder: Path) -> Outcome:
     z = torch.linspace(-_REACH, _REACH, 41, dtype=torch.float64)
     logits = torch.cartesian_prod(z, z).requires_grad_()
     targets = torch.zeros(len(logits), dtype=torch.long)
-    (found,) = torch.autograd.grad(evaluate(weights, one_against_one(logits, targets)).sum(), logits)
-    (wanted,) = torch.autograd.grad(F.softplus(logits[:, 1] - logits[:, 0]).sum(), logits)
+    (slopes,) = torch.autograd.grad(evaluate(weights, one_against_one(logits, targets)).sum(), logits)
+    (expected,) = torch.autograd.grad(F.softplus(logits[:, 1] - logits[:, 0]).sum(), logits)
     along = torch.stack([z, torch.zeros_like(z)], 1)
     values = evaluate(weights, one_against_one(along, targets[: len(z)])).sum(1)
     return Outcome(
         values={
-            "slope_cosine": float((found * wanted).sum() / (found.norm() * wanted.norm())),
-            "slope_error": float((found - wanted).norm() / wanted.norm()),
+            "slope_cosine": float((slopes * expected).sum() / (slopes.norm() * expected.norm())),
+            "slope_error": float((slopes - expected).norm() / expected.norm()),
         },
         student_steps=0,
         seconds=time.perf_counter() - start,

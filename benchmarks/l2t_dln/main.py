@@ -29,8 +29,8 @@ class Task:
     Attributes:
         setting: environment and options.
         rates: learning rates of the grid.
-        metric: of the report, as `evaluate` calls it after the split's name.
-        methods: of the table.
+        metric: what the report shows, as `evaluate` calls it after the split's name.
+        methods: names of those that the table has.
         wrapper: options of `meta.WindowGradient`.
         teacher_students: trainings that a teacher that learns from whole ones may have.
         architectures: whether the study of teachers and that of N are run on it.
@@ -179,9 +179,9 @@ class Part(NamedTuple):
     """A task as this machine runs it.
 
     Attributes:
-        name: of the task.
-        task: see there.
-        methods: that are run.
+        name: what the task is called.
+        task: as the preset has it.
+        methods: names of those that are run.
         setting: with where its data is.
         dataset: what that really is.
         student: the network.
@@ -194,39 +194,39 @@ class Part(NamedTuple):
     dataset: str
     student: str
 
-    def grid(self, method: str) -> list[tuple[Configuration, Case]]:
+    def grid(self, name: str) -> list[tuple[Configuration, Case]]:
         """All configurations of a method, with what tunes them."""
-        rates = [rate * METHODS[method].steeper for rate in self.task.rates]
-        found = [Configuration({"learning_rate": rate}, own) for rate in rates for own in (0, 1)]
-        return [(configuration, self.case(method, configuration, 0, final=False)) for configuration in found]
+        rates = [rate * METHODS[name].steeper for rate in self.task.rates]
+        configurations = [Configuration({"learning_rate": rate}, candidate) for rate in rates for candidate in (0, 1)]
+        return [(configuration, self.case(name, configuration, 0, final=False)) for configuration in configurations]
 
-    def case(self, method: str, configuration: Configuration, seed: int, final: bool) -> Case:
+    def case(self, name: str, configuration: Configuration, seed: int, final: bool) -> Case:
         """A run; see `work.run`."""
-        task, made = self.task, METHODS[method]
-        students = task.teacher_students * made.crowd
+        task, method = self.task, METHODS[name]
+        students = task.teacher_students * method.crowd
         return Case(
             benchmark=NAME,
             task=self.name,
             dataset=self.dataset,
             student=self.student,
-            method=method,
+            method=name,
             seed=seed,
             config={
                 "stage": "training" if final else "tuning",
                 **task.shared,
-                "teacher_students": students if made.kind == "episodes" else None,
-                "environment": dict(made.environment),
-                "teacher": {"policy": made.policy, **made.options},
-                "steps_per_action": made.steps_per_action,
+                "teacher_students": students if method.kind == "episodes" else None,
+                "environment": dict(method.environment),
+                "teacher": {"policy": method.policy, **method.options},
+                "steps_per_action": method.steps_per_action,
                 **configuration.student,
-                "own": dict(made.own[configuration.candidate]),
+                "own": dict(method.own[configuration.candidate]),
             },
-            label=f"{self.name}: {method}, {f'seed {seed}' if final else 'tuning'}, {configuration}",
+            label=f"{self.name}: {name}, {f'seed {seed}' if final else 'tuning'}, {configuration}",
             function=work.run,
             arguments={
                 "setting": self.setting,
-                "name": method,
-                "method": made,
+                "name": name,
+                "method": method,
                 "configuration": configuration,
                 "wrapper": task.wrapper,
                 "trainings": students,
@@ -239,23 +239,23 @@ class Part(NamedTuple):
 
 def run(options: Options) -> None:
     """Tunes, trains, measures, and writes rows, tables and figures."""
-    of_preset = PRESETS[options.preset]
-    wanted = {name: _methods(task, options) for name, task in of_preset.items() if name in (options.tasks or (name,))}
-    parts = [_part(name, of_preset[name], methods, options) for name, methods in wanted.items() if methods]
+    tasks = PRESETS[options.preset]
+    chosen = {name: _methods(task, options) for name, task in tasks.items() if name in (options.tasks or (name,))}
+    parts = [_part(name, tasks[name], methods, options) for name, methods in chosen.items() if methods]
     stages: list[Stage] = []
     if "cost" in options.study:
         stages.append(one_at_a_time(lambda session: cost.cases(NAME)))
     if "imitation" in options.study:
         stages.append(lambda session: imitation.cases(NAME))
     stages += [partial(_tuning, parts), partial(_training, parts, options.seeds)]
-    options.execute(NAME, stages, partial(_report, of_preset, options.output_folder(NAME)))
+    options.execute(NAME, stages, partial(_report, tasks, options.output_folder(NAME)))
 
 
 def _part(name: str, task: Task, methods: tuple[str, ...], options: Options) -> Part:
     """A task; its data is loaded once, to name it and to fail early."""
     setting = replace(task.setting, options=on_this_machine({**task.setting.options, "data_root": options.root}))
-    made = setting.make_single(METHODS["cross-entropy"].shared, Configuration({"learning_rate": 0.1})).teaching
-    return Part(name, task, methods, setting, made.task.dataset, str(made.settings.student))
+    teaching = setting.make_single(METHODS["cross-entropy"].shared, Configuration({"learning_rate": 0.1})).teaching
+    return Part(name, task, methods, setting, teaching.task.dataset, str(teaching.settings.student))
 
 
 def _tuning(parts: list[Part], session: Session) -> list[Case]:
@@ -294,11 +294,11 @@ def _report(tasks: Mapping[str, Task], folder: Path, rows: list[Row]) -> Report:
 
 def _methods(task: Task, options: Options) -> tuple[str, ...]:
     """What the options ask for on a task."""
-    found: list[str] = []
+    methods: list[str] = []
     if "table" in options.study:
-        found += task.methods
+        methods += task.methods
     if "architectures" in options.study and task.architectures:
-        found += ["l2t-dln", *ARCHITECTURES]
+        methods += ["l2t-dln", *ARCHITECTURES]
     if "windows" in options.study and task.architectures:
-        found += ["l2t-dln", *(f"l2t-dln:n-{n}" for n in WINDOWS)]
-    return tuple(m for m in dict.fromkeys(found) if options.methods is None or m in options.methods)
+        methods += ["l2t-dln", *(f"l2t-dln:n-{n}" for n in WINDOWS)]
+    return tuple(m for m in dict.fromkeys(methods) if options.methods is None or m in options.methods)

@@ -20,8 +20,8 @@ class Method:
         kind: a fixed loss; a teacher that learns from whole trainings of other students; or one that learns within the
             training that it steers.
         environment: what of the environment it decides.
-        policy: of a teacher.
-        options: of a teacher.
+        policy: the name of the teacher's policy; empty for a fixed loss.
+        options: the teacher's options.
         own: the two values of its own parameter, each as changes of `environment`, or of the teacher's options under
             the name `teacher`, or of its policy's under `policy`.
         steeper: factor on the learning rates of the grid.
@@ -48,9 +48,9 @@ class Method:
         """What an environment is made by, with the teacher's options among its candidates."""
         return methods.Method(tuple(map(self._candidate, self.own)), episode_rate=self.episode_rate)
 
-    def _candidate(self, own: Mapping[str, Any]) -> Candidate:
-        environment = {**self.environment, **own}
-        policy = {"policy_kwargs": environment.pop("policy")} if "policy" in own else {}
+    def _candidate(self, value: Mapping[str, Any]) -> Candidate:
+        environment = {**self.environment, **value}
+        policy = {"policy_kwargs": environment.pop("policy")} if "policy" in value else {}
         teacher = {**self.options, **environment.pop("teacher", {}), **policy}
         if self.steps_per_action is not None:
             environment["steps_per_action"] = self.steps_per_action
@@ -87,9 +87,9 @@ _DLF = Method(
 
 
 def _online(policy: str, steps: tuple[float, float], **changes: Any) -> Method:
-    own = tuple({"policy": {"step_size": step}} for step in steps)
-    made = Method("online", _NETWORK, f"{policy}Policy", own=(own[0], own[1]), steeper=_STEEPER)
-    return replace(made, **changes)
+    values = tuple({"policy": {"step_size": step}} for step in steps)
+    method = Method("online", _NETWORK, f"{policy}Policy", own=(values[0], values[1]), steeper=_STEEPER)
+    return replace(method, **changes)
 
 
 def _between_trainings(environment: Mapping[str, Any]) -> Method:

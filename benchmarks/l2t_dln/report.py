@@ -44,12 +44,13 @@ def make(rows: Sequence[Row], metrics: Mapping[str, str]) -> Report:
     """The report.
 
     Args:
-        rows: of the run.
+        rows: all rows of the run.
         metrics: the measure that is reported, by task.
     """
     final = [row for row in rows if row.config["stage"] == "training"]
-    tasks = {task: own for task, own in by(final, lambda row: row.task).items() if task in metrics}
-    parts = [part for task, own in tasks.items() for part in _parts(own, Measure(f"test_{metrics[task]}", 100))]
+    tasks = {task: task_rows for task, task_rows in by(final, lambda row: row.task).items() if task in metrics}
+    measures = {task: Measure(f"test_{metrics[task]}", 100) for task in tasks}
+    parts = [part for task, task_rows in tasks.items() for part in _parts(task_rows, measures[task])]
     costs = grouped((row for row in rows if row.task == "cost"), key=lambda r: f"{r.student} {r.config['n']}")
     drawn: dict[str, Callable[[], Figure | None]] = {
         "test": partial(_bars, parts),
@@ -58,8 +59,8 @@ def make(rows: Sequence[Row], metrics: Mapping[str, str]) -> Report:
         "cost": partial(_cost_figure, costs),
         "imitation": partial(_imitation, rows),
     }
-    for task, own in tasks.items():
-        drawn |= {f"loss-{task}": partial(_surfaces, own), f"learned-{task}": partial(_learned, own)}
+    for task, task_rows in tasks.items():
+        drawn |= {f"loss-{task}": partial(_surfaces, task_rows), f"learned-{task}": partial(_learned, task_rows)}
     captions = {
         "test": "Test measure of each method: mean, 95 % interval, and a dot a seed",
         "curves": "J on dev as the final students train",
@@ -76,12 +77,12 @@ def _parts(rows: Sequence[Row], measure: Measure) -> list[_Part]:
     windows = [name for name in METHODS if ":n-" in name]
     studies = {"teachers of the loss network": ARCHITECTURES, "length of a window": windows}
     task, apart = rows[0].task, {name for methods in studies.values() for name in methods}
-    found = [_Part(task, [row for row in rows if _method(row) not in apart], measure, "cross-entropy")]
+    parts = [_Part(task, [row for row in rows if _method(row) not in apart], measure, "cross-entropy")]
     for title, methods in studies.items():
         if any(_method(row) in methods for row in rows):
-            own = [row for row in rows if _method(row) in ("l2t-dln", *methods)]
-            found.append(_Part(f"{task}: {title}", own, measure, "l2t-dln"))
-    return found
+            studied = [row for row in rows if _method(row) in ("l2t-dln", *methods)]
+            parts.append(_Part(f"{task}: {title}", studied, measure, "l2t-dln"))
+    return parts
 
 
 def _method(row: Row) -> str:
@@ -106,9 +107,9 @@ def _section(part: _Part) -> Section:
     return Section.of(f"{part.title} ({first.dataset}, {first.student})", columns, part.groups, about, shown)
 
 
-def _described(own: Mapping[str, Any]) -> str:
+def _described(values: Mapping[str, Any]) -> str:
     flat: dict[str, Any] = {}
-    for name, value in own.items():
+    for name, value in values.items():
         flat |= value if isinstance(value, dict) else {name: value}
     return ", ".join(f"{name} {value}" for name, value in flat.items() if name != "base")
 
@@ -142,15 +143,15 @@ def _curves(parts: Sequence[_Part]) -> Figure | None:
 
 def _errors(rows: Sequence[Row]) -> Figure | None:
     """Dev error after each window: as previewed under the last loss, and under the teacher's new one."""
-    own = [row for row in rows if row.data and row.data["errors"] and row.seed == 0 and row.method == "l2t-dln"]
-    if not own:
+    taught = [row for row in rows if row.data and row.data["errors"] and row.seed == 0 and row.method == "l2t-dln"]
+    if not taught:
         return None
-    figure, axes = figures.panels([row.task for row in own])
-    for axis, row in zip(axes, own, strict=True):
-        places, previewed, found = np.array(row.data["errors"]).T
+    figure, axes = figures.panels([row.task for row in taught])
+    for axis, row in zip(axes, taught, strict=True):
+        places, previewed, actual = np.array(row.data["errors"]).T
         axis.plot(places, previewed, color="#7f7f7f", label="previewed, last loss")
-        axis.plot(places, found, color="#1f77b4", label="new loss")
-        gain = float(np.mean(previewed - found))
+        axis.plot(places, actual, color="#1f77b4", label="new loss")
+        gain = float(np.mean(previewed - actual))
         x = f"student steps (mean gain of a window {gain:.1e})"
         figures.describe(axis, x, "dev error at the end of a window, −J")
     return figure
@@ -158,8 +159,8 @@ def _errors(rows: Sequence[Row]) -> Figure | None:
 
 def shown_run(rows: Sequence[Row]) -> Row | None:
     """The run of a task whose loss is shown: of L2T-DLN, the first seed."""
-    own = [row for row in rows if (row.method, row.seed) == ("l2t-dln", 0) and row.data and row.data["pictures"]]
-    return own[0] if own else None
+    runs = [row for row in rows if (row.method, row.seed) == ("l2t-dln", 0) and row.data and row.data["pictures"]]
+    return runs[0] if runs else None
 
 
 def _range(row: Row) -> tuple[float, float]:
@@ -198,12 +199,12 @@ def _surfaces(rows: Sequence[Row]) -> Figure | None:
 
 def _learned(rows: Sequence[Row]) -> Figure | None:
     """Losses that were learned between trainings, along either logit of a pair, less their value where both are 0."""
-    own = [row for row in rows if row.method == "l2t-dln:trainings" and row.data and row.data["pictures"]]
-    if not own:
+    taught = [row for row in rows if row.method == "l2t-dln:trainings" and row.data and row.data["pictures"]]
+    if not taught:
         return None
     titles = ["along the label's logit, the other 0", "along another class's logit, the label's 0"]
     figure, axes = figures.panels(titles)
-    for row in sorted(own, key=lambda row: row.seed):
+    for row in sorted(taught, key=lambda row: row.seed):
         loss = np.array(row.data["pictures"][-1][1])
         middle = len(loss) // 2
         u = np.linspace(0, 1, len(loss))[1:-1]
@@ -221,8 +222,8 @@ def _learned(rows: Sequence[Row]) -> Figure | None:
 
 def animate(rows: Sequence[Row], folder: Path) -> None:
     """Writes the learned loss of each task as an animation, loss-TASK.gif, into the folder."""
-    for task, own in by((row for row in rows if row.config["stage"] == "training"), lambda row: row.task).items():
-        if shown := shown_run(own):
+    for task, task_rows in by((row for row in rows if row.config["stage"] == "training"), lambda row: row.task).items():
+        if shown := shown_run(task_rows):
             with whole_file(folder / f"loss-{task}.gif") as partial_file:
                 _animation(shown).save(partial_file, PillowWriter(fps=3))
 
@@ -265,9 +266,10 @@ def _cost_figure(groups: Sequence[Group]) -> Figure | None:
     students = by((row for group in groups for row in group.rows), lambda row: row.student)
     figure, axes = figures.panels([f"{student}: seconds by the window's length" for student in students])
     for axis, rows in zip(axes, students.values(), strict=True):
-        for metric, own in by(rows, lambda row: row.metric).items():
+        for metric, metric_rows in by(rows, lambda row: row.metric).items():
             label = metric.removesuffix("_seconds").replace("plain", "2N plain steps")
-            figures.curve(axis, [sorted((r.config["n"], r.value) for r in own)], style="-o", markersize=4, label=label)
+            points = sorted((row.config["n"], row.value) for row in metric_rows)
+            figures.curve(axis, [points], style="-o", markersize=4, label=label)
         axis.set_ylim(bottom=0)
         figures.describe(axis, "N")
     return figure
@@ -275,16 +277,16 @@ def _cost_figure(groups: Sequence[Group]) -> Figure | None:
 
 def _imitation(rows: Sequence[Row]) -> Figure | None:
     """A random loss network on its way to cross-entropy."""
-    own = [row for row in rows if (row.task, row.metric) == ("imitation", "slope_error")]
-    if not own:
+    errors = [row for row in rows if (row.task, row.metric) == ("imitation", "slope_error")]
+    if not errors:
         return None
     titles = ["error of the slopes (seeds)", "loss along the label's logit, other logit 0 (seed 0)"]
     figure, axes = figures.panels(titles)
-    for seed, found in sorted(by(own, lambda row: row.seed).items()):
-        points = sorted((max(row.config["steps"], 10), row.value) for row in found)
+    for seed, seed_rows in sorted(by(errors, lambda row: row.seed).items()):
+        points = sorted((max(row.config["steps"], 10), row.value) for row in seed_rows)
         axes[0].plot(*zip(*points, strict=True), "-o", markersize=4, label=f"seed {seed}")
     axes[0].set_xscale("log")
-    first = sorted((row for row in own if row.seed == 0), key=lambda row: int(row.config["steps"]))
+    first = sorted((row for row in errors if row.seed == 0), key=lambda row: int(row.config["steps"]))
     for row in first:
         axes[1].plot(*row.data, label=f"{row.config['steps']} steps")
     x = np.array(first[0].data[0])

@@ -31,7 +31,7 @@ class History:
     """What an online teacher did.
 
     Attributes:
-        actions: that it took.
+        actions: all that it took, in order.
         curve: (student step, J on dev) after each.
         errors: (student step, dev error after the window as previewed, as it came about).
     """
@@ -62,33 +62,33 @@ def run(
     """Trains and measures.
 
     Args:
-        setting: of the task.
-        name: of the method.
-        method: see there.
-        configuration: see there.
+        setting: the task's environment and options.
+        name: what the method is called.
+        method: a loss, or what teaches.
+        configuration: the learning rate, and which value of the method's own parameter.
         wrapper: options of `meta.WindowGradient`.
-        trainings: that a teacher that learns from whole ones may have.
-        seed: of the repetition.
+        trainings: how many a teacher that learns from whole ones may have.
+        seed: the repetition's.
         final: whether it is for the report, and test may be looked at; else it is for tuning.
         folder: where an interrupted run of a teacher is taken up again.
     """
-    start, spent, made, students = time.perf_counter(), 0, method.shared, setting.lasting()
+    start, spent, shared, students = time.perf_counter(), 0, method.shared, setting.lasting()
     episode = seed + (FINAL_SEED if final else TUNING_SEED)
     pool = {"train_on": "pool"} if final else {}
     shown, errors, replayed = Coefficients(PICTURES, decimals=3), list[tuple[int, float, float]](), dict[str, float]()
     if method.kind == "online":
-        env = students.make_single(made, configuration)
+        env = students.make_single(shared, configuration)
         history, spent = _taught_meanwhile(env, method, configuration, wrapper, episode, folder)
         values = env.evaluate("dev") | (env.evaluate("test") if final else {})
         curve, errors = history.curve, history.errors
         for number, action in enumerate(history.actions):
             shown(Moment(number, env, action, {}))
         if final:
-            on_pool = OneByOne(students.make_single(made, configuration, **pool))
+            on_pool = OneByOne(students.make_single(shared, configuration, **pool))
             replayed = _values(teach(on_pool, Playback(history.actions), episode, test=True))
             spent += env.teaching.settings.horizon
     else:
-        env = students.make_single(made, configuration, **pool)
+        env = students.make_single(shared, configuration, **pool)
         teacher, horizon = None, env.teaching.settings.horizon
         if method.kind == "episodes":
             teacher = _taught_before(setting, method, configuration, trainings * horizon, episode, folder)
@@ -119,11 +119,11 @@ def _taught_before(
     setting: Setting, method: Method, configuration: Configuration, budget: int, seed: int, folder: Path
 ) -> Any:
     """A teacher that has learned from the trainings of other students."""
-    made = method.shared
-    env: Any = setting.make_single(made, configuration)
+    shared = method.shared
+    env: Any = setting.make_single(shared, configuration)
     if method.crowd > 1:
-        env = setting.make(method.crowd, made, configuration)
-    options = candidate_of(made, configuration).teacher
+        env = setting.make(method.crowd, shared, configuration)
+    options = candidate_of(shared, configuration).teacher
     return learned(meta.RMD(method.policy, env, seed=TEACHER_SEED + seed, **options), budget, folder)[0]
 
 
@@ -145,8 +145,8 @@ def _taught_meanwhile(
 def _pictures(shown: Coefficients, each: int) -> list[tuple[int, list[list[float]]]]:
     """(student step after an action of so many, the loss as a matrix)."""
     # Every second point of a loss network's grid is as much as a figure can show.
-    found = zip(shown.at, shown.shown, strict=True)
-    return [(step + each, [row[::2] for row in matrix[::2]]) for step, matrix in found]
+    matrices = zip(shown.at, shown.shown, strict=True)
+    return [(step + each, [row[::2] for row in matrix[::2]]) for step, matrix in matrices]
 
 
 def _values(taught: Taught) -> dict[str, float]:

@@ -73,15 +73,18 @@ def cases(benchmark: str, checkpoint: str, name: str) -> list[Case]:
 def measured(checkpoint: str, precision: MatmulPrecision, folder: Path) -> Outcome:
     """Time, memory and error of all methods."""
     times, errors = _times(checkpoint, precision)
-    found: dict[str, Outcome] = {}
+    outcomes: dict[str, Outcome] = {}
     for method in INFLUENCE_METHODS:
         seconds = times.median(method)
-        values = {"seconds": seconds, "time_ratio": times.ratio(method, REFERENCE)}
         extra = alone(_peak, checkpoint=checkpoint, method=method)
-        if extra is not None:
-            values["extra_bytes"] = extra
-        found[method] = Outcome(values={**values, "relative_error": errors[method]}, student_steps=0, seconds=seconds)
-    return replace(found.pop(REFERENCE), others=found)
+        values = {
+            "seconds": seconds,
+            "time_ratio": times.ratio(method, REFERENCE),
+            **({} if extra is None else {"extra_bytes": extra}),
+            "relative_error": errors[method],
+        }
+        outcomes[method] = Outcome(values=values, student_steps=0, seconds=seconds)
+    return replace(outcomes.pop(REFERENCE), others=outcomes)
 
 
 def _times(checkpoint: str, precision: MatmulPrecision) -> tuple[Times, dict[str, float]]:
@@ -89,11 +92,11 @@ def _times(checkpoint: str, precision: MatmulPrecision) -> tuple[Times, dict[str
     student, batch, v = _problem(checkpoint)
     calls = {name: partial(influence, student, _losses, batch, v, method=name) for name in INFLUENCE_METHODS}
     with matmuls(precision):
-        found = {name: call() for name, call in calls.items()}
+        influences = {name: call() for name, call in calls.items()}
         times = in_turns({name: partial(seconds_of, call) for name, call in calls.items()}, TURNS)
     double = {name: tensor.double() for name, tensor in v.items()}
     oracle = influence(student.double(), _losses, batch, double, method="per-sample")
-    return times, {name: float((value.double() - oracle).norm() / oracle.norm()) for name, value in found.items()}
+    return times, {name: float((value.double() - oracle).norm() / oracle.norm()) for name, value in influences.items()}
 
 
 def _peak(checkpoint: str, method: str) -> int | None:

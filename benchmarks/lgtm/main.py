@@ -38,13 +38,13 @@ class Size(NamedTuple):
     """What a preset fixes.
 
     Attributes:
-        tasks: of GLUE.
-        epochs: of each training.
+        tasks: names of GLUE's tasks.
+        epochs: how many each training has.
         max_length: tokens.
         seeds: repetitions.
         train_size: samples to train on; None: all.
-        evaluations: see `Setting`.
-        methods: of the table, unless ``--methods`` says otherwise; None: all.
+        evaluations: how often a training is measured on dev.
+        methods: names of those in the table, unless ``--methods`` says otherwise; None: all.
     """
 
     tasks: tuple[str, ...]
@@ -112,9 +112,9 @@ class Variant(NamedTuple):
     """A line of a study.
 
     Attributes:
-        label: of the rows: the method, with what the study varies.
+        label: the method's name in rows: with what the study varies.
         method: a name in `METHODS`.
-        setting: see there.
+        setting: what all methods share.
     """
 
     label: str
@@ -141,7 +141,7 @@ def _cases(options: Options) -> list[Case]:
         for task in options.tasks or size.tasks:
             setting = _setting(options, task)
             chosen = [variant for study in options.study for variant in _of_study(study, setting)]
-            cases += [_distilling(one, seed) for one in chosen if methods is None or one.method in methods]
+            cases += [_distilling(variant, seed) for variant in chosen if methods is None or variant.method in methods]
     return cases
 
 

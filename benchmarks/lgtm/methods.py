@@ -23,7 +23,7 @@ class Method:
     Attributes:
         distiller: its name in `meta.distillation.DISTILLERS`.
         tuned: whether its teacher is fine-tuned on the task before.
-        options: of the distiller.
+        options: the distiller's options.
         settings: what differs in the `DistillationSettings`.
     """
 
@@ -47,8 +47,8 @@ class Method:
             assert isinstance(teacher, TextClassifier)
             options |= {"classes": teacher.head.out_features, "features": teacher.head.in_features}
         make: Any = DISTILLERS[self.distiller]
-        made: Distiller = make(teacher, student, settings, **options)
-        return made
+        distiller: Distiller = make(teacher, student, settings, **options)
+        return distiller
 
 
 def _lgtm(settings: Mapping[str, Any] | None = None, **options: Any) -> Method:

@@ -41,8 +41,8 @@ def make(rows: Sequence[Row]) -> Report:
     about, shown = "Mean ± standard deviation over seeds.", ("method", "test accuracy %", "test F1 %", "seeds")
     tests = [row for row in rows if row.task != "cost" and row.metric.startswith("test_")]
     sections = [
-        Section.of(title, columns, grouped(own, ORDER), about, shown)
-        for title, own in tables.by(tests, lambda row: f"{row.task}, {row.student} ({row.dataset})").items()
+        Section.of(title, columns, grouped(table_rows, ORDER), about, shown)
+        for title, table_rows in tables.by(tests, lambda row: f"{row.task}, {row.student} ({row.dataset})").items()
     ]
     drawn = {"curves": partial(_curves, tests), "influence": partial(_influence, tests)}
     captions = {"curves": "Students on dev as they are distilled: means over seeds"}
@@ -76,7 +76,7 @@ def _curves(rows: Sequence[Row]) -> Figure | None:
     """Students on dev as they are distilled, the methods of the table apart from the studies': means over seeds."""
     parts = tables.by(rows, lambda row: f"{row.task}, {row.student}" + ("" if row.method in TABLE else ": studies"))
     return figures.curves(
-        {title: grouped(own, ORDER) for title, own in parts.items()},
+        {title: grouped(panel_rows, ORDER) for title, panel_rows in parts.items()},
         "student steps",
         "student on dev, % (F1 where the task has it)",
         style=lambda group: "-" if group.name.startswith("lgtm") else "--",

@@ -42,17 +42,17 @@ class Setting:
     """What is shared by the methods that are compared.
 
     Attributes:
-        task: of GLUE.
+        task: the name of a task of GLUE.
         checkpoint: pre-trained encoder; a folder or a name on the hub.
-        layers: of the student.
-        epochs: of every training.
-        batch_size: of training and of feedback.
+        layers: how many the student has.
+        epochs: how many every training has.
+        batch_size: samples in a minibatch, of training and of feedback alike.
         max_length: tokens.
         student_rate: learning rate of students.
-        teacher_rate: of teachers, fine-tuned or learning beside the student.
-        evaluations: on dev, in a training.
+        teacher_rate: learning rate of teachers, fine-tuned or learning beside the student.
+        evaluations: how often a training is measured on dev.
         watched: training samples whose influence is followed, where there is any.
-        pooling: of the networks; see `TextClassifier`.
+        pooling: how the networks pool; see `TextClassifier`.
         data: options of `load_glue`.
     """
 
@@ -115,16 +115,16 @@ def steps_of(setting: Setting, samples: int) -> int:
 
 def fine_tune(setting: Setting, seed: int, stops: int, folder: Path) -> Outcome:
     """Fine-tunes the teacher of fixed-teacher methods, keeps so many of its states, and measures it on test."""
-    start, given = time.perf_counter(), tokens(setting)
-    teacher = network(setting, None, given.about.num_classes)
-    total = steps_of(setting, len(given.train.labels))
-    run = _Tuning(setting, FineTuning(teacher, DistillationSettings(total, setting.teacher_rate)), given, seed)
+    start, data = time.perf_counter(), tokens(setting)
+    teacher = network(setting, None, data.about.num_classes)
+    total = steps_of(setting, len(data.train.labels))
+    run = _Tuning(setting, FineTuning(teacher, DistillationSettings(total, setting.teacher_rate)), data, seed)
     half = folder / "half"
     record = loop.train(run, loop.evenly(total, stops), half, _TUNING)
     checkpoints.save(folder / TEACHER, run.route, _ROUTE)
     half.unlink()
     return Outcome(
-        values=_named("test", evaluate(teacher, given.test, given.about)),
+        values=_named("test", evaluate(teacher, data.test, data.about)),
         student_steps=0,  # students spend none on it
         seconds=record.earlier + time.perf_counter() - start,
         versions=_VERSIONS,
@@ -138,8 +138,8 @@ def distil(setting: Setting, method: Method, seed: int, folder: Path, teacher: P
     evaluation), and the `influences` of the watched samples at each evaluation. Steps are of students, an assistant
     among them; the seconds leave out the fine-tuning.
     """
-    start, given = time.perf_counter(), tokens(setting)
-    make = functools.partial(network, setting, classes=given.about.num_classes)
+    start, data = time.perf_counter(), tokens(setting)
+    make = functools.partial(network, setting, classes=data.about.num_classes)
     source, route = make(None), _route(teacher)
     if teacher is not None:
         with checkpoints.going_on_from(teacher / TEACHER):
@@ -148,21 +148,21 @@ def distil(setting: Setting, method: Method, seed: int, folder: Path, teacher: P
     if method.distiller == "takd":
         # One assistant, of a depth between theirs.
         hops.insert(0, (setting.layers + source.layers + 1) // 2)
-    total, records = steps_of(setting, len(given.train.labels)), []
+    total, records = steps_of(setting, len(data.train.labels)), []
     rates = {"student_rate": setting.student_rate, "teacher_rate": setting.teacher_rate}
     for hop, layers in enumerate(hops):
-        student, own = make(layers), seed + 1000 * hop
+        student, hop_seed = make(layers), seed + 1000 * hop
         settings = DistillationSettings(total, **{**rates, **method.settings})
-        with torch_seed(own, Purpose.INIT):  # of adapters
+        with torch_seed(hop_seed, Purpose.INIT):  # of adapters
             distiller = method.build(source, student, settings, route)
-        run = _Distilling(setting, distiller, given, own)
+        run = _Distilling(setting, distiller, data, hop_seed)
         stops = loop.evenly(total, setting.evaluations)
         records.append(loop.train(run, stops, folder / str(hop), "a distillation of texts"))
         source = student
     best, curve = records[-1].best["student"], records[-1].curve
     source.load_state_dict(best.weights)
     dev = next(point.values["dev"] for point in curve if point.step == best.step)
-    test = evaluate(source, given.test, given.about)
+    test = evaluate(source, data.test, data.about)
     return Outcome(
         values=_named("dev", dev) | _named("test", test),
         student_steps=total * len(hops),
@@ -179,19 +179,19 @@ def distil(setting: Setting, method: Method, seed: int, folder: Path, teacher: P
 class _Run:
     """Steps of a distiller on minibatches of the training data, and of feedback if it needs that."""
 
-    def __init__(self, setting: Setting, distiller: Distiller, given: Tokens, seed: int) -> None:
-        self.setting, self.distiller, self.given, self.seed = setting, distiller, given, seed
+    def __init__(self, setting: Setting, distiller: Distiller, data: Tokens, seed: int) -> None:
+        self.setting, self.distiller, self.data, self.seed = setting, distiller, data, seed
         rng, size, total = generator(seed, Purpose.BATCHES), setting.batch_size, distiller.settings.steps
         self.order, self.feedback = (
             torch.from_numpy(minibatches(rng, np.arange(samples), min(size, samples), total))
-            for samples in (len(given.train.labels), len(given.feedback.labels))
+            for samples in (len(data.train.labels), len(data.feedback.labels))
         )
 
     def step(self, number: int) -> dict[str, float]:
         """See `loop.Learner`."""
-        batch, feedback = self.given.train.at(self.order[number]), None
+        batch, feedback = self.data.train.at(self.order[number]), None
         if self.distiller.needs_feedback:
-            feedback = self.given.feedback.at(self.feedback[number])
+            feedback = self.data.feedback.at(self.feedback[number])
         with matmuls("medium"), torch_seed(self.seed, Purpose.DROPOUT, number):
             return self.distiller.step(batch, feedback)
 
@@ -232,15 +232,15 @@ class _Distilling(_Run):
 
     def evaluate(self, record: Record) -> dict[str, Any]:
         """See `loop.Learner`."""
-        student, about = self.distiller.student.network, self.given.about
-        values: dict[str, Any] = {"dev": evaluate(student, self.given.dev, about)}
+        student, about = self.distiller.student.network, self.data.about
+        values: dict[str, Any] = {"dev": evaluate(student, self.data.dev, about)}
         record.offer("student", _selecting(values["dev"]), student)
         if self.distiller.teacher_learns or not record.curve:
-            values["teacher"] = _selecting(evaluate(self.distiller.teacher.network, self.given.dev, about))
+            values["teacher"] = _selecting(evaluate(self.distiller.teacher.network, self.data.dev, about))
         else:
             values["teacher"] = record.curve[-1].values["teacher"]
         if isinstance(self.distiller, LGTM):
-            values["influences"] = _influences(self.distiller, self.given, self.setting)
+            values["influences"] = _influences(self.distiller, self.data, self.setting)
         return values
 
 
@@ -258,13 +258,13 @@ def _selecting(scores: Mapping[str, float]) -> float:
     return scores.get("f1", scores["accuracy"])
 
 
-def _influences(distiller: LGTM, given: Tokens, setting: Setting) -> list[float]:
+def _influences(distiller: LGTM, data: Tokens, setting: Setting) -> list[float]:
     """Distillation influence of the first training samples on the loss of all feedback, at the student as it is."""
     size = setting.batch_size
-    watched = given.train.at(slice(0, setting.watched))
-    held_out = given.feedback.at(slice(0, 4 * size))
+    watched = data.train.at(slice(0, setting.watched))
+    held_out = data.feedback.at(slice(0, 4 * size))
     v = distiller.student.held_out_gradient(held_out, {})
-    found = []
+    values = []
     for i in range(0, len(watched.labels), size):
         batch = watched.at(slice(i, i + size))
         with torch.no_grad():
@@ -274,5 +274,5 @@ def _influences(distiller: LGTM, given: Tokens, setting: Setting) -> list[float]
             inputs, logits = part
             return soft_cross_entropy(logits, student(inputs).logits, distiller.settings.temperature)
 
-        found += influence(distiller.student.network, losses, (batch.inputs, taught), v).tolist()
-    return [round(value, 6) for value in found]
+        values += influence(distiller.student.network, losses, (batch.inputs, taught), v).tolist()
+    return [round(value, 6) for value in values]

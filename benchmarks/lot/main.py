@@ -49,8 +49,8 @@ def cases(name: str, options: StudyOptions, problems: Mapping[str, Problem], see
 
 def make_report(name: str, options: StudyOptions, problems: Mapping[str, Problem], rows: Sequence[Row]) -> Report:
     """The report of all studies and methods in the settings of these problems."""
-    of_all = _of_seed(name, replace(options, study=get_args(Study), methods=None), problems, 0)
-    return report.make(agreeing(rows, [case.identity for case in of_all]), name)
+    of_every_study = _of_seed(name, replace(options, study=get_args(Study), methods=None), problems, 0)
+    return report.make(agreeing(rows, [case.identity for case in of_every_study]), name)
 
 
 def _of_seed(name: str, options: StudyOptions, problems: Mapping[str, Problem], seed: int) -> list[Case]:
@@ -62,8 +62,8 @@ def _of_seed(name: str, options: StudyOptions, problems: Mapping[str, Problem], 
                 if variant is not None and (options.methods is None or label in options.methods):
                     chosen.append((task, label, variant, method))
     # Long ones first: begun last, they would leave the other cores idle. A step with a student has its KL besides.
-    chosen.sort(key=lambda one: (one[-1].updates, one[-1].students), reverse=True)
-    return [_case(name, *one, seed) for one in chosen]
+    chosen.sort(key=lambda training: (training[-1].updates, training[-1].students), reverse=True)
+    return [_case(name, *training, seed) for training in chosen]
 
 
 def _case(name: str, task: str, label: str, problem: Problem, method: Method, seed: int) -> Case:

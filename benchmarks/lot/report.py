@@ -22,15 +22,15 @@ _KINDS = ("test_", "student_test_", "valid_")
 def make(rows: Sequence[Row], name: str) -> Report:
     """The report of a benchmark of this name."""
     tasks = tables.by((row for row in rows if row.metric.startswith(_KINDS)), lambda row: row.task)
-    tasks = {task: own for task, own in tasks.items() if any(row.metric.startswith("test_") for row in own)}
-    sections = [section for task, own in tasks.items() for section in _sections(rows, task, own)]
+    tasks = {task: part for task, part in tasks.items() if any(row.metric.startswith("test_") for row in part)}
+    sections = [section for task, task_rows in tasks.items() for section in _sections(rows, task, task_rows)]
     captions = {"curves": "What is kept and its student on validation data: means over seeds"}
     return Report(f"Learning from teaching: {name}", sections, {"curves": partial(_curves, tasks)}, rows, captions)
 
 
-def _sections(rows: Sequence[Row], task: str, own: Sequence[Row]) -> list[Section]:
+def _sections(rows: Sequence[Row], task: str, task_rows: Sequence[Row]) -> list[Section]:
     """The table, and what is said of trainings whose numbers are not finite, and of which it has nothing."""
-    test = _measure(own)
+    test = _measure(task_rows)
     columns = [
         METHOD,
         deviation(f"test {_name(test)}", test),
@@ -45,12 +45,12 @@ def _sections(rows: Sequence[Row], task: str, own: Sequence[Row]) -> list[Sectio
     text = (
         "Mean ± standard deviation over seeds, each network at its best epoch on the validation data; the\n"
         "interquartile mean with a bootstrap interval; the mean difference over pairs of one seed, with Student's\n"
-        f"interval{tables.in_precision(own)}."
+        f"interval{tables.in_precision(task_rows)}."
     )
-    groups = [group for group in grouped(own, METHODS) if group.of(test.metric)]
-    title, shown = f"{task}, {own[0].student} ({own[0].dataset})", [column.header for column in columns[:5]]
-    found = sorted(f"{row.method} (seed {row.seed})" for row in rows if (row.task, row.metric) == (task, DIVERGED))
-    diverged = [Section(text=f"Diverged: {', '.join(found)}.")] if found else []
+    groups = [group for group in grouped(task_rows, METHODS) if group.of(test.metric)]
+    title, shown = f"{task}, {task_rows[0].student} ({task_rows[0].dataset})", [column.header for column in columns[:5]]
+    trainings = sorted(f"{row.method} (seed {row.seed})" for row in rows if (row.task, row.metric) == (task, DIVERGED))
+    diverged = [Section(text=f"Diverged: {', '.join(trainings)}.")] if trainings else []
     return [Section.of(title, columns, groups, text, shown), *diverged]
 
 

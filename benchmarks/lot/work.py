@@ -32,7 +32,7 @@ class Reading(NamedTuple):
     """What a network says.
 
     Attributes:
-        logits: of any leading shape.
+        logits: (..., classes), of any leading shape.
         penalty: to be added to the loss, or None.
     """
 
@@ -60,12 +60,12 @@ class Problem(ABC):
     """What is learned; handed to processes, each of which reads the data itself.
 
     Attributes:
-        metric: of `evaluate`: `"perplexity"` or `"accuracy"`.
+        metric: what `evaluate` gives: `"perplexity"` or `"accuracy"`.
         higher_is_better: whether more of it is better.
-        epochs: of the teacher.
-        learning_rate: at first, of teacher and students.
-        clip: of the norm of gradients; None: none.
-        schedule: of learning rates, see `teachenv.schedules`.
+        epochs: how many the teacher has.
+        learning_rate: the first one of teacher and students.
+        clip: the largest norm of a gradient; None: any.
+        schedule: how learning rates change; see `teachenv.schedules`.
         patience: epochs without progress after which weights are averaged (NT-ASGD); None: never.
         data_root: where the files are.
     """
@@ -118,8 +118,8 @@ class Problem(ABC):
         """Minibatches in an epoch."""
 
     @abstractmethod
-    def batch(self, seed: int, step: int, *, own: bool) -> Batch:
-        """A minibatch, a function of its arguments; `own`: of the students' own, which come in another order."""
+    def batch(self, seed: int, step: int, *, for_students: bool) -> Batch:
+        """A minibatch, by its arguments alone; `for_students`: one of the students' own, in an order of theirs."""
 
     @abstractmethod
     def evaluate(self, network: nn.Module, split: Literal["valid", "test"]) -> float:
@@ -146,17 +146,17 @@ def train(problem: Problem, method: Method, seed: int, folder: Path) -> Outcome:
     if run.imitators:
         run.imitators[0].load_state_dict(record.best["student"].weights)
         values[f"student_test_{metric}"] = problem.evaluate(run.imitators[0], "test")
-    own = sum(one.step for one in records)
+    teacher_steps = sum(training.step for training in records)
     return Outcome(
         values=values,
-        student_steps=own + (0 if run.lot is None else run.lot.updates * method.students),
-        seconds=sum(one.earlier for one in records) + time.perf_counter() - start,
+        student_steps=teacher_steps + (0 if run.lot is None else run.lot.updates * method.students),
+        seconds=sum(training.earlier for training in records) + time.perf_counter() - start,
         data={
             "curve": [
                 (point.step // problem.steps, point.values["teacher"], point.values.get("student"))
                 for point in record.curve
             ],
-            "teacher_steps": own,
+            "teacher_steps": teacher_steps,
         },
         versions={"matmul_precision": "medium", "precision": problem.precision},
     )
@@ -170,7 +170,7 @@ class _Own(Iterator[Batch]):
 
     def __next__(self) -> Batch:
         self.step += 1
-        return self.problem.batch(self.seed, self.step - 1, own=True)
+        return self.problem.batch(self.seed, self.step - 1, for_students=True)
 
 
 class Run:
@@ -189,21 +189,21 @@ class Run:
         if guide is not None:
             self.lot = self._regulariser([guide.eval()], [])
         elif method.students:
-            own = self._students()
-            self.lot = self._regulariser(self.imitators, own)
-            self.optimizers += own
+            students_optimizers = self._students()
+            self.lot = self._regulariser(self.imitators, students_optimizers)
+            self.optimizers += students_optimizers
         self.rates = [group["lr"] for optimizer in self.optimizers for group in optimizer.param_groups]
 
     def _students(self) -> list[torch.optim.Optimizer]:
         """Makes them, and their optimisers."""
-        own = []
+        optimizers = []
         for number in range(self.method.students):
             with torch_seed(self.seed, Purpose.INIT, 2 + number):
                 student = self.problem.network("student")
             self.imitators.append(student)
-            own.append(self.problem.optimizer(student))
-            own[-1].register_step_pre_hook(lambda *_, student=student: self._clip(student))
-        return own
+            optimizers.append(self.problem.optimizer(student))
+            optimizers[-1].register_step_pre_hook(lambda *_, student=student: self._clip(student))
+        return optimizers
 
     def _regulariser(self, students: list[nn.Module], optimizers: list[torch.optim.Optimizer]) -> LoT:
         method = self.method
@@ -240,7 +240,7 @@ class Run:
         groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
         for group, rate in zip(groups, self.rates, strict=True):
             group["lr"] = rate * float(self.schedule(number))
-        inputs, targets = self.problem.batch(self.seed, number, own=False)
+        inputs, targets = self.problem.batch(self.seed, number, for_students=False)
         with torch_seed(self.seed, Purpose.DROPOUT, number):
             logits, penalty = self.reader(self.model, inputs)
             loss = nn.functional.cross_entropy(logits.flatten(0, -2), targets.flatten())

@@ -93,9 +93,9 @@ class Size:
         environments: with the number of seeds.
         game_steps: steps of an Atari game; None: the paper's.
         control_steps: factor on those of the others.
-        turns: of the study of throughput.
+        turns: how many each contender takes in the study of throughput.
         game_studies: what is asked of Atari games, unless ``--study`` says otherwise.
-        control_studies: of the others.
+        control_studies: likewise what is asked of the other environments.
     """
 
     environments: Mapping[str, int]
@@ -187,20 +187,17 @@ def _case(training: Training, label: str, method: Method, seed: int, videos: Pat
 
 
 def _cases(options: Options) -> list[Case]:
-    size, found = SIZES[options.preset], []
-    chosen = options.environments or tuple(size.environments)
+    size, cases = SIZES[options.preset], []
     videos = options.output_folder(NAME) / "videos" if options.videos else None
-    most = max((options.seeds or size.environments.get(name, 3) for name in chosen), default=0)
-    for seed in range(most):
-        for name in chosen:
-            if seed >= (options.seeds or size.environments.get(name, 3)):
-                continue
-            training = _training(name, size)
+    for name in options.environments or size.environments:
+        training = _training(name, size)
+        for seed in range(options.seeds or size.environments.get(name, 3)):
             for study in options.study or (size.game_studies if training.atari else size.control_studies):
                 for label, method in STUDIES.get(study, {}).items():
                     if options.methods is None or label in options.methods:
-                        found.append(_case(training, label, method, seed, videos))
-    return found
+                        cases.append(_case(training, label, method, seed, videos))
+    # A seed of all environments before the next one.
+    return sorted(cases, key=lambda case: case.seed)
 
 
 def _training(name: str, size: Size) -> Training:

@@ -39,9 +39,9 @@ def make(rows: Sequence[Row]) -> Report:
     tasks = tables.by(rows, lambda row: row.task)
     costs, shown = tasks.pop("throughput", []), [column.header for column in COLUMNS[:6]]
     sections = []
-    for task, own in tasks.items():
-        groups = [group for group in grouped(own, METHODS) if group.of(RETURN.metric)]
-        title = f"{task}, {own[0].config['training']['steps']:,} steps"
+    for task, task_rows in tasks.items():
+        groups = [group for group in grouped(task_rows, METHODS) if group.of(RETURN.metric)]
+        title = f"{task}, {task_rows[0].config['training']['steps']:,} steps"
         sections.append(Section.of(title, COLUMNS, groups, ABOUT, shown))
     if costs:
         columns = [
@@ -52,7 +52,7 @@ def make(rows: Sequence[Row]) -> Report:
         title = f"Throughput on {costs[0].config['game']}, {costs[0].config['num_envs']} games side by side"
         about = "Medians over turns in one process; ratios to ppo, and to make_atari_env."
         sections.append(Section.of(title, columns, grouped(costs), about))
-    parts = {task: grouped(own, METHODS) for task, own in tasks.items()}
+    parts = {task: grouped(task_rows, METHODS) for task, task_rows in tasks.items()}
     y = "return of the episodes that ended (mean and 95 % interval)"
     drawn = {"curves": partial(figures.curves, parts, "environment steps", y, band="interval")}
     captions = {"curves": "Returns as training goes on: means over seeds with 95 % intervals"}

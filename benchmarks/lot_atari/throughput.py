@@ -37,7 +37,7 @@ def measure(baseline: str, training: Training, turns: int, folder: Path) -> Outc
     Args:
         baseline: the first.
         training: the game.
-        turns: of each.
+        turns: how many each takes.
         folder: is not used.
     """
     steps, times = alone(learners if baseline in LEARNERS else environments, training=training, turns=turns)
@@ -71,11 +71,11 @@ def environments(training: Training, turns: int) -> tuple[int, Times]:
     """In a process of its own: steps of all games in a turn, and times of them under random actions."""
     register_games()
     game, num_envs = training.environment, training.num_envs
-    made: dict[str, VecEnv] = {
+    envs: dict[str, VecEnv] = {
         "make_atari_env": VecFrameStack(make_atari_env(f"{game}NoFrameskip-v4", num_envs, seed=0), 4),
         "ale-vector": AtariVecEnv(game, num_envs, seed=0, threads=torch.get_num_threads()),
     }
-    for env in made.values():
+    for env in envs.values():
         env.reset()
     rng = np.random.default_rng(0)
 
@@ -83,7 +83,7 @@ def environments(training: Training, turns: int) -> tuple[int, Times]:
         for _ in range(GAME_STEPS // num_envs):
             env.step(rng.integers(env.action_space.n, size=num_envs))  # type: ignore[attr-defined]
 
-    times = in_turns({name: partial(seconds_of, play, env) for name, env in made.items()}, turns)
-    for env in made.values():
+    times = in_turns({name: partial(seconds_of, play, env) for name, env in envs.items()}, turns)
+    for env in envs.values():
         env.close()
     return GAME_STEPS, times

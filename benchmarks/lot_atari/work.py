@@ -38,8 +38,8 @@ class Rate:
     """A learning rate by the part of the training that remains, as SB3 wants it; checkpoints hold it by value.
 
     Attributes:
-        first: at the beginning.
-        last: at the end.
+        first: the rate at the beginning.
+        last: the rate at the end.
         kind: `"cosine"` or `"linear"`.
     """
 
@@ -61,8 +61,8 @@ class Training:
 
     Attributes:
         environment: an Atari game ("Breakout"), or an id of Gymnasium ("CartPole-v1").
-        steps: of the environment, all copies together; an Atari step is four frames.
-        num_envs: copies.
+        steps: steps in the environment, all copies together; an Atari step is four frames.
+        num_envs: how many copies of the environment run side by side.
         rate: learning rate.
         options: further ones of PPO.
         segment: rollouts between two checkpoints, where episodes are cut off; see `agents.segments`.
@@ -126,8 +126,8 @@ def make_model(training: Training, method: Method, env: VecEnv, seed: int) -> PP
     Args:
         training: where.
         method: how.
-        env: see `Training.make_env`.
-        seed: of networks and actions.
+        env: what `Training.make_env` gave.
+        seed: decides networks and actions.
     """
     options: dict[str, Any] = {"learning_rate": training.rate, "seed": seed, "device": "cpu"}
     options |= copy.deepcopy(dict(training.options))
@@ -161,7 +161,7 @@ def play(training: Training, method: Method, seed: int, folder: Path, video: Pat
     Args:
         training: where.
         method: how.
-        seed: of everything.
+        seed: decides everything that is drawn.
         folder: where an interrupted training is taken up again.
         video: where a game of the trained policy is shown, if it is an Atari game.
 
@@ -229,9 +229,9 @@ def _trained(
 
 def curve_of(returns: list[tuple[int, float]], steps: int) -> list[tuple[int, float | None]]:
     """Means of the episodes that ended in each of equal parts of the training."""
-    found: list[tuple[int, float | None]] = []
+    points: list[tuple[int, float | None]] = []
     for point in range(POINTS):
         low, high = steps * point // POINTS, steps * (point + 1) // POINTS
         ended = [value for step, value in returns if low < step <= high]
-        found.append((high, float(np.mean(ended)) if ended else None))
-    return found
+        points.append((high, float(np.mean(ended)) if ended else None))
+    return points

@@ -114,7 +114,7 @@ class Imitator:
         """Towards the teacher on a minibatch."""
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * float(self.schedule(number))
-        inputs, _ = self.problem.batch(self.seed, number, own=True)
+        inputs, _ = self.problem.batch(self.seed, number, for_students=True)
         with torch.no_grad():
             target = self.reader(self.teacher.eval(), inputs).logits
         with torch_seed(self.seed, Purpose.DROPOUT, number):

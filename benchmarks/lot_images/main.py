@@ -105,18 +105,18 @@ def problem(options: Options) -> ImageProblem:
 
 def run(options: Options) -> None:
     """Runs what the folder does not hold yet; writes rows, tables and figures."""
-    given, size = problem(options), SIZES[options.preset]
-    seeds, problems = options.seeds or size.seeds, {given.task: given}
-    wanted = cases(NAME, options, problems, seeds)
+    images, size = problem(options), SIZES[options.preset]
+    seeds, problems = options.seeds or size.seeds, {images.task: images}
+    wanted_cases = cases(NAME, options, problems, seeds)
     if "imitation" in options.study:
-        wanted += [imitation.case(NAME, given, kind, seed) for seed in range(seeds) for kind in KINDS]
+        wanted_cases += [imitation.case(NAME, images, kind, seed) for seed in range(seeds) for kind in KINDS]
 
     def reports(rows: Sequence[Row]) -> Report:
-        made = make_report(NAME, options, problems, rows)
+        whole = make_report(NAME, options, problems, rows)
         if "imitation" in options.study:
-            made.beside["imitation"] = report.make(
-                agreeing(rows, [imitation.case(NAME, given, kind, 0).identity for kind in KINDS])
+            whole.beside["imitation"] = report.make(
+                agreeing(rows, [imitation.case(NAME, images, kind, 0).identity for kind in KINDS])
             )
-        return made
+        return whole
 
-    options.execute(NAME, [lambda session: wanted], reports)
+    options.execute(NAME, [lambda session: wanted_cases], reports)

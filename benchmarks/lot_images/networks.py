@@ -31,16 +31,16 @@ def make_network(name: str, shape: tuple[int, ...], outputs: int) -> nn.Module:
 
 def other_sizes(name: str, shape: tuple[int, ...], outputs: int) -> dict[str, str]:
     """The next networks with at most half of its parameters ("smaller") and with at least twice as many ("larger")."""
-    own = _parameters(name, shape, outputs)
+    parameters = _parameters(name, shape, outputs)
     counts = {}
     for other in NETWORKS:
         with contextlib.suppress(ValueError):  # it cannot take these images
             counts[other] = _parameters(other, shape, outputs)
-    smaller = [other for other, count in counts.items() if 2 * count <= own]
-    larger = [other for other, count in counts.items() if count >= 2 * own]
-    found = {"smaller": max(smaller, key=counts.__getitem__, default=None)}
-    found["larger"] = min(larger, key=counts.__getitem__, default=None)
-    return {label: other for label, other in found.items() if other is not None}
+    smaller = [other for other, count in counts.items() if 2 * count <= parameters]
+    larger = [other for other, count in counts.items() if count >= 2 * parameters]
+    nearest = {"smaller": max(smaller, key=counts.__getitem__, default=None)}
+    nearest["larger"] = min(larger, key=counts.__getitem__, default=None)
+    return {label: other for label, other in nearest.items() if other is not None}
 
 
 @functools.cache

@@ -38,8 +38,8 @@ def _images(name: str, valid_size: float, options: tuple[tuple[str, Any], ...]) 
 
 
 @functools.lru_cache(maxsize=4)
-def _order(seed: int, epoch: int, own: bool, samples: int) -> np.ndarray:
-    return generator(seed, Purpose.BATCHES, 2 * epoch + own).permutation(samples)
+def _order(seed: int, epoch: int, for_students: bool, samples: int) -> np.ndarray:
+    return generator(seed, Purpose.BATCHES, 2 * epoch + for_students).permutation(samples)
 
 
 class ImageReader(Reader):
@@ -62,13 +62,13 @@ class ImageProblem(Problem):
     Attributes:
         task: a name in `teachenv.tasks.TASKS`.
         model: the teacher, a name in `NETWORKS`.
-        student: of the students; None: the teacher's.
-        task_options: of the task: `dataset`, `pool_size`, `image_size`.
-        momentum: of SGD, Nesterov's.
-        weight_decay: of SGD.
+        student: likewise the students' network; None: the teacher's.
+        task_options: the task's options: `dataset`, `pool_size`, `image_size`.
+        momentum: SGD's, in Nesterov's form.
+        weight_decay: SGD's.
         batch_size: images in a minibatch.
         augment: whether images are cropped and flipped.
-        valid_size: part of the pool.
+        valid_size: which part of the pool the validation data are.
         shuffled: part of the training images whose labels are shuffled among them.
     """
 
@@ -110,14 +110,14 @@ class ImageProblem(Problem):
     @property
     def sizes(self) -> dict[str, Problem]:
         """Students with half of the parameters or fewer, and with twice as many or more, as far as there are any."""
-        found = other_sizes(self.model, self._shape, self.data.task.num_outputs)
-        return {label: replace(self, student=name) for label, name in found.items()}
+        students = other_sizes(self.model, self._shape, self.data.task.num_outputs)
+        return {label: replace(self, student=name) for label, name in students.items()}
 
     def network(self, role: Role) -> nn.Module:
         """See `Problem`."""
         name = self.student if role == "student" and self.student is not None else self.model
-        made = make_network(name, self._shape, self.data.task.num_outputs)
-        return made.to(memory_format=torch.channels_last)
+        network = make_network(name, self._shape, self.data.task.num_outputs)
+        return network.to(memory_format=torch.channels_last)
 
     @property
     def _shape(self) -> tuple[int, ...]:
@@ -149,14 +149,14 @@ class ImageProblem(Problem):
         labels[chosen] = labels[rng.permutation(chosen)]
         return labels
 
-    def batch(self, seed: int, step: int, *, own: bool) -> Batch:
+    def batch(self, seed: int, step: int, *, for_students: bool) -> Batch:
         """A minibatch of an epoch's order, each image once; the students' own has an order of its own."""
         images, labels = self.data.train[0], self.labels(seed)
         epoch, place = divmod(step, self.steps)
-        order = _order(seed, epoch, own, len(labels))[place * self.batch_size : (place + 1) * self.batch_size]
+        order = _order(seed, epoch, for_students, len(labels))[place * self.batch_size : (place + 1) * self.batch_size]
         chosen = images[order]
         if self.augment and self.data.task.augment is not None:
-            chosen = self.data.task.augment(chosen, generator(seed, Purpose.AUGMENTATION, 2 * step + own))
+            chosen = self.data.task.augment(chosen, generator(seed, Purpose.AUGMENTATION, 2 * step + for_students))
         return chosen, labels[order]
 
     def evaluate(self, network: nn.Module, split: Literal["valid", "test"]) -> float:

@@ -32,8 +32,8 @@ def make(rows: Sequence[Row]) -> Report:
     ]
     about = f"Mean ± standard deviation over seeds{in_precision(rows)}."
     sections = [
-        Section.of(f"{title}: who is easier to imitate?", columns, grouped(own, ORDER), about)
-        for title, own in by(rows, lambda row: f"{row.task}, {row.student} ({row.dataset})").items()
+        Section.of(f"{title}: who is easier to imitate?", columns, grouped(task_rows, ORDER), about)
+        for title, task_rows in by(rows, lambda row: f"{row.task}, {row.student} ({row.dataset})").items()
     ]
     captions = {"imitation": "How far students are from the teachers that they imitate"}
     return Report("Learning from teaching: imitation", sections, {"imitation": partial(_figure, rows)}, rows, captions)

@@ -118,7 +118,7 @@ def problems(options: Options) -> dict[str, LanguageProblem]:
     """What the options ask for, by the names of the tasks."""
     preset = options.preset
     corpus = options.corpus or ("numbers" if preset == "smoke" else "ptb")
-    found = {}
+    chosen = {}
     for model in options.model:
         problem = SETTINGS.get(f"{corpus}-{model}", SETTINGS[model])
         if preset != "paper":
@@ -134,13 +134,13 @@ def problems(options: Options) -> dict[str, LanguageProblem]:
             )
         size = options.train_size or (20_000 if preset == "smoke" else None)
         problem = replace(problem, corpus=corpus, data_root=options.root, train_size=size)
-        found[f"{corpus}-{model}"] = replace(problem, epochs=options.epochs or problem.epochs)
-    return found
+        chosen[f"{corpus}-{model}"] = replace(problem, epochs=options.epochs or problem.epochs)
+    return chosen
 
 
 def run(options: Options) -> None:
     """Runs what the folder does not hold yet; writes rows, tables and figures."""
-    wanted = cases(NAME, options, problems(options), options.seeds or SEEDS[options.preset])
+    wanted_cases = cases(NAME, options, problems(options), options.seeds or SEEDS[options.preset])
     # Of all models, whichever this command trains.
     shown = problems(replace(options, model=get_args(Model)))
-    options.execute(NAME, [lambda session: wanted], partial(make_report, NAME, options, shown))
+    options.execute(NAME, [lambda session: wanted_cases], partial(make_report, NAME, options, shown))

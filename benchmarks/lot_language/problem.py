@@ -38,10 +38,10 @@ class TextReader(Reader):
 
     def __call__(self, network: nn.Module, inputs: Piece) -> Reading:
         """A language model's outputs, given what it has read before."""
-        own, tokens = inputs
+        for_students, tokens = inputs
         if not any(network is known for known in self._networks):
             self._networks.append(network)
-        key = (next(i for i, known in enumerate(self._networks) if known is network), own)
+        key = (next(i for i, known in enumerate(self._networks) if known is network), for_students)
         spoken = network(tokens, self._states.get(key))
         self._states[key] = spoken.state
         return Reading(spoken.logits, spoken.penalty)
@@ -60,17 +60,17 @@ class LanguageProblem(Problem):
     """A corpus and how it is learned.
 
     Attributes:
-        corpus: see `load_language`.
+        corpus: a name that `load_language` knows.
         model: the teacher, a name in `LANGUAGE_MODELS`.
-        options: of the teacher.
-        student: of the students, by default the teacher's kind.
-        student_options: of theirs, by default the teacher's.
+        options: the options of the teacher's network.
+        student: likewise the students' model; None: the teacher's.
+        student_options: the options of the students' networks; None: the teacher's.
         optimizer_name: `"sgd"` or `"adam"`.
-        momentum: of `"sgd"`.
-        weight_decay: of both.
+        momentum: that of `"sgd"`.
+        weight_decay: that of either optimiser.
         batch_size: B.
         bptt: T.
-        train_size: see `load_language`.
+        train_size: how many training tokens are used; None: all.
     """
 
     corpus: str
@@ -106,9 +106,9 @@ class LanguageProblem(Problem):
     @property
     def sizes(self) -> dict[str, Problem]:
         """Students of half the width and of twice the width."""
-        own = {name: self.options[name] for name in ("embedding", "width", "inner") if name in self.options}
+        widths = {name: self.options[name] for name in ("embedding", "width", "inner") if name in self.options}
         return {
-            label: replace(self, student_options={**self.options, **{n: round(v * factor) for n, v in own.items()}})
+            label: replace(self, student_options={**self.options, **{n: round(v * factor) for n, v in widths.items()}})
             for label, factor in (("smaller", 0.5), ("larger", 2.0))
         }
 
@@ -137,16 +137,16 @@ class LanguageProblem(Problem):
         """See `Problem`."""
         return max(1, (len(self._train) - 1) // self.bptt)
 
-    def batch(self, seed: int, step: int, *, own: bool) -> Batch:
+    def batch(self, seed: int, step: int, *, for_students: bool) -> Batch:
         """The next piece of text; the students' own reading begins elsewhere and goes round without an end."""
         text = self._train
-        if own:
+        if for_students:
             begin = int(generator(seed, Purpose.BATCHES).integers(len(text)))
             place = (begin + step * self.bptt + torch.arange(self.bptt + 1)) % len(text)
         else:
             place = (step % self.steps) * self.bptt + torch.arange(min(self.bptt + 1, len(text)))
         piece = text[place]
-        return (own, piece[:-1]), piece[1:]
+        return (for_students, piece[:-1]), piece[1:]
 
     def evaluate(self, network: nn.Module, split: Literal["valid", "test"]) -> float:
         """Perplexity over all words of a split but the first of each column."""

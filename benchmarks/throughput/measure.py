@@ -40,9 +40,9 @@ def _against_torch(case: Measured, task: Task, seed: int, size: Size) -> tuple[d
 
     def evaluate(*arguments: Any, **options: Any) -> Any:
         start = time.perf_counter()
-        found = metrics(*arguments, **options)
+        result = metrics(*arguments, **options)
         evaluations.append(time.perf_counter() - start)
-        return found
+        return result
 
     setattr(env.dynamics, "metrics", evaluate)  # noqa: B010 - an attribute that hides the method, for the clock's sake
     neutral = np.zeros(env.action_space.shape or (), dtype=np.float32)
@@ -114,18 +114,18 @@ def _against_singles(case: Measured, task: Task, seed: int, size: Size) -> tuple
         return seconds_of(all_at_once) / (steps * students)
 
     def alone() -> float:
-        group, taken = next(groups), 0.0
+        group, seconds = next(groups), 0.0
         for i in group:
             single.reset(seed=1000 * seed + int(i))
-            own = np.zeros(steps)
+            single_rewards = np.zeros(steps)
             start = time.perf_counter()
             for t in range(steps):
-                own[t] = single.step(actions[t, i])[1]
-            taken += (time.perf_counter() - start) / (steps * len(group))
-            differences.append(float(np.abs(own - rewards[:, i]).max()))
+                single_rewards[t] = single.step(actions[t, i])[1]
+            seconds += (time.perf_counter() - start) / (steps * len(group))
+            differences.append(float(np.abs(single_rewards - rewards[:, i]).max()))
             for name, parameter in single.student.parameters.items():
                 differences.append(float((parameter - vector.students.parameters[name][i]).abs().max()))
-        return taken
+        return seconds
 
     times = in_turns({"together": together, "alone": alone}, size.pieces)
     largest = float(np.max(differences))
@@ -167,7 +167,7 @@ def _gradient(case: Measured, task: Task, seed: int, size: Size) -> tuple[dict[s
     horizon, students = 2 * case.steps(size), case.students
     settings = case.options(task) | {"horizon": horizon}
 
-    def made() -> Any:
+    def make() -> Any:
         return TeachEnv(**settings) if students == 1 else TeachVectorEnv(students, **settings)
 
     def episodes(env: Any) -> Callable[[], float]:
@@ -180,8 +180,8 @@ def _gradient(case: Measured, task: Task, seed: int, size: Size) -> tuple[dict[s
         return episode
 
     wrapper = ActionGradient if students == 1 else VectorActionGradient
-    taught = wrapper(made(), case.method)
-    times = in_turns({"plain": episodes(made()), "taught": episodes(taught)}, size.pieces)
+    taught = wrapper(make(), case.method)
+    times = in_turns({"plain": episodes(make()), "taught": episodes(taught)}, size.pieces)
     values = {
         "gradient_ratio": times.ratio("taught", "plain"),
         "student_steps_per_second": horizon * students / times.median("taught"),

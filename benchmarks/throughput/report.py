@@ -103,9 +103,9 @@ def verdict(group: Group) -> str:
 
 def note(group: Group) -> str:
     """What else was measured."""
-    if found := group.values("largest_difference"):
-        within = "within" if max(found.values()) <= DIFFERENCE_TARGET else "NOT within"
-        return f"largest difference {max(found.values()):.1e}, {within} {DIFFERENCE_TARGET:g}"
+    if differences := group.values("largest_difference"):
+        within = "within" if max(differences.values()) <= DIFFERENCE_TARGET else "NOT within"
+        return f"largest difference {max(differences.values()):.1e}, {within} {DIFFERENCE_TARGET:g}"
     return "".join(f"auto: {'vmap' if row.value else 'loop'}" for row in group.of("auto_is_vmap")[:1])
 
 

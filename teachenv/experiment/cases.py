@@ -13,9 +13,9 @@ from typing import Any, NamedTuple, TypeVar
 from teachenv.experiment.inline import Inline
 from teachenv.experiment.jobs import Backend, Failure, Job, Kept
 from teachenv.experiment.progress import progress
-from teachenv.experiment.provenance import about
+from teachenv.experiment.provenance import git_commit, versions
 from teachenv.experiment.report import Report
-from teachenv.experiment.rows import OutputNotWritable, ResultsFile, Row, digest
+from teachenv.experiment.rows import IDENTITY, OutputNotWritable, ResultsFile, Row, digest
 
 T = TypeVar("T")
 
@@ -35,13 +35,13 @@ class Case:
         dataset: what the data really is.
         student: the network.
         method: who teaches.
-        seed: of the repetition.
+        seed: the repetition's.
         config: every option that shapes the numbers.
         label: what progress and errors call it.
         function: does it: `function(**arguments, folder=...)` to an `Outcome`, or to None if no rows come of it. The
             folder is the case's own, the same whenever the same is done: files in it are there again after an
             interruption, on another machine too.
-        arguments: of the function. One that is a `Case` stands for the folder of that case, which is done before.
+        arguments: what it takes. One that is a `Case` stands for the folder of that case, which is done before.
         last: the metric that is there when all are; None: no rows come of it.
         makes: the file that the folder has when the case is done, and that other cases need. The folder then stays.
             None: what is in it is removed when the rows are there.
@@ -65,8 +65,7 @@ class Case:
     @property
     def identity(self) -> dict[str, Any]:
         """What its rows are known by."""
-        names = ("benchmark", "task", "dataset", "student", "method", "seed", "config")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in IDENTITY}
 
     @functools.cached_property
     def digest(self) -> str:
@@ -125,32 +124,25 @@ def rows_of(case: Case, outcome: Outcome) -> list[Row]:
 
     Numbers that are not finite are left out, and a row of `DIVERGED` says so.
     """
-    rows = []
-    for one in outcome.readings:
-        if math.isfinite(one.value):
-            told = about(one.student_steps, one.seconds, **outcome.versions)
-            rows.append(Row(**case.identity, metric=one.metric, value=one.value, **told))
+    rows: list[Row] = []
+    shared: dict[str, Any] = {
+        **case.identity,
+        "git_commit": git_commit(),
+        "versions": {**versions(), **outcome.versions},
+    }
+    for metric, value, student_steps, seconds in outcome.readings:
+        if math.isfinite(value):
+            rows.append(Row(metric=metric, value=value, student_steps=student_steps, seconds=seconds, **shared))
     for method, other in outcome.others.items():
         rows += rows_of(replace(case, method=method), other)
-    told = about(outcome.student_steps, round(outcome.seconds, 6), **outcome.versions)
-    values = dict(sorted(outcome.values.items(), key=lambda item: item[0] == case.last))
-    return rows + _numbers(case.identity, values, told, {outcome.data_of or case.last: _finite(outcome.data)})
-
-
-def _numbers(
-    identity: Mapping[str, Any],
-    values: Mapping[str, float],
-    told: Mapping[str, Any],
-    data: Mapping[str | None, Any] | None = None,
-) -> list[Row]:
-    shown = {name: float(value) for name, value in values.items() if name != DIVERGED}
-    rows = [
-        Row(**identity, metric=name, value=value, data=(data or {}).get(name), **told)
-        for name, value in shown.items()
-        if math.isfinite(value)
-    ]
-    if values.get(DIVERGED) or len(rows) < len(shown):
-        rows.insert(0, Row(**identity, metric=DIVERGED, value=1.0, **told))
+    shared |= {"student_steps": outcome.student_steps, "seconds": round(outcome.seconds, 6)}
+    values = {name: float(value) for name, value in outcome.values.items() if name != DIVERGED}
+    finite = [name for name, value in values.items() if math.isfinite(value)]
+    if outcome.values.get(DIVERGED) or len(finite) < len(values):
+        rows.append(Row(metric=DIVERGED, value=1.0, **shared))
+    for name in sorted(finite, key=lambda name: name == case.last):
+        data = _finite(outcome.data) if name == (outcome.data_of or case.last) else None
+        rows.append(Row(metric=name, value=values[name], data=data, **shared))
     return rows
 
 
@@ -188,7 +180,7 @@ class Session:
         backend: where cases are done.
 
     Attributes:
-        failures: of cases, so far.
+        failures: the cases that have failed so far.
 
     Raises:
         OutputNotWritable: there is a file where cases have their folders.
@@ -214,7 +206,7 @@ class Session:
         """Whether all rows of a case are there."""
         if case.last is None:
             return self._is_made(case)
-        return any(self.results.done(**case.identity, metrics=[metric]) for metric in (case.last, DIVERGED))
+        return any(self.results.done(case.identity, [metric]) for metric in (case.last, DIVERGED))
 
     def best_first(self, metric: str, cases: Iterable[tuple[T, Case]]) -> list[T]:
         """What cases stand for, configurations say, by a number of their rows, the largest first.
@@ -223,10 +215,10 @@ class Session:
         others' order would say nothing of it.
         """
         try:
-            scores = [(self.results.value(metric, case.identity), one) for one, case in cases]
+            scores = [(self.results.value(metric, case.identity), choice) for choice, case in cases]
         except LookupError:
             return []
-        return [one for _, one in sorted(scores, key=lambda score: -score[0])]
+        return [choice for _, choice in sorted(scores, key=lambda score: -score[0])]
 
     def perform(self, cases: Iterable[Case]) -> None:
         """Does those that are not done yet, and what they need, in this order; the rows of each are kept as it ends.
@@ -317,7 +309,7 @@ def execute(
     """The whole way of an experiment: does what a folder does not hold yet, and writes its tables, figures and page.
 
     Args:
-        results: of the experiment, in the folder.
+        results: the experiment's rows, in its folder.
         stages: one after the other, each is asked for its cases when those before it are done.
         report: made of the rows in the end.
         backend: where cases are done.
@@ -330,8 +322,8 @@ def execute(
     session = Session(results, backend)
     for stage in stages:
         session.perform(stage(session))
-    made = report(results.rows())
-    made.write(session.folder, part or "table", part or "report")
+    written = report(results.rows())
+    written.write(session.folder, part or "table", part or "report")
     if session.failures:
         raise CasesFailed(session.failures, session.folder)
-    return made
+    return written

@@ -117,8 +117,8 @@ class Compare:
         named = [name for names in self.methods for name in names.split(",") if name]
         tuned = {name: list(values) for name, values in map(_option, self.tune)}
         options: dict[str, Any] = {name: values[0] for name, values in map(_option, self.set)}
-        own = {name: getattr(self, name) for name in ("budget", "seeds", "out", "workers", "backend", "address")}
-        compare(self.env, methods={name: method_named(name) for name in named}, tune=tuned, **own, **options)
+        arguments = {name: getattr(self, name) for name in ("budget", "seeds", "out", "workers", "backend", "address")}
+        compare(self.env, methods={name: method_named(name) for name in named}, tune=tuned, **arguments, **options)
 
 
 def method_named(name: str) -> Any:
@@ -133,10 +133,10 @@ def method_named(name: str) -> Any:
 
     module, _, attribute = name.rpartition(":")
     if module:
-        found = getattr(importlib.import_module(module), attribute, None)
-        if found is None:
+        method = getattr(importlib.import_module(module), attribute, None)
+        if method is None:
             raise ValueError(f"found no {attribute!r} in module {module!r}; expected a teachenv.experiment.Method")
-        return found
+        return method
     known: dict[str, Any] = dict(GRIDS)
     for point in importlib.metadata.entry_points(group=_METHODS):
         grids: Mapping[str, Any] = point.load()
@@ -170,15 +170,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: without the program's name; by default those of the process.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
     sys.path.insert(0, os.getcwd())  # where the user's own modules are, as with `python -m`
-    if given[:1] in ([], ["-h"], ["--help"]):
+    if words[:1] in ([], ["-h"], ["--help"]):
         print("usage: teachenv compare ENV [options]\n\nAll options: teachenv compare --help")
         return 0
-    if given[0] != "compare":
-        return fail(f"found {given[0]!r}, expected compare; teachenv compare --help describes it")
+    if words[0] != "compare":
+        return fail(f"found {words[0]!r}, expected compare; teachenv compare --help describes it")
     import tyro
 
     config = (tyro.conf.PositionalRequiredArgs,)
-    chosen = tyro.cli(Compare, prog="teachenv compare", args=given[1:], config=config)
+    chosen = tyro.cli(Compare, prog="teachenv compare", args=words[1:], config=config)
     return ended(chosen.run)

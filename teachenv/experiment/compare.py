@@ -73,10 +73,10 @@ def compare(
         out: folder of rows, tables, figures and page; None: `runs/` and the name of the task.
         workers: processes, or CPUs of a local Ray cluster; None: as many as there are cores.
         backend: where the work is done; `"inline"`: in this process.
-        address: of a Ray cluster, or `"auto"`; None: a local one is started.
+        address: where a Ray cluster answers, or `"auto"`; None: a local one is started.
         effort: how many students are trained in tuning, on the way and at the end; None: by the budget.
         equal_grids: whether methods must have equally many candidates.
-        **options: of the environment, the same for all methods; see `teachenv.Settings`.
+        **options: options of the environment, the same for all methods; see `teachenv.Settings`.
 
     Returns:
         The report: `table()` is markdown, `rows` the rows, `figures` Matplotlib figures by name, `html` the path of the
@@ -132,9 +132,9 @@ def _checked(methods: object, equal_grids: bool) -> dict[str, Method]:
                 raise unknown_name(f"method that {name!r} shares the tuning or the teacher of", other, methods)
     sizes = {name: len(method.candidates) for name, method in methods.items() if method.tuned_as is None}
     if equal_grids and len({*sizes.values()}) > 1:
-        found = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        counts = ", ".join(f"{name} {size}" for name, size in sizes.items())
         raise ValueError(
-            f"grids of different sizes: {found}; a fair comparison tries as many candidates of each method: list as "
+            f"grids of different sizes: {counts}; a fair comparison tries as many candidates of each method: list as "
             "many values of an option of each, or pass equal_grids=False"
         )
     return dict(methods)
@@ -149,16 +149,16 @@ def _tuned(tune: object) -> dict[str, list[Any]]:
 def _values(name: str, values: Any) -> list[Any]:
     known = {field.name for field in fields(Settings)} - {"task", "student", "loss"}
     checks.known_options("tune", [name], sorted(known))
-    found = checks.listed(f"tune[{name!r}]", values, "values")
-    if not found:
+    listed = checks.listed(f"tune[{name!r}]", values, "values")
+    if not listed:
         raise ValueError(f"tune[{name!r}] must have at least one value, found none; leave it out for the default")
-    return found
+    return listed
 
 
 def _setting(env: str | None, task: Task | str | None, options: Mapping[str, Any]) -> Setting:
     if (env is None) == (task is None):
-        found = "neither" if env is None else "both"
-        raise ValueError(f"found {found} an environment's id and a task, expected one of them to compare on")
+        given = "neither" if env is None else "both"
+        raise ValueError(f"found {given} an environment's id and a task, expected one of them to compare on")
     if env is not None and not isinstance(env, str):
         raise ValueError(f"env must be the id of a registered environment, found {checks.shown(env)}")
     known = {*inspect.signature(compare).parameters, *(field.name for field in fields(Settings))} - {"options"}
@@ -199,7 +199,7 @@ def effort_of(budget: int, horizon: int, configurations: int) -> Effort:
     Args:
         budget: student steps of each teacher.
         horizon: student steps of a training.
-        configurations: of each method.
+        configurations: how many each method has.
     """
     # At least ten updates of a teacher, of up to 16 students each.
     parallel = max(1, min(16, budget // (10 * horizon)))
@@ -256,8 +256,8 @@ def _agreed(folder: Path, about: dict[str, Any]) -> dict[str, Any]:
                 raise ValueError(f"{folder} holds results of something else (there is no {_ABOUT}); choose another out")
             return about
     try:
-        found = dict(json.loads(file.read_text()))
-        known = dict(found.get("contents", {}))
+        held = dict(json.loads(file.read_text()))
+        known = dict(held.get("contents", {}))
     except (ValueError, TypeError, OSError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ValueError(f"{file} is damaged ({reason}); mend it, or choose another out") from error
@@ -269,9 +269,9 @@ def _agreed(folder: Path, about: dict[str, Any]) -> dict[str, Any]:
             "name, or choose another out"
         )
     for name in about:
-        if name != "contents" and found.get(name) != about[name]:
+        if name != "contents" and held.get(name) != about[name]:
             raise ValueError(
-                f"{folder} holds another comparison: found {name} {checks.shown(found.get(name))}, expected "
+                f"{folder} holds another comparison: found {name} {checks.shown(held.get(name))}, expected "
                 f"{checks.shown(about[name])}; choose another out"
             )
     return {**about, "contents": {**known, **contents}}

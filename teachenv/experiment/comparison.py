@@ -8,7 +8,6 @@ the curve of J on dev, and on the whole pool, for the error on test.
 from __future__ import annotations
 
 import itertools
-import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,7 +25,7 @@ from teachenv.experiment.methods import Method
 from teachenv.experiment.naming import in_words
 from teachenv.experiment.precision import on_any_machine, precision
 from teachenv.experiment.report import Report
-from teachenv.experiment.rows import Row, agreeing, read_rows
+from teachenv.experiment.rows import Row, agreeing, digest, read_rows
 from teachenv.experiment.setting import Configuration, Setting, candidate_of, teaching_of
 from teachenv.experiment.teach import Coefficients, teach, thinned
 from teachenv.experiment.teachers import TEACHER, learned, steps_per_action
@@ -61,7 +60,7 @@ class Effort:
     Attributes:
         student_steps: budget of each teacher.
         parallel: students that it teaches at a time.
-        rungs: of successive halving; none: the first configuration of each grid is taken.
+        rungs: the rounds of successive halving; none: the first configuration of each grid is taken.
         points: how often a learning teacher is measured.
         students: fresh students of each such measurement.
         final_students: fresh students on the whole pool.
@@ -92,7 +91,7 @@ class Contest:
     """A task on which methods are compared.
 
     Attributes:
-        name: of the task in rows.
+        name: the task's name in rows.
         dataset: what the data really is.
         student: the network's name in rows.
         setting: environment and options.
@@ -127,12 +126,12 @@ class Contest:
         """A contest whose task, data and student have the names that its environment has for them.
 
         Args:
-            setting: see the attributes, like the three that follow.
-            effort: likewise.
-            methods: likewise.
-            tune: likewise.
-            run: likewise; None: all methods.
-            teaching: of an environment of the setting; None: one is made, which fails early.
+            setting: environment and options.
+            effort: what is spent.
+            methods: by name, those that the contest knows.
+            tune: gives the values that a method is tuned over; see the attribute.
+            run: names of those that are compared; None: all.
+            teaching: that of an environment of the setting; None: one is made, which fails early.
             **more: the other attributes, and other names.
         """
         run = tuple(methods if run is None else run)
@@ -152,7 +151,7 @@ class Contest:
         if method.rates is not None:
             tuned["learning_rate"] = method.rates
         values = itertools.product(*tuned.values(), range(len(method.candidates)))
-        return [Configuration(dict(zip(tuned, one, strict=False)), one[-1]) for one in values]
+        return [Configuration(dict(zip(tuned, combination, strict=False)), combination[-1]) for combination in values]
 
     def budget(self, method: Method) -> int:
         """Student steps that its teacher may spend."""
@@ -178,6 +177,7 @@ class Comparison:
     contests: Sequence[Contest]
     seeds: int
     shipped: Sequence[Row] = ()
+    _shipped: dict[str, Row] = field(init=False)
     _left: dict[tuple[str, str], list[Configuration]] = field(init=False)
     _sent: dict[str, Shared] = field(init=False, default_factory=dict)
 
@@ -190,6 +190,7 @@ class Comparison:
         names = [contest.name for contest in self.contests]
         if len({*names}) < len(names):
             raise ValueError(f"found tasks of the same name ({', '.join(names)}), expected settings that differ in it")
+        self._shipped = {digest(row.identity): row for row in self.shipped}
         self._left = {(c.name, method): c.grid(method) for c in self.contests for method in _tuned(c)}
 
     @property
@@ -249,13 +250,10 @@ class Comparison:
         """Whether the row is there, if need be from those that are shipped."""
         if session.is_done(case):
             return True
-        key = _key(case.config)
-        for row in self.shipped:
-            names = (row.task, row.dataset, row.student, row.method)
-            if names == (case.task, case.dataset, case.student, case.method) and _key(row.config) == key:
-                session.results.append([row])
-                return True
-        return False
+        row = self._shipped.get(case.digest)
+        if row is not None:
+            session.results.append([row])
+        return row is not None
 
     def trainings(self, session: Session) -> list[Case]:
         """The trainings of all seeds, long ones first: begun last, they would leave the other cores idle."""
@@ -296,22 +294,22 @@ class Comparison:
     def _tuning(self, contest: Contest, name: str, configuration: Configuration, rung: Rung) -> Case:
         method = contest.methods[name]
         crowd = method.crowd if method.learns else 0
-        more: dict[str, Any] = {
+        effort: dict[str, Any] = {
             "budget": min(crowd * method.spends * rung.steps, contest.budget(method)),
             "parallel": crowd * rung.parallel,
             "students": rung.students,
         }
         if rung.length != 1.0:
-            more["length"] = rung.length
+            effort["length"] = rung.length
         return self._case(
             contest,
             name,
             configuration,
             seed=0,
-            config=_config(contest, method, configuration, "tuning") | more,
+            config=_config(contest, method, configuration, "tuning") | effort,
             label=f"tuning {contest.name}: {name}, {configuration} on {rung.students} students",
             function=tune,
-            arguments=more,
+            arguments=effort,
             last="dev_accuracy",
         )
 
@@ -325,9 +323,9 @@ class Comparison:
             "final_students": effort.final_students,
         }
         if method.taught_as:
-            of, taught_as = self._source(contest, name)
-            source = self._training(of, taught_as, best, seed)
-            config["taught"] = {**source.config, "task": of.name}
+            origin, taught_as = self._source(contest, name)
+            source = self._training(origin, taught_as, best, seed)
+            config["taught"] = {**source.config, "task": origin.name}
         names = ("budget", "parallel", "students", "final_students")
         return self._case(
             contest,
@@ -346,14 +344,14 @@ class Comparison:
     def _case(self, contest: Contest, name: str, configuration: Configuration, **more: Any) -> Case:
         # Sent once to each worker: with the data of one's own task a setting is large.
         setting = self._sent.setdefault(contest.name, Shared(contest.setting))
-        given = {"setting": setting, "method": contest.methods[name], "configuration": configuration}
+        shared = {"setting": setting, "method": contest.methods[name], "configuration": configuration}
         return Case(
             benchmark=self.benchmark,
             task=contest.name,
             dataset=contest.dataset,
             student=contest.student,
             method=name,
-            **{**more, "arguments": given | more["arguments"]},
+            **{**more, "arguments": shared | more["arguments"]},
         )
 
 
@@ -388,10 +386,6 @@ def _shared(setting: Setting) -> dict[str, Any]:
 def shipped_rows(path: Path) -> list[Row]:
     """The rows of an earlier run that come with a benchmark, if they are there."""
     return read_rows(path) if path.exists() else []
-
-
-def _key(config: Mapping[str, Any]) -> str:
-    return json.dumps(config, sort_keys=True)
 
 
 def tune(
@@ -448,15 +442,15 @@ def train(
     teacher = setting.teacher(method, configuration, TEACHER_SEED + seed, max(parallel, 1) if method.learns else 1)
     if method.learns:
         measured = setting.students(students, method, configuration)
-        teacher, found = learned(
+        teacher, measurements = learned(
             teacher,
             budget,
             folder,
             every=budget / points,
             measure=lambda teacher: teach(measured, teacher, CURVE_SEED).objective,
         )
-        readings = [Reading("dev_objective", p.value, p.student_steps, p.seconds) for p in found[:-1]]
-        spent = found[-1].student_steps
+        readings = [Reading("dev_objective", p.value, p.student_steps, p.seconds) for p in measurements[:-1]]
+        spent = measurements[-1].student_steps
     if source is not None:
         teacher.set_parameters(str(source / TEACHER), exact_match=False)
     seeds, coefficients = (CURVE_SEED, FINAL_SEED + 10_000 * seed), Coefficients()

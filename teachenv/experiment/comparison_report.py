@@ -33,11 +33,11 @@ class Results:
     Attributes:
         all: rows, tuning included.
         tasks: by name, a group for each method that has rows.
-        methods: see there.
+        methods: names of all that there can be, in the order in which they are shown.
         fixed: names of the methods that are fixed losses.
 
     Args:
-        rows: of the run, tuning included.
+        rows: all rows of the run, tuning included.
         methods: all that there can be, by name, in the order in which they are shown.
         seeds: seeds 0 … seeds − 1 are shown.
         loss: the teachers' loss family that is shown.
@@ -53,9 +53,10 @@ class Results:
                 latest[row.task, row.method, row.seed] = row.config
         # A folder can hold runs of several budgets: those of the newest configuration are shown.
         shown = [r for r in rows if r.method in methods and latest.get((r.task, r.method, r.seed)) == r.config]
-        # By seed: the bootstrap draws others in another order.
-        tasks = by(shown, lambda row: row.task)
-        self.tasks = {t: grouped(sorted(own, key=lambda row: row.seed), methods) for t, own in tasks.items()}
+        self.tasks = {}
+        for task, task_rows in by(shown, lambda row: row.task).items():
+            # By seed: the bootstrap draws others in another order.
+            self.tasks[task] = grouped(sorted(task_rows, key=lambda row: row.seed), methods)
 
     def color(self, group: Group) -> Any:
         """That of the method in all figures."""
@@ -63,18 +64,18 @@ class Results:
 
     def best_fixed(self, group: Group) -> Group | None:
         """The fixed loss of the smallest test error beside a method."""
-        found = [other for other in group.beside.values() if other.name in self.fixed and ERROR.values(other)]
-        return min(found, key=_error, default=None)
+        fixed = [other for other in group.beside.values() if other.name in self.fixed and ERROR.values(other)]
+        return min(fixed, key=_error, default=None)
 
     def panels(self, learning: bool = False) -> dict[str, list[Group]]:
         """Methods by task and by which J they have; only those beside which some teacher learns, if that is asked."""
-        found = {}
+        panels = {}
         for task, groups in self.tasks.items():
             for name in sorted({objective(group) for group in groups}):
-                own = [group for group in groups if objective(group) == name]
-                if not learning or any(learns(group) for group in own):
-                    found[f"{task}, {name}"] = own
-        return found
+                alike = [group for group in groups if objective(group) == name]
+                if not learning or any(learns(group) for group in alike):
+                    panels[f"{task}, {name}"] = alike
+        return panels
 
 
 def learns(group: Group) -> bool:
@@ -92,15 +93,16 @@ def objective(group: Group) -> str:
 
 def along(group: Group) -> list[list[tuple[int, float]]]:
     """J of fresh students by the student steps spent on their teacher, for each seed."""
-    return [[(r.student_steps, r.value) for r in own] for own in by(group.of(OBJECTIVE), lambda r: r.seed).values()]
+    seeds = by(group.of(OBJECTIVE), lambda row: row.seed)
+    return [[(row.student_steps, row.value) for row in rows] for rows in seeds.values()]
 
 
 def described(config: Mapping[str, Any]) -> str:
     """What was tuned, as a cell of the table shows it; of nested options the leaves."""
-    own = [f"{name} {value}" for name, value in leaves(config["own"]) if name not in _FIXED_OPTIONS]
+    options = [f"{name} {value}" for name, value in leaves(config["own"]) if name not in _FIXED_OPTIONS]
     rate = [f"lr {config['learning_rate']:g}"] if "learning_rate" in config else []
     schedule = [str(config["lr_schedule"])] if "lr_schedule" in config else []
-    return ", ".join([*filter(None, [" ".join([*rate, *schedule])]), *own])
+    return ", ".join([*filter(None, [" ".join([*rate, *schedule])]), *options])
 
 
 def make(
@@ -112,10 +114,10 @@ def make(
     """The report of a comparison.
 
     Args:
-        name: see `Report`.
+        name: the page's title.
         results: what is shown.
         further: figures beside those of every comparison.
-        columns: further ones of the table.
+        columns: the table's columns beside those of every comparison.
     """
     captions = {
         "test_error": "Test error of each method: mean, 95 % interval, and a dot a seed",
@@ -171,11 +173,11 @@ def test_error(results: Results) -> Figure:
 
 def teacher_training(results: Results) -> Figure | None:
     """J of students under teachers that learn, along the student steps spent on them."""
-    found = results.panels(learning=True)
-    if not found:
+    panels = results.panels(learning=True)
+    if not panels:
         return None
-    figure, axes = figures.panels(list(found))
-    for axis, groups in zip(axes, found.values(), strict=True):
+    figure, axes = figures.panels(list(panels))
+    for axis, groups in zip(axes, panels.values(), strict=True):
         shown: list[float] = []
         for group in groups:
             color = results.color(group)

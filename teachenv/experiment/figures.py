@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from teachenv.experiment.statistics import bootstrap_interval, mean, summarise
+from teachenv.experiment.statistics import bootstrap_interval, mean
 from teachenv.experiment.tables import Group, Measure
 
 Curve: TypeAlias = Sequence[Sequence[float | None]]
@@ -25,7 +25,7 @@ def panels(titles: Sequence[str], size: tuple[float, float] = (6.4, 4.4)) -> tup
     """A figure with axes side by side, in lines of three, one for each title.
 
     Args:
-        titles: at least one.
+        titles: one for each panel, at least one.
         size: width and height of a panel in inches.
     """
     columns = min(3, len(titles))
@@ -52,10 +52,10 @@ def describe(axis: Any, x: str, y: str = "", **legend: Any) -> None:
     """Names the axes and, where something has a label, shows the legend.
 
     Args:
-        axis: of Matplotlib.
+        axis: Matplotlib's axes.
         x: what runs to the right.
         y: what runs upwards.
-        legend: its options.
+        legend: Matplotlib's options of the legend.
     """
     axis.set_xlabel(x)
     axis.set_ylabel(y)
@@ -69,14 +69,14 @@ def bars(
     """A line for each group: a dot for each seed, the mean and, of several seeds, its bootstrap interval."""
     shown = [group for group in groups if measure.values(group)]
     for place, group in enumerate(reversed(shown)):
-        values, drawn = list(measure.values(group).values()), colors(group)
-        found = summarise(values)
-        axis.plot(values, [place] * len(values), "o", color=drawn, alpha=0.35, markersize=4)
-        if found.n > 1:
-            axis.plot([found.low, found.high], [place, place], "-", color=drawn, linewidth=3)
-        axis.plot([found.mean], [place], "D", color=drawn, markersize=7)
+        values, color = list(measure.values(group).values()), colors(group)
+        middle = mean(values)
+        axis.plot(values, [place] * len(values), "o", color=color, alpha=0.35, markersize=4)
+        if len(values) > 1:
+            axis.plot(bootstrap_interval(values), [place, place], "-", color=color, linewidth=3)
+        axis.plot([middle], [place], "D", color=color, markersize=7)
         above = {"xytext": (0, 8), "textcoords": "offset points", "ha": "center", "fontsize": 8}
-        axis.annotate(measure(found.mean), (found.mean, place), **above)
+        axis.annotate(measure(middle), (middle, place), **above)
     axis.set_yticks(range(len(shown)), [group.name for group in reversed(shown)], fontsize=9)
     axis.set_ylim(-0.6, len(shown) - 0.2)
     if logarithmic:
@@ -99,11 +99,11 @@ def curve(
     """The mean over seeds, along the points that all of them have.
 
     Args:
-        axis: of Matplotlib.
-        curves: of the seeds; those that are longer are cut off.
+        axis: Matplotlib's axes.
+        curves: one for each seed; longer ones are cut off where the shortest ends.
         column: which of their numbers.
         scale: what places and numbers are multiplied by.
-        style: of the line, as Matplotlib writes it.
+        style: the line's style, as Matplotlib writes it.
         band: around it: from the lowest to the highest seed, or the bootstrap interval of the mean.
         line: what else Matplotlib takes, such as `color` and `label`.
 
@@ -129,7 +129,7 @@ def curves(
     parts: Mapping[str, Sequence[Group]],
     x: str,
     y: str,
-    of: Callable[[Group], Sequence[Curve]] | None = None,
+    curves_of: Callable[[Group], Sequence[Curve]] | None = None,
     *,
     colors: Callable[[Group], Any] | None = None,
     style: Callable[[Group], str] = lambda group: "-",
@@ -143,25 +143,27 @@ def curves(
         parts: groups by the titles of their panels.
         x: what runs to the right.
         y: what runs upwards.
-        of: the curves of a group's seeds; by default the `curve` of each row's data.
-        colors: of groups; by default a colour for each place.
-        style: see `curve`.
-        dashed: a second number of each point, drawn as a dashed line.
-        legend: its options.
-        options: see `curve`.
+        curves_of: gives the curves of a group's seeds; by default the `curve` of each row's data.
+        colors: gives the colour of a group; by default each place has its own.
+        style: gives the style of a group's line, as `curve` takes it.
+        dashed: which of a point's numbers is drawn as a dashed line besides; None: none is.
+        legend: Matplotlib's options of the legend.
+        options: what else `curve` takes.
     """
-    of = of or _curves
-    found = {title: [(group, of(group)) for group in groups] for title, groups in parts.items()}
-    found = {title: shown for title, own in found.items() if (shown := [pair for pair in own if pair[1]])}
-    if not found:
+    shown: dict[str, list[tuple[Group, Sequence[Curve]]]] = {}
+    for title, groups in parts.items():
+        for group in groups:
+            if seeds := (curves_of or _curves)(group):
+                shown.setdefault(title, []).append((group, seeds))
+    if not shown:
         return None
-    figure, axes = panels(list(found))
-    for axis, pairs in zip(axes, found.values(), strict=True):
-        for place, (group, own) in enumerate(pairs):
-            drawn = {"color": colors(group) if colors else color(place), **options}
-            curve(axis, own, style=style(group), label=group.name, **drawn)
+    figure, axes = panels(list(shown))
+    for axis, pairs in zip(axes, shown.values(), strict=True):
+        for place, (group, seeds) in enumerate(pairs):
+            line = {"color": colors(group) if colors else color(place), **options}
+            curve(axis, seeds, style=style(group), label=group.name, **line)
             if dashed is not None:
-                curve(axis, own, style="--", column=dashed, **drawn)
+                curve(axis, seeds, style="--", column=dashed, **line)
         describe(axis, x, y, **(legend or {}))
     return figure
 
@@ -181,7 +183,7 @@ def heat_maps(
 
     Args:
         lines: by the name of the line, the title and the matrix of each map.
-        title: of the figure.
+        title: stands above the figure.
         size: width and height of a map in inches.
         finish: called with the axes and the column of each map.
         image: what Matplotlib's `imshow` takes.
@@ -217,8 +219,8 @@ def svg(figure: Figure, name: str) -> str:
     """The figure as an element of a page: letters stay letters, and every id begins with the figure's name.
 
     Args:
-        figure: of Matplotlib.
-        name: of the figure on its page: letters, digits, and dashes.
+        figure: Matplotlib's.
+        name: the figure's name on its page: letters, digits, and dashes.
     """
     picture = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):

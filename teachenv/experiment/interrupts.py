@@ -23,7 +23,7 @@ class Interrupted(KeyboardInterrupt):
     """A signal that ends the run; all that cleans up after Ctrl-C does so after the others, too.
 
     Attributes:
-        number: of the signal.
+        number: the signal's.
     """
 
     def __init__(self, number: int = signal.SIGINT) -> None:

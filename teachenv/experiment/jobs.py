@@ -16,6 +16,8 @@ and arguments travel by cloudpickle, so a script may define them itself, and nee
 from __future__ import annotations
 
 import traceback
+from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
@@ -82,7 +84,7 @@ class Failure:
     """What a job gives that raised, or whose process died.
 
     Attributes:
-        label: of the job.
+        label: what progress and errors call the job.
         reason: What a user reads.
         error: What the job raised, with its cause; None where the process died, or the error cannot be sent.
         traceback: The traceback as text; empty where the process died.
@@ -120,6 +122,49 @@ class Backend(Protocol):
     ) -> None: ...
 
 
+class Queue(ABC):
+    """What all backends have in common: jobs that wait, and those that have ended but are not handed back yet."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Job] = deque()
+        self._ended: deque[tuple[Job, Any]] = deque()
+
+    def submit(self, job: Job) -> None:
+        """Takes one more job."""
+        self._waiting.append(job)
+
+    def completed(self) -> Iterator[tuple[Job, Any]]:
+        """Gives the jobs and their values as they end."""
+        while self._waiting or self._ended or self._is_running():
+            self._begin()
+            if self._ended:
+                yield self._ended.popleft()
+            else:
+                self._listen()
+
+    @abstractmethod
+    def close(self) -> None:
+        """Ends what runs, and forgets what waits."""
+
+    def __enter__(self) -> Queue:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    @abstractmethod
+    def _is_running(self) -> bool:
+        """Whether a job has begun and not ended yet."""
+
+    @abstractmethod
+    def _begin(self) -> None:
+        """Begins the jobs that wait, as far as there is room for them."""
+
+    @abstractmethod
+    def _listen(self) -> None:
+        """Waits for jobs to end, not for ever, and adds those that have."""
+
+
 BACKENDS = ("inline", "processes", "ray")
 
 
@@ -129,8 +174,8 @@ def make_backend(name: str, workers: int | None = None, address: str | None = No
     Args:
         name: `"inline"` (this process, one job after another), `"processes"` (others on this machine) or `"ray"`.
         workers: Jobs at a time; None: one for each core that this process may use, or what a Ray cluster has room for.
-        address: of the Ray cluster to join: `"auto"` (the one that this machine is part of) or `"host:port"`. None: one
-            of this machine's own, which ends with the backend.
+        address: The Ray cluster to join: `"auto"` (the one that this machine is part of) or `"host:port"`. None: one of
+            this machine's own, which ends with the backend.
 
     Raises:
         ValueError: If there is no such backend, it has no address, or `workers` is less than one.
@@ -178,14 +223,14 @@ def arguments_of(job: Job, shared: Callable[[Shared], Any], kept: Callable[[Kept
     return arguments if job.folder is None else arguments | {"folder": folder}
 
 
-def call(label: str, function: Callable[..., Any], arguments: Mapping[str, Any], threads: int | None) -> Any:
+def call(label: str, function: Callable[..., Any], arguments: Mapping[str, Any], threads: int) -> Any:
     """Runs a job in this process.
 
     Args:
-        label: of the job.
-        function: of the job.
+        label: what progress and errors call the job.
+        function: what the job calls.
         arguments: its arguments; those that are a `Parcel` are opened.
-        threads: of torch while it runs; None: as many as there are.
+        threads: how many torch has while the job runs.
 
     Returns:
         The job's value, or a `Failure`.
@@ -195,8 +240,7 @@ def call(label: str, function: Callable[..., Any], arguments: Mapping[str, Any],
     """
     before = torch.get_num_threads()
     try:
-        if threads is not None:
-            torch.set_num_threads(threads)
+        torch.set_num_threads(threads)
         with ExitStack() as stack:
             received = {
                 name: stack.enter_context(value.opened()) if isinstance(value, Parcel) else value

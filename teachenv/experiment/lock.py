@@ -45,7 +45,7 @@ def lock(path: Path) -> Lock:
     """The lock of a file, kept by the caller for as long as it may write; within one process all share it.
 
     Args:
-        path: of the file, which need not exist; its folder must.
+        path: the file, which need not exist; its folder must.
 
     Raises:
         InUse: another process has it; the message says which.
@@ -53,10 +53,10 @@ def lock(path: Path) -> Lock:
     """
     # By process as well: what a forked child copies is its parent's.
     key = os.getpid(), path.resolve()
-    found = _locks.get(key)
-    if found is None:
-        found = _locks[key] = Lock(key[1])
-    return found
+    held = _locks.get(key)
+    if held is None:
+        held = _locks[key] = Lock(key[1])
+    return held
 
 
 def _locked(beside: Path, path: Path) -> int:

@@ -57,7 +57,7 @@ class Record:
         curve: a point for each stop.
         best: networks by the names under which they were offered.
         seconds: spent on all of it.
-        earlier: those of them that processes before this one spent.
+        earlier: those of the seconds that processes before this one spent.
     """
 
     step: int = 0
@@ -95,7 +95,7 @@ def train(learner: Learner, stops: Iterable[int], file: Path, kind: str, known: 
     Args:
         learner: what is trained, as it is before the first step.
         stops: after how many steps it is evaluated and kept; those that do not exceed the one before are left out.
-        file: in which it is kept, and from which it goes on.
+        file: where the training is kept, and from where it goes on.
         kind: what the file holds, as errors call it: "a distillation of texts".
         known: what else than plain values the learner's state holds; see `teachenv.checkpoints.save`.
 
@@ -140,4 +140,4 @@ def _resumed(learner: Learner, file: Path, kind: str, known: checkpoints.Known) 
 
 
 def _means(logged: list[Mapping[str, float]]) -> dict[str, float]:
-    return {key: float(np.mean([one[key] for one in logged if key in one])) for key in logged[-1]}
+    return {key: float(np.mean([numbers[key] for numbers in logged if key in numbers])) for key in logged[-1]}

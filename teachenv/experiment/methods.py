@@ -53,7 +53,7 @@ class Method:
         rates: learning rates of the student, where they are others than the comparison's.
         episode_rate: factor on the student's learning rate in the episodes that the teacher learns on. The gradient of
             a training is noise near the edge of stability, where the fastest training is.
-        wrapper: of an environment with one student: the teacher sees something else through it, one student at a time.
+        wrapper: wraps an environment of one student: the teacher sees something else through it, one student at a time.
     """
 
     candidates: tuple[Candidate, ...] = (Candidate(),)
@@ -73,20 +73,20 @@ def fixed(loss: str, **options: Any) -> Method:
 
     Args:
         loss: a name in `teachenv.losses.PLAIN_LOSSES`, such as `"cross-entropy"` or `"focal"`.
-        **options: of the loss (`gamma=[1.0, 2.0]`) or of the environment (`weight_decay=[0, 1e-3]`); a list is a grid.
+        **options: those of loss (`gamma=[1.0, 2.0]`) and environment (`weight_decay=[0, 1e-3]`); a list is a grid.
 
     Raises:
         ValueError: an unknown loss, or lists of different lengths.
         TypeError: an option that neither the loss nor the environment has.
     """
     checks.choice("loss", loss, PLAIN_LOSSES)
-    of_loss = [name for name in _parameters(PLAIN_LOSSES[loss]) if name not in ("prediction", "targets")]
-    found = [one.environment for one in candidates(f"fixed({loss!r})", options, of_loss=of_loss)]
+    loss_options = [name for name in _parameters(PLAIN_LOSSES[loss]) if name not in ("prediction", "targets")]
+    environments = [
+        {"loss": "sample-weights", **candidate.environment}
+        for candidate in candidates(f"fixed({loss!r})", options, loss_options=loss_options)
+    ]
     return Method(
-        tuple(
-            Candidate({"loss": "sample-weights", **one, "loss_kwargs": {"base": loss, **one.get("loss_kwargs", {})}})
-            for one in found
-        )
+        tuple(Candidate({**one, "loss_kwargs": {"base": loss, **one.get("loss_kwargs", {})}}) for one in environments)
     )
 
 
@@ -94,37 +94,37 @@ def candidates(
     name: str,
     options: Mapping[str, Any],
     *,
-    of_teacher: Collection[str] = (),
-    of_loss: Collection[str] | None = None,
+    teacher_options: Collection[str] = (),
+    loss_options: Collection[str] | None = None,
 ) -> tuple[Candidate, ...]:
     """The candidates that options stand for.
 
     Args:
-        name: of the method, for messages.
+        name: what messages call the method.
         options: by name; a list is a grid, any other value is the same for all candidates.
-        of_teacher: names of the teacher's options; they come before the environment's of the same name.
-        of_loss: names of the loss's options; None: those of the family that the option `loss` names, or of any.
+        teacher_options: names of the teacher's options; they come before the environment's of the same name.
+        loss_options: names of the loss's options; None: those of the family that the option `loss` names, or of any.
 
     Raises:
         ValueError: lists of different lengths, or an empty one.
         TypeError: an option that neither teacher nor loss nor environment has.
     """
     environment = {f.name for f in fields(Settings)} - {"task", "student"}
-    if of_loss is None:
+    if loss_options is None:
         chosen = options.get("loss")
         families = [name for name in LOSSES if chosen is None or name == chosen or name in _listed(chosen)]
-        of_loss = {parameter for name in families for parameter in _parameters(LOSSES[name])}
-    checks.known_options(name, options, sorted({*of_teacher, *of_loss, *environment}))
-    found = []
+        loss_options = {parameter for name in families for parameter in _parameters(LOSSES[name])}
+    checks.known_options(name, options, sorted({*teacher_options, *loss_options, *environment}))
+    choices = []
     for values in _side_by_side(name, options):
-        teacher = {key: value for key, value in values.items() if key in of_teacher}
-        rest = {key: value for key, value in values.items() if key not in of_teacher}
-        loss = {key: value for key, value in rest.items() if key in of_loss and key not in environment}
+        teacher = {key: value for key, value in values.items() if key in teacher_options}
+        rest = {key: value for key, value in values.items() if key not in teacher_options}
+        loss = {key: value for key, value in rest.items() if key in loss_options and key not in environment}
         rest = {key: plain(key, value) for key, value in rest.items() if key not in loss}
         if loss:
             rest["loss_kwargs"] = {**rest.get("loss_kwargs", {}), **loss}
-        found.append(Candidate(rest, teacher))
-    return tuple(found)
+        choices.append(Candidate(rest, teacher))
+    return tuple(choices)
 
 
 def options_of(algorithm: type) -> set[str]:
@@ -142,9 +142,9 @@ def _side_by_side(name: str, options: Mapping[str, Any]) -> list[dict[str, Any]]
     lists = {key: value for key, value in options.items() if isinstance(value, list)}
     lengths = {key: len(value) for key, value in lists.items()}
     if len({*lengths.values()}) > 1 or 0 in lengths.values():
-        found = " and ".join(f"{count} of {key}" for key, count in lengths.items())
+        counts = " and ".join(f"{count} of {key}" for key, count in lengths.items())
         raise ValueError(
-            f"{name}: found {found}, expected as many values of each: lists go side by side, the first values together"
+            f"{name}: found {counts}, expected as many values of each: lists go side by side, the first values together"
         )
     count = next(iter(lengths.values()), 1)
     return [{key: value[i] if key in lists else value for key, value in options.items()} for i in range(count)]
@@ -155,8 +155,8 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _parameters(function: Any) -> list[str]:
-    found = inspect.signature(function).parameters.values()
-    return [p.name for p in found if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    parameters = inspect.signature(function).parameters.values()
+    return [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 
 
 GRIDS: dict[str, Method] = {

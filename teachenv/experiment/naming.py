@@ -37,9 +37,9 @@ def name_of(value: Any) -> str:
     Raises:
         ValueError: a function without a name.
     """
-    own = getattr(value, "name", None)
-    if isinstance(own, str) and own:
-        return own
+    attribute = getattr(value, "name", None)
+    if isinstance(attribute, str) and attribute:
+        return attribute
     name = getattr(value, "__qualname__", None)
     if name is None and not isinstance(value, functools.partial):
         return f"{type(value).__qualname__}{simple_attributes(value)}"

@@ -26,8 +26,8 @@ def has_bfloat16(device: str | None = None) -> bool:
     """
     if device is not None and torch.device(device).type != "cpu":
         return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-    found: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return any(found.get(name, False) for name in ("amx_bf16", "avx512_bf16", "bf16"))
+    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(capabilities.get(name, False) for name in ("amx_bf16", "avx512_bf16", "bf16"))
 
 
 def on_this_machine(options: Mapping[str, Any]) -> dict[str, Any]:

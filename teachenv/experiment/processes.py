@@ -16,14 +16,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from multiprocessing import Pipe
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cloudpickle  # type: ignore[import-untyped]
 import torch
@@ -32,6 +31,7 @@ from teachenv.experiment.jobs import (
     Failure,
     Job,
     Parcel,
+    Queue,
     Shared,
     arguments_of,
     message,
@@ -39,6 +39,8 @@ from teachenv.experiment.jobs import (
     received,
 )
 from teachenv.experiment.worker import ENDING
+
+T = TypeVar("T")
 
 # After which a process that was asked to end is killed: time to remove the file that it was writing.
 _SECONDS_TO_END = 5.0
@@ -51,30 +53,16 @@ _SECONDS_BETWEEN_LOOKS = 0.5
 HUGE_PAGES = {"THP_MEM_ALLOC_ENABLE": "1"}
 
 
-class Processes:
+class Processes(Queue):
     """Runs each job in one of several processes, which begin when there is something to do."""
 
     def __init__(self, workers: int | None = None) -> None:
+        super().__init__()
         self._limit = workers or usable_cores()
-        self._waiting: deque[Job] = deque()
-        self._ended: deque[tuple[Job, Any]] = deque()
         self._workers: list[_Worker] = []
         # Made for the first shared value, when there are processes that remove it if this one is killed.
         self._folder = _unmade_folder()
         self._stored: dict[Shared, _Stored] = {}
-
-    def submit(self, job: Job) -> None:
-        """Takes one more job."""
-        self._waiting.append(job)
-
-    def completed(self) -> Iterator[tuple[Job, Any]]:
-        """Gives the jobs and their values as they end."""
-        while self._waiting or self._ended or any(worker.job for worker in self._workers):
-            self._assign()
-            if self._ended:
-                yield self._ended.popleft()
-            else:
-                self._listen()
 
     def close(self) -> None:
         """Ends the processes: those that are at a job are asked to, and killed after five seconds."""
@@ -84,13 +72,10 @@ class Processes:
         self._stored.clear()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def __enter__(self) -> Processes:
-        return self
+    def _is_running(self) -> bool:
+        return any(worker.job for worker in self._workers)
 
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def _assign(self) -> None:
+    def _begin(self) -> None:
         """Gives jobs to processes that have none."""
         idle = [worker for worker in self._workers if worker.job is None]
         # All of them begin before the first is sent a job: a large one is not taken before the process has begun.
@@ -156,7 +141,7 @@ def _load(path: Path) -> Any:
         return cloudpickle.load(file)
 
 
-def alone(function: Callable[..., Any], /, **arguments: Any) -> Any:
+def alone(function: Callable[..., T], /, **arguments: Any) -> T:
     """Calls a function in a process of its own, which has done nothing before: for measurements of memory and time.
 
     The process has the environment that any new one has, and as many torch threads as this one.
@@ -175,7 +160,7 @@ def alone(function: Callable[..., Any], /, **arguments: Any) -> Any:
         worker.begin(job, sent)
         while not worker.has_ended():
             wait([worker.pipe], _SECONDS_BETWEEN_LOOKS)
-        result = worker.result()
+        result: T | Failure = worker.result()
     finally:
         _end([worker])
     if not isinstance(result, Failure):

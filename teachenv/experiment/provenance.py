@@ -8,7 +8,6 @@ import os
 import platform
 import subprocess
 from pathlib import Path
-from typing import Any
 
 _ROOT = Path(__file__).resolve().parents[2]
 _DISTRIBUTIONS = ("torch", "gymnasium", "stable-baselines3", "numpy", "teachenv")
@@ -16,13 +15,13 @@ _DISTRIBUTIONS = ("torch", "gymnasium", "stable-baselines3", "numpy", "teachenv"
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the libraries that shape a result; ``"not installed"`` where there is none."""
-    found = {"python": platform.python_version()}
+    numbers = {"python": platform.python_version()}
     for name in _DISTRIBUTIONS:
         try:
-            found[name] = importlib.metadata.version(name)
+            numbers[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:  # run from a checkout, say
-            found[name] = "not installed"
-    return found
+            numbers[name] = "not installed"
+    return numbers
 
 
 @functools.cache
@@ -50,19 +49,3 @@ def git_commit(folder: str | os.PathLike[str] = _ROOT) -> str:
 def _git(folder: str | os.PathLike[str], *arguments: str) -> str:
     command = ["git", "-C", os.fspath(folder), *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.strip()
-
-
-def about(student_steps: int, seconds: float, **more: str) -> dict[str, Any]:
-    """What a row says beside its number and what that is of.
-
-    Args:
-        student_steps: See `Row`.
-        seconds: See `Row`.
-        more: What shapes a result beside the versions of libraries, such as the precision.
-    """
-    return {
-        "git_commit": git_commit(),
-        "versions": {**versions(), **more},
-        "student_steps": student_steps,
-        "seconds": seconds,
-    }

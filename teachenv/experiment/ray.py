@@ -15,7 +15,7 @@ import socket
 import tempfile
 import threading
 import warnings
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,6 +29,7 @@ from teachenv.experiment.jobs import (
     Job,
     Kept,
     Parcel,
+    Queue,
     Shared,
     answer,
     arguments_of,
@@ -60,37 +61,23 @@ _SECONDS_TO_END = 5.0
 _SECONDS_TO_CONNECT = 5.0
 
 
-class Ray:
+class Ray(Queue):
     """Runs each job as a task of a Ray cluster."""
 
     def __init__(self, workers: int | None = None, address: str | None = None) -> None:
+        super().__init__()
         # One that the caller has joined stays as it is.
         self._connected = not ray.is_initialized()
         # A cluster of this machine's own has no more room than that anyway.
         self._limit = min(workers or _TASKS_AT_A_TIME, _TASKS_AT_A_TIME)
         if self._connected:
             _connect(workers, address)
-        self._waiting: deque[Job] = deque()
         self._running: dict[Any, Job] = {}
-        self._ended: deque[tuple[Job, Any]] = deque()
         self._shared: dict[Shared, _Stored] = {}
         self._node = _this_node()
         here = NodeAffinitySchedulingStrategy(self._node, soft=False)
         self._folders: Any = ray.remote(_Folders).options(num_cpus=0, scheduling_strategy=here).remote()
         self._task = ray.remote(_run)
-
-    def submit(self, job: Job) -> None:
-        """Takes one more job."""
-        self._waiting.append(job)
-
-    def completed(self) -> Iterator[tuple[Job, Any]]:
-        """Gives the jobs and their values as they end."""
-        while self._waiting or self._running or self._ended:
-            while self._waiting and len(self._running) < self._limit:
-                self._begin(self._waiting.popleft())
-            if not self._ended:
-                self._listen()
-            yield self._ended.popleft()
 
     def close(self) -> None:
         """Ends what runs, and leaves the cluster, or ends it if it is this machine's own."""
@@ -109,21 +96,20 @@ class Ray:
         if self._connected:
             ray.shutdown()
 
-    def __enter__(self) -> Ray:
-        return self
+    def _is_running(self) -> bool:
+        return bool(self._running)
 
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def _begin(self, job: Job) -> None:
-        sent = self._message(job)
-        if isinstance(sent, Failure):
-            self._ended.append((job, sent))
-            return
-        resources = {"num_cpus": 1.0} | dict(job.resources)
-        options: dict[str, Any] = {name: resources.pop(name) for name in _RAYS_OWN if name in resources}
-        task = self._task.options(max_retries=_RETRIES, resources=resources, **options)
-        self._running[task.remote(job.label, *sent)] = job
+    def _begin(self) -> None:
+        while self._waiting and len(self._running) < self._limit:
+            job = self._waiting.popleft()
+            sent = self._message(job)
+            if isinstance(sent, Failure):
+                self._ended.append((job, sent))
+                continue
+            resources = {"num_cpus": 1.0} | dict(job.resources)
+            options: dict[str, Any] = {name: resources.pop(name) for name in _RAYS_OWN if name in resources}
+            task = self._task.options(max_retries=_RETRIES, resources=resources, **options)
+            self._running[task.remote(job.label, *sent)] = job
 
     def _message(self, job: Job) -> tuple[bytes, dict[str, Parcel]] | Failure:
         """What is sent by cloudpickle, and what Ray itself has to see on its way."""
@@ -202,8 +188,8 @@ def _lacking(resources: Mapping[str, float]) -> str:
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]] if needed else []  # type: ignore[no-untyped-call]
     if not needed or any(all(node.get(name, 0) >= amount for name, amount in needed.items()) for node in nodes):
         return ""
-    wanted = ", ".join(f"{name}={amount:g}" for name, amount in resources.items())
-    return f"no machine of the cluster has {wanted}; ask for less, or add one that has by `ray start`"
+    asked = ", ".join(f"{name}={amount:g}" for name, amount in resources.items())
+    return f"no machine of the cluster has {asked}; ask for less, or add one that has by `ray start`"
 
 
 def _result(label: str, task: Any) -> Any:

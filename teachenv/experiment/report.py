@@ -38,10 +38,10 @@ class Report:
         beside: further reports that are written with it, by the names of their files.
 
     Args:
-        name: see there, like the following.
-        sections: see there.
+        name: title of the page.
+        sections: with the tables.
         figures: functions that draw them, or return None where there is nothing to show, by the names of their files.
-        rows: see there.
+        rows: all that the tables and figures are made from.
         captions: what figures show, for those whose name does not say it.
         command: with which it is made again; by default this process's own.
     """
@@ -162,10 +162,10 @@ def _configurations(rows: Sequence[Row]) -> list[tuple[str, ...]]:
 
 
 def _origins(rows: Sequence[Row]) -> list[tuple[str, ...]]:
-    found = Counter((row.git_commit, ", ".join(f"{k} {v}" for k, v in sorted(row.versions.items()))) for row in rows)
-    return [(commit, versions, f"{number:,}") for (commit, versions), number in found.most_common()]
+    counts = Counter((row.git_commit, ", ".join(f"{k} {v}" for k, v in sorted(row.versions.items()))) for row in rows)
+    return [(commit, versions, f"{number:,}") for (commit, versions), number in counts.most_common()]
 
 
 def _span(numbers: Iterable[int]) -> str:
-    found = sorted(set(numbers)) or [0]
-    return f"{found[0]} to {found[-1]}" if len(found) > 1 else str(found[0])
+    ordered = sorted(set(numbers)) or [0]
+    return f"{ordered[0]} to {ordered[-1]}" if len(ordered) > 1 else str(ordered[0])

@@ -22,13 +22,13 @@ import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn
 
 from teachenv.experiment.lock import InUse, Lock, lock
 from teachenv.files import whole_file
 
-_Key: TypeAlias = tuple[str, str, str, str, str, int, str]
-_Identity: TypeAlias = tuple[_Key, str, int]
+IDENTITY = ("benchmark", "task", "dataset", "student", "method", "seed", "config")
+"""The fields of `Row` that say which piece of work its number is of."""
 
 # Of each line.
 _BEGINNING = b'{"benchmark":'
@@ -114,6 +114,11 @@ class Row:
         row = f"{self.benchmark}/{self.method}/{self.metric}"
         raise ValueError(f"row {row}: found {name}={getattr(self, name)!r}, expected {expected}")
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Which piece of work the number is of, by the names of `IDENTITY`."""
+        return {name: getattr(self, name) for name in IDENTITY}
+
     def to_json(self) -> str:
         """The row as one line of JSON, without the line's end."""
         fields = dataclasses.asdict(self)
@@ -128,14 +133,14 @@ class Row:
         Raises:
             ValueError: If the line is not JSON, is not an object, or lacks or adds a field.
         """
-        found = json.loads(line)
-        if not isinstance(found, dict):
-            raise ValueError(f"found {type(found).__name__}, expected an object")
+        content = json.loads(line)
+        if not isinstance(content, dict):
+            raise ValueError(f"found {type(content).__name__}, expected an object")
         known = {field.name for field in dataclasses.fields(cls)}
-        missing, unknown = sorted(known - {"data"} - found.keys()), sorted(found.keys() - known)
+        missing, unknown = sorted(known - {"data"} - content.keys()), sorted(content.keys() - known)
         if missing or unknown:
             raise ValueError(f"missing fields: {missing}, unknown fields: {unknown}")
-        return cls(**found)
+        return cls(**content)
 
 
 class ResultsFile:
@@ -170,8 +175,8 @@ class ResultsFile:
             if self.path.exists():
                 with self.path.open("r+b") as file:
                     _mend_last_line(file.fileno(), self.path)
-        self._rows: dict[_Identity, Row] = {}
-        self._metrics: dict[_Key, dict[str, float]] = {}
+        self._rows: dict[tuple[str, str, int], Row] = {}
+        self._metrics: dict[str, dict[str, float]] = {}
         if self.path.exists():
             self._remember(read_rows(self.path))
 
@@ -224,53 +229,31 @@ class ResultsFile:
         """All rows in the order of the file, each the newest that says its thing."""
         return list(self._rows.values())
 
-    def done(
-        self,
-        *,
-        benchmark: str,
-        task: str,
-        dataset: str,
-        student: str,
-        method: str,
-        seed: int,
-        config: Mapping[str, Any],
-        metrics: Collection[str] = (),
-    ) -> bool:
+    def done(self, identity: Mapping[str, Any], metrics: Collection[str] = ()) -> bool:
         """Whether this piece of work is in the file already, so that it can be skipped.
 
         Args:
-            benchmark: As in `Row`, like the five that follow.
-            task: Setting.
-            dataset: Data of the students.
-            student: Student network.
-            method: Teacher.
-            seed: Seed of the repetition.
-            config: Compared as JSON: the order of keys does not matter, tuples equal lists, 1 differs from 1.0.
+            identity: Its `IDENTITY`, by name. The config is compared as JSON: the order of keys does not matter, tuples
+                equal lists, 1 differs from 1.0.
             metrics: Metrics that must all be there. Without any, one row of whatever metric is enough.
         """
-        key = (benchmark, task, dataset, student, method, operator.index(seed), _canonical(dict(config)))
+        key = _key(identity)
         return key in self._metrics and self._metrics[key].keys() >= set(metrics)
 
     def value(self, metric: str, identity: Mapping[str, Any]) -> float:
-        """The newest number of that name.
-
-        Args:
-            metric: its name.
-            identity: what `done` takes, but for the metrics.
+        """The newest number of a metric, of the work that `done` would find.
 
         Raises:
             LookupError: there is none.
         """
-        names = ("benchmark", "task", "dataset", "student", "method", "seed")
-        key: Any = (*(identity[name] for name in names), _canonical(dict(identity["config"])))
         try:
-            return self._metrics[key][metric]
+            return self._metrics[_key(identity)][metric]
         except KeyError:
             raise LookupError(f"no row has {metric!r} of {dict(identity)}") from None
 
     def _remember(self, rows: Iterable[Row]) -> None:
         for row in rows:
-            key = (row.benchmark, row.task, row.dataset, row.student, row.method, row.seed, _canonical(row.config))
+            key = _key(row.identity)
             self._rows[key, row.metric, row.student_steps] = row
             self._metrics.setdefault(key, {})[row.metric] = row.value
 
@@ -302,12 +285,11 @@ def agreeing(rows: Iterable[Row], identities: Iterable[Mapping[str, Any]]) -> li
     """Rows of these pieces of work, of any seed: a folder can hold runs of several settings, which no table may mix.
 
     Args:
-        rows: of a file.
-        identities: what `ResultsFile.done` takes, but for the metrics, or a part of that; a ``config`` may be a part
-            of the rows' own, too.
+        rows: those of a file.
+        identities: by name, the `IDENTITY` of each or a part of it; a ``config`` may be a part of the rows' own, too.
     """
-    wanted = [_as_read_back(dict(identity)) for identity in identities]
-    return [row for row in rows if any(_agrees(row, identity) for identity in wanted)]
+    parts = [_as_read_back(dict(identity)) for identity in identities]
+    return [row for row in rows if any(_agrees(row, identity) for identity in parts)]
 
 
 def _agrees(row: Row, identity: Mapping[str, Any]) -> bool:
@@ -334,9 +316,13 @@ def digest(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(_canonical(settings).encode()).hexdigest()[:16]
 
 
-def _canonical(config: Mapping[str, Any]) -> str:
-    """JSON in which configs that read back equal are equal strings."""
-    return json.dumps(_as_read_back(config), sort_keys=True)
+def _key(identity: Mapping[str, Any]) -> str:
+    return _canonical({name: identity[name] for name in IDENTITY})
+
+
+def _canonical(settings: Mapping[str, Any]) -> str:
+    """JSON in which settings that read back equal are equal strings."""
+    return json.dumps(_as_read_back(settings), sort_keys=True)
 
 
 def _as_read_back(value: Any) -> Any:
@@ -371,13 +357,13 @@ def _mend_last_line(file: int, path: Path) -> None:
 
 def _begins_a_row(line: bytes) -> bool:
     """Whether a crash may have left this of a row; zeros are what some file systems leave of a lost block."""
-    found = line.replace(b" ", b"")
-    return _BEGINNING.startswith(found[: len(_BEGINNING)]) or not line.strip(b"\0")
+    squeezed = line.replace(b" ", b"")
+    return _BEGINNING.startswith(squeezed[: len(_BEGINNING)]) or not line.strip(b"\0")
 
 
-def _shortened(line: bytes, length: int = 60) -> str:
+def _shortened(line: bytes) -> str:
     text = line.decode(errors="replace")
-    return repr(text if len(text) <= length else f"{text[:length]}...")
+    return repr(text if len(text) <= 60 else f"{text[:60]}...")
 
 
 @contextlib.contextmanager

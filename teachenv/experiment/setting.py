@@ -44,7 +44,7 @@ class OneByOne:
     """Students who are taught one after the other, because their teacher looks through a wrapper.
 
     Attributes:
-        env: of one student, wrapped or not.
+        env: an environment of one student, wrapped or not.
         count: how many students.
     """
 
@@ -59,7 +59,7 @@ class Setting:
     Attributes:
         env: a registered id (`"TeachDigits-v0"`, `"mypackage:Mine-v0"`); None: `TeachEnv` itself, whose task is then
             among the options.
-        options: of the environment, for all methods; objects of one's own among them.
+        options: the environment's options, for all methods; objects of one's own among them.
         loss: the teachers' loss family; None: the environment's own.
         final: options in which the final students' training differs from the one that teachers learn on.
         lasts: whether this is the final students' training.

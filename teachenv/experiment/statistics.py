@@ -22,25 +22,6 @@ Statistic: TypeAlias = Callable[[Array], Array]
 _CHUNK = 1 << 20
 
 
-@dataclass(frozen=True)
-class Summary:
-    """What a table shows of one method's runs.
-
-    Attributes:
-        n: Number of runs.
-        mean: Their mean.
-        iqm: Their interquartile mean.
-        low: Lower end of the bootstrap interval.
-        high: Upper end of the bootstrap interval.
-    """
-
-    n: int
-    mean: float
-    iqm: float
-    low: float
-    high: float
-
-
 @overload
 def mean(values: Sequence[float]) -> float: ...
 @overload
@@ -93,7 +74,6 @@ def bootstrap_interval(
     statistic: Statistic = mean,
     level: float = 0.95,
     resamples: int = 10_000,
-    seed: int = 0,
 ) -> tuple[float, float]:
     """The percentile bootstrap interval of a statistic: draw n of n with replacement, many times, and take quantiles.
 
@@ -104,8 +84,7 @@ def bootstrap_interval(
         values: One sample, n values.
         statistic: Maps an array of shape (k, n) to k numbers: `mean`, `iqm`, or a function that reduces the last axis.
         level: Share of the resampled statistics inside the interval, in (0, 1).
-        resamples: How many samples to draw.
-        seed: Of the draws; equal arguments give equal intervals.
+        resamples: How many samples to draw; equal arguments give equal intervals.
 
     Returns:
         Lower and upper end.
@@ -122,7 +101,7 @@ def bootstrap_interval(
         raise ValueError(f"found resamples={resamples}, expected at least 1")
     if sample.size == 1:
         return float(sample[0]), float(sample[0])
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     statistics = np.empty(resamples)
     rows = max(1, _CHUNK // sample.size)
     for start in range(0, resamples, rows):
@@ -151,61 +130,32 @@ class Paired:
     high: float
     p: float
 
-    def interval(self, digits: int = 2) -> str:
+    def interval(self, digits: int) -> str:
         """The mean difference and its interval, as tables have them: ``+0.80 [+0.31, +1.29]``."""
         return f"{self.mean:+.{digits}f} [{self.low:+.{digits}f}, {self.high:+.{digits}f}]"
 
-    def __str__(self) -> str:
-        """The same with the p-value."""
-        return f"{self.interval()}, p {self.p:.2g}"
 
-
-def paired(values: Sequence[float] | Array, others: Sequence[float] | Array, level: float = 0.95) -> Paired:
+def paired(values: Sequence[float] | Array, others: Sequence[float] | Array) -> Paired:
     """The paired t-test.
 
     Args:
         values: One sample, n >= 2 values.
         others: The sample that it is compared with, a value for each.
-        level: Of the interval.
 
     Raises:
         ValueError: If the samples are not finite, of different lengths, or of less than two values.
     """
-    one, other = _checked(values), _checked(others)
-    if one.shape != other.shape or one.ndim != 1 or one.size < 2:
-        raise ValueError(f"found samples of shapes {one.shape} and {other.shape}, expected pairs, at least two")
-    differences = one - other
+    sample, other = _checked(values), _checked(others)
+    if sample.shape != other.shape or sample.ndim != 1 or sample.size < 2:
+        raise ValueError(f"found samples of shapes {sample.shape} and {other.shape}, expected pairs, at least two")
+    differences = sample - other
     average = float(differences.mean())
     if np.ptp(differences) == 0:
         # Without any spread t is infinite, or 0/0.
-        return Paired(one.size, average, average, average, 1.0 if average == 0 else 0.0)
-    test = scipy.stats.ttest_rel(one, other)
-    interval = test.confidence_interval(level)
-    return Paired(one.size, average, float(interval.low), float(interval.high), float(test.pvalue))
-
-
-def summarise(
-    values: Sequence[float] | Array,
-    statistic: Statistic = mean,
-    level: float = 0.95,
-    resamples: int = 10_000,
-    seed: int = 0,
-) -> Summary:
-    """Summarise one sample; the interval is that of ``statistic``, the mean unless told otherwise.
-
-    Args:
-        values: One sample, n values.
-        statistic: As for `bootstrap_interval`, like the following.
-        level: Share of the resampled statistics inside the interval.
-        resamples: How many samples to draw.
-        seed: Of the draws.
-
-    Raises:
-        ValueError: As `bootstrap_interval`.
-    """
-    sample = _checked(values)
-    low, high = bootstrap_interval(sample, statistic, level, resamples, seed)
-    return Summary(n=sample.size, mean=float(mean(sample)), iqm=float(iqm(sample)), low=low, high=high)
+        return Paired(sample.size, average, average, average, 1.0 if average == 0 else 0.0)
+    test = scipy.stats.ttest_rel(sample, other)
+    interval = test.confidence_interval(0.95)
+    return Paired(sample.size, average, float(interval.low), float(interval.high), float(test.pvalue))
 
 
 def _checked(values: Sequence[float] | Array) -> Array:

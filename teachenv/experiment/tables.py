@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from teachenv.experiment.rows import Row
-from teachenv.experiment.statistics import Statistic, iqm, mean, paired, summarise
+from teachenv.experiment.statistics import Statistic, bootstrap_interval, mean, paired
 
 T = TypeVar("T")
 
@@ -27,7 +27,7 @@ class Group:
     """The rows of one line of a table, those of a task and method, say.
 
     Attributes:
-        name: of the line, mostly the method.
+        name: what the line is called, mostly the method.
         rows: at least one.
         beside: all groups of the table, by name.
     """
@@ -70,10 +70,10 @@ class Group:
 
 def by(rows: Iterable[Row], key: Callable[[Row], T]) -> dict[T, list[Row]]:
     """Rows by what the function says of them, as that first appears: those of each table, say."""
-    found: dict[T, list[Row]] = {}
+    parts: dict[T, list[Row]] = {}
     for row in rows:
-        found.setdefault(key(row), []).append(row)
-    return found
+        parts.setdefault(key(row), []).append(row)
+    return parts
 
 
 def grouped(
@@ -82,13 +82,13 @@ def grouped(
     """Groups of rows, by method unless told otherwise.
 
     Args:
-        rows: of one table.
+        rows: those of one table.
         order: names that come first, in this order; the others follow as they first appear.
         key: what the groups are called.
     """
-    found, groups = by(rows, key), dict[str, Group]()
-    for name in dict.fromkeys([*(name for name in order if name in found), *found]):
-        groups[name] = Group(name, tuple(found[name]), groups)
+    parts, groups = by(rows, key), dict[str, Group]()
+    for name in dict.fromkeys([*(name for name in order if name in parts), *parts]):
+        groups[name] = Group(name, tuple(parts[name]), groups)
     return list(groups.values())
 
 
@@ -97,7 +97,7 @@ class Measure:
     """A metric as a table shows it.
 
     Attributes:
-        metric: see `Row`.
+        metric: a row's `metric`.
         scale: what values are multiplied by; 100 for percent.
         digits: after the point.
     """
@@ -150,10 +150,11 @@ def interval(header: str, measure: Measure, statistic: Statistic = mean) -> Colu
         values = list(measure.values(group).values())
         if not values:
             return ""
-        found = summarise(values, statistic)
-        ends = (found.iqm if statistic is iqm else found.mean, found.low, found.high)
-        shown, low, high = map(measure, ends)
-        return shown if found.n == 1 else f"{shown} [{low}, {high}]"
+        shown = measure(float(statistic(np.array(values))))
+        if len(values) == 1:
+            return shown
+        low, high = map(measure, bootstrap_interval(values, statistic))
+        return f"{shown} [{low}, {high}]"
 
     return Column(header, cell)
 
@@ -162,10 +163,10 @@ def deviation(header: str, measure: Measure, form: str | None = None, spread: st
     """The mean over seeds ± their standard deviation: ``74.9 ± 2.3``.
 
     Args:
-        header: see `Column`.
+        header: the column's name.
         measure: what is shown.
-        form: of the mean, for `format`; by default with the measure's digits.
-        spread: of the deviation; by default the same.
+        form: how `format` writes the mean; by default with the measure's digits.
+        spread: how `format` writes the deviation; by default like the mean.
     """
     form = form or f".{measure.digits}f"
 
@@ -184,7 +185,7 @@ def against(baseline: str, header: str, measure: Measure, p: str = "") -> Column
 
     Args:
         baseline: name of a group beside.
-        header: see `Column`.
+        header: the column's name.
         measure: what is compared.
         p: how the p-value of the paired t-test is told, such as ``", p {:.2g}"``; by default not at all.
     """
@@ -196,8 +197,8 @@ def against(baseline: str, header: str, measure: Measure, p: str = "") -> Column
         both = sorted(values.keys() & others.keys())
         if len(both) < 2:
             return ""
-        found = paired([values[seed] for seed in both], [others[seed] for seed in both])
-        return found.interval(measure.digits) + p.format(found.p)
+        difference = paired([values[seed] for seed in both], [others[seed] for seed in both])
+        return difference.interval(measure.digits) + p.format(difference.p)
 
     return Column(header, cell)
 
@@ -217,9 +218,9 @@ def steps(measure: Measure, header: str = "student steps") -> Column:
     return Column(header, lambda group: f"{group.student_steps(measure.metric):,}")
 
 
-def seconds(measure: Measure, header: str = "seconds") -> Column:
+def seconds(measure: Measure) -> Column:
     """The median over seeds."""
-    return Column(header, lambda group: f"{group.seconds(measure.metric):.0f}")
+    return Column("seconds", lambda group: f"{group.seconds(measure.metric):.0f}")
 
 
 def leaves(options: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
@@ -237,8 +238,8 @@ def leaves(options: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
 
 def in_precision(rows: Iterable[Row]) -> str:
     """`"; networks in bfloat16"`, say, to end a caption with; empty where all rows are in float32."""
-    found = {row.versions.get("precision", "float32") for row in rows}
-    return "" if found <= {"float32"} else f"; networks in {' or '.join(sorted(found))}"
+    precisions = {row.versions.get("precision", "float32") for row in rows}
+    return "" if precisions <= {"float32"} else f"; networks in {' or '.join(sorted(precisions))}"
 
 
 @dataclass(frozen=True)
@@ -246,9 +247,9 @@ class Section:
     """A part of a report: a title, a text and a table, any of which it may lack.
 
     Attributes:
-        title: of the section; empty if it goes on from the one before.
+        title: stands above the section; empty if it goes on from the one before.
         text: before the table; may have `code` in backticks.
-        header: of the table.
+        header: the names of the table's columns.
         body: its lines.
         shown: headers of the columns that fit on a terminal; by default all.
     """
@@ -282,7 +283,7 @@ class Section:
         """Prints the table on the terminal; where that is narrow, the names of the lines stay whole.
 
         Args:
-            title: of the report, for a section that has none.
+            title: the report's, for a section that has none.
         """
         from rich.console import Console
         from rich.table import Table

@@ -18,8 +18,8 @@ class Moment:
     """What a watcher sees after each action.
 
     Attributes:
-        number: of the action, from 0.
-        env: of all students, or of the one who is being taught.
+        number: the action's, from 0.
+        env: the environment of all students, or of the one who is being taught.
         actions: what was taken, (B, n) for B students, (n,) for one.
         infos: what the environment said.
     """
@@ -81,7 +81,7 @@ class Coefficients:
 
     Attributes:
         count: how many times, at most.
-        decimals: to which coefficients are rounded.
+        decimals: how many the coefficients keep.
         at: the student steps at which they were taken.
         shown: mean coefficients over the students, each (rows, columns).
     """
@@ -95,22 +95,22 @@ class Coefficients:
         """Keeps those of a moment, if it is one of them."""
         if moment.number in places(moment.env.teaching.actions, self.count):
             teaching = moment.env.teaching
-            taken = teaching.parse_action(moment.actions, moment.actions.shape)
-            mean = taken.mean(0) if taken.dim() > 1 else taken
+            action = teaching.parse_action(moment.actions, moment.actions.shape)
+            mean = action.mean(0) if action.dim() > 1 else action
             self.at.append(moment.step)
-            found = teaching.dynamics.loss.coefficients(mean).cpu().double()  # short in JSON
-            self.shown.append(found.round(decimals=self.decimals).tolist())
+            matrix = teaching.dynamics.loss.coefficients(mean).cpu().double()  # short in JSON
+            self.shown.append(matrix.round(decimals=self.decimals).tolist())
 
 
 def places(length: int, count: int) -> list[int]:
     """At most `count` places in a list of some length, at even distances, its two ends among them."""
-    found: list[int] = np.linspace(0, length - 1, min(count, length)).round().astype(int).tolist()
-    return found
+    indices: list[int] = np.linspace(0, length - 1, min(count, length)).round().astype(int).tolist()
+    return indices
 
 
-def thinned(curve: Sequence[float], count: int = 200) -> list[float]:
-    """A curve at `places`, rounded."""
-    return [round(curve[i], 5) for i in places(len(curve), count)]
+def thinned(curve: Sequence[float]) -> list[float]:
+    """A curve at no more than 200 `places`, rounded."""
+    return [round(curve[i], 5) for i in places(len(curve), 200)]
 
 
 def teach(
@@ -126,7 +126,7 @@ def teach(
     Args:
         students: how many, in which environment.
         teacher: what decides the actions, by `predict`; None: the zero action.
-        seed: of the first student; each further one has the next.
+        seed: the first student's; each further one has the next.
         test: whether the finished students are measured on test.
         watch: called after each action; None: nobody watches.
     """
@@ -189,9 +189,9 @@ class _Ended:
         if ending.any():
             # The whole of dev, of which rewards may have been measured on a part.
             for split in self.splits:
-                for name, found in self.env.evaluate_final(split).items():
+                for name, score in self.env.evaluate_final(split).items():
                     if name != "diverged":
-                        self.scores[name] = np.where(ending, found, self.scores.get(name, np.zeros_like(found)))
+                        self.scores[name] = np.where(ending, score, self.scores.get(name, np.zeros_like(score)))
         self.over |= ending
         return float(self.objective.mean())
 
@@ -216,11 +216,11 @@ def _teach_one_by_one(
                 watch(Moment(len(curve) - 2, single, action, info))
         # One that diverged stays as it was.
         curves.append(curve + curve[-1:] * (single.teaching.actions + 1 - len(curve)))
-        found = {name: value for split in splits for name, value in single.evaluate(split).items()}
         diverged += bool(info["diverged"])
-        scores.append({name: value for name, value in found.items() if name != "diverged"})
+        measured = [item for split in splits for item in single.evaluate(split).items()]
+        scores.append({name: value for name, value in measured if name != "diverged"})
     return Taught(
-        {name: float(np.mean([found[name] for found in scores])) for name in scores[0]},
+        {name: float(np.mean([student[name] for student in scores])) for name in scores[0]},
         np.mean(curves, axis=0).tolist(),
         float(np.mean(sizes)),
         diverged,

@@ -54,7 +54,7 @@ def learned(
         folder: where it is kept as it learns, for an interrupted training to go on from, and in the end. Algorithms
             that do not resume exactly (SB3's own) are not kept.
         every: student steps between two measurements and checkpoints; 0: both before each update.
-        measure: of a teacher; None: there are no measurements but checkpoints.
+        measure: says how good a teacher is; None: there are no measurements, only checkpoints.
         watch: called after each action, of a teacher with one student at a time. Its attributes (plain values) are kept
             with the teacher and set again when an interrupted training goes on. None: nobody watches.
     """

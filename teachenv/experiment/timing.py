@@ -53,19 +53,19 @@ def in_turns(
 
     Args:
         contenders: give the seconds that count of a turn; mostly `partial(seconds_of, function)`.
-        turns: of each.
+        turns: how many each contender takes at least.
         seconds: how long turns are taken at least; more turns if need be.
         warm_up: whether each has a turn before, which does not count.
     """
     for contender in contenders.values() if warm_up else ():
         contender()
-    taken: dict[str, list[float]] = {name: [] for name in contenders}
+    seconds_taken: dict[str, list[float]] = {name: [] for name in contenders}
     number, begin = 0, time.perf_counter()
     while number < turns or time.perf_counter() - begin < seconds:
         for name, contender in contenders.items():
-            taken[name].append(contender())
+            seconds_taken[name].append(contender())
         number += 1
-    return Times(taken)
+    return Times(seconds_taken)
 
 
 def peak(function: Callable[[], T], most: int | None = None) -> tuple[int | None, T]:

@@ -26,9 +26,9 @@ def work(descriptor: int, driver: int, folder: str) -> NoReturn:
     """Runs jobs until there are no more.
 
     Args:
-        descriptor: of the pipe over which they come, and answers go.
+        descriptor: the file descriptor of the pipe over which they come, and answers go.
         driver: number of the process at its other end.
-        folder: of the values that processes share; removed here as well, since the driver cannot if it was killed.
+        folder: where the values are that processes share; removed here too, since the driver cannot if it was killed.
     """
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     threading.Thread(target=_end_with, args=(driver, folder), daemon=True).start()

@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 import meta
 from benchmarks.l2t_dlf_translation import work as translation
 from teachenv import checkpoints
-from teachenv.experiment import comparison, methods, teachers
+from teachenv.experiment import comparison, loop, methods, teachers
 from teachenv.experiment.cases import Case
 from teachenv.experiment.setting import Configuration, Setting
+from teachenv.state import StudentState
 
 # What names and file systems trip over.
 _NAMES = st.one_of(
@@ -71,7 +72,9 @@ def _warm_start(file: Path, patch: pytest.MonkeyPatch) -> None:
 
 
 def _half_a_warm_start(file: Path, patch: pytest.MonkeyPatch) -> None:
-    translation._read_half(file, SimpleNamespace(parameters={}, slots={}, buffers={}))  # type: ignore[arg-type]
+    student = SimpleNamespace(parameters={}, slots={}, buffers={})
+    warming = translation._WarmUp(SimpleNamespace(student=student))  # type: ignore[arg-type]
+    loop.train(warming, [1], file, translation._HALF, (StudentState,))
 
 
 def _record(file: Path, patch: pytest.MonkeyPatch) -> None:

@@ -149,13 +149,13 @@ def test_a_uniform_model_has_the_perplexity_of_the_vocabulary() -> None:
 def test_readers_read_everything() -> None:
     """In an epoch each word but a rest is a target once; students go round from another place."""
     text = TEXT._train
-    joint = torch.cat([TEXT.batch(0, step, own=False)[1] for step in range(TEXT.steps)])
+    joint = torch.cat([TEXT.batch(0, step, for_students=False)[1] for step in range(TEXT.steps)])
     assert torch.equal(joint, text[1 : 1 + len(joint)])
     assert len(text) - len(joint) <= TEXT.bptt
-    (own, first), targets = TEXT.batch(0, 0, own=True)
+    (own, first), targets = TEXT.batch(0, 0, for_students=True)
     assert own
     assert torch.equal(first[1:], targets[:-1])
-    pieces = torch.cat([TEXT.batch(0, step, own=True)[1] for step in range(TEXT.steps + 1)])
+    pieces = torch.cat([TEXT.batch(0, step, for_students=True)[1] for step in range(TEXT.steps + 1)])
     place = next(i for i in range(len(text)) if torch.equal(text[(i + torch.arange(20)) % len(text)], pieces[:20]))
     assert torch.equal(pieces, text[(place + torch.arange(len(pieces))) % len(text)])
     assert place != 1
@@ -165,10 +165,10 @@ def test_images_of_an_epoch_are_each_seen_once() -> None:
     problem = replace(PICTURES, augment=False)
     pool = problem.data.train[0]
     for own in (False, True):
-        seen = torch.cat([problem.batch(0, step, own=own)[0] for step in range(problem.steps)])
+        seen = torch.cat([problem.batch(0, step, for_students=own)[0] for step in range(problem.steps)])
         numbers = [int((pool == image).flatten(1).all(1).nonzero()[0, 0]) for image in seen]
         assert len(set(numbers)) == len(numbers) == problem.steps * problem.batch_size
-    first, other = (problem.batch(0, 0, own=own)[0] for own in (False, True))
+    first, other = (problem.batch(0, 0, for_students=own)[0] for own in (False, True))
     assert not torch.equal(first, other)
     valid = {image.numpy().tobytes() for image in problem.data.valid[0]}
     assert not valid & {image.numpy().tobytes() for image in pool}
@@ -276,7 +276,7 @@ def test_the_image_command_asks_all_studies(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_images_are_read_in_the_precision_that_rows_tell(monkeypatch: pytest.MonkeyPatch) -> None:
-    inputs, _ = PICTURES.batch(0, 0, own=False)
+    inputs, _ = PICTURES.batch(0, 0, for_students=False)
     network = PICTURES.network("teacher").eval()
     exact = network(inputs).detach()
     for fast, precision in ((False, "float32"), (True, "bfloat16")):

@@ -120,7 +120,7 @@ def test_when_the_disk_is_full_none_of_the_rows_are_left_in_the_file(tmp_path, m
         with pytest.raises(OutputNotWritable, match="disk full"):
             results.append([a_row(seed=8), a_row(seed=9)])
     assert read_rows(results.path) == results.rows() == [a_row()]
-    assert not results.done(**key_of(a_row(seed=8)))
+    assert not results.done(key_of(a_row(seed=8)))
 
 
 def test_a_torn_last_line_is_cut_off_wherever_it_is_torn(tmp_path):
@@ -224,29 +224,29 @@ def test_a_row_that_is_written_again_replaces_the_older_one(tmp_path):
 def test_done_looks_at_every_part_of_the_key(tmp_path, name):
     results = ResultsFile(tmp_path / "results.jsonl")
     row = a_row()
-    assert not results.done(**key_of(row))
+    assert not results.done(key_of(row))
     results.append([row])
     other = {"seed": 4, "config": {"learning_rate": 0.2, "methods": ["rmd"]}}.get(name, "other")
     for opened in (results, ResultsFile(results.path)):
-        assert opened.done(**key_of(row))
-        assert not opened.done(**key_of(row, **{name: other}))
+        assert opened.done(key_of(row))
+        assert not opened.done(key_of(row, **{name: other}))
 
 
 def test_done_compares_configs_as_they_are_read_back(tmp_path):
     results = ResultsFile(tmp_path / "results.jsonl")
     results.append([a_row(config={"a": (1, 2), "b": {10: "x", 9: "y"}})])
-    assert results.done(**key_of(a_row(), config={"b": {"9": "y", "10": "x"}, "a": [1, 2]}))
-    assert results.done(**key_of(a_row(), config={"b": {9: "y", 10: "x"}, "a": (1, 2)}))
-    assert not results.done(**key_of(a_row(), config={"b": {9: "y", 10: "x"}, "a": (2, 1)}))
+    assert results.done(key_of(a_row(), config={"b": {"9": "y", "10": "x"}, "a": [1, 2]}))
+    assert results.done(key_of(a_row(), config={"b": {9: "y", 10: "x"}, "a": (1, 2)}))
+    assert not results.done(key_of(a_row(), config={"b": {9: "y", 10: "x"}, "a": (2, 1)}))
 
 
 def test_done_can_ask_for_all_metrics_of_a_job(tmp_path):
     results = ResultsFile(tmp_path / "results.jsonl")
     results.append([a_row(metric="test_error")])
-    assert results.done(**key_of(a_row()), metrics=["test_error"])
-    assert not results.done(**key_of(a_row()), metrics=["test_error", "dev_objective"])
+    assert results.done(key_of(a_row()), metrics=["test_error"])
+    assert not results.done(key_of(a_row()), metrics=["test_error", "dev_objective"])
     results.append([a_row(metric="dev_objective")])
-    assert results.done(**key_of(a_row()), metrics=["test_error", "dev_objective"])
+    assert results.done(key_of(a_row()), metrics=["test_error", "dev_objective"])
 
 
 def test_an_output_folder_that_cannot_be_is_one_error_at_once(tmp_path):

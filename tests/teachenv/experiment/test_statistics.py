@@ -5,7 +5,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from teachenv.experiment.statistics import Paired, Summary, bootstrap_interval, iqm, mean, summarise
+from teachenv.experiment.statistics import Paired, bootstrap_interval, iqm, mean
 
 finite = st.floats(-1e6, 1e6)
 samples = st.lists(finite, min_size=1, max_size=25)
@@ -56,7 +56,7 @@ def test_statistics_do_not_depend_on_the_order_and_stay_in_range(statistic, valu
     assert min(values) - 1e-6 <= statistic(values) <= max(values) + 1e-6
 
 
-@pytest.mark.parametrize("function", [mean, iqm, bootstrap_interval, summarise])
+@pytest.mark.parametrize("function", [mean, iqm, bootstrap_interval])
 @pytest.mark.parametrize("values", [[], [0.5, math.nan], [0.5, -math.inf]])
 def test_empty_and_non_finite_samples_are_refused(function, values):
     with pytest.raises(ValueError, match=r"expected (at least one value|finite ones)"):
@@ -68,11 +68,11 @@ def test_a_single_value_has_an_interval_without_width(value):
     assert bootstrap_interval([value]) == (value, value)
 
 
-@given(values=samples, seed=st.integers(0, 100))
-def test_interval_is_ordered_within_the_range_and_repeatable(values, seed):
-    low, high = bootstrap_interval(values, resamples=200, seed=seed)
+@given(values=samples)
+def test_interval_is_ordered_within_the_range_and_repeatable(values):
+    low, high = bootstrap_interval(values, resamples=200)
     assert min(values) - 1e-6 <= low <= high <= max(values) + 1e-6
-    assert bootstrap_interval(values, resamples=200, seed=seed) == (low, high)
+    assert bootstrap_interval(values, resamples=200) == (low, high)
 
 
 @given(values=samples, shift=st.floats(-100, 100), scale=st.floats(0.1, 10))
@@ -132,16 +132,7 @@ def test_interval_of_several_samples_at_once_is_refused():
         bootstrap_interval(np.zeros((2, 3)))
 
 
-def test_summary_has_the_interval_of_the_statistic_asked_for():
-    values = [0.0, 0.1, 0.2, 0.3, 50.0]
-    assert summarise(values) == Summary(5, mean(values), iqm(values), *bootstrap_interval(values, mean))
-    robust = summarise(values, iqm, level=0.8, resamples=100, seed=7)
-    assert (robust.low, robust.high) == bootstrap_interval(values, iqm, level=0.8, resamples=100, seed=7)
-    assert robust.mean == mean(values)
-
-
 def test_a_paired_difference_is_written_as_tables_have_it():
-    found = Paired(3, 0.8, 0.3071, 1.2899, 0.0162)
-    assert found.interval() == "+0.80 [+0.31, +1.29]"
-    assert found.interval(1) == "+0.8 [+0.3, +1.3]"
-    assert str(found) == "+0.80 [+0.31, +1.29], p 0.016"
+    difference = Paired(3, 0.8, 0.3071, 1.2899, 0.0162)
+    assert difference.interval(2) == "+0.80 [+0.31, +1.29]"
+    assert difference.interval(1) == "+0.8 [+0.3, +1.3]"

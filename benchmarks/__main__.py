@@ -23,7 +23,6 @@ import difflib
 import importlib
 import textwrap
 from collections.abc import Sequence
-from typing import Any
 
 from benchmarks.registry import BENCHMARKS, Entry
 
@@ -56,17 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(name: str, rest: Sequence[str]) -> None:
-    import tyro
+    from teachenv.experiment.command import parsed
 
     entry = BENCHMARKS[name]
     module_name, _, class_name = entry.options.partition(":")
     module = importlib.import_module(module_name)
-    options_class = getattr(module, class_name)
-    # What the parser builds checks nothing: it would put the one line of an error into a box of many.
-    attributes = {"__module__": options_class.__module__, "__post_init__": lambda self: None}
-    unchecked = type(class_name, (options_class,), attributes)
-    parsed: Any = tyro.cli(unchecked, prog=f"{_PROGRAM} {name}", description=_description(entry), args=rest)
-    module.run(options_class(**vars(parsed)))
+    module.run(parsed(getattr(module, class_name), f"{_PROGRAM} {name}", _description(entry), rest))
 
 
 def _unknown(name: str) -> str:
@@ -79,7 +73,7 @@ def _unknown(name: str) -> str:
 
 
 def _description(entry: Entry) -> str:
-    return f"{entry.summary}\n\nEstimated time on two cores: {_times(entry)}."
+    return f"{entry.summary}\n\nTime on two cores: {_times(entry)}."
 
 
 def _times(entry: Entry) -> str:

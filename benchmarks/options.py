@@ -30,7 +30,7 @@ class CommonOptions:
     """
 
     preset: Preset = "laptop"
-    """Size of the run: smoke proves the wiring, laptop gives real results on two cores, paper is the paper's own."""
+    """Size of the run: smoke proves the wiring, laptop gives real results on two cores, paper is the paper's."""
 
     seeds: int | None = None
     """How often everything is repeated, each time with another seed; by default what the preset says."""
@@ -115,7 +115,7 @@ class ParallelOptions(CommonOptions):
     """Where jobs run: processes of this machine, inline (in this process), or ray (pip install "teachenv[ray]")."""
 
     address: str | None = None
-    """Of a Ray cluster, or auto for the one that this machine is part of; by default ray starts one here."""
+    """Address of a Ray cluster, or auto for the one that this machine is part of; by default one is started here."""
 
     @property
     def processes(self) -> int:

@@ -93,7 +93,7 @@ def checked_action(action: Any, shape: tuple[int, ...], space: gym.spaces.Box) -
         )
     if largest > 1.0:
         array = array.clip(-1.0, 1.0)
-    return array
+    return array if array.flags.writeable else array.copy()  # PyTorch warns of arrays that it may not write to
 
 
 def reset_options(options: Any, known: Collection[str]) -> dict[str, Any]:

@@ -170,6 +170,8 @@ class CasesFailed(RuntimeError):
             f"{first.label!r} failed: {first.reason}{others}; {folder} keeps what was done, and the same command does "
             "the rest"
         )
+        if first.traceback and hasattr(self, "add_note"):  # Python 3.11; a script that ends with the error shows it
+            self.add_note(f"\nThe first of them, where it was run:\n{first.traceback.rstrip()}")
 
 
 class Session:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.metadata
+import inspect
 import json
 import os
 import signal
 import sys
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields, make_dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from teachenv.experiment import interrupts
 
 TRACEBACK = "TEACHENV_TRACEBACK"
 """Environment variable: if it is set, errors have their traceback."""
+
+T = TypeVar("T")
 
 _METHODS = "teachenv.methods"
 """The group of entry points that name dictionaries of methods: those of this package's own, and of any other."""
@@ -58,6 +63,66 @@ def fail(message: str) -> int:
     return 2
 
 
+def parsed(options: type[T], program: str, description: str, arguments: Sequence[str]) -> T:
+    """The options that a command line gives.
+
+    Args:
+        options: a dataclass, with a sentence below each field, which is the option's help; one without a default is an
+            argument without a flag.
+        program: its name in the help.
+        description: what it does.
+        arguments: the command line.
+
+    Raises:
+        SystemExit: after `--help`, or an option that there is not.
+        ValueError: from the dataclass, about a value.
+    """
+    import tyro
+
+    texts, hints, described = _sentences(options), get_type_hints(options), []
+    for field in fields(options):  # type: ignore[arg-type]
+        name, hint = field.name, hints[field.name]
+        shown: dict[str, Any] = {"help": texts.get(name), "metavar": _values_shown(hint)}
+        if field.default is MISSING:
+            shown["metavar"] = name.upper()
+        elif field.default in (None, ()):
+            shown["help_behavior_hint"] = ""  # the sentence says what is done without it
+        more = () if field.default is MISSING else (field.default,)
+        described.append((name, Annotated[hint, tyro.conf.arg(**shown)], *more))
+    # What the parser builds checks nothing: it would put the one line of an error into a box of many.
+    plain = make_dataclass(options.__name__, described)
+    config = (tyro.conf.PositionalRequiredArgs,)
+    return options(**vars(tyro.cli(plain, prog=program, description=description, args=arguments, config=config)))
+
+
+def _sentences(options: type) -> dict[str, str]:
+    """What is written below the fields of a dataclass and of those that it is derived from, each in one line."""
+    found: dict[str, str] = {}
+    for kind in reversed(options.__mro__[:-1]):
+        try:
+            (body,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+        except OSError:  # a class without a file: of its options the help has the names alone
+            continue
+        assert isinstance(body, ast.ClassDef)
+        for one, following in zip(body.body, body.body[1:], strict=False):
+            if isinstance(one, ast.AnnAssign) and isinstance(following, ast.Expr):
+                text = ast.literal_eval(following.value)
+                found[ast.unparse(one.target)] = " ".join(text.split())
+    return found
+
+
+def _values_shown(hint: Any) -> str | None:
+    """How the help shows what an option takes: `INT`, `TEXT ...`, `{a,b}`; None: nothing, of a flag."""
+    parts = [part for part in get_args(hint) if part is not type(None)]
+    if get_origin(hint) is Literal:
+        return f"{{{','.join(map(str, parts))}}}"
+    if get_origin(hint) is tuple:
+        return f"{_values_shown(parts[0])} ..."
+    if parts:  # of a union with None
+        return _values_shown(parts[0])
+    return None if hint is bool else {str: "TEXT"}.get(hint, hint.__name__.upper())
+
+
 def _is_for_the_user(error: BaseException) -> bool:
     """Whether the message alone says what to do, so that a traceback would only hide it."""
     # An extra that is not installed is an ImportError, which names it.
@@ -82,21 +147,22 @@ class Compare:
     """A registered environment, with its module before it if that registers it: mypackage:Mine-v0."""
 
     methods: tuple[str, ...] = ("cross-entropy", "random", "ddpg", "rmd")
-    """Names, apart or with commas between them: cross-entropy, focal, label-smoothing, large-margin, smooth-01 (plain
+    """Names, with spaces or commas between them: cross-entropy, focal, label-smoothing, large-margin, smooth-01 (plain
     losses), random, rmd, finite-difference, evolution-strategies, ddpg, td3, sac, each with a grid of four candidates;
-    or module:attribute of a teachenv.experiment.Method of your own."""
+    or module:attribute of a teachenv.experiment.Method of your own, with as many."""
 
     tune: tuple[str, ...] = ()
-    """Options of the environment that every method is tuned over: learning_rate=0.1,0.4 lr_schedule=linear."""
+    """Options of the environment that every method is tuned over, all combinations of the values:
+    learning_rate=0.1,0.4 lr_schedule=linear; by default none."""
 
     set: tuple[str, ...] = ()
-    """Options of the environment: horizon=60 label_noise=0.4."""
+    """Options of the environment, the same for all methods: horizon=60 label_noise=0.4; by default its own."""
 
     budget: int = 96_000
     """Student steps that each teacher may spend on its own training."""
 
     seeds: int = 3
-    """Teachers of each method."""
+    """Teachers of each method that are trained, each with another seed."""
 
     out: Path | None = None
     """Folder of rows, tables, figures and page, by default runs/TASK; a run that was stopped there continues."""
@@ -108,7 +174,7 @@ class Compare:
     """Where the work is done: processes, inline (in this process), or ray (pip install "teachenv[ray]")."""
 
     address: str | None = None
-    """Of a Ray cluster, or auto for the one that this machine is part of; by default ray starts one here."""
+    """Address of a Ray cluster, or auto for the one that this machine is part of; by default one is started here."""
 
     def run(self) -> None:
         """Does it."""
@@ -130,10 +196,11 @@ def method_named(name: str) -> Any:
     """
     from teachenv.errors import unknown_name
     from teachenv.experiment.methods import GRIDS
+    from teachenv.experiment.setting import imported
 
     module, _, attribute = name.rpartition(":")
     if module:
-        method = getattr(importlib.import_module(module), attribute, None)
+        method = getattr(imported(module, name), attribute, None)
         if method is None:
             raise ValueError(f"found no {attribute!r} in module {module!r}; expected a teachenv.experiment.Method")
         return method
@@ -164,6 +231,24 @@ def _value(text: str) -> Any:
         return text
 
 
+_DESCRIPTION = """\
+Compares methods of teaching in an environment: tunes each on dev, trains its teachers with equal budgets, and measures
+fresh students under them on test. Rows, tables, figures and report.html are in the folder; the same command again goes
+on where it stopped. For a task or network of your own without an environment's id, call teachenv.compare in Python.
+"""
+
+_HELP = """\
+usage: teachenv compare ENV [options]
+
+Compares methods of teaching in a Gymnasium environment whose episodes are trainings of a student network:
+
+  teachenv compare TeachDigits-v0 --methods cross-entropy rmd --tune learning_rate=0.2,0.4 --budget 20000
+  teachenv compare mypackage:Mine-v0 --methods rmd mymodule:my_method --set horizon=30
+
+All options: teachenv compare --help
+Errors are one line; set TEACHENV_TRACEBACK=1 for the traceback."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The console script: `teachenv compare ENV ...`.
 
@@ -173,12 +258,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     sys.path.insert(0, os.getcwd())  # where the user's own modules are, as with `python -m`
     if words[:1] in ([], ["-h"], ["--help"]):
-        print("usage: teachenv compare ENV [options]\n\nAll options: teachenv compare --help")
+        print(_HELP)
         return 0
     if words[0] != "compare":
         return fail(f"found {words[0]!r}, expected compare; teachenv compare --help describes it")
-    import tyro
-
-    config = (tyro.conf.PositionalRequiredArgs,)
-    chosen = tyro.cli(Compare, prog="teachenv compare", args=words[1:], config=config)
-    return ended(chosen.run)
+    return ended(lambda: parsed(Compare, "teachenv compare", _DESCRIPTION, words[1:]).run())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,7 +19,7 @@ from teachenv.vector_env import TeachVectorEnv
 
 # What a teacher must have, and one that learns beside it.
 _TEACHES = ("predict",)
-_LEARNS = ("predict", "learn", "env", "num_timesteps")
+_LEARNS = ("predict", "learn")
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ class Configuration:
 
     def __str__(self) -> str:
         """For progress: short."""
-        shown = (f"{value:g}" if isinstance(value, float) else str(value) for value in self.student.values())
-        return ", ".join([*shown, f"candidate {self.candidate}"])
+        shown = (f"{n} {v:g}" if isinstance(v, float) else f"{n} {v}" for n, v in self.student.items())
+        return ", ".join([*shown, f"candidate {self.candidate + 1}"])
 
 
 @dataclass(frozen=True)
@@ -115,8 +116,9 @@ class Setting:
         if method.make is None:
             return None
         options = candidate_of(method, configuration).teacher
+        env: TeachEnv | TeachVectorEnv
         if method.wrapper is not None:
-            env: Any = self.make_single(method, configuration)
+            env = self.make_single(method, configuration)
             options = {**options, "students_per_update": parallel}
         else:
             env = self.make(parallel, method, configuration)
@@ -125,20 +127,21 @@ class Setting:
         if lacking := [name for name in needed if not hasattr(made, name)]:
             raise ValueError(
                 f"the method makes a {type(made).__name__} without {' and '.join(lacking)}, expected a teacher with "
-                f"{', '.join(needed)}, as Stable-Baselines3's algorithms have them"
+                f"{' and '.join(needed)}, as Stable-Baselines3's algorithms have them"
             )
-        return made
+        return made if not method.learns or _is_followed(made) else Plain(made, env.teaching.settings.steps_per_action)
 
     def _made(self, options: Mapping[str, Any]) -> TeachEnv:
         assert self.env is not None
         try:
             env = gym.make(registered(self.env), **options).unwrapped
         except TypeError as error:
+            # Gymnasium adds all options that it was given.
+            reason = str(error).partition(" was raised from the environment creator")[0]
             if isinstance(error, UnknownOption):
-                # Gymnasium adds all options that it was given.
-                raise UnknownOption(str(error).partition(" was raised from the environment creator")[0]) from error
+                raise UnknownOption(reason) from error
             raise ValueError(
-                f"environment {self.env!r} does not take the options of one that trains students: {error}"
+                f"environment {self.env!r} does not take the options of one that trains students: {reason}"
             ) from error
         if not isinstance(env, TeachEnv):
             raise ValueError(
@@ -161,6 +164,34 @@ class Setting:
         return {**options, **more}
 
 
+def _is_followed(teacher: Any) -> bool:
+    """Whether a teacher says how it learns, as those of Stable-Baselines3 do."""
+    counts = hasattr(teacher, "env") and hasattr(teacher, "num_timesteps")
+    return counts and "callback" in inspect.signature(teacher.learn).parameters
+
+
+class Plain:
+    """A teacher of which only `learn(total_timesteps)` and `predict` are known, as one that learns is followed.
+
+    Args:
+        teacher: it.
+        steps_per_action: student steps for each step of its environment.
+
+    Attributes:
+        num_timesteps: steps of the environment that it has spent.
+    """
+
+    def __init__(self, teacher: Any, steps_per_action: int) -> None:
+        self.predict, self.steps_per_action, self.num_timesteps = teacher.predict, steps_per_action, 0
+        self._learn = teacher.learn
+
+    def learn(self, total_timesteps: int, callback: Any, **_: Any) -> None:
+        """Measures the untrained teacher, and trains it."""
+        callback.mark(self)
+        self._learn(total_timesteps)
+        self.num_timesteps = total_timesteps
+
+
 def teaching_of(students: TeachVectorEnv | OneByOne) -> Teaching:
     """What students are taught, and how."""
     env = students.env.unwrapped if isinstance(students, OneByOne) else students
@@ -177,10 +208,31 @@ def registered(env: str) -> str:
     """
     module, _, name = env.rpartition(":")
     if module:
-        importlib.import_module(module)
+        imported(module, env)
     if name not in gym.registry:
         raise unknown_name("environment", name, [known for known in gym.registry if known.startswith("Teach")])
     return name
+
+
+def imported(module: str, name: str) -> Any:
+    """A module of the user's.
+
+    Args:
+        module: its name.
+        name: what the user gave, of which it is a part.
+
+    Raises:
+        ImportError: it cannot be found, in words; or what its own imports raise.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise
+        raise ImportError(
+            f"found no module {module!r} (of {name!r}), expected one that Python can import: run this in the folder "
+            "that has it, or install it"
+        ) from error
 
 
 def candidate_of(method: Method, configuration: Configuration) -> Candidate:

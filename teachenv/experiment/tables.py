@@ -10,6 +10,7 @@ A line of a table is a `Group` of rows, a `Column` a header and a function from 
 from __future__ import annotations
 
 import statistics
+import textwrap
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -295,7 +296,11 @@ class Section:
         kept = [n for n, name in enumerate(self.header) if self.shown is None or name in self.shown]
         table = Table(title=Text(self.title or title), caption=Text(self.text))
         for place, number in enumerate(kept):
-            table.add_column(Text(self.header[number]), no_wrap=place == 0, overflow="fold")
+            # A long header is broken at its spaces, so that there is room for the cells; "95 %" stays together.
+            header = self.header[number].replace(" %)", "\u00a0%)")
+            width = max((len(line[number]) for line in self.body), default=len(header))
+            header = textwrap.fill(header, max(width, 1), break_long_words=False)
+            table.add_column(Text(header), no_wrap=place == 0, overflow="fold")
         for line in self.body:
             table.add_row(*(Text(line[number]) for number in kept))
         Console().print(table)

@@ -160,9 +160,10 @@ def _teach_together(
 def _action(teacher: Any, observation: Any) -> np.ndarray:
     found = teacher.predict(observation, deterministic=True)
     if not isinstance(found, tuple):
+        own = type(getattr(teacher.predict, "__self__", teacher)).__name__
         raise ValueError(
-            f"{type(teacher).__name__}.predict returned a {type(found).__name__}, expected the pair (actions, state), "
-            "as Stable-Baselines3's algorithms give it; the state may be None"
+            f"{own}.predict returned a {type(found).__name__}, expected the pair (actions, state), as "
+            "Stable-Baselines3's algorithms give it; the state may be None"
         )
     action: np.ndarray = found[0]
     return action

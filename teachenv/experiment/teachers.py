@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from stable_baselines3.common.callbacks import BaseCallback
 
 from teachenv import checkpoints
+from teachenv.experiment.setting import Plain
 from teachenv.experiment.teach import Moment, Watcher
 
 TEACHER = "teacher.zip"
@@ -71,6 +72,8 @@ def learned(
 
 def steps_per_action(teacher: Any) -> int:
     """Student steps for each step of a teacher's environment."""
+    if isinstance(teacher, Plain):
+        return teacher.steps_per_action
     env = teacher.env
     # SB3 wraps environments that are none of its own.
     teaching = env.get_attr("teaching")[0] if hasattr(env, "get_attr") else env.unwrapped.teaching

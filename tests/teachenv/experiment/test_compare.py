@@ -1,6 +1,7 @@
 """`teachenv.compare`: one call to a table, the same again after an interruption, and one line for what cannot be."""
 
 import json
+import sys
 
 import gymnasium as gym
 import numpy as np
@@ -11,7 +12,7 @@ from torch import nn
 import agents.methods
 import meta.methods
 import teachenv
-from teachenv.experiment import CasesFailed, Effort, Method, Named, fixed
+from teachenv.experiment import Candidate, CasesFailed, Effort, Method, Named, fixed
 from teachenv.experiment.comparison import Rung
 from teachenv.experiment.rows import read_rows
 
@@ -164,7 +165,7 @@ class OwnTeacher:
         ("predict", "RuntimeError: it does not predict"),
         ("nan", "the action contains NaN"),
         ("no pair", r"OwnTeacher.predict returned a ndarray, expected the pair \(actions, state\)"),
-        ("no teacher", "makes a NoneType without predict and learn and env and num_timesteps, expected a teacher"),
+        ("no teacher", "makes a NoneType without predict and learn, expected a teacher"),
     ],
 )
 def test_what_is_wrong_with_a_teacher_of_ones_own_is_said_and_the_others_are_kept(wrong, says, tmp_path) -> None:
@@ -214,6 +215,45 @@ def test_an_effort_of_nothing_is_refused(change) -> None:
         Effort(**{**vars(EFFORT), **change})
 
 
+class Hill:
+    """A teacher of one's own that knows nothing of Stable-Baselines3: the best of some constant actions."""
+
+    def __init__(self, env, seed, step):
+        self.env, self.step, self.rng = env, step, np.random.default_rng(seed)
+        self.best = (-np.inf, np.zeros(env.single_action_space.shape, np.float32))
+
+    def learn(self, total_timesteps):
+        for _ in range(total_timesteps // (self.env.num_envs * 4)):
+            action = self.rng.uniform(-self.step, self.step, self.best[1].shape).astype(np.float32)
+            self.env.reset(seed=0)
+            gain = sum(self.env.step(np.tile(action, (self.env.num_envs, 1)))[1].mean() for _ in range(4))
+            self.best = max(self.best, (gain, action), key=lambda found: found[0])
+
+    def predict(self, observation, deterministic=True):
+        return np.broadcast_to(self.best[1], (len(observation), *self.best[1].shape)), None
+
+
+def test_a_teacher_of_ones_own_needs_no_more_than_learn_and_predict(tmp_path) -> None:
+    def make(env, seed, options):
+        return Hill(env, seed, **options)
+
+    hill = Method(tuple(Candidate(teacher={"step": step}) for step in (0.1, 0.5)), make, learns=True)
+    report = compared(tmp_path, methods={"hill": hill}, seeds=1)
+    objectives = {row.student_steps: row.value for row in report.rows if row.metric == "dev_objective"}
+    assert sorted(objectives) == [0, 32]
+    assert objectives[0] != objectives[32]
+
+
+def test_the_error_of_a_script_has_the_traceback_of_what_failed(tmp_path) -> None:
+    def broken(env, seed, options):
+        return 1 / 0
+
+    with pytest.raises(CasesFailed) as raised:
+        compared(tmp_path, methods={"broken": Method((Candidate(),), broken)}, tune=None, seeds=1)
+    if sys.version_info >= (3, 11):
+        assert "in broken" in raised.value.__notes__[0]
+
+
 @pytest.mark.parametrize("name", ["../a", "/a|b\n", "." + 300 * "x"])
 def test_names_of_any_characters_stay_in_the_folder(name, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -247,7 +287,8 @@ def test_one_seed_has_no_interval(tmp_path) -> None:
         ({"task": None}, ValueError, "found neither"),
         ({"env": "TeachDigits-v0"}, ValueError, "found both"),
         ({"task": None, "env": "TeachDigit-v0"}, ValueError, "did you mean 'TeachDigits-v0'"),
-        ({"task": None, "env": "nowhere:Mine-v0"}, ImportError, "nowhere"),
+        ({"task": None, "env": "nowhere:Mine-v0"}, ImportError, "found no module 'nowhere' (of 'nowhere:Mine-v0')"),
+        ({"task": None, "env": "CartPole-v1"}, ValueError, "environment 'CartPole-v1' does not take the options"),
         ({"out": ""}, ValueError, "out must be None or the path of a folder, found ''"),
         ({"out": "a\0b"}, ValueError, "out must be None or the path of a folder"),
         ({"backend": "ray", "address": 6379}, ValueError, "address must be None or a text, found 6379"),

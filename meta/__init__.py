@@ -3,7 +3,7 @@
 from meta import methods
 from meta.action_gradient import ActionGradient, VectorActionGradient
 from meta.data_teaching import DataTeacher, DataTeaching, RandomDropTeacher, SelfPacedTeacher
-from meta.descent import Descent, Training
+from meta.descent import Descent
 from meta.distillation import DISTILLERS, LGTM, Batch, DistillationSettings
 from meta.dynamic_loss import DynamicLossTeacher
 from meta.evolution import EvolutionStrategies
@@ -15,10 +15,11 @@ from meta.influence_teaching import InfluencePolicy, InfluenceTeacher, Influence
 from meta.lot import LoT, imitability
 from meta.policies import AttentionPolicy, MlpPolicy, SamplePolicy
 from meta.process import Process, PureProcess
+from meta.sweep import METHODS, Hypergradient
 from meta.taught_loss import TaughtLoss
 from meta.teachers import ConstantTeacher, EpisodicTeacher, RandomTeacher
+from meta.training import Training
 from meta.vec_env import GymVecEnv
-from meta.walk import METHODS, Hypergradient
 from meta.window_gradient import WindowGradient
 
 __all__ = [

@@ -11,14 +11,13 @@ import numpy as np
 import torch
 
 from meta.hypergradient import check_last, check_memory, check_method, hypergradient
-from meta.joint import needed_of, training_of
-from meta.walk import Method
-from meta.watching import TeachWrapper
+from meta.sweep import Method
+from meta.training import Training, needed_of
 from meta.wrapped_actions import Passage
-from teachenv.batched import take
+from meta.wrappers import TeachWrapper
 from teachenv.dynamics import Dynamics
 from teachenv.errors import unknown_name
-from teachenv.state import Episode, StudentState
+from teachenv.state import Episode, StudentState, take
 from teachenv.teaching import Teaching
 from teachenv.vector_env import TeachVectorEnv
 
@@ -112,7 +111,7 @@ class _Tape:
             actions, episode = [action[rows] for action in actions], take(episode, rows)
         steps = len(actions) * self.per_action
         found = hypergradient(
-            training_of(dynamics, episode),
+            Training(dynamics, episode),
             states[0],
             actions,
             method=self.method,

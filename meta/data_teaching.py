@@ -24,7 +24,7 @@ from torch import nn
 
 from meta.policies import TeacherPolicy
 from meta.teachers import EpisodicTeacher, FixedTeacher, LearningTeacher, TaughtStudent
-from meta.watching import RememberingWrapper
+from meta.wrappers import RememberingWrapper
 from teachenv import checks
 from teachenv.losses import SampleWeights
 

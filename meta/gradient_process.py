@@ -14,18 +14,19 @@ without double backward, by central differences of the gradient along dg.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
 from meta.forward_mode import dual, in_forward_mode, tangent_of
-from meta.held import Shelf
+from meta.memory import Arena
 from meta.process import Adjoint, Process, explained
 from teachenv.optimizers import SGD, Optimizer, Rate, Tensors, slots_of
-from teachenv.state import Gradient, Pullback, StudentState, updated
+from teachenv.state import Gradient, Pullback, StudentState
+from teachenv.students.kernels import opened
 from teachenv.trees import leaves
+from teachenv.update import Update
 
 RADIUS = {torch.float32: 1e-2, torch.float64: 3e-8}
 """How far central differences move the parameters, by their dtype; see `meta.hypergradient`."""
@@ -91,36 +92,33 @@ class _Reversed:
         return Cotangent(parameters, self.carried, statistics, self.factor), of_action
 
 
-class GradientProcess(Process, ABC):
-    """A process whose step is an optimiser's, on a loss; see the module."""
+class GradientProcess(Process):
+    """A process whose step is an `Update`; see the module. The state knows its step, so that t is not read.
+
+    Args:
+        update: the step and its gradient.
+        objective: the final state to J.
+        statistics: names of the buffers that J can depend on.
+        stops_gradients: whether the step's own gradient leaves out a dependence that the step has.
+        replays_exactly: see `Process`.
+    """
 
     hessian_vector_products = 1
     gradient_evaluations = 1
-    stops_gradients = False
-    """Whether the step's own gradient leaves out a dependence that the step has."""
-    optimizer: Optimizer
 
-    @abstractmethod
-    def rate(self, state: StudentState, t: int) -> Rate:
-        """The learning rate of the step."""
-
-    @abstractmethod
-    def gradient(
-        self, state: StudentState, action: torch.Tensor, t: int, *, with_action: bool = False, of_all: bool = False
-    ) -> Gradient:
-        """The gradient of the step's loss, without a graph: with respect to what the step moves, or to all."""
-
-    @abstractmethod
-    def gradient_and_adjoint(
-        self, state: StudentState, action: torch.Tensor, t: int
-    ) -> tuple[Gradient, Callable[[Tensors, Tensors], Pullback]]:
-        """The gradient, and the function from cotangents of (gradient, new statistics) to those of the inputs."""
-
-    @abstractmethod
-    def pull_gradient_back(
-        self, state: StudentState, action: torch.Tensor, t: int, d_gradient: Tensors | None, d_statistics: Tensors
-    ) -> Pullback:
-        """That function, applied at once; without `d_gradient`, by one backward pass."""
+    def __init__(
+        self,
+        update: Update,
+        objective: Callable[[StudentState], torch.Tensor],
+        statistics: Sequence[str] = (),
+        *,
+        stops_gradients: bool = False,
+        replays_exactly: bool = False,
+    ) -> None:
+        """Holds the pieces."""
+        self.update, self.optimizer = update, update.optimizer
+        self._objective, self._statistics = objective, statistics
+        self.stops_gradients, self.replays_exactly = stops_gradients, replays_exactly
 
     def batch(self, state: StudentState) -> tuple[int, ...]:
         """(B,) for a batch of students."""
@@ -131,45 +129,56 @@ class GradientProcess(Process, ABC):
         return without_slots(state, self.optimizer)
 
     def finished(self, cotangent: Cotangent) -> Cotangent:
-        """Without a factor."""
+        """Multiplies the factor into the cotangents of the optimiser's slots."""
         return replace(cotangent, carried=cotangent.slots, factor=1.0)
 
-    def step(self, state: StudentState, action: torch.Tensor, t: int, shelf: Shelf | None = None) -> StudentState:
+    def step(self, state: StudentState, action: torch.Tensor, t: int, arena: Arena | None = None) -> StudentState:
         """One step of the optimiser."""
-        gradient = self.gradient(state, action, t)
-        return self.updated(state, gradient, t, None if shelf is None else shelf.place(state.parameters))
+        return self.update.step(state, action, None if arena is None else arena.place(state.parameters))[0]
 
-    def updated(self, state: StudentState, gradient: Gradient, t: int, out: Tensors | None = None) -> StudentState:
-        """The state after the optimiser's step along a gradient; its parameters in `out`, if that is given."""
-        return updated(self.optimizer, state, gradient, self.rate(state, t), out)
+    def value(self, state: StudentState) -> tuple[torch.Tensor, Cotangent]:
+        """(J, ∂J/∂x_T)."""
+        parameters = leaves(state.parameters)
+        statistics = leaves({name: state.buffers[name] for name in self._statistics})
+        with torch.enable_grad():
+            value = self._objective(replace(state, parameters=parameters, buffers=state.buffers | statistics))
+            with opened():  # J depends on what a network's own gradients stop at, too
+                grads = torch.autograd.grad(
+                    value.sum(), [*parameters.values(), *statistics.values()], materialize_grads=True
+                )
+        of_parameters = dict(zip(parameters, grads, strict=False))
+        of_statistics = dict(zip(statistics, grads[len(parameters) :], strict=True))
+        return value.detach(), Cotangent(
+            of_parameters, {n: torch.zeros_like(s) for n, s in state.slots.items()}, of_statistics
+        )
 
     def linearize(self, state: StudentState, action: torch.Tensor, t: int) -> tuple[StudentState, Adjoint]:
         """(next state, adjoint); the graph kept is that of the gradient, not of the update."""
-        gradient, pull = self.gradient_and_adjoint(state, action, t)
+        gradient, adjoint_of_gradient = self.update.linearize(state, action)
         # What the adjoint holds on to is held for every step at once under memory="all".
         reads = self.optimizer.needs_gradient
         here = state if reads else replace(state, parameters={}, slots={}, buffers={})
         values = gradient.parameters if reads else None
 
         def adjoint(cotangent: Cotangent) -> tuple[Cotangent, torch.Tensor]:
-            back = self._reversed(here, t, cotangent, values)
+            back = self._reversed(here, cotangent, values)
             with explained():
-                return back.joined(pull(back.direction, back.before(cotangent.buffers)))
+                return back.joined(adjoint_of_gradient(back.direction, back.before(cotangent.buffers)))
 
-        return self.updated(state, gradient, t), adjoint
+        return self.update.apply(state, gradient), adjoint
 
-    def pull_back(
+    def pullback(
         self, state: StudentState, action: torch.Tensor, t: int, cotangent: Cotangent
     ) -> tuple[Cotangent, torch.Tensor]:
         """The adjoint at once, which a batch of students has recorded."""
         if self.optimizer.needs_gradient:
             return self.linearize(state, action, t)[1](cotangent)
-        back = self._reversed(state, t, cotangent, None)
+        back = self._reversed(state, cotangent, None)
         with explained():
             statistics = back.before(cotangent.buffers)
-            return back.joined(self.pull_gradient_back(state, action, t, back.direction, statistics))
+            return back.joined(self.update.pullback(state, action, back.direction, statistics))
 
-    def pull_back_by_differences(
+    def pullback_by_differences(
         self, state: StudentState, action: torch.Tensor, t: int, cotangent: Cotangent
     ) -> tuple[Cotangent, torch.Tensor]:
         """The adjoint by central differences of the gradient at ω ± ε dg; statistics by an ordinary backward pass.
@@ -179,9 +188,9 @@ class GradientProcess(Process, ABC):
         (`torch.no_grad`, `detach`) it is not, and the adjoint is taken exactly instead.
         """
         if self.stops_gradients:
-            return self.pull_back(state, action, t, cotangent)
-        here = self.gradient(state, action, t).parameters if self.optimizer.needs_gradient else None
-        back = self._reversed(state, t, cotangent, here)
+            return self.pullback(state, action, t, cotangent)
+        here = self.update.gradient(state, action).parameters if self.optimizer.needs_gradient else None
+        back = self._reversed(state, cotangent, here)
         d_gradient = back.direction
         with torch.no_grad():
             size = self.batch(state)
@@ -195,7 +204,7 @@ class GradientProcess(Process, ABC):
             moved = {n: state.parameters[n].addcmul(d, scaled(sign * epsilon, d)) for n, d in d_gradient.items()}
             there = replace(state, parameters=state.parameters | moved)
             # ∇ of everything, since what moved one network depends on where the other one is.
-            return self.gradient(there, action, t, with_action=True, of_all=True)
+            return self.update.gradient(there, action, with_action=True, of_all=True)
 
         plus, minus = along(1.0), along(-1.0)
         assert plus.action is not None
@@ -204,7 +213,7 @@ class GradientProcess(Process, ABC):
         of_action = (plus.action - minus.action) / scaled(2 * epsilon, action)
         through = Pullback(products, {}, of_action)
         if cotangent.buffers:
-            of_new = self.pull_gradient_back(state, action, t, None, back.before(cotangent.buffers))
+            of_new = self.update.pullback(state, action, None, back.before(cotangent.buffers))
             products = {n: p + of_new.parameters[n] for n, p in products.items()}
             of_old = {n: (g - minus.statistics[n]) / scaled(2 * epsilon, g) for n, g in plus.statistics.items()}
             of_old = {n: d + of_old[n] if n in of_old else d for n, d in of_new.statistics.items()}
@@ -212,13 +221,7 @@ class GradientProcess(Process, ABC):
             through = Pullback(products, of_old, of_action)
         return back.joined(through)
 
-    @abstractmethod
-    def gradient_with_graph(
-        self, parameters: Tensors, buffers: Tensors, state: StudentState, action: torch.Tensor, t: int
-    ) -> tuple[Tensors, Tensors]:
-        """(gradient, new buffers), differentiable with respect to what the arguments were made from."""
-
-    def push_forward(
+    def pushforward(
         self, state: StudentState, action: torch.Tensor, t: int, tangent: Cotangent, of_action: torch.Tensor
     ) -> Cotangent:
         """Forward over reverse."""
@@ -227,12 +230,12 @@ class GradientProcess(Process, ABC):
             parameters = {n: dual(p, tangent.parameters[n]) for n, p in leaves(state.parameters).items()}
             slots = {n: dual(slot, tangent.slots[n]) for n, slot in state.slots.items()}
             buffers = {n: dual(b, tangent.buffers[n]) if n in tangent.buffers else b for n, b in state.buffers.items()}
-            gradient, new_buffers = self.gradient_with_graph(
-                parameters, buffers, state, dual(action.detach(), of_action), t
+            gradient, new_buffers = self.update.gradient_with_graph(
+                parameters, buffers, state.step, dual(action.detach(), of_action)
             )
             moving = {n: parameters[n] for n in gradient}
             after, new_slots = self.optimizer.update(
-                moving, gradient, slots_of(slots, moving), self.rate(state, t), state.step
+                moving, gradient, slots_of(slots, moving), self.update.rate(state), state.step
             )
             return Cotangent(
                 {n: tangent_of(p) for n, p in (parameters | after).items()},
@@ -242,9 +245,9 @@ class GradientProcess(Process, ABC):
 
         return in_forward_mode(pushed)
 
-    def _reversed(self, state: StudentState, t: int, cotangent: Cotangent, gradient: Tensors | None) -> _Reversed:
-        rate, given = self.rate(state, t), cotangent.parameters
-        names = self.moved(given)
+    def _reversed(self, state: StudentState, cotangent: Cotangent, gradient: Tensors | None) -> _Reversed:
+        rate, given = self.update.rate(state), cotangent.parameters
+        names = self.update.moved(given)
         with torch.no_grad():
             if len(names) < len(given):
                 return self._reversed_in_part(state, rate, cotangent, gradient, names)
@@ -274,7 +277,3 @@ class GradientProcess(Process, ABC):
             slots_of(state.slots, names),
         )
         return _Reversed(direction, 1.0, cotangent.parameters | direct, cotangent.slots | slots, 1.0)
-
-    def moved(self, parameters: Tensors) -> list[str]:
-        """Names of the parameters that a step moves."""
-        return list(parameters)

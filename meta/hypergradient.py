@@ -1,12 +1,12 @@
 """Hypergradients: the derivative of a process's final objective with respect to every action taken on the way.
 
 For x_{t+1} = step(x_t, a_t, t) and J = objective(x_T), dJ/da_t with the other actions held. `meta.process` says what is
-differentiated and derives one step back; this module walks the steps.
+differentiated and derives one step back; this module follows the steps.
 
 Methods:
     `"rmd"`: reverse-mode differentiation, exact. The cotangent dx_t = dJ/dx_t is carried backwards from ∂J/∂x_T; one
         double backward a step.
-    `"finite-difference"`: the same walk, the products of Hessian and mixed derivative with dg by central differences of
+    `"finite-difference"`: the same, but the products of Hessian and mixed derivative with dg by central differences of
         the gradient along dg, at ω ± ε·dg with ε = r/‖dg‖. In float32 r = 0.01, which balances rounding and
         truncation; in float64, where rounding leaves room, r = 3e-8, too short to reach a kink of ReLU or max-pooling.
         Two gradients a step; no double backward. Running statistics are still followed exactly. Known gap: in float32 a
@@ -36,7 +36,7 @@ from typing import Any
 import torch
 
 from meta.process import Process, PureProcess, as_process, double_backward_kernels
-from meta.walk import METHODS, Hypergradient, Memory, Method, Walk, forward, together
+from meta.sweep import METHODS, Hypergradient, Memory, Method, Sweep, forward, together
 from teachenv import checks
 from teachenv.errors import unknown_name
 
@@ -107,11 +107,11 @@ def hypergradient(
     with double_backward_kernels():
         if method == "forward":
             return forward(process, initial, actions, steps_per_action)
-        walk = Walk(process, actions, steps_per_action, method)
+        sweep = Sweep(process, actions, steps_per_action, method)
         begin = 0 if last is None else steps - last
         if states is not None:
-            return walk.back(walk.known(states, initial, begin), begin, None, "given")
-        return walk.there_and_back(initial, begin, check_memory(memory), byte_budget)
+            return sweep.back(sweep.known(states, initial, begin), begin, None, "given")
+        return sweep.there_and_back(initial, begin, check_memory(memory), byte_budget)
 
 
 def check_last(method: Method, last: int | None, steps: int) -> None:

@@ -13,9 +13,8 @@ from torch import nn
 from meta.influence import derivative_along
 from meta.policies import TeacherPolicy
 from meta.teachers import FixedTeacher
-from meta.watching import TeachWrapper
 from meta.wrapped_actions import check_actions_unchanged
-from teachenv.joint import JointDynamics
+from meta.wrappers import TeachWrapper
 from teachenv.losses.distillation import Distillation, halves
 from teachenv.optimizers import Tensors
 from teachenv.trees import leaves
@@ -42,7 +41,7 @@ class InfluenceTeaching(TeachWrapper):
         super().__init__(env)
         check_actions_unchanged(env, type(self).__name__)
         settings = self._teach.teaching.settings
-        if not isinstance(self._teach.dynamics, JointDynamics):
+        if not self._teach.dynamics.loss.of_pairs:
             raise ValueError(f"distillation influence needs loss='distillation', found loss={settings.loss!r}")
         self._check_weighs_samples()
         dtype = np.float64 if settings.dtype == "float64" else np.float32
@@ -65,8 +64,9 @@ class InfluenceTeaching(TeachWrapper):
         teach, dynamics = self._teach, self._teach.dynamics
         state, episode, family = teach.student, teach.episode, dynamics.loss
         assert isinstance(family, Distillation)
-        tried = dynamics.updated(state, dynamics.gradient(state, episode, teach.teaching.neutral_action))
-        names = dynamics.moved(state.parameters)
+        student_update = dynamics.updates(episode)[-1]
+        tried, _ = student_update.step(state, teach.teaching.neutral_action)
+        names = student_update.moved(state.parameters)
         own = leaves({name: tried.parameters[name] for name in names})
         with torch.enable_grad():
             there = type(state)(tried.parameters | own, tried.slots, tried.buffers, tried.step)

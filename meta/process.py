@@ -19,7 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from meta.forward_mode import dual, in_forward_mode, tangent_of
-from meta.held import Shelf
+from meta.memory import Arena
 from teachenv.students.batch_norm import batch_normalized
 from teachenv.students.kernels import weight_norm
 from teachenv.trees import mapped, tensors_of, with_tensors
@@ -56,19 +56,7 @@ class Process:
     def __init__(self, step: Callable[[Any, torch.Tensor, int], Any], objective: Callable[[Any], torch.Tensor]) -> None:
         """Holds the functions."""
         self._step, self._objective = step, objective
-
-    _normalizes: bool | None = None
-    """Whether a step has batch norm or weight norm in it; None: not known yet."""
-
-    @contextmanager
-    def _normalizations(self) -> Iterator[None]:
-        """Chooses normalisations for a second derivative; it looks at every call, hence only where there are any."""
-        if self._normalizes is False:
-            yield
-            return
-        with _Normalizations() as mode:
-            yield
-        self._normalizes = mode.used
+        self._normalizations = Normalizations()
 
     def batch(self, state: Any) -> tuple[int, ...]:
         """The shape in which independent processes are stacked in a state: (B,), or () for one."""
@@ -79,15 +67,15 @@ class Process:
         return []
 
     def needed(self, state: Any) -> Any:
-        """What of a state `pull_back` reads: all that has to be kept of it."""
+        """What of a state `pullback` reads: all that has to be kept of it."""
         return state
 
     def finished(self, cotangent: Any) -> Any:
         """The cotangent of the initial state as it is handed out."""
         return cotangent
 
-    def step(self, state: Any, action: torch.Tensor, t: int, shelf: Shelf | None = None) -> Any:
-        """The next state, without a graph; on the shelf, if there is one, as far as it can be written there at once."""
+    def step(self, state: Any, action: torch.Tensor, t: int, arena: Arena | None = None) -> Any:
+        """The next state, without a graph; on the arena, if there is one, as far as it can be written there at once."""
         after = self._step(mapped(torch.Tensor.detach, state), action.detach(), t)
         return mapped(torch.Tensor.detach, after)
 
@@ -106,7 +94,7 @@ class Process:
     def linearize(self, state: Any, action: torch.Tensor, t: int) -> tuple[Any, Adjoint]:
         """(next state, adjoint of the step); the adjoint keeps the step's graph and can be called once."""
         leaves, leaf_action = _floating_leaves(state), action.detach().requires_grad_()
-        with torch.enable_grad(), self._normalizations():
+        with torch.enable_grad(), self._normalizations.exchanged():
             after = self._step(with_tensors(state, leaves), leaf_action, t)
         outputs = [tensor for tensor in tensors_of(after) if tensor.is_floating_point()]
 
@@ -124,11 +112,11 @@ class Process:
 
         return mapped(torch.Tensor.detach, after), adjoint
 
-    def pull_back(self, state: Any, action: torch.Tensor, t: int, cotangent: Any) -> tuple[Any, torch.Tensor]:
+    def pullback(self, state: Any, action: torch.Tensor, t: int, cotangent: Any) -> tuple[Any, torch.Tensor]:
         """The adjoint of the step at a state, applied at once."""
         return self.linearize(state, action, t)[1](cotangent)
 
-    def pull_back_by_differences(
+    def pullback_by_differences(
         self, state: Any, action: torch.Tensor, t: int, cotangent: Any
     ) -> tuple[Any, torch.Tensor]:
         """The same by central differences; needs to know the gradient within the step.
@@ -141,7 +129,7 @@ class Process:
             'action, t) does not say which that is; describe it as meta.Descent(loss, objective), or use "rmd"'
         )
 
-    def push_forward(self, state: Any, action: torch.Tensor, t: int, tangent: Any, of_action: torch.Tensor) -> Any:
+    def pushforward(self, state: Any, action: torch.Tensor, t: int, tangent: Any, of_action: torch.Tensor) -> Any:
         """The tangent of the next state, by forward mode.
 
         Args:
@@ -187,12 +175,30 @@ def _floating_leaves(state: Any) -> list[torch.Tensor]:
 def double_backward_kernels() -> AbstractContextManager[None]:
     """Chooses attention's math kernel: the fused ones cannot be differentiated twice.
 
-    Entered once for a whole walk: it costs as much as a small student's forward pass.
+    Entered once for a whole sweep: it costs as much as a small student's forward pass.
     """
     return sdpa_kernel(SDPBackend.MATH)
 
 
-class _Normalizations(TorchFunctionMode):
+class Normalizations:
+    """Chooses normalisations for a second derivative in steps of a user's own, where there are any."""
+
+    def __init__(self) -> None:
+        """Begins without knowing whether there are any."""
+        self._used: bool | None = None
+
+    @contextmanager
+    def exchanged(self) -> Iterator[None]:
+        """A block in which they are exchanged. That looks at every call, so it is not done again if there was none."""
+        if self._used is False:
+            yield
+            return
+        with _Exchanging() as mode:
+            yield
+        self._used = mode.used
+
+
+class _Exchanging(TorchFunctionMode):
     """Exchanges what modules of a step call: batch norm's second derivative is slow, weight norm's is wrong.
 
     As in a student (`teachenv.students.kernels`), but that running statistics, which are no part of the process's

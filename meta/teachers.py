@@ -18,8 +18,8 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from meta.policies import AttentionPolicy, ConstantPolicy, MlpPolicy, RandomPolicy, SamplePolicy
 from meta.resume import Resumable
-from meta.watching import TeachWrapper
 from meta.wrapped_actions import check_actions_unchanged, is_wrapped
+from meta.wrappers import TeachWrapper
 from teachenv import checks
 
 Self = TypeVar("Self", bound="Teacher[Any]")

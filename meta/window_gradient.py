@@ -9,7 +9,6 @@ it is and then forgotten, the second one is the environment's own.
 from __future__ import annotations
 
 import math
-from copy import copy
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
@@ -18,10 +17,10 @@ import numpy as np
 import torch
 
 from meta.hypergradient import check_memory, hypergradient
-from meta.joint import training_of
-from meta.walk import Memory
-from meta.watching import RememberingWrapper
+from meta.sweep import Memory
+from meta.training import Training
 from meta.wrapped_actions import check_actions_unchanged
+from meta.wrappers import RememberingWrapper
 from teachenv import checks
 from teachenv.errors import unknown_name
 from teachenv.randomness import Purpose, generator
@@ -181,9 +180,8 @@ class WindowGradient(RememberingWrapper):
             drawn = rng.choice(among, self.dev_batch, replace=False)
             episode = replace(episode, dev=torch.from_numpy(drawn).to(episode.dev))
             # All that are drawn are measured.
-            dynamics = copy(dynamics)
-            dynamics.dev_measured = None
-        process = training_of(dynamics, episode)
+            dynamics = replace(dynamics, dev_measured=None)
+        process = Training(dynamics, episode)
         found = hypergradient(
             process, student, [action], memory=self.memory, byte_budget=self.byte_budget, steps_per_action=length
         )

@@ -6,7 +6,6 @@ Importing this package registers `TeachDigits-v0`, `TeachMNIST-v0`, `TeachCIFAR-
 
 from typing import TYPE_CHECKING, Any
 
-from teachenv.batched import BatchedDynamics
 from teachenv.dynamics import Dynamics
 from teachenv.env import TeachEnv
 from teachenv.errors import DatasetUnavailable
@@ -26,7 +25,6 @@ __all__ = [
     "LOSSES",
     "STUDENTS",
     "TASKS",
-    "BatchedDynamics",
     "ClassificationMeasure",
     "DatasetUnavailable",
     "Dynamics",

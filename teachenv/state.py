@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
 
-from teachenv.optimizers import Optimizer, Rate, Tensors, slots_of
+from teachenv import trees
+from teachenv.optimizers import Tensors
+from teachenv.trees import at, stack
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -91,31 +97,30 @@ class Pullback:
     action: torch.Tensor
 
 
-def updated(
-    optimizer: Optimizer,
-    state: StudentState,
-    gradient: Gradient,
-    rate: Rate,
-    out: Tensors | None = None,
-    ends_step: bool = True,
-) -> StudentState:
-    """The state after the optimiser's step along a gradient.
+def apart(students: StudentState, episodes: Episode) -> list[tuple[StudentState, Episode]]:
+    """Each student of a batch and its episode, without the leading dimension."""
+    pairs = []
+    for i, seed in enumerate(episodes.seeds):
+        student, episode = at((students, episodes), i)
+        pairs.append((replace(student, step=int(student.step)), replace(episode, seeds=(seed,))))
+    return pairs
 
-    Args:
-        optimizer: whose step.
-        state: before it.
-        gradient: of all parameters; or of some, and the others stay where they are.
-        rate: η.
-        out: where the parameters are written, if that is given; only if all of them move.
-        ends_step: whether the student's step is complete with it.
-    """
-    parameters, slots = state.parameters, state.slots
-    some = len(gradient.parameters) < len(parameters)
-    if some:
-        parameters = {name: parameters[name] for name in gradient.parameters}
-        slots = slots_of(slots, parameters)
-    with torch.no_grad():
-        parameters, slots = optimizer.update(parameters, gradient.parameters, slots, rate, state.step, out)
-    if some:
-        parameters, slots = state.parameters | parameters, state.slots | slots
-    return StudentState(parameters, slots, gradient.buffers, state.step + 1 if ends_step else state.step)
+
+def stack_episodes(episodes: Sequence[Episode]) -> Episode:
+    """A batch of episodes."""
+    seeds = tuple(seed for e in episodes for seed in e.seeds)
+    return replace(stack([replace(e, seeds=()) for e in episodes]), seeds=seeds)
+
+
+def take(value: T, rows: Sequence[int]) -> T:
+    """The given rows of a batch's `StudentState` or `Episode`."""
+    taken = at(value, list(rows))
+    return replace(taken, seeds=tuple(value.seeds[i] for i in rows)) if isinstance(value, Episode) else taken  # type: ignore[type-var]
+
+
+def put(value: T, rows: np.ndarray, new: T) -> T:
+    """Part of a batch with the given rows taken from another; `value` stays as it is."""
+    if isinstance(value, Episode) and isinstance(new, Episode):
+        seeds = dict(enumerate(value.seeds)) | dict(zip(rows.tolist(), new.seeds, strict=True))
+        value, new = (replace(each, seeds=tuple(seeds.values())) for each in (value, new))
+    return trees.put(value, rows, new)

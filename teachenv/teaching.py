@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,12 +18,13 @@ import numpy as np
 import torch
 
 from teachenv import checks
-from teachenv.dynamics import Dynamics
+from teachenv.dynamics import Dynamics, Move
 from teachenv.errors import unknown_name
 from teachenv.fingerprints import describe
 from teachenv.idle import refuse_idle
-from teachenv.joint import BATCH_FIELDS, JointDynamics, PairMeasure
+from teachenv.joint import BATCH_FIELDS, PairMeasure, batch_features, pair_moves
 from teachenv.losses import LossFamily, make_loss
+from teachenv.losses.distillation import Distillation
 from teachenv.minibatches import minibatches
 from teachenv.optimizers import make_optimizer
 from teachenv.randomness import Purpose, generator
@@ -38,7 +38,6 @@ from teachenv.tasks import OPTIONS_OF_ALL, make_task
 from teachenv.tasks.base import ClassificationMeasure, Measure, Task
 from teachenv.tasks.decisions import LikelihoodMeasure, SingleDecisions
 from teachenv.teaching_checks import check_networks, check_sizes, checked_action
-from teachenv.trees import stack
 
 BASE_FIELDS = ("progress", "train_accuracy", "dev_accuracy")
 """Of measures whose score is an accuracy; others have their own name in its place."""
@@ -85,39 +84,33 @@ class Teaching:
         student = self._student(dtype, device)
         if loss.needs_head:
             student.require_head()
-        pieces: dict[str, Any] = {
-            "student": student,
-            "task": self.task,
-            "measure": measure,
-            "decisions": self.decisions,
-            "loss": loss,
-            "optimizer": make_optimizer(
-                settings.optimizer,
-                settings.optimizer_kwargs,
-                momentum=settings.momentum,
-                weight_decay=settings.weight_decay,
-                nesterov=settings.nesterov,
-            ),
-            "learning_rate": settings.learning_rate,
-            "schedule": self._schedule(dtype),
-            "augment": self._augments(),
-            "warm_start": settings.warm_start,
-            "dev_measured": settings.dev_measured,
-            "dev_targets": None if settings.dev_noise else clean_targets,
-            "known_pure": self._known_pure(),
-        }
-        rate = settings.teacher_learning_rate
-        self.dynamics = (
-            JointDynamics(settings.learning_rate if rate is None else rate, **pieces)
-            if loss.of_pairs
-            else Dynamics(**pieces)
+        optimizer = make_optimizer(
+            settings.optimizer,
+            settings.optimizer_kwargs,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+            nesterov=settings.nesterov,
+        )
+        self.dynamics = Dynamics(
+            student=student,
+            task=self.task,
+            measure=measure,
+            decisions=self.decisions,
+            augmentation=self.task.augment if self._augments() else None,
+            dev_measured=settings.dev_measured,
+            dev_targets=self.task.pool[1] if settings.dev_noise else clean_targets,
+            optimizer=optimizer,
+            schedule=self._schedule(dtype),
+            moves=self._moves(loss),
+            warm_start=settings.warm_start,
+            known_pure=self._known_pure(),
         )
         self.actions = settings.horizon // settings.steps_per_action
         self.recorder = self._recorder()
         floating = np.float64 if settings.dtype == "float64" else np.float32
         fields = tuple(field.replace("accuracy", measure.score_name) for field in BASE_FIELDS)
         self.observation_fields = fields + tuple(measure.feature_names)
-        if isinstance(self.dynamics, JointDynamics):
+        if loss.of_pairs:
             each = (f"{name}_{i}" for name in BATCH_FIELDS for i in range(settings.batch_size))
             self.observation_fields += (*BATCH_FIELDS, *each)
         self.observation_space = gym.spaces.Box(0.0, 1.0, (len(self.observation_fields),), floating)
@@ -129,6 +122,12 @@ class Teaching:
     def fingerprint(self) -> dict[str, str]:
         """See the class; computed when it is first needed, since it reads all data of a task of one's own."""
         return self.settings.fingerprint()
+
+    def _moves(self, loss: LossFamily) -> tuple[Move, ...]:
+        rate, teacher_rate = self.settings.learning_rate, self.settings.teacher_learning_rate
+        if isinstance(loss, Distillation):
+            return pair_moves(loss, rate if teacher_rate is None else teacher_rate, rate)
+        return (Move(loss, rate),)
 
     def _schedule(self, dtype: torch.dtype) -> Schedule:
         """The schedule, whose rates the student's dtype must hold to the last step."""
@@ -211,7 +210,7 @@ class Teaching:
 
     def _recorder(self) -> Recorder | None:
         # Recordings are kept by name, and a joint step has two gradients.
-        if not self.dynamics.known_pure or isinstance(self.dynamics, JointDynamics) or self.dynamics.measure.decodes:
+        if not self.dynamics.known_pure or len(self.dynamics.moves) > 1 or self.dynamics.measure.decodes:
             return None
         student, loss = ("student", "student_kwargs"), ("loss", "loss_kwargs")
         decides = (*student, *loss, "objective", "objective_temperature", "dtype", "autocast")
@@ -293,8 +292,8 @@ class Teaching:
         With an episode the features are all that is observed, those of its next minibatch among them.
         """
         objective, score, features = dynamics.metrics(student, *dev)
-        if episode is not None and isinstance(dynamics, JointDynamics):
-            features = torch.cat([features, dynamics.batch_features(student, episode)], -1)
+        if episode is not None and dynamics.loss.of_pairs:
+            features = torch.cat([features, batch_features(dynamics, student, episode)], -1)
         return tuple(t.double().cpu().numpy() for t in (objective, score, features))  # type: ignore[return-value]
 
     def train_score(
@@ -402,12 +401,6 @@ def _mean(values: Sequence[torch.Tensor]) -> np.ndarray:
     # One step an action is common, and a student in training notices three calls more.
     mean = torch.stack(list(values)).double().mean(0) if len(values) > 1 else values[0].double()
     return mean.cpu().numpy()
-
-
-def stack_episodes(episodes: Sequence[Episode]) -> Episode:
-    """A batch of episodes."""
-    seeds = tuple(seed for e in episodes for seed in e.seeds)
-    return replace(stack([replace(e, seeds=()) for e in episodes]), seeds=seeds)
 
 
 def _device(name: str) -> torch.device:

@@ -14,14 +14,13 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
 from teachenv import checks
-from teachenv.batched import put
 from teachenv.env import TeachEnv
 from teachenv.errors import unknown_name
-from teachenv.joint import batched
+from teachenv.mapping import Loop, Vmap
 from teachenv.randomness import SEED_BOUND
 from teachenv.settings import Settings
-from teachenv.state import Episode, StudentState
-from teachenv.teaching import Teaching, stack_episodes
+from teachenv.state import Episode, StudentState, put, stack_episodes
+from teachenv.teaching import Teaching
 from teachenv.teaching_checks import check_snapshot, reset_options
 
 Path = Literal["auto", "vmap", "loop"]
@@ -76,7 +75,8 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.num_envs = num_envs
         self.teaching = Teaching(Settings.from_kwargs(settings, defaults), given=settings)
         self.path = self._choose(path)
-        self.dynamics = batched(self.teaching.dynamics, self.path, self.teaching.recorder)
+        mapping = Vmap(self.teaching.recorder) if self.path == "vmap" else Loop()
+        self.dynamics = self.teaching.dynamics.mapped(mapping)
         self.OBSERVATION_FIELDS = self.teaching.observation_fields
         self.single_observation_space = self.teaching.observation_space
         self.single_action_space = self.teaching.action_space
@@ -256,7 +256,7 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def _vmap_error(self) -> str | None:
         """What keeps two students from being trained under vmap: an error, or other results than one by one."""
         single = self.teaching.dynamics
-        dynamics = batched(single, "vmap")
+        dynamics = single.mapped(Vmap())
         each = [self.teaching.episode(seed) for seed in (0, 1)]
         episodes, neutral = stack_episodes(each), self.teaching.neutral_action
         try:
@@ -326,7 +326,7 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def _infos(self) -> dict[str, Any]:
         now = self._current
         steps = np.asarray(now["students"].step)
-        rates = self.dynamics.learning_rate * np.asarray(self.dynamics.schedule(np.maximum(steps - 1, 0)), dtype=float)
+        rates = self.dynamics.rate(np.maximum(steps - 1, 0))
         task = self.teaching.task
         infos: dict[str, Any] = {
             "objective": now["objective"].copy(),

@@ -6,6 +6,8 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +22,7 @@ from teachenv.experiment.cases import Outcome
 from teachenv.experiment.timing import in_turns, seconds_of
 from teachenv.randomness import Purpose, generator
 from teachenv.students import make_student
-from teachenv.tasks.base import Task
+from teachenv.tasks.base import Measure, Task
 from teachenv.vector_env import TeachVectorEnv
 
 
@@ -36,15 +38,8 @@ def _against_torch(case: Measured, task: Task, seed: int, size: Size) -> tuple[d
     steps = case.steps(size)
     env = TeachEnv(**case.options(task) | {"horizon": (size.pieces + 1) * steps})
     env.reset(seed=seed)
-    metrics, evaluations = env.dynamics.metrics, [0.0]
-
-    def evaluate(*arguments: Any, **options: Any) -> Any:
-        start = time.perf_counter()
-        result = metrics(*arguments, **options)
-        evaluations.append(time.perf_counter() - start)
-        return result
-
-    setattr(env.dynamics, "metrics", evaluate)  # noqa: B010 - an attribute that hides the method, for the clock's sake
+    evaluations = [0.0]
+    env.dynamics = replace(env.dynamics, measure=_clocked(env.dynamics.measure, evaluations))
     neutral = np.zeros(env.action_space.shape or (), dtype=np.float32)
     plain = plain_steps(env)
 
@@ -64,6 +59,20 @@ def _against_torch(case: Measured, task: Task, seed: int, size: Size) -> tuple[d
         "plain_steps_per_second": 1 / times.median("plain"),
     }
     return values, 2 * (size.pieces + 1) * steps
+
+
+def _clocked(measure: Measure, seconds: list[float]) -> Measure:
+    """The measure, each of whose evaluations appends the seconds that it took."""
+    clocked = copy(measure)
+
+    def judge(*arguments: Any) -> Any:
+        start = time.perf_counter()
+        judged = measure.judge(*arguments)
+        seconds.append(time.perf_counter() - start)
+        return judged
+
+    setattr(clocked, "judge", judge)  # noqa: B010 - hides the method of this copy
+    return clocked
 
 
 def plain_steps(env: TeachEnv) -> Iterator[float]:

@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import meta
 from meta import Descent, Process, Training, hypergradient
-from meta.held import Shelf
+from meta.memory import Arena
 from teachenv import TeachEnv, TeachVectorEnv
 from teachenv.optimizers import SGD, Adam
 from teachenv.trees import bytes_of, tensors_of, with_tensors
@@ -302,7 +302,7 @@ def test_slots_are_kept_only_where_the_reverse_rule_reads_them(optimizer, kept):
 
 
 class LongVectors:
-    """States of 2.4 MB, which a shelf takes, with an integer and a tensor of no size among them."""
+    """States of 2.4 MB, which a arena takes, with an integer and a tensor of no size among them."""
 
     def step(self, state, action, t):
         position, speed = state["body"]
@@ -313,11 +313,11 @@ class LongVectors:
         return (state["body"].position ** 2).mean() + state["count"]
 
 
-def test_states_on_a_shelf_are_what_was_put_there():
+def test_states_in_an_arena_are_what_was_put_there():
     tensor = torch.randn(150_001, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     state = {"count": torch.tensor(3), "none": torch.zeros(0), "body": Pair(tensor, tensor[::2].clone().half())}
-    shelf = Shelf()
-    kept = [shelf.put(state) for _ in range(40)]
+    arena = Arena()
+    kept = [arena.put(state) for _ in range(40)]
     blocks = {x.untyped_storage().data_ptr() for tree in kept for x in tensors_of(tree) if x.numel()}
     assert len(blocks) == 2  # of 32 MiB each, for 40 times 1.35 MB
     for tree in kept:
@@ -328,7 +328,7 @@ def test_states_on_a_shelf_are_what_was_put_there():
             assert found.data_ptr() % 64 == 0
     assert bytes_of(kept) == 40 * bytes_of(state)
     small = {"x": torch.zeros(100)}
-    assert shelf.put(small) is small
+    assert arena.put(small) is small
 
 
 def test_large_states_are_differentiated_alike_under_every_policy():

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import meta
-from meta.joint import training_of
+from meta.training import Training
 from meta.window_gradient import decoded, encoded
 from teachenv import TeachEnv
 from teachenv.students import Prediction
@@ -163,9 +163,9 @@ def test_samples_of_the_pool_are_those_that_the_window_does_not_train_on(monkeyp
 
     def spied(dynamics: Any, episode: Any) -> Any:
         seen.append(dynamics.dev(episode)[0])
-        return training_of(dynamics, episode)
+        return Training(dynamics, episode)
 
-    monkeypatch.setattr("meta.window_gradient.training_of", spied)
+    monkeypatch.setattr("meta.window_gradient.Training", spied)
     env.reset(seed=0)
     env.step(action_of(env))
     teach = env.unwrapped

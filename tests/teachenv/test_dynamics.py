@@ -8,14 +8,15 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from teachenv.batched import BatchedDynamics, take
 from teachenv.losses import LOSSES
+from teachenv.mapping import Loop, Vmap
 from teachenv.recording import Recorder
 from teachenv.settings import Settings
+from teachenv.state import stack_episodes, take
 from teachenv.students import make_student
 from teachenv.tasks import Task, make_task
 from teachenv.tasks.synthetic import make_synthetic
-from teachenv.teaching import Teaching, stack_episodes
+from teachenv.teaching import Teaching
 
 IMAGES = make_synthetic(pool_size=48, test_size=4)
 SMALL = {"horizon": 4, "batch_size": 8, "dev_size": 16}
@@ -155,7 +156,7 @@ def test_a_step_can_be_replayed_and_leaves_its_arguments_as_they_are(name):
         **{p: {k: t.clone() for k, t in getattr(states[1], p).items()} for p in ("parameters", "slots", "buffers")},
     )
     again = dynamics.step(states[1], episode, actions[1])[0]
-    dynamics.gradient(states[1], episode, actions[1], with_action=True)
+    dynamics.updates(episode)[0].gradient(states[1], actions[1], with_action=True)
     assert_same(again, states[2])
     assert_same(states[1], copy)
 
@@ -165,11 +166,11 @@ def test_gradients_are_those_of_the_reported_loss(loss):
     teaching = teaching_of("mlp", loss=loss, dtype="float64")
     dynamics, episode = teaching.dynamics, teaching.episode(0)
     state, action = dynamics.init(episode), random_actions(teaching)
-    gradient = dynamics.gradient(state, episode, action, with_action=True)
+    gradient = dynamics.updates(episode)[0].gradient(state, action, with_action=True)
 
     def value(parameters, a):
         moved = dataclasses.replace(state, parameters=parameters)
-        return float(dynamics.gradient(moved, episode, a).outcome.loss)
+        return float(dynamics.updates(episode)[0].gradient(moved, a).outcome.loss)
 
     rng, h = torch.Generator().manual_seed(0), 1e-6
     direction = {n: torch.randn(p.shape, generator=rng, dtype=p.dtype) for n, p in state.parameters.items()}
@@ -189,7 +190,7 @@ def test_running_statistics_move_once_a_step_differentiable_or_not():
     state = dynamics.init(episode)
     after, _ = dynamics.step(state, episode, teaching.neutral_action)
     assert int(after.buffers["1.num_batches_tracked"]) == 1
-    again = dynamics.gradient(state, episode, teaching.neutral_action)
+    again = dynamics.updates(episode)[0].gradient(state, teaching.neutral_action)
     assert_same(again.buffers, after.buffers)
 
 
@@ -217,13 +218,13 @@ def test_a_pullback_is_the_derivative_of_gradient_and_running_statistics(second_
             parameters={n: p + t * along[n] for n, p in state.parameters.items()},
             buffers=state.buffers | {n: statistics[n] + t * along_statistics[n] for n in names},
         )
-        gradient = dynamics.gradient(moved, episode, action + t * along_action)
+        gradient = dynamics.updates(episode)[0].gradient(moved, action + t * along_action)
         total = sum((gradient.buffers[n] * d_statistics[n]).sum() for n in names)
         if second_order:
             total = total + sum((gradient.parameters[n] * d_gradient[n]).sum() for n in d_gradient)
         return float(total)
 
-    back = dynamics.pullback(state, episode, action, d_gradient if second_order else None, d_statistics)
+    back = dynamics.updates(episode)[0].pullback(state, action, d_gradient if second_order else None, d_statistics)
     found = sum(float((back.parameters[n] * along[n]).sum()) for n in along)
     found += sum(float((back.statistics[n] * along_statistics[n]).sum()) for n in names)
     found += float((back.action * along_action).sum())
@@ -247,7 +248,7 @@ def test_a_pullback_is_the_derivative_of_gradient_and_running_statistics(second_
 def test_batched_students_are_single_ones(name, path, dtype, tolerance):
     teaching = teaching_of(name, dtype=dtype, loss="mixture", learning_rate=0.02)
     single, seeds, steps = teaching.dynamics, (3, 8), 3
-    batched = BatchedDynamics(single, path)
+    batched = single.mapped(Vmap() if path == "vmap" else Loop())
     episodes = [teaching.episode(seed) for seed in seeds]
     together = stack_episodes(episodes)
     actions = random_actions(teaching, steps, len(seeds))
@@ -283,7 +284,7 @@ def test_recordings_are_what_they_recorded(name, loss, monkeypatch):
     """At the call that records, later with other values, and (of one family) with another number of students."""
     monkeypatch.setattr("teachenv.recording.CALLS_BEFORE", 0)
     teaching = teaching_of(name, loss=loss, momentum=0.9, learning_rate=0.02)
-    plain, recorded = (BatchedDynamics(teaching.dynamics, "vmap", r) for r in (None, Recorder()))
+    plain, recorded = (teaching.dynamics.mapped(Vmap(r)) for r in (None, Recorder()))
     for seeds in ((3, 8, 5), (4, 1, 9), *([(2, 7)] if loss == "bilinear" else [])):
         episodes = stack_episodes([teaching.episode(seed) for seed in seeds])
         state = plain.init(episodes)
@@ -293,12 +294,12 @@ def test_recordings_are_what_they_recorded(name, loss, monkeypatch):
             d_statistics = {n: torch.ones_like(state.buffers[n]) for n in plain.student.statistics}
             calls = [
                 lambda d: d.step(state, episodes, action),  # noqa: B023 - called at once
-                lambda d: d.gradient(state, episodes, action, with_action=True),  # noqa: B023
-                lambda d: d.pullback(state, episodes, action, d_gradient, d_statistics),  # noqa: B023
+                lambda d: d.updates(episodes)[0].gradient(state, action, with_action=True),  # noqa: B023
+                lambda d: d.updates(episodes)[0].pullback(state, action, d_gradient, d_statistics),  # noqa: B023
                 lambda d: d.metrics(state, *d.dev(episodes)),  # noqa: B023
             ]
             if d_statistics:
-                calls.append(lambda d: d.pullback(state, episodes, action, None, d_statistics))  # noqa: B023
+                calls.append(lambda d: d.updates(episodes)[0].pullback(state, action, None, d_statistics))  # noqa: B023
             for call in calls:
                 assert_same(call(recorded), call(plain))
             state, _ = recorded.step(state, episodes, action)
@@ -307,7 +308,7 @@ def test_recordings_are_what_they_recorded(name, loss, monkeypatch):
 def test_dropout_students_are_batched_by_the_loop():
     teaching = teaching_of("mlp", student=dropped)
     episodes = [teaching.episode(seed) for seed in (3, 8)]
-    batched = BatchedDynamics(teaching.dynamics, "loop")
+    batched = teaching.dynamics.mapped(Loop())
     batch, together = batched.init(stack_episodes(episodes)), stack_episodes(episodes)
     action = teaching.neutral_action
     batch, _ = batched.step(batch, together, action.expand(2, -1))
@@ -400,7 +401,7 @@ def test_minibatches_are_a_function_of_seed_and_step_with_augmentation():
     assert not torch.equal(dynamics.minibatch(fixed, 0)[0], dynamics.minibatch(fixed, 1)[0])
     plain = teaching_of("resnet8", augment=False)
     assert torch.equal(plain.dynamics.minibatch(episode, 2)[0], IMAGES.pool[0][episode.batches[2]])
-    batched = BatchedDynamics(dynamics, "loop")
+    batched = dynamics.mapped(Loop())
     episodes = [teaching.episode(seed) for seed in (0, 1)]
     stacked, _ = batched.minibatch(stack_episodes(episodes), np.array([2, 1]))
     assert torch.equal(stacked[0], x)
@@ -433,5 +434,5 @@ def test_evaluation_in_pieces_is_evaluation_at_once(monkeypatch):
     dynamics, episode = teaching.dynamics, teaching.episode(0)
     state, _ = dynamics.step(dynamics.init(episode), episode, teaching.neutral_action)
     at_once = dynamics.metrics(state, *teaching.task.test)
-    monkeypatch.setattr("teachenv.dynamics._EVALUATION_BATCH", 100)
+    monkeypatch.setattr("teachenv.model._EVALUATION_BATCH", 100)
     torch.testing.assert_close(dynamics.metrics(state, *teaching.task.test), at_once)

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from meta.held import Held, Shelf
+from meta.memory import Arena, MemoryMeter
 from meta.process import Adjoint, Process
 from teachenv.trees import bytes_of, mapped, stack, tensors_of
 
@@ -59,14 +59,14 @@ class Hypergradient:
     nonfinite_step: int | None
 
 
-class Walk:
+class Sweep:
     """The steps of one process under given actions, forwards and backwards, with what they cost."""
 
     def __init__(self, process: Process, actions: Any, steps_per_action: int, method: Method) -> None:
         self.process, self.actions, self.per_action, self.method = process, actions, steps_per_action, method
         self.steps = len(actions) * steps_per_action
         self.evaluations = self.products = 0
-        self.held = Held()
+        self.memory = MemoryMeter()
 
     def there_and_back(self, state: Any, begin: int, memory: Memory, byte_budget: int | None) -> Hypergradient:
         """Follows the process from x_0 and differentiates the steps from `begin` on."""
@@ -79,7 +79,7 @@ class Walk:
         graph = 0
         if self.method != "finite-difference":
             # The first step is taken with its graph, to weigh it.
-            with self.held.graph(min(_WEIGHED_EVERY, self.steps - begin)) as weight:
+            with self.memory.graph(min(_WEIGHED_EVERY, self.steps - begin)) as weight:
                 after, adjoint = self._linearize(state, begin)
             graph = weight.bytes
         kept = bytes_of(self.process.needed(state))
@@ -87,19 +87,19 @@ class Walk:
         if policy == "all" and adjoint is not None:
             return self._all(state, begin, after, adjoint, predicted)
         adjoint = None
-        self.held.release()
+        self.memory.release()
         count = {"all": self.steps, "states": self.steps, "sqrt": _root(self.steps - begin)}
         checkpoints = count[policy] if isinstance(policy, str) else policy
         every = max(1, -(-(self.steps - begin) // checkpoints))
         # All states from the last checkpoint on are kept: those steps need not be taken again.
         last = begin + (self.steps - 1 - begin) // every * every if every > 1 else begin
-        states, shelf = {begin: state}, Shelf()
+        states, arena = {begin: state}, Arena()
         for t in range(begin, self.steps):
             keep = t >= last or (t + 1 - begin) % every == 0
             first = after if t == begin else None
-            state = self._step(state, t, shelf if keep else None) if first is None else first
+            state = self._step(state, t, arena if keep else None) if first is None else first
             if keep:
-                states[t + 1] = shelf.put(self._kept(state, t + 1) if t >= last else state)
+                states[t + 1] = arena.put(self._kept(state, t + 1) if t >= last else state)
         return self.back(states, begin, predicted, policy)
 
     def known(self, states: Mapping[int, Any], initial: Any, begin: int) -> dict[int, Any]:
@@ -122,19 +122,19 @@ class Walk:
         final = states.pop(self.steps) if begin < self.steps else states[begin]
         objective, cotangent = self.process.value(final)
         gradients = _Rows(self.actions)
-        end, after, shelf = self.steps, final, Shelf()
+        end, after, arena = self.steps, final, Arena()
         for start in sorted((t for t in states if t < self.steps), reverse=True):
             state = states.pop(start)
-            shelf.clear()
+            arena.clear()
             segment = [self._kept(state, start)]
             for t in range(start + 1, end):
-                state = self._step(state, t - 1, shelf)
-                segment.append(shelf.put(self._kept(state, t)))
+                state = self._step(state, t - 1, arena)
+                segment.append(arena.put(self._kept(state, t)))
             del state
             if end > self.steps - 2 * (end - start):  # later on fewer states are held
-                self.held.states(states, segment)
+                self.memory.states(states, segment)
             for t in range(end - 1, start - 1, -1):
-                cotangent, d_action = self._pull_back(segment.pop(), t, cotangent, after)
+                cotangent, d_action = self._pullback(segment.pop(), t, cotangent, after)
                 gradients.add(t // self.per_action, d_action)
                 after = None
             end = start
@@ -146,7 +146,7 @@ class Walk:
         adjoints = [adjoint]
         for t in range(begin + 1, self.steps):
             if (t - begin) % _WEIGHED_EVERY == 0:
-                with self.held.graph(min(_WEIGHED_EVERY, self.steps - t)):
+                with self.memory.graph(min(_WEIGHED_EVERY, self.steps - t)):
                     after, adjoint = self._linearize(after, t)
             else:
                 after, adjoint = self._linearize(after, t)
@@ -172,7 +172,7 @@ class Walk:
                 stacklevel=4,
             )
         return Hypergradient(
-            actions, initial, objective, policy, self.evaluations, self.products, predicted, self.held.peak, nonfinite
+            actions, initial, objective, policy, self.evaluations, self.products, predicted, self.memory.peak, nonfinite
         )
 
     def _kept(self, state: Any, t: int) -> Any:
@@ -183,30 +183,30 @@ class Walk:
         action: torch.Tensor = self.actions[t // self.per_action]
         return action
 
-    def _step(self, state: Any, t: int, shelf: Shelf | None = None) -> Any:
+    def _step(self, state: Any, t: int, arena: Arena | None = None) -> Any:
         self.evaluations += self.process.gradient_evaluations
-        return self.process.step(state, self._action(t), t, shelf)
+        return self.process.step(state, self._action(t), t, arena)
 
     def _linearize(self, state: Any, t: int) -> tuple[Any, Adjoint]:
         self.evaluations += self.process.gradient_evaluations
         self.products += self.process.hessian_vector_products
         return self.process.linearize(state, self._action(t), t)
 
-    def _pull_back(self, state: Any, t: int, cotangent: Any, after: Any) -> tuple[Any, torch.Tensor]:
+    def _pullback(self, state: Any, t: int, cotangent: Any, after: Any) -> tuple[Any, torch.Tensor]:
         """One step back; `after` is the state that the step led to the first time, if it is to be compared."""
         action, compared = self._action(t), after is not None and not self.process.replays_exactly
         if self.method == "finite-difference":
             if compared:
                 self._compare(state, self._step(state, t), after, t)
             self.evaluations += 2 * self.process.gradient_evaluations
-            return self.process.pull_back_by_differences(state, action, t, cotangent)
+            return self.process.pullback_by_differences(state, action, t, cotangent)
         if compared:
             again, adjoint = self._linearize(state, t)
             self._compare(state, again, after, t)
             return adjoint(cotangent)
         self.evaluations += self.process.gradient_evaluations
         self.products += self.process.hessian_vector_products
-        return self.process.pull_back(state, action, t, cotangent)
+        return self.process.pullback(state, action, t, cotangent)
 
     def _compare(self, before: Any, again: Any, after: Any, t: int) -> None:
         def distance(one: Any, other: Any) -> float:
@@ -305,7 +305,7 @@ def forward(process: Process, state: Any, actions: Any, steps_per_action: int) -
                 shaped = direction.view(action.shape[len(batch) :]).expand(action.shape)
                 tangents.append((index, shaped, zero))
         tangents = [
-            (i, d, process.push_forward(state, action, t, tangent, d if i == index else torch.zeros_like(d)))
+            (i, d, process.pushforward(state, action, t, tangent, d if i == index else torch.zeros_like(d)))
             for i, d, tangent in tangents
         ]
         products += len(tangents)

@@ -15,16 +15,16 @@ T = TypeVar("T")
 _BLOCK, _ALIGNED = 2**25, 64
 
 
-class Held:
-    """Accounts for the bytes of states and graphs that a walk holds."""
+class MemoryMeter:
+    """Accounts for the bytes of states and graphs that a sweep holds."""
 
     def __init__(self) -> None:
         self.peak = self._graphs = self._largest = 0
 
     @contextmanager
-    def graph(self, times: int = 1) -> Iterator[Weight]:
+    def graph(self, times: int = 1) -> Iterator[GraphBytes]:
         """Weighs the graph that is built inside; so many like it count as held until `release`."""
-        weight = Weight()
+        weight = GraphBytes()
         with torch.autograd.graph.saved_tensors_hooks(weight.pack, lambda tensor: tensor):
             yield weight
         self._largest = max(self._largest, weight.bytes)
@@ -41,7 +41,7 @@ class Held:
         self.peak = max(self.peak, bytes_of(*trees) + self._largest)
 
 
-class Shelf:
+class Arena:
     """Keeps states side by side in large blocks of memory of their own.
 
     Where each tensor has memory of its own, those that stay lie between those that go, and what an allocator gets back
@@ -59,11 +59,11 @@ class Shelf:
 
     def put(self, tree: T) -> T:
         """The structure with copies of its tensors, but for those that lie here already; or itself: see `place`."""
-        place = self.place([tensor for tensor in tensors_of(tree) if not _on_a_shelf(tensor)])
+        place = self.place([tensor for tensor in tensors_of(tree) if not _in_an_arena(tensor)])
         if place is None:
             return tree
         rest = iter(place)
-        copies = [tensor if _on_a_shelf(tensor) else next(rest).copy_(tensor) for tensor in tensors_of(tree)]
+        copies = [tensor if _in_an_arena(tensor) else next(rest).copy_(tensor) for tensor in tensors_of(tree)]
         return with_tensors(tree, copies)
 
     def place(self, tree: T) -> T | None:
@@ -86,12 +86,12 @@ class Shelf:
         return with_tensors(tree, places)
 
 
-def _on_a_shelf(tensor: torch.Tensor) -> bool:
+def _in_an_arena(tensor: torch.Tensor) -> bool:
     """Whether it is part of a block; or as large as one, which needs none."""
     return tensor.untyped_storage().nbytes() >= _BLOCK
 
 
-class Weight:
+class GraphBytes:
     """The bytes of tensors saved for a backward pass, what they share counted once."""
 
     def __init__(self) -> None:

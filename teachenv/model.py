@@ -1,0 +1,195 @@
+"""A student's network with the data that it is trained on and measured on; nothing here knows of losses or steps.
+
+`Model` is a frozen value: another mapping over students, another dev batch or measure is a `dataclasses.replace`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from itertools import repeat
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from teachenv.mapping import Mapping, One
+from teachenv.optimizers import Tensors
+from teachenv.randomness import Purpose, generator
+from teachenv.state import Episode, StudentState
+from teachenv.students.functional import FunctionalStudent
+from teachenv.tasks.base import Augmentation, Measure, Task
+from teachenv.tasks.decisions import Decisions
+
+T = TypeVar("T")
+Metrics = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+# Evaluations without gradients go through the network in pieces of this many samples, to bound their memory.
+_EVALUATION_BATCH = 2000
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Model:
+    """A network as a pure function, or B of them, with its data.
+
+    Attributes:
+        student: the network.
+        task: pool and test data, on the student's device and in its dtype.
+        measure: what the student is judged by.
+        decisions: how its outputs are read by a loss.
+        augmentation: what training minibatches go through; None: nothing.
+        dev_measured: of the dev samples, how many J and the metrics are taken on; None: all.
+        dev_targets: the pool's targets as dev sees them.
+        mapping: whether there is one student or many, and how many are computed.
+    """
+
+    student: FunctionalStudent
+    task: Task
+    measure: Measure
+    decisions: Decisions
+    augmentation: Augmentation | None = None
+    dev_measured: int | None = None
+    dev_targets: torch.Tensor
+    mapping: Mapping = field(default_factory=One)
+
+    # --- data ---------------------------------------------------------------------------------------------------------
+
+    def minibatch(self, episode: Episode, step: int | np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs (batch, ...) and targets (batch, ...) of the step, a function of (episode, step).
+
+        Args:
+            episode: which training; of many students, a batch of episodes.
+            step: t; of many students, an array (B,), and the results have a leading dimension B.
+        """
+        steps: int | tuple[torch.Tensor, torch.Tensor]
+        steps = (torch.arange(len(step)), torch.from_numpy(step)) if isinstance(step, np.ndarray) else step
+        indices = episode.batches[steps]
+        # By index_select, which is faster on a CPU than indexing.
+        rows = indices.reshape(-1)
+        inputs, targets = (t.index_select(0, rows).view(*indices.shape, *t.shape[1:]) for t in self.task.pool)
+        return self._trimmed(self._augmented(inputs, episode, step), targets)
+
+    def _augmented(self, inputs: torch.Tensor, episode: Episode, step: int | np.ndarray) -> torch.Tensor:
+        augmentation = self.augmentation
+        if augmentation is None:
+            return inputs
+        randoms = [
+            generator(seed, Purpose.AUGMENTATION, int(t))
+            for seed, t in zip(episode.seeds, np.atleast_1d(step), strict=True)
+        ]
+        if not isinstance(step, np.ndarray):
+            return augmentation(inputs, *randoms)
+        return torch.stack([augmentation(x, rng) for x, rng in zip(inputs, randoms, strict=True)])
+
+    def dev(self, episode: Episode) -> tuple[torch.Tensor, torch.Tensor]:
+        """The dev inputs and targets that J and the metrics are taken on."""
+        measured = episode.dev[..., : self.dev_measured]
+        return self._trimmed(self.task.pool[0][measured], self.dev_targets[measured])
+
+    def train_sample(self, episode: Episode) -> tuple[torch.Tensor, torch.Tensor]:
+        """As many training samples, the same through the episode: what a measure that decodes takes its score on."""
+        some = episode.train[..., : self.dev_measured or episode.dev.shape[-1]]
+        return self._trimmed(self.task.pool[0][some], self.task.pool[1][some])
+
+    def _trimmed(self, inputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return (inputs, targets) if self.task.trim is None else self.task.trim(inputs, targets)
+
+    def random_states(self, episode: Episode, step: int | np.ndarray) -> Iterator[AbstractContextManager[None]]:
+        """The contexts in which the training pass of each student draws its random numbers, in order."""
+        if not self.student.stochastic:
+            return repeat(nullcontext())
+        steps = np.atleast_1d(step)
+        return (self.student.random_state(seed, int(t)) for seed, t in zip(episode.seeds, steps, strict=True))
+
+    # --- measurements -------------------------------------------------------------------------------------------------
+
+    def objective(self, state: StudentState, episode: Episode) -> torch.Tensor:
+        """J: the smooth objective on dev, a scalar or (B,), differentiable where the state needs gradients."""
+
+        def objective(
+            parameters: Tensors, buffers: Tensors, inputs: torch.Tensor, targets: torch.Tensor
+        ) -> torch.Tensor:
+            network = _Network(self, parameters, buffers, differentiable=True)
+            return self.measure.objective_of(network, inputs, targets)
+
+        return self.mapping(objective)(state.parameters, state.buffers, *self.dev(episode))
+
+    def metrics(self, state: StudentState, inputs: torch.Tensor, targets: torch.Tensor) -> Metrics:
+        """(objective, score, features) of the student on the given data, without gradients.
+
+        Args:
+            state: the student, or a batch of them.
+            inputs: (n, ...), or (B, n, ...) for a batch of students.
+            targets: (n, ...), or (B, n, ...).
+        """
+
+        def metrics(parameters: Tensors, buffers: Tensors, inputs: torch.Tensor, targets: torch.Tensor) -> Metrics:
+            return self.measure.judge(_Network(self, parameters, buffers), inputs, targets)
+
+        with torch.no_grad():
+            return self.mapping.recorded(self.mapping(metrics), "metrics")(
+                state.parameters, state.buffers, inputs, targets
+            )
+
+    def blank_metrics(
+        self, state: StudentState, inputs: torch.Tensor, targets: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(objective, score) of a network whose outputs are all 0: it prefers no answer. Arguments as of `metrics`."""
+
+        def metrics(
+            parameters: Tensors, buffers: Tensors, inputs: torch.Tensor, targets: torch.Tensor
+        ) -> tuple[torch.Tensor, torch.Tensor]:
+            return self.measure.judge(_BlankNetwork(self, parameters, buffers), inputs, targets)[:2]
+
+        with torch.no_grad():
+            return self.mapping(metrics)(state.parameters, state.buffers, inputs, targets)
+
+    def report(self, state: StudentState, inputs: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What a measure that decodes reports of the student: each () or (B,)."""
+
+        def report(
+            parameters: Tensors, buffers: Tensors, inputs: torch.Tensor, targets: torch.Tensor
+        ) -> dict[str, torch.Tensor]:
+            reported = self.measure.report_of(_Network(self, parameters, buffers), inputs, targets)
+            return {name: torch.tensor(value, dtype=torch.float64) for name, value in reported.items()}
+
+        with torch.no_grad():
+            return self.mapping(report)(state.parameters, state.buffers, inputs, targets)
+
+    def outputs(self, state: StudentState, inputs: torch.Tensor) -> torch.Tensor:
+        """The student's outputs in evaluation mode, without gradients: (n, outputs, ...), or (B, n, outputs, ...)."""
+        with torch.no_grad():
+            return self.mapping(self._evaluated)(state.parameters, state.buffers, inputs)
+
+    def _evaluated(self, parameters: Tensors, buffers: Tensors, inputs: torch.Tensor) -> torch.Tensor:
+        pieces = [
+            self.student(parameters, buffers, piece, training=False, differentiable=self.mapping.form)[0].outputs
+            for piece in torch.split(inputs, _EVALUATION_BATCH)
+        ]
+        return torch.cat(pieces) if len(pieces) > 1 else pieces[0]
+
+
+class _Network:
+    """One student with its tensors, as measures see it: a `teachenv.tasks.base.Network`."""
+
+    def __init__(self, model: Model, parameters: Tensors, buffers: Tensors, differentiable: bool = False) -> None:
+        self._model, self._tensors, self._differentiable = model, (parameters, buffers), differentiable
+
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        model = self._model
+        if not self._differentiable:
+            return model._evaluated(*self._tensors, inputs)
+        form = model.mapping.form or True
+        return model.student(*self._tensors, inputs, training=False, differentiable=form)[0].outputs
+
+    def module(self) -> AbstractContextManager[nn.Module]:
+        return self._model.student.held(*self._tensors)
+
+
+class _BlankNetwork(_Network):
+    """The same, but its outputs are all 0."""
+
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        return torch.zeros_like(super().__call__(inputs))

@@ -1,0 +1,316 @@
+"""One step of an optimiser along the gradient of a loss, as a value that is a function of (state, action).
+
+A student's step is one `Update`, or several of them in order (`teachenv.joint`). Besides taking the step, an update
+gives what differentiates it: `linearize` gives the gradient with its adjoint, `pullback` applies that adjoint at once,
+and `gradient_with_graph` is the gradient as autograd's forward mode takes it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from teachenv.losses.base import LossFamily
+from teachenv.model import Model
+from teachenv.optimizers import Optimizer, Rate, Tensors, slots_of
+from teachenv.schedules import Schedule
+from teachenv.state import Episode, Gradient, Outcome, Pullback, StudentState
+from teachenv.students.kernels import opened
+from teachenv.trees import leaves
+
+Adjoint = Callable[[Tensors, Tensors], Pullback]
+"""Takes cotangents of (the gradient, the new running statistics) to those of a step's inputs."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Update(ABC):
+    """A step of an optimiser along a gradient.
+
+    Attributes:
+        optimizer: whose step.
+        ends_step: whether the student's step is complete with this update, so that the state's step counts up.
+    """
+
+    optimizer: Optimizer
+    ends_step: bool = True
+
+    @abstractmethod
+    def rate(self, state: StudentState) -> Rate:
+        """The learning rate η at the state's step."""
+
+    def moved(self, parameters: Tensors) -> list[str]:
+        """Names of the parameters that the update moves."""
+        return list(parameters)
+
+    @abstractmethod
+    def gradient(
+        self, state: StudentState, action: torch.Tensor, *, with_action: bool = False, of_all: bool = False
+    ) -> Gradient:
+        """The gradient of the loss with respect to what the update moves, a value without a graph.
+
+        Args:
+            state: the student, or a batch of them.
+            action: the teacher's action, (n,) or (B, n).
+            with_action: also differentiate with respect to the action.
+            of_all: differentiate with respect to all parameters, and to the running statistics if the loss reads them.
+        """
+
+    @abstractmethod
+    def linearize(self, state: StudentState, action: torch.Tensor) -> tuple[Gradient, Adjoint]:
+        """The gradient and its adjoint, which can be called once and keeps its graph until then."""
+
+    @abstractmethod
+    def pullback(
+        self, state: StudentState, action: torch.Tensor, d_gradient: Tensors | None, d_statistics: Tensors
+    ) -> Pullback:
+        """The adjoint of the gradient, applied at once: a vector-Jacobian product.
+
+        Args:
+            state: the student, or a batch of them.
+            action: the teacher's action, (n,) or (B, n).
+            d_gradient: cotangent of the gradient; None: it has none, and one backward pass is enough.
+            d_statistics: cotangent of the new running statistics; not empty without `d_gradient`.
+        """
+
+    @abstractmethod
+    def gradient_with_graph(
+        self, parameters: Tensors, buffers: Tensors, step: int | np.ndarray, action: torch.Tensor
+    ) -> tuple[Tensors, Tensors]:
+        """(gradient, new buffers), differentiable with respect to whatever the arguments were made from.
+
+        Args:
+            parameters: they must require gradients; they may be dual tensors of forward mode.
+            buffers: likewise.
+            step: whose minibatch is taken.
+            action: the teacher's action, (n,) or (B, n).
+        """
+
+    def step(
+        self, state: StudentState, action: torch.Tensor, out: Tensors | None = None
+    ) -> tuple[StudentState, Outcome]:
+        """Takes the step; the arguments stay as they are, but that the new parameters may be written to `out`."""
+        gradient = self.gradient(state, action)
+        return self.apply(state, gradient, out), gradient.outcome
+
+    def apply(self, state: StudentState, gradient: Gradient, out: Tensors | None = None) -> StudentState:
+        """The state after the optimiser's step along a gradient.
+
+        Args:
+            state: the state before it.
+            gradient: of all parameters; or of some, and the others stay where they are.
+            out: where the new parameters are written, if all of them move; None: to new memory.
+        """
+        parameters, slots = state.parameters, state.slots
+        some = len(gradient.parameters) < len(parameters)
+        if some:
+            parameters, out = {name: parameters[name] for name in gradient.parameters}, None
+            slots = slots_of(slots, parameters)
+        with torch.no_grad():
+            parameters, slots = self.optimizer.update(
+                parameters, gradient.parameters, slots, self.rate(state), state.step, out
+            )
+        if some:
+            parameters, slots = state.parameters | parameters, state.slots | slots
+        step = state.step + 1 if self.ends_step else state.step
+        return StudentState(parameters, slots, gradient.buffers, step)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class StudentUpdate(Update):
+    """The update of an environment's student, or of a batch of them, in one episode.
+
+    Attributes:
+        model: network and data.
+        episode: which training.
+        loss: the family that gives the action its meaning.
+        learning_rate: base learning rate η.
+        schedule: factor on η by student step.
+        prefix: how the names of the parameters that move begin.
+    """
+
+    model: Model
+    episode: Episode
+    loss: LossFamily
+    learning_rate: float
+    schedule: Schedule
+    prefix: str = ""
+
+    def rate(self, state: StudentState) -> Rate:
+        """The scheduled learning rate; one number for all students if they stand at the same step."""
+        step = state.step
+        if isinstance(step, np.ndarray):
+            if step.min() != step.max():
+                rates = self.learning_rate * np.asarray(self.schedule(step), dtype=float)
+                return torch.as_tensor(rates, dtype=self.model.student.dtype, device=self.model.task.pool[0].device)
+            step = int(step[0])
+        return self.learning_rate * float(self.schedule(step))
+
+    def moved(self, parameters: Tensors) -> list[str]:
+        """Names of the parameters that the update moves."""
+        return [name for name in parameters if name.startswith(self.prefix)] if self.prefix else list(parameters)
+
+    def gradient(
+        self, state: StudentState, action: torch.Tensor, *, with_action: bool = False, of_all: bool = False
+    ) -> Gradient:
+        """The gradient of the taught loss on the step's minibatch, see `Update.gradient`."""
+        student = self.model.student
+        names = list(state.parameters) if of_all else self.moved(state.parameters)
+        of_statistics = student.statistics if of_all and student.reads_statistics else []
+        random_states = self.model.random_states(self.episode, state.step)
+
+        def gradient(
+            parameters: Tensors, buffers: Tensors, inputs: torch.Tensor, targets: torch.Tensor, action: torch.Tensor
+        ) -> Gradient:
+            parameters = leaves(parameters)
+            statistics = leaves({name: buffers[name] for name in of_statistics})
+            action = action.detach().requires_grad_(with_action)
+            with torch.enable_grad():
+                losses, scores, new_buffers = self.model.mapping(
+                    self._forward(random_states, differentiable=bool(of_statistics))
+                )(parameters, buffers | statistics, inputs, targets, action)
+                wanted = [*(parameters[name] for name in names), *statistics.values()]
+                grads = torch.autograd.grad(
+                    _total(losses), wanted + ([action] if with_action else []), materialize_grads=True
+                )
+            of_parameters = dict(zip(names, grads, strict=False))
+            d_statistics = dict(zip(of_statistics, grads[len(names) :], strict=False))
+            of_action = grads[-1] if with_action else None
+            outcome = Outcome(losses.detach(), scores)
+            return Gradient(of_parameters, of_action, _detached(new_buffers), outcome, d_statistics)
+
+        return self.model.mapping.recorded(gradient, "gradient", with_action, of_all)(
+            state.parameters, state.buffers, *self.model.minibatch(self.episode, state.step), action
+        )
+
+    def linearize(self, state: StudentState, action: torch.Tensor) -> tuple[Gradient, Adjoint]:
+        """The gradient and its adjoint, see `Update.linearize`."""
+        random_states = self.model.random_states(self.episode, state.step)
+        inputs, targets = self.model.minibatch(self.episode, state.step)
+        return self._linearized(random_states, state.parameters, state.buffers, inputs, targets, action)
+
+    def pullback(
+        self, state: StudentState, action: torch.Tensor, d_gradient: Tensors | None, d_statistics: Tensors
+    ) -> Pullback:
+        """The adjoint by double backward, see `Update.pullback`."""
+        random_states = self.model.random_states(self.episode, state.step)
+        second_order = d_gradient is not None
+
+        def pullback(*at: Any) -> Pullback:
+            *of_gradient, d_gradient, d_statistics = at
+            _, adjoint = self._linearized(random_states, *of_gradient, second_order=second_order)
+            return adjoint(d_gradient, d_statistics)
+
+        inputs, targets = self.model.minibatch(self.episode, state.step)
+        return self.model.mapping.recorded(pullback, "pullback", second_order)(
+            state.parameters, state.buffers, inputs, targets, action, d_gradient or {}, d_statistics
+        )
+
+    def _linearized(
+        self,
+        random_states: Iterator[AbstractContextManager[None]],
+        parameters: Tensors,
+        buffers: Tensors,
+        inputs: torch.Tensor,
+        targets: torch.Tensor,
+        action: torch.Tensor,
+        *,
+        second_order: bool = True,
+    ) -> tuple[Gradient, Adjoint]:
+        """See `linearize`; without `second_order` the gradient is left out and only the statistics are pulled back."""
+        parameters, action = leaves(parameters), action.detach().requires_grad_()
+        statistics = leaves({name: buffers[name] for name in self.model.student.statistics})
+        gradient, new_buffers, outcome = self._with_graph(
+            random_states, parameters, buffers | statistics, inputs, targets, action, second_order=second_order
+        )
+
+        def adjoint(d_gradient: Tensors, d_statistics: Tensors) -> Pullback:
+            outputs = [*gradient.values(), *(new_buffers[name] for name in d_statistics)]
+            cotangents = [*d_gradient.values(), *d_statistics.values()]
+            reached = [i for i, output in enumerate(outputs) if output.requires_grad]
+            with opened():
+                grads = torch.autograd.grad(
+                    [outputs[i] for i in reached],
+                    [*parameters.values(), *statistics.values(), action],
+                    [cotangents[i] for i in reached],
+                    materialize_grads=True,
+                )
+            of_parameters = dict(zip(parameters, grads, strict=False))
+            return Pullback(of_parameters, dict(zip(statistics, grads[len(parameters) : -1], strict=True)), grads[-1])
+
+        return Gradient(_detached(gradient), None, _detached(new_buffers), outcome), adjoint
+
+    def gradient_with_graph(
+        self, parameters: Tensors, buffers: Tensors, step: int | np.ndarray, action: torch.Tensor
+    ) -> tuple[Tensors, Tensors]:
+        """The gradient with its graph, see `Update.gradient_with_graph`."""
+        inputs, targets = self.model.minibatch(self.episode, step)
+        random_states = self.model.random_states(self.episode, step)
+        return self._with_graph(random_states, parameters, buffers, inputs, targets, action, form="batched")[:2]
+
+    def _with_graph(
+        self,
+        random_states: Iterator[AbstractContextManager[None]],
+        parameters: Tensors,
+        buffers: Tensors,
+        inputs: torch.Tensor,
+        targets: torch.Tensor,
+        action: torch.Tensor,
+        *,
+        second_order: bool = True,
+        form: Literal[True, "batched"] = True,
+    ) -> tuple[Tensors, Tensors, Outcome]:
+        with torch.enable_grad():
+            losses, scores, new_buffers = self.model.mapping(self._forward(random_states, differentiable=form))(
+                parameters, buffers, inputs, targets, action
+            )
+            gradient: Tensors = {}
+            if second_order:
+                names = self.moved(parameters)
+                wanted = [parameters[name] for name in names]
+                grads = torch.autograd.grad(_total(losses), wanted, create_graph=True, materialize_grads=True)
+                gradient = dict(zip(names, grads, strict=True))
+        return gradient, new_buffers, Outcome(losses.detach(), scores)
+
+    def _forward(
+        self, random_states: Iterator[AbstractContextManager[None]], *, differentiable: bool | Literal["batched"]
+    ) -> Callable[..., tuple[torch.Tensor, torch.Tensor, Tensors]]:
+        """One student's training pass, a function of its tensors to (loss, minibatch score, new buffers).
+
+        Args:
+            random_states: the contexts in which the calls draw their random numbers, in order.
+            differentiable: make the new buffers differentiable, too; see `FunctionalStudent.__call__`.
+        """
+
+        def forward(
+            parameters: Tensors, buffers: Tensors, inputs: torch.Tensor, targets: torch.Tensor, action: torch.Tensor
+        ) -> tuple[torch.Tensor, torch.Tensor, Tensors]:
+            with next(random_states):
+                prediction, new_buffers = self.model.student(
+                    parameters,
+                    buffers,
+                    inputs,
+                    training=True,
+                    differentiable=self.model.mapping.form or differentiable,
+                    with_head=self.loss.needs_head,
+                )
+            score = self.model.measure.score(prediction.outputs.detach(), targets)
+            decided = self.model.decisions(prediction, targets)
+            loss = self.loss(action, decided.prediction, decided.labels)
+            return loss if decided.rest is None else loss + decided.rest, score, new_buffers
+
+        return forward
+
+
+def _detached(tensors: Tensors) -> Tensors:
+    return {name: t.detach() for name, t in tensors.items()}
+
+
+def _total(losses: torch.Tensor) -> torch.Tensor:
+    """What to differentiate: a student's loss depends on its own parameters only, so the sum gives each its own."""
+    return losses.sum() if losses.dim() else losses

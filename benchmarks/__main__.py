@@ -60,7 +60,8 @@ def _run(name: str, rest: Sequence[str]) -> None:
     entry = BENCHMARKS[name]
     module_name, _, class_name = entry.options.partition(":")
     module = importlib.import_module(module_name)
-    module.run(parsed(getattr(module, class_name), f"{_PROGRAM} {name}", _description(entry), rest))
+    description = f"{entry.summary}\n\nTime on two cores: {_times(entry)}."
+    module.run(parsed(getattr(module, class_name), f"{_PROGRAM} {name}", description, rest))
 
 
 def _unknown(name: str) -> str:
@@ -70,10 +71,6 @@ def _unknown(name: str) -> str:
     near = difflib.get_close_matches(name.lower().replace("-", "_"), BENCHMARKS, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"expected one of: {', '.join(BENCHMARKS)}."
     return f"found no benchmark {name!r}; {hint} {_PROGRAM} --help describes them"
-
-
-def _description(entry: Entry) -> str:
-    return f"{entry.summary}\n\nTime on two cores: {_times(entry)}."
 
 
 def _times(entry: Entry) -> str:

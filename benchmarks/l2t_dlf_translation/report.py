@@ -35,7 +35,7 @@ def make(rows: Sequence[Row]) -> Report:
     """The report."""
     final = [row for row in rows if row.config["stage"] == "training" and row.method in METHODS]
     parts = tables.by(final, lambda row: (row.task, row.student))
-    sections = [section for (task, student), part in parts.items() for section in _sections(task, student, part)]
+    sections = [section for part in parts.values() for section in _sections(part)]
     # By student, as the tables are.
     ordered = [row for part in parts.values() for group in grouped(part, METHODS) for row in group.rows]
     drawn = {"bleu": partial(_bars, parts), "coefficients": partial(_coefficients, ordered)}
@@ -43,8 +43,9 @@ def make(rows: Sequence[Row]) -> Report:
     return Report("L2T-DLF: taught losses for translation", sections, drawn, rows, captions)
 
 
-def _sections(task: str, student: str, rows: Sequence[Row]) -> list[Section]:
+def _sections(rows: Sequence[Row]) -> list[Section]:
     """A student's scores, and what its teachers decided to emphasise, of the first seed."""
+    student = rows[0].student
     columns = [
         METHOD,
         deviation("test BLEU, greedy", BLEU),
@@ -57,7 +58,6 @@ def _sections(task: str, student: str, rows: Sequence[Row]) -> list[Section]:
         tables.published("the paper's BLEU (IWSLT-14)", PUBLISHED.get(student, {})),
     ]
     about = f"Mean ± standard deviation over seeds. BLEU: {rows[0].versions['bleu']}."
-    title, shown = f"{task}, {student} ({rows[0].dataset})", [column.header for column in columns[:4]]
     groups = grouped(rows, METHODS)
     tokens = [
         Section(
@@ -69,7 +69,7 @@ def _sections(task: str, student: str, rows: Sequence[Row]) -> list[Section]:
         for row in group.with_data
         if row.seed == 0
     ]
-    return [Section.of(title, columns, groups, about, shown), *tokens]
+    return [Section.of(tables.heading(rows[0]), columns, groups, about, shown=4), *tokens]
 
 
 def _listed(tokens: Mapping[str, float]) -> str:

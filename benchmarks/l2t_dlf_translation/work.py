@@ -187,17 +187,14 @@ def warm_up(setting: Setting, seed: int, folder: Path) -> None:
     env.reset(seed=START_SEED + seed)
     warming, half = _WarmUp(env), folder / "half"
     with matmuls("medium"):
-        loop.train(warming, _stops(setting.warm_steps), half, _HALF, (StudentState,))
+        stops = [*range(_KEPT_EVERY, setting.warm_steps, _KEPT_EVERY), setting.warm_steps]
+        loop.train(warming, stops, half, _HALF, (StudentState,))
     task, state = env.teaching.task, warming.student
     with env.dynamics.student.held(state.parameters, state.buffers) as model:
         # Buffers that are computed, not learned, are none of it.
         kept = {"length": task.pool[1].shape[1], "words": task.num_outputs, "network": model.state_dict()}
         checkpoints.save(folder / START, kept, _START)
     half.unlink(missing_ok=True)
-
-
-def _stops(steps: int) -> list[int]:
-    return [*range(_KEPT_EVERY, steps, _KEPT_EVERY), steps]
 
 
 class _WarmUp:

@@ -42,7 +42,7 @@ def make(rows: Sequence[Row]) -> Report:
     tests = [row for row in rows if row.task != "cost" and row.metric.startswith("test_")]
     sections = [
         Section.of(title, columns, grouped(table_rows, ORDER), about, shown)
-        for title, table_rows in tables.by(tests, lambda row: f"{row.task}, {row.student} ({row.dataset})").items()
+        for title, table_rows in tables.by(tests, tables.heading).items()
     ]
     drawn = {"curves": partial(_curves, tests), "influence": partial(_influence, tests)}
     captions = {"curves": "Students on dev as they are distilled: means over seeds"}

@@ -48,10 +48,9 @@ def _sections(rows: Sequence[Row], task: str, task_rows: Sequence[Row]) -> list[
         f"interval{tables.in_precision(task_rows)}."
     )
     groups = [group for group in grouped(task_rows, METHODS) if group.of(test.metric)]
-    title, shown = f"{task}, {task_rows[0].student} ({task_rows[0].dataset})", [column.header for column in columns[:5]]
     trainings = sorted(f"{row.method} (seed {row.seed})" for row in rows if (row.task, row.metric) == (task, DIVERGED))
     diverged = [Section(text=f"Diverged: {', '.join(trainings)}.")] if trainings else []
-    return [Section.of(title, columns, groups, text, shown), *diverged]
+    return [Section.of(tables.heading(task_rows[0]), columns, groups, text, shown=5), *diverged]
 
 
 def _measure(rows: Sequence[Row]) -> Measure:

@@ -37,12 +37,11 @@ ABOUT = (
 def make(rows: Sequence[Row]) -> Report:
     """The report."""
     tasks = tables.by(rows, lambda row: row.task)
-    costs, shown = tasks.pop("throughput", []), [column.header for column in COLUMNS[:6]]
-    sections = []
+    costs, sections = tasks.pop("throughput", []), []
     for task, task_rows in tasks.items():
         groups = [group for group in grouped(task_rows, METHODS) if group.of(RETURN.metric)]
         title = f"{task}, {task_rows[0].config['training']['steps']:,} steps"
-        sections.append(Section.of(title, COLUMNS, groups, ABOUT, shown))
+        sections.append(Section.of(title, COLUMNS, groups, ABOUT, shown=6))
     if costs:
         columns = [
             Column("what", lambda group: group.name),

@@ -12,7 +12,7 @@ from teachenv.experiment import figures
 from teachenv.experiment.figures import color
 from teachenv.experiment.report import Report
 from teachenv.experiment.rows import Row
-from teachenv.experiment.tables import Column, Measure, Section, by, deviation, grouped, in_precision, seeds
+from teachenv.experiment.tables import Column, Measure, Section, by, deviation, grouped, heading, in_precision, seeds
 
 ORDER = tuple(f"imitate:{kind}" for kind in KINDS)
 _COLUMNS = {
@@ -33,7 +33,7 @@ def make(rows: Sequence[Row]) -> Report:
     about = f"Mean ± standard deviation over seeds{in_precision(rows)}."
     sections = [
         Section.of(f"{title}: who is easier to imitate?", columns, grouped(task_rows, ORDER), about)
-        for title, task_rows in by(rows, lambda row: f"{row.task}, {row.student} ({row.dataset})").items()
+        for title, task_rows in by(rows, heading).items()
     ]
     captions = {"imitation": "How far students are from the teachers that they imitate"}
     return Report("Learning from teaching: imitation", sections, {"imitation": partial(_figure, rows)}, rows, captions)

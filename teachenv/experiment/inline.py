@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from teachenv.experiment.jobs import Queue, arguments_of, call
+from teachenv.experiment.jobs import Backend, arguments_of, call
 
 
-class Inline(Queue):
+class Inline(Backend):
     """Runs a job when its value is asked for, in the order in which they were submitted."""
 
     def close(self) -> None:

@@ -22,8 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import cloudpickle  # type: ignore[import-untyped]
 import torch
@@ -103,38 +102,20 @@ class Failure:
         return _receive_failure, (self.label, self.reason, _pickled_chain(self.error), self.traceback)
 
 
-class Backend(Protocol):
+class Backend(ABC):
     """Where jobs run. It is a context manager, and closed at the end of the block."""
-
-    def submit(self, job: Job) -> None:
-        """Takes one more job; those that are submitted first begin first."""
-
-    def completed(self) -> Iterator[tuple[Job, Any]]:
-        """Gives jobs with their value or `Failure` as they end, until none is left; more may be submitted meanwhile."""
-
-    def close(self) -> None:
-        """Ends what still runs: afterwards no process is left."""
-
-    def __enter__(self) -> Backend: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
-
-class Queue(ABC):
-    """What all backends have in common: jobs that wait, and those that have ended but are not handed back yet."""
 
     def __init__(self) -> None:
         self._waiting: deque[Job] = deque()
+        # Those that are not handed back yet.
         self._ended: deque[tuple[Job, Any]] = deque()
 
     def submit(self, job: Job) -> None:
-        """Takes one more job."""
+        """Takes one more job; those that are submitted first begin first."""
         self._waiting.append(job)
 
     def completed(self) -> Iterator[tuple[Job, Any]]:
-        """Gives the jobs and their values as they end."""
+        """Gives jobs with their value or `Failure` as they end, until none is left; more may be submitted meanwhile."""
         while self._waiting or self._ended or self._is_running():
             self._begin()
             if self._ended:
@@ -144,9 +125,9 @@ class Queue(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Ends what runs, and forgets what waits."""
+        """Ends what still runs, and forgets what waits: afterwards no process is left."""
 
-    def __enter__(self) -> Queue:
+    def __enter__(self) -> Backend:
         return self
 
     def __exit__(self, *error: object) -> None:

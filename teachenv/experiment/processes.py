@@ -28,10 +28,10 @@ import cloudpickle  # type: ignore[import-untyped]
 import torch
 
 from teachenv.experiment.jobs import (
+    Backend,
     Failure,
     Job,
     Parcel,
-    Queue,
     Shared,
     arguments_of,
     message,
@@ -53,7 +53,7 @@ _SECONDS_BETWEEN_LOOKS = 0.5
 HUGE_PAGES = {"THP_MEM_ALLOC_ENABLE": "1"}
 
 
-class Processes(Queue):
+class Processes(Backend):
     """Runs each job in one of several processes, which begin when there is something to do."""
 
     def __init__(self, workers: int | None = None) -> None:

@@ -25,11 +25,11 @@ from typing import Any
 import cloudpickle  # type: ignore[import-untyped]
 
 from teachenv.experiment.jobs import (
+    Backend,
     Failure,
     Job,
     Kept,
     Parcel,
-    Queue,
     Shared,
     answer,
     arguments_of,
@@ -61,7 +61,7 @@ _SECONDS_TO_END = 5.0
 _SECONDS_TO_CONNECT = 5.0
 
 
-class Ray(Queue):
+class Ray(Backend):
     """Runs each job as a task of a Ray cluster."""
 
     def __init__(self, workers: int | None = None, address: str | None = None) -> None:

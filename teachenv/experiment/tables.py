@@ -77,6 +77,11 @@ def by(rows: Iterable[Row], key: Callable[[Row], T]) -> dict[T, list[Row]]:
     return parts
 
 
+def heading(row: Row) -> str:
+    """The title of a row's table, where each has one task, student and data set."""
+    return f"{row.task}, {row.student} ({row.dataset})"
+
+
 def grouped(
     rows: Iterable[Row], order: Collection[str] = (), key: Callable[[Row], str] = lambda row: row.method
 ) -> list[Group]:
@@ -268,11 +273,12 @@ class Section:
         columns: Sequence[Column],
         groups: Iterable[Group],
         text: str = "",
-        shown: Collection[str] | None = None,
+        shown: Collection[str] | int | None = None,
     ) -> Section:
-        """A section with a line for each group."""
+        """A section with a line for each group; `shown` may also be the number of first columns that fit."""
         body = [[column.cell(group) for column in columns] for group in groups]
-        return cls(title, text, [column.header for column in columns], body, shown)
+        header = [column.header for column in columns]
+        return cls(title, text, header, body, header[:shown] if isinstance(shown, int) else shown)
 
     def markdown(self) -> list[str]:
         """Its lines, with an empty one after each part."""

@@ -178,7 +178,6 @@ class Comparison:
     seeds: int
     shipped: Sequence[Row] = ()
     _shipped: dict[str, Row] = field(init=False)
-    _left: dict[tuple[str, str], list[Configuration]] = field(init=False)
     _sent: dict[str, Shared] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -191,7 +190,6 @@ class Comparison:
         if len({*names}) < len(names):
             raise ValueError(f"found tasks of the same name ({', '.join(names)}), expected settings that differ in it")
         self._shipped = {digest(row.identity): row for row in self.shipped}
-        self._left = {(c.name, method): c.grid(method) for c in self.contests for method in _tuned(c)}
 
     @property
     def stages(self) -> Iterator[Stage]:
@@ -215,9 +213,13 @@ class Comparison:
 
     def _rung(self, number: int, session: Session) -> Iterable[Case]:
         """One round of tuning of all contests that have so many."""
-        if number:
-            self._sort(number - 1, session)
-        cases = [case for case, *_ in self._climbing(number)]
+        cases = [
+            case
+            for contest in self.contests
+            if number < len(contest.effort.rungs)
+            for name in _tuned(contest)
+            for _, case in self._tried(contest, name, number, session)
+        ]
         lacking = [case for case in cases if not self._ship(case, session)]
         if lacking and self.shipped and not number:
             print(
@@ -227,24 +229,17 @@ class Comparison:
             )
         return lacking
 
-    def _climbing(self, number: int) -> Iterator[tuple[Case, Contest, str, Configuration]]:
-        for contest in self.contests:
-            if number >= len(contest.effort.rungs):
-                continue
-            rung = contest.effort.rungs[number]
-            for name in _tuned(contest):
-                for configuration in self._left[contest.name, name][: rung.configurations]:
-                    yield self._tuning(contest, name, configuration, rung), contest, name, configuration
+    def _tried(self, contest: Contest, name: str, number: int, session: Session) -> list[tuple[Configuration, Case]]:
+        """What a round of tuning tries of a method."""
+        rung = contest.effort.rungs[number]
+        left = self._left(contest, name, number, session)[: rung.configurations]
+        return [(configuration, self._tuning(contest, name, configuration, rung)) for configuration in left]
 
-    def _sort(self, number: int, session: Session) -> None:
-        """Puts the configurations of a round into the order of their dev accuracy.
-
-        A method of which some have failed is out.
-        """
-        tried: dict[tuple[str, str], list[tuple[Configuration, Case]]] = {}
-        for case, contest, name, configuration in self._climbing(number):
-            tried.setdefault((contest.name, name), []).append((configuration, case))
-        self._left |= {key: session.best_first("dev_accuracy", cases) for key, cases in tried.items()}
+    def _left(self, contest: Contest, name: str, number: int, session: Session) -> list[Configuration]:
+        """A method's configurations after so many rounds, the best first; none if one of them has failed."""
+        if number == 0:
+            return contest.grid(name)
+        return session.best_first("dev_accuracy", self._tried(contest, name, number - 1, session))
 
     def _ship(self, case: Case, session: Session) -> bool:
         """Whether the row is there, if need be from those that are shipped."""
@@ -257,9 +252,7 @@ class Comparison:
 
     def trainings(self, session: Session) -> list[Case]:
         """The trainings of all seeds, long ones first: begun last, they would leave the other cores idle."""
-        for number in {len(contest.effort.rungs) - 1 for contest in self.contests} - {-1}:
-            self._sort(number, session)
-        best = self.best()
+        best = self.best(session)
         cases = [
             self._training(contest, name, best, seed)
             for seed in range(self.seeds)
@@ -269,12 +262,13 @@ class Comparison:
         ]
         return sorted(cases, key=lambda case: not case.config["budget"])
 
-    def best(self) -> Best:
+    def best(self, session: Session) -> Best:
         """The best configuration of each contest and method; those whose tuning failed are left out."""
         best: Best = {}
         for contest in self.contests:
             for name in {*contest.run, *_tuned(contest)}:
-                left = self._left[contest.name, contest.methods[name].tuned_as or name]
+                tuned_as = contest.methods[name].tuned_as or name
+                left = self._left(contest, tuned_as, len(contest.effort.rungs), session)
                 if left:
                     best[contest.name, name] = left[0]
         for contest in self.contests:

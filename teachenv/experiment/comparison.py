@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,21 +17,18 @@ from typing import Any, NamedTuple
 
 from teachenv import checks
 from teachenv.experiment import comparison_report
-from teachenv.experiment.cases import Case, Outcome, Reading, Session, Stage
+from teachenv.experiment.cases import Case, Session, Stage
 from teachenv.experiment.comparison_report import Results
 from teachenv.experiment.jobs import Shared
 from teachenv.experiment.methods import Method
 from teachenv.experiment.naming import in_words
-from teachenv.experiment.precision import on_any_machine, precision
+from teachenv.experiment.precision import on_any_machine
 from teachenv.experiment.report import Report
 from teachenv.experiment.rows import Row, agreeing, digest, read_rows
-from teachenv.experiment.setting import Configuration, Setting, candidate_of, teaching_of
-from teachenv.experiment.teach import Coefficients, teach, thinned
-from teachenv.experiment.teachers import TEACHER, learned, steps_per_action
+from teachenv.experiment.setting import Configuration, Setting, candidate_of
+from teachenv.experiment.teachers import TEACHER
+from teachenv.experiment.work import train, tune
 from teachenv.teaching import Teaching
-
-# Disjoint ranges of seeds: what tunes a method never meets what judges it.
-TUNING_SEED, CURVE_SEED, FINAL_SEED, TEACHER_SEED = 1_000_000, 2_000_000, 3_000_000, 4_000_000
 
 
 class Rung(NamedTuple):
@@ -380,93 +376,3 @@ def _shared(setting: Setting) -> dict[str, Any]:
 def shipped_rows(path: Path) -> list[Row]:
     """The rows of an earlier run that come with a benchmark, if they are there."""
     return read_rows(path) if path.exists() else []
-
-
-def tune(
-    setting: Setting,
-    method: Method,
-    configuration: Configuration,
-    budget: int,
-    parallel: int,
-    students: int,
-    folder: Path,
-    length: float = 1.0,
-) -> Outcome:
-    """Dev accuracy of a configuration.
-
-    The students' training is as long as that of the final ones, or a part `length` of it. A teacher that learns is
-    trained for `budget` student steps first, on `parallel` students at a time.
-    """
-    start, spent = time.perf_counter(), 0
-    teacher = setting.teacher(method, configuration, TUNING_SEED, max(parallel, 1))
-    if method.learns:
-        teacher, _ = learned(teacher, budget, folder, every=budget)
-        spent = teacher.num_timesteps * steps_per_action(teacher)
-    final = setting.lasting(length)
-    fresh = final.students(students, method, configuration)
-    taught = teach(fresh, teacher, TUNING_SEED)
-    horizon = teaching_of(fresh).settings.horizon
-    return Outcome(
-        values={"dev_accuracy": taught.scores["dev_accuracy"]},
-        student_steps=spent + students * horizon,
-        seconds=time.perf_counter() - start,
-        versions=precision(setting.options),
-    )
-
-
-def train(
-    setting: Setting,
-    method: Method,
-    configuration: Configuration,
-    seed: int,
-    budget: int,
-    parallel: int,
-    points: int,
-    students: int,
-    final_students: int,
-    folder: Path,
-    source: Path | None = None,
-) -> Outcome:
-    """Trains a teacher (if the method has one that learns), and then students under it.
-
-    What is learned is kept in the folder as it goes, from which an interrupted job continues, and in the end. `source`
-    is the folder of a teacher that was trained elsewhere.
-    """
-    start, spent, readings = time.perf_counter(), 0, []
-    teacher = setting.teacher(method, configuration, TEACHER_SEED + seed, max(parallel, 1) if method.learns else 1)
-    if method.learns:
-        measured = setting.students(students, method, configuration)
-        teacher, measurements = learned(
-            teacher,
-            budget,
-            folder,
-            every=budget / points,
-            measure=lambda teacher: teach(measured, teacher, CURVE_SEED).objective,
-        )
-        readings = [Reading("dev_objective", p.value, p.student_steps, p.seconds) for p in measurements[:-1]]
-        spent = measurements[-1].student_steps
-    if source is not None:
-        teacher.set_parameters(str(source / TEACHER), exact_match=False)
-    seeds, coefficients = (CURVE_SEED, FINAL_SEED + 10_000 * seed), Coefficients()
-    fresh = setting.students(students, method, configuration)
-    watched = teacher is not None and method.wrapper is None
-    split = teach(fresh, teacher, seeds[0], watch=coefficients if watched else None)
-    final = setting.lasting().students(final_students, method, configuration, train_on="pool")
-    pool = teach(final, teacher, seeds[1], test=True)
-    shown = {
-        "curve": thinned(split.curve),
-        "coefficients": coefficients.shown,
-        "actions_at": coefficients.at,
-        "mean_action": split.mean_action,
-    }
-    if pool.diverged:
-        shown["diverged"] = pool.diverged
-    return Outcome(
-        values={"dev_objective": split.objective, "test_error": pool.scores["test_error"]},
-        student_steps=spent,
-        seconds=time.perf_counter() - start,
-        data=shown,
-        data_of="dev_objective",
-        readings=readings,
-        versions=precision(setting.options),
-    )

@@ -16,6 +16,7 @@ from benchmarks.l2t_dlf_images.methods import methods
 from benchmarks.l2t_dlf_images.published import ERRORS
 from teachenv.experiment import Session, make_backend
 from teachenv.experiment import comparison as engine
+from teachenv.experiment.cases import Outcome
 from teachenv.experiment.colors import COLORS
 from teachenv.experiment.comparison import Effort, Rung
 from teachenv.experiment.comparison_report import Results, teacher_training
@@ -168,7 +169,7 @@ def test_a_transferred_teacher_is_the_one_that_was_taught(finished: Path, tmp_pa
     teachers = [session.folder_of(cases["rmd", seed]) for seed in (0, 1)]
     assert cases["rmd:transferred", 1].needs == [cases["rmd", 1]]
 
-    def taught(source: Path) -> engine.Outcome:
+    def taught(source: Path) -> Outcome:
         return engine.train(
             lenet.setting, METHODS["rmd:transferred"], chosen, 1, 0, 0, 2, 1, 2, tmp_path / "none", source
         )

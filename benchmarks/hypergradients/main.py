@@ -144,7 +144,7 @@ def _memory(options: Options, trainings: Sequence[Training], session: Session) -
 
 
 def _times(options: Options, trainings: Sequence[Training], session: Session) -> list[Case]:
-    """All that got through, in turns."""
+    """The times of all contenders that have not failed, which take turns."""
     size, cases = options.size, []
     for training in trainings:
         names = [n for n in _missing(options, training, session) if not _failure(options, training, n, session)]

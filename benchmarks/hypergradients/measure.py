@@ -76,7 +76,7 @@ def exact(student: str, steps: int, seed: int) -> torch.Tensor:
 def times(
     contenders: Sequence[str], training: tuple[str, int, int], turns: int, seconds: float, folder: Path
 ) -> Outcome:
-    """Times over plain training's of contenders that take turns with it: of the first, with the others' beside.
+    """The times of contenders over that of plain training, all in turns: the first one's, with the others' beside.
 
     Args:
         contenders: their names.

@@ -314,7 +314,7 @@ def run(options: Options) -> None:
 
 def _of_machine(options: Options) -> dict[str, str | None]:
     """Options of every environment: where its data and its students are."""
-    return {"data_root": options.root, "device": options.device}
+    return {"data_root": options.root, "device": options.device or "cpu"}
 
 
 def chosen(options: Options) -> dict[str, Part]:

@@ -205,7 +205,7 @@ def _without(options: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
 
 
 def _long_first(cases: Iterable[Case]) -> list[Case]:
-    """Begun last, they would leave the other cores idle."""
+    """Teachers before the others: begun last, they would leave the other cores idle."""
     return sorted(cases, key=lambda case: METHODS[case.method].teacher is None)
 
 

@@ -279,12 +279,12 @@ def _training(parts: list[Part], seeds: int | None, session: Session) -> list[Ca
 
 
 def _long_first(cases: Iterable[Case]) -> list[Case]:
-    """Begun last, they would leave the other cores idle."""
+    """Teachers before fixed losses: begun last, they would leave the other cores idle."""
     return sorted(cases, key=lambda case: METHODS[case.method].kind == "fixed")
 
 
 def _report(tasks: Mapping[str, Task], folder: Path, rows: list[Row]) -> Report:
-    """Of these tasks in their settings, and of what is no task's."""
+    """The report of these tasks in their settings, and of the studies that belong to no task."""
     known = [{"task": name, "config": task.shared} for name, task in tasks.items()]
     others = [{"task": name} for name in {row.task for row in rows} - tasks.keys()]
     shown = agreeing(rows, [*known, *others])

@@ -36,7 +36,7 @@ class _Part(NamedTuple):
 
     @property
     def groups(self) -> list[Group]:
-        """Of the methods that have the measure."""
+        """A group for each method that has the measure."""
         return [group for group in grouped(self.rows, ORDER) if group.of(self.measure.metric)]
 
 
@@ -86,7 +86,7 @@ def _parts(rows: Sequence[Row], measure: Measure) -> list[_Part]:
 
 
 def _method(row: Row) -> str:
-    """Whose it is, of a replay as well."""
+    """The method of a row; a replay counts as what it replays."""
     return row.method.replace(REPLAYED, "l2t-dln", 1)
 
 

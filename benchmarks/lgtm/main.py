@@ -123,7 +123,7 @@ class Variant(NamedTuple):
 
 
 def _shown(rows: Sequence[Row], options: Options) -> list[Row]:
-    """Of all tasks and studies in this command's settings, fine-tuned teachers too; and the costs."""
+    """What the report shows: all tasks and studies in this command's settings, fine-tuned teachers too, and costs."""
     settings = [
         {"task": task, **_about(variant.setting)}
         for task in dict.fromkeys(row.task for row in rows if row.task in GLUE)

@@ -155,7 +155,7 @@ def run(options: Options) -> None:
 
 
 def _shown(rows: list[Row], options: Options) -> list[Row]:
-    """Of all environments and studies, but as long as this preset trains; and the throughput."""
+    """What the report shows: all environments and studies with trainings as long as this preset's, and throughput."""
     size, environments = SIZES[options.preset], dict.fromkeys(row.task for row in rows if row.task != "throughput")
     identities = [
         _case(_training(name, size), label, method, 0).identity

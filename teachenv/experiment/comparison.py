@@ -195,7 +195,7 @@ class Comparison:
         yield self.trainings
 
     def results(self, rows: Sequence[Row]) -> Results:
-        """What is shown of rows: all methods that there are of in the contests' settings."""
+        """What is shown: the rows in the contests' settings, of all methods that these know."""
         settings = [
             {"task": c.name, "dataset": c.dataset, "student": c.student, "config": _shared(c.setting)}
             for c in self.contests
@@ -208,7 +208,7 @@ class Comparison:
         return comparison_report.make("Teachers compared", self.results(rows))
 
     def _rung(self, number: int, session: Session) -> Iterable[Case]:
-        """One round of tuning of all contests that have so many."""
+        """The cases of a round of tuning that have no rows yet, of all contests that have so many rounds."""
         cases = [
             case
             for contest in self.contests

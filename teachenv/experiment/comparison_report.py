@@ -23,7 +23,7 @@ OBJECTIVE = "dev_objective"
 
 # Options of the environment that come with a method and are not tuned.
 _FIXED_OPTIONS = ("loss", "base", "steps_per_action", "dev_measured")
-# Nothing is learned by the one, and all is ruined by the other, so far off that it would flatten all other curves.
+# The first learns nothing. The second ruins its students, so much that its curve would flatten all others.
 _RANDOM, _RUINED = "random", "ddpg:default"
 
 
@@ -68,7 +68,7 @@ class Results:
         return min(fixed, key=_error, default=None)
 
     def panels(self, learning: bool = False) -> dict[str, list[Group]]:
-        """Methods by task and by which J they have; only those beside which some teacher learns, if that is asked."""
+        """Methods in panels, one for each task and kind of J; `learning`: only panels in which some teacher learns."""
         panels = {}
         for task, groups in self.tasks.items():
             for name in sorted({objective(group) for group in groups}):

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-# Of a closed terminal, too.
+# SIGHUP comes when a terminal is closed.
 _SAID = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
 
 # Whoever ends a group of processes may signal the first of them twice.

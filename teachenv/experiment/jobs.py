@@ -194,7 +194,7 @@ class Parcel:
 
 
 def arguments_of(job: Job, shared: Callable[[Shared], Any], kept: Callable[[Kept], Any], folder: Any) -> dict[str, Any]:
-    """A job's arguments with what takes the place of its shared values, kept folders and own folder."""
+    """A job's arguments; the functions and `folder` say what stands for shared values, kept folders and its own one."""
     arguments = dict(job.arguments)
     for name, value in arguments.items():
         if isinstance(value, Shared):
@@ -237,7 +237,7 @@ def call(label: str, function: Callable[..., Any], arguments: Mapping[str, Any],
 
 
 def answer(label: str, message: bytes, more: Mapping[str, Any] | None = None) -> bytes:
-    """Runs a job that was sent by `message`, but for some more of its arguments, and gives what is sent back."""
+    """Runs a job that `message` has packed, with more arguments if there are any, and packs what it gives."""
     try:
         settings, function, arguments, threads = cloudpickle.loads(message)
         _set_torch(*settings)

@@ -45,11 +45,11 @@ class Method:
         make: builds the teacher; None: a fixed loss, the zero action.
         learns: whether the teacher spends student steps on its own training.
         tuned_as: the method whose tuning it shares, if it is not tuned itself; None: it is.
-        crowd: how many times as many students as other methods the teacher has at a time, in the same number of student
-            steps; in tuning also in as many times more of them, so that there are as many updates.
-        spends: how many times the budget of student steps the teacher has.
-        taught_as: the method whose trained teacher it uses, from the task that its own task names as `source`. Its
-            candidate is then that method's, its students' learning rate that of `tuned_as`.
+        crowd: factor on the number of students that the teacher has at a time. It trains for as many student steps as
+            others; in tuning it has more of them, by the same factor, so that it makes as many updates.
+        spends: factor on the budget of student steps that the teacher has.
+        taught_as: the method whose trained teacher and candidate it uses; they come from another task, the `source` of
+            its `Contest`. The learning rate of its students is that of `tuned_as`.
         rates: learning rates of the student, where they are others than the comparison's.
         episode_rate: factor on the student's learning rate in the episodes that the teacher learns on. The gradient of
             a training is noise near the edge of stability, where the fastest training is.

@@ -37,12 +37,12 @@ def on_this_machine(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def on_any_machine(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Those that say what is measured, wherever that is: a row's config."""
+    """The options that say what is measured, not where or how: those that a row's config has."""
     return {name: value for name, value in options.items() if name not in _OF_MACHINE}
 
 
 def precision(options: Mapping[str, Any]) -> dict[str, str]:
-    """What a row tells of it: `{"precision": "bfloat16"}`, say."""
+    """The precision as a row has it among its versions: `{"precision": "bfloat16"}`, say."""
     return {"precision": options.get("autocast") or options.get("dtype", "float32")}
 
 

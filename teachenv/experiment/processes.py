@@ -217,7 +217,7 @@ class _Worker:
         return self.pipe.poll() or self._process.poll() is not None
 
     def result(self) -> Any:
-        """The job's value or `Failure`; if it is alive thereafter it has no job."""
+        """The job's value or `Failure`. Thereafter it has no job, unless it has died."""
         assert self.job is not None
         label = self.job.label
         try:

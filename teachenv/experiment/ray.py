@@ -112,7 +112,7 @@ class Ray(Backend):
             self._running[task.remote(job.label, *sent)] = job
 
     def _message(self, job: Job) -> tuple[bytes, dict[str, Parcel]] | Failure:
-        """What is sent by cloudpickle, and what Ray itself has to see on its way."""
+        """The job as cloudpickle packs it, and those of its arguments that Ray itself has to see."""
         try:
             if lacking := _lacking(job.resources):
                 raise ValueError(lacking)
@@ -233,7 +233,7 @@ class _Folders:
         self._kept: dict[Path, Any] = {}
 
     def begin(self, folder: Path, elsewhere: bool) -> tuple[int, Files]:
-        """A job's turn, from which on what an earlier one sends is refused, and the files that it needs elsewhere."""
+        """Begins a job's turn, after which what earlier ones send is refused; its number, and the files to copy."""
         self._turns[folder] += 1
         return self._turns[folder], read_files(folder) if elsewhere else {}
 

@@ -73,7 +73,7 @@ class Setting:
     lasts: bool = False
 
     def lasting(self, part: float = 1.0) -> Setting:
-        """The setting of the final students; or with a part of the student steps of theirs, in as many actions."""
+        """The setting of the final students, or of a training with a part of their steps, in as many actions."""
         options = {**self.options, **self.final}
         if part != 1.0:
             settings = self.make_single(Method(), Configuration({})).teaching.settings

@@ -70,7 +70,7 @@ class Group:
 
 
 def by(rows: Iterable[Row], key: Callable[[Row], T]) -> dict[T, list[Row]]:
-    """Rows by what the function says of them, as that first appears: those of each table, say."""
+    """Rows by the key that the function gives each; keys are in the order in which they first appear."""
     parts: dict[T, list[Row]] = {}
     for row in rows:
         parts.setdefault(key(row), []).append(row)
@@ -117,7 +117,7 @@ class Measure:
         return {seed: self.scale * value for seed, value in group.values(self.metric).items()}
 
     def __call__(self, value: float) -> str:
-        """A number that is already scaled."""
+        """Writes a number that is already scaled."""
         return f"{value:.{self.digits}f}"
 
 

@@ -92,7 +92,7 @@ class Coefficients:
     shown: list[list[list[float]]] = field(default_factory=list)
 
     def __call__(self, moment: Moment) -> None:
-        """Keeps those of a moment, if it is one of them."""
+        """Keeps the mean coefficients, if this is one of the moments to keep."""
         if moment.number in places(moment.env.teaching.actions, self.count):
             teaching = moment.env.teaching
             action = teaching.parse_action(moment.actions, moment.actions.shape)
@@ -179,7 +179,7 @@ class _Ended:
         self.scores: dict[str, np.ndarray] = {}
 
     def step(self, over: np.ndarray, infos: Mapping[str, Any]) -> float:
-        """Notes those that have ended; mean J, that of others' places left out."""
+        """Notes which students have ended; the mean J, in which each that has ended counts as it ended."""
         now = infos["objective"]
         ending = over & ~self.over
         if over.any():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -36,10 +37,23 @@ def panels(titles: Sequence[str], size: tuple[float, float] = (6.4, 4.4)) -> tup
         axis.set_visible(False)
     axes = axes[: len(titles)]
     for axis, title in zip(axes, titles, strict=True):
-        axis.set_title(title, fontsize=10)
+        axis.set_title(as_it_is(title, _LONGEST_TITLE), fontsize=10)
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25)
     return figure, axes
+
+
+# In characters: more leave no room for what is drawn.
+_LONGEST_NAME, _LONGEST_TITLE = 40, 80
+
+
+def as_it_is(text: str, longest: int = _LONGEST_NAME) -> str:
+    """A text for Matplotlib to write as it is, though it would take dollars for formulas; of a long one the ends."""
+    if len(text) > longest:
+        text = f"{text[: longest // 2]}…{text[-(longest // 2 - 1) :]}"
+    shown = (letter if letter.isprintable() or letter == "\n" else "\N{REPLACEMENT CHARACTER}" for letter in text)
+    text = "".join(shown).replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text  # legends leave out what begins like that
 
 
 def color(number: int) -> Any:
@@ -77,7 +91,7 @@ def bars(
         axis.plot([middle], [place], "D", color=color, markersize=7)
         above = {"xytext": (0, 8), "textcoords": "offset points", "ha": "center", "fontsize": 8}
         axis.annotate(measure(middle), (middle, place), **above)
-    axis.set_yticks(range(len(shown)), [group.name for group in reversed(shown)], fontsize=9)
+    axis.set_yticks(range(len(shown)), [as_it_is(group.name) for group in reversed(shown)], fontsize=9)
     axis.set_ylim(-0.6, len(shown) - 0.2)
     if logarithmic:
         axis.set_xscale("log")
@@ -114,6 +128,8 @@ def curve(
     values = points[:, :, column] * scale[1]
     whole = ~np.isnan(values).any(0)
     places, values = points[0, whole, 0] * scale[0], values[:, whole]
+    if "label" in line:
+        line["label"] = as_it_is(line["label"])
     if values.size:
         axis.plot(places, values.mean(0), style, **line)
     if values.size and band is not None and len(values) > 1:
@@ -200,9 +216,9 @@ def heat_maps(
             finish(axis, column)
         for axis in line[len(maps) :]:
             axis.set_visible(False)
-        line[0].set_ylabel(name)
+        line[0].set_ylabel(as_it_is(name))
         figure.colorbar(drawn, ax=list(line), shrink=0.8)
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(as_it_is(title, _LONGEST_TITLE), fontsize=11)
     return figure
 
 
@@ -223,7 +239,8 @@ def svg(figure: Figure, name: str) -> str:
         name: the figure's name on its page: letters, digits, and dashes.
     """
     picture = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)  # the reader's fonts matter
         figure.savefig(picture, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     drawn = picture.getvalue()
     drawn = drawn[drawn.index("<svg") :]

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import gzip
 import html
+import io
 import json
 import re
 import shlex
 import string
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -91,11 +93,12 @@ class Report:
             write_atomically(folder / f"{file_name(name)}.png", figures.png(figure))
         self.html = folder / f"{page}.html"
         write_atomically(self.html, self.page())
-        for section in self.sections:
-            section.print(self.name)
         for name, other in self.beside.items():
             other.write(folder, name, name)
-        Console().print(f"rows, tables, figures and page: {folder}", highlight=False, markup=False)
+        with _all_letters_printed():
+            for section in self.sections:
+                section.print(self.name)
+            Console().print(f"rows, tables, figures and page: {folder}", highlight=False, markup=False)
 
     def page(self) -> str:
         """The page: all of the report in one HTML file."""
@@ -125,6 +128,19 @@ class Report:
             lines, kind, name = gzip.compress(lines, mtime=0), "application/gzip", "results.jsonl.gz"
         link = f"data:{kind};base64,{base64.b64encode(lines).decode()}"
         return f'<a download="{name}" href="{link}">{name}</a> ({len(lines) / 1000:,.0f} kB)'
+
+
+@contextlib.contextmanager
+def _all_letters_printed() -> Iterator[None]:
+    """Prints a question mark for what the terminal's or log's encoding lacks: not every one is UTF-8."""
+    strict = isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict"
+    if strict:
+        sys.stdout.reconfigure(errors="replace")
+    try:
+        yield
+    finally:
+        if strict:
+            sys.stdout.reconfigure(errors="strict")
 
 
 def _section(section: Section) -> str:

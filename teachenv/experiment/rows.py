@@ -307,8 +307,10 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None
     Raises:
         OutputNotWritable: If it could not be written; the old file, if any, is unchanged.
     """
+    if isinstance(content, str):
+        content = content.encode(errors="backslashreplace")  # names of files may hold what is no UTF-8
     with writing(Path(path)), whole_file(path) as partial:
-        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        partial.write_bytes(content)
 
 
 def digest(settings: Mapping[str, Any]) -> str:

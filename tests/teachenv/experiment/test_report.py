@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import io
 import re
 from collections.abc import Callable
 from functools import partial
@@ -145,3 +146,19 @@ def test_curves_are_along_the_points_that_all_seeds_have() -> None:
     curves = [[(0, 1.0), (1, None), (2, 3.0), (3, 9.0)], [(0, 3.0), (1, 2.0), (2, 5.0)]]
     assert list(figures.curve(axes[0], curves, scale=(1, 10), band="range")) == [20, 40]
     assert list(axes[0].get_lines()[0].get_xdata()) == [0, 2]
+
+
+@pytest.mark.parametrize("name", ["$^$", r"\frac{$x$", "n" * 300, "_hidden", "损失", "\x1b[31m\0\t", "\ud800", "a\nb"])
+def test_methods_of_any_name_are_shown_everywhere(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    rows = [row(name, seed, 0.1 + seed / 100) for seed in range(2)]
+    monkeypatch.setattr("sys.stdout", terminal := io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    made(rows).write(tmp_path)
+    assert terminal.errors == "strict"
+    assert {path.name for path in tmp_path.iterdir()} >= {"table.md", "report.html", "curves.png"}
+    legend = re.search(r'id="curves-legend_1">.*?<text[^>]*>(.*?)</text>', (tmp_path / "report.html").read_text(), re.S)
+    assert legend is not None
+    assert legend[1].strip()
+    # Of letters that Matplotlib's font lacks it tells who looks at the pictures.
+    assert all("Glyph" in str(warning.message) for warning in recwarn)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 Preset: TypeAlias = Literal["smoke", "laptop", "paper"]
 
+Names: TypeAlias = Mapping[str, "tuple[Iterable[str] | None, Collection[str]]"]
+"""By kind, such as "method": the names that an option has, and those that there are."""
+
 _OTHER = "choose another folder with --out"
 
 
@@ -26,7 +29,8 @@ class CommonOptions:
     Every whole number is a count of something, and what is named twice is run once.
 
     Raises:
-        ValueError: If a whole number is less than one, or an option that takes several values has none.
+        ValueError: If a whole number is less than one, an option that takes several values has none, or a name is not
+            known.
     """
 
     preset: Preset = "laptop"
@@ -53,19 +57,16 @@ class CommonOptions:
                         f"found {flag} without a value, expected at least one; leave it out for the default"
                     )
                 object.__setattr__(self, name, tuple(dict.fromkeys(value)))
+        for kind, (names, known) in self._names().items():
+            for name in names or ():
+                if name not in known:
+                    from teachenv.errors import unknown_name  # brings torch, for which the help does not wait
 
-    @staticmethod
-    def check_names(kind: str, names: Iterable[str] | None, known: Collection[str]) -> None:
-        """Refuses names that are none of the known ones, with the nearest that is; None: there are no names.
+                    raise unknown_name(kind, name, known)
 
-        Raises:
-            ValueError: there is such a name.
-        """
-        from teachenv.errors import unknown_name  # brings torch, for which the list of benchmarks does not wait
-
-        for name in names or ():
-            if name not in known:
-                raise unknown_name(kind, name, known)
+    def _names(self) -> Names:
+        """What to look up before anything runs."""
+        return {}
 
     @property
     def root(self) -> str | None:

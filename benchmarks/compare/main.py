@@ -16,7 +16,7 @@ import agents.methods
 import meta.methods
 import teachenv  # noqa: F401 - registers the environments
 from benchmarks.compare import distillation
-from benchmarks.options import ParallelOptions
+from benchmarks.options import Names, ParallelOptions
 from meta.vec_env import as_vec_env
 from teachenv.env import TeachEnv
 from teachenv.errors import unknown_name
@@ -201,16 +201,18 @@ class Options(ParallelOptions):
     """Tune anew, even where the rows that come with this repository have the tuning already."""
 
     def __post_init__(self) -> None:
-        """Checks the names.
+        """Checks environment and loss besides.
 
         Raises:
-            ValueError: an unknown method, or numbers out of range.
+            ValueError: an unknown name, numbers out of range, or a loss that the environment cannot have.
         """
-        super().__post_init__()
         _check_environment(self.env)
-        self.check_names("method", self.methods, self.kind.methods)
+        super().__post_init__()
         if self.loss is not None and self.kind is DISTILLATION:
             raise ValueError(f"found --loss {self.loss}, but {self.env} has a loss of its own; leave --loss out")
+
+    def _names(self) -> Names:
+        return {"method": (self.methods, self.kind.methods)}
 
     @property
     def kind(self) -> Kind:

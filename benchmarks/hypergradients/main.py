@@ -11,7 +11,7 @@ from benchmarks.hypergradients import measure, report
 from benchmarks.hypergradients.contenders import CONTENDERS, PEERS
 from benchmarks.hypergradients.measure import BATCHES
 from benchmarks.hypergradients.problems import STUDENTS
-from benchmarks.options import CommonOptions, Preset
+from benchmarks.options import CommonOptions, Names, Preset
 from teachenv.experiment.cases import Case, Session, Stage
 from teachenv.experiment.rows import agreeing
 from teachenv.experiment.tables import grouped
@@ -70,16 +70,17 @@ class Options(CommonOptions):
     """GiB that a contender may take beyond what its process has at the start."""
 
     def __post_init__(self) -> None:
-        """Checks names and numbers.
+        """Checks the memory limit besides.
 
         Raises:
             ValueError: an unknown name, or a number out of range.
         """
         super().__post_init__()
-        self.check_names("student", self.students, STUDENTS)
-        self.check_names("contender", self.contenders, CONTENDERS)
         if not self.memory_limit > 0:
             raise ValueError(f"found --memory-limit {self.memory_limit}, expected a positive number of GiB")
+
+    def _names(self) -> Names:
+        return {"student": (self.students, STUDENTS), "contender": (self.contenders, CONTENDERS)}
 
     @property
     def size(self) -> Size:

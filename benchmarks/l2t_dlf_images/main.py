@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.l2t_dlf_images import large, report
 from benchmarks.l2t_dlf_images.methods import methods as methods_at
-from benchmarks.options import ParallelOptions, Preset
+from benchmarks.options import Names, ParallelOptions, Preset
 from teachenv.experiment.cases import one_at_a_time
 from teachenv.experiment.comparison import Comparison, Contest, Effort, Rung, shipped_rows
 from teachenv.experiment.precision import on_this_machine
@@ -287,19 +287,21 @@ class Options(ParallelOptions):
     """Tune anew, even where the rows that come with this repository have the tuning already."""
 
     def __post_init__(self) -> None:
-        """Checks the names.
+        """Checks the device besides.
 
         Raises:
-            ValueError: an unknown task or method, or a number out of range.
+            ValueError: an unknown task, method or device, or a number out of range.
         """
         super().__post_init__()
         try:
             torch.device(self.device or "cpu")
         except RuntimeError as error:
             raise ValueError(f"found --device {self.device}, expected one of torch's, such as cpu or cuda:0") from error
+
+    def _names(self) -> Names:
         parts = PRESETS[self.preset]
-        self.check_names("task", self.tasks, parts)
-        self.check_names("method", self.methods, sorted({method for part in parts.values() for method in part.methods}))
+        methods = sorted({method for part in parts.values() for method in part.methods})
+        return {"task": (self.tasks, parts), "method": (self.methods, methods)}
 
 
 def run(options: Options) -> None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from benchmarks.l2t_dlf_translation import report, work
 from benchmarks.l2t_dlf_translation.methods import METHODS
 from benchmarks.l2t_dlf_translation.work import NETWORKS, Setting
-from benchmarks.options import ParallelOptions, Preset
+from benchmarks.options import Names, ParallelOptions, Preset
 from teachenv.experiment.cases import Case, Session
 from teachenv.experiment.report import Report
 from teachenv.experiment.rows import Row, agreeing
@@ -83,15 +83,8 @@ class Options(ParallelOptions):
     methods: tuple[str, ...] | None = None
     """Which methods, such as cross-entropy or l2t-dlf; by default all (in the smoke preset five)."""
 
-    def __post_init__(self) -> None:
-        """Checks the names.
-
-        Raises:
-            ValueError: an unknown student or method, or a number out of range.
-        """
-        super().__post_init__()
-        self.check_names("student", self.students, NETWORKS)
-        self.check_names("method", self.methods, METHODS)
+    def _names(self) -> Names:
+        return {"student": (self.students, NETWORKS), "method": (self.methods, METHODS)}
 
 
 @dataclass(frozen=True)

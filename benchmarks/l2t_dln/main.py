@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from benchmarks.l2t_dln import cost, imitation, report, work
 from benchmarks.l2t_dln.methods import ARCHITECTURES, BOUNDED, CROWD, FIXED, METHODS, SMOOTH, WINDOWS
-from benchmarks.options import ParallelOptions, Preset
+from benchmarks.options import Names, ParallelOptions, Preset
 from teachenv.experiment.cases import Case, Session, Stage, one_at_a_time
 from teachenv.experiment.precision import on_any_machine, on_this_machine
 from teachenv.experiment.report import Report
@@ -164,15 +164,8 @@ class Options(ParallelOptions):
     methods: tuple[str, ...] | None = None
     """Which of the study's methods; by default all."""
 
-    def __post_init__(self) -> None:
-        """Checks the names.
-
-        Raises:
-            ValueError: an unknown task or method, or a number out of range.
-        """
-        super().__post_init__()
-        self.check_names("task", self.tasks, PRESETS[self.preset])
-        self.check_names("method", self.methods, METHODS)
+    def _names(self) -> Names:
+        return {"task": (self.tasks, PRESETS[self.preset]), "method": (self.methods, METHODS)}
 
 
 class Part(NamedTuple):

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, get_args
 from benchmarks.lgtm import cost, report, work
 from benchmarks.lgtm.methods import METHODS, STUDIES
 from benchmarks.lgtm.work import Setting
-from benchmarks.options import ParallelOptions, Preset
+from benchmarks.options import Names, ParallelOptions, Preset
 from teachenv.data import GLUE
 from teachenv.experiment.cases import Case, Stage, one_at_a_time
 from teachenv.experiment.rows import Row, agreeing
@@ -86,15 +86,8 @@ class Options(ParallelOptions):
     train_size: int | None = None
     """Training samples of each task, drawn once; by default all (a subset of SST-2 fits a laptop)."""
 
-    def __post_init__(self) -> None:
-        """Checks the names.
-
-        Raises:
-            ValueError: an unknown task or method, or a number out of range.
-        """
-        super().__post_init__()
-        self.check_names("GLUE task", self.tasks, GLUE)
-        self.check_names("method", self.methods, METHODS)
+    def _names(self) -> Names:
+        return {"GLUE task": (self.tasks, GLUE), "method": (self.methods, METHODS)}
 
 
 def run(options: Options) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from benchmarks.lot import report, work
 from benchmarks.lot.methods import METHODS, SIZES, STUDIES, Method
 from benchmarks.lot.work import Problem
-from benchmarks.options import ParallelOptions
+from benchmarks.options import Names, ParallelOptions
 from teachenv.experiment.cases import Case
 from teachenv.experiment.report import Report
 from teachenv.experiment.rows import Row, agreeing
@@ -32,14 +32,8 @@ class StudyOptions(ParallelOptions):
     epochs: int | None = None
     """The teacher's; by default what the preset says."""
 
-    def __post_init__(self) -> None:
-        """Checks the names.
-
-        Raises:
-            ValueError: an unknown method, or a number out of range.
-        """
-        super().__post_init__()
-        self.check_names("method", self.methods, METHODS)
+    def _names(self) -> Names:
+        return {"method": (self.methods, METHODS)}
 
 
 def cases(name: str, options: StudyOptions, problems: Mapping[str, Problem], seeds: int) -> list[Case]:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from benchmarks.lot_atari import report, throughput, work
 from benchmarks.lot_atari.methods import METHODS, STUDIES, Method
 from benchmarks.lot_atari.work import Rate, Training
-from benchmarks.options import ParallelOptions, Preset
+from benchmarks.options import Names, ParallelOptions, Preset
 from teachenv.experiment.cases import Case, Stage, one_at_a_time
 from teachenv.experiment.rows import Row, agreeing
 
@@ -134,16 +134,10 @@ class Options(ParallelOptions):
     videos: bool = False
     """Also write a video of each Atari policy of seed 0."""
 
-    def __post_init__(self) -> None:
-        """Checks the names.
-
-        Raises:
-            ValueError: an unknown environment or method, or a number out of range.
-        """
-        super().__post_init__()
-        self.check_names("method", self.methods, METHODS)
+    def _names(self) -> Names:
         # Any Atari game will do, and no game has a version in its name.
-        self.check_names("environment", [name for name in self.environments or () if "-v" in name], ENVIRONMENTS)
+        environments = [name for name in self.environments or () if "-v" in name]
+        return {"method": (self.methods, METHODS), "environment": (environments, ENVIRONMENTS)}
 
 
 def run(options: Options) -> None:

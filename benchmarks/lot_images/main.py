@@ -11,7 +11,7 @@ from benchmarks.lot_images import imitation, report
 from benchmarks.lot_images.imitation import KINDS
 from benchmarks.lot_images.networks import NETWORKS
 from benchmarks.lot_images.problem import ImageProblem
-from benchmarks.options import Preset
+from benchmarks.options import Names, Preset
 from teachenv.experiment.report import Report
 from teachenv.experiment.rows import Row, agreeing
 
@@ -73,14 +73,9 @@ class Options(StudyOptions):
     student: str | None = None
     """Students; by default the teacher's network."""
 
-    def __post_init__(self) -> None:
-        """Checks the names.
-
-        Raises:
-            ValueError: an unknown network or method, or a number out of range.
-        """
-        super().__post_init__()
-        self.check_names("network", [name for name in (self.model, self.student) if name is not None], NETWORKS)
+    def _names(self) -> Names:
+        networks = [name for name in (self.model, self.student) if name is not None]
+        return {**super()._names(), "network": (networks, NETWORKS)}
 
 
 def problem(options: Options) -> ImageProblem:

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from benchmarks.lot.main import StudyOptions, cases, make_report
 from benchmarks.lot_language.problem import LanguageProblem
-from benchmarks.options import Preset
+from benchmarks.options import Names, Preset
 from teachenv.data import LANGUAGE
 
 NAME = "lot_language"
@@ -104,14 +104,8 @@ class Options(StudyOptions):
     train_size: int | None = None
     """Training tokens; by default all."""
 
-    def __post_init__(self) -> None:
-        """Checks the names.
-
-        Raises:
-            ValueError: an unknown corpus or method, or a number out of range.
-        """
-        super().__post_init__()
-        self.check_names("corpus", None if self.corpus is None else [self.corpus], LANGUAGE)
+    def _names(self) -> Names:
+        return {**super()._names(), "corpus": (None if self.corpus is None else [self.corpus], LANGUAGE)}
 
 
 def problems(options: Options) -> dict[str, LanguageProblem]:

@@ -212,7 +212,7 @@ class Part(NamedTuple):
                 "teacher": {"policy": method.policy, **method.options},
                 "steps_per_action": method.steps_per_action,
                 **configuration.student,
-                "own": dict(method.own[configuration.candidate]),
+                "own": dict(method.candidates[configuration.candidate]),
             },
             label=f"{self.name}: {name}, {f'seed {seed}' if final else 'tuning'}, {configuration}",
             function=work.run,

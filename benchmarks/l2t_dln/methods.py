@@ -22,8 +22,8 @@ class Method:
         environment: what of the environment it decides.
         policy: the name of the teacher's policy; empty for a fixed loss.
         options: the teacher's options.
-        own: the two values of its own parameter, each as changes of `environment`, or of the teacher's options under
-            the name `teacher`, or of its policy's under `policy`.
+        candidates: what tuning chooses from beside the learning rate, each as changes of `environment`, or of the
+            teacher's options under the name `teacher`, or of its policy's under `policy`.
         steeper: factor on the learning rates of the grid.
         tuned_as: the method whose tuning it shares.
         steps_per_action: N, if it is not the task's.
@@ -36,7 +36,7 @@ class Method:
     environment: Mapping[str, Any]
     policy: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
-    own: tuple[Mapping[str, Any], Mapping[str, Any]] = ({}, {})
+    candidates: tuple[Mapping[str, Any], Mapping[str, Any]] = ({}, {})
     steeper: float = 1.0
     tuned_as: str | None = None
     steps_per_action: int | None = None
@@ -46,7 +46,7 @@ class Method:
     @property
     def shared(self) -> methods.Method:
         """What an environment is made by, with the teacher's options among its candidates."""
-        return methods.Method(tuple(map(self._candidate, self.own)), episode_rate=self.episode_rate)
+        return methods.Method(tuple(map(self._candidate, self.candidates)), episode_rate=self.episode_rate)
 
     def _candidate(self, value: Mapping[str, Any]) -> Candidate:
         environment = {**self.environment, **value}
@@ -57,14 +57,18 @@ class Method:
         return Candidate(environment, teacher)
 
 
+# For losses without a parameter.
+_DECAYS: tuple[Mapping[str, Any], Mapping[str, Any]] = ({"weight_decay": 0.0}, {"weight_decay": 1e-3})
+
+
 def _fixed(base: str, parameter: str | None = None, values: tuple[Any, Any] = (None, None), **options: Any) -> Method:
     def chosen(value: Any) -> dict[str, Any]:
         return {"loss_kwargs": {"base": base, **options, **({} if parameter is None else {parameter: value})}}
 
     if parameter is None:
-        decayed = [{**chosen(None), "weight_decay": decay} for decay in (0.0, 1e-3)]
-        return Method("fixed", {"loss": "sample-weights"}, own=(decayed[0], decayed[1]))
-    return Method("fixed", {"loss": "sample-weights"}, own=(chosen(values[0]), chosen(values[1])))
+        less, more = ({**chosen(None), **decay} for decay in _DECAYS)
+        return Method("fixed", {"loss": "sample-weights"}, candidates=(less, more))
+    return Method("fixed", {"loss": "sample-weights"}, candidates=(chosen(values[0]), chosen(values[1])))
 
 
 # The slope of the loss network along one class is as small as the mean over pairs makes it.
@@ -82,13 +86,13 @@ _DLF = Method(
     "episodes",
     {"loss": "bilinear"},
     "AttentionPolicy",
-    own=({"teacher": {"learning_rate": 3e-3}}, {"teacher": {"learning_rate": 3e-2}}),
+    candidates=({"teacher": {"learning_rate": 3e-3}}, {"teacher": {"learning_rate": 3e-2}}),
 )
 
 
 def _online(policy: str, steps: tuple[float, float], **changes: Any) -> Method:
     values = tuple({"policy": {"step_size": step}} for step in steps)
-    method = Method("online", _NETWORK, f"{policy}Policy", own=(values[0], values[1]), steeper=_STEEPER)
+    method = Method("online", _NETWORK, f"{policy}Policy", candidates=(values[0], values[1]), steeper=_STEEPER)
     return replace(method, **changes)
 
 
@@ -98,7 +102,7 @@ def _between_trainings(environment: Mapping[str, Any]) -> Method:
         environment,
         "AttentionPolicy",
         {"policy_kwargs": {"static": True, "initial_scale": 1e-4}, "max_grad_norm": 1.0},
-        own=({"teacher": {"learning_rate": 1e-4}}, {"teacher": {"learning_rate": 4e-4}}),
+        candidates=({"teacher": {"learning_rate": 1e-4}}, {"teacher": {"learning_rate": 4e-4}}),
         steeper=_STEEPER,
         crowd=_CROWD,
         episode_rate=0.25,
@@ -120,7 +124,7 @@ METHODS: dict[str, Method] = {
     "generalized-cross-entropy": _fixed("generalized-cross-entropy", "q", (0.5, 0.8)),
     # φ₀ untaught: what the family alone does.
     "loss-network": Method(
-        "fixed", _NETWORK, own=({"weight_decay": 0.0}, {"weight_decay": 1e-3}), steeper=_STEEPER
+        "fixed", _NETWORK, candidates=_DECAYS, steeper=_STEEPER
     ),
     "l2t-dlf": _DLF,
     # With as many students as L2T-DLN between trainings.
@@ -128,11 +132,11 @@ METHODS: dict[str, Method] = {
     "l2t-dln": _online("LSTM", (1e-3, 1e-2)),
     # Beyond the paper: the same from a loss that wrong labels do not upset.
     "loss-network:bounded": Method(
-        "fixed", _BOUNDED, own=({"weight_decay": 0.0}, {"weight_decay": 1e-3}), steeper=_STEEPEST
+        "fixed", _BOUNDED, candidates=_DECAYS, steeper=_STEEPEST
     ),
     "l2t-dln:bounded": _online("LSTM", (1e-3, 1e-2), environment=_BOUNDED, steeper=_STEEPEST),
     "loss-network:smooth": Method(
-        "fixed", _SMOOTH, own=({"weight_decay": 0.0}, {"weight_decay": 1e-3}), steeper=_STEEPER
+        "fixed", _SMOOTH, candidates=_DECAYS, steeper=_STEEPER
     ),
     "l2t-dln:smooth": _online("LSTM", (1e-3, 1e-2), environment=_SMOOTH),
     # The loss network moved between trainings instead of within one, by the mean gradient of whole ones.

@@ -162,7 +162,7 @@ def train(problem: Problem, method: Method, seed: int, folder: Path) -> Outcome:
     )
 
 
-class _Own(Iterator[Batch]):
+class _StudentBatches(Iterator[Batch]):
     """The students' own minibatches; its place is `step`."""
 
     def __init__(self, problem: Problem, seed: int) -> None:
@@ -184,7 +184,8 @@ class Run:
             self.model = problem.network("teacher")
         self.optimizers = [problem.optimizer(self.model)]
         self.average: AveragedModel | None = None
-        self.reader, self.own, self.lot = problem.reader(), _Own(problem, seed), None
+        self.reader, self.lot = problem.reader(), None
+        self.student_batches = _StudentBatches(problem, seed)
         self.imitators: list[nn.Module] = []
         if guide is not None:
             self.lot = self._regulariser([guide.eval()], [])
@@ -214,7 +215,7 @@ class Run:
             alpha=method.alpha,
             temperature=method.temperature,
             student_steps=method.student_steps,
-            data=self.own,
+            data=self.student_batches,
             metric=metric,
             labels=method.labels,
             forward=lambda network, inputs: self.reader(network, inputs).logits,
@@ -284,7 +285,7 @@ class Run:
             "optimizer": self.optimizers[0].state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "lot": None if self.lot is None else self.lot.state_dict(),
-            "own": self.own.step,
+            "own": self.student_batches.step,
             "reader": self.reader.state(),
         }
 
@@ -297,5 +298,5 @@ class Run:
             self.average.load_state_dict(state["average"])
         if self.lot is not None:
             self.lot.load_state_dict(state["lot"])
-        self.own.step = state["own"]
+        self.student_batches.step = state["own"]
         self.reader.load(state["reader"])

@@ -262,19 +262,13 @@ class _Copy(Parcel):
         if _this_node() == self.node:
             yield self.path
             return
-        with tempfile.TemporaryDirectory(prefix="teachenv-") as place:
-            copy = Path(place) / self.path.name
-            write_files(copy, ray.get(ray.get(self.folders.kept.remote(self.path))[0]))
+        with _written(self.path.name, ray.get(ray.get(self.folders.kept.remote(self.path))[0])) as copy:
             yield copy
 
 
 @dataclass(frozen=True)
-class _Folder(Parcel):
+class _Folder(_Copy):
     """A job's own folder: itself on the driver's node, elsewhere a copy whose changes are sent there."""
-
-    folders: Any
-    path: Path
-    node: str
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[Path]:
@@ -287,8 +281,14 @@ class _Folder(Parcel):
         def send(changes: Changes) -> None:
             ray.get(self.folders.change.remote(self.path, turn, changes))
 
-        with tempfile.TemporaryDirectory(prefix="teachenv-") as place:
-            copy = Path(place) / self.path.name
-            write_files(copy, files)
-            with changes_sent(copy, send, _SECONDS_BETWEEN_LOOKS):
-                yield copy
+        with _written(self.path.name, files) as copy, changes_sent(copy, send, _SECONDS_BETWEEN_LOOKS):
+            yield copy
+
+
+@contextlib.contextmanager
+def _written(name: str, files: Files) -> Iterator[Path]:
+    """A folder of this name with these files, for as long as a job needs it."""
+    with tempfile.TemporaryDirectory(prefix="teachenv-") as place:
+        folder = Path(place) / name
+        write_files(folder, files)
+        yield folder

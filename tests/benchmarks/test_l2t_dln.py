@@ -126,7 +126,9 @@ def test_a_replay_is_the_same_sequence_of_losses_on_the_whole_pool(
     """With a step size of next to nothing, hence under the loss that is not taught."""
     online, fixed = METHODS["l2t-dln"], METHODS["loss-network"]
     assert fixed.environment == online.environment
-    monkeypatch.setitem(METHODS, "l2t-dln", replace(online, own=({"policy": {"step_size": 1e-30}}, online.own[1])))
+    monkeypatch.setitem(
+        METHODS, "l2t-dln", replace(online, candidates=({"policy": {"step_size": 1e-30}}, online.candidates[1]))
+    )
     found = final("l2t-dln", 0, 0, tmp_path / "a")
     assert found.others[REPLAYED].values == final("loss-network", 0, 0, tmp_path / "b").values
 

@@ -43,8 +43,8 @@ def cases(name: str, options: StudyOptions, problems: Mapping[str, Problem], see
 
 def make_report(name: str, options: StudyOptions, problems: Mapping[str, Problem], rows: Sequence[Row]) -> Report:
     """The report of all studies and methods in the settings of these problems."""
-    of_every_study = _of_seed(name, replace(options, study=get_args(Study), methods=None), problems, 0)
-    return report.make(agreeing(rows, [case.identity for case in of_every_study]), name)
+    shown = _of_seed(name, replace(options, study=get_args(Study), methods=None), problems, 0)
+    return report.make(agreeing(rows, [case.identity for case in shown]), name)
 
 
 def _of_seed(name: str, options: StudyOptions, problems: Mapping[str, Problem], seed: int) -> list[Case]:

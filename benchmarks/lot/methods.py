@@ -19,7 +19,7 @@ class Method:
         alpha: weight of the KL.
         temperature: τ.
         labels: whether students see labels.
-        metric: see `meta.LoT`.
+        metric: how far two networks are apart; see `meta.LoT`.
     """
 
     students: int = 0

@@ -84,8 +84,8 @@ class Reading(NamedTuple):
     Attributes:
         metric: its name.
         value: the number.
-        student_steps: spent up to it.
-        seconds: likewise.
+        student_steps: how many were spent up to it.
+        seconds: how long it took up to it.
     """
 
     metric: str
@@ -100,8 +100,8 @@ class Outcome:
 
     Attributes:
         values: by metric; what the environments say of `diverged` may be among them.
-        student_steps: spent on all of it.
-        seconds: likewise.
+        student_steps: how many were spent on all of it.
+        seconds: how long all of it took.
         data: what a figure needs beside the numbers.
         data_of: the metric whose row has the data; None: the case's last.
         readings: numbers on the way; their rows come first.

@@ -97,18 +97,18 @@ def parsed(options: type[T], program: str, description: str, arguments: Sequence
 
 def _sentences(options: type) -> dict[str, str]:
     """What is written below the fields of a dataclass and of those that it is derived from, each in one line."""
-    found: dict[str, str] = {}
+    sentences: dict[str, str] = {}
     for kind in reversed(options.__mro__[:-1]):
         try:
             (body,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
         except OSError:  # a class without a file: of its options the help has the names alone
             continue
         assert isinstance(body, ast.ClassDef)
-        for one, following in zip(body.body, body.body[1:], strict=False):
-            if isinstance(one, ast.AnnAssign) and isinstance(following, ast.Expr):
+        for statement, following in zip(body.body, body.body[1:], strict=False):
+            if isinstance(statement, ast.AnnAssign) and isinstance(following, ast.Expr):
                 text = ast.literal_eval(following.value)
-                found[ast.unparse(one.target)] = " ".join(text.split())
-    return found
+                sentences[ast.unparse(statement.target)] = " ".join(text.split())
+    return sentences
 
 
 def _values_shown(hint: Any) -> str | None:

@@ -263,10 +263,10 @@ def not_sent(job: Job, error: Exception) -> Failure:
     if isinstance(error, OSError):
         return failure(job.label, error, "it cannot be sent: ")
     parts: dict[str, Any] = {"function": job.function, **job.arguments}
-    found = (name for name, value in parts.items() if not _can_be_pickled(value))
+    unsendable = (name for name, value in parts.items() if not _can_be_pickled(value))
     reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
     refused = ValueError(
-        f"its {next(found, 'arguments')} cannot be sent to another process: {reason}; make open files, locks, "
+        f"its {next(unsendable, 'arguments')} cannot be sent to another process: {reason}; make open files, locks, "
         "generators and the like where they are used, or choose the backend inline"
     )
     refused.__cause__ = error

@@ -122,14 +122,18 @@ class Setting:
             options = {**options, "students_per_update": parallel}
         else:
             env = self.make(parallel, method, configuration)
-        made = method.make(env, seed, options)
+        teacher = method.make(env, seed, options)
         needed = _LEARNS if method.learns else _TEACHES
-        if lacking := [name for name in needed if not hasattr(made, name)]:
+        if lacking := [name for name in needed if not hasattr(teacher, name)]:
             raise ValueError(
-                f"the method makes a {type(made).__name__} without {' and '.join(lacking)}, expected a teacher with "
+                f"the method makes a {type(teacher).__name__} without {' and '.join(lacking)}, expected a teacher with "
                 f"{' and '.join(needed)}, as Stable-Baselines3's algorithms have them"
             )
-        return made if not method.learns or _is_followed(made) else Plain(made, env.teaching.settings.steps_per_action)
+        return (
+            teacher
+            if not method.learns or _is_followed(teacher)
+            else Plain(teacher, env.teaching.settings.steps_per_action)
+        )
 
     def _made(self, options: Mapping[str, Any]) -> TeachEnv:
         assert self.env is not None

@@ -158,14 +158,14 @@ def _teach_together(
 
 
 def _action(teacher: Any, observation: Any) -> np.ndarray:
-    found = teacher.predict(observation, deterministic=True)
-    if not isinstance(found, tuple):
-        own = type(getattr(teacher.predict, "__self__", teacher)).__name__
+    prediction = teacher.predict(observation, deterministic=True)
+    if not isinstance(prediction, tuple):
+        kind = type(getattr(teacher.predict, "__self__", teacher)).__name__
         raise ValueError(
-            f"{own}.predict returned a {type(found).__name__}, expected the pair (actions, state), as "
+            f"{kind}.predict returned a {type(prediction).__name__}, expected the pair (actions, state), as "
             "Stable-Baselines3's algorithms give it; the state may be None"
         )
-    action: np.ndarray = found[0]
+    action: np.ndarray = prediction[0]
     return action
 
 

@@ -28,8 +28,8 @@ class Point(NamedTuple):
     """How good a teacher was as it learned.
 
     Attributes:
-        student_steps: spent on it so far.
-        seconds: likewise.
+        student_steps: how many were spent on it so far.
+        seconds: how long it had learned so far.
         value: what was measured.
     """
 

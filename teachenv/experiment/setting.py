@@ -129,11 +129,9 @@ class Setting:
                 f"the method makes a {type(teacher).__name__} without {' and '.join(lacking)}, expected a teacher with "
                 f"{' and '.join(needed)}, as Stable-Baselines3's algorithms have them"
             )
-        return (
-            teacher
-            if not method.learns or _is_followed(teacher)
-            else Plain(teacher, env.teaching.settings.steps_per_action)
-        )
+        if not method.learns or _is_followed(teacher):
+            return teacher
+        return Plain(teacher, env.teaching.settings.steps_per_action)
 
     def _made(self, options: Mapping[str, Any]) -> TeachEnv:
         assert self.env is not None

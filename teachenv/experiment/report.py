@@ -133,14 +133,15 @@ class Report:
 @contextlib.contextmanager
 def _all_letters_printed() -> Iterator[None]:
     """Prints a question mark for what the terminal's or log's encoding lacks: not every one is UTF-8."""
-    strict = isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict"
-    if strict:
-        sys.stdout.reconfigure(errors="replace")
+    stream = sys.stdout
+    if not isinstance(stream, io.TextIOWrapper) or stream.errors != "strict":
+        yield
+        return
+    stream.reconfigure(errors="replace")
     try:
         yield
     finally:
-        if strict:
-            sys.stdout.reconfigure(errors="strict")
+        stream.reconfigure(errors="strict")
 
 
 def _section(section: Section) -> str:

@@ -121,11 +121,12 @@ def _color(group: Group) -> Any:
 def _bars(parts: Sequence[_Part]) -> Figure | None:
     if not parts:
         return None
-    titles = [f"{part.title}: {part.measure.metric.replace('_', ' ')}, %" for part in parts]
     most = max(len(part.groups) for part in parts)
-    figure, axes = figures.panels(titles, (5.5, max(4.4, 0.36 * most)))
+    figure, axes = figures.panels([part.title for part in parts], (5.5, max(4.4, 0.36 * most)))
     for axis, part in zip(axes, parts, strict=True):
         figures.bars(axis, part.groups, part.measure, _color)
+        metric = part.measure.metric.replace("_", " ").replace("map ", "mAP ").replace("miou", "mIoU")
+        figures.describe(axis, f"{metric}, % (mean, 95 % interval; dots: seeds)")
     return figure
 
 
@@ -134,7 +135,7 @@ def _curves(parts: Sequence[_Part]) -> Figure | None:
     return figures.curves(
         {part.title: grouped(part.rows, ORDER) for part in parts},
         "student steps",
-        "J on dev (what does not learn online trains on dev, too)",
+        "J on dev, mean over seeds (what does not learn online trains on dev, too)",
         colors=_color,
         style=lambda group: "-" if METHODS[group.name].kind == "online" else "--",
         legend={"fontsize": 6, "loc": "lower right", "ncols": 2},
@@ -264,14 +265,14 @@ def _cost_figure(groups: Sequence[Group]) -> Figure | None:
     if not groups:
         return None
     students = by((row for group in groups for row in group.rows), lambda row: row.student)
-    figure, axes = figures.panels([f"{student}: seconds by the window's length" for student in students])
+    figure, axes = figures.panels(list(students))
     for axis, rows in zip(axes, students.values(), strict=True):
         for metric, metric_rows in by(rows, lambda row: row.metric).items():
             label = metric.removesuffix("_seconds").replace("plain", "2N plain steps")
             points = sorted((row.config["n"], row.value) for row in metric_rows)
             figures.curve(axis, [points], style="-o", markersize=4, label=label)
         axis.set_ylim(bottom=0)
-        figures.describe(axis, "N")
+        figures.describe(axis, "length of the window N, student steps", "seconds")
     return figure
 
 
@@ -293,5 +294,5 @@ def _imitation(rows: Sequence[Row]) -> Figure | None:
     axes[1].plot(x, np.log1p(np.exp(-x)), "k--", label="cross-entropy of two classes")
     y = "‖slopes − cross-entropy's‖ / ‖cross-entropy's‖"
     figures.describe(axes[0], "steps of imitation (leftmost: none)", y)
-    figures.describe(axes[1], "z_y")
+    figures.describe(axes[1], "z_y, the label's logit", "loss")
     return figure

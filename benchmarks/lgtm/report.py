@@ -78,7 +78,7 @@ def _curves(rows: Sequence[Row]) -> Figure | None:
     return figures.curves(
         {title: grouped(panel_rows, ORDER) for title, panel_rows in parts.items()},
         "student steps",
-        "student on dev, % (F1 where the task has it)",
+        "student on dev, mean over seeds, % (F1 where the task has it)",
         style=lambda group: "-" if group.name.startswith("lgtm") else "--",
         scale=(1, 100),
         legend={"ncols": 2},
@@ -97,7 +97,7 @@ def _influence(rows: Sequence[Row]) -> Figure | None:
         axes[0].plot(places, np.abs(values).mean(1), "-o", color=color(n), markersize=3, label=label)
         # The two that moved most.
         for style, sample in zip(("-", "--"), np.argsort(-np.ptp(values, axis=0))[:FOLLOWED], strict=False):
-            draw(places, values[:, sample], style, label=f"{label}, {sample}")
+            draw(places, values[:, sample], style, label=f"{label}, sample {sample}")
     axes[1].axhline(0, color="black", linewidth=0.7)
     for axis, y in zip(axes, ("influence on the loss of feedback", ""), strict=True):
         figures.describe(axis, "student steps", y)

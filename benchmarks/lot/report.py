@@ -63,11 +63,14 @@ def _name(measure: Measure) -> str:
 
 
 def _curves(tasks: Mapping[str, Sequence[Row]]) -> Figure | None:
-    """What is kept (solid) and its student (dashed) on validation data as the teacher is trained: means over seeds."""
+    """What is kept (solid) and its student (dashed) on validation data: means and ranges over seeds."""
     parts = {f"{task}, {rows[0].student}": grouped(rows, METHODS) for task, rows in tasks.items()}
     measure = _measure([row for rows in tasks.values() for row in rows]) if tasks else Measure("")
     x, y = "epochs of the model that is kept (dashed: its student)", f"{_name(measure)} on validation data"
-    figure = figures.curves(parts, x, y, dashed=2, scale=(1, measure.scale))
+    y += " (mean and range over seeds)"
+    figure = figures.curves(parts, x, y, dashed=2, scale=(1, measure.scale), band="range")
     for axis in figure.axes if figure and measure.metric == "test_perplexity" else []:
         axis.set_yscale("log")
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter("{x:g}")
     return figure

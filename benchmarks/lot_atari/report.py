@@ -52,7 +52,7 @@ def make(rows: Sequence[Row]) -> Report:
         about = "Medians over turns in one process; ratios to ppo, and to make_atari_env."
         sections.append(Section.of(title, columns, grouped(costs), about))
     parts = {task: grouped(task_rows, METHODS) for task, task_rows in tasks.items()}
-    y = "return of the episodes that ended (mean and 95 % interval)"
+    y = "return of the episodes that ended (mean and 95 % interval over seeds)"
     drawn = {"curves": partial(figures.curves, parts, "environment steps", y, band="interval")}
     captions = {"curves": "Returns as training goes on: means over seeds with 95 % intervals"}
     return Report("Learning from teaching: policies", sections, drawn, rows, captions)

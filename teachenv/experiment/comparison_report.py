@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -25,6 +26,12 @@ OBJECTIVE = "dev_objective"
 _FIXED_OPTIONS = ("loss", "base", "steps_per_action", "dev_measured")
 # The first learns nothing. The second ruins its students, so much that its curve would flatten all others.
 _RANDOM, _RUINED = "random", "ddpg:default"
+
+_J = "J, which teachers raise (accuracy on dev, smoothed by a softmax at temperature τ; or minus the cross-entropy)"
+_PHI = (
+    "how the loss differs from cross-entropy along the students' training. Red: students are rewarded for this class "
+    "on this label; blue: they are punished"
+)
 
 
 class Results:
@@ -85,8 +92,11 @@ def learns(group: Group) -> bool:
 
 def objective(group: Group) -> str:
     """Which J on dev its rows have."""
-    options = {"loss": group.config["loss"], **group.config["options"], **group.config["own"]}
-    if options.get("objective") == "likelihood" or options["loss"] == "distillation":
+    spec = gym.registry.get((group.config["env"] or "").rpartition(":")[2])
+    given = {} if group.config["loss"] is None else {"loss": group.config["loss"]}
+    of_env = {**spec.kwargs.get("defaults", {}), **spec.kwargs} if spec else {}
+    options = {**of_env, **given, **group.config["options"], **group.config["own"]}
+    if options.get("objective") == "likelihood" or options.get("loss") == "distillation":
         return "J = − cross-entropy"
     return f"J with τ = {options.get('objective_temperature', Settings.objective_temperature):g}"
 
@@ -121,8 +131,9 @@ def make(
     """
     captions = {
         "test_error": "Test error of each method: mean, 95 % interval, and a dot a seed",
-        "teacher_training": "J of fresh students along the student steps spent on their teachers",
-        "learning_curves": "J of students along their own training",
+        "teacher_training": f"{_J}: that of fresh students, along the student steps spent on their teachers",
+        "learning_curves": f"{_J}: that of students along their own training",
+        **{f"coefficients-{task}": f"{task}: {_PHI}" for task in results.tasks},
     }
     drawn: dict[str, Callable[[], Figure | None]] = {
         "test_error": partial(test_error, results),
@@ -179,6 +190,7 @@ def teacher_training(results: Results) -> Figure | None:
     figure, axes = figures.panels(list(panels))
     for axis, groups in zip(axes, panels.values(), strict=True):
         shown: list[float] = []
+        untaught = next((group for group in groups if group.name in results.fixed and group.of(OBJECTIVE)), None)
         for group in groups:
             color = results.color(group)
             if learns(group):
@@ -187,10 +199,11 @@ def teacher_training(results: Results) -> Figure | None:
                 means = figures.curve(
                     axis, along(group), style=style, band="range", color=color, markersize=3, label=group.name
                 )
-                shown.extend(means if group.name != _RUINED else [])
-            elif group.name == "cross-entropy" and group.of(OBJECTIVE):
+                if group.name != _RUINED:
+                    shown.extend([*means, *(value for seed in along(group) for _, value in seed if value > means[0])])
+            elif group is untaught:
                 shown.append(float(np.mean([row.value for row in group.of(OBJECTIVE)])))
-                axis.axhline(shown[-1], color=color, linestyle="--", label="cross-entropy, untaught", zorder=1)
+                axis.axhline(shown[-1], color=color, linestyle="--", label=f"{group.name}, untaught", zorder=1)
         if shown:
             span = max(max(shown) - min(shown), 1e-3)
             axis.set_ylim(min(shown) - 0.6 * span, max(shown) + 0.15 * span)
@@ -206,12 +219,14 @@ def learning_curves(results: Results) -> Figure | None:
     """J of students along their own training."""
 
     def curves(group: Group) -> list[Any]:
-        return [list(enumerate(row.data["curve"])) for row in group.of(OBJECTIVE) if row.data]
+        # Methods may have other steps per action, and long curves are thinned; the training is as long for all of them.
+        found = [row.data["curve"] for row in group.of(OBJECTIVE) if row.data]
+        return [list(zip(np.linspace(0, 100, len(curve)), curve, strict=True)) for curve in found]
 
     return figures.curves(
         results.panels(),
-        "actions (student steps / steps per action)",
-        "J on dev",
+        "% of the students' training",
+        "J on dev, mean over seeds",
         curves,
         colors=results.color,
         style=lambda group: "--" if group.name in results.fixed else "-",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
@@ -72,7 +73,7 @@ def describe(axis: Any, x: str, y: str = "", **legend: Any) -> None:
         legend: Matplotlib's options of the legend.
     """
     axis.set_xlabel(x)
-    axis.set_ylabel(y)
+    axis.set_ylabel(textwrap.fill(y, 48))  # what a panel is high enough for
     if axis.get_legend_handles_labels()[0]:
         axis.legend(**{"fontsize": 7, **legend})
 
@@ -245,5 +246,5 @@ def svg(figure: Figure, name: str) -> str:
     drawn = picture.getvalue()
     drawn = drawn[drawn.index("<svg") :]
     drawn = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{name}-", drawn)
-    # As wide as the page has room for.
-    return re.sub(r' width="[\d.]+pt" height="[\d.]+pt"', "", drawn, count=1)
+    # As wide as the page has room for, but not so wide that its letters are larger than the page's.
+    return re.sub(r' width="([\d.]+)pt" height="[\d.]+pt"', r' style="max-width: \1pt"', drawn, count=1)

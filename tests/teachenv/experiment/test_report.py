@@ -16,6 +16,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from teachenv.experiment import figures, tables
+from teachenv.experiment.comparison_report import objective
 from teachenv.experiment.naming import file_name
 from teachenv.experiment.report import Report
 from teachenv.experiment.rows import Row, read_rows
@@ -127,6 +128,7 @@ def test_the_page_is_whole_shows_what_rows_say_and_runs_nothing(tmp_path: Path) 
     assert {link[1:] for link in links if link.startswith("#")} <= set(ids)
     assert dict(page.tags)["html"] == {"lang": "en"}
     assert all("aria-label" in found for tag, found in page.tags if tag == "svg")
+    assert all("max-width" in (found["style"] or "") for tag, found in page.tags if tag == "svg")
 
 
 @pytest.mark.parametrize("many", [1, 100])
@@ -162,3 +164,25 @@ def test_methods_of_any_name_are_shown_everywhere(
     assert legend[1].strip()
     # Of letters that Matplotlib's font lacks it tells who looks at the pictures.
     assert all("Glyph" in str(warning.message) for warning in recwarn)
+
+
+def test_on_a_narrow_terminal_long_headers_make_room_for_the_cells(capsys, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "72")
+    header = ("method", "test error % (95 %)", "a long name of a column", "another long name")
+    Section("digits", "", header, [("cross-entropy (best fixed)", "3.59 [3.40, 3.94]", "1", "2")]).print("R")
+    assert "3.59 [3.40, 3.94]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("config", "shown"),
+    [
+        ({"env": "TeachDistill-v0", "loss": None}, "J = − cross-entropy"),
+        ({"env": "teachenv:TeachDistill-v0", "loss": "distillation"}, "J = − cross-entropy"),
+        ({"env": "TeachDigits-v0", "loss": "bilinear"}, "J with τ = 0.2"),
+        ({"env": None, "loss": None, "options": {"objective_temperature": 1.0}}, "J with τ = 1"),
+        ({"env": "Unknown-v0", "loss": None, "options": {"objective": "likelihood"}}, "J = − cross-entropy"),
+    ],
+)
+def test_which_j_rows_have_is_known_by_their_environment_too(config, shown) -> None:
+    rows = [row("prokt", 0, 0.1, config={"options": {}, "own": {}, **config})]
+    assert objective(grouped(rows)[0]) == shown

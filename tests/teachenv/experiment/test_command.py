@@ -1,0 +1,40 @@
+"""The command `teachenv`: its help, and one line for what it cannot do."""
+
+import pytest
+
+from teachenv.experiment.command import main
+
+
+def test_the_help_is_of_sentences_and_plain_values(capsys, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit):
+        main(["compare", "--help"])
+    told = capsys.readouterr().out
+    assert "ENV" in told.splitlines()[0]
+    for shown in ("--out PATH", "--workers INT", "--methods TEXT ...", "with as many.", "(default: 3)"):
+        assert shown in told
+    assert "None" not in told
+
+
+def test_without_arguments_it_says_what_it_does(capsys) -> None:
+    assert main([]) == 0
+    assert "teachenv compare TeachDigits-v0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["comprae"], "found 'comprae', expected compare"),
+        (["compare", "nowhere:Mine-v0"], "found no module 'nowhere' (of 'nowhere:Mine-v0')"),
+        (["compare", "TeachDigits-v0", "--methods", "nowhere:method"], "found no module 'nowhere'"),
+        (["compare", "TeachDigits-v0", "--methods", "rdm"], "did you mean 'rmd'"),
+        (["compare", "TeachDigits-v0", "--set", "horizon"], "found 'horizon', expected an option"),
+        (["compare", "TeachDigits-v0", "--seeds", "0"], "seeds must be an integer of at least 1, found 0"),
+    ],
+)
+def test_what_it_cannot_do_is_one_line(arguments, says, capsys) -> None:
+    assert main(arguments) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ")
+    assert says in told
+    assert told.count("\n") == 1

@@ -97,9 +97,9 @@ def test_it_explores_with_gaussian_noise_from_the_first_step(algorithm, count):
     """Uniform actions, which SB3 takes until `learning_starts`, have a standard deviation of 0.58."""
     model = algorithm("AttentionPolicy", environment(count), seed=0, learning_starts=1000, noise=0.2)
     assert isinstance(model.action_noise, NormalActionNoise) == (algorithm is not SAC)
-    model.learn(300)
+    model.learn(120)
     actions = stored(model, "actions")
-    assert len(actions) == 300
+    assert len(actions) == 120
     assert actions.std() == pytest.approx(0.2, rel=0.1)
     assert abs(actions.mean()) < 0.03
     assert len(np.unique(actions)) > 0.99 * actions.size

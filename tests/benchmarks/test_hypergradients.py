@@ -53,7 +53,9 @@ def here(monkeypatch):
     monkeypatch.setattr(measure, "alone", called)
 
 
-def test_the_command_writes_rows_table_and_figure_and_takes_up_where_it_stopped(here, monkeypatch, tmp_path, capsys):
+def test_the_command_writes_rows_table_and_figure_and_takes_up_where_it_stopped(
+    here, monkeypatch, tmp_path, capsys, request
+):
     monkeypatch.setitem(main.SIZES, "smoke", Size(1, 1, 0.0, ("mlp",), ("unrolled",), 1, (4, 5, 6), ("lenet",)))
     monkeypatch.setitem(BATCHES, "lenet", Batch(2, 2, {"task": "synthetic", "student": "lenet", "dev_size": 8}))
     command = ["hypergradients", "--preset", "smoke", "--students", "lstm", "--out", str(tmp_path)]
@@ -76,12 +78,13 @@ def test_the_command_writes_rows_table_and_figure_and_takes_up_where_it_stopped(
     # Those of another number of threads are kept, and not mixed in.
     other = [dataclasses.replace(r, value=99.0, config={**r.config, "threads": 9}) for r in rows]
     ResultsFile(tmp_path / "results.jsonl").append(other)
+    request.getfixturevalue("undrawn")
     assert command_line(command) == 0
     assert read_rows(tmp_path / "results.jsonl") == rows + other
     assert (tmp_path / "table.md").read_text() == table
 
 
-def test_what_fails_is_reported_tried_again_and_not_on_longer_trainings(here, monkeypatch, tmp_path):
+def test_what_fails_is_reported_tried_again_and_not_on_longer_trainings(here, undrawn, monkeypatch, tmp_path):
     tried = []
 
     def absent(problem):

@@ -30,7 +30,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / work.START
 
 
-def test_rows_table_and_figures(tmp_path: Path) -> None:
+def test_rows_table_and_figures(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     run(Options(preset="smoke", out=tmp_path, backend="inline"))
     rows = read_rows(tmp_path / "results.jsonl")
     assert {row.method for row in rows} == set(SIZES["smoke"].methods or ())
@@ -47,6 +47,7 @@ def test_rows_table_and_figures(tmp_path: Path) -> None:
     assert [len(largest) for _, largest, _ in taught["tokens"]] == [10, 10]
     json.dumps(taught)
     before = (tmp_path / "results.jsonl").read_bytes()
+    request.getfixturevalue("undrawn")
     run(Options(preset="smoke", out=tmp_path, backend="inline"))
     assert (tmp_path / "results.jsonl").read_bytes() == before
 

@@ -43,7 +43,7 @@ def command(out: Path, *more: str) -> list[str]:
 
 
 def test_methods_are_tuned_trained_and_shown_and_the_run_goes_on(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
 ) -> None:
     assert command_line(command(tmp_path)) == 0
     rows = read_rows(tmp_path / "results.jsonl")
@@ -67,11 +67,12 @@ def test_methods_are_tuned_trained_and_shown_and_the_run_goes_on(
     assert (tmp_path / "loss-digits-noisy-40.gif").read_bytes().startswith(b"GIF")
     assert "| l2t-dln:replayed |" in (tmp_path / "table.md").read_text()
     assert "l2t-dln" in capsys.readouterr().out
+    request.getfixturevalue("undrawn")
     assert command_line(command(tmp_path)) == 0
     assert read_rows(tmp_path / "results.jsonl") == rows
 
 
-def test_what_was_best_on_dev_is_trained(tmp_path: Path) -> None:
+def test_what_was_best_on_dev_is_trained(undrawn: None, tmp_path: Path) -> None:
     assert command_line(command(tmp_path, "--methods", "cross-entropy", "--seeds", "1")) == 0
     rows = read_rows(tmp_path / "results.jsonl")
     scores = {
@@ -84,7 +85,9 @@ def test_what_was_best_on_dev_is_trained(tmp_path: Path) -> None:
     assert scores[chosen["learning_rate"], json.dumps(chosen["own"])] == max(scores.values())
 
 
-def test_the_studies_of_teachers_and_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_studies_of_teachers_and_windows(
+    undrawn: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(main, "WINDOWS", (1,))
     assert command_line(command(tmp_path, "--study", "architectures", "windows", "--seeds", "1")) == 0
     rows = [row for row in read_rows(tmp_path / "results.jsonl") if row.metric == "test_error"]
@@ -133,7 +136,9 @@ def test_a_replay_is_the_same_sequence_of_losses_on_the_whole_pool(
     assert found.others[REPLAYED].values == final("loss-network", 0, 0, tmp_path / "b").values
 
 
-def test_costs_and_imitation_are_rows_and_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_costs_and_imitation_are_rows_and_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     monkeypatch.setattr(cost, "LENGTHS", (1, 2))
     monkeypatch.setattr(cost, "TURNS", 1)
     monkeypatch.setattr(cost, "CASES", {"mlp": ("TeachDigits-v0", {"batch_size": 5})})
@@ -151,6 +156,7 @@ def test_costs_and_imitation_are_rows_and_figures(tmp_path: Path, monkeypatch: p
     assert "| mlp | 2 |" in (tmp_path / "table.md").read_text()
     for name in ("cost", "imitation"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    request.getfixturevalue("undrawn")
     assert command_line(command(tmp_path, "--study", "cost", "imitation")) == 0
     assert read_rows(tmp_path / "results.jsonl") == rows
 

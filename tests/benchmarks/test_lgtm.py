@@ -57,7 +57,7 @@ def command(checkpoint: str, data: Path, out: Path, *more: str) -> list[str]:
 
 
 def test_the_table_has_all_methods_and_the_run_goes_on(
-    checkpoint: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    checkpoint: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
 ) -> None:
     assert command_line(command(checkpoint, data, tmp_path)) == 0
     rows = read_rows(tmp_path / "results.jsonl")
@@ -79,6 +79,7 @@ def test_the_table_has_all_methods_and_the_run_goes_on(
     for name in ("curves", "influence"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     assert "lgtm" in capsys.readouterr().out
+    request.getfixturevalue("undrawn")
     assert command_line(command(checkpoint, data, tmp_path)) == 0
     assert read_rows(tmp_path / "results.jsonl") == rows
 

@@ -10,7 +10,7 @@ from teachenv.losses import PLAIN_LOSSES
 
 
 def test_every_plain_loss_is_tuned_over_as_many_settings_and_has_its_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    undrawn: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(losses, "RATES", (0.1,))
     losses.run(losses.Options("smoke", label_noise=(0.4,), backend="inline", out=tmp_path))

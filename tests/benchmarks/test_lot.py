@@ -238,7 +238,9 @@ def test_an_interrupted_imitation_ends_as_a_whole_one(tmp_path: Path, monkeypatc
     assert replace(again, seconds=0.0) == replace(whole, seconds=0.0)
 
 
-def test_the_language_command_keeps_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_language_command_keeps_what_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     monkeypatch.setitem(language_main.EPOCHS, "smoke", 1)  # type: ignore[arg-type]
     command = ["lot_language", "--preset", "smoke", "--train-size", "4000", "--seeds", "2", "--backend", "inline"]
     command += ["--out", str(tmp_path), "--model", "lstm", "transformer-xl", "--study", "table", "peers"]
@@ -253,6 +255,7 @@ def test_the_language_command_keeps_what_it_has(tmp_path: Path, monkeypatch: pyt
     table = (tmp_path / "table.md").read_text()
     assert table.count("| self-distillation |") == 2
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    request.getfixturevalue("undrawn")
     assert command_line(command) == 0
     assert read_rows(tmp_path / "results.jsonl") == rows
 
@@ -288,7 +291,7 @@ def test_images_are_read_in_the_precision_that_rows_tell(monkeypatch: pytest.Mon
         assert error < 0.05
 
 
-def test_a_table_does_not_mix_settings(tmp_path: Path) -> None:
+def test_a_table_does_not_mix_settings(undrawn: None, tmp_path: Path) -> None:
     command = [
         "lot_language",
         "--preset",

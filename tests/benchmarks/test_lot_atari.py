@@ -139,7 +139,9 @@ def test_a_curve_has_the_means_of_its_parts(monkeypatch: pytest.MonkeyPatch) -> 
     assert curve_of(returns, 100) == [(25, 2.0), (50, 5.0), (75, None), (100, 7.0)]
 
 
-def test_the_command_keeps_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_keeps_what_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     monkeypatch.setitem(main.SIZES, "smoke", main.Size({"CartPole-v1": 1}, 512, 0.02, 1))  # type: ignore[arg-type]
     command = ["lot_atari", "--preset", "smoke", "--backend", "inline", "--out", str(tmp_path)]
     command += ["--study", "table", "peers", "n"]
@@ -155,6 +157,7 @@ def test_the_command_keeps_what_it_has(tmp_path: Path, monkeypatch: pytest.Monke
     assert "| lot |" in (tmp_path / "table.md").read_text()
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert not list((tmp_path / "checkpoints").glob("*"))
+    request.getfixturevalue("undrawn")
     assert command_line(command) == 0
     assert read_rows(tmp_path / "results.jsonl") == rows
 
@@ -180,7 +183,7 @@ def test_what_is_asked_by_default(
     assert found == expected
 
 
-def test_a_table_does_not_mix_presets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_does_not_mix_presets(undrawn: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for preset, factor in (("smoke", 0.01), ("laptop", 0.02)):
         monkeypatch.setitem(main.SIZES, preset, main.Size({"CartPole-v1": 1}, 512, factor, 1))  # type: ignore[arg-type]
     command = ["lot_atari", "--methods", "teacher-only", "--seeds", "1", "--backend", "inline", "--out", str(tmp_path)]

@@ -40,7 +40,7 @@ def row(case, metric, value, seed=0, **config):
     return Row("throughput", "t", "d", case.student, case.method, seed, metric, value, 1, 1.0, config, "c", {})
 
 
-def test_every_measurement_writes_its_rows_once_and_the_table_and_the_figure(tiny, tmp_path, capsys):
+def test_every_measurement_writes_its_rows_once_and_the_table_and_the_figure(tiny, tmp_path, capsys, request):
     command = ["throughput", "--preset", "smoke", "--out", str(tmp_path), "--threads", "1"]
     threads = torch.get_num_threads()
     assert command_line(command) == 0
@@ -56,6 +56,7 @@ def test_every_measurement_writes_its_rows_once_and_the_table_and_the_figure(tin
     table = (tmp_path / "table.md").read_text()
     assert len(table.splitlines()) == 2 + len(CASE_OF_EACH)
     assert "env.step / plain PyTorch loop" in capsys.readouterr().out
+    request.getfixturevalue("undrawn")
     assert command_line(command) == 0  # all of it is there already
     assert read_rows(tmp_path / "results.jsonl") == rows
     assert (tmp_path / "table.md").read_text() == table

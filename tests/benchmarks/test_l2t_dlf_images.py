@@ -28,13 +28,13 @@ from teachenv.students.resnet import resnet20
 EFFORT = Effort(
     student_steps=12,
     parallel=1,
-    rungs=(Rung(3, 6, 1, 1, 0.5), Rung(2, 12, 1, 2)),
+    rungs=(Rung(2, 6, 1, 1, 0.5), Rung(1, 12, 1, 2)),
     points=2,
     students=1,
     final_students=2,
 )
 SHORT = {"student": "mlp", "horizon": 6, "steps_per_action": 2, "dev_size": 300, "batch_size": 8}
-TAUGHT = ("cross-entropy", "large-margin", "l2t-data", "rmd", "rmd:generalized", "l2t-dlf")
+TAUGHT = ("cross-entropy", "l2t-data", "rmd", "rmd:generalized", "l2t-dlf")
 
 
 def part(table: int, chosen: tuple[str, ...], source: str | None = None, **more: Any) -> main.Part:

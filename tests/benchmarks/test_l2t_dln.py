@@ -85,10 +85,10 @@ def test_what_was_best_on_dev_is_trained(undrawn: None, tmp_path: Path) -> None:
     assert scores[chosen["learning_rate"], json.dumps(chosen["own"])] == max(scores.values())
 
 
-def test_the_studies_of_teachers_and_windows(
-    undrawn: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_studies_of_teachers_and_windows(undrawn: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(main, "WINDOWS", (1,))
+    task = PRESETS["smoke"]["digits-noisy-40"]
+    monkeypatch.setitem(PRESETS, "smoke", {"digits-noisy-40": replace(task, rates=RATES[:1])})
     assert command_line(command(tmp_path, "--study", "architectures", "windows", "--seeds", "1")) == 0
     rows = [row for row in read_rows(tmp_path / "results.jsonl") if row.metric == "test_error"]
     found = {row.method for row in rows if not row.method.startswith(REPLAYED)}

@@ -22,10 +22,10 @@ from teachenv.experiment.cases import Case
 from teachenv.experiment.rows import Row, read_rows
 
 SHORT = Training(
-    "CartPole-v1", 512, 4, Rate(1e-3, 0.0, "linear"), {"n_steps": 32, "batch_size": 64, "n_epochs": 2}, segment=2
+    "CartPole-v1", 256, 4, Rate(1e-3, 0.0, "linear"), {"n_steps": 32, "batch_size": 64, "n_epochs": 2}, segment=1
 )
 GAME = replace(
-    ENVIRONMENTS["Breakout"], steps=1024, num_envs=2, options={"n_steps": 128, "batch_size": 128, "n_epochs": 1}
+    ENVIRONMENTS["Breakout"], steps=512, num_envs=2, options={"n_steps": 128, "batch_size": 128, "n_epochs": 1}
 )
 
 
@@ -42,7 +42,7 @@ def test_rates_fall_from_first_to_last(kind: Any) -> None:
 
 
 def test_updates_and_steps_are_what_the_methods_say(tmp_path: Path) -> None:
-    updates = 4 * 2 * 2  # rollouts, epochs, minibatches
+    updates = 2 * 2 * 2  # rollouts, epochs, minibatches
     expected = {
         "teacher-only": (updates, 0),
         "teacher-only:total-updates": (2 * updates, 0),
@@ -56,10 +56,10 @@ def test_updates_and_steps_are_what_the_methods_say(tmp_path: Path) -> None:
         found = play(SHORT, METHODS[name], 0, tmp_path / name)
         assert found.data["policy_updates"] == policy, name
         assert found.student_steps == policy + students, name
-        assert found.data["env_steps"] == 512 * (2 if name == "self-distillation" else 1)
+        assert found.data["env_steps"] == 256 * (2 if name == "self-distillation" else 1)
         assert ("student_kl" in found.values) == (METHODS[name].students > 0)
         assert found.data["episodes"] > 0
-        assert [step for step, _ in found.data["curve"]] == [512 * (i + 1) // work.POINTS for i in range(work.POINTS)]
+        assert [step for step, _ in found.data["curve"]] == [256 * (i + 1) // work.POINTS for i in range(work.POINTS)]
 
 
 @pytest.mark.parametrize("method", [replace(LOT, student_steps=2), METHODS["dml"], METHODS["self-distillation"]])
@@ -73,7 +73,7 @@ def test_an_interrupted_training_ends_as_a_whole_one(
 
     class Interrupting(work.Returns):
         def _on_step(self) -> bool:
-            if self.num_timesteps > 300:  # in the second segment
+            if self.num_timesteps > 150:  # in the second segment
                 raise Interrupted
             return super()._on_step()
 
@@ -129,7 +129,7 @@ def test_students_have_their_widths() -> None:
 def test_a_game_is_played_and_filmed(tmp_path: Path) -> None:
     video = tmp_path / "game.mp4"
     found = play(GAME, replace(METHODS["lot:student-smaller"]), 0, tmp_path / "run", video)
-    assert (found.data["policy_updates"], found.student_steps) == (8, 16)
+    assert (found.data["policy_updates"], found.student_steps) == (4, 8)
     assert video.stat().st_size > 1000
 
 
@@ -142,7 +142,7 @@ def test_a_curve_has_the_means_of_its_parts(monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_command_keeps_what_it_has(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    monkeypatch.setitem(main.SIZES, "smoke", main.Size({"CartPole-v1": 1}, 512, 0.02, 1))  # type: ignore[arg-type]
+    monkeypatch.setitem(main.SIZES, "smoke", main.Size({"CartPole-v1": 1}, 512, 0.01, 1))  # type: ignore[arg-type]
     command = ["lot_atari", "--preset", "smoke", "--backend", "inline", "--out", str(tmp_path)]
     command += ["--study", "table", "peers", "n"]
     assert command_line(command) == 0

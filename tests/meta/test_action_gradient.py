@@ -102,12 +102,12 @@ def test_a_batch_gives_what_single_environments_give(training, path, method):
     how = {"method": method} | ({"last": 1} if method == "truncated" else {})
     if method == "forward":  # it takes a training for each coordinate of each action
         options = options | {"horizon": min(2, options.get("horizon", 2))}
-    batch = VectorActionGradient(TeachVectorEnv(3, path=path, **settings(**options)), **how)
-    actions = actions_for(batch.unwrapped, 3)
+    batch = VectorActionGradient(TeachVectorEnv(2, path=path, **settings(**options)), **how)
+    actions = actions_for(batch.unwrapped, 2)
     for _ in range(2 if method == "rmd" else 1):  # the second episode follows the automatic reset
-        info = final_info(batch, actions, SEEDS)
+        info = final_info(batch, actions, SEEDS[:2])
         assert info["_action_gradient"].all()
-        for i, seed in enumerate(SEEDS):
+        for i, seed in enumerate(SEEDS[:2]):
             wanted = final_info(ActionGradient(TeachEnv(**settings(**options)), **how), actions[:, i], seed)
             error = np.abs(info["action_gradient"][i] - wanted["action_gradient"]).max()
             assert error < (1e-12 if method == "rmd" else 1e-6) * np.abs(wanted["action_gradient"]).max()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -47,8 +48,11 @@ def networks(dropout: float = 0.0, dtype: torch.dtype = torch.float64) -> tuple[
     return teacher, seeded(1, lambda: Layered(32, 32, dropout=dropout)).to(dtype)
 
 
+digits = functools.cache(load_digits)
+
+
 def batches(count: int, size: int = 16, dtype: torch.dtype = torch.float64, seed: int = 0) -> list[Batch]:
-    data = load_digits()
+    data = digits()
     rng = np.random.default_rng(seed)
     chosen = [rng.choice(len(data.target), size, replace=False) for _ in range(count)]
     return [
@@ -297,12 +301,18 @@ def test_a_learner_steps_as_torch_does() -> None:
 # Every method.
 
 
-@pytest.mark.parametrize("name", DISTILLERS)
-def test_students_learn(name: str) -> None:
+@functools.cache
+def tuned_teacher() -> nn.Module:
     teacher = networks()[0]
     tuning = FineTuning(teacher, DistillationSettings(100, student_rate=1e-2))
     for batch in batches(100, seed=1):
         tuning.step(batch)
+    return teacher
+
+
+@pytest.mark.parametrize("name", DISTILLERS)
+def test_students_learn(name: str) -> None:
+    teacher = tuned_teacher()
     settings = DistillationSettings(100, 1e-2, 1e-3, student_labels=0.3)
     distiller = made(name, settings)
     if name == "rco":

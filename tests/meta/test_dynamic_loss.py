@@ -222,17 +222,17 @@ def test_an_interrupted_training_goes_on_bitwise(bptt: int, tmp_path: Path) -> N
 
 
 def test_memory_does_not_grow() -> None:
-    """Seventy iterations of one episode: no graph is kept from one to the next."""
+    """Thirty iterations of one episode: no graph is kept from one to the next."""
     counts = []
 
     class Count(BaseCallback):
         def _on_step(self) -> bool:
-            if self.num_timesteps in (10, 40, 70):
+            if self.num_timesteps in (10, 20, 30):
                 gc.collect()
                 counts.append(sum(issubclass(type(o), torch.Tensor) for o in gc.get_objects()))
             return True
 
-    teacher_of(env=made(horizon=144)).learn(70, callback=Count())
+    teacher_of(env=made(horizon=72)).learn(30, callback=Count())
     assert len(counts) == 3
     assert max(counts) - counts[0] <= 4
 

@@ -283,5 +283,5 @@ def test_tuning_anew_is_said(
     comparison = main.comparison_of(options(tmp_path, horizon=12))
     next(iter(comparison.stages))(session)
     said = capsys.readouterr().err
-    assert said.startswith("tuning 24 of 24 configurations anew: neither ")
+    assert said.startswith("tuning 16 of 16 configurations anew: neither ")
     assert said.count("\n") == 1

@@ -181,8 +181,8 @@ class Compare:
         from teachenv.experiment.compare import compare
 
         named = [name for names in self.methods for name in names.split(",") if name]
-        tuned = {name: list(values) for name, values in map(_option, self.tune)}
-        options: dict[str, Any] = {name: values[0] for name, values in map(_option, self.set)}
+        tuned = {name: list(values) for name, values in _options("--tune", self.tune).items()}
+        options = {name: _single(name, values) for name, values in _options("--set", self.set).items()}
         arguments = {name: getattr(self, name) for name in ("budget", "seeds", "out", "workers", "backend", "address")}
         compare(self.env, methods={name: method_named(name) for name in named}, tune=tuned, **arguments, **options)
 
@@ -211,6 +211,28 @@ def method_named(name: str) -> Any:
     if name not in known:
         raise unknown_name("method", name, known)
     return known[name]
+
+
+def _options(flag: str, texts: Sequence[str]) -> dict[str, tuple[Any, ...]]:
+    """Options of the environment as the command line has them, with their values by name."""
+    found: dict[str, tuple[Any, ...]] = {}
+    for name, values in map(_option, texts):
+        if name in found:
+            raise ValueError(f"found {name} twice after {flag}, expected each option once")
+        if name in (own.name for own in fields(Compare)):
+            raise ValueError(
+                f"found {name} after {flag}, expected an option of the environment; write --{name} instead"
+            )
+        found[name] = values
+    return found
+
+
+def _single(name: str, values: Sequence[Any]) -> Any:
+    if len(values) > 1:
+        raise ValueError(
+            f"found {len(values)} values of {name} after --set, expected one; to choose among them, write --tune"
+        )
+    return values[0]
 
 
 def _option(text: str) -> tuple[str, tuple[Any, ...]]:

@@ -29,6 +29,12 @@ def test_without_arguments_it_says_what_it_does(capsys) -> None:
         (["compare", "TeachDigits-v0", "--methods", "nowhere:method"], "found no module 'nowhere'"),
         (["compare", "TeachDigits-v0", "--methods", "rdm"], "did you mean 'rmd'"),
         (["compare", "TeachDigits-v0", "--set", "horizon"], "found 'horizon', expected an option"),
+        (["compare", "TeachDigits-v0", "--methods", ","], "methods must be a dictionary of at least one method"),
+        (["compare", "TeachDigits-v0", "--set", "budget=3"], "found budget after --set, expected an option of the env"),
+        (["compare", "TeachDigits-v0", "--tune", "seeds=3"], "found seeds after --tune, expected an option of the env"),
+        (["compare", "TeachDigits-v0", "--set", "horizon=3", "horizon=4"], "found horizon twice after --set, expected"),
+        (["compare", "TeachDigits-v0", "--tune", "horizon=3", "horizon=4"], "found horizon twice after --tune"),
+        (["compare", "TeachDigits-v0", "--set", "learning_rate=0.1,0.4"], "found 2 values of learning_rate after"),
         (["compare", "TeachDigits-v0", "--seeds", "0"], "seeds must be an integer of at least 1, found 0"),
     ],
 )

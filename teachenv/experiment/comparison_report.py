@@ -203,7 +203,9 @@ def teacher_training(results: Results) -> Figure | None:
                     shown.extend([*means, *(value for seed in along(group) for _, value in seed if value > means[0])])
             elif group is untaught:
                 shown.append(float(np.mean([row.value for row in group.of(OBJECTIVE)])))
-                axis.axhline(shown[-1], color=color, linestyle="--", label=f"{group.name}, untaught", zorder=1)
+                axis.axhline(
+                    shown[-1], color=color, linestyle="--", label=f"{figures.as_it_is(group.name)}, untaught", zorder=1
+                )
         if shown:
             span = max(max(shown) - min(shown), 1e-3)
             axis.set_ylim(min(shown) - 0.6 * span, max(shown) + 0.15 * span)

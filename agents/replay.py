@@ -31,7 +31,7 @@ def trains_students(env: Any) -> bool:
     """Whether an environment is a teaching one, or a batch of them; SB3's are asked through all their wrappers."""
     if isinstance(env, gym.Env | gym.vector.VectorEnv):
         return isinstance(env.unwrapped, TeachEnv | TeachVectorEnv)
-    return isinstance(env, VecEnv) and env.has_attr("teaching")
+    return isinstance(env, VecEnv) and env.has_attr("problem")
 
 
 def _check_actions(env: Any) -> None:

@@ -17,8 +17,8 @@ from meta.wrapped_actions import Passage
 from meta.wrappers import TeachWrapper
 from teachenv.dynamics import Dynamics
 from teachenv.errors import unknown_name
+from teachenv.problem import Problem
 from teachenv.state import Episode, StudentState, take
-from teachenv.teaching import Teaching
 from teachenv.vector_env import TeachVectorEnv
 
 Kept = Literal["states", "sqrt"] | int
@@ -34,13 +34,13 @@ class _Tape:
         last: see `ActionGradient`.
     """
 
-    def __init__(self, teaching: Teaching, method: str, memory: Kept, last: int | None) -> None:
-        self.teaching, self.method, self.memory = teaching, check_method(method), memory
+    def __init__(self, problem: Problem, method: str, memory: Kept, last: int | None) -> None:
+        self.problem, self.method, self.memory = problem, check_method(method), memory
         if check_memory(memory) in ("all", "auto"):
             raise unknown_name("memory policy of an action gradient", memory, ("states", "sqrt"))
-        check_last(self.method, last, teaching.settings.horizon)
-        self.per_action, self.last = teaching.settings.steps_per_action, last
-        length = teaching.actions if last is None else math.ceil(last / self.per_action)
+        check_last(self.method, last, problem.settings.horizon)
+        self.per_action, self.last = problem.settings.steps_per_action, last
+        length = problem.actions if last is None else math.ceil(last / self.per_action)
         checkpoints = {"states": length, "sqrt": math.isqrt(length - 1) + 1}
         count = checkpoints[memory] if isinstance(memory, str) else min(memory, length)
         # The beginning of a truncated stretch is not known before its end.
@@ -55,7 +55,7 @@ class _Tape:
         method = self.method
         if method in ("rmd", "truncated"):
             method = "rmd" if last is None else "truncated"
-        return self if (method, last) == (self.method, self.last) else _Tape(self.teaching, method, self.memory, last)
+        return self if (method, last) == (self.method, self.last) else _Tape(self.problem, method, self.memory, last)
 
     def clear(self) -> None:
         """Forgets all steps."""
@@ -83,7 +83,7 @@ class _Tape:
         if self.window and self.every == self.per_action == 1 and self.method != "forward":
             # A student that will not be stepped again; the last one may be, to compare a replay.
             student, earlier = self.window[-1]
-            kept = None if student is None else needed_of(self.teaching.dynamics, student)
+            kept = None if student is None else needed_of(self.problem.dynamics, student)
             self.window[-1] = kept, earlier
         self.window.append((before if self.fresh or self.added % self.every == 0 else None, action))
         self.slopes.append(slope)
@@ -180,7 +180,7 @@ class ActionGradient(_Differentiating, TeachWrapper):
         super().__init__(env)
         self._passage = Passage(env, type(self).__name__)
         self.action_space = self._passage.outermost_bounded.action_space
-        self._tape = _Tape(self._teach.teaching, method, memory, last)
+        self._tape = _Tape(self._teach.problem, method, memory, last)
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:
         """Steps, and differentiates when the episode ends.
@@ -204,7 +204,7 @@ class ActionGradient(_Differentiating, TeachWrapper):
 
     def _gradient(self, diverged: bool) -> np.ndarray:
         teach, recorded = self._teach, self._tape.added
-        taken = int(teach.student.step) // teach.teaching.settings.steps_per_action
+        taken = int(teach.student.step) // teach.problem.settings.steps_per_action
         if taken != recorded:
             raise RuntimeError(
                 f"the action gradient needs the whole episode, but {taken - recorded} of its {taken} actions "
@@ -257,7 +257,7 @@ class VectorActionGradient(_Differentiating, _VectorWrapper):
         self._passage = Passage(env, type(self).__name__)
         bounded = self._passage.outermost_bounded
         self.action_space, self.single_action_space = bounded.action_space, bounded.single_action_space
-        self._tape = _Tape(self._teach.teaching, method, memory, last)
+        self._tape = _Tape(self._teach.problem, method, memory, last)
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
@@ -288,7 +288,7 @@ class VectorActionGradient(_Differentiating, _VectorWrapper):
         ended = terminated | truncated
         tape.add(before, teach.actions, teach.students, slope, began=bool(ended.any()))
         if ended.any():
-            length, size = teach.teaching.actions, teach.teaching.neutral_action.numel()
+            length, size = teach.problem.actions, teach.problem.neutral_action.numel()
             gradient = np.zeros((teach.num_envs, length, size), dtype=teach.single_action_space.dtype)
             # Students that did not diverge and end together began together, a whole episode ago.
             rows = np.flatnonzero(ended & ~infos["final_info"]["diverged"])

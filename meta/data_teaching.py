@@ -61,20 +61,20 @@ class DataTeaching(RememberingWrapper):
     ) -> None:
         """Wraps the environment."""
         super().__init__(env)
-        settings, loss = self._teach.teaching.settings, self._teach.dynamics.loss
+        settings, loss = self._teach.problem.settings, self._teach.dynamics.loss
         if not isinstance(loss, SampleWeights) or loss.scale != 1.0:
             raise ValueError(
                 f"keeping and dropping samples needs loss='sample-weights' with scale 1, found {settings.loss!r} with "
                 f"{dict(settings.loss_kwargs)}"
             )
-        if not self._teach.teaching.classifies:
+        if not self._teach.problem.classifies:
             raise ValueError(
-                f"L2T's features are of samples with one label, but task {self._teach.teaching.task.name!r} is not "
+                f"L2T's features are of samples with one label, but task {self._teach.problem.task.name!r} is not "
                 "classification"
             )
         self._check_weighs_samples()
         self.threshold = checks.number("threshold", threshold, above=0, below=1)
-        self.classes = self._teach.teaching.task.num_outputs
+        self.classes = self._teach.problem.task.num_outputs
         unsure = math.log(self.classes)
         self.largest_loss = unsure if largest_loss is None else checks.number("largest_loss", largest_loss, above=0)
         size = settings.batch_size * (2 * self.classes + 5)
@@ -98,7 +98,7 @@ class DataTeaching(RememberingWrapper):
             self._reached = info["student_step"]
         reward = 0.0
         if terminated or truncated:
-            horizon = self._teach.teaching.settings.horizon
+            horizon = self._teach.problem.settings.horizon
             info["reached_after"] = horizon if self._reached is None or info["diverged"] else self._reached
             reward = -math.log(info["reached_after"] / horizon)
             return np.zeros(self.observation_space.shape or (), np.float32), reward, terminated, truncated, info
@@ -124,7 +124,7 @@ class DataTeaching(RememberingWrapper):
         others = probabilities.copy()
         others[rows, labels] = -1.0
         mean_loss = min(float(np.mean(self._losses)) / self.largest_loss, 1.0) if self._losses else 1.0
-        whole = np.array([int(state.step) / teach.teaching.settings.horizon, mean_loss, self._best])
+        whole = np.array([int(state.step) / teach.problem.settings.horizon, mean_loss, self._best])
         features = [
             np.eye(self.classes)[labels],
             np.tile(whole, (len(labels), 1)),

@@ -40,7 +40,7 @@ class InfluenceTeaching(TeachWrapper):
         """Wraps the environment."""
         super().__init__(env)
         check_actions_unchanged(env, type(self).__name__)
-        settings = self._teach.teaching.settings
+        settings = self._teach.problem.settings
         if not self._teach.dynamics.loss.of_pairs:
             raise ValueError(f"distillation influence needs loss='distillation', found loss={settings.loss!r}")
         self._check_weighs_samples()
@@ -65,7 +65,7 @@ class InfluenceTeaching(TeachWrapper):
         state, episode, family = teach.student, teach.episode, dynamics.loss
         assert isinstance(family, Distillation)
         student_update = dynamics.updates(episode)[-1]
-        tried, _ = student_update.step(state, teach.teaching.neutral_action)
+        tried, _ = student_update.step(state, teach.problem.neutral_action)
         names = student_update.moved(state.parameters)
         own = leaves({name: tried.parameters[name] for name in names})
         with torch.enable_grad():

@@ -182,7 +182,7 @@ class Resumable(PlainModel):
             self._return_to_mark()
         elif resuming:
             self._last_obs = None  # resets the environment, monitors included, before its state is put back
-        elif self.env.has_attr("teaching"):  # others may have no state before their first episode
+        elif self.env.has_attr("problem"):  # others may have no state before their first episode
             self.set_mark()
         result: tuple[int, BaseCallback] = super()._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
@@ -192,9 +192,9 @@ class Resumable(PlainModel):
         return result
 
     def _check_classes(self) -> None:
-        if self.env is None or not self.env.has_attr("teaching"):
+        if self.env is None or not self.env.has_attr("problem"):
             return
-        here = self.env.get_attr("teaching")[0].decisions.classes
+        here = self.env.get_attr("problem")[0].decisions.classes
         if self.num_timesteps and here != self.classes:
             raise ValueError(
                 f"this teacher was trained on {self.classes or 'classes'}, found an environment of "

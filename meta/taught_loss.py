@@ -14,9 +14,9 @@ from meta.policies import Attention, perceptron
 from teachenv import checkpoints
 from teachenv.errors import unknown_name
 from teachenv.losses import LOSSES, make_loss
+from teachenv.problem import Problem
 from teachenv.students import Prediction
 from teachenv.tasks.base import ClassificationMeasure
-from teachenv.teaching import Teaching
 
 _FILE, _KIND, _FORMAT = "taught_loss.zip", "a taught loss", 1
 
@@ -61,28 +61,26 @@ class TaughtLoss(nn.Module):
         """
         if teacher.env is None:
             raise ValueError("the teacher has no environment, which knows its loss family: load it with env=...")
-        teaching: Teaching = teacher.env.get_attr("teaching")[0]
-        settings = teaching.settings
+        problem: Problem = teacher.env.get_attr("problem")[0]
+        settings = problem.settings
         if not isinstance(settings.loss, str) or settings.loss == "sample-weights":
             raise ValueError(
                 f"found loss={settings.loss!r}, expected one of {[n for n in LOSSES if n != 'sample-weights']}: a loss "
                 "that is saved needs a name, and an action that does not belong to the places of a minibatch"
             )
-        if not teaching.classifies:
-            raise ValueError(
-                f"task {teaching.task.name!r} is not classification, which is all that TaughtLoss tells of"
-            )
+        if not problem.classifies:
+            raise ValueError(f"task {problem.task.name!r} is not classification, which is all that TaughtLoss tells of")
         actor = teacher.policy.actor
         actor = getattr(actor, "mu", actor)  # SB3's actors keep their network there
         config = {
             "format": _FORMAT,
             "loss": settings.loss,
             "loss_kwargs": dict(settings.loss_kwargs),
-            "outputs": teaching.task.num_outputs,
+            "outputs": problem.task.num_outputs,
             "actor": _described(actor),
             "steps_per_action": settings.steps_per_action,
-            "task": teaching.task.name,
-            "dataset": teaching.task.dataset,
+            "task": problem.task.name,
+            "dataset": problem.task.dataset,
             "student": settings.student if isinstance(settings.student, str) else "own",
             "learning_rate": settings.learning_rate,
         }

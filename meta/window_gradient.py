@@ -107,22 +107,22 @@ class WindowGradient(RememberingWrapper):
             raise unknown_name("window", window, get_args(Window))
         if dev_from not in get_args(Source):
             raise unknown_name("source of dev samples", dev_from, get_args(Source))
-        settings = self._teach.teaching.settings
+        settings = self._teach.problem.settings
         if dev_from == "dev":
             most, which = settings.dev_measured or settings.dev_size, "the dev samples that are measured"
         else:
             trained = settings.batch_size * settings.steps_per_action
-            most, which = len(self._teach.teaching.task.pool[0]) - trained, "the pool without a window's minibatches"
+            most, which = len(self._teach.problem.task.pool[0]) - trained, "the pool without a window's minibatches"
         if dev_batch is None and dev_from == "pool":
             raise ValueError('dev_from="pool" needs dev_batch: how many samples a window is judged by')
         if dev_batch is not None and not 1 <= checks.integer("dev_batch", dev_batch) <= most:
             raise ValueError(f"dev_batch={dev_batch}, expected None or 1 to {most}, {which}")
         self.window, self.dev_batch, self.dev_from, self.memory = window, dev_batch, dev_from, check_memory(memory)
         self.carry, self.byte_budget = checks.flag("carry", carry), byte_budget
-        size, dtype = self._teach.teaching.neutral_action.numel(), self._teach.action_space.dtype
+        size, dtype = self._teach.problem.neutral_action.numel(), self._teach.action_space.dtype
         self.observation_space = gym.spaces.Box(-1.0, 1.0, (2 * size,), dtype)  # type: ignore[arg-type]
         self._shown = (math.nan, torch.zeros(0))
-        self._action = self._teach.teaching.neutral_action
+        self._action = self._teach.problem.neutral_action
         self._final: dict[str, Any] | None = None
 
     @property
@@ -170,13 +170,13 @@ class WindowGradient(RememberingWrapper):
     def through(self, student: StudentState, action: torch.Tensor) -> tuple[float, torch.Tensor]:
         """(−J after a window from a student, its gradient with respect to the window's action)."""
         teach, step = self._teach, int(student.step)
-        dynamics, episode, length = teach.dynamics, teach.episode, teach.teaching.settings.steps_per_action
+        dynamics, episode, length = teach.dynamics, teach.episode, teach.problem.settings.steps_per_action
         if self.dev_batch is not None:
             rng = generator(episode.seeds[0], Purpose.DEV_BATCH, step)
             among = episode.dev[: dynamics.dev_measured].cpu().numpy()
             if self.dev_from == "pool":
                 trained = episode.batches[step : step + length].cpu().numpy()
-                among = np.setdiff1d(np.arange(len(teach.teaching.task.pool[0])), trained)
+                among = np.setdiff1d(np.arange(len(teach.problem.task.pool[0])), trained)
             drawn = rng.choice(among, self.dev_batch, replace=False)
             episode = replace(episode, dev=torch.from_numpy(drawn).to(episode.dev))
             # All that are drawn are measured.
@@ -188,7 +188,7 @@ class WindowGradient(RememberingWrapper):
         return -float(found.objective), -found.actions[0]
 
     def _nothing(self, error: float) -> tuple[float, torch.Tensor]:
-        return error, torch.zeros_like(self._teach.teaching.neutral_action)
+        return error, torch.zeros_like(self._teach.problem.neutral_action)
 
     def _observation(self) -> np.ndarray:
         seen: np.ndarray = encoded(self._shown[1].nan_to_num()).cpu().numpy()

@@ -33,7 +33,7 @@ class TeachWrapper(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
         Raises:
             ValueError: an action weighs those of several minibatches.
         """
-        steps = self._teach.teaching.settings.steps_per_action
+        steps = self._teach.problem.settings.steps_per_action
         if steps != 1:
             raise ValueError(f"each minibatch has its own action: steps_per_action=1, found {steps}")
 

@@ -11,12 +11,14 @@ import numpy as np
 import torch
 
 from teachenv import checks
+from teachenv.interface import Interface, Standing
+from teachenv.problem import Problem
+from teachenv.problem_checks import check_snapshot, reset_options
 from teachenv.randomness import SEED_BOUND
 from teachenv.rendering import Frame, draw, text
 from teachenv.settings import RENDER_MODES, Settings
 from teachenv.state import Episode, StudentState
-from teachenv.teaching import Teaching
-from teachenv.teaching_checks import check_snapshot, reset_options
+from teachenv.tasks.base import Task
 
 
 class TeachEnv(gym.Env[np.ndarray, np.ndarray]):
@@ -36,8 +38,8 @@ class TeachEnv(gym.Env[np.ndarray, np.ndarray]):
 
     Info (of `reset` and `step`):
         objective: J, float; the last finite one of a diverged student.
-        dev_accuracy: score on dev in [0, 1], float.
-        train_accuracy: score on the last minibatches in [0, 1], float.
+        dev_accuracy: score on dev in [0, 1], float; named after the measure (`dev_bleu` of translation).
+        train_accuracy: score on the last minibatches in [0, 1], float; named likewise.
         train_loss: mean taught loss of the last minibatches, float; 0.0 at reset.
         learning_rate: of the last student step, float; at reset, of the first.
         student_step: student steps so far, int.
@@ -83,33 +85,46 @@ class TeachEnv(gym.Env[np.ndarray, np.ndarray]):
             raise ValueError(f"render_mode must be None or one of {RENDER_MODES}, found {render_mode!r}")
         self.render_mode = render_mode
         self.defaults, self.given = defaults, settings
-        self.teaching = Teaching(Settings.from_kwargs(settings, defaults), given=settings)
-        self.dynamics = self.teaching.dynamics
-        self.OBSERVATION_FIELDS = self.teaching.observation_fields
-        self.observation_space = self.teaching.observation_space
-        self.action_space = self.teaching.action_space
-        self._student: StudentState | None = None
-        self._episode: Episode | None = None
-        self._dev: tuple[torch.Tensor, torch.Tensor] | None = None
-        self.action = self.teaching.neutral_action
-        self._observation = np.zeros(0)
-        self._info: dict[str, Any] = {}
+        self.problem = Problem(Settings.from_kwargs(settings, defaults), given=settings)
+        self.dynamics = self.problem.dynamics
+        self.interface = Interface(self.problem, self.dynamics)
+        self.OBSERVATION_FIELDS = self.interface.observation_fields
+        self.observation_space = self.interface.observation_space
+        self.action_space = self.interface.action_space
+        self.action = self.problem.neutral_action
+        self._standing: Standing | None = None
         self._ended = True
         self._curves: list[tuple[int, float, float, float]] = []
 
     @property
+    def task(self) -> Task:
+        """The data, label noise in place."""
+        return self.problem.task
+
+    @property
     def student(self) -> StudentState:
         """The student in training, a value that later steps leave as it is."""
-        if self._student is None:
-            raise gym.error.ResetNeeded("there is no student yet: call env.reset() first")
-        return self._student
+        return self._now.students
 
     @property
     def episode(self) -> Episode:
         """What the current training draws on."""
-        if self._episode is None:
-            raise gym.error.ResetNeeded("there is no episode yet: call env.reset() first")
-        return self._episode
+        return self._now.episodes
+
+    @property
+    def _now(self) -> Standing:
+        if self._standing is None:
+            raise gym.error.ResetNeeded("there is no student yet: call env.reset() first")
+        return self._standing
+
+    def predict(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Outputs of the current student in evaluation mode, (n, outputs, ...), without gradients.
+
+        Args:
+            inputs: as the task has them, (n, ...).
+        """
+        like = self.task.pool[0]
+        return self.dynamics.outputs(self.student, torch.as_tensor(inputs, dtype=like.dtype, device=like.device))
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -125,14 +140,11 @@ class TeachEnv(gym.Env[np.ndarray, np.ndarray]):
         """
         reset_options(options, ())
         super().reset(seed=None if seed is None else checks.integer("seed", seed, least=0))
-        self._begin(int(self.np_random.integers(SEED_BOUND)))
-        assert self._dev is not None
-        self._student, self._ended = None, True
-        self._student, score, measured = self.teaching.begin(self.dynamics, self.episode, self._dev)
-        self._ended = False
-        self.action = self.teaching.neutral_action
-        self._report(0.0, float(score), measured)
-        return self._observation.copy(), dict(self._info)
+        self._standing, self._ended = None, True
+        self._standing = self.interface.begin(self.problem.episodes.of(int(self.np_random.integers(SEED_BOUND))))
+        self.action, self._ended, self._curves = self.problem.neutral_action, False, []
+        self._remember()
+        return self._standing.observation.copy(), self._info()
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Trains the student for `steps_per_action` steps under the action's loss.
@@ -142,44 +154,37 @@ class TeachEnv(gym.Env[np.ndarray, np.ndarray]):
             ValueError: an action of wrong shape, with NaN, or outside the box.
             TypeError: an action of other than floating-point numbers.
         """
-        student, settings = self.student, self.teaching.settings
+        before = self._now
         if self._ended:
             raise gym.error.ResetNeeded("the episode has ended: call env.reset() before the next env.step()")
-        self.action = self.teaching.parse_action(action, self.action_space.shape or ())
-        self._student, loss, score = self.teaching.advance(self.dynamics, student, self.episode, self.action)
-        score = self.teaching.train_score(self.dynamics, self.student, self.episode, score)
-        before: float = self._info["objective"]
-        if self._report(float(loss), float(score), self._measure()):
-            reward = self._info["objective"] - before
-        else:
-            reward = -float(settings.divergence_penalty)
-        self._ended = self._info["diverged"] or self._info["student_step"] >= settings.horizon
-        return self._observation.copy(), reward, self._ended, False, dict(self._info)
+        self.action = self.interface.parse_action(action, self.action_space.shape or ())
+        self._standing, reward = self.interface.step(before, self.action)
+        self._ended = bool(self.interface.ended(self._standing))
+        if not self._standing.diverged:
+            self._remember()
+        return self._standing.observation.copy(), float(reward), self._ended, False, self._info()
 
     def evaluate(self, split: str = "test") -> dict[str, float]:
         """Measures the current student on `"test"`, `"dev"`, `"train"` or `"pool"`.
 
         Returns:
-            `<split>_accuracy` and `<split>_error` (fractions; the measure's score and one minus it) and
-            `<split>_objective`; of segmentation also `<split>_miou` and `<split>_pixel_accuracy`, of
+            `<split>_accuracy` and `<split>_error` (fractions; the measure's score, named after it, and one minus it)
+            and `<split>_objective`; of segmentation also `<split>_miou` and `<split>_pixel_accuracy`, of
             detection `<split>_map` and `<split>_map_50`. The test split is touched here and nowhere else.
             `diverged` is 1.0 for a student that diverged, else 0.0. All numbers are finite: outputs that are not are
             measured as outputs of 0, which prefer no answer.
         """
-        diverged = bool(self._info.get("diverged", False))
-        found = self.teaching.evaluate(self.dynamics, self.student, self.episode, split, diverged)
-        return {name: float(value) for name, value in found.items()}
+        numbers = self.interface.evaluate(self.student, self.episode, split, self._now.diverged)
+        return {name: float(value) for name, value in numbers.items()}
 
     def get_state(self) -> dict[str, Any]:
         """A snapshot that `set_state` continues from bitwise, here or (pickled) in another process."""
+        now = self._standing
         return {
-            "settings": self.teaching.fingerprint,
+            "settings": self.problem.fingerprint,
             "random": self.np_random.bit_generator.state,
-            "student": self._student,
-            "episode": self._episode.seeds[0] if self._episode is not None else None,
+            "standing": None if now is None else now.saved(),
             "action": self.action,
-            "observation": self._observation.copy(),
-            "info": dict(self._info),
             "ended": self._ended,
             "curves": list(self._curves),
         }
@@ -190,14 +195,10 @@ class TeachEnv(gym.Env[np.ndarray, np.ndarray]):
         Raises:
             ValueError: the snapshot is of an environment with other settings; nothing is changed then.
         """
-        check_snapshot(state, self.teaching.fingerprint)
+        check_snapshot(state, self.problem.fingerprint)
         self.np_random.bit_generator.state = state["random"]
-        if state["episode"] is not None:
-            self._begin(state["episode"])
-        self._student = state["student"]
-        self.action = state["action"]
-        self._observation, self._info = state["observation"].copy(), dict(state["info"])
-        self._ended, self._curves = state["ended"], list(state["curves"])
+        self._standing = None if state["standing"] is None else self.interface.loaded(state["standing"])
+        self.action, self._ended, self._curves = state["action"], state["ended"], list(state["curves"])
 
     def render(self) -> Any:
         """The training so far: a text (`"ansi"`) or a picture (`"rgb_array"`, uint8 (height, width, 3))."""
@@ -212,45 +213,21 @@ class TeachEnv(gym.Env[np.ndarray, np.ndarray]):
             objective=curves[1],
             dev_accuracy=curves[2],
             train_loss=curves[3],
-            horizon=self.teaching.settings.horizon,
+            horizon=self.problem.settings.horizon,
             coefficients=self.dynamics.loss.coefficients(self.action).cpu().numpy(),
             coefficient_label=self.dynamics.loss.coefficient_label,
-            title=f"{self.teaching.task.name} · {self.teaching.task.dataset}",
+            title=f"{self.task.name} · {self.task.dataset}",
         )
         return draw(frame) if self.render_mode == "rgb_array" else text(frame)
 
-    def _begin(self, seed: int) -> None:
-        self._episode = self.teaching.episode(seed)
-        self._dev = self.dynamics.dev(self._episode)
-        self._ended = False
-        self._info, self._curves = {}, []
-
-    def _measure(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        assert self._dev is not None
-        return self.teaching.measure(self.dynamics, self.student, self._dev, self.episode)
-
-    def _report(self, loss: float, train_score: float, dev: tuple[np.ndarray, np.ndarray, np.ndarray]) -> bool:
-        """Puts a measurement into observation, info and curves; if it diverged keeps the last finite ones: False."""
-        objective, score, features = dev
-        step = int(self.student.step)
-        self._info["student_step"] = step
-        self._info["learning_rate"] = float(self.dynamics.rate(max(step - 1, 0)))
-        numbers = (loss, train_score, float(objective), float(score))
-        self._info["diverged"] = not (all(math.isfinite(x) for x in numbers) and bool(np.isfinite(features).all()))
-        if self._info["diverged"]:
-            if self._curves:
-                self._observation = self._observation.copy()
-                self._observation[0] = step / self.teaching.settings.horizon
-            return False
-        self._info |= {
-            "objective": float(objective),
-            "dev_accuracy": float(score),
-            "train_accuracy": train_score,
-            "train_loss": loss,
-            "task": self.teaching.task.name,
-            "dataset": self.teaching.task.dataset,
+    def _info(self) -> dict[str, Any]:
+        return {
+            name: value if isinstance(value, str) else value.item()
+            for name, value in self.interface.info(self._now).items()
         }
-        self._observation = self.teaching.observe(step, np.asarray(train_score), score, features)
+
+    def _remember(self) -> None:
+        now = self._now
         # At reset nothing has been trained, and there is no loss to draw.
-        self._curves.append((step, float(objective), float(score), loss if self._curves else math.nan))
-        return True
+        loss = float(now.train_loss) if self._curves else math.nan
+        self._curves.append((int(now.students.step), float(now.objective), float(now.dev_score), loss))

@@ -16,12 +16,14 @@ from gymnasium.vector.utils import batch_space
 from teachenv import checks
 from teachenv.env import TeachEnv
 from teachenv.errors import unknown_name
+from teachenv.interface import Interface, Standing
 from teachenv.mapping import Loop, Vmap
+from teachenv.problem import Problem
+from teachenv.problem_checks import check_snapshot, reset_options
 from teachenv.randomness import SEED_BOUND
 from teachenv.settings import Settings
-from teachenv.state import Episode, StudentState, put, stack_episodes
-from teachenv.teaching import Teaching
-from teachenv.teaching_checks import check_snapshot, reset_options
+from teachenv.state import Episode, StudentState, stack_episodes
+from teachenv.tasks.base import Task
 
 Path = Literal["auto", "vmap", "loop"]
 
@@ -73,19 +75,25 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
         self.render_mode = None
         self.num_envs = num_envs
-        self.teaching = Teaching(Settings.from_kwargs(settings, defaults), given=settings)
+        self.problem = Problem(Settings.from_kwargs(settings, defaults), given=settings)
         self.path = self._choose(path)
-        mapping = Vmap(self.teaching.recorder) if self.path == "vmap" else Loop()
-        self.dynamics = self.teaching.dynamics.mapped(mapping)
-        self.OBSERVATION_FIELDS = self.teaching.observation_fields
-        self.single_observation_space = self.teaching.observation_space
-        self.single_action_space = self.teaching.action_space
+        mapping = Vmap(self.problem.recorder) if self.path == "vmap" else Loop()
+        self.dynamics = self.problem.dynamics.mapped(mapping)
+        self.interface = Interface(self.problem, self.dynamics)
+        self.OBSERVATION_FIELDS = self.interface.observation_fields
+        self.single_observation_space = self.interface.observation_space
+        self.single_action_space = self.interface.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
+        self.actions = self.problem.neutral_action.expand(num_envs, -1)
         self._randoms = [seeding.np_random()[0] for _ in range(num_envs)]
-        self._state: dict[str, Any] | None = None
-        self.final_students: StudentState | None = None
-        self.actions = self.teaching.neutral_action.expand(num_envs, -1)
+        self._standing: Standing | None = None
+        self._stepped: Standing | None = None
+
+    @property
+    def task(self) -> Task:
+        """The data, label noise in place."""
+        return self.problem.task
 
     @classmethod
     def like(cls, env: TeachEnv, num_envs: int) -> TeachVectorEnv:
@@ -95,18 +103,33 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     @property
     def students(self) -> StudentState:
         """The students in training, a value that later steps leave as it is."""
-        return self._current["students"]  # type: ignore[no-any-return]
+        return self._now.students
 
     @property
     def episodes(self) -> Episode:
         """What the current trainings draw on, a value."""
-        return self._current["episodes"]  # type: ignore[no-any-return]
+        return self._now.episodes
 
     @property
-    def _current(self) -> dict[str, Any]:
-        if self._state is None:
+    def final_students(self) -> StudentState | None:
+        """The students as they stood after the last step, before any of them started anew; None: no step was taken."""
+        return None if self._stepped is None else self._stepped.students
+
+    @property
+    def _now(self) -> Standing:
+        if self._standing is None:
             raise gym.error.ResetNeeded("there are no students yet: call reset() first")
-        return self._state
+        return self._standing
+
+    def predict(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Outputs of the current students in evaluation mode, (B, n, outputs, ...), without gradients.
+
+        Args:
+            inputs: as the task has them, (n, ...): the same for all students.
+        """
+        like = self.task.pool[0]
+        tensor = torch.as_tensor(inputs, dtype=like.dtype, device=like.device)
+        return self.dynamics.outputs(self.students, tensor.expand(self.num_envs, *tensor.shape))
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
@@ -124,18 +147,15 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """
         mask = self._mask(reset_options(options, ("reset_mask",)))
         seeds = self._seeds(seed)
-        if self._state is None and not mask.all():
+        if self._standing is None and not mask.all():
             raise gym.error.ResetNeeded("there are no students yet: reset all of them before some of them")
         chosen = np.flatnonzero(mask)
         fresh = {i: seeding.np_random(seeds[i])[0] for i in chosen.tolist() if seeds[i] is not None}
         self._randoms = [fresh.get(i, random) for i, random in enumerate(self._randoms)]
-        begun = self._untrained(chosen.tolist())
+        self._restart(chosen)
         if mask.all():
-            self._state, self.final_students = begun, None
-        else:
-            self._put(chosen, begun)
-        infos = self._infos()
-        return self._current["observation"].copy(), infos | {key: mask.copy() for key in infos if key.startswith("_")}
+            self._stepped = None
+        return self._now.observation.copy(), self._infos(mask)
 
     def _mask(self, options: dict[str, Any]) -> np.ndarray:
         mask = options.get("reset_mask")
@@ -167,30 +187,17 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             ValueError: actions of wrong shape, with NaN, or outside the box.
             TypeError: actions of other than floating-point numbers.
         """
-        now, settings = self._current, self.teaching.settings
-        self.actions = self.teaching.parse_action(actions, self.action_space.shape or ())
-        students, loss, train_score = self.teaching.advance(
-            self.dynamics, now["students"], now["episodes"], self.actions
-        )
-        train_score = self.teaching.train_score(self.dynamics, students, now["episodes"], train_score)
-        objective, score, features = self.teaching.measure(self.dynamics, students, now["dev"], now["episodes"])
-        steps = np.asarray(students.step)
-        diverged = ~(np.isfinite(loss) & np.isfinite(objective) & np.isfinite(features).all(axis=-1))
-        diverged |= ~(np.isfinite(score) & np.isfinite(train_score))
-        measured = {"objective": objective, "dev_accuracy": score, "train_accuracy": train_score, "train_loss": loss}
-        rewards = np.where(diverged, -float(settings.divergence_penalty), objective - now["objective"])
-        observation = self.teaching.observe(steps, train_score, score, features)
-        # A diverged student keeps its last finite numbers, and only moves on in time.
-        observation[diverged, 1:] = now["observation"][diverged, 1:]
-        measured = {name: np.where(diverged, now[name], value) for name, value in measured.items()}
-        self._state = now | measured | {"students": students, "observation": observation, "diverged": diverged}
-        self._state |= {"stepped_episodes": now["episodes"], "stepped_diverged": diverged}
-        self.final_students = students
-        terminated = diverged | (steps >= settings.horizon)
+        before = self._now
+        self.actions = self.interface.parse_action(actions, self.action_space.shape or ())
+        self._standing, rewards = self.interface.step(before, self.actions)
+        self._stepped = self._standing
+        terminated = self.interface.ended(self._standing)
         infos = self._infos()
         if terminated.any():
-            infos = self._restart(np.flatnonzero(terminated), observation, infos)
-        return self._current["observation"].copy(), rewards, terminated, np.zeros(self.num_envs, dtype=bool), infos
+            infos = self._last_words(terminated, infos)
+            self._restart(np.flatnonzero(terminated))
+            infos = self._infos() | infos
+        return self._now.observation.copy(), rewards, terminated, np.zeros(self.num_envs, dtype=bool), infos
 
     def evaluate(self, split: str = "test") -> dict[str, np.ndarray]:
         """Measures the current students; as `TeachEnv.evaluate`, each value of shape (B,).
@@ -198,27 +205,24 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         Right after a step that ended an episode the students are new ones; stop one step earlier, or see
         `evaluate_final`.
         """
-        return self._evaluate(self.students, self.episodes, split, self._current["diverged"])
+        return self._evaluate(self._now, split)
 
     def evaluate_final(self, split: str = "test") -> dict[str, np.ndarray]:
         """Measures the students as they stood after the last step, before any of them started anew."""
-        if self.final_students is None:
+        if self._stepped is None:
             raise gym.error.ResetNeeded("no step has been taken since reset()")
-        now = self._current
-        return self._evaluate(self.final_students, now["stepped_episodes"], split, now["stepped_diverged"])
+        return self._evaluate(self._stepped, split)
 
-    def _evaluate(
-        self, students: StudentState, episodes: Episode, split: str, diverged: np.ndarray
-    ) -> dict[str, np.ndarray]:
-        return self.teaching.evaluate(self.dynamics, students, episodes, split, diverged)
+    def _evaluate(self, standing: Standing, split: str) -> dict[str, np.ndarray]:
+        return self.interface.evaluate(standing.students, standing.episodes, split, standing.diverged)
 
     def get_state(self) -> dict[str, Any]:
         """A snapshot that `set_state` continues from bitwise, here or (pickled) in another process."""
         return {
-            "settings": self.teaching.fingerprint,
+            "settings": self.problem.fingerprint,
             "num_envs": self.num_envs,
             "random": [random.bit_generator.state for random in self._randoms],
-            "current": None if self._state is None else dict(self._state),
+            "standing": None if self._standing is None else self._standing.saved(),
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -228,22 +232,22 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             ValueError: the snapshot is of an environment with other settings or another number of students; nothing is
                 changed then.
         """
-        check_snapshot(state, self.teaching.fingerprint, self.num_envs)
+        check_snapshot(state, self.problem.fingerprint, self.num_envs)
         for random, saved in zip(self._randoms, state["random"], strict=True):
             random.bit_generator.state = saved
-        self._state = None if state["current"] is None else dict(state["current"])
-        self.final_students = None
+        self._standing = None if state["standing"] is None else self.interface.loaded(state["standing"])
+        self._stepped = None
 
     def _choose(self, path: Path) -> Literal["vmap", "loop"]:
         if path not in get_args(Path):
             raise unknown_name("path", path, get_args(Path))
         if path == "loop":
             return "loop"
-        student = self.teaching.dynamics.student
-        device = torch.device(self.teaching.settings.device)
+        student = self.problem.dynamics.student
+        device = torch.device(self.problem.settings.device)
         if path == "auto" and student.has_convolutions and device.type == "cpu":
             return "loop"
-        if self.teaching.dynamics.measure.decodes:
+        if self.problem.dynamics.measure.decodes:
             obstacle: str | None = "it is judged by what it decodes"
         else:
             obstacle = "its forward pass draws random numbers" if student.stochastic else self._vmap_error()
@@ -255,10 +259,10 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     def _vmap_error(self) -> str | None:
         """What keeps two students from being trained under vmap: an error, or other results than one by one."""
-        single = self.teaching.dynamics
+        single = self.problem.dynamics
         dynamics = single.mapped(Vmap())
-        each = [self.teaching.episode(seed) for seed in (0, 1)]
-        episodes, neutral = stack_episodes(each), self.teaching.neutral_action
+        each = [self.problem.episodes.of(seed) for seed in (0, 1)]
+        episodes, neutral = stack_episodes(each), self.problem.neutral_action
         try:
             with warnings.catch_warnings():
                 # Operations that vmap has no rule for: it takes students one by one and says so.
@@ -275,68 +279,31 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             pairs += [(t, students.parameters[n][i]) for n, t in student.parameters.items()]
             pairs += [(t, students.buffers[n][i]) for n, t in student.buffers.items() if t.is_floating_point()]
             tolerance = 1e-7 if neutral.dtype == torch.float64 else 1e-3
-            if self.teaching.settings.autocast is not None:
+            if self.problem.settings.autocast is not None:
                 tolerance = 5e-2  # bfloat16 has three digits
             if not all(torch.allclose(a, b, rtol=tolerance, atol=tolerance, equal_nan=True) for a, b in pairs):
                 return "its step under vmap leads to another student than without"
         return None
 
-    def _untrained(self, which: Sequence[int]) -> dict[str, Any]:
-        """The state of new episodes for the given students."""
-        episodes = stack_episodes([self.teaching.episode(int(self._randoms[i].integers(SEED_BOUND))) for i in which])
-        dev = self.dynamics.dev(episodes)
-        students, train_score, (objective, score, features) = self.teaching.begin(self.dynamics, episodes, dev)
-        return {
-            "students": students,
-            "episodes": episodes,
-            "stepped_episodes": episodes,
-            "stepped_diverged": np.zeros(len(which), dtype=bool),
-            "dev": dev,
-            "observation": self.teaching.observe(np.asarray(students.step), train_score, score, features),
-            "objective": objective,
-            "dev_accuracy": score,
-            "train_accuracy": train_score,
-            "train_loss": np.zeros(len(which)),
-            "diverged": np.zeros(len(which), dtype=bool),
-        }
+    def _restart(self, rows: np.ndarray) -> None:
+        """Puts new episodes in the places of others."""
+        seeds = [int(self._randoms[i].integers(SEED_BOUND)) for i in rows.tolist()]
+        begun = self.interface.begin(stack_episodes([self.problem.episodes.of(seed) for seed in seeds]))
+        self._standing = begun if len(rows) == self.num_envs else self._now.with_rows(rows, begun)
 
-    def _restart(self, ended: np.ndarray, observation: np.ndarray, infos: dict[str, Any]) -> dict[str, Any]:
-        """Puts new episodes in the places of ended ones; returns the infos with the ended ones' last words."""
-        mask = np.zeros(self.num_envs, dtype=bool)
-        mask[ended] = True
+    def _last_words(self, ended: np.ndarray, infos: dict[str, Any]) -> dict[str, Any]:
+        """What Gymnasium's vector environments report of episodes that end in a step and begin anew in it."""
         final_obs = np.full(self.num_envs, None, dtype=object)
-        for i in ended:
-            final_obs[i] = observation[i].copy()
-        final_info = {key: mask.copy() if key.startswith("_") else value for key, value in infos.items()}
-        self._put(ended, self._untrained(ended.tolist()))
-        return self._infos() | {
-            "final_obs": final_obs,
-            "_final_obs": mask,
-            "final_info": final_info,
-            "_final_info": mask,
-        }
+        for i in np.flatnonzero(ended):
+            final_obs[i] = self._now.observation[i].copy()
+        final_info = {key: ended.copy() if key.startswith("_") else value for key, value in infos.items()}
+        return {"final_obs": final_obs, "_final_obs": ended, "final_info": final_info, "_final_info": ended}
 
-    def _put(self, rows: np.ndarray, begun: dict[str, Any]) -> None:
-        """Puts new episodes in the places of others; what the last step left stays, for `evaluate_final`."""
-        stepped = {name: value for name, value in self._current.items() if name.startswith("stepped_")}
-        if len(rows) < self.num_envs:
-            begun = {key: put(value, rows, begun[key]) for key, value in self._current.items()}
-        self._state = begun | stepped
-
-    def _infos(self) -> dict[str, Any]:
-        now = self._current
-        steps = np.asarray(now["students"].step)
-        rates = self.dynamics.rate(np.maximum(steps - 1, 0))
-        task = self.teaching.task
+    def _infos(self, mask: np.ndarray | None = None) -> dict[str, Any]:
+        """The infos with Gymnasium's masks of the students that they are about; None: all."""
         infos: dict[str, Any] = {
-            "objective": now["objective"].copy(),
-            "dev_accuracy": now["dev_accuracy"].copy(),
-            "train_accuracy": now["train_accuracy"].copy(),
-            "train_loss": now["train_loss"].copy(),
-            "learning_rate": np.broadcast_to(rates, steps.shape).copy(),
-            "student_step": steps.copy(),
-            "diverged": now["diverged"].copy(),
-            "task": np.full(self.num_envs, task.name, dtype=object),
-            "dataset": np.full(self.num_envs, task.dataset, dtype=object),
+            name: np.full(self.num_envs, value, dtype=object) if isinstance(value, str) else value.copy()
+            for name, value in self.interface.info(self._now).items()
         }
-        return infos | {f"_{key}": np.ones(self.num_envs, dtype=bool) for key in infos}
+        mask = np.ones(self.num_envs, dtype=bool) if mask is None else mask
+        return infos | {f"_{key}": mask.copy() for key in infos}

@@ -234,11 +234,11 @@ def _check_environment(name: str) -> None:
         ValueError: it is one of these; the message has those that can be compared in.
     """
     entry_points = ("teachenv.env:TeachEnv", TeachEnv)
-    teaching = [known for known, spec in gym.registry.items() if spec.entry_point in entry_points]
-    if name in gym.registry and name not in teaching:
-        raise ValueError(f"found --env {name}, which trains no student, expected one of {', '.join(sorted(teaching))}")
+    known_ids = [known for known, spec in gym.registry.items() if spec.entry_point in entry_points]
+    if name in gym.registry and name not in known_ids:
+        raise ValueError(f"found --env {name}, which trains no student, expected one of {', '.join(sorted(known_ids))}")
     if name not in gym.registry:
-        raise unknown_name("environment", name, teaching)
+        raise unknown_name("environment", name, known_ids)
 
 
 def run(options: Options) -> None:
@@ -264,8 +264,8 @@ def comparison_of(options: Options) -> Comparison:
 def _contest(options: Options, kind: Kind, size: Size, shared: Mapping[str, Any]) -> Contest:
     loss = options.loss or kind.loss
     setting, run = Setting(options.env, shared, loss), options.run
-    teaching = setting.make_single(kind.methods[run[0]], Configuration({})).teaching
-    if teaching.task.decisions is not None:
+    problem = setting.make_single(kind.methods[run[0]], Configuration({})).problem
+    if problem.task.decisions is not None:
         raise ValueError(
             f"found --env {options.env}, whose samples have many labels each, expected one with a label for each "
             "sample, such as TeachDigits-v0, TeachMNIST-v0 or TeachCIFAR-v0"
@@ -276,4 +276,4 @@ def _contest(options: Options, kind: Kind, size: Size, shared: Mapping[str, Any]
         return {"learning_rate": _SIGMOID_RATES if flat else _RATES, "lr_schedule": _SCHEDULES}
 
     effort = replace(size, student_steps=options.student_steps or size.student_steps)
-    return Contest.of(setting, effort, kind.methods, tuned, run, teaching)
+    return Contest.of(setting, effort, kind.methods, tuned, run, problem)

@@ -143,10 +143,10 @@ def speedup(batch: Batch, seed: int, turns: int) -> Outcome:
     """In a process of its own: the time of the loop over that of the batch, and the difference between the two."""
     env = TeachVectorEnv(batch.students, horizon=batch.steps, **batch.settings)
     env.reset(seed=seed)
-    together, begin, single = meta.Training(env.dynamics, env.episodes), env.students, env.teaching.dynamics
-    trainings = [meta.Training(single, env.teaching.episode(s)) for s in env.episodes.seeds]
+    together, begin, single = meta.Training(env.dynamics, env.episodes), env.students, env.problem.dynamics
+    trainings = [meta.Training(single, env.problem.episodes.of(s)) for s in env.episodes.seeds]
     starts = [single.init(process.episode) for process in trainings]
-    shape = batch.steps, batch.students, env.teaching.neutral_action.numel()
+    shape = batch.steps, batch.students, env.problem.neutral_action.numel()
     actions = 0.1 * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
     def at_once() -> torch.Tensor:

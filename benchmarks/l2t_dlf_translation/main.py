@@ -221,6 +221,6 @@ def run(options: Options) -> None:
         size.rates,
         options.seeds or size.seeds,
         # Made once here, so that missing data is said before anything runs.
-        size.setting.make(data_root=options.root, student="lstm", student_kwargs={"width": 2}).teaching.task.dataset,
+        size.setting.make(data_root=options.root, student="lstm", student_kwargs={"width": 2}).problem.task.dataset,
     )
     options.execute(NAME, [bench.tuning, bench.training], bench.report)

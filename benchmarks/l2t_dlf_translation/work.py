@@ -29,13 +29,13 @@ from teachenv.experiment.precision import matmuls
 from teachenv.experiment.setting import OneByOne
 from teachenv.experiment.teach import Moment, places, teach
 from teachenv.experiment.teachers import learned
+from teachenv.problem import Problem
 from teachenv.randomness import Purpose, torch_seed
 from teachenv.sequence_losses import ActorCritic, CandidateLoss, MinimumRisk, Reinforce, SequenceLoss, SoftmaxMargin
 from teachenv.state import StudentState
 from teachenv.students import make_student
 from teachenv.students.translation import Translator
 from teachenv.tasks.translation import TokenDecisions
-from teachenv.teaching import Teaching
 
 # Seeds of episodes: the warm start's, those that tune, those that teachers learn on, those that are reported.
 START_SEED, TUNING_SEED, TEACHER_SEED, FINAL_SEED = 400_000, 900_000, 500_000, 0
@@ -154,12 +154,12 @@ class Emphasis:
 
     def __call__(self, moment: Moment) -> None:
         """Keeps those of an action."""
-        teaching = moment.env.teaching
-        values = teaching.dynamics.loss.coefficients(torch.as_tensor(moment.actions)).ravel().numpy()
+        problem = moment.env.problem
+        values = problem.dynamics.loss.coefficients(torch.as_tensor(moment.actions)).ravel().numpy()
         quantiles = np.quantile(values, [0, 0.05, 0.25, 0.5, 0.75, 0.95, 1])
         self.spread.append((moment.step, quantiles.round(4).tolist()))
-        if moment.number in places(teaching.actions, TIMES):
-            names, order = _vocabulary(teaching).tokens, np.argsort(values)
+        if moment.number in places(problem.actions, TIMES):
+            names, order = _vocabulary(problem).tokens, np.argsort(values)
             largest, smallest = (
                 {names[i]: round(float(values[i]), 4) for i in at} for at in (order[::-1][:TOKENS], order[:TOKENS])
             )
@@ -189,7 +189,7 @@ def warm_up(setting: Setting, seed: int, folder: Path) -> None:
     with matmuls("medium"):
         stops = [*range(_KEPT_EVERY, setting.warm_steps, _KEPT_EVERY), setting.warm_steps]
         loop.train(warming, stops, half, _HALF, (StudentState,))
-    task, state = env.teaching.task, warming.student
+    task, state = env.problem.task, warming.student
     with env.dynamics.student.held(state.parameters, state.buffers) as model:
         # Buffers that are computed, not learned, are none of it.
         kept = {"length": task.pool[1].shape[1], "words": task.num_outputs, "network": model.state_dict()}
@@ -205,7 +205,7 @@ class _WarmUp:
 
     def step(self, number: int) -> None:
         """See `loop.Learner`."""
-        self.student, _ = self.env.dynamics.step(self.student, self.env.episode, self.env.teaching.neutral_action)
+        self.student, _ = self.env.dynamics.step(self.student, self.env.episode, self.env.problem.neutral_action)
 
     def evaluate(self, record: loop.Record) -> dict[str, Any]:
         """Nobody looks at a student before its warm start is over."""
@@ -299,7 +299,7 @@ def _by_sequences(setting: Setting, env: TeachEnv, method: Method, rate: float, 
 
 
 def _sequence_loss(setting: Setting, env: TeachEnv, method: Method, model: Translator) -> SequenceLoss:
-    vocabulary = _vocabulary(env.teaching)
+    vocabulary = _vocabulary(env.problem)
     if method.sequence == "actor-critic":
         name, options = NETWORKS[setting.student]
         with torch_seed(env.episode.seeds[0], Purpose.INIT):
@@ -324,16 +324,16 @@ def _put_into(env: TeachEnv, model: nn.Module) -> None:
     env.set_state({**env.get_state(), "student": student})
 
 
-def _vocabulary(teaching: Teaching) -> Any:
-    assert isinstance(teaching.decisions, TokenDecisions)
-    return teaching.decisions.vocabulary
+def _vocabulary(problem: Problem) -> Any:
+    assert isinstance(problem.decisions, TokenDecisions)
+    return problem.decisions.vocabulary
 
 
 @torch.no_grad()
 def _beam_bleu(env: TeachEnv) -> float:
     """BLEU of the student's translations of test by a beam."""
-    inputs, targets = env.teaching.task.test
-    source, vocabulary = inputs[:, : targets.shape[1]], _vocabulary(env.teaching)
+    inputs, targets = env.problem.task.test
+    source, vocabulary = inputs[:, : targets.shape[1]], _vocabulary(env.problem)
     with env.dynamics.student.held(env.student.parameters, env.student.buffers) as model:
         assert isinstance(model, Translator)
         translations = translated(functools.partial(beam, model, width=_BEAM), source)

@@ -34,7 +34,7 @@ def times(env_id: str, options: Mapping[str, Any], length: int, folder: Path) ->
     teacher.learn(1, log_interval=None)
 
     def plain() -> None:
-        state, neutral = env.student, env.teaching.neutral_action
+        state, neutral = env.student, env.problem.neutral_action
         for _ in range(2 * length):
             # The same minibatches twice, as the two stages have them.
             if int(state.step) - int(env.student.step) == length:

@@ -247,8 +247,8 @@ def run(options: Options) -> None:
 def _part(name: str, task: Task, methods: tuple[str, ...], options: Options) -> Part:
     """A task; its data is loaded once, to name it and to fail early."""
     setting = replace(task.setting, options=on_this_machine({**task.setting.options, "data_root": options.root}))
-    teaching = setting.make_single(METHODS["cross-entropy"].shared, Configuration({"learning_rate": 0.1})).teaching
-    return Part(name, task, methods, setting, teaching.task.dataset, str(teaching.settings.student))
+    problem = setting.make_single(METHODS["cross-entropy"].shared, Configuration({"learning_rate": 0.1})).problem
+    return Part(name, task, methods, setting, problem.task.dataset, str(problem.settings.student))
 
 
 def _tuning(parts: list[Part], session: Session) -> list[Case]:

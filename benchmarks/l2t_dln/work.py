@@ -86,19 +86,19 @@ def run(
         if final:
             on_pool = OneByOne(students.make_single(shared, configuration, **pool))
             replayed = _values(teach(on_pool, Playback(history.actions), episode, test=True))
-            spent += env.teaching.settings.horizon
+            spent += env.problem.settings.horizon
     else:
         env = students.make_single(shared, configuration, **pool)
-        teacher, horizon = None, env.teaching.settings.horizon
+        teacher, horizon = None, env.problem.settings.horizon
         if method.kind == "episodes":
             teacher = _taught_before(setting, method, configuration, trainings * horizon, episode, folder)
             spent = trainings * horizon
         taught = teach(OneByOne(env), teacher, episode, test=final, watch=None if teacher is None else shown)
         values = _values(taught)
-        curve = [(number * env.teaching.settings.steps_per_action, value) for number, value in enumerate(taught.curve)]
+        curve = [(number * env.problem.settings.steps_per_action, value) for number, value in enumerate(taught.curve)]
         spent += horizon
     data: dict[str, Any] = {"curve": _thinned(curve), "errors": [], "pictures": []}
-    pictures = _pictures(shown, env.teaching.settings.steps_per_action)
+    pictures = _pictures(shown, env.problem.settings.steps_per_action)
     # What figures and animations show, no more.
     if (name, seed) == ("l2t-dln", 0):
         data |= {"errors": errors, "pictures": pictures}
@@ -131,7 +131,7 @@ def _taught_meanwhile(
     env: TeachEnv, method: Method, configuration: Configuration, wrapper: Mapping[str, Any], seed: int, folder: Path
 ) -> tuple[History, int]:
     """What an online teacher did, with its student in the environment; and student steps that it cost."""
-    settings, history = env.teaching.settings, History()
+    settings, history = env.problem.settings, History()
     shown = meta.WindowGradient(env, **wrapper)
     options = candidate_of(method.shared, configuration).teacher
     teacher = meta.DynamicLossTeacher(method.policy, shown, seed=seed, **options)

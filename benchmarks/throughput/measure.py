@@ -77,7 +77,7 @@ def _clocked(measure: Measure, seconds: list[float]) -> Measure:
 
 def plain_steps(env: TeachEnv) -> Iterator[float]:
     """Trains the environment's student on its minibatches as anybody would; yields the seconds of each step."""
-    settings, episode, task = env.teaching.settings, env.episode, env.teaching.task
+    settings, episode, task = env.problem.settings, env.episode, env.problem.task
     network = make_student(str(settings.student), tuple(task.pool[0].shape[1:]), task.num_outputs)()
     network.load_state_dict(env.student.parameters | env.student.buffers)
     optimizer = torch.optim.SGD(network.parameters(), lr=settings.learning_rate, momentum=settings.momentum)

@@ -179,18 +179,18 @@ def _contest(setting: Setting, methods: dict[str, Method], tuned: Tune, budget: 
     if "loss" in setting.options:
         # Of methods that each bring a loss, none would meet it.
         setting.make_single(Method(), Configuration(first))
-    teachings = {}
+    problems = {}
     for name, method in methods.items():
         try:
-            teachings[name] = setting.make_single(method, Configuration(first)).teaching
+            problems[name] = setting.make_single(method, Configuration(first)).problem
         except (TypeError, ValueError) as error:
             raise type(error)(f"method {name!r}: {error}") from error
-    teaching = next(iter(teachings.values()))
+    problem = next(iter(problems.values()))
     size = max(len(method.candidates) for method in methods.values())
     for values in tuned.values():
         size *= len(values)
-    effort = effort or effort_of(budget, teaching.settings.horizon, size)
-    return Contest.of(setting, effort, methods, lambda method: tuned, teaching=teaching)
+    effort = effort or effort_of(budget, problem.settings.horizon, size)
+    return Contest.of(setting, effort, methods, lambda method: tuned, problem=problem)
 
 
 def effort_of(budget: int, horizon: int, configurations: int) -> Effort:

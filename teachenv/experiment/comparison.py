@@ -28,7 +28,7 @@ from teachenv.experiment.rows import Row, agreeing, digest, read_rows
 from teachenv.experiment.setting import Configuration, Setting, candidate_of
 from teachenv.experiment.teachers import TEACHER
 from teachenv.experiment.work import train, tune
-from teachenv.teaching import Teaching
+from teachenv.problem import Problem
 
 
 class Rung(NamedTuple):
@@ -116,7 +116,7 @@ class Contest:
         methods: Mapping[str, Method],
         tune: Callable[[Method], Mapping[str, Sequence[Any]]],
         run: Sequence[str] | None = None,
-        teaching: Teaching | None = None,
+        problem: Problem | None = None,
         **more: Any,
     ) -> Contest:
         """A contest whose task, data and student have the names that its environment has for them.
@@ -127,16 +127,16 @@ class Contest:
             methods: by name, those that the contest knows.
             tune: gives the values that a method is tuned over; see the attribute.
             run: names of those that are compared; None: all.
-            teaching: that of an environment of the setting; None: one is made, which fails early.
+            problem: that of an environment of the setting; None: one is made, which fails early.
             **more: the other attributes, and other names.
         """
         run = tuple(methods if run is None else run)
-        if teaching is None:
+        if problem is None:
             first = {name: values[0] for name, values in tune(methods[run[0]]).items()}
-            teaching = setting.make_single(methods[run[0]], Configuration(first)).teaching
-        task, student = teaching.task, in_words(teaching.settings.student)
-        if teaching.settings.teacher is not None:
-            student = f"{student} beside {in_words(teaching.settings.teacher)}"
+            problem = setting.make_single(methods[run[0]], Configuration(first)).problem
+        task, student = problem.task, in_words(problem.settings.student)
+        if problem.settings.teacher is not None:
+            student = f"{student} beside {in_words(problem.settings.teacher)}"
         named: dict[str, Any] = {"name": task.name, "dataset": task.dataset, "student": student}
         return cls(**named | more, setting=setting, effort=effort, methods=methods, run=run, tune=tune)
 

@@ -14,7 +14,7 @@ import gymnasium as gym
 from teachenv.env import TeachEnv
 from teachenv.errors import UnknownOption, unknown_name
 from teachenv.experiment.methods import Candidate, Method
-from teachenv.teaching import Teaching
+from teachenv.problem import Problem
 from teachenv.vector_env import TeachVectorEnv
 
 # What a teacher must have, and one that learns beside it.
@@ -76,7 +76,7 @@ class Setting:
         """The setting of the final students, or of a training with a part of their steps, in as many actions."""
         options = {**self.options, **self.final}
         if part != 1.0:
-            settings = self.make_single(Method(), Configuration({})).teaching.settings
+            settings = self.make_single(Method(), Configuration({})).problem.settings
             horizon, steps = (options.get(name, getattr(settings, name)) for name in ("horizon", "steps_per_action"))
             each = max(1, round(part * steps))
             options |= {"horizon": horizon // steps * each, "steps_per_action": each}
@@ -131,7 +131,7 @@ class Setting:
             )
         if not method.learns or _is_followed(teacher):
             return teacher
-        return Plain(teacher, env.teaching.settings.steps_per_action)
+        return Plain(teacher, env.problem.settings.steps_per_action)
 
     def _made(self, options: Mapping[str, Any]) -> TeachEnv:
         assert self.env is not None
@@ -194,11 +194,11 @@ class Plain:
         self.num_timesteps = total_timesteps
 
 
-def teaching_of(students: TeachVectorEnv | OneByOne) -> Teaching:
+def problem_of(students: TeachVectorEnv | OneByOne) -> Problem:
     """What students are taught, and how."""
     env = students.env.unwrapped if isinstance(students, OneByOne) else students
     assert isinstance(env, TeachEnv | TeachVectorEnv)
-    return env.teaching
+    return env.problem
 
 
 def registered(env: str) -> str:

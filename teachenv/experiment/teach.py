@@ -32,7 +32,7 @@ class Moment:
     @property
     def step(self) -> int:
         """The student step before the action."""
-        return self.number * self.env.teaching.settings.steps_per_action
+        return self.number * self.env.problem.settings.steps_per_action
 
 
 Watcher = Callable[[Moment], None]
@@ -93,12 +93,12 @@ class Coefficients:
 
     def __call__(self, moment: Moment) -> None:
         """Keeps the mean coefficients, if this is one of the moments to keep."""
-        if moment.number in places(moment.env.teaching.actions, self.count):
-            teaching = moment.env.teaching
-            action = teaching.parse_action(moment.actions, moment.actions.shape)
+        if moment.number in places(moment.env.problem.actions, self.count):
+            problem = moment.env.problem
+            action = moment.env.interface.parse_action(moment.actions, moment.actions.shape)
             mean = action.mean(0) if action.dim() > 1 else action
             self.at.append(moment.step)
-            matrix = teaching.dynamics.loss.coefficients(mean).cpu().double()  # short in JSON
+            matrix = problem.dynamics.loss.coefficients(mean).cpu().double()  # short in JSON
             self.shown.append(matrix.round(decimals=self.decimals).tolist())
 
 
@@ -141,8 +141,8 @@ def _teach_together(
 ) -> Taught:
     observation, infos = env.reset(seed=seed)
     ended, curve, sizes = _Ended(env, splits), [float(infos["objective"].mean())], []
-    neutral = env.teaching.neutral_action.expand(env.num_envs, -1).cpu().numpy()
-    for number in range(env.teaching.actions):
+    neutral = env.problem.neutral_action.expand(env.num_envs, -1).cpu().numpy()
+    for number in range(env.problem.actions):
         actions = neutral if teacher is None else _action(teacher, observation)
         sizes.append(float(np.abs(actions).mean()))
         observation, _, over, _, infos = env.step(actions)
@@ -216,7 +216,7 @@ def _teach_one_by_one(
             if watch is not None:
                 watch(Moment(len(curve) - 2, single, action, info))
         # One that diverged stays as it was.
-        curves.append(curve + curve[-1:] * (single.teaching.actions + 1 - len(curve)))
+        curves.append(curve + curve[-1:] * (single.problem.actions + 1 - len(curve)))
         diverged += bool(info["diverged"])
         measured = [item for split in splits for item in single.evaluate(split).items()]
         scores.append({name: value for name, value in measured if name != "diverged"})

@@ -76,8 +76,8 @@ def steps_per_action(teacher: Any) -> int:
         return teacher.steps_per_action
     env = teacher.env
     # SB3 wraps environments that are none of its own.
-    teaching = env.get_attr("teaching")[0] if hasattr(env, "get_attr") else env.unwrapped.teaching
-    steps: int = teaching.settings.steps_per_action
+    problem = env.get_attr("problem")[0] if hasattr(env, "get_attr") else env.unwrapped.problem
+    steps: int = problem.settings.steps_per_action
     return steps
 
 

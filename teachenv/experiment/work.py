@@ -8,7 +8,7 @@ from pathlib import Path
 from teachenv.experiment.cases import Outcome, Reading
 from teachenv.experiment.methods import Method
 from teachenv.experiment.precision import precision
-from teachenv.experiment.setting import Configuration, Setting, teaching_of
+from teachenv.experiment.setting import Configuration, Setting, problem_of
 from teachenv.experiment.teach import Coefficients, teach, thinned
 from teachenv.experiment.teachers import TEACHER, learned, steps_per_action
 
@@ -39,10 +39,11 @@ def tune(
     final = setting.lasting(length)
     fresh = final.students(students, method, configuration)
     taught = teach(fresh, teacher, TUNING_SEED)
-    horizon = teaching_of(fresh).settings.horizon
+    problem = problem_of(fresh)
+    score = taught.scores[f"dev_{problem.dynamics.measure.score_name}"]
     return Outcome(
-        values={"dev_accuracy": taught.scores["dev_accuracy"]},
-        student_steps=spent + students * horizon,
+        values={"dev_accuracy": score},  # the measure's score, whatever it is, so that rows of all tasks have one name
+        student_steps=spent + students * problem.settings.horizon,
         seconds=time.perf_counter() - start,
         versions=precision(setting.options),
     )

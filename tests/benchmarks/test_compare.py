@@ -225,7 +225,7 @@ def test_test_split_is_touched_once_by_final_students_on_the_whole_pool(
     original = TeachVectorEnv.evaluate_final
 
     def watched(self: TeachVectorEnv, split: str = "test") -> dict[str, np.ndarray]:
-        touched.append((split, self.teaching.settings.train_on))
+        touched.append((split, self.problem.settings.train_on))
         return original(self, split)
 
     monkeypatch.setattr(TeachVectorEnv, "evaluate_final", watched)

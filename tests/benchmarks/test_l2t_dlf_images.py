@@ -88,7 +88,7 @@ def test_episodes_can_have_a_gentler_learning_rate_than_the_final_training() -> 
     fastest = Configuration({"learning_rate": 0.4, "lr_schedule": "linear"})
 
     def rate(setting: Setting, method: str) -> float:
-        return setting.make_single(METHODS[method], fastest).teaching.settings.learning_rate
+        return setting.make_single(METHODS[method], fastest).problem.settings.learning_rate
 
     assert (rate(setting, "rmd:generalized"), rate(setting.lasting(), "rmd:generalized")) == (0.1, 0.4)
     assert (rate(setting, "rmd"), rate(setting.lasting(), "rmd")) == (0.4, 0.4)

@@ -49,8 +49,8 @@ def settings(**changes):
 
 
 def actions_for(env, count=None):
-    size = env.teaching.neutral_action.numel()
-    shape = (env.teaching.actions, size) if count is None else (env.teaching.actions, count, size)
+    size = env.problem.neutral_action.numel()
+    shape = (env.problem.actions, size) if count is None else (env.problem.actions, count, size)
     return np.random.default_rng(0).uniform(-0.5, 0.5, shape)
 
 
@@ -154,7 +154,7 @@ def test_students_that_stand_at_different_steps_are_differentiated_each_at_its_o
     options = settings(student=Exploding, learning_rate=0.1, lr_schedule="linear")
     batch = VectorActionGradient(TeachVectorEnv(4, **options))
     rng = np.random.default_rng(1)
-    horizon, size = batch.unwrapped.teaching.actions, batch.unwrapped.teaching.neutral_action.numel()
+    horizon, size = batch.unwrapped.problem.actions, batch.unwrapped.problem.neutral_action.numel()
     batch.reset(seed=1)
     taken = [[] for _ in range(4)]
     begun = list(batch.unwrapped.episodes.seeds)
@@ -206,7 +206,7 @@ def test_a_time_limit_inside_gives_the_gradient_of_the_truncated_return():
     assert truncated
     assert not terminated
     assert info["action_gradient"].shape == (4, 9)
-    assert short.unwrapped.teaching.actions == 4
+    assert short.unwrapped.problem.actions == 4
 
     def value(actions):
         env.unwrapped.reset(seed=0)

@@ -46,7 +46,7 @@ def test_the_features_of_each_sample():
         seen = observation.reshape(M, 2 * C + 5)
         teach = env.unwrapped
         rows = teach.episode.batches[t]
-        inputs, labels = (tensor[rows] for tensor in teach.teaching.task.pool)
+        inputs, labels = (tensor[rows] for tensor in teach.problem.task.pool)
         p = teach.dynamics.student(teach.student.parameters, {}, inputs, training=False)[0].outputs.softmax(1)
         np.testing.assert_array_equal(seen[:, :C].argmax(1), labels)
         assert (seen[:, :C].sum(1) == 1).all()
@@ -88,7 +88,7 @@ def test_a_dropped_sample_does_not_count():
     teach = env.unwrapped
     rows = [int(r) for i, r in enumerate(teach.episode.batches[0]) if i != 2]
     leaves = {name: p.clone().requires_grad_() for name, p in teach.student.parameters.items()}
-    inputs, labels = (tensor[rows] for tensor in teach.teaching.task.pool)
+    inputs, labels = (tensor[rows] for tensor in teach.problem.task.pool)
     outputs = teach.dynamics.student(leaves, {}, inputs, training=True)[0].outputs
     loss = torch.nn.functional.cross_entropy(outputs, labels, reduction="sum") / M
     grads = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))

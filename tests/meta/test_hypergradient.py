@@ -164,7 +164,7 @@ def teach(env: Any, actions: np.ndarray, seed: int = 3) -> tuple[float, dict[str
 
 def some_actions(env: TeachEnv, seed: int = 0) -> np.ndarray:
     size = env.action_space.shape[0]
-    return np.random.default_rng(seed).uniform(-0.5, 0.5, (env.teaching.actions, size))
+    return np.random.default_rng(seed).uniform(-0.5, 0.5, (env.problem.actions, size))
 
 
 def differentiate(env: Any, states: Any, actions: Any, final: Any, **options: Any) -> Hypergradient:
@@ -231,7 +231,7 @@ def unrolled(case: Case, actions: np.ndarray, seed: int = 3) -> tuple[float, np.
     """(return, gradient) of the episode, by one backward pass through all its steps."""
     env = case.env()
     env.reset(seed=seed)
-    settings, dynamics, episode = env.teaching.settings, env.dynamics, env.episode
+    settings, dynamics, episode = env.problem.settings, env.dynamics, env.episode
     module = with_reference_batch_norm(dynamics.student.factory()).double()
     for child in module.modules():
         if type(child).__name__ == "_WeightNorm":  # its double backward is wrong
@@ -246,7 +246,7 @@ def unrolled(case: Case, actions: np.ndarray, seed: int = 3) -> tuple[float, np.
     leaf = torch.tensor(actions, requires_grad=True)
 
     def objective() -> torch.Tensor:
-        inputs, labels = env.teaching.task.pool[0][episode.dev], dynamics.dev_targets[episode.dev]
+        inputs, labels = env.problem.task.pool[0][episode.dev], dynamics.dev_targets[episode.dev]
         outputs = functional_call(module.eval(), parameters | buffers, (inputs,))
         chances = torch.softmax(outputs / settings.objective_temperature, 1)
         return chances[torch.arange(len(labels)), labels].mean()
@@ -414,9 +414,9 @@ def test_one_step_has_a_closed_form(method):
     module = dynamics.student.factory().double()
     inputs, labels = dynamics.minibatch(episode, 0)
     end = {name: p.clone().requires_grad_() for name, p in teacher.student.parameters.items()}
-    outputs = functional_call(module, end, (teacher.teaching.task.pool[0][episode.dev],))
+    outputs = functional_call(module, end, (teacher.problem.task.pool[0][episode.dev],))
     truth = dynamics.dev_targets[episode.dev]
-    chances = torch.softmax(outputs / teacher.teaching.settings.objective_temperature, 1)
+    chances = torch.softmax(outputs / teacher.problem.settings.objective_temperature, 1)
     slope = torch.autograd.grad(chances[torch.arange(len(truth)), truth].mean(), list(end.values()))
     begin = {name: p.clone().requires_grad_() for name, p in start.parameters.items()}
     leaf = torch.tensor(actions[0], requires_grad=True)

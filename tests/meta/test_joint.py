@@ -31,7 +31,7 @@ def made(**settings: Any) -> TeachEnv:
 
 
 def actions(env: TeachEnv, seed: int = 1) -> np.ndarray:
-    shape = env.teaching.actions, *(env.action_space.shape or ())
+    shape = env.problem.actions, *(env.action_space.shape or ())
     return np.random.default_rng(seed).uniform(-0.8, 0.8, shape)
 
 

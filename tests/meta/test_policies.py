@@ -123,7 +123,7 @@ def test_samples_share_one_network_and_their_order_does_not_matter():
 
 def test_the_samples_numbers_are_those_of_the_distillation_environment():
     env = gym.make("TeachDistill-v0", horizon=2, batch_size=6, dev_size=40).unwrapped
-    fields = env.teaching.observation_fields
+    fields = env.interface.observation_fields
     policy = SamplePolicy(env.observation_space, env.action_space, lambda _: 1e-3)
     shared = policy.actor.shared
     assert fields[shared::6] == tuple(f"{name}_0" for name in BATCH_FIELDS)

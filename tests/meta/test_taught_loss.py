@@ -36,7 +36,7 @@ def network(state):
 
 def plain_loop(env, loss, told=None):
     """A PyTorch loop over the environment's minibatches that knows nothing else of it: (network, losses)."""
-    settings, episode, task = env.teaching.settings, env.episode, env.teaching.task
+    settings, episode, task = env.problem.settings, env.episode, env.problem.task
     module = network(env.student.parameters)
     optimizer = torch.optim.SGD(module.parameters(), lr=settings.learning_rate, momentum=settings.momentum)
     inputs, labels = task.pool

@@ -170,7 +170,7 @@ def test_samples_of_the_pool_are_those_that_the_window_does_not_train_on(monkeyp
     env.step(action_of(env))
     teach = env.unwrapped
     assert isinstance(teach, TeachEnv)
-    pool = teach.teaching.task.pool[0]
+    pool = teach.problem.task.pool[0]
     trained = {tuple(row) for row in pool[teach.episode.batches[:3].reshape(-1)].tolist()}
     judged = [tuple(row) for row in seen[0].tolist()]
     assert len(set(judged)) == len(judged) == 300

@@ -322,7 +322,7 @@ STUDENTS = {
 
 def plain_loop(factory, env):
     """The same training as a loop in plain PyTorch over the module; its outputs on dev at the end."""
-    episode, (inputs, labels) = env.episode, env.teaching.task.pool
+    episode, (inputs, labels) = env.episode, env.problem.task.pool
     with all_seeded(episode.seeds[0], Purpose.INIT):
         module = factory().double()
         if any(isinstance(m, nn.modules.lazy.LazyModuleMixin) for m in module.modules()):
@@ -391,7 +391,7 @@ def test_a_student_is_the_same_in_every_way_of_training_it(kind):
 
     # A plain loop over the module, by the zero action.
     trained(env, neutral)
-    found = env.dynamics.outputs(env.student, env.teaching.task.pool[0][env.episode.dev])
+    found = env.dynamics.outputs(env.student, env.problem.task.pool[0][env.episode.dev])
     torch.testing.assert_close(found, plain_loop(factory, env), rtol=1e-10, atol=1e-10)
 
     # Once more, and in a batch of two by both ways where both are possible.

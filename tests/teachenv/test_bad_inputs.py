@@ -416,7 +416,7 @@ def test_a_bad_reset_mask_is_refused_and_changes_nothing(mask):
     observation, _ = envs.reset(seed=0)
     with pytest.raises(ValueError, match=r"reset_mask must be an array of bool, of shape \(3,\)"):
         envs.reset(options={"reset_mask": mask})
-    assert np.array_equal(envs._current["observation"], observation)
+    assert np.array_equal(envs.get_state()["standing"]["observation"], observation)
 
 
 def test_a_reset_mask_resets_those_students_and_leaves_the_others_in_training():
@@ -488,9 +488,9 @@ def test_a_diverged_student_is_said_to_be_and_measured_by_finite_numbers(setting
         assert single[f"{split}_accuracy"] + single[f"{split}_error"] == 1
         assert batch["diverged"][0]
         assert {name: float(value[0]) for name, value in batch.items()} == pytest.approx(single)
-    outputs, targets = torch.zeros(9, 3), env.teaching.task.test[1]
+    outputs, targets = torch.zeros(9, 3), env.problem.task.test[1]
     assert single["test_accuracy"] == pytest.approx(float((targets == 0).double().mean()))
-    expected = env.teaching.dynamics.measure.objective(outputs, targets)
+    expected = env.problem.dynamics.measure.objective(outputs, targets)
     assert single["test_objective"] == pytest.approx(float(expected))
 
 

@@ -10,13 +10,13 @@ from torch.nn import functional as F
 
 from teachenv.losses import LOSSES
 from teachenv.mapping import Loop, Vmap
+from teachenv.problem import Problem
 from teachenv.recording import Recorder
 from teachenv.settings import Settings
 from teachenv.state import stack_episodes, take
 from teachenv.students import make_student
 from teachenv.tasks import Task, make_task
 from teachenv.tasks.synthetic import make_synthetic
-from teachenv.teaching import Teaching
 
 IMAGES = make_synthetic(pool_size=48, test_size=4)
 SMALL = {"horizon": 4, "batch_size": 8, "dev_size": 16}
@@ -39,14 +39,14 @@ STUDENTS = {
 }
 
 
-def teaching_of(name="mlp", **settings):
-    return Teaching(Settings(**(SMALL | STUDENTS[name] | settings)))
+def problem_of(name="mlp", **settings):
+    return Problem(Settings(**(SMALL | STUDENTS[name] | settings)))
 
 
-def random_actions(teaching, *shape, seed=0):
+def random_actions(problem, *shape, seed=0):
     rng = np.random.default_rng(seed)
-    actions = rng.uniform(-1, 1, (*shape, teaching.action_space.shape[0]))
-    return torch.from_numpy(actions).to(teaching.task.pool[0].dtype)
+    actions = rng.uniform(-1, 1, (*shape, len(problem.neutral_action)))
+    return torch.from_numpy(actions).to(problem.task.pool[0].dtype)
 
 
 def tensors_of(value):
@@ -87,12 +87,12 @@ def assert_same(a, b, **tolerance):
     ids=["plain", "nesterov"],
 )
 def test_the_zero_action_is_a_plain_training_loop_bitwise(name, loss, sgd):
-    teaching = teaching_of(name, loss=loss, **sgd)
-    dynamics, episode = teaching.dynamics, teaching.episode(5)
+    problem = problem_of(name, loss=loss, **sgd)
+    dynamics, episode = problem.dynamics, problem.episodes.of(5)
     state = dynamics.init(episode)
 
     student = STUDENTS[name].get("student", "mlp")
-    inputs = teaching.task.pool[0]
+    inputs = problem.task.pool[0]
     kwargs = STUDENTS[name].get("student_kwargs")
     module = student() if callable(student) else make_student(student, tuple(inputs.shape[1:]), 10, kwargs)()
     module.load_state_dict(state.parameters | state.buffers)
@@ -114,7 +114,7 @@ def test_the_zero_action_is_a_plain_training_loop_bitwise(name, loss, sgd):
         F.cross_entropy(module(x), y).backward()
         optimizer.step()
         cosine.step()
-        state, _ = dynamics.step(state, episode, teaching.neutral_action)
+        state, _ = dynamics.step(state, episode, problem.neutral_action)
     assert state.step == SMALL["horizon"]
     for key, value in module.state_dict().items():
         assert torch.equal((state.parameters | state.buffers)[key], value), key
@@ -127,9 +127,9 @@ def test_the_zero_action_is_a_plain_training_loop_bitwise(name, loss, sgd):
 
 
 def test_outcomes_are_of_the_minibatch_before_the_update():
-    teaching = teaching_of("mlp", loss="sample-weights")
-    dynamics, episode = teaching.dynamics, teaching.episode(1)
-    state, action = dynamics.init(episode), random_actions(teaching)
+    problem = problem_of("mlp", loss="sample-weights")
+    dynamics, episode = problem.dynamics, problem.episodes.of(1)
+    state, action = dynamics.init(episode), random_actions(problem)
     x, y = dynamics.minibatch(episode, 0)
     outputs = dynamics.student(state.parameters, state.buffers, x, training=True)[0].outputs
     _, outcome = dynamics.step(state, episode, action)
@@ -143,11 +143,11 @@ def test_outcomes_are_of_the_minibatch_before_the_update():
 
 @pytest.mark.parametrize("name", [*STUDENTS, "dropped"])
 def test_a_step_can_be_replayed_and_leaves_its_arguments_as_they_are(name):
-    teaching = (
-        teaching_of("mlp", student=dropped) if name == "dropped" else teaching_of(name, loss="bilinear", momentum=0.9)
+    problem = (
+        problem_of("mlp", student=dropped) if name == "dropped" else problem_of(name, loss="bilinear", momentum=0.9)
     )
-    dynamics, episode = teaching.dynamics, teaching.episode(2)
-    actions = random_actions(teaching, 3)
+    dynamics, episode = problem.dynamics, problem.episodes.of(2)
+    actions = random_actions(problem, 3)
     states = [dynamics.init(episode)]
     for action in actions:
         states.append(dynamics.step(states[-1], episode, action)[0])
@@ -163,9 +163,9 @@ def test_a_step_can_be_replayed_and_leaves_its_arguments_as_they_are(name):
 
 @pytest.mark.parametrize("loss", ["bilinear", "bilinear-generalized", "bilinear-sigmoid", "sample-weights", "mixture"])
 def test_gradients_are_those_of_the_reported_loss(loss):
-    teaching = teaching_of("mlp", loss=loss, dtype="float64")
-    dynamics, episode = teaching.dynamics, teaching.episode(0)
-    state, action = dynamics.init(episode), random_actions(teaching)
+    problem = problem_of("mlp", loss=loss, dtype="float64")
+    dynamics, episode = problem.dynamics, problem.episodes.of(0)
+    state, action = dynamics.init(episode), random_actions(problem)
     gradient = dynamics.updates(episode)[0].gradient(state, action, with_action=True)
 
     def value(parameters, a):
@@ -185,21 +185,21 @@ def test_gradients_are_those_of_the_reported_loss(loss):
 
 
 def test_running_statistics_move_once_a_step_differentiable_or_not():
-    teaching = teaching_of("normed", dtype="float64")
-    dynamics, episode = teaching.dynamics, teaching.episode(0)
+    problem = problem_of("normed", dtype="float64")
+    dynamics, episode = problem.dynamics, problem.episodes.of(0)
     state = dynamics.init(episode)
-    after, _ = dynamics.step(state, episode, teaching.neutral_action)
+    after, _ = dynamics.step(state, episode, problem.neutral_action)
     assert int(after.buffers["1.num_batches_tracked"]) == 1
-    again = dynamics.updates(episode)[0].gradient(state, teaching.neutral_action)
+    again = dynamics.updates(episode)[0].gradient(state, problem.neutral_action)
     assert_same(again.buffers, after.buffers)
 
 
 @pytest.mark.parametrize("second_order", [True, False])
 def test_a_pullback_is_the_derivative_of_gradient_and_running_statistics(second_order):
     """Central differences of <cotangents, (gradient, new statistics)> along a random direction of all inputs."""
-    teaching = teaching_of("normed", dtype="float64", loss="bilinear")
-    dynamics, episode = teaching.dynamics, teaching.episode(0)
-    state, action = dynamics.init(episode), random_actions(teaching)
+    problem = problem_of("normed", dtype="float64", loss="bilinear")
+    dynamics, episode = problem.dynamics, problem.episodes.of(0)
+    state, action = dynamics.init(episode), random_actions(problem)
     rng, h = torch.Generator().manual_seed(0), 1e-5
     names = dynamics.student.statistics
     assert names
@@ -246,12 +246,12 @@ def test_a_pullback_is_the_derivative_of_gradient_and_running_statistics(second_
     ],
 )  # fmt: skip
 def test_batched_students_are_single_ones(name, path, dtype, tolerance):
-    teaching = teaching_of(name, dtype=dtype, loss="mixture", learning_rate=0.02)
-    single, seeds, steps = teaching.dynamics, (3, 8), 3
+    problem = problem_of(name, dtype=dtype, loss="mixture", learning_rate=0.02)
+    single, seeds, steps = problem.dynamics, (3, 8), 3
     batched = single.mapped(Vmap() if path == "vmap" else Loop())
-    episodes = [teaching.episode(seed) for seed in seeds]
+    episodes = [problem.episodes.of(seed) for seed in seeds]
     together = stack_episodes(episodes)
-    actions = random_actions(teaching, steps, len(seeds))
+    actions = random_actions(problem, steps, len(seeds))
     batch, outcome = batched.init(together), None
     for action in actions:
         batch, outcome = batched.step(batch, together, action)
@@ -283,12 +283,12 @@ def test_batched_students_are_single_ones(name, path, dtype, tolerance):
 def test_recordings_are_what_they_recorded(name, loss, monkeypatch):
     """At the call that records, later with other values, and (of one family) for other and for fewer students."""
     monkeypatch.setattr("teachenv.recording.CALLS_BEFORE", 0)
-    teaching = teaching_of(name, loss=loss, momentum=0.9, learning_rate=0.02)
-    plain, recorded = (teaching.dynamics.mapped(Vmap(r)) for r in (None, Recorder()))
+    problem = problem_of(name, loss=loss, momentum=0.9, learning_rate=0.02)
+    plain, recorded = (problem.dynamics.mapped(Vmap(r)) for r in (None, Recorder()))
     for seeds in ((3, 8, 5), *([(4, 1, 9), (2, 7)] if loss == "bilinear" else [])):
-        episodes = stack_episodes([teaching.episode(seed) for seed in seeds])
+        episodes = stack_episodes([problem.episodes.of(seed) for seed in seeds])
         state = plain.init(episodes)
-        for action in random_actions(teaching, 2, len(seeds)):
+        for action in random_actions(problem, 2, len(seeds)):
             rng = torch.Generator().manual_seed(seeds[0])
             d_gradient = {n: torch.randn(p.shape, generator=rng) for n, p in state.parameters.items()}
             d_statistics = {n: torch.ones_like(state.buffers[n]) for n in plain.student.statistics}
@@ -306,14 +306,14 @@ def test_recordings_are_what_they_recorded(name, loss, monkeypatch):
 
 
 def test_dropout_students_are_batched_by_the_loop():
-    teaching = teaching_of("mlp", student=dropped)
-    episodes = [teaching.episode(seed) for seed in (3, 8)]
-    batched = teaching.dynamics.mapped(Loop())
+    problem = problem_of("mlp", student=dropped)
+    episodes = [problem.episodes.of(seed) for seed in (3, 8)]
+    batched = problem.dynamics.mapped(Loop())
     batch, together = batched.init(stack_episodes(episodes)), stack_episodes(episodes)
-    action = teaching.neutral_action
+    action = problem.neutral_action
     batch, _ = batched.step(batch, together, action.expand(2, -1))
     for i, episode in enumerate(episodes):
-        alone, _ = teaching.dynamics.step(teaching.dynamics.init(episode), episode, action)
+        alone, _ = problem.dynamics.step(problem.dynamics.init(episode), episode, action)
         torch.testing.assert_close({n: t[i] for n, t in batch.parameters.items()}, alone.parameters, rtol=0, atol=1e-6)
 
 
@@ -349,10 +349,10 @@ def test_an_episode_is_a_disjoint_split_and_epochs_without_repeats(data, seed):
         "train_on": train_on,
         "batch_size": batch,
     }
-    teaching = Teaching(Settings(horizon=12, **options))
-    episode = teaching.episode(seed)
+    problem = Problem(Settings(horizon=12, **options))
+    episode = problem.episodes.of(seed)
     train, dev = set(episode.train.tolist()), set(episode.dev.tolist())
-    assert len(train) == len(episode.train) == available == teaching.train_size
+    assert len(train) == len(episode.train) == available == problem.episodes.train_size
     assert len(dev) == len(episode.dev) == dev_size
     assert train == set(range(pool)) if train_on == "pool" else not train & dev
     assert episode.batches.shape == (12, batch)
@@ -362,47 +362,47 @@ def test_an_episode_is_a_disjoint_split_and_epochs_without_repeats(data, seed):
         assert len(set(epoch)) == len(epoch)
         assert set(epoch) <= train
     # A longer training begins as a shorter one: minibatch t is a function of (seed, t).
-    shorter = Teaching(Settings(horizon=5, **options)).episode(seed)
+    shorter = Problem(Settings(horizon=5, **options)).episode(seed)
     assert torch.equal(shorter.batches, episode.batches[:5])
     for split, inputs in (("train", episode.train), ("dev", episode.dev)):
-        assert torch.equal(teaching.split(teaching.dynamics, episode, split)[0][:, 0], inputs.float())
-    assert (teaching.split(teaching.dynamics, episode, "test")[0] < 0).all()
+        assert torch.equal(problem.episodes.split(episode, split)[0][:, 0], inputs.float())
+    assert (problem.episodes.split(episode, "test")[0] < 0).all()
 
 
 def test_episodes_of_one_seed_are_equal_and_of_others_differ():
-    teaching = teaching_of("mlp")
-    one, again, other = (teaching.episode(seed) for seed in (1, 1, 2))
+    problem = problem_of("mlp")
+    one, again, other = (problem.episodes.of(seed) for seed in (1, 1, 2))
     for part in ("batches", "dev", "train"):
         assert torch.equal(getattr(one, part), getattr(again, part))
         assert not torch.equal(getattr(one, part), getattr(other, part))
-    fixed = [teaching_of("mlp", resplit=False).episode(seed) for seed in (1, 2)]
+    fixed = [problem_of("mlp", resplit=False).episode(seed) for seed in (1, 2)]
     assert torch.equal(fixed[0].dev, fixed[1].dev)
     assert torch.equal(fixed[0].train, fixed[1].train)
     assert not torch.equal(fixed[0].batches, fixed[1].batches)
-    elsewhere = teaching_of("mlp", resplit=False, split_seed=1).episode(1)
+    elsewhere = problem_of("mlp", resplit=False, split_seed=1).episode(1)
     assert not torch.equal(fixed[0].dev, elsewhere.dev)
 
 
 def test_epochs_are_shuffled_anew():
-    episode = teaching_of("mlp", dev_size=984, horizon=4).episode(0)  # two minibatches an epoch
+    episode = problem_of("mlp", dev_size=984, horizon=4).episode(0)  # two minibatches an epoch
     first, second = episode.batches[:2].flatten(), episode.batches[2:].flatten()
     assert sorted(first.tolist()) == sorted(second.tolist()) == sorted(episode.train.tolist())
     assert first.tolist() != second.tolist()
 
 
 def test_minibatches_are_a_function_of_seed_and_step_with_augmentation():
-    teaching = teaching_of("resnet8")
-    dynamics, episode = teaching.dynamics, teaching.episode(0)
-    (x, y), (again, _) = dynamics.minibatch(episode, 2), dynamics.minibatch(teaching.episode(0), 2)
+    problem = problem_of("resnet8")
+    dynamics, episode = problem.dynamics, problem.episodes.of(0)
+    (x, y), (again, _) = dynamics.minibatch(episode, 2), dynamics.minibatch(problem.episodes.of(0), 2)
     assert torch.equal(x, again)
     assert not torch.equal(x, IMAGES.pool[0][episode.batches[2]])
     assert torch.equal(y, IMAGES.pool[1][episode.batches[2]])
     fixed = dataclasses.replace(episode, batches=episode.batches[:1].expand(4, -1))
     assert not torch.equal(dynamics.minibatch(fixed, 0)[0], dynamics.minibatch(fixed, 1)[0])
-    plain = teaching_of("resnet8", augment=False)
+    plain = problem_of("resnet8", augment=False)
     assert torch.equal(plain.dynamics.minibatch(episode, 2)[0], IMAGES.pool[0][episode.batches[2]])
     batched = dynamics.mapped(Loop())
-    episodes = [teaching.episode(seed) for seed in (0, 1)]
+    episodes = [problem.episodes.of(seed) for seed in (0, 1)]
     stacked, _ = batched.minibatch(stack_episodes(episodes), np.array([2, 1]))
     assert torch.equal(stacked[0], x)
     assert torch.equal(stacked[1], dynamics.minibatch(episodes[1], 1)[0])
@@ -411,10 +411,10 @@ def test_minibatches_are_a_function_of_seed_and_step_with_augmentation():
 @pytest.mark.parametrize("dev_noise", [True, False])
 def test_label_noise_is_in_the_whole_pool_and_in_dev_unless_it_is_wanted_clean(dev_noise):
     clean = make_task("digits")
-    teaching = teaching_of("mlp", label_noise=0.4, dev_noise=dev_noise, dev_size=300)
-    episode = teaching.episode(0)
+    problem = problem_of("mlp", label_noise=0.4, dev_noise=dev_noise, dev_size=300)
+    episode = problem.episodes.of(0)
     wrong = {
-        split: float((teaching.split(teaching.dynamics, episode, split)[1] != labels).double().mean())
+        split: float((problem.episodes.split(episode, split)[1] != labels).double().mean())
         for split, labels in (
             ("train", clean.pool[1][episode.train]),
             ("dev", clean.pool[1][episode.dev]),
@@ -426,13 +426,13 @@ def test_label_noise_is_in_the_whole_pool_and_in_dev_unless_it_is_wanted_clean(d
     assert wrong["test"] == 0.0
     assert 0.3 < wrong["train"] < 0.5
     assert (0.3 < wrong["dev"] < 0.5) if dev_noise else wrong["dev"] == 0.0
-    assert torch.equal(teaching_of("mlp", label_noise=0.4, dev_size=20).task.pool[1], teaching.task.pool[1])
+    assert torch.equal(problem_of("mlp", label_noise=0.4, dev_size=20).task.pool[1], problem.task.pool[1])
 
 
 def test_evaluation_in_pieces_is_evaluation_at_once(monkeypatch):
-    teaching = teaching_of("normed", dtype="float64")
-    dynamics, episode = teaching.dynamics, teaching.episode(0)
-    state, _ = dynamics.step(dynamics.init(episode), episode, teaching.neutral_action)
-    at_once = dynamics.metrics(state, *teaching.task.test)
+    problem = problem_of("normed", dtype="float64")
+    dynamics, episode = problem.dynamics, problem.episodes.of(0)
+    state, _ = dynamics.step(dynamics.init(episode), episode, problem.neutral_action)
+    at_once = dynamics.metrics(state, *problem.task.test)
     monkeypatch.setattr("teachenv.model._EVALUATION_BATCH", 100)
-    torch.testing.assert_close(dynamics.metrics(state, *teaching.task.test), at_once)
+    torch.testing.assert_close(dynamics.metrics(state, *problem.task.test), at_once)

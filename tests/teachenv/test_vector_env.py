@@ -170,9 +170,9 @@ def test_students_are_those_of_single_environments_for_whole_episodes(kwargs, to
     singles = [teachenv.TeachEnv(**kwargs) for _ in range(B)]
     observations, infos = envs.reset(seed=10)
     of_singles = [env.reset(seed=10 + i) for i, env in enumerate(singles)]
-    rng, actions = np.random.default_rng(0), envs.teaching.actions
+    rng, actions = np.random.default_rng(0), envs.problem.actions
     # One dev sample may fall the other way when logits tie to within rounding.
-    coarse = 1.01 / envs.teaching.settings.dev_size if tolerance > 1e-6 else tolerance
+    coarse = 1.01 / envs.problem.settings.dev_size if tolerance > 1e-6 else tolerance
 
     def agree(observation, info, i, single_observation, single_info):
         assert observation[i][:2] == pytest.approx(single_observation[:2], abs=coarse)
@@ -305,9 +305,9 @@ def test_students_at_different_steps_train_as_single_ones(path):
     rng = np.random.default_rng(0)
     envs.step(rng.uniform(-1, 1, envs.action_space.shape))
     state = envs.get_state()
-    broken = state["current"]["students"].parameters["1.weight"].clone()
+    broken = state["standing"]["students"].parameters["1.weight"].clone()
     broken[1] = torch.nan
-    state["current"]["students"].parameters["1.weight"] = broken
+    state["standing"]["students"].parameters["1.weight"] = broken
     envs.set_state(state)
     _, _, terminated, _, _ = envs.step(rng.uniform(-1, 1, envs.action_space.shape))
     assert terminated.tolist() == [False, True]

@@ -115,4 +115,4 @@ def test_an_own_teacher_is_a_method() -> None:
 def test_options_of_the_loss_for_all_methods_stand_beside_the_candidates_own() -> None:
     setting = Setting("TeachDigits-v0", {"loss_kwargs": {"q": 0.4}, "horizon": 2, "dev_size": 20})
     method = meta.methods.rmd(loss="bilinear-generalized", scale=0.25)
-    assert setting.make_single(method, Configuration({})).teaching.settings.loss_kwargs == {"q": 0.4, "scale": 0.25}
+    assert setting.make_single(method, Configuration({})).problem.settings.loss_kwargs == {"q": 0.4, "scale": 0.25}

@@ -1,0 +1,228 @@
+"""A teaching problem: settings turned into data, a student's training, and the episodes that there are of it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Collection, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from teachenv.dynamics import Dynamics, Move
+from teachenv.episodes import Episodes
+from teachenv.fingerprints import describe
+from teachenv.idle import refuse_idle
+from teachenv.joint import PairMeasure, pair_moves
+from teachenv.losses import LossFamily, make_loss
+from teachenv.losses.distillation import Distillation
+from teachenv.optimizers import make_optimizer
+from teachenv.problem_checks import check_networks, check_sizes
+from teachenv.recording import Recorder, recorder_of
+from teachenv.schedules import Schedule, make_schedule
+from teachenv.settings import Settings
+from teachenv.students import FunctionalStudent, StudentFactory, make_student
+from teachenv.students.pair import Pair
+from teachenv.tasks import OPTIONS_OF_ALL, make_task
+from teachenv.tasks.base import ClassificationMeasure, Measure, Task
+from teachenv.tasks.decisions import LikelihoodMeasure, SingleDecisions
+
+
+class Problem:
+    """A teaching problem: one task, one kind of student, one loss family.
+
+    Attributes:
+        settings: what it was made from.
+        task: pool and test data, label noise in place.
+        decisions: how a student's outputs are read by the loss.
+        dynamics: the training of one student.
+        episodes: which samples each episode draws.
+        actions: actions in an episode.
+        neutral_action: the zero action, (n,).
+        recorder: for batched steps, where the dynamics is known to be pure; see `teachenv.recording`.
+
+    Args:
+        settings: the options.
+        given: names of those that a user chose: they must have an effect, see `teachenv.idle`.
+
+    Raises:
+        ValueError: settings that do not fit the data or one another.
+        DatasetUnavailable: the data cannot be had.
+    """
+
+    def __init__(self, settings: Settings, given: Collection[str] = ()) -> None:
+        """Loads the data and builds the student's dynamics."""
+        self.settings = settings
+        device = _device(settings.device)
+        dtype = torch.float64 if settings.dtype == "float64" else torch.float32
+        self.task, clean_targets = _load(settings, dtype, device)
+        refuse_idle(settings, given, self.task)
+        dev_targets = self.task.pool[1] if settings.dev_noise else clean_targets
+        self.episodes = Episodes(self.task, settings, dev_targets)
+        check_sizes(settings, self.task, self.episodes.train_size)
+        loss = (
+            settings.loss if isinstance(settings.loss, LossFamily) else make_loss(settings.loss, settings.loss_kwargs)
+        )
+        check_networks(settings, self.task, loss)
+        self.decisions = SingleDecisions() if self.task.decisions is None else self.task.decisions
+        measure = self._measure(loss)
+        student = self._student(dtype, device)
+        if loss.needs_head:
+            student.require_head()
+        optimizer = make_optimizer(
+            settings.optimizer,
+            settings.optimizer_kwargs,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+            nesterov=settings.nesterov,
+        )
+        self.dynamics = Dynamics(
+            student=student,
+            task=self.task,
+            measure=measure,
+            decisions=self.decisions,
+            augmentation=self.task.augment if self._augments() else None,
+            dev_measured=settings.dev_measured,
+            dev_targets=dev_targets,
+            optimizer=optimizer,
+            schedule=self._schedule(dtype),
+            moves=self._moves(loss),
+            warm_start=settings.warm_start,
+            known_pure=self._known_pure(),
+        )
+        self.actions = settings.horizon // settings.steps_per_action
+        self.recorder = self._recorder()
+        size = loss.action_size(self.task.num_outputs, settings.batch_size)
+        self.neutral_action = torch.zeros(size, dtype=dtype, device=device)
+
+    @functools.cached_property
+    def fingerprint(self) -> dict[str, str]:
+        """The settings as a snapshot carries them; computed when first needed: it reads all data of a user's task."""
+        return self.settings.fingerprint()
+
+    def _moves(self, loss: LossFamily) -> tuple[Move, ...]:
+        rate, teacher_rate = self.settings.learning_rate, self.settings.teacher_learning_rate
+        if isinstance(loss, Distillation):
+            return pair_moves(loss, rate if teacher_rate is None else teacher_rate, rate)
+        return (Move(loss, rate),)
+
+    def _schedule(self, dtype: torch.dtype) -> Schedule:
+        """The schedule, whose rates the student's dtype must hold to the last step."""
+        settings = self.settings
+        schedule = make_schedule(settings.lr_schedule, settings.horizon)
+        factors = np.abs(np.asarray(schedule(np.arange(settings.horizon)), dtype=float))
+        largest = float(factors.max()) * max(settings.learning_rate, settings.teacher_learning_rate or 0.0)
+        if not largest <= torch.finfo(dtype).max:
+            raise ValueError(
+                f"lr_schedule={settings.lr_schedule!r} makes learning_rate={settings.learning_rate:g} as large as "
+                f"{largest:g}, more than {settings.dtype} holds; choose a smaller gamma"
+            )
+        return schedule
+
+    def _student(self, dtype: torch.dtype, device: torch.device) -> FunctionalStudent:
+        settings, inputs = self.settings, self.task.pool[0]
+        factory, networks = self._network(settings.student, settings.student_kwargs), 1
+        if settings.teacher is not None:
+            factory = partial(_pair, self._network(settings.teacher, settings.teacher_kwargs), factory)
+            networks = 2
+        student = FunctionalStudent(
+            factory,
+            inputs[: settings.batch_size],
+            dtype,
+            device,
+            autocast=settings.autocast is not None,
+            known=isinstance(settings.student, str) and isinstance(settings.teacher, str | None),
+        )
+        each = self._output_shape
+        expected = (networks * each[0], *each[1:])
+        if student.output_shape != expected:
+            raise ValueError(
+                f"{'the student has' if networks == 1 else 'teacher and student together have'} outputs of shape "
+                f"{student.output_shape} for a sample, but task {self.task.name!r} needs {expected}"
+            )
+        return student
+
+    def _network(self, chosen: str | StudentFactory, options: Mapping[str, Any]) -> StudentFactory:
+        if not isinstance(chosen, str):
+            return chosen
+        return make_student(chosen, tuple(self.task.pool[0].shape[1:]), self._output_shape[0], options)
+
+    @property
+    def _output_shape(self) -> tuple[int, ...]:
+        """Of one network, for one sample."""
+        return self.decisions.output_shape(self.task.num_outputs, tuple(self.task.pool[1].shape[1:]))
+
+    @property
+    def classifies(self) -> bool:
+        """Whether each sample has one label, and a student is judged by how many of them it finds."""
+        own = self.task.measure is not None and not isinstance(self.task.measure, ClassificationMeasure)
+        return not own and self.task.decisions is None and self.settings.teacher is None
+
+    def _measure(self, loss: LossFamily) -> Measure:
+        likelihood = self.settings.objective == "likelihood"
+        if self.task.measure is not None:
+            if likelihood:
+                raise ValueError(
+                    f"task {self.task.name!r} has an objective of its own, found objective='likelihood'; leave it out"
+                )
+            return self.task.measure
+        if loss.of_pairs:
+            return PairMeasure()
+        decisions = self.decisions.judged_by(self.settings.objective)
+        measure = decisions.measure(self.task.num_outputs, self.settings.objective_temperature)
+        return LikelihoodMeasure(measure, self.decisions) if likelihood else measure
+
+    def _augments(self) -> bool:
+        wanted = self.settings.augment
+        if wanted and self.task.augment is None:
+            raise ValueError(f"augment=True, but task {self.task.name!r} has no augmentation; leave augment out")
+        return self.task.augment is not None if wanted is None else wanted
+
+    def _known_pure(self) -> bool:
+        """Whether network, loss and measure are all this package's own."""
+        settings = self.settings
+        own = isinstance(settings.teacher, str | None) and isinstance(settings.student, str)
+        judged = self.task.measure is None and (self.task.decisions is None or isinstance(settings.task, str))
+        return judged and own and isinstance(settings.loss, str)
+
+    def _recorder(self) -> Recorder | None:
+        # Recordings are kept by name, and a joint step has two gradients.
+        if not self.dynamics.known_pure or len(self.dynamics.moves) > 1 or self.dynamics.measure.decodes:
+            return None
+        student, loss = ("student", "student_kwargs"), ("loss", "loss_kwargs")
+        decides = (*student, *loss, "objective", "objective_temperature", "dtype", "autocast")
+        described = [describe(getattr(self.settings, name)) for name in decides]
+        read = type(self.decisions).__name__, self.task.num_outputs
+        return recorder_of(str([*described, *read, self.settings.device]))
+
+
+def _pair(teacher: StudentFactory, student: StudentFactory) -> Pair:
+    return Pair(teacher(), student())
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def _load(settings: Settings, dtype: torch.dtype, device: torch.device) -> tuple[Task, torch.Tensor]:
+    """The task with its label noise, and the pool's labels without it."""
+    if not isinstance(settings.task, Task):
+        own = {name: getattr(settings, name) for name in OPTIONS_OF_ALL}
+        for name in settings.task_kwargs:
+            if name in own:
+                raise TypeError(f"task_kwargs holds {name!r}, which is an option of the environment itself")
+        task = make_task(settings.task, **own, **settings.task_kwargs)
+    else:
+        task = settings.task
+        task = task.subset_pool(settings.pool_size, settings.split_seed) if settings.pool_size is not None else task
+    task = task.to(dtype, device)
+    clean = task.pool[1]
+    if settings.label_noise:
+        task = task.with_label_noise(settings.label_noise, settings.label_noise_kind, settings.split_seed)
+    return task, clean

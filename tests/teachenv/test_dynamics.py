@@ -362,7 +362,7 @@ def test_an_episode_is_a_disjoint_split_and_epochs_without_repeats(data, seed):
         assert len(set(epoch)) == len(epoch)
         assert set(epoch) <= train
     # A longer training begins as a shorter one: minibatch t is a function of (seed, t).
-    shorter = Problem(Settings(horizon=5, **options)).episode(seed)
+    shorter = Problem(Settings(horizon=5, **options)).episodes.of(seed)
     assert torch.equal(shorter.batches, episode.batches[:5])
     for split, inputs in (("train", episode.train), ("dev", episode.dev)):
         assert torch.equal(problem.episodes.split(episode, split)[0][:, 0], inputs.float())
@@ -375,16 +375,16 @@ def test_episodes_of_one_seed_are_equal_and_of_others_differ():
     for part in ("batches", "dev", "train"):
         assert torch.equal(getattr(one, part), getattr(again, part))
         assert not torch.equal(getattr(one, part), getattr(other, part))
-    fixed = [problem_of("mlp", resplit=False).episode(seed) for seed in (1, 2)]
+    fixed = [problem_of("mlp", resplit=False).episodes.of(seed) for seed in (1, 2)]
     assert torch.equal(fixed[0].dev, fixed[1].dev)
     assert torch.equal(fixed[0].train, fixed[1].train)
     assert not torch.equal(fixed[0].batches, fixed[1].batches)
-    elsewhere = problem_of("mlp", resplit=False, split_seed=1).episode(1)
+    elsewhere = problem_of("mlp", resplit=False, split_seed=1).episodes.of(1)
     assert not torch.equal(fixed[0].dev, elsewhere.dev)
 
 
 def test_epochs_are_shuffled_anew():
-    episode = problem_of("mlp", dev_size=984, horizon=4).episode(0)  # two minibatches an epoch
+    episode = problem_of("mlp", dev_size=984, horizon=4).episodes.of(0)  # two minibatches an epoch
     first, second = episode.batches[:2].flatten(), episode.batches[2:].flatten()
     assert sorted(first.tolist()) == sorted(second.tolist()) == sorted(episode.train.tolist())
     assert first.tolist() != second.tolist()

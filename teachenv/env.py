@@ -12,6 +12,7 @@ import torch
 
 from teachenv import checks
 from teachenv.interface import Interface, Standing
+from teachenv.parts import spelled_out
 from teachenv.problem import Problem
 from teachenv.problem_checks import check_snapshot, reset_options
 from teachenv.randomness import SEED_BOUND
@@ -84,6 +85,7 @@ class TeachEnv(gym.Env[np.ndarray, np.ndarray]):
         if render_mode is not None and render_mode not in RENDER_MODES:
             raise ValueError(f"render_mode must be None or one of {RENDER_MODES}, found {render_mode!r}")
         self.render_mode = render_mode
+        settings = spelled_out(settings)
         self.defaults, self.given = defaults, settings
         self.problem = Problem(Settings.from_kwargs(settings, defaults), given=settings)
         self.dynamics = self.problem.dynamics

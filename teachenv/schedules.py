@@ -22,7 +22,7 @@ def make_schedule(spec: str | Mapping[str, Any], horizon: int) -> Schedule:
     Args:
         spec: `"constant"` (1), `"linear"` (1 − t/horizon), `"cosine"` (½(1 + cos πt/horizon)), `"step"` (divided by 10
             after one half and after three quarters of the horizon), or a mapping
-            `{"kind": "step", "milestones": [30, 45], "gamma": 0.1}` with milestones in student steps.
+            `{"name": "step", "milestones": [30, 45], "gamma": 0.1}` with milestones in student steps.
         horizon: student steps in an episode.
 
     Raises:
@@ -30,8 +30,8 @@ def make_schedule(spec: str | Mapping[str, Any], horizon: int) -> Schedule:
             increasing numbers of at least 0.
         TypeError: an option that the kind does not have.
     """
-    options: dict[str, Any] = dict(spec) if isinstance(spec, Mapping) else {"kind": spec}
-    kind = checks.choice("lr_schedule", options.pop("kind", None), SCHEDULES)
+    options: dict[str, Any] = dict(spec) if isinstance(spec, Mapping) else {"name": spec}
+    kind = checks.choice("lr_schedule", options.pop("name", None), SCHEDULES)
     checks.known_options(f"lr_schedule {kind!r}", options, ("milestones", "gamma") if kind == "step" else ())
     if kind == "step":
         return _step(options.get("milestones", (horizon / 2, horizon * 3 / 4)), options.get("gamma", 0.1))

@@ -30,6 +30,9 @@ RENDER_MODES = ("ansi", "rgb_array")
 class Settings:
     """Options of `TeachEnv` and `TeachVectorEnv`. All are JSON values, but for objects of your own.
 
+    Environments also take the options of a part together, `optimizer={"name": "sgd", "momentum": 0.9}`, likewise for
+    `student`, `teacher`, `loss` and `task`; see `teachenv.parts`.
+
     Attributes:
         task: a name (`"digits"`, `"mnist"`, `"cifar10"`, `"cifar100"`, `"synthetic"`) or a `teachenv.Task` of your own.
         task_kwargs: options of a named task; see `teachenv.tasks.make_task`.
@@ -72,7 +75,7 @@ class Settings:
         nesterov: SGD's: Nesterov's momentum.
         weight_decay: λ.
         lr_schedule: `"constant"`, `"linear"`, `"cosine"`, `"step"`, or
-            `{"kind": "step", "milestones": [...], "gamma": 0.1}`.
+            `{"name": "step", "milestones": [...], "gamma": 0.1}`.
         objective: J on dev: `"accuracy"`, smoothed, or `"likelihood"`, minus the cross-entropy (L2T-DLN's; always that
             of the student in distillation). Of translation `"token-accuracy"` (what `"accuracy"` means there) and
             `"expected-bleu"`. Tasks with a measure of their own have their own.

@@ -18,6 +18,7 @@ from teachenv.env import TeachEnv
 from teachenv.errors import unknown_name
 from teachenv.interface import Interface, Standing
 from teachenv.mapping import Loop, Vmap
+from teachenv.parts import spelled_out
 from teachenv.problem import Problem
 from teachenv.problem_checks import check_snapshot, reset_options
 from teachenv.randomness import SEED_BOUND
@@ -75,6 +76,7 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
         self.render_mode = None
         self.num_envs = num_envs
+        settings = spelled_out(settings)
         self.problem = Problem(Settings.from_kwargs(settings, defaults), given=settings)
         self.path = self._choose(path)
         mapping = Vmap(self.problem.recorder) if self.path == "vmap" else Loop()

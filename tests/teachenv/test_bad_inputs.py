@@ -178,9 +178,9 @@ def test_scales_of_all_losses_are_refused_by_name(loss):
         ({"optimizer": "adam", "optimizer_kwargs": {"epsilon": 1e-50}}, "epsilon"),
         ({"optimizer": "adam", "optimizer_kwargs": {"momentum": 0.9}}, "option of optimizer 'adam' 'momentum'"),
         ({"optimizer_kwargs": {"betas": (0.9, 0.99)}}, "optimizer 'sgd' takes no options"),
-        ({"lr_schedule": {"kind": "step", "gamma": nan}}, "gamma"),
-        ({"lr_schedule": {"kind": "step", "gamma": 1e30, "milestones": [1, 2]}}, "lr_schedule"),
-        ({"lr_schedule": {"kind": "cosine", "gamma": 0.1}}, "takes no options"),
+        ({"lr_schedule": {"name": "step", "gamma": nan}}, "gamma"),
+        ({"lr_schedule": {"name": "step", "gamma": 1e30, "milestones": [1, 2]}}, "lr_schedule"),
+        ({"lr_schedule": {"name": "cosine", "gamma": 0.1}}, "takes no options"),
     ],
 )
 def test_options_of_optimisers_and_schedules_are_refused_by_name(settings, name):

@@ -202,7 +202,7 @@ def test_the_contract_holds_on_data_from_files(name):
 
 @pytest.mark.parametrize("name", SMALL)
 def test_a_spec_survives_json(name):
-    schedule = {"kind": "step", "milestones": [1, 2]}
+    schedule = {"name": "step", "milestones": [1, 2]}
     env = make(name, loss=losses_of(name)[-1], loss_kwargs={"scale": 0.3}, lr_schedule=schedule)
     spec = gym.envs.registration.EnvSpec.from_json(env.spec.to_json())
     again = gym.make(spec)

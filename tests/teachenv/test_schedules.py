@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from teachenv.schedules import make_schedule
 
-STEP = {"kind": "step", "milestones": [3, 7], "gamma": 0.5}
+STEP = {"name": "step", "milestones": [3, 7], "gamma": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ STEP = {"kind": "step", "milestones": [3, 7], "gamma": 0.5}
         ("cosine", [0.5 * (1 + math.cos(math.pi * t / 10)) for t in range(10)]),
         ("step", [1.0] * 5 + [0.1] * 3 + [0.01] * 2),  # milestones 5 and 7.5
         (STEP, [1.0] * 3 + [0.5] * 4 + [0.25] * 3),
-        ({"kind": "linear"}, [1 - t / 10 for t in range(10)]),
+        ({"name": "linear"}, [1 - t / 10 for t in range(10)]),
     ],
 )
 def test_schedules_are_their_formulas_for_one_step_and_for_many(spec, expected):
@@ -39,21 +39,21 @@ def test_factors_start_at_one_never_rise_and_stay_positive(spec, horizon):
     ("spec", "message"),
     [
         ("cosin", "did you mean 'cosine'"),
-        ({"kind": "stp"}, "did you mean 'step'"),
+        ({"name": "stp"}, "did you mean 'step'"),
         ({}, "unknown lr_schedule None"),
         (0.1, r"unknown lr_schedule 0\.1"),
-        ({"kind": "linear", "gamma": 0.5}, "'linear' takes no options, found 'gamma'"),
+        ({"name": "linear", "gamma": 0.5}, "'linear' takes no options, found 'gamma'"),
         ({**STEP, "gama": 1}, "did you mean 'gamma'"),
-        ({"kind": "step", "milestones": [7, 3]}, "increasing milestones"),
-        ({"kind": "step", "milestones": [3, float("nan")]}, r"milestones\[1\] must be a finite number"),
-        ({"kind": "step", "milestones": [-3]}, "of at least 0, found -3"),
-        ({"kind": "step", "milestones": "37"}, "milestones must be a list"),
-        ({"kind": "step", "milestones": 3}, "milestones must be a list"),
-        ({"kind": "step", "gamma": float("nan")}, "gamma must be a finite number of at least 0, found nan"),
-        ({"kind": "step", "gamma": float("inf")}, "found inf"),
-        ({"kind": "step", "gamma": -0.1}, "found -0.1"),
-        ({"kind": "step", "gamma": "0.1"}, "found '0.1'"),
-        ({"kind": "step", "gamma": True}, "found True"),
+        ({"name": "step", "milestones": [7, 3]}, "increasing milestones"),
+        ({"name": "step", "milestones": [3, float("nan")]}, r"milestones\[1\] must be a finite number"),
+        ({"name": "step", "milestones": [-3]}, "of at least 0, found -3"),
+        ({"name": "step", "milestones": "37"}, "milestones must be a list"),
+        ({"name": "step", "milestones": 3}, "milestones must be a list"),
+        ({"name": "step", "gamma": float("nan")}, "gamma must be a finite number of at least 0, found nan"),
+        ({"name": "step", "gamma": float("inf")}, "found inf"),
+        ({"name": "step", "gamma": -0.1}, "found -0.1"),
+        ({"name": "step", "gamma": "0.1"}, "found '0.1'"),
+        ({"name": "step", "gamma": True}, "found True"),
     ],
 )
 def test_bad_schedules_are_errors(spec, message):

@@ -16,7 +16,7 @@ from teachenv.errors import unknown_name
 from teachenv.losses import LOSSES, make_loss
 from teachenv.problem import Problem
 from teachenv.students import Prediction
-from teachenv.tasks.base import ClassificationMeasure
+from teachenv.tasks.measures import ClassificationMeasure
 
 _FILE, _KIND, _FORMAT = "taught_loss.zip", "a taught loss", 1
 

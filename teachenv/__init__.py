@@ -15,7 +15,8 @@ from teachenv.settings import Settings
 from teachenv.state import Episode, StudentState
 from teachenv.students import STUDENTS, Prediction
 from teachenv.tasks import TASKS
-from teachenv.tasks.base import ClassificationMeasure, Measure, Task
+from teachenv.tasks.base import Task
+from teachenv.tasks.measures import ClassificationMeasure, Measure
 from teachenv.vector_env import TeachVectorEnv
 
 if TYPE_CHECKING:

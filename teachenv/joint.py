@@ -23,7 +23,7 @@ from teachenv.model import Model
 from teachenv.optimizers import Tensors
 from teachenv.state import Episode, StudentState
 from teachenv.students.functional import Prediction
-from teachenv.tasks.base import Measure
+from teachenv.tasks.measures import Measure
 
 if TYPE_CHECKING:
     import numpy as np

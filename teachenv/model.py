@@ -20,8 +20,9 @@ from teachenv.optimizers import Tensors
 from teachenv.randomness import Purpose, generator
 from teachenv.state import Episode, StudentState
 from teachenv.students.functional import FunctionalStudent
-from teachenv.tasks.base import Augmentation, Measure, Task
+from teachenv.tasks.base import Augmentation, Task
 from teachenv.tasks.decisions import Decisions
+from teachenv.tasks.measures import Measure
 
 T = TypeVar("T")
 Metrics = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -172,7 +173,7 @@ class Model:
 
 
 class _Network:
-    """One student with its tensors, as measures see it: a `teachenv.tasks.base.Network`."""
+    """One student with its tensors, as measures see it: a `teachenv.tasks.measures.Network`."""
 
     def __init__(self, model: Model, parameters: Tensors, buffers: Tensors, differentiable: bool = False) -> None:
         self._model, self._tensors, self._differentiable = model, (parameters, buffers), differentiable

@@ -25,8 +25,9 @@ from teachenv.settings import Settings
 from teachenv.students import FunctionalStudent, StudentFactory, make_student
 from teachenv.students.pair import Pair
 from teachenv.tasks import OPTIONS_OF_ALL, make_task
-from teachenv.tasks.base import ClassificationMeasure, Measure, Task
+from teachenv.tasks.base import Task
 from teachenv.tasks.decisions import LikelihoodMeasure, SingleDecisions
+from teachenv.tasks.measures import ClassificationMeasure, Measure
 
 
 class Problem:

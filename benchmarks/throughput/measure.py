@@ -22,7 +22,8 @@ from teachenv.experiment.cases import Outcome
 from teachenv.experiment.timing import in_turns, seconds_of
 from teachenv.randomness import Purpose, generator
 from teachenv.students import make_student
-from teachenv.tasks.base import Measure, Task
+from teachenv.tasks.base import Task
+from teachenv.tasks.measures import Measure
 from teachenv.vector_env import TeachVectorEnv
 
 

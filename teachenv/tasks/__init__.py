@@ -11,8 +11,10 @@ from typing import Any
 from teachenv import checks
 from teachenv.errors import unknown_name
 from teachenv.tasks.augmentation import FlipAndCrop, flip_and_crop
-from teachenv.tasks.base import Augmentation, ClassificationMeasure, Measure, Split, Task
+from teachenv.tasks.base import Augmentation, Task
+from teachenv.tasks.measures import ClassificationMeasure, Measure
 from teachenv.tasks.noise import NOISE_KINDS, corrupt_labels
+from teachenv.tasks.splits import Split
 
 __all__ = [
     "NOISE_KINDS",

@@ -23,8 +23,9 @@ from torchvision.ops import batched_nms, box_area, box_iou
 from teachenv.students.detection import RATIOS, grids
 from teachenv.students.functional import Prediction
 from teachenv.tasks.average_precision import MOST, Detections, Rules, Truth, average_precisions
-from teachenv.tasks.base import VOID, Measure
+from teachenv.tasks.base import VOID
 from teachenv.tasks.decisions import Decided, Decisions
+from teachenv.tasks.measures import Measure
 
 _SCALES = [0.15, 0.3, 0.6, 0.95]  # of default boxes on the three grids, and beyond the last, as parts of the image
 _OVERLAP = 0.5

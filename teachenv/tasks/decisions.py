@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from teachenv.students.functional import Prediction
-from teachenv.tasks.base import ClassificationMeasure, Measure
+from teachenv.tasks.measures import ClassificationMeasure, Measure
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,11 @@ from teachenv.data.reading import honest_name
 from teachenv.errors import unknown_name
 from teachenv.tasks.annotations import Photograph, read_coco, read_voc, resized_objects
 from teachenv.tasks.average_precision import Rules
-from teachenv.tasks.base import Split, Task
+from teachenv.tasks.base import Task
 from teachenv.tasks.boxes import BoxDecisions, Objects, packed
 from teachenv.tasks.photographs import read_splits, voc
 from teachenv.tasks.shapes import CLASSES, draw_scenes
+from teachenv.tasks.splits import Split
 
 VOC_CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),

@@ -11,7 +11,8 @@ import torch
 from teachenv.data import FileDataset, find_dataset
 from teachenv.data.reading import damaged, honest_name, unreadable
 from teachenv.errors import unknown_name
-from teachenv.tasks.base import Split, Task, subset_indices
+from teachenv.tasks.base import Task, subset_indices
+from teachenv.tasks.splits import Split
 
 MEAN, STD = 0.1307, 0.3081
 """Of all pixels of the training images, scaled to [0, 1]."""

@@ -16,7 +16,8 @@ from PIL import Image
 from teachenv.data import FileDataset, find_dataset
 from teachenv.data.reading import damaged, honest_name, text_lines, unreadable
 from teachenv.errors import DatasetUnavailable
-from teachenv.tasks.base import Split, subset_indices
+from teachenv.tasks.base import subset_indices
+from teachenv.tasks.splits import Split
 
 T = TypeVar("T")
 P = TypeVar("P")

@@ -21,10 +21,12 @@ from teachenv.data import FileDataset, find_dataset
 from teachenv.data.reading import damaged, honest_name, text_lines
 from teachenv.errors import DatasetUnavailable, unknown_name
 from teachenv.students.functional import Prediction
-from teachenv.tasks.base import VOID, Measure, Split, Task, class_counts
+from teachenv.tasks.base import VOID, Task
 from teachenv.tasks.decisions import Decided, Decisions
+from teachenv.tasks.measures import Measure, class_counts
 from teachenv.tasks.photographs import opened, read_splits, same_shape, size_of, voc
 from teachenv.tasks.shapes import CLASSES, draw_scenes
+from teachenv.tasks.splits import Split
 
 CAMVID_CLASSES = 11
 """Sky, building, pole, road, pavement, tree, sign, fence, car, pedestrian, bicyclist."""

@@ -20,7 +20,8 @@ import torch
 
 from teachenv.errors import unknown_name
 from teachenv.tasks.augmentation import flip_and_crop
-from teachenv.tasks.base import Split, Task
+from teachenv.tasks.base import Task
+from teachenv.tasks.splits import Split
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]

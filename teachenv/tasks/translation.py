@@ -26,8 +26,10 @@ from teachenv.errors import unknown_name
 from teachenv.sequence_losses import drawn_candidates, expected_bleu, log_probabilities
 from teachenv.students.functional import Prediction
 from teachenv.students.translation import Translator
-from teachenv.tasks.base import VOID, Measure, Network, Split, Task, subset_indices
+from teachenv.tasks.base import VOID, Task, subset_indices
 from teachenv.tasks.decisions import Decided, Decisions
+from teachenv.tasks.measures import Measure, Network
+from teachenv.tasks.splits import Split
 
 _PIECES = {"multi30k": 8_000, "iwslt14": 25_000}
 # Sentences that are run at once: logits of a thousand have gigabytes.

@@ -13,8 +13,8 @@ from hypothesis.extra import numpy as npst
 from teachenv import TeachEnv
 from teachenv.errors import unknown_name
 from teachenv.tasks import TASKS, ClassificationMeasure, Measure, Task, make_task
-from teachenv.tasks.base import class_counts
 from teachenv.tasks.decisions import LikelihoodMeasure, SingleDecisions
+from teachenv.tasks.measures import class_counts
 from teachenv.tasks.synthetic import make_synthetic
 
 logits = npst.arrays(np.float64, st.tuples(st.integers(1, 12), st.just(4)), elements=st.floats(-5, 5))

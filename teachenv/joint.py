@@ -22,7 +22,7 @@ from teachenv.losses.plain import cross_entropy
 from teachenv.model import Model
 from teachenv.optimizers import Tensors
 from teachenv.state import Episode, StudentState
-from teachenv.students.functional import Prediction
+from teachenv.students.prediction import Prediction
 from teachenv.tasks.measures import Measure
 
 if TYPE_CHECKING:

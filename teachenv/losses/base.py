@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 
 import torch
 
-from teachenv.students.functional import Prediction
+from teachenv.students.prediction import Prediction
 
 
 class LossFamily(ABC):

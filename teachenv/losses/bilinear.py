@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from teachenv import checks
 from teachenv.losses.base import LossFamily
-from teachenv.students.functional import Prediction
+from teachenv.students.prediction import Prediction
 
 
 class Bilinear(LossFamily):

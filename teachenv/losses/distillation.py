@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from teachenv import checks
 from teachenv.losses.base import LossFamily, weighted
 from teachenv.losses.plain import cross_entropy
-from teachenv.students.functional import Prediction
+from teachenv.students.prediction import Prediction
 
 
 def halves(outputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

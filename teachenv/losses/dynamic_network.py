@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from teachenv import checks
 from teachenv.losses.base import LossFamily
 from teachenv.randomness import Purpose, torch_seed
-from teachenv.students.functional import Prediction
+from teachenv.students.prediction import Prediction
 
 SIZES = (4, 40, 40, 40, 40, 1)
 """Units of each layer."""

@@ -11,7 +11,7 @@ from teachenv import checks
 from teachenv.errors import unknown_name
 from teachenv.losses.base import LossFamily, weighted
 from teachenv.losses.plain import needs_head, plain_loss
-from teachenv.students.functional import Prediction
+from teachenv.students.prediction import Prediction
 
 COMPONENTS = (
     "cross-entropy",

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from teachenv import checks
 from teachenv.errors import unknown_name
-from teachenv.students.functional import Prediction
+from teachenv.students.prediction import Prediction
 
 SampleLoss = Callable[[Prediction, torch.Tensor], torch.Tensor]
 

@@ -9,7 +9,7 @@ import torch
 from teachenv import checks
 from teachenv.losses.base import LossFamily, weighted
 from teachenv.losses.plain import needs_head, plain_loss
-from teachenv.students.functional import Prediction
+from teachenv.students.prediction import Prediction
 
 
 class SampleWeights(LossFamily):

@@ -12,8 +12,10 @@ from torch import nn
 
 from teachenv import checks
 from teachenv.errors import unknown_name
-from teachenv.students.functional import FunctionalStudent, Prediction, StudentFactory
+from teachenv.students.factories import StudentFactory
+from teachenv.students.functional import FunctionalStudent
 from teachenv.students.mlp import mlp
+from teachenv.students.prediction import Prediction
 
 __all__ = ["STUDENTS", "FunctionalStudent", "Prediction", "StudentFactory", "make_student", "student_options"]
 

@@ -20,12 +20,14 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from teachenv.optimizers import Tensors
 from teachenv.randomness import Purpose, all_seeded, generator_states
-from teachenv.students.attributes import attributes_of, changed, kept_parameter, module_at
+from teachenv.students.attributes import attributes_of, changed
+from teachenv.students.culprits import likely_cause, place_of_draws
 from teachenv.students.derivatives import compare_derivatives, random_direction
+from teachenv.students.prediction import logits_of
+from teachenv.students.traces import Trace, equal, first_difference, gradient_of, passed
 
 if TYPE_CHECKING:
     from teachenv.students.functional import FunctionalStudent
@@ -39,9 +41,6 @@ _CLOSE = {torch.float32: 1e-3, torch.float64: 1e-7}
 
 _TRAINED = "its outputs in evaluation after a training"
 _UNTRAINED = "its outputs in evaluation right after those of other weights"
-
-Trace = list[tuple[str, torch.Tensor]]
-"""What came out of a short training: (what it is, its value)."""
 
 
 def check_student(student: FunctionalStudent, few: torch.Tensor, reached: set[str] | None) -> None:
@@ -103,7 +102,7 @@ class _Check:
         if again.keys() != begin.keys():
             raise self.error("has other parameters each time it is built; build the same architecture every time")
         for name, tensor in again.items():
-            if not _equal(tensor.detach(), begin[name]):
+            if not equal(tensor.detach(), begin[name]):
                 raise self.error(
                     f"is not initialised by its episode's seed: {name!r} differs between two networks built under one "
                     "seed; draw it from the global generator of torch, Python or NumPy, all of which are seeded, and "
@@ -123,42 +122,25 @@ class _Check:
             outputs, _ = self.run(parameters, buffers, self.minibatches[0], training=False)
             drawn = [name for name, state in generator_states(self.device).items() if state != seeded[name]]
         if drawn:
+            where = place_of_draws(self.module, drawn[0], self.device, self.evaluate_once)
             raise self.error(
-                f"draws random numbers in evaluation mode{self.place_of_draws(drawn[0])}, from {drawn[0]}'s generator, "
+                f"draws random numbers in evaluation mode{where}, from {drawn[0]}'s generator, "
                 "so that its measured value is no function of its weights; draw only if self.training (dropout: "
                 "F.dropout(x, p, self.training))"
             )
         for name, buffer in buffers.items():
-            if not _equal(buffer, before[name]):
+            if not equal(buffer, before[name]):
                 raise self.error(
                     f"changes its buffer {name!r} in evaluation mode, so that measuring it would train it; change it "
                     "only if self.training"
                 )
         return outputs.clone()
 
-    def place_of_draws(self, generator: str) -> str:
-        """Names the innermost module in which a generator moves in an evaluation pass."""
-        innermost: list[str] = []
-        stack: list[bytes] = []
-
-        def enter(_module: nn.Module, _inputs: Any) -> None:
-            stack.append(generator_states(self.device)[generator])
-
-        def leave(module: nn.Module, _inputs: Any, _outputs: Any) -> None:
-            if stack.pop() != generator_states(self.device)[generator] and not innermost:
-                innermost.append(next(name for name, m in self.module.named_modules() if m is module))
-
-        handles = [
-            h
-            for m in self.module.modules()
-            for h in (m.register_forward_pre_hook(enter), m.register_forward_hook(leave))
-        ]
+    def evaluate_once(self) -> None:
+        """An evaluation pass of the module, from which errors do not come."""
         parameters, buffers = self.copies()
         with torch.no_grad(), all_seeded(0, Purpose.DROPOUT, device=self.device), suppress(Exception):
             self.run(parameters, buffers, self.minibatches[0], training=False)
-        for handle in handles:
-            handle.remove()
-        return f" in {module_at(self.module, innermost[0])}" if innermost and innermost[0] else ""
 
     # --- a short training ---------------------------------------------------------------------------------------------
 
@@ -173,25 +155,24 @@ class _Check:
             failed = error
         moved = changed(attributes, attributes_of(self.reference))
         if failed is not None:
-            raise self.error(
-                f"runs once, but not in a training ({str(failed).splitlines()[0]}); {self.cause(moved, '')}"
-            ) from failed
-        if label := _first_difference(own, first, self.exact):
+            cause = likely_cause(self.module, moved, "")
+            raise self.error(f"runs once, but not in a training ({str(failed).splitlines()[0]}); {cause}") from failed
+        if label := first_difference(own, first, self.exact):
             raise self.error(
                 f"is not a function of its tensors: {label} differ from those of a plain loop over the module; "
-                + self.cause(moved, label)
+                + likely_cause(self.module, moved, label)
             )
-        if label := _first_difference(first[: len(again)], again, self.exact):
+        if label := first_difference(first[: len(again)], again, self.exact):
             raise self.error(
                 f"remembers earlier trainings: {label} differ in a second training from the same tensors; "
-                + self.cause(moved, label)
+                + likely_cause(self.module, moved, label)
             )
         self.moving = moved
         # Frozen parameters that a pass moves (an average of other weights) are statistics like any buffer.
         self.student.statistics += [
             name
             for name, tensor in self.after.items()
-            if name not in self.buffers and tensor.is_floating_point() and not _equal(tensor, self.begin[1][name])
+            if name not in self.buffers and tensor.is_floating_point() and not equal(tensor, self.begin[1][name])
         ]
 
     def by_module(self) -> Trace:
@@ -204,7 +185,7 @@ class _Check:
         def evaluated() -> torch.Tensor:
             module.eval()
             with torch.no_grad(), student.precision():
-                return student.logits(module(self.minibatches[0]), training=False).clone()
+                return logits_of(module(self.minibatches[0]), student.name, training=False).clone()
 
         def move() -> None:
             with torch.no_grad():
@@ -216,13 +197,13 @@ class _Check:
         for t, inputs in enumerate(self.minibatches):
             module.train()
             with student.random_state(0, t), student.precision(), torch.enable_grad():
-                outputs = student.logits(module(inputs), training=True)
-                gradient = _gradient(outputs, parameters) if t else {}
+                outputs = logits_of(module(inputs), student.name, training=True)
+                gradient = gradient_of(outputs, parameters) if t else {}
             for child in module.modules():
                 # One that is updated with its graph would keep it, and every loop detaches it.
                 child._buffers.update({k: b.detach() for k, b in child._buffers.items() if b is not None})
             after = dict(module.named_buffers())
-            trace += _passed(t, outputs, {name: after[name] for name in self.buffers}, gradient)
+            trace += passed(t, outputs, {name: after[name] for name in self.buffers}, gradient)
             move()
         return [*trace, (_TRAINED, evaluated()), (_UNTRAINED, untrained)]
 
@@ -230,8 +211,8 @@ class _Check:
         trace: Trace = []
         parameters, buffers = self.start, self.copies()[1]
         for t in range(len(self.minibatches)):
-            passed, buffers = self.pass_by_function(t, parameters, buffers, gradient=t > 0)
-            trace += passed
+            made, buffers = self.pass_by_function(t, parameters, buffers, gradient=t > 0)
+            trace += made
             parameters = {name: p + self.moves[name] for name, p in parameters.items()}
         self.after = buffers
         trace.append((_TRAINED, self.evaluated(parameters, buffers)))
@@ -245,7 +226,7 @@ class _Check:
         leaves = {name: p.clone().requires_grad_() for name, p in parameters.items()}
         with self.student.random_state(0, t), torch.enable_grad():
             outputs, buffers = self.run(leaves, buffers, self.minibatches[t], training=True)
-            gradients = _gradient(outputs, leaves) if gradient else {}
+            gradients = gradient_of(outputs, leaves) if gradient else {}
         self.check_parameters(parameters, leaves)
         for name, grad in gradients.items():
             if grad.layout != torch.strided:
@@ -253,11 +234,11 @@ class _Check:
                     f"has sparse gradients of {name!r}, which no optimizer here takes; build it with sparse=False"
                 )
         buffers = {name: b.detach() for name, b in buffers.items()}
-        return _passed(t, outputs, {name: buffers[name] for name in self.buffers}, gradients), buffers
+        return passed(t, outputs, {name: buffers[name] for name in self.buffers}, gradients), buffers
 
     def check_parameters(self, before: Tensors, after: Tensors) -> None:
         for name, tensor in before.items():
-            if not _equal(tensor, after[name].detach()):
+            if not equal(tensor, after[name].detach()):
                 raise self.error(
                     f"changes its parameter {name!r} in its forward pass, which belongs to the optimiser; compute the "
                     "changed weight from the parameter in the forward pass, or with torch.nn.utils.parametrize"
@@ -283,34 +264,7 @@ class _Check:
         parameters, buffers = ({n: t.clone() for n, t in each.items()} for each in self.begin)
         return parameters, buffers
 
-    # --- naming the culprit -------------------------------------------------------------------------------------------
-
-    def cause(self, moved: Mapping[tuple[str, str], tuple[str, str]], label: str) -> str:
-        """The likely cause, and what to do."""
-        if stale := kept_parameter(self.module):
-            name, where = stale
-            return f"its parameter {name!r} is kept in {where} as well, where it cannot be exchanged; leave that out"
-        if moved:
-            (path, key), (before, after) = next(iter(moved.items()))
-            others = f" (and {', '.join(repr(k) for _, k in list(moved)[1:4])})" if len(moved) > 1 else ""
-            if "Generator" in before or "RandomState" in before or before.startswith("random"):
-                advice = "draw from the global generator, torch.rand, which is seeded for each step"
-            else:
-                advice = (
-                    f"make it a buffer, self.register_buffer({key!r}, ...), and change it by tensor operations: "
-                    "buffers are part of a student's state"
-                )
-            values = f" ({before}, then {after})" if len(before + after) < 60 else ""
-            return f"{module_at(self.module, path)} changes its attribute {key!r}{others} in a pass{values}; {advice}"
-        if label.startswith("its gradients"):
-            return (
-                "gradient checkpointing, a custom autograd function or a module that keeps weights elsewhere may be "
-                "the reason; leave checkpointing out (meta.hypergradient has its own)"
-            )
-        return (
-            "it keeps something outside its tensors (in a closure, a global variable, another object, a generator of "
-            "its own), or its train() and eval() change weights; keep state in buffers (self.register_buffer)"
-        )
+    # --- numbers that move --------------------------------------------------------------------------------------------
 
     def numbers_that_move_change_nothing(self) -> None:
         """A counter that nothing reads is harmless; one that is read later on is not, and is moved on to see."""
@@ -326,14 +280,14 @@ class _Check:
         for far in _FAR:
             # All at once; one by one to find the culprit, and where they cannot be moved together.
             together = self.with_moved(numbers, far)
-            if together and not _first_difference(here, together, self.exact):
+            if together and not first_difference(here, together, self.exact):
                 continue
             for place, number in numbers.items():
                 alone = self.with_moved({place: number}, far)
-                if alone and (label := _first_difference(here, alone, self.exact)):
+                if alone and (label := first_difference(here, alone, self.exact)):
                     raise self.error(
                         f"is not a function of its tensors: {label} depend on a number that each pass moves; "
-                        + self.cause({place: self.moving[place]}, label)
+                        + likely_cause(self.module, {place: self.moving[place]}, label)
                     )
 
     def with_moved(self, numbers: Mapping[tuple[str, str], float], far: int) -> Trace:
@@ -342,8 +296,8 @@ class _Check:
         for (path, key), number in numbers.items():
             modules[path].__dict__[key] = type(number)(number + far)
         with suppress(Exception):
-            passed, buffers = self.pass_by_function(0, *self.copies(), gradient=True)
-            trace = [*passed, (_TRAINED, self.evaluated(self.begin[0], buffers))]
+            made, buffers = self.pass_by_function(0, *self.copies(), gradient=True)
+            trace = [*made, (_TRAINED, self.evaluated(self.begin[0], buffers))]
         for (path, key), number in numbers.items():
             modules[path].__dict__[key] = number
         return trace
@@ -372,7 +326,7 @@ class _Check:
                 continue
             # What fails here says so when it is differentiated; a student need not be differentiable.
             with suppress(Exception):
-                label = _first_difference(plain(dtype), self.one_pass(form, dtype), tolerance)
+                label = first_difference(plain(dtype), self.one_pass(form, dtype), tolerance)
             if label is None:
                 break
         return label
@@ -388,9 +342,9 @@ class _Check:
         for training in (True, False):
             with self.student.random_state(0, 0), torch.enable_grad():
                 outputs, buffers = self.student.raw(leaves, buffers, inputs, training=training, differentiable=form)
-                gradient = _gradient(outputs, leaves)
+                gradient = gradient_of(outputs, leaves)
             buffers = {name: b.detach() for name, b in buffers.items()}
-            trace += _passed(0, outputs, buffers if training else {}, gradient)
+            trace += passed(0, outputs, buffers if training else {}, gradient)
         return trace
 
     def derivatives_are_complete(self) -> None:
@@ -400,58 +354,3 @@ class _Check:
         # What cannot be differentiated so, or not in float64, says so when it is tried.
         with suppress(Exception):
             compare_derivatives(self.student, *self.copies(), self.minibatches[0])
-
-
-def _gradient(outputs: torch.Tensor, parameters: Tensors) -> Tensors:
-    if not outputs.requires_grad:
-        return {name: torch.zeros_like(p) for name, p in parameters.items()}
-    loss = outputs.double().square().mean()
-    grads = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
-    return dict(zip(parameters, grads, strict=True))
-
-
-def _passed(t: int, outputs: torch.Tensor, buffers: Tensors, gradient: Tensors) -> Trace:
-    trace = [(f"its outputs in training pass {t + 1}", outputs.detach().clone())]
-    trace += [(f"its values of buffer {name!r} after pass {t + 1}", b.detach().clone()) for name, b in buffers.items()]
-    return trace + [(f"its gradients of {name!r} in pass {t + 1}", g.detach()) for name, g in gradient.items()]
-
-
-def _first_difference(one: Trace, other: Trace, tolerance: float) -> str | None:
-    """What is the first thing to differ."""
-    if [label for label, _ in one] != [label for label, _ in other]:
-        return "its buffers"
-    of_gradients: list[float] = []
-    for (label, a), (_, b) in zip(one, other, strict=True):
-        if torch.equal(a, b):  # far faster, and large networks are mostly equal
-            continue
-        scale = 0.1
-        if label.startswith("its gradients"):
-            # Those that are zero but for rounding (of a bias before a batch norm) are compared on the others' scale.
-            of_gradients = of_gradients or [_size(g) for name, g in one if name.startswith("its gradients")]
-            scale = max(of_gradients)
-        if not _equal(a, b, tolerance, scale):
-            return label
-    return None
-
-
-def _equal(a: torch.Tensor, b: torch.Tensor, tolerance: float = 0.0, scale: float = 0.0) -> bool:
-    if a.shape != b.shape:
-        return False
-    if torch.equal(a, b):
-        return True
-    if not a.is_floating_point():
-        return False
-    largest = tolerance * max(_size(a), scale)
-    if float(torch.linalg.vector_norm(a - b, float("inf"))) <= largest:
-        return True
-    return torch.allclose(a.double(), b.double(), rtol=0.0, atol=largest, equal_nan=True)
-
-
-def _size(tensor: torch.Tensor) -> float:
-    if not tensor.numel():
-        return 0.0
-    largest = float(torch.linalg.vector_norm(tensor, float("inf")))
-    if largest < float("inf"):
-        return largest
-    finite = tensor[tensor.isfinite()]
-    return float(finite.abs().max()) if finite.numel() else 0.0

@@ -2,52 +2,24 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
 
 from teachenv.optimizers import Tensors
 from teachenv.randomness import Purpose, all_seeded, generator_states, torch_seed
 from teachenv.students.contract import check_student
 from teachenv.students.derivatives import Watch
+from teachenv.students.factories import StudentFactory, built
 from teachenv.students.kernels import DifferentiableKernels
-from teachenv.students.skeleton import modes_of, places_of, refuse_foreign_tensors
+from teachenv.students.prediction import Prediction, logits_of
+from teachenv.students.skeleton import modes_of, places_of
 
 _FEW = 8
 """Inputs on which a network is looked at when it is made."""
-
-StudentFactory = Callable[[], nn.Module]
-"""Builds a freshly initialised network; called once per episode, under the episode's seed."""
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a student says about a minibatch, as a loss family sees it.
-
-    Attributes:
-        outputs: (batch, outputs) logits; as a network gives them, perhaps with further dimensions.
-        features: (batch, d) input of the student's last linear layer; only for families with `needs_head`.
-        head_weight: (outputs, d) weight of that layer; only for families with `needs_head`.
-        weights: (batch,) how much each counts in the minibatch's mean; None: all the same.
-    """
-
-    outputs: torch.Tensor
-    features: torch.Tensor | None = None
-    head_weight: torch.Tensor | None = None
-    weights: torch.Tensor | None = None
-
-    def mean(self, losses: torch.Tensor) -> torch.Tensor:
-        """The minibatch's mean of (batch,) losses, a scalar."""
-        if self.weights is None:
-            return losses.mean()
-        # A minibatch in which nothing counts has no loss, rather than 0 / 0.
-        return (self.weights * losses).sum() / self.weights.sum().clamp(min=1e-12)
 
 
 class FunctionalStudent:
@@ -147,31 +119,8 @@ class FunctionalStudent:
 
     def build(self) -> nn.Module:
         """A fresh network, from torch's, Python's and NumPy's global generators."""
-        if isinstance(self.factory, nn.Module) or not callable(self.factory):
-            raise ValueError(
-                f"a student is a name or a function that builds a fresh torch.nn.Module, found "
-                f"{type(self.factory).__name__}; for example, pass lambda: MyNetwork(...)"
-            )
-        module = self._product()
-        if not isinstance(module, nn.Module):
-            raise ValueError(f"a student factory must return a torch.nn.Module, found {type(module).__name__}")
-        refuse_foreign_tensors(module)
-        module = module.to(self.device, self._dtype)
-        if any(is_lazy(p) for p in (*module.parameters(), *module.buffers())):
-            _refuse_forward_that_is_lost(module)
-            with torch.no_grad():
-                module.eval()(torch.zeros(self._shape_of_inputs, dtype=self._type_of_inputs, device=self.device))
-        return module
-
-    def _product(self) -> object:
-        try:
-            return self.factory()
-        except TypeError as error:
-            if _is_called_without_arguments(self.factory):
-                raise
-            raise ValueError(
-                f"the student factory must need no argument, found {error}; pass lambda: MyNetwork(...)"
-            ) from error
+        like = torch.empty(0, dtype=self._dtype, device=self.device)
+        return built(self.factory, like, self._shape_of_inputs, self._type_of_inputs)
 
     def init(self, seed: int) -> tuple[Tensors, Tensors]:
         """Fresh (parameters, buffers), a function of the seed."""
@@ -231,7 +180,7 @@ class FunctionalStudent:
             buffers = {name: b.clone() for name, b in buffers.items()}
         kernels = self._kernels(buffers, training, differentiable)
         with self._holding(parameters | buffers, training), kernels, self.precision():
-            outputs = self.logits(self.module(inputs), training)
+            outputs = logits_of(self.module(inputs), self.name, training)
             # Read back, since a forward pass may assign a buffer anew.
             return outputs, {name: self._tensor_at(name) for name in buffers}
 
@@ -355,7 +304,7 @@ class FunctionalStudent:
             ) from error
         for handle in handles:
             handle.remove()
-        outputs = self.logits(outputs, training=True)
+        outputs = logits_of(outputs, self.name, training=True)
         self._head_name = next((name for name, out in seen.items() if out is outputs), None)
         self.output_shape = tuple(outputs.shape[1:])
         return few
@@ -392,7 +341,7 @@ class FunctionalStudent:
                     watch,
                     self.precision(),
                 ):
-                    outputs = self.logits(self.module(few), training)
+                    outputs = logits_of(self.module(few), self.name, training)
                     after = [self._tensor_at(name) for name in buffers if name in leaves]
             except Exception:
                 self.opens, reached = False, None  # something in the network needs its gradients stopped
@@ -405,56 +354,6 @@ class FunctionalStudent:
             self._exchanged[training] = watch.used
         return reached
 
-    def logits(self, outputs: Any, training: bool) -> torch.Tensor:
-        """What the network returned, if it is a tensor; else its `logits`, as of the models of transformers.
-
-        Raises:
-            ValueError: there is neither.
-        """
-        if isinstance(outputs, torch.Tensor):
-            return outputs
-        logits = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", None)
-        if isinstance(logits, torch.Tensor):
-            return logits
-        content = ""
-        if isinstance(outputs, Mapping):
-            content = f" with keys {', '.join(map(repr, outputs))}"
-        elif isinstance(outputs, tuple | list):
-            content = f" of {', '.join(type(part).__name__ for part in outputs)}"
-        raise ValueError(
-            f"the student {self.name} returns {type(outputs).__name__}{content} in "
-            f"{'training' if training else 'evaluation'} mode, expected a tensor of logits, or something with a tensor "
-            "as .logits or ['logits']; wrap it in a module that returns its logits"
-        )
-
-
-def _refuse_forward_that_is_lost(module: nn.Module) -> None:
-    """Refuses a lazy module with a forward pass of its own that is another class's after its first pass.
-
-    Raises:
-        ValueError: there is one.
-    """
-    for path, child in module.named_modules():
-        becomes = getattr(child, "cls_to_become", None)
-        lazy: Any = next((c for c in type(child).__mro__ if "cls_to_become" in vars(c)), None)
-        if becomes and lazy and type(child).forward is not lazy.forward:
-            name = type(child).__name__
-            raise ValueError(
-                f"the student {type(module).__name__} has a lazy module {path!r} ({name}) with a forward pass of its "
-                f"own, which PyTorch drops when the module becomes {becomes.__name__} in its first pass; set "
-                f"cls_to_become = None in the class {name}"
-            )
-
 
 def _copied(tensors: Tensors) -> Tensors:
     return {name: t.clone() for name, t in tensors.items()}
-
-
-def _is_called_without_arguments(factory: Callable[..., object]) -> bool:
-    try:
-        inspect.signature(factory).bind()
-    except ValueError:  # a callable of C without a signature: what it says of itself stands
-        return True
-    except TypeError:
-        return False
-    return True

@@ -21,7 +21,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import batched_nms, box_area, box_iou
 
 from teachenv.students.detection import RATIOS, grids
-from teachenv.students.functional import Prediction
+from teachenv.students.prediction import Prediction
 from teachenv.tasks.average_precision import MOST, Detections, Rules, Truth, average_precisions
 from teachenv.tasks.base import VOID
 from teachenv.tasks.decisions import Decided, Decisions

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-from teachenv.students.functional import Prediction
+from teachenv.students.prediction import Prediction
 from teachenv.tasks.measures import ClassificationMeasure, Measure
 
 

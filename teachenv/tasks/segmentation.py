@@ -20,7 +20,7 @@ from PIL import Image
 from teachenv.data import FileDataset, find_dataset
 from teachenv.data.reading import damaged, honest_name, text_lines
 from teachenv.errors import DatasetUnavailable, unknown_name
-from teachenv.students.functional import Prediction
+from teachenv.students.prediction import Prediction
 from teachenv.tasks.base import VOID, Task
 from teachenv.tasks.decisions import Decided, Decisions
 from teachenv.tasks.measures import Measure, class_counts

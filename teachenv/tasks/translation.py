@@ -24,7 +24,7 @@ from teachenv.data.vocabulary import BEGIN, END, PAD, Vocabulary, pieces_of, wor
 from teachenv.decoding import by_length, greedy, translated
 from teachenv.errors import unknown_name
 from teachenv.sequence_losses import drawn_candidates, expected_bleu, log_probabilities
-from teachenv.students.functional import Prediction
+from teachenv.students.prediction import Prediction
 from teachenv.students.translation import Translator
 from teachenv.tasks.base import VOID, Task, subset_indices
 from teachenv.tasks.decisions import Decided, Decisions

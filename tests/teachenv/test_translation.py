@@ -32,7 +32,7 @@ from teachenv.errors import DatasetUnavailable
 from teachenv.losses import make_loss
 from teachenv.minibatches import minibatches
 from teachenv.students import make_student
-from teachenv.students.functional import Prediction
+from teachenv.students.prediction import Prediction
 from teachenv.students.translation import Translator
 from teachenv.tasks import make_task
 from teachenv.tasks.base import VOID

@@ -6,7 +6,7 @@ from agents.ddpg import DDPG, TD3
 from agents.lot_ppo import LoTPPO
 from agents.sac import SAC
 from agents.segments import Segments, learn_in_segments
-from meta.vec_env import GymVecEnv
+from meta.wrappers.vec_env import GymVecEnv
 
 __all__ = [
     "DDPG",

@@ -31,7 +31,7 @@ import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from meta.vec_env import Indices
+from meta.wrappers.vec_env import Indices
 from teachenv.files import whole_file
 
 GAMES = ("BeamRider", "Breakout", "UpNDown", "Gravitar")

@@ -34,9 +34,9 @@ from stable_baselines3.common.utils import obs_as_tensor
 from torch import distributions as td
 from torch import nn
 
-from meta.generators import Stream
 from meta.lot import LoT
-from meta.saving import PlainModel
+from meta.saving.generators import Stream
+from meta.saving.models import PlainModel
 from teachenv import checks
 
 

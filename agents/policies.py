@@ -16,7 +16,7 @@ from stable_baselines3.sac.policies import SACPolicy
 from stable_baselines3.td3.policies import Actor as SB3Actor
 from stable_baselines3.td3.policies import TD3Policy
 
-from meta.policies import FEATURES, INITIAL_SCALE, Attention, PerSample, perceptron
+from meta.teachers.policies import FEATURES, INITIAL_SCALE, Attention, PerSample, perceptron
 
 Network = Callable[..., torch.nn.Module]
 """Makes the network from features to an action: called with the number of features, that of an action's coordinates,
@@ -164,7 +164,7 @@ class AttentionPolicy(_Attentive, _Deterministic):
 
 
 class SamplePolicy(_Shared, _Deterministic):
-    """`meta.policies.PerSample` as actor, with SB3's critic; option `features` (4)."""
+    """`meta.teachers.policies.PerSample` as actor, with SB3's critic; option `features` (4)."""
 
 
 class Gaussian(Small, SACPolicy):
@@ -206,4 +206,7 @@ class GaussianAttentionPolicy(_Attentive, Gaussian):
 
 
 class GaussianSamplePolicy(_Shared, Gaussian):
-    """SAC's policy with `meta.policies.PerSample` for the mean; options `features` (4) and `initial_noise` (0.1)."""
+    """SAC's policy with `meta.teachers.policies.PerSample` for the mean.
+
+    Its options are `features` (4) and `initial_noise` (0.1).
+    """

@@ -15,7 +15,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback, RolloutReturn, 
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.policies import GaussianMlpPolicy, MlpPolicy
-from meta.resume import Resumable
+from meta.saving.resume import Resumable
 from teachenv import TeachEnv, TeachVectorEnv, checkpoints, checks
 from teachenv.trees import ARRAYS, at, mapped
 

@@ -22,8 +22,8 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 
-from meta.saving import PlainModel, model_of, read_content, saved_attributes, without_folder, write_model
-from meta.wrapper_states import set_wrapper_states, wrapper_states
+from meta.saving.models import PlainModel, model_of, read_content, saved_attributes, without_folder, write_model
+from meta.saving.wrapper_states import set_wrapper_states, wrapper_states
 from teachenv.fingerprints import describe
 
 AnyPPO = TypeVar("AnyPPO", bound=PPO)

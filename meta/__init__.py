@@ -1,26 +1,62 @@
-"""Gradient-based teaching: hypergradients of a student's training, and the teachers that follow them."""
+"""Gradient-based teaching: hypergradients of a student's training, and the teachers that follow them.
+
+The names that most users need are here; a package for each subject has them and the rest:
+
+- `meta.hypergradients`: the derivative of a training's final objective with respect to every action.
+- `meta.teachers`: teachers with Stable-Baselines3's model API, their policies, and the loss that they have learned.
+- `meta.distillation`: distillation methods, LGTM among them, under one trainer.
+- `meta.influence`: what a step on each sample does to a held-out loss. The attribute `meta.influence` is the function:
+  import the rest by `from meta.influence import ...`.
+- `meta.lot`: Learning from Teaching.
+- `meta.methods`: teachers as methods of a comparison.
+- `meta.saving`: models in files that run no code when they are read, and trainings that resume.
+- `meta.wrappers`: what the wrappers of environments have in common, and `GymVecEnv`.
+"""
 
 from meta import methods
-from meta.action_gradient import ActionGradient, VectorActionGradient
-from meta.data_teaching import DataTeacher, DataTeaching, RandomDropTeacher, SelfPacedTeacher
-from meta.descent import Descent
 from meta.distillation import DISTILLERS, LGTM, Batch, DistillationSettings
-from meta.dynamic_loss import DynamicLossTeacher
-from meta.evolution import EvolutionStrategies
-from meta.gradient_process import Cotangent
-from meta.gradient_teachers import RMD, FiniteDifference, GradientTeacher
-from meta.hypergradient import hypergradient
-from meta.influence import INFLUENCE_METHODS, directional_derivative, held_out_gradient, influence
-from meta.influence_teaching import InfluencePolicy, InfluenceTeacher, InfluenceTeaching
+from meta.hypergradients import (
+    METHODS,
+    ActionGradient,
+    Cotangent,
+    Descent,
+    Hypergradient,
+    Process,
+    PureProcess,
+    Training,
+    VectorActionGradient,
+    WindowGradient,
+    hypergradient,
+)
+from meta.influence import (
+    INFLUENCE_METHODS,
+    InfluencePolicy,
+    InfluenceTeacher,
+    InfluenceTeaching,
+    directional_derivative,
+    held_out_gradient,
+    influence,
+)
 from meta.lot import LoT, imitability
-from meta.policies import AttentionPolicy, MlpPolicy, SamplePolicy
-from meta.process import Process, PureProcess
-from meta.sweep import METHODS, Hypergradient
-from meta.taught_loss import TaughtLoss
-from meta.teachers import ConstantTeacher, EpisodicTeacher, RandomTeacher
-from meta.training import Training
-from meta.vec_env import GymVecEnv
-from meta.window_gradient import WindowGradient
+from meta.teachers import (
+    RMD,
+    AttentionPolicy,
+    ConstantTeacher,
+    DataTeacher,
+    DataTeaching,
+    DynamicLossTeacher,
+    EpisodicTeacher,
+    EvolutionStrategies,
+    FiniteDifference,
+    GradientTeacher,
+    MlpPolicy,
+    RandomDropTeacher,
+    RandomTeacher,
+    SamplePolicy,
+    SelfPacedTeacher,
+    TaughtLoss,
+)
+from meta.wrappers import GymVecEnv
 
 __all__ = [
     "DISTILLERS",

@@ -27,7 +27,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from meta.generators import Generators, Stream, generators
+from meta.saving.generators import Generators, Stream, generators
 from teachenv import checks
 from teachenv.errors import unknown_name
 from teachenv.losses.distillation import divergence

@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from meta.codecs import declare
-from meta.evolution import EvolutionStrategies
-from meta.gradient_teachers import RMD, FiniteDifference
-from meta.influence_teaching import InfluenceTeacher, InfluenceTeaching
-from meta.teachers import RandomTeacher
+from meta.influence.teaching import InfluenceTeacher, InfluenceTeaching
+from meta.saving.codecs import declare
+from meta.teachers.base import RandomTeacher
+from meta.teachers.evolution import EvolutionStrategies
+from meta.teachers.gradient import RMD, FiniteDifference
 from teachenv.experiment.methods import Make, Method, candidates, options_of
 
 

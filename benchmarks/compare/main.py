@@ -17,7 +17,7 @@ import meta.methods
 import teachenv  # noqa: F401 - registers the environments
 from benchmarks.compare import distillation
 from benchmarks.options import Names, ParallelOptions
-from meta.vec_env import as_vec_env
+from meta.wrappers.vec_env import as_vec_env
 from teachenv.env import TeachEnv
 from teachenv.errors import unknown_name
 from teachenv.experiment import methods

@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from benchmarks.lot.methods import Method
 from meta import LoT
-from meta.generators import Generators
+from meta.saving.generators import Generators
 from teachenv.experiment import loop
 from teachenv.experiment.cases import Outcome
 from teachenv.experiment.loop import Record

@@ -21,7 +21,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from agents import AtariVecEnv, LoTPPO, learn_in_segments
 from agents.atari import record_game
 from benchmarks.lot_atari.methods import Method
-from meta.codecs import declare
+from meta.saving.codecs import declare
 from teachenv.experiment.cases import Outcome
 from teachenv.experiment.precision import matmuls
 

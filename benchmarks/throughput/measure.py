@@ -16,7 +16,7 @@ import torch
 from torch.nn import functional as F
 
 from benchmarks.throughput.cases import Measured, Size
-from meta.action_gradient import ActionGradient, VectorActionGradient
+from meta.hypergradients.action_gradient import ActionGradient, VectorActionGradient
 from teachenv.env import TeachEnv
 from teachenv.experiment.cases import Outcome
 from teachenv.experiment.timing import in_turns, seconds_of

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from meta.distillation.learner import Learner, outputs_of
-from meta.influence import directional_derivative
+from meta.influence.derivatives import directional_derivative
 from teachenv.optimizers import Tensors
 
 Derivative = Literal["exact", "finite-difference"]

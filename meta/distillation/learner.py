@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from meta.influence import held_out_gradient
+from meta.influence.derivatives import held_out_gradient
 from teachenv.optimizers import Optimizer, Tensors
 from teachenv.schedules import Schedule
 

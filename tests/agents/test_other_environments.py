@@ -20,7 +20,7 @@ from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from agents import DDPG, SAC, TD3
-from meta.policies import Attention
+from meta.teachers.policies import Attention
 
 ALGORITHMS = pytest.mark.parametrize("algorithm", [DDPG, TD3, SAC])
 POLICIES = pytest.mark.parametrize("policy", ["AttentionPolicy", "MlpPolicy"])

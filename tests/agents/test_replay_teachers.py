@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import VecMonitor
 
 import agents
 from agents import DDPG, SAC, TD3, GymVecEnv
-from meta.policies import Attention
+from meta.teachers.policies import Attention
 from teachenv import Task, TeachEnv, TeachVectorEnv
 
 HORIZON = 5

@@ -17,7 +17,7 @@ from benchmarks.lot_atari import main, report, throughput, work
 from benchmarks.lot_atari.main import ENVIRONMENTS, Options
 from benchmarks.lot_atari.methods import LOT, METHODS, STUDIES, TABLE, Method
 from benchmarks.lot_atari.work import Rate, Training, curve_of, make_model, play
-from meta.saving import read_model
+from meta.saving.models import read_model
 from teachenv.experiment.cases import Case
 from teachenv.experiment.rows import Row, read_rows
 

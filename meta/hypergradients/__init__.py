@@ -1,0 +1,31 @@
+"""Derivatives of a student's final objective with respect to every action that a teacher took on the way.
+
+`hypergradient` differentiates any process (`Process`, `PureProcess`): a `Training` of an environment's students, or
+`Descent` on a loss of your own. `ActionGradient` and `VectorActionGradient` put the derivatives into an environment's
+`info`, and `WindowGradient` shows those of a window of steps as the observation.
+"""
+
+from meta.hypergradients.action_gradient import ActionGradient, VectorActionGradient
+from meta.hypergradients.descent import Descent
+from meta.hypergradients.gradient_process import Cotangent, GradientProcess
+from meta.hypergradients.hypergradient import hypergradient
+from meta.hypergradients.process import Adjoint, Process, PureProcess
+from meta.hypergradients.sweep import METHODS, Hypergradient
+from meta.hypergradients.training import Training
+from meta.hypergradients.window_gradient import WindowGradient
+
+__all__ = [
+    "METHODS",
+    "ActionGradient",
+    "Adjoint",
+    "Cotangent",
+    "Descent",
+    "GradientProcess",
+    "Hypergradient",
+    "Process",
+    "PureProcess",
+    "Training",
+    "VectorActionGradient",
+    "WindowGradient",
+    "hypergradient",
+]

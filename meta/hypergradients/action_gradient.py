@@ -1,0 +1,306 @@
+"""The action gradient as an environment wrapper: what a gradient teacher sees beyond what an RL teacher sees."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import TYPE_CHECKING, Any, Literal
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from meta.hypergradients.hypergradient import check_last, check_memory, check_method, hypergradient
+from meta.hypergradients.sweep import Method
+from meta.hypergradients.training import Training, needed_of
+from meta.wrappers.actions import Passage
+from meta.wrappers.base import TeachWrapper
+from teachenv.dynamics import Dynamics
+from teachenv.errors import unknown_name
+from teachenv.problem import Problem
+from teachenv.state import Episode, StudentState, take
+from teachenv.vector_env import TeachVectorEnv
+
+Kept = Literal["states", "sqrt"] | int
+
+
+class _Tape:
+    """What is kept of an environment's last steps, and how it is differentiated; of one student or of a batch.
+
+    Args:
+        teaching: of the environment.
+        method: see `ActionGradient`.
+        memory: see `ActionGradient`.
+        last: see `ActionGradient`.
+    """
+
+    def __init__(self, problem: Problem, method: str, memory: Kept, last: int | None) -> None:
+        self.problem, self.method, self.memory = problem, check_method(method), memory
+        if check_memory(memory) in ("all", "auto"):
+            raise unknown_name("memory policy of an action gradient", memory, ("states", "sqrt"))
+        check_last(self.method, last, problem.settings.horizon)
+        self.per_action, self.last = problem.settings.steps_per_action, last
+        length = problem.actions if last is None else math.ceil(last / self.per_action)
+        checkpoints = {"states": length, "sqrt": math.isqrt(length - 1) + 1}
+        count = checkpoints[memory] if isinstance(memory, str) else min(memory, length)
+        # The beginning of a truncated stretch is not known before its end.
+        self.every = 1 if last is not None else math.ceil(length / count)
+        self.window: deque[tuple[StudentState | None, torch.Tensor]] = deque(maxlen=length)
+        self.slopes: deque[np.ndarray | None] = deque(maxlen=length)
+        self.expected: StudentState | None = None
+        self.clear()
+
+    def of_last(self, last: int | None) -> _Tape:
+        """An empty tape that differentiates the last steps only, or all; its method changes accordingly."""
+        method = self.method
+        if method in ("rmd", "truncated"):
+            method = "rmd" if last is None else "truncated"
+        return self if (method, last) == (self.method, self.last) else _Tape(self.problem, method, self.memory, last)
+
+    def clear(self) -> None:
+        """Forgets all steps."""
+        self.window.clear()
+        self.slopes.clear()
+        self.added, self.fresh = 0, True
+
+    def add(
+        self,
+        before: StudentState,
+        action: torch.Tensor,
+        after: StudentState,
+        slope: np.ndarray | None = None,
+        began: bool = False,
+    ) -> None:
+        """Keeps what is needed of one environment step.
+
+        Args:
+            before: students before the step.
+            action: their actions.
+            after: students after it.
+            slope: derivative of these actions with respect to those that were taken, of their shape; None: 1.
+            began: whether any of them began anew at its end, so that the next state must be kept.
+        """
+        if self.window and self.every == self.per_action == 1 and self.method != "forward":
+            # A student that will not be stepped again; the last one may be, to compare a replay.
+            student, earlier = self.window[-1]
+            kept = None if student is None else needed_of(self.problem.dynamics, student)
+            self.window[-1] = kept, earlier
+        self.window.append((before if self.fresh or self.added % self.every == 0 else None, action))
+        self.slopes.append(slope)
+        self.added, self.fresh, self.expected = self.added + 1, began, after
+
+    def restart(self, before: StudentState, after: StudentState) -> None:
+        """Goes on where some students were put anew between two steps.
+
+        Args:
+            before: all students, as they were.
+            after: all students, as they are.
+        """
+        if before is self.expected:
+            self.fresh, self.expected = True, after
+
+    def gradient(
+        self, dynamics: Dynamics, episode: Episode, final: StudentState, rows: list[int] | None = None
+    ) -> torch.Tensor:
+        """(actions in the window, n), or (actions, B, n); `rows`: only these students of the batch."""
+        states = {i * self.per_action: state for i, (state, _) in enumerate(self.window) if state is not None}
+        states[len(self.window) * self.per_action] = final
+        actions = [action for _, action in self.window]
+        if rows is not None:
+            states = {t: take(state, rows) for t, state in states.items()}
+            actions, episode = [action[rows] for action in actions], take(episode, rows)
+        steps = len(actions) * self.per_action
+        found = hypergradient(
+            Training(dynamics, episode),
+            states[0],
+            actions,
+            method=self.method,
+            last=None if self.last is None else min(self.last, steps),
+            steps_per_action=self.per_action,
+            states=states,
+        ).actions
+        slopes = [slope for slope in self.slopes if slope is not None]
+        if not slopes:
+            return found
+        of_taken = torch.as_tensor(np.stack(slopes), dtype=found.dtype, device=found.device)
+        return found * (of_taken if rows is None else of_taken[:, rows])
+
+
+class _Differentiating:
+    """What the two wrappers share."""
+
+    _tape: _Tape
+
+    @property
+    def method(self) -> Method:
+        """The method in use."""
+        return self._tape.method
+
+    def differentiate_last(self, last: int | None) -> None:
+        """From the next episode on, differentiates its last student steps only; None: all of them.
+
+        Raises:
+            ValueError: more than the episode has, or none; or the method is `"forward"`.
+        """
+        self._tape = self._tape.of_last(last)
+
+
+class ActionGradient(_Differentiating, TeachWrapper):
+    """Adds `info["action_gradient"]` to the step that ends an episode: d(return)/d(actions), (actions taken, n).
+
+    Row t is the derivative of the episode's return J(ω_T) − J(ω_0) with respect to the action that this wrapper is
+    given at step t, the other actions held. An episode whose student diverged gets zeros: its return is a penalty,
+    which does not depend on the actions.
+
+    Wrappers in between: `RescaleAction` and `ClipAction` are differentiated too (of the latter, exactly 0 where it
+    clips); whatever else changes actions, the steps taken or rewards is refused. Wrappers outside change nothing here:
+    the gradient stays that of the actions as they come in, and of the environment's own return. The action space is the
+    wrapped environment's; where `ClipAction` has taken its bounds away, those within which it does not clip.
+
+    Args:
+        env: a `TeachEnv`, possibly wrapped.
+        method: `"rmd"` (exact), `"finite-difference"`, `"truncated"` or `"forward"`; see `meta.hypergradient`.
+        memory: which students are kept on the way: `"states"`, one before each action (references to values: no copy,
+            no graph); `"sqrt"` or an integer, so many, and the steps between are taken again, bitwise.
+        last: how many student steps at the end are differentiated; see `meta.hypergradient`.
+
+    Raises:
+        TypeError: the environment is no `TeachEnv`.
+        ValueError: an unknown method or memory policy, or a wrapper of unknown derivative.
+    """
+
+    def __init__(
+        self,
+        env: gym.Env[np.ndarray, np.ndarray],
+        method: str = "rmd",
+        memory: Kept = "states",
+        last: int | None = None,
+    ) -> None:
+        """Wraps the environment."""
+        super().__init__(env)
+        self._passage = Passage(env, type(self).__name__)
+        self.action_space = self._passage.outermost_bounded.action_space
+        self._tape = _Tape(self._teach.problem, method, memory, last)
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:
+        """Steps, and differentiates when the episode ends.
+
+        Raises:
+            RuntimeError: the episode ends, but its first steps were not taken under this wrapper; or another action
+                than this one reached the environment.
+        """
+        before = self._teach.student
+        # After a reset, or a set_state, the student is not the one that the last step left.
+        if before is not self._tape.expected:
+            self._tape.clear()
+        passed, slope = self._passage.through(action)
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self._passage.check(passed, self._teach.action)
+        self._tape.add(before, self._teach.action, self._teach.student, slope)
+        if terminated or truncated:
+            info["action_gradient"] = self._gradient(bool(info["diverged"]))
+            self._tape.clear()
+        return observation, reward, terminated, truncated, info
+
+    def _gradient(self, diverged: bool) -> np.ndarray:
+        teach, recorded = self._teach, self._tape.added
+        taken = int(teach.student.step) // teach.problem.settings.steps_per_action
+        if taken != recorded:
+            raise RuntimeError(
+                f"the action gradient needs the whole episode, but {taken - recorded} of its {taken} actions "
+                "were taken before this wrapper saw it (set_state in mid-episode?); reset, or set_state to a state at "
+                "its start"
+            )
+        gradient = np.zeros((taken, *(teach.action_space.shape or ())), dtype=teach.action_space.dtype)
+        if not diverged:
+            known = self._tape.gradient(teach.dynamics, teach.episode, teach.student)
+            gradient[taken - len(known) :] = known.cpu().numpy()
+        return gradient
+
+
+if TYPE_CHECKING:
+    _VectorWrapper = gym.vector.VectorWrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+else:
+    _VectorWrapper = gym.vector.VectorWrapper  # Gymnasium 1.1 to 1.3 have no type parameters here
+
+
+class VectorActionGradient(_Differentiating, _VectorWrapper):
+    """`ActionGradient` for a batch: differentiates all students that end in a step in one computation.
+
+    Adds `info["action_gradient"]`, (B, actions in an episode, n), with Gymnasium's mask `info["_action_gradient"]`, to
+    steps that end an episode. Rows outside the mask are zeros, as are those of diverged students.
+
+    Args:
+        env: a `TeachVectorEnv`, possibly wrapped; see `ActionGradient`.
+        method: see `ActionGradient`.
+        memory: see `ActionGradient`.
+        last: see `ActionGradient`.
+
+    Raises:
+        TypeError: the environment is no `TeachVectorEnv`.
+        ValueError: an unknown method or memory policy, or a wrapper of unknown derivative.
+    """
+
+    def __init__(
+        self,
+        env: gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray],
+        method: str = "rmd",
+        memory: Kept = "states",
+        last: int | None = None,
+    ) -> None:
+        """Wraps the environment."""
+        super().__init__(env)
+        if not isinstance(env.unwrapped, TeachVectorEnv):
+            found = type(env.unwrapped).__name__
+            raise TypeError(f"VectorActionGradient differentiates a TeachVectorEnv, found {found}")
+        self._teach: TeachVectorEnv = env.unwrapped
+        self._passage = Passage(env, type(self).__name__)
+        bounded = self._passage.outermost_bounded
+        self.action_space, self.single_action_space = bounded.action_space, bounded.single_action_space
+        self._tape = _Tape(self._teach.problem, method, memory, last)
+
+    def reset(
+        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Resets all students, or those of a `reset_mask`; what is kept of the others stays."""
+        mask = (options or {}).get("reset_mask")
+        before = self._teach.students if isinstance(mask, np.ndarray) and not mask.all() else None
+        result = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]  # Gymnasium's own take lists too
+        if before is not None:
+            self._tape.restart(before, self._teach.students)
+        return result
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Steps, and differentiates the episodes that end.
+
+        Raises:
+            RuntimeError: an episode ends whose first steps were not taken under this wrapper; or other actions than
+                these reached the environment.
+        """
+        teach, tape = self._teach, self._tape
+        before, episodes = teach.students, teach.episodes
+        # After a reset, or a set_state, the students are not those that the last step left.
+        if before is not tape.expected:
+            tape.clear()
+        passed, slope = self._passage.through(actions)
+        observation, rewards, terminated, truncated, infos = self.env.step(actions)
+        self._passage.check(passed, teach.actions)
+        ended = terminated | truncated
+        tape.add(before, teach.actions, teach.students, slope, began=bool(ended.any()))
+        if ended.any():
+            length, size = teach.problem.actions, teach.problem.neutral_action.numel()
+            gradient = np.zeros((teach.num_envs, length, size), dtype=teach.single_action_space.dtype)
+            # Students that did not diverge and end together began together, a whole episode ago.
+            rows = np.flatnonzero(ended & ~infos["final_info"]["diverged"])
+            if len(rows):
+                if tape.added < length:
+                    raise RuntimeError(
+                        f"the action gradient needs whole episodes, but only the last {tape.added} of {length} actions "
+                        "were taken under this wrapper; reset, or set_state to their start"
+                    )
+                assert teach.final_students is not None
+                some = rows.tolist() if len(rows) < teach.num_envs else None
+                known = tape.gradient(teach.dynamics, episodes, teach.final_students, some)
+                gradient[rows, length - len(known) :] = known.movedim(0, 1).cpu().numpy()
+            infos["action_gradient"], infos["_action_gradient"] = gradient, ended
+        return observation, rewards, terminated, truncated, infos

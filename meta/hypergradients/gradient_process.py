@@ -1,0 +1,279 @@
+"""A process whose step is an optimiser's, and its adjoint.
+
+The optimiser's part of the adjoint is written by hand (`teachenv.optimizers`), so that no graph is kept of the update,
+and only products with the Hessian and the mixed derivative of the loss are left. For cotangents dω', dv', db' of
+parameters, optimiser slots and running statistics after the step, and g = ∇_ω L(ω, a):
+
+    dg, dω, dv = optimiser's reverse rule of (dω', dv')
+    dω += (∂g/∂ω)ᵀ dg + (∂b'/∂ω)ᵀ db'        da = (∂g/∂a)ᵀ dg        db = (∂b'/∂b)ᵀ db'
+
+For plain SGD without running statistics these are L2T-DLF's eqs. 4-5 (its dω there is the same for both lines: the
+cotangent before the step is undone); with momentum the paper's form is wrong. The two products with dg can also be had
+without double backward, by central differences of the gradient along dg.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from meta.hypergradients.forward_mode import dual, in_forward_mode, tangent_of
+from meta.hypergradients.memory import Arena
+from meta.hypergradients.process import Adjoint, Process, explained
+from teachenv.optimizers import SGD, Optimizer, Rate, Tensors, slots_of
+from teachenv.state import Gradient, Pullback, StudentState
+from teachenv.students.kernels import opened
+from teachenv.trees import leaves
+from teachenv.update import Update
+
+RADIUS = {torch.float32: 1e-2, torch.float64: 3e-8}
+"""How far central differences move the parameters, by their dtype; see `meta.hypergradient`."""
+
+
+def without_slots(state: StudentState, optimizer: Optimizer) -> StudentState:
+    """The state without the optimiser's slots, if its reverse rule does not read them: SGD's momentum is not needed."""
+    return state if optimizer.needs_gradient else replace(state, slots={})
+
+
+@dataclass(frozen=True)
+class Cotangent:
+    """dJ/dx of the state x of a descent: one tensor for each of its tensors that J can depend on.
+
+    Attributes:
+        parameters: of ω.
+        carried: of the optimiser's slots, but for the factor.
+        buffers: of running statistics.
+        factor: see `carried`. To multiply a large student's momentum at every step would be a tenth of its time.
+    """
+
+    parameters: Tensors
+    carried: Tensors
+    buffers: Tensors
+    factor: float = 1.0
+
+    @property
+    def slots(self) -> Tensors:
+        """Of the optimiser's slots."""
+        return self.carried if self.factor == 1.0 else {n: self.factor * d for n, d in self.carried.items()}
+
+
+@dataclass(frozen=True)
+class _Reversed:
+    """The optimiser's part of an adjoint.
+
+    Attributes:
+        direction: cotangent of the gradient, but for the scale.
+        scale: see `direction`.
+        direct: cotangent of the parameters past the gradient.
+        carried: of the slots; see `Cotangent`.
+        factor: see `Cotangent`.
+    """
+
+    direction: Tensors
+    scale: float
+    direct: Tensors
+    carried: Tensors
+    factor: float
+
+    def before(self, statistics: Tensors) -> Tensors:
+        """Cotangents that go through the gradient's adjoint beside the direction, which leaves out the scale."""
+        return statistics if self.scale == 1.0 else {n: d / self.scale for n, d in statistics.items()}
+
+    def joined(self, through: Pullback) -> tuple[Cotangent, torch.Tensor]:
+        """(Cotangent of the state, of the action), given what came through the gradient."""
+        with torch.no_grad():
+            parameters = {n: d.add(through.parameters[n], alpha=self.scale) for n, d in self.direct.items()}
+            statistics, of_action = through.statistics, through.action
+            if self.scale != 1.0:
+                statistics = {n: self.scale * d for n, d in statistics.items()}
+                of_action = self.scale * of_action
+        return Cotangent(parameters, self.carried, statistics, self.factor), of_action
+
+
+class GradientProcess(Process):
+    """A process whose step is an `Update`; see the module. The state knows its step, so that t is not read.
+
+    Args:
+        update: the step and its gradient.
+        objective: the final state to J.
+        statistics: names of the buffers that J can depend on.
+        stops_gradients: whether the step's own gradient leaves out a dependence that the step has.
+        replays_exactly: see `Process`.
+    """
+
+    hessian_vector_products = 1
+    gradient_evaluations = 1
+
+    def __init__(
+        self,
+        update: Update,
+        objective: Callable[[StudentState], torch.Tensor],
+        statistics: Sequence[str] = (),
+        *,
+        stops_gradients: bool = False,
+        replays_exactly: bool = False,
+    ) -> None:
+        """Holds the pieces."""
+        self.update, self.optimizer = update, update.optimizer
+        self._objective, self._statistics = objective, statistics
+        self.stops_gradients, self.replays_exactly = stops_gradients, replays_exactly
+
+    def batch(self, state: StudentState) -> tuple[int, ...]:
+        """(B,) for a batch of students."""
+        return () if isinstance(state.step, int) else state.step.shape
+
+    def needed(self, state: StudentState) -> StudentState:
+        """See `without_slots`."""
+        return without_slots(state, self.optimizer)
+
+    def finished(self, cotangent: Cotangent) -> Cotangent:
+        """Multiplies the factor into the cotangents of the optimiser's slots."""
+        return replace(cotangent, carried=cotangent.slots, factor=1.0)
+
+    def step(self, state: StudentState, action: torch.Tensor, t: int, arena: Arena | None = None) -> StudentState:
+        """One step of the optimiser."""
+        return self.update.step(state, action, None if arena is None else arena.place(state.parameters))[0]
+
+    def value(self, state: StudentState) -> tuple[torch.Tensor, Cotangent]:
+        """(J, ∂J/∂x_T)."""
+        parameters = leaves(state.parameters)
+        statistics = leaves({name: state.buffers[name] for name in self._statistics})
+        with torch.enable_grad():
+            value = self._objective(replace(state, parameters=parameters, buffers=state.buffers | statistics))
+            with opened():  # J depends on what a network's own gradients stop at, too
+                grads = torch.autograd.grad(
+                    value.sum(), [*parameters.values(), *statistics.values()], materialize_grads=True
+                )
+        of_parameters = dict(zip(parameters, grads, strict=False))
+        of_statistics = dict(zip(statistics, grads[len(parameters) :], strict=True))
+        return value.detach(), Cotangent(
+            of_parameters, {n: torch.zeros_like(s) for n, s in state.slots.items()}, of_statistics
+        )
+
+    def linearize(self, state: StudentState, action: torch.Tensor, t: int) -> tuple[StudentState, Adjoint]:
+        """(next state, adjoint); the graph kept is that of the gradient, not of the update."""
+        gradient, adjoint_of_gradient = self.update.linearize(state, action)
+        # What the adjoint holds on to is held for every step at once under memory="all".
+        reads = self.optimizer.needs_gradient
+        here = state if reads else replace(state, parameters={}, slots={}, buffers={})
+        values = gradient.parameters if reads else None
+
+        def adjoint(cotangent: Cotangent) -> tuple[Cotangent, torch.Tensor]:
+            back = self._reversed(here, cotangent, values)
+            with explained():
+                return back.joined(adjoint_of_gradient(back.direction, back.before(cotangent.buffers)))
+
+        return self.update.apply(state, gradient), adjoint
+
+    def pullback(
+        self, state: StudentState, action: torch.Tensor, t: int, cotangent: Cotangent
+    ) -> tuple[Cotangent, torch.Tensor]:
+        """The adjoint at once, which a batch of students has recorded."""
+        if self.optimizer.needs_gradient:
+            return self.linearize(state, action, t)[1](cotangent)
+        back = self._reversed(state, cotangent, None)
+        with explained():
+            statistics = back.before(cotangent.buffers)
+            return back.joined(self.update.pullback(state, action, back.direction, statistics))
+
+    def pullback_by_differences(
+        self, state: StudentState, action: torch.Tensor, t: int, cotangent: Cotangent
+    ) -> tuple[Cotangent, torch.Tensor]:
+        """The adjoint by central differences of the gradient at ω ± ε dg; statistics by an ordinary backward pass.
+
+        The gradient g(ω, b) is ∂L/∂ω, and its Jacobian therefore symmetric: (∂g/∂ω)ᵀ dg is the difference of g along
+        dg, and (∂g/∂b)ᵀ dg that of ∂L/∂b. Where the step's own gradient stops at something that depends on ω
+        (`torch.no_grad`, `detach`) it is not, and the adjoint is taken exactly instead.
+        """
+        if self.stops_gradients:
+            return self.pullback(state, action, t, cotangent)
+        here = self.update.gradient(state, action).parameters if self.optimizer.needs_gradient else None
+        back = self._reversed(state, cotangent, here)
+        d_gradient = back.direction
+        with torch.no_grad():
+            size = self.batch(state)
+            norm = torch.stack([d.reshape(*size, -1).square().sum(-1) for d in d_gradient.values()]).sum(0).sqrt()
+            epsilon = RADIUS[norm.dtype] / norm.clamp(min=torch.finfo(norm.dtype).tiny ** 0.5)
+
+        def scaled(factor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+            return factor.view(*size, *[1] * (like.dim() - len(size)))
+
+        def along(sign: float) -> Gradient:
+            moved = {n: state.parameters[n].addcmul(d, scaled(sign * epsilon, d)) for n, d in d_gradient.items()}
+            there = replace(state, parameters=state.parameters | moved)
+            # ∇ of everything, since what moved one network depends on where the other one is.
+            return self.update.gradient(there, action, with_action=True, of_all=True)
+
+        plus, minus = along(1.0), along(-1.0)
+        assert plus.action is not None
+        assert minus.action is not None
+        products = {n: (g - minus.parameters[n]).div_(scaled(2 * epsilon, g)) for n, g in plus.parameters.items()}
+        of_action = (plus.action - minus.action) / scaled(2 * epsilon, action)
+        through = Pullback(products, {}, of_action)
+        if cotangent.buffers:
+            of_new = self.update.pullback(state, action, None, back.before(cotangent.buffers))
+            products = {n: p + of_new.parameters[n] for n, p in products.items()}
+            of_old = {n: (g - minus.statistics[n]) / scaled(2 * epsilon, g) for n, g in plus.statistics.items()}
+            of_old = {n: d + of_old[n] if n in of_old else d for n, d in of_new.statistics.items()}
+            # New statistics do not depend on the action.
+            through = Pullback(products, of_old, of_action)
+        return back.joined(through)
+
+    def pushforward(
+        self, state: StudentState, action: torch.Tensor, t: int, tangent: Cotangent, of_action: torch.Tensor
+    ) -> Cotangent:
+        """Forward over reverse."""
+
+        def pushed() -> Cotangent:
+            parameters = {n: dual(p, tangent.parameters[n]) for n, p in leaves(state.parameters).items()}
+            slots = {n: dual(slot, tangent.slots[n]) for n, slot in state.slots.items()}
+            buffers = {n: dual(b, tangent.buffers[n]) if n in tangent.buffers else b for n, b in state.buffers.items()}
+            gradient, new_buffers = self.update.gradient_with_graph(
+                parameters, buffers, state.step, dual(action.detach(), of_action)
+            )
+            moving = {n: parameters[n] for n in gradient}
+            after, new_slots = self.optimizer.update(
+                moving, gradient, slots_of(slots, moving), self.update.rate(state), state.step
+            )
+            return Cotangent(
+                {n: tangent_of(p) for n, p in (parameters | after).items()},
+                {n: tangent_of(slot) for n, slot in (slots | new_slots).items()},
+                {n: tangent_of(new_buffers[n]) for n in tangent.buffers},
+            )
+
+        return in_forward_mode(pushed)
+
+    def _reversed(self, state: StudentState, cotangent: Cotangent, gradient: Tensors | None) -> _Reversed:
+        rate, given = self.update.rate(state), cotangent.parameters
+        names = self.update.moved(given)
+        with torch.no_grad():
+            if len(names) < len(given):
+                return self._reversed_in_part(state, rate, cotangent, gradient, names)
+            if isinstance(self.optimizer, SGD) and isinstance(rate, float | int) and self.optimizer.scales(rate):
+                direction, direct, scale = self.optimizer.reverse_scaled(
+                    given, cotangent.carried, rate, cotangent.factor
+                )
+                carried = direction if self.optimizer.momentum else {}
+                return _Reversed(direction, scale, direct, carried, scale * self.optimizer.momentum)
+            direction, direct, slots = self.optimizer.reverse(
+                given, cotangent.slots, rate, state.step, state.parameters, gradient, state.slots
+            )
+            return _Reversed(direction, 1.0, direct, slots, 1.0)
+
+    def _reversed_in_part(
+        self, state: StudentState, rate: Rate, cotangent: Cotangent, gradient: Tensors | None, names: list[str]
+    ) -> _Reversed:
+        """Where a step moves some of the parameters: the others' cotangents stay as they are."""
+        here = {n: state.parameters[n] for n in names} if self.optimizer.needs_gradient else None
+        direction, direct, slots = self.optimizer.reverse(
+            {n: cotangent.parameters[n] for n in names},
+            slots_of(cotangent.slots, names),
+            rate,
+            state.step,
+            here,
+            gradient,
+            slots_of(state.slots, names),
+        )
+        return _Reversed(direction, 1.0, cotangent.parameters | direct, cotangent.slots | slots, 1.0)

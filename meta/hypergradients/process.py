@@ -1,0 +1,250 @@
+"""Pure processes: what can be differentiated. A training is one, and so is anything else that steps without memory.
+
+    x_{t+1} = step(x_t, a_t, t)        J = objective(x_T)
+
+A process linearises its step at a state: `linearize` gives the next state and the adjoint of the step there, a
+function that takes dJ/dx_{t+1} to (dJ/dx_t, dJ/da_t). For an arbitrary `step`, autograd does that;
+`meta.hypergradients.gradient_process` has processes whose structure is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+
+from meta.hypergradients.forward_mode import dual, in_forward_mode, tangent_of
+from meta.hypergradients.memory import Arena
+from teachenv.students.batch_norm import batch_normalized
+from teachenv.students.kernels import weight_norm
+from teachenv.trees import mapped, tensors_of, with_tensors
+
+Adjoint = Callable[[Any], tuple[Any, torch.Tensor]]
+"""Takes the cotangent of the state after a step to (cotangent of the state before it, of the action)."""
+
+
+class PureProcess(Protocol):
+    """What `meta.hypergradient` differentiates at the least: your own two functions, in a class or a namespace."""
+
+    step: Callable[[Any, torch.Tensor, int], Any]
+    """(state, action, t) to the next state: nested dictionaries, tuples and dataclasses of tensors."""
+    objective: Callable[[Any], torch.Tensor]
+    """The final state to J, a scalar."""
+
+
+class Process:
+    """A process that autograd linearises.
+
+    Args:
+        step: see `PureProcess`. It must be a function of its arguments alone: a step is taken again when it is
+            differentiated. If it takes gradients itself, then with `create_graph=True`.
+        objective: see `PureProcess`.
+    """
+
+    hessian_vector_products = 0
+    """Double backward passes in an adjoint."""
+    gradient_evaluations = 0
+    """Gradients of a loss in a step, as far as the process knows."""
+    replays_exactly = False
+    """Whether it is known that a step taken again gives the same."""
+
+    def __init__(self, step: Callable[[Any, torch.Tensor, int], Any], objective: Callable[[Any], torch.Tensor]) -> None:
+        """Holds the functions."""
+        self._step, self._objective = step, objective
+        self._normalizations = Normalizations()
+
+    def batch(self, state: Any) -> tuple[int, ...]:
+        """The shape in which independent processes are stacked in a state: (B,), or () for one."""
+        return ()
+
+    def singles(self, state: Any) -> list[tuple[Process, Any]]:
+        """The processes stacked in a state, each with its own, if they gain nothing from being taken together."""
+        return []
+
+    def needed(self, state: Any) -> Any:
+        """What of a state `pullback` reads: all that has to be kept of it."""
+        return state
+
+    def finished(self, cotangent: Any) -> Any:
+        """The cotangent of the initial state as it is handed out."""
+        return cotangent
+
+    def step(self, state: Any, action: torch.Tensor, t: int, arena: Arena | None = None) -> Any:
+        """The next state, without a graph; on the arena, if there is one, as far as it can be written there at once."""
+        after = self._step(mapped(torch.Tensor.detach, state), action.detach(), t)
+        return mapped(torch.Tensor.detach, after)
+
+    def value(self, state: Any) -> tuple[torch.Tensor, Any]:
+        """(J, its gradient with respect to the state)."""
+        leaves = _floating_leaves(state)
+        with torch.enable_grad():
+            objective = self._objective(with_tensors(state, leaves))
+            wanted = [leaf for leaf in leaves if leaf.requires_grad]
+            if objective.requires_grad:
+                grads = torch.autograd.grad(objective.sum(), wanted, materialize_grads=True)
+            else:
+                grads = tuple(torch.zeros_like(leaf) for leaf in wanted)
+        return objective.detach(), list(grads)
+
+    def linearize(self, state: Any, action: torch.Tensor, t: int) -> tuple[Any, Adjoint]:
+        """(next state, adjoint of the step); the adjoint keeps the step's graph and can be called once."""
+        leaves, leaf_action = _floating_leaves(state), action.detach().requires_grad_()
+        with torch.enable_grad(), self._normalizations.exchanged():
+            after = self._step(with_tensors(state, leaves), leaf_action, t)
+        outputs = [tensor for tensor in tensors_of(after) if tensor.is_floating_point()]
+
+        def adjoint(cotangent: list[torch.Tensor]) -> tuple[list[torch.Tensor], torch.Tensor]:
+            reached = [i for i, output in enumerate(outputs) if output.requires_grad]
+            wanted = [leaf for leaf in leaves if leaf.requires_grad]
+            with explained():
+                grads = torch.autograd.grad(
+                    [outputs[i] for i in reached],
+                    [*wanted, leaf_action],
+                    [cotangent[i] for i in reached],
+                    materialize_grads=True,
+                )
+            return list(grads[:-1]), grads[-1]
+
+        return mapped(torch.Tensor.detach, after), adjoint
+
+    def pullback(self, state: Any, action: torch.Tensor, t: int, cotangent: Any) -> tuple[Any, torch.Tensor]:
+        """The adjoint of the step at a state, applied at once."""
+        return self.linearize(state, action, t)[1](cotangent)
+
+    def pullback_by_differences(
+        self, state: Any, action: torch.Tensor, t: int, cotangent: Any
+    ) -> tuple[Any, torch.Tensor]:
+        """The same by central differences; needs to know the gradient within the step.
+
+        Raises:
+            TypeError: this process is an arbitrary step.
+        """
+        raise TypeError(
+            'method="finite-difference" differentiates the gradient within a step, and an arbitrary step(state, '
+            'action, t) does not say which that is; describe it as meta.Descent(loss, objective), or use "rmd"'
+        )
+
+    def pushforward(self, state: Any, action: torch.Tensor, t: int, tangent: Any, of_action: torch.Tensor) -> Any:
+        """The tangent of the next state, by forward mode.
+
+        Args:
+            state: where.
+            action: the action.
+            t: which step.
+            tangent: of the state, in the form of a cotangent.
+            of_action: tangent of the action.
+        """
+
+        def pushed() -> list[torch.Tensor]:
+            rest = iter(tangent)
+            duals = [
+                dual(leaf.detach(), next(rest)) if leaf.is_floating_point() else leaf for leaf in tensors_of(state)
+            ]
+            after = self._step(with_tensors(state, duals), dual(action.detach(), of_action), t)
+            return [tangent_of(tensor) for tensor in tensors_of(after) if tensor.is_floating_point()]
+
+        return in_forward_mode(pushed)
+
+
+def as_process(process: Process | PureProcess) -> Process:
+    """The process itself, or one of the two functions.
+
+    Raises:
+        TypeError: it has no `step` and `objective`.
+    """
+    if isinstance(process, Process):
+        return process
+    step, objective = getattr(process, "step", None), getattr(process, "objective", None)
+    if not (callable(step) and callable(objective)):
+        raise TypeError(
+            f"a process has step(state, action, t) and objective(state), found {type(process).__name__} without them; "
+            "make one with meta.Process(step, objective)"
+        )
+    return Process(step, objective)
+
+
+def _floating_leaves(state: Any) -> list[torch.Tensor]:
+    return [t.detach().requires_grad_(t.is_floating_point()) for t in tensors_of(state)]
+
+
+def double_backward_kernels() -> AbstractContextManager[None]:
+    """Chooses attention's math kernel: the fused ones cannot be differentiated twice.
+
+    Entered once for a whole sweep: it costs as much as a small student's forward pass.
+    """
+    return sdpa_kernel(SDPBackend.MATH)
+
+
+class Normalizations:
+    """Chooses normalisations for a second derivative in steps of a user's own, where there are any."""
+
+    def __init__(self) -> None:
+        """Begins without knowing whether there are any."""
+        self._used: bool | None = None
+
+    @contextmanager
+    def exchanged(self) -> Iterator[None]:
+        """A block in which they are exchanged. That looks at every call, so it is not done again if there was none."""
+        if self._used is False:
+            yield
+            return
+        with _Exchanging() as mode:
+            yield
+        self._used = mode.used
+
+
+class _Exchanging(TorchFunctionMode):
+    """Exchanges what modules of a step call: batch norm's second derivative is slow, weight norm's is wrong.
+
+    As in a student (`teachenv.students.kernels`), but that running statistics, which are no part of the process's
+    state, are updated in place without a derivative.
+
+    Attributes:
+        used: whether there was any.
+    """
+
+    used = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        replacement = _REPLACED.get(func)
+        self.used |= replacement is not None
+        return (replacement or func)(*args, **(kwargs or {}))
+
+
+def _batch_norm(
+    input: torch.Tensor,
+    running_mean: torch.Tensor | None,
+    running_var: torch.Tensor | None,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> torch.Tensor:
+    """`F.batch_norm`."""
+    if training and (weight is None or weight.dtype == input.dtype):
+        return batch_normalized(input, weight, bias, eps, running_mean, running_var, momentum)
+    return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+
+
+_REPLACED: dict[Any, Callable[..., Any]] = {F.batch_norm: _batch_norm, torch._weight_norm: weight_norm}
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turns PyTorch's refusal to differentiate a kernel twice into advice."""
+    try:
+        yield
+    except RuntimeError as error:
+        message = str(error)
+        if any(sign in message for sign in ("derivative for", "not implemented", "differentiate twice")):
+            raise RuntimeError(
+                f"the step has an operation that cannot be differentiated twice ({message.splitlines()[0]}); use "
+                'method="finite-difference", which needs no double backward'
+            ) from error
+        raise

@@ -1,0 +1,142 @@
+"""The training of an environment's students as a process: each step is an update, or several of them in order."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+
+from meta.hypergradients.gradient_process import Cotangent, GradientProcess, without_slots
+from meta.hypergradients.memory import Arena
+from meta.hypergradients.process import Adjoint, Process
+from teachenv.dynamics import Dynamics
+from teachenv.mapping import One
+from teachenv.state import Episode, StudentState, apart
+
+
+class Training(Process):
+    """The training of an environment's student, or of a batch of them, as a process over `StudentState`.
+
+    Args:
+        dynamics: of the environment.
+        episode: which training.
+    """
+
+    def __init__(self, dynamics: Dynamics, episode: Episode) -> None:
+        """Makes a process of each update."""
+        self.dynamics, self.episode = dynamics, episode
+        self.replays_exactly = dynamics.known_pure
+        self._updates = [
+            GradientProcess(
+                update,
+                lambda state: dynamics.objective(state, episode),
+                dynamics.student.statistics,
+                stops_gradients=dynamics.student.reads_stopped,
+            )
+            for update in dynamics.updates(episode)
+        ]
+        self.hessian_vector_products = self.gradient_evaluations = len(self._updates)
+        if left_out := dynamics.student.unfollowed:
+            warnings.warn(
+                f"the gradient leaves out a part: {', '.join(left_out[:3])} of the student {dynamics.student.name} "
+                "depend(s) on its parameters in a way that has no derivative (.data, .item(), NumPy, in-place updates "
+                "of what is detached), or has a gradient that is not the derivative "
+                "(straight-through); compute it by differentiable operations, under torch.no_grad() if its own "
+                "gradient shall not see it, and it is followed",
+                stacklevel=2,
+            )
+
+    def batch(self, state: StudentState) -> tuple[int, ...]:
+        """(B,) for a batch of students."""
+        return self._updates[-1].batch(state)
+
+    def singles(self, state: StudentState) -> list[tuple[Process, StudentState]]:
+        """The trainings of students that are taken one after the other anyway."""
+        if not self.dynamics.mapping.one_by_one:
+            return []
+        single = self.dynamics.mapped(One())
+        return [(Training(single, episode), student) for student, episode in apart(state, self.episode)]
+
+    def needed(self, state: StudentState) -> StudentState:
+        """What of a state `pullback` reads."""
+        return needed_of(self.dynamics, state)
+
+    def finished(self, cotangent: Cotangent) -> Cotangent:
+        """The cotangent of the initial state as it is handed out."""
+        return self._updates[-1].finished(cotangent)
+
+    def step(self, state: StudentState, action: torch.Tensor, t: int, arena: Arena | None = None) -> StudentState:
+        """All updates."""
+        for update in self._updates:
+            state = update.step(state, action, t, arena)
+        return state
+
+    def value(self, state: StudentState) -> tuple[torch.Tensor, Cotangent]:
+        """(J on dev, ∂J/∂x_T)."""
+        return self._updates[-1].value(state)
+
+    def linearize(self, state: StudentState, action: torch.Tensor, t: int) -> tuple[StudentState, Adjoint]:
+        """(next state, adjoint)."""
+        adjoints = []
+        for update in self._updates:
+            state, adjoint = update.linearize(state, action, t)
+            adjoints.append(adjoint)
+        return state, _reversed(adjoints)
+
+    def pullback(
+        self, state: StudentState, action: torch.Tensor, t: int, cotangent: Cotangent
+    ) -> tuple[Cotangent, torch.Tensor]:
+        """The adjoint at once: the last update's without its graph, which a batch of students has recorded."""
+        *earlier, last = self._updates
+        adjoints = []
+        for update in earlier:
+            state, adjoint = update.linearize(state, action, t)
+            adjoints.append(adjoint)
+
+        def of_last(cotangent: Cotangent) -> tuple[Cotangent, torch.Tensor]:
+            return last.pullback(state, action, t, cotangent)
+
+        return _reversed([*adjoints, of_last])(cotangent)
+
+    def pullback_by_differences(
+        self, state: StudentState, action: torch.Tensor, t: int, cotangent: Cotangent
+    ) -> tuple[Cotangent, torch.Tensor]:
+        """The adjoint, each update's by central differences."""
+        states = [state]
+        for update in self._updates[:-1]:
+            states.append(update.step(states[-1], action, t))
+
+        def adjoint_at(update: GradientProcess, state: StudentState) -> Adjoint:
+            return lambda cotangent: update.pullback_by_differences(state, action, t, cotangent)
+
+        return _reversed([adjoint_at(*pair) for pair in zip(self._updates, states, strict=True)])(cotangent)
+
+    def pushforward(
+        self, state: StudentState, action: torch.Tensor, t: int, tangent: Cotangent, of_action: torch.Tensor
+    ) -> Cotangent:
+        """The tangent through all updates, forward over reverse."""
+        *earlier, last = self._updates
+        for update in earlier:
+            tangent = update.pushforward(state, action, t, tangent, of_action)
+            state = update.step(state, action, t)
+        return last.pushforward(state, action, t, tangent, of_action)
+
+
+def needed_of(dynamics: Dynamics, state: StudentState) -> StudentState:
+    """What has to be kept of a state to differentiate the step from it: all, where later updates start from more."""
+    return state if len(dynamics.moves) > 1 else without_slots(state, dynamics.optimizer)
+
+
+def _reversed(adjoints: list[Adjoint]) -> Adjoint:
+    """The adjoint of steps in order: the last one's first, the cotangents of the action added up."""
+    if len(adjoints) == 1:
+        return adjoints[0]
+
+    def adjoint(cotangent: Cotangent) -> tuple[Cotangent, torch.Tensor]:
+        cotangent, of_action = adjoints[-1](cotangent)
+        for earlier in reversed(adjoints[:-1]):
+            cotangent, part = earlier(cotangent)
+            of_action = of_action + part
+        return cotangent, of_action
+
+    return adjoint

@@ -1,0 +1,17 @@
+"""Influence: what a step on each sample does to a loss on held-out data; and the teacher that weighs samples by it.
+
+The attribute `meta.influence` is the function of this name; import the rest by `from meta.influence import ...`.
+"""
+
+from meta.influence.derivatives import INFLUENCE_METHODS, directional_derivative, held_out_gradient, influence
+from meta.influence.teaching import InfluencePolicy, InfluenceTeacher, InfluenceTeaching
+
+__all__ = [
+    "INFLUENCE_METHODS",
+    "InfluencePolicy",
+    "InfluenceTeacher",
+    "InfluenceTeaching",
+    "directional_derivative",
+    "held_out_gradient",
+    "influence",
+]

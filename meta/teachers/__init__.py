@@ -1,0 +1,37 @@
+"""Teachers, their policy networks, and the loss that a teacher has learned.
+
+Gradient teachers (`RMD`, `FiniteDifference`), evolution strategies, L2T-DLN's teacher of a loss network and its update
+rules, L2T's teacher of data, and teachers that learn nothing: all have Stable-Baselines3's `learn`, `predict`, `save`
+and `load`. `TaughtLoss` takes a learned loss out of the environments, into a training loop of your own.
+"""
+
+from meta.teachers.base import ConstantTeacher, EpisodicTeacher, LearningTeacher, RandomTeacher, TaughtStudent, Teacher
+from meta.teachers.data_teaching import DataTeacher, DataTeaching, RandomDropTeacher, SelfPacedTeacher
+from meta.teachers.dynamic_loss import DynamicLossTeacher
+from meta.teachers.evolution import EvolutionStrategies
+from meta.teachers.gradient import RMD, FiniteDifference, GradientTeacher
+from meta.teachers.policies import AttentionPolicy, MlpPolicy, SamplePolicy, TeacherPolicy
+from meta.teachers.taught_loss import TaughtLoss
+
+__all__ = [
+    "RMD",
+    "AttentionPolicy",
+    "ConstantTeacher",
+    "DataTeacher",
+    "DataTeaching",
+    "DynamicLossTeacher",
+    "EpisodicTeacher",
+    "EvolutionStrategies",
+    "FiniteDifference",
+    "GradientTeacher",
+    "LearningTeacher",
+    "MlpPolicy",
+    "RandomDropTeacher",
+    "RandomTeacher",
+    "SamplePolicy",
+    "SelfPacedTeacher",
+    "TaughtLoss",
+    "TaughtStudent",
+    "Teacher",
+    "TeacherPolicy",
+]

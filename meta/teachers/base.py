@@ -1,0 +1,345 @@
+"""Teachers with Stable-Baselines3's model API (`learn`, `predict`, `save`, `load`); most learn from whole episodes."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar
+
+import gymnasium as gym
+import numpy as np
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
+from stable_baselines3.common.utils import safe_mean
+from stable_baselines3.common.vec_env import VecEnv
+
+from meta.saving.resume import Resumable
+from meta.teachers.policies import AttentionPolicy, ConstantPolicy, MlpPolicy, RandomPolicy, SamplePolicy
+from meta.wrappers.actions import check_actions_unchanged, is_wrapped
+from meta.wrappers.base import TeachWrapper
+from teachenv import checks
+
+Self = TypeVar("Self", bound="Teacher[Any]")
+Experience = TypeVar("Experience")
+
+
+@dataclass(frozen=True)
+class TaughtStudent:
+    """One student's training, as its teacher saw it.
+
+    Attributes:
+        observations: (actions taken, observation coordinates).
+        info: of the step that ended the episode.
+    """
+
+    observations: np.ndarray
+    info: dict[str, Any]
+
+
+class Teacher(Resumable, Generic[Experience]):
+    """Collects some experience with students, then improves by it, and so on.
+
+    Args:
+        policy: a name in `policy_aliases`, or a policy class.
+        env: a `TeachEnv` (or its id), a `TeachVectorEnv`, or an SB3 `VecEnv` of them.
+        learning_rate: of θ; a number, or a function of the remaining progress (1 at the start, 0 at the end).
+        policy_kwargs: options of the policy.
+        stats_window_size: episodes over which the logged means are taken.
+        tensorboard_log: folder of TensorBoard's logs.
+        verbose: 1 prints SB3's messages and the log table.
+        seed: of θ's initialisation and of the environment.
+        device: of θ.
+
+    Attributes:
+        wrapper: what an environment is wrapped in if it is not yet; None: nothing.
+    """
+
+    wrapper: ClassVar[type[TeachWrapper] | None] = None
+
+    def __init__(
+        self,
+        policy: str | type[BasePolicy],
+        env: Any,
+        learning_rate: float | Schedule = 1e-2,
+        policy_kwargs: dict[str, Any] | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: torch.device | str = "cpu",
+        _init_setup_model: bool = True,
+    ) -> None:
+        """Builds the policy."""
+        if not callable(learning_rate):
+            learning_rate = checks.number("learning_rate", learning_rate, least=0)
+        super().__init__(
+            policy,
+            env,
+            learning_rate,
+            policy_kwargs=policy_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            verbose=verbose,
+            device=device,
+            support_multi_env=True,
+            seed=seed,
+            supported_action_spaces=(gym.spaces.Box,),
+        )
+        if _init_setup_model:
+            self._setup_model()
+
+    @classmethod
+    def _wrap_env(cls, env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        if cls.wrapper is not None and isinstance(env, gym.Env):
+            env = wrapped_once(env, cls.wrapper, cls.__name__)
+        return Resumable._wrap_env(env, verbose, monitor_wrapper)
+
+    def _setup_model(self) -> None:
+        self._setup_lr_schedule()
+        self.set_random_seed(self.seed)
+        self.policy = self.policy_class(
+            self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
+        ).to(self.device)
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        return (["policy", "policy.optimizer"] if hasattr(self.policy, "optimizer") else ["policy"]), []
+
+    def learn(
+        self: Self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int | None = 1,
+        tb_log_name: str = "",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """Trains the teacher for at least `total_timesteps` environment steps, to the end of the last update.
+
+        If a callback stops it, or an exception does, the unfinished update is dropped.
+
+        Args:
+            total_timesteps: actions taken in all environments together.
+            callback: SB3's.
+            log_interval: updates between logs.
+            tb_log_name: of TensorBoard's run.
+            reset_num_timesteps: start counting anew; False continues.
+            progress_bar: SB3's.
+        """
+        with self._learning():
+            total_timesteps, callback = self._setup_learn(
+                total_timesteps, callback, reset_num_timesteps, tb_log_name or type(self).__name__, progress_bar
+            )
+            callback.on_training_start(locals(), globals())
+            while self.num_timesteps < total_timesteps:
+                self.set_mark()
+                # Before the update's steps are counted: the first has the full learning rate, the last some of it.
+                self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
+                experience = self._collect(callback)
+                if experience is None:
+                    break
+                self._improve(experience)
+                self._n_updates += 1
+                if log_interval and self._n_updates % log_interval == 0:
+                    self.dump_logs()
+            else:
+                self.set_mark(last=True)
+            callback.on_training_end()
+        return self
+
+    @abstractmethod
+    def _collect(self, callback: BaseCallback) -> Experience | None:
+        """What the next update learns from; None if a callback asked to stop."""
+
+    @abstractmethod
+    def _improve(self, experience: Experience, /) -> None:
+        """One update of the teacher."""
+
+    def _follow(self, max_grad_norm: float | None) -> None:
+        """One step of the optimiser along the gradients that θ has, minus the direction of improvement.
+
+        Logs `train/gradient_norm` (before clipping; a step along one that is not finite is not made) and
+        `train/learning_rate`.
+
+        Args:
+            max_grad_norm: the norm to which the gradient is clipped; None: not clipped.
+        """
+        self._update_learning_rate(self.policy.optimizer)
+        limit = np.inf if max_grad_norm is None else max_grad_norm
+        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), limit)
+        if norm.isfinite():
+            self.policy.optimizer.step()
+        self.logger.record("train/gradient_norm", float(norm))
+
+    def dump_logs(self) -> None:
+        """Writes the log."""
+        assert self.ep_info_buffer is not None
+        if self.ep_info_buffer:
+            self.logger.record("rollout/ep_rew_mean", safe_mean([e["r"] for e in self.ep_info_buffer]))
+            self.logger.record("rollout/ep_len_mean", safe_mean([e["l"] for e in self.ep_info_buffer]))
+        self.logger.record("time/episodes", self._episode_num, exclude="tensorboard")
+        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.dump(step=self.num_timesteps)
+
+
+def wrapped_once(env: Any, wrapper: type[Any], teacher: str, *options: Any) -> Any:
+    """The environment in the wrapper that a teacher needs, unless it has it; then whether actions reach it unchanged.
+
+    Args:
+        env: single or vector.
+        wrapper: which.
+        teacher: whose, for messages.
+        *options: of the wrapper.
+
+    Raises:
+        ValueError: a wrapper outside of it changes actions.
+    """
+    if not is_wrapped(env, wrapper):
+        return wrapper(env, *options)
+    check_actions_unchanged(env, teacher, until=wrapper)
+    return env
+
+
+def checked_norm(max_grad_norm: float | None) -> float | None:
+    """Returns the norm to clip to.
+
+    Raises:
+        ValueError: it is not positive.
+    """
+    # An infinite norm clips nothing, which PyTorch's users write, too.
+    if max_grad_norm is None or max_grad_norm == math.inf:
+        return max_grad_norm
+    return checks.number("max_grad_norm", max_grad_norm, above=0)
+
+
+class EpisodicTeacher(Teacher[list[TaughtStudent]]):
+    """Collects the trainings of some students under a fixed teacher, then improves the teacher by them.
+
+    Args:
+        policy: see `Teacher`.
+        env: see `Teacher`.
+        learning_rate: see `Teacher`.
+        students_per_update: trainings collected for each update, rounded up to a multiple of those that the environment
+            has in parallel; None: as many as it has.
+        **kwargs: see `Teacher`.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "AttentionPolicy": AttentionPolicy,
+        "MlpPolicy": MlpPolicy,
+        "SamplePolicy": SamplePolicy,
+    }
+
+    def __init__(
+        self,
+        policy: str | type[BasePolicy],
+        env: Any,
+        learning_rate: float | Schedule = 1e-2,
+        students_per_update: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Builds the policy."""
+        if students_per_update is not None:
+            students_per_update = checks.integer("students_per_update", students_per_update, least=1)
+        self.students_per_update = students_per_update
+        super().__init__(policy, env, learning_rate, **kwargs)
+
+    def _collect(self, callback: BaseCallback) -> list[TaughtStudent] | None:
+        """Teaches `students_per_update` students from beginning to end; None if a callback asked to stop."""
+        assert self.env is not None
+        self.policy.set_training_mode(False)
+        callback.on_rollout_start()
+        wanted = self.students_per_update or self.env.num_envs
+        students: list[TaughtStudent] = []
+        while len(students) < wanted:
+            batch = self._collect_batch(self.env, callback)
+            if batch is None:
+                return None
+            students += batch
+        callback.on_rollout_end()
+        return students
+
+    def _collect_batch(self, env: VecEnv, callback: BaseCallback) -> list[TaughtStudent] | None:
+        """Teaches one student in each environment, all from the beginning."""
+        observations, self._last_obs = self._last_obs, None  # if interrupted, the next learn() resets the environment
+        assert isinstance(observations, np.ndarray)
+        seen: list[np.ndarray] = []
+        taught: dict[int, TaughtStudent] = {}
+        dones = np.zeros(env.num_envs, dtype=bool)
+        while len(taught) < env.num_envs:
+            actions = self._act(observations)
+            seen.append(observations)
+            step: tuple[Any, ...] = env.step(actions)
+            observations, rewards, dones, infos = step
+            self.num_timesteps += env.num_envs
+            callback.update_locals(locals())
+            if not callback.on_step():
+                return None
+            self._update_info_buffer(infos, dones)
+            for i in np.flatnonzero(dones).tolist():
+                self._episode_num += 1
+                if i not in taught:
+                    taught[i] = TaughtStudent(np.stack([s[i] for s in seen]), infos[i])
+        if not dones.all():
+            # Some student diverged and made room for another one, who is in mid-training: all begin together.
+            observations = np.asarray(env.reset())
+        self._last_obs = observations
+        return [taught[i] for i in range(env.num_envs)]
+
+    def _act(self, observations: np.ndarray) -> np.ndarray:
+        """What the teacher does while its students are collected."""
+        return self.predict(observations, deterministic=True)[0]
+
+
+class FixedTeacher(EpisodicTeacher):
+    """A teacher that learning leaves as it is."""
+
+    def _improve(self, students: list[TaughtStudent], /) -> None:
+        pass
+
+
+class LearningTeacher(EpisodicTeacher):
+    """A teacher that follows some gradient of its parameters θ.
+
+    Logged: `train/gradient_norm` (before clipping; an update where it is not finite is not made) and
+    `train/learning_rate`.
+
+    Args:
+        policy: see `EpisodicTeacher`.
+        env: see `EpisodicTeacher`.
+        learning_rate: of the policy's optimiser, Adam by default.
+        students_per_update: see `EpisodicTeacher`.
+        max_grad_norm: the norm to which the gradient of θ is clipped; None: not clipped.
+        **kwargs: see `EpisodicTeacher`.
+
+    Raises:
+        ValueError: a norm that is not positive.
+    """
+
+    def __init__(
+        self,
+        policy: str | type[BasePolicy],
+        env: Any,
+        learning_rate: float | Schedule = 1e-2,
+        students_per_update: int | None = None,
+        max_grad_norm: float | None = 1.0,
+        **kwargs: Any,
+    ) -> None:
+        """Builds the policy."""
+        self.max_grad_norm = checked_norm(max_grad_norm)
+        super().__init__(policy, env, learning_rate, students_per_update, **kwargs)
+
+
+class ConstantTeacher(FixedTeacher):
+    """Takes the same action always, `policy_kwargs={"action": ...}`, by default 0. Learning leaves it as it is."""
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"ConstantPolicy": ConstantPolicy}
+
+
+class RandomTeacher(FixedTeacher):
+    """Takes uniformly random actions; `policy_kwargs={"seed": ...}`, by default 0. Learning leaves it as it is."""
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"RandomPolicy": RandomPolicy}

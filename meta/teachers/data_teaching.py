@@ -1,0 +1,300 @@
+"""Teaching by data: which samples of each minibatch the student trains on (L2T: Fan et al. 2018, its data teaching).
+
+The student's training is an environment with `loss="sample-weights"`; a wrapper, `DataTeaching`, shows the teacher what
+L2T's teacher sees, features of each arriving sample, and pays it as L2T does, at the end only. `DataTeacher` learns by
+REINFORCE; `SelfPacedTeacher` and `RandomDropTeacher` are L2T's baselines.
+
+Where this differs from the paper: there the kept samples are pooled until they fill a minibatch, here the student's
+step is taken on the minibatch with the dropped samples at weight zero, so that a step is smaller the more is dropped.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.vec_env import VecEnv
+from torch import nn
+
+from meta.teachers.base import EpisodicTeacher, FixedTeacher, LearningTeacher, TaughtStudent
+from meta.teachers.policies import TeacherPolicy
+from meta.wrappers.base import RememberingWrapper
+from teachenv import checks
+from teachenv.losses import SampleWeights
+
+DROP, KEEP = -1.0, 0.0
+"""Actions of a sample: weight 0, and weight 1."""
+
+
+class DataTeaching(RememberingWrapper):
+    """Shows the samples of the next minibatch, and pays for how soon the student is good enough.
+
+    Observation, (batch, 2C + 5) flattened to one dimension, each in [0, 1]; of each sample of the minibatch that the
+    next action weighs: its label one-hot (C); student step over horizon; mean training loss so far, over its upper
+    bound; best dev accuracy so far; the student's probabilities (C); the rank of its loss and of its margin
+    p_y − max_{j≠y} p_j among the minibatch's, over the batch size. With 10 classes these are the 25 features of L2T
+    (its section 4.1); the bound of the loss and the ranks are those of re-implementations: the paper does not say.
+
+    Reward: 0, and at the end −log(i/T) where i is the first of T student steps after which the dev accuracy exceeds
+    `threshold`, or T if none does (the paper's terminal reward). `info["reached_after"]` is i.
+
+    Args:
+        env: a `TeachEnv` of classification with `loss="sample-weights"` at scale 1 and one student step an action.
+        threshold: on the dev accuracy, in (0, 1).
+        largest_loss: what the mean training loss is divided by.
+
+    Raises:
+        TypeError: the environment is no `TeachEnv`.
+        ValueError: another loss family, or several student steps an action.
+    """
+
+    state_name = "data_teaching"
+
+    def __init__(
+        self, env: gym.Env[np.ndarray, np.ndarray], threshold: float = 0.9, largest_loss: float | None = None
+    ) -> None:
+        """Wraps the environment."""
+        super().__init__(env)
+        settings, loss = self._teach.problem.settings, self._teach.dynamics.loss
+        if not isinstance(loss, SampleWeights) or loss.scale != 1.0:
+            raise ValueError(
+                f"keeping and dropping samples needs loss='sample-weights' with scale 1, found {settings.loss!r} with "
+                f"{dict(settings.loss_kwargs)}"
+            )
+        if not self._teach.problem.classifies:
+            raise ValueError(
+                f"L2T's features are of samples with one label, but task {self._teach.problem.task.name!r} is not "
+                "classification"
+            )
+        self._check_weighs_samples()
+        self.threshold = checks.number("threshold", threshold, above=0, below=1)
+        self.classes = self._teach.problem.task.num_outputs
+        unsure = math.log(self.classes)
+        self.largest_loss = unsure if largest_loss is None else checks.number("largest_loss", largest_loss, above=0)
+        size = settings.batch_size * (2 * self.classes + 5)
+        self.observation_space = gym.spaces.Box(0.0, 1.0, (size,), np.float32)
+        self._losses: list[float] = []
+        self._best = 0.0
+        self._reached: int | None = None
+
+    def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        """A new student."""
+        _, info = self.env.reset(**kwargs)
+        self._losses, self._best, self._reached = [], info["dev_accuracy"], None
+        return self._observe(), info
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Trains the student on the minibatch as weighed."""
+        _, _, terminated, truncated, info = self.env.step(action)
+        self._losses.append(info["train_loss"])
+        self._best = max(self._best, info["dev_accuracy"])
+        if self._reached is None and info["dev_accuracy"] > self.threshold:
+            self._reached = info["student_step"]
+        reward = 0.0
+        if terminated or truncated:
+            horizon = self._teach.problem.settings.horizon
+            info["reached_after"] = horizon if self._reached is None or info["diverged"] else self._reached
+            reward = -math.log(info["reached_after"] / horizon)
+            return np.zeros(self.observation_space.shape or (), np.float32), reward, terminated, truncated, info
+        return self._observe(), reward, terminated, truncated, info
+
+    def _remembered(self) -> dict[str, Any]:
+        return {"losses": list(self._losses), "best": self._best, "reached": self._reached}
+
+    def _remember(self, own: dict[str, Any]) -> None:
+        self._losses, self._best, self._reached = list(own["losses"]), own["best"], own["reached"]
+
+    def _observe(self) -> np.ndarray:
+        """Features of the minibatch that comes next."""
+        teach, dynamics = self._teach, self._teach.dynamics
+        state = teach.student
+        inputs, targets = dynamics.minibatch(teach.episode, state.step)
+        with torch.no_grad():
+            outputs = dynamics.student(state.parameters, state.buffers, inputs, training=False)[0].outputs
+        probabilities = torch.softmax(outputs.double(), 1).cpu().numpy()
+        labels = targets.cpu().numpy()
+        rows = np.arange(len(labels))
+        own = probabilities[rows, labels]
+        others = probabilities.copy()
+        others[rows, labels] = -1.0
+        mean_loss = min(float(np.mean(self._losses)) / self.largest_loss, 1.0) if self._losses else 1.0
+        whole = np.array([int(state.step) / teach.problem.settings.horizon, mean_loss, self._best])
+        features = [
+            np.eye(self.classes)[labels],
+            np.tile(whole, (len(labels), 1)),
+            probabilities,
+            _ranks(-own)[:, None],
+            _ranks(own - others.max(1))[:, None],
+        ]
+        seen: np.ndarray = np.nan_to_num(np.concatenate(features, axis=1)).clip(0.0, 1.0).astype(np.float32)
+        return seen.reshape(-1)
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Rank of each value among them, over their number: 0 for the smallest."""
+    ranks: np.ndarray = np.argsort(np.argsort(values, kind="stable"), kind="stable") / len(values)
+    return ranks
+
+
+class _SamplePolicy(TeacherPolicy):
+    """A policy that keeps or drops each sample of a minibatch; `drawn` says with which probability it is kept."""
+
+    def _samples(self, observation: torch.Tensor) -> torch.Tensor:
+        """(teachers' observations, batch, features)."""
+        assert self.action_space.shape is not None
+        samples: torch.Tensor = observation.view(len(observation), self.action_space.shape[0], -1)
+        return samples
+
+    def _predict(self, observation: Any, deterministic: bool = False) -> torch.Tensor:
+        keep = self(observation)
+        kept = keep >= 0.5 if deterministic else torch.rand_like(keep) < keep
+        return torch.where(kept, KEEP, DROP)
+
+
+class DataPolicy(_SamplePolicy):
+    """L2T's teacher: a perceptron features-12-1 with tanh and a sigmoid, shared by all samples.
+
+    The shape, and the last bias of 2 (at first nearly all is kept), are those of L2T's appendix as re-implementations
+    report it. Option `hidden` (12).
+    """
+
+    def _build(self, states: int, actions: int) -> nn.Module:
+        hidden = self._network.get("hidden", 12)
+        last = nn.Linear(hidden, 1)
+        nn.init.constant_(last.bias, 2.0)
+        return nn.Sequential(nn.Linear(states // actions, hidden), nn.Tanh(), last)
+
+    def forward(self, observation: torch.Tensor) -> torch.Tensor:
+        """Probability that each sample is kept, (batch of observations, samples)."""
+        logits: torch.Tensor = self.actor(self._samples(observation)).squeeze(-1)
+        return torch.sigmoid(logits)
+
+
+class SelfPacedPolicy(_SamplePolicy):
+    """Drops the K samples of the largest loss, K falling linearly from all but one to none (Kumar et al. 2010).
+
+    Option `until` (1.0): the progress at which nothing is dropped any more.
+    """
+
+    def _build(self, states: int, actions: int) -> nn.Module:
+        return nn.Module()
+
+    def forward(self, observation: torch.Tensor) -> torch.Tensor:
+        """1 for kept samples, 0 for dropped ones."""
+        samples = self._samples(observation)
+        classes = (samples.shape[-1] - 5) // 2
+        count, progress, rank = samples.shape[1], samples[:, :1, classes], samples[..., -2]
+        dropped = (count - 1) * (1 - progress / self._network.get("until", 1.0)).clamp(min=0.0)
+        kept: torch.Tensor = (rank * count < count - dropped - 0.5).to(samples.dtype)
+        return kept
+
+
+class RandomDropPolicy(_SamplePolicy):
+    """Keeps each sample with a probability; option `keep` (0.5). L2T sets it to what its teacher keeps."""
+
+    def _build(self, states: int, actions: int) -> nn.Module:
+        return nn.Module()
+
+    def forward(self, observation: torch.Tensor) -> torch.Tensor:
+        """The probability, for each sample."""
+        keep: torch.Tensor = torch.full_like(self._samples(observation)[..., 0], self._network.get("keep", 0.5))
+        return keep
+
+    def _predict(self, observation: Any, deterministic: bool = False) -> torch.Tensor:
+        return super()._predict(observation, deterministic=False)
+
+
+class _OfSamples(EpisodicTeacher):
+    """A teacher of `DataTeaching` environments."""
+
+    wrapper = DataTeaching
+
+
+class DataTeacher(_OfSamples, LearningTeacher):
+    """L2T's teacher, by REINFORCE: ∇θ Σ_t Σ_i log P(a_ti | s_ti) · (r − b), with b a moving average of the rewards.
+
+    Logged: `train/gradient_norm`, `train/learning_rate`, `train/kept` (fraction of samples), `train/reward`.
+
+    Args:
+        policy: `"DataPolicy"`, or a policy class of its kind.
+        env: a `DataTeaching` environment, or what one can be put around.
+        learning_rate: of Adam on θ; 1e-3 is what re-implementations report.
+        students_per_update: see `EpisodicTeacher`.
+        baseline_decay: of the moving average.
+        max_grad_norm: the norm to which the gradient is clipped; None: not clipped.
+        **kwargs: see `EpisodicTeacher`.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"DataPolicy": DataPolicy}
+    moved = (*LearningTeacher.moved, "baseline")
+
+    def __init__(
+        self,
+        policy: str | type[BasePolicy],
+        env: Any,
+        learning_rate: float | Schedule = 1e-3,
+        students_per_update: int | None = None,
+        baseline_decay: float = 0.8,
+        max_grad_norm: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Builds the policy."""
+        self.baseline_decay = checks.number("baseline_decay", baseline_decay, least=0, below=1)
+        self.baseline: float | None = None
+        self._taken: list[np.ndarray] = []
+        self._actions: list[np.ndarray] = []
+        super().__init__(policy, env, learning_rate, students_per_update, max_grad_norm, **kwargs)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_taken", "_actions"]
+
+    def _collect(self, callback: BaseCallback) -> list[TaughtStudent] | None:
+        self._actions = []
+        return super()._collect(callback)
+
+    def _collect_batch(self, env: VecEnv, callback: BaseCallback) -> list[TaughtStudent] | None:
+        self._taken = []
+        students = super()._collect_batch(env, callback)
+        if students is not None:
+            taken = np.stack(self._taken, axis=1)
+            self._actions += [own[: len(s.observations)] for own, s in zip(taken, students, strict=True)]
+        return students
+
+    def _act(self, observations: np.ndarray) -> np.ndarray:
+        actions = self.predict(observations, deterministic=False)[0]
+        self._taken.append(actions)
+        return actions
+
+    def _improve(self, students: list[TaughtStudent], /) -> None:
+        rewards = [float(s.info["episode"]["r"]) for s in students]
+        mean = float(np.mean(rewards))
+        baseline = mean if self.baseline is None else self.baseline
+        self.policy.set_training_mode(True)
+        self.policy.optimizer.zero_grad()
+        for student, actions, reward in zip(students, self._actions, rewards, strict=True):
+            keep = self.policy(torch.as_tensor(student.observations, device=self.device))
+            kept = torch.as_tensor(actions == KEEP, device=self.device)
+            log_probability = torch.where(kept, keep, 1 - keep).clamp(min=1e-12).log().sum()
+            (-(reward - baseline) * log_probability / len(students)).backward()  # type: ignore[no-untyped-call]
+        self._follow(self.max_grad_norm)
+        self.baseline = self.baseline_decay * baseline + (1 - self.baseline_decay) * mean
+        self.logger.record("train/reward", mean)
+        self.logger.record("train/kept", float(np.mean([np.mean(a == KEEP) for a in self._actions])))
+
+
+class SelfPacedTeacher(_OfSamples, FixedTeacher):
+    """Self-paced learning, the easy samples first; learning leaves it as it is."""
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"SelfPacedPolicy": SelfPacedPolicy}
+
+
+class RandomDropTeacher(_OfSamples, FixedTeacher):
+    """Drops samples at random; learning leaves it as it is."""
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"RandomDropPolicy": RandomDropPolicy}

@@ -1,0 +1,279 @@
+"""L2T-DLN's teacher: it moves the loss's weights during the student's training, and learns meanwhile (Hai et al. 2023).
+
+One iteration is one environment step, of N student steps under one action a, from the student ω with the loss's weights
+φ = φ₀ + scale · a (`teachenv.losses.dynamic_network`):
+
+    1. student, first stage:  ω_N(a) by N steps on a's loss, and g = −dJ(ω_N)/da (shown by `WindowGradient`)
+    2. teacher:               a' = clip(a − γ T_ψ(g, memory), −1, 1), for each coordinate by itself
+    3. student, second stage: from ω again, ω_N(a') on the same minibatches (the environment's step), and −dJ(ω_N)/da'
+    4. teacher's learning:    ψ follows −dJ(ω_N(a'))/da' · da'/dψ, by Adam
+    5. the student, a' and the memory stay; the next iteration begins there.
+
+Only a' is differentiated in 4: g, a and the memory count as constants, which cuts back-propagation through time after
+one iteration; `bptt` makes it longer. The student is never trained anew for the teacher's sake: what there is at the
+episode's end is the result (`WindowGradient.final_state`).
+
+Followed from the released code, since the paper's text was not to be had: the LSTM, the encoding of g, γ, Adam at 1e-3,
+the two stages and what is constant. Not followed: it copies parameters but not running statistics into the committed
+student; its dev images are also train images of a later epoch, and augmented; it looks at the test split 2,500 times.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
+from torch import nn
+
+from meta.hypergradients.window_gradient import WindowGradient
+from meta.teachers.base import Teacher, checked_norm
+from meta.teachers.policies import TeacherPolicy
+from meta.teachers.update_rules import (
+    INPUTS,
+    AdamRule,
+    GRURule,
+    LSTMRule,
+    Memory,
+    MlpRule,
+    RMSPropRule,
+    SGDRule,
+    TransformerRule,
+    UpdateRule,
+)
+from teachenv import checks
+
+
+class UpdatePolicy(TeacherPolicy):
+    """Moves the last action by an update rule, one coordinate like the other.
+
+    It remembers the last action and what the rule remembers: `predict` takes and gives its memory as SB3's recurrent
+    policies do, a tuple of arrays whose first dimension is that of the environments.
+
+    Options: `step_size` γ (1e-3, the released code's where the family's scale is 1, since actions are in its units),
+    and those of the rule.
+    """
+
+    rule: ClassVar[type[UpdateRule]]
+    actor: UpdateRule
+
+    def _build(self, states: int, actions: int) -> nn.Module:
+        options = dict(self._network)
+        self.step_size = checks.number("step_size", options.pop("step_size", 1e-3), above=0)
+        if states != INPUTS * actions:
+            raise ValueError(
+                f"this policy moves {actions} coordinates by as many encoded gradients, found an observation of "
+                f"{states} numbers; wrap the environment in meta.WindowGradient"
+            )
+        return self.rule(**options)
+
+    def initial(self, observations: torch.Tensor) -> Memory:
+        """The memory before a training: the zero action, and what the rule has; for observations (envs, 2n)."""
+        envs, coordinates = len(observations), observations.shape[1] // INPUTS
+        own = self.actor.initial(observations.reshape(-1, INPUTS))
+        each = (t.reshape(envs, coordinates, *t.shape[1:]) for t in own)
+        return observations.new_zeros(envs, coordinates), *each
+
+    def restarted(self, observations: torch.Tensor, memory: Memory | None, starts: np.ndarray) -> Memory:
+        """The memory, anew for those environments whose training starts."""
+        fresh = self.initial(observations)
+        if memory is None or starts.all():
+            return fresh
+        if not starts.any():
+            return memory
+        which = torch.as_tensor(starts, device=observations.device)
+        return tuple(
+            torch.where(which.view(-1, *[1] * (old.dim() - 1)), new, old)
+            for new, old in zip(fresh, memory, strict=True)
+        )
+
+    def forward(self, observation: torch.Tensor, memory: Memory | None = None) -> tuple[torch.Tensor, Memory]:  # type: ignore[override]
+        """(a', (envs, n); memory), from observations (envs, 2n)."""
+        memory = self.initial(observation) if memory is None else memory
+        last, *own = memory
+        inputs = torch.stack(observation.chunk(INPUTS, 1), -1).reshape(-1, INPUTS)
+        update, own_after = self.actor(inputs, tuple(t.reshape(len(inputs), *t.shape[2:]) for t in own))
+        action = (last - self.step_size * update.view_as(last)).clamp(-1.0, 1.0)
+        return action, (action, *(t.reshape(*last.shape, *t.shape[1:]) for t in own_after))
+
+    def predict(
+        self,
+        observation: Any,
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """(actions, memory); without a memory a training starts. It is deterministic."""
+        self.set_training_mode(False)
+        observations, several = self.obs_to_tensor(observation)
+        assert isinstance(observations, torch.Tensor)
+        starts = np.zeros(len(observations), bool) if episode_start is None else np.asarray(episode_start)
+        with torch.no_grad():
+            memory = None if state is None else tuple(torch.as_tensor(t, device=self.device) for t in state)
+            actions, memory = self(observations, self.restarted(observations, memory, starts))
+        found = actions.cpu().numpy()
+        return (found if several else found[0]), tuple(t.cpu().numpy() for t in memory)
+
+
+class LSTMPolicy(UpdatePolicy):
+    """The paper's; options of `meta.teachers.update_rules.LSTMRule`."""
+
+    rule = LSTMRule
+
+
+class GRUPolicy(UpdatePolicy):
+    """GRU cells instead; options of `meta.teachers.update_rules.GRURule`."""
+
+    rule = GRURule
+
+
+class MemorylessPolicy(UpdatePolicy):
+    """A perceptron of as many parameters as the LSTM's; options of `meta.teachers.update_rules.MlpRule`."""
+
+    rule = MlpRule
+
+
+class TransformerPolicy(UpdatePolicy):
+    """Attention over the last gradients; options of `meta.teachers.update_rules.TransformerRule`."""
+
+    rule = TransformerRule
+
+
+class SGDPolicy(UpdatePolicy):
+    """Gradient descent on the loss's weights; options of `meta.teachers.update_rules.SGDRule`."""
+
+    rule = SGDRule
+
+
+class RMSPropPolicy(UpdatePolicy):
+    """RMSprop on the loss's weights; options of `meta.teachers.update_rules.RMSPropRule`."""
+
+    rule = RMSPropRule
+
+
+class AdamPolicy(UpdatePolicy):
+    """Adam on the loss's weights; options of `meta.teachers.update_rules.AdamRule`."""
+
+    rule = AdamRule
+
+
+class DynamicLossTeacher(Teacher[torch.Tensor]):
+    """L2T-DLN's teacher, which learns online, within the training that it steers; see the module.
+
+    It works with any loss family; the paper's is `loss="dynamic-network"`. Logged: `train/window_error` (−J after the
+    second stage), `train/previewed_error` (after the first), `train/distance` (root mean square of the action),
+    `train/at_edge` (fraction of coordinates at the edge of the box), and, of a rule that learns, `train/gradient_norm`
+    and `train/learning_rate`.
+
+    Args:
+        policy: `"LSTMPolicy"` (the paper's), `"MemorylessPolicy"` (a perceptron of the same number of parameters),
+            `"GRUPolicy"`, `"TransformerPolicy"`, `"SGDPolicy"`, `"RMSPropPolicy"`, `"AdamPolicy"` (rules that do not
+            learn; the gradient moves the loss's weights directly), or a policy class of their kind.
+        env: a `WindowGradient` environment, or a `TeachEnv` that one is put around.
+        learning_rate: of Adam on ψ; 1e-3 in the released code.
+        bptt: iterations that a gradient of ψ goes back through, and after which ψ is updated; 1 in the paper. Within
+            them the memory and earlier actions are followed; students at the beginning of each count as constants.
+        max_grad_norm: the norm to which the gradient of ψ is clipped; None: not clipped, as in the released code.
+        **kwargs: see `Teacher`.
+
+    Raises:
+        ValueError: `bptt` or a norm that is not positive.
+
+    Example:
+        >>> import gymnasium as gym, meta, teachenv
+        >>> env = gym.make("TeachDigits-v0", loss="dynamic-network", steps_per_action=5, horizon=20)
+        >>> env = meta.WindowGradient(env)
+        >>> teacher = meta.DynamicLossTeacher("LSTMPolicy", env, seed=0).learn(4)
+        >>> env.unwrapped.set_state(env.final_state)
+        >>> 0.0 <= env.unwrapped.evaluate("test")["test_error"] <= 1.0
+        True
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "LSTMPolicy": LSTMPolicy,
+        "MemorylessPolicy": MemorylessPolicy,
+        "GRUPolicy": GRUPolicy,
+        "TransformerPolicy": TransformerPolicy,
+        "SGDPolicy": SGDPolicy,
+        "RMSPropPolicy": RMSPropPolicy,
+        "AdamPolicy": AdamPolicy,
+    }
+    wrapper = WindowGradient
+    moved = (*Teacher.moved, "_memory")
+
+    def __init__(
+        self,
+        policy: str | type[BasePolicy],
+        env: Any,
+        learning_rate: float | Schedule = 1e-3,
+        bptt: int = 1,
+        max_grad_norm: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Builds the policy; wraps the environment in the window's gradient if it is not yet."""
+        self.bptt, self.max_grad_norm = checks.integer("bptt", bptt, least=1), checked_norm(max_grad_norm)
+        self._memory: Memory | None = None
+        super().__init__(policy, env, learning_rate, **kwargs)
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        found = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        assert self.env is not None
+        if not any(self.env.env_is_wrapped(WindowGradient)):
+            raise ValueError(
+                "DynamicLossTeacher learns from the gradient through a window: pass a TeachEnv, or wrap each "
+                "environment of your VecEnv in meta.WindowGradient"
+            )
+        return found
+
+    def _collect(self, callback: BaseCallback) -> torch.Tensor | None:
+        """A function of ψ whose gradient is that of the mean error after the windows; `bptt` windows, or an episode."""
+        assert self.env is not None
+        assert isinstance(self.policy, UpdatePolicy)
+        self.policy.set_training_mode(True)
+        callback.on_rollout_start()
+        total = torch.zeros((), device=self.device)
+        memory = self._memory
+        for _ in range(self.bptt):
+            assert isinstance(self._last_obs, np.ndarray)
+            assert self._last_episode_starts is not None
+            seen = torch.as_tensor(self._last_obs, device=self.device)
+            moved, memory = self.policy(seen, self.policy.restarted(seen, memory, self._last_episode_starts))
+            actions = moved.detach().cpu().numpy()
+            step: tuple[Any, ...] = self.env.step(actions)
+            self._last_obs, rewards, dones, infos = step
+            self._last_episode_starts = dones & ~np.array(self.env.get_attr("carry"))
+            self._memory = tuple(t.detach() for t in memory)
+            self.num_timesteps += self.env.num_envs
+            callback.update_locals(locals())
+            if not callback.on_step():
+                return None
+            self._update_info_buffer(infos, dones)
+            self._episode_num += int(dones.sum())
+            gradient = torch.as_tensor(np.stack([info["window_gradient"] for info in infos]), device=self.device)
+            total = total + (gradient.nan_to_num() * moved).sum() / len(infos)
+            self._log(actions, infos)
+        callback.on_rollout_end()
+        return total / self.bptt
+
+    def _improve(self, error: torch.Tensor, /) -> None:
+        if not hasattr(self.policy, "optimizer"):  # a rule that does not learn
+            return
+        self.policy.optimizer.zero_grad()
+        error.backward()  # type: ignore[no-untyped-call]
+        self._follow(self.max_grad_norm)
+
+    def _log(self, actions: np.ndarray, infos: list[dict[str, Any]]) -> None:
+        for name in ("window_error", "previewed_error"):
+            self.logger.record(f"train/{name}", float(np.mean([info[name] for info in infos])))
+        self.logger.record("train/distance", float(np.sqrt(np.mean(actions**2))))
+        self.logger.record("train/at_edge", float(np.mean(np.abs(actions) == 1.0)))

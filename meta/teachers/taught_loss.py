@@ -1,0 +1,215 @@
+"""A learned loss outside the environments: a module for any PyTorch training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from meta.teachers.policies import Attention, perceptron
+from teachenv import checkpoints
+from teachenv.errors import unknown_name
+from teachenv.losses import LOSSES, make_loss
+from teachenv.problem import Problem
+from teachenv.students import Prediction
+from teachenv.tasks.measures import ClassificationMeasure
+
+_FILE, _KIND, _FORMAT = "taught_loss.zip", "a taught loss", 1
+
+
+class TaughtLoss(nn.Module):
+    """A trained teacher together with its loss family, as the loss of a plain training loop.
+
+    Tell it from time to time how the training stands; it then is the loss that the teacher chooses there:
+
+        loss = TaughtLoss.load("folder")
+        loss.tell(progress=0.0, train_accuracy=..., dev_accuracy=..., dev_precision=[...])
+        loss(logits, targets).backward()
+
+    The four measurements are the environment's observation: student steps over all steps; accuracy on the minibatches
+    since the last `tell`, before each update (at the start: on the first one); accuracy and precision per class on
+    dev, which `measure` takes from the dev set's logits. The environment tells its teacher every `steps_per_action`
+    steps, which `config` has.
+
+    The teacher's own parameters are frozen.
+
+    Args:
+        actor: observation to action.
+        config: what `save` writes as JSON: `loss`, `loss_kwargs`, `outputs`, `actor` and `steps_per_action`, and for
+            the reader `task`, `dataset`, `student` and `learning_rate` of the training that it was taught in.
+    """
+
+    def __init__(self, actor: nn.Module, config: dict[str, Any]) -> None:
+        """Builds the loss family."""
+        super().__init__()
+        self.config = config
+        self.family = make_loss(config["loss"], config["loss_kwargs"])
+        self.actor = actor.requires_grad_(False)
+        self._action: torch.Tensor | None = None
+
+    @classmethod
+    def of(cls, teacher: Any) -> TaughtLoss:
+        """The loss of a learning teacher, from `meta` or `agents`, with its environment.
+
+        Raises:
+            ValueError: no environment; a task that is not classification; a loss family of your own, or
+                `"sample-weights"`, whose actions belong to places in a minibatch; or another kind of policy.
+        """
+        if teacher.env is None:
+            raise ValueError("the teacher has no environment, which knows its loss family: load it with env=...")
+        problem: Problem = teacher.env.get_attr("problem")[0]
+        settings = problem.settings
+        if not isinstance(settings.loss, str) or settings.loss == "sample-weights":
+            raise ValueError(
+                f"found loss={settings.loss!r}, expected one of {[n for n in LOSSES if n != 'sample-weights']}: a loss "
+                "that is saved needs a name, and an action that does not belong to the places of a minibatch"
+            )
+        if not problem.classifies:
+            raise ValueError(f"task {problem.task.name!r} is not classification, which is all that TaughtLoss tells of")
+        actor = teacher.policy.actor
+        actor = getattr(actor, "mu", actor)  # SB3's actors keep their network there
+        config = {
+            "format": _FORMAT,
+            "loss": settings.loss,
+            "loss_kwargs": dict(settings.loss_kwargs),
+            "outputs": problem.task.num_outputs,
+            "actor": _described(actor),
+            "steps_per_action": settings.steps_per_action,
+            "task": problem.task.name,
+            "dataset": problem.task.dataset,
+            "student": settings.student if isinstance(settings.student, str) else "own",
+            "learning_rate": settings.learning_rate,
+        }
+        made = _made(config)
+        made.load_state_dict({name: t.detach().clone() for name, t in actor.state_dict().items()})
+        return cls(made.to(next(actor.parameters()).dtype), config)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the folder with its one file, `taught_loss.zip`: JSON and safetensors; at once or not at all.
+
+        Raises:
+            ValueError: weights that are not finite.
+            OSError: it could not be written.
+        """
+        weights = self.actor.state_dict()
+        _check_finite(weights, "this loss", "its teacher has diverged: teach again with a smaller learning rate")
+        checkpoints.save(Path(path) / _FILE, {"config": self.config, "weights": dict(weights)}, _KIND)
+
+    @classmethod
+    def load(cls, path: str | Path) -> TaughtLoss:
+        """Reads what `save` wrote, on the CPU.
+
+        Raises:
+            FileNotFoundError: the folder or its file is not there.
+            ValueError: the file is damaged, of something else or of a newer version, or its weights are not finite.
+        """
+        file = Path(path) / _FILE
+        if not file.exists():
+            raise FileNotFoundError(f"{file} is not there; expected a folder that TaughtLoss.save wrote")
+        saved = checkpoints.load(file, _KIND)
+        try:
+            config, weights = saved["config"], saved["weights"]
+            if config["format"] != _FORMAT:
+                raise ValueError(f"its format is {config['format']}, and this version reads {_FORMAT}")
+            actor = _made(config).to(next(iter(weights.values())).dtype)
+            actor.load_state_dict(weights)
+        except (ValueError, KeyError, TypeError, AttributeError, StopIteration, RuntimeError) as error:
+            reason = " ".join(str(error).split()) or "it has no weights"
+            raise ValueError(f"{file} is no taught loss that can be read: {reason}; save it again") from error
+        _check_finite(weights, str(file), "save the loss of a teacher that has not diverged")
+        return cls(actor, config)
+
+    def tell(
+        self, *, progress: float, train_accuracy: float, dev_accuracy: float, dev_precision: Sequence[float]
+    ) -> None:
+        """Says how the training stands; the loss is the one that the teacher chooses there, until told otherwise.
+
+        Args:
+            progress: student steps taken over all that will be, in [0, 1].
+            train_accuracy: see the class; in [0, 1].
+            dev_accuracy: in [0, 1].
+            dev_precision: of each class, in [0, 1].
+
+        Raises:
+            ValueError: a measurement that is not a fraction, or not one precision a class.
+        """
+        told = np.asarray([progress, train_accuracy, dev_accuracy, *dev_precision], dtype=np.float64)
+        classes = self.config["outputs"]
+        if len(told) != 3 + classes:
+            raise ValueError(f"found {len(told) - 3} precisions, expected one for each of {classes} classes")
+        if not ((told >= 0) & (told <= 1)).all():
+            raise ValueError(f"progress, accuracies and precisions are fractions in [0, 1], found {told.tolist()}")
+        parameter = next(self.actor.parameters())
+        observation = torch.as_tensor(told, dtype=parameter.dtype, device=parameter.device).unsqueeze(0)
+        with torch.no_grad():
+            self._action = self.actor(observation).squeeze(0).clamp(-1.0, 1.0)
+
+    def measure(self, outputs: torch.Tensor, targets: torch.Tensor) -> dict[str, Any]:
+        """`dev_accuracy` and `dev_precision` for `tell`, from the dev set's logits (n, C) and labels (n,)."""
+        with torch.no_grad():
+            accuracy, precision = ClassificationMeasure(self.config["outputs"]).assess(outputs, targets)
+        return {"dev_accuracy": float(accuracy), "dev_precision": precision.tolist()}
+
+    def forward(
+        self,
+        outputs: torch.Tensor,
+        targets: torch.Tensor,
+        features: torch.Tensor | None = None,
+        head_weight: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The minibatch's loss, a scalar.
+
+        Args:
+            outputs: logits, (batch, C).
+            targets: labels, (batch,).
+            features: inputs of the network's last linear layer; only for a mixture with large-margin softmax.
+            head_weight: weight of that layer; likewise.
+
+        Raises:
+            RuntimeError: nothing was told yet.
+            ValueError: features and head weight are missing, or the logits are of another number of classes.
+        """
+        if self._action is None:
+            raise RuntimeError("this loss depends on how the training stands: call tell(progress=0.0, ...) first")
+        if outputs.shape[-1] != self.config["outputs"]:
+            raise ValueError(f"found logits of {outputs.shape[-1]} classes, expected {self.config['outputs']}")
+        if self.family.needs_head and (features is None or head_weight is None):
+            raise ValueError("this mixture has large-margin softmax in it: pass features and head_weight, too")
+        action = self._action.to(device=outputs.device, dtype=outputs.dtype)
+        return self.family(action, Prediction(outputs, features, head_weight), targets)
+
+
+def _check_finite(weights: Mapping[str, torch.Tensor], what: str, remedy: str) -> None:
+    broken = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
+    if broken:
+        raise ValueError(f"{what} has weights that are not finite ({', '.join(broken)}); {remedy}")
+
+
+def _described(actor: nn.Module) -> dict[str, Any]:
+    """The actor's shape, in JSON."""
+    if isinstance(actor, Attention):
+        return {"kind": "attention", "keys": actor.keys.in_features, "static": actor.static}
+    linear = [m for m in actor.modules() if isinstance(m, nn.Linear)]
+    sizes = [m.out_features for m in linear]
+    # SAC's actor ends before its tanh.
+    known = [str(perceptron(linear[0].in_features, sizes[-1], sizes[:-1], squash=s)) for s in (True, False) if linear]
+    if str(actor) not in known:
+        raise ValueError(
+            f"found a policy with the network {type(actor).__name__}, expected that of an AttentionPolicy or MlpPolicy"
+        )
+    return {"kind": "perceptron", "net_arch": sizes[:-1]}
+
+
+def _made(config: dict[str, Any]) -> nn.Module:
+    """A new actor of that shape."""
+    classes, about = config["outputs"], config["actor"]
+    states, actions = 3 + classes, make_loss(config["loss"], config["loss_kwargs"]).action_size(classes, 1)
+    if about["kind"] == "attention":
+        return Attention(states, actions, about["keys"], static=about["static"])
+    if about["kind"] == "perceptron":
+        return perceptron(states, actions, about["net_arch"])
+    raise unknown_name("actor", about["kind"], ("attention", "perceptron"))

@@ -1,0 +1,150 @@
+"""The batched environment as an SB3 `VecEnv`: what a `DummyVecEnv` of single environments is, to float tolerance."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.vector import AutoresetMode
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
+
+from meta import ActionGradient, GymVecEnv, VectorActionGradient
+from meta.wrappers.vec_env import as_vec_env
+from teachenv import Task, TeachEnv, TeachVectorEnv
+
+COUNT, HORIZON = 3, 4
+
+
+def settings(**changes):
+    rng = np.random.default_rng(0)
+    targets = np.arange(60) % 3
+    inputs = rng.normal(size=(60, 5)) + 2 * rng.normal(size=(3, 5))[targets]
+    task = Task("vectors", "made-up", (inputs[:50], targets[:50]), (inputs[50:], targets[50:]), 3)
+    return {"task": task, "horizon": HORIZON, "batch_size": 8, "dev_size": 20} | changes
+
+
+def pair(**changes):
+    batch = GymVecEnv(TeachVectorEnv(COUNT, **settings(**changes)))
+    singles = DummyVecEnv([lambda: TeachEnv(**settings(**changes))] * COUNT)
+    return batch, singles
+
+
+def assert_same(found, wanted):
+    """Equal infos: the same keys, kinds and, to float tolerance, values."""
+    assert set(found) == set(wanted)
+    for key, value in wanted.items():
+        assert isinstance(found[key], type(value)), key
+        if isinstance(value, float | np.ndarray):
+            np.testing.assert_allclose(found[key], value, rtol=0, atol=1e-5, err_msg=key)
+        else:
+            assert found[key] == value, key
+
+
+@pytest.mark.parametrize("options", [{}, {"steps_per_action": 2}, {"loss": "sample-weights", "resplit": False}])
+def test_it_is_a_dummy_vec_env_of_single_environments(options):
+    batch, singles = pair(**options)
+    for env in (batch, singles):
+        env.seed(10)
+    np.testing.assert_allclose(batch.reset(), singles.reset(), atol=1e-5)
+    rng = np.random.default_rng(1)
+    ended = 0
+    for _ in range(2 * HORIZON + 3):
+        for found, wanted in zip(batch.reset_infos, singles.reset_infos, strict=True):
+            assert_same(found, wanted)
+        actions = rng.uniform(-1, 1, (COUNT, *batch.action_space.shape)).astype(np.float32)
+        ours, theirs = batch.step(actions), singles.step(actions)
+        for found, wanted in zip(ours[:3], theirs[:3], strict=True):
+            assert found.dtype == wanted.dtype
+            assert found.shape == wanted.shape
+            np.testing.assert_allclose(found, wanted, atol=1e-5)
+        for found, wanted in zip(ours[3], theirs[3], strict=True):
+            assert_same(found, wanted)
+        ended += ours[2].sum()
+    assert ended >= 2 * COUNT
+
+
+def test_the_action_gradient_comes_through_with_the_episode_that_ended():
+    batch = GymVecEnv(VectorActionGradient(TeachVectorEnv(COUNT, **settings(dtype="float64"))))
+    singles = DummyVecEnv([lambda: ActionGradient(TeachEnv(**settings(dtype="float64")))] * COUNT)
+    for env in (batch, singles):
+        env.seed(10)
+        env.reset()
+    rng = np.random.default_rng(1)
+    for t in range(2 * HORIZON):
+        actions = rng.uniform(-1, 1, (COUNT, 9))
+        infos, wanted = batch.step(actions)[3], singles.step(actions)[3]
+        for i in range(COUNT):
+            assert ("action_gradient" in infos[i]) == (t % HORIZON == HORIZON - 1)
+            assert "action_gradient" not in batch.reset_infos[i]
+            assert_same(infos[i], wanted[i])
+
+
+def test_seeds_hold_for_one_reset():
+    batch, _ = pair()
+    batch.seed(3)
+    first = batch.reset()
+    assert not np.array_equal(batch.reset(), first)
+    batch.seed(3)
+    np.testing.assert_array_equal(batch.reset(), first)
+    alone = TeachEnv(**settings())
+    np.testing.assert_allclose(alone.reset(seed=4)[0], first[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.DISABLED, None])
+def test_other_autoreset_modes_are_refused(mode):
+    venv = TeachVectorEnv(COUNT, **settings())
+    venv.metadata = {} if mode is None else {"autoreset_mode": mode}
+    with pytest.raises(ValueError, match="SAME_STEP, found"):
+        GymVecEnv(venv)
+
+
+def test_a_foreign_vector_environment_works_too():
+    venv = gym.make_vec(
+        "Pendulum-v1", num_envs=2, vectorization_mode="sync", vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP}
+    )
+    singles = DummyVecEnv([lambda: gym.make("Pendulum-v1")] * 2)
+    batch = GymVecEnv(venv)
+    for env in (batch, singles):
+        env.seed(0)
+        env.reset()
+    for _ in range(205):  # past the time limit
+        actions = np.full((2, 1), 0.5, dtype=np.float32)
+        ours, theirs = batch.step(actions), singles.step(actions)
+        np.testing.assert_allclose(ours[0], theirs[0], atol=1e-5)
+        assert [i["TimeLimit.truncated"] for i in ours[3]] == [i["TimeLimit.truncated"] for i in theirs[3]]
+        for found, wanted in zip(ours[3], theirs[3], strict=True):
+            np.testing.assert_allclose(found.get("terminal_observation", 0), wanted.get("terminal_observation", 0))
+    batch.close()
+
+
+def test_methods_and_attributes_reach_the_batch():
+    batch, _ = pair()
+    batch.reset()
+    assert batch.num_envs == COUNT
+    assert batch.has_attr("get_state")
+    assert not batch.has_attr("no_such_thing")
+    assert batch.get_attr("OBSERVATION_FIELDS")[0][0] == "progress"
+    (state,) = batch.env_method("get_state")
+    actions = np.full((COUNT, 9), 0.5, dtype=np.float32)
+    first = batch.step(actions)
+    batch.env_method("set_state", state)
+    np.testing.assert_array_equal(batch.step(actions)[0], first[0])
+    assert batch.env_method("evaluate", "dev")[0]["dev_accuracy"].shape == (COUNT,)
+    assert batch.env_is_wrapped(Monitor) == [False] * COUNT
+    assert batch.get_attr("render_mode") == [None] * COUNT
+    batch.set_attr("note", 7)
+    assert batch.venv.unwrapped.note == 7
+
+
+def test_returns_are_monitored():
+    env = as_vec_env(TeachVectorEnv(COUNT, **settings()))
+    assert isinstance(env, VecMonitor)
+    start = [None] * COUNT
+    env.reset()
+    start = [info["objective"] for info in env.venv.reset_infos]
+    for _ in range(HORIZON):
+        *_, infos = env.step(np.zeros((COUNT, 9), dtype=np.float32))
+    for info, before in zip(infos, start, strict=True):
+        assert info["episode"]["l"] == HORIZON
+        assert info["episode"]["r"] == pytest.approx(info["objective"] - before, abs=1e-5)
+    single = TeachEnv(**settings())
+    assert as_vec_env(single) is single

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from benchmarks.options import ParallelOptions, Preset
 from teachenv.experiment import comparison_report
-from teachenv.experiment.comparison import Comparison, Contest, Effort, Rung
+from teachenv.experiment.comparison import Comparison
+from teachenv.experiment.contest import Contest, Effort, Rung
 from teachenv.experiment.methods import GRIDS, fixed
 from teachenv.experiment.setting import Setting
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from teachenv.experiment.cases import Stage
     from teachenv.experiment.jobs import Backend
     from teachenv.experiment.report import Report
-    from teachenv.experiment.rows import Row
+    from teachenv.experiment.row import Row
 
 Preset: TypeAlias = Literal["smoke", "laptop", "paper"]
 

@@ -21,7 +21,8 @@ from meta.wrappers.vec_env import as_vec_env
 from teachenv.env import TeachEnv
 from teachenv.errors import unknown_name
 from teachenv.experiment import methods
-from teachenv.experiment.comparison import Comparison, Contest, Effort, Rung, shipped_rows
+from teachenv.experiment.comparison import Comparison, shipped_rows
+from teachenv.experiment.contest import Contest, Effort, Rung
 from teachenv.experiment.methods import Method, candidates
 from teachenv.experiment.setting import Configuration, Setting
 

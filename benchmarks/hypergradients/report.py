@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from teachenv.experiment import figures
 from teachenv.experiment.report import Report
-from teachenv.experiment.rows import Row
+from teachenv.experiment.row import Row
 from teachenv.experiment.tables import Column, Group, Section, by, grouped, number
 
 

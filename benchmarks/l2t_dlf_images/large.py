@@ -16,7 +16,7 @@ import meta
 from teachenv.experiment.cases import Case, Outcome
 from teachenv.experiment.processes import alone
 from teachenv.experiment.report import Report
-from teachenv.experiment.rows import Row
+from teachenv.experiment.row import Row
 from teachenv.experiment.tables import Column, Section, grouped, number
 from teachenv.experiment.timing import peak
 from teachenv.tasks import make_task

@@ -14,7 +14,8 @@ from benchmarks.l2t_dlf_images import large, report
 from benchmarks.l2t_dlf_images.methods import methods as methods_at
 from benchmarks.options import Names, ParallelOptions, Preset
 from teachenv.experiment.cases import one_at_a_time
-from teachenv.experiment.comparison import Comparison, Contest, Effort, Rung, shipped_rows
+from teachenv.experiment.comparison import Comparison, shipped_rows
+from teachenv.experiment.contest import Contest, Effort, Rung
 from teachenv.experiment.precision import on_this_machine
 from teachenv.experiment.setting import Setting
 

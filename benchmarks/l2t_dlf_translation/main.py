@@ -13,7 +13,8 @@ from benchmarks.l2t_dlf_translation.work import NETWORKS, Setting
 from benchmarks.options import Names, ParallelOptions, Preset
 from teachenv.experiment.cases import Case, Session
 from teachenv.experiment.report import Report
-from teachenv.experiment.rows import Row, agreeing
+from teachenv.experiment.row import Row
+from teachenv.experiment.rows import agreeing
 
 NAME = "l2t_dlf_translation"
 

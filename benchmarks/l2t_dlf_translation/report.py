@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from benchmarks.l2t_dlf_translation.methods import METHODS
 from teachenv.experiment import figures, tables
 from teachenv.experiment.report import Report
-from teachenv.experiment.rows import Row
+from teachenv.experiment.row import Row
 from teachenv.experiment.tables import METHOD, Measure, Section, deviation, grouped
 
 # BLEU on IWSLT-14 De-En (Wu et al. 2018, Table 3), by student and method.

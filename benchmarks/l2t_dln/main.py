@@ -14,7 +14,8 @@ from benchmarks.options import Names, ParallelOptions, Preset
 from teachenv.experiment.cases import Case, Session, Stage, one_at_a_time
 from teachenv.experiment.precision import on_any_machine, on_this_machine
 from teachenv.experiment.report import Report
-from teachenv.experiment.rows import Row, agreeing
+from teachenv.experiment.row import Row
+from teachenv.experiment.rows import agreeing
 from teachenv.experiment.setting import Configuration, Setting
 
 NAME = "l2t_dln"

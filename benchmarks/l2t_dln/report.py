@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from benchmarks.l2t_dln.methods import ARCHITECTURES, METHODS, REPLAYED
 from teachenv.experiment import figures, tables
 from teachenv.experiment.report import Report
-from teachenv.experiment.rows import Row
+from teachenv.experiment.row import Row
 from teachenv.experiment.tables import METHOD, Column, Group, Measure, Section, by, grouped, number
 from teachenv.files import whole_file
 

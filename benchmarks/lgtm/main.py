@@ -15,7 +15,8 @@ from benchmarks.lgtm.work import Setting
 from benchmarks.options import Names, ParallelOptions, Preset
 from teachenv.data import GLUE
 from teachenv.experiment.cases import Case, Stage, one_at_a_time
-from teachenv.experiment.rows import Row, agreeing
+from teachenv.experiment.row import Row
+from teachenv.experiment.rows import agreeing
 
 NAME = "lgtm"
 

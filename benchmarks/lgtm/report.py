@@ -12,7 +12,7 @@ from benchmarks.lgtm.methods import METHODS, TABLE
 from teachenv.experiment import figures, tables
 from teachenv.experiment.figures import color
 from teachenv.experiment.report import Report
-from teachenv.experiment.rows import Row
+from teachenv.experiment.row import Row
 from teachenv.experiment.tables import METHOD, Column, Group, Measure, Section, deviation, grouped, number
 
 # Averages over six tasks of GLUE, BERT-base into a student of six layers (Ren et al. 2023; the other entries of its

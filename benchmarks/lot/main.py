@@ -12,7 +12,8 @@ from benchmarks.lot.work import Problem
 from benchmarks.options import Names, ParallelOptions
 from teachenv.experiment.cases import Case
 from teachenv.experiment.report import Report
-from teachenv.experiment.rows import Row, agreeing
+from teachenv.experiment.row import Row
+from teachenv.experiment.rows import agreeing
 
 Study = Literal["table", "peers", "alpha", "n", "form", "size"]
 

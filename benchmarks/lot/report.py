@@ -11,7 +11,7 @@ from benchmarks.lot.methods import METHODS
 from teachenv.experiment import figures, tables
 from teachenv.experiment.cases import DIVERGED
 from teachenv.experiment.report import Report
-from teachenv.experiment.rows import Row
+from teachenv.experiment.row import Row
 from teachenv.experiment.statistics import iqm
 from teachenv.experiment.tables import METHOD, Column, Measure, Section, deviation, grouped
 

@@ -13,7 +13,8 @@ from benchmarks.lot_atari.methods import METHODS, STUDIES, Method
 from benchmarks.lot_atari.work import Rate, Training
 from benchmarks.options import Names, ParallelOptions, Preset
 from teachenv.experiment.cases import Case, Stage, one_at_a_time
-from teachenv.experiment.rows import Row, agreeing
+from teachenv.experiment.row import Row
+from teachenv.experiment.rows import agreeing
 
 NAME = "lot_atari"
 

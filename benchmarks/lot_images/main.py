@@ -13,7 +13,8 @@ from benchmarks.lot_images.networks import NETWORKS
 from benchmarks.lot_images.problem import ImageProblem
 from benchmarks.options import Names, Preset
 from teachenv.experiment.report import Report
-from teachenv.experiment.rows import Row, agreeing
+from teachenv.experiment.row import Row
+from teachenv.experiment.rows import agreeing
 
 NAME = "lot_images"
 

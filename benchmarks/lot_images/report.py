@@ -11,7 +11,7 @@ from benchmarks.lot_images.imitation import KINDS
 from teachenv.experiment import figures
 from teachenv.experiment.figures import color
 from teachenv.experiment.report import Report
-from teachenv.experiment.rows import Row
+from teachenv.experiment.row import Row
 from teachenv.experiment.tables import Column, Measure, Section, by, deviation, grouped, heading, in_precision, seeds
 
 ORDER = tuple(f"imitate:{kind}" for kind in KINDS)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from teachenv.experiment.report import Report
-from teachenv.experiment.rows import Row
+from teachenv.experiment.row import Row
 from teachenv.experiment.tables import Column, Group, Section, grouped, number
 
 STEP_TARGETS = {"mlp": 1.25, "resnet8": 1.05}

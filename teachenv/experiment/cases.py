@@ -15,7 +15,9 @@ from teachenv.experiment.jobs import Backend, Failure, Job, Kept
 from teachenv.experiment.progress import progress
 from teachenv.experiment.provenance import git_commit, versions
 from teachenv.experiment.report import Report
-from teachenv.experiment.rows import IDENTITY, OutputNotWritable, ResultsFile, Row, digest
+from teachenv.experiment.row import IDENTITY, Row, digest
+from teachenv.experiment.rows import ResultsFile
+from teachenv.experiment.writing import OutputNotWritable
 
 T = TypeVar("T")
 

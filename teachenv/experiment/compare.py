@@ -13,14 +13,16 @@ from typing import Any, Literal
 from teachenv import checks
 from teachenv.errors import unknown_name
 from teachenv.experiment.cases import execute
-from teachenv.experiment.comparison import Comparison, Contest, Effort, Rung
+from teachenv.experiment.comparison import Comparison
+from teachenv.experiment.contest import Contest, Effort, Rung
 from teachenv.experiment.jobs import make_backend
 from teachenv.experiment.methods import Method
 from teachenv.experiment.naming import file_name, in_words, objects_in
 from teachenv.experiment.precision import on_any_machine
 from teachenv.experiment.report import Report
-from teachenv.experiment.rows import ResultsFile, write_atomically, writing
+from teachenv.experiment.rows import ResultsFile
 from teachenv.experiment.setting import Configuration, Setting, registered
+from teachenv.experiment.writing import write_atomically, writing
 from teachenv.settings import Settings, plain
 from teachenv.tasks.base import Task
 

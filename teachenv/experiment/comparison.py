@@ -7,152 +7,27 @@ the curve of J on dev, and on the whole pool, for the error on test.
 
 from __future__ import annotations
 
-import itertools
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from teachenv import checks
 from teachenv.experiment import comparison_report
 from teachenv.experiment.cases import Case, Session, Stage
 from teachenv.experiment.comparison_report import Results
+from teachenv.experiment.contest import Contest, Rung
 from teachenv.experiment.jobs import Shared
 from teachenv.experiment.methods import Method
 from teachenv.experiment.naming import in_words
 from teachenv.experiment.precision import on_any_machine
 from teachenv.experiment.report import Report
-from teachenv.experiment.rows import Row, agreeing, digest, read_rows
+from teachenv.experiment.row import Row, digest
+from teachenv.experiment.rows import agreeing, read_rows
 from teachenv.experiment.setting import Configuration, Setting, candidate_of
 from teachenv.experiment.teachers import TEACHER
 from teachenv.experiment.work import train, tune
-from teachenv.problem import Problem
-
-
-class Rung(NamedTuple):
-    """One round of successive halving.
-
-    Attributes:
-        configurations: how many are left.
-        steps: student steps on which a teacher is trained in each.
-        parallel: students that it teaches at a time.
-        students: fresh students whose dev accuracy decides.
-        length: part of the final training that they have.
-    """
-
-    configurations: int
-    steps: int
-    parallel: int
-    students: int
-    length: float = 1.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Effort:
-    """What is spent on a contest.
-
-    Attributes:
-        student_steps: budget of each teacher.
-        parallel: students that it teaches at a time.
-        rungs: the rounds of successive halving; none: the first configuration of each grid is taken.
-        points: how often a learning teacher is measured.
-        students: fresh students of each such measurement.
-        final_students: fresh students on the whole pool.
-
-    Raises:
-        ValueError: a number is out of range.
-    """
-
-    student_steps: int
-    parallel: int
-    rungs: tuple[Rung, ...]
-    points: int
-    students: int
-    final_students: int
-
-    def __post_init__(self) -> None:
-        """Checks the numbers: a wrong one would be met hours later."""
-        least = {"student_steps": 0, "parallel": 1, "points": 1, "students": 1, "final_students": 1}
-        for name, number in least.items():
-            checks.integer(name, getattr(self, name), number)
-        for place, rung in enumerate(self.rungs):
-            for name, number in {"configurations": 1, "steps": 0, "parallel": 1, "students": 1}.items():
-                checks.integer(f"rungs[{place}].{name}", getattr(rung, name), number)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Contest:
-    """A task on which methods are compared.
-
-    Attributes:
-        name: the task's name in rows.
-        dataset: what the data really is.
-        student: the network's name in rows.
-        setting: environment and options.
-        effort: what is spent.
-        methods: by name, those that the contest knows.
-        run: names of those that are compared, in this order.
-        tune: values of the student's options that every method is tuned over, by name; a function of the method.
-        source: name of the contest whose teachers are used by methods that are `taught_as` another.
-    """
-
-    name: str
-    dataset: str
-    student: str
-    setting: Setting
-    effort: Effort
-    methods: Mapping[str, Method]
-    run: tuple[str, ...]
-    tune: Callable[[Method], Mapping[str, Sequence[Any]]]
-    source: str | None = None
-
-    @classmethod
-    def of(
-        cls,
-        setting: Setting,
-        effort: Effort,
-        methods: Mapping[str, Method],
-        tune: Callable[[Method], Mapping[str, Sequence[Any]]],
-        run: Sequence[str] | None = None,
-        problem: Problem | None = None,
-        **more: Any,
-    ) -> Contest:
-        """A contest whose task, data and student have the names that its environment has for them.
-
-        Args:
-            setting: environment and options.
-            effort: what is spent.
-            methods: by name, those that the contest knows.
-            tune: gives the values that a method is tuned over; see the attribute.
-            run: names of those that are compared; None: all.
-            problem: that of an environment of the setting; None: one is made, which fails early.
-            **more: the other attributes, and other names.
-        """
-        run = tuple(methods if run is None else run)
-        if problem is None:
-            first = {name: values[0] for name, values in tune(methods[run[0]]).items()}
-            problem = setting.make_single(methods[run[0]], Configuration(first)).problem
-        task, student = problem.task, in_words(problem.settings.student)
-        if problem.settings.teacher is not None:
-            student = f"{student} beside {in_words(problem.settings.teacher)}"
-        named: dict[str, Any] = {"name": task.name, "dataset": task.dataset, "student": student}
-        return cls(**named | more, setting=setting, effort=effort, methods=methods, run=run, tune=tune)
-
-    def grid(self, name: str) -> list[Configuration]:
-        """All configurations of a method: the student's options times its candidates."""
-        method = self.methods[name]
-        tuned = dict(self.tune(method))
-        if method.rates is not None:
-            tuned["learning_rate"] = method.rates
-        values = itertools.product(*tuned.values(), range(len(method.candidates)))
-        return [Configuration(dict(zip(tuned, combination, strict=False)), combination[-1]) for combination in values]
-
-    def budget(self, method: Method) -> int:
-        """Student steps that its teacher may spend."""
-        return self.effort.student_steps * method.spends if method.learns else 0
-
 
 Best = dict[tuple[str, str], Configuration]
 """The best configuration by (contest, method)."""

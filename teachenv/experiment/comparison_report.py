@@ -14,7 +14,7 @@ from teachenv.experiment import figures, tables
 from teachenv.experiment.colors import COLORS
 from teachenv.experiment.methods import Method
 from teachenv.experiment.report import Report
-from teachenv.experiment.rows import Row
+from teachenv.experiment.row import Row
 from teachenv.experiment.statistics import iqm
 from teachenv.experiment.tables import Column, Group, Measure, Section, by, grouped, interval, leaves, seeds
 from teachenv.settings import Settings

@@ -22,8 +22,9 @@ from matplotlib.figure import Figure
 
 from teachenv.experiment import figures
 from teachenv.experiment.naming import file_name
-from teachenv.experiment.rows import Row, write_atomically
+from teachenv.experiment.row import Row
 from teachenv.experiment.tables import Section, leaves
+from teachenv.experiment.writing import write_atomically
 
 # Rows of more bytes are compressed on the page.
 _LARGE = 100_000

@@ -10,137 +10,23 @@ made again without running anything::
 """
 
 import contextlib
-import dataclasses
-import errno
-import hashlib
-import json
-import math
-import operator
 import os
 import tempfile
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from teachenv.experiment.lock import InUse, Lock, lock
-from teachenv.files import whole_file
-
-IDENTITY = ("benchmark", "task", "dataset", "student", "method", "seed", "config")
-"""The fields of `Row` that say which piece of work its number is of."""
+from teachenv.experiment.lock import Lock, lock
+from teachenv.experiment.row import Row, as_read_back, key_of
+from teachenv.experiment.writing import writing
 
 # Of each line.
 _BEGINNING = b'{"benchmark":'
 
 
-class OutputNotWritable(OSError):
-    """Nothing can be written where the results should go."""
-
-
 class MalformedResults(ValueError):
     """A line of a results file is not a row."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One measured number and everything needed to say where it came from.
-
-    Values are checked and brought to plain Python types on construction (a numpy or torch scalar becomes a float), and
-    ``config`` is copied, so a row never differs from what is read back from its file.
-
-    Attributes:
-        benchmark: Name of the benchmark, as on its command line.
-        task: Setting, for example ``digits-noisy-40``.
-        dataset: Data that the students were trained on; stand-ins are named as such.
-        student: Student network.
-        method: Teacher, perhaps with a suffix after a colon (``rmd:bilinear``).
-        seed: Seed of this repetition.
-        metric: What ``value`` is. Errors and accuracies are fractions in [0, 1], never percent.
-        value: The number; finite.
-        student_steps: Student SGD steps spent up to this number, the common currency of all teachers.
-        seconds: Wall-clock time spent up to this number; finite.
-        config: Every option that shaped the number, as JSON values.
-        git_commit: See `teachenv.experiment.provenance`.
-        versions: See there; where a benchmark has a choice, also the precision of the networks.
-        data: What a figure needs beside the number, such as a curve or a matrix: JSON values, or None.
-
-    Raises:
-        ValueError: If a number is not finite, or a field cannot be written as JSON.
-    """
-
-    benchmark: str
-    task: str
-    dataset: str
-    student: str
-    method: str
-    seed: int
-    metric: str
-    value: float
-    student_steps: int
-    seconds: float
-    config: dict[str, Any]
-    git_commit: str
-    versions: dict[str, str]
-    data: Any = None
-
-    def __post_init__(self) -> None:
-        for name in ("benchmark", "task", "dataset", "student", "method", "metric", "git_commit"):
-            if not isinstance(getattr(self, name), str):
-                self._refuse(name, "a string")
-        for name in ("seed", "student_steps"):
-            try:
-                self._set(name, operator.index(getattr(self, name)))
-            except TypeError:
-                self._refuse(name, "an integer")
-        for name in ("value", "seconds"):
-            number = getattr(self, name)
-            # A string also converts to float, but has no __float__ of its own.
-            if not hasattr(number, "__float__") or not math.isfinite(number):
-                self._refuse(name, "a finite number; say in its own metric that a run diverged")
-            self._set(name, float(number))
-        for name in ("config", "versions", "data"):
-            if name != "data" and not isinstance(getattr(self, name), dict):
-                self._refuse(name, "a dict")
-            try:
-                self._set(name, _as_read_back(getattr(self, name)))
-            except (TypeError, ValueError) as error:
-                self._refuse(name, f"JSON values without NaN or infinity ({error})")
-
-    def _set(self, name: str, value: object) -> None:
-        object.__setattr__(self, name, value)  # the dataclass is frozen for everybody else
-
-    def _refuse(self, name: str, expected: str) -> NoReturn:
-        row = f"{self.benchmark}/{self.method}/{self.metric}"
-        raise ValueError(f"row {row}: found {name}={getattr(self, name)!r}, expected {expected}")
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """Which piece of work the number is of, by the names of `IDENTITY`."""
-        return {name: getattr(self, name) for name in IDENTITY}
-
-    def to_json(self) -> str:
-        """The row as one line of JSON, without the line's end."""
-        fields = dataclasses.asdict(self)
-        if self.data is None:
-            del fields["data"]
-        return json.dumps(fields, allow_nan=False, separators=(",", ":"))
-
-    @classmethod
-    def from_json(cls, line: str | bytes) -> "Row":
-        """The row that a line of JSON holds.
-
-        Raises:
-            ValueError: If the line is not JSON, is not an object, or lacks or adds a field.
-        """
-        content = json.loads(line)
-        if not isinstance(content, dict):
-            raise ValueError(f"found {type(content).__name__}, expected an object")
-        known = {field.name for field in dataclasses.fields(cls)}
-        missing, unknown = sorted(known - {"data"} - content.keys()), sorted(content.keys() - known)
-        if missing or unknown:
-            raise ValueError(f"missing fields: {missing}, unknown fields: {unknown}")
-        return cls(**content)
 
 
 class ResultsFile:
@@ -237,7 +123,7 @@ class ResultsFile:
                 equal lists, 1 differs from 1.0.
             metrics: Metrics that must all be there. Without any, one row of whatever metric is enough.
         """
-        key = _key(identity)
+        key = key_of(identity)
         return key in self._metrics and self._metrics[key].keys() >= set(metrics)
 
     def value(self, metric: str, identity: Mapping[str, Any]) -> float:
@@ -247,13 +133,13 @@ class ResultsFile:
             LookupError: there is none.
         """
         try:
-            return self._metrics[_key(identity)][metric]
+            return self._metrics[key_of(identity)][metric]
         except KeyError:
             raise LookupError(f"no row has {metric!r} of {dict(identity)}") from None
 
     def _remember(self, rows: Iterable[Row]) -> None:
         for row in rows:
-            key = _key(row.identity)
+            key = key_of(row.identity)
             self._rows[key, row.metric, row.student_steps] = row
             self._metrics.setdefault(key, {})[row.metric] = row.value
 
@@ -288,48 +174,13 @@ def agreeing(rows: Iterable[Row], identities: Iterable[Mapping[str, Any]]) -> li
         rows: those of a file.
         identities: by name, the `IDENTITY` of each or a part of it; a ``config`` may be a part of the rows' own, too.
     """
-    parts = [_as_read_back(dict(identity)) for identity in identities]
+    parts = [as_read_back(dict(identity)) for identity in identities]
     return [row for row in rows if any(_agrees(row, identity) for identity in parts)]
 
 
 def _agrees(row: Row, identity: Mapping[str, Any]) -> bool:
     config, fields = identity.get("config", {}), identity.keys() - {"config", "seed"}
     return config.items() <= row.config.items() and all(getattr(row, name) == identity[name] for name in fields)
-
-
-def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None:
-    """Write a whole file such that readers find the old content or the new one, never a part.
-
-    Args:
-        path: The file; its folder is made if need be.
-        content: Text (written as UTF-8) or bytes.
-
-    Raises:
-        OutputNotWritable: If it could not be written; the old file, if any, is unchanged.
-    """
-    if isinstance(content, str):
-        content = content.encode(errors="backslashreplace")  # names of files may hold what is no UTF-8
-    with writing(Path(path)), whole_file(path) as partial:
-        partial.write_bytes(content)
-
-
-def digest(settings: Mapping[str, Any]) -> str:
-    """Sixteen hexadecimal digits that stand for settings: equal where they read back equal from a file, else not."""
-    return hashlib.sha256(_canonical(settings).encode()).hexdigest()[:16]
-
-
-def _key(identity: Mapping[str, Any]) -> str:
-    return _canonical({name: identity[name] for name in IDENTITY})
-
-
-def _canonical(settings: Mapping[str, Any]) -> str:
-    """JSON in which settings that read back equal are equal strings."""
-    return json.dumps(_as_read_back(settings), sort_keys=True)
-
-
-def _as_read_back(value: Any) -> Any:
-    """A copy as a file would return it: tuples become lists, keys strings."""
-    return json.loads(json.dumps(value, allow_nan=False))
 
 
 def _mend_last_line(file: int, path: Path) -> None:
@@ -366,27 +217,3 @@ def _begins_a_row(line: bytes) -> bool:
 def _shortened(line: bytes) -> str:
     text = line.decode(errors="replace")
     return repr(text if len(text) <= 60 else f"{text[:60]}...")
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn whatever goes wrong with a file into one message that says what to do."""
-    try:
-        yield
-    except InUse:
-        raise
-    except (FileExistsError, NotADirectoryError) as error:
-        raise OutputNotWritable(
-            f"cannot write {path}: {error.filename} is a file, expected a folder; choose another folder"
-        ) from error
-    except IsADirectoryError as error:
-        raise OutputNotWritable(
-            f"cannot write {path}: it is a folder, expected a file; remove it, or choose another folder"
-        ) from error
-    except OSError as error:
-        advice = _ADVICE.get(error.errno, "make its folder writable, free some space, or choose another folder")
-        raise OutputNotWritable(f"cannot write {path}: {error.strerror or error}; {advice}") from error
-
-
-# Where neither rights nor space would help.
-_ADVICE: dict[int | None, str] = {errno.ENAMETOOLONG: "choose a shorter one"}

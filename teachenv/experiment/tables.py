@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from teachenv.experiment.rows import Row
+from teachenv.experiment.row import Row
 from teachenv.experiment.statistics import Statistic, bootstrap_interval, mean, paired
 
 T = TypeVar("T")

@@ -24,7 +24,8 @@ from benchmarks.throughput import report as throughput
 from teachenv.experiment import comparison_report
 from teachenv.experiment.comparison_report import Results
 from teachenv.experiment.report import Report
-from teachenv.experiment.rows import Row, read_rows
+from teachenv.experiment.row import Row
+from teachenv.experiment.rows import read_rows
 
 compared = partial(comparison_report.make, "Teachers compared")
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"

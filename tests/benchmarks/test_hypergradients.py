@@ -9,7 +9,8 @@ from benchmarks.hypergradients.contenders import CONTENDERS, plain, unrolled
 from benchmarks.hypergradients.main import Size
 from benchmarks.hypergradients.measure import BATCHES, Batch, in_turn, speedup
 from benchmarks.hypergradients.problems import STUDENTS, Problem
-from teachenv.experiment.rows import ResultsFile, Row, read_rows
+from teachenv.experiment.row import Row
+from teachenv.experiment.rows import ResultsFile, read_rows
 
 OURS = [name for name in CONTENDERS if ":" in name]
 

@@ -18,9 +18,10 @@ from teachenv.experiment import Session, make_backend
 from teachenv.experiment import comparison as engine
 from teachenv.experiment.cases import Outcome
 from teachenv.experiment.colors import COLORS
-from teachenv.experiment.comparison import Effort, Rung
 from teachenv.experiment.comparison_report import Results, teacher_training
-from teachenv.experiment.rows import ResultsFile, Row, read_rows
+from teachenv.experiment.contest import Effort, Rung
+from teachenv.experiment.row import Row
+from teachenv.experiment.rows import ResultsFile, read_rows
 from teachenv.experiment.setting import Configuration, Setting
 from teachenv.experiment.teachers import TEACHER
 from teachenv.students.resnet import resnet20

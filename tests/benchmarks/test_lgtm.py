@@ -19,7 +19,8 @@ from benchmarks.lgtm.work import Setting, distil, fine_tune, tokens
 from meta import INFLUENCE_METHODS
 from meta.distillation import DISTILLERS
 from teachenv import checkpoints
-from teachenv.experiment.rows import Row, read_rows
+from teachenv.experiment.row import Row
+from teachenv.experiment.rows import read_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore:the files in .* are not the official")
 WORDS = [*"abcdefgh"]

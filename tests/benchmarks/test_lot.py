@@ -23,7 +23,8 @@ from benchmarks.lot_language import main as language_main
 from benchmarks.lot_language.problem import LanguageProblem
 from teachenv import checkpoints
 from teachenv.experiment.cases import Outcome
-from teachenv.experiment.rows import Row, read_rows
+from teachenv.experiment.row import Row
+from teachenv.experiment.rows import read_rows
 from teachenv.tasks import synthetic
 
 TEXT = LanguageProblem(

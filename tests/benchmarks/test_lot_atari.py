@@ -19,7 +19,8 @@ from benchmarks.lot_atari.methods import LOT, METHODS, STUDIES, TABLE, Method
 from benchmarks.lot_atari.work import Rate, Training, curve_of, make_model, play
 from meta.saving.models import read_model
 from teachenv.experiment.cases import Case
-from teachenv.experiment.rows import Row, read_rows
+from teachenv.experiment.row import Row
+from teachenv.experiment.rows import read_rows
 
 SHORT = Training(
     "CartPole-v1", 256, 4, Rate(1e-3, 0.0, "linear"), {"n_steps": 32, "batch_size": 64, "n_epochs": 2}, segment=1

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.l2t_dlf_images import Options, main
 from teachenv.experiment import precision
-from teachenv.experiment.comparison import Effort, Rung
+from teachenv.experiment.contest import Effort, Rung
 from teachenv.experiment.rows import read_rows
 
 OPTIONS = {"horizon": 4, "steps_per_action": 2, "dev_size": 100, "batch_size": 8, "autocast": "bfloat16"}

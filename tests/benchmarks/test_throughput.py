@@ -9,7 +9,8 @@ from benchmarks.__main__ import main as command_line
 from benchmarks.throughput import Options, main, measure, report
 from benchmarks.throughput.cases import CASES, SIZES, Measured, Size, load_task
 from teachenv.experiment import CasesFailed
-from teachenv.experiment.rows import ResultsFile, Row, read_rows
+from teachenv.experiment.row import Row
+from teachenv.experiment.rows import ResultsFile, read_rows
 
 TINY = Size(seeds=1, pieces=2, steps=2, conv_steps=1, vector_steps=3)
 CASE_OF_EACH = [

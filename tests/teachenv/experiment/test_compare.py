@@ -13,7 +13,7 @@ import agents.methods
 import meta.methods
 import teachenv
 from teachenv.experiment import Candidate, CasesFailed, Effort, Method, Named, fixed
-from teachenv.experiment.comparison import Rung
+from teachenv.experiment.contest import Rung
 from teachenv.experiment.rows import read_rows
 
 EFFORT = Effort(student_steps=32, parallel=2, rungs=(Rung(2, 16, 2, 3),), points=2, students=2, final_students=3)

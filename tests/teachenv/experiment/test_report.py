@@ -19,7 +19,8 @@ from teachenv.experiment import figures, tables
 from teachenv.experiment.comparison_report import objective
 from teachenv.experiment.naming import file_name
 from teachenv.experiment.report import Report
-from teachenv.experiment.rows import Row, read_rows
+from teachenv.experiment.row import Row
+from teachenv.experiment.rows import read_rows
 from teachenv.experiment.statistics import iqm
 from teachenv.experiment.tables import METHOD, Measure, Section, grouped
 

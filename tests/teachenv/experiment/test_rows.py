@@ -7,15 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from teachenv.experiment.rows import (
-    MalformedResults,
-    OutputNotWritable,
-    ResultsFile,
-    Row,
-    agreeing,
-    read_rows,
-    write_atomically,
-)
+from teachenv.experiment.row import Row
+from teachenv.experiment.rows import MalformedResults, ResultsFile, agreeing, read_rows
+from teachenv.experiment.writing import OutputNotWritable, write_atomically
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

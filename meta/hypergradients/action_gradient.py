@@ -28,10 +28,10 @@ class _Tape:
     """What is kept of an environment's last steps, and how it is differentiated; of one student or of a batch.
 
     Args:
-        teaching: of the environment.
-        method: see `ActionGradient`.
-        memory: see `ActionGradient`.
-        last: see `ActionGradient`.
+        problem: The environment's problem: settings, task, student and loss.
+        method: How gradients are computed, as in `ActionGradient`.
+        memory: Which students are kept, as in `ActionGradient`.
+        last: How many student steps at the end are differentiated; None: all of them.
     """
 
     def __init__(self, problem: Problem, method: str, memory: Kept, last: int | None) -> None:
@@ -58,7 +58,7 @@ class _Tape:
         return self if (method, last) == (self.method, self.last) else _Tape(self.problem, method, self.memory, last)
 
     def clear(self) -> None:
-        """Forgets all steps."""
+        """Empties the tape: no step of the episode under way is known."""
         self.window.clear()
         self.slopes.clear()
         self.added, self.fresh = 0, True
@@ -75,16 +75,16 @@ class _Tape:
 
         Args:
             before: students before the step.
-            action: their actions.
+            action: The students' actions, as they reached the environment, (n,) or (B, n).
             after: students after it.
             slope: derivative of these actions with respect to those that were taken, of their shape; None: 1.
-            began: whether any of them began anew at its end, so that the next state must be kept.
+            began: True if an episode of one of them began anew at the end of the step: the next state must be kept.
         """
         if self.window and self.every == self.per_action == 1 and self.method != "forward":
             # A student that will not be stepped again; the last one may be, to compare a replay.
             student, earlier = self.window[-1]
-            kept = None if student is None else needed_of(self.problem.dynamics, student)
-            self.window[-1] = kept, earlier
+            needed = None if student is None else needed_of(self.problem.dynamics, student)
+            self.window[-1] = needed, earlier
         self.window.append((before if self.fresh or self.added % self.every == 0 else None, action))
         self.slopes.append(slope)
         self.added, self.fresh, self.expected = self.added + 1, began, after
@@ -102,7 +102,17 @@ class _Tape:
     def gradient(
         self, dynamics: Dynamics, episode: Episode, final: StudentState, rows: list[int] | None = None
     ) -> torch.Tensor:
-        """(actions in the window, n), or (actions, B, n); `rows`: only these students of the batch."""
+        """Returns the derivative of the final objective with respect to the actions on the tape.
+
+        Args:
+            dynamics: The dynamics of the environment.
+            episode: The episodes of the students.
+            final: The students at the end, which the last action led to.
+            rows: The students of a batch that are differentiated; None: all of them.
+
+        Returns:
+            (actions on the tape, n) for one student, (actions on the tape, B, n) for a batch.
+        """
         states = {i * self.per_action: state for i, (state, _) in enumerate(self.window) if state is not None}
         states[len(self.window) * self.per_action] = final
         actions = [action for _, action in self.window]
@@ -110,7 +120,7 @@ class _Tape:
             states = {t: take(state, rows) for t, state in states.items()}
             actions, episode = [action[rows] for action in actions], take(episode, rows)
         steps = len(actions) * self.per_action
-        found = hypergradient(
+        gradient = hypergradient(
             Training(dynamics, episode),
             states[0],
             actions,
@@ -121,19 +131,19 @@ class _Tape:
         ).actions
         slopes = [slope for slope in self.slopes if slope is not None]
         if not slopes:
-            return found
-        of_taken = torch.as_tensor(np.stack(slopes), dtype=found.dtype, device=found.device)
-        return found * (of_taken if rows is None else of_taken[:, rows])
+            return gradient
+        slope_of_actions = torch.as_tensor(np.stack(slopes), dtype=gradient.dtype, device=gradient.device)
+        return gradient * (slope_of_actions if rows is None else slope_of_actions[:, rows])
 
 
 class _Differentiating:
-    """What the two wrappers share."""
+    """What `ActionGradient` and `VectorActionGradient` share: the method, and how many last steps it covers."""
 
     _tape: _Tape
 
     @property
     def method(self) -> Method:
-        """The method in use."""
+        """The method that computes the gradients, one of `meta.METHODS`; `"truncated"` where `last` cuts `"rmd"`."""
         return self._tape.method
 
     def differentiate_last(self, last: int | None) -> None:
@@ -162,7 +172,8 @@ class ActionGradient(_Differentiating, TeachWrapper):
         method: `"rmd"` (exact), `"finite-difference"`, `"truncated"` or `"forward"`; see `meta.hypergradient`.
         memory: which students are kept on the way: `"states"`, one before each action (references to values: no copy,
             no graph); `"sqrt"` or an integer, so many, and the steps between are taken again, bitwise.
-        last: how many student steps at the end are differentiated; see `meta.hypergradient`.
+        last: How many student steps at the end are differentiated, for `"truncated"` and `"finite-difference"`; None:
+            all of them.
 
     Raises:
         TypeError: the environment is no `TeachEnv`.
@@ -176,7 +187,7 @@ class ActionGradient(_Differentiating, TeachWrapper):
         memory: Kept = "states",
         last: int | None = None,
     ) -> None:
-        """Wraps the environment."""
+        """Wraps the environment and empties the tape."""
         super().__init__(env)
         self._passage = Passage(env, type(self).__name__)
         self.action_space = self._passage.outermost_bounded.action_space
@@ -193,9 +204,9 @@ class ActionGradient(_Differentiating, TeachWrapper):
         # After a reset, or a set_state, the student is not the one that the last step left.
         if before is not self._tape.expected:
             self._tape.clear()
-        passed, slope = self._passage.through(action)
+        expected, slope = self._passage.through(action)
         observation, reward, terminated, truncated, info = self.env.step(action)
-        self._passage.check(passed, self._teach.action)
+        self._passage.check(expected, self._teach.action)
         self._tape.add(before, self._teach.action, self._teach.student, slope)
         if terminated or truncated:
             info["action_gradient"] = self._gradient(bool(info["diverged"]))
@@ -204,17 +215,17 @@ class ActionGradient(_Differentiating, TeachWrapper):
 
     def _gradient(self, diverged: bool) -> np.ndarray:
         teach, recorded = self._teach, self._tape.added
-        taken = int(teach.student.step) // teach.problem.settings.steps_per_action
-        if taken != recorded:
+        length = int(teach.student.step) // teach.problem.settings.steps_per_action
+        if length != recorded:
             raise RuntimeError(
-                f"the action gradient needs the whole episode, but {taken - recorded} of its {taken} actions "
+                f"the action gradient needs the whole episode, but {length - recorded} of its {length} actions "
                 "were taken before this wrapper saw it (set_state in mid-episode?); reset, or set_state to a state at "
                 "its start"
             )
-        gradient = np.zeros((taken, *(teach.action_space.shape or ())), dtype=teach.action_space.dtype)
+        gradient = np.zeros((length, *(teach.action_space.shape or ())), dtype=teach.action_space.dtype)
         if not diverged:
-            known = self._tape.gradient(teach.dynamics, teach.episode, teach.student)
-            gradient[taken - len(known) :] = known.cpu().numpy()
+            last_rows = self._tape.gradient(teach.dynamics, teach.episode, teach.student)
+            gradient[length - len(last_rows) :] = last_rows.cpu().numpy()
         return gradient
 
 
@@ -232,9 +243,9 @@ class VectorActionGradient(_Differentiating, _VectorWrapper):
 
     Args:
         env: a `TeachVectorEnv`, possibly wrapped; see `ActionGradient`.
-        method: see `ActionGradient`.
-        memory: see `ActionGradient`.
-        last: see `ActionGradient`.
+        method: `"rmd"`, `"finite-difference"`, `"truncated"` or `"forward"`, as in `ActionGradient`.
+        memory: Which students are kept on the way, as in `ActionGradient`.
+        last: How many student steps at the end are differentiated; None: all of them.
 
     Raises:
         TypeError: the environment is no `TeachVectorEnv`.
@@ -248,11 +259,11 @@ class VectorActionGradient(_Differentiating, _VectorWrapper):
         memory: Kept = "states",
         last: int | None = None,
     ) -> None:
-        """Wraps the environment."""
+        """Wraps the environment and empties the tape."""
         super().__init__(env)
         if not isinstance(env.unwrapped, TeachVectorEnv):
-            found = type(env.unwrapped).__name__
-            raise TypeError(f"VectorActionGradient differentiates a TeachVectorEnv, found {found}")
+            kind = type(env.unwrapped).__name__
+            raise TypeError(f"VectorActionGradient differentiates a TeachVectorEnv, found {kind}")
         self._teach: TeachVectorEnv = env.unwrapped
         self._passage = Passage(env, type(self).__name__)
         bounded = self._passage.outermost_bounded
@@ -282,9 +293,9 @@ class VectorActionGradient(_Differentiating, _VectorWrapper):
         # After a reset, or a set_state, the students are not those that the last step left.
         if before is not tape.expected:
             tape.clear()
-        passed, slope = self._passage.through(actions)
+        expected, slope = self._passage.through(actions)
         observation, rewards, terminated, truncated, infos = self.env.step(actions)
-        self._passage.check(passed, teach.actions)
+        self._passage.check(expected, teach.actions)
         ended = terminated | truncated
         tape.add(before, teach.actions, teach.students, slope, began=bool(ended.any()))
         if ended.any():
@@ -299,8 +310,8 @@ class VectorActionGradient(_Differentiating, _VectorWrapper):
                         "were taken under this wrapper; reset, or set_state to their start"
                     )
                 assert teach.final_students is not None
-                some = rows.tolist() if len(rows) < teach.num_envs else None
-                known = tape.gradient(teach.dynamics, episodes, teach.final_students, some)
-                gradient[rows, length - len(known) :] = known.movedim(0, 1).cpu().numpy()
+                ended_rows = rows.tolist() if len(rows) < teach.num_envs else None
+                last_rows = tape.gradient(teach.dynamics, episodes, teach.final_students, ended_rows)
+                gradient[rows, length - len(last_rows) :] = last_rows.movedim(0, 1).cpu().numpy()
             infos["action_gradient"], infos["_action_gradient"] = gradient, ended
         return observation, rewards, terminated, truncated, infos

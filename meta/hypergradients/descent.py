@@ -17,6 +17,7 @@ from teachenv.trees import leaves
 from teachenv.update import Adjoint, Update
 
 Loss = Callable[[Tensors, torch.Tensor, int], torch.Tensor]
+"""(parameters, action, t) to the loss, a scalar."""
 
 
 class Descent(GradientProcess):
@@ -26,7 +27,7 @@ class Descent(GradientProcess):
         loss: (parameters, action, t) to a scalar, t the state's step; a function of its arguments alone, twice
             differentiable by autograd.
         objective: final parameters to J, a scalar.
-        optimizer: as in `teachenv.optimizers`; None: plain SGD.
+        optimizer: An optimiser of `teachenv.optimizers`; None: plain SGD.
         learning_rate: η, or a function of t.
     """
 
@@ -37,12 +38,12 @@ class Descent(GradientProcess):
         optimizer: Optimizer | None = None,
         learning_rate: float | Callable[[int], float] = 0.1,
     ) -> None:
-        """Makes the update."""
+        """Makes the update: the loss, its optimiser and its learning rate."""
         update = _Update(optimizer=SGD() if optimizer is None else optimizer, loss=loss, learning_rate=learning_rate)
         super().__init__(update, lambda state: objective(state.parameters))
 
     def begin(self, parameters: Tensors) -> StudentState:
-        """The state before the first step."""
+        """Returns the state before the first step: these parameters, and the optimiser's empty slots."""
         detached = {name: p.detach() for name, p in parameters.items()}
         return StudentState(detached, self.optimizer.init(detached), {}, 0)
 
@@ -64,8 +65,8 @@ class _Update(Update):
         parameters, leaf = leaves(state.parameters), action.detach().requires_grad_(with_action)
         with torch.enable_grad():
             loss = self.loss(parameters, leaf, int(state.step))
-            wanted = [*parameters.values()] + ([leaf] if with_action else [])
-            grads = torch.autograd.grad(loss, wanted, materialize_grads=True)
+            sources = [*parameters.values()] + ([leaf] if with_action else [])
+            grads = torch.autograd.grad(loss, sources, materialize_grads=True)
         outcome = Outcome(loss.detach(), torch.full_like(loss.detach(), math.nan))
         return Gradient(dict(zip(parameters, grads, strict=False)), grads[-1] if with_action else None, {}, outcome)
 
@@ -75,11 +76,11 @@ class _Update(Update):
             gradient, _ = self.gradient_with_graph(parameters, {}, state.step, leaf)
 
         def adjoint(d_gradient: Tensors, d_statistics: Tensors) -> Pullback:
-            reached = [name for name, g in gradient.items() if g.requires_grad]
+            names = [name for name, g in gradient.items() if g.requires_grad]
             *grads, of_action = torch.autograd.grad(
-                [gradient[name] for name in reached],
+                [gradient[name] for name in names],
                 [*parameters.values(), leaf],
-                [d_gradient[name] for name in reached],
+                [d_gradient[name] for name in names],
                 materialize_grads=True,
             )
             return Pullback(dict(zip(parameters, grads, strict=True)), {}, of_action)
@@ -98,6 +99,6 @@ class _Update(Update):
         self, parameters: Tensors, buffers: Tensors, step: int | np.ndarray, action: torch.Tensor
     ) -> tuple[Tensors, Tensors]:
         with torch.enable_grad():
-            loss, wanted = self.loss(parameters, action, int(step)), list(parameters.values())
-            grads = torch.autograd.grad(loss, wanted, create_graph=True, materialize_grads=True)
+            loss, sources = self.loss(parameters, action, int(step)), list(parameters.values())
+            grads = torch.autograd.grad(loss, sources, create_graph=True, materialize_grads=True)
         return dict(zip(parameters, grads, strict=True)), {}

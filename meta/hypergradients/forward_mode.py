@@ -54,13 +54,13 @@ def in_forward_mode(compute: Callable[[], T]) -> T:
 
 
 def dual(primal: torch.Tensor, tangent: torch.Tensor) -> torch.Tensor:
-    """A dual tensor of forward mode."""
-    made: torch.Tensor = forward_ad.make_dual(primal, tangent)  # type: ignore[no-untyped-call]
-    return made
+    """Makes a dual tensor: a primal value with the tangent that forward mode carries along."""
+    dual_tensor: torch.Tensor = forward_ad.make_dual(primal, tangent)  # type: ignore[no-untyped-call]
+    return dual_tensor
 
 
 def tangent_of(tensor: torch.Tensor) -> torch.Tensor:
-    """Its tangent, zero if it has none."""
+    """Returns the tangent of a dual tensor, detached; zeros for a tensor that has none."""
     tangent = forward_ad.unpack_dual(tensor).tangent  # type: ignore[no-untyped-call]
     return torch.zeros_like(tensor) if tangent is None else tangent.detach()
 
@@ -98,7 +98,7 @@ class _Elementary(TorchFunctionMode):
 
 
 def _cdist(x1: torch.Tensor, x2: torch.Tensor, p: float = 2.0, compute_mode: str | None = None) -> torch.Tensor:
-    """`torch.cdist`."""
+    """Computes what `torch.cdist` does, from differences and their norms."""
     distances: torch.Tensor = torch.linalg.vector_norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, -1)
     return distances
 
@@ -116,7 +116,7 @@ def _embedding_bag(
     include_last_offset: bool = False,
     padding_idx: int | None = None,
 ) -> torch.Tensor:
-    """`F.embedding_bag`; from a table lookup where the bags are the rows of a matrix and nothing is left out."""
+    """Computes `F.embedding_bag`, by a table lookup where bags are rows of a matrix and nothing is left out."""
     if input.dim() != 2 or input.shape[1] == 0 or max_norm is not None or padding_idx is not None:
         return F.embedding_bag(
             input, weight, offsets, max_norm, norm_type, scale_grad_by_freq, mode, sparse, per_sample_weights,

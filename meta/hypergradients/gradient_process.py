@@ -42,10 +42,11 @@ class Cotangent:
     """dJ/dx of the state x of a descent: one tensor for each of its tensors that J can depend on.
 
     Attributes:
-        parameters: of ω.
-        carried: of the optimiser's slots, but for the factor.
-        buffers: of running statistics.
-        factor: see `carried`. To multiply a large student's momentum at every step would be a tenth of its time.
+        parameters: dJ/dω, by name, in the shapes of the parameters ω.
+        carried: dJ/d(slots) of the optimiser, by name, to be multiplied by `factor`.
+        buffers: dJ/d(running statistics), by name.
+        factor: The number that `carried` still has to be multiplied by. To multiply a large student's momentum at
+            every step would be a tenth of its time.
     """
 
     parameters: Tensors
@@ -55,7 +56,7 @@ class Cotangent:
 
     @property
     def slots(self) -> Tensors:
-        """Of the optimiser's slots."""
+        """dJ/d(slots) of the optimiser, by name, with `factor` multiplied in."""
         return self.carried if self.factor == 1.0 else {n: self.factor * d for n, d in self.carried.items()}
 
 
@@ -64,11 +65,11 @@ class _Reversed:
     """The optimiser's part of an adjoint.
 
     Attributes:
-        direction: cotangent of the gradient, but for the scale.
-        scale: see `direction`.
-        direct: cotangent of the parameters past the gradient.
-        carried: of the slots; see `Cotangent`.
-        factor: see `Cotangent`.
+        direction: The cotangent of the gradient, dg in the module's equations, divided by `scale`.
+        scale: The number that `direction` has to be multiplied by to be dg.
+        direct: The cotangent of the parameters on the way that does not lead through the gradient.
+        carried: The cotangent of the optimiser's slots, divided by `factor`, as in `Cotangent`.
+        factor: The number that `carried` still has to be multiplied by.
     """
 
     direction: Tensors
@@ -100,7 +101,7 @@ class GradientProcess(Process):
         objective: the final state to J.
         statistics: names of the buffers that J can depend on.
         stops_gradients: whether the step's own gradient leaves out a dependence that the step has.
-        replays_exactly: see `Process`.
+        replays_exactly: whether it is known that a step taken again gives the same.
     """
 
     hessian_vector_products = 1
@@ -115,17 +116,17 @@ class GradientProcess(Process):
         stops_gradients: bool = False,
         replays_exactly: bool = False,
     ) -> None:
-        """Holds the pieces."""
+        """Keeps the update, its optimiser and the objective; nothing is computed yet."""
         self.update, self.optimizer = update, update.optimizer
         self._objective, self._statistics = objective, statistics
         self.stops_gradients, self.replays_exactly = stops_gradients, replays_exactly
 
     def batch(self, state: StudentState) -> tuple[int, ...]:
-        """(B,) for a batch of students."""
+        """Returns the shape in which students are stacked: (B,) for a batch, () for a single one."""
         return () if isinstance(state.step, int) else state.step.shape
 
     def needed(self, state: StudentState) -> StudentState:
-        """See `without_slots`."""
+        """Returns what `pullback` reads of a state: no slots, if the optimiser's reverse rule does not read them."""
         return without_slots(state, self.optimizer)
 
     def finished(self, cotangent: Cotangent) -> Cotangent:
@@ -133,11 +134,11 @@ class GradientProcess(Process):
         return replace(cotangent, carried=cotangent.slots, factor=1.0)
 
     def step(self, state: StudentState, action: torch.Tensor, t: int, arena: Arena | None = None) -> StudentState:
-        """One step of the optimiser."""
+        """Takes one step of the optimiser; new parameters go to the arena, if there is one."""
         return self.update.step(state, action, None if arena is None else arena.place(state.parameters))[0]
 
     def value(self, state: StudentState) -> tuple[torch.Tensor, Cotangent]:
-        """(J, ∂J/∂x_T)."""
+        """Returns (J, ∂J/∂x_T) at the final state x_T; slots do not reach J, and have zeros."""
         parameters = leaves(state.parameters)
         statistics = leaves({name: state.buffers[name] for name in self._statistics})
         with torch.enable_grad():
@@ -153,15 +154,15 @@ class GradientProcess(Process):
         )
 
     def linearize(self, state: StudentState, action: torch.Tensor, t: int) -> tuple[StudentState, Adjoint]:
-        """(next state, adjoint); the graph kept is that of the gradient, not of the update."""
+        """Returns (next state, adjoint of the step); the graph kept is that of the gradient, not of the update."""
         gradient, adjoint_of_gradient = self.update.linearize(state, action)
         # What the adjoint holds on to is held for every step at once under memory="all".
         reads = self.optimizer.needs_gradient
-        here = state if reads else replace(state, parameters={}, slots={}, buffers={})
+        read_by_rule = state if reads else replace(state, parameters={}, slots={}, buffers={})
         values = gradient.parameters if reads else None
 
         def adjoint(cotangent: Cotangent) -> tuple[Cotangent, torch.Tensor]:
-            back = self._reversed(here, cotangent, values)
+            back = self._reversed(read_by_rule, cotangent, values)
             with explained():
                 return back.joined(adjoint_of_gradient(back.direction, back.before(cotangent.buffers)))
 
@@ -170,7 +171,7 @@ class GradientProcess(Process):
     def pullback(
         self, state: StudentState, action: torch.Tensor, t: int, cotangent: Cotangent
     ) -> tuple[Cotangent, torch.Tensor]:
-        """The adjoint at once, which a batch of students has recorded."""
+        """Applies the adjoint at once, without keeping it: a batch of students has a recording of that."""
         if self.optimizer.needs_gradient:
             return self.linearize(state, action, t)[1](cotangent)
         back = self._reversed(state, cotangent, None)
@@ -189,22 +190,22 @@ class GradientProcess(Process):
         """
         if self.stops_gradients:
             return self.pullback(state, action, t, cotangent)
-        here = self.update.gradient(state, action).parameters if self.optimizer.needs_gradient else None
-        back = self._reversed(state, cotangent, here)
+        gradient = self.update.gradient(state, action).parameters if self.optimizer.needs_gradient else None
+        back = self._reversed(state, cotangent, gradient)
         d_gradient = back.direction
         with torch.no_grad():
             size = self.batch(state)
             norm = torch.stack([d.reshape(*size, -1).square().sum(-1) for d in d_gradient.values()]).sum(0).sqrt()
             epsilon = RADIUS[norm.dtype] / norm.clamp(min=torch.finfo(norm.dtype).tiny ** 0.5)
 
-        def scaled(factor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-            return factor.view(*size, *[1] * (like.dim() - len(size)))
+        def scaled(factor: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+            return factor.view(*size, *[1] * (tensor.dim() - len(size)))
 
         def along(sign: float) -> Gradient:
             moved = {n: state.parameters[n].addcmul(d, scaled(sign * epsilon, d)) for n, d in d_gradient.items()}
-            there = replace(state, parameters=state.parameters | moved)
+            displaced = replace(state, parameters=state.parameters | moved)
             # ∇ of everything, since what moved one network depends on where the other one is.
-            return self.update.gradient(there, action, with_action=True, of_all=True)
+            return self.update.gradient(displaced, action, with_action=True, of_all=True)
 
         plus, minus = along(1.0), along(-1.0)
         assert plus.action is not None
@@ -224,7 +225,7 @@ class GradientProcess(Process):
     def pushforward(
         self, state: StudentState, action: torch.Tensor, t: int, tangent: Cotangent, of_action: torch.Tensor
     ) -> Cotangent:
-        """Forward over reverse."""
+        """Returns the tangent of the next state, by forward mode over the step and its reverse-mode gradient."""
 
         def pushed() -> Cotangent:
             parameters = {n: dual(p, tangent.parameters[n]) for n, p in leaves(state.parameters).items()}
@@ -246,19 +247,19 @@ class GradientProcess(Process):
         return in_forward_mode(pushed)
 
     def _reversed(self, state: StudentState, cotangent: Cotangent, gradient: Tensors | None) -> _Reversed:
-        rate, given = self.update.rate(state), cotangent.parameters
-        names = self.update.moved(given)
+        rate, d_parameters = self.update.rate(state), cotangent.parameters
+        names = self.update.moved(d_parameters)
         with torch.no_grad():
-            if len(names) < len(given):
+            if len(names) < len(d_parameters):
                 return self._reversed_in_part(state, rate, cotangent, gradient, names)
             if isinstance(self.optimizer, SGD) and isinstance(rate, float | int) and self.optimizer.scales(rate):
                 direction, direct, scale = self.optimizer.reverse_scaled(
-                    given, cotangent.carried, rate, cotangent.factor
+                    d_parameters, cotangent.carried, rate, cotangent.factor
                 )
                 carried = direction if self.optimizer.momentum else {}
                 return _Reversed(direction, scale, direct, carried, scale * self.optimizer.momentum)
             direction, direct, slots = self.optimizer.reverse(
-                given, cotangent.slots, rate, state.step, state.parameters, gradient, state.slots
+                d_parameters, cotangent.slots, rate, state.step, state.parameters, gradient, state.slots
             )
             return _Reversed(direction, 1.0, direct, slots, 1.0)
 
@@ -266,13 +267,13 @@ class GradientProcess(Process):
         self, state: StudentState, rate: Rate, cotangent: Cotangent, gradient: Tensors | None, names: list[str]
     ) -> _Reversed:
         """Where a step moves some of the parameters: the others' cotangents stay as they are."""
-        here = {n: state.parameters[n] for n in names} if self.optimizer.needs_gradient else None
+        parameters = {n: state.parameters[n] for n in names} if self.optimizer.needs_gradient else None
         direction, direct, slots = self.optimizer.reverse(
             {n: cotangent.parameters[n] for n in names},
             slots_of(cotangent.slots, names),
             rate,
             state.step,
-            here,
+            parameters,
             gradient,
             slots_of(state.slots, names),
         )

@@ -42,14 +42,14 @@ from teachenv.errors import unknown_name
 
 
 def check_method(method: str) -> Method:
-    """Returns the method.
+    """Returns the method if there is one of this name.
 
     Raises:
-        ValueError: it is none of `METHODS`.
+        ValueError: the name is none of `METHODS`.
     """
-    for known in METHODS:
-        if method == known:
-            return known
+    for known_method in METHODS:
+        if method == known_method:
+            return known_method
     raise unknown_name("method", method, METHODS)
 
 
@@ -72,12 +72,13 @@ def hypergradient(
             `step(state, action, t)` and `objective(state)`, which must be functions of their arguments alone.
         initial: x_0: a tensor, or nested dictionaries, tuples and dataclasses of tensors.
         actions: a_0, a_1, …, one tensor each, all of one shape.
-        method: see the module.
-        memory: see the module.
-        byte_budget: for `memory="auto"`.
+        method: `"rmd"`, `"finite-difference"`, `"truncated"` or `"forward"`; the module says what each computes.
+        memory: What is kept between forward and backward pass: `"auto"`, `"all"`, `"states"`, `"sqrt"` or a number of
+            checkpoints; the module says what each costs.
+        byte_budget: How many bytes states and graphs may take with `memory="auto"`; None: that takes `"states"`.
         last: how many steps at the end are differentiated; for `"truncated"`, and for `"finite-difference"` if
             wanted.
-        steps_per_action: steps under each action.
+        steps_per_action: How many steps are taken under each action.
         states: states that are known already, by step: the final one at least, `{T: x_T, …}`. They are not computed
             again, and those between serve as checkpoints; `memory` then has nothing to decide.
 
@@ -90,10 +91,10 @@ def hypergradient(
     steps = len(actions) * steps_per_action
     check_last(method, last, steps)
     if states is None and (singles := process.singles(initial)):
-        each = [
+        results = [
             hypergradient(
-                own,
-                start,
+                single,
+                single_initial,
                 [action[i] for action in actions],
                 method=method,
                 memory=memory,
@@ -101,9 +102,9 @@ def hypergradient(
                 last=last,
                 steps_per_action=steps_per_action,
             )
-            for i, (own, start) in enumerate(singles)
+            for i, (single, single_initial) in enumerate(singles)
         ]
-        return together(each)
+        return together(results)
     with double_backward_kernels():
         if method == "forward":
             return forward(process, initial, actions, steps_per_action)
@@ -132,15 +133,15 @@ def check_last(method: Method, last: int | None, steps: int) -> None:
 
 
 def check_memory(memory: Memory) -> Memory:
-    """Returns the policy.
+    """Returns the memory policy if it is a known name or a positive number of checkpoints.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is neither.
     """
-    named = ("auto", "all", "states", "sqrt")
+    policies = ("auto", "all", "states", "sqrt")
     if isinstance(memory, int) and not isinstance(memory, bool):
         if memory < 1:
             raise ValueError(f"found memory={memory}, expected at least 1 checkpoint")
-    elif memory not in named:
-        raise unknown_name("memory policy", memory, named)
+    elif memory not in policies:
+        raise unknown_name("memory policy", memory, policies)
     return memory

@@ -32,12 +32,12 @@ class MemoryMeter:
         self.peak = max(self.peak, self._graphs)
 
     def release(self) -> None:
-        """The graphs weighed so far are gone, but for one at a time."""
+        """Notes that the graphs weighed so far are gone; from now on there is one at a time."""
         self._graphs = 0
         self.peak = self._largest
 
     def states(self, *trees: Any) -> None:
-        """These states are held now, beside one graph."""
+        """Notes that these states are in memory at the same time, beside one graph."""
         self.peak = max(self.peak, bytes_of(*trees) + self._largest)
 
 
@@ -59,11 +59,11 @@ class Arena:
 
     def put(self, tree: T) -> T:
         """The structure with copies of its tensors, but for those that lie here already; or itself: see `place`."""
-        place = self.place([tensor for tensor in tensors_of(tree) if not _in_an_arena(tensor)])
-        if place is None:
+        places = self.place([tensor for tensor in tensors_of(tree) if not _in_an_arena(tensor)])
+        if places is None:
             return tree
-        rest = iter(place)
-        copies = [tensor if _in_an_arena(tensor) else next(rest).copy_(tensor) for tensor in tensors_of(tree)]
+        free_places = iter(places)
+        copies = [tensor if _in_an_arena(tensor) else next(free_places).copy_(tensor) for tensor in tensors_of(tree)]
         return with_tensors(tree, copies)
 
     def place(self, tree: T) -> T | None:
@@ -87,7 +87,7 @@ class Arena:
 
 
 def _in_an_arena(tensor: torch.Tensor) -> bool:
-    """Whether it is part of a block; or as large as one, which needs none."""
+    """Whether a tensor lies in an arena's block; True too for one as large as a block, which gains nothing from it."""
     return tensor.untyped_storage().nbytes() >= _BLOCK
 
 
@@ -98,14 +98,14 @@ class GraphBytes:
         self._storages: dict[int, int] = {}
 
     def pack(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Counts a tensor as it is saved."""
+        """Counts a tensor that is saved for the backward pass, and returns it."""
         storage = tensor.untyped_storage()
         # Of a view of something larger (one action of all) only its own part; of an expanded tensor what there is.
-        own = min(storage.nbytes(), tensor.numel() * tensor.element_size())
-        self._storages[storage.data_ptr()] = max(own, self._storages.get(storage.data_ptr(), 0))
+        size = min(storage.nbytes(), tensor.numel() * tensor.element_size())
+        self._storages[storage.data_ptr()] = max(size, self._storages.get(storage.data_ptr(), 0))
         return tensor
 
     @property
     def bytes(self) -> int:
-        """What was counted."""
+        """The bytes counted so far."""
         return sum(self._storages.values())

@@ -41,9 +41,9 @@ class Process:
     """A process that autograd linearises.
 
     Args:
-        step: see `PureProcess`. It must be a function of its arguments alone: a step is taken again when it is
-            differentiated. If it takes gradients itself, then with `create_graph=True`.
-        objective: see `PureProcess`.
+        step: (state, action, t) to the next state, as in `PureProcess`. It must be a function of its arguments alone: a
+            step is taken again when it is differentiated. If it takes gradients itself, then with `create_graph=True`.
+        objective: The final state to J, a scalar.
     """
 
     hessian_vector_products = 0
@@ -54,7 +54,7 @@ class Process:
     """Whether it is known that a step taken again gives the same."""
 
     def __init__(self, step: Callable[[Any, torch.Tensor, int], Any], objective: Callable[[Any], torch.Tensor]) -> None:
-        """Holds the functions."""
+        """Keeps the two functions; nothing is computed yet."""
         self._step, self._objective = step, objective
         self._normalizations = Normalizations()
 
@@ -80,32 +80,32 @@ class Process:
         return mapped(torch.Tensor.detach, after)
 
     def value(self, state: Any) -> tuple[torch.Tensor, Any]:
-        """(J, its gradient with respect to the state)."""
+        """Returns (J, its gradient with respect to the final state): a tensor for each floating one of the state."""
         leaves = _floating_leaves(state)
         with torch.enable_grad():
             objective = self._objective(with_tensors(state, leaves))
-            wanted = [leaf for leaf in leaves if leaf.requires_grad]
+            differentiable = [leaf for leaf in leaves if leaf.requires_grad]
             if objective.requires_grad:
-                grads = torch.autograd.grad(objective.sum(), wanted, materialize_grads=True)
+                grads = torch.autograd.grad(objective.sum(), differentiable, materialize_grads=True)
             else:
-                grads = tuple(torch.zeros_like(leaf) for leaf in wanted)
+                grads = tuple(torch.zeros_like(leaf) for leaf in differentiable)
         return objective.detach(), list(grads)
 
     def linearize(self, state: Any, action: torch.Tensor, t: int) -> tuple[Any, Adjoint]:
-        """(next state, adjoint of the step); the adjoint keeps the step's graph and can be called once."""
+        """Returns (next state, adjoint of the step); the adjoint keeps the step's graph and can be called once."""
         leaves, leaf_action = _floating_leaves(state), action.detach().requires_grad_()
         with torch.enable_grad(), self._normalizations.exchanged():
             after = self._step(with_tensors(state, leaves), leaf_action, t)
         outputs = [tensor for tensor in tensors_of(after) if tensor.is_floating_point()]
 
         def adjoint(cotangent: list[torch.Tensor]) -> tuple[list[torch.Tensor], torch.Tensor]:
-            reached = [i for i, output in enumerate(outputs) if output.requires_grad]
-            wanted = [leaf for leaf in leaves if leaf.requires_grad]
+            depending = [i for i, output in enumerate(outputs) if output.requires_grad]
+            differentiable = [leaf for leaf in leaves if leaf.requires_grad]
             with explained():
                 grads = torch.autograd.grad(
-                    [outputs[i] for i in reached],
-                    [*wanted, leaf_action],
-                    [cotangent[i] for i in reached],
+                    [outputs[i] for i in depending],
+                    [*differentiable, leaf_action],
+                    [cotangent[i] for i in depending],
                     materialize_grads=True,
                 )
             return list(grads[:-1]), grads[-1]
@@ -113,13 +113,13 @@ class Process:
         return mapped(torch.Tensor.detach, after), adjoint
 
     def pullback(self, state: Any, action: torch.Tensor, t: int, cotangent: Any) -> tuple[Any, torch.Tensor]:
-        """The adjoint of the step at a state, applied at once."""
+        """Applies the adjoint of the step at a state, at once."""
         return self.linearize(state, action, t)[1](cotangent)
 
     def pullback_by_differences(
         self, state: Any, action: torch.Tensor, t: int, cotangent: Any
     ) -> tuple[Any, torch.Tensor]:
-        """The same by central differences; needs to know the gradient within the step.
+        """Applies the adjoint by central differences, for which the gradient within the step has to be known.
 
         Raises:
             TypeError: this process is an arbitrary step.
@@ -133,17 +133,17 @@ class Process:
         """The tangent of the next state, by forward mode.
 
         Args:
-            state: where.
-            action: the action.
-            t: which step.
-            tangent: of the state, in the form of a cotangent.
-            of_action: tangent of the action.
+            state: The state before the step, at which it is linearised.
+            action: The action of the step.
+            t: The number of the step.
+            tangent: The tangent of the state, in the form of a cotangent.
+            of_action: The tangent of the action, of its shape.
         """
 
         def pushed() -> list[torch.Tensor]:
-            rest = iter(tangent)
+            tangents = iter(tangent)
             duals = [
-                dual(leaf.detach(), next(rest)) if leaf.is_floating_point() else leaf for leaf in tensors_of(state)
+                dual(leaf.detach(), next(tangents)) if leaf.is_floating_point() else leaf for leaf in tensors_of(state)
             ]
             after = self._step(with_tensors(state, duals), dual(action.detach(), of_action), t)
             return [tangent_of(tensor) for tensor in tensors_of(after) if tensor.is_floating_point()]
@@ -184,12 +184,12 @@ class Normalizations:
     """Chooses normalisations for a second derivative in steps of a user's own, where there are any."""
 
     def __init__(self) -> None:
-        """Begins without knowing whether there are any."""
+        """Begins without knowing whether the step has normalisations."""
         self._used: bool | None = None
 
     @contextmanager
     def exchanged(self) -> Iterator[None]:
-        """A block in which they are exchanged. That looks at every call, so it is not done again if there was none."""
+        """Exchanges normalisations inside the block, by a look at every call; no more once a block had none of them."""
         if self._used is False:
             yield
             return
@@ -205,7 +205,7 @@ class _Exchanging(TorchFunctionMode):
     state, are updated in place without a derivative.
 
     Attributes:
-        used: whether there was any.
+        used: True once a step has called one of these normalisations.
     """
 
     used = False
@@ -226,7 +226,7 @@ def _batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> torch.Tensor:
-    """`F.batch_norm`."""
+    """Computes what `F.batch_norm` does, with a second derivative that is fast."""
     if training and (weight is None or weight.dtype == input.dtype):
         return batch_normalized(input, weight, bias, eps, running_mean, running_var, momentum)
     return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)

@@ -43,8 +43,8 @@ class Hypergradient:
         predicted_bytes: what the policy was expected to hold at its peak, besides the initial state; None where nothing
             was predicted (`"forward"`, or the states were given). Students of a batch that gain nothing from being
             taken together (path `"loop"`) are differentiated one by one, and this is of one of them.
-        measured_bytes: the same, measured on the tensors held: states, and graphs, of `"all"` those of every 16th step,
-            the others taken to be like them.
+        measured_bytes: The bytes at the peak, measured on the tensors in memory: states, and graphs, of `"all"` those
+            of every 16th step, the others taken to be like them.
         nonfinite_step: the last step whose gradient is not finite, where it arose; None if all are finite.
     """
 
@@ -82,8 +82,8 @@ class Sweep:
             with self.memory.graph(min(_WEIGHED_EVERY, self.steps - begin)) as weight:
                 after, adjoint = self._linearize(state, begin)
             graph = weight.bytes
-        kept = bytes_of(self.process.needed(state))
-        policy, predicted = self._choose(memory, byte_budget, bytes_of(state), kept, graph, self.steps - begin)
+        needed_bytes = bytes_of(self.process.needed(state))
+        policy, predicted = self._choose(memory, byte_budget, bytes_of(state), needed_bytes, graph, self.steps - begin)
         if policy == "all" and adjoint is not None:
             return self._all(state, begin, after, adjoint, predicted)
         adjoint = None
@@ -115,9 +115,9 @@ class Sweep:
 
         Args:
             states: x_t by t; x_begin and x_T must be among them. It is emptied.
-            begin: see above.
-            predicted: see `Hypergradient`.
-            policy: see `Hypergradient`.
+            begin: The first step that is differentiated.
+            predicted: The bytes that the policy was expected to need, for the result.
+            policy: The memory policy that was followed, for the result.
         """
         final = states.pop(self.steps) if begin < self.steps else states[begin]
         objective, cotangent = self.process.value(final)
@@ -201,44 +201,49 @@ class Sweep:
             self.evaluations += 2 * self.process.gradient_evaluations
             return self.process.pullback_by_differences(state, action, t, cotangent)
         if compared:
-            again, adjoint = self._linearize(state, t)
-            self._compare(state, again, after, t)
+            replayed, adjoint = self._linearize(state, t)
+            self._compare(state, replayed, after, t)
             return adjoint(cotangent)
         self.evaluations += self.process.gradient_evaluations
         self.products += self.process.hessian_vector_products
         return self.process.pullback(state, action, t, cotangent)
 
-    def _compare(self, before: Any, again: Any, after: Any, t: int) -> None:
+    def _compare(self, before: Any, replayed: Any, after: Any, t: int) -> None:
         def distance(one: Any, other: Any) -> float:
             pairs = zip(tensors_of(one), tensors_of(other), strict=True)
             return math.hypot(*(float((a - b).norm()) for a, b in pairs if a.is_floating_point()))
 
-        if distance(again, after) > _REPLAY_TOLERANCE * max(distance(after, before), distance(again, before)):
+        if distance(replayed, after) > _REPLAY_TOLERANCE * max(distance(after, before), distance(replayed, before)):
             raise RuntimeError(
                 f"step {t} was taken again and led to another state: the step is not a function of (state, action, t) "
                 "alone. Make what it draws (minibatch, augmentation, dropout) a function of t, or put it into the state"
             )
 
     def _choose(
-        self, memory: Memory, byte_budget: int | None, state: int, kept: int, graph: int, steps: int
+        self, memory: Memory, byte_budget: int | None, state_bytes: int, needed_bytes: int, graph_bytes: int, steps: int
     ) -> tuple[str | int, int]:
-        """(policy, its predicted bytes).
+        """Returns (the policy to follow, the bytes that it is predicted to need).
 
         Args:
-            memory: what was asked for.
-            byte_budget: likewise.
-            state: bytes of a state.
-            kept: bytes of what has to be kept of a state to differentiate there.
-            graph: bytes of a step's graph.
-            steps: to differentiate.
+            memory: The policy that the caller asked for.
+            byte_budget: The bytes that the caller allows; None: any number.
+            state_bytes: The bytes of a state.
+            needed_bytes: The bytes of what has to be kept of a state to differentiate there.
+            graph_bytes: The bytes of a step's graph.
+            steps: How many steps are differentiated.
         """
 
         def checkpoints(count: int) -> int:
             every = -(-steps // count)
-            return (min(count, steps) + 1) * (state if every > 1 else kept) + every * kept + graph + state
+            return (
+                (min(count, steps) + 1) * (state_bytes if every > 1 else needed_bytes)
+                + every * needed_bytes
+                + graph_bytes
+                + state_bytes
+            )
 
         predicted = {
-            "all": steps * graph + state if graph else checkpoints(steps),
+            "all": steps * graph_bytes + state_bytes if graph_bytes else checkpoints(steps),
             "states": checkpoints(steps),
             "sqrt": checkpoints(_root(steps)),
         }
@@ -248,38 +253,38 @@ class Sweep:
             return memory, predicted[memory]
         if byte_budget is None:
             return "states", predicted["states"]
-        for policy, needed in predicted.items():
-            if needed <= byte_budget:
-                return policy, needed
+        for policy, policy_bytes in predicted.items():
+            if policy_bytes <= byte_budget:
+                return policy, policy_bytes
         raise ValueError(
             f"byte_budget={byte_budget:,} holds no policy: over {steps} steps "
-            + ", ".join(f"{policy!r} needs {needed:,}" for policy, needed in predicted.items())
+            + ", ".join(f"{policy!r} needs {policy_bytes:,}" for policy, policy_bytes in predicted.items())
             + '; raise it, or differentiate fewer steps (method="truncated")'
         )
 
 
 def _root(steps: int) -> int:
-    """⌈√T⌉, for T of at least 1."""
+    """Returns ⌈√T⌉ for a number of steps T of at least 1."""
     return math.isqrt(steps - 1) + 1
 
 
-def together(each: Sequence[Hypergradient]) -> Hypergradient:
+def together(results: Sequence[Hypergradient]) -> Hypergradient:
     """The hypergradient of a batch whose students were differentiated one after the other."""
-    first = each[0]
-    nonfinite = [one.nonfinite_step for one in each if one.nonfinite_step is not None]
+    first = results[0]
+    nonfinite = [result.nonfinite_step for result in results if result.nonfinite_step is not None]
     return replace(
         first,
-        actions=torch.stack([one.actions for one in each], 1),
-        initial=stack([one.initial for one in each]),
-        objective=torch.stack([one.objective for one in each]),
+        actions=torch.stack([result.actions for result in results], 1),
+        initial=stack([result.initial for result in results]),
+        objective=torch.stack([result.objective for result in results]),
         # One at a time.
-        measured_bytes=max(one.measured_bytes for one in each),
+        measured_bytes=max(result.measured_bytes for result in results),
         nonfinite_step=max(nonfinite, default=None),
     )
 
 
 class _Rows:
-    """Gradients of actions, added up in any order."""
+    """The gradient of each action, to which the steps under it add their parts in any order."""
 
     def __init__(self, actions: Any) -> None:
         self._rows = [torch.zeros_like(action) for action in actions]
@@ -294,8 +299,8 @@ class _Rows:
 def forward(process: Process, state: Any, actions: Any, steps_per_action: int) -> Hypergradient:
     """Forward mode: the tangent of the state for each coordinate of each action that was taken so far."""
     tangents: list[tuple[int, torch.Tensor, Any]] = []  # (action, direction in it, tangent of the state)
-    _, like = process.value(state)
-    zero = mapped(torch.zeros_like, like)
+    _, cotangent_like = process.value(state)
+    zero = mapped(torch.zeros_like, cotangent_like)
     batch = process.batch(state)
     peak = products = 0
     for t in range(len(actions) * steps_per_action):
@@ -329,7 +334,7 @@ def forward(process: Process, state: Any, actions: Any, steps_per_action: int) -
 
 
 def _nonfinite(actions: torch.Tensor, per_action: int) -> int | None:
-    """The last step with a gradient that is not finite."""
+    """Returns the last step whose action has a gradient that is not finite; None if all are finite."""
     if not len(actions):
         return None
     finite = torch.isfinite(actions).flatten(1).all(1)

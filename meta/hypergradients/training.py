@@ -18,12 +18,12 @@ class Training(Process):
     """The training of an environment's student, or of a batch of them, as a process over `StudentState`.
 
     Args:
-        dynamics: of the environment.
-        episode: which training.
+        dynamics: The environment's dynamics, `env.unwrapped.dynamics`: the student's step, and J on dev.
+        episode: Which training of it: splits and minibatches, `env.unwrapped.episode`.
     """
 
     def __init__(self, dynamics: Dynamics, episode: Episode) -> None:
-        """Makes a process of each update."""
+        """Makes a process of each of the step's updates: one, or in joint training one for each network."""
         self.dynamics, self.episode = dynamics, episode
         self.replays_exactly = dynamics.known_pure
         self._updates = [
@@ -47,7 +47,7 @@ class Training(Process):
             )
 
     def batch(self, state: StudentState) -> tuple[int, ...]:
-        """(B,) for a batch of students."""
+        """Returns the shape in which students are stacked: (B,) for a batch, () for a single one."""
         return self._updates[-1].batch(state)
 
     def singles(self, state: StudentState) -> list[tuple[Process, StudentState]]:
@@ -58,7 +58,7 @@ class Training(Process):
         return [(Training(single, episode), student) for student, episode in apart(state, self.episode)]
 
     def needed(self, state: StudentState) -> StudentState:
-        """What of a state `pullback` reads."""
+        """Returns what of a state `pullback` reads: all that has to be kept of it."""
         return needed_of(self.dynamics, state)
 
     def finished(self, cotangent: Cotangent) -> Cotangent:
@@ -66,17 +66,17 @@ class Training(Process):
         return self._updates[-1].finished(cotangent)
 
     def step(self, state: StudentState, action: torch.Tensor, t: int, arena: Arena | None = None) -> StudentState:
-        """All updates."""
+        """Takes all updates of one student step, in order."""
         for update in self._updates:
             state = update.step(state, action, t, arena)
         return state
 
     def value(self, state: StudentState) -> tuple[torch.Tensor, Cotangent]:
-        """(J on dev, ∂J/∂x_T)."""
+        """Returns (J on dev, ∂J/∂x_T) at the final state x_T."""
         return self._updates[-1].value(state)
 
     def linearize(self, state: StudentState, action: torch.Tensor, t: int) -> tuple[StudentState, Adjoint]:
-        """(next state, adjoint)."""
+        """Returns (next state, adjoint of the step), composed of those of its updates."""
         adjoints = []
         for update in self._updates:
             state, adjoint = update.linearize(state, action, t)

@@ -63,7 +63,7 @@ class WindowGradient(RememberingWrapper):
     Reward and action stay as they are. Added to the info of `step`:
         window_gradient: −dJ(ω_N)/da of the window just trained, (n,): what a teacher learns from.
         window_error: −J(ω_N) there.
-        previewed_error: the same at the end of the window that was shown before; with `window="last"`, of the last one.
+        previewed_error: −J at the end of the window that was shown before; with `window="last"`, of the last one.
 
     Args:
         env: a `TeachEnv`.
@@ -78,9 +78,9 @@ class WindowGradient(RememberingWrapper):
         carry: whether a training begins under the action that the last one ended with, as far as the first window shown
             is concerned, and `DynamicLossTeacher` goes on from there: the loss then is improved over many trainings.
             Windows may be whole trainings. False: each training has a teacher that begins anew.
-        memory: see `meta.hypergradient`. Graphs of a loss network over pixels or boxes are large: `"auto"` keeps those
-            of all steps of a window only if they fit.
-        byte_budget: for `memory="auto"`.
+        memory: The memory policy of `meta.hypergradient`. Graphs of a loss network over pixels or boxes are large:
+            `"auto"` keeps those of all steps of a window only if they fit.
+        byte_budget: How many bytes states and graphs may take with `memory="auto"`.
 
     Raises:
         TypeError: the environment is no `TeachEnv`.
@@ -100,7 +100,7 @@ class WindowGradient(RememberingWrapper):
         memory: Memory = "auto",
         byte_budget: int = _BYTE_BUDGET,
     ) -> None:
-        """Wraps the environment."""
+        """Wraps the environment and checks the options."""
         super().__init__(env)
         check_actions_unchanged(env, type(self).__name__)
         if window not in get_args(Window):
@@ -135,7 +135,7 @@ class WindowGradient(RememberingWrapper):
         return self._final
 
     def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
-        """A new student."""
+        """Begins the training of a new student, and shows the gradient of its first window."""
         _, info = self.env.reset(**kwargs)
         self._shown = self._nothing(-float(info["objective"]))
         if not self.carry:
@@ -164,32 +164,32 @@ class WindowGradient(RememberingWrapper):
     def _remembered(self) -> dict[str, Any]:
         return {"shown": self._shown, "action": self._action, "final": self._final}
 
-    def _remember(self, own: dict[str, Any]) -> None:
-        self._shown, self._action, self._final = own["shown"], own["action"], own["final"]
+    def _remember(self, remembered: dict[str, Any]) -> None:
+        self._shown, self._action, self._final = remembered["shown"], remembered["action"], remembered["final"]
 
     def through(self, student: StudentState, action: torch.Tensor) -> tuple[float, torch.Tensor]:
-        """(−J after a window from a student, its gradient with respect to the window's action)."""
+        """Returns (−J after a window that begins at a student, its gradient by the window's action, (n,))."""
         teach, step = self._teach, int(student.step)
         dynamics, episode, length = teach.dynamics, teach.episode, teach.problem.settings.steps_per_action
         if self.dev_batch is not None:
             rng = generator(episode.seeds[0], Purpose.DEV_BATCH, step)
-            among = episode.dev[: dynamics.dev_measured].cpu().numpy()
+            candidates = episode.dev[: dynamics.dev_measured].cpu().numpy()
             if self.dev_from == "pool":
                 trained = episode.batches[step : step + length].cpu().numpy()
-                among = np.setdiff1d(np.arange(len(teach.problem.task.pool[0])), trained)
-            drawn = rng.choice(among, self.dev_batch, replace=False)
-            episode = replace(episode, dev=torch.from_numpy(drawn).to(episode.dev))
+                candidates = np.setdiff1d(np.arange(len(teach.problem.task.pool[0])), trained)
+            dev_indices = rng.choice(candidates, self.dev_batch, replace=False)
+            episode = replace(episode, dev=torch.from_numpy(dev_indices).to(episode.dev))
             # All that are drawn are measured.
             dynamics = replace(dynamics, dev_measured=None)
         process = Training(dynamics, episode)
-        found = hypergradient(
+        derivative = hypergradient(
             process, student, [action], memory=self.memory, byte_budget=self.byte_budget, steps_per_action=length
         )
-        return -float(found.objective), -found.actions[0]
+        return -float(derivative.objective), -derivative.actions[0]
 
     def _nothing(self, error: float) -> tuple[float, torch.Tensor]:
         return error, torch.zeros_like(self._teach.problem.neutral_action)
 
     def _observation(self) -> np.ndarray:
-        seen: np.ndarray = encoded(self._shown[1].nan_to_num()).cpu().numpy()
-        return seen
+        observation: np.ndarray = encoded(self._shown[1].nan_to_num()).cpu().numpy()
+        return observation

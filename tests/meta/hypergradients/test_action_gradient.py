@@ -170,10 +170,11 @@ def test_students_that_stand_at_different_steps_are_differentiated_each_at_its_o
             if not info["final_info"]["diverged"][i] and compared < 6:
                 single = ActionGradient(TeachEnv(**options))
                 single.reset(seed=0)
-                state = single.unwrapped.get_state()
-                single.unwrapped._begin(begun[i])
-                single.unwrapped._student = single.unwrapped.dynamics.init(single.unwrapped.episode)
-                single.unwrapped._info = state["info"]
+                teach = single.unwrapped
+                state = teach.get_state()
+                state["standing"]["seeds"] = (begun[i],)
+                state["standing"]["students"] = teach.dynamics.init(teach.problem.episodes.of(begun[i]))
+                teach.set_state(state)
                 for action in taken[i]:
                     *_, done, _, one = single.step(action)
                 assert done

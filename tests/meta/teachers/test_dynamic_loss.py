@@ -143,7 +143,7 @@ def test_steps_of_no_size_are_training_under_the_fixed_loss() -> None:
     plain.set_state(recorded.seen[0][0]["environment"])
     for _ in range(6):
         plain.step(np.zeros(100, np.float32))
-    expected = env.final_state["student"].parameters
+    expected = env.final_state["standing"]["students"].parameters
     assert all(torch.equal(p, expected[n]) for n, p in plain.student.parameters.items())
 
 
@@ -217,7 +217,7 @@ def test_an_interrupted_training_goes_on_bitwise(bptt: int, tmp_path: Path) -> N
     pairs = zip(expected.policy.parameters(), second.policy.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
     assert all(torch.equal(a, b) for a, b in zip(expected._memory, second._memory, strict=True))
-    ends = [e.final_state["student"].parameters for e in (whole, env)]  # type: ignore[index]
+    ends = [e.final_state["standing"]["students"].parameters for e in (whole, env)]  # type: ignore[index]
     assert all(torch.equal(p, ends[1][n]) for n, p in ends[0].items())
 
 

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import fields
 
 from teachenv.checks import shown
+from teachenv.optimizers import OPTIMIZERS
 from teachenv.settings import Settings
 from teachenv.tasks.base import Task
 
@@ -54,9 +55,11 @@ def _idle(settings: Settings, given: Collection[str], task: Task) -> Iterator[tu
         yield "loss_kwargs", "with a loss of your own, which has its options already"
     if settings.train_on == "pool":
         yield "train_size", 'with train_on="pool", which trains on the whole pool'
-    if settings.optimizer != "sgd":
-        for name in ("momentum", "nesterov") if settings.momentum else ("nesterov",):
-            yield name, f"with optimizer={settings.optimizer!r}; Adam's is optimizer_kwargs={{'betas': (0.9, 0.999)}}"
+    optimizer = OPTIMIZERS[settings.optimizer]
+    for name in ("momentum", "nesterov") if settings.momentum else ("nesterov",):
+        if name not in optimizer.settings:
+            options = ", ".join(map(repr, optimizer.options))
+            yield name, f"with optimizer={settings.optimizer!r}, whose optimizer_kwargs are {options}"
     if task.measure is not None:
         for name in ("objective", "objective_temperature"):
             yield name, f"with task {task.name!r}, which has a measure of its own"

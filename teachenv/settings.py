@@ -68,8 +68,8 @@ class Settings:
             learning rate, on minibatches of their own; its optimiser then begins anew. The horizon does not count them.
         train_on: `"split"`, or `"pool"` to train a final student on the whole pool (dev is then a part of it).
         augment: augment minibatches; None: as the task is usually trained (CIFAR: yes).
-        optimizer: the student's: `"sgd"`, `"adam"` or `"adamw"`.
-        optimizer_kwargs: Adam's `betas` and `epsilon`.
+        optimizer: the student's: `"sgd"`, `"adam"`, `"adamw"` or `"rmsprop"`.
+        optimizer_kwargs: Adam's `betas` and `epsilon`; RMSprop's `alpha`, `epsilon` and `momentum`.
         learning_rate: η.
         momentum: SGD's μ.
         nesterov: SGD's: Nesterov's momentum.

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from teachenv import LOSSES, STUDENTS
+from teachenv.optimizers import OPTIMIZERS
+
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 SNIPPETS = [
@@ -44,4 +47,12 @@ def test_environment_table_names_every_id() -> None:
     from teachenv.registration import ENVIRONMENTS
 
     text = README.read_text(encoding="utf-8")
-    assert all(f"`{name}`" in text for name in ENVIRONMENTS)
+    assert {*re.findall(r"^\| `(Teach[^`]*)` \|", text, flags=re.MULTILINE)} == {*ENVIRONMENTS}
+
+
+@pytest.mark.parametrize("argument", ["student", "loss", "optimizer"])
+def test_table_of_arguments_names_every_piece(argument: str) -> None:
+    registry = {"student": STUDENTS, "loss": LOSSES, "optimizer": OPTIMIZERS}[argument]
+    rows = re.findall(rf"^\| `{argument}`.*? \| (.*) \|$", README.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert len(rows) == 1
+    assert {*re.findall(r'`"([^`"]+)"`', rows[0])} == {*registry}

@@ -62,19 +62,6 @@ def test_reverse_is_the_vector_jacobian_product_of_update(momentum, nesterov, we
         torch.testing.assert_close(f, e, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("rate", [0.1, torch.tensor([0.1, 0.3])], ids=["number", "students"])
-@pytest.mark.parametrize("optimizer", [SGD(), SGD(0.9, 0.1, nesterov=True), Adam(), Adam(weight_decay=0.1)], ids=str)
-def test_new_parameters_can_be_written_to_a_given_place(optimizer, rate):
-    parameters, gradient = tensors(0, batch=(2,)), tensors(1, batch=(2,))
-    slots = optimizer.init(parameters)
-    expected, _ = optimizer.update(parameters, gradient, slots, rate, np.array([3, 3]))
-    places = {name: torch.full_like(p, 9.0) for name, p in parameters.items()}
-    found, _ = optimizer.update(parameters, gradient, slots, rate, np.array([3, 3]), places)
-    for name, place in places.items():
-        assert found[name] is place
-        assert torch.equal(place, expected[name])
-
-
 @given(
     momentum=st.floats(0, 1),
     weight_decay=st.floats(0, 1),
@@ -100,29 +87,6 @@ def test_two_scaled_steps_back_are_two_steps_back(momentum, weight_decay, rates,
         torch.testing.assert_close(found[0][name], d, rtol=1e-10, atol=1e-12)
     for name, d in expected[1].items():
         torch.testing.assert_close(found[2] * found[1][name], d, rtol=1e-10, atol=1e-12)
-
-
-@pytest.mark.parametrize(("momentum", "nesterov"), MOMENTA)
-def test_update_and_reverse_leave_their_arguments_as_they_are(momentum, nesterov):
-    optimizer = SGD(momentum, 0.1, nesterov)
-    arguments = [tensors(i) for i in range(3)]
-    if not momentum:
-        arguments[2] = {}
-    copies = [{name: t.clone() for name, t in a.items()} for a in arguments]
-    optimizer.update(*arguments, 0.1)
-    optimizer.reverse(arguments[1], arguments[2], 0.1)
-    for argument, copy in zip(arguments, copies, strict=True):
-        assert all(torch.equal(argument[name], copy[name]) for name in copy)
-
-
-def test_a_batch_takes_a_learning_rate_for_each_student():
-    optimizer, rates = SGD(0.9, 0.1), torch.tensor([0.1, 0.5, 0.0])
-    arguments = [tensors(i, batch=(3,)) for i in range(3)]
-    together = optimizer.update(*arguments, rates)
-    for i, rate in enumerate(rates.tolist()):
-        alone = optimizer.update(*({name: t[i] for name, t in a.items()} for a in arguments), rate)
-        for batch, single in zip(together, alone, strict=True):
-            torch.testing.assert_close({name: t[i] for name, t in batch.items()}, single)
 
 
 def test_nesterov_needs_momentum():
@@ -185,26 +149,6 @@ def test_adams_reverse_is_the_vector_jacobian_product_of_update(betas, kind, rat
         found = optimizer.reverse(d_parameters, d_slots, rate, step, parameters, gradient, slots)
     for e, f in zip(expected, (t for group in found for t in group.values()), strict=True):
         torch.testing.assert_close(f, e, rtol=1e-9, atol=1e-9)
-
-
-def test_adams_reverse_is_finite_where_every_gradient_was_zero():
-    optimizer, parameters = Adam(), tensors(0)
-    gradient = {name: torch.zeros_like(p) for name, p in parameters.items()}
-    slots = optimizer.init(parameters)
-    for group in optimizer.reverse(tensors(1), slots, 0.1, 0, parameters, gradient, slots):
-        assert all(torch.isfinite(t).all() for t in group.values())
-
-
-def test_a_batch_of_adams_takes_a_rate_and_a_step_for_each_student():
-    optimizer, rates, steps = Adam(weight_decay=0.1, decoupled=True), torch.tensor([0.1, 0.5, 0.0]), np.array([0, 7, 2])
-    parameters, gradient = (tensors(i, batch=(3,)) for i in range(2))
-    slots = optimizer.init(parameters)
-    together = optimizer.update(parameters, gradient, slots, rates, steps)
-    for i in range(3):
-        arguments = ({name: t[i] for name, t in a.items()} for a in (parameters, gradient, slots))
-        alone = optimizer.update(*arguments, float(rates[i]), int(steps[i]))
-        for batch, single in zip(together, alone, strict=True):
-            torch.testing.assert_close({name: t[i] for name, t in batch.items()}, single)
 
 
 def test_named_optimizers_refuse_what_they_do_not_have():

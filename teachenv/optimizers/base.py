@@ -1,0 +1,116 @@
+"""What a student's optimiser is: a pure function and its exact reverse rule.
+
+An optimiser turns (parameters, gradient, slots) into (parameters', slots'). Its adjoint (reverse rule) is written by
+hand: it costs a few element-wise operations where autograd would keep a graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import ClassVar, Protocol
+
+import numpy as np
+import torch
+from torch.autograd import forward_ad
+
+Tensors = dict[str, torch.Tensor]
+"""Named tensors: a student's parameters, a gradient, or an optimiser's slot."""
+
+Rate = float | torch.Tensor
+"""A learning rate: a number, or one number per student, shape (B,), for B students that stand at different steps."""
+
+Step = int | np.ndarray
+"""How many steps were taken: a number, or one number per student, shape (B,)."""
+
+
+def slots_of(slots: Tensors, names: Collection[str]) -> Tensors:
+    """The slots of some of the parameters."""
+    return {slot: tensor for slot, tensor in slots.items() if slot.rpartition(":")[2] in names}
+
+
+def scaled_sum(
+    tensor: torch.Tensor, direction: torch.Tensor, factor: Rate, out: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The sum tensor + factor · direction, where a tensor of factors multiplies along the leading dimension."""
+    if isinstance(factor, torch.Tensor):
+        direction, factor = factor.view(-1, *[1] * (direction.dim() - 1)) * direction, 1.0
+    return torch.add(tensor, direction, alpha=factor, out=out)
+
+
+def root_of(square: torch.Tensor) -> torch.Tensor:
+    """√s, whose derivative, where one is asked for, is zero at s = 0.
+
+    A coordinate whose gradient was always exactly zero is a point where the optimisers that divide by √s have no
+    derivative (the update jumps from 0 to ±η), and zero is the value that keeps it out of the sum.
+    """
+    tangent = forward_ad.unpack_dual(square).tangent  # type: ignore[no-untyped-call]
+    if tangent is None and not square.requires_grad:
+        return square.sqrt()
+    positive = square > 0
+    return torch.where(positive, square, 1.0).sqrt() * positive
+
+
+def along(factor: Rate, like: torch.Tensor) -> Rate:
+    """A factor of each student, shaped to multiply along the leading dimension of `like`; a number as it is."""
+    if isinstance(factor, torch.Tensor) and factor.dim():
+        return factor.view(-1, *[1] * (like.dim() - 1))
+    return factor
+
+
+class Optimizer(Protocol):
+    """A student's optimiser: pure functions over named tensors, of one student or, stacked, of several."""
+
+    needs_gradient: ClassVar[bool]
+    """Whether `reverse` reads the gradient; if not, None may be passed for it."""
+
+    def init(self, parameters: Tensors) -> Tensors:
+        """The slots before the first step."""
+        ...
+
+    def update(
+        self,
+        parameters: Tensors,
+        gradient: Tensors,
+        slots: Tensors,
+        rate: Rate,
+        step: Step = 0,
+        out: Tensors | None = None,
+    ) -> tuple[Tensors, Tensors]:
+        """One step; returns the new parameters and slots and leaves the arguments as they are.
+
+        Args:
+            parameters: ω.
+            gradient: g.
+            slots: as `init` or the step before returned them.
+            rate: η of this step.
+            step: how many steps were taken before this one.
+            out: where the new parameters are written; None: to new memory.
+        """
+        ...
+
+    def reverse(
+        self,
+        d_parameters: Tensors,
+        d_slots: Tensors,
+        rate: Rate,
+        step: Step = 0,
+        parameters: Tensors | None = None,
+        gradient: Tensors | None = None,
+        slots: Tensors | None = None,
+    ) -> tuple[Tensors, Tensors, Tensors]:
+        """The adjoint of `update`.
+
+        Args:
+            d_parameters: cotangent dω' of the new parameters.
+            d_slots: cotangent of the new slots.
+            rate: η of the step.
+            step: how many steps were taken before it.
+            parameters: ω before the step; with the next two, read only where `needs_gradient`.
+            gradient: g of the step.
+            slots: the slots before the step.
+
+        Returns:
+            The cotangents of the gradient, of the old parameters (the direct path only, not through the gradient) and
+            of the old slots.
+        """
+        ...

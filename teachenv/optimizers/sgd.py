@@ -1,0 +1,131 @@
+"""Stochastic gradient descent with momentum, weight decay and Nesterov's form.
+
+`torch.optim.SGD`, in its notation with weight decay λ, momentum μ and learning rate η:
+
+    g̃ = g + λω        v' = μv + g̃        ω' = ω − ηv'          (Nesterov: ω' = ω − η(g̃ + μv'))
+
+and its reverse rule, for cotangents dω', dv' of the outputs:
+
+    dv̄ = dv' − η dω'   (Nesterov: dv' − ημ dω')                 cotangent of v'
+    dg = dv̄             (Nesterov: dv̄ − η dω')                   cotangent of g̃, hence of g
+    dω = dω' + λ dg     dv = μ dv̄
+
+The L2T-DLF paper states the recursion for plain SGD only (its eqs. 4-5) although its students use momentum; with μ = 0
+the rule above is the paper's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from teachenv import checks
+from teachenv.optimizers.base import Rate, Step, Tensors, scaled_sum
+
+
+@dataclass(frozen=True)
+class SGD:
+    """Stochastic gradient descent, equal to `torch.optim.SGD` step for step (bitwise on the CPU).
+
+    Attributes:
+        momentum: μ ≥ 0.
+        weight_decay: λ ≥ 0, added to the gradient as λω.
+        nesterov: Nesterov's momentum; needs momentum > 0.
+    """
+
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    nesterov: bool = False
+    needs_gradient: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        for name in ("momentum", "weight_decay"):
+            object.__setattr__(self, name, checks.number(name, getattr(self, name), least=0, dtype=None))
+        object.__setattr__(self, "nesterov", checks.flag("nesterov", self.nesterov))
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov=True with momentum=0: Nesterov's momentum needs momentum > 0")
+
+    def init(self, parameters: Tensors) -> Tensors:
+        """The slots before the first step: the momentum buffer v = 0, or nothing without momentum."""
+        return {name: torch.zeros_like(p) for name, p in parameters.items()} if self.momentum else {}
+
+    def update(
+        self,
+        parameters: Tensors,
+        gradient: Tensors,
+        slots: Tensors,
+        rate: Rate,
+        step: Step = 0,
+        out: Tensors | None = None,
+    ) -> tuple[Tensors, Tensors]:
+        """See `Optimizer`."""
+        if self.weight_decay:
+            gradient = {name: g.add(parameters[name], alpha=self.weight_decay) for name, g in gradient.items()}
+        if self.momentum:
+            # In place on the product, which nobody else holds: a large student is bound by memory traffic.
+            slots = {name: slots[name].mul(self.momentum).add_(g) for name, g in gradient.items()}
+            direction = slots
+            if self.nesterov:
+                direction = {name: g.add(slots[name], alpha=self.momentum) for name, g in gradient.items()}
+        else:
+            direction = gradient
+        places = out or dict.fromkeys(parameters)
+        return {name: scaled_sum(p, direction[name], -rate, places[name]) for name, p in parameters.items()}, slots
+
+    def reverse(
+        self,
+        d_parameters: Tensors,
+        d_slots: Tensors,
+        rate: Rate,
+        step: Step = 0,
+        parameters: Tensors | None = None,
+        gradient: Tensors | None = None,
+        slots: Tensors | None = None,
+    ) -> tuple[Tensors, Tensors, Tensors]:
+        """See `Optimizer`."""
+        if not self.momentum:
+            d_gradient = {name: scaled_sum(torch.zeros_like(d), d, -rate) for name, d in d_parameters.items()}
+            d_old_slots: Tensors = {}
+        else:
+            through = self.momentum if self.nesterov else 1.0
+            d_velocity = {name: scaled_sum(d_slots[name], d, -rate * through) for name, d in d_parameters.items()}
+            d_gradient = d_velocity
+            if self.nesterov:
+                d_gradient = {name: scaled_sum(d, d_parameters[name], -rate) for name, d in d_velocity.items()}
+            d_old_slots = {name: self.momentum * d for name, d in d_velocity.items()}
+        d_old = d_parameters
+        if self.weight_decay:
+            d_old = {name: d.add(d_gradient[name], alpha=self.weight_decay) for name, d in d_parameters.items()}
+        return d_gradient, d_old, d_old_slots
+
+    def scales(self, rate: float) -> bool:
+        """Whether `reverse_scaled` can be used."""
+        return not self.nesterov and rate != 0
+
+    def reverse_scaled(
+        self, d_parameters: Tensors, d_slots: Tensors, rate: float, factor: float
+    ) -> tuple[Tensors, Tensors, float]:
+        """`reverse` in one pass over the tensors, by leaving out a factor.
+
+        With c = −η, dv' + c dω' = c u for u = dω' + (1/c) dv'.
+
+        Args:
+            d_parameters: dω'.
+            d_slots: dv', but for the factor.
+            rate: η ≠ 0 of the step.
+            factor: of `d_slots`.
+
+        Returns:
+            u, the cotangent of the old parameters by the direct path, and c: the cotangent of the gradient is c u, that
+            of the old slots, where there are any, μ c u.
+        """
+        scale = -rate
+        direction = d_old = d_parameters
+        if self.momentum:
+            direction = {name: d.add(d_slots[name], alpha=factor / scale) for name, d in d_parameters.items()}
+        if self.weight_decay:
+            decay = self.weight_decay * scale
+            d_old = {name: d.add(direction[name], alpha=decay) for name, d in d_parameters.items()}
+        return direction, d_old, scale

@@ -1,4 +1,4 @@
-"""What every optimiser of the registry does; `tests/meta/hypergradients/test_process.py` differentiates descents through each."""
+"""What every optimiser of the registry does; descents through each are differentiated in `test_process.py`."""
 
 from itertools import product
 

@@ -8,6 +8,7 @@
 PYTHON ?= python3
 WORKERS ?= 2
 ARGS ?=
+SINCE ?= HEAD
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -16,7 +17,7 @@ LOWEST := .venv-lowest
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv test test-lowest compare lint clean
+.PHONY: help venv test quick test-lowest compare lint clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -26,6 +27,11 @@ venv: $(STAMP) ## make .venv with the project and its development tools
 # One torch thread per worker: two workers with a thread pool each would fight over the cores.
 test: $(STAMP) ## run the tests (ARGS: options for pytest; WORKERS: processes, 2 by default)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations=10 $(ARGS)
+
+# By files, so that it takes seconds where a change is small; SINCE=main adds what earlier commits of a branch changed.
+quick: $(STAMP) ## run the tests of the files that changed since the commit SINCE (ARGS: as above)
+	@tests="$$($(BIN)/python tests/changed.py $(SINCE))"; if [ -z "$$tests" ]; then echo "no file changed that has tests"; \
+	else OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) $(ARGS) $$tests; fi
 
 # Old releases warn of newer ones of what they build upon: no fault of the project, so warnings are no errors here.
 test-lowest: $(LOWEST)/.installed ## run them with the lowest versions that pyproject.toml allows (ARGS, WORKERS: as above)

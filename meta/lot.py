@@ -2,19 +2,19 @@
 
 T and S_i are the distributions softmax(z/τ) of the model (the teacher, which is kept) and of student i:
 
-    teacher:  its own loss + α Σ_i λ_i τ² mean KL(S_i ‖ T),   S_i held
-    student:  τ² mean KL(T ‖ S_i),                            T held
+    teacher:  its own loss + α Σ_i λ_i τ² mean KL(S_i ‖ T),   S_i detached
+    student:  τ² mean KL(T ‖ S_i),                            T detached
 
-Each side is what its argument lacks to be the other, which is held constant, so that in the space of logits the two
-gradients are opposite: ατλ_i(T − S_i)/rows and τ(S_i − T)/rows. The directions of KL, the factor τ² and the points of
-detaching are the released code's; the paper's students see no labels, those of the released code for language models
-and images do, with α on their KL as well: `labels=True`.
+Each side moves towards the other, which is detached, so that in the space of logits the two gradients are opposite:
+ατλ_i(T − S_i)/rows and τ(S_i − T)/rows. The directions of KL, the factor τ² and the points of detaching are the
+released code's; the paper's students see no labels, those of the released code for language models and images do, with
+α on their KL as well: `labels=True`.
 
 For each step of the teacher there are N of each student: one on the teacher's own minibatch, with the logits that it
 has there (the released code's joint step), and N − 1 on batches of the student's own. In those the released code runs
 the teacher in training mode, so that its running statistics drift and its random numbers are used up. Here it is in
 evaluation mode, without gradients, and all that students do draws from a stream of their own. Hence α = 0 is the plain
-training, bitwise. With N = 0 the students are held as they are: a trained one teaches, as in distillation.
+training, bitwise. With N = 0 the students stay as they are: a trained one teaches, as in distillation.
 """
 
 from __future__ import annotations
@@ -34,37 +34,40 @@ from teachenv.losses.distillation import divergence
 
 Metric = Literal["kl", "l2"]
 Distance = Callable[[Any, Any], torch.Tensor]
-"""(what is trained, what is held) to a number; it must hold the second itself."""
+"""(trained outputs, fixed outputs) to a number; it must detach the second itself."""
 
 TaskLoss = Callable[[Any, Any], torch.Tensor]
 """(outputs, targets) to a loss, a mean."""
 
 
 def imitability(
-    own: torch.Tensor, other: torch.Tensor, temperature: float = 1.0, metric: Metric = "kl", dim: int = -1
+    logits: torch.Tensor, fixed_logits: torch.Tensor, temperature: float = 1.0, metric: Metric = "kl", dim: int = -1
 ) -> torch.Tensor:
-    """How far `own` is from imitating `other`, or from being imitated by it: a mean over rows.
+    """Computes how far a network's logits are from those that it shall imitate: a scalar, the mean over rows.
 
-    `"kl"`: τ² KL(other ‖ own) of the distributions softmax(z/τ). `"l2"`: the squared distance of these (the paper has
-    an ablation with L2; between what we do not know).
+    LoT uses it in both directions (Jin et al. 2024): for students, which shall imitate the teacher, and for the
+    teacher, which shall be easy to imitate.
 
     Args:
-        own: logits that are trained, of any shape.
-        other: logits of that shape, held constant.
+        logits: The logits of the network that is trained, of any shape.
+        fixed_logits: The logits of the other one, of the same shape; they are detached.
         temperature: τ.
-        metric: `"kl"` or `"l2"`.
+        metric: `"kl"`: τ² KL(softmax(fixed_logits/τ) ‖ softmax(logits/τ)). `"l2"`: the squared distance of these two
+            distributions (the paper has an ablation with L2; it does not say between what).
         dim: the dimension of the classes: −1, or 1 for pixels as PyTorch's losses have them.
 
     Raises:
         ValueError: the shapes differ, or an unknown metric.
     """
-    if own.shape != other.shape:
-        raise ValueError(f"teacher's and student's logits must have one shape, found {own.shape} and {other.shape}")
-    own, held = own.movedim(dim, -1), other.detach().movedim(dim, -1)
+    if logits.shape != fixed_logits.shape:
+        raise ValueError(
+            f"teacher's and student's logits must have one shape, found {logits.shape} and {fixed_logits.shape}"
+        )
+    logits, constant = logits.movedim(dim, -1), fixed_logits.detach().movedim(dim, -1)
     if metric == "kl":
-        return temperature**2 * divergence(held, own, temperature).mean()
+        return temperature**2 * divergence(constant, logits, temperature).mean()
     if metric == "l2":
-        return (F.softmax(own / temperature, -1) - F.softmax(held / temperature, -1)).square().sum(-1).mean()
+        return (F.softmax(logits / temperature, -1) - F.softmax(constant / temperature, -1)).square().sum(-1).mean()
     raise unknown_name("metric", metric, get_args(Metric))
 
 
@@ -93,17 +96,18 @@ class LoT:
         data: batches for the N − 1 further steps, begun anew when they end: inputs, or pairs (inputs, targets). An
             iterator that is one already keeps its place itself: it is not part of `state_dict`.
         weights: λ_i; None: 1/K of K students, so that α means the same for any number of them.
-        metric: see `imitability`; or a function (own, other) of outputs that are no logits, the mean distance of the
-            two, which must hold the other. It has the factor τ² and all else itself.
+        metric: `"kl"` or `"l2"`, as in `imitability`; or a function (trained outputs, fixed outputs) for outputs that
+            are no logits, the mean distance of the two. It detaches the second, and has the factor τ² and all else
+            itself.
         labels: whether students also learn from labels: cross-entropy + α · their KL; or a function (outputs, targets)
             that takes the place of cross-entropy.
         forward: (module, inputs) to outputs, for models that are not simply called.
-        dim: see `imitability`.
-        seed: of all randomness in what students do.
+        dim: The dimension of the classes in the logits: −1, or 1 for pixels.
+        seed: The seed of all that students draw at random.
 
     Attributes:
-        teacher_steps: how often `step` was called.
-        updates: how often each student was trained; N times as often.
+        teacher_steps: How often `step` was called.
+        updates: How often each student was trained: N times for each step of the teacher.
         stream: the random numbers of all that students do.
 
     Raises:
@@ -140,7 +144,7 @@ class LoT:
         dim: int = -1,
         seed: int = 0,
     ) -> None:
-        """Checks the options."""
+        """Checks the options, and begins the students' stream of random numbers."""
         self.students = [students] if isinstance(students, nn.Module) else list(students)
         self.optimizers = [optimizers] if isinstance(optimizers, torch.optim.Optimizer) else list(optimizers)
         count = len(self.students)
@@ -178,8 +182,8 @@ class LoT:
         """α Σ_i λ_i times how far the students are from the teacher on its minibatch, to be added to its loss.
 
         Args:
-            logits: the teacher's, of any shape.
-            inputs: what it had.
+            logits: The teacher's logits on the minibatch, of any shape.
+            inputs: The minibatch's inputs, which students are called with.
             targets: class indices, or what the function `labels` takes; needed with `labels`.
 
         Raises:
@@ -193,14 +197,14 @@ class LoT:
         if self.labels is not None and targets is None:
             raise ValueError("labels=True: pass the minibatch's targets as the third argument")
         with self.stream(), torch.set_grad_enabled(torch.is_grad_enabled() and self.student_steps > 0):
-            own = [self._forward(student, inputs) for student in self.students]
+            outputs = [self._forward(student, inputs) for student in self.students]
         term = torch.zeros(())
         # Without it there is nothing to differentiate, and the teacher's gradient is the plain one to the last bit.
         if self.alpha:
-            for weight, student in zip(self.weights, own, strict=True):
+            for weight, student in zip(self.weights, outputs, strict=True):
                 term = term + weight * self._distance(logits, student)
             term = self.alpha * term
-        self._pending = _Pending(own, logits.detach() if isinstance(logits, torch.Tensor) else logits, targets)
+        self._pending = _Pending(outputs, logits.detach() if isinstance(logits, torch.Tensor) else logits, targets)
         return term
 
     def skip(self) -> None:
@@ -226,24 +230,24 @@ class LoT:
                 inputs, targets = self._next()
                 with torch.no_grad(), _evaluating(teacher):
                     taught = self._forward(teacher, inputs)
-                own = [self._forward(student, inputs) for student in self.students]
-                self._train(_Pending(own, taught, targets))
+                outputs = [self._forward(student, inputs) for student in self.students]
+                self._train(_Pending(outputs, taught, targets))
         self.teacher_steps += 1
         return loss
 
-    def _distance(self, own: Any, other: Any) -> torch.Tensor:
+    def _distance(self, outputs: Any, fixed_outputs: Any) -> torch.Tensor:
         if callable(self.metric):
-            return self.metric(own, other)
-        return imitability(own, other, self.temperature, self.metric, self.dim)
+            return self.metric(outputs, fixed_outputs)
+        return imitability(outputs, fixed_outputs, self.temperature, self.metric, self.dim)
 
     def _train(self, batch: _Pending) -> torch.Tensor:
-        """A step of each student, unless they are held; their mean distance before it."""
-        distances = [self._distance(own, batch.teacher) for own in batch.students]
+        """Takes a step of each student, unless N = 0; returns their mean distance from the teacher before it."""
+        distances = [self._distance(outputs, batch.teacher) for outputs in batch.students]
         if self.student_steps:
-            for optimizer, own, distance in zip(self.optimizers, batch.students, distances, strict=True):
+            for optimizer, outputs, distance in zip(self.optimizers, batch.students, distances, strict=True):
                 loss = distance
                 if self.labels is not None:
-                    loss = self.labels(own, batch.targets) + self.alpha * distance
+                    loss = self.labels(outputs, batch.targets) + self.alpha * distance
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
@@ -254,7 +258,7 @@ class LoT:
         return F.cross_entropy(logits.movedim(self.dim, -1).flatten(0, -2), targets.reshape(-1))
 
     def _next(self) -> tuple[Any, Any]:
-        """The next batch of the students' own."""
+        """Takes the next batch (inputs, targets) from `data`, which begins anew when it ends."""
         batch = next(self._batches, None) if self._batches is not None else None
         if batch is None:
             self._begin()
@@ -280,7 +284,7 @@ class LoT:
         """Everything between two steps: students, optimisers, counts, random numbers, the place in `data`.
 
         Raises:
-            RuntimeError: in the middle of a step.
+            RuntimeError: a term was computed, and `step` has not been called since.
         """
         if self._pending is not None:
             raise RuntimeError("in the middle of a step: save after lot.step(model)")
@@ -296,21 +300,21 @@ class LoT:
         """Goes on from a `state_dict`; batches that were taken from `data` since it began are taken again.
 
         Raises:
-            ValueError: it is of another number of students.
+            ValueError: the state is of another number of students.
         """
         if len(state["students"]) != len(self.students):
             raise ValueError(f"this state has {len(state['students'])} students, found {len(self.students)}")
-        for student, own in zip(self.students, state["students"], strict=True):
-            student.load_state_dict(own)
-        for optimizer, own in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(own)
+        for student, saved in zip(self.students, state["students"], strict=True):
+            student.load_state_dict(saved)
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         self.teacher_steps, self.updates = state["steps"]
-        began, drawn = state["data"]
+        began, count = state["data"]
         if began is not None:
             self.stream.states = began
             with self.stream():
                 self._begin()
-                for _ in range(drawn):
+                for _ in range(count):
                     self._next()
         self.stream.states = state["stream"]
 

@@ -27,7 +27,7 @@ class LinearDecay:
     rate: float
 
     def __call__(self, remaining: float) -> float:
-        """The rate at a remaining progress of 1 to 0."""
+        """Returns the rate at a remaining progress, 1 at the beginning of learning and 0 at its end."""
         return self.rate * remaining
 
 
@@ -35,9 +35,9 @@ def decaying(algorithm: Callable[..., Any], policy: str = "AttentionPolicy", **f
     """Builds an algorithm whose learning rate decays linearly to zero.
 
     Args:
-        algorithm: of the teacher.
-        policy: name of the actor's; L2T-DLF's by default.
-        **fixed: options of every teacher.
+        algorithm: The class of the teacher, or a function that makes one.
+        policy: The name of the teacher's policy; L2T-DLF's by default.
+        **fixed: Options that every teacher gets, whatever candidate is tried.
     """
 
     def make(env: Any, seed: int, options: Mapping[str, Any]) -> Any:
@@ -51,21 +51,22 @@ def learning(algorithm: type, options: Mapping[str, Any], policy: str = "Attenti
     """A method of a teacher that learns.
 
     Args:
-        algorithm: its class.
-        options: see the module; `learning_rate` must be among them.
-        policy: name of the actor's.
-        **more: of the `Method`.
+        algorithm: The class of the teacher.
+        options: Options of the teacher, of the loss family or of the environment, `learning_rate` among them; a list is
+            a grid.
+        policy: The name of the teacher's policy.
+        **more: Further fields of the `Method`.
     """
-    found = candidates(algorithm.__name__, options, teacher_options=options_of(algorithm))
-    return Method(found, decaying(algorithm, policy), learns=True, **more)
+    settings = candidates(algorithm.__name__, options, teacher_options=options_of(algorithm))
+    return Method(settings, decaying(algorithm, policy), learns=True, **more)
 
 
 def rmd(policy: str = "AttentionPolicy", **options: Any) -> Method:
     """`meta.RMD`, by default at a learning rate of 0.01.
 
     Args:
-        policy: name of the teacher's network.
-        **options: see the module.
+        policy: The name of the teacher's policy.
+        **options: Options of the teacher, of the loss family or of the environment; a list is a grid.
 
     Raises:
         TypeError: an option that there is not.
@@ -78,9 +79,9 @@ def finite_difference(policy: str = "AttentionPolicy", *, tuned_as: str | None =
     """`meta.FiniteDifference`, as `rmd`.
 
     Args:
-        policy: name of the teacher's network.
+        policy: The name of the teacher's policy.
         tuned_as: the method whose tuning it shares; None: it has its own.
-        **options: see the module.
+        **options: Options of the teacher, of the loss family or of the environment; a list is a grid.
     """
     return learning(FiniteDifference, {"learning_rate": 1e-2, **options}, policy, tuned_as=tuned_as)
 
@@ -94,7 +95,7 @@ def random(**options: Any) -> Method:
     """`meta.RandomTeacher`: uniform actions, which nothing learns from.
 
     Args:
-        **options: of the loss family or of the environment; see the module.
+        **options: Options of the loss family or of the environment; a list is a grid.
     """
     return Method(candidates("random", options), _random)
 
@@ -103,7 +104,7 @@ def influence(**options: Any) -> Method:
     """`meta.InfluenceTeacher` in joint distillation: weights by distillation influence, as LGTM has them.
 
     Args:
-        **options: of the loss family or of the environment; see the module.
+        **options: Options of the loss family or of the environment; a list is a grid.
     """
     return Method(candidates("influence", options), _influence, wrapper=InfluenceTeaching)
 

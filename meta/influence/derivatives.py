@@ -59,7 +59,7 @@ def influence(
     method: InfluenceMethod = "exact",
     radius: float = 0.01,
 ) -> torch.Tensor:
-    """Influence of each sample of a batch on what `direction` is the gradient of: (B,), detached.
+    """Computes the influence of each sample of a batch on the loss whose gradient `direction` is: (B,), detached.
 
         def losses(student, batch):
             inputs, targets = batch
@@ -73,8 +73,8 @@ def influence(
         losses: called as `losses(model, batch)`, the model with the parameters that the method needs.
         batch: tensors in any nesting of dicts, lists and tuples, samples along the first dimension of each.
         direction: v; see `held_out_gradient`.
-        method: see the module's docstring.
-        radius: r, the length of the step of `"finite-difference"`.
+        method: `"exact"`, `"finite-difference"` or `"per-sample"`; the module says what each computes and costs.
+        radius: r, the length of the step of `"finite-difference"`, in the space of the parameters.
 
     Raises:
         ValueError: an unknown method; an empty direction, or one of other names or shapes than the model's; losses that
@@ -108,10 +108,10 @@ def directional_derivative(
     Args:
         model: any module; it is not changed.
         function: called as `function(model, batch)`.
-        batch: what it is called with.
-        direction: v.
-        method: see the module's docstring.
-        radius: see `influence`.
+        batch: The second argument that the function is called with.
+        direction: v, a tensor for each parameter that moves, by name.
+        method: `"exact"` or `"finite-difference"`; the module says what each computes and costs.
+        radius: r, the length of the step of `"finite-difference"`, in the space of the parameters.
 
     Returns:
         A tensor in the shape of the function's value, detached.
@@ -137,14 +137,17 @@ def derivative_along(
     at: Mapping[str, torch.Tensor],
     direction: Mapping[str, torch.Tensor],
 ) -> torch.Tensor:
-    """The derivative of a function of tensors along a direction; detached.
+    """Computes the derivative of a function of tensors along a direction; detached.
 
     By forward mode, or by two backward passes where there is none.
 
     Args:
-        function: of tensors by name.
-        at: where.
-        direction: a tensor for each.
+        function: Takes tensors by name to a tensor.
+        at: The tensors at which it is differentiated, by name.
+        direction: A tensor for each of them, of its shape.
+
+    Returns:
+        A tensor in the shape of the function's value.
     """
     try:
         return in_forward_mode(
@@ -161,21 +164,25 @@ def held_out_gradient(
 
     Args:
         model: any module; it is not changed, nor are its `.grad`s. Parameters that do not require a gradient have none.
-        losses: see `influence`.
-        batch: the held-out samples.
+        losses: (model, batch) to one loss for each sample, (B,), as in `influence`.
+        batch: The held-out samples, in the form that `losses` takes.
         parameters: ω' by name, such as those after a virtual step; those left out are the model's own.
 
     Raises:
         ValueError: parameters of other names or shapes than the model's; losses that are no vector with an entry a
             sample.
     """
-    own = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    parameters_of_model = {name: value for name, value in model.named_parameters() if value.requires_grad}
     _parameters_of(model, parameters or {})
-    values = {name: value.detach().requires_grad_() for name, value in (own | dict(parameters or {})).items()}
+    values = {
+        name: value.detach().requires_grad_() for name, value in (parameters_of_model | dict(parameters or {})).items()
+    }
     with _evaluating(model), torch.enable_grad():
         loss = _checked(_with_parameters(model, losses)(values, batch), batch).mean()
-        found = torch.autograd.grad(loss, [values[name] for name in own], allow_unused=True, materialize_grads=True)
-    return dict(zip(own, found, strict=True))
+        gradients = torch.autograd.grad(
+            loss, [values[name] for name in parameters_of_model], allow_unused=True, materialize_grads=True
+        )
+    return dict(zip(parameters_of_model, gradients, strict=True))
 
 
 _At = Callable[[Mapping[str, torch.Tensor], Any], torch.Tensor]
@@ -194,11 +201,11 @@ class _Called(nn.Module):
 
 def _with_parameters(model: nn.Module, function: Callable[[nn.Module, Any], torch.Tensor]) -> _At:
     """A function of (model, batch) as one of (parameters, batch)."""
-    called = _Called(model, function)
+    module = _Called(model, function)
 
     def at(values: Mapping[str, torch.Tensor], batch: Any) -> torch.Tensor:
-        found: torch.Tensor = functional_call(called, {f"model.{name}": v for name, v in values.items()}, (batch,))
-        return found
+        result: torch.Tensor = functional_call(module, {f"model.{name}": v for name, v in values.items()}, (batch,))
+        return result
 
     return at
 
@@ -219,19 +226,21 @@ def _not_empty(direction: Direction) -> Direction:
     return direction
 
 
-def _parameters_of(model: nn.Module, like: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _parameters_of(model: nn.Module, named: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The model's parameters of these names, detached.
 
     Raises:
         ValueError: it has none of that name, or of another shape.
     """
-    own = {name: value.detach() for name, value in model.named_parameters()}
-    for name, value in like.items():
-        if name not in own:
-            raise unknown_name("parameter", name, own)
-        if value.shape != own[name].shape:
-            raise ValueError(f"{name}: found shape {tuple(value.shape)}, the model's has {tuple(own[name].shape)}")
-    return {name: own[name] for name in like}
+    parameters = {name: value.detach() for name, value in model.named_parameters()}
+    for name, value in named.items():
+        if name not in parameters:
+            raise unknown_name("parameter", name, parameters)
+        if value.shape != parameters[name].shape:
+            raise ValueError(
+                f"{name}: found shape {tuple(value.shape)}, the model's has {tuple(parameters[name].shape)}"
+            )
+    return {name: parameters[name] for name in named}
 
 
 @contextmanager
@@ -242,7 +251,7 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     `nn.utils.weight_norm` computes): those of a differentiated pass are of no use outside of it.
     """
     modes = [(module, module.training) for module in model.modules()]
-    kept = [
+    attributes = [
         (module, {name: value for name, value in vars(module).items() if isinstance(value, torch.Tensor)})
         for module in model.modules()
     ]
@@ -252,7 +261,7 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-        for module, tensors in kept:
+        for module, tensors in attributes:
             vars(module).update(tensors)
 
 
@@ -280,14 +289,14 @@ def _by_transposes(
     with torch.enable_grad(), double_backward_kernels():
         value = function(leaves)
         u = torch.zeros_like(value).requires_grad_()
-        pulled = torch.autograd.grad(
+        transposed = torch.autograd.grad(
             value, list(leaves.values()), u, create_graph=True, allow_unused=True, materialize_grads=True
         )
-        product = torch.stack([(p * direction[name]).sum() for name, p in zip(names, pulled, strict=True)]).sum()
+        product = torch.stack([(p * direction[name]).sum() for name, p in zip(names, transposed, strict=True)]).sum()
         if not product.requires_grad:
             return torch.zeros_like(value)
-        (found,) = torch.autograd.grad(product, u, materialize_grads=True)
-    return found.detach()
+        (derivative,) = torch.autograd.grad(product, u, materialize_grads=True)
+    return derivative.detach()
 
 
 def _difference(
@@ -312,21 +321,24 @@ def _by_sample(at: _At, parameters: dict[str, torch.Tensor], direction: Directio
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "There is a performance drop")  # vmap's, of operations one by one
-            found: torch.Tensor = vmap(product)(batch)
-        return found
+            products: torch.Tensor = vmap(product)(batch)
+        return products
     except RuntimeError:
         # Not every model can be batched so: transformers' attention masks are built by data-dependent branches, and
         # not every autograd.Function knows of functorch.
         leaves, tree = pytree.tree_flatten(batch)
-        samples = (pytree.tree_unflatten([leaf[None] for leaf in one], tree) for one in zip(*leaves, strict=True))
+        samples = (
+            pytree.tree_unflatten([leaf[None] for leaf in sample_leaves], tree)
+            for sample_leaves in zip(*leaves, strict=True)
+        )
         return torch.stack([_by_backward(at, parameters, direction, sample) for sample in samples])
 
 
 def _by_backward(at: _At, parameters: dict[str, torch.Tensor], direction: Direction, sample: Any) -> torch.Tensor:
-    """⟨∇ℓ, v⟩ of one sample, a batch of one."""
+    """Computes ⟨∇ℓ, v⟩ of one sample, given as a batch of one, by a backward pass."""
     leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
     with torch.enable_grad():
-        found = torch.autograd.grad(
+        gradients = torch.autograd.grad(
             at(leaves, sample)[0], list(leaves.values()), allow_unused=True, materialize_grads=True
         )
-    return torch.stack([(g * direction[name]).sum() for name, g in zip(leaves, found, strict=True)]).sum()
+    return torch.stack([(g * direction[name]).sum() for name, g in zip(leaves, gradients, strict=True)]).sum()

@@ -37,7 +37,7 @@ class InfluenceTeaching(TeachWrapper):
     """
 
     def __init__(self, env: gym.Env[np.ndarray, np.ndarray]) -> None:
-        """Wraps the environment."""
+        """Wraps the environment, and checks that its actions weigh the samples of one minibatch."""
         super().__init__(env)
         check_actions_unchanged(env, type(self).__name__)
         settings = self._teach.problem.settings
@@ -48,29 +48,31 @@ class InfluenceTeaching(TeachWrapper):
         self.observation_space = gym.spaces.Box(-1.0, 1.0, (settings.batch_size,), dtype)
 
     def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
-        """A new pair."""
+        """Begins the training of a new pair of networks, and shows the influences in its first minibatch."""
         _, info = self.env.reset(**kwargs)
         return self._observe(), info
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:
-        """Trains both networks on the minibatch as weighed."""
+        """Trains both networks on the minibatch, weighed by the action, and shows the influences in the next one."""
         _, reward, terminated, truncated, info = self.env.step(action)
         if terminated or truncated:
             return np.zeros_like(self.observation_space.low), reward, terminated, truncated, info  # type: ignore[attr-defined]
         return self._observe(), reward, terminated, truncated, info
 
     def influence(self) -> torch.Tensor:
-        """I_i of the next minibatch's samples, (batch,)."""
+        """Computes the influence I_i of each sample of the next minibatch, (batch,), not divided by the largest."""
         teach, dynamics = self._teach, self._teach.dynamics
         state, episode, family = teach.student, teach.episode, dynamics.loss
         assert isinstance(family, Distillation)
         student_update = dynamics.updates(episode)[-1]
-        tried, _ = student_update.step(state, teach.problem.neutral_action)
+        after, _ = student_update.step(state, teach.problem.neutral_action)
         names = student_update.moved(state.parameters)
-        own = leaves({name: tried.parameters[name] for name in names})
+        parameters = leaves({name: after.parameters[name] for name in names})
         with torch.enable_grad():
-            there = type(state)(tried.parameters | own, tried.slots, tried.buffers, tried.step)
-            v = torch.autograd.grad(-dynamics.objective(there, episode), list(own.values()), materialize_grads=True)
+            tried_student = type(state)(after.parameters | parameters, after.slots, after.buffers, after.step)
+            v = torch.autograd.grad(
+                -dynamics.objective(tried_student, episode), list(parameters.values()), materialize_grads=True
+            )
         inputs, _ = dynamics.minibatch(episode, state.step)
 
         def outputs(moved: Tensors) -> torch.Tensor:
@@ -82,15 +84,15 @@ class InfluenceTeaching(TeachWrapper):
             teacher, student = halves(outputs({}))
             along = dict(zip(names, v, strict=True))
             _, change = halves(derivative_along(outputs, {name: state.parameters[name] for name in names}, along))
-        taught, here = (torch.softmax(z.detach() / family.temperature, -1) for z in (teacher, student))
-        found: torch.Tensor = ((here - taught) * change / family.temperature).sum(-1)
-        return found
+        taught, answered = (torch.softmax(z.detach() / family.temperature, -1) for z in (teacher, student))
+        influences: torch.Tensor = ((answered - taught) * change / family.temperature).sum(-1)
+        return influences
 
     def _observe(self) -> np.ndarray:
-        found = self.influence()
-        scaled = found / found.abs().max().clamp(min=torch.finfo(found.dtype).tiny)
-        seen: np.ndarray = np.nan_to_num(scaled.cpu().numpy()).astype(self.observation_space.dtype)
-        return seen
+        influences = self.influence()
+        scaled = influences / influences.abs().max().clamp(min=torch.finfo(influences.dtype).tiny)
+        observation: np.ndarray = np.nan_to_num(scaled.cpu().numpy()).astype(self.observation_space.dtype)
+        return observation
 
 
 class InfluencePolicy(TeacherPolicy):
@@ -114,7 +116,7 @@ class InfluenceTeacher(FixedTeacher):
     Args:
         policy: `"InfluencePolicy"`.
         env: an `InfluenceTeaching` environment, or what one can be put around.
-        **kwargs: see `EpisodicTeacher`.
+        **kwargs: Further options of `EpisodicTeacher`.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"InfluencePolicy": InfluencePolicy}

@@ -71,7 +71,7 @@ def declare(kind: Declared) -> Declared:
     decorator. The class is made of fields that anybody may have written: its constructor must run nothing of them.
 
     Raises:
-        TypeError: the class is neither.
+        TypeError: the class is neither a dataclass nor a named tuple.
 
     Example:
         >>> from dataclasses import dataclass
@@ -93,10 +93,10 @@ declare(TrainFreq)
 
 
 def codecs(trust: bool = False) -> list[Codec | type]:
-    """How files hold what models consist of.
+    """Returns the codecs by which files hold what models consist of.
 
     Args:
-        trust: whether pickled objects are read.
+        trust: True: pickled objects are read, too, which can run any code. False: they are refused.
     """
     return [
         *_declared.values(),
@@ -119,7 +119,7 @@ def _is_schedule(value: Any) -> bool:
 
 
 def _packed_schedule(value: FunctionType) -> Any:
-    """What SB3 has made it of: a number, or an object that is a schedule."""
+    """Returns what SB3 has made the function of: a number, or an object that is a schedule."""
     inner = value.__closure__[0].cell_contents if value.__closure__ else value
     if getattr(inner, "__qualname__", None) == "constant_fn.<locals>.func":
         return inner(1.0)
@@ -132,8 +132,8 @@ def _packed_space(space: Any) -> list[Any]:
 
 def _unpacked_space(content: list[Any]) -> gym.Space[Any]:
     kind, *arguments = content
-    made: gym.Space[Any] = next(make for space, (_, make) in _SPACES.items() if space.__name__ == kind)(*arguments)
-    return made
+    unpacked: gym.Space[Any] = next(make for space, (_, make) in _SPACES.items() if space.__name__ == kind)(*arguments)
+    return unpacked
 
 
 def _packed_object(value: Any) -> list[Any]:
@@ -142,9 +142,9 @@ def _packed_object(value: Any) -> list[Any]:
 
 def _unpacked_object(content: list[Any]) -> Any:
     name, attributes = content
-    made = object.__new__(_OBJECTS[name])
-    vars(made).update(attributes)
-    return made
+    instance = object.__new__(_OBJECTS[name])
+    vars(instance).update(attributes)
+    return instance
 
 
 def _is_known(value: Any) -> bool:
@@ -162,12 +162,12 @@ def _unpacked_class(name: str) -> type:
     module, _, attribute = name.partition(":")
     module = _MOVED.get(module, module)
     try:
-        found = getattr(importlib.import_module(module), attribute) if _in_packages(module) else None
+        kind = getattr(importlib.import_module(module), attribute) if _in_packages(module) else None
     except (ImportError, AttributeError):
-        found = None
-    if not (isinstance(found, type) and issubclass(found, _BASES)):
+        kind = None
+    if not (isinstance(kind, type) and issubclass(kind, _BASES)):
         raise Refused(f"the class {name}, which is none of SB3's, torch's or this library's")
-    return found
+    return kind
 
 
 def _is_numpy_type(value: Any) -> bool:

@@ -12,13 +12,13 @@ import torch
 
 
 class Generators(NamedTuple):
-    """Their states.
+    """The states of the global random generators.
 
     Attributes:
-        python: of `random`.
-        numpy: of NumPy's global generator.
-        torch: of torch's on the CPU.
-        cuda: of torch's on each GPU; empty while CUDA is not in use.
+        python: The state of Python's `random`.
+        numpy: The state of NumPy's global generator.
+        torch: The state of torch's generator on the CPU.
+        cuda: The states of torch's generators, one for each GPU; empty while CUDA is not in use.
     """
 
     python: Any
@@ -28,13 +28,13 @@ class Generators(NamedTuple):
 
 
 def generators() -> Generators:
-    """The states as they are."""
+    """Returns the present states of the global generators."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
     return Generators(random.getstate(), np.random.get_state(), torch.random.get_rng_state(), cuda)  # noqa: NPY002
 
 
 def set_generators(states: Generators) -> None:
-    """Puts them back."""
+    """Puts the global generators into these states."""
     random.setstate(states.python)
     np.random.set_state(states.numpy)  # noqa: NPY002
     torch.random.set_rng_state(states.torch)
@@ -46,11 +46,11 @@ class Stream:
     """Randomness of its own for code that draws from the global generators.
 
     Attributes:
-        states: where it stands.
+        states: The states that the global generators have when the next block begins.
     """
 
     def __init__(self, seed: int) -> None:
-        """Begins at a seed."""
+        """Seeds the stream; the global generators stay as they are."""
         outside = generators()
         random.seed(seed)
         np.random.seed(seed % 2**32)  # noqa: NPY002

@@ -49,11 +49,11 @@ def write_model(
     """Writes a model, whole or not at all.
 
     Args:
-        model: whose class is written.
+        model: The model whose class is written.
         file: a path (without a suffix it gets `.zip`), or a file open for writing.
-        attributes: of the model.
-        parameters: state dictionaries by name; None: the model's.
-        variables: single tensors by name; None: the model's.
+        attributes: Attributes of the model by name.
+        parameters: State dictionaries of its networks and optimisers by name; None: as they are in the model.
+        variables: Single tensors by name; None: as they are in the model.
     """
     if isinstance(file, str | Path):
         file = Path(file)
@@ -218,14 +218,14 @@ class PlainModel(BaseAlgorithm):
         """SB3's `load`; it runs no code of the file's, unless with `trust`.
 
         Args:
-            path: see SB3.
-            env: see SB3.
-            device: see SB3.
+            path: The path of the file, or a file open for reading.
+            env: The environment to learn in; None: the model can only predict until `set_env`.
+            device: The device of the networks.
             custom_objects: attributes by name in the place of the file's, which are not read.
-            print_system_info: see SB3.
-            force_reset: see SB3.
+            print_system_info: Prints the versions of this machine's packages.
+            force_reset: Resets the environment before the next `learn`, as SB3 does.
             trust: read pickled objects, too, such as a function for the learning rate; they can run any code.
-            **kwargs: see SB3.
+            **kwargs: Attributes that the model shall have instead of the file's, as in SB3.
 
         Raises:
             ValueError: the file is damaged, or of something else, or needs `trust`; or the environment has other spaces
@@ -238,7 +238,7 @@ class PlainModel(BaseAlgorithm):
     def set_parameters(
         self, load_path_or_dict: Any, exact_match: bool = True, device: torch.device | str = "auto"
     ) -> None:
-        """SB3's; of a file, what `save` wrote."""
+        """SB3's `set_parameters`; a path is one of a file that `save` wrote."""
         if not isinstance(load_path_or_dict, dict):
             load_path_or_dict = read_content(type(self), load_path_or_dict, {})[1]["parameters"]
         super().set_parameters(load_path_or_dict, exact_match, device)

@@ -48,8 +48,8 @@ class Mark:
 
     Attributes:
         environments: snapshots, one for each that `VecEnv.env_method` reaches.
-        wrappers: what SB3's and Gymnasium's wrappers around them remember; see `meta.saving.wrapper_states`.
-        attributes: of the model, by name: those in its `moved`.
+        wrappers: What SB3's and Gymnasium's wrappers around the environments remember, from `wrapper_states`.
+        attributes: The model's attributes that are named in its `moved`.
         networks: state dictionaries by name, and single tensors; None when training is not under way: the model's are
             those of the mark.
         generators: the global ones, from which SB3's replay buffers and action noise draw.
@@ -80,7 +80,7 @@ class Resumable(PlainModel):
     """What the classes of the students trained on are; see `teachenv.tasks.decisions.Decisions`."""
     _resuming = False
     _ahead = False
-    """Whether the model is ahead of the mark."""
+    """Whether training has moved the model since the mark."""
 
     def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
         if policy_name not in self.policy_aliases:
@@ -113,7 +113,7 @@ class Resumable(PlainModel):
         write_model(self, path, *self._to_save(exclude, include))
 
     def _to_save(self, exclude: Any, include: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        """Attributes, state dictionaries and single tensors."""
+        """Returns attributes, state dictionaries and single tensors, each by name, as they were at the last mark."""
         attributes, networks = saved_attributes(self, exclude, include), None
         for name in ("_resuming", "_ahead"):
             attributes.pop(name, None)
@@ -125,7 +125,7 @@ class Resumable(PlainModel):
         return attributes, *(networks or (self.get_parameters(), variables_of(self)))
 
     def set_env(self, env: Any, force_reset: bool = True) -> None:
-        """SB3's; training does not go on from the mark, which is of the environment before."""
+        """SB3's `set_env`; drops the mark, which is of the environment before."""
         super().set_env(env, force_reset)
         self.mark, self._resuming, self._ahead = None, False, False
 
@@ -145,7 +145,7 @@ class Resumable(PlainModel):
             self._take_back()
 
     def _take_back(self) -> None:
-        """Networks and optimisers as they were at the mark."""
+        """Puts networks and optimisers back to what they were at the mark."""
         assert self.mark is not None
         if self.mark.networks is not None:
             parameters, variables = self.mark.networks
@@ -194,14 +194,14 @@ class Resumable(PlainModel):
     def _check_classes(self) -> None:
         if self.env is None or not self.env.has_attr("problem"):
             return
-        here = self.env.get_attr("problem")[0].decisions.classes
-        if self.num_timesteps and here != self.classes:
+        classes = self.env.get_attr("problem")[0].decisions.classes
+        if self.num_timesteps and classes != self.classes:
             raise ValueError(
                 f"this teacher was trained on {self.classes or 'classes'}, found an environment of "
-                f"{here or 'classes'}: coordinates of its actions would mean something else; make the environment "
+                f"{classes or 'classes'}: coordinates of its actions would mean something else; make the environment "
                 "with the data and the vocabulary_size that it was trained with"
             )
-        self.classes = here
+        self.classes = classes
 
     def set_mark(self, last: bool = False) -> None:
         """Marks the present; at the start of `learn` that may be before the environment's first episode.

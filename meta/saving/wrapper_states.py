@@ -46,7 +46,7 @@ _ARGUMENTS = "_saved_kwargs"
 
 
 def wrapper_states(env: VecEnv) -> list[Any]:
-    """(name, attribute, value) of wrappers around the batch; then of those around its parts, values a list.
+    """Returns (name, attribute, value) of wrappers around the batch; then of those around its parts, values a list.
 
     Last those that are in no table: of these the attribute is `""` and the value a dictionary by attribute.
     """
@@ -63,9 +63,9 @@ def set_wrapper_states(env: VecEnv, states: list[Any]) -> None:
     Raises:
         ValueError: the environment has other wrappers, or Gymnasium's were made with other arguments.
     """
-    around, single, others = list(_around(env)), list(_single(env)), list(_others(env))
+    around, single, untabled = list(_around(env)), list(_single(env)), list(_others(env))
     present = [(type(w).__name__, name) for w, name in around] + [(kind.__name__, name) for kind, name, _ in single]
-    present += [(type(wrapper).__name__, "") for wrapper in others]
+    present += [(type(wrapper).__name__, "") for wrapper in untabled]
     saved = [(kind, name) for kind, name, _ in states]
     if present != saved:
         raise ValueError(
@@ -74,14 +74,14 @@ def set_wrapper_states(env: VecEnv, states: list[Any]) -> None:
         )
     values = [copy.deepcopy(value) for _, _, value in states]
     of_parts, of_others = values[len(around) :], values[len(around) + len(single) :]
-    for wrapper, value in zip(others, of_others, strict=True):
+    for wrapper, value in zip(untabled, of_others, strict=True):
         _check_arguments(wrapper, value)
     for (batch, name), value in zip(around, values, strict=False):
         recursive_setattr(batch, name, value)
-    for (_, name, where), each in zip(single, of_parts, strict=False):
-        for i, value in zip(where, each, strict=True):
+    for (_, name, where), part_values in zip(single, of_parts, strict=False):
+        for i, value in zip(where, part_values, strict=True):
             env.env_method("set_wrapper_attr", name, value, indices=i)
-    for wrapper, value in zip(others, of_others, strict=True):
+    for wrapper, value in zip(untabled, of_others, strict=True):
         _remember(wrapper, value)
 
 
@@ -109,11 +109,11 @@ def _others(env: VecEnv) -> Iterator[Any]:
             chains.append(env)
         env = env.venv
     yield from chains
-    for each in [env.venv] if isinstance(env, GymVecEnv) else getattr(env, "envs", []):
-        while isinstance(each, gym.Wrapper | gym.vector.VectorWrapper):
-            if not isinstance(each, (*_OF_SINGLE, *_OF_NO_MATTER)) and not hasattr(type(each), "get_state"):
-                yield each
-            each = each.env
+    for part in [env.venv] if isinstance(env, GymVecEnv) else getattr(env, "envs", []):
+        while isinstance(part, gym.Wrapper | gym.vector.VectorWrapper):
+            if not isinstance(part, (*_OF_SINGLE, *_OF_NO_MATTER)) and not hasattr(type(part), "get_state"):
+                yield part
+            part = part.env
 
 
 def _remembered(holder: Any) -> dict[str, Any]:
@@ -138,11 +138,11 @@ def _remember(holder: Any, values: dict[str, Any]) -> None:
 
 
 def _check_arguments(wrapper: Any, values: dict[str, Any]) -> None:
-    here, there = _remembered(wrapper).get(_ARGUMENTS), values.get(_ARGUMENTS)
-    if describe(here) != describe(there):
+    present, saved = _remembered(wrapper).get(_ARGUMENTS), values.get(_ARGUMENTS)
+    if describe(present) != describe(saved):
         raise ValueError(
-            f"this checkpoint is of an environment in a {type(wrapper).__name__} with {there}, found one with {here}; "
-            "wrap the environment as it was, or start anew with reset_num_timesteps=True"
+            f"this checkpoint is of an environment in a {type(wrapper).__name__} with {saved}, found one with "
+            f"{present}; wrap the environment as it was, or start anew with reset_num_timesteps=True"
         )
 
 

@@ -27,7 +27,7 @@ def wrappers_of(env: Any, until: type[Any] | None = None) -> Iterator[Any]:
 
     Args:
         env: the environment.
-        until: where to stop, at the first such wrapper.
+        until: The class of wrapper at which to stop; None: go through all of them.
     """
     while isinstance(env, gym.Wrapper | VectorWrapper) and not (until is not None and isinstance(env, until)):
         yield env
@@ -35,8 +35,8 @@ def wrappers_of(env: Any, until: type[Any] | None = None) -> Iterator[Any]:
 
 
 def is_wrapped(env: Any, wrapper: type[Any]) -> bool:
-    """Whether the wrapper is among the environment's."""
-    return any(isinstance(one, wrapper) for one in wrappers_of(env))
+    """Whether a wrapper of this class is around the environment."""
+    return any(isinstance(outer, wrapper) for outer in wrappers_of(env))
 
 
 def _of_rescaling(wrapper: Any, action: np.ndarray) -> np.ndarray:
@@ -74,11 +74,11 @@ def check_actions_unchanged(env: Any, caller: str, until: type[Any] | None = Non
 
     Args:
         env: the environment with its wrappers.
-        caller: who asks, for the message.
+        caller: The name of the teacher or wrapper that asks, for the message.
         until: only wrappers outside this one are of interest.
 
     Raises:
-        ValueError: there is one.
+        ValueError: a wrapper changes actions.
     """
     for wrapper in wrappers_of(env, until):
         if _changes_actions(wrapper) or isinstance(wrapper, _STEPPING):
@@ -90,15 +90,15 @@ class Passage:
     """The way of actions through the wrappers inside of a gradient's.
 
     Args:
-        env: what the gradient's wrapper wraps.
-        caller: who asks, for messages.
+        env: The environment that the gradient's wrapper is put around.
+        caller: The name of the gradient's wrapper, for messages.
 
     Raises:
         ValueError: a wrapper whose part in the gradient is not known.
     """
 
     def __init__(self, env: Any, caller: str) -> None:
-        """Looks at each wrapper."""
+        """Looks at each wrapper, and refuses those whose derivative is not known."""
         self.env, self.all, self.known = env, list(wrappers_of(env)), []
         for wrapper in self.all:
             name = type(wrapper).__name__
@@ -126,22 +126,32 @@ class Passage:
         return env
 
     def through(self, action: Any) -> tuple[np.ndarray, np.ndarray | None]:
-        """(What reaches the environment of an action, the derivative of that); None if it is 1."""
-        passed, slope = np.asarray(action), None
-        for wrapper in self.known:
-            here = _KNOWN[type(wrapper)](wrapper, passed)
-            slope = here if slope is None else slope * here
-            change = wrapper.action if isinstance(wrapper, gym.ActionWrapper) else wrapper.actions
-            passed = np.asarray(change(passed.copy()))  # a copy: vector wrappers write into what they are given
-        return passed, slope
+        """Takes an action through the wrappers.
 
-    def check(self, passed: np.ndarray, received: torch.Tensor) -> None:
+        Args:
+            action: The action as it comes in, (n,) or (B, n).
+
+        Returns:
+            (the action that reaches the environment, its derivative with respect to the action that came in, of the
+            same shape; None if that is 1).
+        """
+        inner_action, slope = np.asarray(action), None
+        for wrapper in self.known:
+            inner_slope = _KNOWN[type(wrapper)](wrapper, inner_action)
+            slope = inner_slope if slope is None else slope * inner_slope
+            change = wrapper.action if isinstance(wrapper, gym.ActionWrapper) else wrapper.actions
+            inner_action = np.asarray(
+                change(inner_action.copy())
+            )  # a copy: vector wrappers write into what they are given
+        return inner_action, slope
+
+    def check(self, expected: np.ndarray, received: torch.Tensor) -> None:
         """Compares an action with what the environment received.
 
         Raises:
-            RuntimeError: they differ: some wrapper changed it.
+            RuntimeError: the two differ, since some wrapper changed the action.
         """
-        if not np.allclose(passed, received.cpu().numpy(), rtol=0, atol=_ROUNDING):
+        if not np.allclose(expected, received.cpu().numpy(), rtol=0, atol=_ROUNDING):
             names = ", ".join(type(wrapper).__name__ for wrapper in self.all) or "nothing"
             raise RuntimeError(
                 f"the action that reached the environment is not the one that was taken, so that its gradient would be "

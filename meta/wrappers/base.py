@@ -17,11 +17,11 @@ class TeachWrapper(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
         env: a `TeachEnv`, possibly wrapped.
 
     Raises:
-        TypeError: there is no `TeachEnv` at the bottom of it.
+        TypeError: the innermost environment is no `TeachEnv`.
     """
 
     def __init__(self, env: gym.Env[np.ndarray, np.ndarray]) -> None:
-        """Wraps the environment."""
+        """Wraps the environment, and checks that there is a `TeachEnv` at the bottom."""
         super().__init__(env)
         if not isinstance(env.unwrapped, TeachEnv):
             raise TypeError(f"{type(self).__name__} needs a TeachEnv, found {type(env.unwrapped).__name__}")
@@ -31,7 +31,7 @@ class TeachWrapper(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
         """For wrappers that show the samples of the minibatch that the next action weighs.
 
         Raises:
-            ValueError: an action weighs those of several minibatches.
+            ValueError: an action weighs the samples of several minibatches.
         """
         steps = self._teach.problem.settings.steps_per_action
         if steps != 1:
@@ -39,10 +39,10 @@ class TeachWrapper(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
 
 
 class RememberingWrapper(TeachWrapper):
-    """One that has a state of its own, which goes with the environment's snapshot.
+    """A wrapper with a state of its own, which goes with the environment's snapshot.
 
     Attributes:
-        state_name: of that state in a snapshot.
+        state_name: The key of that state in a snapshot.
     """
 
     state_name: ClassVar[str]
@@ -55,7 +55,7 @@ class RememberingWrapper(TeachWrapper):
         """Continues from a snapshot of `get_state`.
 
         Raises:
-            ValueError: it is of another environment.
+            ValueError: the snapshot is of another environment.
         """
         if self.state_name not in state:
             raise ValueError(
@@ -65,9 +65,9 @@ class RememberingWrapper(TeachWrapper):
         self._remember(state[self.state_name])
 
     def _remembered(self) -> dict[str, Any]:
-        """The wrapper's own state, by value."""
+        """Returns the wrapper's own state; what the wrapper does later must not change it."""
         raise NotImplementedError
 
-    def _remember(self, own: dict[str, Any]) -> None:
-        """Takes it up again."""
+    def _remember(self, remembered: dict[str, Any]) -> None:
+        """Puts back a state that `_remembered` returned."""
         raise NotImplementedError

@@ -29,7 +29,7 @@ class GymVecEnv(VecEnv):
     """
 
     def __init__(self, venv: gym.vector.VectorEnv[Any, Any, Any]) -> None:
-        """Adapts the environment."""
+        """Checks that ended episodes are reset within the step."""
         mode = venv.metadata.get("autoreset_mode")
         if mode != AutoresetMode.SAME_STEP:
             raise ValueError(
@@ -53,7 +53,7 @@ class GymVecEnv(VecEnv):
         self._actions = actions
 
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
-        """Steps all students."""
+        """Steps all students; the infos of those that ended are their final ones, with SB3's `terminal_observation`."""
         observations, rewards, terminated, truncated, infos = self.venv.step(self._actions)
         dones = terminated | truncated
         rows = _rows(infos, self.num_envs)
@@ -71,19 +71,19 @@ class GymVecEnv(VecEnv):
         self.venv.close()
 
     def get_attr(self, attr_name: str, indices: Indices = None) -> list[Any]:
-        """The batch's attribute."""
+        """Returns an attribute of the whole batch, in a list of one."""
         if attr_name == "render_mode":  # SB3 asks each VecEnv for this one, and expects one a student
             return [self.venv.render_mode] * self.num_envs
         return [getattr(self._holder(attr_name), attr_name)]
 
     def set_attr(self, attr_name: str, value: Any, indices: Indices = None) -> None:
-        """Sets the batch's attribute."""
+        """Sets an attribute of the whole batch."""
         setattr(self._holder(attr_name), attr_name, value)
 
     def env_method(
         self, method_name: str, *method_args: Any, indices: Indices = None, **method_kwargs: Any
     ) -> list[Any]:
-        """Calls the batch's method, once."""
+        """Calls a method of the whole batch, once, and returns its result in a list of one."""
         return [getattr(self._holder(method_name), method_name)(*method_args, **method_kwargs)]
 
     def _holder(self, name: str) -> gym.vector.VectorEnv[Any, Any, Any]:
@@ -96,11 +96,11 @@ class GymVecEnv(VecEnv):
     def env_is_wrapped(
         self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: Indices = None
     ) -> list[bool]:
-        """Wrappers of single environments are never around a batch."""
+        """Returns False for each student: wrappers of single environments are never around a batch."""
         return [False] * self.num_envs
 
     def get_images(self) -> Sequence[np.ndarray | None]:
-        """Nothing: the batch does not render."""
+        """Returns None for each student: the batch does not render."""
         return [None] * self.num_envs
 
 

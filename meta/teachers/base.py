@@ -32,7 +32,7 @@ class TaughtStudent:
 
     Attributes:
         observations: (actions taken, observation coordinates).
-        info: of the step that ended the episode.
+        info: The `info` of the step that ended the episode.
     """
 
     observations: np.ndarray
@@ -45,16 +45,18 @@ class Teacher(Resumable, Generic[Experience]):
     Args:
         policy: a name in `policy_aliases`, or a policy class.
         env: a `TeachEnv` (or its id), a `TeachVectorEnv`, or an SB3 `VecEnv` of them.
-        learning_rate: of θ; a number, or a function of the remaining progress (1 at the start, 0 at the end).
+        learning_rate: The step size of the optimiser of θ: a number, or a function of the remaining progress (1 at the
+            start, 0 at the end).
         policy_kwargs: options of the policy.
         stats_window_size: episodes over which the logged means are taken.
         tensorboard_log: folder of TensorBoard's logs.
         verbose: 1 prints SB3's messages and the log table.
-        seed: of θ's initialisation and of the environment.
-        device: of θ.
+        seed: The seed that θ is drawn with, and that the environment is first reset with.
+        device: The device of the policy's networks.
 
     Attributes:
-        wrapper: what an environment is wrapped in if it is not yet; None: nothing.
+        wrapper: The wrapper that the teacher needs around an environment, and puts there if it is missing; None: it
+            needs none.
     """
 
     wrapper: ClassVar[type[TeachWrapper] | None] = None
@@ -72,7 +74,7 @@ class Teacher(Resumable, Generic[Experience]):
         device: torch.device | str = "cpu",
         _init_setup_model: bool = True,
     ) -> None:
-        """Builds the policy."""
+        """Checks the options and builds the policy."""
         if not callable(learning_rate):
             learning_rate = checks.number("learning_rate", learning_rate, least=0)
         super().__init__(
@@ -122,11 +124,11 @@ class Teacher(Resumable, Generic[Experience]):
 
         Args:
             total_timesteps: actions taken in all environments together.
-            callback: SB3's.
+            callback: A callback of SB3, a list of them, or a function.
             log_interval: updates between logs.
-            tb_log_name: of TensorBoard's run.
+            tb_log_name: The name of the run in TensorBoard; empty: that of the class.
             reset_num_timesteps: start counting anew; False continues.
-            progress_bar: SB3's.
+            progress_bar: Shows SB3's progress bar.
         """
         with self._learning():
             total_timesteps, callback = self._setup_learn(
@@ -151,14 +153,14 @@ class Teacher(Resumable, Generic[Experience]):
 
     @abstractmethod
     def _collect(self, callback: BaseCallback) -> Experience | None:
-        """What the next update learns from; None if a callback asked to stop."""
+        """Gathers what the next update learns from; None if a callback asked to stop."""
 
     @abstractmethod
     def _improve(self, experience: Experience, /) -> None:
-        """One update of the teacher."""
+        """Updates the policy once, by what `_collect` gathered."""
 
     def _follow(self, max_grad_norm: float | None) -> None:
-        """One step of the optimiser along the gradients that θ has, minus the direction of improvement.
+        """Takes one step of the optimiser along the gradients that θ has, minus the direction of improvement.
 
         Logs `train/gradient_norm` (before clipping; a step along one that is not finite is not made) and
         `train/learning_rate`.
@@ -174,7 +176,7 @@ class Teacher(Resumable, Generic[Experience]):
         self.logger.record("train/gradient_norm", float(norm))
 
     def dump_logs(self) -> None:
-        """Writes the log."""
+        """Writes means over the last episodes and the counters to the logger, and the log out."""
         assert self.ep_info_buffer is not None
         if self.ep_info_buffer:
             self.logger.record("rollout/ep_rew_mean", safe_mean([e["r"] for e in self.ep_info_buffer]))
@@ -186,13 +188,13 @@ class Teacher(Resumable, Generic[Experience]):
 
 
 def wrapped_once(env: Any, wrapper: type[Any], teacher: str, *options: Any) -> Any:
-    """The environment in the wrapper that a teacher needs, unless it has it; then whether actions reach it unchanged.
+    """Puts an environment into the wrapper that a teacher needs, or checks the wrappers outside one that is there.
 
     Args:
-        env: single or vector.
-        wrapper: which.
-        teacher: whose, for messages.
-        *options: of the wrapper.
+        env: The environment, single or vector.
+        wrapper: The class of the wrapper.
+        teacher: The name of the teacher's class, for messages.
+        *options: Arguments of the wrapper after the environment.
 
     Raises:
         ValueError: a wrapper outside of it changes actions.
@@ -204,10 +206,10 @@ def wrapped_once(env: Any, wrapper: type[Any], teacher: str, *options: Any) -> A
 
 
 def checked_norm(max_grad_norm: float | None) -> float | None:
-    """Returns the norm to clip to.
+    """Returns the norm to clip gradients to if it is positive or None.
 
     Raises:
-        ValueError: it is not positive.
+        ValueError: the norm is not positive.
     """
     # An infinite norm clips nothing, which PyTorch's users write, too.
     if max_grad_norm is None or max_grad_norm == math.inf:
@@ -219,12 +221,12 @@ class EpisodicTeacher(Teacher[list[TaughtStudent]]):
     """Collects the trainings of some students under a fixed teacher, then improves the teacher by them.
 
     Args:
-        policy: see `Teacher`.
-        env: see `Teacher`.
-        learning_rate: see `Teacher`.
+        policy: The name of a policy in `policy_aliases`, or a policy class.
+        env: A `TeachEnv` (or its id), a `TeachVectorEnv`, or an SB3 `VecEnv` of them.
+        learning_rate: The step size of the optimiser of θ: a number, or a function of the remaining progress.
         students_per_update: trainings collected for each update, rounded up to a multiple of those that the environment
             has in parallel; None: as many as it has.
-        **kwargs: see `Teacher`.
+        **kwargs: Further options of `Teacher`.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
@@ -241,7 +243,7 @@ class EpisodicTeacher(Teacher[list[TaughtStudent]]):
         students_per_update: int | None = None,
         **kwargs: Any,
     ) -> None:
-        """Builds the policy."""
+        """Checks the options and builds the policy."""
         if students_per_update is not None:
             students_per_update = checks.integer("students_per_update", students_per_update, least=1)
         self.students_per_update = students_per_update
@@ -252,9 +254,9 @@ class EpisodicTeacher(Teacher[list[TaughtStudent]]):
         assert self.env is not None
         self.policy.set_training_mode(False)
         callback.on_rollout_start()
-        wanted = self.students_per_update or self.env.num_envs
+        count = self.students_per_update or self.env.num_envs
         students: list[TaughtStudent] = []
-        while len(students) < wanted:
+        while len(students) < count:
             batch = self._collect_batch(self.env, callback)
             if batch is None:
                 return None
@@ -266,12 +268,12 @@ class EpisodicTeacher(Teacher[list[TaughtStudent]]):
         """Teaches one student in each environment, all from the beginning."""
         observations, self._last_obs = self._last_obs, None  # if interrupted, the next learn() resets the environment
         assert isinstance(observations, np.ndarray)
-        seen: list[np.ndarray] = []
+        history: list[np.ndarray] = []
         taught: dict[int, TaughtStudent] = {}
         dones = np.zeros(env.num_envs, dtype=bool)
         while len(taught) < env.num_envs:
             actions = self._act(observations)
-            seen.append(observations)
+            history.append(observations)
             step: tuple[Any, ...] = env.step(actions)
             observations, rewards, dones, infos = step
             self.num_timesteps += env.num_envs
@@ -282,7 +284,7 @@ class EpisodicTeacher(Teacher[list[TaughtStudent]]):
             for i in np.flatnonzero(dones).tolist():
                 self._episode_num += 1
                 if i not in taught:
-                    taught[i] = TaughtStudent(np.stack([s[i] for s in seen]), infos[i])
+                    taught[i] = TaughtStudent(np.stack([s[i] for s in history]), infos[i])
         if not dones.all():
             # Some student diverged and made room for another one, who is in mid-training: all begin together.
             observations = np.asarray(env.reset())
@@ -290,12 +292,12 @@ class EpisodicTeacher(Teacher[list[TaughtStudent]]):
         return [taught[i] for i in range(env.num_envs)]
 
     def _act(self, observations: np.ndarray) -> np.ndarray:
-        """What the teacher does while its students are collected."""
+        """Returns the actions that the teacher takes while its students are collected."""
         return self.predict(observations, deterministic=True)[0]
 
 
 class FixedTeacher(EpisodicTeacher):
-    """A teacher that learning leaves as it is."""
+    """A teacher with nothing to learn: `learn` teaches students, and leaves the policy as it is."""
 
     def _improve(self, students: list[TaughtStudent], /) -> None:
         pass
@@ -308,12 +310,13 @@ class LearningTeacher(EpisodicTeacher):
     `train/learning_rate`.
 
     Args:
-        policy: see `EpisodicTeacher`.
-        env: see `EpisodicTeacher`.
-        learning_rate: of the policy's optimiser, Adam by default.
-        students_per_update: see `EpisodicTeacher`.
+        policy: The name of a policy in `policy_aliases`, or a policy class.
+        env: A `TeachEnv` (or its id), a `TeachVectorEnv`, or an SB3 `VecEnv` of them.
+        learning_rate: The step size of the policy's optimiser, Adam by default.
+        students_per_update: How many trainings are collected for each update; None: as many as the environment has in
+            parallel.
         max_grad_norm: the norm to which the gradient of θ is clipped; None: not clipped.
-        **kwargs: see `EpisodicTeacher`.
+        **kwargs: Further options of `Teacher`.
 
     Raises:
         ValueError: a norm that is not positive.
@@ -328,7 +331,7 @@ class LearningTeacher(EpisodicTeacher):
         max_grad_norm: float | None = 1.0,
         **kwargs: Any,
     ) -> None:
-        """Builds the policy."""
+        """Checks the options and builds the policy."""
         self.max_grad_norm = checked_norm(max_grad_norm)
         super().__init__(policy, env, learning_rate, students_per_update, **kwargs)
 

@@ -46,8 +46,9 @@ class DataTeaching(RememberingWrapper):
 
     Args:
         env: a `TeachEnv` of classification with `loss="sample-weights"` at scale 1 and one student step an action.
-        threshold: on the dev accuracy, in (0, 1).
-        largest_loss: what the mean training loss is divided by.
+        threshold: The dev accuracy at which the student is good enough, in (0, 1).
+        largest_loss: The number that the mean training loss is divided by; None: log C, the loss of equal
+            probabilities.
 
     Raises:
         TypeError: the environment is no `TeachEnv`.
@@ -59,7 +60,7 @@ class DataTeaching(RememberingWrapper):
     def __init__(
         self, env: gym.Env[np.ndarray, np.ndarray], threshold: float = 0.9, largest_loss: float | None = None
     ) -> None:
-        """Wraps the environment."""
+        """Wraps the environment, and checks that its actions weigh the samples of one minibatch."""
         super().__init__(env)
         settings, loss = self._teach.problem.settings, self._teach.dynamics.loss
         if not isinstance(loss, SampleWeights) or loss.scale != 1.0:
@@ -84,13 +85,13 @@ class DataTeaching(RememberingWrapper):
         self._reached: int | None = None
 
     def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
-        """A new student."""
+        """Begins the training of a new student, and shows the samples of its first minibatch."""
         _, info = self.env.reset(**kwargs)
         self._losses, self._best, self._reached = [], info["dev_accuracy"], None
         return self._observe(), info
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Trains the student on the minibatch as weighed."""
+        """Trains the student on the kept samples of the minibatch, and shows those of the next one."""
         _, _, terminated, truncated, info = self.env.step(action)
         self._losses.append(info["train_loss"])
         self._best = max(self._best, info["dev_accuracy"])
@@ -107,11 +108,11 @@ class DataTeaching(RememberingWrapper):
     def _remembered(self) -> dict[str, Any]:
         return {"losses": list(self._losses), "best": self._best, "reached": self._reached}
 
-    def _remember(self, own: dict[str, Any]) -> None:
-        self._losses, self._best, self._reached = list(own["losses"]), own["best"], own["reached"]
+    def _remember(self, remembered: dict[str, Any]) -> None:
+        self._losses, self._best, self._reached = list(remembered["losses"]), remembered["best"], remembered["reached"]
 
     def _observe(self) -> np.ndarray:
-        """Features of the minibatch that comes next."""
+        """Computes the features of the samples of the next minibatch; the class lists them."""
         teach, dynamics = self._teach, self._teach.dynamics
         state = teach.student
         inputs, targets = dynamics.minibatch(teach.episode, state.step)
@@ -120,41 +121,41 @@ class DataTeaching(RememberingWrapper):
         probabilities = torch.softmax(outputs.double(), 1).cpu().numpy()
         labels = targets.cpu().numpy()
         rows = np.arange(len(labels))
-        own = probabilities[rows, labels]
-        others = probabilities.copy()
-        others[rows, labels] = -1.0
+        of_label = probabilities[rows, labels]
+        of_others = probabilities.copy()
+        of_others[rows, labels] = -1.0
         mean_loss = min(float(np.mean(self._losses)) / self.largest_loss, 1.0) if self._losses else 1.0
-        whole = np.array([int(state.step) / teach.problem.settings.horizon, mean_loss, self._best])
+        shared = np.array([int(state.step) / teach.problem.settings.horizon, mean_loss, self._best])
         features = [
             np.eye(self.classes)[labels],
-            np.tile(whole, (len(labels), 1)),
+            np.tile(shared, (len(labels), 1)),
             probabilities,
-            _ranks(-own)[:, None],
-            _ranks(own - others.max(1))[:, None],
+            _ranks(-of_label)[:, None],
+            _ranks(of_label - of_others.max(1))[:, None],
         ]
-        seen: np.ndarray = np.nan_to_num(np.concatenate(features, axis=1)).clip(0.0, 1.0).astype(np.float32)
-        return seen.reshape(-1)
+        observation: np.ndarray = np.nan_to_num(np.concatenate(features, axis=1)).clip(0.0, 1.0).astype(np.float32)
+        return observation.reshape(-1)
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
-    """Rank of each value among them, over their number: 0 for the smallest."""
+    """Returns the rank of each value among them, divided by their number: 0 for the smallest."""
     ranks: np.ndarray = np.argsort(np.argsort(values, kind="stable"), kind="stable") / len(values)
     return ranks
 
 
 class _SamplePolicy(TeacherPolicy):
-    """A policy that keeps or drops each sample of a minibatch; `drawn` says with which probability it is kept."""
+    """A policy that keeps or drops each sample of a minibatch."""
 
     def _samples(self, observation: torch.Tensor) -> torch.Tensor:
-        """(teachers' observations, batch, features)."""
+        """Reshapes observations to (teachers' observations, samples of the minibatch, features)."""
         assert self.action_space.shape is not None
         samples: torch.Tensor = observation.view(len(observation), self.action_space.shape[0], -1)
         return samples
 
     def _predict(self, observation: Any, deterministic: bool = False) -> torch.Tensor:
-        keep = self(observation)
-        kept = keep >= 0.5 if deterministic else torch.rand_like(keep) < keep
-        return torch.where(kept, KEEP, DROP)
+        probability = self(observation)
+        is_kept = probability >= 0.5 if deterministic else torch.rand_like(probability) < probability
+        return torch.where(is_kept, KEEP, DROP)
 
 
 class DataPolicy(_SamplePolicy):
@@ -171,7 +172,7 @@ class DataPolicy(_SamplePolicy):
         return nn.Sequential(nn.Linear(states // actions, hidden), nn.Tanh(), last)
 
     def forward(self, observation: torch.Tensor) -> torch.Tensor:
-        """Probability that each sample is kept, (batch of observations, samples)."""
+        """Returns the probability that each sample is kept, (batch of observations, samples)."""
         logits: torch.Tensor = self.actor(self._samples(observation)).squeeze(-1)
         return torch.sigmoid(logits)
 
@@ -186,13 +187,13 @@ class SelfPacedPolicy(_SamplePolicy):
         return nn.Module()
 
     def forward(self, observation: torch.Tensor) -> torch.Tensor:
-        """1 for kept samples, 0 for dropped ones."""
+        """Returns 1 for kept samples and 0 for dropped ones, (batch of observations, samples)."""
         samples = self._samples(observation)
         classes = (samples.shape[-1] - 5) // 2
         count, progress, rank = samples.shape[1], samples[:, :1, classes], samples[..., -2]
         dropped = (count - 1) * (1 - progress / self._network.get("until", 1.0)).clamp(min=0.0)
-        kept: torch.Tensor = (rank * count < count - dropped - 0.5).to(samples.dtype)
-        return kept
+        is_kept: torch.Tensor = (rank * count < count - dropped - 0.5).to(samples.dtype)
+        return is_kept
 
 
 class RandomDropPolicy(_SamplePolicy):
@@ -202,21 +203,21 @@ class RandomDropPolicy(_SamplePolicy):
         return nn.Module()
 
     def forward(self, observation: torch.Tensor) -> torch.Tensor:
-        """The probability, for each sample."""
-        keep: torch.Tensor = torch.full_like(self._samples(observation)[..., 0], self._network.get("keep", 0.5))
-        return keep
+        """Returns the probability that each sample is kept, (batch of observations, samples)."""
+        probability: torch.Tensor = torch.full_like(self._samples(observation)[..., 0], self._network.get("keep", 0.5))
+        return probability
 
     def _predict(self, observation: Any, deterministic: bool = False) -> torch.Tensor:
         return super()._predict(observation, deterministic=False)
 
 
-class _OfSamples(EpisodicTeacher):
-    """A teacher of `DataTeaching` environments."""
+class _DataTeachingTeacher(EpisodicTeacher):
+    """A teacher that needs a `DataTeaching` wrapper around its environment, and puts it there if it is missing."""
 
     wrapper = DataTeaching
 
 
-class DataTeacher(_OfSamples, LearningTeacher):
+class DataTeacher(_DataTeachingTeacher, LearningTeacher):
     """L2T's teacher, by REINFORCE: ∇θ Σ_t Σ_i log P(a_ti | s_ti) · (r − b), with b a moving average of the rewards.
 
     Logged: `train/gradient_norm`, `train/learning_rate`, `train/kept` (fraction of samples), `train/reward`.
@@ -224,11 +225,12 @@ class DataTeacher(_OfSamples, LearningTeacher):
     Args:
         policy: `"DataPolicy"`, or a policy class of its kind.
         env: a `DataTeaching` environment, or what one can be put around.
-        learning_rate: of Adam on θ; 1e-3 is what re-implementations report.
-        students_per_update: see `EpisodicTeacher`.
-        baseline_decay: of the moving average.
+        learning_rate: The step size of Adam on θ; 1e-3 is what re-implementations report.
+        students_per_update: How many trainings are collected for each update; None: as many as the environment has in
+            parallel.
+        baseline_decay: The decay of the moving average b of the rewards, in [0, 1).
         max_grad_norm: the norm to which the gradient is clipped; None: not clipped.
-        **kwargs: see `EpisodicTeacher`.
+        **kwargs: Further options of `EpisodicTeacher`.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"DataPolicy": DataPolicy}
@@ -244,31 +246,31 @@ class DataTeacher(_OfSamples, LearningTeacher):
         max_grad_norm: float | None = None,
         **kwargs: Any,
     ) -> None:
-        """Builds the policy."""
+        """Checks the options and builds the policy."""
         self.baseline_decay = checks.number("baseline_decay", baseline_decay, least=0, below=1)
         self.baseline: float | None = None
-        self._taken: list[np.ndarray] = []
+        self._batch_actions: list[np.ndarray] = []
         self._actions: list[np.ndarray] = []
         super().__init__(policy, env, learning_rate, students_per_update, max_grad_norm, **kwargs)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_taken", "_actions"]
+        return [*super()._excluded_save_params(), "_batch_actions", "_actions"]
 
     def _collect(self, callback: BaseCallback) -> list[TaughtStudent] | None:
         self._actions = []
         return super()._collect(callback)
 
     def _collect_batch(self, env: VecEnv, callback: BaseCallback) -> list[TaughtStudent] | None:
-        self._taken = []
+        self._batch_actions = []
         students = super()._collect_batch(env, callback)
         if students is not None:
-            taken = np.stack(self._taken, axis=1)
-            self._actions += [own[: len(s.observations)] for own, s in zip(taken, students, strict=True)]
+            actions = np.stack(self._batch_actions, axis=1)
+            self._actions += [row[: len(student.observations)] for row, student in zip(actions, students, strict=True)]
         return students
 
     def _act(self, observations: np.ndarray) -> np.ndarray:
         actions = self.predict(observations, deterministic=False)[0]
-        self._taken.append(actions)
+        self._batch_actions.append(actions)
         return actions
 
     def _improve(self, students: list[TaughtStudent], /) -> None:
@@ -278,9 +280,9 @@ class DataTeacher(_OfSamples, LearningTeacher):
         self.policy.set_training_mode(True)
         self.policy.optimizer.zero_grad()
         for student, actions, reward in zip(students, self._actions, rewards, strict=True):
-            keep = self.policy(torch.as_tensor(student.observations, device=self.device))
-            kept = torch.as_tensor(actions == KEEP, device=self.device)
-            log_probability = torch.where(kept, keep, 1 - keep).clamp(min=1e-12).log().sum()
+            probability = self.policy(torch.as_tensor(student.observations, device=self.device))
+            is_kept = torch.as_tensor(actions == KEEP, device=self.device)
+            log_probability = torch.where(is_kept, probability, 1 - probability).clamp(min=1e-12).log().sum()
             (-(reward - baseline) * log_probability / len(students)).backward()  # type: ignore[no-untyped-call]
         self._follow(self.max_grad_norm)
         self.baseline = self.baseline_decay * baseline + (1 - self.baseline_decay) * mean
@@ -288,13 +290,13 @@ class DataTeacher(_OfSamples, LearningTeacher):
         self.logger.record("train/kept", float(np.mean([np.mean(a == KEEP) for a in self._actions])))
 
 
-class SelfPacedTeacher(_OfSamples, FixedTeacher):
+class SelfPacedTeacher(_DataTeachingTeacher, FixedTeacher):
     """Self-paced learning, the easy samples first; learning leaves it as it is."""
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"SelfPacedPolicy": SelfPacedPolicy}
 
 
-class RandomDropTeacher(_OfSamples, FixedTeacher):
+class RandomDropTeacher(_DataTeachingTeacher, FixedTeacher):
     """Drops samples at random; learning leaves it as it is."""
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"RandomDropPolicy": RandomDropPolicy}

@@ -71,14 +71,14 @@ class UpdatePolicy(TeacherPolicy):
         return self.rule(**options)
 
     def initial(self, observations: torch.Tensor) -> Memory:
-        """The memory before a training: the zero action, and what the rule has; for observations (envs, 2n)."""
+        """Returns the memory before a training, for observations (envs, 2n): the zero action, and the rule's memory."""
         envs, coordinates = len(observations), observations.shape[1] // INPUTS
-        own = self.actor.initial(observations.reshape(-1, INPUTS))
-        each = (t.reshape(envs, coordinates, *t.shape[1:]) for t in own)
-        return observations.new_zeros(envs, coordinates), *each
+        rule_memory = self.actor.initial(observations.reshape(-1, INPUTS))
+        by_coordinate = (t.reshape(envs, coordinates, *t.shape[1:]) for t in rule_memory)
+        return observations.new_zeros(envs, coordinates), *by_coordinate
 
     def restarted(self, observations: torch.Tensor, memory: Memory | None, starts: np.ndarray) -> Memory:
-        """The memory, anew for those environments whose training starts."""
+        """Returns the memory, made anew for those environments whose training starts."""
         fresh = self.initial(observations)
         if memory is None or starts.all():
             return fresh
@@ -91,13 +91,13 @@ class UpdatePolicy(TeacherPolicy):
         )
 
     def forward(self, observation: torch.Tensor, memory: Memory | None = None) -> tuple[torch.Tensor, Memory]:  # type: ignore[override]
-        """(a', (envs, n); memory), from observations (envs, 2n)."""
+        """Returns (the next actions, (envs, n); the memory after them), from observations (envs, 2n)."""
         memory = self.initial(observation) if memory is None else memory
-        last, *own = memory
+        last, *rule_memory = memory
         inputs = torch.stack(observation.chunk(INPUTS, 1), -1).reshape(-1, INPUTS)
-        update, own_after = self.actor(inputs, tuple(t.reshape(len(inputs), *t.shape[2:]) for t in own))
+        update, rule_memory_after = self.actor(inputs, tuple(t.reshape(len(inputs), *t.shape[2:]) for t in rule_memory))
         action = (last - self.step_size * update.view_as(last)).clamp(-1.0, 1.0)
-        return action, (action, *(t.reshape(*last.shape, *t.shape[1:]) for t in own_after))
+        return action, (action, *(t.reshape(*last.shape, *t.shape[1:]) for t in rule_memory_after))
 
     def predict(
         self,
@@ -106,7 +106,7 @@ class UpdatePolicy(TeacherPolicy):
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        """(actions, memory); without a memory a training starts. It is deterministic."""
+        """Returns (actions, memory); without a memory a training starts. It is always deterministic."""
         self.set_training_mode(False)
         observations, several = self.obs_to_tensor(observation)
         assert isinstance(observations, torch.Tensor)
@@ -114,18 +114,18 @@ class UpdatePolicy(TeacherPolicy):
         with torch.no_grad():
             memory = None if state is None else tuple(torch.as_tensor(t, device=self.device) for t in state)
             actions, memory = self(observations, self.restarted(observations, memory, starts))
-        found = actions.cpu().numpy()
-        return (found if several else found[0]), tuple(t.cpu().numpy() for t in memory)
+        array = actions.cpu().numpy()
+        return (array if several else array[0]), tuple(t.cpu().numpy() for t in memory)
 
 
 class LSTMPolicy(UpdatePolicy):
-    """The paper's; options of `meta.teachers.update_rules.LSTMRule`."""
+    """The paper's stacked LSTM cells; options of `meta.teachers.update_rules.LSTMRule`."""
 
     rule = LSTMRule
 
 
 class GRUPolicy(UpdatePolicy):
-    """GRU cells instead; options of `meta.teachers.update_rules.GRURule`."""
+    """GRU cells in the place of LSTM cells; options of `meta.teachers.update_rules.GRURule`."""
 
     rule = GRURule
 
@@ -173,11 +173,11 @@ class DynamicLossTeacher(Teacher[torch.Tensor]):
             `"GRUPolicy"`, `"TransformerPolicy"`, `"SGDPolicy"`, `"RMSPropPolicy"`, `"AdamPolicy"` (rules that do not
             learn; the gradient moves the loss's weights directly), or a policy class of their kind.
         env: a `WindowGradient` environment, or a `TeachEnv` that one is put around.
-        learning_rate: of Adam on ψ; 1e-3 in the released code.
+        learning_rate: The step size of Adam on ψ; 1e-3 in the released code.
         bptt: iterations that a gradient of ψ goes back through, and after which ψ is updated; 1 in the paper. Within
             them the memory and earlier actions are followed; students at the beginning of each count as constants.
         max_grad_norm: the norm to which the gradient of ψ is clipped; None: not clipped, as in the released code.
-        **kwargs: see `Teacher`.
+        **kwargs: Further options of `Teacher`.
 
     Raises:
         ValueError: `bptt` or a norm that is not positive.
@@ -226,17 +226,17 @@ class DynamicLossTeacher(Teacher[torch.Tensor]):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
-        found = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         assert self.env is not None
         if not any(self.env.env_is_wrapped(WindowGradient)):
             raise ValueError(
                 "DynamicLossTeacher learns from the gradient through a window: pass a TeachEnv, or wrap each "
                 "environment of your VecEnv in meta.WindowGradient"
             )
-        return found
+        return result
 
     def _collect(self, callback: BaseCallback) -> torch.Tensor | None:
-        """A function of ψ whose gradient is that of the mean error after the windows; `bptt` windows, or an episode."""
+        """Teaches for `bptt` windows; returns a function of ψ whose gradient is that of the mean error after them."""
         assert self.env is not None
         assert isinstance(self.policy, UpdatePolicy)
         self.policy.set_training_mode(True)
@@ -246,8 +246,10 @@ class DynamicLossTeacher(Teacher[torch.Tensor]):
         for _ in range(self.bptt):
             assert isinstance(self._last_obs, np.ndarray)
             assert self._last_episode_starts is not None
-            seen = torch.as_tensor(self._last_obs, device=self.device)
-            moved, memory = self.policy(seen, self.policy.restarted(seen, memory, self._last_episode_starts))
+            observations = torch.as_tensor(self._last_obs, device=self.device)
+            moved, memory = self.policy(
+                observations, self.policy.restarted(observations, memory, self._last_episode_starts)
+            )
             actions = moved.detach().cpu().numpy()
             step: tuple[Any, ...] = self.env.step(actions)
             self._last_obs, rewards, dones, infos = step

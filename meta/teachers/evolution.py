@@ -34,13 +34,14 @@ class EvolutionStrategies(LearningTeacher):
 
     Args:
         policy: `"AttentionPolicy"`, `"MlpPolicy"`, or a policy class.
-        env: see `EpisodicTeacher`; each of its parallel students has a perturbation of its own.
-        learning_rate: of Adam on θ.
+        env: A `TeachEnv` (or its id), a `TeachVectorEnv`, or an SB3 `VecEnv` of them; each of its parallel students has
+            a perturbation of its own.
+        learning_rate: The step size of Adam on θ.
         sigma: σ, the standard deviation of the perturbations.
         students_per_update: trainings for each update, rounded up to a multiple of twice those that the environment has
             in parallel; None: twice as many as it has.
         max_grad_norm: the norm to which the estimate is clipped; None: not clipped.
-        **kwargs: see `EpisodicTeacher`.
+        **kwargs: Further options of `EpisodicTeacher`.
 
     Raises:
         ValueError: a σ or norm that is not positive.
@@ -56,7 +57,7 @@ class EvolutionStrategies(LearningTeacher):
         max_grad_norm: float | None = 1.0,
         **kwargs: Any,
     ) -> None:
-        """Builds the policy."""
+        """Checks the options and builds the policy."""
         self.sigma = checks.number("sigma", sigma, above=0)
         self._perturbed: torch.Tensor | None = None
         self._twin: torch.nn.Module | None = None
@@ -71,14 +72,14 @@ class EvolutionStrategies(LearningTeacher):
         assert self.env is not None
         self.policy.set_training_mode(False)
         callback.on_rollout_start()
-        wanted = self.students_per_update or 2 * self.env.num_envs
+        count = self.students_per_update or 2 * self.env.num_envs
         students: list[TaughtStudent] = []
         self._noise = []
         center = torch.nn.utils.parameters_to_vector(self.policy.parameters()).detach()
         # Called with other parameters, which an interruption can leave in it.
         self._twin = copy.deepcopy(self.policy)
         try:
-            while len(students) < wanted:
+            while len(students) < count:
                 # From torch's global generator, as SB3's algorithms draw; a mark holds its state.
                 noise = torch.randn(self.env.num_envs, len(center), dtype=center.dtype)
                 seed = int(torch.randint(_SEEDS, ()))
@@ -106,8 +107,8 @@ class EvolutionStrategies(LearningTeacher):
             parameters[name] = self._perturbed[:, begin : begin + p.numel()].view(-1, *p.shape)
             begin += p.numel()
 
-        def act(own: dict[str, torch.Tensor], observation: torch.Tensor) -> torch.Tensor:
-            action: torch.Tensor = torch.func.functional_call(twin, own, (observation.unsqueeze(0),))
+        def act(weights: dict[str, torch.Tensor], observation: torch.Tensor) -> torch.Tensor:
+            action: torch.Tensor = torch.func.functional_call(twin, weights, (observation.unsqueeze(0),))
             return action.squeeze(0)
 
         with torch.no_grad():

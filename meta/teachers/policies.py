@@ -17,6 +17,7 @@ from torch import nn
 from teachenv.joint import BATCH_FIELDS
 
 INITIAL_SCALE = 0.01
+"""The scale of a policy's last layer at the beginning: actions near zero, the neutral teacher."""
 
 FEATURES = len(BATCH_FIELDS)
 """Numbers that `TeachDistill-v0` shows of each sample."""
@@ -32,10 +33,11 @@ class Attention(nn.Module):
     Args:
         states: coordinates of the observation.
         actions: coordinates of the action.
-        keys: N.
+        keys: The number N of learned actions.
         initial_scale: standard deviation of W's entries.
-        static: see nothing of the state, but ones: the same action always (the ablation of what "dynamic" adds).
-        squash: end in tanh, which keeps the action in the box.
+        static: The network gets ones in the place of the state, and takes the same action always (the ablation of what
+            "dynamic" adds).
+        squash: The network ends in tanh, which keeps the action in the box.
     """
 
     def __init__(
@@ -55,7 +57,7 @@ class Attention(nn.Module):
         nn.init.normal_(self.keys.weight, std=initial_scale)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        """(batch, states) to (batch, actions) in (-1, 1)."""
+        """Takes observations (batch, states) to actions (batch, actions), in (-1, 1) if squashed."""
         states = torch.ones_like(states) if self.static else states
         mixed: torch.Tensor = self.keys(torch.softmax(self.query(states), dim=1))
         return torch.tanh(mixed) if self.squash else mixed
@@ -87,11 +89,11 @@ class PerSample(nn.Module):
     Args:
         states: coordinates of the observation.
         actions: coordinates of the action: one for each sample.
-        net_arch: hidden layers.
+        net_arch: The widths of the hidden layers.
         features: numbers that are observed of each sample.
-        initial_scale: of the last layer.
-        squash: end in tanh, which keeps the action in the box.
-        activation_fn: between the layers.
+        initial_scale: The factor of the last layer's weights when they are drawn.
+        squash: The network ends in tanh, which keeps the action in the box.
+        activation_fn: The class of the activations between the layers.
 
     Raises:
         ValueError: the observation is too short to hold so many.
@@ -107,7 +109,7 @@ class PerSample(nn.Module):
         squash: bool = True,
         activation_fn: type[nn.Module] = nn.ReLU,
     ) -> None:
-        """Builds the perceptron."""
+        """Checks the sizes and builds the perceptron."""
         super().__init__()
         self.features, self.shared = features, states - features * actions
         if features < 1 or self.shared < 0:
@@ -118,11 +120,11 @@ class PerSample(nn.Module):
         self.network = perceptron(self.shared + features, 1, net_arch, initial_scale, squash, activation_fn)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        """(batch, states) to (batch, actions)."""
-        whole, own = states[:, : self.shared], states[:, self.shared :]
-        own = own.reshape(len(own), self.features, -1).mT
-        seen = torch.cat([whole[:, None].expand(-1, own.shape[1], -1), own], -1)
-        weights: torch.Tensor = self.network(seen).squeeze(-1)
+        """Takes observations (batch, states) to one weight for each sample, (batch, actions)."""
+        shared, of_samples = states[:, : self.shared], states[:, self.shared :]
+        of_samples = of_samples.reshape(len(of_samples), self.features, -1).mT
+        inputs = torch.cat([shared[:, None].expand(-1, of_samples.shape[1], -1), of_samples], -1)
+        weights: torch.Tensor = self.network(inputs).squeeze(-1)
         return weights
 
 
@@ -130,11 +132,12 @@ class TeacherPolicy(BasePolicy):
     """A deterministic teacher without a critic.
 
     Args:
-        observation_space: the environment's.
-        action_space: the environment's.
-        lr_schedule: SB3's schedule.
-        optimizer_class: of θ.
-        optimizer_kwargs: its options.
+        observation_space: The observation space of the environment.
+        action_space: The action space of the environment, a box.
+        lr_schedule: The learning rate as a function of the remaining progress; its value at 1 is the first one.
+        optimizer_class: The class of the optimiser of θ, the actor's parameters.
+        optimizer_kwargs: Options of that class besides the learning rate.
+        **network: Options of the actor; each policy names its own.
     """
 
     actor: nn.Module
@@ -148,7 +151,7 @@ class TeacherPolicy(BasePolicy):
         optimizer_kwargs: dict[str, Any] | None = None,
         **network: Any,
     ) -> None:
-        """Builds actor and optimiser."""
+        """Builds the actor, and its optimiser if it has parameters."""
         super().__init__(
             observation_space,
             action_space,
@@ -168,7 +171,7 @@ class TeacherPolicy(BasePolicy):
 
     @abstractmethod
     def _build(self, states: int, actions: int) -> nn.Module:
-        """The actor."""
+        """Builds the actor: a network from observations of `states` numbers to actions of `actions` numbers."""
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return super()._get_constructor_parameters() | {
@@ -179,7 +182,7 @@ class TeacherPolicy(BasePolicy):
         }
 
     def forward(self, observation: torch.Tensor) -> torch.Tensor:
-        """μ_θ(s), (batch, n)."""
+        """Returns the actions μ_θ(s), (batch, n)."""
         features = self.extract_features(observation, self.features_extractor)
         action: torch.Tensor = self.actor(features.to(next(self.actor.parameters()).dtype))
         return action
@@ -225,7 +228,7 @@ class ConstantPolicy(TeacherPolicy):
         return module
 
     def forward(self, observation: torch.Tensor) -> torch.Tensor:
-        """The action, (batch, n)."""
+        """Returns the constant action for each observation, (batch, n)."""
         action: torch.Tensor = self.actor.action.expand(len(observation), -1)  # type: ignore[operator]
         return action
 
@@ -239,7 +242,7 @@ class RandomPolicy(TeacherPolicy):
         return module
 
     def forward(self, observation: torch.Tensor) -> torch.Tensor:
-        """Uniform numbers in [-1, 1), (batch, n); `deterministic` makes no difference."""
+        """Returns uniform numbers in [-1, 1), (batch, n); `deterministic` makes no difference."""
         draws = self.actor.draws
         assert isinstance(draws, torch.Tensor)
         assert isinstance(self.action_space, gym.spaces.Box)

@@ -38,13 +38,13 @@ class TaughtLoss(nn.Module):
     The teacher's own parameters are frozen.
 
     Args:
-        actor: observation to action.
+        actor: The teacher's network, from observation to action.
         config: what `save` writes as JSON: `loss`, `loss_kwargs`, `outputs`, `actor` and `steps_per_action`, and for
             the reader `task`, `dataset`, `student` and `learning_rate` of the training that it was taught in.
     """
 
     def __init__(self, actor: nn.Module, config: dict[str, Any]) -> None:
-        """Builds the loss family."""
+        """Builds the loss family, and freezes the actor."""
         super().__init__()
         self.config = config
         self.family = make_loss(config["loss"], config["loss_kwargs"])
@@ -77,16 +77,16 @@ class TaughtLoss(nn.Module):
             "loss": settings.loss,
             "loss_kwargs": dict(settings.loss_kwargs),
             "outputs": problem.task.num_outputs,
-            "actor": _described(actor),
+            "actor": _config_of(actor),
             "steps_per_action": settings.steps_per_action,
             "task": problem.task.name,
             "dataset": problem.task.dataset,
             "student": settings.student if isinstance(settings.student, str) else "own",
             "learning_rate": settings.learning_rate,
         }
-        made = _made(config)
-        made.load_state_dict({name: t.detach().clone() for name, t in actor.state_dict().items()})
-        return cls(made.to(next(actor.parameters()).dtype), config)
+        frozen_actor = _actor_of(config)
+        frozen_actor.load_state_dict({name: t.detach().clone() for name, t in actor.state_dict().items()})
+        return cls(frozen_actor.to(next(actor.parameters()).dtype), config)
 
     def save(self, path: str | Path) -> None:
         """Writes the folder with its one file, `taught_loss.zip`: JSON and safetensors; at once or not at all.
@@ -115,7 +115,7 @@ class TaughtLoss(nn.Module):
             config, weights = saved["config"], saved["weights"]
             if config["format"] != _FORMAT:
                 raise ValueError(f"its format is {config['format']}, and this version reads {_FORMAT}")
-            actor = _made(config).to(next(iter(weights.values())).dtype)
+            actor = _actor_of(config).to(next(iter(weights.values())).dtype)
             actor.load_state_dict(weights)
         except (ValueError, KeyError, TypeError, AttributeError, StopIteration, RuntimeError) as error:
             reason = " ".join(str(error).split()) or "it has no weights"
@@ -130,21 +130,23 @@ class TaughtLoss(nn.Module):
 
         Args:
             progress: student steps taken over all that will be, in [0, 1].
-            train_accuracy: see the class; in [0, 1].
-            dev_accuracy: in [0, 1].
-            dev_precision: of each class, in [0, 1].
+            train_accuracy: The accuracy on the minibatches since the last `tell`, each before its update, in [0, 1].
+            dev_accuracy: The accuracy on dev, in [0, 1].
+            dev_precision: The precision on dev for each class, C numbers in [0, 1].
 
         Raises:
             ValueError: a measurement that is not a fraction, or not one precision a class.
         """
-        told = np.asarray([progress, train_accuracy, dev_accuracy, *dev_precision], dtype=np.float64)
+        measurements = np.asarray([progress, train_accuracy, dev_accuracy, *dev_precision], dtype=np.float64)
         classes = self.config["outputs"]
-        if len(told) != 3 + classes:
-            raise ValueError(f"found {len(told) - 3} precisions, expected one for each of {classes} classes")
-        if not ((told >= 0) & (told <= 1)).all():
-            raise ValueError(f"progress, accuracies and precisions are fractions in [0, 1], found {told.tolist()}")
+        if len(measurements) != 3 + classes:
+            raise ValueError(f"found {len(measurements) - 3} precisions, expected one for each of {classes} classes")
+        if not ((measurements >= 0) & (measurements <= 1)).all():
+            raise ValueError(
+                f"progress, accuracies and precisions are fractions in [0, 1], found {measurements.tolist()}"
+            )
         parameter = next(self.actor.parameters())
-        observation = torch.as_tensor(told, dtype=parameter.dtype, device=parameter.device).unsqueeze(0)
+        observation = torch.as_tensor(measurements, dtype=parameter.dtype, device=parameter.device).unsqueeze(0)
         with torch.no_grad():
             self._action = self.actor(observation).squeeze(0).clamp(-1.0, 1.0)
 
@@ -161,13 +163,13 @@ class TaughtLoss(nn.Module):
         features: torch.Tensor | None = None,
         head_weight: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """The minibatch's loss, a scalar.
+        """Computes the loss of a minibatch, a scalar.
 
         Args:
             outputs: logits, (batch, C).
             targets: labels, (batch,).
             features: inputs of the network's last linear layer; only for a mixture with large-margin softmax.
-            head_weight: weight of that layer; likewise.
+            head_weight: The weight of that layer; only for a mixture with large-margin softmax.
 
         Raises:
             RuntimeError: nothing was told yet.
@@ -189,23 +191,25 @@ def _check_finite(weights: Mapping[str, torch.Tensor], what: str, remedy: str) -
         raise ValueError(f"{what} has weights that are not finite ({', '.join(broken)}); {remedy}")
 
 
-def _described(actor: nn.Module) -> dict[str, Any]:
-    """The actor's shape, in JSON."""
+def _config_of(actor: nn.Module) -> dict[str, Any]:
+    """Returns the kind and sizes of an actor as JSON values, from which `_actor_of` makes another one."""
     if isinstance(actor, Attention):
         return {"kind": "attention", "keys": actor.keys.in_features, "static": actor.static}
     linear = [m for m in actor.modules() if isinstance(m, nn.Linear)]
     sizes = [m.out_features for m in linear]
     # SAC's actor ends before its tanh.
-    known = [str(perceptron(linear[0].in_features, sizes[-1], sizes[:-1], squash=s)) for s in (True, False) if linear]
-    if str(actor) not in known:
+    expected = [
+        str(perceptron(linear[0].in_features, sizes[-1], sizes[:-1], squash=s)) for s in (True, False) if linear
+    ]
+    if str(actor) not in expected:
         raise ValueError(
             f"found a policy with the network {type(actor).__name__}, expected that of an AttentionPolicy or MlpPolicy"
         )
     return {"kind": "perceptron", "net_arch": sizes[:-1]}
 
 
-def _made(config: dict[str, Any]) -> nn.Module:
-    """A new actor of that shape."""
+def _actor_of(config: dict[str, Any]) -> nn.Module:
+    """Makes a new actor of the kind and sizes in a config."""
     classes, about = config["outputs"], config["actor"]
     states, actions = 3 + classes, make_loss(config["loss"], config["loss_kwargs"]).action_size(classes, 1)
     if about["kind"] == "attention":

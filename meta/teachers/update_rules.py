@@ -18,6 +18,7 @@ Memory = tuple[torch.Tensor, ...]
 """What a rule remembers: tensors whose first dimension is that of the coordinates."""
 
 INPUTS = 2
+"""Numbers in which a gradient's coordinate is encoded."""
 
 
 class UpdateRule(nn.Module, ABC):
@@ -25,19 +26,19 @@ class UpdateRule(nn.Module, ABC):
 
     @abstractmethod
     def initial(self, like: torch.Tensor) -> Memory:
-        """What it remembers before the first gradient.
+        """Returns what the rule remembers before the first gradient.
 
         Args:
-            like: (coordinates, 2), for number, dtype and device.
+            like: Encoded gradients, (coordinates, 2), of which only the number, dtype and device are read.
         """
 
     @abstractmethod
     def forward(self, inputs: torch.Tensor, memory: Memory) -> tuple[torch.Tensor, Memory]:
-        """One update.
+        """Computes one update.
 
         Args:
             inputs: encoded gradients, (coordinates, 2).
-            memory: before it.
+            memory: What the rule remembers before it.
 
         Returns:
             (the update, (coordinates,); the memory after it).
@@ -52,7 +53,7 @@ class LSTMRule(UpdateRule):
     """
 
     def __init__(self, hidden: int = 64) -> None:
-        """PyTorch's own initialisation, as in the released code."""
+        """Builds the cells with PyTorch's own initialisation, as in the released code."""
         super().__init__()
         self.sizes = [hidden, hidden, hidden, 1]
         self.cells = nn.ModuleList(
@@ -60,11 +61,11 @@ class LSTMRule(UpdateRule):
         )
 
     def initial(self, like: torch.Tensor) -> Memory:
-        """Zeros: hidden and cell state of each cell."""
+        """Returns zeros: the hidden state and the cell state of each cell."""
         return tuple(like.new_zeros(len(like), size) for size in self.sizes for _ in range(2))
 
     def forward(self, inputs: torch.Tensor, memory: Memory) -> tuple[torch.Tensor, Memory]:
-        """The last cell's hidden state."""
+        """Computes the update, the last cell's hidden state; the memory is the states of all cells."""
         after: list[torch.Tensor] = []
         for i, cell in enumerate(self.cells):
             inputs, state = cell(inputs, (memory[2 * i], memory[2 * i + 1]))
@@ -80,7 +81,7 @@ class GRURule(UpdateRule):
     """
 
     def __init__(self, hidden: int = 74) -> None:
-        """PyTorch's own initialisation."""
+        """Builds the network with PyTorch's own initialisation."""
         super().__init__()
         self.sizes = [hidden, hidden, hidden, 1]
         self.cells = nn.ModuleList(
@@ -88,11 +89,11 @@ class GRURule(UpdateRule):
         )
 
     def initial(self, like: torch.Tensor) -> Memory:
-        """Zeros: hidden state of each cell."""
+        """Returns zeros: the hidden state of each cell."""
         return tuple(like.new_zeros(len(like), size) for size in self.sizes)
 
     def forward(self, inputs: torch.Tensor, memory: Memory) -> tuple[torch.Tensor, Memory]:
-        """The last cell's hidden state."""
+        """Computes the update, the last cell's hidden state; the memory is the states of all cells."""
         after: list[torch.Tensor] = []
         for cell, state in zip(self.cells, memory, strict=True):
             inputs = cell(inputs, state)
@@ -108,17 +109,17 @@ class MlpRule(UpdateRule):
     """
 
     def __init__(self, hidden: int = 204) -> None:
-        """PyTorch's own initialisation."""
+        """Builds the network with PyTorch's own initialisation."""
         super().__init__()
         layers = [m for of in (INPUTS, hidden, hidden) for m in (nn.Linear(of, hidden), nn.Tanh())]
         self.network = nn.Sequential(*layers, nn.Linear(hidden, 1), nn.Tanh())
 
     def initial(self, like: torch.Tensor) -> Memory:
-        """Nothing."""
+        """Returns an empty memory: the rule remembers nothing."""
         return ()
 
     def forward(self, inputs: torch.Tensor, memory: Memory) -> tuple[torch.Tensor, Memory]:
-        """A function of this gradient alone."""
+        """Computes the update from this gradient alone."""
         update: torch.Tensor = self.network(inputs).squeeze(-1)
         return update, memory
 
@@ -130,14 +131,14 @@ class TransformerRule(UpdateRule):
     cost eight times its time, since every gradient is read again at each update.
 
     Args:
-        history: how many gradients it reads.
-        width: of a token.
-        heads: of attention.
-        layers: how many.
+        history: How many of the last gradients it reads.
+        width: The width of a token, the embedding of a gradient.
+        heads: The number of heads of attention.
+        layers: The number of layers.
     """
 
     def __init__(self, history: int = 8, width: int = 32, heads: int = 2, layers: int = 2) -> None:
-        """PyTorch's own initialisation; learned positions."""
+        """Builds the transformer with PyTorch's own initialisation and learned positions."""
         super().__init__()
         if history < 1:
             raise ValueError(f"history={history}, expected at least 1")
@@ -149,11 +150,11 @@ class TransformerRule(UpdateRule):
         self.answer = nn.Linear(width, 1)
 
     def initial(self, like: torch.Tensor) -> Memory:
-        """As many encoded zeros as it reads."""
+        """Returns as many encoded zeros as the transformer reads gradients."""
         return (like.new_tensor([-1.0, 0.0]).expand(len(like), self.history, INPUTS),)
 
     def forward(self, inputs: torch.Tensor, memory: Memory) -> tuple[torch.Tensor, Memory]:
-        """What it answers at the last position."""
+        """Computes the update, the answer at the last position; the memory is the gradients that were read."""
         read = torch.cat([memory[0][:, 1:], inputs.unsqueeze(1)], 1)
         update = torch.tanh(self.answer(self.encoder(self.embed(read) + self.positions)[:, -1])).squeeze(-1)
         return update, (read,)
@@ -163,11 +164,11 @@ class SGDRule(UpdateRule):
     """The gradient itself: with step size γ, gradient descent on the loss's weights (the paper's "SGD teacher")."""
 
     def initial(self, like: torch.Tensor) -> Memory:
-        """Nothing."""
+        """Returns an empty memory: the rule remembers nothing."""
         return ()
 
     def forward(self, inputs: torch.Tensor, memory: Memory) -> tuple[torch.Tensor, Memory]:
-        """The gradient."""
+        """Returns the gradient, decoded, as the update."""
         return decoded(inputs).squeeze(-1), memory
 
 
@@ -175,21 +176,21 @@ class RMSPropRule(UpdateRule):
     """The gradient over the root of its mean square (PyTorch's RMSprop).
 
     Args:
-        decay: of the mean square.
-        epsilon: added to the root.
+        decay: The decay of the mean square.
+        epsilon: A number that is added to the root.
     """
 
     def __init__(self, decay: float = 0.99, epsilon: float = 1e-8) -> None:
-        """Holds the options."""
+        """Keeps the options; the rule has no parameters."""
         super().__init__()
         self.decay, self.epsilon = decay, epsilon
 
     def initial(self, like: torch.Tensor) -> Memory:
-        """A mean square of zero."""
+        """Returns a mean square of zero."""
         return (like.new_zeros(len(like)),)
 
     def forward(self, inputs: torch.Tensor, memory: Memory) -> tuple[torch.Tensor, Memory]:
-        """The scaled gradient."""
+        """Returns the gradient over the root of its mean square."""
         gradient = decoded(inputs).squeeze(-1)
         square = self.decay * memory[0] + (1 - self.decay) * gradient.square()
         return gradient / (square.sqrt() + self.epsilon), (square,)
@@ -199,21 +200,21 @@ class AdamRule(UpdateRule):
     """Adam's direction (PyTorch's, bias corrected).
 
     Args:
-        betas: decays of mean and mean square.
-        epsilon: added to the root.
+        betas: The decays of the mean and of the mean square.
+        epsilon: A number that is added to the root.
     """
 
     def __init__(self, betas: tuple[float, float] = (0.9, 0.999), epsilon: float = 1e-8) -> None:
-        """Holds the options."""
+        """Keeps the options; the rule has no parameters."""
         super().__init__()
         self.betas, self.epsilon = betas, epsilon
 
     def initial(self, like: torch.Tensor) -> Memory:
-        """Mean, mean square, and how many gradients there were."""
+        """Returns zeros: mean, mean square, and how many gradients there were."""
         return tuple(like.new_zeros(len(like)) for _ in range(3))
 
     def forward(self, inputs: torch.Tensor, memory: Memory) -> tuple[torch.Tensor, Memory]:
-        """The corrected mean over the root of the corrected mean square."""
+        """Returns the corrected mean over the root of the corrected mean square."""
         gradient, (first, second) = decoded(inputs).squeeze(-1), self.betas
         mean, square, count = memory
         mean, square = first * mean + (1 - first) * gradient, second * square + (1 - second) * gradient.square()

@@ -40,7 +40,7 @@ GAMES = ("BeamRider", "Breakout", "UpNDown", "Gravitar")
 _NOOP, _FIRE, _AFTER_FIRE = 0, 1, 2
 _STACK, _SIZE = 4, 84
 _STEPS_A_SECOND = 15
-"""Of a game at its own speed, which has 60 frames a second, at four frames a step."""
+"""Steps in a second of a game at its own speed, 60 frames a second, at four frames a step."""
 
 
 class _Moved(NamedTuple):
@@ -57,16 +57,16 @@ class _Game:
     """One game in a thread of its own, and how SB3's wrappers begin its episodes.
 
     Args:
-        rom: its name.
-        screen: its height and width.
-        lives: whether a lost life ends an episode.
-        max_frames: after which the game is truncated.
-        **options: of `ale_py.vector_env.AtariVectorEnv`.
+        rom: The name of the game's ROM.
+        screen: The height and width of the game's screen, in pixels.
+        lives: True: a lost life ends an episode. False: the end of the game does.
+        max_frames: The number of frames after which the game is truncated.
+        **options: Options of `ale_py.vector_env.AtariVectorEnv`.
 
     Attributes:
-        lives: left.
-        over: whether the game is over or truncated.
-        total: its return so far, hidden moves included.
+        lives: The number of lives left.
+        over: True if the game is over or truncated.
+        total: The game's return so far, hidden moves included.
         finished: the return of the game that was over when the present episode began, if one was.
     """
 
@@ -85,11 +85,11 @@ class _Game:
         self.finished: float | None = None
 
     def send(self, action: int) -> None:
-        """Begins a move."""
+        """Sends an action to the game, whose thread begins to play it."""
         self.ale.send(np.array([action], dtype=np.int64))
 
     def recv(self) -> _Moved:
-        """Waits for the move's end."""
+        """Waits until the action is played, and returns what it led to."""
         screen, reward, terminated, _, info = self.ale.recv()
         lives = int(info["lives"][0])
         life_lost = self.ends_with_life and 0 < lives < self.lives
@@ -143,16 +143,17 @@ class AtariVecEnv(VecEnv):
     game's true return `r` and length `l` in steps, as SB3's `Monitor` does. `get_images()` are the screens in colour.
 
     Args:
-        game: as in `ALE/Breakout-v5` or `BreakoutNoFrameskip-v4` ("Breakout"), or as ROMs are named ("breakout").
-        num_envs: how many games.
-        seed: of the first reset; game i has seed + i.
-        lives: whether a lost life ends an episode of the learner.
-        clip_rewards: whether the learner gets the reward's sign.
-        noop_max: games begin with up to so many idle frames.
-        frame_skip: frames an action lasts.
-        max_frames: after which a game is truncated.
-        sticky: probability that the last action is repeated instead; 0 in the papers here.
-        threads: how many games are played at a time; 0: all.
+        game: The name of the game in `ALE/Breakout-v5` or `BreakoutNoFrameskip-v4` ("Breakout"), such a name itself, or
+            the name of its ROM ("breakout").
+        num_envs: The number of games.
+        seed: The seed of the first reset; game i has seed + i.
+        lives: True: a lost life ends an episode of the learner. False: the end of the game does.
+        clip_rewards: True: the learner gets the sign of the reward. False: the reward itself.
+        noop_max: The largest number of idle frames that a game begins with.
+        frame_skip: The number of frames that an action lasts.
+        max_frames: The number of frames after which a game is truncated.
+        sticky: The probability that the last action is repeated instead; 0 in the papers here.
+        threads: The number of games that are played at a time; 0: all.
 
     Raises:
         ImportError: ale-py or OpenCV is not installed.
@@ -173,7 +174,7 @@ class AtariVecEnv(VecEnv):
         sticky: float = 0.0,
         threads: int = 0,
     ) -> None:
-        """Loads the game."""
+        """Loads the game so many times, and seeds the copies if there is a seed."""
         self.game = rom_name(game)
         self.clip_rewards = clip_rewards
         self._grey = _grey()
@@ -213,13 +214,13 @@ class AtariVecEnv(VecEnv):
         return self._stacks.copy()
 
     def step_async(self, actions: np.ndarray) -> None:
-        """Sends the actions; the games go on meanwhile."""
+        """Sends the actions to the games, which play them in threads of their own."""
         self._actions = [int(action) for action in actions]
         for game, action in zip(self.games[: self._at_once], self._actions, strict=False):
             game.send(action)
 
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
-        """What came of it."""
+        """Waits for all games and returns (observations, rewards, dones, infos); ended episodes begin anew."""
         rewards, dones = np.zeros(self.num_envs, dtype=np.float32), np.zeros(self.num_envs, dtype=bool)
         rows: list[dict[str, Any]] = []
         for i, game in enumerate(self.games):
@@ -237,7 +238,7 @@ class AtariVecEnv(VecEnv):
         return self._stacks.copy(), np.sign(rewards) if self.clip_rewards else rewards, dones, rows
 
     def _begin(self, i: int, row: dict[str, Any]) -> None:
-        """Begins game i's next episode, and tells of the game that is over."""
+        """Begins game i's next episode; puts the return and length of a game that is over into its info."""
         game = self.games[i]
         self._show(i, game.begin(), first=True)
         if game.finished is not None:
@@ -255,45 +256,45 @@ class AtariVecEnv(VecEnv):
         self._screens[i] = screen
 
     def close(self) -> None:
-        """Ends the games."""
+        """Closes the games."""
         for game in self.games:
             game.ale.close()
 
     def get_images(self) -> Sequence[np.ndarray | None]:
-        """The screens, (height, width, 3) bytes each; None before the first reset."""
+        """Returns each game's screen in colour, (height, width, 3) bytes; None before the first reset."""
         return list(self._screens)
 
     def get_attr(self, attr_name: str, indices: Indices = None) -> list[Any]:
-        """An attribute of ale-py's environments."""
+        """Returns an attribute of ale-py's environment for each game."""
         return [getattr(self.games[i].ale, attr_name) for i in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: Indices = None) -> None:
-        """Refused: games are ale-py's."""
+        """Raises `NotImplementedError`: the games are ale-py's, and have no attributes to be set."""
         raise NotImplementedError(f"games have no attributes to be set: cannot set {attr_name!r}")
 
     def env_method(self, method_name: str, *args: Any, indices: Indices = None, **kwargs: Any) -> list[Any]:
-        """Refused: games are ale-py's."""
+        """Raises `NotImplementedError`: the games are ale-py's, and have no methods to be called."""
         raise NotImplementedError(f"games have no methods to be called: cannot call {method_name!r}")
 
     def env_is_wrapped(
         self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: Indices = None
     ) -> list[bool]:
-        """False: nothing wraps a single game."""
+        """Returns False for each game: nothing wraps a single one."""
         return [False for _ in self._get_indices(indices)]
 
 
 def rom_name(game: str) -> str:
-    """The name of a game's ROM: "UpNDown", "ALE/UpNDown-v5" and "UpNDownNoFrameskip-v4" are "up_n_down".
+    """Returns the name of a game's ROM: "UpNDown", "ALE/UpNDown-v5" and "UpNDownNoFrameskip-v4" are "up_n_down".
 
     Raises:
         ImportError: ale-py is not installed.
         ValueError: an unknown game.
     """
-    known = _ale("roms").get_all_rom_ids()
+    rom_names = _ale("roms").get_all_rom_ids()
     plain = re.sub(r"(NoFrameskip|Deterministic)?(-ram)?(-v\d+)?$", "", game.removeprefix("ALE/"))
     name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", plain).lower()
-    if name not in known:
-        near = ", ".join(difflib.get_close_matches(name, known)) or ", ".join(rom_name(g) for g in GAMES)
+    if name not in rom_names:
+        near = ", ".join(difflib.get_close_matches(name, rom_names)) or ", ".join(rom_name(g) for g in GAMES)
         raise ValueError(f"unknown Atari game {game!r}; known are, for example, {near} (ale_py.roms has them all)")
     return name
 
@@ -311,11 +312,11 @@ def record_game(model: BaseAlgorithm, game: str, path: str | Path, *, seed: int 
     """Plays one game with a trained policy and writes it as a video.
 
     Args:
-        model: trained on `AtariVecEnv`.
-        game: see `AtariVecEnv`.
-        path: of the MP4.
-        seed: of the game and of the actions, which are drawn.
-        max_steps: after which the video ends (15 of them are a second of the game).
+        model: A model that was trained on `AtariVecEnv`.
+        game: The name of the game, in any form that `AtariVecEnv` takes.
+        path: The path of the MP4 that is written.
+        seed: The seed of the game and of the actions, which are drawn from the policy.
+        max_steps: The number of steps after which the video ends; 15 of them are a second of the game.
 
     Returns:
         The game's true return so far.
@@ -350,7 +351,7 @@ def record_game(model: BaseAlgorithm, game: str, path: str | Path, *, seed: int 
 
 
 def _screen(rom: str) -> tuple[int, int]:
-    """Height and width of a game's screen."""
+    """Returns the height and width of a game's screen, in pixels."""
     ale_py = _ale()
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
     ale = ale_py.ALEInterface()
@@ -360,7 +361,7 @@ def _screen(rom: str) -> tuple[int, int]:
 
 
 def _grey() -> Any:
-    """SB3's way from a screen to a grey frame of 84 × 84 bytes."""
+    """Returns SB3's function from a screen to a grey frame of 84 × 84 bytes."""
     try:
         import cv2
     except ImportError as error:

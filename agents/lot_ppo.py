@@ -45,39 +45,47 @@ def parts(distribution: Distribution) -> list[td.Distribution]:
 
     A squashed Gaussian is compared before the squashing, which leaves a divergence as it is.
     """
-    found = distribution.distribution
-    return list(found) if isinstance(found, list | tuple) else [found]
+    factors = distribution.distribution
+    return list(factors) if isinstance(factors, list | tuple) else [factors]
 
 
-def tempered(distribution: td.Distribution, temperature: float, held: bool = False) -> td.Distribution:
+def tempered(distribution: td.Distribution, temperature: float, detach: bool = False) -> td.Distribution:
     """The distribution with its density to the power 1/τ, normalised: logits over τ, variances times τ.
 
     Args:
-        distribution: categorical, Bernoulli or normal.
+        distribution: A categorical, Bernoulli or normal distribution.
         temperature: τ.
-        held: whether its parameters are constants.
+        detach: True: no gradient goes to the parameters of the distribution.
 
     Raises:
         TypeError: another distribution.
     """
 
-    def own(parameter: torch.Tensor) -> torch.Tensor:
-        return parameter.detach() if held else parameter
+    def maybe_detached(parameter: torch.Tensor) -> torch.Tensor:
+        return parameter.detach() if detach else parameter
 
     if isinstance(distribution, td.Categorical):
-        return td.Categorical(logits=own(distribution.logits) / temperature)
+        return td.Categorical(logits=maybe_detached(distribution.logits) / temperature)
     if isinstance(distribution, td.Bernoulli):
-        return td.Bernoulli(logits=own(distribution.logits) / temperature)
+        return td.Bernoulli(logits=maybe_detached(distribution.logits) / temperature)
     if isinstance(distribution, td.Normal):
-        return td.Normal(own(distribution.loc), own(distribution.scale) * math.sqrt(temperature))
+        return td.Normal(maybe_detached(distribution.loc), maybe_detached(distribution.scale) * math.sqrt(temperature))
     raise TypeError(f"expected a categorical, Bernoulli or normal distribution, found {type(distribution).__name__}")
 
 
-def policy_distance(own: list[td.Distribution], other: list[td.Distribution], temperature: float) -> torch.Tensor:
-    """τ² KL(other ‖ own) of two policies' actions, `other` held: summed over factors, the mean over observations."""
+def policy_distance(
+    factors: list[td.Distribution], fixed_factors: list[td.Distribution], temperature: float
+) -> torch.Tensor:
+    """Computes τ² KL(fixed ‖ trained) of two policies' actions: the sum over factors, the mean over observations.
+
+    Args:
+        factors: The factors of the policy that is trained, from `parts`.
+        fixed_factors: The factors of the other policy, which are detached.
+        temperature: τ.
+    """
     total: torch.Tensor | float = 0.0
-    for mine, theirs in zip(own, other, strict=True):
-        kl = td.kl_divergence(tempered(theirs, temperature, held=True), tempered(mine, temperature))
+    for factor, fixed in zip(factors, fixed_factors, strict=True):
+        kl = td.kl_divergence(tempered(fixed, temperature, detach=True), tempered(factor, temperature))
         total = total + (kl if kl.ndim == 1 else kl.flatten(1).sum(1))
     assert isinstance(total, torch.Tensor)
     return temperature**2 * total.mean()
@@ -88,13 +96,13 @@ class _AddTerm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, tensor: torch.Tensor, term: torch.Tensor) -> torch.Tensor:
-        """The tensor."""
+        """Returns the tensor as it is, and keeps the term."""
         ctx.save_for_backward(term)
         return tensor.view_as(tensor)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Its gradient, and the term's."""
+        """Returns the gradient of the tensor as it came, and 1 for the term."""
         (term,) = ctx.saved_tensors
         return gradients[0], torch.ones_like(term)
 
@@ -103,9 +111,9 @@ class Rewarded(NamedTuple):
     """What a policy learns from on a minibatch.
 
     Attributes:
-        actions: as the policy's distribution takes them.
-        advantages: (batch,).
-        log_prob: (batch,), of the actions when they were taken.
+        actions: The actions, in the form that the policy's distribution takes them.
+        advantages: The advantage of each action, (batch,).
+        log_prob: The log probability of each action when it was taken, (batch,).
     """
 
     actions: torch.Tensor
@@ -117,23 +125,24 @@ class LastRollouts:
     """Observations of the last rollouts; iterating gives minibatches of them, drawn from NumPy's global generator.
 
     Args:
-        rollouts: how many are kept.
-        batch_size: of a minibatch.
-        device: where minibatches go.
+        rollouts: The number of rollouts that are kept.
+        batch_size: The number of observations in a minibatch.
+        device: The device that minibatches are put on.
 
     Attributes:
-        rollouts: of each its observations by name, (steps · environments, ...); a single one has the name `""`.
+        rollouts: The observations of each rollout by name, (steps · environments, ...); a space that is no dictionary
+            has the name `""`.
     """
 
     def __init__(self, rollouts: int, batch_size: int, device: torch.device) -> None:
-        """None yet."""
+        """Begins without a rollout."""
         self.rollouts: deque[dict[str, np.ndarray]] = deque(maxlen=rollouts)
         self._batch_size, self._device = batch_size, device
 
     def add(self, observations: np.ndarray | dict[str, np.ndarray]) -> None:
-        """A rollout's, (steps, environments, ...); they are copied, since SB3 overwrites its buffer."""
-        named = observations if isinstance(observations, dict) else {"": observations}
-        self.rollouts.append({name: v.reshape(-1, *v.shape[2:]).copy() for name, v in named.items()})
+        """Adds the observations of a rollout, (steps, environments, ...); copied, since SB3 overwrites its buffer."""
+        by_name = observations if isinstance(observations, dict) else {"": observations}
+        self.rollouts.append({name: v.reshape(-1, *v.shape[2:]).copy() for name, v in by_name.items()})
 
     def __iter__(self) -> LastRollouts:
         return self
@@ -141,9 +150,9 @@ class LastRollouts:
     def __next__(self) -> torch.Tensor | dict[str, torch.Tensor]:
         sizes = [len(next(iter(rollout.values()))) for rollout in self.rollouts]
         ends = np.cumsum(sizes)
-        drawn = np.random.randint(ends[-1], size=self._batch_size)  # noqa: NPY002 - LoT's own stream
-        which = np.searchsorted(ends, drawn, side="right")
-        rows = drawn - (ends - sizes)[which]
+        indices = np.random.randint(ends[-1], size=self._batch_size)  # noqa: NPY002 - LoT's own stream
+        which = np.searchsorted(ends, indices, side="right")
+        rows = indices - (ends - sizes)[which]
         batch = {
             name: np.stack([self.rollouts[i][name][row] for i, row in zip(which, rows, strict=True)])
             for name in self.rollouts[0]
@@ -158,21 +167,21 @@ class LoTPPO(PlainModel, PPO):
     `train/alpha`, `lot/teacher_steps` and `lot/student_steps` (of each student).
 
     Args:
-        policy: see SB3's PPO.
-        env: see SB3's PPO.
+        policy: The policy class or its alias, as for SB3's PPO.
+        env: The environment to learn in, as for SB3's PPO.
         alpha: α; the released code has 0.5, or 0.1 for some games.
         student_steps: N; 0: students stay as they are: give them the weights of a trained policy
             (`model.students[0].load_state_dict(trained.policy.state_dict())`).
         temperature: τ.
         students: K; each weighs 1/K.
         student_policy: policy class or alias of the students; None: the policy's own.
-        student_policy_kwargs: its options; None: the policy's own.
-        student_weight_decay: of the students' Adam, whose learning rate is PPO's.
-        replay: how many of the last rollouts the students' own steps draw from.
+        student_policy_kwargs: Options of the students' policy class; None: the policy's own.
+        student_weight_decay: The weight decay of the students' Adam, whose learning rate is PPO's.
+        replay: The number of last rollouts from which the students' own steps draw.
         warm_up: PPO updates (rollouts) at the beginning in which α is 0; 1 in the released code.
         labels: whether students also learn from the policy's rewards: PPO's clipped loss of its minibatches, with its
             entropy bonus and its clipping of gradients, + α · their KL. Neither paper nor code has it.
-        **kwargs: SB3's.
+        **kwargs: Further options of SB3's PPO.
 
     Raises:
         ValueError: numbers out of range, or `labels` with another N than 1 (rewards are those of present rollouts).
@@ -203,7 +212,7 @@ class LoTPPO(PlainModel, PPO):
         _init_setup_model: bool = True,
         **kwargs: Any,
     ) -> None:
-        """Builds policy and students."""
+        """Checks the options and builds policy and students."""
         students, replay = checks.integer("students", students, 1), checks.integer("replay", replay, 1)
         warm_up, student_steps = (
             checks.integer("warm_up", warm_up, 0),
@@ -246,7 +255,7 @@ class LoTPPO(PlainModel, PPO):
             temperature=temperature,
             student_steps=self.student_steps,
             data=self.last_rollouts,
-            metric=lambda own, other: policy_distance(parts(own), parts(other), temperature),
+            metric=lambda trained, fixed: policy_distance(parts(trained), parts(fixed), temperature),
             labels=self._clipped_loss if self.labels else False,
             # A policy has one object for all its distributions.
             forward=lambda policy, observations: copy.copy(policy.get_distribution(observations)),
@@ -260,13 +269,15 @@ class LoTPPO(PlainModel, PPO):
 
     def _make_student(self) -> ActorCriticPolicy:
         chosen = self.policy_class if self.student_policy is None else self.student_policy
-        made = self._get_policy_from_name(chosen) if isinstance(chosen, str) else chosen
+        policy_class = self._get_policy_from_name(chosen) if isinstance(chosen, str) else chosen
         options = dict(self.policy_kwargs if self.student_policy_kwargs is None else self.student_policy_kwargs)
         # SB3's policies give their Adam this ε where nothing is said of the optimiser.
-        given = options.get("optimizer_kwargs") or ({} if "optimizer_class" in options else {"eps": 1e-5})
-        options["optimizer_kwargs"] = {"weight_decay": self.student_weight_decay, **given}
-        assert issubclass(made, ActorCriticPolicy)
-        student = made(self.observation_space, self.action_space, self.lr_schedule, use_sde=self.use_sde, **options)
+        optimizer_kwargs = options.get("optimizer_kwargs") or ({} if "optimizer_class" in options else {"eps": 1e-5})
+        options["optimizer_kwargs"] = {"weight_decay": self.student_weight_decay, **optimizer_kwargs}
+        assert issubclass(policy_class, ActorCriticPolicy)
+        student = policy_class(
+            self.observation_space, self.action_space, self.lr_schedule, use_sde=self.use_sde, **options
+        )
         student.set_training_mode(True)
         # A tenth to a third faster on the CPU in SB3's convolutions; the policy stays SB3's to the last bit.
         student.to(memory_format=torch.channels_last)
@@ -277,19 +288,19 @@ class LoTPPO(PlainModel, PPO):
     def _clip(self, student: nn.Module) -> None:
         nn.utils.clip_grad_norm_(student.parameters(), self.max_grad_norm)
 
-    def _clipped_loss(self, own: Distribution, found: Rewarded) -> torch.Tensor:
-        """PPO's loss of a student, but for values."""
-        advantages = found.advantages
+    def _clipped_loss(self, distribution: Distribution, rewarded: Rewarded) -> torch.Tensor:
+        """Computes PPO's clipped loss of a student, without the part of the value network."""
+        advantages = rewarded.advantages
         if self.normalize_advantage and len(advantages) > 1:
             advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
-        log_prob, entropy = own.log_prob(found.actions), own.entropy()
-        ratio, clip = torch.exp(log_prob - found.log_prob), self.clip_range(self._current_progress_remaining)  # type: ignore[operator]
+        log_prob, entropy = distribution.log_prob(rewarded.actions), distribution.entropy()
+        ratio, clip = torch.exp(log_prob - rewarded.log_prob), self.clip_range(self._current_progress_remaining)  # type: ignore[operator]
         gain = torch.min(advantages * ratio, advantages * ratio.clamp(1 - clip, 1 + clip))
         # Squashed Gaussians have no entropy in closed form.
         return -gain.mean() - self.ent_coef * (-log_prob if entropy is None else entropy).mean()
 
     def train(self) -> None:
-        """SB3's, with the term in each minibatch's loss and the students' steps after each of the policy's."""
+        """Runs SB3's `train` with LoT's term in each minibatch's loss, and each student's steps after the policy's."""
         if self.student_steps > 1:
             self.last_rollouts.add(self.rollout_buffer.observations)
         self.lot.alpha = self.alpha if self.rollouts_seen >= self.warm_up else 0.0

@@ -25,10 +25,10 @@ def ddpg(policy: str = "AttentionPolicy", **options: Any) -> Method:
     """`agents.DDPG`, with twice as many students at a time as other teachers, in the same number of student steps.
 
     Args:
-        policy: name of the actor's network.
-        **options: of `agents.DDPG`, of the loss family (`scale`) or of the environment; a list is a grid. By default
-            `learning_rate` 1e-4, `noise` 0.3, `action_penalty` 100, a `batch_size` of 128 (of the replay buffer) and a
-            critic of two layers of 128.
+        policy: The name of the teacher's policy.
+        **options: Options of `agents.DDPG`, of the loss family (`scale`) or of the environment; a list is a grid. By
+            default `learning_rate` is 1e-4, `noise` 0.3, `action_penalty` 100, `batch_size` (of the replay buffer) 128,
+            and the critic has two layers of 128.
 
     Raises:
         TypeError: an option that there is not.
@@ -38,12 +38,12 @@ def ddpg(policy: str = "AttentionPolicy", **options: Any) -> Method:
 
 
 def td3(policy: str = "AttentionPolicy", **options: Any) -> Method:
-    """`agents.TD3`, as `ddpg`."""
+    """`agents.TD3` as a method, with the defaults and the arguments of `ddpg`."""
     return learning(TD3, {**_OPTIONS, **options}, policy, crowd=2)
 
 
 def sac(policy: str = "AttentionPolicy", **options: Any) -> Method:
-    """`agents.SAC`, as `ddpg`."""
+    """`agents.SAC` as a method, with the defaults and the arguments of `ddpg`."""
     return learning(SAC, {**_OPTIONS, **options}, policy, crowd=2)
 
 

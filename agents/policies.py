@@ -30,12 +30,12 @@ class Actor(SB3Actor):
     """SB3's deterministic actor with another network.
 
     Args:
-        network: None: SB3's own.
-        **kwargs: SB3's.
+        network: The function that makes the network; None: SB3's own network.
+        **kwargs: Options of SB3's actor.
     """
 
     def __init__(self, *args: Any, network: Network | None = None, **kwargs: Any) -> None:
-        """Builds the network."""
+        """Puts the network in the place of SB3's, if there is one."""
         super().__init__(*args, **kwargs)
         self.network = network
         if network is not None:
@@ -49,16 +49,17 @@ class GaussianActor(SB3GaussianActor):
     """SB3's actor of SAC with another network for the mean; SB3 squashes the sum of mean and noise by tanh.
 
     Args:
-        network: of the mean; noise then depends on the features themselves. None: SB3's own.
+        network: The function that makes the network of the mean; noise then depends on the features themselves. None:
+            SB3's own network.
         initial_noise: standard deviation of the noise at the start; with gSDE that in a state whose features have a
             mean square of 1. None: SB3's start.
-        **kwargs: SB3's.
+        **kwargs: Options of SB3's actor.
     """
 
     def __init__(
         self, *args: Any, network: Network | None = None, initial_noise: float | None = None, **kwargs: Any
     ) -> None:
-        """Builds the networks."""
+        """Builds the networks of the mean and of the standard deviation."""
         super().__init__(*args, **kwargs)
         self.network, self.initial_noise = network, initial_noise
         actions = get_action_dim(self.action_space)
@@ -80,16 +81,16 @@ class GaussianActor(SB3GaussianActor):
                 self.mu = torch.nn.Sequential(self.mu, torch.nn.Hardtanh(-self.clip_mean, self.clip_mean))
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        own = {"network": self.network, "initial_noise": self.initial_noise}
-        return super()._get_constructor_parameters() | own
+        options = {"network": self.network, "initial_noise": self.initial_noise}
+        return super()._get_constructor_parameters() | options
 
 
 class Small:
     """The network from observation to action: a perceptron whose last layer is drawn small.
 
     Args:
-        initial_scale: factor on the last layer's weights; None: SB3's network as SB3 draws it.
-        **kwargs: SB3's.
+        initial_scale: The factor of the last layer's weights when they are drawn; None: SB3's network as SB3 draws it.
+        **kwargs: Options of SB3's policy.
     """
 
     actor_kwargs: dict[str, Any]
@@ -121,7 +122,7 @@ class Small:
 
 
 class _Attentive(Small):
-    """L2T-DLF's: W softmax(V s); option `keys` (10)."""
+    """L2T-DLF's network W softmax(V s) (Wu et al. 2018); option `keys` (10)."""
 
     def __init__(self, *args: Any, keys: int = 10, **kwargs: Any) -> None:
         self.keys = keys
@@ -150,7 +151,7 @@ class _Shared(Small):
 
 class _Deterministic(Small, TD3Policy):
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Actor:
-        """The actor."""
+        """Builds the actor with the teachers' network; SB3 calls this."""
         kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)
         return Actor(**kwargs, network=self._network()).to(self.device)
 
@@ -171,9 +172,9 @@ class Gaussian(Small, SACPolicy):
     """SAC's policy; the mean has a network of its own, the standard deviation a layer that begins as a constant.
 
     Args:
-        initial_noise: see `GaussianActor`.
-        log_std_init: SB3's, of gSDE; given, it stands in place of `initial_noise` there.
-        **kwargs: SB3's.
+        initial_noise: The standard deviation of the noise at the start; None: SB3's start.
+        log_std_init: SB3's logarithm of the noise at the start with gSDE; there it takes the place of `initial_noise`.
+        **kwargs: Options of SB3's policy.
 
     Raises:
         ValueError: the noise is not positive.
@@ -184,15 +185,15 @@ class Gaussian(Small, SACPolicy):
     ) -> None:
         if initial_noise is not None and not initial_noise > 0:
             raise ValueError(f"SAC learns the logarithm of its noise, which must be positive, found {initial_noise}")
-        given = kwargs.get("use_sde", False) and log_std_init is not None
-        self.initial_noise = None if given else initial_noise
+        log_std_given = kwargs.get("use_sde", False) and log_std_init is not None
+        self.initial_noise = None if log_std_given else initial_noise
         super().__init__(*args, log_std_init=SDE_START if log_std_init is None else log_std_init, **kwargs)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return super()._get_constructor_parameters() | {"initial_noise": self.initial_noise}
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> GaussianActor:
-        """The actor."""
+        """Builds the actor with the teachers' network; SB3 calls this."""
         kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)
         return GaussianActor(**kwargs, network=self._network(), initial_noise=self.initial_noise).to(self.device)
 

@@ -62,13 +62,15 @@ class ReplayTeacher(Resumable, OffPolicyAlgorithm):
     Args:
         policy: `"AttentionPolicy"` (L2T-DLF's actor), `"MlpPolicy"`, or a policy class; SB3's other names, too.
         env: a `TeachEnv` (or its id), a `TeachVectorEnv`, or an SB3 `VecEnv` of them; or any other with Box actions.
-        learning_rate: of Adam on actor and critic; None: 1e-3.
+        learning_rate: The step size of Adam on actor and critic; None: 1e-3.
         noise: standard deviation of the exploration at the start; None: 0.1.
         reward_scale: factor on the rewards that the critic learns from; None: 100, or 1 where SB3's `VecNormalize`
             brings them to size.
         action_penalty: c ≥ 0; c · mean(a²) is subtracted from each (scaled) reward that the critic learns from.
-        uniform_start: whether the first `learning_starts` actions are uniformly random, as SB3's are; None: no.
-        **kwargs: SB3's; where it says nothing of them, `gamma` is 1, `buffer_size` 200,000 and `device` "cpu".
+        uniform_start: True: the first `learning_starts` actions are uniformly random, as SB3's are. None: only where
+            the environment trains no students.
+        **kwargs: Further options of SB3's algorithm; where they are not given, and students are trained, `gamma` is 1,
+            `buffer_size` 200,000 and `device` "cpu".
 
     Raises:
         ValueError: a negative penalty or noise, or actions that are not a Box with finite bounds.
@@ -127,7 +129,7 @@ class ReplayTeacher(Resumable, OffPolicyAlgorithm):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> Self:
-        """SB3's `learn`."""
+        """Runs SB3's `learn`; if it ends before its time, the model goes back to its last mark."""
         name = tb_log_name or type(self).__name__
         with self._learning():
             super().learn(total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar)
@@ -136,7 +138,7 @@ class ReplayTeacher(Resumable, OffPolicyAlgorithm):
         return self
 
     def collect_rollouts(self, *args: Any, **kwargs: Any) -> RolloutReturn:
-        """SB3's; at its start buffer, networks and environment agree, whenever a callback saves during it."""
+        """Marks the model, and runs SB3's `collect_rollouts`: whatever a callback saves meanwhile is of the mark."""
         self.set_mark()
         self.saved_transitions = None
         return super().collect_rollouts(*args, **kwargs)
@@ -157,8 +159,8 @@ class ReplayTeacher(Resumable, OffPolicyAlgorithm):
     ) -> None:
         def shaped(rewards: np.ndarray) -> np.ndarray:
             squares = np.square(buffer_action).reshape(len(rewards), -1)
-            kept: np.ndarray = self.reward_scale * rewards - self.action_penalty * squares.mean(axis=1)
-            return kept
+            shaped_rewards: np.ndarray = self.reward_scale * rewards - self.action_penalty * squares.mean(axis=1)
+            return shaped_rewards
 
         normalizer = self._vec_normalize_env
         if normalizer is None:
@@ -171,7 +173,7 @@ class ReplayTeacher(Resumable, OffPolicyAlgorithm):
         normalizer.old_reward = true
 
     def _to_save(self, exclude: Any, include: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        """With the transitions that the replay buffer held at the last mark."""
+        """Returns what `Resumable` saves, and the transitions that the replay buffer had at the last mark."""
         attributes, parameters, variables = super()._to_save(exclude, include)
         buffer, mark = self.replay_buffer, self.mark
         if mark is not None and buffer is not None and self.saved_transitions is None:
@@ -201,8 +203,8 @@ class ReplayTeacher(Resumable, OffPolicyAlgorithm):
         assert buffer is not None
         saved = checkpoints.load(path, _BUFFER)
         about, columns = saved["about"], _columns(buffer)
-        there = [about["size"], about["environments"], _shapes(saved["columns"])]
-        if there != [buffer.buffer_size, buffer.n_envs, _shapes(columns)]:
+        saved_shape = [about["size"], about["environments"], _shapes(saved["columns"])]
+        if saved_shape != [buffer.buffer_size, buffer.n_envs, _shapes(columns)]:
             raise ValueError(
                 f"{path} holds a replay buffer of {about['size']} steps of {about['environments']} environments or of "
                 f"other spaces, found one of {buffer.buffer_size} steps of {buffer.n_envs}; make the teacher as it was"
@@ -229,7 +231,7 @@ def _columns(buffer: ReplayBuffer) -> dict[str, Any]:
 
 
 def _shapes(columns: Any) -> Any:
-    """Of one transition."""
+    """Returns dtype and shape of one transition, for each column."""
     return mapped(lambda column: (str(column.dtype), column.shape[1:]), columns, of=ARRAYS)
 
 
@@ -241,13 +243,13 @@ class NoisyTeacher(ReplayTeacher):
     """A deterministic actor: it explores by Gaussian action noise, where SB3's default is none.
 
     Args:
-        policy: see `ReplayTeacher`.
-        env: see `ReplayTeacher`.
-        learning_rate: see `ReplayTeacher`.
+        policy: `"AttentionPolicy"`, `"MlpPolicy"`, `"SamplePolicy"`, another name of SB3's, or a policy class.
+        env: The environment to learn in; `ReplayTeacher` says which ones.
+        learning_rate: The step size of Adam on actor and critic; None: 1e-3.
         noise: standard deviation of the Gaussian noise in each coordinate; ignored if `action_noise` is given. None:
             0.1; in an environment that does not train students SB3's default, no noise.
         action_noise: SB3's noise, in place of the Gaussian.
-        **kwargs: see `ReplayTeacher`.
+        **kwargs: Further options of `ReplayTeacher`.
     """
 
     def __init__(
@@ -261,7 +263,7 @@ class NoisyTeacher(ReplayTeacher):
         _init_setup_model: bool = True,
         **kwargs: Any,
     ) -> None:
-        """Adds the noise."""
+        """Builds the algorithm with the Gaussian noise, unless another one is given."""
         super().__init__(
             policy, env, learning_rate, noise=noise, action_noise=action_noise, _init_setup_model=False, **kwargs
         )

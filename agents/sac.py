@@ -1,4 +1,4 @@
-"""SAC as a teacher."""
+"""SAC as a teacher: a stochastic actor, whose noise is learned with it (Haarnoja et al. 2018)."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class SAC(ReplayTeacher, stable_baselines3.SAC):
     """SB3's SAC with what a teacher needs.
 
     Args:
-        policy: see `agents.replay.ReplayTeacher`.
-        env: see `agents.replay.ReplayTeacher`.
-        learning_rate: see `agents.replay.ReplayTeacher`.
+        policy: `"AttentionPolicy"`, `"MlpPolicy"`, `"SamplePolicy"`, another name of SB3's, or a policy class.
+        env: The environment to learn in; `agents.replay.ReplayTeacher` says which ones.
+        learning_rate: The step size of Adam on actor and critic; None: 1e-3.
         noise: standard deviation of the actions, before tanh, at the start; it is learned. With `use_sde=True` that in
             a state whose features have a mean square of 1. None: 0.1; in an environment that does not train students
             SB3's default, about 1.
-        **kwargs: see `agents.replay.ReplayTeacher`.
+        **kwargs: Further options of `agents.replay.ReplayTeacher`.
 
     Raises:
         ValueError: `noise` for a policy of SB3's, which has no such option.

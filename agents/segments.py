@@ -33,12 +33,12 @@ class Segments(BaseCallback):
     """Saves a model at the start of each segment, and begins the segment from what is saved.
 
     Args:
-        path: of the file (zip), which is replaced each time, at once.
-        rollouts: in a segment.
+        path: The path of the file (zip), which is replaced each time, whole or not at all.
+        rollouts: The number of rollouts in a segment.
     """
 
     def __init__(self, path: str | Path, rollouts: int = 50) -> None:
-        """Takes the options."""
+        """Checks the number of rollouts."""
         if rollouts < 1:
             raise ValueError(f"a segment has at least 1 rollout, found rollouts={rollouts}")
         super().__init__()
@@ -100,10 +100,10 @@ def learn_in_segments(
 
     Args:
         model: PPO or a subclass, untrained, with its environment.
-        total_timesteps: of the whole training.
-        path: of the checkpoint; the finished model is there in the end.
-        rollouts: in a segment.
-        callback: SB3's; called after the segment has begun.
+        total_timesteps: The number of environment steps of the whole training.
+        path: The path of the checkpoint; the finished model is there in the end.
+        rollouts: The number of rollouts in a segment.
+        callback: A callback of SB3, or a list of them, called after the segment has begun.
 
     Returns:
         The trained model: the given one, or the one that the file holds.
@@ -128,12 +128,12 @@ def learn_in_segments(
 
 
 def _saved(model: AnyPPO, path: Path, settings: dict[str, str]) -> AnyPPO:
-    """The model that the file holds, in the place of one of the same settings."""
+    """Reads the model that the file holds, which must have the settings of the given one."""
     # What makes a model is the given one's, and is not read from the file, so that it may be functions.
-    given = {name: value for name, value in saved_attributes(model).items() if name in _GIVEN}
-    name, content = read_content(type(model), path, given)
-    there = content["attributes"].get("segment_settings", {})
-    differing = [key for key in sorted(settings) if there.get(key) != settings[key]]
+    replaced = {name: value for name, value in saved_attributes(model).items() if name in _GIVEN}
+    name, content = read_content(type(model), path, replaced)
+    saved_settings = content["attributes"].get("segment_settings", {})
+    differing = [key for key in sorted(settings) if saved_settings.get(key) != settings[key]]
     if differing:
         raise ValueError(
             f"{path} holds a model with other settings than the one to train (they differ in {', '.join(differing)}); "
@@ -161,7 +161,7 @@ _GIVEN = (
 
 
 def _settings(model: PPO) -> dict[str, str]:
-    """What must be the same in a file and in the model that would go on from it, as texts."""
+    """Returns as texts what must be the same in a file and in the model that would go on from it."""
     settings: dict[str, Any] = {name: getattr(model, name) for name in _COMPARED if hasattr(model, name)}
     for name, attribute in _SCHEDULES.items():
         schedule = getattr(model, attribute)
@@ -191,10 +191,10 @@ def _environment(model: PPO) -> list[Any]:
         parts.append([type(env).__name__, options])
         env = env.venv
     # Of `AtariVecEnv`, which is no wrapper of Gymnasium's environments.
-    own = {name: getattr(env, name, None) for name in ("game", "clip_rewards")}
+    of_atari = {name: getattr(env, name, None) for name in ("game", "clip_rewards")}
     registered = [[s.id, s.kwargs, s.max_episode_steps, str(s.additional_wrappers)] for s in specs if s is not None]
     wrapped = env.get_attr("unwrapped") if not registered and env.has_attr("unwrapped") else []
-    return [parts, own, env.num_envs, registered, [type(each) for each in wrapped]]
+    return [parts, of_atari, env.num_envs, registered, [type(env_object) for env_object in wrapped]]
 
 
 _NORMALIZED = ("norm_obs", "norm_reward", "clip_obs", "clip_reward", "gamma", "epsilon", "training")

@@ -28,7 +28,7 @@ DISTILLERS = {
     "meta-distill": MetaDistill,
     "lgtm": LGTM,
 }
-"""By the names that benchmarks use."""
+"""The methods by the names that benchmarks use."""
 
 __all__ = [
     "DIST",

@@ -22,15 +22,16 @@ class Batch(NamedTuple):
     """A minibatch.
 
     Attributes:
-        inputs: what networks are called with: a tensor, or tensors in a nesting of dicts, lists and tuples.
-        labels: (B,) classes.
+        inputs: The argument that networks are called with: a tensor, or tensors in a nesting of dicts, lists and
+            tuples.
+        labels: The class of each sample, (B,).
     """
 
     inputs: Any
     labels: torch.Tensor
 
     def at(self, indices: torch.Tensor | slice) -> Batch:
-        """The samples at the indices."""
+        """Returns the samples at the indices, as a smaller batch."""
         return at(self, indices)
 
 
@@ -39,14 +40,14 @@ class DistillationSettings:
     """What all methods share; the defaults are those of Ren et al. 2023, or of their released code where they differ.
 
     Attributes:
-        steps: of training; learning rates fall linearly to zero over them.
+        steps: The number of training steps, over which learning rates fall linearly to zero.
         student_rate: AdamW's learning rate of the student (the paper's grid: 3e-5, 5e-5, 1e-4).
-        teacher_rate: of the teacher, where it learns.
-        weight_decay: of both.
+        teacher_rate: AdamW's learning rate of the teacher, for methods whose teacher learns.
+        weight_decay: AdamW's weight decay, of student and teacher.
         temperature: τ, which divides logits; there is no factor τ².
         student_labels: weight λ of the labels' cross-entropy in the student's loss, the rest is the teacher's. The
             paper's eq. 1 has α = 0.6, its code 0: students see no label.
-        teacher_labels: the same in the loss of a teacher that learns: α.
+        teacher_labels: weight α of the labels' cross-entropy in the loss of a teacher that learns.
     """
 
     steps: int
@@ -77,7 +78,7 @@ class Distiller:
     Args:
         teacher: a network; changed in place by methods whose teacher learns.
         student: a network, changed in place.
-        settings: see there.
+        settings: Options that all methods share.
     """
 
     teacher_learns = False
@@ -103,8 +104,8 @@ class Distiller:
         repeated.
 
         Args:
-            batch: what both learn on.
-            feedback: held-out data; see `needs_feedback`.
+            batch: The minibatch that both learn on.
+            feedback: A batch of held-out data, for methods with `needs_feedback`.
 
         Returns:
             Numbers to log, `student_loss` at least.
@@ -120,16 +121,16 @@ class Distiller:
         return {**logged, "student_loss": loss}
 
     def teach(self, batch: Batch, feedback: Batch | None) -> dict[str, float]:
-        """The teacher's step; nothing for a teacher that is fixed."""
+        """Takes the teacher's step, and returns numbers to log; a fixed teacher takes none."""
         return {}
 
     def student_gradient(self, batch: Batch, *, training: bool, taught: Outputs | None = None) -> tuple[Tensors, float]:
-        """(Gradient of the student's loss under the teacher as it is, that loss).
+        """Returns (the gradient of the student's loss under the teacher as it is, that loss).
 
         Args:
-            batch: see `step`.
-            training: whether the student has its dropout; the teacher has none.
-            taught: what the teacher says, if that is known already.
+            batch: The minibatch that the student learns on.
+            training: True: the student has its dropout. False: it has none; the teacher never has.
+            taught: The teacher's outputs on the minibatch, if they are known already; None: they are computed.
         """
         if taught is None:
             with torch.no_grad():
@@ -155,7 +156,7 @@ class Distiller:
         return {"teacher": self.teacher.state(), "student": self.student.state()}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Goes on from a `state`."""
+        """Puts both networks and their optimisers into what `state` returned."""
         self.teacher.load(state["teacher"])
         self.student.load(state["student"])
 
@@ -166,7 +167,7 @@ class OnlineDistiller(Distiller):
     teacher_learns = True
 
     def teach(self, batch: Batch, feedback: Batch | None) -> dict[str, float]:
-        """One step of the teacher along `teacher_gradient`."""
+        """Takes one step of the teacher along `teacher_gradient`; returns numbers to log."""
         gradient, logged = self.teacher_gradient(batch, feedback)
         self.teacher.descend(gradient)
         return logged
@@ -175,7 +176,7 @@ class OnlineDistiller(Distiller):
         """Gradient of the teacher's loss α CE(y, T) + (1 − α) KL(S ‖ T), S a constant, and numbers to log."""
         with torch.no_grad():
             student = self.student.outputs(batch.inputs, training=False).logits
-        own, weight = self.teacher.outputs(batch.inputs, training=True).logits, self.settings.teacher_labels
-        near = divergence(student, own, self.settings.temperature).mean()
-        loss = weight * F.cross_entropy(own, batch.labels) + (1 - weight) * near
+        logits, weight = self.teacher.outputs(batch.inputs, training=True).logits, self.settings.teacher_labels
+        near = divergence(student, logits, self.settings.temperature).mean()
+        loss = weight * F.cross_entropy(logits, batch.labels) + (1 - weight) * near
         return self.teacher.gradient(loss), {"teacher_loss": float(loss.detach())}

@@ -17,11 +17,11 @@ class DIST(Distiller):
     intra-class relation teaches there. Without labels (λ = 0) nothing holds the students' scale.
 
     Args:
-        teacher: see `Distiller`.
-        student: see `Distiller`.
-        settings: see `Distiller`.
-        between: β.
-        within: γ.
+        teacher: A fine-tuned network, which stays as it is.
+        student: The network that is taught, changed in place.
+        settings: Options that all methods share.
+        between: β, the weight of the inter-class relation.
+        within: γ, the weight of the intra-class relation.
     """
 
     def __init__(
@@ -36,6 +36,6 @@ class DIST(Distiller):
         self.between, self.within = between, within
 
     def distillation_loss(self, outputs: Outputs, taught: Outputs) -> torch.Tensor:
-        """See `losses.relational`."""
+        """Computes β · inter-class + γ · intra-class relation, as `losses.relational` defines them."""
         inter, intra = relational(taught.logits, outputs.logits, self.settings.temperature)
         return self.between * inter + self.within * intra

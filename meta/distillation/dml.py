@@ -1,4 +1,4 @@
-"""Deep mutual learning: Zhang et al. 2018."""
+"""Deep mutual learning (DML): Zhang et al. 2018."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class DML(OnlineDistiller):
     """
 
     def teacher_gradient(self, batch: Batch, feedback: Batch | None) -> tuple[Tensors, dict[str, float]]:
-        """Gradient of the teacher's loss."""
+        """Computes the gradient of the teacher's loss CE(y, T) + KL(S ‖ T), and that loss to log."""
         with torch.no_grad():
             student = self.student.outputs(batch.inputs, training=False)
         loss = self.student_loss(self.teacher.outputs(batch.inputs, training=True), student, batch.labels)

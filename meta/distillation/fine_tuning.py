@@ -14,14 +14,14 @@ class FineTuning(Distiller):
     """Cross-entropy with the labels alone.
 
     Args:
-        network: what is trained, at the settings' `student_rate`.
-        settings: see `Distiller`.
+        network: The network that is trained, at the settings' `student_rate`.
+        settings: Options that all methods share.
     """
 
     def __init__(self, network: nn.Module, settings: DistillationSettings) -> None:
         super().__init__(network, network, settings)
 
     def student_gradient(self, batch: Batch, *, training: bool, taught: Outputs | None = None) -> tuple[Tensors, float]:
-        """Of the labels' cross-entropy; there is no teacher."""
+        """Returns (the gradient of the labels' cross-entropy, that loss); there is no teacher."""
         loss = F.cross_entropy(self.student.outputs(batch.inputs, training=training).logits, batch.labels)
         return self.student.gradient(loss), float(loss.detach())

@@ -30,40 +30,40 @@ Derivative = Literal["exact", "finite-difference"]
 def logits_along(
     student: Learner, inputs: Any, v: Tensors, method: Derivative, radius: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(Logits, their derivative along v), each (B, classes), without dropout.
+    """Returns (the student's logits, their derivative ∂_v S along v), each (B, classes), without dropout.
 
     Args:
-        student: at s.
-        inputs: of the batch.
-        v: the direction.
-        method: of the derivative; see `meta.influence`.
-        radius: of `"finite-difference"`.
+        student: The student, with the parameters s.
+        inputs: The inputs of the batch.
+        v: The direction in which the parameters move, by name.
+        method: `"exact"` or `"finite-difference"`, as in `meta.influence`.
+        radius: The length of the step of `"finite-difference"`, in the space of the parameters.
     """
 
     def logits(network: nn.Module, inputs: Any) -> torch.Tensor:
         return outputs_of(network, inputs).logits
 
     with torch.no_grad():
-        here = student.outputs(inputs, training=False).logits
-    return here, directional_derivative(student.network, logits, inputs, v, method=method, radius=radius)
+        values = student.outputs(inputs, training=False).logits
+    return values, directional_derivative(student.network, logits, inputs, v, method=method, radius=radius)
 
 
 def influence_gradient(
     teacher: Learner,
     taught: torch.Tensor,
     loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-    here: torch.Tensor,
-    along: torch.Tensor,
+    logits: torch.Tensor,
+    derivative: torch.Tensor,
 ) -> Tensors:
-    """∇_t ⟨∂D/∂S, ∂_v S⟩.
+    """Computes ∇_t ⟨∂D/∂S, ∂_v S⟩, by name of the teacher's parameters (Ren et al. 2023, eq. 10).
 
     Args:
-        teacher: at t.
-        taught: its logits, (B, classes), with their graph; taken without dropout, as the student's are.
+        teacher: The teacher, with the parameters t.
+        taught: The teacher's logits, (B, classes), with their graph; taken without dropout, as the student's are.
         loss: D, a function of (the teacher's logits, the student's), twice differentiable.
-        here: the student's logits, (B, classes).
-        along: their derivative along v.
+        logits: The student's logits, (B, classes).
+        derivative: Their derivative along v, (B, classes).
     """
-    student = here.detach().requires_grad_()
+    student = logits.detach().requires_grad_()
     (slope,) = torch.autograd.grad(loss(taught, student), student, create_graph=True)
-    return teacher.gradient((slope * along).sum())
+    return teacher.gradient((slope * derivative).sum())

@@ -1,4 +1,4 @@
-"""Knowledge distillation: Hinton et al. 2015."""
+"""Knowledge distillation (KD): Hinton et al. 2015."""
 
 from __future__ import annotations
 

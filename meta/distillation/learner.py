@@ -19,8 +19,9 @@ class Outputs:
     """What a network says about a batch.
 
     Attributes:
-        logits: (B, classes).
-        hidden: (B, d) of each of its layers that may be imitated, first to last; empty if it shows none.
+        logits: The logits, (B, classes).
+        hidden: A vector for each sample, (B, d), of each layer that may be imitated, first to last; empty if the
+            network shows none.
     """
 
     logits: torch.Tensor
@@ -28,7 +29,7 @@ class Outputs:
 
     @property
     def detached(self) -> Outputs:
-        """The same without a graph."""
+        """These outputs without their graph."""
         return Outputs(self.logits.detach(), tuple(tensor.detach() for tensor in self.hidden))
 
 
@@ -37,9 +38,9 @@ class Learner:
 
     Args:
         network: called with a batch's inputs; returns logits, or `Outputs`.
-        optimizer: its optimiser, pure functions; with them a step can be tried without copying an optimiser.
-        rate: base learning rate.
-        schedule: factor on the rate by step.
+        optimizer: The optimiser, pure functions: a step can be tried without copying an optimiser.
+        rate: The base learning rate.
+        schedule: The factor on the learning rate, by step.
 
     Raises:
         ValueError: the network has no trainable parameter.
@@ -55,7 +56,7 @@ class Learner:
 
     @property
     def parameters(self) -> Tensors:
-        """Those that are trained, detached; they change with the next step."""
+        """The parameters that are trained, by name, detached; they change with the next step."""
         return {name: p.detach() for name, p in self.network.named_parameters() if p.requires_grad}
 
     @property
@@ -67,32 +68,32 @@ class Learner:
         """The network's outputs, with a graph if gradients are enabled.
 
         Args:
-            inputs: of a batch.
-            training: with dropout and batch statistics, or without.
+            inputs: The inputs of a batch.
+            training: True: with dropout and batch statistics. False: without.
         """
         return outputs_of(self.network.train(training), inputs)
 
     def gradient(self, loss: torch.Tensor) -> Tensors:
-        """∇ of a loss, zero where it does not reach."""
-        named = {name: p for name, p in self.network.named_parameters() if p.requires_grad}
-        found = torch.autograd.grad(loss, list(named.values()), materialize_grads=True)
-        return dict(zip(named, found, strict=True))
+        """Computes the gradient of a loss, by name of parameter; zeros where the loss does not depend on one."""
+        trained = {name: p for name, p in self.network.named_parameters() if p.requires_grad}
+        gradients = torch.autograd.grad(loss, list(trained.values()), materialize_grads=True)
+        return dict(zip(trained, gradients, strict=True))
 
     def after(self, gradient: Tensors) -> Tensors:
-        """The parameters after a step along a gradient that is not taken."""
+        """Computes the parameters after a step along a gradient, without taking it."""
         return self._update(gradient)[0]
 
     def descend(self, gradient: Tensors) -> None:
-        """Takes the step."""
+        """Takes a step along a gradient, in place."""
         parameters, self.slots = self._update(gradient)
         self.steps += 1
         with torch.no_grad():
-            for name, own in self.network.named_parameters():
+            for name, parameter in self.network.named_parameters():
                 if name in parameters:
-                    own.copy_(parameters[name])
+                    parameter.copy_(parameters[name])
 
     def held_out_gradient(self, batch: Any, parameters: Tensors) -> Tensors:
-        """∇ of the labels' cross-entropy on held-out data, at other parameters; without dropout."""
+        """Computes the gradient of the labels' cross-entropy on held-out data, at given parameters, without dropout."""
         return held_out_gradient(self.network, label_losses, batch, parameters)
 
     def _update(self, gradient: Tensors) -> tuple[Tensors, Tensors]:
@@ -102,7 +103,7 @@ class Learner:
             return self.optimizer.update(parameters, gradient, slots, self.rate, self.steps)
 
     def state(self) -> dict[str, Any]:
-        """What a later run goes on from; tensors are copied."""
+        """Returns network, optimiser slots and step, from which a later run goes on; the network is copied."""
         return {
             "network": {name: tensor.clone() for name, tensor in self.network.state_dict().items()},
             "slots": dict(self.slots),
@@ -110,18 +111,18 @@ class Learner:
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Goes on from a `state`."""
+        """Puts network and optimiser into what `state` returned."""
         self.network.load_state_dict(state["network"])
         self.slots, self.steps = dict(state["slots"]), state["steps"]
 
 
 def outputs_of(network: nn.Module, inputs: Any) -> Outputs:
     """A network's outputs, in whatever form it returns them."""
-    found = network(inputs)
-    return found if isinstance(found, Outputs) else Outputs(found)
+    result = network(inputs)
+    return result if isinstance(result, Outputs) else Outputs(result)
 
 
 def label_losses(network: nn.Module, batch: Any) -> torch.Tensor:
-    """Cross-entropy with the labels, (B,)."""
+    """Computes the cross-entropy with the label of each sample, (B,)."""
     inputs, labels = batch
     return torch.nn.functional.cross_entropy(outputs_of(network, inputs).logits, labels, reduction="none")

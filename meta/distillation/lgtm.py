@@ -32,9 +32,9 @@ class LGTM(ProKT):
 
     Args:
         teacher: a pre-trained network; it need not be fine-tuned.
-        student: see `Distiller`.
-        settings: see `Distiller`.
-        mode: what is added to the gradient of ProKT's teacher, times `influence_rate`.
+        student: The network that is taught, changed in place.
+        settings: Options that all methods share.
+        mode: The term that is added to the gradient of ProKT's teacher, times `influence_rate`.
 
             `"released"`: −(1 − α) ∇_t of the derivative of KL(S ‖ T) along v: what the official code does.
             `"meta"`: −(1 − λ) ∇_t ⟨g(t), v⟩, mean influence (eq. 10, with the sign that helps): with the student's
@@ -43,9 +43,11 @@ class LGTM(ProKT):
         influence_rate: the factor: a number, or `"teacher"` or `"student"` for the learning rate of theirs at the time.
             None: the released code's `"teacher"` in its mode, `"student"` in `"meta"`, 1 in `"reweight"` (eq. 11). 0
             makes it ProKT, bitwise.
-        loss: see `ProKT`; `"released"` and `"reweight"` keep their KL and cross-entropy in the teacher's loss.
-        derivative: how the student is differentiated along v: `"exact"`, or the paper's `"finite-difference"`.
-        radius: of `"finite-difference"`.
+        loss: The loss between student and teacher, `"kl"`, `"dist"` or `"mse"`, as in `ProKT`; `"released"` and
+            `"reweight"` keep their KL and cross-entropy in the teacher's loss.
+        derivative: The way in which the student is differentiated along v: `"exact"`, or the paper's
+            `"finite-difference"`.
+        radius: The length of the step of `"finite-difference"`, in the space of the parameters.
 
     Attributes:
         influence: (B,) distillation influence I_i of the last batch's samples; None before it.
@@ -89,8 +91,8 @@ class LGTM(ProKT):
             return gradient, logged
         assert feedback is not None
         taught = self.teacher.outputs(batch.inputs, training=False)
-        own, _ = self.student_gradient(batch, training=False, taught=taught.detached)
-        v = self.student.held_out_gradient(feedback, self.student.after(own))
+        student_gradient, _ = self.student_gradient(batch, training=False, taught=taught.detached)
+        v = self.student.held_out_gradient(feedback, self.student.after(student_gradient))
         term = self._term(batch, taught.logits, v)
         sizes = [torch.stack([g.norm() for g in tensors.values()]).norm() for tensors in (term, gradient)]
         assert self.influence is not None
@@ -106,15 +108,15 @@ class LGTM(ProKT):
         return self.student.rate if self.influence_rate == "student" else float(self.influence_rate)
 
     def _term(self, batch: Batch, taught: torch.Tensor, v: Tensors) -> Tensors:
-        """What is added to ProKT's gradient, but for the rate; `taught`: the teacher's logits with their graph."""
+        """Computes the term of the mode, not times the rate; `taught`: the teacher's logits with their graph."""
         settings, tau = self.settings, self.settings.temperature
-        here, along = logits_along(self.student, batch.inputs, v, self.derivative, self.radius)
-        apart = torch.softmax(here / tau, -1) - torch.softmax(taught.detach() / tau, -1)
-        self.influence = (apart * along / tau).sum(-1)  # ⟨∇_s CE(T_i, S_i), v⟩
+        logits, derivative = logits_along(self.student, batch.inputs, v, self.derivative, self.radius)
+        difference = torch.softmax(logits / tau, -1) - torch.softmax(taught.detach() / tau, -1)
+        self.influence = (difference * derivative / tau).sum(-1)  # ⟨∇_s CE(T_i, S_i), v⟩
         if self.mode == "reweight":
-            return self.teacher.gradient((self.influence * soft_cross_entropy(taught, here, tau)).mean())
+            return self.teacher.gradient((self.influence * soft_cross_entropy(taught, logits, tau)).mean())
         loss, weight = self.loss_of_logits, 1 - settings.student_labels
         if self.mode == "released":
             loss, weight = (lambda taught, logits: divergence(logits, taught, tau).mean()), 1 - settings.teacher_labels
-        found = influence_gradient(self.teacher, taught, loss, here, along)
-        return {name: -weight * g for name, g in found.items()}
+        of_mean_influence = influence_gradient(self.teacher, taught, loss, logits, derivative)
+        return {name: -weight * g for name, g in of_mean_influence.items()}

@@ -30,8 +30,8 @@ def soft_cross_entropy(taught: torch.Tensor, logits: torch.Tensor, temperature: 
     """CE(T, S) = −Σ_c T_c log S_c, (B,).
 
     Args:
-        taught: logits whose distribution is the target.
-        logits: logits that are trained.
+        taught: The logits whose distribution is the target, (B, classes).
+        logits: The logits that are trained, (B, classes).
         temperature: τ.
     """
     return -expectation(F.softmax(taught / temperature, -1), F.log_softmax(logits / temperature, -1))
@@ -45,18 +45,18 @@ def spherical(taught: torch.Tensor, logits: torch.Tensor, temperature: float = 1
     of that length are not brought to it wholly (see `_direction`): of this, paper and released code say nothing.
 
     Args:
-        taught: the teacher's logits.
-        logits: the student's.
+        taught: The teacher's logits, (B, classes).
+        logits: The student's logits, (B, classes).
         temperature: τ.
     """
     absent = [z == -torch.inf for z in (taught, logits)]
     centred = [_centred(z.masked_fill(none, 0.0), ~none) for z, none in zip((taught, logits), absent, strict=True)]
     length = centred[0].detach().norm(dim=-1).mean()
-    target, own = (
+    target, trained = (
         (length * _direction(z, (_SHORT * length) ** 2)).masked_fill(none, -torch.inf)
         for z, none in zip(centred, absent, strict=True)
     )
-    return divergence(target, own, temperature)
+    return divergence(target, trained, temperature)
 
 
 def patience(taught: Sequence[torch.Tensor], hidden: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -66,14 +66,14 @@ def patience(taught: Sequence[torch.Tensor], hidden: Sequence[torch.Tensor]) -> 
     `_direction`); the paper says nothing of them.
 
     Args:
-        taught: (B, d) of the teacher's layers that are copied; constants.
-        hidden: (B, d) of as many of the student's.
+        taught: A hidden vector for each sample, (B, d), of each layer of the teacher that is copied; detached.
+        hidden: A hidden vector for each sample, (B, d), of as many layers of the student.
     """
     distances = []
-    for theirs, mine in zip(taught, hidden, strict=True):
-        held = theirs.detach()
-        least = (_SHORT * held.norm(dim=-1).mean()) ** 2
-        distances.append((_direction(mine, least) - _direction(held, least)).square().sum(-1))
+    for teacher_vector, student_vector in zip(taught, hidden, strict=True):
+        constant = teacher_vector.detach()
+        least = (_SHORT * constant.norm(dim=-1).mean()) ** 2
+        distances.append((_direction(student_vector, least) - _direction(constant, least)).square().sum(-1))
     return torch.stack(distances).sum(0)
 
 
@@ -87,27 +87,27 @@ def relational(
     gradient of equal probabilities is as large as 1e7.
 
     Args:
-        taught: the teacher's logits.
-        logits: the student's.
+        taught: The teacher's logits, (B, classes).
+        logits: The student's logits, (B, classes).
         temperature: τ.
 
     Returns:
         (over the classes of each sample, averaged over samples; over the samples of each class, averaged over classes).
     """
-    target, own = F.softmax(taught / temperature, -1), F.softmax(logits / temperature, -1)
-    there = (taught != -torch.inf) | (logits != -torch.inf)
-    return 1 - _correlation(target, own, there), 1 - _correlation(target.t(), own.t(), there.t())
+    target, trained = F.softmax(taught / temperature, -1), F.softmax(logits / temperature, -1)
+    present = (taught != -torch.inf) | (logits != -torch.inf)
+    return 1 - _correlation(target, trained, present), 1 - _correlation(target.t(), trained.t(), present.t())
 
 
-def _correlation(a: torch.Tensor, b: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
-    """Mean over the rows that have any entry that is there, of the correlations of those entries; a scalar."""
-    spreads = [_direction(_centred(p, there), _FLAT**2 * p.square().sum(-1, keepdim=True)) for p in (a, b)]
-    return (spreads[0] * spreads[1]).sum() / there.any(-1).sum()
+def _correlation(a: torch.Tensor, b: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+    """Returns the mean, over rows that have present entries, of the correlations of these; a scalar."""
+    spreads = [_direction(_centred(p, present), _FLAT**2 * p.square().sum(-1, keepdim=True)) for p in (a, b)]
+    return (spreads[0] * spreads[1]).sum() / present.any(-1).sum()
 
 
-def _centred(z: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
-    """Rows minus the mean of the entries that are there; 0 for the others, which must be 0."""
-    return (z - z.sum(-1, keepdim=True) / there.sum(-1, keepdim=True).clamp(min=1)) * there
+def _centred(z: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+    """Returns rows minus the mean of their present entries; 0 for the absent ones, which must be 0."""
+    return (z - z.sum(-1, keepdim=True) / present.sum(-1, keepdim=True).clamp(min=1)) * present
 
 
 def _direction(z: torch.Tensor, least: torch.Tensor) -> torch.Tensor:
@@ -119,8 +119,8 @@ def _direction(z: torch.Tensor, least: torch.Tensor) -> torch.Tensor:
     second derivatives have no jump. From δ on it is z/‖z‖ as it stands.
 
     Args:
-        z: vectors.
-        least: δ², one for all or one a vector.
+        z: Vectors along the last dimension, (..., d).
+        least: δ², one number for all vectors, or one for each, (..., 1).
     """
     floor = least.clamp(min=max(torch.finfo(z.dtype).tiny, 1e-30))
     square = z.square().sum(-1, keepdim=True)
@@ -135,8 +135,8 @@ def squared(taught: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
     """½ Σ_c (z^T_c − z^S_c)², (B,): of logits, without a temperature.
 
     Args:
-        taught: the teacher's logits.
-        logits: the student's.
+        taught: The teacher's logits, (B, classes).
+        logits: The student's logits, (B, classes).
     """
     absent = (taught == -torch.inf) & (logits == -torch.inf)
     return (taught - logits).masked_fill(absent, 0.0).square().sum(-1) / 2

@@ -1,4 +1,4 @@
-"""Meta distillation: Zhou et al. 2022."""
+"""Meta distillation (MetaDistill): Zhou et al. 2022, "BERT Learns to Teach"."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class MetaDistill(OnlineDistiller):
 
     Args:
         teacher: a fine-tuned network.
-        student: see `Distiller`.
-        settings: see `Distiller`; `teacher_labels` is not used.
+        student: The network that is taught, changed in place.
+        settings: Options that all methods share; `teacher_labels` is not used.
         trial_rate: η_s of the trial step; None: the student's own at the time.
-        derivative: how the student is differentiated along v: `"exact"` or `"finite-difference"`.
-        radius: of `"finite-difference"`.
+        derivative: The way in which the student is differentiated along v: `"exact"` or `"finite-difference"`.
+        radius: The length of the step of `"finite-difference"`, in the space of the parameters.
     """
 
     needs_feedback = True
@@ -40,14 +40,14 @@ class MetaDistill(OnlineDistiller):
         self.trial_rate, self.derivative, self.radius = trial_rate, derivative, radius
 
     def teacher_gradient(self, batch: Batch, feedback: Batch | None) -> tuple[Tensors, dict[str, float]]:
-        """−η_s (1 − λ) ∇_t ⟨g(t), v⟩, v the quiz gradient after the trial step."""
+        """Computes −η_s (1 − λ) ∇_t ⟨g(t), v⟩, v the quiz gradient after the trial step, and numbers to log."""
         assert feedback is not None
         rate = self.student.rate if self.trial_rate is None else self.trial_rate
         taught = self.teacher.outputs(batch.inputs, training=False)
         gradient, loss = self.student_gradient(batch, training=False, taught=taught.detached)
         tried = {name: p - rate * gradient[name] for name, p in self.student.parameters.items()}
         v = self.student.held_out_gradient(feedback, tried)
-        here, along = logits_along(self.student, batch.inputs, v, self.derivative, self.radius)
-        found = influence_gradient(self.teacher, taught.logits, self.loss_of_logits, here, along)
+        logits, derivative = logits_along(self.student, batch.inputs, v, self.derivative, self.radius)
+        of_term = influence_gradient(self.teacher, taught.logits, self.loss_of_logits, logits, derivative)
         factor = -rate * (1 - self.settings.student_labels)
-        return {name: factor * g for name, g in found.items()}, {"trial_loss": loss}
+        return {name: factor * g for name, g in of_term.items()}, {"trial_loss": loss}

@@ -16,11 +16,11 @@ class PESFKD(OnlineDistiller):
 
     Args:
         teacher: a fine-tuned network; all its parameters stay as they are.
-        student: see `Distiller`.
-        settings: see `Distiller`.
-        classes: of the task.
+        student: The network that is taught, changed in place.
+        settings: Options that all methods share.
+        classes: The number of classes of the task.
         features: size of the teacher's last hidden layer, which the adapter reads beside the logits; 0: it does not.
-        width: of the adapter.
+        width: The number of hidden units of the adapter.
     """
 
     def __init__(
@@ -32,8 +32,12 @@ class PESFKD(OnlineDistiller):
         features: int = 0,
         width: int = 64,
     ) -> None:
-        own = next(teacher.parameters())
-        super().__init__(Adapted(teacher, classes, features, width).to(own.device, own.dtype), student, settings)
+        first_parameter = next(teacher.parameters())
+        super().__init__(
+            Adapted(teacher, classes, features, width).to(first_parameter.device, first_parameter.dtype),
+            student,
+            settings,
+        )
 
 
 class Adapted(nn.Module):
@@ -43,10 +47,10 @@ class Adapted(nn.Module):
     Where the paper puts adapters into the teacher's layers, this one needs no knowledge of them.
 
     Args:
-        network: what is adapted.
-        classes: how many logits it has.
+        network: The network that is adapted; its parameters are frozen.
+        classes: The number of its logits.
         features: size of h; 0: the adapter reads z alone.
-        width: of the adapter.
+        width: The number of hidden units of the adapter.
     """
 
     def __init__(self, network: nn.Module, classes: int, features: int, width: int) -> None:
@@ -57,9 +61,9 @@ class Adapted(nn.Module):
         nn.init.zeros_(self.up.bias)
 
     def forward(self, inputs: Any) -> Outputs:
-        """The adapted outputs."""
-        found = outputs_of(self.network, inputs)
+        """Returns the network's outputs with adapted logits, and its hidden vectors as they are."""
+        outputs = outputs_of(self.network, inputs)
         # A class whose logit is −∞ (a padded vocabulary) stays so; the adapter reads 0 of it.
-        logits = found.logits.masked_fill(found.logits == -torch.inf, 0.0)
-        seen = torch.cat([logits, found.hidden[-1]], -1) if self.features else logits
-        return Outputs(found.logits + self.up(nn.functional.gelu(self.down(seen))), found.hidden)
+        logits = outputs.logits.masked_fill(outputs.logits == -torch.inf, 0.0)
+        adapter_inputs = torch.cat([logits, outputs.hidden[-1]], -1) if self.features else logits
+        return Outputs(outputs.logits + self.up(nn.functional.gelu(self.down(adapter_inputs))), outputs.hidden)

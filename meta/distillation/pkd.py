@@ -1,4 +1,4 @@
-"""Patient knowledge distillation: Sun et al. 2019."""
+"""Patient knowledge distillation (PKD): Sun et al. 2019."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class PKD(KD):
     """KD + β Σ_j ‖h^S_j/‖h^S_j‖ − h^T_I(j)/‖h^T_I(j)‖‖² over all layers j of the student but its last.
 
     Args:
-        teacher: shows its hidden layers (`Outputs.hidden`).
-        student: the same; of no more layers, and as wide.
-        settings: see `Distiller`.
+        teacher: A fine-tuned network that shows its hidden layers (`Outputs.hidden`).
+        student: A network that shows its hidden layers, too: no more of them, and as wide. It is changed in place.
+        settings: Options that all methods share.
         beta: β (the paper's grid: 10 to 1,000).
         layers: which of the teacher's are copied: `"skip"`, evenly spaced ones, or `"last"`.
     """
@@ -38,22 +38,22 @@ class PKD(KD):
         self.beta, self.layers = beta, layers
 
     def distillation_loss(self, outputs: Outputs, taught: Outputs) -> torch.Tensor:
-        """See the class.
+        """Computes KD's loss and the distances between hidden layers; the class has the formula.
 
         Raises:
             ValueError: a network shows no hidden layers, or layers that do not fit.
         """
-        mine, theirs = outputs.hidden, taught.hidden
-        if not 2 <= len(mine) <= len(theirs) or mine[0].shape != theirs[0].shape:
+        of_student, of_teacher = outputs.hidden, taught.hidden
+        if not 2 <= len(of_student) <= len(of_teacher) or of_student[0].shape != of_teacher[0].shape:
             raise ValueError(
-                f"PKD copies hidden layers: found {len(mine)} of the student, of shape "
-                f"{tuple(mine[0].shape) if mine else None}, and {len(theirs)} of the teacher, of shape "
-                f"{tuple(theirs[0].shape) if theirs else None}; expected at least two of the student, no more than the "
-                "teacher's, and of one shape"
+                f"PKD copies hidden layers: found {len(of_student)} of the student, of shape "
+                f"{tuple(of_student[0].shape) if of_student else None}, and {len(of_teacher)} of the teacher, of shape "
+                f"{tuple(of_teacher[0].shape) if of_teacher else None}; expected at least two of the "
+                "student, no more than the teacher's, and of one shape"
             )
-        copied = len(mine) - 1
+        count = len(of_student) - 1
         if self.layers == "skip":
-            chosen = [theirs[round((j + 1) * len(theirs) / len(mine)) - 1] for j in range(copied)]
+            chosen = [of_teacher[round((j + 1) * len(of_teacher) / len(of_student)) - 1] for j in range(count)]
         else:
-            chosen = list(theirs[len(theirs) - 1 - copied : len(theirs) - 1])
-        return super().distillation_loss(outputs, taught) + self.beta * patience(chosen, mine[:copied]).mean()
+            chosen = list(of_teacher[len(of_teacher) - 1 - count : len(of_teacher) - 1])
+        return super().distillation_loss(outputs, taught) + self.beta * patience(chosen, of_student[:count]).mean()

@@ -23,10 +23,10 @@ class ProKT(OnlineDistiller):
 
     Args:
         teacher: a pre-trained network; it need not be fine-tuned.
-        student: see `Distiller`.
-        settings: see `Distiller`.
-        loss: what the student takes from the teacher: `"kl"`; or, as in an ablation of Ren et al. 2023, `"dist"` or
-            `"mse"` (of logits).
+        student: The network that is taught, changed in place.
+        settings: Options that all methods share.
+        loss: The loss between the student and the teacher: `"kl"`; or, as in an ablation of Ren et al. 2023, `"dist"`
+            or `"mse"` (of logits).
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Route-constrained optimisation: Jin et al. 2019."""
+"""Route-constrained optimisation (RCO): Jin et al. 2019."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class RCO(KD):
 
     Args:
         teacher: a network into which the checkpoints are loaded.
-        student: see `Distiller`.
-        settings: see `Distiller`.
+        student: The network that is taught, changed in place.
+        settings: Options that all methods share.
         route: `state_dict`s of the teacher, earliest first.
 
     Raises:
@@ -42,7 +42,7 @@ class RCO(KD):
         self.route, self._loaded = route, -1
 
     def teach(self, batch: Batch, feedback: Batch | None) -> dict[str, float]:
-        """Loads the checkpoint whose turn it is."""
+        """Loads the checkpoint whose turn it is into the teacher; logs its number, from 0."""
         turn = min(self.student.steps * len(self.route) // self.settings.steps, len(self.route) - 1)
         if turn != self._loaded:
             self.teacher.network.load_state_dict(dict(self.route[turn]))

@@ -1,4 +1,4 @@
-"""Spherical knowledge distillation: Guo et al. 2020."""
+"""Spherical knowledge distillation (SKD): Guo et al. 2020."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ class SKD(Distiller):
     """λ CE(y, S) + (1 − λ) KL between normalised logits, under a fixed, fine-tuned teacher; see `losses.spherical`."""
 
     def distillation_loss(self, outputs: Outputs, taught: Outputs) -> torch.Tensor:
-        """Averaged over the batch."""
+        """Computes `losses.spherical`, averaged over the batch."""
         return spherical(taught.logits, outputs.logits, self.settings.temperature).mean()

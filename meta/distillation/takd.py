@@ -1,4 +1,4 @@
-"""Distillation through teacher assistants: Mirzadeh et al. 2020."""
+"""Distillation through teacher assistants (TAKD): Mirzadeh et al. 2020."""
 
 from __future__ import annotations
 

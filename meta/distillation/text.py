@@ -34,7 +34,7 @@ def _transformers() -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without transformers' report of weights that a checkpoint has and a shorter network does not."""
+    """Silences transformers' report of weights that a checkpoint has and a shorter network does not."""
     logging = _transformers().utils.logging
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
@@ -81,14 +81,14 @@ class TextClassifier(nn.Module):
 
     Args:
         checkpoint: a folder, or a name on the hub, of an encoder that `transformers.AutoModel` loads.
-        classes: of the task.
-        layers: keep the encoder's first so many; None: all.
+        classes: The number of classes of the task.
+        layers: The number of the encoder's first layers that are kept; None: all.
         zero_classifier: begin with a classifier of zeros, as ProKT and LGTM do; else it is drawn.
         pooling: `"cls"`, the state of the first token, as the papers do with BERT; or `"mean"` of those of all tokens,
             which sentence encoders are pre-trained with.
 
     Attributes:
-        layers: how many it has.
+        layers: The number of layers that the encoder has.
 
     Raises:
         ImportError: transformers is not installed.
@@ -128,13 +128,13 @@ class TextClassifier(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, inputs: dict[str, torch.Tensor]) -> Outputs:
-        """The outputs of a tokenised batch."""
+        """Computes the outputs for a tokenised batch."""
         states = self.encoder(**inputs, output_hidden_states=True).hidden_states[1:]
         hidden = tuple(self._pooled(state, inputs["attention_mask"]) for state in states)
         return Outputs(self.head(self.dropout(hidden[-1])), hidden)
 
     def _pooled(self, state: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """(B, tokens, d) to (B, d); `mask` is 0 at padding."""
+        """Takes the states of tokens, (B, tokens, d), to one for each text, (B, d); `mask` is 0 at padding."""
         if self.pooling == "cls":
             return state[:, 0]
         weights = mask.to(state.dtype)[..., None]
@@ -145,7 +145,7 @@ class Tokenizer:
     """Turns texts into batches for `TextClassifier`.
 
     Args:
-        checkpoint: see `TextClassifier`; teacher and student must share the vocabulary.
+        checkpoint: A folder, or a name on the hub, with a tokenizer; teacher and student must share the vocabulary.
         max_length: tokens to which texts are cut and padded.
 
     Raises:
@@ -158,18 +158,18 @@ class Tokenizer:
         transformers, path = _transformers(), os.fspath(checkpoint)
         with _naming_what_is_damaged(path):
             self._tokenizer = transformers.AutoTokenizer.from_pretrained(path)
-            known = transformers.AutoConfig.from_pretrained(path).vocab_size  # of words' vectors
-        if len(self._tokenizer) > known:
+            vocabulary_size = transformers.AutoConfig.from_pretrained(path).vocab_size  # of words' vectors
+        if len(self._tokenizer) > vocabulary_size:
             raise ValueError(
-                f"the tokenizer in {path} has {len(self._tokenizer)} tokens and its network knows {known}; copy files "
-                "that belong together there"
+                f"the tokenizer in {path} has {len(self._tokenizer)} tokens and its network knows {vocabulary_size}; "
+                "copy files that belong together there"
             )
         self.max_length = max_length
 
     def __call__(self, texts: Texts) -> Batch:
-        """All of them as one batch, (n, max_length) tokens each; `at` takes minibatches from it."""
+        """Turns all texts into one batch of (n, max_length) tokens; `Batch.at` takes minibatches from it."""
         pairs = (texts.first,) if texts.second is None else (texts.first, texts.second)
-        found = self._tokenizer(
+        tokens = self._tokenizer(
             *pairs, truncation=True, max_length=self.max_length, padding="max_length", return_tensors="pt"
         )
-        return Batch(dict(found), torch.as_tensor(texts.labels))
+        return Batch(dict(tokens), torch.as_tensor(texts.labels))

@@ -67,7 +67,7 @@ class _Game:
         lives: The number of lives left.
         over: True if the game is over or truncated.
         total: The game's return so far, hidden moves included.
-        finished: the return of the game that was over when the present episode began, if one was.
+        finished: The return of the game that was over when the present episode began, if one was.
     """
 
     def __init__(self, rom: str, screen: tuple[int, int], lives: bool, max_frames: int, **options: Any) -> None:

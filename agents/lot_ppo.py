@@ -169,17 +169,19 @@ class LoTPPO(PlainModel, PPO):
     Args:
         policy: The policy class or its alias, as for SB3's PPO.
         env: The environment to learn in, as for SB3's PPO.
-        alpha: α; the released code has 0.5, or 0.1 for some games.
-        student_steps: N; 0: students stay as they are: give them the weights of a trained policy
+        alpha: α ≥ 0, the weight of the students' distances in PPO's loss; the released code has 0.5, or 0.1 for some
+            games.
+        student_steps: N, the number of steps of each student for each of the policy's; 0: students stay as they are:
+            give them the weights of a trained policy
             (`model.students[0].load_state_dict(trained.policy.state_dict())`).
         temperature: τ.
-        students: K; each weighs 1/K.
-        student_policy: policy class or alias of the students; None: the policy's own.
+        students: The number K of students; each weighs 1/K.
+        student_policy: The policy class of the students, or its alias; None: the policy's own.
         student_policy_kwargs: Options of the students' policy class; None: the policy's own.
         student_weight_decay: The weight decay of the students' Adam, whose learning rate is PPO's.
         replay: The number of last rollouts from which the students' own steps draw.
         warm_up: PPO updates (rollouts) at the beginning in which α is 0; 1 in the released code.
-        labels: whether students also learn from the policy's rewards: PPO's clipped loss of its minibatches, with its
+        labels: Whether students also learn from the policy's rewards: PPO's clipped loss of its minibatches, with its
             entropy bonus and its clipping of gradients, + α · their KL. Neither paper nor code has it.
         **kwargs: Further options of SB3's PPO.
 

@@ -51,7 +51,7 @@ class GaussianActor(SB3GaussianActor):
     Args:
         network: The function that makes the network of the mean; noise then depends on the features themselves. None:
             SB3's own network.
-        initial_noise: standard deviation of the noise at the start; with gSDE that in a state whose features have a
+        initial_noise: The standard deviation of the noise at the start; with gSDE that in a state whose features have a
             mean square of 1. None: SB3's start.
         **kwargs: Options of SB3's actor.
     """

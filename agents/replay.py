@@ -61,12 +61,13 @@ class ReplayTeacher(Resumable, OffPolicyAlgorithm):
 
     Args:
         policy: `"AttentionPolicy"` (L2T-DLF's actor), `"MlpPolicy"`, or a policy class; SB3's other names, too.
-        env: a `TeachEnv` (or its id), a `TeachVectorEnv`, or an SB3 `VecEnv` of them; or any other with Box actions.
+        env: A `TeachEnv` (or its id), a `TeachVectorEnv`, or an SB3 `VecEnv` of them; or any other with Box actions.
         learning_rate: The step size of Adam on actor and critic; None: 1e-3.
-        noise: standard deviation of the exploration at the start; None: 0.1.
-        reward_scale: factor on the rewards that the critic learns from; None: 100, or 1 where SB3's `VecNormalize`
+        noise: The standard deviation of the exploration at the start; None: 0.1.
+        reward_scale: The factor on the rewards that the critic learns from; None: 100, or 1 where SB3's `VecNormalize`
             brings them to size.
-        action_penalty: c ≥ 0; c · mean(a²) is subtracted from each (scaled) reward that the critic learns from.
+        action_penalty: The factor c ≥ 0: c · mean(a²) is subtracted from each scaled reward that the critic learns
+            from.
         uniform_start: True: the first `learning_starts` actions are uniformly random, as SB3's are. None: only where
             the environment trains no students.
         **kwargs: Further options of SB3's algorithm; where they are not given, and students are trained, `gamma` is 1,
@@ -246,7 +247,7 @@ class NoisyTeacher(ReplayTeacher):
         policy: `"AttentionPolicy"`, `"MlpPolicy"`, `"SamplePolicy"`, another name of SB3's, or a policy class.
         env: The environment to learn in; `ReplayTeacher` says which ones.
         learning_rate: The step size of Adam on actor and critic; None: 1e-3.
-        noise: standard deviation of the Gaussian noise in each coordinate; ignored if `action_noise` is given. None:
+        noise: Standard deviation of the Gaussian noise in each coordinate; ignored if `action_noise` is given. None:
             0.1; in an environment that does not train students SB3's default, no noise.
         action_noise: SB3's noise, in place of the Gaussian.
         **kwargs: Further options of `ReplayTeacher`.

@@ -80,7 +80,7 @@ def finite_difference(policy: str = "AttentionPolicy", *, tuned_as: str | None =
 
     Args:
         policy: The name of the teacher's policy.
-        tuned_as: the method whose tuning it shares; None: it has its own.
+        tuned_as: The method whose tuning it shares; None: it has its own.
         **options: Options of the teacher, of the loss family or of the environment; a list is a grid.
     """
     return learning(FiniteDifference, {"learning_rate": 1e-2, **options}, policy, tuned_as=tuned_as)

@@ -45,9 +45,9 @@ class DistillationSettings:
         teacher_rate: AdamW's learning rate of the teacher, for methods whose teacher learns.
         weight_decay: AdamW's weight decay, of student and teacher.
         temperature: τ, which divides logits; there is no factor τ².
-        student_labels: weight λ of the labels' cross-entropy in the student's loss, the rest is the teacher's. The
+        student_labels: Weight λ of the labels' cross-entropy in the student's loss, the rest is the teacher's. The
             paper's eq. 1 has α = 0.6, its code 0: students see no label.
-        teacher_labels: weight α of the labels' cross-entropy in the loss of a teacher that learns.
+        teacher_labels: Weight α of the labels' cross-entropy in the loss of a teacher that learns.
     """
 
     steps: int
@@ -76,8 +76,8 @@ class Distiller:
     """Trains a student on a teacher's outputs. Methods say what the student's loss is, and how the teacher learns.
 
     Args:
-        teacher: a network; changed in place by methods whose teacher learns.
-        student: a network, changed in place.
+        teacher: A network; changed in place by methods whose teacher learns.
+        student: A network, changed in place.
         settings: Options that all methods share.
     """
 

@@ -37,7 +37,7 @@ class Learner:
     """A network, changed in place by its optimiser's steps, and tried out where it would be after one.
 
     Args:
-        network: called with a batch's inputs; returns logits, or `Outputs`.
+        network: A module that takes a batch's inputs to logits, or to `Outputs`.
         optimizer: The optimiser, pure functions: a step can be tried without copying an optimiser.
         rate: The base learning rate.
         schedule: The factor on the learning rate, by step.

@@ -31,7 +31,7 @@ class LGTM(ProKT):
     """ProKT whose teacher follows distillation influence as well.
 
     Args:
-        teacher: a pre-trained network; it need not be fine-tuned.
+        teacher: A pre-trained network; it need not be fine-tuned.
         student: The network that is taught, changed in place.
         settings: Options that all methods share.
         mode: The term that is added to the gradient of ProKT's teacher, times `influence_rate`.
@@ -40,7 +40,7 @@ class LGTM(ProKT):
             `"meta"`: −(1 − λ) ∇_t ⟨g(t), v⟩, mean influence (eq. 10, with the sign that helps): with the student's
             learning rate as the factor exactly the gradient of its held-out loss after a plain step.
             `"reweight"`: +∇_t (1/B) Σ_i w_i CE(T_i, S_i), w_i = I_i constants, negative ones too (eq. 9).
-        influence_rate: the factor: a number, or `"teacher"` or `"student"` for the learning rate of theirs at the time.
+        influence_rate: The factor: a number, or `"teacher"` or `"student"` for the learning rate of theirs at the time.
             None: the released code's `"teacher"` in its mode, `"student"` in `"meta"`, 1 in `"reweight"` (eq. 11). 0
             makes it ProKT, bitwise.
         loss: The loss between student and teacher, `"kl"`, `"dist"` or `"mse"`, as in `ProKT`; `"released"` and

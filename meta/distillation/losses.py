@@ -32,7 +32,7 @@ def soft_cross_entropy(taught: torch.Tensor, logits: torch.Tensor, temperature: 
     Args:
         taught: The logits whose distribution is the target, (B, classes).
         logits: The logits that are trained, (B, classes).
-        temperature: τ.
+        temperature: τ > 0, which divides logits.
     """
     return -expectation(F.softmax(taught / temperature, -1), F.log_softmax(logits / temperature, -1))
 
@@ -47,7 +47,7 @@ def spherical(taught: torch.Tensor, logits: torch.Tensor, temperature: float = 1
     Args:
         taught: The teacher's logits, (B, classes).
         logits: The student's logits, (B, classes).
-        temperature: τ.
+        temperature: τ > 0, which divides logits.
     """
     absent = [z == -torch.inf for z in (taught, logits)]
     centred = [_centred(z.masked_fill(none, 0.0), ~none) for z, none in zip((taught, logits), absent, strict=True)]
@@ -89,7 +89,7 @@ def relational(
     Args:
         taught: The teacher's logits, (B, classes).
         logits: The student's logits, (B, classes).
-        temperature: τ.
+        temperature: τ > 0, which divides logits.
 
     Returns:
         (over the classes of each sample, averaged over samples; over the samples of each class, averaged over classes).

@@ -17,7 +17,7 @@ class MetaDistill(OnlineDistiller):
     not depend on the teacher: they take part in the trial step, not in its derivative.
 
     Args:
-        teacher: a fine-tuned network.
+        teacher: A fine-tuned network.
         student: The network that is taught, changed in place.
         settings: Options that all methods share; `teacher_labels` is not used.
         trial_rate: η_s of the trial step; None: the student's own at the time.

@@ -15,11 +15,12 @@ class PESFKD(OnlineDistiller):
     """A fine-tuned teacher of which only an adapter learns: α CE(y, T) + (1 − α) KL(S ‖ T); then KD.
 
     Args:
-        teacher: a fine-tuned network; all its parameters stay as they are.
+        teacher: A fine-tuned network; all its parameters stay as they are.
         student: The network that is taught, changed in place.
         settings: Options that all methods share.
         classes: The number of classes of the task.
-        features: size of the teacher's last hidden layer, which the adapter reads beside the logits; 0: it does not.
+        features: The size of the teacher's last hidden layer, which the adapter reads beside the logits; 0: it does
+            not.
         width: The number of hidden units of the adapter.
     """
 
@@ -49,7 +50,7 @@ class Adapted(nn.Module):
     Args:
         network: The network that is adapted; its parameters are frozen.
         classes: The number of its logits.
-        features: size of h; 0: the adapter reads z alone.
+        features: The size of h; 0: the adapter reads z alone.
         width: The number of hidden units of the adapter.
     """
 

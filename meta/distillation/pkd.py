@@ -21,7 +21,7 @@ class PKD(KD):
         student: A network that shows its hidden layers, too: no more of them, and as wide. It is changed in place.
         settings: Options that all methods share.
         beta: β (the paper's grid: 10 to 1,000).
-        layers: which of the teacher's are copied: `"skip"`, evenly spaced ones, or `"last"`.
+        layers: Which of the teacher's are copied: `"skip"`, evenly spaced ones, or `"last"`.
     """
 
     def __init__(

@@ -22,7 +22,7 @@ class ProKT(OnlineDistiller):
     It is LGTM without influence.
 
     Args:
-        teacher: a pre-trained network; it need not be fine-tuned.
+        teacher: A pre-trained network; it need not be fine-tuned.
         student: The network that is taught, changed in place.
         settings: Options that all methods share.
         loss: The loss between the student and the teacher: `"kl"`; or, as in an ablation of Ren et al. 2023, `"dist"`

@@ -80,10 +80,10 @@ class TextClassifier(nn.Module):
     Called with what `Tokenizer` makes; returns `Outputs` with the pooled state after each layer as hidden vectors.
 
     Args:
-        checkpoint: a folder, or a name on the hub, of an encoder that `transformers.AutoModel` loads.
+        checkpoint: A folder, or a name on the hub, of an encoder that `transformers.AutoModel` loads.
         classes: The number of classes of the task.
         layers: The number of the encoder's first layers that are kept; None: all.
-        zero_classifier: begin with a classifier of zeros, as ProKT and LGTM do; else it is drawn.
+        zero_classifier: True: the classifier begins with zeros, as in ProKT and LGTM. False: it is drawn.
         pooling: `"cls"`, the state of the first token, as the papers do with BERT; or `"mean"` of those of all tokens,
             which sentence encoders are pre-trained with.
 
@@ -146,7 +146,7 @@ class Tokenizer:
 
     Args:
         checkpoint: A folder, or a name on the hub, with a tokenizer; teacher and student must share the vocabulary.
-        max_length: tokens to which texts are cut and padded.
+        max_length: The number of tokens to which texts are cut and padded.
 
     Raises:
         ImportError: transformers is not installed.

@@ -74,10 +74,10 @@ class _Tape:
         """Keeps what is needed of one environment step.
 
         Args:
-            before: students before the step.
+            before: The students before the step.
             action: The students' actions, as they reached the environment, (n,) or (B, n).
-            after: students after it.
-            slope: derivative of these actions with respect to those that were taken, of their shape; None: 1.
+            after: The students after the step.
+            slope: The derivative of these actions with respect to those that the teacher took, of their shape; None: 1.
             began: True if an episode of one of them began anew at the end of the step: the next state must be kept.
         """
         if self.window and self.every == self.per_action == 1 and self.method != "forward":
@@ -93,8 +93,8 @@ class _Tape:
         """Goes on where some students were put anew between two steps.
 
         Args:
-            before: all students, as they were.
-            after: all students, as they are.
+            before: All students, as they were.
+            after: All students, as they are.
         """
         if before is self.expected:
             self.fresh, self.expected = True, after
@@ -159,7 +159,7 @@ class ActionGradient(_Differentiating, TeachWrapper):
     """Adds `info["action_gradient"]` to the step that ends an episode: d(return)/d(actions), (actions taken, n).
 
     Row t is the derivative of the episode's return J(ω_T) − J(ω_0) with respect to the action that this wrapper is
-    given at step t, the other actions held. An episode whose student diverged gets zeros: its return is a penalty,
+    given at step t, the other actions constant. An episode whose student diverged gets zeros: its return is a penalty,
     which does not depend on the actions.
 
     Wrappers in between: `RescaleAction` and `ClipAction` are differentiated too (of the latter, exactly 0 where it
@@ -168,9 +168,9 @@ class ActionGradient(_Differentiating, TeachWrapper):
     wrapped environment's; where `ClipAction` has taken its bounds away, those within which it does not clip.
 
     Args:
-        env: a `TeachEnv`, possibly wrapped.
+        env: A `TeachEnv`, possibly wrapped.
         method: `"rmd"` (exact), `"finite-difference"`, `"truncated"` or `"forward"`; see `meta.hypergradient`.
-        memory: which students are kept on the way: `"states"`, one before each action (references to values: no copy,
+        memory: Which students are kept on the way: `"states"`, one before each action (references to values: no copy,
             no graph); `"sqrt"` or an integer, so many, and the steps between are taken again, bitwise.
         last: How many student steps at the end are differentiated, for `"truncated"` and `"finite-difference"`; None:
             all of them.
@@ -242,7 +242,7 @@ class VectorActionGradient(_Differentiating, _VectorWrapper):
     steps that end an episode. Rows outside the mask are zeros, as are those of diverged students.
 
     Args:
-        env: a `TeachVectorEnv`, possibly wrapped; see `ActionGradient`.
+        env: A `TeachVectorEnv`, possibly in wrappers that `ActionGradient` allows.
         method: `"rmd"`, `"finite-difference"`, `"truncated"` or `"forward"`, as in `ActionGradient`.
         memory: Which students are kept on the way, as in `ActionGradient`.
         last: How many student steps at the end are differentiated; None: all of them.

@@ -26,7 +26,7 @@ class Descent(GradientProcess):
     Args:
         loss: (parameters, action, t) to a scalar, t the state's step; a function of its arguments alone, twice
             differentiable by autograd.
-        objective: final parameters to J, a scalar.
+        objective: The final parameters to J, a scalar.
         optimizer: An optimiser of `teachenv.optimizers`; None: plain SGD.
         learning_rate: η, or a function of t.
     """

@@ -97,11 +97,11 @@ class GradientProcess(Process):
     """A process whose step is an `Update`; see the module. The state knows its step, so that t is not read.
 
     Args:
-        update: the step and its gradient.
-        objective: the final state to J.
-        statistics: names of the buffers that J can depend on.
-        stops_gradients: whether the step's own gradient leaves out a dependence that the step has.
-        replays_exactly: whether it is known that a step taken again gives the same.
+        update: The step and its gradient.
+        objective: The final state to J.
+        statistics: Names of the buffers that J can depend on.
+        stops_gradients: Whether the step's own gradient leaves out a dependence that the step has.
+        replays_exactly: Whether it is known that a step taken again gives the same.
     """
 
     hessian_vector_products = 1

@@ -1,7 +1,7 @@
 """Hypergradients: the derivative of a process's final objective with respect to every action taken on the way.
 
-For x_{t+1} = step(x_t, a_t, t) and J = objective(x_T), dJ/da_t with the other actions held. The module `process` beside
-this one says what is differentiated and derives one step back; this module follows the steps.
+For x_{t+1} = step(x_t, a_t, t) and J = objective(x_T), dJ/da_t with the other actions held constant. The
+module `process` beside this one says what is differentiated and derives one step back; this module follows the steps.
 
 Methods:
     `"rmd"`: reverse-mode differentiation, exact. The cotangent dx_t = dJ/dx_t is carried backwards from ∂J/∂x_T; one
@@ -65,7 +65,7 @@ def hypergradient(
     steps_per_action: int = 1,
     states: Mapping[int, Any] | None = None,
 ) -> Hypergradient:
-    """Differentiates J with respect to the actions, each with the others held, and to the initial state.
+    """Differentiates J with respect to the actions, each with the others constant, and to the initial state.
 
     Args:
         process: `meta.Training` of an environment, `meta.Descent` on a loss, or anything with your own
@@ -76,10 +76,10 @@ def hypergradient(
         memory: What is kept between forward and backward pass: `"auto"`, `"all"`, `"states"`, `"sqrt"` or a number of
             checkpoints; the module says what each costs.
         byte_budget: How many bytes states and graphs may take with `memory="auto"`; None: that takes `"states"`.
-        last: how many steps at the end are differentiated; for `"truncated"`, and for `"finite-difference"` if
+        last: How many steps at the end are differentiated; for `"truncated"`, and for `"finite-difference"` if
             wanted.
         steps_per_action: How many steps are taken under each action.
-        states: states that are known already, by step: the final one at least, `{T: x_T, …}`. They are not computed
+        states: States that are known already, by step: the final one at least, `{T: x_T, …}`. They are not computed
             again, and those between serve as checkpoints; `memory` then has nothing to decide.
 
     Raises:

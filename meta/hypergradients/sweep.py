@@ -37,15 +37,15 @@ class Hypergradient:
         initial: dJ/dx_0: for an arbitrary step a structure like the state's, else a `meta.Cotangent`; None if the
             method does not give it (`"truncated"`, `"forward"`).
         objective: J.
-        memory: the memory policy that was followed.
-        gradient_evaluations: gradients of minibatch losses that were computed, a student.
-        hessian_vector_products: double backward passes, a student.
-        predicted_bytes: what the policy was expected to hold at its peak, besides the initial state; None where nothing
+        memory: The memory policy that was followed.
+        gradient_evaluations: The number of gradients of minibatch losses that were computed for each student.
+        hessian_vector_products: The number of double backward passes for each student.
+        predicted_bytes: What the policy was expected to hold at its peak, besides the initial state; None where nothing
             was predicted (`"forward"`, or the states were given). Students of a batch that gain nothing from being
             taken together (path `"loop"`) are differentiated one by one, and this is of one of them.
         measured_bytes: The bytes at the peak, measured on the tensors in memory: states, and graphs, of `"all"` those
             of every 16th step, the others taken to be like them.
-        nonfinite_step: the last step whose gradient is not finite, where it arose; None if all are finite.
+        nonfinite_step: The last step whose gradient is not finite, where it arose; None if all are finite.
     """
 
     actions: torch.Tensor

@@ -69,12 +69,12 @@ def influence(
         meta.influence(student, losses, batch, v)
 
     Args:
-        model: any module; it is not changed.
-        losses: called as `losses(model, batch)`, the model with the parameters that the method needs.
-        batch: tensors in any nesting of dicts, lists and tuples, samples along the first dimension of each.
-        direction: v; see `held_out_gradient`.
+        model: Any module; it is not changed.
+        losses: Called as `losses(model, batch)`, the model with the parameters that the method needs.
+        batch: Tensors in any nesting of dicts, lists and tuples, samples along the first dimension of each.
+        direction: The gradient v of the held-out loss, a tensor for each parameter by name, from `held_out_gradient`.
         method: `"exact"`, `"finite-difference"` or `"per-sample"`; the module says what each computes and costs.
-        radius: r, the length of the step of `"finite-difference"`, in the space of the parameters.
+        radius: The length r of the step of `"finite-difference"`, in the space of the parameters.
 
     Raises:
         ValueError: an unknown method; an empty direction, or one of other names or shapes than the model's; losses that
@@ -106,12 +106,12 @@ def directional_derivative(
     """How a function of a model changes as its parameters move along v: `influence` for any tensor, such as outputs.
 
     Args:
-        model: any module; it is not changed.
-        function: called as `function(model, batch)`.
+        model: Any module; it is not changed.
+        function: Called as `function(model, batch)`.
         batch: The second argument that the function is called with.
-        direction: v, a tensor for each parameter that moves, by name.
+        direction: The direction v, a tensor for each parameter that moves, by name.
         method: `"exact"` or `"finite-difference"`; the module says what each computes and costs.
-        radius: r, the length of the step of `"finite-difference"`, in the space of the parameters.
+        radius: The length r of the step of `"finite-difference"`, in the space of the parameters.
 
     Returns:
         A tensor in the shape of the function's value, detached.
@@ -163,7 +163,7 @@ def held_out_gradient(
     """The gradient v = ∇L(ω') of the mean loss on held-out data, by name of parameter; detached.
 
     Args:
-        model: any module; it is not changed, nor are its `.grad`s. Parameters that do not require a gradient have none.
+        model: Any module; it is not changed, nor are its `.grad`s. Parameters that do not require a gradient have none.
         losses: (model, batch) to one loss for each sample, (B,), as in `influence`.
         batch: The held-out samples, in the form that `losses` takes.
         parameters: ω' by name, such as those after a virtual step; those left out are the model's own.

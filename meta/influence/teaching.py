@@ -29,7 +29,7 @@ class InfluenceTeaching(TeachWrapper):
     they are.
 
     Args:
-        env: a `TeachEnv` with `loss="distillation"` and one student step an action.
+        env: A `TeachEnv` with `loss="distillation"` and one student step an action.
 
     Raises:
         TypeError: the environment is no `TeachEnv`.
@@ -115,7 +115,7 @@ class InfluenceTeacher(FixedTeacher):
 
     Args:
         policy: `"InfluencePolicy"`.
-        env: an `InfluenceTeaching` environment, or what one can be put around.
+        env: An `InfluenceTeaching` environment, or what one can be put around.
         **kwargs: Further options of `EpisodicTeacher`.
     """
 

@@ -50,7 +50,7 @@ def write_model(
 
     Args:
         model: The model whose class is written.
-        file: a path (without a suffix it gets `.zip`), or a file open for writing.
+        file: A path (without a suffix it gets `.zip`), or a file open for writing.
         attributes: Attributes of the model by name.
         parameters: State dictionaries of its networks and optimisers by name; None: as they are in the model.
         variables: Single tensors by name; None: as they are in the model.
@@ -221,10 +221,10 @@ class PlainModel(BaseAlgorithm):
             path: The path of the file, or a file open for reading.
             env: The environment to learn in; None: the model can only predict until `set_env`.
             device: The device of the networks.
-            custom_objects: attributes by name in the place of the file's, which are not read.
+            custom_objects: Attributes by name in the place of the file's, which are not read.
             print_system_info: Prints the versions of this machine's packages.
             force_reset: Resets the environment before the next `learn`, as SB3 does.
-            trust: read pickled objects, too, such as a function for the learning rate; they can run any code.
+            trust: True: pickled objects are read, too, such as a function for the learning rate; they can run any code.
             **kwargs: Attributes that the model shall have instead of the file's, as in SB3.
 
         Raises:

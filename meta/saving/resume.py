@@ -47,12 +47,12 @@ class Mark:
     """What training moves, at a moment when all of it agrees.
 
     Attributes:
-        environments: snapshots, one for each that `VecEnv.env_method` reaches.
+        environments: Snapshots of the environments, one for each that `VecEnv.env_method` reaches.
         wrappers: What SB3's and Gymnasium's wrappers around the environments remember, from `wrapper_states`.
         attributes: The model's attributes that are named in its `moved`.
-        networks: state dictionaries by name, and single tensors; None when training is not under way: the model's are
+        networks: State dictionaries by name, and single tensors; None when training is not under way: the model's are
             those of the mark.
-        generators: the global ones, from which SB3's replay buffers and action noise draw.
+        generators: The states of the global random generators, from which SB3's replay buffers and action noise draw.
     """
 
     environments: list[Any]
@@ -207,7 +207,7 @@ class Resumable(PlainModel):
         """Marks the present; at the start of `learn` that may be before the environment's first episode.
 
         Args:
-            last: training ends here, so that networks stay as they are from now on.
+            last: True: training ends here, so that networks stay as they are, and no copies are made of them.
         """
         assert self.env is not None
         if not self.env.has_attr("get_state"):

@@ -38,9 +38,9 @@ class EvolutionStrategies(LearningTeacher):
             a perturbation of its own.
         learning_rate: The step size of Adam on θ.
         sigma: σ, the standard deviation of the perturbations.
-        students_per_update: trainings for each update, rounded up to a multiple of twice those that the environment has
-            in parallel; None: twice as many as it has.
-        max_grad_norm: the norm to which the estimate is clipped; None: not clipped.
+        students_per_update: The number of trainings for each update, rounded up to a multiple of twice those that the
+            environment has in parallel; None: twice as many as it has.
+        max_grad_norm: The norm to which the estimate is clipped; None: not clipped.
         **kwargs: Further options of `EpisodicTeacher`.
 
     Raises:

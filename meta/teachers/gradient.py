@@ -38,8 +38,8 @@ class GradientTeacher(LearningTeacher):
             box.
         students_per_update: How many trainings are collected for each update; None: as many as the environment has in
             parallel.
-        max_grad_norm: the norm to which the gradient of θ is clipped; None: not clipped.
-        last: how many student steps at the end of each training are differentiated; a number, or a function of the
+        max_grad_norm: The norm to which the gradient of θ is clipped; None: not clipped.
+        last: How many student steps at the end of each training are differentiated; a number, or a function of the
             remaining progress (1 at the start of learning, 0 at the end). None: as the environment's wrapper says, by
             default all.
         **kwargs: Further options of `EpisodicTeacher`.

@@ -31,10 +31,10 @@ class Attention(nn.Module):
     the teacher starts near the neutral zero action, with keys that differ, without which V would have no gradient.
 
     Args:
-        states: coordinates of the observation.
-        actions: coordinates of the action.
+        states: The number of coordinates of the observation.
+        actions: The number of coordinates of the action.
         keys: The number N of learned actions.
-        initial_scale: standard deviation of W's entries.
+        initial_scale: The standard deviation of W's entries when they are drawn.
         static: The network gets ones in the place of the state, and takes the same action always (the ablation of what
             "dynamic" adds).
         squash: The network ends in tanh, which keeps the action in the box.
@@ -87,10 +87,10 @@ class PerSample(nn.Module):
     `TeachDistill-v0`; the perceptron sees a sample's own numbers and the coordinates before the blocks.
 
     Args:
-        states: coordinates of the observation.
-        actions: coordinates of the action: one for each sample.
+        states: The number of coordinates of the observation.
+        actions: The number of coordinates of the action: one for each sample.
         net_arch: The widths of the hidden layers.
-        features: numbers that are observed of each sample.
+        features: How many numbers are observed of each sample.
         initial_scale: The factor of the last layer's weights when they are drawn.
         squash: The network ends in tanh, which keeps the action in the box.
         activation_fn: The class of the activations between the layers.

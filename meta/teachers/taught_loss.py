@@ -39,7 +39,7 @@ class TaughtLoss(nn.Module):
 
     Args:
         actor: The teacher's network, from observation to action.
-        config: what `save` writes as JSON: `loss`, `loss_kwargs`, `outputs`, `actor` and `steps_per_action`, and for
+        config: What `save` writes as JSON: `loss`, `loss_kwargs`, `outputs`, `actor` and `steps_per_action`, and for
             the reader `task`, `dataset`, `student` and `learning_rate` of the training that it was taught in.
     """
 
@@ -129,7 +129,7 @@ class TaughtLoss(nn.Module):
         """Says how the training stands; the loss is the one that the teacher chooses there, until told otherwise.
 
         Args:
-            progress: student steps taken over all that will be, in [0, 1].
+            progress: The student steps taken, divided by all that will be taken, in [0, 1].
             train_accuracy: The accuracy on the minibatches since the last `tell`, each before its update, in [0, 1].
             dev_accuracy: The accuracy on dev, in [0, 1].
             dev_precision: The precision on dev for each class, C numbers in [0, 1].
@@ -166,9 +166,9 @@ class TaughtLoss(nn.Module):
         """Computes the loss of a minibatch, a scalar.
 
         Args:
-            outputs: logits, (batch, C).
-            targets: labels, (batch,).
-            features: inputs of the network's last linear layer; only for a mixture with large-margin softmax.
+            outputs: The network's logits, (batch, C).
+            targets: The samples' classes, (batch,).
+            features: The inputs of the network's last linear layer; only for a mixture with large-margin softmax.
             head_weight: The weight of that layer; only for a mixture with large-margin softmax.
 
         Raises:

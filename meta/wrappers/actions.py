@@ -26,7 +26,7 @@ def wrappers_of(env: Any, until: type[Any] | None = None) -> Iterator[Any]:
     """The wrappers of an environment, single or vector, the outermost first.
 
     Args:
-        env: the environment.
+        env: The environment.
         until: The class of wrapper at which to stop; None: go through all of them.
     """
     while isinstance(env, gym.Wrapper | VectorWrapper) and not (until is not None and isinstance(env, until)):
@@ -73,9 +73,9 @@ def check_actions_unchanged(env: Any, caller: str, until: type[Any] | None = Non
     """For what cannot have any wrapper that changes actions, known or not.
 
     Args:
-        env: the environment with its wrappers.
+        env: The environment with its wrappers.
         caller: The name of the teacher or wrapper that asks, for the message.
-        until: only wrappers outside this one are of interest.
+        until: Only wrappers outside this one are of interest.
 
     Raises:
         ValueError: a wrapper changes actions.

@@ -14,7 +14,7 @@ class TeachWrapper(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
     """A wrapper of a `TeachEnv`, which may have other wrappers in between.
 
     Args:
-        env: a `TeachEnv`, possibly wrapped.
+        env: A `TeachEnv`, possibly wrapped.
 
     Raises:
         TypeError: the innermost environment is no `TeachEnv`.

@@ -39,7 +39,8 @@ class TeachEnv(gym.Env[np.ndarray, np.ndarray]):
 
     Info (of `reset` and `step`):
         objective: J, float; the last finite one of a diverged student.
-        dev_accuracy: score on dev in [0, 1], float; named after the measure (`dev_bleu` of translation).
+        dev_accuracy: score on dev in [0, 1], float; named after the measure (`dev_bleu` of translation,
+            `dev_miou` of segmentation, `dev_box_accuracy` of detection).
         train_accuracy: score on the last minibatches in [0, 1], float; named likewise.
         train_loss: mean taught loss of the last minibatches, float; 0.0 at reset.
         learning_rate: of the last student step, float; at reset, of the first.
@@ -171,7 +172,7 @@ class TeachEnv(gym.Env[np.ndarray, np.ndarray]):
 
         Returns:
             `<split>_accuracy` and `<split>_error` (fractions; the measure's score, named after it, and one minus it)
-            and `<split>_objective`; of segmentation also `<split>_miou` and `<split>_pixel_accuracy`, of
+            and `<split>_objective`; of segmentation also `<split>_pixel_accuracy`, of
             detection `<split>_map` and `<split>_map_50`. The test split is touched here and nowhere else.
             `diverged` is 1.0 for a student that diverged, else 0.0. All numbers are finite: outputs that are not are
             measured as outputs of 0, which prefer no answer.

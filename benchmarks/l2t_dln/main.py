@@ -227,7 +227,7 @@ class Part(NamedTuple):
                 "seed": seed,
                 "final": final,
             },
-            last="dev_accuracy",
+            last="dev_error",
         )
 
 
@@ -267,7 +267,7 @@ def _training(parts: list[Part], seeds: int | None, session: Session) -> list[Ca
         part.case(method, best, seed, final=True)
         for part in parts
         for method in part.methods
-        for best in session.best_first("dev_accuracy", part.grid(METHODS[method].tuned_as or method))[:1]
+        for best in session.best_first("dev_error", part.grid(METHODS[method].tuned_as or method), sign=-1)[:1]
         for seed in range(seeds or part.task.seeds)
     )
 

@@ -212,8 +212,13 @@ class Session:
             return self._is_made(case)
         return any(self.results.done(case.identity, [metric]) for metric in (case.last, DIVERGED))
 
-    def best_first(self, metric: str, cases: Iterable[tuple[T, Case]]) -> list[T]:
+    def best_first(self, metric: str, cases: Iterable[tuple[T, Case]], *, sign: int = 1) -> list[T]:
         """What cases stand for, configurations say, by a number of their rows, the largest first.
+
+        Args:
+            metric: the number's name.
+            cases: pairs of what a case stands for, and the case.
+            sign: -1 puts the smallest first.
 
         Of equal ones the earlier stays ahead. If one of the cases has no rows, since it failed, there is none: the
         others' order would say nothing of it.
@@ -222,7 +227,7 @@ class Session:
             scores = [(self.results.value(metric, case.identity), choice) for choice, case in cases]
         except LookupError:
             return []
-        return [choice for _, choice in sorted(scores, key=lambda score: -score[0])]
+        return [choice for _, choice in sorted(scores, key=lambda score: -sign * score[0])]
 
     def perform(self, cases: Iterable[Case]) -> None:
         """Does those that are not done yet, and what they need, in this order; the rows of each are kept as it ends.

@@ -214,6 +214,7 @@ class DetectionMeasure(Measure):
     """
 
     feature_names = ("dev_found", "dev_ground")
+    score_name = "box_accuracy"
 
     def __init__(self, decisions: BoxDecisions, temperature: float = 0.2) -> None:
         """Checks the temperature."""

@@ -66,7 +66,7 @@ class Measure(ABC):
     decodes: ClassVar[bool] = False
     """Whether the following need the network itself, which then is called outside of ``torch.func.vmap``."""
     score_name: ClassVar[str] = "accuracy"
-    """What the score is called where it is observed: ``train_accuracy`` and ``dev_accuracy``."""
+    """What the score is called in observations, infos and evaluations: ``train_accuracy``, ``dev_accuracy``, ..."""
 
     def objective_of(self, network: Network, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """``objective`` of a network: differentiable in its parameters."""

@@ -205,6 +205,8 @@ class SegmentationMeasure(Measure):
             raise ValueError(f"temperature must be positive, found {temperature}")
         self.num_classes, self.temperature = num_classes, temperature
 
+    score_name = "miou"
+
     @property
     def feature_names(self) -> tuple[str, ...]:
         """`dev_iou_0` … `dev_iou_{C-1}`."""

@@ -78,11 +78,11 @@ def test_what_was_best_on_dev_is_trained(undrawn: None, tmp_path: Path) -> None:
     scores = {
         (row.config["learning_rate"], json.dumps(row.config["own"])): row.value
         for row in rows
-        if (row.config["stage"], row.metric) == ("tuning", "dev_accuracy")
+        if (row.config["stage"], row.metric) == ("tuning", "dev_error")
     }
     assert len(scores) == 2 * len(RATES)
     chosen = next(row.config for row in rows if row.metric == "test_error")
-    assert scores[chosen["learning_rate"], json.dumps(chosen["own"])] == max(scores.values())
+    assert scores[chosen["learning_rate"], json.dumps(chosen["own"])] == min(scores.values())
 
 
 def test_the_studies_of_teachers_and_windows(undrawn: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

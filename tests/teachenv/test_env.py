@@ -118,7 +118,8 @@ def assert_follows_the_contract(env):
     observations, rewards, infos = roll(env)
     fields, settings = env.unwrapped.OBSERVATION_FIELDS, env.unwrapped.problem.settings
     assert env.observation_space.shape == (len(fields),)
-    score = "bleu" if settings.task == "translation" else "accuracy"
+    named = {"translation": "bleu", "segmentation": "miou", "detection": "box_accuracy"}
+    score = named.get(settings.task, "accuracy")
     assert fields[:3] == ("progress", f"train_{score}", f"dev_{score}")
     for step, (o, i) in enumerate(zip([observation, *observations], [info, *infos], strict=True)):
         assert env.observation_space.contains(o)

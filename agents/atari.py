@@ -17,122 +17,25 @@ last frame of a game that is over is the one before where ale-py does not draw i
 
 from __future__ import annotations
 
-import difflib
-import re
 import shutil
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
+from agents.atari_game import SIZE, Game, grey_frames, import_ale, rom_name, screen_size
 from meta.wrappers.vec_env import Indices
 from teachenv.files import whole_file
 
-GAMES = ("BeamRider", "Breakout", "UpNDown", "Gravitar")
-"""Those of LoT's paper."""
-
-_NOOP, _FIRE, _AFTER_FIRE = 0, 1, 2
-_STACK, _SIZE = 4, 84
+_STACK = 4
 _STEPS_A_SECOND = 15
 """Steps in a second of a game at its own speed, 60 frames a second, at four frames a step."""
-
-
-class _Moved(NamedTuple):
-    """What a move led to: the screen, (height, width, 3); the reward; whether a life, or the game, ended."""
-
-    screen: np.ndarray
-    reward: float
-    life_lost: bool
-    over: bool
-    truncated: bool
-
-
-class _Game:
-    """One game in a thread of its own, and how SB3's wrappers begin its episodes.
-
-    Args:
-        rom: The name of the game's ROM.
-        screen: The height and width of the game's screen, in pixels.
-        lives: True: a lost life ends an episode. False: the end of the game does.
-        max_frames: The number of frames after which the game is truncated.
-        **options: Options of `ale_py.vector_env.AtariVectorEnv`.
-
-    Attributes:
-        lives: The number of lives left.
-        over: True if the game is over or truncated.
-        total: The game's return so far, hidden moves included.
-        finished: The return of the game that was over when the present episode began, if one was.
-    """
-
-    def __init__(self, rom: str, screen: tuple[int, int], lives: bool, max_frames: int, **options: Any) -> None:
-        # Games are truncated in `recv`: ale-py would leave out the last frame.
-        unlimited = {"max_num_frames_per_episode": 2**31 - 1, "autoreset_mode": gym.vector.AutoresetMode.NEXT_STEP}
-        plain = {"reward_clipping": False, "use_fire_reset": False, "grayscale": False, "stack_num": 1}
-        self.ale = _ale("vector_env").AtariVectorEnv(
-            rom, 1, img_height=screen[0], img_width=screen[1], num_threads=1, **unlimited, **plain, **options
-        )
-        names = [action.name for action in self.ale.ale.get_action_set()]
-        self.fires = names[_FIRE : _FIRE + 1] == ["FIRE"] and len(names) > _AFTER_FIRE
-        self.ends_with_life, self.max_frames = lives, max_frames
-        self.lives, self.over = 0, False
-        self.total = 0.0
-        self.finished: float | None = None
-
-    def send(self, action: int) -> None:
-        """Sends an action to the game, whose thread begins to play it."""
-        self.ale.send(np.array([action], dtype=np.int64))
-
-    def recv(self) -> _Moved:
-        """Waits until the action is played, and returns what it led to."""
-        screen, reward, terminated, _, info = self.ale.recv()
-        lives = int(info["lives"][0])
-        life_lost = self.ends_with_life and 0 < lives < self.lives
-        truncated = bool(int(info["episode_frame_number"][0]) >= self.max_frames and not terminated[0])
-        self.lives, self.over = lives, bool(terminated[0]) or truncated
-        self.total += float(reward[0])
-        return _Moved(screen[0, 0], float(reward[0]), life_lost, self.over, truncated)
-
-    def begin(self) -> np.ndarray:
-        """Begins an episode, of a new game if the last one is over; returns the screen."""
-        self.finished = None
-        return self._fire(self._next_life())
-
-    def begin_anew(self, seed: int | None) -> np.ndarray:
-        """Begins a new game, whatever became of the last one; returns the screen."""
-        return self._fire(self._new_game(seed))
-
-    def _fire(self, screen: np.ndarray) -> np.ndarray:
-        for action in (_FIRE, _AFTER_FIRE) if self.fires else ():
-            moved = self._hidden(action)
-            screen = moved.screen
-            # As in SB3, whose wrapper then shows the screen from before this.
-            if moved.life_lost or moved.over:
-                self._next_life()
-        return screen
-
-    def _next_life(self) -> np.ndarray:
-        if not self.over:
-            screen = self._hidden(_NOOP).screen
-            if not self.over:
-                return screen
-        self.finished = self.total
-        return self._new_game()
-
-    def _new_game(self, seed: int | None = None) -> np.ndarray:
-        screen, info = self.ale.reset(seed=None if seed is None else np.array([seed]))
-        self.lives, self.over, self.total = int(info["lives"][0]), False, 0.0
-        first: np.ndarray = screen[0, 0]
-        return first
-
-    def _hidden(self, action: int) -> _Moved:
-        self.send(action)
-        return self.recv()
 
 
 class AtariVecEnv(VecEnv):
@@ -177,10 +80,10 @@ class AtariVecEnv(VecEnv):
         """Loads the game so many times, and seeds the copies if there is a seed."""
         self.game = rom_name(game)
         self.clip_rewards = clip_rewards
-        self._grey = _grey()
-        screen = _screen(self.game)
+        self._grey = grey_frames()
+        screen = screen_size(self.game)
         self.games = [
-            _Game(
+            Game(
                 self.game,
                 screen,
                 lives,
@@ -193,7 +96,7 @@ class AtariVecEnv(VecEnv):
         ]
         self._at_once = threads if 0 < threads < num_envs else num_envs
         self._actions: list[int] = []
-        self._stacks = np.zeros((num_envs, _STACK, _SIZE, _SIZE), dtype=np.uint8)
+        self._stacks = np.zeros((num_envs, _STACK, SIZE, SIZE), dtype=np.uint8)
         self._screens: list[np.ndarray | None] = [None] * num_envs
         self._lengths = np.zeros(num_envs, dtype=int)
         self._start = time.time()
@@ -283,29 +186,13 @@ class AtariVecEnv(VecEnv):
         return [False for _ in self._get_indices(indices)]
 
 
-def rom_name(game: str) -> str:
-    """Returns the name of a game's ROM: "UpNDown", "ALE/UpNDown-v5" and "UpNDownNoFrameskip-v4" are "up_n_down".
-
-    Raises:
-        ImportError: ale-py is not installed.
-        ValueError: an unknown game.
-    """
-    rom_names = _ale("roms").get_all_rom_ids()
-    plain = re.sub(r"(NoFrameskip|Deterministic)?(-ram)?(-v\d+)?$", "", game.removeprefix("ALE/"))
-    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", plain).lower()
-    if name not in rom_names:
-        near = ", ".join(difflib.get_close_matches(name, rom_names)) or ", ".join(rom_name(g) for g in GAMES)
-        raise ValueError(f"unknown Atari game {game!r}; known are, for example, {near} (ale_py.roms has them all)")
-    return name
-
-
 def register_games() -> None:
     """Makes Gymnasium know ale-py's games.
 
     Raises:
         ImportError: ale-py is not installed.
     """
-    gym.register_envs(_ale())
+    gym.register_envs(import_ale())
 
 
 def record_game(model: BaseAlgorithm, game: str, path: str | Path, *, seed: int = 0, max_steps: int = 2000) -> float:
@@ -348,36 +235,3 @@ def record_game(model: BaseAlgorithm, game: str, path: str | Path, *, seed: int 
         clip.close()
         shutil.move(f"{folder}/game.mp4", partial)
     return total
-
-
-def _screen(rom: str) -> tuple[int, int]:
-    """Returns the height and width of a game's screen, in pixels."""
-    ale_py = _ale()
-    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
-    ale = ale_py.ALEInterface()
-    ale.loadROM(_ale("roms").get_rom_path(rom))
-    height, width = ale.getScreenDims()
-    return int(height), int(width)
-
-
-def _grey() -> Any:
-    """Returns SB3's function from a screen to a grey frame of 84 × 84 bytes."""
-    try:
-        import cv2
-    except ImportError as error:
-        raise ImportError("Atari needs OpenCV: pip install 'teachenv[atari]'") from error
-
-    def grey(screen: np.ndarray) -> np.ndarray:
-        plain = cv2.cvtColor(screen, cv2.COLOR_RGB2GRAY)
-        return cv2.resize(plain, (_SIZE, _SIZE), interpolation=cv2.INTER_AREA)
-
-    return grey
-
-
-def _ale(module: str | None = None) -> Any:
-    try:
-        import ale_py
-        import ale_py.vector_env
-    except ImportError as error:
-        raise ImportError("Atari needs ale-py: pip install 'teachenv[atari]'") from error
-    return ale_py if module is None else getattr(ale_py, module)

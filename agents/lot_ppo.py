@@ -19,76 +19,22 @@ With α = 0 the policy is SB3's PPO's to the last bit: students draw from a rand
 from __future__ import annotations
 
 import copy
-import math
-from collections import deque
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import RolloutBufferSamples
-from stable_baselines3.common.utils import obs_as_tensor
-from torch import distributions as td
 from torch import nn
 
+from agents.distributions import factors_of, policy_distance
+from agents.rollouts import LastRollouts
 from meta.lot import LoT
 from meta.saving.generators import Stream
 from meta.saving.models import PlainModel
 from teachenv import checks
-
-
-def parts(distribution: Distribution) -> list[td.Distribution]:
-    """The independent factors of an SB3 distribution, as torch has them.
-
-    A squashed Gaussian is compared before the squashing, which leaves a divergence as it is.
-    """
-    factors = distribution.distribution
-    return list(factors) if isinstance(factors, list | tuple) else [factors]
-
-
-def tempered(distribution: td.Distribution, temperature: float, detach: bool = False) -> td.Distribution:
-    """The distribution with its density to the power 1/τ, normalised: logits over τ, variances times τ.
-
-    Args:
-        distribution: A categorical, Bernoulli or normal distribution.
-        temperature: τ.
-        detach: True: no gradient goes to the parameters of the distribution.
-
-    Raises:
-        TypeError: another distribution.
-    """
-
-    def maybe_detached(parameter: torch.Tensor) -> torch.Tensor:
-        return parameter.detach() if detach else parameter
-
-    if isinstance(distribution, td.Categorical):
-        return td.Categorical(logits=maybe_detached(distribution.logits) / temperature)
-    if isinstance(distribution, td.Bernoulli):
-        return td.Bernoulli(logits=maybe_detached(distribution.logits) / temperature)
-    if isinstance(distribution, td.Normal):
-        return td.Normal(maybe_detached(distribution.loc), maybe_detached(distribution.scale) * math.sqrt(temperature))
-    raise TypeError(f"expected a categorical, Bernoulli or normal distribution, found {type(distribution).__name__}")
-
-
-def policy_distance(
-    factors: list[td.Distribution], fixed_factors: list[td.Distribution], temperature: float
-) -> torch.Tensor:
-    """Computes τ² KL(fixed ‖ trained) of two policies' actions: the sum over factors, the mean over observations.
-
-    Args:
-        factors: The factors of the policy that is trained, from `parts`.
-        fixed_factors: The factors of the other policy, which are detached.
-        temperature: τ.
-    """
-    total: torch.Tensor | float = 0.0
-    for factor, fixed in zip(factors, fixed_factors, strict=True):
-        kl = td.kl_divergence(tempered(fixed, temperature, detach=True), tempered(factor, temperature))
-        total = total + (kl if kl.ndim == 1 else kl.flatten(1).sum(1))
-    assert isinstance(total, torch.Tensor)
-    return temperature**2 * total.mean()
 
 
 class _AddTerm(torch.autograd.Function):
@@ -119,45 +65,6 @@ class Rewarded(NamedTuple):
     actions: torch.Tensor
     advantages: torch.Tensor
     log_prob: torch.Tensor
-
-
-class LastRollouts:
-    """Observations of the last rollouts; iterating gives minibatches of them, drawn from NumPy's global generator.
-
-    Args:
-        rollouts: The number of rollouts that are kept.
-        batch_size: The number of observations in a minibatch.
-        device: The device that minibatches are put on.
-
-    Attributes:
-        rollouts: The observations of each rollout by name, (steps · environments, ...); a space that is no dictionary
-            has the name `""`.
-    """
-
-    def __init__(self, rollouts: int, batch_size: int, device: torch.device) -> None:
-        """Begins without a rollout."""
-        self.rollouts: deque[dict[str, np.ndarray]] = deque(maxlen=rollouts)
-        self._batch_size, self._device = batch_size, device
-
-    def add(self, observations: np.ndarray | dict[str, np.ndarray]) -> None:
-        """Adds the observations of a rollout, (steps, environments, ...); copied, since SB3 overwrites its buffer."""
-        by_name = observations if isinstance(observations, dict) else {"": observations}
-        self.rollouts.append({name: v.reshape(-1, *v.shape[2:]).copy() for name, v in by_name.items()})
-
-    def __iter__(self) -> LastRollouts:
-        return self
-
-    def __next__(self) -> torch.Tensor | dict[str, torch.Tensor]:
-        sizes = [len(next(iter(rollout.values()))) for rollout in self.rollouts]
-        ends = np.cumsum(sizes)
-        indices = np.random.randint(ends[-1], size=self._batch_size)  # noqa: NPY002 - LoT's own stream
-        which = np.searchsorted(ends, indices, side="right")
-        rows = indices - (ends - sizes)[which]
-        batch = {
-            name: np.stack([self.rollouts[i][name][row] for i, row in zip(which, rows, strict=True)])
-            for name in self.rollouts[0]
-        }
-        return obs_as_tensor(batch.get("", batch), self._device)
 
 
 class LoTPPO(PlainModel, PPO):
@@ -257,7 +164,7 @@ class LoTPPO(PlainModel, PPO):
             temperature=temperature,
             student_steps=self.student_steps,
             data=self.last_rollouts,
-            metric=lambda trained, fixed: policy_distance(parts(trained), parts(fixed), temperature),
+            metric=lambda trained, fixed: policy_distance(factors_of(trained), factors_of(fixed), temperature),
             labels=self._clipped_loss if self.labels else False,
             # A policy has one object for all its distributions.
             forward=lambda policy, observations: copy.copy(policy.get_distribution(observations)),

@@ -21,7 +21,8 @@ from teachenv.problem import Problem
 from teachenv.state import Episode, StudentState, take
 from teachenv.vector_env import TeachVectorEnv
 
-Kept = Literal["states", "sqrt"] | int
+TapeMemory = Literal["states", "sqrt"] | int
+"""Which students are kept while an episode goes on: all, about the square root of their number, or so many."""
 
 
 class _Tape:
@@ -34,7 +35,7 @@ class _Tape:
         last: How many student steps at the end are differentiated; None: all of them.
     """
 
-    def __init__(self, problem: Problem, method: str, memory: Kept, last: int | None) -> None:
+    def __init__(self, problem: Problem, method: str, memory: TapeMemory, last: int | None) -> None:
         self.problem, self.method, self.memory = problem, check_method(method), memory
         if check_memory(memory) in ("all", "auto"):
             raise unknown_name("memory policy of an action gradient", memory, ("states", "sqrt"))
@@ -184,7 +185,7 @@ class ActionGradient(_Differentiating, TeachWrapper):
         self,
         env: gym.Env[np.ndarray, np.ndarray],
         method: str = "rmd",
-        memory: Kept = "states",
+        memory: TapeMemory = "states",
         last: int | None = None,
     ) -> None:
         """Wraps the environment and empties the tape."""
@@ -256,7 +257,7 @@ class VectorActionGradient(_Differentiating, _VectorWrapper):
         self,
         env: gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray],
         method: str = "rmd",
-        memory: Kept = "states",
+        memory: TapeMemory = "states",
         last: int | None = None,
     ) -> None:
         """Wraps the environment and empties the tape."""

@@ -36,7 +36,7 @@ from typing import Any
 import torch
 
 from meta.hypergradients.process import Process, PureProcess, as_process, double_backward_kernels
-from meta.hypergradients.sweep import METHODS, Hypergradient, Memory, Method, Sweep, forward, together
+from meta.hypergradients.sweep import METHODS, Hypergradient, MemoryPolicy, Method, Sweep, forward, stacked_results
 from teachenv import checks
 from teachenv.errors import unknown_name
 
@@ -59,7 +59,7 @@ def hypergradient(
     actions: Sequence[torch.Tensor] | torch.Tensor,
     *,
     method: Method = "rmd",
-    memory: Memory = "auto",
+    memory: MemoryPolicy = "auto",
     byte_budget: int | None = None,
     last: int | None = None,
     steps_per_action: int = 1,
@@ -104,15 +104,15 @@ def hypergradient(
             )
             for i, (single, single_initial) in enumerate(singles)
         ]
-        return together(results)
+        return stacked_results(results)
     with double_backward_kernels():
         if method == "forward":
             return forward(process, initial, actions, steps_per_action)
         sweep = Sweep(process, actions, steps_per_action, method)
         begin = 0 if last is None else steps - last
         if states is not None:
-            return sweep.back(sweep.known(states, initial, begin), begin, None, "given")
-        return sweep.there_and_back(initial, begin, check_memory(memory), byte_budget)
+            return sweep.backwards(sweep.starting_from(states, initial, begin), begin, None, "given")
+        return sweep.forwards_and_backwards(initial, begin, check_memory(memory), byte_budget)
 
 
 def check_last(method: Method, last: int | None, steps: int) -> None:
@@ -132,7 +132,7 @@ def check_last(method: Method, last: int | None, steps: int) -> None:
         raise ValueError(f"found last={last}, expected 1 to {steps}, the number of steps")
 
 
-def check_memory(memory: Memory) -> Memory:
+def check_memory(memory: MemoryPolicy) -> MemoryPolicy:
     """Returns the memory policy if it is a known name or a positive number of checkpoints.
 
     Raises:

@@ -19,7 +19,8 @@ from teachenv.trees import bytes_of, mapped, stack, tensors_of
 
 Method = Literal["rmd", "finite-difference", "truncated", "forward"]
 METHODS: tuple[Method, ...] = get_args(Method)
-Memory = Literal["auto", "all", "states", "sqrt"] | int
+MemoryPolicy = Literal["auto", "all", "states", "sqrt"] | int
+"""What is kept between the forward and the backward pass; `meta.hypergradients.hypergradient` says what each costs."""
 
 # A replayed step may differ by rounding, since kernels do; by this part of the step's own length it may not.
 _REPLAY_TOLERANCE = 0.1
@@ -66,20 +67,22 @@ class Sweep:
         self.process, self.actions, self.per_action, self.method = process, actions, steps_per_action, method
         self.steps = len(actions) * steps_per_action
         self.evaluations = self.products = 0
-        self.memory = MemoryMeter()
+        self.meter = MemoryMeter()
 
-    def there_and_back(self, state: Any, begin: int, memory: Memory, byte_budget: int | None) -> Hypergradient:
+    def forwards_and_backwards(
+        self, state: Any, begin: int, memory: MemoryPolicy, byte_budget: int | None
+    ) -> Hypergradient:
         """Follows the process from x_0 and differentiates the steps from `begin` on."""
         for t in range(begin):
             state = self._step(state, t)
         if begin == self.steps:
-            return self.back({begin: state}, begin, 0, "states")
+            return self.backwards({begin: state}, begin, 0, "states")
         after: Any = None
         adjoint: Adjoint | None = None
         graph = 0
         if self.method != "finite-difference":
             # The first step is taken with its graph, to weigh it.
-            with self.memory.graph(min(_WEIGHED_EVERY, self.steps - begin)) as weight:
+            with self.meter.graph(min(_WEIGHED_EVERY, self.steps - begin)) as weight:
                 after, adjoint = self._linearize(state, begin)
             graph = weight.bytes
         needed_bytes = bytes_of(self.process.needed(state))
@@ -87,7 +90,7 @@ class Sweep:
         if policy == "all" and adjoint is not None:
             return self._all(state, begin, after, adjoint, predicted)
         adjoint = None
-        self.memory.release()
+        self.meter.release()
         count = {"all": self.steps, "states": self.steps, "sqrt": _root(self.steps - begin)}
         checkpoints = count[policy] if isinstance(policy, str) else policy
         every = max(1, -(-(self.steps - begin) // checkpoints))
@@ -99,10 +102,10 @@ class Sweep:
             first = after if t == begin else None
             state = self._step(state, t, arena if keep else None) if first is None else first
             if keep:
-                states[t + 1] = arena.put(self._kept(state, t + 1) if t >= last else state)
-        return self.back(states, begin, predicted, policy)
+                states[t + 1] = arena.put(self._needed(state, t + 1) if t >= last else state)
+        return self.backwards(states, begin, predicted, policy)
 
-    def known(self, states: Mapping[int, Any], initial: Any, begin: int) -> dict[int, Any]:
+    def starting_from(self, states: Mapping[int, Any], initial: Any, begin: int) -> dict[int, Any]:
         """The given states from x_begin on, which is computed if it is not among them."""
         nearest = max((t for t in states if t <= begin), default=0)
         state = states.get(nearest, initial)
@@ -110,7 +113,7 @@ class Sweep:
             state = self._step(state, t)
         return {t: x for t, x in states.items() if t > begin} | {begin: state}
 
-    def back(self, states: dict[int, Any], begin: int, predicted: int | None, policy: str | int) -> Hypergradient:
+    def backwards(self, states: dict[int, Any], begin: int, predicted: int | None, policy: str | int) -> Hypergradient:
         """Differentiates the steps from `begin` on; the states between known ones are computed again.
 
         Args:
@@ -126,13 +129,13 @@ class Sweep:
         for start in sorted((t for t in states if t < self.steps), reverse=True):
             state = states.pop(start)
             arena.clear()
-            segment = [self._kept(state, start)]
+            segment = [self._needed(state, start)]
             for t in range(start + 1, end):
                 state = self._step(state, t - 1, arena)
-                segment.append(arena.put(self._kept(state, t)))
+                segment.append(arena.put(self._needed(state, t)))
             del state
             if end > self.steps - 2 * (end - start):  # later on fewer states are held
-                self.memory.states(states, segment)
+                self.meter.states(states, segment)
             for t in range(end - 1, start - 1, -1):
                 cotangent, d_action = self._pullback(segment.pop(), t, cotangent, after)
                 gradients.add(t // self.per_action, d_action)
@@ -146,7 +149,7 @@ class Sweep:
         adjoints = [adjoint]
         for t in range(begin + 1, self.steps):
             if (t - begin) % _WEIGHED_EVERY == 0:
-                with self.memory.graph(min(_WEIGHED_EVERY, self.steps - t)):
+                with self.meter.graph(min(_WEIGHED_EVERY, self.steps - t)):
                     after, adjoint = self._linearize(after, t)
             else:
                 after, adjoint = self._linearize(after, t)
@@ -172,10 +175,10 @@ class Sweep:
                 stacklevel=4,
             )
         return Hypergradient(
-            actions, initial, objective, policy, self.evaluations, self.products, predicted, self.memory.peak, nonfinite
+            actions, initial, objective, policy, self.evaluations, self.products, predicted, self.meter.peak, nonfinite
         )
 
-    def _kept(self, state: Any, t: int) -> Any:
+    def _needed(self, state: Any, t: int) -> Any:
         """What is kept of x_t to be differentiated; all of the last two, which a comparison reads."""
         return state if t >= self.steps - 1 else self.process.needed(state)
 
@@ -220,7 +223,13 @@ class Sweep:
             )
 
     def _choose(
-        self, memory: Memory, byte_budget: int | None, state_bytes: int, needed_bytes: int, graph_bytes: int, steps: int
+        self,
+        memory: MemoryPolicy,
+        byte_budget: int | None,
+        state_bytes: int,
+        needed_bytes: int,
+        graph_bytes: int,
+        steps: int,
     ) -> tuple[str | int, int]:
         """Returns (the policy to follow, the bytes that it is predicted to need).
 
@@ -268,7 +277,7 @@ def _root(steps: int) -> int:
     return math.isqrt(steps - 1) + 1
 
 
-def together(results: Sequence[Hypergradient]) -> Hypergradient:
+def stacked_results(results: Sequence[Hypergradient]) -> Hypergradient:
     """The hypergradient of a batch whose students were differentiated one after the other."""
     first = results[0]
     nonfinite = [result.nonfinite_step for result in results if result.nonfinite_step is not None]

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from meta.hypergradients.hypergradient import check_memory, hypergradient
-from meta.hypergradients.sweep import Memory
+from meta.hypergradients.sweep import MemoryPolicy
 from meta.hypergradients.training import Training
 from meta.wrappers.actions import check_actions_unchanged
 from meta.wrappers.base import RememberingWrapper
@@ -97,7 +97,7 @@ class WindowGradient(RememberingWrapper):
         dev_batch: int | None = None,
         dev_from: Source = "dev",
         carry: bool = False,
-        memory: Memory = "auto",
+        memory: MemoryPolicy = "auto",
         byte_budget: int = _BYTE_BUDGET,
     ) -> None:
         """Wraps the environment and checks the options."""

@@ -13,7 +13,8 @@ from stable_baselines3.common.env_util import make_atari_env
 from stable_baselines3.common.vec_env import VecFrameStack
 
 from agents import AtariVecEnv, LoTPPO
-from agents.atari import GAMES, record_game, register_games, rom_name
+from agents.atari import record_game, register_games
+from agents.atari_game import GAMES, rom_name
 
 pytest.importorskip("ale_py")
 

@@ -13,7 +13,8 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.envs import IdentityEnvMultiBinary, IdentityEnvMultiDiscrete, SimpleMultiObsEnv
 from torch import distributions as td
 
-from agents.lot_ppo import LoTPPO, parts, policy_distance, tempered
+from agents.distributions import factors_of, policy_distance, tempered
+from agents.lot_ppo import LoTPPO
 from meta import imitability
 
 SMALL: dict[str, Any] = {"n_steps": 32, "batch_size": 16, "n_epochs": 2, "seed": 3, "device": "cpu"}
@@ -79,7 +80,7 @@ def test_the_term_is_in_the_gradient() -> None:
     both = [make(alpha).learn(32) for alpha in (0.0, 0.7)]
     observations = torch.as_tensor(both[1].rollout_buffer.observations)
     teacher, student = (p.get_distribution(observations) for p in (before.policy, before.students[0]))
-    divergence = policy_distance(parts(teacher), parts(student), 2.0)
+    divergence = policy_distance(factors_of(teacher), factors_of(student), 2.0)
     gradients = torch.autograd.grad(divergence, list(before.policy.parameters()), allow_unused=True)
     moved = False
     for (name, plain), ours, gradient in zip(

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import meta
-from agents.lot_ppo import policy_distance
+from agents.distributions import policy_distance
 from meta.distillation import losses
 from meta.lot import imitability
 from teachenv.losses import LOSSES, PLAIN_LOSSES, make_loss, plain_loss

@@ -96,5 +96,5 @@ def test_one_that_has_learned_all_is_as_it_ended(whole: tuple[list[float], list[
     assert (weights(teacher), [point[::2] for point in points]) == whole[:2]
     assert seen.objectives == whole[2].objectives
     states = [one.env.get_attr("unwrapped")[0].get_state() for one in (before, teacher)]
-    assert states[0]["info"] == states[1]["info"]
+    assert states[0]["curves"] == states[1]["curves"]
     assert states[0]["random"] == states[1]["random"]

@@ -10,7 +10,7 @@ from torch import distributions as td
 
 
 def factors_of(distribution: Distribution) -> list[td.Distribution]:
-    """The independent factors of an SB3 distribution, as torch has them.
+    """Returns the independent factors of an SB3 distribution, as torch's distributions.
 
     A squashed Gaussian is compared before the squashing, which leaves a divergence as it is.
     """
@@ -19,7 +19,7 @@ def factors_of(distribution: Distribution) -> list[td.Distribution]:
 
 
 def tempered(distribution: td.Distribution, temperature: float, detach: bool = False) -> td.Distribution:
-    """The distribution with its density to the power 1/τ, normalised: logits over τ, variances times τ.
+    """Takes a distribution's density to the power 1/τ and normalises it: logits over τ, variances times τ.
 
     Args:
         distribution: A categorical, Bernoulli or normal distribution.

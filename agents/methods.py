@@ -22,7 +22,7 @@ _OPTIONS: dict[str, Any] = {
 
 
 def ddpg(policy: str = "AttentionPolicy", **options: Any) -> Method:
-    """`agents.DDPG`, with twice as many students at a time as other teachers, in the same number of student steps.
+    """Makes a method of `agents.DDPG`, which teaches twice as many students at a time as others, in as many steps.
 
     Args:
         policy: The name of the teacher's policy.
@@ -38,12 +38,12 @@ def ddpg(policy: str = "AttentionPolicy", **options: Any) -> Method:
 
 
 def td3(policy: str = "AttentionPolicy", **options: Any) -> Method:
-    """`agents.TD3` as a method, with the defaults and the arguments of `ddpg`."""
+    """Makes a method of `agents.TD3`, with the defaults and the arguments of `ddpg`."""
     return learning(TD3, {**_OPTIONS, **options}, policy, crowd=2)
 
 
 def sac(policy: str = "AttentionPolicy", **options: Any) -> Method:
-    """`agents.SAC` as a method, with the defaults and the arguments of `ddpg`."""
+    """Makes a method of `agents.SAC`, with the defaults and the arguments of `ddpg`."""
     return learning(SAC, {**_OPTIONS, **options}, policy, crowd=2)
 
 

@@ -118,7 +118,7 @@ class ReplayTeacher(Resumable, OffPolicyAlgorithm):
         self.reward_scale = (100.0 if teaching and not normalized else 1.0) if reward_scale is None else reward_scale
 
     def _policy_defaults(self, policy: type[BasePolicy], teaching: bool, noise: float | None) -> dict[str, Any]:
-        """What a policy is made with where nothing is said of it; `noise` as it was given."""
+        """Returns the policy's default options; `noise` is the caller's, None if none was given."""
         return {} if teaching or not issubclass(policy, SB3S_NETWORK) else {"initial_scale": None}
 
     def learn(
@@ -222,7 +222,7 @@ class ReplayTeacher(Resumable, OffPolicyAlgorithm):
 
 
 def _columns(buffer: ReplayBuffer) -> dict[str, Any]:
-    """What a buffer has for each transition: arrays, or dictionaries of arrays."""
+    """Returns what a buffer has for each transition, by name: arrays, or dictionaries of arrays."""
     return {
         name: column
         for name, column in vars(buffer).items()

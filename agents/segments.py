@@ -96,7 +96,7 @@ def _begin(model: PPO) -> None:
 def learn_in_segments(
     model: AnyPPO, total_timesteps: int, path: str | Path, *, rollouts: int = 50, callback: MaybeCallback = None
 ) -> AnyPPO:
-    """Trains; goes on from the file at `path`, if there is one.
+    """Trains a model in segments, and goes on from the file at `path` if there is one.
 
     Args:
         model: PPO or a subclass, untrained, with its environment.
@@ -182,7 +182,7 @@ def _settings(model: PPO) -> dict[str, str]:
 
 
 def _environment(model: PPO) -> list[Any]:
-    """What is known of an environment: its wrappers, what it was registered with, and how many copies there are."""
+    """Returns what is known of an environment: its wrappers, its registration, and how many copies there are."""
     env, parts = model.env, []
     assert env is not None
     specs = env.get_attr("spec") if env.has_attr("spec") else []

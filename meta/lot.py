@@ -179,7 +179,7 @@ class LoT:
         self._pending: _Pending | None = None
 
     def __call__(self, logits: Any, inputs: Any, targets: Any = None) -> torch.Tensor:
-        """α Σ_i λ_i times how far the students are from the teacher on its minibatch, to be added to its loss.
+        """Computes α Σ_i λ_i · (student i's distance from the teacher on its minibatch), to be added to its loss.
 
         Args:
             logits: The teacher's logits on the minibatch, of any shape.
@@ -212,7 +212,7 @@ class LoT:
         self._pending = None
 
     def step(self, teacher: nn.Module) -> torch.Tensor:
-        """The students' N steps: one on the minibatch of the last term, N − 1 on batches of their own.
+        """Takes the students' N steps: one on the minibatch of the last term, N − 1 on batches of their own.
 
         Returns:
             Their mean distance from the teacher on that minibatch, before the step.
@@ -281,7 +281,7 @@ class LoT:
         self._began, self._drawn = (None if self._batches is self._data else began), 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything between two steps: students, optimisers, counts, random numbers, the place in `data`.
+        """Returns all that a training goes on from: students, optimisers, counts, random state, the place in `data`.
 
         Raises:
             RuntimeError: a term was computed, and `step` has not been called since.
@@ -321,7 +321,7 @@ class LoT:
 
 @contextmanager
 def _evaluating(module: nn.Module) -> Iterator[None]:
-    """The module in evaluation mode; after the block each part is in the mode that it was in."""
+    """Puts the module into evaluation mode inside the block; afterwards each part is in its own mode again."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:

@@ -48,7 +48,7 @@ def decaying(algorithm: Callable[..., Any], policy: str = "AttentionPolicy", **f
 
 
 def learning(algorithm: type, options: Mapping[str, Any], policy: str = "AttentionPolicy", **more: Any) -> Method:
-    """A method of a teacher that learns.
+    """Makes a method of a teacher that learns.
 
     Args:
         algorithm: The class of the teacher.
@@ -62,7 +62,7 @@ def learning(algorithm: type, options: Mapping[str, Any], policy: str = "Attenti
 
 
 def rmd(policy: str = "AttentionPolicy", **options: Any) -> Method:
-    """`meta.RMD`, by default at a learning rate of 0.01.
+    """Makes a method of `meta.RMD`, by default at a learning rate of 0.01.
 
     Args:
         policy: The name of the teacher's policy.
@@ -76,7 +76,7 @@ def rmd(policy: str = "AttentionPolicy", **options: Any) -> Method:
 
 
 def finite_difference(policy: str = "AttentionPolicy", *, tuned_as: str | None = None, **options: Any) -> Method:
-    """`meta.FiniteDifference`, as `rmd`.
+    """Makes a method of `meta.FiniteDifference`, with the defaults of `rmd`.
 
     Args:
         policy: The name of the teacher's policy.
@@ -87,12 +87,12 @@ def finite_difference(policy: str = "AttentionPolicy", *, tuned_as: str | None =
 
 
 def evolution_strategies(policy: str = "AttentionPolicy", **options: Any) -> Method:
-    """`meta.EvolutionStrategies`, as `rmd`, by default at a learning rate of 0.03."""
+    """Makes a method of `meta.EvolutionStrategies`, by default at a learning rate of 0.03; arguments as for `rmd`."""
     return learning(EvolutionStrategies, {"learning_rate": 0.03, **options}, policy)
 
 
 def random(**options: Any) -> Method:
-    """`meta.RandomTeacher`: uniform actions, which nothing learns from.
+    """Makes a method of `meta.RandomTeacher`: uniform actions, from which nothing is learned.
 
     Args:
         **options: Options of the loss family or of the environment; a list is a grid.
@@ -101,7 +101,7 @@ def random(**options: Any) -> Method:
 
 
 def influence(**options: Any) -> Method:
-    """`meta.InfluenceTeacher` in joint distillation: weights by distillation influence, as LGTM has them.
+    """Makes a method of `meta.InfluenceTeacher`, which weighs samples by distillation influence, as LGTM does.
 
     Args:
         **options: Options of the loss family or of the environment; a list is a grid.

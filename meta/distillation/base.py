@@ -37,7 +37,7 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class DistillationSettings:
-    """What all methods share; the defaults are those of Ren et al. 2023, or of their released code where they differ.
+    """Options of all methods; the defaults are those of Ren et al. 2023, or of their released code where they differ.
 
     Attributes:
         steps: The number of training steps, over which learning rates fall linearly to zero.
@@ -98,7 +98,7 @@ class Distiller:
         return Learner(network, optimizer, rate, make_schedule("linear", settings.steps))
 
     def step(self, batch: Batch, feedback: Batch | None = None) -> dict[str, float]:
-        """The teacher's part, if it has one, and then the student's step under the teacher as it is now.
+        """Takes the teacher's step, if it learns, and then the student's step under the teacher as it is now.
 
         Dropout draws from torch's global generator: seed it, or wrap the call in a fork of it, for a run that can be
         repeated.
@@ -139,20 +139,20 @@ class Distiller:
         return self.student.gradient(loss), float(loss.detach())
 
     def student_loss(self, outputs: Outputs, taught: Outputs, labels: torch.Tensor) -> torch.Tensor:
-        """λ CE(y, S) + (1 − λ) of what the method takes from the teacher, λ the settings' `student_labels`."""
+        """Computes λ CE(y, S) + (1 − λ) · `distillation_loss`, λ the settings' `student_labels`."""
         weight, loss = self.settings.student_labels, self.distillation_loss(outputs, taught)
         return weight * F.cross_entropy(outputs.logits, labels) + (1 - weight) * loss if weight else loss
 
     def distillation_loss(self, outputs: Outputs, taught: Outputs) -> torch.Tensor:
-        """KL(T ‖ S), averaged over the batch (Hinton et al. 2015)."""
+        """Computes KL(T ‖ S), averaged over the batch (Hinton et al. 2015)."""
         return divergence(taught.logits, outputs.logits, self.settings.temperature).mean()
 
     def loss_of_logits(self, taught: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-        """The distillation loss as a function of (the teacher's logits, the student's)."""
+        """Computes the distillation loss from the teacher's logits and the student's, (B, classes) each."""
         return self.distillation_loss(Outputs(logits), Outputs(taught))
 
     def state(self) -> dict[str, Any]:
-        """Both networks and their optimisers: what a later run goes on from."""
+        """Returns both networks and their optimisers, from which a later run goes on."""
         return {"teacher": self.teacher.state(), "student": self.student.state()}
 
     def load(self, state: Mapping[str, Any]) -> None:
@@ -173,7 +173,7 @@ class OnlineDistiller(Distiller):
         return logged
 
     def teacher_gradient(self, batch: Batch, feedback: Batch | None) -> tuple[Tensors, dict[str, float]]:
-        """Gradient of the teacher's loss α CE(y, T) + (1 − α) KL(S ‖ T), S a constant, and numbers to log."""
+        """Computes the gradient of the teacher's loss α CE(y, T) + (1 − α) KL(S ‖ T), S detached, and what to log."""
         with torch.no_grad():
             student = self.student.outputs(batch.inputs, training=False).logits
         logits, weight = self.teacher.outputs(batch.inputs, training=True).logits, self.settings.teacher_labels

@@ -25,6 +25,6 @@ class DML(OnlineDistiller):
         return self.teacher.gradient(loss), {"teacher_loss": float(loss.detach())}
 
     def student_loss(self, outputs: Outputs, taught: Outputs, labels: torch.Tensor) -> torch.Tensor:
-        """CE(y, S) + KL(T ‖ S); with the roles exchanged, the teacher's."""
+        """Computes CE(y, S) + KL(T ‖ S); with the roles exchanged, the teacher's loss."""
         near = divergence(taught.logits, outputs.logits, self.settings.temperature).mean()
         return F.cross_entropy(outputs.logits, labels) + near

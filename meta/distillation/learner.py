@@ -65,7 +65,7 @@ class Learner:
         return self._rate * float(self._schedule(self.steps))
 
     def outputs(self, inputs: Any, *, training: bool) -> Outputs:
-        """The network's outputs, with a graph if gradients are enabled.
+        """Computes the network's outputs, with a graph if gradients are enabled.
 
         Args:
             inputs: The inputs of a batch.
@@ -117,7 +117,7 @@ class Learner:
 
 
 def outputs_of(network: nn.Module, inputs: Any) -> Outputs:
-    """A network's outputs, in whatever form it returns them."""
+    """Calls a network, and returns its outputs as `Outputs` in whatever form it gives them."""
     result = network(inputs)
     return result if isinstance(result, Outputs) else Outputs(result)
 

@@ -80,7 +80,7 @@ class LGTM(ProKT):
         self.influence: torch.Tensor | None = None
 
     def teacher_gradient(self, batch: Batch, feedback: Batch | None) -> tuple[Tensors, dict[str, float]]:
-        """ProKT's gradient and the influence term.
+        """Computes ProKT's gradient plus the influence term, and numbers to log.
 
         Logged besides ProKT's: `influence_ratio`, the norm of the term over that of the rest, and `influence`, the mean
         size of the samples'.

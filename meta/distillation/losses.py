@@ -27,7 +27,7 @@ _FLAT = 0.05
 
 
 def soft_cross_entropy(taught: torch.Tensor, logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
-    """CE(T, S) = −Σ_c T_c log S_c, (B,).
+    """Computes CE(T, S) = −Σ_c T_c log S_c, (B,).
 
     Args:
         taught: The logits whose distribution is the target, (B, classes).
@@ -38,7 +38,7 @@ def soft_cross_entropy(taught: torch.Tensor, logits: torch.Tensor, temperature: 
 
 
 def spherical(taught: torch.Tensor, logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
-    """KL between the distributions of logits brought to mean zero and one length, (B,): Guo et al. 2020 (SKD).
+    """Computes KL between distributions of logits of mean zero and one length, (B,): Guo et al. 2020 (SKD).
 
     The common length is the mean one of the teacher's logits in the batch, so that the target is about as sharp as the
     teacher; a student need not be as confident, only to agree in direction. Logits that are shorter than a small share
@@ -60,7 +60,7 @@ def spherical(taught: torch.Tensor, logits: torch.Tensor, temperature: float = 1
 
 
 def patience(taught: Sequence[torch.Tensor], hidden: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Squared distances between normalised hidden vectors, summed over layers, (B,): Sun et al. 2019 (PKD), eq. 7.
+    """Sums squared distances between normalised hidden vectors over layers, (B,): Sun et al. 2019 (PKD), eq. 7.
 
     Vectors that are short beside the teacher's mean length in the batch are not brought to length one wholly (see
     `_direction`); the paper says nothing of them.
@@ -80,7 +80,7 @@ def patience(taught: Sequence[torch.Tensor], hidden: Sequence[torch.Tensor]) -> 
 def relational(
     taught: torch.Tensor, logits: torch.Tensor, temperature: float = 1.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """One minus Pearson's correlation of T and S: Huang et al. 2022 (DIST), eqs. 7-10.
+    """Computes one minus Pearson's correlation of T and S: Huang et al. 2022 (DIST), eqs. 7-10.
 
     Probabilities that hardly vary have no correlation: it falls to 0 smoothly where their spread is below a small share
     of their size (see `_direction`). Paper and released code divide by the spread, plus 1e-8 in the code, so that the
@@ -111,7 +111,7 @@ def _centred(z: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
 
 
 def _direction(z: torch.Tensor, least: torch.Tensor) -> torch.Tensor:
-    """z/‖z‖, along the last dimension; of a short vector a shorter one, with a bounded gradient, and 0 of 0.
+    """Computes z/‖z‖ along the last dimension; short vectors stay shorter, with a bounded gradient, and 0 stays 0.
 
     The derivative of z/‖z‖ is 1/‖z‖: a classifier that begins at zero would get a first gradient of any size, which
     Adam's second moment remembers for thousands of steps. Hence, with r = ‖z‖/δ, the result's length is
@@ -132,7 +132,7 @@ def _direction(z: torch.Tensor, least: torch.Tensor) -> torch.Tensor:
 
 
 def squared(taught: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    """½ Σ_c (z^T_c − z^S_c)², (B,): of logits, without a temperature.
+    """Computes ½ Σ_c (z^T_c − z^S_c)² of logits z, without a temperature, (B,).
 
     Args:
         taught: The teacher's logits, (B, classes).

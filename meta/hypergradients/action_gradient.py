@@ -52,7 +52,7 @@ class _Tape:
         self.clear()
 
     def of_last(self, last: int | None) -> _Tape:
-        """An empty tape that differentiates the last steps only, or all; its method changes accordingly."""
+        """Makes an empty tape that differentiates the last steps only, or all; its method changes accordingly."""
         method = self.method
         if method in ("rmd", "truncated"):
             method = "rmd" if last is None else "truncated"
@@ -148,7 +148,7 @@ class _Differentiating:
         return self._tape.method
 
     def differentiate_last(self, last: int | None) -> None:
-        """From the next episode on, differentiates its last student steps only; None: all of them.
+        """Differentiates, from the next episode on, its last student steps only; None: all of them.
 
         Raises:
             ValueError: more than the episode has, or none; or the method is `"forward"`.
@@ -195,7 +195,7 @@ class ActionGradient(_Differentiating, TeachWrapper):
         self._tape = _Tape(self._teach.problem, method, memory, last)
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:
-        """Steps, and differentiates when the episode ends.
+        """Steps the environment, and differentiates the episode when it ends.
 
         Raises:
             RuntimeError: the episode ends, but its first steps were not taken under this wrapper; or another action
@@ -283,7 +283,7 @@ class VectorActionGradient(_Differentiating, _VectorWrapper):
         return result
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Steps, and differentiates the episodes that end.
+        """Steps the environments, and differentiates the episodes that end.
 
         Raises:
             RuntimeError: an episode ends whose first steps were not taken under this wrapper; or other actions than

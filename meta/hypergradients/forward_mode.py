@@ -30,7 +30,7 @@ class NoForwardMode(RuntimeError):
 
 
 def in_forward_mode(compute: Callable[[], T]) -> T:
-    """What a function gives at a level of forward-mode differentiation.
+    """Calls a function at a level of forward-mode differentiation, and returns its result.
 
     Args:
         compute: Makes dual tensors (`dual`), and takes tangents of what comes of them (`tangent_of`); it is called

@@ -33,7 +33,7 @@ RADIUS = {torch.float32: 1e-2, torch.float64: 3e-8}
 
 
 def without_slots(state: StudentState, optimizer: Optimizer) -> StudentState:
-    """The state without the optimiser's slots, if its reverse rule does not read them: SGD's momentum is not needed."""
+    """Returns the state without the optimiser's slots, if its reverse rule does not read them, as that of SGD."""
     return state if optimizer.needs_gradient else replace(state, slots={})
 
 
@@ -83,7 +83,7 @@ class _Reversed:
         return statistics if self.scale == 1.0 else {n: d / self.scale for n, d in statistics.items()}
 
     def joined(self, through: Pullback) -> tuple[Cotangent, torch.Tensor]:
-        """(Cotangent of the state, of the action), given what came through the gradient."""
+        """Returns (cotangent of the state, cotangent of the action), given those that came through the gradient."""
         with torch.no_grad():
             parameters = {n: d.add(through.parameters[n], alpha=self.scale) for n, d in self.direct.items()}
             statistics, of_action = through.statistics, through.action
@@ -182,7 +182,7 @@ class GradientProcess(Process):
     def pullback_by_differences(
         self, state: StudentState, action: torch.Tensor, t: int, cotangent: Cotangent
     ) -> tuple[Cotangent, torch.Tensor]:
-        """The adjoint by central differences of the gradient at ω ± ε dg; statistics by an ordinary backward pass.
+        """Applies the adjoint by central differences of the gradient at ω ± ε dg; statistics by a backward pass.
 
         The gradient g(ω, b) is ∂L/∂ω, and its Jacobian therefore symmetric: (∂g/∂ω)ᵀ dg is the difference of g along
         dg, and (∂g/∂b)ᵀ dg that of ∂L/∂b. Where the step's own gradient stops at something that depends on ω
@@ -266,7 +266,7 @@ class GradientProcess(Process):
     def _reversed_in_part(
         self, state: StudentState, rate: Rate, cotangent: Cotangent, gradient: Tensors | None, names: list[str]
     ) -> _Reversed:
-        """Where a step moves some of the parameters: the others' cotangents stay as they are."""
+        """Reverses a step that moves some of the parameters; the cotangents of the others stay as they are."""
         parameters = {n: state.parameters[n] for n in names} if self.optimizer.needs_gradient else None
         direction, direct, slots = self.optimizer.reverse(
             {n: cotangent.parameters[n] for n in names},

@@ -54,11 +54,11 @@ class Arena:
         self._used = 0
 
     def clear(self) -> None:
-        """All that was put here is gone: its place may be taken again, which saves the page faults of new memory."""
+        """Frees the places of all that was put here: taken again, they save the page faults of new memory."""
         self._used = 0
 
     def put(self, tree: T) -> T:
-        """The structure with copies of its tensors, but for those that lie here already; or itself: see `place`."""
+        """Copies a structure's tensors here, but for those here already; returns it as it is if `place` gives None."""
         places = self.place([tensor for tensor in tensors_of(tree) if not _in_an_arena(tensor)])
         if places is None:
             return tree
@@ -67,7 +67,7 @@ class Arena:
         return with_tensors(tree, copies)
 
     def place(self, tree: T) -> T | None:
-        """Memory for a structure like this one; None where that would gain nothing.
+        """Returns memory for a structure like this one; None where that would gain nothing.
 
         Small states fit into the gaps, and very large tensors have blocks of their own anyway; other devices have
         allocators that round sizes.

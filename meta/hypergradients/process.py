@@ -59,23 +59,23 @@ class Process:
         self._normalizations = Normalizations()
 
     def batch(self, state: Any) -> tuple[int, ...]:
-        """The shape in which independent processes are stacked in a state: (B,), or () for one."""
+        """Returns the shape in which independent processes are stacked in a state: (B,), or () for one."""
         return ()
 
     def singles(self, state: Any) -> list[tuple[Process, Any]]:
-        """The processes stacked in a state, each with its own, if they gain nothing from being taken together."""
+        """Returns (process, state) of each process stacked in a state, if taking them together gains nothing."""
         return []
 
     def needed(self, state: Any) -> Any:
-        """What of a state `pullback` reads: all that has to be kept of it."""
+        """Returns what of a state `pullback` reads: all that has to be kept of it."""
         return state
 
     def finished(self, cotangent: Any) -> Any:
-        """The cotangent of the initial state as it is handed out."""
+        """Returns the cotangent of the initial state in the form that the caller gets."""
         return cotangent
 
     def step(self, state: Any, action: torch.Tensor, t: int, arena: Arena | None = None) -> Any:
-        """The next state, without a graph; on the arena, if there is one, as far as it can be written there at once."""
+        """Computes the next state, without a graph; in the arena, as far as it can be written there at once."""
         after = self._step(mapped(torch.Tensor.detach, state), action.detach(), t)
         return mapped(torch.Tensor.detach, after)
 
@@ -130,7 +130,7 @@ class Process:
         )
 
     def pushforward(self, state: Any, action: torch.Tensor, t: int, tangent: Any, of_action: torch.Tensor) -> Any:
-        """The tangent of the next state, by forward mode.
+        """Computes the tangent of the next state, by forward mode.
 
         Args:
             state: The state before the step, at which it is linearised.
@@ -152,7 +152,7 @@ class Process:
 
 
 def as_process(process: Process | PureProcess) -> Process:
-    """The process itself, or one of the two functions.
+    """Returns the process itself, or makes one of an object's `step` and `objective`.
 
     Raises:
         TypeError: it has no `step` and `objective`.

@@ -106,7 +106,7 @@ class Sweep:
         return self.backwards(states, begin, predicted, policy)
 
     def starting_from(self, states: Mapping[int, Any], initial: Any, begin: int) -> dict[int, Any]:
-        """The given states from x_begin on, which is computed if it is not among them."""
+        """Returns the given states from x_begin on, which is computed if it is not among them."""
         nearest = max((t for t in states if t <= begin), default=0)
         state = states.get(nearest, initial)
         for t in range(nearest, begin):
@@ -179,7 +179,7 @@ class Sweep:
         )
 
     def _needed(self, state: Any, t: int) -> Any:
-        """What is kept of x_t to be differentiated; all of the last two, which a comparison reads."""
+        """Returns what is kept of x_t to differentiate there; all of the last two states, which a comparison reads."""
         return state if t >= self.steps - 1 else self.process.needed(state)
 
     def _action(self, t: int) -> torch.Tensor:
@@ -196,7 +196,7 @@ class Sweep:
         return self.process.linearize(state, self._action(t), t)
 
     def _pullback(self, state: Any, t: int, cotangent: Any, after: Any) -> tuple[Any, torch.Tensor]:
-        """One step back; `after` is the state that the step led to the first time, if it is to be compared."""
+        """Goes one step back; `after` is the state that the step led to before, if it is to be compared."""
         action, compared = self._action(t), after is not None and not self.process.replays_exactly
         if self.method == "finite-difference":
             if compared:
@@ -278,7 +278,7 @@ def _root(steps: int) -> int:
 
 
 def stacked_results(results: Sequence[Hypergradient]) -> Hypergradient:
-    """The hypergradient of a batch whose students were differentiated one after the other."""
+    """Stacks the hypergradients of students that were differentiated one after the other into that of a batch."""
     first = results[0]
     nonfinite = [result.nonfinite_step for result in results if result.nonfinite_step is not None]
     return replace(
@@ -306,7 +306,7 @@ class _Rows:
 
 
 def forward(process: Process, state: Any, actions: Any, steps_per_action: int) -> Hypergradient:
-    """Forward mode: the tangent of the state for each coordinate of each action that was taken so far."""
+    """Differentiates by forward mode: carries a tangent of the state for each coordinate of each action so far."""
     tangents: list[tuple[int, torch.Tensor, Any]] = []  # (action, direction in it, tangent of the state)
     _, cotangent_like = process.value(state)
     zero = mapped(torch.zeros_like, cotangent_like)

@@ -51,7 +51,7 @@ class Training(Process):
         return self._updates[-1].batch(state)
 
     def singles(self, state: StudentState) -> list[tuple[Process, StudentState]]:
-        """The trainings of students that are taken one after the other anyway."""
+        """Returns (training, student) of each student of a batch that is taken one by one; else nothing."""
         if not self.dynamics.mapping.one_by_one:
             return []
         single = self.dynamics.mapped(One())
@@ -62,7 +62,7 @@ class Training(Process):
         return needed_of(self.dynamics, state)
 
     def finished(self, cotangent: Cotangent) -> Cotangent:
-        """The cotangent of the initial state as it is handed out."""
+        """Returns the cotangent of the initial state in the form that the caller gets."""
         return self._updates[-1].finished(cotangent)
 
     def step(self, state: StudentState, action: torch.Tensor, t: int, arena: Arena | None = None) -> StudentState:
@@ -86,7 +86,7 @@ class Training(Process):
     def pullback(
         self, state: StudentState, action: torch.Tensor, t: int, cotangent: Cotangent
     ) -> tuple[Cotangent, torch.Tensor]:
-        """The adjoint at once: the last update's without its graph, which a batch of students has recorded."""
+        """Applies the adjoint at once: the last update's without its graph, which a batch of students has recorded."""
         *earlier, last = self._updates
         adjoints = []
         for update in earlier:
@@ -101,7 +101,7 @@ class Training(Process):
     def pullback_by_differences(
         self, state: StudentState, action: torch.Tensor, t: int, cotangent: Cotangent
     ) -> tuple[Cotangent, torch.Tensor]:
-        """The adjoint, each update's by central differences."""
+        """Applies the adjoint, that of each update by central differences."""
         states = [state]
         for update in self._updates[:-1]:
             states.append(update.step(states[-1], action, t))
@@ -114,7 +114,7 @@ class Training(Process):
     def pushforward(
         self, state: StudentState, action: torch.Tensor, t: int, tangent: Cotangent, of_action: torch.Tensor
     ) -> Cotangent:
-        """The tangent through all updates, forward over reverse."""
+        """Carries a tangent through all updates, by forward mode over their reverse-mode gradients."""
         *earlier, last = self._updates
         for update in earlier:
             tangent = update.pushforward(state, action, t, tangent, of_action)
@@ -123,12 +123,12 @@ class Training(Process):
 
 
 def needed_of(dynamics: Dynamics, state: StudentState) -> StudentState:
-    """What has to be kept of a state to differentiate the step from it: all, where later updates start from more."""
+    """Returns what has to be kept of a state to differentiate the step from it: all, if there are several updates."""
     return state if len(dynamics.moves) > 1 else without_slots(state, dynamics.optimizer)
 
 
 def _reversed(adjoints: list[Adjoint]) -> Adjoint:
-    """The adjoint of steps in order: the last one's first, the cotangents of the action added up."""
+    """Composes the adjoints of updates: the last one's comes first, and the cotangents of the action add up."""
     if len(adjoints) == 1:
         return adjoints[0]
 

@@ -35,7 +35,7 @@ _BYTE_BUDGET = 4 << 30  # two such processes beside the rest of a laptop
 
 
 def encoded(gradient: torch.Tensor) -> torch.Tensor:
-    """A gradient as a network reads it, whatever its size: (..., n) to (..., 2n) in [-1, 1].
+    """Encodes a gradient of any size as a network reads it: (..., n) to (..., 2n) in [-1, 1].
 
     For each entry g two numbers (Andrychowicz et al. 2016, p = 10, as the released code has it), (log(|g| + 1e-8)/10,
     sign g) where |g| ≥ e⁻¹⁰, else (−1, e¹⁰ g). The first numbers of all entries come first, then the second ones.
@@ -48,7 +48,7 @@ def encoded(gradient: torch.Tensor) -> torch.Tensor:
 
 
 def decoded(observation: torch.Tensor) -> torch.Tensor:
-    """The gradient that was encoded, up to rounding: (..., 2n) to (..., n)."""
+    """Decodes a gradient that was encoded, up to rounding: (..., 2n) to (..., n)."""
     magnitude, sign = observation.chunk(2, -1)
     return sign * torch.where(magnitude > -1.0, (_P * magnitude).exp() - _TINY, math.exp(-_P))
 

@@ -103,7 +103,7 @@ def directional_derivative(
     method: Literal["exact", "finite-difference"] = "exact",
     radius: float = 0.01,
 ) -> torch.Tensor:
-    """How a function of a model changes as its parameters move along v: `influence` for any tensor, such as outputs.
+    """Computes how a function of a model changes along v: what `influence` is for losses, for any tensor.
 
     Args:
         model: Any module; it is not changed.
@@ -160,7 +160,7 @@ def derivative_along(
 def held_out_gradient(
     model: nn.Module, losses: Losses, batch: Any, parameters: Mapping[str, torch.Tensor] | None = None
 ) -> dict[str, torch.Tensor]:
-    """The gradient v = ∇L(ω') of the mean loss on held-out data, by name of parameter; detached.
+    """Computes the gradient v = ∇L(ω') of the mean loss on held-out data, by name of parameter; detached.
 
     Args:
         model: Any module; it is not changed, nor are its `.grad`s. Parameters that do not require a gradient have none.
@@ -200,7 +200,7 @@ class _Called(nn.Module):
 
 
 def _with_parameters(model: nn.Module, function: Callable[[nn.Module, Any], torch.Tensor]) -> _At:
-    """A function of (model, batch) as one of (parameters, batch)."""
+    """Turns a function of (model, batch) into one of (parameters, batch)."""
     module = _Called(model, function)
 
     def at(values: Mapping[str, torch.Tensor], batch: Any) -> torch.Tensor:
@@ -227,7 +227,7 @@ def _not_empty(direction: Direction) -> Direction:
 
 
 def _parameters_of(model: nn.Module, named: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The model's parameters of these names, detached.
+    """Returns the model's parameters of these names, detached.
 
     Raises:
         ValueError: it has none of that name, or of another shape.
@@ -245,7 +245,7 @@ def _parameters_of(model: nn.Module, named: Mapping[str, torch.Tensor]) -> dict[
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode; afterwards each of its modules is in its own again.
+    """Puts the model into evaluation mode inside the block; afterwards each module is in its own mode again.
 
     So are tensors that a module keeps as plain attributes and sets anew in its forward pass (a weight that
     `nn.utils.weight_norm` computes): those of a differentiated pass are of no use outside of it.
@@ -283,7 +283,7 @@ def _by_transposes(
     at: Mapping[str, torch.Tensor],
     direction: Mapping[str, torch.Tensor],
 ) -> torch.Tensor:
-    """J v as the derivative of Jᵀu, which is linear in u, along v."""
+    """Computes J v, for J the Jacobian, as the derivative of (Jᵀu)·v with respect to u, in which it is linear."""
     names = list(direction)
     leaves = {name: at[name].detach().requires_grad_() for name in names}
     with torch.enable_grad(), double_backward_kernels():

@@ -102,7 +102,7 @@ class InfluencePolicy(TeacherPolicy):
         return nn.Module()
 
     def forward(self, observation: torch.Tensor) -> torch.Tensor:
-        """The action, (batch of observations, samples)."""
+        """Returns the weight of each sample, (batch of observations, samples), in [-1, 1]."""
         action: torch.Tensor = (self._network.get("gain", 1.0) * observation).clamp(-1.0, 1.0)
         return action
 

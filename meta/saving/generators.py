@@ -63,7 +63,7 @@ class Stream:
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
-        """Inside the block the global generators are this stream; after it they are as they were before."""
+        """Puts this stream in the place of the global generators inside the block; afterwards they are as before."""
         outside = generators()
         set_generators(self.states)
         try:

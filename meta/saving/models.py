@@ -70,7 +70,7 @@ def write_model(
 def saved_attributes(
     model: BaseAlgorithm, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None
 ) -> dict[str, Any]:
-    """The attributes that SB3 saves of a model; see its `save`."""
+    """Returns the attributes of a model that SB3's `save` writes, by name."""
     names, tensors = model._get_torch_save_params()
     left_out = (set(exclude or ()) | set(model._excluded_save_params())) - set(include or ())
     left_out |= {name.split(".")[0] for name in (*names, *tensors)}
@@ -78,7 +78,7 @@ def saved_attributes(
 
 
 def variables_of(model: BaseAlgorithm) -> dict[str, Any]:
-    """The single tensors that are part of a model, SAC's log α for one."""
+    """Returns the single tensors that are part of a model, SAC's log α for one, by name."""
     return {name: recursive_getattr(model, name) for name in model._get_torch_save_params()[1]}
 
 
@@ -111,7 +111,7 @@ def model_of(
     force_reset: bool = True,
     **kwargs: Any,
 ) -> Model:
-    """The model of what `read_content` read; see `read_model`."""
+    """Makes the model of what `read_content` read; `read_model` describes the arguments."""
     attributes = content["attributes"]
     missing = [key for key in _NEEDED if key not in attributes]
     if missing:
@@ -159,7 +159,7 @@ def model_of(
 
 
 def read_content(cls: type, file: Any, replaced: Mapping[str, Any], trust: bool = False) -> tuple[str, dict[str, Any]]:
-    """The file's name, and what `write_model` wrote: attributes, parameters and variables; see `read_model`."""
+    """Returns (the file's name, what `write_model` wrote: attributes, parameters and variables)."""
     if isinstance(file, str | Path):
         file = Path(file)
         if not file.exists() and not file.suffix:
@@ -257,7 +257,7 @@ class PlainModel(BaseAlgorithm):
 
 @contextmanager
 def without_folder(model: BaseAlgorithm) -> Iterator[None]:
-    """Inside the block SB3 makes no logger for a model that writes no logs, and so no empty folder for them."""
+    """Keeps SB3, inside the block, from making an empty folder of logs for a model that writes none."""
     if model._custom_logger or model.tensorboard_log:
         yield
         return

@@ -19,7 +19,7 @@ from torch.autograd import forward_ad
 
 @contextmanager
 def modes_kept() -> Iterator[None]:
-    """Inside the block gradients are on; after it the modes are as before it, whatever interrupted it where."""
+    """Enables gradients inside the block; afterwards all modes are as before it, whatever interrupted it."""
     modes, hooks, level = torch._C._len_torch_function_stack(), _hooks(), forward_ad._current_level
     warned, cast = np.geterr(), {device: torch.is_autocast_enabled(device) for device in ("cpu", "cuda")}
     with torch.enable_grad():
@@ -40,7 +40,7 @@ def modes_kept() -> Iterator[None]:
 
 
 def _hooks() -> object:
-    """The hooks on saved tensors that hold now; torch before 2.8 does not say."""
+    """Returns the hooks on saved tensors that are in force; torch before 2.8 does not say which."""
     top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
     return None if top is None else top(True)
 

@@ -131,7 +131,7 @@ class Resumable(PlainModel):
 
     @contextmanager
     def _learning(self) -> Iterator[None]:
-        """Around `learn`: if training ends before its time, the model goes back to the mark."""
+        """Wraps the work of `learn`: if training ends before its time, the model goes back to the mark."""
         try:
             with modes_kept():
                 yield
@@ -244,7 +244,7 @@ class Resumable(PlainModel):
 
 
 def _copied(value: Any) -> Any:
-    """A copy that shares nothing with what training goes on to move."""
+    """Returns a copy that shares nothing with what training goes on to move."""
     if value is None or isinstance(value, int | float | str):
         return value
     if isinstance(value, np.ndarray):

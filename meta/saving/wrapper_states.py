@@ -86,7 +86,7 @@ def set_wrapper_states(env: VecEnv, states: list[Any]) -> None:
 
 
 def _around(env: VecEnv) -> Iterator[tuple[VecEnvWrapper, str]]:
-    """The wrappers of a batch, the outermost first, each with its attributes."""
+    """Yields the wrappers of a batch, the outermost first, each with the name of an attribute."""
     while isinstance(env, VecEnvWrapper):
         for kind, names in _OF_BATCHES.items():
             if isinstance(env, kind):
@@ -95,14 +95,14 @@ def _around(env: VecEnv) -> Iterator[tuple[VecEnvWrapper, str]]:
 
 
 def _single(env: VecEnv) -> Iterator[tuple[type, str, list[int]]]:
-    """The wrappers in the table around single environments, each with its attributes and where it is."""
+    """Yields the wrappers around single environments that the table has: class, attribute, environments' indices."""
     for kind, names in _OF_SINGLE.items():
         where = np.flatnonzero(env.env_is_wrapped(kind)).tolist()
         yield from ((kind, name, where) for name in names if where)
 
 
 def _others(env: VecEnv) -> Iterator[Any]:
-    """The wrappers in no table, the outermost first, which may remember something that no snapshot holds."""
+    """Yields the wrappers in no table, the outermost first, which may remember what no snapshot has."""
     chains = []
     while isinstance(env, VecEnvWrapper):
         if not isinstance(env, tuple(_OF_BATCHES)):
@@ -117,7 +117,7 @@ def _others(env: VecEnv) -> Iterator[Any]:
 
 
 def _remembered(holder: Any) -> dict[str, Any]:
-    """An object's attributes that are plain values; objects made of such are dictionaries, too."""
+    """Returns copies of an object's attributes that are plain values; objects made of such become dictionaries."""
     plain = {}
     for name, value in vars(holder).items():
         if _is_plain(value):

@@ -27,7 +27,7 @@ _SEEDS = 2**31 - 1
 
 
 class EvolutionStrategies(LearningTeacher):
-    """A teacher that follows antithetic estimates of the gradient of its students' return.
+    """A teacher that follows antithetic estimates of the gradient of its students' return (Salimans et al. 2017).
 
     Logged: `train/gradient_norm` (before clipping), `train/learning_rate`, `train/objective` (mean final J of the
     perturbed teachers' students).
@@ -68,7 +68,7 @@ class EvolutionStrategies(LearningTeacher):
         return [*super()._excluded_save_params(), "_perturbed", "_twin", "_noise"]
 
     def _collect(self, callback: BaseCallback) -> list[TaughtStudent] | None:
-        """Students of all pairs: those of θ + σε, then those of θ − σε, batch by batch."""
+        """Teaches the students of all pairs: those of θ + σε, then those of θ − σε, batch by batch."""
         assert self.env is not None
         self.policy.set_training_mode(False)
         callback.on_rollout_start()

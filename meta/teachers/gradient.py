@@ -108,7 +108,7 @@ class GradientTeacher(LearningTeacher):
 
 
 class RMD(GradientTeacher):
-    """L2T-DLF's teacher: reverse-mode differentiation through the whole training, exact (also with momentum)."""
+    """L2T-DLF's teacher (Wu et al. 2018): exact reverse-mode differentiation through a training, also with momentum."""
 
     method = "rmd"
 

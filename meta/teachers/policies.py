@@ -24,7 +24,7 @@ FEATURES = len(BATCH_FIELDS)
 
 
 class Attention(nn.Module):
-    """L2T-DLF's teacher μ_θ(s) = W softmax(V s), here inside tanh, which keeps it in the box.
+    """L2T-DLF's teacher μ_θ(s) = W softmax(V s) (Wu et al. 2018), here inside tanh, which keeps it in the box.
 
     The action is a convex combination of `keys` learned actions (the columns of W), chosen by the state. The paper has
     10 keys for classification, no bias and no tanh, and says nothing of the initialisation: W is drawn small, so that

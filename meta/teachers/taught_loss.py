@@ -53,7 +53,7 @@ class TaughtLoss(nn.Module):
 
     @classmethod
     def of(cls, teacher: Any) -> TaughtLoss:
-        """The loss of a learning teacher, from `meta` or `agents`, with its environment.
+        """Makes the loss that a teacher from `meta` or `agents`, which has its environment, has learned.
 
         Raises:
             ValueError: no environment; a task that is not classification; a loss family of your own, or
@@ -151,7 +151,7 @@ class TaughtLoss(nn.Module):
             self._action = self.actor(observation).squeeze(0).clamp(-1.0, 1.0)
 
     def measure(self, outputs: torch.Tensor, targets: torch.Tensor) -> dict[str, Any]:
-        """`dev_accuracy` and `dev_precision` for `tell`, from the dev set's logits (n, C) and labels (n,)."""
+        """Measures `dev_accuracy` and `dev_precision` for `tell`, from the dev set's logits (n, C) and labels (n,)."""
         with torch.no_grad():
             accuracy, precision = ClassificationMeasure(self.config["outputs"]).assess(outputs, targets)
         return {"dev_accuracy": float(accuracy), "dev_precision": precision.tolist()}

@@ -23,7 +23,7 @@ _ROUNDING = 1e-5
 
 
 def wrappers_of(env: Any, until: type[Any] | None = None) -> Iterator[Any]:
-    """The wrappers of an environment, single or vector, the outermost first.
+    """Yields the wrappers of an environment, single or vector, the outermost first.
 
     Args:
         env: The environment.
@@ -70,7 +70,7 @@ def _changes_actions(wrapper: Any) -> bool:
 
 
 def check_actions_unchanged(env: Any, caller: str, until: type[Any] | None = None) -> None:
-    """For what cannot have any wrapper that changes actions, known or not.
+    """Refuses an environment with a wrapper that changes actions, whether its derivative is known or not.
 
     Args:
         env: The environment with its wrappers.

@@ -28,7 +28,7 @@ class TeachWrapper(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
         self._teach: TeachEnv = env.unwrapped
 
     def _check_weighs_samples(self) -> None:
-        """For wrappers that show the samples of the minibatch that the next action weighs.
+        """Checks that the next action weighs one minibatch, for wrappers that show its samples.
 
         Raises:
             ValueError: an action weighs the samples of several minibatches.
@@ -48,7 +48,7 @@ class RememberingWrapper(TeachWrapper):
     state_name: ClassVar[str]
 
     def get_state(self) -> dict[str, Any]:
-        """The environment's snapshot, and what this wrapper remembers of the episode."""
+        """Returns the environment's snapshot, and what this wrapper remembers of the episode."""
         return {"environment": self._teach.get_state(), self.state_name: self._remembered()}
 
     def set_state(self, state: dict[str, Any]) -> None:

@@ -87,7 +87,7 @@ class GymVecEnv(VecEnv):
         return [getattr(self._holder(method_name), method_name)(*method_args, **method_kwargs)]
 
     def _holder(self, name: str) -> gym.vector.VectorEnv[Any, Any, Any]:
-        """The outermost wrapper that has the attribute, or the environment itself."""
+        """Returns the outermost wrapper that has the attribute, or the environment itself."""
         env = self.venv
         while isinstance(env, gym.vector.VectorWrapper) and not hasattr(env, name):
             env = env.env
@@ -105,12 +105,12 @@ class GymVecEnv(VecEnv):
 
 
 def as_vec_env(env: Any) -> Any:
-    """A Gymnasium vector environment as a monitored `VecEnv`; everything else is left as it is."""
+    """Adapts a Gymnasium vector environment as a monitored `VecEnv`; everything else is returned as it is."""
     return VecMonitor(GymVecEnv(env)) if isinstance(env, gym.vector.VectorEnv) else env
 
 
 def _rows(infos: dict[str, Any], count: int) -> list[dict[str, Any]]:
-    """The students' parts of a vector environment's infos, as Python numbers where they are numbers."""
+    """Returns each student's part of a vector environment's infos, numbers as Python numbers."""
     rows: list[dict[str, Any]] = [{} for _ in range(count)]
     for key, value in infos.items():
         if key.startswith("_"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from teachenv import checks
@@ -34,7 +34,7 @@ __all__ = [
     "plain_loss",
 ]
 
-LOSSES: dict[str, Callable[..., LossFamily]] = {
+LOSSES: dict[str, type[LossFamily]] = {
     "bilinear": Bilinear,
     "bilinear-generalized": BilinearGeneralized,
     "bilinear-sigmoid": BilinearSigmoid,

@@ -20,11 +20,14 @@ class LossFamily(ABC):
     Attributes:
         needs_head: whether `Prediction.features` and `Prediction.head_weight` are wanted.
         of_pairs: whether the outputs are those of a teacher network and of a student; see `teachenv.joint`.
+        of_places: whether an action's coordinates belong to the places of a minibatch, so that they mean nothing for a
+            batch of another size.
         coefficient_label: what `coefficients` shows, for figures.
     """
 
     needs_head: bool = False
     of_pairs: bool = False
+    of_places: bool = False
     coefficient_label: str = "coefficients"
 
     @abstractmethod

@@ -62,6 +62,7 @@ class Distillation(LossFamily):
 
     coefficient_label = "weights of the minibatch in the teacher's distillation loss"
     of_pairs = True
+    of_places = True
 
     def __init__(
         self,

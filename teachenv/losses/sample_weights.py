@@ -25,6 +25,7 @@ class SampleWeights(LossFamily):
     """
 
     coefficient_label = "sample weights of the minibatch"
+    of_places = True
 
     def __init__(self, base: str = "cross-entropy", scale: float = 1.0, **options: Any) -> None:
         """Looks the base loss up."""

@@ -66,7 +66,8 @@ class TaughtLoss(nn.Module):
         if not isinstance(settings.loss, str) or problem.dynamics.loss.of_places:
             known = [name for name, family in LOSSES.items() if not family.of_places]
             raise ValueError(
-                f"found loss={settings.loss!r}, expected one of {known}: a loss that is saved needs a name, and an action that does not belong to the places of a minibatch"
+                f"found loss={settings.loss!r}, expected one of {known}: a loss that is saved needs a "
+                "name, and an action that does not belong to the places of a minibatch"
             )
         if not problem.classifies:
             raise ValueError(f"task {problem.task.name!r} is not classification, which is all that TaughtLoss tells of")

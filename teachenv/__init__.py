@@ -1,7 +1,6 @@
 """Learning to teach: a student network's training as a Gymnasium environment.
 
-Importing this package registers `TeachDigits-v0`, `TeachMNIST-v0`, `TeachCIFAR-v0`, `TeachCIFAR100-v0` and
-`TeachDistill-v0`.
+Importing this package registers the environments that `teachenv.registration` lists, such as `TeachDigits-v0`.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from teachenv.checks import shown
+from teachenv.optimizers import OPTIMIZERS
 
 _OPTIONS_OF = {part: f"{part}_kwargs" for part in ("task", "student", "teacher", "loss", "optimizer")}
 """The setting that holds the further options of each part."""
@@ -42,8 +43,10 @@ def spelled_out(kwargs: Mapping[str, Any]) -> dict[str, Any]:
                 "options"
             )
         parts: dict[str, Any] = {part: options.pop("name")}
+        entry = OPTIMIZERS.get(parts[part]) if part == "optimizer" else None
+        own = () if entry is None else entry.options  # RMSprop's momentum is not the setting, which is SGD's
         for option, setting in _SETTINGS_OF.get(part, {}).items():
-            if option in options:
+            if option in options and option not in own:
                 parts[setting] = options.pop(option)
         if options:
             parts[rest] = options

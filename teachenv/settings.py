@@ -34,7 +34,7 @@ class Settings:
     `student`, `teacher`, `loss` and `task`; see `teachenv.parts`.
 
     Attributes:
-        task: a name (`"digits"`, `"mnist"`, `"cifar10"`, `"cifar100"`, `"synthetic"`) or a `teachenv.Task` of your own.
+        task: a name in `teachenv.TASKS` (`"digits"`, `"mnist"`, ...) or a `teachenv.Task` of your own.
         task_kwargs: options of a named task; see `teachenv.tasks.make_task`.
         dataset: other data for a named task; the CIFAR tasks take `"synthetic"`. None: the task's own.
         data_root: folder of the data; None: the environment variable TEACHENV_DATA, then the user's cache.
@@ -53,8 +53,7 @@ class Settings:
             None: there is none. It goes with `loss="distillation"`, and only with it.
         teacher_kwargs: options of a named teacher network.
         teacher_learning_rate: its η; None: the student's. Its optimiser and schedule are the student's.
-        loss: a name (`"bilinear"`, `"bilinear-generalized"`, `"bilinear-sigmoid"`, `"diagonal"`, `"diagonal-sigmoid"`,
-            `"sample-weights"`, `"mixture"`, `"dynamic-network"`, `"distillation"`) or a `teachenv.LossFamily`.
+        loss: a name in `teachenv.LOSSES` (`"bilinear"`, `"sample-weights"`, ...) or a `teachenv.LossFamily`.
         loss_kwargs: options of a named loss family.
         horizon: student steps in an episode.
         steps_per_action: student steps under each action; must divide the horizon.
@@ -68,7 +67,7 @@ class Settings:
             learning rate, on minibatches of their own; its optimiser then begins anew. The horizon does not count them.
         train_on: `"split"`, or `"pool"` to train a final student on the whole pool (dev is then a part of it).
         augment: augment minibatches; None: as the task is usually trained (CIFAR: yes).
-        optimizer: the student's: `"sgd"`, `"adam"`, `"adamw"` or `"rmsprop"`.
+        optimizer: the student's, a name in `teachenv.optimizers.OPTIMIZERS` (`"sgd"`, `"adam"`, ...).
         optimizer_kwargs: Adam's `betas` and `epsilon`; RMSprop's `alpha`, `epsilon` and `momentum`.
         learning_rate: η.
         momentum: SGD's μ.

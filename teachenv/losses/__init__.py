@@ -10,6 +10,7 @@ from teachenv import checks
 from teachenv.errors import unknown_name
 from teachenv.losses.base import LossFamily
 from teachenv.losses.bilinear import Bilinear, BilinearGeneralized, BilinearSigmoid
+from teachenv.losses.class_weights import ClassWeights
 from teachenv.losses.diagonal import Diagonal, DiagonalSigmoid
 from teachenv.losses.distillation import Distillation
 from teachenv.losses.dynamic_network import DynamicNetwork
@@ -23,6 +24,7 @@ __all__ = [
     "Bilinear",
     "BilinearGeneralized",
     "BilinearSigmoid",
+    "ClassWeights",
     "Diagonal",
     "DiagonalSigmoid",
     "Distillation",
@@ -38,6 +40,7 @@ LOSSES: dict[str, type[LossFamily]] = {
     "bilinear": Bilinear,
     "bilinear-generalized": BilinearGeneralized,
     "bilinear-sigmoid": BilinearSigmoid,
+    "class-weights": ClassWeights,
     "diagonal": Diagonal,
     "diagonal-sigmoid": DiagonalSigmoid,
     "distillation": Distillation,

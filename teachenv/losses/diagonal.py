@@ -1,4 +1,4 @@
-"""L2T-DLF's losses of tokens: a coefficient for each class, the diagonal of Φ, for classes by the thousand."""
+"""L2T-DLF's losses of tokens: a weight for each class, the diagonal of Φ, for classes by the thousand."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from teachenv.students.prediction import Prediction
 class Diagonal(LossFamily):
     """l = −Φ_y log p_y with Φ_y = 1 + scale · a_y.
 
-    L2T-DLF's form for translation without its sigmoid, a mean over decisions (tokens). The zero action is
+    This is per-class weighting: each sample's cross-entropy is multiplied by the weight of its class. It is L2T-DLF's
+    form for translation without its sigmoid, a mean over decisions (tokens). The weights are not normalised: an action
+    that weighs all classes more enlarges the step; `"class-weights"` is the normalised form. The zero action is
     cross-entropy, bitwise.
 
     Args:

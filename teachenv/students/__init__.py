@@ -25,6 +25,7 @@ _FOLDER = "teachenv.students"
 _OF_IMAGES = {
     "densenet": "densenet:densenet",
     "lenet": "lenet:lenet",
+    "mlp-mixer": "mlp_mixer:mlp_mixer",
     "mobilenet-v2": "of_torchvision:mobilenet_v2",
     "preresnet": "preresnet:preresnet",
     "resnet8": "resnet:resnet8",
@@ -56,12 +57,9 @@ def make_student(
         name: one of `STUDENTS`.
         input_shape: shape of one input: (features,), (channels, height, width), or of translation (2L,).
         outputs: number of classes.
-        options: of `"mlp"`: `hidden` (widths; default 500 for images, 32 for vectors of fewer than 100 features) and
-            `activation` (`"tanh"` or `"relu"`); of `"wrn"`: `depth` (40) and `width` (10); of `"densenet"`
-            (DenseNet-BC): `depth` (190) and `growth` (40); of `"preresnet"`: `depth` (20); of `"fcn"`, `"deeplab"` and
-            `"ssd"`: `width` (16); of `"lstm"` (`AttentiveLSTM`): `width` (256), `layers` (1), `dropout`; of
-            `"transformer"` (`Transformer`): `width` (256), `layers` (6), `heads` (4), `inner` (1024), `dropout`. The
-            other networks have none.
+        options: the named network's own, such as `hidden` and `activation` of `"mlp"`; `student_options` lists them
+            with their defaults, and the functions of the tables above say what they are. The hidden layer of `"mlp"`
+            has 32 units for vectors of fewer than 100 features and 500 for all else, unless `hidden` says otherwise.
 
     Raises:
         ValueError: an unknown name, an option of another kind, or inputs that the network cannot take.

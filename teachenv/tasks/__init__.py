@@ -40,6 +40,7 @@ TASKS: dict[str, str] = {
     "segmentation": "teachenv.tasks.segmentation:segmentation",  # labels of pixels: shapes, CamVid or VOC 2012
     "translation": "teachenv.tasks.translation:translation",  # German to English: number words, Multi30k, IWSLT-14
     "synthetic": "teachenv.tasks.synthetic:synthetic",  # 32x32 procedural images, 10 classes: 5,000 pool, 1,000 test
+    "wine": "teachenv.tasks.wine:wine",  # 13 measurements of wines of three growers, scikit-learn's: 128 pool, 50 test
 }
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from teachenv.losses import LOSSES
+from teachenv.losses import LOSSES, make_loss
 from teachenv.mapping import Loop, Vmap
 from teachenv.problem import Problem
 from teachenv.recording import Recorder
@@ -275,7 +275,7 @@ def test_batched_students_are_single_ones(name, path, dtype, tolerance):
 @pytest.mark.parametrize(
     ("name", "loss"),
     [
-        *[("mlp", loss) for loss in LOSSES if loss != "distillation"],
+        *[("mlp", loss) for loss in LOSSES if not make_loss(loss).of_pairs],
         ("normed", "bilinear"),
         ("lenet", "sample-weights"),
     ],

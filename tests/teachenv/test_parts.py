@@ -25,6 +25,10 @@ SMALL = {"horizon": 2, "batch_size": 4, "dev_size": 8}
             {"optimizer": "adam", "optimizer_kwargs": {"betas": (0.8, 0.9)}, "weight_decay": 0.1},
         ),
         (
+            {"optimizer": {"name": "rmsprop", "momentum": 0.5, "learning_rate": 0.01}},
+            {"optimizer": "rmsprop", "optimizer_kwargs": {"momentum": 0.5}, "learning_rate": 0.01},
+        ),
+        (
             {"loss": "distillation", "teacher": {"name": "mlp", "hidden": [8], "learning_rate": 0.2}},
             {"loss": "distillation", "teacher": "mlp", "teacher_kwargs": {"hidden": [8]}, "teacher_learning_rate": 0.2},
         ),

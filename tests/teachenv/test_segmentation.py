@@ -15,14 +15,14 @@ from sklearn.metrics import jaccard_score
 
 import teachenv
 from teachenv import TeachEnv
-from teachenv.losses import make_loss
+from teachenv.losses import LOSSES, make_loss
 from teachenv.students import Prediction, make_student
 from teachenv.tasks import make_task
 from teachenv.tasks.base import VOID
 from teachenv.tasks.segmentation import PixelDecisions, SegmentationMeasure
 from teachenv.tasks.shapes import CLASSES, draw_scenes
 
-FAMILIES = ["bilinear", "bilinear-generalized", "bilinear-sigmoid", "sample-weights", "mixture", "dynamic-network"]
+FAMILIES = [name for name in LOSSES if not make_loss(name).of_pairs]
 SMALL = {"pool_size": 30, "dev_size": 10, "batch_size": 4, "horizon": 3, "task_kwargs": {"image_size": (24, 24)}}
 
 

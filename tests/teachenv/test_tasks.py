@@ -350,3 +350,28 @@ def test_synthetic_sizes_outside_their_range_are_errors():
         make_synthetic(num_classes=20)
     with pytest.raises(ValueError, match="at least one sample"):
         make_task("synthetic", pool_size=0)
+
+
+# --- wine ------------------------------------------------------------------------------------------------------------
+
+
+def test_wines_are_all_of_scikit_learns_standardised_by_the_pool():
+    from sklearn.datasets import load_wine
+
+    task = make_task("wine")
+    assert (task.name, task.dataset, task.num_outputs) == ("wine", "wine", 3)
+    assert task.pool[0].shape == (128, 13)
+    assert task.test[0].shape == (50, 13)
+    assert task.pool[0].dtype == torch.float32
+    torch.testing.assert_close(task.pool[0].mean(0), torch.zeros(13), rtol=0, atol=1e-5)
+    torch.testing.assert_close(task.pool[0].std(0, correction=0), torch.ones(13))
+    measurements, growers = load_wine(return_X_y=True)
+    order = np.random.default_rng(0).permutation(178)
+    pool = measurements[order[:128]]
+    expected = (measurements[order] - pool.mean(0)) / pool.std(0)
+    inputs = torch.cat([task.pool[0], task.test[0]]).numpy()
+    np.testing.assert_allclose(inputs, expected, rtol=1e-5, atol=1e-5)
+    assert torch.cat([task.pool[1], task.test[1]]).tolist() == growers[order].tolist()
+    for size in (1, 178):
+        with pytest.raises(ValueError, match=f"pool_size is {size}: expected 2 to 177"):
+            make_task("wine", pool_size=size)

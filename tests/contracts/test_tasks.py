@@ -1,0 +1,46 @@
+"""What every named task does that needs no files; those of files are in `test_data.py` and `test_image_folder.py`."""
+
+import pytest
+import torch
+
+from teachenv.tasks import TASKS, make_task
+
+OF_FILES = ("mnist", "image-folder")
+OPTIONS = {
+    "detection": {"image_size": 32},
+    "segmentation": {"image_size": [24, 24]},
+    "cifar10": {"dataset": "synthetic"},
+    "cifar100": {"dataset": "synthetic"},
+}
+POOL = 30
+REPEATING = ("translation",)  # there are few sums in number words: some are drawn for pool and test alike
+
+
+def task_of(name, split_seed=0, **options):
+    return make_task(name, pool_size=POOL, split_seed=split_seed, **OPTIONS.get(name, {}), **options)
+
+
+def samples(split):
+    """Each sample as bytes, so that equal ones are found."""
+    return [inputs.numpy().tobytes() for inputs in split[0]]
+
+
+@pytest.mark.parametrize("name", [name for name in TASKS if name not in OF_FILES])
+def test_a_task_is_a_pool_and_a_disjoint_test_split_drawn_by_a_seed(name):
+    task, again, other = task_of(name), task_of(name), task_of(name, split_seed=1)
+    assert len(task.pool[0]) == len(task.pool[1]) == POOL
+    if name not in REPEATING:
+        assert not {*samples(task.pool)} & {*samples(task.test)}
+    for split, repeated in ((task.pool, again.pool), (task.test, again.test)):
+        assert all(torch.equal(a, b) for a, b in zip(split, repeated, strict=True))
+    assert samples(task.pool) != samples(other.pool)
+    task.pool[0].zero_()  # a task owns its tensors: writing to one does not reach the next
+    assert samples(task_of(name).pool) == samples(again.pool)
+
+
+@pytest.mark.parametrize("name", [name for name in TASKS if name not in OF_FILES])
+def test_what_a_task_does_not_know_is_refused(name, tmp_path):
+    with pytest.raises(TypeError, match=f"task '{name}'"):
+        task_of(name, no_such_option=1)
+    with pytest.raises(ValueError, match=r"found 0|is 0"):
+        make_task(name, pool_size=0, data_root=tmp_path, **OPTIONS.get(name, {}))

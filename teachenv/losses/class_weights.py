@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from teachenv import checks
 from teachenv.losses.base import LossFamily, weighted
-from teachenv.students.functional import Prediction
+from teachenv.students.prediction import Prediction
 
 
 class ClassWeights(LossFamily):

@@ -68,8 +68,9 @@ class Model:
         steps = (torch.arange(len(step)), torch.from_numpy(step)) if isinstance(step, np.ndarray) else step
         indices = episode.batches[steps]
         # By index_select, which is faster on a CPU than indexing.
-        rows = indices.reshape(-1)
-        inputs, targets = (t.index_select(0, rows).view(*indices.shape, *t.shape[1:]) for t in self.task.pool)
+        inputs, targets = (t.index_select(0, indices.reshape(-1)) for t in self.task.pool)
+        if indices.dim() > 1:
+            inputs, targets = (t.view(*indices.shape, *t.shape[1:]) for t in (inputs, targets))
         return self._trimmed(self._augmented(inputs, episode, step), targets)
 
     def _augmented(self, inputs: torch.Tensor, episode: Episode, step: int | np.ndarray) -> torch.Tensor:

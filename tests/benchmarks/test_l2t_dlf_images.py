@@ -226,6 +226,7 @@ def shown(rows: list[Row], seeds: int) -> Results:
 def row(task: str, method: str, seed: int, value: float) -> Row:
     config = {
         "stage": "training",
+        "env": None,
         "loss": None,
         "options": {"horizon": 10},
         "parallel": 1,

@@ -134,7 +134,14 @@ def test_reward_scale_and_action_penalty_reach_the_replay_buffer(algorithm, coun
 @ALGORITHMS
 def test_it_learns_to_act_where_the_penalty_is_all_that_counts(algorithm):
     """A critic that learns c·mean(a²) moves the actor to the zero action."""
-    options = {"reward_scale": 0.0, "action_penalty": 10.0, "noise": 0.5, "learning_rate": 1e-2, "gamma": 0.0}
+    options = {
+        "reward_scale": 0.0,
+        "action_penalty": 10.0,
+        "noise": 0.5,
+        "learning_rate": 1e-2,
+        "gamma": 0.0,
+        "batch_size": 64,
+    }
     model = algorithm(
         "AttentionPolicy", environment(), seed=0, policy_kwargs={"initial_scale": 2.0, "net_arch": [64, 64]}, **options
     )

@@ -260,7 +260,7 @@ def test_a_student_that_diverges_is_none_of_those_that_begin_in_its_place() -> N
 
 
 def test_trainings_of_any_names_and_settings_have_a_folder_each(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = Session(ResultsFile(tmp_path / "results.jsonl"), make_backend("inline"))
     folders = set[Path]()

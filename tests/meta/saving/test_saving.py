@@ -39,6 +39,7 @@ def environment(**changes: Any) -> TeachEnv:
 
 
 SMALL: dict[str, Any] = {"n_steps": 8, "batch_size": 8, "n_epochs": 1, "device": "cpu", "seed": 0}
+REPLAY: dict[str, Any] = {"buffer_size": 20, "policy_kwargs": {"net_arch": [8]}}
 MODELS: dict[str, Callable[[], Any]] = {
     "RMD": lambda: meta.RMD("AttentionPolicy", environment(), seed=0),
     "FiniteDifference": lambda: meta.FiniteDifference("MlpPolicy", environment(), seed=0),
@@ -47,9 +48,9 @@ MODELS: dict[str, Callable[[], Any]] = {
     "RandomTeacher": lambda: meta.RandomTeacher("RandomPolicy", environment(), seed=0),
     "DataTeacher": lambda: meta.DataTeacher("DataPolicy", environment(loss="sample-weights"), seed=0),
     "DynamicLossTeacher": lambda: meta.DynamicLossTeacher("LSTMPolicy", environment(), seed=0),
-    "DDPG": lambda: agents.DDPG("AttentionPolicy", environment(), seed=0, buffer_size=20),
-    "TD3": lambda: agents.TD3("AttentionPolicy", environment(), seed=0, buffer_size=20),
-    "SAC": lambda: agents.SAC("AttentionPolicy", environment(), seed=0, buffer_size=20),
+    "DDPG": lambda: agents.DDPG("AttentionPolicy", environment(), seed=0, **REPLAY),
+    "TD3": lambda: agents.TD3("AttentionPolicy", environment(), seed=0, **REPLAY),
+    "SAC": lambda: agents.SAC("AttentionPolicy", environment(), seed=0, **REPLAY),
     "LoTPPO": lambda: agents.LoTPPO("MlpPolicy", "CartPole-v1", student_steps=2, **SMALL),
 }
 
@@ -194,7 +195,7 @@ class Halved:
 
 
 def noisy(noise: Any) -> Any:
-    return agents.DDPG("MlpPolicy", environment(), seed=0, buffer_size=20, action_noise=noise)
+    return agents.DDPG("MlpPolicy", environment(), seed=0, action_noise=noise, **REPLAY)
 
 
 PLAIN: dict[str, Callable[[], Any]] = {
@@ -213,7 +214,7 @@ PLAIN: dict[str, Callable[[], Any]] = {
     "gSDE and clipped values": lambda: agents.LoTPPO(
         "MlpPolicy", "Pendulum-v1", use_sde=True, clip_range_vf=0.2, policy_kwargs={"activation_fn": nn.ReLU}, **SMALL
     ),
-    "episodes": lambda: agents.DDPG("MlpPolicy", environment(), buffer_size=20, train_freq=(1, "episode")),
+    "episodes": lambda: agents.DDPG("MlpPolicy", environment(), train_freq=(1, "episode"), **REPLAY),
 }
 
 
@@ -238,7 +239,7 @@ def test_what_is_common_needs_no_trust(name: str, tmp_path: Path) -> None:
 def describe(state: Any) -> str:
     if isinstance(state, dict):
         return str({key: describe(value) for key, value in state.items()})
-    return str(state.tolist()) if isinstance(state, torch.Tensor) else str(state)
+    return f"{state.dtype} {state.tolist()}" if isinstance(state, torch.Tensor) else str(state)
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def _registered():
 
 
 def make(teacher, policy, env, **options):
-    if policy == "MlpPolicy":
+    if policy == "MlpPolicy" or issubclass(teacher, ReplayTeacher):
         options["policy_kwargs"] = {"net_arch": [16, 16]}
     if issubclass(teacher, ReplayTeacher):
         options = {"learning_starts": 4, "batch_size": 8, "buffer_size": 50} | options
@@ -383,7 +383,9 @@ def test_double_precision_environments_have_double_precision_teachers(policy):
 @pytest.mark.parametrize(
     ("teacher", "policy", "kind"),
     [
-        *((*both, kind) for both in TEACHERS for kind in ("single", "vector", "dummy")),
+        *((*both, "single") for both in TEACHERS),
+        # Which environment it is makes no difference to which network the policy is.
+        *((*both, kind) for both in TEACHERS if both[1] != "MlpPolicy" for kind in ("vector", "dummy")),
         *((*both, "id") for both in TEACHERS if both[0] in (RMD, DDPG, ConstantTeacher)),
     ],
 )
@@ -545,6 +547,17 @@ def optimizer_states(model):
     return {f"{i}-{name}": value for i, m in enumerate(moments) for name, value in m.items()}
 
 
+class StopAfter(BaseCallback):
+    """Ends the training after so many calls of step."""
+
+    def __init__(self, calls):
+        super().__init__()
+        self.calls = calls
+
+    def _on_step(self):
+        return self.n_calls < self.calls
+
+
 @pytest.mark.parametrize("kind", ["single", "vector", "dummy"])
 @pytest.mark.parametrize(
     ("teacher", "options"),
@@ -580,12 +593,13 @@ def test_a_run_resumed_from_a_checkpoint_ends_as_if_it_had_not_stopped(teacher, 
 
     whole = fresh().learn(total)
     # Saved after 10 calls of step: in mid-episode (4 steps each), in mid-update, in mid-rollout.
-    fresh().learn(total, callback=CheckpointCallback(10, str(tmp_path), name_prefix="c"))
-    steps = sorted(int(path.stem.split("_")[1]) for path in tmp_path.glob("c_*_steps.zip"))
+    stopped = [CheckpointCallback(10, str(tmp_path), name_prefix="c"), StopAfter(10)]
+    fresh().learn(total, callback=stopped)
+    (steps,) = (int(path.stem.split("_")[1]) for path in tmp_path.glob("c_*_steps.zip"))
     np.random.seed(99)  # noqa: NPY002 - what a new process would not have either
     torch.manual_seed(99)
-    resumed = teacher.load(tmp_path / f"c_{steps[0]}_steps", env=environment(), trust=True)
-    assert 0 < resumed.num_timesteps + 1 <= steps[0]
+    resumed = teacher.load(tmp_path / f"c_{steps}_steps", env=environment(), trust=True)
+    assert 0 < resumed.num_timesteps + 1 <= steps
     # A checkpoint that is saved again before training goes on is as good.
     resumed.save(tmp_path / "again")
     resumed = teacher.load(tmp_path / "again", env=environment(), trust=True)

@@ -23,8 +23,12 @@ def test_an_address_at_which_no_cluster_answers_is_refused():
 def cluster():
     from ray.cluster_utils import Cluster
 
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    made.add_node(num_cpus=1, resources={"far": 1}, include_dashboard=False)
+    # Without what serves a person, or grows and shrinks the cluster.
+    lean = {"num_cpus": 1, "include_dashboard": False, "include_log_monitor": False, "object_store_memory": 100_000_000}
+    # Ray's workers are nice to others, and would hardly begin where other tests keep all cores busy.
+    head = {**lean, "no_monitor": True, "_system_config": {"worker_niceness": 0}}
+    made = Cluster(initialize_head=True, head_node_args=head)
+    made.add_node(**lean, resources={"far": 1})
     yield made
     made.shutdown()
 

@@ -717,3 +717,27 @@ def test_students_on_gpu_are_skipped_without_one():
         pytest.skip("there is one")
     with pytest.raises(ValueError, match="device 'cuda' cannot be used"):
         teachenv.TeachEnv(device="cuda")
+
+
+# --- what others need of a student in training ------------------------------------------------------------------------
+
+
+def test_the_task_and_the_students_outputs_can_be_had():
+    env = make(horizon=3)
+    with pytest.raises(gym.error.ResetNeeded):
+        env.unwrapped.predict(env.unwrapped.task.test[0])
+    env.reset(seed=0)
+    env.step(np.zeros(env.action_space.shape, dtype=np.float32))
+    inputs, labels = env.unwrapped.task.test
+    outputs = env.unwrapped.predict(inputs.numpy())
+    assert outputs.shape == (len(inputs), 10)
+    assert not outputs.requires_grad
+    accuracy = float((outputs.argmax(1) == labels).double().mean())
+    assert env.unwrapped.evaluate("test")["test_accuracy"] == pytest.approx(accuracy, abs=1e-6)
+
+    students = teachenv.TeachVectorEnv.like(env.unwrapped, 2)
+    students.reset(seed=[0, 5])
+    students.step(np.zeros(students.action_space.shape, dtype=np.float32))
+    both = students.predict(students.task.test[0])
+    torch.testing.assert_close(both[0], outputs, rtol=1e-4, atol=1e-5)
+    assert not torch.equal(both[0], both[1])

@@ -88,6 +88,22 @@ def test_the_large_networks_have_as_many_parameters_as_their_papers_say(name, op
     assert sum(isinstance(m, kinds) for m in module.modules()) == layers
 
 
+@pytest.mark.parametrize(
+    ("patch", "width", "depth", "millions"), [(16, 512, 8, 18), (32, 512, 8, 19), (16, 768, 12, 59), (32, 768, 12, 60)]
+)
+def test_mixers_have_as_many_parameters_as_the_paper_says(patch, width, depth, millions):
+    options = {"patch": patch, "width": width, "depth": depth}
+    with torch.device("meta"):
+        module = make_student("mlp-mixer", (3, 224, 224), 1000, options)()
+    # Table 1 gives whole millions, rounded down.
+    assert count(module) // 1_000_000 == millions
+
+
+def test_a_mixer_needs_whole_patches():
+    with pytest.raises(ValueError, match="multiple of patch=5, found 32"):
+        make_student("mlp-mixer", SHAPES["cifar"], 10, {"patch": 5})()
+
+
 @pytest.mark.parametrize(("name", "options"), [("wrn", {"depth": 16, "width": 2}), ("densenet", {"depth": 10})])
 def test_small_versions_of_the_large_networks_run(name, options):
     module = make_student(name, SHAPES["cifar"], 10, options)()

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from teachenv import checks
+from teachenv.dynamics import Dynamics
 from teachenv.interface import Interface, Standing
 from teachenv.parts import spelled_out
 from teachenv.problem import Problem
@@ -89,8 +90,7 @@ class TeachEnv(gym.Env[np.ndarray, np.ndarray]):
         settings = spelled_out(settings)
         self.defaults, self.given = defaults, settings
         self.problem = Problem(Settings.from_kwargs(settings, defaults), given=settings)
-        self.dynamics = self.problem.dynamics
-        self.interface = Interface(self.problem, self.dynamics)
+        self.interface = Interface(self.problem, self.problem.dynamics)
         self.OBSERVATION_FIELDS = self.interface.observation_fields
         self.observation_space = self.interface.observation_space
         self.action_space = self.interface.action_space
@@ -103,6 +103,11 @@ class TeachEnv(gym.Env[np.ndarray, np.ndarray]):
     def task(self) -> Task:
         """The data, label noise in place."""
         return self.problem.task
+
+    @property
+    def dynamics(self) -> Dynamics:
+        """The training of the student as pure functions."""
+        return self.interface.dynamics
 
     @property
     def student(self) -> StudentState:

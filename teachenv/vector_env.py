@@ -14,6 +14,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
 from teachenv import checks
+from teachenv.dynamics import Dynamics
 from teachenv.env import TeachEnv
 from teachenv.errors import unknown_name
 from teachenv.interface import Interface, Standing
@@ -80,8 +81,7 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.problem = Problem(Settings.from_kwargs(settings, defaults), given=settings)
         self.path = self._choose(path)
         mapping = Vmap(self.problem.recorder) if self.path == "vmap" else Loop()
-        self.dynamics = self.problem.dynamics.mapped(mapping)
-        self.interface = Interface(self.problem, self.dynamics)
+        self.interface = Interface(self.problem, self.problem.dynamics.mapped(mapping))
         self.OBSERVATION_FIELDS = self.interface.observation_fields
         self.single_observation_space = self.interface.observation_space
         self.single_action_space = self.interface.action_space
@@ -101,6 +101,11 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def like(cls, env: TeachEnv, num_envs: int) -> TeachVectorEnv:
         """The vector environment with the options that a single one was made with."""
         return cls(num_envs, defaults=env.defaults, **env.given)
+
+    @property
+    def dynamics(self) -> Dynamics:
+        """The training of the students as pure functions."""
+        return self.interface.dynamics
 
     @property
     def students(self) -> StudentState:

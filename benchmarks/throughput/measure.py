@@ -40,7 +40,7 @@ def _against_torch(case: Measured, task: Task, seed: int, size: Size) -> tuple[d
     env = TeachEnv(**case.options(task) | {"horizon": (size.pieces + 1) * steps})
     env.reset(seed=seed)
     evaluations = [0.0]
-    env.dynamics = replace(env.dynamics, measure=_clocked(env.dynamics.measure, evaluations))
+    env.interface.dynamics = replace(env.dynamics, measure=_clocked(env.dynamics.measure, evaluations))
     neutral = np.zeros(env.action_space.shape or (), dtype=np.float32)
     plain = plain_steps(env)
 

@@ -100,7 +100,7 @@ def load_translation(name: str, *, data_root: str | os.PathLike[str] | None = No
     if name not in TRANSLATIONS:
         raise unknown_name("parallel text", name, TRANSLATIONS)
     if name == "numbers":
-        return Parallel(name, name, *(_numbers(split) for split in _MADE))
+        return Parallel(name, name, *_numbers())
     if name == "multi30k":
         names = {split: f"task1/raw/{stem}.{{}}.gz" for split, stem in _MULTI30K_FILES.items()}
         dataset = FileDataset("Multi30k", name, _both(names), _download_multi30k)
@@ -158,21 +158,33 @@ def _both(names: Mapping[str, str]) -> dict[str, str]:
     return {file.format(side): "" for file in names.values() for side in ("de", "en")}
 
 
-def _numbers(split: str) -> Lines:
-    rng, signs = generator(list(_MADE).index(split), Purpose.SPLIT), list(_SIGNS)
-    source, target = [], []
-    for _ in range(_MADE[split]):
-        german, english = [], []
-        for place, number in enumerate(rng.integers(0, 1000, rng.integers(1, 4)).tolist()):
-            if place:
-                sign = signs[rng.integers(len(signs))]
-                german.append(sign)
-                english.append(_SIGNS[sign])
-            german.append(german_number_words(number))
-            english.append(number_words(number))
-        source.append(" ".join(german))
-        target.append(" ".join(english))
-    return Lines(source, target, (f"numbers ({split}, German)", f"numbers ({split}, English)"))
+def _numbers() -> list[Lines]:
+    """Sums in number words, no sentence twice, so that what is tested was not trained on."""
+    made: set[str] = set()
+    splits = []
+    for index, (split, size) in enumerate(_MADE.items()):
+        rng, source, target = generator(index, Purpose.SPLIT), list[str](), list[str]()
+        while len(source) < size:
+            german, english = _sum(rng)
+            if german not in made:
+                made.add(german)
+                source.append(german)
+                target.append(english)
+        splits.append(Lines(source, target, (f"numbers ({split}, German)", f"numbers ({split}, English)")))
+    return splits
+
+
+def _sum(rng: np.random.Generator) -> tuple[str, str]:
+    """One to three numbers below 1,000 with signs between them, in German and in English."""
+    signs, german, english = list(_SIGNS), list[str](), list[str]()
+    for place, number in enumerate(rng.integers(0, 1000, rng.integers(1, 4)).tolist()):
+        if place:
+            sign = signs[rng.integers(len(signs))]
+            german.append(sign)
+            english.append(_SIGNS[sign])
+        german.append(german_number_words(number))
+        english.append(number_words(number))
+    return " ".join(german), " ".join(english)
 
 
 def _download_multi30k(directory: Path) -> None:

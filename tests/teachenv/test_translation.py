@@ -424,6 +424,12 @@ def test_expected_bleu_is_that_of_drawn_translations() -> None:
     assert any(g is not None and g.abs().sum() > 0 for g in gradient)
 
 
+def test_no_sum_in_number_words_is_in_the_data_twice() -> None:
+    data = load_translation("numbers")
+    sentences = [*data.train.source, *data.valid.source, *data.test.source]
+    assert len(set(sentences)) == len(sentences) == 4800
+
+
 def test_bleu_is_sacrebleus_own(tmp_path: Path) -> None:
     """Of the same files, by its command line."""
     data = load_translation("numbers").test

@@ -53,5 +53,8 @@ def _finish_contexts(error: BaseException) -> None:
     """
     for frame, _ in traceback.walk_tb(error.__traceback__):
         if frame.f_code.co_filename == contextlib.__file__:
-            with suppress(RuntimeError):  # it still runs
+            generator = getattr(frame.f_locals.get("self"), "gen", None)
+            with suppress(RuntimeError, ValueError):  # it still runs
+                if generator is not None:
+                    generator.close()  # Python 3.10 keeps it alive elsewhere
                 frame.clear()

@@ -15,6 +15,7 @@ from teachenv.state import Episode, StudentState
 from teachenv.students import STUDENTS, Prediction
 from teachenv.tasks import TASKS
 from teachenv.tasks.base import Task
+from teachenv.tasks.decisions import Decisions
 from teachenv.tasks.measures import ClassificationMeasure, Measure
 from teachenv.vector_env import TeachVectorEnv
 
@@ -27,6 +28,7 @@ __all__ = [
     "TASKS",
     "ClassificationMeasure",
     "DatasetUnavailable",
+    "Decisions",
     "Dynamics",
     "Episode",
     "LossFamily",

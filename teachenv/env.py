@@ -204,8 +204,9 @@ class TeachEnv(gym.Env[np.ndarray, np.ndarray]):
             ValueError: the snapshot is of an environment with other settings; nothing is changed then.
         """
         check_snapshot(state, self.problem.fingerprint)
+        standing = None if state["standing"] is None else self.interface.loaded(state["standing"])
         self.np_random.bit_generator.state = state["random"]
-        self._standing = None if state["standing"] is None else self.interface.loaded(state["standing"])
+        self._standing = standing
         self.action, self._ended, self._curves = state["action"], state["ended"], list(state["curves"])
 
     def render(self) -> Any:

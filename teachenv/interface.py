@@ -27,7 +27,7 @@ from teachenv.problem_checks import checked_action
 from teachenv.state import Episode, StudentState, put, stack_episodes
 
 BASE_FIELDS = ("progress", "train_accuracy", "dev_accuracy")
-"""Of measures whose score is an accuracy; others have their own name in its place."""
+"""The first observed fields; the name of the measure's score stands in the place of "accuracy"."""
 
 _MEASURED = ("objective", "dev_score", "train_score", "train_loss")
 
@@ -38,7 +38,7 @@ class Standing:
 
     Attributes:
         students: their state.
-        episodes: what they draw on.
+        episodes: the samples and seeds that they draw on.
         dev: inputs and targets that they are measured on.
         objective: J; the last finite one of a diverged student, as in all that follows.
         dev_score: the measure's score on dev.

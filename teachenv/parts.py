@@ -44,9 +44,9 @@ def spelled_out(kwargs: Mapping[str, Any]) -> dict[str, Any]:
             )
         parts: dict[str, Any] = {part: options.pop("name")}
         entry = OPTIMIZERS.get(parts[part]) if part == "optimizer" else None
-        own = () if entry is None else entry.options  # RMSprop's momentum is not the setting, which is SGD's
+        kept = () if entry is None else entry.options  # RMSprop's momentum is not the setting, which is SGD's
         for option, setting in _SETTINGS_OF.get(part, {}).items():
-            if option in options and option not in own:
+            if option in options and option not in kept:
                 parts[setting] = options.pop(option)
         if options:
             parts[rest] = options

@@ -240,9 +240,10 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                 changed then.
         """
         check_snapshot(state, self.problem.fingerprint, self.num_envs)
+        standing = None if state["standing"] is None else self.interface.loaded(state["standing"])
         for random, saved in zip(self._randoms, state["random"], strict=True):
             random.bit_generator.state = saved
-        self._standing = None if state["standing"] is None else self.interface.loaded(state["standing"])
+        self._standing = standing
         self._stepped = None
 
     def _choose(self, path: Path) -> Literal["vmap", "loop"]:

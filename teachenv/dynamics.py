@@ -23,24 +23,9 @@ from teachenv.minibatches import minibatches
 from teachenv.model import Model
 from teachenv.optimizers import Optimizer
 from teachenv.randomness import SEED_BOUND, Purpose, generator
-from teachenv.schedules import Schedule, make_schedule
+from teachenv.schedules import make_schedule
 from teachenv.state import Episode, Outcome, StudentState
-from teachenv.update import StudentUpdate
-
-
-@dataclass(frozen=True)
-class Move:
-    """Which loss moves which parameters, and at which rate.
-
-    Attributes:
-        loss: the family that gives actions their meaning.
-        learning_rate: base learning rate η.
-        prefix: how the names of the parameters that it moves begin.
-    """
-
-    loss: LossFamily
-    learning_rate: float
-    prefix: str = ""
+from teachenv.update import Move, StudentUpdate
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -49,7 +34,6 @@ class Dynamics(Model):
 
     Attributes:
         optimizer: the student's.
-        schedule: factor on the learning rates by student step.
         moves: what a student's step consists of, in order. Of an ordinary student there is one; of a pair the
             teacher's comes first. The last one's loss and outcome are the student's.
         warm_start: steps of cross-entropy that an untrained student takes before the first action.
@@ -57,7 +41,6 @@ class Dynamics(Model):
     """
 
     optimizer: Optimizer
-    schedule: Schedule
     moves: tuple[Move, ...]
     warm_start: int = 0
     known_pure: bool = False
@@ -66,11 +49,6 @@ class Dynamics(Model):
     def loss(self) -> LossFamily:
         """The student's loss family."""
         return self.moves[-1].loss
-
-    @property
-    def learning_rate(self) -> float:
-        """The student's base learning rate."""
-        return self.moves[-1].learning_rate
 
     def mapped(self, mapping: Mapping) -> Dynamics:
         """The training of one student, or of many, as the mapping says."""
@@ -83,11 +61,8 @@ class Dynamics(Model):
             StudentUpdate(
                 model=self,
                 optimizer=self.optimizer,
-                schedule=self.schedule,
                 episode=episode,
-                loss=move.loss,
-                learning_rate=move.learning_rate,
-                prefix=move.prefix,
+                move=move,
                 ends_step=i == last,
             )
             for i, move in enumerate(self.moves)
@@ -101,8 +76,7 @@ class Dynamics(Model):
 
     def rate(self, step: int | np.ndarray) -> float | np.ndarray:
         """The student's learning rate at a step, or at an array of them."""
-        factor = self.schedule(step)
-        return self.learning_rate * (np.asarray(factor, dtype=float) if isinstance(step, np.ndarray) else float(factor))
+        return self.moves[-1].rate(step)
 
     def untrained(self, episode: Episode) -> StudentState:
         """The student before any training."""
@@ -119,8 +93,7 @@ class Dynamics(Model):
             return state
         plain = replace(
             self,
-            moves=(Move(SampleWeights(), self.learning_rate),),
-            schedule=make_schedule("constant", self.warm_start),
+            moves=(Move(SampleWeights(), self.moves[-1].learning_rate, make_schedule("constant", self.warm_start)),),
             mapping=self.mapping.unrecorded(),  # the recordings are of the teacher's loss
         )
         warm = self._warm_episode(episode)

@@ -10,14 +10,12 @@ any, follow the minibatch twice.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 
-from teachenv.dynamics import Move
-from teachenv.losses.base import LossFamily
-from teachenv.losses.distillation import Distillation, expectation, halves
+from teachenv.losses.distillation import expectation, halves
 from teachenv.losses.plain import cross_entropy
 from teachenv.model import Model
 from teachenv.optimizers import Tensors
@@ -45,30 +43,6 @@ class PairMeasure(Measure):
     def score(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Accuracy of the student."""
         return (halves(outputs)[1].argmax(-1) == targets).to(outputs.dtype).mean()
-
-
-class _OfTeacher(LossFamily):
-    """The teacher's side of a distillation loss."""
-
-    def __init__(self, family: Distillation) -> None:
-        self.family = family
-
-    def action_size(self, num_outputs: int, batch_size: int) -> int:
-        return self.family.action_size(num_outputs, batch_size)
-
-    def __call__(self, action: torch.Tensor, prediction: Any, targets: torch.Tensor) -> torch.Tensor:
-        return self.family.of_teacher(action, prediction, targets)
-
-
-def pair_moves(family: Distillation, teacher_rate: float, student_rate: float) -> tuple[Move, Move]:
-    """What a joint step consists of.
-
-    Args:
-        family: both losses.
-        teacher_rate: base learning rate of the teacher; the schedule is the student's.
-        student_rate: base learning rate of the student.
-    """
-    return Move(_OfTeacher(family), teacher_rate, "teacher."), Move(family, student_rate, "student.")
 
 
 def batch_features(model: Model, state: StudentState, episode: Episode) -> torch.Tensor:

@@ -10,24 +10,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from teachenv.dynamics import Dynamics, Move
+from teachenv.dynamics import Dynamics
 from teachenv.episodes import Episodes
 from teachenv.fingerprints import describe
 from teachenv.idle import refuse_idle
-from teachenv.joint import PairMeasure, pair_moves
+from teachenv.joint import PairMeasure
 from teachenv.losses import LossFamily, make_loss
-from teachenv.losses.distillation import Distillation
 from teachenv.optimizers import make_optimizer
 from teachenv.problem_checks import check_networks, check_sizes
 from teachenv.recording import Recorder, recorder_of
 from teachenv.schedules import Schedule, make_schedule
 from teachenv.settings import Settings
-from teachenv.students import FunctionalStudent, StudentFactory, make_student
-from teachenv.students.pair import Pair
+from teachenv.students import FunctionalStudent, StudentFactory, functional_student, make_student
+from teachenv.students.pair import TEACHER, Pair
 from teachenv.tasks import OPTIONS_OF_ALL, make_task
 from teachenv.tasks.base import Task
 from teachenv.tasks.decisions import LikelihoodMeasure, SingleDecisions
 from teachenv.tasks.measures import ClassificationMeasure, Measure
+from teachenv.update import Move
 
 
 class Problem:
@@ -87,8 +87,7 @@ class Problem:
             dev_measured=settings.dev_measured,
             dev_targets=dev_targets,
             optimizer=optimizer,
-            schedule=self._schedule(dtype),
-            moves=self._moves(loss),
+            moves=self._moves(loss, self._schedule(dtype)),
             warm_start=settings.warm_start,
             known_pure=self._known_pure(),
         )
@@ -102,11 +101,13 @@ class Problem:
         """The settings as a snapshot carries them; computed when first needed: it reads all data of a user's task."""
         return self.settings.fingerprint()
 
-    def _moves(self, loss: LossFamily) -> tuple[Move, ...]:
+    def _moves(self, loss: LossFamily, schedule: Schedule) -> tuple[Move, ...]:
         rate, teacher_rate = self.settings.learning_rate, self.settings.teacher_learning_rate
-        if isinstance(loss, Distillation):
-            return pair_moves(loss, rate if teacher_rate is None else teacher_rate, rate)
-        return (Move(loss, rate),)
+        if teacher_rate is None:
+            teacher_rate = rate
+        return tuple(
+            Move(side, teacher_rate if prefix == TEACHER else rate, schedule, prefix) for side, prefix in loss.sides()
+        )
 
     def _schedule(self, dtype: torch.dtype) -> Schedule:
         """The schedule, whose rates the student's dtype must hold to the last step."""
@@ -127,7 +128,7 @@ class Problem:
         if settings.teacher is not None:
             factory = partial(_pair, self._network(settings.teacher, settings.teacher_kwargs), factory)
             networks = 2
-        student = FunctionalStudent(
+        student = functional_student(
             factory,
             inputs[: settings.batch_size],
             dtype,

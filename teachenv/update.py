@@ -121,6 +121,28 @@ class Update(ABC):
         return StudentState(parameters, slots, gradient.buffers, step)
 
 
+@dataclass(frozen=True)
+class Move:
+    """Which loss moves which parameters, and how fast.
+
+    Attributes:
+        loss: the family that gives actions their meaning.
+        learning_rate: base learning rate η.
+        schedule: factor on η by student step.
+        prefix: how the names of the parameters that move begin.
+    """
+
+    loss: LossFamily
+    learning_rate: float
+    schedule: Schedule
+    prefix: str = ""
+
+    def rate(self, step: int | np.ndarray) -> float | np.ndarray:
+        """The learning rate at a step, or at each of an array of steps."""
+        factor = self.schedule(step)
+        return self.learning_rate * (np.asarray(factor, dtype=float) if isinstance(step, np.ndarray) else float(factor))
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class StudentUpdate(Update):
     """The update of an environment's student, or of a batch of them, in one episode.
@@ -128,32 +150,27 @@ class StudentUpdate(Update):
     Attributes:
         model: network and data.
         episode: which training.
-        loss: the family that gives the action its meaning.
-        learning_rate: base learning rate η.
-        schedule: factor on η by student step.
-        prefix: how the names of the parameters that move begin.
+        move: the loss, the parameters that move along its gradient, and the learning rate.
     """
 
     model: Model
     episode: Episode
-    loss: LossFamily
-    learning_rate: float
-    schedule: Schedule
-    prefix: str = ""
+    move: Move
 
     def rate(self, state: StudentState) -> Rate:
         """The scheduled learning rate; one number for all students if they stand at the same step."""
         step = state.step
         if isinstance(step, np.ndarray):
             if step.min() != step.max():
-                rates = self.learning_rate * np.asarray(self.schedule(step), dtype=float)
-                return torch.as_tensor(rates, dtype=self.model.student.dtype, device=self.model.task.pool[0].device)
+                return torch.as_tensor(
+                    self.move.rate(step), dtype=self.model.student.dtype, device=self.model.task.pool[0].device
+                )
             step = int(step[0])
-        return self.learning_rate * float(self.schedule(step))
+        return float(self.move.rate(step))
 
     def moved(self, parameters: Tensors) -> list[str]:
         """Names of the parameters that the update moves."""
-        return [name for name in parameters if name.startswith(self.prefix)] if self.prefix else list(parameters)
+        return [name for name in parameters if name.startswith(self.move.prefix)]
 
     def gradient(
         self, state: StudentState, action: torch.Tensor, *, with_action: bool = False, of_all: bool = False
@@ -297,11 +314,11 @@ class StudentUpdate(Update):
                     inputs,
                     training=True,
                     differentiable=self.model.mapping.form or differentiable,
-                    with_head=self.loss.needs_head,
+                    with_head=self.move.loss.needs_head,
                 )
             score = self.model.measure.score(prediction.outputs.detach(), targets)
             decided = self.model.decisions(prediction, targets)
-            loss = self.loss(action, decided.prediction, decided.labels)
+            loss = self.move.loss(action, decided.prediction, decided.labels)
             return loss if decided.rest is None else loss + decided.rest, score, new_buffers
 
         return forward

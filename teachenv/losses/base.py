@@ -47,6 +47,13 @@ class LossFamily(ABC):
             A scalar, the mean over the minibatch.
         """
 
+    def sides(self) -> tuple[tuple[LossFamily, str], ...]:
+        """The losses that a student step takes in order, each with the beginning of its parameters' names.
+
+        One loss moves all parameters, but in distillation, where the teacher network's comes first.
+        """
+        return ((self, ""),)
+
     def coefficients(self, action: torch.Tensor) -> torch.Tensor:
         """What the action stands for, as a matrix to look at; by default the action itself, one row."""
         return action.view(1, -1)

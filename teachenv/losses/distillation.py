@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from teachenv import checks
 from teachenv.losses.base import LossFamily, weighted
 from teachenv.losses.plain import cross_entropy
+from teachenv.students.pair import STUDENT, TEACHER
 from teachenv.students.prediction import Prediction
 
 
@@ -42,6 +43,19 @@ def divergence(taught: torch.Tensor, logits: torch.Tensor, temperature: float = 
     """
     target, own = (F.log_softmax(z / temperature, -1) for z in (taught, logits))
     return expectation(target.exp(), target - own)
+
+
+class _OfTeacher(LossFamily):
+    """The loss that moves the teacher network in distillation."""
+
+    def __init__(self, family: Distillation) -> None:
+        self.family = family
+
+    def action_size(self, num_outputs: int, batch_size: int) -> int:
+        return self.family.action_size(num_outputs, batch_size)
+
+    def __call__(self, action: torch.Tensor, prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:
+        return self.family.of_teacher(action, prediction, targets)
 
 
 class Distillation(LossFamily):
@@ -93,6 +107,10 @@ class Distillation(LossFamily):
         distances, weight = divergence(student, teacher, self.temperature), self.teacher_labels
         distance = distances.mean() + self.scale * weighted(action, distances).mean()
         return weight * cross_entropy(Prediction(teacher), targets).mean() + (1 - weight) * distance
+
+    def sides(self) -> tuple[tuple[LossFamily, str], ...]:
+        """The teacher's loss moves the teacher, and then the student's the student."""
+        return (_OfTeacher(self), TEACHER), (self, STUDENT)
 
     def coefficients(self, action: torch.Tensor) -> torch.Tensor:
         """The weights, one row."""

@@ -12,12 +12,21 @@ from torch import nn
 
 from teachenv import checks
 from teachenv.errors import unknown_name
+from teachenv.students.contract import functional_student
 from teachenv.students.factories import StudentFactory
 from teachenv.students.functional import FunctionalStudent
 from teachenv.students.mlp import mlp
 from teachenv.students.prediction import Prediction
 
-__all__ = ["STUDENTS", "FunctionalStudent", "Prediction", "StudentFactory", "make_student", "student_options"]
+__all__ = [
+    "STUDENTS",
+    "FunctionalStudent",
+    "Prediction",
+    "StudentFactory",
+    "functional_student",
+    "make_student",
+    "student_options",
+]
 
 # Strings: torchvision, of whose parts some are built, takes a second to import.
 _FOLDER = "teachenv.students"

@@ -11,8 +11,6 @@ from torch import nn
 
 from teachenv.optimizers import Tensors
 from teachenv.randomness import Purpose, all_seeded, generator_states, torch_seed
-from teachenv.students.contract import check_student
-from teachenv.students.derivatives import Watch
 from teachenv.students.factories import StudentFactory, built
 from teachenv.students.kernels import DifferentiableKernels
 from teachenv.students.prediction import Prediction, logits_of
@@ -34,7 +32,7 @@ class FunctionalStudent:
     in whichever mode the factory returns the module. What shall stay in evaluation mode while the rest trains (frozen
     batch norm) says so in its own `train` method, not by a call of `eval()` in the factory.
 
-    At construction the network is compared with the module itself, see `teachenv.students.contract`.
+    `functional_student` makes one and compares it with the module itself.
 
     Args:
         factory: builds the network. Its outputs are a tensor, or something with a tensor as `logits`, attribute or key.
@@ -44,7 +42,7 @@ class FunctionalStudent:
         device: where they live.
         autocast: run the network under `torch.autocast` in bfloat16. Each use of a weight is cast anew, so that what
             comes back from several uses (tied or recurrent weights) is added up in the parameters' own type.
-        known: whether the network is one of this package's, which its tests compare with the module itself.
+        known: whether the network is one of this package's, of which a few inputs show what is asked of it.
 
     Attributes:
         module: the skeleton.
@@ -53,7 +51,10 @@ class FunctionalStudent:
         statistics: names of the floating-point buffers, which a training step may change, and of the frozen
             parameters that it does change.
         output_shape: of one sample.
+        few: so many inputs show what the network does: a few, or all of the example if it takes no other number.
         opens: whether derivatives are let through stopped gradients; see `teachenv.students.kernels`.
+        exchanged: by mode (training or not), whether a pass has an operation that is exchanged for a differentiable
+            one.
         reads_statistics: whether a training pass's outputs depend on the floating-point buffers before it.
         reads_stopped: whether they depend on something whose gradient the network stops.
         unfollowed: of what a derivative of a training leaves out a part: "buffer 'mean'", "its outputs".
@@ -79,13 +80,10 @@ class FunctionalStudent:
         self.name = type(self.module).__name__
         if not self._trainable:
             raise ValueError(f"the student {self.name} has no trainable parameter: nothing to teach")
-        self.opens, self._exchanged = True, {True: False, False: False}
+        self.opens, self.exchanged = True, {True: True, False: True}
         self.reads_statistics = self.reads_stopped = False
         self.unfollowed: tuple[str, ...] = ()
-        few = self._probe(example, known)
-        reached = self._watch(few)
-        if not known:
-            check_student(self, few, reached)
+        self.few = len(self._probe(example, known))
 
     def _make_skeleton(self) -> None:
         with all_seeded(0, Purpose.INIT, device=self.device):
@@ -179,12 +177,13 @@ class FunctionalStudent:
             # Modules such as batch norm update their buffers in place.
             buffers = {name: b.clone() for name, b in buffers.items()}
         kernels = self._kernels(buffers, training, differentiable)
-        with self._holding(parameters | buffers, training), kernels, self.precision():
+        with self.holding(parameters | buffers, training), kernels, self.precision():
             outputs = logits_of(self.module(inputs), self.name, training)
             # Read back, since a forward pass may assign a buffer anew.
-            return outputs, {name: self._tensor_at(name) for name in buffers}
+            return outputs, {name: self.tensor_at(name) for name in buffers}
 
-    def _tensor_at(self, name: str) -> torch.Tensor:
+    def tensor_at(self, name: str) -> torch.Tensor:
+        """The tensor that is in the skeleton under a name."""
         registry, key = self._places[name][0]
         tensor: torch.Tensor = registry[key]
         return tensor
@@ -193,10 +192,10 @@ class FunctionalStudent:
         self, buffers: Tensors, training: bool, differentiable: bool | Literal["batched"]
     ) -> AbstractContextManager[object]:
         batched = differentiable == "batched"
-        if not (batched or (differentiable and self._exchanged[training])):
+        if not (batched or (differentiable and self.exchanged[training])):
             return nullcontext()
         return DifferentiableKernels(
-            fused=not batched, batched=batched, opens=self.opens and self._exchanged[training], buffers=buffers.values()
+            fused=not batched, batched=batched, opens=self.opens and self.exchanged[training], buffers=buffers.values()
         )
 
     @property
@@ -207,11 +206,11 @@ class FunctionalStudent:
     @contextmanager
     def held(self, parameters: Tensors, buffers: Tensors) -> Iterator[nn.Module]:
         """The network in evaluation mode with the tensors in place, for what is more than a forward pass."""
-        with self._holding(parameters | buffers, training=False), self.precision():
+        with self.holding(parameters | buffers, training=False), self.precision():
             yield self.module
 
     @contextmanager
-    def _holding(self, tensors: Tensors, training: bool) -> Iterator[None]:
+    def holding(self, tensors: Tensors, training: bool) -> Iterator[None]:
         """Puts tensors and mode into the skeleton inside the block, and what was there back after it.
 
         It is `torch.func.functional_call` with the names looked up once and not at each call, which a small student
@@ -311,49 +310,16 @@ class FunctionalStudent:
 
     def _run_once(self, inputs: torch.Tensor) -> Any:
         """What a training pass returns; notes which generators it draws from."""
-        parameters, buffers = (_copied(tensors) for tensors in self.tensors_of(self.module))
+        parameters, buffers = (copied(tensors) for tensors in self.tensors_of(self.module))
         with all_seeded(0, Purpose.DROPOUT, device=self.device), torch.no_grad():
             before = generator_states(self.device)
-            with self._holding(parameters | buffers, training=True), self.precision():
+            with self.holding(parameters | buffers, training=True), self.precision():
                 outputs = self.module(inputs)
             after = generator_states(self.device)
         self._draws_from = {name for name, state in before.items() if state != after[name]}
         return outputs
 
-    def _watch(self, few: torch.Tensor) -> set[str] | None:
-        """Finds out in which passes an operation is exchanged for a differentiable one; those passes cost a little.
 
-        Returns:
-            Names of the tensors that a training pass's outputs are computed from; None: what derivatives follow is not
-            known from the graphs.
-        """
-        reached: set[str] | None = set()
-        parameters, given = (_copied(each) for each in self.tensors_of(self.module))
-        leaves = {n: t.requires_grad_() for n, t in (parameters | given).items() if t.is_floating_point()}
-        for training in (True, False):
-            buffers = _copied(given)  # of leaves nothing may change in place
-            watch = Watch(buffers.values())
-            try:
-                with (
-                    all_seeded(0, Purpose.DROPOUT, device=self.device),
-                    torch.enable_grad(),
-                    self._holding(parameters | buffers, training),
-                    watch,
-                    self.precision(),
-                ):
-                    outputs = logits_of(self.module(few), self.name, training)
-                    after = [self._tensor_at(name) for name in buffers if name in leaves]
-            except Exception:
-                self.opens, reached = False, None  # something in the network needs its gradients stopped
-            else:
-                begins = watch.leaves_of(outputs, after)
-                if begins is None or reached is None:
-                    reached = None
-                elif training:
-                    reached = {name for name, leaf in leaves.items() if id(leaf) in begins}
-            self._exchanged[training] = watch.used
-        return reached
-
-
-def _copied(tensors: Tensors) -> Tensors:
+def copied(tensors: Tensors) -> Tensors:
+    """The tensors in memory of their own."""
     return {name: t.clone() for name, t in tensors.items()}

@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+TEACHER, STUDENT = "teacher.", "student."
+"""How the names of each network's tensors begin."""
+
 
 class Pair(nn.Module):
     """Two networks on the same inputs; their outputs stand side by side, the teacher's first.

@@ -5,7 +5,7 @@ import functools
 import pytest
 import torch
 
-from teachenv.students import STUDENTS, FunctionalStudent, make_student, student_options
+from teachenv.students import STUDENTS, functional_student, make_student, student_options
 
 IMAGES, SENTENCES, OUTPUTS = (3, 32, 32), (12,), 10
 # The smallest that an option makes of those that would take long.
@@ -57,7 +57,7 @@ def test_a_named_network_is_a_student_as_any_network_of_a_users_own(name):
             outputs = factory_of(name)().eval()(torch.empty(inputs.shape))
         assert len(outputs) == len(inputs)
         return
-    student = FunctionalStudent(factory_of(name), inputs, torch.float32, torch.device("cpu"), known=False)
+    student = functional_student(factory_of(name), inputs, torch.float32, torch.device("cpu"), known=False)
     parameters, buffers = student.init(0)
     again = student.init(0)[0]
     assert all(torch.equal(p, again[key]) for key, p in parameters.items())

@@ -4,7 +4,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from teachenv.randomness import torch_seed
-from teachenv.students import STUDENTS, FunctionalStudent, make_student
+from teachenv.students import STUDENTS, functional_student, make_student
 from teachenv.students.batch_norm import batch_normalized
 from teachenv.students.kernels import DifferentiableKernels
 
@@ -13,7 +13,7 @@ SHAPES = {"digits": (64,), "mnist": (1, 28, 28), "cifar": (3, 32, 32)}
 
 def functional(factory, *shape, batch=6, dtype=torch.float64, **options):
     example = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0)).to(dtype)
-    return FunctionalStudent(factory, example, dtype, torch.device("cpu"), **options), example
+    return functional_student(factory, example, dtype, torch.device("cpu"), **options), example
 
 
 TORCHVISION = ("resnet-18", "resnet-50", "mobilenet-v2", "vit", "swin")

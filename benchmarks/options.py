@@ -100,7 +100,7 @@ class CommonOptions:
 
     def _machines(self) -> Backend:
         """What is measured here, nothing else may disturb."""
-        from teachenv.experiment.jobs import make_backend
+        from teachenv.experiment.backends import make_backend
 
         return make_backend("inline")
 
@@ -124,6 +124,6 @@ class ParallelOptions(CommonOptions):
         return self.workers or os.cpu_count() or 1
 
     def _machines(self) -> Backend:
-        from teachenv.experiment.jobs import make_backend
+        from teachenv.experiment.backends import make_backend
 
         return make_backend(self.backend, self.workers, self.address)

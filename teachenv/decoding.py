@@ -103,10 +103,7 @@ def beam(
         followed = torch.arange(n, device=source.device)
         for place in range(limit):
             logits, state = model.advance(tokens, memory, state)
-            log_p = torch.log_softmax(sayable(logits).float(), -1).view(len(followed), width, -1)
-            # What has ended goes on as it is, by padding alone.
-            log_p = log_p.masked_fill(ended[..., None], -torch.inf)
-            log_p[..., PAD] = torch.where(ended, 0.0, -torch.inf)
+            log_p = _of_next_words(logits, ended)
             longer = (lengths + ~ended).clamp(min=1)
             total = scores[..., None] + log_p
             _, best = (total / longer[..., None] ** penalty).flatten(1).topk(width)
@@ -131,6 +128,14 @@ def beam(
             if not len(followed):
                 break
         return best_found
+
+
+def _of_next_words(logits: torch.Tensor, ended: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities of the next word, (n, width, words); what has ended goes on as it is, by padding alone."""
+    log_p = torch.log_softmax(sayable(logits).float(), -1).view(*ended.shape, -1)
+    log_p = log_p.masked_fill(ended[..., None], -torch.inf)
+    log_p[..., PAD] = torch.where(ended, 0.0, -torch.inf)
+    return log_p
 
 
 def by_length(lengths: torch.Tensor, each: Callable[[torch.Tensor], torch.Tensor], size: int) -> torch.Tensor:

@@ -91,24 +91,17 @@ def run(
         env = students.make_single(shared, configuration, **pool)
         teacher, horizon = None, env.problem.settings.horizon
         if method.kind == "episodes":
-            teacher = _taught_before(setting, method, configuration, trainings * horizon, episode, folder)
             spent = trainings * horizon
+            teacher = _taught_before(setting, method, configuration, spent, episode, folder)
         taught = teach(OneByOne(env), teacher, episode, test=final, watch=None if teacher is None else shown)
         values = _values(taught)
         curve = [(number * env.problem.settings.steps_per_action, value) for number, value in enumerate(taught.curve)]
         spent += horizon
-    data: dict[str, Any] = {"curve": _thinned(curve), "errors": [], "pictures": []}
-    pictures = _pictures(shown, env.problem.settings.steps_per_action)
-    # What figures and animations show, no more.
-    if (name, seed) == ("l2t-dln", 0):
-        data |= {"errors": errors, "pictures": pictures}
-    elif name == "l2t-dln:trainings":
-        data["pictures"] = pictures[-1:]
     outcome = Outcome(
         values=values,
         student_steps=spent,
         seconds=round(time.perf_counter() - start, 2),
-        data=data if final else None,
+        data={"curve": _thinned(curve), **_pictured(name, seed, shown, env, errors)} if final else None,
         versions=precision(setting.options),
     )
     other = replace(outcome, values=replayed, data=None)
@@ -140,6 +133,16 @@ def _taught_meanwhile(
     assert shown.final_state is not None
     env.set_state(shown.final_state)
     return history, settings.horizon * (2 if shown.window == "next" else 1)
+
+
+def _pictured(
+    name: str, seed: int, shown: Coefficients, env: TeachEnv, errors: list[tuple[int, float, float]]
+) -> dict[str, Any]:
+    """What figures and animations show of a run, no more."""
+    pictures = _pictures(shown, env.problem.settings.steps_per_action)
+    if (name, seed) == ("l2t-dln", 0):
+        return {"errors": errors, "pictures": pictures}
+    return {"errors": [], "pictures": pictures[-1:] if name == "l2t-dln:trainings" else []}
 
 
 def _pictures(shown: Coefficients, each: int) -> list[tuple[int, list[list[float]]]]:

@@ -203,27 +203,28 @@ def load_glue(
     sizes = {f"{split} rows": len(part) for split, part in splits.items()}
     official = {f"{split} rows": rows for split, rows in task.rows.items()}
     dataset = honest_name(f"glue-{name}", directory / task.folder, sizes, official)
-    made = partial(GlueData, name, dataset, len(task.labels), task.f1)
-    whole, order = splits["train"], generator(split_seed, Purpose.SPLIT).permutation(len(splits["train"]))
-
-    def drawn(size: float, what: str, left: np.ndarray) -> tuple[Texts, np.ndarray]:
-        count = round(size * len(whole)) if size < 1 else int(size)
-        if not 0 < count <= len(left):
-            raise ValueError(
-                f"{what}={size} asks for {count} of the {len(left)} training samples of {name!r} that are left; "
-                "expected at least one, and no more than that"
-            )
-        return whole.at(left[:count]), left[count:]
-
+    whole, left = splits["train"], generator(split_seed, Purpose.SPLIT).permutation(len(splits["train"]))
+    drawn = partial(_drawn, whole, name)
     feedback = dev = test = splits["dev"]
     if protocol == "three-way":
-        feedback, order = drawn(feedback_size, "feedback_size", order)
+        feedback, left = drawn("feedback_size", feedback_size, left)
         if "test" in splits:
             test = splits["test"]
         else:
-            dev, order = drawn(dev_size, "dev_size", order)
-    train, _ = drawn(len(order) if train_size is None else train_size, "train_size", order)
-    return made(train, feedback, dev, test)
+            dev, left = drawn("dev_size", dev_size, left)
+    train, _ = drawn("train_size", len(left) if train_size is None else train_size, left)
+    return GlueData(name, dataset, len(task.labels), task.f1, train, feedback, dev, test)
+
+
+def _drawn(whole: Texts, name: str, what: str, size: float, left: np.ndarray) -> tuple[Texts, np.ndarray]:
+    """The first samples of those that are left, as an option asks for them, and the rows of the others."""
+    count = round(size * len(whole)) if size < 1 else int(size)
+    if not 0 < count <= len(left):
+        raise ValueError(
+            f"{what}={size} asks for {count} of the {len(left)} training samples of {name!r} that are left; "
+            "expected at least one, and no more than that"
+        )
+    return whole.at(left[:count]), left[count:]
 
 
 def _read(path: Path, task: GlueTask) -> Texts:

@@ -33,7 +33,7 @@ _NAMES = {
     "compare": "compare",
     "execute": "cases",
     "fixed": "methods",
-    "make_backend": "jobs",
+    "make_backend": "backends",
     "read_rows": "rows",
     "teach": "teach",
 }

@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 from teachenv import checks
 from teachenv.errors import unknown_name
+from teachenv.experiment.backends import make_backend
 from teachenv.experiment.cases import execute
 from teachenv.experiment.comparison import Comparison
 from teachenv.experiment.contest import Contest, Effort, Rung
-from teachenv.experiment.jobs import make_backend
 from teachenv.experiment.methods import Method
 from teachenv.experiment.naming import file_name, in_words, objects_in
 from teachenv.experiment.precision import on_any_machine
@@ -55,24 +55,20 @@ def compare(
     """Compares methods of teaching on one task: tunes each, trains its teachers, and measures students under them.
 
     The protocol is fair by default. Every method is tuned over equally many configurations (the values of `tune` times
-    its own candidates) by successive halving on the dev split, on seeds that are not used again. Every teacher has the
-    same budget of student steps. Then, for each seed, fresh students are trained under it on the whole labelled pool,
-    and the test split is touched once.
-
-    What was done is kept in `out` as it ends, and the same call goes on where an interrupted one stopped. Only results
-    of this comparison go into a folder.
+    its own candidates) by successive halving on dev, on seeds that are not used again. Every teacher has the same
+    budget of student steps. Then, for each seed, fresh students are trained under it on the whole pool, and the test
+    split is touched once.
 
     Args:
         env: a registered environment (`"TeachDigits-v0"`), with its module before it if that registers it
             (`"mypackage:Mine-v0"`); or give a task.
         methods: by the names that rows and tables have: `teachenv.experiment.fixed(...)`, `meta.methods.rmd(...)`,
-            `agents.methods.ddpg(...)`, or a `teachenv.experiment.Method` of your own. A list as the value of an option
-            is its grid.
+            `agents.methods.ddpg(...)`, or a `teachenv.experiment.Method` of your own. A list as an option is its grid.
         task: a `teachenv.Task` of your own, or the name of one; in place of `env`.
         tune: options of the environment that every method is tuned over, all combinations of the listed values.
         budget: student steps that each teacher may spend on its own training.
         seeds: how many teachers of each method are trained.
-        out: folder of rows, tables, figures and page; None: `runs/` and the name of the task.
+        out: folder of this comparison alone, where an interrupted call goes on; None: `runs/` and the task's name.
         workers: processes, or CPUs of a local Ray cluster; None: as many as there are cores.
         backend: where the work is done; `"inline"`: in this process.
         address: where a Ray cluster answers, or `"auto"`; None: a local one is started.
@@ -85,22 +81,17 @@ def compare(
         page.
 
     Raises:
-        ValueError: what cannot be compared, in one line: grids of different sizes, an object without a
-            name, a folder with results of something else.
+        ValueError: what cannot be compared: grids of different sizes, a folder with other results, ...
         TypeError: an option that a method or the environment does not have.
         CasesFailed: some of the work failed; the rest is done and kept, and the report is in the folder.
         ImportError: the backend needs Ray, which is not installed.
     """
     methods = _checked(methods, checks.flag("equal_grids", equal_grids))
-    setting = _setting(env, task, options)
-    tuned = _tuned({} if tune is None else tune)
-    if effort is not None and not isinstance(effort, Effort):
-        raise ValueError(f"effort must be None or a teachenv.experiment.Effort, found {checks.shown(effort)}")
-    contest = _contest(setting, methods, tuned, checks.integer("budget", budget, least=1), effort)
+    setting, tuned = _setting(env, task, options), _tuned({} if tune is None else tune)
+    contest = _contest(setting, methods, tuned, budget, effort)
     comparison = Comparison("compare", [contest], checks.integer("seeds", seeds, least=1))
     folder = Path("runs", file_name(contest.name)) if out is None else _folder(out)
-    about = _about(contest, tuned)
-    _agreed(folder, about)  # before anything is started or made
+    about = _agreed(folder, _about(contest, tuned))  # before anything is started or made
     with ResultsFile(folder / "results.jsonl") as results, make_backend(backend, workers, address) as machines:
         # Again, now that nobody else writes there.
         write_atomically(folder / _ABOUT, json.dumps(_agreed(folder, about), indent=1) + "\n")
@@ -177,6 +168,9 @@ def _setting(env: str | None, task: Task | str | None, options: Mapping[str, Any
 
 def _contest(setting: Setting, methods: dict[str, Method], tuned: Tune, budget: int, effort: Effort | None) -> Contest:
     """The contest; its environment is made once for each method, to name what it is of and to fail early."""
+    budget = checks.integer("budget", budget, least=1)
+    if effort is not None and not isinstance(effort, Effort):
+        raise ValueError(f"effort must be None or a teachenv.experiment.Effort, found {checks.shown(effort)}")
     first = {name: values[0] for name, values in tuned.items()}
     if "loss" in setting.options:
         # Of methods that each bring a loss, none would meet it.

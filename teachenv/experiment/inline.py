@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from teachenv.experiment.jobs import Backend, arguments_of, call
+from teachenv.experiment.calls import arguments_of, call
+from teachenv.experiment.jobs import Backend
 
 
 class Inline(Backend):

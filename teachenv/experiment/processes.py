@@ -27,17 +27,8 @@ from typing import Any, TypeVar
 import cloudpickle  # type: ignore[import-untyped]
 import torch
 
-from teachenv.experiment.jobs import (
-    Backend,
-    Failure,
-    Job,
-    Parcel,
-    Shared,
-    arguments_of,
-    message,
-    not_sent,
-    received,
-)
+from teachenv.experiment.calls import Parcel, arguments_of, message, not_sent, received
+from teachenv.experiment.jobs import Backend, Failure, Job, Shared
 from teachenv.experiment.worker import ENDING
 
 T = TypeVar("T")

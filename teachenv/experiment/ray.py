@@ -24,21 +24,8 @@ from typing import Any
 
 import cloudpickle  # type: ignore[import-untyped]
 
-from teachenv.experiment.jobs import (
-    Backend,
-    Failure,
-    Job,
-    Kept,
-    Parcel,
-    Shared,
-    answer,
-    arguments_of,
-    failure,
-    message,
-    not_sent,
-    pickled,
-    received,
-)
+from teachenv.experiment.calls import Parcel, answer, arguments_of, message, not_sent, received
+from teachenv.experiment.jobs import Backend, Failure, Job, Kept, Shared, failure, pickled
 from teachenv.experiment.mirror import Changes, Files, changes_sent, read_files, write_files
 from teachenv.experiment.processes import HUGE_PAGES, usable_cores
 

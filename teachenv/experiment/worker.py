@@ -13,7 +13,8 @@ from multiprocessing.connection import Connection
 from types import FrameType
 from typing import NoReturn
 
-from teachenv.experiment.jobs import answer, failure, pickled
+from teachenv.experiment.calls import answer
+from teachenv.experiment.jobs import failure, pickled
 
 # Ask a process to end. Ctrl-C is not among them: a terminal sends it to all processes at once, but only the one that
 # started the others shall act on it, and end them.

@@ -1,9 +1,10 @@
-"""Photographs in folders, one for each class, as ImageNet has them: ``train/<class>/*`` and ``val/<class>/*``."""
+"""Photographs in folders, one for each class, as ImageNet has them: `train/<class>/*` and `val/<class>/*`."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -28,44 +29,32 @@ def image_folder(
     split_seed: int = 0,
     image_size: int = 64,
 ) -> Task:
-    """Make a classification task of a folder: inputs ``(n, 3, side, side)`` float32, a class for each folder.
+    """A classification task made of a folder: inputs `(n, 3, side, side)` float32, a class for each folder in it.
 
     Images are resized without regard to their proportions, and channels centred and scaled by mean and deviation of
-    the pool. All of them are held in memory: ``image_size`` and ``pool_size`` bound it (12 kB for an image of 32×32).
+    the pool. All of them are held in memory: `image_size` and `pool_size` bound it (12 kB for an image of 32×32).
 
     Args:
-        data_root: Where the folder is; None for the usual places (see ``teachenv.data.root``).
-        dataset: Name of the folder in the data root, and of the data in results; None for ``"imagenet"``.
-        pool_size: Number of training images, drawn at random; None for all.
-        split_seed: Seed of that draw.
-        image_size: Side in pixels.
+        data_root: where the folder is; None: the usual places (see `teachenv.data.root`).
+        dataset: name of the folder in the data root, and of the data in results; None: `"imagenet"`.
+        pool_size: number of training images, drawn at random; None: all.
+        split_seed: seed of that draw.
+        image_size: side in pixels.
 
     Raises:
-        DatasetUnavailable: If there is no such folder, or its two parts have other classes, or an image is damaged.
-        ValueError: If ``image_size`` or ``pool_size`` is not as above.
+        DatasetUnavailable: there is no such folder, its two parts have other classes, or an image is damaged.
+        ValueError: `image_size` or `pool_size` is out of range.
 
     Warns:
-        UserWarning: If ``"imagenet"`` or ``"tiny-imagenet"`` has other numbers of images than the official one;
-            ``Task.dataset`` then says ``"imagenet-subset-<number of training images>"``.
+        UserWarning: `"imagenet"` or `"tiny-imagenet"` has other numbers of images than the official one; `Task.dataset`
+            then says `"imagenet-subset-<number of training images>"`.
     """
-    from torchvision.datasets import ImageFolder
-
     dataset = "imagenet" if dataset is None else dataset
     if image_size < 16:
         raise ValueError(f"image_size is {image_size}: expected at least 16 pixels")
-
-    root = find_dataset(FileDataset(dataset, dataset, {"train": "", "val": ""}), data_root)
-    try:
-        train, val = (ImageFolder(str(root / part)) for part in ("train", "val"))
-    except (FileNotFoundError, OSError) as error:
-        raise DatasetUnavailable(f"{root} cannot be read as folders of classes: {error}") from error
-    if train.classes != val.classes:
-        differing = sorted(set(train.classes) ^ set(val.classes))
-        raise DatasetUnavailable(
-            f"train and val in {root} have other classes: {', '.join(differing[:5])} are in one of them only"
-        )
+    root, train, val = _folders(dataset, data_root)
     sizes = {"training images": len(train), "validation images": len(val)}
-    found = honest_name(dataset, root, sizes, _OFFICIAL.get(dataset, {}))
+    named = honest_name(dataset, root, sizes, _OFFICIAL.get(dataset, {}))
     pool, test = read_splits(
         train.samples,
         val.samples,
@@ -77,9 +66,26 @@ def image_folder(
     )
     return Task(
         name=dataset,
-        dataset=found,
+        dataset=named,
         pool=pool,
         test=test,
         num_outputs=len(train.classes),
         augment=flip_and_crop(padding=image_size // 8),
     )
+
+
+def _folders(dataset: str, data_root: str | os.PathLike[str] | None) -> tuple[Path, Any, Any]:
+    """(Where the data is, torchvision's `ImageFolder` of its training images, that of its validation images)."""
+    from torchvision.datasets import ImageFolder
+
+    root = find_dataset(FileDataset(dataset, dataset, {"train": "", "val": ""}), data_root)
+    try:
+        train, val = (ImageFolder(str(root / part)) for part in ("train", "val"))
+    except (FileNotFoundError, OSError) as error:
+        raise DatasetUnavailable(f"{root} cannot be read as folders of classes: {error}") from error
+    if train.classes != val.classes:
+        differing = sorted(set(train.classes) ^ set(val.classes))
+        raise DatasetUnavailable(
+            f"train and val in {root} have other classes: {', '.join(differing[:5])} are in one of them only"
+        )
+    return root, train, val

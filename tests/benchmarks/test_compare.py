@@ -13,9 +13,9 @@ import pytest
 from benchmarks.compare import Options, main
 from teachenv.experiment import comparison as engine
 from teachenv.experiment import comparison_report
+from teachenv.experiment.backends import make_backend
 from teachenv.experiment.cases import CasesFailed, Outcome, Session
 from teachenv.experiment.contest import Rung
-from teachenv.experiment.jobs import make_backend
 from teachenv.experiment.rows import ResultsFile, read_rows
 from teachenv.experiment.setting import Configuration, Setting
 from teachenv.experiment.teach import _Ended

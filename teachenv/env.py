@@ -203,7 +203,7 @@ class TeachEnv(gym.Env[np.ndarray, np.ndarray]):
         Raises:
             ValueError: the snapshot is of an environment with other settings; nothing is changed then.
         """
-        check_snapshot(state, self.problem.fingerprint)
+        check_snapshot(state, self.get_state())
         standing = None if state["standing"] is None else self.interface.loaded(state["standing"])
         self.np_random.bit_generator.state = state["random"]
         self._standing = standing

@@ -26,7 +26,7 @@ from teachenv.students.pair import TEACHER, Pair
 from teachenv.tasks import OPTIONS_OF_ALL, make_task
 from teachenv.tasks.base import Task
 from teachenv.tasks.decisions import LikelihoodMeasure, SingleDecisions
-from teachenv.tasks.measures import ClassificationMeasure, Measure
+from teachenv.tasks.measures import Measure
 from teachenv.update import Move
 
 
@@ -158,8 +158,9 @@ class Problem:
     @property
     def classifies(self) -> bool:
         """Whether each sample has one label, and a student is judged by how many of them it finds."""
-        own = self.task.measure is not None and not isinstance(self.task.measure, ClassificationMeasure)
-        return not own and self.task.decisions is None and self.settings.teacher is None
+        measure = self.task.measure
+        of_labels = self.task.decisions is None and (measure is None or measure.of_labels)
+        return of_labels and self.settings.teacher is None
 
     def _measure(self, loss: LossFamily) -> Measure:
         likelihood = self.settings.objective == "likelihood"

@@ -110,31 +110,35 @@ def reset_options(options: Any, known: Collection[str]) -> dict[str, Any]:
     return given
 
 
-def check_snapshot(snapshot: Any, fingerprint: Mapping[str, str], num_envs: int | None = None) -> None:
+def check_snapshot(snapshot: Any, here: Mapping[str, Any]) -> None:
     """Refuses a snapshot that another environment made.
 
     Args:
-        snapshot: what a `get_state()` returned.
-        fingerprint: of the settings here.
-        num_envs: students of the vector environment that asks; None for a single environment.
+        snapshot: what a user hands over.
+        here: a snapshot of the environment that shall continue from it.
 
     Raises:
-        ValueError: it is none, one of other settings (says which differ), or of another number of students.
+        ValueError: it is no snapshot, or it is one of other settings (says which differ), of another number of
+            students, or of a version of this package that kept other things.
     """
     if not isinstance(snapshot, Mapping) or "settings" not in snapshot:
         raise ValueError(f"expected what get_state() returns, found {type(snapshot).__name__} without 'settings'")
     # A setting that is younger than the snapshot had its default there.
     saved = Settings().fingerprint() | snapshot["settings"]
-    differing = [f"{k}: {saved[k]} there, {here} here" for k, here in fingerprint.items() if saved[k] != here]
+    differing = [f"{k}: {saved[k]} there, {now} here" for k, now in here["settings"].items() if saved[k] != now]
     if differing:
         raise ValueError(
             "this is the state of another environment ("
             + "; ".join(differing)
             + "); make the environment with its settings"
         )
-    there, here = (
+    there, wanted = (
         "one student" if n is None else f"a vector environment of {n} students"
-        for n in (snapshot.get("num_envs"), num_envs)
+        for n in (snapshot.get("num_envs"), here.get("num_envs"))
     )
-    if there != here:
-        raise ValueError(f"this is the state of {there}, expected that of {here}")
+    if there != wanted:
+        raise ValueError(f"this is the state of {there}, expected that of {wanted}")
+    if missing := [name for name in here if name not in snapshot]:
+        raise ValueError(
+            f"this state lacks {missing[0]!r}: another version of teachenv made it; train anew, or use that version"
+        )

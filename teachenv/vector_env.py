@@ -239,7 +239,7 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             ValueError: the snapshot is of an environment with other settings or another number of students; nothing is
                 changed then.
         """
-        check_snapshot(state, self.problem.fingerprint, self.num_envs)
+        check_snapshot(state, self.get_state())
         standing = None if state["standing"] is None else self.interface.loaded(state["standing"])
         for random, saved in zip(self._randoms, state["random"], strict=True):
             random.bit_generator.state = saved

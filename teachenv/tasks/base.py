@@ -17,7 +17,7 @@ import torch
 
 from teachenv import checks
 from teachenv.tasks.decisions import Decisions
-from teachenv.tasks.measures import ClassificationMeasure, Measure
+from teachenv.tasks.measures import Measure
 from teachenv.tasks.noise import corrupt_labels
 from teachenv.tasks.splits import Split, checked_split, checked_targets, labels_of
 
@@ -101,8 +101,7 @@ class Task:
     def _checked(self, split: Any, where: str) -> Split:
         """A split as tensors, its targets as the task needs them."""
         inputs, targets = checked_split(split, where)
-        judged = self.measure is None or isinstance(self.measure, ClassificationMeasure)
-        if self.decisions is None and judged:
+        if self.decisions is None and (self.measure is None or self.measure.of_labels):
             targets = labels_of(targets, where)
         return inputs, checked_targets(targets, where, self.num_outputs, 0 if self.decisions is None else VOID)
 

@@ -65,6 +65,8 @@ class Measure(ABC):
 
     decodes: ClassVar[bool] = False
     """Whether the following need the network itself, which then is called outside of ``torch.func.vmap``."""
+    of_labels: ClassVar[bool] = False
+    """Whether a sample's target is the number of its one class, so that labels can be checked and counted."""
     score_name: ClassVar[str] = "accuracy"
     """What the score is called in observations, infos and evaluations: ``train_accuracy``, ``dev_accuracy``, ..."""
 
@@ -99,6 +101,8 @@ class ClassificationMeasure(Measure):
     Raises:
         ValueError: If an argument is outside its range.
     """
+
+    of_labels = True
 
     def __init__(self, num_classes: int, temperature: float = 0.2) -> None:
         if num_classes < 2:

@@ -481,6 +481,9 @@ def test_a_snapshot_of_another_environment_is_refused_and_nothing_changed(settin
         other.unwrapped.set_state({"student": None})
     with pytest.raises(ValueError, match="found list"):
         other.unwrapped.set_state([])
+    older = {name: value for name, value in other.unwrapped.get_state().items() if name != "curves"}
+    with pytest.raises(ValueError, match="lacks 'curves': another version"):
+        other.unwrapped.set_state(older)
     for a, b in zip(roll(other), roll(reference), strict=True):
         assert np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b
     assert np.array_equal(other.reset()[0], reference.reset()[0])

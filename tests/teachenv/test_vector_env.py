@@ -364,6 +364,7 @@ def test_foreign_snapshots_are_refused_and_nothing_is_changed():
         (make(2).get_state(), "expected that of a vector environment of 3 students"),
         (single.get_state(), "the state of one student"),
         (None, "expected what get_state"),
+        ({name: value for name, value in envs.get_state().items() if name != "standing"}, "lacks 'standing': another"),
     ):
         with pytest.raises(ValueError, match=message):
             envs.set_state(snapshot)

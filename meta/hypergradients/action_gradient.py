@@ -10,7 +10,8 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from meta.hypergradients.hypergradient import check_last, check_memory, check_method, hypergradient
+from meta.hypergradients.hypergradient import check_last, check_method, hypergradient
+from meta.hypergradients.memory_policies import MEMORY_POLICIES, memory_policy
 from meta.hypergradients.sweep import Method
 from meta.hypergradients.training import Training, needed_of
 from meta.wrappers.actions import Passage
@@ -37,15 +38,16 @@ class _Tape:
 
     def __init__(self, problem: Problem, method: str, memory: TapeMemory, last: int | None) -> None:
         self.problem, self.method, self.memory = problem, check_method(method), memory
-        if check_memory(memory) in ("all", "auto"):
-            raise unknown_name("memory policy of an action gradient", memory, ("states", "sqrt"))
+        policy = memory_policy(memory)
         check_last(self.method, last, problem.settings.horizon)
         self.per_action, self.last = problem.settings.steps_per_action, last
         length = problem.actions if last is None else math.ceil(last / self.per_action)
-        checkpoints = {"states": length, "sqrt": math.isqrt(length - 1) + 1}
-        count = checkpoints[memory] if isinstance(memory, str) else min(memory, length)
+        spacing = None if policy is None else policy.spacing(length)
+        if spacing is None:
+            known = [str(name) for name, other in MEMORY_POLICIES.items() if other.spacing(length) is not None]
+            raise unknown_name("memory policy of an action gradient", memory, known)
         # The beginning of a truncated stretch is not known before its end.
-        self.every = 1 if last is not None else math.ceil(length / count)
+        self.every = 1 if last is not None else spacing
         self.window: deque[tuple[StudentState | None, torch.Tensor]] = deque(maxlen=length)
         self.slopes: deque[np.ndarray | None] = deque(maxlen=length)
         self.expected: StudentState | None = None

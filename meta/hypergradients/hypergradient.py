@@ -35,8 +35,19 @@ from typing import Any
 
 import torch
 
+from meta.hypergradients.memory_policies import GIVEN, MemoryOption, memory_policy
 from meta.hypergradients.process import Process, PureProcess, as_process, double_backward_kernels
-from meta.hypergradients.sweep import METHODS, Hypergradient, MemoryPolicy, Method, Sweep, forward, stacked_results
+from meta.hypergradients.steps import Steps
+from meta.hypergradients.sweep import (
+    METHODS,
+    Hypergradient,
+    Method,
+    backwards,
+    forward,
+    forwards_and_backwards,
+    stacked_results,
+    starting_from,
+)
 from teachenv import checks
 from teachenv.errors import unknown_name
 
@@ -59,7 +70,7 @@ def hypergradient(
     actions: Sequence[torch.Tensor] | torch.Tensor,
     *,
     method: Method = "rmd",
-    memory: MemoryPolicy = "auto",
+    memory: MemoryOption = "auto",
     byte_budget: int | None = None,
     last: int | None = None,
     steps_per_action: int = 1,
@@ -108,11 +119,11 @@ def hypergradient(
     with double_backward_kernels():
         if method == "forward":
             return forward(process, initial, actions, steps_per_action)
-        sweep = Sweep(process, actions, steps_per_action, method)
+        taken = Steps(process, actions, steps_per_action, by_differences=method == "finite-difference")
         begin = 0 if last is None else steps - last
         if states is not None:
-            return sweep.backwards(sweep.starting_from(states, initial, begin), begin, None, "given")
-        return sweep.forwards_and_backwards(initial, begin, check_memory(memory), byte_budget)
+            return backwards(taken, starting_from(taken, states, initial, begin), begin, GIVEN, None)
+        return forwards_and_backwards(taken, initial, begin, memory_policy(memory), byte_budget)
 
 
 def check_last(method: Method, last: int | None, steps: int) -> None:
@@ -130,18 +141,3 @@ def check_last(method: Method, last: int | None, steps: int) -> None:
         )
     if last is not None and not 1 <= checks.integer("last", last) <= steps:
         raise ValueError(f"found last={last}, expected 1 to {steps}, the number of steps")
-
-
-def check_memory(memory: MemoryPolicy) -> MemoryPolicy:
-    """Returns the memory policy if it is a known name or a positive number of checkpoints.
-
-    Raises:
-        ValueError: it is neither.
-    """
-    policies = ("auto", "all", "states", "sqrt")
-    if isinstance(memory, int) and not isinstance(memory, bool):
-        if memory < 1:
-            raise ValueError(f"found memory={memory}, expected at least 1 checkpoint")
-    elif memory not in policies:
-        raise unknown_name("memory policy", memory, policies)
-    return memory

@@ -16,29 +16,34 @@ _BLOCK, _ALIGNED = 2**25, 64
 
 
 class MemoryMeter:
-    """Accounts for the bytes of states and graphs that a sweep holds."""
+    """Accounts for the bytes of states and graphs that a sweep holds.
+
+    Attributes:
+        peak: The most bytes that were held at a time.
+        graph_bytes: The bytes of the largest graph of a step.
+    """
 
     def __init__(self) -> None:
-        self.peak = self._graphs = self._largest = 0
+        self.peak = self._graphs = self.graph_bytes = 0
 
     @contextmanager
-    def graph(self, times: int = 1) -> Iterator[GraphBytes]:
+    def graph(self, times: int = 1) -> Iterator[None]:
         """Weighs the graph that is built inside; so many like it count as held until `release`."""
         weight = GraphBytes()
         with torch.autograd.graph.saved_tensors_hooks(weight.pack, lambda tensor: tensor):
-            yield weight
-        self._largest = max(self._largest, weight.bytes)
+            yield
+        self.graph_bytes = max(self.graph_bytes, weight.bytes)
         self._graphs += times * weight.bytes
         self.peak = max(self.peak, self._graphs)
 
     def release(self) -> None:
         """Notes that the graphs weighed so far are gone; from now on there is one at a time."""
         self._graphs = 0
-        self.peak = self._largest
+        self.peak = self.graph_bytes
 
     def states(self, *trees: Any) -> None:
         """Notes that these states are in memory at the same time, beside one graph."""
-        self.peak = max(self.peak, bytes_of(*trees) + self._largest)
+        self.peak = max(self.peak, bytes_of(*trees) + self.graph_bytes)
 
 
 class Arena:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,20 +12,13 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from meta.hypergradients.memory import Arena, MemoryMeter
-from meta.hypergradients.process import Adjoint, Process
+from meta.hypergradients.memory_policies import STATES, MemoryPolicy, within
+from meta.hypergradients.process import Process
+from meta.hypergradients.steps import Steps
 from teachenv.trees import bytes_of, mapped, stack, tensors_of
 
 Method = Literal["rmd", "finite-difference", "truncated", "forward"]
 METHODS: tuple[Method, ...] = get_args(Method)
-MemoryPolicy = Literal["auto", "all", "states", "sqrt"] | int
-"""What is kept between the forward and the backward pass; `meta.hypergradients.hypergradient` says what each costs."""
-
-# A replayed step may differ by rounding, since kernels do; by this part of the step's own length it may not.
-_REPLAY_TOLERANCE = 0.1
-
-# To weigh a graph takes Python at each tensor that it saves: of `"all"` so many steps are taken to be alike.
-_WEIGHED_EVERY = 16
 
 
 @dataclass(frozen=True)
@@ -60,221 +52,77 @@ class Hypergradient:
     nonfinite_step: int | None
 
 
-class Sweep:
-    """The steps of one process under given actions, forwards and backwards, with what they cost."""
+def starting_from(steps: Steps, states: Mapping[int, Any], initial: Any, begin: int) -> dict[int, Any]:
+    """Returns the given states from x_begin on, which is computed if it is not among them."""
+    nearest = max((t for t in states if t <= begin), default=0)
+    state = states.get(nearest, initial)
+    for t in range(nearest, begin):
+        state = steps.step(state, t)
+    return {t: x for t, x in states.items() if t > begin} | {begin: state}
 
-    def __init__(self, process: Process, actions: Any, steps_per_action: int, method: Method) -> None:
-        self.process, self.actions, self.per_action, self.method = process, actions, steps_per_action, method
-        self.steps = len(actions) * steps_per_action
-        self.evaluations = self.products = 0
-        self.meter = MemoryMeter()
 
-    def forwards_and_backwards(
-        self, state: Any, begin: int, memory: MemoryPolicy, byte_budget: int | None
-    ) -> Hypergradient:
-        """Follows the process from x_0 and differentiates the steps from `begin` on."""
-        for t in range(begin):
-            state = self._step(state, t)
-        if begin == self.steps:
-            return self.backwards({begin: state}, begin, 0, "states")
-        after: Any = None
-        adjoint: Adjoint | None = None
-        graph = 0
-        if self.method != "finite-difference":
-            # The first step is taken with its graph, to weigh it.
-            with self.meter.graph(min(_WEIGHED_EVERY, self.steps - begin)) as weight:
-                after, adjoint = self._linearize(state, begin)
-            graph = weight.bytes
-        needed_bytes = bytes_of(self.process.needed(state))
-        policy, predicted = self._choose(memory, byte_budget, bytes_of(state), needed_bytes, graph, self.steps - begin)
-        if policy == "all" and adjoint is not None:
-            return self._all(state, begin, after, adjoint, predicted)
-        adjoint = None
-        self.meter.release()
-        count = {"all": self.steps, "states": self.steps, "sqrt": _root(self.steps - begin)}
-        checkpoints = count[policy] if isinstance(policy, str) else policy
-        every = max(1, -(-(self.steps - begin) // checkpoints))
-        # All states from the last checkpoint on are kept: those steps need not be taken again.
-        last = begin + (self.steps - 1 - begin) // every * every if every > 1 else begin
-        states, arena = {begin: state}, Arena()
-        for t in range(begin, self.steps):
-            keep = t >= last or (t + 1 - begin) % every == 0
-            first = after if t == begin else None
-            state = self._step(state, t, arena if keep else None) if first is None else first
-            if keep:
-                states[t + 1] = arena.put(self._needed(state, t + 1) if t >= last else state)
-        return self.backwards(states, begin, predicted, policy)
+def forwards_and_backwards(
+    steps: Steps, state: Any, begin: int, policy: MemoryPolicy | None, byte_budget: int | None
+) -> Hypergradient:
+    """Follows a process from x_0 and differentiates the steps from `begin` on.
 
-    def starting_from(self, states: Mapping[int, Any], initial: Any, begin: int) -> dict[int, Any]:
-        """Returns the given states from x_begin on, which is computed if it is not among them."""
-        nearest = max((t for t in states if t <= begin), default=0)
-        state = states.get(nearest, initial)
-        for t in range(nearest, begin):
-            state = self._step(state, t)
-        return {t: x for t, x in states.items() if t > begin} | {begin: state}
+    Args:
+        steps: The steps of the process.
+        state: x_0.
+        begin: The first step that is differentiated.
+        policy: What is kept on the way; None: what fits into the budget.
+        byte_budget: The bytes that may be held; None: any number.
+    """
+    for t in range(begin):
+        state = steps.step(state, t)
+    if begin == steps.total:
+        return backwards(steps, {begin: state}, begin, STATES, 0)
+    sizes = steps.sizes(state, begin)
+    policy = within(byte_budget, sizes) if policy is None else policy
+    predicted = policy.predicted_bytes(sizes)
+    if steps.by_differences:
+        policy = policy.without_graphs
+    return backwards(steps, policy.keep(steps, state, begin), begin, policy, predicted)
 
-    def backwards(self, states: dict[int, Any], begin: int, predicted: int | None, policy: str | int) -> Hypergradient:
-        """Differentiates the steps from `begin` on; the states between known ones are computed again.
 
-        Args:
-            states: x_t by t; x_begin and x_T must be among them. It is emptied.
-            begin: The first step that is differentiated.
-            predicted: The bytes that the policy was expected to need, for the result.
-            policy: The memory policy that was followed, for the result.
-        """
-        final = states.pop(self.steps) if begin < self.steps else states[begin]
-        objective, cotangent = self.process.value(final)
-        gradients = _Rows(self.actions)
-        end, after, arena = self.steps, final, Arena()
-        for start in sorted((t for t in states if t < self.steps), reverse=True):
-            state = states.pop(start)
-            arena.clear()
-            segment = [self._needed(state, start)]
-            for t in range(start + 1, end):
-                state = self._step(state, t - 1, arena)
-                segment.append(arena.put(self._needed(state, t)))
-            del state
-            if end > self.steps - 2 * (end - start):  # later on fewer states are held
-                self.meter.states(states, segment)
-            for t in range(end - 1, start - 1, -1):
-                cotangent, d_action = self._pullback(segment.pop(), t, cotangent, after)
-                gradients.add(t // self.per_action, d_action)
-                after = None
-            end = start
-        return self._result(
-            gradients, self.process.finished(cotangent) if begin == 0 else None, objective, policy, predicted
+def backwards(
+    steps: Steps, kept: dict[int, Any], begin: int, policy: MemoryPolicy, predicted: int | None
+) -> Hypergradient:
+    """Differentiates the steps from `begin` on.
+
+    Args:
+        steps: The steps of the process.
+        kept: What the policy kept of them; it is emptied.
+        begin: The first step that is differentiated.
+        policy: The memory policy that was followed.
+        predicted: The bytes that it was expected to need, for the result.
+    """
+    final = kept.pop(steps.total)
+    objective, cotangent = steps.process.value(final)
+    gradients = _Rows(steps.actions)
+    for t, adjoint in policy.restore(steps, kept, final):
+        cotangent, d_action = adjoint(cotangent)
+        del adjoint  # what it holds must be gone before more states are computed
+        gradients.add(t // steps.per_action, d_action)
+    initial = steps.process.finished(cotangent) if begin == 0 else None
+    actions = gradients.stacked()
+    if len(actions) and not actions.any():
+        warnings.warn(
+            "the gradient is zero for every action: no action reaches the objective. Does the step detach it, take "
+            "gradients without create_graph=True, or have a learning rate of 0?",
+            stacklevel=3,
         )
-
-    def _all(self, state: Any, begin: int, after: Any, adjoint: Adjoint, predicted: int) -> Hypergradient:
-        adjoints = [adjoint]
-        for t in range(begin + 1, self.steps):
-            if (t - begin) % _WEIGHED_EVERY == 0:
-                with self.meter.graph(min(_WEIGHED_EVERY, self.steps - t)):
-                    after, adjoint = self._linearize(after, t)
-            else:
-                after, adjoint = self._linearize(after, t)
-            adjoints.append(adjoint)
-        objective, cotangent = self.process.value(after)
-        gradients = _Rows(self.actions)
-        for t in range(self.steps - 1, begin - 1, -1):
-            cotangent, d_action = adjoints.pop()(cotangent)
-            gradients.add(t // self.per_action, d_action)
-        return self._result(
-            gradients, self.process.finished(cotangent) if begin == 0 else None, objective, "all", predicted
-        )
-
-    def _result(
-        self, gradients: _Rows, initial: Any, objective: torch.Tensor, policy: str | int, predicted: int | None
-    ) -> Hypergradient:
-        actions = gradients.stacked()
-        nonfinite = _nonfinite(actions, self.per_action)
-        if len(actions) and not actions.any():
-            warnings.warn(
-                "the gradient is zero for every action: no action reaches the objective. Does the step detach it, take "
-                "gradients without create_graph=True, or have a learning rate of 0?",
-                stacklevel=4,
-            )
-        return Hypergradient(
-            actions, initial, objective, policy, self.evaluations, self.products, predicted, self.meter.peak, nonfinite
-        )
-
-    def _needed(self, state: Any, t: int) -> Any:
-        """Returns what is kept of x_t to differentiate there; all of the last two states, which a comparison reads."""
-        return state if t >= self.steps - 1 else self.process.needed(state)
-
-    def _action(self, t: int) -> torch.Tensor:
-        action: torch.Tensor = self.actions[t // self.per_action]
-        return action
-
-    def _step(self, state: Any, t: int, arena: Arena | None = None) -> Any:
-        self.evaluations += self.process.gradient_evaluations
-        return self.process.step(state, self._action(t), t, arena)
-
-    def _linearize(self, state: Any, t: int) -> tuple[Any, Adjoint]:
-        self.evaluations += self.process.gradient_evaluations
-        self.products += self.process.hessian_vector_products
-        return self.process.linearize(state, self._action(t), t)
-
-    def _pullback(self, state: Any, t: int, cotangent: Any, after: Any) -> tuple[Any, torch.Tensor]:
-        """Goes one step back; `after` is the state that the step led to before, if it is to be compared."""
-        action, compared = self._action(t), after is not None and not self.process.replays_exactly
-        if self.method == "finite-difference":
-            if compared:
-                self._compare(state, self._step(state, t), after, t)
-            self.evaluations += 2 * self.process.gradient_evaluations
-            return self.process.pullback_by_differences(state, action, t, cotangent)
-        if compared:
-            replayed, adjoint = self._linearize(state, t)
-            self._compare(state, replayed, after, t)
-            return adjoint(cotangent)
-        self.evaluations += self.process.gradient_evaluations
-        self.products += self.process.hessian_vector_products
-        return self.process.pullback(state, action, t, cotangent)
-
-    def _compare(self, before: Any, replayed: Any, after: Any, t: int) -> None:
-        def distance(one: Any, other: Any) -> float:
-            pairs = zip(tensors_of(one), tensors_of(other), strict=True)
-            return math.hypot(*(float((a - b).norm()) for a, b in pairs if a.is_floating_point()))
-
-        if distance(replayed, after) > _REPLAY_TOLERANCE * max(distance(after, before), distance(replayed, before)):
-            raise RuntimeError(
-                f"step {t} was taken again and led to another state: the step is not a function of (state, action, t) "
-                "alone. Make what it draws (minibatch, augmentation, dropout) a function of t, or put it into the state"
-            )
-
-    def _choose(
-        self,
-        memory: MemoryPolicy,
-        byte_budget: int | None,
-        state_bytes: int,
-        needed_bytes: int,
-        graph_bytes: int,
-        steps: int,
-    ) -> tuple[str | int, int]:
-        """Returns (the policy to follow, the bytes that it is predicted to need).
-
-        Args:
-            memory: The policy that the caller asked for.
-            byte_budget: The bytes that the caller allows; None: any number.
-            state_bytes: The bytes of a state.
-            needed_bytes: The bytes of what has to be kept of a state to differentiate there.
-            graph_bytes: The bytes of a step's graph.
-            steps: How many steps are differentiated.
-        """
-
-        def checkpoints(count: int) -> int:
-            every = -(-steps // count)
-            return (
-                (min(count, steps) + 1) * (state_bytes if every > 1 else needed_bytes)
-                + every * needed_bytes
-                + graph_bytes
-                + state_bytes
-            )
-
-        predicted = {
-            "all": steps * graph_bytes + state_bytes if graph_bytes else checkpoints(steps),
-            "states": checkpoints(steps),
-            "sqrt": checkpoints(_root(steps)),
-        }
-        if isinstance(memory, int):
-            return memory, checkpoints(memory)
-        if memory != "auto":
-            return memory, predicted[memory]
-        if byte_budget is None:
-            return "states", predicted["states"]
-        for policy, policy_bytes in predicted.items():
-            if policy_bytes <= byte_budget:
-                return policy, policy_bytes
-        raise ValueError(
-            f"byte_budget={byte_budget:,} holds no policy: over {steps} steps "
-            + ", ".join(f"{policy!r} needs {policy_bytes:,}" for policy, policy_bytes in predicted.items())
-            + '; raise it, or differentiate fewer steps (method="truncated")'
-        )
-
-
-def _root(steps: int) -> int:
-    """Returns ⌈√T⌉ for a number of steps T of at least 1."""
-    return math.isqrt(steps - 1) + 1
+    return Hypergradient(
+        actions,
+        initial,
+        objective,
+        policy.name,
+        steps.evaluations,
+        steps.products,
+        predicted,
+        steps.meter.peak,
+        _nonfinite(actions, steps.per_action),
+    )
 
 
 def stacked_results(results: Sequence[Hypergradient]) -> Hypergradient:

@@ -16,8 +16,8 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from meta.hypergradients.hypergradient import check_memory, hypergradient
-from meta.hypergradients.sweep import MemoryPolicy
+from meta.hypergradients.hypergradient import hypergradient
+from meta.hypergradients.memory_policies import MemoryOption, memory_policy
 from meta.hypergradients.training import Training
 from meta.wrappers.actions import check_actions_unchanged
 from meta.wrappers.base import RememberingWrapper
@@ -97,7 +97,7 @@ class WindowGradient(RememberingWrapper):
         dev_batch: int | None = None,
         dev_from: Source = "dev",
         carry: bool = False,
-        memory: MemoryPolicy = "auto",
+        memory: MemoryOption = "auto",
         byte_budget: int = _BYTE_BUDGET,
     ) -> None:
         """Wraps the environment and checks the options."""
@@ -117,7 +117,8 @@ class WindowGradient(RememberingWrapper):
             raise ValueError('dev_from="pool" needs dev_batch: how many samples a window is judged by')
         if dev_batch is not None and not 1 <= checks.integer("dev_batch", dev_batch) <= most:
             raise ValueError(f"dev_batch={dev_batch}, expected None or 1 to {most}, {which}")
-        self.window, self.dev_batch, self.dev_from, self.memory = window, dev_batch, dev_from, check_memory(memory)
+        memory_policy(memory)  # it is refused here if there is none
+        self.window, self.dev_batch, self.dev_from, self.memory = window, dev_batch, dev_from, memory
         self.carry, self.byte_budget = checks.flag("carry", carry), byte_budget
         size, dtype = self._teach.problem.neutral_action.numel(), self._teach.action_space.dtype
         self.observation_space = gym.spaces.Box(-1.0, 1.0, (2 * size,), dtype)  # type: ignore[arg-type]

@@ -6,13 +6,15 @@ import math
 import statistics
 from collections.abc import Sequence
 from functools import partial
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from teachenv.experiment import figures
 from teachenv.experiment.report import Report
 from teachenv.experiment.row import Row
 from teachenv.experiment.tables import Column, Group, Section, by, grouped, number
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def make(rows: Sequence[Row]) -> Report:

@@ -47,7 +47,7 @@ class _Follow(BaseCallback):
 
 def cases(benchmark: str, threads: int, **options: Any) -> list[Case]:
     """A case for each of the students; `options` of the environment."""
-    source = {name: options[name] for name in ("data_root", "dataset") if name in options}
+    source = {name: options[name] for name in ("data_root", "dataset", "pool_size") if name in options}
     dataset = make_task("cifar10", **source).dataset
     return [
         Case(

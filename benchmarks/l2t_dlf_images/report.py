@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from benchmarks.l2t_dlf_images.published import ERRORS
 from teachenv.experiment import comparison_report, figures
 from teachenv.experiment.comparison_report import ERROR, OBJECTIVE, Results, along, learns, objective
 from teachenv.experiment.report import Report
 from teachenv.experiment.tables import Column, Group, against
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 RL = ("ddpg", "td3", "sac", "evolution-strategies")
 AGAINST = against("cross-entropy", "against cross-entropy, points (95 %, paired t)", ERROR, ", p {:.2g}")

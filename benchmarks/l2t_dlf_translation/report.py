@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from benchmarks.l2t_dlf_translation.methods import METHODS
 from teachenv.experiment import figures, tables
 from teachenv.experiment.report import Report
 from teachenv.experiment.row import Row
 from teachenv.experiment.tables import METHOD, Measure, Section, deviation, grouped
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # BLEU on IWSLT-14 De-En (Wu et al. 2018, Table 3), by student and method.
 PUBLISHED = {

@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from matplotlib.animation import FuncAnimation, PillowWriter
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from benchmarks.l2t_dln.methods import ARCHITECTURES, METHODS, REPLAYED
 from teachenv.experiment import figures, tables
@@ -18,6 +15,10 @@ from teachenv.experiment.report import Report
 from teachenv.experiment.row import Row
 from teachenv.experiment.tables import METHOD, Column, Group, Measure, Section, by, grouped, number
 from teachenv.files import whole_file
+
+if TYPE_CHECKING:
+    from matplotlib.animation import FuncAnimation
+    from matplotlib.figure import Figure
 
 # Methods in the order of the table, each with its replay.
 ORDER = tuple(dict.fromkeys(name for method in METHODS for name in (method, method.replace("l2t-dln", REPLAYED, 1))))
@@ -181,6 +182,8 @@ def _draw(axis: Any, picture: Any, limits: tuple[float, float], title: str) -> A
 
 def _surfaces(rows: Sequence[Row]) -> Figure | None:
     """The learned loss of a pair at some moments of the training."""
+    from matplotlib.figure import Figure
+
     row = shown_run(rows)
     if row is None:
         return None
@@ -223,6 +226,8 @@ def _learned(rows: Sequence[Row]) -> Figure | None:
 
 def animate(rows: Sequence[Row], folder: Path) -> None:
     """Writes the learned loss of each task as an animation, loss-TASK.gif, into the folder."""
+    from matplotlib.animation import PillowWriter
+
     for task, task_rows in by((row for row in rows if row.config["stage"] == "training"), lambda row: row.task).items():
         if shown := shown_run(task_rows):
             with whole_file(folder / f"loss-{task}.gif") as partial_file:
@@ -230,6 +235,10 @@ def animate(rows: Sequence[Row], folder: Path) -> None:
 
 
 def _animation(row: Row) -> FuncAnimation:
+    from matplotlib.animation import FuncAnimation
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     pictures, limits = row.data["pictures"], _range(row)
     figure = Figure(figsize=(4.6, 4.2), dpi=90, layout="constrained")
     FigureCanvasAgg(figure)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from benchmarks.lgtm.methods import METHODS, TABLE
 from teachenv.experiment import figures, tables
@@ -14,6 +14,9 @@ from teachenv.experiment.figures import color
 from teachenv.experiment.report import Report
 from teachenv.experiment.row import Row
 from teachenv.experiment.tables import METHOD, Column, Group, Measure, Section, deviation, grouped, number
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Averages over six tasks of GLUE, BERT-base into a student of six layers (Ren et al. 2023; the other entries of its
 # table 1 are lost in the text that we have).

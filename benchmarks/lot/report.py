@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from benchmarks.lot.methods import METHODS
 from teachenv.experiment import figures, tables
@@ -14,6 +13,9 @@ from teachenv.experiment.report import Report
 from teachenv.experiment.row import Row
 from teachenv.experiment.statistics import iqm
 from teachenv.experiment.tables import METHOD, Column, Measure, Section, deviation, grouped
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 BASELINE = "teacher-only"
 _KINDS = ("test_", "student_test_", "valid_")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from benchmarks.lot_images.imitation import KINDS
 from teachenv.experiment import figures
@@ -13,6 +12,9 @@ from teachenv.experiment.figures import color
 from teachenv.experiment.report import Report
 from teachenv.experiment.row import Row
 from teachenv.experiment.tables import Column, Measure, Section, by, deviation, grouped, heading, in_precision, seeds
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 ORDER = tuple(f"imitate:{kind}" for kind in KINDS)
 _COLUMNS = {

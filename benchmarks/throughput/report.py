@@ -6,14 +6,14 @@ import operator
 import statistics
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
-
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
+from typing import TYPE_CHECKING, NamedTuple
 
 from teachenv.experiment.report import Report
 from teachenv.experiment.row import Row
 from teachenv.experiment.tables import Column, Group, Section, grouped, number
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 STEP_TARGETS = {"mlp": 1.25, "resnet8": 1.05}
 VECTOR_TARGET = 10.0
@@ -111,6 +111,9 @@ def note(group: Group) -> str:
 
 def _figure(groups: Sequence[Group]) -> Figure:
     """Horizontal bars of the ratios, on a logarithmic axis around 1, with the targets as marks."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
+
     figure = Figure(figsize=(11, 0.45 * len(groups) + 1.2), dpi=130, layout="constrained")
     axes = figure.add_subplot()
     for y, group in enumerate(groups):

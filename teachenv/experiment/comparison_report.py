@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
-from matplotlib.figure import Figure
 
 from teachenv.experiment import figures, tables
 from teachenv.experiment.colors import COLORS
@@ -18,6 +17,9 @@ from teachenv.experiment.row import Row
 from teachenv.experiment.statistics import iqm
 from teachenv.experiment.tables import Column, Group, Measure, Section, by, grouped, interval, leaves, seeds
 from teachenv.settings import Settings
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 ERROR = Measure("test_error", scale=100)
 OBJECTIVE = "dev_objective"

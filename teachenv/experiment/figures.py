@@ -7,17 +7,17 @@ import re
 import textwrap
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-import matplotlib
 import numpy as np
-from matplotlib import colormaps
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from teachenv.experiment.statistics import bootstrap_interval, mean
 from teachenv.experiment.tables import Group, Measure
+
+# Imported where something is drawn: each process of a comparison imports this module, and only one of them draws.
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Curve: TypeAlias = Sequence[Sequence[float | None]]
 """Points of one seed: the place and one or more numbers."""
@@ -30,6 +30,8 @@ def panels(titles: Sequence[str], size: tuple[float, float] = (6.4, 4.4)) -> tup
         titles: one for each panel, at least one.
         size: width and height of a panel in inches.
     """
+    from matplotlib.figure import Figure
+
     columns = min(3, len(titles))
     lines = -(-len(titles) // columns)
     figure = Figure(figsize=(size[0] * columns, size[1] * lines), dpi=130, layout="constrained")
@@ -59,6 +61,8 @@ def as_it_is(text: str, longest: int = _LONGEST_NAME) -> str:
 
 def color(number: int) -> Any:
     """One of twenty colours, that of the method with this number: ten strong ones, then ten light ones."""
+    from matplotlib import colormaps
+
     pairs = colormaps["tab20"]
     return pairs(2 * (number % 10) + number // 10 % 2)
 
@@ -205,6 +209,8 @@ def heat_maps(
         finish: called with the axes and the column of each map.
         image: what Matplotlib's `imshow` takes.
     """
+    from matplotlib.figure import Figure
+
     columns = max(len(maps) for maps in lines.values())
     shape = (size[0] * columns + 1.2, size[1] * len(lines) + 0.5)
     figure = Figure(figsize=shape, dpi=130, layout="constrained")
@@ -225,6 +231,8 @@ def heat_maps(
 
 def png(figure: Figure) -> bytes:
     """The figure as a file."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     picture = io.BytesIO()
     FigureCanvasAgg(figure)
     figure.savefig(picture, format="png")
@@ -239,6 +247,8 @@ def svg(figure: Figure, name: str) -> str:
         figure: Matplotlib's.
         name: the figure's name on its page: letters, digits, and dashes.
     """
+    import matplotlib
+
     picture = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)  # the reader's fonts matter

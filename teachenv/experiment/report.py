@@ -17,14 +17,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from teachenv.experiment import figures
 from teachenv.experiment.naming import file_name
 from teachenv.experiment.row import Row
 from teachenv.experiment.tables import Section, leaves
 from teachenv.experiment.writing import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Rows of more bytes are compressed on the page.
 _LARGE = 100_000

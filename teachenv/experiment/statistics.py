@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TypeAlias, overload
 
 import numpy as np
-import scipy.stats
 from numpy.typing import NDArray
 
 Array: TypeAlias = NDArray[np.float64]
@@ -153,6 +152,8 @@ def paired(values: Sequence[float] | Array, others: Sequence[float] | Array) -> 
     if np.ptp(differences) == 0:
         # Without any spread t is infinite, or 0/0.
         return Paired(sample.size, average, average, average, 1.0 if average == 0 else 0.0)
+    import scipy.stats  # takes longer than all that is done with it; jobs need none of it
+
     test = scipy.stats.ttest_rel(sample, other)
     interval = test.confidence_interval(0.95)
     return Paired(sample.size, average, float(interval.low), float(interval.high), float(test.pvalue))

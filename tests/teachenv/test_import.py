@@ -9,11 +9,15 @@ print([path for path in opened if path.endswith((".csv", ".gz", ".npy", ".npz", 
 print([name for name in ("torchvision", "sklearn", "matplotlib", "stable_baselines3", "meta", "agents", "benchmarks",
                          "sacrebleu", "teachenv.tasks.digits", "teachenv.tasks.synthetic") if name in sys.modules])
 print(sorted(name for name in gymnasium.registry if name.startswith("Teach")))
+import benchmarks.compare.main
+print([name for name in ("scipy.stats", "matplotlib", "pandas", "sklearn", "torch._dynamo") if name in sys.modules])
 """
 
 
 def test_importing_reads_no_data_and_nothing_heavy_and_registers_the_environments(in_new_process):
-    data, heavy, registered = (eval(line) for line in in_new_process(LOOK).splitlines())
+    data, heavy, registered, of_workers = (eval(line) for line in in_new_process(LOOK).splitlines())
     assert data == []
     assert heavy == []
     assert registered == sorted(ENVIRONMENTS)
+    # Each process of a comparison imports its modules anew, and none of them draws or compares seeds.
+    assert of_workers == []

@@ -54,6 +54,38 @@ def make_bert(tmp_path_factory):
     return make
 
 
+@pytest.fixture(scope="session")
+def few_test_sentences():
+    """Leaves few test sentences to the tasks of number words, for tests that do not need 400: decoding them is slow."""
+
+    def shorten(patch):
+        from teachenv.tasks import translation
+
+        data, vocabulary, pairs = translation._numbers()
+        few = (data, vocabulary, {**pairs, "test": pairs["test"][:20]})
+        patch.setattr(translation, "_numbers", lambda: few)
+
+    return shorten
+
+
+@pytest.fixture
+def few_images(monkeypatch):
+    """A hundred procedural images at most: to draw six thousand takes longer than most of what is done with them."""
+    from teachenv.tasks import synthetic
+
+    draw = synthetic._draw_split
+    monkeypatch.setattr(synthetic, "_draw_split", lambda size, *arguments: draw(min(size, 100), *arguments))
+
+
+@pytest.fixture
+def few_scenes(monkeypatch):
+    """Forty scenes of shapes at most, for tests that measure on them without asking how many there are."""
+    from teachenv.tasks import detection, segmentation, shapes
+
+    for task in (detection, segmentation):
+        monkeypatch.setattr(task, "draw_scenes", lambda count, *others: shapes.draw_scenes(min(count, 40), *others))
+
+
 @pytest.fixture
 def undrawn(monkeypatch):
     """Figures are made, but not drawn, which takes longest: for tests of what else a report has."""

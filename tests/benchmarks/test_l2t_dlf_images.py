@@ -277,7 +277,8 @@ def test_the_table_says_how_soon_a_teacher_is_as_good_as_ddpg() -> None:
 def test_large_students_take_taught_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(large, "STUDENTS", ("resnet20",))
     monkeypatch.setattr(large, "WARM_START", 2)
-    monkeypatch.setattr(main, "_of_machine", lambda options: {"dataset": "synthetic"})
+    smaller = {"dataset": "synthetic", "pool_size": 50, "warm_start": 2}
+    monkeypatch.setattr(main, "_of_machine", lambda options: smaller)
     main.run(options(tmp_path, large=True))
     rows = {row.metric: row for row in read_rows(tmp_path / "large.jsonl")}
     assert rows["parameters"].value == sum(p.numel() for p in resnet20(3, 32, 10).parameters())

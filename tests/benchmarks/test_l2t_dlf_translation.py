@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,15 @@ from teachenv.experiment.teach import teach
 from teachenv.sequence_losses import TokenLoss
 
 SETTING = SIZES["smoke"].setting
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small(few_test_sentences: Callable[[pytest.MonkeyPatch], None]) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        few_test_sentences(patch)
+        for name, (kind, options) in work.NETWORKS.items():
+            patch.setitem(work.NETWORKS, name, (kind, {**options, "width": 16}))  # type: ignore[arg-type]
+        yield
 
 
 @pytest.fixture(scope="module")

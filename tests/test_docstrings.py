@@ -1,14 +1,17 @@
 """The examples in docstrings run, and print what they say."""
 
+import dataclasses
 import doctest
 import importlib
 import pkgutil
+import re
 
 import pytest
 
 import agents
 import meta
 import teachenv
+from teachenv.optimizers import OPTIMIZERS
 
 MODULES = [
     importlib.import_module(found.name)
@@ -29,3 +32,15 @@ def test_example_runs(example: doctest.DocTest) -> None:
     said: list[str] = []
     result = doctest.DocTestRunner().run(example, out=said.append)
     assert result.failed == 0, "".join(said)
+
+
+def test_settings_describe_each_option_once_and_no_other() -> None:
+    described = re.findall(r"^        (\w+): ", teachenv.Settings.__doc__ or "", flags=re.MULTILINE)
+    assert described == [field.name for field in dataclasses.fields(teachenv.Settings)]
+
+
+def test_settings_name_the_options_of_each_optimizer() -> None:
+    entries = re.split(r"^        (\w+): ", teachenv.Settings.__doc__ or "", flags=re.MULTILINE)
+    described = dict(zip(entries[1::2], entries[2::2], strict=True))["optimizer_kwargs"]
+    options = {option for entry in OPTIMIZERS.values() for option in entry.options}
+    assert set(re.findall(r"`(\w+)`", described)) == options

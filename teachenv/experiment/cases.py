@@ -17,6 +17,7 @@ from teachenv.experiment.provenance import git_commit, versions
 from teachenv.experiment.report import Report
 from teachenv.experiment.row import IDENTITY, Row, digest
 from teachenv.experiment.rows import ResultsFile
+from teachenv.experiment.tables import Section
 from teachenv.experiment.writing import OutputNotWritable
 
 T = TypeVar("T")
@@ -332,7 +333,15 @@ def execute(
     for stage in stages:
         session.perform(stage(session))
     written = report(results.rows())
+    if session.failures:
+        written.sections = [_failed(session.failures), *written.sections]
     written.write(session.folder, part or "table", part or "report")
     if session.failures:
         raise CasesFailed(session.failures, session.folder)
     return written
+
+
+def _failed(failures: Sequence[Failure]) -> Section:
+    """What is missing in a report, so that nobody takes it for the whole."""
+    text = "These cases failed, and what follows lacks them; the same command tries them again."
+    return Section("What failed", text, ("case", "reason"), [(each.label, each.reason) for each in failures])

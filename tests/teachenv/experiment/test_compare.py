@@ -134,7 +134,12 @@ def test_a_method_that_fails_leaves_the_others_and_is_named(tmp_path) -> None:
         compared(tmp_path, methods=own, seeds=1)
     assert len(raised.value.failures) == 2  # both of its configurations
     assert {r.method for r in read_rows(tmp_path / "results.jsonl")} == {"cross-entropy", "rmd"}
-    assert "| rmd |" in (tmp_path / "table.md").read_text()
+    table, page = ((tmp_path / name).read_text() for name in ("table.md", "report.html"))
+    assert "| rmd |" in table
+    for text in (table, page):
+        assert "What failed" in text
+        assert all(failure.label in text for failure in raised.value.failures)
+        assert "no teacher today" in text
 
 
 ONE = Effort(student_steps=4, parallel=1, rungs=(), points=1, students=1, final_students=1)

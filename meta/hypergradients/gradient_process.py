@@ -22,7 +22,7 @@ import torch
 from meta.hypergradients.forward_mode import dual, in_forward_mode, tangent_of
 from meta.hypergradients.memory import Arena
 from meta.hypergradients.process import Adjoint, Process, explained
-from teachenv.optimizers import SGD, Optimizer, Rate, Tensors, slots_of
+from teachenv.optimizers import Optimizer, Rate, Tensors, slots_of
 from teachenv.state import Gradient, Pullback, StudentState
 from teachenv.students.kernels import opened
 from teachenv.trees import leaves
@@ -252,12 +252,10 @@ class GradientProcess(Process):
         with torch.no_grad():
             if len(names) < len(d_parameters):
                 return self._reversed_in_part(state, rate, cotangent, gradient, names)
-            if isinstance(self.optimizer, SGD) and isinstance(rate, float | int) and self.optimizer.scales(rate):
-                direction, direct, scale = self.optimizer.reverse_scaled(
-                    d_parameters, cotangent.carried, rate, cotangent.factor
+            if self.optimizer.scales(rate):
+                return _Reversed(
+                    *self.optimizer.reverse_scaled(d_parameters, cotangent.carried, rate, cotangent.factor)
                 )
-                carried = direction if self.optimizer.momentum else {}
-                return _Reversed(direction, scale, direct, carried, scale * self.optimizer.momentum)
             direction, direct, slots = self.optimizer.reverse(
                 d_parameters, cotangent.slots, rate, state.step, state.parameters, gradient, state.slots
             )

@@ -25,11 +25,11 @@ import numpy as np
 import torch
 
 from teachenv import checks
-from teachenv.optimizers.base import Rate, Step, Tensors, along, root_of
+from teachenv.optimizers.base import Optimizer, Rate, Step, Tensors, along, root_of
 
 
 @dataclass(frozen=True)
-class Adam:
+class Adam(Optimizer):
     """Adam or AdamW, equal to `torch.optim.Adam` and `torch.optim.AdamW` step for step (bitwise on the CPU).
 
     The slots are `"mean:<name>"` (m) and `"square:<name>"` (s) of each parameter.

@@ -58,7 +58,10 @@ def along(factor: Rate, like: torch.Tensor) -> Rate:
 
 
 class Optimizer(Protocol):
-    """A student's optimiser: pure functions over named tensors, of one student or, stacked, of several."""
+    """A student's optimiser: pure functions over named tensors, of one student or, stacked, of several.
+
+    It inherits this class and writes `init`, `update` and `reverse`.
+    """
 
     needs_gradient: ClassVar[bool]
     """Whether `reverse` reads the gradient; if not, None may be passed for it."""
@@ -114,3 +117,24 @@ class Optimizer(Protocol):
             of the old slots.
         """
         ...
+
+    def scales(self, rate: Rate) -> bool:
+        """Whether there is `reverse_scaled` for this η; an optimiser has none unless it says so."""
+        return False
+
+    def reverse_scaled(
+        self, d_parameters: Tensors, d_slots: Tensors, rate: Rate, factor: float
+    ) -> tuple[Tensors, float, Tensors, Tensors, float]:
+        """The adjoint of `update` in fewer passes over the tensors, by leaving out factors; where `scales(rate)`.
+
+        Args:
+            d_parameters: cotangent dω' of the new parameters.
+            d_slots: cotangent of the new slots, but for the factor.
+            rate: η of the step.
+            factor: of `d_slots`.
+
+        Returns:
+            The cotangent of the gradient but for a factor, and that factor; the cotangent of the old parameters (the
+            direct path only); the cotangent of the old slots but for a factor, and that factor.
+        """
+        raise TypeError(f"{type(self).__name__} has no scaled reverse rule: ask scales(rate) first, and take reverse")

@@ -23,11 +23,11 @@ from typing import ClassVar
 import torch
 
 from teachenv import checks
-from teachenv.optimizers.base import Rate, Step, Tensors, along, root_of, scaled_sum
+from teachenv.optimizers.base import Optimizer, Rate, Step, Tensors, along, root_of, scaled_sum
 
 
 @dataclass(frozen=True)
-class RMSprop:
+class RMSprop(Optimizer):
     """RMSprop, equal to `torch.optim.RMSprop` step for step (bitwise on the CPU).
 
     The slots are `"square:<name>"` (s) and, with momentum, `"velocity:<name>"` (v) of each parameter.

@@ -22,11 +22,11 @@ from typing import ClassVar
 import torch
 
 from teachenv import checks
-from teachenv.optimizers.base import Rate, Step, Tensors, scaled_sum
+from teachenv.optimizers.base import Optimizer, Rate, Step, Tensors, scaled_sum
 
 
 @dataclass(frozen=True)
-class SGD:
+class SGD(Optimizer):
     """Stochastic gradient descent, equal to `torch.optim.SGD` step for step (bitwise on the CPU).
 
     Attributes:
@@ -100,32 +100,23 @@ class SGD:
             d_old = {name: d.add(d_gradient[name], alpha=self.weight_decay) for name, d in d_parameters.items()}
         return d_gradient, d_old, d_old_slots
 
-    def scales(self, rate: float) -> bool:
-        """Whether `reverse_scaled` can be used."""
-        return not self.nesterov and rate != 0
+    def scales(self, rate: Rate) -> bool:
+        """True of one number η ≠ 0, without Nesterov's form."""
+        return not isinstance(rate, torch.Tensor) and rate != 0 and not self.nesterov
 
     def reverse_scaled(
-        self, d_parameters: Tensors, d_slots: Tensors, rate: float, factor: float
-    ) -> tuple[Tensors, Tensors, float]:
-        """`reverse` in one pass over the tensors, by leaving out a factor.
+        self, d_parameters: Tensors, d_slots: Tensors, rate: Rate, factor: float
+    ) -> tuple[Tensors, float, Tensors, Tensors, float]:
+        """See `Optimizer`; one pass over the tensors.
 
-        With c = −η, dv' + c dω' = c u for u = dω' + (1/c) dv'.
-
-        Args:
-            d_parameters: dω'.
-            d_slots: dv', but for the factor.
-            rate: η ≠ 0 of the step.
-            factor: of `d_slots`.
-
-        Returns:
-            u, the cotangent of the old parameters by the direct path, and c: the cotangent of the gradient is c u, that
-            of the old slots, where there are any, μ c u.
+        With c = −η, dv' + c dω' = c u for u = dω' + (1/c) dv': the cotangent of the gradient is c u, and that of the
+        old slots, where there are any, μ c u.
         """
-        scale = -rate
+        scale = -float(rate)
         direction = d_old = d_parameters
         if self.momentum:
             direction = {name: d.add(d_slots[name], alpha=factor / scale) for name, d in d_parameters.items()}
         if self.weight_decay:
             decay = self.weight_decay * scale
             d_old = {name: d.add(direction[name], alpha=decay) for name, d in d_parameters.items()}
-        return direction, d_old, scale
+        return direction, scale, d_old, direction if self.momentum else {}, scale * self.momentum

@@ -72,6 +72,20 @@ def test_reverse_is_the_vector_jacobian_product_of_update(name, case):
             torch.testing.assert_close(c, e, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("name", "case"), [(name, case) for name, case in CASES if make_optimizer(name, **case).scales(0.1)], ids=str
+)
+def test_the_scaled_reverse_rule_is_the_reverse_rule_but_for_the_factors_that_it_says(name, case):
+    optimizer, (d_parameters, d_slots) = make_optimizer(name, **case), (tensors(i) for i in range(2))
+    d_slots = {key: d_slots[key.rpartition(":")[2]] for key in optimizer.init(d_parameters)}
+    assert not optimizer.scales(torch.tensor([0.1, 0.4]))  # each student's direction would have a factor of its own
+    carried = {key: d / 0.5 for key, d in d_slots.items()}
+    direction, scale, d_old, slots, factor = optimizer.reverse_scaled(d_parameters, carried, 0.1, 0.5)
+    found = {key: scale * d for key, d in direction.items()}, d_old, {key: factor * d for key, d in slots.items()}
+    for mine, exact in zip(found, optimizer.reverse(d_parameters, d_slots, 0.1), strict=True):
+        torch.testing.assert_close(mine, exact, rtol=1e-12, atol=1e-14)
+
+
 @by_case
 def test_new_parameters_are_written_to_a_given_place_and_nothing_else_changes(name, case):
     optimizer = make_optimizer(name, **case)

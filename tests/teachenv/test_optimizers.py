@@ -76,12 +76,12 @@ def test_two_scaled_steps_back_are_two_steps_back(momentum, weight_decay, rates,
     expected = (d_parameters, d_slots if momentum else {})
     for rate, added in zip(rates, through, strict=True):
         assert optimizer.scales(rate)
-        direction, d_old, scale = optimizer.reverse_scaled(found[0], found[1], rate, found[2])
+        direction, scale, d_old, carried, factor = optimizer.reverse_scaled(found[0], found[1], rate, found[2])
         d_gradient, d_expected, d_old_slots = optimizer.reverse(*expected, rate)
         for name, d in d_gradient.items():
             torch.testing.assert_close(scale * direction[name], d, rtol=1e-10, atol=1e-12)
         # What comes through the gradient is added to both.
-        found = ({n: d + added[n] for n, d in d_old.items()}, direction if momentum else {}, scale * momentum)
+        found = ({n: d + added[n] for n, d in d_old.items()}, carried, factor)
         expected = ({n: d + added[n] for n, d in d_expected.items()}, d_old_slots)
     for name, d in expected[0].items():
         torch.testing.assert_close(found[0][name], d, rtol=1e-10, atol=1e-12)

@@ -4,12 +4,14 @@ from agents import methods
 from agents.atari import AtariVecEnv
 from agents.ddpg import DDPG, TD3
 from agents.lot_ppo import LoTPPO
+from agents.ppo import PPO
 from agents.sac import SAC
 from agents.segments import Segments, learn_in_segments
 from meta.wrappers.vec_env import GymVecEnv
 
 __all__ = [
     "DDPG",
+    "PPO",
     "SAC",
     "TD3",
     "AtariVecEnv",

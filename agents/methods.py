@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from agents.ddpg import DDPG, TD3
+from agents.ppo import PPO
 from agents.sac import SAC
 from meta.methods import learning
 from teachenv.experiment.methods import Method
@@ -47,6 +48,21 @@ def sac(policy: str = "AttentionPolicy", **options: Any) -> Method:
     return learning(SAC, {**_OPTIONS, **options}, policy, crowd=2)
 
 
+def ppo(policy: str = "AttentionPolicy", **options: Any) -> Method:
+    """Makes a method of `agents.PPO`, whose rollouts are whole trainings of its students.
+
+    Args:
+        policy: The name of the teacher's policy.
+        **options: Options of `agents.PPO`, of the loss family (`scale`) or of the environment; a list is a grid. By
+            default `learning_rate` is 1e-3 and the value network has two layers of 64.
+
+    Raises:
+        TypeError: an option that there is not.
+        ValueError: lists of different lengths.
+    """
+    return learning(PPO, {"learning_rate": 1e-3, **options}, policy)
+
+
 GRIDS: dict[str, Method] = {
     # Found by hand in a wider region: with less penalty or a larger rate the actor runs to the edge of the box and
     # wrecks the students (docs/decisions.md).
@@ -57,4 +73,6 @@ GRIDS: dict[str, Method] = {
     )
     for name, method in (("ddpg", ddpg), ("td3", td3), ("sac", sac))
 }
-"""RL teachers of bilinear losses with the candidates that DDPG was tuned over on digits, four each."""
+GRIDS["ppo"] = ppo(scale=[0.1, 0.5, 0.5, 0.5], learning_rate=[1e-3, 1e-3, 3e-3, 1e-2])
+"""RL teachers of bilinear losses with candidates to tune over, four each: DDPG's are those that it was tuned over on
+digits."""

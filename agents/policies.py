@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import torch
+from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import get_action_dim
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, MlpExtractor
+from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.sac.policies import Actor as SB3GaussianActor
 from stable_baselines3.sac.policies import SACPolicy
 from stable_baselines3.td3.policies import Actor as SB3Actor
@@ -21,9 +24,6 @@ from meta.teachers.policies import FEATURES, INITIAL_SCALE, Attention, PerSample
 Network = Callable[..., torch.nn.Module]
 """Makes the network from features to an action: called with the number of features, that of an action's coordinates,
 and `squash`, whether it ends in tanh."""
-
-SDE_START = -3.0
-"""SB3's `log_std_init`: the logarithm with which its exploration that depends on the state (gSDE) begins."""
 
 
 class Actor(SB3Actor):
@@ -65,14 +65,13 @@ class GaussianActor(SB3GaussianActor):
         actions = get_action_dim(self.action_space)
         width: int = self.features_dim if network is not None or not self.net_arch else self.net_arch[-1]
         if self.use_sde:
-            # The noise is a random matrix times the features: `width` independent terms.
-            start = self.log_std_init if initial_noise is None else math.log(initial_noise) - math.log(width) / 2
+            start = self.log_std_init if initial_noise is None else log_std(initial_noise, width)
             _, self.log_std = self.action_dist.proba_distribution_net(width, start, width)
         elif network is not None or initial_noise is not None:
             spread = torch.nn.Linear(width, actions)
             if initial_noise is not None:
                 torch.nn.init.zeros_(spread.weight)
-                torch.nn.init.constant_(spread.bias, math.log(initial_noise))
+                torch.nn.init.constant_(spread.bias, log_std(initial_noise, None))
             self.log_std = spread  # type: ignore[assignment]
         if network is not None:
             self.latent_pi = torch.nn.Sequential()
@@ -168,29 +167,52 @@ class SamplePolicy(_Shared, _Deterministic):
     """`meta.teachers.policies.PerSample` as actor, with SB3's critic; option `features` (4)."""
 
 
-class Gaussian(Small, SACPolicy):
-    """SAC's policy; the mean has a network of its own, the standard deviation a layer that begins as a constant.
+class Gaussian(Small):
+    """A policy with Gaussian noise that it learns, inside tanh; the network is that of the mean before tanh.
 
     Args:
         initial_noise: The standard deviation of the noise at the start; None: SB3's start.
-        log_std_init: SB3's logarithm of the noise at the start with gSDE; there it takes the place of `initial_noise`.
+        log_std_init: SB3's logarithm of the noise at the start, where it takes the place of `initial_noise`: with gSDE,
+            and in policies of rollouts.
         **kwargs: Options of SB3's policy.
 
     Raises:
         ValueError: the noise is not positive.
     """
 
+    log_std_start: ClassVar[float]
+    """SB3's default of `log_std_init`."""
+    log_std_always: ClassVar[bool] = False
+    """Whether SB3's policy reads `log_std_init` without gSDE, too."""
+
     def __init__(
         self, *args: Any, initial_noise: float | None = 0.1, log_std_init: float | None = None, **kwargs: Any
     ) -> None:
         if initial_noise is not None and not initial_noise > 0:
-            raise ValueError(f"SAC learns the logarithm of its noise, which must be positive, found {initial_noise}")
-        log_std_given = kwargs.get("use_sde", False) and log_std_init is not None
+            raise ValueError(f"noise must be positive, since its logarithm is learned, found {initial_noise}")
+        log_std_given = log_std_init is not None and (self.log_std_always or kwargs.get("use_sde", False))
         self.initial_noise = None if log_std_given else initial_noise
-        super().__init__(*args, log_std_init=SDE_START if log_std_init is None else log_std_init, **kwargs)
+        super().__init__(*args, log_std_init=self.log_std_start if log_std_init is None else log_std_init, **kwargs)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return super()._get_constructor_parameters() | {"initial_noise": self.initial_noise}
+
+
+def log_std(noise: float, sde_width: int | None) -> float:
+    """Returns the logarithm with which noise of a standard deviation begins.
+
+    Args:
+        noise: The standard deviation; with gSDE that in a state whose features have a mean square of 1.
+        sde_width: With gSDE the number of features; the noise is a random matrix times the features: so many
+            independent terms. None: no gSDE.
+    """
+    return math.log(noise) - (0.0 if sde_width is None else math.log(sde_width) / 2)
+
+
+class _SoftGaussian(Gaussian, SACPolicy):
+    """SAC's policy; the mean has a network of its own, the standard deviation a layer that begins as a constant."""
+
+    log_std_start = -3.0
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> GaussianActor:
         """Builds the actor with the teachers' network; SB3 calls this."""
@@ -198,16 +220,73 @@ class Gaussian(Small, SACPolicy):
         return GaussianActor(**kwargs, network=self._network(), initial_noise=self.initial_noise).to(self.device)
 
 
-class GaussianMlpPolicy(Gaussian):
+class GaussianMlpPolicy(_SoftGaussian):
     """SAC's policy with a perceptron for the mean, whose last layer is drawn small; option `initial_noise` (0.1)."""
 
 
-class GaussianAttentionPolicy(_Attentive, Gaussian):
+class GaussianAttentionPolicy(_Attentive, _SoftGaussian):
     """SAC's policy with L2T-DLF's actor for the mean; options `keys` (10) and `initial_noise` (0.1)."""
 
 
-class GaussianSamplePolicy(_Shared, Gaussian):
+class GaussianSamplePolicy(_Shared, _SoftGaussian):
     """SAC's policy with `meta.teachers.policies.PerSample` for the mean.
+
+    Its options are `features` (4) and `initial_noise` (0.1).
+    """
+
+
+class _Rollout(Gaussian, ActorCriticPolicy):
+    """SB3's policy of PPO with the teachers' network for the mean, and tanh after the noise, as SAC has it.
+
+    The standard deviation is one parameter a coordinate. The value network is SB3's.
+    """
+
+    log_std_start = 0.0
+    log_std_always = True
+
+    def __init__(self, *args: Any, initial_scale: float | None = INITIAL_SCALE, **kwargs: Any) -> None:
+        """Builds the networks; with gSDE it is SB3's distribution that squashes."""
+        if initial_scale is not None and kwargs.get("use_sde", False):
+            kwargs["squash_output"] = True
+        super().__init__(*args, initial_scale=initial_scale, **kwargs)
+
+    def _layers(self) -> dict[str, Any]:
+        return {"net_arch": self._net_arch_of("pi"), "activation_fn": self.activation_fn}
+
+    def _net_arch_of(self, part: str) -> list[int]:
+        return self.net_arch.get(part, []) if isinstance(self.net_arch, dict) else self.net_arch
+
+    def _build_mlp_extractor(self) -> None:
+        if self.initial_scale is None:
+            super()._build_mlp_extractor()
+            return
+        # The actor's layers are the network's own.
+        layers = {"pi": [], "vf": self._net_arch_of("vf")}
+        self.mlp_extractor = MlpExtractor(self.features_dim, layers, self.activation_fn, self.device)
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        network, actions = self._network(), get_action_dim(self.action_space)
+        if network is not None and not self.use_sde:
+            self.action_dist, self._squash_output = SquashedDiagGaussianDistribution(actions), True
+        super()._build(lr_schedule)
+        if network is not None:
+            self.action_net = network(self.features_dim, actions, squash=False)
+        if self.initial_noise is not None:
+            width = self.mlp_extractor.latent_dim_pi if self.use_sde else None
+            torch.nn.init.constant_(self.log_std, log_std(self.initial_noise, width))
+        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+
+
+class RolloutMlpPolicy(_Rollout):
+    """SB3's MlpPolicy of PPO; the actor's last layer is drawn small; option `initial_noise` (0.1)."""
+
+
+class RolloutAttentionPolicy(_Attentive, _Rollout):
+    """PPO's policy with L2T-DLF's actor for the mean; options `keys` (10) and `initial_noise` (0.1)."""
+
+
+class RolloutSamplePolicy(_Shared, _Rollout):
+    """PPO's policy with `meta.teachers.policies.PerSample` for the mean.
 
     Its options are `features` (4) and `initial_noise` (0.1).
     """

@@ -1,83 +1,42 @@
-"""What Stable-Baselines3's off-policy algorithms need to be teachers."""
+"""Stable-Baselines3's off-policy algorithms as teachers."""
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
-import gymnasium as gym
 import numpy as np
-from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import MaybeCallback, RolloutReturn, Schedule
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.type_aliases import RolloutReturn, Schedule
+from torch import nn
 
-from agents.policies import GaussianMlpPolicy, MlpPolicy
-from meta.saving.resume import Resumable
-from teachenv import TeachEnv, TeachVectorEnv, checkpoints, checks
+from agents.base import RLTeacher, trains_students
+from teachenv import checkpoints, checks
 from teachenv.trees import ARRAYS, at, mapped
-
-Self = TypeVar("Self", bound="ReplayTeacher")
-
-SB3S_NETWORK = (MlpPolicy, GaussianMlpPolicy)
-"""Policies that may have SB3's network as SB3 draws it."""
 
 _BUFFER = "a replay buffer"
 
 
-def trains_students(env: Any) -> bool:
-    """Whether an environment is a teaching one, or a batch of them; SB3's are asked through all their wrappers."""
-    if isinstance(env, gym.Env | gym.vector.VectorEnv):
-        return isinstance(env.unwrapped, TeachEnv | TeachVectorEnv)
-    return isinstance(env, VecEnv) and env.has_attr("problem")
-
-
-def _check_actions(env: Any) -> None:
-    space = env.single_action_space if isinstance(env, gym.vector.VectorEnv) else env.action_space
-    if not isinstance(space, gym.spaces.Box):
-        raise ValueError(f"expected actions in a Box, found {space}; SB3's PPO and A2C take such actions")
-    if not space.is_bounded():
-        raise ValueError(
-            f"expected actions between finite bounds, found {space}; give its action space bounds, for "
-            "example by gymnasium.wrappers.TransformAction"
-        )
-
-
-class ReplayTeacher(Resumable, OffPolicyAlgorithm):
-    """An off-policy algorithm as a teacher; everything that is not named here, and every other argument, is SB3's.
-
-    These defaults hold where an environment trains students (`TeachEnv`, `TeachVectorEnv`). In every other environment
-    all defaults are SB3's: `"MlpPolicy"` is then SB3's algorithm to the last bit. What is given holds everywhere.
+class ReplayTeacher(RLTeacher, OffPolicyAlgorithm):
+    """An off-policy algorithm as a teacher: `RLTeacher`, and what a replay buffer asks for.
 
     * The first `learning_starts` actions are the actor's own with its exploration, where SB3 takes uniformly random
       ones, which in a box of loss coefficients wreck the student.
-    * Rewards are increases of accuracy, 0.01 or so a step: `reward_scale` brings them to the size that the critic is
-      made for.
-    * `action_penalty` keeps the actor from saturating at the edge of the box before the critic knows better.
-    * The discount is 1, since the episode's return is the objective, and progress is observed.
-    * A checkpoint holds the replay buffer and the environment's state, so that training goes on exactly.
+    * A checkpoint holds the replay buffer, too.
 
     Args:
         policy: `"AttentionPolicy"` (L2T-DLF's actor), `"MlpPolicy"`, or a policy class; SB3's other names, too.
-        env: A `TeachEnv` (or its id), a `TeachVectorEnv`, or an SB3 `VecEnv` of them; or any other with Box actions.
+        env: The environment to learn in; `RLTeacher` says which ones.
         learning_rate: The step size of Adam on actor and critic; None: 1e-3.
-        noise: The standard deviation of the exploration at the start; None: 0.1.
-        reward_scale: The factor on the rewards that the critic learns from; None: 100, or 1 where SB3's `VecNormalize`
-            brings them to size.
-        action_penalty: The factor c ≥ 0: c · mean(a²) is subtracted from each scaled reward that the critic learns
-            from.
         uniform_start: True: the first `learning_starts` actions are uniformly random, as SB3's are. None: only where
             the environment trains no students.
-        **kwargs: Further options of SB3's algorithm; where they are not given, and students are trained, `gamma` is 1,
-            `buffer_size` 200,000 and `device` "cpu".
-
-    Raises:
-        ValueError: a negative penalty or noise, or actions that are not a Box with finite bounds.
+        **kwargs: Further options of `RLTeacher` and of SB3's algorithm; where it is not given, and students are
+            trained, `buffer_size` is 200,000.
     """
 
-    moved = (*Resumable.moved, "replay_buffer.pos", "replay_buffer.full")
+    moved = (*RLTeacher.moved, "replay_buffer.pos", "replay_buffer.full")
     saved_transitions: dict[str, Any] | None = None
     """The replay buffer's content, from `load` until `learn` puts it back."""
 
@@ -87,56 +46,23 @@ class ReplayTeacher(Resumable, OffPolicyAlgorithm):
         env: Any,
         learning_rate: float | Schedule | None = None,
         *,
-        noise: float | None = None,
-        reward_scale: float | None = None,
-        action_penalty: float = 0.0,
         uniform_start: bool | None = None,
-        policy_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         """Builds actor, critic and replay buffer."""
-        action_penalty = checks.number("action_penalty", action_penalty, least=0)
-        noise = None if noise is None else checks.number("noise", noise, least=0)
-        reward_scale = None if reward_scale is None else checks.number("reward_scale", reward_scale)
         uniform_start = None if uniform_start is None else checks.flag("uniform_start", uniform_start)
-        env = maybe_make_env(env, kwargs.get("verbose", 0))
-        if env is not None:
-            _check_actions(env)
-        teaching = trains_students(env)
-        if teaching:
-            kwargs = {"learning_rate": 1e-3, "gamma": 1.0, "buffer_size": 200_000, "device": "cpu", **kwargs}
-        if learning_rate is not None:
-            kwargs["learning_rate"] = learning_rate
-        self.noise = 0.1 if noise is None and teaching else noise
-        self.action_penalty = action_penalty
-        self.uniform_start = not teaching if uniform_start is None else uniform_start
-        if isinstance(policy, str):
-            policy = self._get_policy_from_name(policy)
-        options = self._policy_defaults(policy, teaching, noise) | (policy_kwargs or {})
-        super().__init__(policy, env, policy_kwargs=options, **kwargs)
-        normalized = self._vec_normalize_env is not None and self._vec_normalize_env.norm_reward
-        self.reward_scale = (100.0 if teaching and not normalized else 1.0) if reward_scale is None else reward_scale
+        super().__init__(policy, env, learning_rate, **kwargs)
+        self.uniform_start = not trains_students(self.env) if uniform_start is None else uniform_start
 
-    def _policy_defaults(self, policy: type[BasePolicy], teaching: bool, noise: float | None) -> dict[str, Any]:
-        """Returns the policy's default options; `noise` is the caller's, None if none was given."""
-        return {} if teaching or not issubclass(policy, SB3S_NETWORK) else {"initial_scale": None}
+    def _teaching_defaults(self, env: Any, given: dict[str, Any]) -> dict[str, Any]:
+        return super()._teaching_defaults(env, given) | {"buffer_size": 200_000}
 
-    def learn(
-        self: Self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        log_interval: int = 4,
-        tb_log_name: str = "",
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-    ) -> Self:
-        """Runs SB3's `learn`; if it ends before its time, the model goes back to its last mark."""
-        name = tb_log_name or type(self).__name__
-        with self._learning():
-            super().learn(total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar)
-            if self.num_timesteps >= self._total_timesteps:  # else a callback stopped it
-                self.set_mark(last=True)
-        return self
+    @property
+    def actor_network(self) -> nn.Module:
+        """The network of the deterministic action; SAC's ends before its tanh."""
+        network = self.actor.mu
+        assert isinstance(network, nn.Module)
+        return network
 
     def collect_rollouts(self, *args: Any, **kwargs: Any) -> RolloutReturn:
         """Marks the model, and runs SB3's `collect_rollouts`: whatever a callback saves meanwhile is of the mark."""
@@ -158,18 +84,15 @@ class ReplayTeacher(Resumable, OffPolicyAlgorithm):
         dones: np.ndarray,
         infos: list[dict[str, Any]],
     ) -> None:
-        def shaped(rewards: np.ndarray) -> np.ndarray:
-            squares = np.square(buffer_action).reshape(len(rewards), -1)
-            shaped_rewards: np.ndarray = self.reward_scale * rewards - self.action_penalty * squares.mean(axis=1)
-            return shaped_rewards
-
         normalizer = self._vec_normalize_env
         if normalizer is None:
-            super()._store_transition(replay_buffer, buffer_action, new_obs, shaped(reward), dones, infos)
+            super()._store_transition(
+                replay_buffer, buffer_action, new_obs, self.shaped(reward, buffer_action), dones, infos
+            )
             return
         # SB3 keeps the rewards that it finds here, and normalises them whenever it learns from them.
         true = normalizer.old_reward
-        normalizer.old_reward = shaped(true)
+        normalizer.old_reward = self.shaped(true, buffer_action)
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
         normalizer.old_reward = true
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import stable_baselines3
 from stable_baselines3.common.policies import BasePolicy
 
-from agents.policies import Gaussian, GaussianAttentionPolicy, GaussianMlpPolicy, GaussianSamplePolicy
+from agents.base import NoiseLearner
+from agents.policies import GaussianAttentionPolicy, GaussianMlpPolicy, GaussianSamplePolicy
 from agents.replay import ReplayTeacher
 
 
-class SAC(ReplayTeacher, stable_baselines3.SAC):
+class SAC(NoiseLearner, ReplayTeacher, stable_baselines3.SAC):
     """SB3's SAC with what a teacher needs.
 
     Args:
@@ -33,13 +34,3 @@ class SAC(ReplayTeacher, stable_baselines3.SAC):
         "MlpPolicy": GaussianMlpPolicy,
         "SamplePolicy": GaussianSamplePolicy,
     }
-
-    def _policy_defaults(self, policy: type[BasePolicy], teaching: bool, noise: float | None) -> dict[str, Any]:
-        if issubclass(policy, Gaussian):
-            return super()._policy_defaults(policy, teaching, noise) | {"initial_noise": self.noise}
-        if noise is not None:
-            raise ValueError(
-                f"noise={noise} is an option of the teachers' policies (AttentionPolicy, MlpPolicy, SamplePolicy), "
-                f"found {policy.__name__}; leave it out, or choose one of these"
-            )
-        return super()._policy_defaults(policy, teaching, noise)

@@ -182,7 +182,7 @@ class Options(ParallelOptions):
 
     methods: tuple[str, ...] | None = None
     """What is run; by default cross-entropy, smooth-01, large-margin, label-smoothing, random, ddpg, rmd and, unless
-    the preset is quick, finite-difference; there are also ddpg:default (SB3's, out of the box), td3, sac,
+    the preset is quick, finite-difference; there are also ddpg:default (SB3's, out of the box), td3, sac, ppo,
     evolution-strategies and focal. On TeachDistill-v0: prokt (uniform weights), random, lgtm:reweight (influence), ddpg
     and rmd, and finite-difference. The table has all methods whose rows the folder holds."""
 

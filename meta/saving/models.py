@@ -153,7 +153,7 @@ def model_of(
     for variable, value in content["variables"].items():
         if value is not None:
             recursive_setattr(model, f"{variable}.data", value.to(model.device))
-    if getattr(model, "use_sde", False):
+    if model.use_sde:
         model.policy.reset_noise()  # type: ignore[operator]
     return model
 

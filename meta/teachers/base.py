@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import gymnasium as gym
 import numpy as np
@@ -15,12 +15,14 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 from stable_baselines3.common.utils import safe_mean
 from stable_baselines3.common.vec_env import VecEnv
+from torch import nn
 
 from meta.saving.resume import Resumable
 from meta.teachers.policies import AttentionPolicy, ConstantPolicy, MlpPolicy, RandomPolicy, SamplePolicy
 from meta.wrappers.actions import check_actions_unchanged, is_wrapped
 from meta.wrappers.base import TeachWrapper
 from teachenv import checks
+from teachenv.teacher import HasActor, Resumes
 
 Self = TypeVar("Self", bound="Teacher[Any]")
 Experience = TypeVar("Experience")
@@ -106,8 +108,19 @@ class Teacher(Resumable, Generic[Experience]):
             self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
         ).to(self.device)
 
+    def _optimizer(self) -> torch.optim.Optimizer | None:
+        """Returns the policy's optimiser; None: the policy learns nothing."""
+        return vars(self.policy).get("optimizer")
+
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        return (["policy", "policy.optimizer"] if hasattr(self.policy, "optimizer") else ["policy"]), []
+        return (["policy"] if self._optimizer() is None else ["policy", "policy.optimizer"]), []
+
+    @property
+    def actor_network(self) -> nn.Module:
+        """The policy's network from observations to actions."""
+        actor = self.policy.actor
+        assert isinstance(actor, nn.Module)
+        return actor
 
     def learn(
         self: Self,
@@ -186,6 +199,13 @@ class Teacher(Resumable, Generic[Experience]):
         self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.dump(step=self.num_timesteps)
+
+
+if TYPE_CHECKING:
+
+    def _kept(teacher: Teacher[Any]) -> tuple[Resumes, HasActor]:
+        """Lets mypy check that these teachers keep the protocols."""
+        return teacher, teacher
 
 
 def wrapped_once(env: Any, wrapper: type[Any], teacher: str, *options: Any) -> Any:

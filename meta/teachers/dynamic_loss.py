@@ -269,9 +269,10 @@ class DynamicLossTeacher(Teacher[torch.Tensor]):
         return total / self.bptt
 
     def _improve(self, error: torch.Tensor, /) -> None:
-        if not hasattr(self.policy, "optimizer"):  # a rule that does not learn
+        optimizer = self._optimizer()
+        if optimizer is None:  # a rule that does not learn
             return
-        self.policy.optimizer.zero_grad()
+        optimizer.zero_grad()
         error.backward()  # type: ignore[no-untyped-call]
         self._follow(self.max_grad_norm)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,11 @@ from teachenv.losses import LOSSES, make_loss
 from teachenv.problem import Problem
 from teachenv.students import Prediction
 from teachenv.tasks.measures import ClassificationMeasure
+from teachenv.teacher import HasActor, lacking
 
 _FILE, _KIND, _FORMAT = "taught_loss.zip", "a taught loss", 1
+# By the kind that a file names: the activations of the hidden layers. PPO's are tanh.
+_PERCEPTRONS: dict[str, type[nn.Module]] = {"perceptron": nn.ReLU, "tanh-perceptron": nn.Tanh}
 
 
 class TaughtLoss(nn.Module):
@@ -52,13 +56,19 @@ class TaughtLoss(nn.Module):
         self._action: torch.Tensor | None = None
 
     @classmethod
-    def of(cls, teacher: Any) -> TaughtLoss:
-        """Makes the loss that a teacher from `meta` or `agents`, which has its environment, has learned.
+    def of(cls, teacher: HasActor) -> TaughtLoss:
+        """Makes the loss that a teacher has learned: one from `meta` or `agents`, or another that keeps `HasActor`.
 
         Raises:
+            TypeError: the teacher lacks something of `HasActor`.
             ValueError: no environment; a task that is not classification; a loss family of your own, or
                 `"sample-weights"`, whose actions belong to places in a minibatch; or another kind of policy.
         """
+        if names := lacking(teacher, HasActor):
+            raise TypeError(
+                f"found a {type(teacher).__name__} without {' and '.join(names)}, expected a teacher of meta or "
+                "agents, or one that has what teachenv.teacher.HasActor says"
+            )
         if teacher.env is None:
             raise ValueError("the teacher has no environment, which knows its loss family: load it with env=...")
         problem: Problem = teacher.env.get_attr("problem")[0]
@@ -71,8 +81,7 @@ class TaughtLoss(nn.Module):
             )
         if not problem.classifies:
             raise ValueError(f"task {problem.task.name!r} is not classification, which is all that TaughtLoss tells of")
-        actor = teacher.policy.actor
-        actor = getattr(actor, "mu", actor)  # SB3's actors keep their network there
+        actor = teacher.actor_network
         config = {
             "format": _FORMAT,
             "loss": settings.loss,
@@ -198,15 +207,15 @@ def _config_of(actor: nn.Module) -> dict[str, Any]:
         return {"kind": "attention", "keys": actor.keys.in_features, "static": actor.static}
     linear = [m for m in actor.modules() if isinstance(m, nn.Linear)]
     sizes = [m.out_features for m in linear]
-    # SAC's actor ends before its tanh.
-    expected = [
-        str(perceptron(linear[0].in_features, sizes[-1], sizes[:-1], squash=s)) for s in (True, False) if linear
-    ]
-    if str(actor) not in expected:
-        raise ValueError(
-            f"found a policy with the network {type(actor).__name__}, expected that of an AttentionPolicy or MlpPolicy"
-        )
-    return {"kind": "perceptron", "net_arch": sizes[:-1]}
+    if linear:
+        for kind, activation in _PERCEPTRONS.items():
+            made = partial(perceptron, linear[0].in_features, sizes[-1], sizes[:-1], activation_fn=activation)
+            # The networks of SAC and PPO end before their tanh.
+            if str(actor) in (str(made(squash=True)), str(made(squash=False))):
+                return {"kind": kind, "net_arch": sizes[:-1]}
+    raise ValueError(
+        f"found a policy with the network {type(actor).__name__}, expected that of an AttentionPolicy or MlpPolicy"
+    )
 
 
 def _actor_of(config: dict[str, Any]) -> nn.Module:
@@ -215,6 +224,6 @@ def _actor_of(config: dict[str, Any]) -> nn.Module:
     states, actions = 3 + classes, make_loss(config["loss"], config["loss_kwargs"]).action_size(classes, 1)
     if about["kind"] == "attention":
         return Attention(states, actions, about["keys"], static=about["static"])
-    if about["kind"] == "perceptron":
-        return perceptron(states, actions, about["net_arch"])
-    raise unknown_name("actor", about["kind"], ("attention", "perceptron"))
+    if about["kind"] in _PERCEPTRONS:
+        return perceptron(states, actions, about["net_arch"], activation_fn=_PERCEPTRONS[about["kind"]])
+    raise unknown_name("actor", about["kind"], ("attention", *_PERCEPTRONS))

@@ -17,6 +17,7 @@ COLORS = {
     "ddpg:default": "#ff9896",
     "td3": "#ff7f0e",
     "sac": "#ffbb78",
+    "ppo": "#8c564b",
     "evolution-strategies": "#9467bd",
     "rmd": "#1f77b4",
     "rmd:generalized": "#08519c",

@@ -148,8 +148,8 @@ class Compare:
 
     methods: tuple[str, ...] = ("cross-entropy", "random", "ddpg", "rmd")
     """Names, with spaces or commas between them: cross-entropy, focal, label-smoothing, large-margin, smooth-01 (plain
-    losses), random, rmd, finite-difference, evolution-strategies, ddpg, td3, sac, each with a grid of four candidates;
-    or module:attribute of a teachenv.experiment.Method of your own, with as many."""
+    losses), random, rmd, finite-difference, evolution-strategies, ddpg, td3, sac, ppo, each with a grid of four
+    candidates; or module:attribute of a teachenv.experiment.Method of your own, with as many."""
 
     tune: tuple[str, ...] = ()
     """Options of the environment that every method is tuned over, all combinations of the values:

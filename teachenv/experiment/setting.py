@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import importlib
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,11 +14,8 @@ from teachenv.env import TeachEnv
 from teachenv.errors import UnknownOption, unknown_name
 from teachenv.experiment.methods import Candidate, Method
 from teachenv.problem import Problem
+from teachenv.teacher import Acts, Learns, is_followed, lacking
 from teachenv.vector_env import TeachVectorEnv
-
-# What a teacher must have, and one that learns beside it.
-_TEACHES = ("predict",)
-_LEARNS = ("predict", "learn")
 
 
 @dataclass(frozen=True)
@@ -123,15 +119,14 @@ class Setting:
         else:
             env = self.make(parallel, method, configuration)
         teacher = method.make(env, seed, options)
-        needed = _LEARNS if method.learns else _TEACHES
-        if lacking := [name for name in needed if not hasattr(teacher, name)]:
+        if names := lacking(teacher, Learns if method.learns else Acts):
             raise ValueError(
-                f"the method makes a {type(teacher).__name__} without {' and '.join(lacking)}, expected a teacher with "
-                f"{' and '.join(needed)}, as Stable-Baselines3's algorithms have them"
+                f"the method makes a {type(teacher).__name__} without {' and '.join(names)}, expected a teacher with "
+                f"predict{' and learn' if method.learns else ''}, as Stable-Baselines3's algorithms have them"
             )
-        if not method.learns or _is_followed(teacher):
+        if not method.learns or is_followed(teacher):
             return teacher
-        return Plain(teacher, env.problem.settings.steps_per_action)
+        return Plain(teacher, env)
 
     def _made(self, options: Mapping[str, Any]) -> TeachEnv:
         assert self.env is not None
@@ -166,28 +161,29 @@ class Setting:
         return {**options, **more}
 
 
-def _is_followed(teacher: Any) -> bool:
-    """Whether a teacher says how it learns, as those of Stable-Baselines3 do."""
-    counts = hasattr(teacher, "env") and hasattr(teacher, "num_timesteps")
-    return counts and "callback" in inspect.signature(teacher.learn).parameters
-
-
 class Plain:
     """A teacher of which only `learn(total_timesteps)` and `predict` are known, as one that learns is followed.
 
     Args:
         teacher: it.
-        steps_per_action: student steps for each step of its environment.
+        env: its environment.
 
     Attributes:
         num_timesteps: steps of the environment that it has spent.
     """
 
-    def __init__(self, teacher: Any, steps_per_action: int) -> None:
-        self.predict, self.steps_per_action, self.num_timesteps = teacher.predict, steps_per_action, 0
+    def __init__(self, teacher: Learns, env: TeachEnv | TeachVectorEnv) -> None:
+        self.predict, self.env, self.num_timesteps = teacher.predict, env, 0
         self._learn = teacher.learn
 
-    def learn(self, total_timesteps: int, callback: Any, **_: Any) -> None:
+    def learn(
+        self,
+        total_timesteps: int,
+        *,
+        callback: Any = None,
+        log_interval: int | None = None,
+        reset_num_timesteps: bool = True,
+    ) -> None:
         """Measures the untrained teacher, and trains it."""
         callback.mark(self)
         self._learn(total_timesteps)

@@ -6,13 +6,15 @@ import copy
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv
 
 from teachenv import checkpoints
-from teachenv.experiment.setting import Plain
 from teachenv.experiment.teach import Moment, Watcher
+from teachenv.problem import Problem
+from teachenv.teacher import Acts, Followed, Resumes, lacking
 
 TEACHER = "teacher.zip"
 """The file in a folder that holds a teacher."""
@@ -39,18 +41,18 @@ class Point(NamedTuple):
 
 
 def learned(
-    teacher: Any,
+    teacher: Followed,
     student_steps: int,
     folder: Path,
     *,
     every: float = 0,
-    measure: Callable[[Any], float] | None = None,
+    measure: Callable[[Acts], float] | None = None,
     watch: Watcher | None = None,
-) -> tuple[Any, list[Point]]:
+) -> tuple[Followed, list[Point]]:
     """A teacher after a budget of student steps, and how good it was on the way and at the end.
 
     Args:
-        teacher: untrained, with its environment.
+        teacher: untrained, with its environment; `teachenv.teacher` says what it must have.
         student_steps: the budget.
         folder: where it is kept as it learns, for an interrupted training to go on from, and in the end. Algorithms
             that do not resume exactly (SB3's own) are not kept.
@@ -70,20 +72,17 @@ def learned(
     return teacher, follower.points
 
 
-def steps_per_action(teacher: Any) -> int:
+def steps_per_action(teacher: Followed) -> int:
     """Student steps for each step of a teacher's environment."""
-    if isinstance(teacher, Plain):
-        return teacher.steps_per_action
     env = teacher.env
     # SB3 wraps environments that are none of its own.
-    problem = env.get_attr("problem")[0] if hasattr(env, "get_attr") else env.unwrapped.problem
-    steps: int = problem.settings.steps_per_action
-    return steps
+    problem: Problem = env.get_attr("problem")[0] if isinstance(env, VecEnv) else env.unwrapped.problem
+    return problem.settings.steps_per_action
 
 
 class _Follower(BaseCallback):
     def __init__(
-        self, folder: Path, every: float, measure: Callable[[Any], float] | None, watch: Watcher | None
+        self, folder: Path, every: float, measure: Callable[[Acts], float] | None, watch: Watcher | None
     ) -> None:
         super().__init__()
         self.folder, self.every, self.measure, self.watch = folder, every, measure, watch
@@ -92,12 +91,12 @@ class _Follower(BaseCallback):
         self.marked: int | None = None
         self.seconds_before, self.start = 0.0, time.perf_counter()
 
-    def resumed(self, teacher: Any) -> tuple[Any, bool]:
+    def resumed(self, teacher: Followed) -> tuple[Followed, bool]:
         """The teacher as the folder has it, or as it is if there is none; whether there is one."""
         kept, file = self.folder / TEACHER, self.folder / RECORD
-        if not (kept.exists() and file.exists() and _resumes(teacher)):
+        if lacking(teacher, Resumes) or not (kept.exists() and file.exists()):
             return teacher, False
-        again = type(teacher).load(kept, env=teacher.env)
+        again: Resumes = cast(Resumes, teacher).load(kept, env=teacher.env)
         with checkpoints.going_on_from(file):
             self.records = checkpoints.load(file, _KIND, (Point,))
             record = self.records[_spent(again)]
@@ -106,7 +105,7 @@ class _Follower(BaseCallback):
                 vars(self.watch).update(copy.deepcopy(record["watched"]))
         return again, True
 
-    def mark(self, teacher: Any) -> None:
+    def mark(self, teacher: Followed) -> None:
         """Measures and keeps the teacher, unless it has done so at this place."""
         spent = _spent(teacher)
         if self.marked == spent:
@@ -114,21 +113,21 @@ class _Follower(BaseCallback):
         self.marked = spent
         if self.measure is not None and not (self.points and self.points[-1].student_steps == spent):
             self.points.append(Point(spent, round(self._seconds(), 2), self.measure(teacher)))
-        if _resumes(teacher):
+        if not lacking(teacher, Resumes):
             watched = {} if self.watch is None else copy.deepcopy(vars(self.watch))
             record = {"points": list(self.points), "seconds": self._seconds(), "watched": watched}
             # With the one before: an interruption between the two files leaves the teacher that it is of.
             self.records = {**dict(list(self.records.items())[-1:]), spent: record}
             checkpoints.save(self.folder / RECORD, self.records, _KIND, (Point,))
-            teacher.save(self.folder / TEACHER)
+            cast(Resumes, teacher).save(self.folder / TEACHER)
 
     def _seconds(self) -> float:
         return self.seconds_before + time.perf_counter() - self.start
 
     def _on_rollout_start(self) -> None:
         assert self.model is not None
-        if self.marked is None or _spent(self.model) - self.marked >= self.every:
-            self.mark(self.model)
+        if self.marked is None or _spent(cast(Followed, self.model)) - self.marked >= self.every:
+            self.mark(cast(Followed, self.model))
 
     def _on_step(self) -> bool:
         if self.watch is not None:
@@ -138,10 +137,6 @@ class _Follower(BaseCallback):
         return True
 
 
-def _spent(teacher: Any) -> int:
+def _spent(teacher: Followed) -> int:
     """Student steps so far."""
     return int(teacher.num_timesteps) * steps_per_action(teacher)
-
-
-def _resumes(teacher: Any) -> bool:
-    return hasattr(teacher, "mark")

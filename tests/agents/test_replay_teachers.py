@@ -46,7 +46,7 @@ def stored(model, name):
 
 
 def test_the_packages_surface():
-    teachers = {"DDPG", "SAC", "TD3"}
+    teachers = {"DDPG", "PPO", "SAC", "TD3"}
     assert set(agents.__all__) == teachers | {
         "AtariVecEnv",
         "GymVecEnv",
@@ -55,7 +55,7 @@ def test_the_packages_surface():
         "learn_in_segments",
         "methods",
     }
-    bases = {"DDPG": "DDPG", "TD3": "TD3", "SAC": "SAC", "LoTPPO": "PPO"}
+    bases = {name: name for name in teachers} | {"LoTPPO": "PPO"}
     for own, sb3s in ((getattr(agents, name), getattr(stable_baselines3, base)) for name, base in bases.items()):
         assert issubclass(own, sb3s)
         ours, theirs = (list(inspect.signature(c.learn).parameters) for c in (own, sb3s))

@@ -10,20 +10,19 @@ import pytest
 import torch
 from torch import nn
 
-from agents import DDPG, SAC, TD3
+from agents import DDPG, PPO, SAC, TD3
 from meta import RMD, ConstantTeacher, EvolutionStrategies, FiniteDifference, TaughtLoss
 from teachenv import LossFamily, TeachEnv, TeachVectorEnv, checkpoints
 
 SETTINGS = {"horizon": 12, "steps_per_action": 3, "learning_rate": 0.3, "loss_kwargs": {"scale": 0.5}}
-TEACHERS = [RMD, FiniteDifference, EvolutionStrategies, DDPG, TD3, SAC]
+TEACHERS = [RMD, FiniteDifference, EvolutionStrategies, DDPG, TD3, SAC, PPO]
 
 
 def taught(teacher=RMD, policy="AttentionPolicy", **changes):
     """A teacher that is far from the zero action."""
     model = teacher(policy, TeachVectorEnv(4, **SETTINGS | changes), seed=0)
-    actor = getattr(model.policy.actor, "mu", model.policy.actor)
     with torch.no_grad():
-        for parameter in actor.parameters():
+        for parameter in model.actor_network.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
     return model
 
@@ -160,6 +159,12 @@ def test_other_policies_and_teachers_without_environment_are_refused(tmp_path):
     taught().save(tmp_path / "model")
     with pytest.raises(ValueError, match="load it with env="):
         TaughtLoss.of(RMD.load(tmp_path / "model"))
+
+
+def test_an_object_without_what_a_teacher_has_is_refused_in_one_line():
+    with pytest.raises(TypeError, match="found a Linear without predict and env and actor_network") as error:
+        TaughtLoss.of(nn.Linear(2, 2))
+    assert "\n" not in str(error.value)
 
 
 def test_bad_calls_are_explained():

@@ -1,6 +1,6 @@
 """Benchmarks: one module per table or figure, one command line over all of them.
 
-``python -m benchmarks --help`` lists them. Every benchmark appends rows to a file and makes its tables and figures from
+`python -m benchmarks --help` lists them. Every benchmark appends rows to a file and makes its tables and figures from
 that file alone. What they share:
 
 - `benchmarks.options.CommonOptions`: the options that every benchmark has;

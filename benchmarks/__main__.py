@@ -1,4 +1,4 @@
-"""The command line: ``python -m benchmarks NAME [options]``.
+"""The command line: `python -m benchmarks NAME [options]`.
 
 Worker processes import this module again, so it must stay cheap: nothing heavy is imported before a benchmark is
 chosen.
@@ -33,14 +33,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark that the arguments name.
 
     Args:
-        arguments: Without the program's name; by default those of the process.
+        arguments: without the program's name; by default those of the process.
 
     Returns:
         The exit code: 0, 2 after an error that the user can mend (one line on stderr says how), 130 after Ctrl-C, 143
         after a request to end (SIGTERM).
 
     Raises:
-        SystemExit: From the parser of the options, after ``--help`` or an option that there is not.
+        SystemExit: from the parser of the options, after `--help` or an option that there is not.
     """
     name, *rest = (sys.argv[1:] if arguments is None else arguments) or [""]
     if name in ("-h", "--help"):

@@ -49,7 +49,7 @@ SEEDS: dict[Preset, int] = {"smoke": 1, "laptop": 5, "paper": 10}
 
 @dataclass(frozen=True)
 class Options(ParallelOptions):
-    """Options of ``python -m benchmarks losses``."""
+    """Options of `python -m benchmarks losses`."""
 
     label_noise: tuple[float, ...] = (0.0, 0.4)
     """Fractions of labels in the pool that are the next class's, a task each."""

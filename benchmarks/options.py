@@ -24,12 +24,12 @@ _OTHER = "choose another folder with --out"
 
 @dataclass(frozen=True)
 class CommonOptions:
-    """Base of each benchmark's ``Options``; the command line is derived from the fields and the sentences below them.
+    """Base of each benchmark's `Options`; the command line is derived from the fields and the sentences below them.
 
     Every whole number is a count of something, and what is named twice is run once.
 
     Raises:
-        ValueError: If a whole number is less than one, an option that takes several values has none, or a name is not
+        ValueError: a whole number is less than one, an option that takes several values has none, or a name is not
             known.
     """
 
@@ -74,7 +74,7 @@ class CommonOptions:
         return None if self.data_root is None else str(self.data_root)
 
     def output_folder(self, name: str) -> Path:
-        """Where the results of the benchmark called ``name`` go: ``out``, or ``runs/NAME`` without it."""
+        """Where the results of the benchmark called `name` go: `out`, or `runs/NAME` without it."""
         return Path("runs", name) if self.out is None else self.out
 
     def execute(

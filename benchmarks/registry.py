@@ -9,10 +9,10 @@ class Entry:
     """What the command line knows of a benchmark before it imports it.
 
     Attributes:
-        options: ``module:Class`` of its options, a frozen dataclass derived from `benchmarks.options.CommonOptions`.
-            The same module has ``run(options: Class) -> None``.
-        summary: One sentence: which question it answers.
-        minutes: Estimated time on two cores by preset, for a reader: ``"40 min"``.
+        options: `module:Class` of its options, a frozen dataclass derived from `benchmarks.options.CommonOptions`.
+            The same module has `run(options: Class) -> None`.
+        summary: one sentence: which question it answers.
+        minutes: estimated time on two cores by preset, for a reader: `"40 min"`.
     """
 
     options: str

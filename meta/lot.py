@@ -49,12 +49,12 @@ def imitability(
     teacher, which shall be easy to imitate.
 
     Args:
-        logits: The logits of the network that is trained, of any shape.
-        fixed_logits: The logits of the other one, of the same shape; they are detached.
+        logits: the logits of the network that is trained, of any shape.
+        fixed_logits: the logits of the other one, of the same shape; they are detached.
         temperature: τ > 0, which divides logits.
         metric: `"kl"`: τ² KL(softmax(fixed_logits/τ) ‖ softmax(logits/τ)). `"l2"`: the squared distance of these two
             distributions (the paper has an ablation with L2; it does not say between what).
-        dim: The dimension of the classes: −1, or 1 for pixels as PyTorch's losses have them.
+        dim: the dimension of the classes: −1, or 1 for pixels as PyTorch's losses have them.
 
     Raises:
         ValueError: the shapes differ, or an unknown metric.
@@ -87,28 +87,28 @@ class LoT:
     evaluation mode there.
 
     Args:
-        students: One or several modules with the teacher's output shape, of any size.
-        optimizers: One optimiser for each student; with N = 0 they may be left out.
+        students: one or several modules with the teacher's output shape, of any size.
+        optimizers: one optimiser for each student; with N = 0 they may be left out.
         alpha: α ≥ 0, the weight of the students' distances in the teacher's loss.
         temperature: τ > 0, which divides logits.
         student_steps: N, the number of steps of each student for each step of the teacher; 0: students stay as they
             are, in the mode that they are in.
-        data: Batches for the N − 1 further steps, begun anew when they end: inputs, or pairs (inputs, targets). An
+        data: batches for the N − 1 further steps, begun anew when they end: inputs, or pairs (inputs, targets). An
             iterator that is one already keeps its place itself: it is not part of `state_dict`.
         weights: λ_i; None: 1/K of K students, so that α means the same for any number of them.
         metric: `"kl"` or `"l2"`, as in `imitability`; or a function (trained outputs, fixed outputs) for outputs that
             are no logits, the mean distance of the two. It detaches the second, and has the factor τ² and all else
             itself.
-        labels: Whether students also learn from labels: cross-entropy + α · their KL; or a function (outputs, targets)
+        labels: whether students also learn from labels: cross-entropy + α · their KL; or a function (outputs, targets)
             that takes the place of cross-entropy.
         forward: (module, inputs) to outputs, for models that are not simply called.
-        dim: The dimension of the classes in the logits: −1, or 1 for pixels.
-        seed: The seed of all that students draw at random.
+        dim: the dimension of the classes in the logits: −1, or 1 for pixels.
+        seed: the seed of all that students draw at random.
 
     Attributes:
-        teacher_steps: How often `step` was called.
-        updates: How often each student was trained: N times for each step of the teacher.
-        stream: The random numbers of all that students do.
+        teacher_steps: how often `step` was called.
+        updates: how often each student was trained: N times for each step of the teacher.
+        stream: the random numbers of all that students do.
 
     Raises:
         ValueError: numbers out of range, or as many optimisers or weights as there are not students, or N > 1 without
@@ -182,9 +182,9 @@ class LoT:
         """Computes α Σ_i λ_i · (student i's distance from the teacher on its minibatch), to be added to its loss.
 
         Args:
-            logits: The teacher's logits on the minibatch, of any shape.
-            inputs: The minibatch's inputs, which students are called with.
-            targets: Class indices, or what the function `labels` takes; needed with `labels`.
+            logits: the teacher's logits on the minibatch, of any shape.
+            inputs: the minibatch's inputs, which students are called with.
+            targets: class indices, or what the function `labels` takes; needed with `labels`.
 
         Raises:
             RuntimeError: neither `step` nor `skip` since the last term.

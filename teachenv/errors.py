@@ -21,16 +21,16 @@ class UnknownOption(TypeError):
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> ValueError:
     """Build the error for a name that is in no table, with the closest known name as a suggestion.
 
-    The error is returned rather than raised, so that the caller's ``raise`` ends the control flow where a reader (and
+    The error is returned rather than raised, so that the caller's `raise` ends the control flow where a reader (and
     a type checker) sees it.
 
     Args:
-        kind: What the name is a name of, in the singular ("student", "loss family").
-        name: What was given; anything, because a wrong type is one of the ways to be unknown.
-        known: Every name that would have been accepted.
+        kind: what the name is a name of, in the singular ("student", "loss family").
+        name: what was given; anything, because a wrong type is one of the ways to be unknown.
+        known: every name that would have been accepted.
 
     Returns:
-        A ``ValueError`` such as ``unknown student 'mpl', did you mean 'mlp'? Expected one of 'lenet', 'mlp'``
+        A `ValueError` such as `unknown student 'mpl', did you mean 'mlp'? Expected one of 'lenet', 'mlp'`
     """
     names = sorted(set(known))
     expected = f"xpected one of {', '.join(map(repr, names)) or '(nothing is registered)'}"

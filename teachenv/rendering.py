@@ -1,6 +1,6 @@
-"""Pictures and text of an episode in progress, for ``render_mode`` "rgb_array" and "ansi".
+"""Pictures and text of an episode in progress, for `render_mode` "rgb_array" and "ansi".
 
-Both are pure functions of a ``Frame``. Figures are made with Matplotlib's object interface and drawn by Agg into
+Both are pure functions of a `Frame`. Figures are made with Matplotlib's object interface and drawn by Agg into
 memory: no window, no pyplot, no state that outlives the call, so many environments can draw in many threads.
 """
 
@@ -33,17 +33,17 @@ class Frame:
     """Everything that a picture of an episode shows.
 
     Attributes:
-        steps: Student steps at which the histories were recorded, increasing; empty before the first record.
-        objective: Dev objective J at these steps.
-        dev_accuracy: Dev accuracy at these steps, in [0, 1].
-        train_loss: Training loss at these steps, in the unit of the student's loss.
-        horizon: Student steps of a whole episode.
-        coefficients: What the teacher set last (loss coefficients, sample weights), shape ``(rows, columns)``.
-        coefficient_label: What they are.
-        title: Headline, e.g. the environment's id and the student.
+        steps: student steps at which the histories were recorded, increasing; empty before the first record.
+        objective: dev objective J at these steps.
+        dev_accuracy: dev accuracy at these steps, in [0, 1].
+        train_loss: training loss at these steps, in the unit of the student's loss.
+        horizon: student steps of a whole episode.
+        coefficients: what the teacher set last (loss coefficients, sample weights), shape `(rows, columns)`.
+        coefficient_label: what they are.
+        title: headline, e.g. the environment's id and the student.
 
     Raises:
-        ValueError: If the histories differ in length, ``coefficients`` is not a non-empty matrix, or ``horizon`` is
+        ValueError: the histories differ in length, `coefficients` is not a non-empty matrix, or `horizon` is
             below 1.
     """
 
@@ -70,13 +70,13 @@ class Frame:
 
 
 def draw(frame: Frame) -> npt.NDArray[np.uint8]:
-    """Draw learning curves (left) and the current coefficients (right).
+    """Draws learning curves (left) and the current coefficients (right).
 
     Args:
-        frame: What to show. Non-finite values leave gaps in the curves and grey cells in the heat map.
+        frame: what to show. Non-finite values leave gaps in the curves and grey cells in the heat map.
 
     Returns:
-        RGB image, uint8, shape ``(480, 960, 3)``.
+        RGB image, uint8, shape `(480, 960, 3)`.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -122,7 +122,7 @@ def _latest(values: Sequence[float]) -> str:
 
 
 def _sparkline(values: Sequence[float]) -> str:
-    """One bar per value, at most ``_TEXT_WIDTH`` of them (evenly picked, the last always among them)."""
+    """One bar per value, at most `_TEXT_WIDTH` of them (evenly picked, the last always among them)."""
     series = np.asarray(values, dtype=np.float64)
     if series.size > _TEXT_WIDTH:
         series = series[np.linspace(0, series.size - 1, _TEXT_WIDTH).round().astype(int)]
@@ -183,7 +183,7 @@ def _curve(
     width: float,
     style: str | tuple[int, tuple[float, ...]] = "-",
 ) -> None:
-    """Draw one history; the point at its end shows where the episode is, and shows a history of length one."""
+    """Draws one history; the point at its end shows where the episode is, and shows a history of length one."""
     axes.plot(
         np.asarray(frame.steps, dtype=np.float64),
         _plottable(values),
@@ -268,7 +268,7 @@ def _color_scale(matrix: np.ma.MaskedArray[tuple[int, ...], np.dtype[np.float64]
 
 
 def _round_up(value: float) -> float:
-    """The smallest of 1, 2, 5 times a power of ten that is at least ``value``; 1 where colours cannot tell anyway."""
+    """The smallest of 1, 2, 5 times a power of ten that is at least `value`; 1 where colours cannot tell anyway."""
     if not 1e-100 < value < 1e100:
         return 1.0 if value < 1.0 else 1e100
     power = 10.0 ** math.floor(math.log10(value))

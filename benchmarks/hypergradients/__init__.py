@@ -4,17 +4,17 @@ A contender differentiates the final dev loss of a training with respect to one 
 class in the step's loss. All have the same network, initial weights, minibatches and SGD with momentum. Each has a
 process of its own for its memory; for their times all take turns in one, with one another and with plain training:
 
-* ``time_ratio``: median over the turns of its time over plain training's;
-* ``extra_bytes``: growth of the process's resident memory at its peak;
-* ``relative_error``: of its gradient, to one by unrolled autograd in float64 on the same (rounded) data.
+* `time_ratio`: median over the turns of its time over plain training's;
+* `extra_bytes`: growth of the process's resident memory at its peak;
+* `relative_error`: of its gradient, to one by unrolled autograd in float64 on the same (rounded) data.
 
 A second part follows time and memory of the perceptron over the length of the training, each contender until it would
 pass the memory limit.
 
-A third part differentiates many students of an environment at once and one after the other: ``speedup`` is the time of
+A third part differentiates many students of an environment at once and one after the other: `speedup` is the time of
 the loop over that of the batch.
 
-Peers (``pip install -e ".[peers]"``): higher and TorchOpt. One that is not installed, or fails, is reported as that.
+Peers (`pip install -e ".[peers]"`): higher and TorchOpt. One that is not installed, or fails, is reported as that.
 """
 
 from benchmarks.hypergradients.main import Options, run

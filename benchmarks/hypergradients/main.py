@@ -27,8 +27,8 @@ class Size:
         seeds: repetitions.
         turns: the least number of turns that contenders and plain training take.
         seconds: the least time that turns take on each training.
-        students: what is trained, unless ``--students`` says otherwise.
-        contenders: what differentiates, unless ``--contenders`` says otherwise.
+        students: what is trained, unless `--students` says otherwise.
+        contenders: what differentiates, unless `--contenders` says otherwise.
         part: how long the trainings of the first part are, in percent of their usual length.
         lengths: T of the second part, ascending.
         batches: names in `BATCHES`, the third part.
@@ -55,7 +55,7 @@ SIZES: dict[Preset, Size] = {
 
 @dataclass(frozen=True)
 class Options(CommonOptions):
-    """Options of ``python -m benchmarks hypergradients``."""
+    """Options of `python -m benchmarks hypergradients`."""
 
     students: tuple[str, ...] | None = None
     """Networks of the first part; by default all of them, in the smoke preset the mlp."""

@@ -76,7 +76,7 @@ SIZES: dict[Preset, Size] = {
 
 @dataclass(frozen=True)
 class Options(ParallelOptions):
-    """Options of ``python -m benchmarks l2t_dlf_translation``."""
+    """Options of `python -m benchmarks l2t_dlf_translation`."""
 
     students: tuple[str, ...] | None = None
     """lstm-1, lstm-2, transformer-2 or transformer-6 (layers); by default the preset's."""

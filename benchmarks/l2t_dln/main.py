@@ -153,7 +153,7 @@ PRESETS: dict[Preset, dict[str, Task]] = {"smoke": _SMOKE, "laptop": _LAPTOP, "p
 
 @dataclass(frozen=True)
 class Options(ParallelOptions):
-    """Options of ``python -m benchmarks l2t_dln``."""
+    """Options of `python -m benchmarks l2t_dln`."""
 
     study: tuple[Study, ...] = ("table",)
     """What is asked: table (losses and teachers on each task), architectures (of the teacher), windows (their length

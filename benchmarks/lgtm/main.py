@@ -45,7 +45,7 @@ class Size(NamedTuple):
         seeds: repetitions.
         train_size: samples to train on; None: all.
         evaluations: how often a training is measured on dev.
-        methods: names of those in the table, unless ``--methods`` says otherwise; None: all.
+        methods: names of those in the table, unless `--methods` says otherwise; None: all.
     """
 
     tasks: tuple[str, ...]
@@ -66,7 +66,7 @@ SIZES: dict[Preset, Size] = {
 
 @dataclass(frozen=True)
 class Options(ParallelOptions):
-    """Options of ``python -m benchmarks lgtm``."""
+    """Options of `python -m benchmarks lgtm`."""
 
     study: tuple[Study, ...] = ("table",)
     """What is asked: table (all methods), modes (LGTM's other objectives), alpha, loss (DIST and MSE), derivative

@@ -95,7 +95,7 @@ class Size:
         game_steps: steps of an Atari game; None: the paper's.
         control_steps: factor on those of the others.
         turns: how many each contender takes in the study of throughput.
-        game_studies: what is asked of Atari games, unless ``--study`` says otherwise.
+        game_studies: what is asked of Atari games, unless `--study` says otherwise.
         control_studies: likewise what is asked of the other environments.
     """
 
@@ -118,7 +118,7 @@ SIZES: Mapping[Preset, Size] = {
 
 @dataclass(frozen=True)
 class Options(ParallelOptions):
-    """Options of ``python -m benchmarks lot_atari``."""
+    """Options of `python -m benchmarks lot_atari`."""
 
     study: tuple[Study, ...] | None = None
     """What is asked: table (with students and without), peers (mutual learning, self-distillation), n (student steps

@@ -48,7 +48,7 @@ SIZES: Mapping[Preset, Size] = {
 
 @dataclass(frozen=True)
 class Options(StudyOptions):
-    """Options of ``python -m benchmarks lot_images``."""
+    """Options of `python -m benchmarks lot_images`."""
 
     study: tuple[Study | Literal["imitation"], ...] = ("table",)  # type: ignore[assignment]
     """What is asked: table (with students and without), peers (mutual learning, self-distillation), alpha, n (student

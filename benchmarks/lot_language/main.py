@@ -93,7 +93,7 @@ SEEDS: Mapping[Preset, int] = {"smoke": 1, "laptop": 3, "paper": 3}
 
 @dataclass(frozen=True)
 class Options(StudyOptions):
-    """Options of ``python -m benchmarks lot_language``."""
+    """Options of `python -m benchmarks lot_language`."""
 
     model: tuple[Model, ...] = ("lstm",)
     """Teacher, whose kind students are of: lstm, awd-lstm, transformer-xl; the preset says how large."""

@@ -22,11 +22,11 @@ class Size:
     """How much of everything a preset measures.
 
     Attributes:
-        seeds: Repetitions, unless ``--seeds`` says otherwise.
-        pieces: Turns that each contender takes in a repetition.
-        steps: Student steps in a piece of an mlp, or in its differentiated episode.
-        conv_steps: The same for a network of convolutions.
-        vector_steps: Student steps of each of the vectorised students.
+        seeds: repetitions, unless `--seeds` says otherwise.
+        pieces: turns that each contender takes in a repetition.
+        steps: student steps in a piece of an mlp, or in its differentiated episode.
+        conv_steps: the same for a network of convolutions.
+        vector_steps: student steps of each of the vectorised students.
     """
 
     seeds: int
@@ -48,12 +48,12 @@ class Measured:
     """One comparison.
 
     Attributes:
-        measurement: ``"step"``, ``"vector"``, ``"paths"`` or ``"gradient"``; see the top of this file.
-        source: Which data: ``"digits"``, ``"mnist"`` or ``"cifar10"``.
-        student: Name of the student network.
-        students: How many are trained at once; 1 is the single environment.
-        method: What is measured, as in the rows.
-        settings: Environment settings that differ from the registered environment's.
+        measurement: `"step"`, `"vector"`, `"paths"` or `"gradient"`; see the top of this file.
+        source: which data: `"digits"`, `"mnist"` or `"cifar10"`.
+        student: name of the student network.
+        students: how many are trained at once; 1 is the single environment.
+        method: what is measured, as in the rows.
+        settings: environment settings that differ from the registered environment's.
     """
 
     measurement: Literal["step", "vector", "paths", "gradient"]

@@ -19,7 +19,7 @@ NAME = "throughput"
 
 @dataclass(frozen=True)
 class Options(CommonOptions):
-    """Options of ``python -m benchmarks throughput``."""
+    """Options of `python -m benchmarks throughput`."""
 
     threads: int | None = None
     """Torch threads of every contender; by default as many as torch takes."""

@@ -22,9 +22,9 @@ class Batch(NamedTuple):
     """A minibatch.
 
     Attributes:
-        inputs: The argument that networks are called with: a tensor, or tensors in a nesting of dicts, lists and
+        inputs: the argument that networks are called with: a tensor, or tensors in a nesting of dicts, lists and
             tuples.
-        labels: The class of each sample, (B,).
+        labels: the class of each sample, (B,).
     """
 
     inputs: Any
@@ -40,14 +40,14 @@ class DistillationSettings:
     """Options of all methods; the defaults are those of Ren et al. 2023, or of their released code where they differ.
 
     Attributes:
-        steps: The number of training steps, over which learning rates fall linearly to zero.
+        steps: the number of training steps, over which learning rates fall linearly to zero.
         student_rate: AdamW's learning rate of the student (the paper's grid: 3e-5, 5e-5, 1e-4).
         teacher_rate: AdamW's learning rate of the teacher, for methods whose teacher learns.
         weight_decay: AdamW's weight decay, of student and teacher.
         temperature: τ, which divides logits; there is no factor τ².
-        student_labels: Weight λ of the labels' cross-entropy in the student's loss, the rest is the teacher's. The
+        student_labels: weight λ of the labels' cross-entropy in the student's loss, the rest is the teacher's. The
             paper's eq. 1 has α = 0.6, its code 0: students see no label.
-        teacher_labels: Weight α of the labels' cross-entropy in the loss of a teacher that learns.
+        teacher_labels: weight α of the labels' cross-entropy in the loss of a teacher that learns.
     """
 
     steps: int
@@ -76,9 +76,9 @@ class Distiller:
     """Trains a student on a teacher's outputs. Methods say what the student's loss is, and how the teacher learns.
 
     Args:
-        teacher: A network; changed in place by methods whose teacher learns.
-        student: A network, changed in place.
-        settings: Options that all methods share.
+        teacher: a network; changed in place by methods whose teacher learns.
+        student: a network, changed in place.
+        settings: options that all methods share.
     """
 
     teacher_learns = False
@@ -104,8 +104,8 @@ class Distiller:
         repeated.
 
         Args:
-            batch: The minibatch that both learn on.
-            feedback: A batch of held-out data, for methods with `needs_feedback`.
+            batch: the minibatch that both learn on.
+            feedback: a batch of held-out data, for methods with `needs_feedback`.
 
         Returns:
             Numbers to log, `student_loss` at least.
@@ -128,9 +128,9 @@ class Distiller:
         """Returns (the gradient of the student's loss under the teacher as it is, that loss).
 
         Args:
-            batch: The minibatch that the student learns on.
+            batch: the minibatch that the student learns on.
             training: True: the student has its dropout. False: it has none; the teacher never has.
-            taught: The teacher's outputs on the minibatch, if they are known already; None: they are computed.
+            taught: the teacher's outputs on the minibatch, if they are known already; None: they are computed.
         """
         if taught is None:
             with torch.no_grad():

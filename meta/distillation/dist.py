@@ -17,9 +17,9 @@ class DIST(Distiller):
     intra-class relation teaches there. Without labels (λ = 0) nothing holds the students' scale.
 
     Args:
-        teacher: A fine-tuned network, which stays as it is.
-        student: The network that is taught, changed in place.
-        settings: Options that all methods share.
+        teacher: a fine-tuned network, which stays as it is.
+        student: the network that is taught, changed in place.
+        settings: options that all methods share.
         between: β, the weight of the inter-class relation.
         within: γ, the weight of the intra-class relation.
     """

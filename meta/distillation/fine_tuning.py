@@ -14,8 +14,8 @@ class FineTuning(Distiller):
     """Cross-entropy with the labels alone.
 
     Args:
-        network: The network that is trained, at the settings' `student_rate`.
-        settings: Options that all methods share.
+        network: the network that is trained, at the settings' `student_rate`.
+        settings: options that all methods share.
     """
 
     def __init__(self, network: nn.Module, settings: DistillationSettings) -> None:

@@ -33,11 +33,11 @@ def logits_along(
     """Returns (the student's logits, their derivative ∂_v S along v), each (B, classes), without dropout.
 
     Args:
-        student: The student, with the parameters s.
-        inputs: The inputs of the batch.
-        v: The direction in which the parameters move, by name.
+        student: the student, with the parameters s.
+        inputs: the inputs of the batch.
+        v: the direction in which the parameters move, by name.
         method: `"exact"` or `"finite-difference"`, as in `meta.influence`.
-        radius: The length of the step of `"finite-difference"`, in the space of the parameters.
+        radius: the length of the step of `"finite-difference"`, in the space of the parameters.
     """
 
     def logits(network: nn.Module, inputs: Any) -> torch.Tensor:
@@ -58,11 +58,11 @@ def influence_gradient(
     """Computes ∇_t ⟨∂D/∂S, ∂_v S⟩, by name of the teacher's parameters (Ren et al. 2023, eq. 10).
 
     Args:
-        teacher: The teacher, with the parameters t.
-        taught: The teacher's logits, (B, classes), with their graph; taken without dropout, as the student's are.
+        teacher: the teacher, with the parameters t.
+        taught: the teacher's logits, (B, classes), with their graph; taken without dropout, as the student's are.
         loss: D, a function of (the teacher's logits, the student's), twice differentiable.
-        logits: The student's logits, (B, classes).
-        derivative: Their derivative along v, (B, classes).
+        logits: the student's logits, (B, classes).
+        derivative: their derivative along v, (B, classes).
     """
     student = logits.detach().requires_grad_()
     (slope,) = torch.autograd.grad(loss(taught, student), student, create_graph=True)

@@ -19,8 +19,8 @@ class Outputs:
     """What a network says about a batch.
 
     Attributes:
-        logits: The logits, (B, classes).
-        hidden: A vector for each sample, (B, d), of each layer that may be imitated, first to last; empty if the
+        logits: the logits, (B, classes).
+        hidden: a vector for each sample, (B, d), of each layer that may be imitated, first to last; empty if the
             network shows none.
     """
 
@@ -37,10 +37,10 @@ class Learner:
     """A network, changed in place by its optimiser's steps, and tried out where it would be after one.
 
     Args:
-        network: A module that takes a batch's inputs to logits, or to `Outputs`.
-        optimizer: The optimiser, pure functions: a step can be tried without copying an optimiser.
-        rate: The base learning rate.
-        schedule: The factor on the learning rate, by step.
+        network: a module that takes a batch's inputs to logits, or to `Outputs`.
+        optimizer: the optimiser, pure functions: a step can be tried without copying an optimiser.
+        rate: the base learning rate.
+        schedule: the factor on the learning rate, by step.
 
     Raises:
         ValueError: the network has no trainable parameter.
@@ -68,7 +68,7 @@ class Learner:
         """Computes the network's outputs, with a graph if gradients are enabled.
 
         Args:
-            inputs: The inputs of a batch.
+            inputs: the inputs of a batch.
             training: True: with dropout and batch statistics. False: without.
         """
         return outputs_of(self.network.train(training), inputs)

@@ -31,23 +31,23 @@ class LGTM(ProKT):
     """ProKT whose teacher follows distillation influence as well.
 
     Args:
-        teacher: A pre-trained network; it need not be fine-tuned.
-        student: The network that is taught, changed in place.
-        settings: Options that all methods share.
-        mode: The term that is added to the gradient of ProKT's teacher, times `influence_rate`.
+        teacher: a pre-trained network; it need not be fine-tuned.
+        student: the network that is taught, changed in place.
+        settings: options that all methods share.
+        mode: the term that is added to the gradient of ProKT's teacher, times `influence_rate`.
 
             `"released"`: −(1 − α) ∇_t of the derivative of KL(S ‖ T) along v: what the official code does.
             `"meta"`: −(1 − λ) ∇_t ⟨g(t), v⟩, mean influence (eq. 10, with the sign that helps): with the student's
             learning rate as the factor exactly the gradient of its held-out loss after a plain step.
             `"reweight"`: +∇_t (1/B) Σ_i w_i CE(T_i, S_i), w_i = I_i constants, negative ones too (eq. 9).
-        influence_rate: The factor: a number, or `"teacher"` or `"student"` for the learning rate of theirs at the time.
+        influence_rate: the factor: a number, or `"teacher"` or `"student"` for the learning rate of theirs at the time.
             None: the released code's `"teacher"` in its mode, `"student"` in `"meta"`, 1 in `"reweight"` (eq. 11). 0
             makes it ProKT, bitwise.
-        loss: The loss between student and teacher, `"kl"`, `"dist"` or `"mse"`, as in `ProKT`; `"released"` and
+        loss: the loss between student and teacher, `"kl"`, `"dist"` or `"mse"`, as in `ProKT`; `"released"` and
             `"reweight"` keep their KL and cross-entropy in the teacher's loss.
-        derivative: The way in which the student is differentiated along v: `"exact"`, or the paper's
+        derivative: the way in which the student is differentiated along v: `"exact"`, or the paper's
             `"finite-difference"`.
-        radius: The length of the step of `"finite-difference"`, in the space of the parameters.
+        radius: the length of the step of `"finite-difference"`, in the space of the parameters.
 
     Attributes:
         influence: (B,) distillation influence I_i of the last batch's samples; None before it.

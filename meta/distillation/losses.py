@@ -30,8 +30,8 @@ def soft_cross_entropy(taught: torch.Tensor, logits: torch.Tensor, temperature: 
     """Computes CE(T, S) = −Σ_c T_c log S_c, (B,).
 
     Args:
-        taught: The logits whose distribution is the target, (B, classes).
-        logits: The logits that are trained, (B, classes).
+        taught: the logits whose distribution is the target, (B, classes).
+        logits: the logits that are trained, (B, classes).
         temperature: τ > 0, which divides logits.
     """
     return -expectation(F.softmax(taught / temperature, -1), F.log_softmax(logits / temperature, -1))
@@ -45,8 +45,8 @@ def spherical(taught: torch.Tensor, logits: torch.Tensor, temperature: float = 1
     of that length are not brought to it wholly (see `_direction`): of this, paper and released code say nothing.
 
     Args:
-        taught: The teacher's logits, (B, classes).
-        logits: The student's logits, (B, classes).
+        taught: the teacher's logits, (B, classes).
+        logits: the student's logits, (B, classes).
         temperature: τ > 0, which divides logits.
     """
     absent = [z == -torch.inf for z in (taught, logits)]
@@ -66,8 +66,8 @@ def patience(taught: Sequence[torch.Tensor], hidden: Sequence[torch.Tensor]) -> 
     `_direction`); the paper says nothing of them.
 
     Args:
-        taught: A hidden vector for each sample, (B, d), of each layer of the teacher that is copied; detached.
-        hidden: A hidden vector for each sample, (B, d), of as many layers of the student.
+        taught: a hidden vector for each sample, (B, d), of each layer of the teacher that is copied; detached.
+        hidden: a hidden vector for each sample, (B, d), of as many layers of the student.
     """
     distances = []
     for teacher_vector, student_vector in zip(taught, hidden, strict=True):
@@ -87,8 +87,8 @@ def relational(
     gradient of equal probabilities is as large as 1e7.
 
     Args:
-        taught: The teacher's logits, (B, classes).
-        logits: The student's logits, (B, classes).
+        taught: the teacher's logits, (B, classes).
+        logits: the student's logits, (B, classes).
         temperature: τ > 0, which divides logits.
 
     Returns:
@@ -119,7 +119,7 @@ def _direction(z: torch.Tensor, least: torch.Tensor) -> torch.Tensor:
     second derivatives have no jump. From δ on it is z/‖z‖ as it stands.
 
     Args:
-        z: Vectors along the last dimension, (..., d).
+        z: vectors along the last dimension, (..., d).
         least: δ², one number for all vectors, or one for each, (..., 1).
     """
     floor = least.clamp(min=max(torch.finfo(z.dtype).tiny, 1e-30))
@@ -135,8 +135,8 @@ def squared(taught: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
     """Computes ½ Σ_c (z^T_c − z^S_c)² of logits z, without a temperature, (B,).
 
     Args:
-        taught: The teacher's logits, (B, classes).
-        logits: The student's logits, (B, classes).
+        taught: the teacher's logits, (B, classes).
+        logits: the student's logits, (B, classes).
     """
     absent = (taught == -torch.inf) & (logits == -torch.inf)
     return (taught - logits).masked_fill(absent, 0.0).square().sum(-1) / 2

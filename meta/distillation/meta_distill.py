@@ -17,12 +17,12 @@ class MetaDistill(OnlineDistiller):
     not depend on the teacher: they take part in the trial step, not in its derivative.
 
     Args:
-        teacher: A fine-tuned network.
-        student: The network that is taught, changed in place.
-        settings: Options that all methods share; `teacher_labels` is not used.
+        teacher: a fine-tuned network.
+        student: the network that is taught, changed in place.
+        settings: options that all methods share; `teacher_labels` is not used.
         trial_rate: η_s of the trial step; None: the student's own at the time.
-        derivative: The way in which the student is differentiated along v: `"exact"` or `"finite-difference"`.
-        radius: The length of the step of `"finite-difference"`, in the space of the parameters.
+        derivative: the way in which the student is differentiated along v: `"exact"` or `"finite-difference"`.
+        radius: the length of the step of `"finite-difference"`, in the space of the parameters.
     """
 
     needs_feedback = True

@@ -15,13 +15,13 @@ class PESFKD(OnlineDistiller):
     """A fine-tuned teacher of which only an adapter learns: α CE(y, T) + (1 − α) KL(S ‖ T); then KD.
 
     Args:
-        teacher: A fine-tuned network; all its parameters stay as they are.
-        student: The network that is taught, changed in place.
-        settings: Options that all methods share.
-        classes: The number of classes of the task.
-        features: The size of the teacher's last hidden layer, which the adapter reads beside the logits; 0: it does
+        teacher: a fine-tuned network; all its parameters stay as they are.
+        student: the network that is taught, changed in place.
+        settings: options that all methods share.
+        classes: the number of classes of the task.
+        features: the size of the teacher's last hidden layer, which the adapter reads beside the logits; 0: it does
             not.
-        width: The number of hidden units of the adapter.
+        width: the number of hidden units of the adapter.
     """
 
     def __init__(
@@ -48,10 +48,10 @@ class Adapted(nn.Module):
     Where the paper puts adapters into the teacher's layers, this one needs no knowledge of them.
 
     Args:
-        network: The network that is adapted; its parameters are frozen.
-        classes: The number of its logits.
-        features: The size of h; 0: the adapter reads z alone.
-        width: The number of hidden units of the adapter.
+        network: the network that is adapted; its parameters are frozen.
+        classes: the number of its logits.
+        features: the size of h; 0: the adapter reads z alone.
+        width: the number of hidden units of the adapter.
     """
 
     def __init__(self, network: nn.Module, classes: int, features: int, width: int) -> None:

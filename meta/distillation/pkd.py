@@ -17,11 +17,11 @@ class PKD(KD):
     """KD + β Σ_j ‖h^S_j/‖h^S_j‖ − h^T_I(j)/‖h^T_I(j)‖‖² over all layers j of the student but its last.
 
     Args:
-        teacher: A fine-tuned network that shows its hidden layers (`Outputs.hidden`).
-        student: A network that shows its hidden layers, too: no more of them, and as wide. It is changed in place.
-        settings: Options that all methods share.
+        teacher: a fine-tuned network that shows its hidden layers (`Outputs.hidden`).
+        student: a network that shows its hidden layers, too: no more of them, and as wide. It is changed in place.
+        settings: options that all methods share.
         beta: β (the paper's grid: 10 to 1,000).
-        layers: Which of the teacher's are copied: `"skip"`, evenly spaced ones, or `"last"`.
+        layers: which of the teacher's are copied: `"skip"`, evenly spaced ones, or `"last"`.
     """
 
     def __init__(

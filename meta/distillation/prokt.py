@@ -22,10 +22,10 @@ class ProKT(OnlineDistiller):
     It is LGTM without influence.
 
     Args:
-        teacher: A pre-trained network; it need not be fine-tuned.
-        student: The network that is taught, changed in place.
-        settings: Options that all methods share.
-        loss: The loss between the student and the teacher: `"kl"`; or, as in an ablation of Ren et al. 2023, `"dist"`
+        teacher: a pre-trained network; it need not be fine-tuned.
+        student: the network that is taught, changed in place.
+        settings: options that all methods share.
+        loss: the loss between the student and the teacher: `"kl"`; or, as in an ablation of Ren et al. 2023, `"dist"`
             or `"mse"` (of logits).
     """
 

@@ -17,9 +17,9 @@ class RCO(KD):
     Each checkpoint teaches for an equal part of the steps; the last one's is the finished teacher's.
 
     Args:
-        teacher: A network into which the checkpoints are loaded.
-        student: The network that is taught, changed in place.
-        settings: Options that all methods share.
+        teacher: a network into which the checkpoints are loaded.
+        student: the network that is taught, changed in place.
+        settings: options that all methods share.
         route: `state_dict`s of the teacher, earliest first.
 
     Raises:

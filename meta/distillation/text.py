@@ -80,15 +80,15 @@ class TextClassifier(nn.Module):
     Called with what `Tokenizer` makes; returns `Outputs` with the pooled state after each layer as hidden vectors.
 
     Args:
-        checkpoint: A folder, or a name on the hub, of an encoder that `transformers.AutoModel` loads.
-        classes: The number of classes of the task.
-        layers: The number of the encoder's first layers that are kept; None: all.
+        checkpoint: a folder, or a name on the hub, of an encoder that `transformers.AutoModel` loads.
+        classes: the number of classes of the task.
+        layers: the number of the encoder's first layers that are kept; None: all.
         zero_classifier: True: the classifier begins with zeros, as in ProKT and LGTM. False: it is drawn.
         pooling: `"cls"`, the state of the first token, as the papers do with BERT; or `"mean"` of those of all tokens,
             which sentence encoders are pre-trained with.
 
     Attributes:
-        layers: The number of layers that the encoder has.
+        layers: the number of layers that the encoder has.
 
     Raises:
         ImportError: transformers is not installed.
@@ -145,8 +145,8 @@ class Tokenizer:
     """Turns texts into batches for `TextClassifier`.
 
     Args:
-        checkpoint: A folder, or a name on the hub, with a tokenizer; teacher and student must share the vocabulary.
-        max_length: The number of tokens to which texts are cut and padded.
+        checkpoint: a folder, or a name on the hub, with a tokenizer; teacher and student must share the vocabulary.
+        max_length: the number of tokens to which texts are cut and padded.
 
     Raises:
         ImportError: transformers is not installed.

@@ -69,12 +69,12 @@ def influence(
         meta.influence(student, losses, batch, v)
 
     Args:
-        model: Any module; it is not changed.
-        losses: Called as `losses(model, batch)`, the model with the parameters that the method needs.
-        batch: Tensors in any nesting of dicts, lists and tuples, samples along the first dimension of each.
-        direction: The gradient v of the held-out loss, a tensor for each parameter by name, from `held_out_gradient`.
+        model: any module; it is not changed.
+        losses: called as `losses(model, batch)`, the model with the parameters that the method needs.
+        batch: tensors in any nesting of dicts, lists and tuples, samples along the first dimension of each.
+        direction: the gradient v of the held-out loss, a tensor for each parameter by name, from `held_out_gradient`.
         method: `"exact"`, `"finite-difference"` or `"per-sample"`; the module says what each computes and costs.
-        radius: The length r of the step of `"finite-difference"`, in the space of the parameters.
+        radius: the length r of the step of `"finite-difference"`, in the space of the parameters.
 
     Raises:
         ValueError: an unknown method; an empty direction, or one of other names or shapes than the model's; losses that
@@ -106,12 +106,12 @@ def directional_derivative(
     """Computes how a function of a model changes along v: what `influence` is for losses, for any tensor.
 
     Args:
-        model: Any module; it is not changed.
-        function: Called as `function(model, batch)`.
-        batch: The second argument that the function is called with.
-        direction: The direction v, a tensor for each parameter that moves, by name.
+        model: any module; it is not changed.
+        function: called as `function(model, batch)`.
+        batch: the second argument that the function is called with.
+        direction: the direction v, a tensor for each parameter that moves, by name.
         method: `"exact"` or `"finite-difference"`; the module says what each computes and costs.
-        radius: The length r of the step of `"finite-difference"`, in the space of the parameters.
+        radius: the length r of the step of `"finite-difference"`, in the space of the parameters.
 
     Returns:
         A tensor in the shape of the function's value, detached.
@@ -142,9 +142,9 @@ def derivative_along(
     By forward mode, or by two backward passes where there is none.
 
     Args:
-        function: Takes tensors by name to a tensor.
-        at: The tensors at which it is differentiated, by name.
-        direction: A tensor for each of them, of its shape.
+        function: takes tensors by name to a tensor.
+        at: the tensors at which it is differentiated, by name.
+        direction: a tensor for each of them, of its shape.
 
     Returns:
         A tensor in the shape of the function's value.
@@ -163,9 +163,9 @@ def held_out_gradient(
     """Computes the gradient v = ∇L(ω') of the mean loss on held-out data, by name of parameter; detached.
 
     Args:
-        model: Any module; it is not changed, nor are its `.grad`s. Parameters that do not require a gradient have none.
+        model: any module; it is not changed, nor are its `.grad`s. Parameters that do not require a gradient have none.
         losses: (model, batch) to one loss for each sample, (B,), as in `influence`.
-        batch: The held-out samples, in the form that `losses` takes.
+        batch: the held-out samples, in the form that `losses` takes.
         parameters: ω' by name, such as those after a virtual step; those left out are the model's own.
 
     Raises:

@@ -29,7 +29,7 @@ class InfluenceTeaching(TeachWrapper):
     they are.
 
     Args:
-        env: A `TeachEnv` with `loss="distillation"` and one student step an action.
+        env: a `TeachEnv` with `loss="distillation"` and one student step an action.
 
     Raises:
         TypeError: the environment is no `TeachEnv`.
@@ -115,8 +115,8 @@ class InfluenceTeacher(FixedTeacher):
 
     Args:
         policy: `"InfluencePolicy"`.
-        env: An `InfluenceTeaching` environment, or what one can be put around.
-        **kwargs: Further options of `EpisodicTeacher`.
+        env: an `InfluenceTeaching` environment, or what one can be put around.
+        **kwargs: further options of `EpisodicTeacher`.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"InfluencePolicy": InfluencePolicy}

@@ -26,8 +26,8 @@ def wrappers_of(env: Any, until: type[Any] | None = None) -> Iterator[Any]:
     """Yields the wrappers of an environment, single or vector, the outermost first.
 
     Args:
-        env: The environment.
-        until: The class of wrapper at which to stop; None: go through all of them.
+        env: the environment.
+        until: the class of wrapper at which to stop; None: go through all of them.
     """
     while isinstance(env, gym.Wrapper | VectorWrapper) and not (until is not None and isinstance(env, until)):
         yield env
@@ -73,9 +73,9 @@ def check_actions_unchanged(env: Any, caller: str, until: type[Any] | None = Non
     """Refuses an environment with a wrapper that changes actions, whether its derivative is known or not.
 
     Args:
-        env: The environment with its wrappers.
-        caller: The name of the teacher or wrapper that asks, for the message.
-        until: Only wrappers outside this one are of interest.
+        env: the environment with its wrappers.
+        caller: the name of the teacher or wrapper that asks, for the message.
+        until: only wrappers outside this one are of interest.
 
     Raises:
         ValueError: a wrapper changes actions.
@@ -90,8 +90,8 @@ class Passage:
     """The way of actions through the wrappers inside of a gradient's.
 
     Args:
-        env: The environment that the gradient's wrapper is put around.
-        caller: The name of the gradient's wrapper, for messages.
+        env: the environment that the gradient's wrapper is put around.
+        caller: the name of the gradient's wrapper, for messages.
 
     Raises:
         ValueError: a wrapper whose part in the gradient is not known.
@@ -129,7 +129,7 @@ class Passage:
         """Takes an action through the wrappers.
 
         Args:
-            action: The action as it comes in, (n,) or (B, n).
+            action: the action as it comes in, (n,) or (B, n).
 
         Returns:
             (the action that reaches the environment, its derivative with respect to the action that came in, of the

@@ -14,7 +14,7 @@ class TeachWrapper(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
     """A wrapper of a `TeachEnv`, which may have other wrappers in between.
 
     Args:
-        env: A `TeachEnv`, possibly wrapped.
+        env: a `TeachEnv`, possibly wrapped.
 
     Raises:
         TypeError: the innermost environment is no `TeachEnv`.
@@ -42,7 +42,7 @@ class RememberingWrapper(TeachWrapper):
     """A wrapper with a state of its own, which goes with the environment's snapshot.
 
     Attributes:
-        state_name: The key of that state in a snapshot.
+        state_name: the key of that state in a snapshot.
     """
 
     state_name: ClassVar[str]

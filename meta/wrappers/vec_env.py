@@ -22,7 +22,7 @@ class GymVecEnv(VecEnv):
     environments of their own.
 
     Args:
-        venv: A vector environment with `AutoresetMode.SAME_STEP`.
+        venv: a vector environment with `AutoresetMode.SAME_STEP`.
 
     Raises:
         ValueError: another autoreset mode.

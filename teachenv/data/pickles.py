@@ -23,7 +23,7 @@ def load_arrays(content: bytes) -> Any:
     Texts of Python 2 become latin-1 strings.
 
     Raises:
-        Exception: The content is no pickle, or names anything else; which exception depends on the damage.
+        Exception: the content is no pickle, or names anything else; which exception depends on the damage.
     """
     return _resolved(_Unpickler(io.BytesIO(content), encoding="latin1").load())
 

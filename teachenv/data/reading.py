@@ -31,7 +31,7 @@ def read_bytes(path: Path) -> bytes:
     """A whole file.
 
     Raises:
-        DatasetUnavailable: It cannot be read.
+        DatasetUnavailable: it cannot be read.
     """
     try:
         return path.read_bytes()
@@ -40,12 +40,12 @@ def read_bytes(path: Path) -> bytes:
 
 
 def text_lines(path: Path) -> Iterator[str]:
-    """The lines of a UTF-8 text, without their ends; ``.gz`` files are unpacked, a byte-order mark is left out.
+    """The lines of a UTF-8 text, without their ends; `.gz` files are unpacked, a byte-order mark is left out.
 
-    Only a newline ends a line: a sentence may hold other characters at which ``str.splitlines`` would break.
+    Only a newline ends a line: a sentence may hold other characters at which `str.splitlines` would break.
 
     Raises:
-        DatasetUnavailable: The file cannot be read, is cut off (``.gz``) or is no text; the message names the line.
+        DatasetUnavailable: the file cannot be read, is cut off (`.gz`) or is no text; the message names the line.
     """
     number = 0
     try:
@@ -77,19 +77,19 @@ def honest_name(
     """What data are called in results: the name of the official release only if they are the whole of it.
 
     Args:
-        name: Of the official release.
-        folder: Where the data lie.
-        counts: How much there is of each part, for example ``{"training images": 20_000}``; the first is what students
+        name: of the official release.
+        folder: where the data lie.
+        counts: how much there is of each part, for example `{"training images": 20_000}`; the first is what students
             learn from.
-        official: The same of the official release; parts that it does not name are not compared.
-        size: What the name of a subset says; None: the first of ``counts``.
-        changed: Files whose checksums are not the official ones.
+        official: the same of the official release; parts that it does not name are not compared.
+        size: what the name of a subset says; None: the first of `counts`.
+        changed: files whose checksums are not the official ones.
 
     Returns:
-        ``name``, or ``"<name>-subset-<size>"``.
+        `name`, or `"<name>-subset-<size>"`.
 
     Warns:
-        UserWarning: The data are not those of the official release.
+        UserWarning: the data are not those of the official release.
     """
     different = [
         f"{counts[part]:,} {part}, official {count:,}" for part, count in official.items() if counts[part] != count

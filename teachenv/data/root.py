@@ -1,12 +1,12 @@
 """Where datasets lie on a machine, and how they get there.
 
-A data root is a directory that holds datasets in torchvision's layout, either directly (``root/MNIST/raw/...``) or
-each in a folder of its own (``root/mnist/MNIST/raw/...``). Roots are tried in this order:
+A data root is a directory that holds datasets in torchvision's layout, either directly (`root/MNIST/raw/...`) or
+each in a folder of its own (`root/mnist/MNIST/raw/...`). Roots are tried in this order:
 
-1. the explicit ``data_root`` argument; if it is given, nothing else is tried: whoever names a directory must not get
+1. the explicit `data_root` argument; if it is given, nothing else is tried: whoever names a directory must not get
    data from another one;
-2. the environment variable ``TEACHENV_DATA``;
-3. the user's cache, ``$XDG_CACHE_HOME/teachenv`` or ``~/.cache/teachenv``.
+2. the environment variable `TEACHENV_DATA`;
+3. the user's cache, `$XDG_CACHE_HOME/teachenv` or `~/.cache/teachenv`.
 
 If no root has the files, they are downloaded into the first root that can be written. A download happens in a
 temporary directory beside its destination and each file is moved when all are complete, so an interrupted one leaves
@@ -45,13 +45,13 @@ class FileDataset:
     """A dataset as files: what they are called, what the official ones contain, and how to download them.
 
     Attributes:
-        title: Name for messages, e.g. ``"CIFAR-10"``.
-        folder: The dataset's own folder inside a data root, e.g. ``"cifar10"``.
-        files: Path of each file relative to the data root or to ``folder``, with the official file's md5 sum; ``""``
+        title: name for messages, e.g. `"CIFAR-10"`.
+        folder: the dataset's own folder inside a data root, e.g. `"cifar10"`.
+        files: path of each file relative to the data root or to `folder`, with the official file's md5 sum; `""`
             where it is not known. A whole folder of files may stand for them.
-        download: Puts the files, at these relative paths, into the directory it is given; raises if it cannot. None:
+        download: puts the files, at these relative paths, into the directory it is given; raises if it cannot. None:
             they are only looked for.
-        hint: A further sentence on what to do when the dataset cannot be had.
+        hint: a further sentence on what to do when the dataset cannot be had.
     """
 
     title: str
@@ -61,21 +61,21 @@ class FileDataset:
     hint: str = ""
 
     def missing(self, directory: Path) -> list[str]:
-        """Return the files that ``directory`` lacks."""
+        """Returns the files that `directory` lacks."""
         # Not Path.exists, which raises where a folder may not be looked into.
         return [file for file in self.files if not os.path.exists(directory / file)]
 
     def unofficial(self, directory: Path) -> list[str]:
-        """Return the files in ``directory`` whose md5 sums differ from the official release."""
+        """Returns the files in `directory` whose md5 sums differ from the official release."""
         return [file for file, md5 in self.files.items() if md5 and _md5(directory / file) != md5]
 
 
 def candidate_roots(data_root: str | os.PathLike[str] | None = None) -> tuple[Path, ...]:
-    """Return the data roots in the order in which they are looked up; see the top of this file.
+    """Returns the data roots in the order in which they are looked up; see the top of this file.
 
     Args:
-        data_root: An explicit root, which then is the only one; None for ``TEACHENV_DATA``, then the user cache. A
-            leading ``~`` is expanded. The directories need not exist.
+        data_root: an explicit root, which then is the only one; None for `TEACHENV_DATA`, then the user cache. A
+            leading `~` is expanded. The directories need not exist.
     """
     if data_root is not None:
         return (Path(data_root).expanduser(),)
@@ -88,17 +88,17 @@ def candidate_roots(data_root: str | os.PathLike[str] | None = None) -> tuple[Pa
 
 
 def find_dataset(dataset: FileDataset, data_root: str | os.PathLike[str] | None = None) -> Path:
-    """Return the directory that holds all files of a dataset, after downloading them if no root has them.
+    """Returns the directory that holds all files of a dataset, after downloading them if no root has them.
 
     Args:
-        dataset: What to look for.
-        data_root: An explicit data root, or None; see ``candidate_roots``.
+        dataset: what to look for.
+        data_root: an explicit data root, or None; see `candidate_roots`.
 
     Returns:
-        The directory that the paths in ``dataset.files`` are relative to.
+        The directory that the paths in `dataset.files` are relative to.
 
     Raises:
-        DatasetUnavailable: If the files are in no candidate and cannot be downloaded; the message lists all
+        DatasetUnavailable: the files are in no candidate and cannot be downloaded; the message lists all
             directories tried and what each lacks.
     """
     roots = candidate_roots(data_root)
@@ -124,7 +124,7 @@ class _NotWritable(OSError):
 
 
 def _download_into(dataset: FileDataset, root: Path) -> Path:
-    """Download a dataset into ``root/folder``; on failure, leave nothing there that was not there before."""
+    """Downloads a dataset into `root/folder`; on failure, leaves nothing there that was not there before."""
     destination = root / dataset.folder
     created = [path for path in (destination, *destination.parents) if not os.path.exists(path)]
     try:
@@ -181,7 +181,7 @@ def fetch(url: str, directory: Path, md5: str | None = None) -> None:
     """Downloads a file into a directory.
 
     Raises:
-        OSError: It cannot be had, or came cut off.
+        OSError: it cannot be had, or came cut off.
     """
     from torchvision.datasets.utils import download_url
 
@@ -198,7 +198,7 @@ def fetch_archive(url: str, directory: Path) -> None:
     """Downloads an archive and unpacks it into a directory.
 
     Raises:
-        OSError: It cannot be had, or came cut off.
+        OSError: it cannot be had, or came cut off.
     """
     from torchvision.datasets.utils import download_and_extract_archive
 
@@ -238,7 +238,7 @@ def _md5(path: Path) -> str:
 def _unavailable(
     dataset: FileDataset, directories: list[Path], data_root: object, failure: BaseException | None
 ) -> str:
-    """Write the message of ``DatasetUnavailable``: looked for what, where, why no download, and what to do."""
+    """Writes the message of `DatasetUnavailable`: looked for what, where, why no download, and what to do."""
     lines = [f"{dataset.title} was not found. Looked for its {len(dataset.files)} files in:"]
     for directory in directories:
         missing = dataset.missing(directory)

@@ -121,9 +121,9 @@ def read_lines(source: Path, target: Path, *, escaped: bool = False) -> Lines:
     """Two files of which line i is the translation of line i; `.gz` files are unpacked.
 
     Args:
-        source: A text file.
-        target: Another one.
-        escaped: Whether Moses' tokenizer wrote them; its escapes (`&apos;`) are then taken out.
+        source: a text file.
+        target: another one.
+        escaped: whether Moses' tokenizer wrote them; its escapes (`&apos;`) are then taken out.
 
     Raises:
         DatasetUnavailable: a side is missing or damaged, the sides differ in length, or a line is empty or no UTF-8;

@@ -29,14 +29,14 @@ def make_backend(name: str, workers: int | None = None, address: str | None = No
 
     Args:
         name: `"inline"` (this process, one job after another), `"processes"` (others on this machine) or `"ray"`.
-        workers: Jobs at a time; None: one for each core that this process may use, or what a Ray cluster has room for.
-        address: The Ray cluster to join: `"auto"` (the one that this machine is part of) or `"host:port"`. None: one of
+        workers: jobs at a time; None: one for each core that this process may use, or what a Ray cluster has room for.
+        address: the Ray cluster to join: `"auto"` (the one that this machine is part of) or `"host:port"`. None: one of
             this machine's own, which ends with the backend.
 
     Raises:
-        ValueError: If there is no such backend, it has no address, or `workers` is less than one.
-        ImportError: If Ray is not installed.
-        ConnectionError: If no Ray cluster answers at the address.
+        ValueError: there is no such backend, it has no address, or `workers` is less than one.
+        ImportError: ray is not installed.
+        ConnectionError: no Ray cluster answers at the address.
     """
     if name not in BACKENDS:
         raise unknown_name("backend", name, BACKENDS)

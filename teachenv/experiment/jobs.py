@@ -18,13 +18,13 @@ class Job:
     """A piece of work for one process.
 
     Attributes:
-        label: What progress and errors call it.
-        function: Called once with the arguments; it need not be importable.
-        arguments: By name. One that is a `Shared` or a `Kept` is replaced; see there.
-        folder: The job's own folder, for its checkpoints: what is in it is still there when the job is begun again.
+        label: what progress and errors call it.
+        function: called once with the arguments; it need not be importable.
+        arguments: by name. One that is a `Shared` or a `Kept` is replaced; see there.
+        folder: the job's own folder, for its checkpoints: what is in it is still there when the job is begun again.
             It is handed over as the argument `folder`, wherever that is on the machine that runs the job, and need not
             exist. None: no such argument is handed over.
-        resources: What the job needs: `num_cpus` (1 unless given; torch has as many threads), and for Ray `num_gpus`,
+        resources: what the job needs: `num_cpus` (1 unless given; torch has as many threads), and for Ray `num_gpus`,
             `memory` (bytes) and those that a cluster defines itself.
     """
 
@@ -66,9 +66,9 @@ class Failure:
 
     Attributes:
         label: what progress and errors call the job.
-        reason: What a user reads.
-        error: What the job raised, with its cause; None where the process died, or the error cannot be sent.
-        traceback: The traceback as text; empty where the process died.
+        reason: what a user reads.
+        error: what the job raised, with its cause; None where the process died, or the error cannot be sent.
+        traceback: the traceback as text; empty where the process died.
     """
 
     label: str

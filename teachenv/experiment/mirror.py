@@ -53,7 +53,7 @@ def changes_sent(folder: Path, send: Callable[[Changes], object], seconds: float
         seconds: between two looks.
 
     Raises:
-        Exception: What `send` raises at the end.
+        Exception: what `send` raises at the end.
     """
     sent = _states(folder)
 

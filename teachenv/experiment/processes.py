@@ -138,8 +138,8 @@ def alone(function: Callable[..., T], /, **arguments: Any) -> T:
     The process has the environment that any new one has, and as many torch threads as this one.
 
     Raises:
-        ChildProcessError: If the process died.
-        BaseException: What the function raised.
+        ChildProcessError: the process died.
+        BaseException: what the function raised.
     """
     label = getattr(function, "__name__", repr(function))
     job = Job(label, function, arguments, resources={"num_cpus": torch.get_num_threads()})
@@ -179,8 +179,8 @@ class _Worker:
     """A process that runs one job at a time.
 
     Attributes:
-        pipe: To it; readable when it has answered, or died.
-        job: That it is at.
+        pipe: to it; readable when it has answered, or died.
+        job: that it is at.
     """
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:

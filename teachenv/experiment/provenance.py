@@ -14,7 +14,7 @@ _DISTRIBUTIONS = ("torch", "gymnasium", "stable-baselines3", "numpy", "teachenv"
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that shape a result; ``"not installed"`` where there is none."""
+    """Versions of Python and of the libraries that shape a result; `"not installed"` where there is none."""
     numbers = {"python": platform.python_version()}
     for name in _DISTRIBUTIONS:
         try:
@@ -29,11 +29,11 @@ def git_commit(folder: str | os.PathLike[str] = _ROOT) -> str:
     """The commit of a work tree, as it was when this process first asked.
 
     Args:
-        folder: Root of the work tree; by default the one that this package lies in.
+        folder: root of the work tree; by default the one that this package lies in.
 
     Returns:
-        The commit's hash, with ``-dirty`` appended when the tree has changes or new files (committed results do not
-        count: a run that writes them would make itself dirty). ``"unknown"`` outside a work tree or without git.
+        The commit's hash, with `-dirty` appended when the tree has changes or new files (committed results do not
+        count: a run that writes them would make itself dirty). `"unknown"` outside a work tree or without git.
     """
     try:
         top = _git(folder, "rev-parse", "--show-toplevel")

@@ -208,7 +208,7 @@ class _Stored(Parcel):
 
 @lru_cache(maxsize=8)
 def _load(reference: Any) -> Any:
-    """Read once by each process; the number bounds what a long run over many tasks holds in memory."""
+    """The object, read once by each process; the number bounds what a long run over many tasks holds in memory."""
     return cloudpickle.loads(ray.get(reference))
 
 

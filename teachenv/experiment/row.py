@@ -18,26 +18,26 @@ class Row:
     """One measured number and everything needed to say where it came from.
 
     Values are checked and brought to plain Python types on construction (a numpy or torch scalar becomes a float), and
-    ``config`` is copied, so a row never differs from what is read back from its file.
+    `config` is copied, so a row never differs from what is read back from its file.
 
     Attributes:
-        benchmark: Name of the benchmark, as on its command line.
-        task: Setting, for example ``digits-noisy-40``.
-        dataset: Data that the students were trained on; stand-ins are named as such.
-        student: Student network.
-        method: Teacher, perhaps with a suffix after a colon (``rmd:bilinear``).
-        seed: Seed of this repetition.
-        metric: What ``value`` is. Errors and accuracies are fractions in [0, 1], never percent.
-        value: The number; finite.
-        student_steps: Student SGD steps spent up to this number, the common currency of all teachers.
-        seconds: Wall-clock time spent up to this number; finite.
-        config: Every option that shaped the number, as JSON values.
-        git_commit: See `teachenv.experiment.provenance`.
-        versions: See there; where a benchmark has a choice, also the precision of the networks.
-        data: What a figure needs beside the number, such as a curve or a matrix: JSON values, or None.
+        benchmark: name of the benchmark, as on its command line.
+        task: setting, for example `digits-noisy-40`.
+        dataset: data that the students were trained on; stand-ins are named as such.
+        student: student network.
+        method: teacher, perhaps with a suffix after a colon (`rmd:bilinear`).
+        seed: seed of this repetition.
+        metric: what `value` is. Errors and accuracies are fractions in [0, 1], never percent.
+        value: the number; finite.
+        student_steps: student SGD steps spent up to this number, the common currency of all teachers.
+        seconds: wall-clock time spent up to this number; finite.
+        config: every option that shaped the number, as JSON values.
+        git_commit: see `teachenv.experiment.provenance`.
+        versions: see there; where a benchmark has a choice, also the precision of the networks.
+        data: what a figure needs beside the number, such as a curve or a matrix: JSON values, or None.
 
     Raises:
-        ValueError: If a number is not finite, or a field cannot be written as JSON.
+        ValueError: a number is not finite, or a field cannot be written as JSON.
     """
 
     benchmark: str
@@ -102,7 +102,7 @@ class Row:
         """The row that a line of JSON holds.
 
         Raises:
-            ValueError: If the line is not JSON, is not an object, or lacks or adds a field.
+            ValueError: the line is not JSON, is not an object, or lacks or adds a field.
         """
         content = json.loads(line)
         if not isinstance(content, dict):

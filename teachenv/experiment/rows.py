@@ -40,12 +40,12 @@ class ResultsFile:
     Another one is refused until this object, and all others of the same file in this process, are closed or gone.
 
     Args:
-        path: The file, usually ``DIR/results.jsonl``. It is made by the first `append`.
+        path: the file, usually `DIR/results.jsonl`. It is made by the first `append`.
 
     Raises:
-        OutputNotWritable: If rows or the files beside them could not be written.
-        InUse: If another process has the file open; the message says which.
-        MalformedResults: If a line other than a torn last one is not a row.
+        OutputNotWritable: rows or the files beside them could not be written.
+        InUse: another process has the file open; the message says which.
+        MalformedResults: a line other than a torn last one is not a row.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -89,8 +89,8 @@ class ResultsFile:
         All lines go into a single write, so nobody sees half a row; hand over all rows of one job together.
 
         Raises:
-            OutputNotWritable: If the write failed, for example on a full disk; none of the rows are then in the file.
-            ValueError: If the file is closed.
+            OutputNotWritable: the write failed, for example on a full disk; none of the rows are then in the file.
+            ValueError: the file is closed.
         """
         if self._lock is None:
             raise ValueError(f"{self.path} is closed, expected an open one to append rows to; open it again")
@@ -119,9 +119,9 @@ class ResultsFile:
         """Whether this piece of work is in the file already, so that it can be skipped.
 
         Args:
-            identity: Its `IDENTITY`, by name. The config is compared as JSON: the order of keys does not matter, tuples
+            identity: its `IDENTITY`, by name. The config is compared as JSON: the order of keys does not matter, tuples
                 equal lists, 1 differs from 1.0.
-            metrics: Metrics that must all be there. Without any, one row of whatever metric is enough.
+            metrics: metrics that must all be there. Without any, one row of whatever metric is enough.
         """
         key = key_of(identity)
         return key in self._metrics and self._metrics[key].keys() >= set(metrics)
@@ -148,8 +148,8 @@ def read_rows(path: str | os.PathLike[str]) -> list[Row]:
     """Every row of a results file, older versions of a row included, without touching the file or its folder.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        MalformedResults: If a line is not a row; the message has its number.
+        FileNotFoundError: there is no such file.
+        MalformedResults: a line is not a row; the message has its number.
     """
     path = Path(path)
     rows = []
@@ -172,7 +172,7 @@ def agreeing(rows: Iterable[Row], identities: Iterable[Mapping[str, Any]]) -> li
 
     Args:
         rows: those of a file.
-        identities: by name, the `IDENTITY` of each or a part of it; a ``config`` may be a part of the rows' own, too.
+        identities: by name, the `IDENTITY` of each or a part of it; a `config` may be a part of the rows' own, too.
     """
     parts = [as_read_back(dict(identity)) for identity in identities]
     return [row for row in rows if any(_agrees(row, identity) for identity in parts)]

@@ -1,7 +1,7 @@
 """Statistics over seeds: point estimates that few runs support, with bootstrap intervals.
 
 The interquartile mean and percentile bootstrap follow Agarwal et al., *Deep Reinforcement Learning at the Edge of the
-Statistical Precipice* (2021). One deviation: their interquartile mean drops ``floor(n / 4)`` values at either end, so
+Statistical Precipice* (2021). One deviation: their interquartile mean drops `floor(n / 4)` values at either end, so
 for three runs it is the plain mean and it jumps between n = 7 and n = 8. Here the values at the quartiles count with
 the part of them that lies inside, which is the same number whenever n is a multiple of four and smooth in between.
 """
@@ -29,13 +29,13 @@ def mean(values: Sequence[float] | Array) -> float | Array:
     """The mean over the last axis.
 
     Args:
-        values: One sample, or an array of shape (..., n) with a sample per row.
+        values: one sample, or an array of shape (..., n) with a sample per row.
 
     Returns:
         A float for one sample, else an array of shape (...).
 
     Raises:
-        ValueError: If there are no values, or any is not finite.
+        ValueError: there are no values, or any is not finite.
     """
     result: Array = _checked(values).mean(axis=-1)
     return result if result.ndim else float(result)
@@ -52,13 +52,13 @@ def iqm(values: Sequence[float] | Array) -> float | Array:
     shares with [1/4, 3/4]. For n divisible by four this is the mean without the n/4 smallest and n/4 largest values.
 
     Args:
-        values: One sample, or an array of shape (..., n) with a sample per row.
+        values: one sample, or an array of shape (..., n) with a sample per row.
 
     Returns:
         A float for one sample, else an array of shape (...).
 
     Raises:
-        ValueError: If there are no values, or any is not finite.
+        ValueError: there are no values, or any is not finite.
     """
     ordered = np.sort(_checked(values), axis=-1)
     n = ordered.shape[-1]
@@ -80,16 +80,16 @@ def bootstrap_interval(
     draw from: it gives an interval of width zero. So show n beside it.
 
     Args:
-        values: One sample, n values.
-        statistic: Maps an array of shape (k, n) to k numbers: `mean`, `iqm`, or a function that reduces the last axis.
-        level: Share of the resampled statistics inside the interval, in (0, 1).
-        resamples: How many samples to draw; equal arguments give equal intervals.
+        values: one sample, n values.
+        statistic: maps an array of shape (k, n) to k numbers: `mean`, `iqm`, or a function that reduces the last axis.
+        level: share of the resampled statistics inside the interval, in (0, 1).
+        resamples: how many samples to draw; equal arguments give equal intervals.
 
     Returns:
         Lower and upper end.
 
     Raises:
-        ValueError: If the values are not one finite sample, or ``level`` or ``resamples`` is out of range.
+        ValueError: the values are not one finite sample, or `level` or `resamples` is out of range.
     """
     sample = _checked(values)
     if sample.ndim != 1:
@@ -116,11 +116,11 @@ class Paired:
     """How much one sample lies above another whose values belong to it one by one.
 
     Attributes:
-        n: Number of pairs.
-        mean: Mean difference.
-        low: Lower end of its 95 % interval by Student's t.
-        high: Upper end.
-        p: Two-sided p-value of the paired t-test; 1 if all pairs are equal.
+        n: number of pairs.
+        mean: mean difference.
+        low: lower end of its 95 % interval by Student's t.
+        high: upper end.
+        p: two-sided p-value of the paired t-test; 1 if all pairs are equal.
     """
 
     n: int
@@ -130,7 +130,7 @@ class Paired:
     p: float
 
     def interval(self, digits: int) -> str:
-        """The mean difference and its interval, as tables have them: ``+0.80 [+0.31, +1.29]``."""
+        """The mean difference and its interval, as tables have them: `+0.80 [+0.31, +1.29]`."""
         return f"{self.mean:+.{digits}f} [{self.low:+.{digits}f}, {self.high:+.{digits}f}]"
 
 
@@ -138,11 +138,11 @@ def paired(values: Sequence[float] | Array, others: Sequence[float] | Array) -> 
     """The paired t-test.
 
     Args:
-        values: One sample, n >= 2 values.
-        others: The sample that it is compared with, a value for each.
+        values: one sample, n >= 2 values.
+        others: the sample that it is compared with, a value for each.
 
     Raises:
-        ValueError: If the samples are not finite, of different lengths, or of less than two values.
+        ValueError: the samples are not finite, of different lengths, or of less than two values.
     """
     sample, other = _checked(values), _checked(others)
     if sample.shape != other.shape or sample.ndim != 1 or sample.size < 2:

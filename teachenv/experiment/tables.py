@@ -150,7 +150,7 @@ def number(
 
 
 def interval(header: str, measure: Measure, statistic: Statistic = mean) -> Column:
-    """The mean over seeds, or the interquartile mean, with its bootstrap interval: ``5.48 [5.45, 5.50]``."""
+    """The mean over seeds, or the interquartile mean, with its bootstrap interval: `5.48 [5.45, 5.50]`."""
 
     def cell(group: Group) -> str:
         values = list(measure.values(group).values())
@@ -166,7 +166,7 @@ def interval(header: str, measure: Measure, statistic: Statistic = mean) -> Colu
 
 
 def deviation(header: str, measure: Measure, form: str | None = None, spread: str | None = None) -> Column:
-    """The mean over seeds ± their standard deviation: ``74.9 ± 2.3``.
+    """The mean over seeds ± their standard deviation: `74.9 ± 2.3`.
 
     Args:
         header: the column's name.
@@ -193,7 +193,7 @@ def against(baseline: str, header: str, measure: Measure, p: str = "") -> Column
         baseline: name of a group beside.
         header: the column's name.
         measure: what is compared.
-        p: how the p-value of the paired t-test is told, such as ``", p {:.2g}"``; by default not at all.
+        p: how the p-value of the paired t-test is told, such as `", p {:.2g}"`; by default not at all.
     """
 
     def cell(group: Group) -> str:

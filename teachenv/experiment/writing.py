@@ -15,14 +15,14 @@ class OutputNotWritable(OSError):
 
 
 def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None:
-    """Write a whole file such that readers find the old content or the new one, never a part.
+    """Writes a whole file such that readers find the old content or the new one, never a part.
 
     Args:
-        path: The file; its folder is made if need be.
-        content: Text (written as UTF-8) or bytes.
+        path: the file; its folder is made if need be.
+        content: text (written as UTF-8) or bytes.
 
     Raises:
-        OutputNotWritable: If it could not be written; the old file, if any, is unchanged.
+        OutputNotWritable: it could not be written; the old file, if any, is unchanged.
     """
     if isinstance(content, str):
         content = content.encode(errors="backslashreplace")  # names of files may hold what is no UTF-8

@@ -1,4 +1,4 @@
-"""Tasks: what students are trained on. The table below is the list; nothing is read before ``make_task`` is called."""
+"""Tasks: what students are trained on. The table below is the list; nothing is read before `make_task` is called."""
 
 from __future__ import annotations
 
@@ -57,22 +57,22 @@ def make_task(
     split_seed: int = 0,
     **options: Any,
 ) -> Task:
-    """Load or make a task by its name in ``TASKS``.
+    """Loads or makes a task by its name in `TASKS`.
 
     Args:
-        name: A key of ``TASKS``.
-        data_root: Directory of the task's files; None for ``TEACHENV_DATA``, then the user cache. Tasks without
+        name: a key of `TASKS`.
+        data_root: directory of the task's files; None for `TEACHENV_DATA`, then the user cache. Tasks without
             files do not use it.
-        dataset: Data to use in place of the task's own: the CIFAR tasks accept ``"synthetic"``. None for the own.
-        pool_size: Number of labelled samples in the pool; None for the task's default.
-        split_seed: Seed of the random part of that choice (see each task).
-        **options: Of the named task alone: ``image_size`` of ``"segmentation"``, ``"detection"`` and
-            ``"image-folder"``.
+        dataset: data to use in place of the task's own: the CIFAR tasks accept `"synthetic"`. None for the own.
+        pool_size: number of labelled samples in the pool; None for the task's default.
+        split_seed: seed of the random part of that choice (see each task).
+        **options: of the named task alone: `image_size` of `"segmentation"`, `"detection"` and
+            `"image-folder"`.
 
     Raises:
-        TypeError: If the task has no such option.
-        ValueError: If the name, the dataset or the pool size is not one that the task knows.
-        DatasetUnavailable: If the task's files are neither here nor downloadable, or damaged.
+        TypeError: the task has no such option.
+        ValueError: the name, the dataset or the pool size is not one that the task knows.
+        DatasetUnavailable: the task's files are neither here nor downloadable, or damaged.
     """
     if name not in TASKS:
         raise unknown_name("task", name, TASKS)

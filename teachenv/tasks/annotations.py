@@ -1,6 +1,6 @@
 """Objects of photographs from the files that tell them: COCO's JSON and PASCAL VOC's XML.
 
-What such a file may lack has a default: no ``iscrowd`` and no ``difficult`` means an ordinary object, no size that of
+What such a file may lack has a default: no `iscrowd` and no `difficult` means an ordinary object, no size that of
 the image itself. What it must have and lacks is an error that names the file and the image.
 """
 
@@ -52,15 +52,15 @@ def read_coco(path: Path, folder: Path, categories: Categories | None = None) ->
     """The images of a file of COCO's instances, in the order of their ids, and its categories.
 
     Args:
-        path: The JSON file.
-        folder: Where its images are.
-        categories: Those of the training file, whose order numbers the classes; None: this is the training file.
+        path: the JSON file.
+        folder: where its images are.
+        categories: those of the training file, whose order numbers the classes; None: this is the training file.
 
     Raises:
-        DatasetUnavailable: The file is missing or damaged, or an entry lacks what it must have.
+        DatasetUnavailable: the file is missing or damaged, or an entry lacks what it must have.
 
     Warns:
-        UserWarning: Some objects are of images that the file does not list; they are left out.
+        UserWarning: some objects are of images that the file does not list; they are left out.
     """
     content = _json(path)
     listed = _entries(path, content, "categories", ("id",))
@@ -91,12 +91,12 @@ def read_voc(path: Path, image: Path, classes: Sequence[str]) -> Photograph:
     """An image of PASCAL VOC.
 
     Args:
-        path: The XML file.
-        image: What it is about.
-        classes: Their names, in the order of their numbers from 1 on.
+        path: the XML file.
+        image: what it is about.
+        classes: their names, in the order of their numbers from 1 on.
 
     Raises:
-        DatasetUnavailable: The file is missing or damaged, or an object lacks what it must have.
+        DatasetUnavailable: the file is missing or damaged, or an object lacks what it must have.
     """
     try:
         root = ElementTree.fromstring(read_bytes(path))
@@ -125,11 +125,11 @@ def resized_objects(photographs: Sequence[Photograph], side: int) -> list[Object
     """The objects of images that are resized to a square; boxes are cut at the edges.
 
     Args:
-        photographs: The images.
-        side: Of the square, in pixels.
+        photographs: the images.
+        side: of the square, in pixels.
 
     Warns:
-        UserWarning: Objects lie outside of their image, or a file tells another shape of an image than it has; the
+        UserWarning: objects lie outside of their image, or a file tells another shape of an image than it has; the
             boxes are then taken to be in pixels of the image as it is.
     """
     objects, outside, contradicted = [], [], []

@@ -22,7 +22,7 @@ class FlipAndCrop:
     carry it can be pickled into worker processes.
 
     Attributes:
-        padding: How many pixels the window may shift in each direction; 0 leaves only the flip.
+        padding: how many pixels the window may shift in each direction; 0 leaves only the flip.
     """
 
     padding: int = 4
@@ -35,15 +35,15 @@ class FlipAndCrop:
         """Augment a minibatch, each image on its own.
 
         Args:
-            inputs: Images, shape ``(n, channels, height, width)``, any dtype. Not modified.
-            rng: Consumed by one call each for flips, vertical and horizontal offsets, in this order; how much it
-                is consumed depends on ``n`` only.
+            inputs: images, shape `(n, channels, height, width)`, any dtype. Not modified.
+            rng: consumed by one call each for flips, vertical and horizontal offsets, in this order; how much it
+                is consumed depends on `n` only.
 
         Returns:
-            A new tensor of the shape, dtype and device of ``inputs``.
+            A new tensor of the shape, dtype and device of `inputs`.
 
         Raises:
-            ValueError: If the inputs are not image batches, or too small to be reflected by ``padding`` pixels.
+            ValueError: the inputs are not image batches, or too small to be reflected by `padding` pixels.
         """
         if inputs.ndim != 4:
             raise ValueError(
@@ -67,19 +67,19 @@ class FlipAndCrop:
 
 
 def flip_and_crop(padding: int = 4) -> FlipAndCrop:
-    """Make L2T-DLF's CIFAR augmentation: random horizontal flip, random crop after reflection padding.
+    """Makes L2T-DLF's CIFAR augmentation: random horizontal flip, random crop after reflection padding.
 
     Args:
-        padding: Pixels of reflection on each side; the paper's value is 4.
+        padding: pixels of reflection on each side; the paper's value is 4.
 
     Raises:
-        ValueError: If ``padding`` is negative.
+        ValueError: `padding` is negative.
     """
     return FlipAndCrop(padding)
 
 
 def _shifted(length: int, offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Source coordinates ``(n, length)`` of an axis shifted by ``offsets`` (n,); a reflection repeats no edge pixel."""
+    """Source coordinates `(n, length)` of an axis shifted by `offsets` (n,); a reflection repeats no edge pixel."""
     coordinates = np.arange(length) + offsets[:, None]
     reflected = (length - 1) - np.abs((length - 1) - np.abs(coordinates))
     return np.asarray(reflected, dtype=np.int64)

@@ -5,7 +5,7 @@ Both leave void regions out: a detection there is neither right nor wrong. They 
 
 `"coco"` (Lin et al. 2014), by pycocotools: a void region is a crowd, whose objects are not told apart. A detection that
 belongs to no object is left out if at least the threshold's share *of the detection* lies in the crowd (pycocotools'
-``iscrowd``), however many others do. Precision is read at 101 values of recall.
+`iscrowd`), however many others do. Precision is read at 101 values of recall.
 
 `"voc"` (Everingham et al. 2010), as the devkit of PASCAL VOC 2012: a void region is one object, marked as difficult. A
 detection is compared with the object that it overlaps most, by intersection over union, difficult or not; if that is a
@@ -69,9 +69,9 @@ def average_precisions(rules: Rules, found: Sequence[Detections], truths: Sequen
     Classes without objects, void ones apart, are left out; where that leaves none, the precision is 0.
 
     Args:
-        rules: See the module.
-        found: Of each image.
-        truths: Of each image.
+        rules: see the module.
+        found: of each image.
+        truths: of each image.
         num_classes: C, with the ground.
     """
     each = (_coco if rules == "coco" else _voc)(found, truths, num_classes)

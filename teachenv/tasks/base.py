@@ -1,6 +1,6 @@
 """What a student is trained on.
 
-A ``Task`` is plain data: a labelled pool, a disjoint test split, and a ``Measure``. Episodes draw their train and dev
+A `Task` is plain data: a labelled pool, a disjoint test split, and a `Measure`. Episodes draw their train and dev
 splits from the pool; the test split is for the final evaluation only.
 """
 
@@ -29,7 +29,7 @@ class Augmentation(Protocol):
     """A random change of a minibatch's inputs that keeps its targets right."""
 
     def __call__(self, inputs: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-        """Return augmented inputs of the same shape, dtype and device; all randomness comes from ``rng``."""
+        """Returns augmented inputs of the same shape, dtype and device; all randomness comes from `rng`."""
         ...
 
 
@@ -41,24 +41,24 @@ class Task:
     become int64. Labels of ordinary classification may stand in a column, (n, 1), and be whole floating-point numbers.
 
     Attributes:
-        name: The setting's name, e.g. ``"digits"`` or ``"digits-noisy-40"``.
-        dataset: What the data really is, e.g. ``"cifar10"``, ``"cifar10-subset-20000"``, ``"synthetic"``.
-        pool: Labelled samples that episodes draw train and dev splits from: inputs ``(n, ...)``, floating point (or
-            int64 token indices), and targets ``(n, ...)``, int64 class indices or floating point.
-        test: Samples for the final evaluation, disjoint from the pool, of the same trailing shapes and dtypes.
-        num_outputs: Number of classes (or of regression outputs).
-        measure: What a student is judged by; None stands for that of ``decisions`` at the environment's temperature:
-            ``ClassificationMeasure`` for ordinary classification.
-        augment: Augmentation of each training minibatch, used only when the environment asks for it.
-        decisions: How a student's outputs are read as classifications; None: one for each sample. With them integer
-            targets may be ``VOID``, too.
-        lengths: Of the pool's samples, ``(n,)``: minibatches are then of samples of about one length.
-        trim: Takes from a minibatch, or from a batch of them, what all of its samples only pad; leading dimensions may
+        name: the setting's name, e.g. `"digits"` or `"digits-noisy-40"`.
+        dataset: what the data really is, e.g. `"cifar10"`, `"cifar10-subset-20000"`, `"synthetic"`.
+        pool: labelled samples that episodes draw train and dev splits from: inputs `(n, ...)`, floating point (or
+            int64 token indices), and targets `(n, ...)`, int64 class indices or floating point.
+        test: samples for the final evaluation, disjoint from the pool, of the same trailing shapes and dtypes.
+        num_outputs: number of classes (or of regression outputs).
+        measure: what a student is judged by; None stands for that of `decisions` at the environment's temperature:
+            `ClassificationMeasure` for ordinary classification.
+        augment: augmentation of each training minibatch, used only when the environment asks for it.
+        decisions: how a student's outputs are read as classifications; None: one for each sample. With them integer
+            targets may be `VOID`, too.
+        lengths: of the pool's samples, `(n,)`: minibatches are then of samples of about one length.
+        trim: takes from a minibatch, or from a batch of them, what all of its samples only pad; leading dimensions may
             be any.
 
     Raises:
-        ValueError: If the parts do not fit together, or a value is not finite or not a class index.
-        TypeError: If inputs or targets have a dtype that no student can read.
+        ValueError: the parts do not fit together, or a value is not finite or not a class index.
+        TypeError: inputs or targets have a dtype that no student can read.
     """
 
     name: str
@@ -106,12 +106,12 @@ class Task:
         return inputs, checked_targets(targets, where, self.num_outputs, 0 if self.decisions is None else VOID)
 
     def to(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> Task:
-        """Return the task with inputs and floating-point targets in ``dtype``, and everything on ``device``.
+        """Returns the task with inputs and floating-point targets in `dtype`, and everything on `device`.
 
         Integers (class indices, tokens) keep their dtype.
 
         Raises:
-            TypeError: If ``dtype`` is not a floating-point dtype.
+            TypeError: `dtype` is not a floating-point dtype.
         """
         if not dtype.is_floating_point:
             raise TypeError(f"dtype is {dtype}: expected a floating-point dtype such as torch.float32")
@@ -125,17 +125,17 @@ class Task:
         )
 
     def with_label_noise(self, rate: float, kind: str, seed: int) -> Task:
-        """Return the task with a part of the pool's labels made wrong; test stays clean.
+        """Returns the task with a part of the pool's labels made wrong; test stays clean.
 
         Args:
-            rate: Fraction of wrong labels in ``[0, 1)``; 0 returns the task itself.
-            kind: ``"pair"`` (named ``<name>-noisy-<percent>``) or ``"symmetric"`` (``<name>-symmetric-<percent>``);
-                see ``teachenv.tasks.noise.corrupt_labels``.
-            seed: Decides which labels change; the same seed always gives the same pool.
+            rate: fraction of wrong labels in `[0, 1)`; 0 returns the task itself.
+            kind: `"pair"` (named `<name>-noisy-<percent>`) or `"symmetric"` (`<name>-symmetric-<percent>`);
+                see `teachenv.tasks.noise.corrupt_labels`.
+            seed: decides which labels change; the same seed always gives the same pool.
 
         Raises:
-            ValueError: If ``rate`` or ``kind`` is not as above.
-            TypeError: If the targets are not class indices.
+            ValueError: `rate` or `kind` is not as above.
+            TypeError: the targets are not class indices.
         """
         if self.decisions is not None and rate != 0.0:
             raise ValueError(
@@ -150,10 +150,10 @@ class Task:
         return dataclasses.replace(self, name=f"{self.name}-{suffix}-{100 * rate:g}", pool=(inputs, corrupted))
 
     def subset_pool(self, size: int, seed: int) -> Task:
-        """Return the task with a random part of the pool, drawn without replacement; test stays whole.
+        """Returns the task with a random part of the pool, drawn without replacement; test stays whole.
 
         Raises:
-            ValueError: If the pool has fewer than ``size`` samples, or ``size`` is below 1.
+            ValueError: the pool has fewer than `size` samples, or `size` is below 1.
         """
         inputs, targets = self.pool
         index = torch.from_numpy(subset_indices(len(inputs), size, seed)).to(inputs.device)
@@ -162,12 +162,12 @@ class Task:
 
 
 def subset_indices(total: int, size: int, seed: int) -> npt.NDArray[np.int64]:
-    """Draw ``size`` different indices in ``[0, total)``, in random order.
+    """Draws `size` different indices in `[0, total)`, in random order.
 
-    Loaders use it before they convert pixels to floats, which gives what ``Task.subset_pool`` gives for less memory.
+    Loaders use it before they convert pixels to floats, which gives what `Task.subset_pool` gives for less memory.
 
     Raises:
-        ValueError: If ``size`` is not in ``[1, total]``.
+        ValueError: `size` is not in `[1, total]`.
     """
     if not 1 <= size <= total:
         raise ValueError(f"pool size is {size}: expected 1 to {total}, the number of labelled samples there are")

@@ -4,8 +4,8 @@ Preprocessing follows L2T-DLF (Wu et al., 2018): the mean image of the whole tra
 pixel, and minibatches may be augmented by a random flip and a random crop after reflection padding of 4 pixels. The
 paper does not say what range pixels have; here they are divided by 255.
 
-A copy whose md5 sums differ from the official release is read, with a warning, but never called ``"cifar10"``. The
-files are pickles, and such a copy can come from anywhere, so they are read as data (``teachenv.data.pickles``): one
+A copy whose md5 sums differ from the official release is read, with a warning, but never called `"cifar10"`. The
+files are pickles, and such a copy can come from anywhere, so they are read as data (`teachenv.data.pickles`): one
 that wants to call something is reported as damaged, not run.
 """
 
@@ -36,22 +36,22 @@ def cifar10(
     pool_size: int | None = None,
     split_seed: int = 0,
 ) -> Task:
-    """Make the CIFAR-10 task: inputs ``(n, 3, 32, 32)`` float32 within [-1, 1], ten classes.
+    """Makes the CIFAR-10 task: inputs `(n, 3, 32, 32)` float32 within [-1, 1], ten classes.
 
     Args:
-        data_root: Where the files are; None for the usual places (see ``teachenv.data.root``).
-        dataset: None or ``"cifar10"``; ``"synthetic"`` for the procedural images of ``teachenv.tasks.synthetic``,
+        data_root: where the files are; None for the usual places (see `teachenv.data.root`).
+        dataset: None or `"cifar10"`; `"synthetic"` for the procedural images of `teachenv.tasks.synthetic`,
             which are labelled so.
-        pool_size: Number of labelled samples, drawn at random from the training set; None for all in file order.
-        split_seed: Seed of that draw (of the images themselves for ``"synthetic"``).
+        pool_size: number of labelled samples, drawn at random from the training set; None for all in file order.
+        split_seed: seed of that draw (of the images themselves for `"synthetic"`).
 
     Raises:
-        DatasetUnavailable: If the files are not on this machine and cannot be downloaded, or one is damaged.
-        ValueError: If ``dataset`` or ``pool_size`` is not as above.
+        DatasetUnavailable: the files are not on this machine and cannot be downloaded, or one is damaged.
+        ValueError: `dataset` or `pool_size` is not as above.
 
     Warns:
-        UserWarning: If the files are not the official ones; ``Task.dataset`` then says
-            ``"cifar10-subset-<number of training images>"``.
+        UserWarning: the files are not the official ones; `Task.dataset` then says
+            `"cifar10-subset-<number of training images>"`.
     """
     return _cifar("cifar10", 10, data_root, dataset, pool_size, split_seed)
 
@@ -63,7 +63,7 @@ def cifar100(
     pool_size: int | None = None,
     split_seed: int = 0,
 ) -> Task:
-    """Make the CIFAR-100 task, with the 100 fine labels; everything else is as in ``cifar10``."""
+    """Makes the CIFAR-100 task, with the 100 fine labels; everything else is as in `cifar10`."""
     return _cifar("cifar100", 100, data_root, dataset, pool_size, split_seed)
 
 
@@ -103,7 +103,7 @@ def _cifar(
 
 
 def _centred(images: npt.NDArray[np.uint8], mean: npt.NDArray[np.float32]) -> torch.Tensor:
-    """Subtract the mean image ``(3072,)`` from images ``(n, 3072)`` and scale to float32 ``(n, 3, 32, 32)``."""
+    """Subtracts the mean image `(3072,)` from images `(n, 3072)` and scales to float32 `(n, 3, 32, 32)`."""
     pixels = images.astype(np.float32)
     pixels -= mean
     pixels /= 255.0
@@ -132,7 +132,7 @@ def _native_files(name: str) -> tuple[FileDataset, list[str], list[str]]:
 
 
 def _read(paths: list[Path], num_classes: int) -> Arrays:
-    """Read and join batches: images ``(n, 3072)`` uint8, channels first, and labels ``(n,)`` int64."""
+    """Reads and joins batches: images `(n, 3072)` uint8, channels first, and labels `(n,)` int64."""
     batches = [_read_batch(path, num_classes) for path in paths]
     return np.concatenate([images for images, _ in batches]), np.concatenate([labels for _, labels in batches])
 

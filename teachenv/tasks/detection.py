@@ -47,26 +47,26 @@ def detection(
     split_seed: int = 0,
     image_size: int | None = None,
 ) -> Task:
-    """Make a detection task: inputs ``(n, 3, side, side)`` float32, targets as ``packed`` makes them.
+    """Makes a detection task: inputs `(n, 3, side, side)` float32, targets as `packed` makes them.
 
     The pool is the training images, what is tested on the validation images. Regions of several objects (COCO's crowds)
     and objects marked as difficult (VOC) are void for detections of their class, each by the rules of its data: see
-    ``teachenv.tasks.average_precision``.
+    `teachenv.tasks.average_precision`.
 
     Args:
-        data_root: Where the files are; None for the usual places (see ``teachenv.data.root``).
-        dataset: ``"shapes"`` (the default), ``"coco"``, ``"coco128"`` or ``"voc2012"``.
-        pool_size: Number of labelled images, drawn at random; None for all, of shapes for 600.
-        split_seed: Seed of that draw, and of the shapes.
-        image_size: Side of the images in pixels, a multiple of 32; None: see the module.
+        data_root: where the files are; None for the usual places (see `teachenv.data.root`).
+        dataset: `"shapes"` (the default), `"coco"`, `"coco128"` or `"voc2012"`.
+        pool_size: number of labelled images, drawn at random; None for all, of shapes for 600.
+        split_seed: seed of that draw, and of the shapes.
+        image_size: side of the images in pixels, a multiple of 32; None: see the module.
 
     Raises:
-        DatasetUnavailable: If the files are not on this machine and cannot be downloaded, or one is damaged.
-        ValueError: If an argument is not as above.
+        DatasetUnavailable: the files are not on this machine and cannot be downloaded, or one is damaged.
+        ValueError: an argument is not as above.
 
     Warns:
-        UserWarning: If there are other images than in the official release; ``Task.dataset`` then says
-            ``"coco-subset-<number of images>"``. If objects lie outside of their images.
+        UserWarning: there are other images than in the official release; `Task.dataset` then says
+            `"coco-subset-<number of images>"`. Also where objects lie outside of their images.
     """
     dataset = "shapes" if dataset is None else dataset
     if dataset not in _SIZES:

@@ -22,18 +22,18 @@ def digits(
     pool_size: int | None = None,
     split_seed: int = 0,
 ) -> Task:
-    """Make the digits task: inputs ``(n, 64)`` float32 in [0, 1], ten classes.
+    """Makes the digits task: inputs `(n, 64)` float32 in [0, 1], ten classes.
 
     A seeded permutation of all 1,797 samples is cut in two, so pool and test are disjoint and together complete.
 
     Args:
-        data_root: Accepted for uniformity and not used: the data comes with scikit-learn.
-        dataset: None or ``"digits"``.
-        pool_size: Number of labelled samples, 1 to 1,796; None for 1,000. The rest (797) are the test split.
-        split_seed: Seed of the permutation.
+        data_root: accepted for uniformity and not used: the data comes with scikit-learn.
+        dataset: None or `"digits"`.
+        pool_size: number of labelled samples, 1 to 1,796; None for 1,000. The rest (797) are the test split.
+        split_seed: seed of the permutation.
 
     Raises:
-        ValueError: If ``dataset`` is anything else, or no sample would be left for test.
+        ValueError: `dataset` is anything else, or no sample would be left for test.
     """
     del data_root
     if dataset not in (None, "digits"):
@@ -59,7 +59,7 @@ def digits(
 
 @functools.cache  # scikit-learn parses a text file on each call, and comparisons make hundreds of environments
 def _arrays() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """Pixels ``(1797, 64)`` in [0, 16] and labels ``(1797,)``; indexed by callers, which copies them."""
+    """Pixels `(1797, 64)` in [0, 16] and labels `(1797,)`; indexed by callers, which copies them."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()

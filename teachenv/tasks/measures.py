@@ -26,24 +26,24 @@ class Measure(ABC):
     """What a student is judged by: the real measure, and a smooth stand-in that a teacher can differentiate.
 
     Every method is a pure function of tensors whose shapes do not depend on values, so that it works under
-    ``torch.func.vmap`` (many students at once) as well as under ``torch.func.grad``.
+    `torch.func.vmap` (many students at once) as well as under `torch.func.grad`.
     """
 
     @property
     def feature_names(self) -> tuple[str, ...]:
-        """One name per entry of ``features``, used as names of observation fields."""
+        """One name per entry of `features`, used as names of observation fields."""
         return ()
 
     @abstractmethod
     def objective(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """The smoothed measure J: a scalar, larger is better, twice differentiable in ``outputs``."""
+        """The smoothed measure J: a scalar, larger is better, twice differentiable in `outputs`."""
 
     @abstractmethod
     def score(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """The real measure: a scalar in [0, 1], larger is better, in the dtype of ``outputs``."""
+        """The real measure: a scalar in [0, 1], larger is better, in the dtype of `outputs`."""
 
     def features(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """What else a teacher observes of the dev split: shape ``(len(feature_names),)``, each entry in [0, 1]."""
+        """What else a teacher observes of the dev split: shape `(len(feature_names),)`, each entry in [0, 1]."""
         del targets
         return outputs.new_zeros(0)
 
@@ -53,7 +53,7 @@ class Measure(ABC):
 
     @property
     def reported(self) -> tuple[str, ...]:
-        """Names of what ``report`` gives."""
+        """Names of what `report` gives."""
         return ()
 
     def report(self, outputs: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
@@ -64,14 +64,14 @@ class Measure(ABC):
     # Of measures that ask more of a network than its outputs on the inputs.
 
     decodes: ClassVar[bool] = False
-    """Whether the following need the network itself, which then is called outside of ``torch.func.vmap``."""
+    """Whether the following need the network itself, which then is called outside of `torch.func.vmap`."""
     of_labels: ClassVar[bool] = False
     """Whether a sample's target is the number of its one class, so that labels can be checked and counted."""
     score_name: ClassVar[str] = "accuracy"
-    """What the score is called in observations, infos and evaluations: ``train_accuracy``, ``dev_accuracy``, ..."""
+    """What the score is called in observations, infos and evaluations: `train_accuracy`, `dev_accuracy`, ..."""
 
     def objective_of(self, network: Network, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """``objective`` of a network: differentiable in its parameters."""
+        """`objective` of a network: differentiable in its parameters."""
         return self.objective(network(inputs), targets)
 
     def judge(
@@ -82,24 +82,24 @@ class Measure(ABC):
         return self.objective(outputs, targets), *self.assess(outputs, targets)
 
     def report_of(self, network: Network, inputs: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
-        """``report`` of a network."""
+        """`report` of a network."""
         return self.report(network(inputs), targets)
 
 
 class ClassificationMeasure(Measure):
     """Accuracy, and its smooth relaxation by the softmax at a temperature τ.
 
-    The objective is ``J = mean_i softmax(z_i / τ)[y_i]``: the expected accuracy of a student that samples its answer
+    The objective is `J = mean_i softmax(z_i / τ)[y_i]`: the expected accuracy of a student that samples its answer
     at temperature τ. With τ = 1 it is L2T-DLF's relaxed measure M~ divided by the number of samples, which pays for
     confidence as well as for correctness; as τ → 0 it becomes the accuracy itself (ties aside), with gradients that
     live ever closer to the decision boundary.
 
     Args:
-        num_classes: The number of classes C.
+        num_classes: the number of classes C.
         temperature: τ, greater than 0.
 
     Raises:
-        ValueError: If an argument is outside its range.
+        ValueError: an argument is outside its range.
     """
 
     of_labels = True
@@ -119,11 +119,11 @@ class ClassificationMeasure(Measure):
 
     @property
     def feature_names(self) -> tuple[str, ...]:
-        """``dev_precision_0`` ... ``dev_precision_{C-1}``, L2T-DLF's per-class features."""
+        """`dev_precision_0` ... `dev_precision_{C-1}`, L2T-DLF's per-class features."""
         return tuple(f"dev_precision_{c}" for c in range(self.num_classes))
 
     def objective(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Mean probability of the right class at temperature τ; logits ``(n, C)``, class indices ``(n,)``."""
+        """Mean probability of the right class at temperature τ; logits `(n, C)`, class indices `(n,)`."""
         # Class-major: the CPU's softmax over a short last dimension is ten times slower than over the first.
         probabilities = torch.softmax(outputs.t().contiguous() / self.temperature, dim=0)
         return probabilities.gather(0, targets.unsqueeze(0)).mean()
@@ -133,7 +133,7 @@ class ClassificationMeasure(Measure):
         return (outputs.argmax(dim=-1) == targets).to(outputs.dtype).mean()
 
     def features(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Precision per class, shape ``(C,)``: of the samples predicted as c, the fraction that is c; 0 if none is."""
+        """Precision per class, shape `(C,)`: of the samples predicted as c, the fraction that is c; 0 if none is."""
         return self.assess(outputs, targets)[1]
 
     def assess(self, outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -148,14 +148,14 @@ class ClassificationMeasure(Measure):
 
 
 def class_counts(classes: torch.Tensor, num_classes: int, which: torch.Tensor | None = None) -> torch.Tensor:
-    """How often each class occurs, (num_classes,) int64; works under ``torch.func.vmap``.
+    """How often each class occurs, (num_classes,) int64; works under `torch.func.vmap`.
 
     Not in the dtype of a network's outputs: one by one, float32 counts to 2²⁴ and no further, bfloat16 to 256.
 
     Args:
-        classes: ``(n,)``, int64, from 0 on.
+        classes: `(n,)`, int64, from 0 on.
         num_classes: C.
-        which: ``(n,)``, bool, which of them count; None: all.
+        which: `(n,)`, bool, which of them count; None: all.
     """
     each = torch.ones_like(classes) if which is None else which.to(classes.dtype)
     return classes.new_zeros(num_classes).scatter_add(0, classes, each)

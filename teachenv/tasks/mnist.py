@@ -35,23 +35,23 @@ def mnist(
     pool_size: int | None = None,
     split_seed: int = 0,
 ) -> Task:
-    """Make the MNIST task: inputs ``(n, 1, 28, 28)`` float32, ten classes.
+    """Makes the MNIST task: inputs `(n, 1, 28, 28)` float32, ten classes.
 
     Pixels are scaled to [0, 1], then normalised by the training set's mean 0.1307 and standard deviation 0.3081.
 
     Args:
-        data_root: Where the files are; None for the usual places (see ``teachenv.data.root``).
-        dataset: None or ``"mnist"``.
-        pool_size: Number of labelled samples, drawn at random from the 60,000; None for all of them in file order.
-        split_seed: Seed of that draw.
+        data_root: where the files are; None for the usual places (see `teachenv.data.root`).
+        dataset: None or `"mnist"`.
+        pool_size: number of labelled samples, drawn at random from the 60,000; None for all of them in file order.
+        split_seed: seed of that draw.
 
     Raises:
-        DatasetUnavailable: If the files are not on this machine and cannot be downloaded, or one is damaged.
-        ValueError: If ``dataset`` or ``pool_size`` is not as above.
+        DatasetUnavailable: the files are not on this machine and cannot be downloaded, or one is damaged.
+        ValueError: `dataset` or `pool_size` is not as above.
 
     Warns:
-        UserWarning: If the files are readable but not the official ones; ``Task.dataset`` then says
-            ``"mnist-subset-<number of training images>"``.
+        UserWarning: the files are readable but not the official ones; `Task.dataset` then says
+            `"mnist-subset-<number of training images>"`.
     """
     if dataset not in (None, "mnist"):
         raise unknown_name("dataset for task 'mnist'", dataset, ["mnist"])
@@ -72,7 +72,7 @@ def _normalised(images: torch.Tensor) -> torch.Tensor:
 
 
 def _read_split(directory: Path, part: str) -> Split:
-    """Read images ``(n, 28, 28)`` uint8 and labels ``(n,)`` int64, or raise an error that names the damaged file."""
+    """Reads images `(n, 28, 28)` uint8 and labels `(n,)` int64, or raises an error that names the damaged file."""
     from torchvision.datasets.mnist import read_image_file, read_label_file
 
     images_path = directory / f"MNIST/raw/{part}-images-idx3-ubyte"

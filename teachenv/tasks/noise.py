@@ -15,25 +15,25 @@ NOISE_KINDS = ("pair", "symmetric")
 
 
 def corrupt_labels(targets: torch.Tensor, rate: float, kind: str, num_classes: int, seed: int) -> torch.Tensor:
-    """Replace the labels of exactly ``round(rate * n)`` randomly chosen samples.
+    """Replaces the labels of exactly `round(rate * n)` randomly chosen samples.
 
-    Every chosen label really changes, so ``rate`` is the fraction of wrong labels. (A common variant of symmetric
-    noise draws from all ``C`` classes; there, one in ``C`` of the "corrupted" labels is still right.)
+    Every chosen label really changes, so `rate` is the fraction of wrong labels. (A common variant of symmetric
+    noise draws from all `C` classes; there, one in `C` of the "corrupted" labels is still right.)
 
     Args:
-        targets: Class indices in ``[0, num_classes)``, integer, shape ``(n,)``. Not modified.
-        rate: Fraction of wrong labels, in ``[0, 1)``.
-        kind: ``"pair"`` turns class y into ``(y + 1) mod C``: each class is mistaken for one fixed other.
-            ``"symmetric"`` draws uniformly from the ``C - 1`` other classes.
-        num_classes: The number of classes C, at least 2.
-        seed: Decides which samples are chosen, and the new labels of symmetric noise.
+        targets: class indices in `[0, num_classes)`, integer, shape `(n,)`. Not modified.
+        rate: fraction of wrong labels, in `[0, 1)`.
+        kind: `"pair"` turns class y into `(y + 1) mod C`: each class is mistaken for one fixed other.
+            `"symmetric"` draws uniformly from the `C - 1` other classes.
+        num_classes: the number of classes C, at least 2.
+        seed: decides which samples are chosen, and the new labels of symmetric noise.
 
     Returns:
-        A new tensor of the shape, dtype and device of ``targets``.
+        A new tensor of the shape, dtype and device of `targets`.
 
     Raises:
-        ValueError: If an argument is outside its range or ``kind`` is unknown.
-        TypeError: If ``targets`` are not integers.
+        ValueError: an argument is outside its range or `kind` is unknown.
+        TypeError: `targets` are not integers.
     """
     if kind not in NOISE_KINDS:
         raise unknown_name("label noise", kind, NOISE_KINDS)

@@ -36,7 +36,7 @@ def opened(path: Path) -> Image.Image:
     """The decoded image; of several in one file the first. A rotation that its metadata asks for is left out.
 
     Raises:
-        DatasetUnavailable: It is missing or damaged.
+        DatasetUnavailable: it is missing or damaged.
     """
     with _naming(path):
         image: Image.Image = Image.open(path)
@@ -49,7 +49,7 @@ def size_of(path: Path) -> tuple[int, int]:
     """Its (width, height) in pixels, without decoding it.
 
     Raises:
-        DatasetUnavailable: It is missing or damaged.
+        DatasetUnavailable: it is missing or damaged.
     """
     with _naming(path), Image.open(path) as image:
         size: tuple[int, int] = image.size
@@ -76,7 +76,7 @@ def read_images(paths: Sequence[Path], size: tuple[int, int]) -> Floats:
     colours. Transparency is left out.
 
     Raises:
-        DatasetUnavailable: An image is missing or damaged, or does not say which number is white.
+        DatasetUnavailable: an image is missing or damaged, or does not say which number is white.
     """
     return np.stack([_resized(path, size) for path in paths])
 
@@ -124,7 +124,7 @@ def standardized(pool: Floats, test: Floats) -> tuple[Floats, Floats]:
 
     Args:
         pool: (n, channels, height, width) within [0, 1].
-        test: The same.
+        test: the same.
     """
     axes = (0, 2, 3)
     # In float64: images as they are read lie in memory pixel by pixel, so that NumPy adds them up one by one, and a sum
@@ -151,17 +151,17 @@ def read_splits(
     """Pool and test of a task of photographs: `standardized` images, (n, 3, height, width) float32, and labels.
 
     Args:
-        pool: What is known of each of its photographs.
-        test: The same.
-        image_of: Where a photograph is.
-        labels_of: Labels of photographs.
+        pool: what is known of each of its photographs.
+        test: the same.
+        image_of: where a photograph is.
+        labels_of: labels of photographs.
         size: (height, width) that they are resized to.
-        pool_size: How many of the pool are drawn, at random; None: all.
-        split_seed: Of that draw.
+        pool_size: how many of the pool are drawn, at random; None: all.
+        split_seed: of that draw.
 
     Raises:
-        DatasetUnavailable: An image is missing or damaged.
-        ValueError: There are fewer than ``pool_size``, or it is below 1.
+        DatasetUnavailable: an image is missing or damaged.
+        ValueError: there are fewer than `pool_size`, or it is below 1.
     """
     if pool_size is not None:
         pool = [pool[i] for i in subset_indices(len(pool), pool_size, split_seed)]
@@ -177,12 +177,12 @@ def voc(
 
     Args:
         reader: Torchvision's class of the task.
-        lists_in: Folder of the task's lists, `"Main"` or `"Segmentation"`.
-        data_root: See ``teachenv.data.root``.
-        official: How many ``"train images"`` and ``"val images"`` the official release has.
+        lists_in: folder of the task's lists, `"Main"` or `"Segmentation"`.
+        data_root: see `teachenv.data.root`.
+        official: how many `"train images"` and `"val images"` the official release has.
 
     Raises:
-        DatasetUnavailable: If the files are not there and cannot be downloaded, or some of them are missing.
+        DatasetUnavailable: the files are not there and cannot be downloaded, or some of them are missing.
     """
 
     def download(directory: Path) -> None:

@@ -53,25 +53,25 @@ def segmentation(
     split_seed: int = 0,
     image_size: tuple[int, int] | None = None,
 ) -> Task:
-    """Make a segmentation task: inputs ``(n, 3, height, width)`` float32, labels ``(n, height, width)`` int64.
+    """Makes a segmentation task: inputs `(n, 3, height, width)` float32, labels `(n, height, width)` int64.
 
     CamVid's pool is its training and validation images, VOC's its training images; what is tested on is CamVid's test
     and VOC's validation images, whose labels are public.
 
     Args:
-        data_root: Where the files are; None for the usual places (see ``teachenv.data.root``).
-        dataset: ``"shapes"`` (the default), ``"camvid"`` or ``"voc2012"``.
-        pool_size: Number of labelled images, drawn at random; None for all, of shapes for 600.
-        split_seed: Seed of that draw, and of the shapes.
+        data_root: where the files are; None for the usual places (see `teachenv.data.root`).
+        dataset: `"shapes"` (the default), `"camvid"` or `"voc2012"`.
+        pool_size: number of labelled images, drawn at random; None for all, of shapes for 600.
+        split_seed: seed of that draw, and of the shapes.
         image_size: (height, width) that photographs are resized to, and side of the shapes; None: see the module.
 
     Raises:
-        DatasetUnavailable: If the files are not on this machine and cannot be downloaded, or one is damaged.
-        ValueError: If an argument is not as above.
+        DatasetUnavailable: the files are not on this machine and cannot be downloaded, or one is damaged.
+        ValueError: an argument is not as above.
 
     Warns:
-        UserWarning: If there are other images than in the official release; ``Task.dataset`` then says
-            ``"camvid-subset-<number of images>"``.
+        UserWarning: there are other images than in the official release; `Task.dataset` then says
+            `"camvid-subset-<number of images>"`.
     """
     dataset = "shapes" if dataset is None else dataset
     if dataset not in _SIZES:

@@ -12,7 +12,7 @@ Split = tuple[torch.Tensor, torch.Tensor]
 
 
 def checked_split(split: Any, where: str) -> Split:
-    """Return the split as tensors, or raise an error that names ``where`` and what is wrong with it."""
+    """Returns the split as tensors, or raises an error that names `where` and what is wrong with it."""
     if not isinstance(split, tuple | list) or len(split) != 2:
         raise TypeError(f"{where}: expected a pair (inputs, targets), found {type(split).__name__}")
     inputs, targets = (
@@ -78,7 +78,7 @@ def labels_of(targets: torch.Tensor, where: str) -> torch.Tensor:
 
 
 def checked_targets(targets: torch.Tensor, where: str, num_outputs: int, least: int) -> torch.Tensor:
-    """Return class indices as int64, or floating-point targets as they are, or raise."""
+    """Returns class indices as int64, or floating-point targets as they are, or raises an error."""
     if targets.is_floating_point():
         if not bool(torch.isfinite(targets).all()):
             raise ValueError(f"{where}: targets contain NaN or infinity; expected finite numbers, clean the data first")

@@ -7,7 +7,7 @@ a faint second shape, and pixel noise. So the classes can be learned, from featu
 from any single pixel, and not perfectly: after six passes over the default pool, a network of three small convolutions
 has about 70 % of the test split right.
 
-Left and right are treated alike, so the flips of ``flip_and_crop`` keep every label right.
+Left and right are treated alike, so the flips of `flip_and_crop` keep every label right.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ def synthetic(
     pool_size: int | None = None,
     split_seed: int = 0,
 ) -> Task:
-    """Make the 10-class synthetic task; see ``make_synthetic``, which also has 100 classes.
+    """Makes the 10-class synthetic task; see `make_synthetic`, which also has 100 classes.
 
     Args:
-        data_root: Accepted for uniformity and not used: nothing is read.
-        dataset: None or ``"synthetic"``.
-        pool_size: Number of labelled samples; None for 5,000.
-        split_seed: Seed of the images.
+        data_root: accepted for uniformity and not used: nothing is read.
+        dataset: None or `"synthetic"`.
+        pool_size: number of labelled samples; None for 5,000.
+        split_seed: seed of the images.
 
     Raises:
-        ValueError: If ``dataset`` is anything else or ``pool_size`` is below 1.
+        ValueError: `dataset` is anything else or `pool_size` is below 1.
     """
     del data_root
     if dataset not in (None, "synthetic"):
@@ -60,18 +60,18 @@ def synthetic(
 
 
 def make_synthetic(num_classes: int = 10, pool_size: int | None = None, test_size: int = 1000, seed: int = 0) -> Task:
-    """Draw a task of procedural images: inputs ``(n, 3, 32, 32)`` float32 within [-0.5, 0.5], balanced classes.
+    """Draws a task of procedural images: inputs `(n, 3, 32, 32)` float32 within [-0.5, 0.5], balanced classes.
 
     Pool and test come from separate random streams: the test split of a seed is the same for every pool size.
 
     Args:
         num_classes: 10 or 100.
-        pool_size: Number of labelled samples; None for 5,000.
-        test_size: Number of test samples.
-        seed: Seed of the images; what the classes look like does not depend on it.
+        pool_size: number of labelled samples; None for 5,000.
+        test_size: number of test samples.
+        seed: seed of the images; what the classes look like does not depend on it.
 
     Raises:
-        ValueError: If ``num_classes`` is not 10 or 100, or a size is below 1.
+        ValueError: `num_classes` is not 10 or 100, or a size is below 1.
     """
     if num_classes not in _WAVELENGTHS:
         raise ValueError(f"num_classes is {num_classes}: the synthetic images come with 10 or 100 classes")
@@ -95,7 +95,7 @@ def _draw_split(n: int, num_classes: int, rng: np.random.Generator) -> Split:
 
 
 def _draw_images(labels: Integers, num_classes: int, rng: np.random.Generator) -> Floats:
-    """Paint one image per label: background, stripes inside the class's shape, a decoy shape, noise."""
+    """Paints one image per label: background, stripes inside the class's shape, a decoy shape, noise."""
     n = len(labels)
     wavelengths = _WAVELENGTHS[num_classes]
     shape, texture = labels % _SHAPES, labels // _SHAPES % len(wavelengths)
@@ -117,7 +117,7 @@ def _draw_images(labels: Integers, num_classes: int, rng: np.random.Generator) -
 
 
 def _shape_masks(shape: Integers, radius: npt.NDArray[np.float64], rng: np.random.Generator) -> Floats:
-    """Soft masks ``(n, 32, 32)`` in [0, 1] of shapes 0..4 at random places that keep them mostly inside the image."""
+    """Soft masks `(n, 32, 32)` in [0, 1] of shapes 0..4 at random places that keep them mostly inside the image."""
     n = len(shape)
     centre = rng.uniform(-1.0, 1.0, (2, n)) * (SIZE / 2 - 0.8 * radius) + SIZE / 2
     axis = np.arange(SIZE) + 0.5
@@ -137,7 +137,7 @@ def _shape_masks(shape: Integers, radius: npt.NDArray[np.float64], rng: np.rando
 
 
 def _stripes(wavelength: npt.NDArray[np.float64], rng: np.random.Generator) -> Floats:
-    """Plane waves ``(n, 32, 32)`` in [-1, 1] of random direction and phase."""
+    """Plane waves `(n, 32, 32)` in [-1, 1] of random direction and phase."""
     n = len(wavelength)
     angle, phase = rng.uniform(0.0, np.pi, n), rng.uniform(0.0, 2 * np.pi, n)
     frequency = 2 * np.pi / wavelength
@@ -148,6 +148,6 @@ def _stripes(wavelength: npt.NDArray[np.float64], rng: np.random.Generator) -> F
 
 
 def _tints(hue: npt.NDArray[np.float64], saturation: npt.NDArray[np.float64]) -> Floats:
-    """Colours ``(n, 3)`` in [0, 1]: a cosine colour wheel, hue in turns, saturation from 0 (white) to 1."""
+    """Colours `(n, 3)` in [0, 1]: a cosine colour wheel, hue in turns, saturation from 0 (white) to 1."""
     channels = 0.5 + 0.5 * np.cos(2 * np.pi * (hue[:, None] - np.arange(3) / 3))
     return np.asarray(1.0 - saturation[:, None] * (1.0 - channels), dtype=np.float32)

@@ -48,21 +48,21 @@ def translation(
     max_length: int | None = None,
     longer: str = "error",
 ) -> Task:
-    """Make a translation task. The pool is the training and validation data; sentences of test are translated whole.
+    """Makes a translation task. The pool is the training and validation data; sentences of test are translated whole.
 
     Args:
-        data_root: Where the files are; None for the usual places (see ``teachenv.data.root``).
-        dataset: ``"numbers"`` (the default), ``"multi30k"`` or ``"iwslt14"``.
-        pool_size: Number of sentence pairs, drawn at random; None for all.
-        split_seed: Seed of that draw.
-        vocabulary_size: Pieces of words; None for 8,000 (Multi30k) and 25,000 (IWSLT-14, as in L2T-DLF).
+        data_root: where the files are; None for the usual places (see `teachenv.data.root`).
+        dataset: `"numbers"` (the default), `"multi30k"` or `"iwslt14"`.
+        pool_size: number of sentence pairs, drawn at random; None for all.
+        split_seed: seed of that draw.
+        vocabulary_size: pieces of words; None for 8,000 (Multi30k) and 25,000 (IWSLT-14, as in L2T-DLF).
         max_length: L, tokens of a sentence with its end; None for the longest that there is.
-        longer: What becomes of pairs of the pool that are longer: ``"error"``, or ``"drop"``.
+        longer: what becomes of pairs of the pool that are longer: `"error"`, or `"drop"`.
 
     Raises:
-        DatasetUnavailable: If the files are not on this machine and cannot be downloaded, or do not fit together.
-        ImportError: If pieces of words are wanted and ``tokenizers`` is not installed.
-        ValueError: If an argument is not as above, or a sentence is too long; the message names file and line.
+        DatasetUnavailable: the files are not on this machine and cannot be downloaded, or do not fit together.
+        ImportError: pieces of words are wanted and `tokenizers` is not installed.
+        ValueError: an argument is not as above, or a sentence is too long; the message names file and line.
     """
     dataset = "numbers" if dataset is None else dataset
     if dataset not in TRANSLATIONS:

@@ -22,19 +22,19 @@ def wine(
     pool_size: int | None = None,
     split_seed: int = 0,
 ) -> Task:
-    """Make the wine task: inputs ``(n, 13)`` float32, three classes (the growers; 59, 71 and 48 wines).
+    """Makes the wine task: inputs `(n, 13)` float32, three classes (the growers; 59, 71 and 48 wines).
 
     A seeded permutation of all 178 wines is cut in two, so pool and test are disjoint and together complete. Each
     measurement is standardised by its mean and standard deviation in the pool; test has no part in them.
 
     Args:
-        data_root: Accepted for uniformity and not used: the data comes with scikit-learn.
-        dataset: None or ``"wine"``.
-        pool_size: Number of labelled samples, 2 to 177; None for 128. The rest (50) are the test split.
-        split_seed: Seed of the permutation.
+        data_root: accepted for uniformity and not used: the data comes with scikit-learn.
+        dataset: None or `"wine"`.
+        pool_size: number of labelled samples, 2 to 177; None for 128. The rest (50) are the test split.
+        split_seed: seed of the permutation.
 
     Raises:
-        ValueError: If ``dataset`` is anything else, or pool or test would be too small.
+        ValueError: `dataset` is anything else, or pool or test would be too small.
     """
     del data_root
     if dataset not in (None, "wine"):
@@ -62,7 +62,7 @@ def wine(
 
 @functools.cache  # as of the digits
 def _arrays() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """Measurements ``(178, 13)`` and growers ``(178,)``; indexed by callers, which copies them."""
+    """Measurements `(178, 13)` and growers `(178,)`; indexed by callers, which copies them."""
     from sklearn.datasets import load_wine
 
     bunch = load_wine()

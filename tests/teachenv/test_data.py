@@ -57,7 +57,7 @@ def write_cifar(directory: Path, keys=str, protocol: int = 2, fine: bool = False
 
 
 def make_official(monkeypatch, directory: Path, name: str) -> None:
-    """Declare the files in ``directory`` to be the official release, by their md5 sums."""
+    """Declare the files in `directory` to be the official release, by their md5 sums."""
     if name == "mnist":
         sums = {file: data_root_module._md5(directory / file) for file in mnist_module.OFFICIAL_FILES}
         monkeypatch.setattr(mnist_module, "OFFICIAL_FILES", sums)

@@ -1,4 +1,4 @@
-"""What every optimiser of the registry does; descents through each are differentiated in `test_process.py`."""
+"""What every optimiser of the registry does; descents through each are differentiated in `test_memory_policies.py`."""
 
 from itertools import product
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 import agents
 import meta
+from meta.hypergradients.memory_policies import MEMORY_POLICIES
 from teachenv import TeachEnv
 
 SMALL = {"horizon": 4, "batch_size": 6, "dev_size": 40, "dtype": "float64", "learning_rate": 0.3}
@@ -112,7 +113,7 @@ def test_other_methods_agree(method: str, settings: dict[str, Any]) -> None:
     np.testing.assert_allclose(other, exact, rtol=1e-5, atol=1e-8)
 
 
-@pytest.mark.parametrize("memory", ["states", "sqrt", 2])
+@pytest.mark.parametrize("memory", [*(name for name, p in MEMORY_POLICIES.items() if p.spacing(1)), 2])
 def test_memory_policies_agree(memory: Any) -> None:
     given = actions(made())
     one, other = (

@@ -1,0 +1,302 @@
+"""What every memory policy of the table does; a policy of a number of checkpoints is tried with several numbers."""
+
+import itertools
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import meta
+from meta import hypergradient
+from meta.hypergradients.memory_policies import MEMORY_POLICIES, MemoryOption, memory_policy
+from meta.hypergradients.steps import Steps
+from teachenv import TeachEnv, TeachVectorEnv
+from teachenv.optimizers import OPTIMIZERS as OPTIMIZER_NAMES
+from teachenv.optimizers import SGD
+from teachenv.trees import bytes_of, tensors_of
+from tests.processes import (
+    OPTIMIZERS,
+    Pair,
+    Pendulum,
+    T,
+    Unrolled,
+    actions_of,
+    descent,
+    pendulum_state,
+    start,
+    unrolled,
+)
+
+NAMES = [*MEMORY_POLICIES]
+POLICIES = [*NAMES, 1, 2, 3, T, 50]
+FEW = [*NAMES, 2]
+# Those that keep every k-th state: the steps between them are taken again, and a wrapper can keep the states as they
+# come by.
+SPACED = [name for name in NAMES if MEMORY_POLICIES[name].spacing(T) is not None]
+
+
+def error_of(memory):
+    return memory_policy(memory).error
+
+
+def test_the_table_has_the_names_that_are_documented():
+    names, number = get_args(MemoryOption)
+    assert list(get_args(names)) == ["auto", *NAMES]
+    assert number is int
+    assert all(policy.name == name for name, policy in MEMORY_POLICIES.items())
+
+
+# --- gradients --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("memory", ["auto", *POLICIES])
+def test_an_arbitrary_step_is_differentiated(memory):
+    process, actions = Pendulum(), actions_of()
+    objective, wanted, initial = unrolled(process, pendulum_state(), actions)
+    found = hypergradient(process, pendulum_state(), actions, memory=memory)
+    rtol = 1e-10 + error_of("states" if memory == "auto" else memory)
+    torch.testing.assert_close(found.actions, wanted, rtol=rtol, atol=1e-12)
+    torch.testing.assert_close(tensors_of(found.initial), list(initial), rtol=rtol, atol=1e-12)
+    torch.testing.assert_close(found.objective, objective, rtol=1e-12, atol=0)
+    assert found.memory == ("states" if memory == "auto" else memory)
+    assert found.nonfinite_step is None
+
+
+@pytest.mark.parametrize("rate", [0.05, lambda t: 0.1 / (t + 1)], ids=["constant", "schedule"])
+@pytest.mark.parametrize("memory", FEW)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=str)
+def test_a_descent_is_differentiated_through_every_optimizer(optimizer, memory, rate):
+    actions, parameters = actions_of(), start()
+    _, wanted, initial = unrolled(Unrolled(optimizer, rate), (parameters, optimizer.init(parameters)), actions)
+    process, rtol = descent(optimizer, rate), 1e-9 + error_of(memory)
+    found = hypergradient(process, process.begin(parameters), actions, memory=memory)
+    torch.testing.assert_close(found.actions, wanted, rtol=rtol, atol=1e-12)
+    for own, other in zip(tensors_of(found.initial), initial, strict=True):
+        torch.testing.assert_close(own, other, rtol=rtol, atol=1e-12)
+    close = hypergradient(process, process.begin(parameters), actions, method="finite-difference", memory=memory)
+    assert 0 < float((close.actions - wanted).norm() / wanted.norm()) < 1e-4 + error_of(memory)
+
+
+@pytest.mark.parametrize("memory", FEW)
+@pytest.mark.parametrize("last", range(1, T + 1))
+def test_a_truncation_is_the_end_of_the_gradient(last, memory):
+    process = descent(SGD(0.9))
+    state, actions = process.begin(start()), actions_of()
+    whole = hypergradient(process, state, actions)
+    found = hypergradient(process, state, actions, method="truncated", last=last, memory=memory)
+    torch.testing.assert_close(found.actions[-last:], whole.actions[-last:], rtol=1e-12 + error_of(memory), atol=0)
+    assert not found.actions[: T - last].any()
+    assert (found.initial is None) == (last < T)
+    assert found.hessian_vector_products < whole.hessian_vector_products + 2 - (T - last)
+
+
+@given(steps=st.integers(1, 12), per_action=st.integers(1, 3), memory=st.sampled_from([*NAMES, 1, 2, 5]))
+@settings(max_examples=25, deadline=None)
+def test_any_length_is_differentiated(steps, per_action, memory):
+    process, actions = Pendulum(), actions_of(steps, seed=steps)
+    _, wanted, _ = unrolled(process, pendulum_state(), actions, per_action)
+    found = hypergradient(process, pendulum_state(), actions, memory=memory, steps_per_action=per_action)
+    torch.testing.assert_close(found.actions, wanted, rtol=1e-9 + error_of(memory), atol=1e-12)
+
+
+class LongVectors:
+    """States of 2.4 MB, which an arena takes, with an integer and a tensor of no size among them."""
+
+    def step(self, state, action, t):
+        position, speed = state["body"]
+        speed = 0.9 * speed - 0.1 * position.sin() * action.sum()
+        return {"count": state["count"] + 1, "none": state["none"], "body": Pair(position + 0.3 * speed, speed)}
+
+    def objective(self, state):
+        return (state["body"].position ** 2).mean() + state["count"]
+
+
+def test_large_states_are_differentiated_alike():
+    generator = torch.Generator().manual_seed(0)
+    body = Pair(*torch.randn(2, 150_000, generator=generator, dtype=torch.float64))
+    state = {"count": torch.tensor(0), "none": torch.zeros(0), "body": body}
+    actions = actions_of(30)
+    expected = hypergradient(LongVectors(), state, actions, memory="all")
+    for memory in [*SPACED, 3]:
+        found = hypergradient(LongVectors(), state, actions, memory=memory)
+        assert torch.equal(found.actions, expected.actions), memory
+        for one, other in zip(found.initial, expected.initial, strict=True):
+            assert torch.equal(one, other)
+        assert found.measured_bytes <= found.predicted_bytes
+
+
+# --- what is kept -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("begin", [0, 3])
+@pytest.mark.parametrize("memory", POLICIES)
+@pytest.mark.parametrize("by_differences", [False, True])
+def test_what_was_kept_gives_the_adjoint_of_each_step_back(memory, begin, by_differences):
+    process, actions = descent(SGD(0.9)), actions_of()
+    states = [process.begin(start())]
+    for t in range(T):
+        states.append(process.step(states[-1], actions[t], t))
+    cotangent = process.value(states[-1])[1]
+    steps, policy = Steps(process, actions, 1, by_differences), memory_policy(memory)
+    policy = policy.without_graphs if by_differences else policy
+    kept = policy.keep(steps, states[begin], begin)
+    final = kept.pop(T)
+    assert all(torch.equal(one, other) for one, other in zip(tensors_of(final), tensors_of(states[-1]), strict=True))
+    pullback = process.pullback_by_differences if by_differences else process.pullback
+    restored = []
+    for t, adjoint in policy.restore(steps, kept, final):
+        found, expected = adjoint(cotangent), pullback(states[t], actions[t], t, cotangent)
+        for one, other in zip(tensors_of(found), tensors_of(expected), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-12 + policy.error, atol=1e-14)
+        restored.append(t)
+    assert restored == list(range(T - 1, begin - 1, -1))
+    assert not kept
+
+
+@pytest.mark.parametrize("memory", [*SPACED, 2])
+def test_a_step_that_draws_anew_when_it_is_taken_again_is_named(memory):
+    class Drawing(Pendulum):
+        def step(self, state, action, t):
+            drawn = super().step(state, action, t)
+            return drawn | {"body": drawn["body"]._replace(speed=drawn["body"].speed + torch.randn(2).double())}
+
+    with pytest.raises(RuntimeError, match=rf"step {T - 1} was taken again and led to another state.*a function of t"):
+        hypergradient(Drawing(), pendulum_state(), actions_of(), memory=memory)
+
+
+# --- bytes ------------------------------------------------------------------------------------------------------------
+
+# What is held grows like the number of steps to this power.
+GROWTH = {"all": 1.0, "states": 1.0, "sqrt": 0.5}
+
+
+@pytest.mark.parametrize("memory", FEW)
+def test_predictions_are_what_is_measured_and_grow_as_they_should(memory):
+    process, held = descent(SGD(0.9)), {}
+    state = process.begin(start())
+    for steps in (16, 64, 256):
+        found = hypergradient(process, state, actions_of(steps), memory=memory)
+        assert found.measured_bytes <= found.predicted_bytes <= 1.3 * found.measured_bytes + 4 * bytes_of(state)
+        held[steps] = found.measured_bytes
+    if memory in GROWTH:
+        assert abs(np.log(held[256] / held[16]) / np.log(16) - GROWTH[memory]) < 0.12
+
+
+@pytest.mark.parametrize("memory", FEW)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=str)
+def test_predictions_hold_with_every_optimizer(optimizer, memory):
+    process = descent(optimizer)
+    state = process.begin(start())
+    found = hypergradient(process, state, actions_of(16), memory=memory)
+    assert found.measured_bytes <= found.predicted_bytes <= 1.3 * found.measured_bytes + 4 * bytes_of(state)
+
+
+def test_a_budget_chooses_the_fastest_policy_that_fits():
+    process, actions = descent(SGD(0.9)), actions_of(64)
+    state = process.begin(start())
+    needs = {m: hypergradient(process, state, actions, memory=m).predicted_bytes for m in NAMES if not error_of(m)}
+    assert needs["sqrt"] < needs["states"] < needs["all"]
+    for memory, needed in needs.items():
+        assert hypergradient(process, state, actions, byte_budget=needed).memory == memory
+    with pytest.raises(ValueError, match=r"byte_budget=1,000 holds no policy.*'sqrt' needs .*raise it"):
+        hypergradient(process, state, actions, byte_budget=1000)
+
+
+# --- wrappers ---------------------------------------------------------------------------------------------------------
+
+POLICIES_AND_ENDS = list(itertools.product([*SPACED, 1, 3], [None, 1, 3, 6]))
+SOME_OF_THEM = [*((name, None) for name in SPACED), ("sqrt", 3), (1, 1), (3, 6), ("states", 3)]
+
+
+@pytest.mark.parametrize(
+    ("memory", "last", "per_action", "students"),
+    [
+        *((*both, 1, 1) for both in POLICIES_AND_ENDS),
+        *((*both, 2, 1) for both in SOME_OF_THEM),
+        *((*both, per_action, 3) for both in SOME_OF_THEM for per_action in (1, 2)),
+    ],
+)
+def test_the_wrappers_follow_the_policies(memory, last, per_action, students):
+    shared = {"horizon": 6, "batch_size": 4, "dev_size": 12, "steps_per_action": per_action, "dtype": "float64"}
+    method = "rmd" if last is None else "truncated"
+
+    def gradient(later=None, **options):
+        if students == 1:
+            env = meta.ActionGradient(TeachEnv(**shared), **options)
+        else:
+            env = meta.VectorActionGradient(TeachVectorEnv(students, **shared), **options)
+        rng = np.random.default_rng(0)
+        env.reset(seed=0)
+        if later is not None:
+            env.differentiate_last(later)
+        for _ in range(2):  # two episodes: what the first leaves must not reach the second
+            for _ in range(6 // per_action):
+                info = env.step(rng.uniform(-0.3, 0.3, env.action_space.shape))[4]
+            if students == 1:
+                result = info["action_gradient"][None]
+                env.reset()
+            else:
+                result = info["action_gradient"]
+        return result
+
+    whole, found = gradient(), gradient(method=method, memory=memory, last=last)
+    np.testing.assert_array_equal(gradient(memory=memory, later=last), found)
+    if last is None:
+        np.testing.assert_allclose(found, whole, rtol=1e-9, atol=1e-14)
+        return
+    kept = last // per_action
+    np.testing.assert_allclose(
+        found[:, 6 // per_action - kept :], whole[:, 6 // per_action - kept :], rtol=1e-9, atol=1e-14
+    )
+    assert not found[:, : 6 // per_action - -(-last // per_action)].any()
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZER_NAMES)
+@pytest.mark.parametrize("memory", [*SPACED, 2])
+def test_a_wrapped_environment_has_the_gradient_of_its_training(memory, optimizer):
+    env = TeachEnv(horizon=4, batch_size=4, dev_size=12, optimizer=optimizer, learning_rate=0.02, dtype="float64")
+    wrapped = meta.ActionGradient(env, memory=memory)
+    actions = np.random.default_rng(0).uniform(-0.3, 0.3, (4, *env.action_space.shape))
+    wrapped.reset(seed=0)
+    begin, process = env.student, meta.Training(env.dynamics, env.episode)
+    for action in actions:
+        info = wrapped.step(action)[4]
+    wanted = hypergradient(process, begin, torch.from_numpy(actions), memory="all").actions
+    np.testing.assert_allclose(info["action_gradient"], wanted, rtol=1e-9 + error_of(memory), atol=1e-14)
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+def refusals(memory):
+    """Says what each place that takes a policy answers."""
+    with pytest.raises(ValueError, match="memory") as direct:
+        hypergradient(Pendulum(), pendulum_state(), actions_of(), memory=memory)
+    with pytest.raises(ValueError, match="memory") as wrapped:
+        meta.ActionGradient(TeachEnv(horizon=2), memory=memory)
+    with pytest.raises(ValueError, match="memory") as window:
+        meta.WindowGradient(TeachEnv(horizon=2), memory=memory)
+    return {str(refusal.value) for refusal in (direct, wrapped, window)}
+
+
+@pytest.mark.parametrize("memory", ["sqr", True, 1.5, None, ["all"]])
+def test_an_unknown_policy_is_refused_in_one_line_that_has_all_names(memory):
+    (message,) = refusals(memory)
+    assert "\n" not in message
+    assert message.startswith(f"unknown memory policy {memory!r}")
+    assert all(repr(name) in message for name in ["auto", *NAMES])
+
+
+@pytest.mark.parametrize("memory", [0, -1])
+def test_less_than_one_checkpoint_is_refused(memory):
+    assert refusals(memory) == {f"found memory={memory}, expected at least 1 checkpoint"}
+
+
+@pytest.mark.parametrize("memory", ["auto", *(name for name in NAMES if name not in SPACED)])
+def test_a_wrapper_refuses_what_keeps_no_states_as_they_come_by(memory):
+    known = ", ".join(map(repr, sorted(SPACED)))
+    with pytest.raises(ValueError, match=f"memory policy of an action gradient '{memory}'.*{known}"):
+        meta.ActionGradient(TeachEnv(horizon=2), memory=memory)

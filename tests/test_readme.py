@@ -1,6 +1,7 @@
 """The Python snippets of the README and of the docs run as they stand, each in an interpreter's fresh namespace."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,8 @@ SHORTER = {
     "teachenv.compare(": {
         "budget=96_000": "budget=12", "seeds=3": "seeds=1", "horizon=60": "horizon=6", "workers=2": 'backend="inline"'
     },
-    "TeachCIFAR-v0": {"horizon=5": "horizon=2"},
+    "TeachCIFAR-v0": {"horizon=5": "horizon=2", "dev_size=200": "dev_size=20"},
+    "steps_per_action=5, horizon=100": {"horizon=100": "horizon=20", "learn(20)": "learn(4)"},
     'DDPG("AttentionPolicy"': {"total_timesteps=480": "total_timesteps=240"},
     "TeachTranslation-v0": {"warm_start=5": "warm_start=1"},
 }  # fmt: skip
@@ -44,8 +46,16 @@ def shortened(snippet: str) -> str:
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda s: s.splitlines()[-1][:40])
-def test_snippet_runs(snippet: str, undrawn: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_snippet_runs(
+    snippet: str,
+    undrawn: None,
+    few_images: None,
+    few_test_sentences: Callable[[pytest.MonkeyPatch], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.chdir(tmp_path)
+    few_test_sentences(monkeypatch)
     exec(compile(shortened(snippet), "snippet", "exec"), {"__name__": "readme"})
 
 

@@ -55,10 +55,10 @@ def here(monkeypatch):
 
 
 def test_the_command_writes_rows_table_and_figure_and_takes_up_where_it_stopped(
-    here, monkeypatch, tmp_path, capsys, request
+    here, few_images, monkeypatch, tmp_path, capsys, request
 ):
     monkeypatch.setitem(main.SIZES, "smoke", Size(1, 1, 0.0, ("mlp",), ("unrolled",), 1, (4, 5, 6), ("lenet",)))
-    monkeypatch.setitem(STUDENTS, "lstm", dataclasses.replace(STUDENTS["lstm"], steps=6))
+    monkeypatch.setitem(STUDENTS, "lstm", dataclasses.replace(STUDENTS["lstm"], steps=6, batch=4))
     monkeypatch.setitem(BATCHES, "lenet", Batch(2, 2, {"task": "synthetic", "student": "lenet", "dev_size": 8}))
     command = ["hypergradients", "--preset", "smoke", "--students", "lstm", "--out", str(tmp_path)]
     command += ["--contenders", "unrolled", "rmd:all", "rmd:sqrt"]
@@ -123,7 +123,7 @@ def test_contenders_are_warm_before_they_take_turns(monkeypatch):
 
 
 @pytest.mark.parametrize("name", BATCHES)
-def test_a_batch_has_the_gradients_of_its_students(name):
+def test_a_batch_has_the_gradients_of_its_students(name, few_images):
     settings = {**BATCHES[name].settings, "batch_size": 8, "dev_size": 16}
     found = speedup(Batch(2, 3, settings), seed=0, turns=1).values
     assert found["relative_error"] < 1e-4

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks.__main__ import main as command_line
-from benchmarks.l2t_dln import cost, imitation, main, work
+from benchmarks.l2t_dln import cost, imitation, main, report, work
 from benchmarks.l2t_dln.main import PRESETS, Options, Task
 from benchmarks.l2t_dln.methods import ARCHITECTURES, METHODS, REPLAYED, WINDOWS
 from teachenv.experiment.cases import Outcome
@@ -33,6 +33,19 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(main.PRESETS, "smoke", {"digits-noisy-40": task})
 
 
+@pytest.fixture
+def still(undrawn: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither figures nor animations are drawn."""
+    monkeypatch.setattr(report, "animate", lambda rows, folder: None)
+
+
+@pytest.fixture
+def one_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each method has two configurations left, which are its own two candidates."""
+    task = PRESETS["smoke"]["digits-noisy-40"]
+    monkeypatch.setitem(PRESETS, "smoke", {"digits-noisy-40": replace(task, rates=RATES[:1])})
+
+
 def final(method: str, candidate: int, seed: int, folder: Path) -> Outcome:
     configuration = Configuration({"learning_rate": 0.1}, candidate)
     return work.run(DIGITS, method, METHODS[method], configuration, WRAPPER, 2, seed, final=True, folder=folder)
@@ -43,7 +56,7 @@ def command(out: Path, *more: str) -> list[str]:
 
 
 def test_methods_are_tuned_trained_and_shown_and_the_run_goes_on(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
+    one_rate: None, tmp_path: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
 ) -> None:
     assert command_line(command(tmp_path)) == 0
     rows = read_rows(tmp_path / "results.jsonl")
@@ -67,12 +80,12 @@ def test_methods_are_tuned_trained_and_shown_and_the_run_goes_on(
     assert (tmp_path / "loss-digits-noisy-40.gif").read_bytes().startswith(b"GIF")
     assert "| l2t-dln:replayed |" in (tmp_path / "table.md").read_text()
     assert "l2t-dln" in capsys.readouterr().out
-    request.getfixturevalue("undrawn")
+    request.getfixturevalue("still")
     assert command_line(command(tmp_path)) == 0
     assert read_rows(tmp_path / "results.jsonl") == rows
 
 
-def test_what_was_best_on_dev_is_trained(undrawn: None, tmp_path: Path) -> None:
+def test_what_was_best_on_dev_is_trained(still: None, tmp_path: Path) -> None:
     assert command_line(command(tmp_path, "--methods", "cross-entropy", "--seeds", "1")) == 0
     rows = read_rows(tmp_path / "results.jsonl")
     scores = {
@@ -85,10 +98,10 @@ def test_what_was_best_on_dev_is_trained(undrawn: None, tmp_path: Path) -> None:
     assert scores[chosen["learning_rate"], json.dumps(chosen["own"])] == min(scores.values())
 
 
-def test_the_studies_of_teachers_and_windows(undrawn: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_studies_of_teachers_and_windows(
+    still: None, one_rate: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(main, "WINDOWS", (1,))
-    task = PRESETS["smoke"]["digits-noisy-40"]
-    monkeypatch.setitem(PRESETS, "smoke", {"digits-noisy-40": replace(task, rates=RATES[:1])})
     assert command_line(command(tmp_path, "--study", "architectures", "windows", "--seeds", "1")) == 0
     rows = [row for row in read_rows(tmp_path / "results.jsonl") if row.metric == "test_error"]
     found = {row.method for row in rows if not row.method.startswith(REPLAYED)}
@@ -156,7 +169,7 @@ def test_costs_and_imitation_are_rows_and_figures(
     assert "| mlp | 2 |" in (tmp_path / "table.md").read_text()
     for name in ("cost", "imitation"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-    request.getfixturevalue("undrawn")
+    request.getfixturevalue("still")
     assert command_line(command(tmp_path, "--study", "cost", "imitation")) == 0
     assert read_rows(tmp_path / "results.jsonl") == rows
 

@@ -11,6 +11,8 @@ import pytest
 import meta
 from teachenv import TeachEnv
 
+pytestmark = pytest.mark.usefixtures("few_scenes")
+
 CASES: dict[str, dict[str, Any]] = {
     "TeachSegmentation-v0 fcn": {"task_kwargs": {"image_size": (24, 24)}},
     "TeachSegmentation-v0 deeplab": {"task_kwargs": {"image_size": (24, 24)}, "student": "deeplab"},

@@ -70,8 +70,8 @@ INFO = {
 
 
 @pytest.fixture(autouse=True)
-def few_test_images(monkeypatch):
-    """Most of the time that an environment of procedural images takes to make is for its thousand test samples."""
+def few_test_images(monkeypatch, few_scenes):
+    """Most of the time that an environment of procedural images takes to make is for its test samples."""
     monkeypatch.setattr(synthetic, "make_synthetic", functools.partial(synthetic.make_synthetic, test_size=20))
 
 
@@ -208,9 +208,11 @@ def test_a_spec_survives_json(name):
     assert all(np.array_equal(a, b) for a, b in zip(*results, strict=True))
 
 
-def test_worker_processes_of_gymnasium_give_the_same_episodes():
+def test_worker_processes_of_gymnasium_give_the_same_episodes(in_new_process):
     kwargs = SMALL["TeachDigits-v0"] | {"loss": "mixture"}
-    envs = gym.make_vec("TeachDigits-v0", 2, vectorization_mode="async", vector_kwargs={"context": "spawn"}, **kwargs)
+    envs = gym.make_vec(
+        "TeachDigits-v0", 2, vectorization_mode="async", vector_kwargs={"context": "forkserver"}, **kwargs
+    )
     try:
         observations, _ = envs.reset(seed=5)
         actions = np.random.default_rng(0).uniform(-1, 1, (2, *envs.action_space.shape)).astype(np.float32)

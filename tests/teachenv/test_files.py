@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+import teachenv
 from teachenv.files import remove_leftovers, whole_file
+
+PACKAGE = Path(teachenv.__file__).parent
 
 
 def test_a_file_is_the_new_one_after_the_block(tmp_path: Path) -> None:
@@ -40,8 +43,11 @@ def test_a_folder_that_was_made_for_a_failed_write_is_gone(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == [tmp_path / "there"]
 
 
+# The package is there without what its `__init__` imports: torch, which takes seconds.
 _WRITES = """
-import sys, time
+import sys, time, types
+package = sys.modules["teachenv"] = types.ModuleType("teachenv")
+package.__path__ = sys.argv[2:]
 from teachenv.files import whole_file
 with whole_file(sys.argv[1]) as partial:
     partial.write_text("half")
@@ -65,7 +71,7 @@ def test_what_a_killed_process_left_is_removed_but_not_what_a_living_one_writes(
         with whole_file(path) as partial:
             partial.write_text("new")
 
-    process = subprocess.Popen([sys.executable, "-c", _WRITES, str(path)], stdout=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-c", _WRITES, str(path), str(PACKAGE)], stdout=subprocess.PIPE)
     try:
         assert process.stdout is not None
         process.stdout.readline()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import pickle
-import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -125,7 +124,7 @@ def test_a_copy_has_the_fingerprint_of_the_original() -> None:
         assert describe(pickle.loads(pickle.dumps(value))) == describe(value)
 
 
-def test_fingerprints_are_the_same_in_another_process() -> None:
+def test_fingerprints_are_the_same_in_another_process(in_new_process: Callable[..., str]) -> None:
     names = [name for name in PAIRS if name != "globals"]  # here "__main__" has other globals than there
     program = f"""
 import sys
@@ -133,8 +132,7 @@ sys.path.insert(0, {str(__import__("pathlib").Path(__file__).parent)!r})
 from test_fingerprints import PAIRS, describe
 print([describe(PAIRS[name][0]()) for name in {names!r}])
 """
-    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    assert printed.strip() == repr([describe(PAIRS[name][0]()) for name in names])
+    assert in_new_process(program).strip() == repr([describe(PAIRS[name][0]()) for name in names])
 
 
 def test_what_a_function_counts_is_no_part_of_it() -> None:

@@ -19,10 +19,13 @@ from teachenv.experiment.rows import ResultsFile
 
 ROOT = Path(__file__).parents[3]
 
-# Locks the file of its argument, says how it went, and waits.
+# Locks the file of its argument, says how it went, and waits. The package is there without what its `__init__` imports:
+# torch, which takes seconds.
 HOLDER = """
-import sys, time
+import sys, time, types
 from pathlib import Path
+package = sys.modules["teachenv"] = types.ModuleType("teachenv")
+package.__path__ = [str(Path("teachenv").resolve())]
 from teachenv.experiment.lock import lock
 kept = lock(Path(sys.argv[1]))
 print("locked", flush=True)

@@ -66,8 +66,8 @@ def _run(name: str, rest: Sequence[str]) -> None:
 
 def _unknown(name: str) -> str:
     if not name or name.startswith("-"):
-        given = f"found {name!r}" if name else "found nothing"
-        return f"{given}, expected the name of a benchmark first; list them with {_PROGRAM} --help"
+        problem = f"found {name!r}" if name else "found nothing"
+        return f"{problem}, expected the name of a benchmark first; list them with {_PROGRAM} --help"
     near = difflib.get_close_matches(name.lower().replace("-", "_"), BENCHMARKS, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"expected one of: {', '.join(BENCHMARKS)}."
     return f"found no benchmark {name!r}; {hint} {_PROGRAM} --help describes them"

@@ -46,11 +46,11 @@ def references(vocabulary: Vocabulary, targets: torch.Tensor) -> list[str]:
 
 def sentence_bleus(vocabulary: Vocabulary, tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """BLEU of each of K hypotheses for each target: (n, K, L') and (n, L) to (n, K)."""
-    found = [
-        [sentence_bleu(text, reference) for text in texts(vocabulary, own)]
-        for own, reference in zip(tokens, references(vocabulary, targets), strict=True)
+    scores = [
+        [sentence_bleu(text, reference) for text in texts(vocabulary, hypotheses)]
+        for hypotheses, reference in zip(tokens, references(vocabulary, targets), strict=True)
     ]
-    return torch.tensor(found, dtype=torch.float64)
+    return torch.tensor(scores, dtype=torch.float64)
 
 
 def bleu_gains(vocabulary: Vocabulary, tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -65,6 +65,6 @@ def bleu_gains(vocabulary: Vocabulary, tokens: torch.Tensor, targets: torch.Tens
             if token in (END, PAD):
                 break
             (text,) = texts(vocabulary, tokens[row : row + 1, : place + 1])
-            now = sentence_bleu(text, reference)
-            gains[row, place], before = now - before, now
+            score = sentence_bleu(text, reference)
+            gains[row, place], before = score - before, score
     return gains

@@ -52,22 +52,22 @@ def _one_by_one(model: Translator, source: torch.Tensor, length: int | None, cho
     with torch.no_grad():
         memory = model.encode(source)
         state, token = model.start(memory), source.new_full((len(source),), BEGIN)
-        rows, found = torch.arange(len(source), device=source.device), source.new_full((len(source), limit), PAD)
+        rows, translations = torch.arange(len(source), device=source.device), source.new_full((len(source), limit), PAD)
         ended = torch.zeros_like(rows, dtype=torch.bool)
         for place in range(limit):
             logits, state = model.advance(token, memory, state)
             token = torch.where(ended, PAD, choose(sayable(logits)))
-            found[rows, place] = token
+            translations[rows, place] = token
             ended = ended | (token == END)
             going = int((~ended).sum())
             if not going:
                 break
             # A few long translations should not cost as much as all.
             if 2 * going <= len(ended):
-                kept = ~ended
-                rows, token, memory, state = at((rows, token, memory, state), kept)
-                ended = ended[kept]
-        return found
+                unfinished = ~ended
+                rows, token, memory, state = at((rows, token, memory, state), unfinished)
+                ended = ended[unfinished]
+        return translations
 
 
 def beam(
@@ -99,7 +99,7 @@ def beam(
         scores[:, 0] = 0.0
         ended = torch.zeros(n, width, dtype=torch.bool, device=source.device)
         lengths = torch.zeros(n, width, device=source.device)
-        found, best_found = source.new_full((n, width, limit), PAD), source.new_full((n, limit), PAD)
+        translations, best_translations = source.new_full((n, width, limit), PAD), source.new_full((n, limit), PAD)
         followed = torch.arange(n, device=source.device)
         for place in range(limit):
             logits, state = model.advance(tokens, memory, state)
@@ -110,8 +110,8 @@ def beam(
             words, rows = log_p.shape[-1], torch.arange(len(best), device=source.device)[:, None]
             parents, chosen = best // words, best % words
             scores = total.flatten(1).gather(1, best)
-            found = found[rows, parents]
-            found[:, :, place] = chosen
+            translations = translations[rows, parents]
+            translations[:, :, place] = chosen
             lengths, ended = longer[rows, parents], ended[rows, parents] | (chosen == END)
             picked = (rows * width + parents).flatten()
             state = at(state, picked)
@@ -119,15 +119,15 @@ def beam(
             going = ~ended.all(1)
             # A few long translations should not cost as much as all.
             if 2 * int(going.sum()) <= len(going) or place == limit - 1:
-                best_found[followed] = found[rows[:, 0], (scores / lengths**penalty).argmax(1)]
-                followed, scores, lengths, ended, found = (
-                    tensor[going] for tensor in (followed, scores, lengths, ended, found)
+                best_translations[followed] = translations[rows[:, 0], (scores / lengths**penalty).argmax(1)]
+                followed, scores, lengths, ended, translations = (
+                    tensor[going] for tensor in (followed, scores, lengths, ended, translations)
                 )
                 each = going.repeat_interleave(width)
                 tokens, memory, state = at((tokens, memory, state), each)
             if not len(followed):
                 break
-        return best_found
+        return best_translations
 
 
 def _of_next_words(logits: torch.Tensor, ended: torch.Tensor) -> torch.Tensor:

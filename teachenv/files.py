@@ -26,7 +26,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         OSError: it could not be written; the error names `path`.
     """
     path = Path(path)
-    made = _make_folder(path.parent)
+    new_folders = _make_folder(path.parent)
     partial = None
     try:
         with _naming(path):
@@ -45,7 +45,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     except BaseException:
         if partial is not None:
             partial.unlink(missing_ok=True)
-        for folder in reversed(made):
+        for folder in reversed(new_folders):
             with contextlib.suppress(OSError):  # another process has put something there
                 folder.rmdir()
         raise
@@ -64,13 +64,13 @@ def remove_leftovers(path: str | os.PathLike[str]) -> None:
 
 def _make_folder(folder: Path) -> list[Path]:
     """Makes a folder and those around it; returns those that were not there."""
-    made: list[Path] = []
+    new_folders: list[Path] = []
     while not folder.exists():
-        made.insert(0, folder)
+        new_folders.insert(0, folder)
         folder = folder.parent
-    for each in made:
+    for each in new_folders:
         each.mkdir(exist_ok=True)
-    return made
+    return new_folders
 
 
 def _locked(path: Path) -> tuple[Path, int | None]:

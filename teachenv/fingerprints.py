@@ -170,18 +170,18 @@ def _captured(function: types.FunctionType) -> dict[str, Any]:
     """What a function refers to outside of itself, but for what it rebinds: its closure, and plain globals."""
     code = function.__code__
     rebound = {i.argval for i in dis.get_instructions(code) if i.opname in ("STORE_GLOBAL", "STORE_DEREF")}
-    found = {}
+    captured = {}
     for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
         if name not in rebound and name != "__class__":
             try:
-                found[name] = cell.cell_contents
+                captured[name] = cell.cell_contents
             except ValueError:  # not bound yet
                 continue
     for name in _names(code):
         value = function.__globals__.get(name)
         if name not in rebound and isinstance(value, int | float | str | tuple | type | types.FunctionType):
-            found[name] = value
-    return found
+            captured[name] = value
+    return captured
 
 
 def _names(code: types.CodeType) -> set[str]:
@@ -245,8 +245,8 @@ def _of_a_library(module: str | None) -> bool:
         return False
     if module.partition(".")[0] in (*_OWN_PACKAGES, "builtins"):
         return True
-    found = sys.modules.get(module)
-    if found is None:
+    loaded = sys.modules.get(module)
+    if loaded is None:
         return False
-    path = getattr(found, "__file__", None)
+    path = getattr(loaded, "__file__", None)
     return path is None or path.startswith(_LIBRARY_PATHS)

@@ -159,10 +159,10 @@ class Interface:
             diverged=diverged,
         )
         if diverged.any():
-            kept = {name: np.where(diverged, getattr(before, name), getattr(after, name)) for name in _MEASURED}
-            seen = np.where(diverged[..., None], before.observation, after.observation)
-            seen[..., 0] = after.observation[..., 0]
-            after = replace(after, observation=seen, **kept)
+            measured = {name: np.where(diverged, getattr(before, name), getattr(after, name)) for name in _MEASURED}
+            observation = np.where(diverged[..., None], before.observation, after.observation)
+            observation[..., 0] = after.observation[..., 0]
+            after = replace(after, observation=observation, **measured)
         penalty = -float(self.problem.settings.divergence_penalty)
         return after, np.where(diverged, penalty, after.objective - before.objective)
 

@@ -44,9 +44,10 @@ def spelled_out(kwargs: Mapping[str, Any]) -> dict[str, Any]:
             )
         parts: dict[str, Any] = {part: options.pop("name")}
         entry = OPTIMIZERS.get(parts[part]) if part == "optimizer" else None
-        kept = () if entry is None else entry.options  # RMSprop's momentum is not the setting, which is SGD's
+        # RMSprop's momentum is its own option: the setting `momentum` is SGD's.
+        optimizer_options = () if entry is None else entry.options
         for option, setting in _SETTINGS_OF.get(part, {}).items():
-            if option in options and option not in kept:
+            if option in options and option not in optimizer_options:
                 parts[setting] = options.pop(option)
         if options:
             parts[rest] = options

@@ -102,12 +102,12 @@ def reset_options(options: Any, known: Collection[str]) -> dict[str, Any]:
     Raises:
         ValueError: an option that is not known.
     """
-    given = {} if options is None else checks.options("reset's options", options)
-    for name in given:
+    checked = {} if options is None else checks.options("reset's options", options)
+    for name in checked:
         if name not in known:
             expected = f"expected {', '.join(map(repr, known))}" if known else "it takes none"
             raise ValueError(f"reset has no option {name!r}: {expected}; seeds are given as reset(seed=...)")
-    return given
+    return checked
 
 
 def check_snapshot(snapshot: Any, here: Mapping[str, Any]) -> None:

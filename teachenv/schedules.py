@@ -59,8 +59,8 @@ def _stepped(bounds: np.ndarray, factor: float, step: np.ndarray | int) -> np.nd
 
 def _step(milestones: object, gamma: object) -> Schedule:
     factor = checks.number("lr_schedule's gamma", gamma, least=0)
-    given = checks.listed("lr_schedule's milestones", milestones, "student steps")
-    bounds = np.array([checks.number(f"lr_schedule's milestones[{i}]", m, least=0) for i, m in enumerate(given)])
+    steps = checks.listed("lr_schedule's milestones", milestones, "student steps")
+    bounds = np.array([checks.number(f"lr_schedule's milestones[{i}]", m, least=0) for i, m in enumerate(steps)])
     if bool(np.any(np.diff(bounds) <= 0)):
-        raise ValueError(f"lr_schedule 'step' needs increasing milestones in student steps, found {given}")
+        raise ValueError(f"lr_schedule 'step' needs increasing milestones in student steps, found {steps}")
     return partial(_stepped, bounds, factor)

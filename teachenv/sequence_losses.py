@@ -76,13 +76,13 @@ def log_probabilities(forward: Forward, source: torch.Tensor, tokens: torch.Tens
     said, longest = tokens.flatten(0, 1), tokens.shape[2]
     sources = source.repeat_interleave(tokens.shape[1], 0)
 
-    def found(rows: torch.Tensor) -> torch.Tensor:
+    def of_rows(rows: torch.Tensor) -> torch.Tensor:
         part = cut(said[rows])
         logits = sayable(saying(forward, sources[rows], part), 1)
         return F.pad(-F.cross_entropy(logits, part, reduction="none", ignore_index=PAD), (0, longest - part.shape[1]))
 
     # One drawn translation that does not end would make all others as long.
-    return by_length((said != PAD).sum(1), found, _TOGETHER).view(tokens.shape)
+    return by_length((said != PAD).sum(1), of_rows, _TOGETHER).view(tokens.shape)
 
 
 def saying(forward: Forward, source: torch.Tensor, said: torch.Tensor) -> torch.Tensor:
@@ -190,12 +190,12 @@ class CandidateLoss(SequenceLoss):
         self, model: Translator, inputs: torch.Tensor, targets: torch.Tensor, generator: torch.Generator
     ) -> torch.Tensor:
         """See `of_candidates`."""
-        was = model.training
+        was_training = model.training
         model.eval()
-        found = drawn_candidates(model, self.vocabulary, inputs, targets, self.candidates, generator)
-        model.train(was)
-        log_p = log_probabilities(model, inputs[:, : targets.shape[1]], found.tokens)
-        return self._with_likelihood(self.of_candidates(log_p, found), model, inputs, targets)
+        candidates = drawn_candidates(model, self.vocabulary, inputs, targets, self.candidates, generator)
+        model.train(was_training)
+        log_p = log_probabilities(model, inputs[:, : targets.shape[1]], candidates.tokens)
+        return self._with_likelihood(self.of_candidates(log_p, candidates), model, inputs, targets)
 
     @abstractmethod
     def of_candidates(self, log_p: torch.Tensor, candidates: Candidates) -> torch.Tensor:

@@ -114,8 +114,8 @@ def stack_episodes(episodes: Sequence[Episode]) -> Episode:
 
 def take(value: T, rows: Sequence[int]) -> T:
     """The given rows of a batch's `StudentState` or `Episode`."""
-    taken = at(value, list(rows))
-    return replace(taken, seeds=tuple(value.seeds[i] for i in rows)) if isinstance(value, Episode) else taken  # type: ignore[type-var]
+    part = at(value, list(rows))
+    return replace(part, seeds=tuple(value.seeds[i] for i in rows)) if isinstance(value, Episode) else part  # type: ignore[type-var]
 
 
 def put(value: T, rows: np.ndarray, new: T) -> T:

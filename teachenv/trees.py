@@ -84,8 +84,8 @@ def unstacked(tree: T) -> list[T]:
 
 def at(tree: T, rows: Any) -> T:
     """The structure of the given rows (an index) of all its tensors and arrays."""
-    found: T = mapped(lambda values: values[rows], tree, of=ARRAYS)
-    return found
+    rows_of_tree: T = mapped(lambda values: values[rows], tree, of=ARRAYS)
+    return rows_of_tree
 
 
 def put(tree: T, rows: np.ndarray, new: T) -> T:
@@ -98,8 +98,8 @@ def put(tree: T, rows: np.ndarray, new: T) -> T:
         result[rows] = new
         return result
 
-    found: T = mapped(replaced, tree, new, of=ARRAYS)
-    return found
+    new_tree: T = mapped(replaced, tree, new, of=ARRAYS)
+    return new_tree
 
 
 def leaves(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

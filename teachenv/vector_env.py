@@ -170,10 +170,10 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             return np.ones(self.num_envs, dtype=bool)
         if isinstance(mask, np.ndarray) and mask.dtype == np.bool_ and mask.shape == (self.num_envs,) and mask.any():
             return mask.copy()
-        found = f"{mask.dtype} {mask.shape}" if isinstance(mask, np.ndarray) else checks.shown(mask)
+        description = f"{mask.dtype} {mask.shape}" if isinstance(mask, np.ndarray) else checks.shown(mask)
         raise ValueError(
             f"reset_mask must be an array of bool, of shape ({self.num_envs},), with True for the students to reset, "
-            f"found {found}{' without any True' if isinstance(mask, np.ndarray) and not mask.any() else ''}"
+            f"found {description}{' without any True' if isinstance(mask, np.ndarray) and not mask.any() else ''}"
         )
 
     def _seeds(self, seed: object) -> list[int | None]:
@@ -296,8 +296,8 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def _restart(self, rows: np.ndarray) -> None:
         """Puts new episodes in the places of others."""
         seeds = [int(self._randoms[i].integers(SEED_BOUND)) for i in rows.tolist()]
-        begun = self.interface.begin(stack_episodes([self.problem.episodes.of(seed) for seed in seeds]))
-        self._standing = begun if len(rows) == self.num_envs else self._now.with_rows(rows, begun)
+        fresh = self.interface.begin(stack_episodes([self.problem.episodes.of(seed) for seed in seeds]))
+        self._standing = fresh if len(rows) == self.num_envs else self._now.with_rows(rows, fresh)
 
     def _last_words(self, ended: np.ndarray, infos: dict[str, Any]) -> dict[str, Any]:
         """What Gymnasium's vector environments report of episodes that end in a step and begin anew in it."""

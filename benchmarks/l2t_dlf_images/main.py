@@ -103,10 +103,14 @@ def chosen(options: Options) -> dict[str, Part]:
         default = part.by_default
         if default is None or (not default and name in (options.tasks or ())):
             default = part.methods
-        asked = default if methods is None else methods
-        kept = tuple(method for method in part.methods if method in asked)
-        if kept and (options.table in (None, part.table)) and (options.tasks is None or name in options.tasks):
-            chosen_parts[name] = replace(part, methods=kept)
+        wanted = default if methods is None else methods
+        chosen_methods = tuple(method for method in part.methods if method in wanted)
+        if (
+            chosen_methods
+            and (options.table in (None, part.table))
+            and (options.tasks is None or name in options.tasks)
+        ):
+            chosen_parts[name] = replace(part, methods=chosen_methods)
     if not chosen_parts:
         raise ValueError("no task of this preset has all that was asked for; leave out --table, --tasks or --methods")
     return chosen_parts

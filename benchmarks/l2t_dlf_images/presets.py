@@ -127,7 +127,7 @@ def _parts(sizes: Mapping[str, Size], by_default: Mapping[str, tuple[str, ...]] 
     return parts
 
 
-def _effort(updates: int, horizon: int, students: int, first: float, kept: int, tuned: int = 5) -> Effort:
+def _effort(updates: int, horizon: int, students: int, first: float, finalists: int, tuned: int = 5) -> Effort:
     """A budget of whole updates by one student each.
 
     Args:
@@ -135,12 +135,12 @@ def _effort(updates: int, horizon: int, students: int, first: float, kept: int, 
         horizon: student steps of the episodes that it learns on.
         students: final students of each seed; the last round of tuning has twice as many.
         first: how long the first round of tuning trains, as a part of the final training.
-        kept: configurations in the last round of tuning. It has the whole budget: with two fifths of it, a rate won
-            that was worse at the end.
+        finalists: configurations in the last round of tuning. It has the whole budget: with two fifths of it, a rate
+            won that was worse at the end.
         tuned: the first round of tuning has 1/tuned of the budget.
     """
     steps = updates * horizon
-    rungs = Rung(12, steps // tuned, 1, 1, first), Rung(kept, steps, 1, 2 * students)
+    rungs = Rung(12, steps // tuned, 1, 1, first), Rung(finalists, steps, 1, 2 * students)
     return Effort(student_steps=steps, parallel=1, rungs=rungs, points=5, students=2, final_students=students)
 
 

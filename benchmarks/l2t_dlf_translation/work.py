@@ -132,10 +132,10 @@ class Started:
         """The student."""
         name, options = NETWORKS[self.student]
         with going_on_from(self.path):
-            kept = checkpoints.load(self.path, _START)
-            shape = (2 * kept["length"],)
-            student = make_student(name, shape, kept["words"], {**options, "dropout": self.dropout})()
-            student.load_state_dict(kept["network"])
+            start = checkpoints.load(self.path, _START)
+            shape = (2 * start["length"],)
+            student = make_student(name, shape, start["words"], {**options, "dropout": self.dropout})()
+            student.load_state_dict(start["network"])
         assert isinstance(student, Translator)
         return student
 
@@ -192,8 +192,8 @@ def warm_up(setting: Setting, seed: int, folder: Path) -> None:
     task, state = env.problem.task, warming.student
     with env.dynamics.student.held(state.parameters, state.buffers) as model:
         # Buffers that are computed, not learned, are none of it.
-        kept = {"length": task.pool[1].shape[1], "words": task.num_outputs, "network": model.state_dict()}
-        checkpoints.save(folder / START, kept, _START)
+        start = {"length": task.pool[1].shape[1], "words": task.num_outputs, "network": model.state_dict()}
+        checkpoints.save(folder / START, start, _START)
     half.unlink(missing_ok=True)
 
 

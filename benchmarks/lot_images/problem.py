@@ -25,10 +25,10 @@ class Images:
 
     def __init__(self, task: Task, valid_size: float) -> None:
         order = generator(0, Purpose.SPLIT).permutation(len(task.pool[1]))
-        held = max(1, round(valid_size * len(order)))
+        valid_count = max(1, round(valid_size * len(order)))
         self.task = task
-        self.train = tuple(tensor[np.sort(order[held:])] for tensor in task.pool)
-        self.valid = tuple(tensor[np.sort(order[:held])] for tensor in task.pool)
+        self.train = tuple(tensor[np.sort(order[valid_count:])] for tensor in task.pool)
+        self.valid = tuple(tensor[np.sort(order[:valid_count])] for tensor in task.pool)
         self.test = task.test
 
 

@@ -154,10 +154,10 @@ class GlueData:
         """The task's metrics, fractions: `accuracy`, and `f1` of class 1 for MRPC and QQP."""
         from sklearn.metrics import f1_score
 
-        found = {"accuracy": float(np.mean(predictions == labels))}
+        metrics = {"accuracy": float(np.mean(predictions == labels))}
         if self.f1:
-            found["f1"] = float(f1_score(labels, predictions, zero_division=0.0))
-        return found
+            metrics["f1"] = float(f1_score(labels, predictions, zero_division=0.0))
+        return metrics
 
 
 def load_glue(
@@ -216,12 +216,12 @@ def load_glue(
     return GlueData(name, dataset, len(task.labels), task.f1, train, feedback, dev, test)
 
 
-def _drawn(whole: Texts, name: str, what: str, size: float, left: np.ndarray) -> tuple[Texts, np.ndarray]:
+def _drawn(whole: Texts, name: str, option: str, size: float, left: np.ndarray) -> tuple[Texts, np.ndarray]:
     """The first samples of those that are left, as an option asks for them, and the rows of the others."""
     count = round(size * len(whole)) if size < 1 else int(size)
     if not 0 < count <= len(left):
         raise ValueError(
-            f"{what}={size} asks for {count} of the {len(left)} training samples of {name!r} that are left; "
+            f"{option}={size} asks for {count} of the {len(left)} training samples of {name!r} that are left; "
             "expected at least one, and no more than that"
         )
     return whole.at(left[:count]), left[count:]

@@ -147,18 +147,18 @@ def _files(name: str, data_root: str | os.PathLike[str] | None) -> tuple[dict[st
         names = {split: f"ptb.{split}.txt" for split in SPLITS}
         sums = {names[split]: _PTB_SUMS[split] for split in SPLITS}
         treebank = FileDataset("Penn Treebank", "ptb", sums, _download_ptb)
-        found = find_dataset(treebank, data_root)
-        return {split: found / file for split, file in names.items()}, treebank.unofficial(found)
+        folder = find_dataset(treebank, data_root)
+        return {split: folder / file for split, file in names.items()}, treebank.unofficial(folder)
     # In the archive's folder, for which train.txt would be too common a name; examples rename the files so.
     renamed, official = ({s: f"{name}/{file.format(s)}" for s in SPLITS} for file in ("{}.txt", "wiki.{}.tokens"))
     title = f"WikiText-{name.rsplit('-', 1)[1]}"
     try:
-        files, found = renamed, find_dataset(FileDataset(title, name, dict.fromkeys(renamed.values(), "")), data_root)
+        files, folder = renamed, find_dataset(FileDataset(title, name, dict.fromkeys(renamed.values(), "")), data_root)
     except DatasetUnavailable:
         download = partial(_download_wikitext, name)
         files = official
-        found = find_dataset(FileDataset(title, name, dict.fromkeys(official.values(), ""), download), data_root)
-    return {split: found / file for split, file in files.items()}, []
+        folder = find_dataset(FileDataset(title, name, dict.fromkeys(official.values(), ""), download), data_root)
+    return {split: folder / file for split, file in files.items()}, []
 
 
 def _download_ptb(directory: Path) -> None:

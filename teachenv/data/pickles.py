@@ -58,9 +58,9 @@ class _Array:
     @classmethod
     def of_buffer(cls, content: Any, kind: _Type, shape: tuple[int, ...], order: str, *_: Any) -> _Array:
         """As protocol 5 writes arrays."""
-        made = cls()
-        made._fill(content, kind, shape, order)
-        return made
+        array = cls()
+        array._fill(content, kind, shape, order)
+        return array
 
 
 def _encoded(text: str, encoding: str) -> bytes:

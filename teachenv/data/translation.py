@@ -160,14 +160,14 @@ def _both(names: Mapping[str, str]) -> dict[str, str]:
 
 def _numbers() -> list[Lines]:
     """Sums in number words, no sentence twice, so that what is tested was not trained on."""
-    made: set[str] = set()
+    drawn: set[str] = set()
     splits = []
     for index, (split, size) in enumerate(_MADE.items()):
         rng, source, target = generator(index, Purpose.SPLIT), list[str](), list[str]()
         while len(source) < size:
             german, english = _sum(rng)
-            if german not in made:
-                made.add(german)
+            if german not in drawn:
+                drawn.add(german)
                 source.append(german)
                 target.append(english)
         splits.append(Lines(source, target, (f"numbers ({split}, German)", f"numbers ({split}, English)")))

@@ -44,11 +44,11 @@ class Vocabulary:
     def encode(self, text: str) -> list[int]:
         """A text's numbers, without begin and end."""
         if self._tokenizer is not None:
-            found: list[int] = self._tokenizer.encode(text).ids
+            numbers: list[int] = self._tokenizer.encode(text).ids
         else:
-            found = [self._numbers.get(word, UNKNOWN) for word in text.split()]
+            numbers = [self._numbers.get(word, UNKNOWN) for word in text.split()]
         # A text that writes "<eos>" itself does not end there.
-        return [UNKNOWN if number < len(_SPECIAL) else number for number in found]
+        return [UNKNOWN if number < len(_SPECIAL) else number for number in numbers]
 
     def decode(self, numbers: Iterable[int], unknown: str = _SPECIAL[UNKNOWN]) -> str:
         """The text of numbers up to the first end; padding and begin are left out.
@@ -57,16 +57,16 @@ class Vocabulary:
             numbers: of tokens.
             unknown: what stands for an unknown word.
         """
-        kept = []
+        tokens = []
         for number in numbers:
             if number == END:
                 break
             if number not in (PAD, BEGIN):
-                kept.append(unknown if number == UNKNOWN else self.tokens[number])
+                tokens.append(unknown if number == UNKNOWN else self.tokens[number])
         if self._tokenizer is not None:
-            text: str = self._tokenizer.decoder.decode(kept)
+            text: str = self._tokenizer.decoder.decode(tokens)
             return text
-        return " ".join(kept)
+        return " ".join(tokens)
 
 
 def words_of(texts: Iterable[str]) -> Vocabulary:
@@ -100,26 +100,26 @@ def pieces_of(texts: Sequence[str], size: int) -> Vocabulary:
     sums = hashlib.sha256(f"{tokenizers.__version__} {size}\n".encode())
     for text in texts:
         sums.update(text.encode() + b"\n")
-    of = sums.hexdigest()[:24]
-    path = candidate_roots()[-1] / "bpe" / f"{of}.kept.json"
+    digest = sums.hexdigest()[:24]
+    path = candidate_roots()[-1] / "bpe" / f"{digest}.kept.json"
     if os.path.exists(path):
-        made = tokenizers.Tokenizer.from_str(_kept(path, of))
+        tokenizer = tokenizers.Tokenizer.from_str(_kept(path, digest))
     else:
-        made = _trained(tokenizers, texts, size)
-        _keep(path, of, made.to_str())
-    return Vocabulary([str(made.id_to_token(number)) for number in range(made.get_vocab_size())], made)
+        tokenizer = _trained(tokenizers, texts, size)
+        _keep(path, digest, tokenizer.to_str())
+    return Vocabulary([str(tokenizer.id_to_token(number)) for number in range(tokenizer.get_vocab_size())], tokenizer)
 
 
 def _trained(tokenizers: Any, texts: Sequence[str], size: int) -> Any:
-    made = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token=_SPECIAL[UNKNOWN]))
-    made.normalizer = tokenizers.normalizers.NFC()
-    made.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token=_SPECIAL[UNKNOWN]))
+    tokenizer.normalizer = tokenizers.normalizers.NFC()
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
         [tokenizers.pre_tokenizers.Metaspace(), tokenizers.pre_tokenizers.Punctuation()]
     )
-    made.decoder = tokenizers.decoders.Metaspace()
+    tokenizer.decoder = tokenizers.decoders.Metaspace()
     trainer = tokenizers.trainers.BpeTrainer(vocab_size=size, special_tokens=list(_SPECIAL), show_progress=False)
-    made.train_from_iterator(texts, trainer)
-    return made
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
 
 
 def _kept(path: Path, of: str) -> str:

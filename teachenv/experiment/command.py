@@ -215,16 +215,16 @@ def method_named(name: str) -> Any:
 
 def _options(flag: str, texts: Sequence[str]) -> dict[str, tuple[Any, ...]]:
     """Options of the environment as the command line has them, with their values by name."""
-    found: dict[str, tuple[Any, ...]] = {}
+    options: dict[str, tuple[Any, ...]] = {}
     for name, values in map(_option, texts):
-        if name in found:
+        if name in options:
             raise ValueError(f"found {name} twice after {flag}, expected each option once")
-        if name in (own.name for own in fields(Compare)):
+        if name in (field.name for field in fields(Compare)):
             raise ValueError(
                 f"found {name} after {flag}, expected an option of the environment; write --{name} instead"
             )
-        found[name] = values
-    return found
+        options[name] = values
+    return options
 
 
 def _single(name: str, values: Sequence[Any]) -> Any:

@@ -150,8 +150,8 @@ def _values(name: str, values: Any) -> list[Any]:
 
 def _setting(env: str | None, task: Task | str | None, options: Mapping[str, Any]) -> Setting:
     if (env is None) == (task is None):
-        given = "neither" if env is None else "both"
-        raise ValueError(f"found {given} an environment's id and a task, expected one of them to compare on")
+        number = "neither" if env is None else "both"
+        raise ValueError(f"found {number} an environment's id and a task, expected one of them to compare on")
     if env is not None and not isinstance(env, str):
         raise ValueError(f"env must be the id of a registered environment, found {checks.shown(env)}")
     known = {*inspect.signature(compare).parameters, *(field.name for field in fields(Settings))} - {"options"}
@@ -252,8 +252,8 @@ def _agreed(folder: Path, about: dict[str, Any]) -> dict[str, Any]:
                 raise ValueError(f"{folder} holds results of something else (there is no {_ABOUT}); choose another out")
             return about
     try:
-        held = dict(json.loads(file.read_text()))
-        known = dict(held.get("contents", {}))
+        earlier = dict(json.loads(file.read_text()))
+        known = dict(earlier.get("contents", {}))
     except (ValueError, TypeError, OSError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ValueError(f"{file} is damaged ({reason}); mend it, or choose another out") from error
@@ -265,9 +265,9 @@ def _agreed(folder: Path, about: dict[str, Any]) -> dict[str, Any]:
             "name, or choose another out"
         )
     for name in about:
-        if name != "contents" and held.get(name) != about[name]:
+        if name != "contents" and earlier.get(name) != about[name]:
             raise ValueError(
-                f"{folder} holds another comparison: found {name} {checks.shown(held.get(name))}, expected "
+                f"{folder} holds another comparison: found {name} {checks.shown(earlier.get(name))}, expected "
                 f"{checks.shown(about[name])}; choose another out"
             )
     return {**about, "contents": {**known, **contents}}

@@ -95,9 +95,9 @@ def learns(group: Group) -> bool:
 def objective(group: Group) -> str:
     """Which J on dev its rows have."""
     spec = gym.registry.get((group.config["env"] or "").rpartition(":")[2])
-    given = {} if group.config["loss"] is None else {"loss": group.config["loss"]}
+    of_loss = {} if group.config["loss"] is None else {"loss": group.config["loss"]}
     of_env = {**spec.kwargs.get("defaults", {}), **spec.kwargs} if spec else {}
-    options = {**of_env, **given, **group.config["options"], **group.config["own"]}
+    options = {**of_env, **of_loss, **group.config["options"], **group.config["own"]}
     if options.get("objective") == "likelihood" or options.get("loss") == "distillation":
         return "J = − cross-entropy"
     return f"J with τ = {options.get('objective_temperature', Settings.objective_temperature):g}"
@@ -224,8 +224,8 @@ def learning_curves(results: Results) -> Figure | None:
 
     def curves(group: Group) -> list[Any]:
         # Methods may have other steps per action, and long curves are thinned; the training is as long for all of them.
-        found = [row.data["curve"] for row in group.of(OBJECTIVE) if row.data]
-        return [list(zip(np.linspace(0, 100, len(curve)), curve, strict=True)) for curve in found]
+        measured = [row.data["curve"] for row in group.of(OBJECTIVE) if row.data]
+        return [list(zip(np.linspace(0, 100, len(curve)), curve, strict=True)) for curve in measured]
 
     return figures.curves(
         results.panels(),

@@ -53,10 +53,10 @@ def lock(path: Path) -> Lock:
     """
     # By process as well: what a forked child copies is its parent's.
     key = os.getpid(), path.resolve()
-    held = _locks.get(key)
-    if held is None:
-        held = _locks[key] = Lock(key[1])
-    return held
+    process_lock = _locks.get(key)
+    if process_lock is None:
+        process_lock = _locks[key] = Lock(key[1])
+    return process_lock
 
 
 def _locked(beside: Path, path: Path) -> int:

@@ -175,8 +175,8 @@ def _lacking(resources: Mapping[str, float]) -> str:
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]] if needed else []  # type: ignore[no-untyped-call]
     if not needed or any(all(node.get(name, 0) >= amount for name, amount in needed.items()) for node in nodes):
         return ""
-    asked = ", ".join(f"{name}={amount:g}" for name, amount in resources.items())
-    return f"no machine of the cluster has {asked}; ask for less, or add one that has by `ray start`"
+    request = ", ".join(f"{name}={amount:g}" for name, amount in resources.items())
+    return f"no machine of the cluster has {request}; ask for less, or add one that has by `ray start`"
 
 
 def _result(label: str, task: Any) -> Any:

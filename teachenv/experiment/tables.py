@@ -299,16 +299,16 @@ class Section:
         if not self.header:
             Console().print(Text(self.text))
             return
-        kept = [n for n, name in enumerate(self.header) if self.shown is None or name in self.shown]
+        columns = [n for n, name in enumerate(self.header) if self.shown is None or name in self.shown]
         table = Table(title=Text(self.title or title), caption=Text(self.text))
-        for place, number in enumerate(kept):
+        for place, number in enumerate(columns):
             # A long header is broken at its spaces, so that there is room for the cells; "95 %" stays together.
             header = self.header[number].replace(" %)", "\u00a0%)")
             width = max((len(line[number]) for line in self.body), default=len(header))
             header = textwrap.fill(header, max(width, 1), break_long_words=False)
             table.add_column(Text(header), no_wrap=place == 0, overflow="fold")
         for line in self.body:
-            table.add_row(*(Text(line[number]) for number in kept))
+            table.add_row(*(Text(line[number]) for number in columns))
         Console().print(table)
 
 

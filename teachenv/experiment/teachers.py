@@ -93,12 +93,12 @@ class _Follower(BaseCallback):
 
     def resumed(self, teacher: Followed) -> tuple[Followed, bool]:
         """The teacher as the folder has it, or as it is if there is none; whether there is one."""
-        kept, file = self.folder / TEACHER, self.folder / RECORD
-        if lacking(teacher, Resumes) or not (kept.exists() and file.exists()):
+        teacher_file, record_file = self.folder / TEACHER, self.folder / RECORD
+        if lacking(teacher, Resumes) or not (teacher_file.exists() and record_file.exists()):
             return teacher, False
-        again: Resumes = cast(Resumes, teacher).load(kept, env=teacher.env)
-        with checkpoints.going_on_from(file):
-            self.records = checkpoints.load(file, _KIND, (Point,))
+        again: Resumes = cast(Resumes, teacher).load(teacher_file, env=teacher.env)
+        with checkpoints.going_on_from(record_file):
+            self.records = checkpoints.load(record_file, _KIND, (Point,))
             record = self.records[_spent(again)]
             self.seconds_before, self.points = record["seconds"], list(record["points"])
             if self.watch is not None:

@@ -59,8 +59,8 @@ def make_loss(name: str, options: Mapping[str, Any] | None = None) -> LossFamily
     """
     if name not in LOSSES:
         raise unknown_name("loss", name, LOSSES)
-    family, given = LOSSES[name], dict(options or {})
+    family, arguments = LOSSES[name], dict(options or {})
     parameters = inspect.signature(family).parameters.values()
     if not any(p.kind is p.VAR_KEYWORD for p in parameters):  # those that take any hand them on, to be checked there
-        checks.known_options(f"loss {name!r}", given, [p.name for p in parameters])
-    return family(**given)
+        checks.known_options(f"loss {name!r}", arguments, [p.name for p in parameters])
+    return family(**arguments)

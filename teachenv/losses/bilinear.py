@@ -41,10 +41,10 @@ class Bilinear(LossFamily):
     def _scores(self, action: torch.Tensor, prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:
         """e_y' Φ log p of each sample, shape (batch,), as log p_y + scale · e_y' A log p: exact where A = 0."""
         log_p = self._logarithm(F.log_softmax(prediction.outputs, 1))
-        own = log_p.gather(1, targets.unsqueeze(1)).squeeze(1)
+        log_p_y = log_p.gather(1, targets.unsqueeze(1)).squeeze(1)
         rows = action.view(log_p.shape[1], log_p.shape[1]).index_select(0, targets)
         # A class whose logit is −∞ is not there: Φ's zero times its logarithm would be NaN.
-        return own + self.scale * (rows * log_p.masked_fill(log_p == -math.inf, 0.0)).sum(1)
+        return log_p_y + self.scale * (rows * log_p.masked_fill(log_p == -math.inf, 0.0)).sum(1)
 
     def _logarithm(self, log_p: torch.Tensor) -> torch.Tensor:
         """What takes the logarithm's place, (batch, C)."""

@@ -41,8 +41,8 @@ class Diagonal(LossFamily):
 
     def _scores(self, action: torch.Tensor, prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:
         """Φ_y log p_y of each decision, (batch,), as log p_y + scale · a_y log p_y: exact where a = 0."""
-        own = -F.cross_entropy(prediction.outputs, targets, reduction="none")
-        return own + self.scale * weighted(action.index_select(0, targets), own)
+        log_p_y = -F.cross_entropy(prediction.outputs, targets, reduction="none")
+        return log_p_y + self.scale * weighted(action.index_select(0, targets), log_p_y)
 
     def coefficients(self, action: torch.Tensor) -> torch.Tensor:
         """Φ's diagonal, (1, C)."""

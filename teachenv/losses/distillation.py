@@ -41,8 +41,8 @@ def divergence(taught: torch.Tensor, logits: torch.Tensor, temperature: float = 
         logits: logits z_S that are trained, (batch, classes).
         temperature: τ.
     """
-    target, own = (F.log_softmax(z / temperature, -1) for z in (taught, logits))
-    return expectation(target.exp(), target - own)
+    log_target, log_student = (F.log_softmax(z / temperature, -1) for z in (taught, logits))
+    return expectation(log_target.exp(), log_target - log_student)
 
 
 class _OfTeacher(LossFamily):

@@ -66,12 +66,12 @@ def one_against_one(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tenso
         outputs: logits z, (batch, C).
         targets: y, (batch,).
     """
-    own = torch.arange(outputs.shape[1], device=outputs.device) == targets.unsqueeze(1)
+    is_target = torch.arange(outputs.shape[1], device=outputs.device) == targets.unsqueeze(1)
     squashed = torch.sigmoid(outputs)
     right = squashed.gather(1, targets.unsqueeze(1)).expand_as(squashed)
     ones = torch.ones_like(squashed)
     rows = torch.stack([right, squashed, ones, torch.zeros_like(squashed)], -1)
-    return rows * (~own).unsqueeze(-1).to(rows.dtype)
+    return rows * (~is_target).unsqueeze(-1).to(rows.dtype)
 
 
 def initial_weights(initial: Initial, seed: int = 0, activation: Activation = "leaky-relu") -> torch.Tensor:
@@ -132,11 +132,11 @@ def imitate(
     with torch_seed(seed, Purpose.BATCHES):
         for _ in range(steps):
             logits = (2 * torch.randn(512, 2, dtype=phi.dtype)).requires_grad_()
-            found = evaluate(phi, one_against_one(logits, targets), activation).sum(1)
+            learned = evaluate(phi, one_against_one(logits, targets), activation).sum(1)
             values = _WANTED[wanted](logits[:, 1] - logits[:, 0])
-            (slope,) = torch.autograd.grad(found.sum(), logits, create_graph=True)
+            (slope,) = torch.autograd.grad(learned.sum(), logits, create_graph=True)
             (right,) = torch.autograd.grad(values.sum(), logits)
-            (phi.grad,) = torch.autograd.grad(F.mse_loss(found, values.detach()) + F.mse_loss(slope, right), phi)
+            (phi.grad,) = torch.autograd.grad(F.mse_loss(learned, values.detach()) + F.mse_loss(slope, right), phi)
             optimizer.step()
             schedule.step()
     return phi.detach()

@@ -75,11 +75,11 @@ class Adam(Optimizer):
             mean, square = self._moments(name, p, gradient[name], slots)
             size, correction = self._corrections(p, rate, step)
             denominator = root_of(square) / correction + self.epsilon
-            kept = p.mul(along(1 - rate * self.weight_decay, p)) if self.decoupled and self.weight_decay else p
+            decayed = p.mul(along(1 - rate * self.weight_decay, p)) if self.decoupled and self.weight_decay else p
             if isinstance(size, torch.Tensor):
-                new[name] = kept - size * (mean / denominator)
+                new[name] = decayed - size * (mean / denominator)
             else:
-                new[name] = kept.addcdiv(mean, denominator, value=-size)
+                new[name] = decayed.addcdiv(mean, denominator, value=-size)
             if out is not None:
                 new[name] = out[name].copy_(new[name])
             moments |= {f"mean:{name}": mean, f"square:{name}": square}

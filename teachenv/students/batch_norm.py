@@ -54,7 +54,7 @@ def batch_norm(
         if fused and training and (weight is None or weight.dtype == input.dtype):
             return batch_normalized(input, weight, bias, eps)
         return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
-    given = input.dtype
+    input_dtype = input.dtype
     # Under autocast the input may be in bfloat16; statistics are not, as in the fused kernel.
     input = input.to(running_mean.dtype)
     if training:
@@ -64,11 +64,11 @@ def batch_norm(
         _follow(running_mean, mean, momentum)
         _follow(running_var, variance * (count / (count - 1)), momentum)
         if fused:
-            return batch_normalized(input, weight, bias, eps).to(given)
+            return batch_normalized(input, weight, bias, eps).to(input_dtype)
     else:
         mean, variance = running_mean, running_var
     shape = (1, -1, *[1] * (input.dim() - 2))
-    return _scaled_and_shifted(input, mean, variance, weight, bias, eps, shape).to(given)
+    return _scaled_and_shifted(input, mean, variance, weight, bias, eps, shape).to(input_dtype)
 
 
 def instance_norm(
@@ -86,13 +86,13 @@ def instance_norm(
         return F.instance_norm(input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
     if not use_input_stats:
         return batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
-    given, input = input.dtype, input.to(running_mean.dtype)
+    input_dtype, input = input.dtype, input.to(running_mean.dtype)
     variance, mean = torch.var_mean(input, dim=list(range(2, input.dim())), correction=0, keepdim=True)
     count = input[0, 0].numel()
     _follow(running_mean, mean.flatten(1).mean(0), momentum)
     _follow(running_var, variance.flatten(1).mean(0) * (count / (count - 1)), momentum)
     shape = (1, -1, *[1] * (input.dim() - 2))
-    return _scaled_and_shifted(input, mean, variance, weight, bias, eps, shape).to(given)
+    return _scaled_and_shifted(input, mean, variance, weight, bias, eps, shape).to(input_dtype)
 
 
 def _follow(running: torch.Tensor, now: torch.Tensor, momentum: float) -> None:
@@ -188,10 +188,10 @@ class _NormalizeBackward(torch.autograd.Function):
     def forward(
         dy: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, mean: torch.Tensor, scale: torch.Tensor, eps: float
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        found: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = torch.ops.aten.native_batch_norm_backward(
+        gradients: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = torch.ops.aten.native_batch_norm_backward(
             dy, x, weight, None, None, mean, scale, True, eps, [True, True, True]
         )
-        return found
+        return gradients
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:

@@ -118,7 +118,7 @@ class _Check(Trial):
         """The module's own training, the function's, and the function's once more are the same."""
         attributes = attributes_of(self.reference)
         try:
-            own, first = self.by_module(), self.by_function()
+            module_trace, function_trace = self.by_module(), self.by_function()
             again, _ = self.pass_by_function(0, self.start, self.copies()[1], gradient=False)
             failed = None
         except RuntimeError as error:
@@ -127,12 +127,12 @@ class _Check(Trial):
         if failed is not None:
             cause = likely_cause(self.module, moved, "")
             raise self.error(f"runs once, but not in a training ({str(failed).splitlines()[0]}); {cause}") from failed
-        if label := first_difference(own, first, self.exact):
+        if label := first_difference(module_trace, function_trace, self.exact):
             raise self.error(
                 f"is not a function of its tensors: {label} differ from those of a plain loop over the module; "
                 + likely_cause(self.module, moved, label)
             )
-        if label := first_difference(first[: len(again)], again, self.exact):
+        if label := first_difference(function_trace[: len(again)], again, self.exact):
             raise self.error(
                 f"remembers earlier trainings: {label} differ in a second training from the same tensors; "
                 + likely_cause(self.module, moved, label)
@@ -175,8 +175,8 @@ class _Check(Trial):
         for (path, key), number in numbers.items():
             modules[path].__dict__[key] = type(number)(number + far)
         with suppress(Exception):
-            made, buffers = self.pass_by_function(0, *self.copies(), gradient=True)
-            trace = [*made, (TRAINED, self.evaluated(self.begin[0], buffers))]
+            passes, buffers = self.pass_by_function(0, *self.copies(), gradient=True)
+            trace = [*passes, (TRAINED, self.evaluated(self.begin[0], buffers))]
         for (path, key), number in numbers.items():
             modules[path].__dict__[key] = number
         return trace

@@ -51,8 +51,8 @@ class SSD(nn.Module):
         for stage in self.stages:
             images = stage(images)
             maps.append(images)
-        found = self.head(maps)
-        return torch.cat([found["cls_logits"], found["bbox_regression"]], 2).movedim(2, 1)
+        predictions = self.head(maps)
+        return torch.cat([predictions["cls_logits"], predictions["bbox_regression"]], 2).movedim(2, 1)
 
 
 def ssd(channels: int, side: int, outputs: int, width: int = 16) -> nn.Module:

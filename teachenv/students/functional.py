@@ -217,8 +217,8 @@ class FunctionalStudent:
         feels.
         """
         places, modes = self._places, self._modes[training]
-        held = [(registry, key, registry[key]) for name in tensors for registry, key in places[name]]
-        held += [(attributes, key, attributes[key]) for attributes, key, _ in modes]
+        previous = [(registry, key, registry[key]) for name in tensors for registry, key in places[name]]
+        previous += [(attributes, key, attributes[key]) for attributes, key, _ in modes]
         try:
             for name, tensor in tensors.items():
                 for registry, key in places[name]:
@@ -227,7 +227,7 @@ class FunctionalStudent:
                 attributes[key] = value
             yield
         finally:
-            for registry, key, tensor in held:
+            for registry, key, tensor in previous:
                 registry[key] = tensor
 
     def precision(self) -> AbstractContextManager[object]:
@@ -280,9 +280,9 @@ class FunctionalStudent:
             A few of the inputs; all of them, if the network takes no other number.
         """
         linear = {name: m for name, m in self.module.named_modules() if isinstance(m, nn.Linear)}
-        seen: dict[str, torch.Tensor] = {}
+        linear_outputs: dict[str, torch.Tensor] = {}
         handles = [
-            m.register_forward_hook(lambda _m, _i, out, name=name: seen.__setitem__(name, out))
+            m.register_forward_hook(lambda _m, _i, out, name=name: linear_outputs.__setitem__(name, out))
             for name, m in linear.items()
         ]
         try:
@@ -304,7 +304,7 @@ class FunctionalStudent:
         for handle in handles:
             handle.remove()
         outputs = logits_of(outputs, self.name, training=True)
-        self._head_name = next((name for name, out in seen.items() if out is outputs), None)
+        self._head_name = next((name for name, out in linear_outputs.items() if out is outputs), None)
         self.output_shape = tuple(outputs.shape[1:])
         return few
 

@@ -62,7 +62,7 @@ def swin(channels: int, side: int, outputs: int) -> nn.Module:
     """The Swin transformer (Liu et al. 2021)."""
     _coloured("swin", channels)
     small = side < _SMALL
-    made = torchvision.models.SwinTransformer(
+    network = torchvision.models.SwinTransformer(
         patch_size=[2, 2] if small else [4, 4],
         embed_dim=48 if small else 96,
         depths=[2, 2, 2] if small else [2, 2, 6, 2],
@@ -71,7 +71,7 @@ def swin(channels: int, side: int, outputs: int) -> nn.Module:
         stochastic_depth_prob=0.2,
         num_classes=outputs,
     )
-    return _module(made)
+    return _module(network)
 
 
 def _coloured(name: str, channels: int) -> None:
@@ -81,5 +81,5 @@ def _coloured(name: str, channels: int) -> None:
 
 def _module(network: Any) -> nn.Module:
     """Torchvision has no types."""
-    found: nn.Module = network
-    return found
+    module: nn.Module = network
+    return module

@@ -24,5 +24,5 @@ def preresnet(channels: int, side: int, outputs: int, depth: int = 20) -> nn.Mod
         raise ValueError(f"a PreResNet has a depth of 6n + 2 (8, 14, 20, ...), found {depth}")
     widths = [16, *(width for width in (16, 32, 64) for _ in range(blocks))]
     strides = [2 if i in (blocks, 2 * blocks) else 1 for i in range(3 * blocks)]
-    made = [PreactivationBlock(a, b, stride) for (a, b), stride in zip(pairwise(widths), strides, strict=True)]
-    return Preactivated(channels, 16, made, 64, outputs)
+    layers = [PreactivationBlock(a, b, stride) for (a, b), stride in zip(pairwise(widths), strides, strict=True)]
+    return Preactivated(channels, 16, layers, 64, outputs)

@@ -94,11 +94,11 @@ class LSTMCell(nn.Module):
             nn.init.uniform_(parameter, -(width**-0.5), width**-0.5)
 
     def step(
-        self, taken: torch.Tensor, state: tuple[torch.Tensor, torch.Tensor]
+        self, projected: torch.Tensor, state: tuple[torch.Tensor, torch.Tensor]
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
         """One step in time, given what `inputs` makes of the input."""
         hidden, cell = state
-        i, f, g, o = (taken + self.hidden(hidden)).chunk(4, -1)
+        i, f, g, o = (projected + self.hidden(hidden)).chunk(4, -1)
         cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(g)
         hidden = torch.sigmoid(o) * torch.tanh(cell)
         return hidden, (hidden, cell)
@@ -111,15 +111,15 @@ class LSTMCell(nn.Module):
         backwards: bool = False,
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
         """(n, L, inputs) to (n, L, width); where nothing is `there`, the state stays as it is."""
-        taken, found = self.inputs(inputs).unbind(1), []
-        for place in range(len(taken))[:: -1 if backwards else 1]:
-            _, after = self.step(taken[place], state)
+        projected, states = self.inputs(inputs).unbind(1), []
+        for place in range(len(projected))[:: -1 if backwards else 1]:
+            _, after = self.step(projected[place], state)
             if there is not None:
-                kept = there[:, place, None]
-                after = (kept * after[0] + (1 - kept) * state[0], kept * after[1] + (1 - kept) * state[1])
+                mask = there[:, place, None]
+                after = (mask * after[0] + (1 - mask) * state[0], mask * after[1] + (1 - mask) * state[1])
             state = after
-            found.append(state[0])
-        return torch.stack(found[:: -1 if backwards else 1], 1), state
+            states.append(state[0])
+        return torch.stack(states[:: -1 if backwards else 1], 1), state
 
 
 class AttentiveLSTM(Translator):
@@ -178,18 +178,18 @@ class AttentiveLSTM(Translator):
     def advance(self, token: torch.Tensor, memory: Memory, state: Any) -> tuple[torch.Tensor, Any]:
         """See `Translator`."""
         hidden, after = self.embedding(token) * math.sqrt(self.width), []
-        for layer, own in zip(self.decoder, state, strict=True):
+        for layer, layer_state in zip(self.decoder, state, strict=True):
             assert isinstance(layer, LSTMCell)
-            hidden, own = layer.step(layer.inputs(hidden), own)
-            after.append(own)
+            hidden, layer_state = layer.step(layer.inputs(hidden), layer_state)
+            after.append(layer_state)
         return self.logits(self._attended(hidden[:, None], memory)[:, 0]), after
 
     def _attended(self, states: torch.Tensor, memory: Memory) -> torch.Tensor:
         scores = self.query(states) @ memory.states.transpose(1, 2)
         weights = F.softmax(scores + _hidden(memory.there)[:, None], -1)
-        found = torch.tanh(self.combined(torch.cat([weights @ memory.states, states], -1)))
-        kept: torch.Tensor = self.dropout(found)
-        return kept
+        combined = torch.tanh(self.combined(torch.cat([weights @ memory.states, states], -1)))
+        dropped: torch.Tensor = self.dropout(combined)
+        return dropped
 
 
 class Transformer(Translator):
@@ -252,17 +252,17 @@ class Transformer(Translator):
         begin, hidden, after = 0 if before is None else before[0][0].shape[2], _hidden(memory.there)[:, None], []
         states = self._embedded(target, begin)
         length = target.shape[1]
-        seen = torch.ones(length, begin + length, dtype=states.dtype, device=states.device).tril(begin)
+        visible = torch.ones(length, begin + length, dtype=states.dtype, device=states.device).tril(begin)
         for number, layer in enumerate(self.decoder):
-            own = None if before is None else before[number]
-            states, own = layer(states, _hidden(seen), own, memory.first[number], hidden)
-            after.append(own)
+            pair = None if before is None else before[number]
+            states, pair = layer(states, _hidden(visible), pair, memory.first[number], hidden)
+            after.append(pair)
         return self.decoded(states), after
 
     def _embedded(self, tokens: torch.Tensor, begin: int = 0) -> torch.Tensor:
         states = self.embedding(tokens) * math.sqrt(self.width)
-        found: torch.Tensor = self.dropout(states + self.places[begin : begin + tokens.shape[1]])
-        return found
+        embedded: torch.Tensor = self.dropout(states + self.places[begin : begin + tokens.shape[1]])
+        return embedded
 
 
 Pair = tuple[torch.Tensor, torch.Tensor]
@@ -291,11 +291,11 @@ class _Layer(nn.Module):
         hidden_source: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, Pair]:
         """States, and keys and values of all up to here; `before` has those of earlier places."""
-        own = self.norm(states)
-        pair = self.attention.keys_and_values(own)
+        normed = self.norm(states)
+        pair = self.attention.keys_and_values(normed)
         if before is not None:
             pair = torch.cat([before[0], pair[0]], 2), torch.cat([before[1], pair[1]], 2)
-        states = states + self.dropout(self.attention(own, pair, hidden))
+        states = states + self.dropout(self.attention(normed, pair, hidden))
         if self.cross is not None:
             assert self.cross_norm is not None
             states = states + self.dropout(self.cross(self.cross_norm(states), source, hidden_source))
@@ -311,17 +311,17 @@ class _Attention(nn.Module):
             nn.init.xavier_uniform_(projection.weight)
             nn.init.zeros_(projection.bias)
 
-    def keys_and_values(self, asked: torch.Tensor) -> Pair:
+    def keys_and_values(self, states: torch.Tensor) -> Pair:
         """(n, L, d) to two of (n, heads, L, d / heads)."""
-        return self._by_heads(self.key(asked)), self._by_heads(self.value(asked))
+        return self._by_heads(self.key(states)), self._by_heads(self.value(states))
 
-    def forward(self, asking: torch.Tensor, asked: Pair, hidden: torch.Tensor) -> torch.Tensor:
-        q, (k, v) = self._by_heads(self.query(asking)), asked
+    def forward(self, states: torch.Tensor, pair: Pair, hidden: torch.Tensor) -> torch.Tensor:
+        q, (k, v) = self._by_heads(self.query(states)), pair
         scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
-        # (…, asking, asked) with a place for heads.
+        # (…, queries, keys) with a place for heads.
         weights = F.softmax(scores + (hidden if hidden.ndim == 2 else hidden[:, None]), -1)
-        found: torch.Tensor = self.out((weights @ v).transpose(1, 2).flatten(-2))
-        return found
+        mixed: torch.Tensor = self.out((weights @ v).transpose(1, 2).flatten(-2))
+        return mixed
 
     def _by_heads(self, states: torch.Tensor) -> torch.Tensor:
         return states.view(*states.shape[:2], self.heads, -1).transpose(1, 2)

@@ -50,9 +50,9 @@ class Trial:
         with all_seeded(0, Purpose.INIT, device=self.device):
             self.reference = student.build()
 
-    def error(self, what: str) -> ValueError:
+    def error(self, fault: str) -> ValueError:
         """The error that says what is wrong with the student, by name."""
-        return ValueError(f"the student {self.student.name} {what}")
+        return ValueError(f"the student {self.student.name} {fault}")
 
     def evaluated(self, parameters: Tensors, buffers: Tensors) -> torch.Tensor:
         """Outputs in evaluation, which draws nothing and changes no buffer."""
@@ -119,8 +119,8 @@ class Trial:
         trace: Trace = []
         parameters, buffers = self.start, self.copies()[1]
         for t in range(len(self.minibatches)):
-            made, buffers = self.pass_by_function(t, parameters, buffers, gradient=t > 0)
-            trace += made
+            passes, buffers = self.pass_by_function(t, parameters, buffers, gradient=t > 0)
+            trace += passes
             parameters = {name: p + self.moves[name] for name, p in parameters.items()}
         self.after = buffers
         trace.append((TRAINED, self.evaluated(parameters, buffers)))

@@ -76,17 +76,17 @@ class Watch(DifferentiableKernels):
         if self._leaves_graph or self._unseen + _get_sequence_nr() - self._next:
             return None
         leaves: set[int] = set()
-        seen: set[Any]
+        visited: set[Any]
         for tensor in (*buffers, outputs):
             if not (isinstance(tensor, torch.Tensor) and tensor.requires_grad):
                 return None
             ahead: list[Any] = [tensor.grad_fn]
-            leaves, seen = set(), set()
+            leaves, visited = set(), set()
             while ahead:
                 node = ahead.pop()
-                if node is None or node in seen:
+                if node is None or node in visited:
                     continue
-                seen.add(node)
+                visited.add(node)
                 name = re.sub(r"(Backward)?\d*$", "", node.name().removeprefix("torch::autograd::"))
                 if name not in _FOLLOWED or isinstance(node, torch.autograd.function.BackwardCFunction):
                     return None
@@ -115,10 +115,10 @@ def watch_passes(student: FunctionalStudent, few: torch.Tensor) -> set[str] | No
         known from the graphs.
     """
     reached: set[str] | None = set()
-    parameters, given = (copied(each) for each in student.tensors_of(student.module))
-    leaves = {n: t.requires_grad_() for n, t in (parameters | given).items() if t.is_floating_point()}
+    parameters, first_buffers = (copied(each) for each in student.tensors_of(student.module))
+    leaves = {n: t.requires_grad_() for n, t in (parameters | first_buffers).items() if t.is_floating_point()}
     for training in (True, False):
-        buffers = copied(given)  # of leaves nothing may change in place
+        buffers = copied(first_buffers)  # of leaves nothing may change in place
         watch = Watch(buffers.values())
         try:
             with (

@@ -44,5 +44,5 @@ def wide_resnet(channels: int, side: int, outputs: int, depth: int = 40, width: 
     blocks = sixths("wide ResNet", depth, width=width)
     widths = [16] + [width * stage for stage in (16, 32, 64) for _ in range(blocks)]
     strides = [2 if i in (blocks, 2 * blocks) else 1 for i in range(3 * blocks)]
-    made = [PreactivationBlock(a, b, stride) for (a, b), stride in zip(pairwise(widths), strides, strict=True)]
-    return Preactivated(channels, 16, made, widths[-1], outputs)
+    layers = [PreactivationBlock(a, b, stride) for (a, b), stride in zip(pairwise(widths), strides, strict=True)]
+    return Preactivated(channels, 16, layers, widths[-1], outputs)

@@ -146,12 +146,12 @@ def resized_objects(photographs: Sequence[Photograph], side: int) -> list[Object
         outside += [photograph.path] * int((area & ~inside).sum())
         labels, void = torch.tensor(photograph.labels).long(), torch.tensor(photograph.void).bool()
         objects.append(Objects(boxes[inside], labels[inside], void[inside]))
-    for paths, what in (
+    for paths, fault in (
         (outside, "objects lie outside of their images and are left out"),
         (contradicted, "images have another shape than their annotations say; boxes are taken as of the images"),
     ):
         if paths:
-            warn(f"{len(paths)} {what}, the first in {paths[0]}", stacklevel=3)
+            warn(f"{len(paths)} {fault}, the first in {paths[0]}", stacklevel=3)
     return objects
 
 

@@ -95,7 +95,7 @@ def _coco(found: Sequence[Detections], truths: Sequence[Truth], num_classes: int
         for box, score, label in zip(*(one[part].tolist() for part in ("boxes", "scores", "labels")), strict=True)
     )
     with contextlib.redirect_stdout(io.StringIO()):  # it says how it gets on
-        evaluation = COCOeval(*(_indexed(of, len(truths), num_classes) for of in (objects, detections)), "bbox")
+        evaluation = COCOeval(*(_indexed(rows, len(truths), num_classes) for rows in (objects, detections)), "bbox")
         evaluation.params.iouThrs = THRESHOLDS
         evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, np.inf]], ["all"]
         evaluation.params.maxDets = [MOST]
@@ -115,26 +115,26 @@ def _indexed(annotations: Iterator[dict[str, Any]], images: int, num_classes: in
     """Pycocotools' record of them."""
     from pycocotools.coco import COCO
 
-    made = COCO()
-    made.dataset = {
+    coco = COCO()
+    coco.dataset = {
         "images": [{"id": i} for i in range(images)],
         "categories": [{"id": c} for c in range(1, num_classes)],
         # Numbered from 1, since 0 is pycocotools' sign for no match.
         "annotations": [{"id": number, **each} for number, each in enumerate(annotations, 1)],
     }
-    made.createIndex()
-    return made
+    coco.createIndex()
+    return coco
 
 
 def _voc(found: Sequence[Detections], truths: Sequence[Truth], num_classes: int) -> Floats:
     """Of each class with objects, (classes, thresholds), as VOC's devkit."""
     each = []
     for label in range(1, num_classes):
-        own = [truth.of(label) for truth in truths]
-        objects = sum(int((~truth.void).sum()) for truth in own)
+        of_class = [truth.of(label) for truth in truths]
+        objects = sum(int((~truth.void).sum()) for truth in of_class)
         if objects:
             boxes, scores = ([one[part][one["labels"] == label] for one in found] for part in ("boxes", "scores"))
-            judged = [_judged(*pair) for pair in zip(boxes, own, strict=True)]
+            judged = [_judged(*pair) for pair in zip(boxes, of_class, strict=True)]
             right, wrong = (np.concatenate(part, 1) for part in zip(*judged, strict=True))
             order = np.argsort(-torch.cat(scores).numpy(), kind="stable")
             each.append(_area(right[:, order], wrong[:, order], objects))

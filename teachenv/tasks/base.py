@@ -89,11 +89,11 @@ class Task:
                 f"{np.shape(self.lengths)}"
             )
         for part, in_pool, in_test in zip(("inputs", "targets"), pool, test, strict=True):
-            found = [(tuple(tensor.shape[1:]), tensor.dtype) for tensor in (in_pool, in_test)]
-            if found[0] != found[1]:
+            forms = [(tuple(tensor.shape[1:]), tensor.dtype) for tensor in (in_pool, in_test)]
+            if forms[0] != forms[1]:
                 raise ValueError(
-                    f"task {self.name!r}: {part} of one sample are {found[0][0]} {found[0][1]} in the pool but "
-                    f"{found[1][0]} {found[1][1]} in test; expected both splits to be prepared in the same way"
+                    f"task {self.name!r}: {part} of one sample are {forms[0][0]} {forms[0][1]} in the pool but "
+                    f"{forms[1][0]} {forms[1][1]} in test; expected both splits to be prepared in the same way"
                 )
         object.__setattr__(self, "pool", pool)  # the dataclass is frozen for everybody else
         object.__setattr__(self, "test", test)

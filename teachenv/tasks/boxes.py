@@ -95,8 +95,8 @@ def default_boxes(size: int) -> torch.Tensor:
     """SSD's default boxes for square images, (boxes, 4) in pixels."""
     maps = [torch.zeros(1, 1, side, side) for side in grids(size)]
     images = ImageList(torch.zeros(1, 3, size, size), [(size, size)])
-    made: torch.Tensor = DefaultBoxGenerator(RATIOS, scales=_SCALES)(images, maps)[0]
-    return made
+    boxes: torch.Tensor = DefaultBoxGenerator(RATIOS, scales=_SCALES)(images, maps)[0]
+    return boxes
 
 
 def matched(objects: Objects, size: int, rules: Rules = "coco") -> torch.Tensor:
@@ -151,7 +151,9 @@ def packed(scenes: Iterable[Objects], size: int, rules: Rules = "coco") -> torch
     """
     rows = [(matched(scene, size, rules), scene.rows()) for scene in scenes]
     most = max(len(objects) for _, objects in rows)
-    return torch.stack([torch.cat([target, F.pad(own, (0, 0, 0, most - len(own)))]) for target, own in rows])
+    return torch.stack(
+        [torch.cat([target, F.pad(objects, (0, 0, 0, most - len(objects)))]) for target, objects in rows]
+    )
 
 
 class BoxDecisions(Decisions):
@@ -256,8 +258,8 @@ class DetectionMeasure(Measure):
         See `teachenv.tasks.average_precision`. Of each image at most 100 detections count (`detections`).
         """
         truths = [truth(rows.cpu()) for rows in targets[:, self.decisions.boxes :]]
-        found = [detections(self.decisions, each) for each in outputs.cpu()]
-        each = average_precisions(self.decisions.rules, found, truths, self.decisions.num_classes)
+        detected = [detections(self.decisions, each) for each in outputs.cpu()]
+        each = average_precisions(self.decisions.rules, detected, truths, self.decisions.num_classes)
         return {"map": float(each.mean()), "map_50": float(each[0])}
 
     def _halves(
@@ -297,5 +299,5 @@ def detections(
     moved = _CODE.decode_single(codes, default_boxes(decisions.size).to(outputs)).clamp(0, decisions.size)
     labels, places = torch.nonzero(probabilities > least, as_tuple=True)
     scores, boxes = probabilities[labels, places], moved[places]
-    kept = batched_nms(boxes, scores, labels, overlap)[:most]
-    return {"boxes": boxes[kept], "scores": scores[kept], "labels": labels[kept] + 1}
+    chosen = batched_nms(boxes, scores, labels, overlap)[:most]
+    return {"boxes": boxes[chosen], "scores": scores[chosen], "labels": labels[chosen] + 1}

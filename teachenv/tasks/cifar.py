@@ -88,13 +88,13 @@ def _cifar(
     test_images, test_labels = _read([directory / file for file in test_files], num_classes)
     mean = images.mean(axis=0, dtype=np.float64).astype(np.float32)  # of the whole training set, whatever the pool
     sizes = {"training images": len(labels), "test images": len(test_labels)}
-    found = honest_name(name, directory, sizes, {}, changed=files.unofficial(directory))
+    data_name = honest_name(name, directory, sizes, {}, changed=files.unofficial(directory))
     if pool_size is not None:
         index = subset_indices(len(labels), pool_size, split_seed)
         images, labels = images[index], labels[index]
     return Task(
         name=name,
-        dataset=found,
+        dataset=data_name,
         pool=(_centred(images, mean), torch.from_numpy(labels)),
         test=(_centred(test_images, mean), torch.from_numpy(test_labels)),
         num_outputs=num_classes,

@@ -99,10 +99,10 @@ class LikelihoodMeasure(Measure):
 
     def objective(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """At most 0, and unbounded below."""
-        made = self.decisions(Prediction(outputs), targets)
-        losses = F.cross_entropy(made.prediction.outputs, made.labels, reduction="none")
-        error = made.prediction.mean(losses)
-        return -error if made.rest is None else -error - made.rest
+        decided = self.decisions(Prediction(outputs), targets)
+        losses = F.cross_entropy(decided.prediction.outputs, decided.labels, reduction="none")
+        error = decided.prediction.mean(losses)
+        return -error if decided.rest is None else -error - decided.rest
 
     def score(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The measure's."""

@@ -80,7 +80,7 @@ def detection(
         pool, test = (_scenes(n, size, rng) for n, rng in zip(counts, streams, strict=True))
         return _task(dataset, dataset, pool, test, BoxDecisions(len(CLASSES) + 1, size))
     rules: Rules = "voc" if dataset == "voc2012" else "coco"
-    train, val, classes, found = _voc(data_root) if dataset == "voc2012" else _coco(dataset, data_root)
+    train, val, classes, data_name = _voc(data_root) if dataset == "voc2012" else _coco(dataset, data_root)
     pool, test = read_splits(
         train,
         val,
@@ -90,15 +90,15 @@ def detection(
         pool_size=pool_size,
         split_seed=split_seed,
     )
-    return _task(dataset, found, pool, test, BoxDecisions(classes, size, rules))
+    return _task(dataset, data_name, pool, test, BoxDecisions(classes, size, rules))
 
 
-def _task(dataset: str, found: str, pool: Split, test: Split, decisions: BoxDecisions) -> Task:
+def _task(dataset: str, data_name: str, pool: Split, test: Split, decisions: BoxDecisions) -> Task:
     most = max(pool[1].shape[1], test[1].shape[1])
     pool, test = ((images, F.pad(t, (0, 0, 0, most - t.shape[1]))) for images, t in (pool, test))
     return Task(
         name=f"detection-{dataset}",
-        dataset=found,
+        dataset=data_name,
         pool=pool,
         test=test,
         num_outputs=decisions.num_classes,
@@ -108,11 +108,11 @@ def _task(dataset: str, found: str, pool: Split, test: Split, decisions: BoxDeci
 
 def _scenes(count: int, size: int, rng: np.random.Generator) -> Split:
     scenes = draw_scenes(count, size, rng)
-    seen = (
+    objects = (
         Objects(torch.from_numpy(boxes[labels > 0]), torch.from_numpy(labels[labels > 0]))
         for boxes, labels in zip(scenes.boxes, scenes.labels, strict=True)
     )
-    return torch.from_numpy(scenes.images), packed(seen, size)
+    return torch.from_numpy(scenes.images), packed(objects, size)
 
 
 def _coco(

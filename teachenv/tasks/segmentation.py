@@ -84,7 +84,7 @@ def segmentation(
             raise ValueError(f"image_size is ({height}, {width}): scenes of shapes are square")
         return _shapes(600 if pool_size is None else pool_size, height, split_seed)
     read = _camvid if dataset == "camvid" else _voc
-    train, val, found = read(data_root)
+    train, val, data_name = read(data_root)
     classes = CAMVID_CLASSES if dataset == "camvid" else VOC_CLASSES
     pool, test = read_splits(
         train,
@@ -97,7 +97,7 @@ def segmentation(
     )
     return Task(
         name=f"segmentation-{dataset}",
-        dataset=found,
+        dataset=data_name,
         pool=pool,
         test=test,
         num_outputs=classes,
@@ -155,20 +155,20 @@ def _lines(path: Path) -> list[str]:
     return lines
 
 
-def _pairs(found: Sequence[tuple[Path, ...]]) -> Files:
-    for paths in found:
+def _pairs(lines: Sequence[tuple[Path, ...]]) -> Files:
+    for paths in lines:
         if len(paths) != 2:
             raise DatasetUnavailable(
                 f"a line of CamVid's lists names {len(paths)} files, expected an image and its labels: "
                 f"{' '.join(map(str, paths))}"
             )
-    return [(image, labels) for image, labels in found]
+    return [(image, labels) for image, labels in lines]
 
 
 def _read_labels(files: Sequence[tuple[Path, Path]], size: tuple[int, int], classes: int) -> npt.NDArray[np.int64]:
     """Labels of pixels, (n, height, width), resized by the nearest pixel; numbers that are no class are void."""
     height, width = size
-    found = np.empty((len(files), height, width), dtype=np.int64)
+    numbers = np.empty((len(files), height, width), dtype=np.int64)
     for row, (path, labels) in enumerate(files):
         size_of_image, mask = size_of(path), opened(labels)
         if mask.mode == "F" or len(mask.getbands()) > 1:
@@ -178,13 +178,13 @@ def _read_labels(files: Sequence[tuple[Path, Path]], size: tuple[int, int], clas
                 f"{labels} has {mask.size} pixels and its image {path} {size_of_image}; expected the same, copy "
                 "files that belong together"
             )
-        found[row] = np.asarray(mask.resize((width, height), Image.Resampling.NEAREST))
-    if not (found < classes).any():
+        numbers[row] = np.asarray(mask.resize((width, height), Image.Resampling.NEAREST))
+    if not (numbers < classes).any():
         raise DatasetUnavailable(
             f"no pixel of {len(files)} label images such as {files[0][1]} has a class, expected numbers from 0 to "
             f"{classes - 1}"
         )
-    return np.where((found >= 0) & (found < classes), found, VOID)
+    return np.where((numbers >= 0) & (numbers < classes), numbers, VOID)
 
 
 class SegmentationMeasure(Measure):
@@ -253,9 +253,9 @@ class SegmentationMeasure(Measure):
     def _pixels(self, outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Pixels in the intersection and in the union of labels and predictions, (C,) each."""
         known = (targets != VOID).reshape(-1)
-        labels, found = targets.clamp(min=0).reshape(-1), outputs.argmax(1).reshape(-1)
-        both = class_counts(labels, self.num_classes, known & (labels == found))
-        either = sum(class_counts(of, self.num_classes, known) for of in (labels, found)) - both
+        labels, predicted = targets.clamp(min=0).reshape(-1), outputs.argmax(1).reshape(-1)
+        both = class_counts(labels, self.num_classes, known & (labels == predicted))
+        either = sum(class_counts(classes, self.num_classes, known) for classes in (labels, predicted)) - both
         return both, either
 
     def _labels(self, targets: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:

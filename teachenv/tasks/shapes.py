@@ -48,8 +48,8 @@ def draw_scenes(count: int, size: int, rng: np.random.Generator) -> Scenes:
     """
     if count < 1 or size < 24:
         raise ValueError(f"found {count} scenes of {size} pixels a side, expected at least 1 of at least 24")
-    made = [_scene(size, rng) for _ in range(count)]
-    return Scenes(*(np.stack(part) for part in zip(*made, strict=True)))
+    scenes = [_scene(size, rng) for _ in range(count)]
+    return Scenes(*(np.stack(part) for part in zip(*scenes, strict=True)))
 
 
 def _scene(size: int, rng: np.random.Generator) -> tuple[npt.NDArray[np.generic], ...]:
@@ -66,11 +66,11 @@ def _scene(size: int, rng: np.random.Generator) -> tuple[npt.NDArray[np.generic]
     boxes, labels = np.zeros((MOST, 4), np.float32), np.zeros(MOST, np.int64)
     mask = np.zeros_like(owner)
     for number, kind in enumerate(kinds, 1):
-        seen = owner == number
-        if seen.sum() < _LEAST_SEEN:
+        visible = owner == number
+        if visible.sum() < _LEAST_SEEN:
             continue
-        mask[seen] = kind
-        down, across = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
+        mask[visible] = kind
+        down, across = np.flatnonzero(visible.any(1)), np.flatnonzero(visible.any(0))
         boxes[number - 1] = across[0], down[0], across[-1] + 1, down[-1] + 1
         labels[number - 1] = kind
     image += rng.normal(0, _NOISE, image.shape)

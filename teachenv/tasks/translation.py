@@ -78,18 +78,18 @@ def translation(
         vocabulary = pieces_of(_both_sides(data), _PIECES[dataset] if vocabulary_size is None else vocabulary_size)
         numbered = _all_numbered(data, vocabulary)
     limit = max_length or max(len(side) for pairs in numbered.values() for pair in pairs for side in pair)
-    kept = {
+    fitting = {
         name: _fitting(getattr(data, name), pairs, limit, longer if name != "test" else "never")
         for name, pairs in numbered.items()
     }
-    pool = kept["train"] + kept["valid"]
+    pool = fitting["train"] + fitting["valid"]
     if pool_size is not None:
         pool = [pool[i] for i in subset_indices(len(pool), pool_size, split_seed)]
     return Task(
         name=f"translation-{dataset}",
         dataset=data.dataset,
         pool=_split(pool, limit),
-        test=_split(kept["test"], limit),
+        test=_split(fitting["test"], limit),
         num_outputs=len(vocabulary),
         decisions=TokenDecisions(vocabulary),
         lengths=np.array([max(map(len, pair)) for pair in pool]),
@@ -123,20 +123,20 @@ def _numbered(lines: Lines, vocabulary: Vocabulary) -> list[Pair]:
 
 def _fitting(lines: Lines, pairs: list[Pair], limit: int, longer: str) -> list[Pair]:
     hint = ', or leave such pairs out with longer="drop"' if longer == "error" else ""
-    found = []
+    fitting = []
     for number, pair in enumerate(pairs, start=1):
         longest = max(map(len, pair))
         if longest <= limit:
-            found.append(pair)
+            fitting.append(pair)
         elif longer != "drop":
             file = lines.files[0 if len(pair[0]) == longest else 1]
             raise ValueError(
                 f"{file}, line {number}: found a sentence of {longest} tokens with its end, expected at most "
                 f"max_length={limit}; raise it{hint}"
             )
-    if not found:
+    if not fitting:
         raise ValueError(f"{lines.files[0]}: no pair is within max_length={limit}; raise it")
-    return found
+    return fitting
 
 
 def _split(pairs: Sequence[Pair], limit: int) -> Split:
@@ -275,9 +275,9 @@ class TranslationMeasure(Measure):
         draws = torch.Generator(device=inputs.device).manual_seed(0)
         with network.module() as model:
             assert isinstance(model, Translator)
-            found = drawn_candidates(model, self.vocabulary, inputs, targets, self.candidates, draws)
-        log_p = log_probabilities(network, inputs[:, : targets.shape[1]], found.tokens)
-        return expected_bleu(log_p.sum(2), found, self.sharpness)
+            candidates = drawn_candidates(model, self.vocabulary, inputs, targets, self.candidates, draws)
+        log_p = log_probabilities(network, inputs[:, : targets.shape[1]], candidates.tokens)
+        return expected_bleu(log_p.sum(2), candidates, self.sharpness)
 
 
 class TokenDecisions(Decisions):

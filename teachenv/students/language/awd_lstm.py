@@ -39,11 +39,11 @@ class WeightDropLSTM(nn.Module):
         if before is None:
             zero = states.new_zeros(1, states.shape[1], cell.hidden_size)
             before = (zero, zero)
-        own: dict[str, torch.Tensor] = dict(cell.named_parameters())
-        own["weight_hh_l0"] = F.dropout(own["weight_hh_l0"], self.p, self.training)
-        weights = [own[f"{name}_l0"] for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
-        found, h, c = torch.lstm(states, before, weights, True, 1, 0.0, self.training, False, False)
-        return found, (h, c)
+        parameters: dict[str, torch.Tensor] = dict(cell.named_parameters())
+        parameters["weight_hh_l0"] = F.dropout(parameters["weight_hh_l0"], self.p, self.training)
+        weights = [parameters[f"{name}_l0"] for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+        outputs, h, c = torch.lstm(states, before, weights, True, 1, 0.0, self.training, False, False)
+        return outputs, (h, c)
 
 
 class AWDLSTM(LanguageModel):
@@ -98,10 +98,10 @@ class AWDLSTM(LanguageModel):
                 states = self.hidden_dropout(states)
             states, (h, c) = layer(states, None if state is None else state[number])
             after.append((h.detach(), c.detach()))
-        kept = self.dropout(states)
+        dropped = self.dropout(states)
         penalty = None
         if self.training:
-            penalty = self.activation * kept.square().mean()
+            penalty = self.activation * dropped.square().mean()
             if len(states) > 1:
                 penalty = penalty + self.temporal_activation * (states[1:] - states[:-1]).square().mean()
-        return Spoken(F.linear(kept, self.embedding.weight, self.bias), after, penalty)
+        return Spoken(F.linear(dropped, self.embedding.weight, self.bias), after, penalty)

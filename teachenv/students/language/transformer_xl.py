@@ -105,8 +105,8 @@ class _Layer(nn.Module):
         place = shifted(torch.einsum("ibhd,jhd->bhij", q + place_bias, r))
         scores = ((content + place) / math.sqrt(self.shape[1])).masked_fill(hidden, -torch.inf)
         weights = self.dropout(F.softmax(scores, -1))
-        found = torch.einsum("bhij,jbhd->ibhd", weights, v).flatten(-2)
-        states = self.attended(states + self.dropout(self.out(found)))
+        values = torch.einsum("bhij,jbhd->ibhd", weights, v).flatten(-2)
+        states = self.attended(states + self.dropout(self.out(values)))
         fed: torch.Tensor = self.fed(states + self.feed(states))
         return fed
 

@@ -32,7 +32,7 @@ class Size(NamedTuple):
 
     @property
     def effort(self) -> Effort:
-        """There are no teachers."""
+        """What is spent on each loss; there are no teachers to spend on."""
         rungs = Rung(24, 0, 1, self.tried), Rung(6, 0, 1, self.compared)
         return Effort(student_steps=0, parallel=1, rungs=rungs, points=1, students=1, final_students=self.final)
 

@@ -65,7 +65,7 @@ class CommonOptions:
                     raise unknown_name(kind, name, known)
 
     def _names(self) -> Names:
-        """What to look up before anything runs."""
+        """The options that are names, with the names that there are: they are looked up before anything runs."""
         return {}
 
     @property
@@ -99,7 +99,7 @@ class CommonOptions:
                 execute(results, stages, report, machines, part)
 
     def _machines(self) -> Backend:
-        """What is measured here, nothing else may disturb."""
+        """A machine that does one case at a time: nothing else may disturb what is measured here."""
         from teachenv.experiment.backends import make_backend
 
         return make_backend("inline")
@@ -107,7 +107,7 @@ class CommonOptions:
 
 @dataclass(frozen=True)
 class ParallelOptions(CommonOptions):
-    """Those of benchmarks whose jobs run side by side."""
+    """The options of benchmarks whose jobs run side by side."""
 
     workers: int | None = None
     """Processes, each on one core; by default as many as there are cores."""
@@ -120,7 +120,7 @@ class ParallelOptions(CommonOptions):
 
     @property
     def processes(self) -> int:
-        """How many."""
+        """How many processes run jobs."""
         return self.workers or os.cpu_count() or 1
 
     def _machines(self) -> Backend:

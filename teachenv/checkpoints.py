@@ -46,7 +46,7 @@ class Codec:
     """How objects of some kind are written as plain values, and made of them again.
 
     Attributes:
-        name: of the kind, in the file.
+        name: what the file calls the kind.
         fits: whether an object is of the kind.
         pack: object to a value of what files may hold, or of other codecs.
         unpack: that value to the object. It gets data that anybody may have written: it must run nothing of it, and may
@@ -78,7 +78,7 @@ def save(file: str | os.PathLike[str] | IO[bytes], value: Any, kind: str, known:
 
     Args:
         file: a path, whose folder is made if need be; or a file that is open for writing.
-        value: see the module.
+        value: what is written: plain values and tensors in any nesting, and objects that `known` has a codec for.
         kind: what it is, as errors call it: "a teacher of class RMD".
         known: what else than plain values it may hold; the first codec that fits is taken.
 
@@ -105,8 +105,8 @@ def load(
 
     Args:
         file: a path, or a file that is open for reading.
-        kind: as given to `save`.
-        known: as given to `save`.
+        kind: what the file must hold, in the words that `save` was called with.
+        known: the codecs that `save` was called with.
         replaced: values by their place ("options.rate"), in the place of the file's, which are not read.
 
     Raises:
@@ -205,7 +205,7 @@ class _Writer:
         self._storages: set[int] = set()
 
     def encoded(self, value: Any, path: tuple[Any, ...]) -> Any:
-        """The value in JSON."""
+        """A value's JSON form; its tensors are set aside under numbers."""
         kind = type(value)
         if value is None or kind in (bool, int, str):
             return value
@@ -266,7 +266,7 @@ class _Reader:
         self.tensors, self.replaced = tensors, replaced
 
     def decoded(self, content: Any, path: tuple[Any, ...]) -> Any:
-        """The value."""
+        """The value behind its JSON form."""
         if self.replaced and _where(path) in self.replaced:
             return self.replaced[_where(path)]
         if isinstance(content, list):

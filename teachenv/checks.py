@@ -46,7 +46,7 @@ def listed(name: str, value: object, of: str, count: int | None = None) -> list[
     """A sequence (no text), as a list.
 
     Args:
-        name: of the option.
+        name: the option's name, for messages.
         value: what came.
         of: what it should be of, in the plural, for the message.
         count: how many there must be; None: any number.
@@ -75,13 +75,13 @@ def number(
     """A finite number that tensors of `dtype` can be multiplied by: zero, or one that the dtype holds.
 
     Args:
-        name: of the option.
+        name: the option's name, for messages.
         value: what came.
         least: it must be at least this.
         above: it must be greater than this.
         most: it must be at most this.
         below: it must be smaller than this.
-        dtype: of the tensors; a number beyond its range would be infinite or zero there. None: any.
+        dtype: the tensors' dtype; a number beyond its range would be infinite or zero there. None: any.
 
     Raises:
         ValueError: it is none, or outside its range.

@@ -13,12 +13,12 @@ from teachenv.trees import at, mapped
 
 
 def greedy(model: Translator, source: torch.Tensor, length: int | None = None) -> torch.Tensor:
-    """The likeliest word at each place.
+    """A translation of each source, the likeliest word at each place.
 
     Args:
-        model: in evaluation mode.
+        model: a translating network in evaluation mode.
         source: (n, L) token numbers.
-        length: of translations at most; None: the model's.
+        length: tokens of a translation at most; None: the model's.
 
     Returns:
         (n, length), padded after the end.
@@ -32,10 +32,10 @@ def sample(
     """A translation of each source, drawn from the model; otherwise as `greedy`.
 
     Args:
-        model: in evaluation mode.
+        model: a translating network in evaluation mode.
         source: (n, L) token numbers.
         generator: draws.
-        length: see `greedy`.
+        length: tokens of a translation at most; None: the model's.
     """
 
     def drawn(logits: torch.Tensor) -> torch.Tensor:
@@ -76,10 +76,10 @@ def beam(
     """The best translation that a beam finds: of highest log-probability over (its length)^penalty.
 
     Args:
-        model: in evaluation mode.
+        model: a translating network in evaluation mode.
         source: (n, L) token numbers.
         width: translations that are followed for each source.
-        length: see `greedy`.
+        length: tokens of a translation at most; None: the model's.
         penalty: 0: of the highest probability, which prefers short ones.
 
     Returns:

@@ -59,7 +59,7 @@ class TeachEnv(gym.Env[np.ndarray, np.ndarray]):
         render_mode: None, `"ansi"` (text) or `"rgb_array"` (learning curves and the current coefficients).
         defaults: settings where none are given, in place of those of `teachenv.Settings`: what the registered ids
             differ in.
-        **settings: see `teachenv.Settings`.
+        **settings: options of the environment; `teachenv.Settings` lists them.
 
     Raises:
         ValueError: a setting out of its range, that does not fit the data, or that has no effect beside the others.
@@ -129,7 +129,7 @@ class TeachEnv(gym.Env[np.ndarray, np.ndarray]):
         """Outputs of the current student in evaluation mode, (n, outputs, ...), without gradients.
 
         Args:
-            inputs: as the task has them, (n, ...).
+            inputs: samples in the task's form, (n, ...).
         """
         like = self.task.pool[0]
         return self.dynamics.outputs(self.student, torch.as_tensor(inputs, dtype=like.dtype, device=like.device))
@@ -140,7 +140,7 @@ class TeachEnv(gym.Env[np.ndarray, np.ndarray]):
         """Draws a split and an untrained student.
 
         Args:
-            seed: of this and the later episodes; None: go on with the present generator.
+            seed: seed of this and the later episodes; None: go on with the present generator.
             options: there are none.
 
         Raises:

@@ -14,7 +14,7 @@ from teachenv.tasks.base import Task
 
 
 class Episodes:
-    """The episodes of a problem.
+    """Draws the episodes of a problem: which samples each learns from and is judged on.
 
     Args:
         task: the data.
@@ -23,12 +23,11 @@ class Episodes:
     """
 
     def __init__(self, task: Task, settings: Settings, dev_targets: torch.Tensor) -> None:
-        """Holds them."""
         self.task, self.settings, self.dev_targets = task, settings, dev_targets
 
     @property
     def train_size(self) -> int:
-        """Training samples in an episode."""
+        """The number of training samples in an episode."""
         settings, pool = self.settings, len(self.task.pool[0])
         if settings.train_on == "pool":
             return pool

@@ -19,7 +19,7 @@ class UnknownOption(TypeError):
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> ValueError:
-    """Build the error for a name that is in no table, with the closest known name as a suggestion.
+    """Builds the error for a name that is in no table, with the closest known name as a suggestion.
 
     The error is returned rather than raised, so that the caller's `raise` ends the control flow where a reader (and
     a type checker) sees it.

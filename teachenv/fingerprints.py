@@ -68,7 +68,7 @@ class _Digester:
         self._done: dict[int, tuple[Any, bytes]] = {}  # with the object, so that its id stays its own
 
     def of(self, value: Any) -> bytes:
-        """The digest."""
+        """The digest of a value."""
         if id(value) in self._done:
             return self._done[id(value)][1]
         if id(value) in self._under_way:
@@ -83,7 +83,7 @@ class _Digester:
         return hashed.digest()
 
     def _parts(self, value: Any) -> Iterator[bytes | memoryview]:
-        """What the digest is made of."""
+        """The pieces of bytes that a value's digest is made of."""
         kind = type(value)
         if value is None or value is Ellipsis or kind in (bool, int, float, complex, str):
             yield f"{kind.__name__} {value!r}".encode()

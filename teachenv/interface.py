@@ -87,7 +87,6 @@ class Interface:
     """
 
     def __init__(self, problem: Problem, dynamics: Dynamics) -> None:
-        """Makes the spaces."""
         self.problem, self.dynamics = problem, dynamics
         settings, measure = problem.settings, dynamics.measure
         fields = tuple(field.replace("accuracy", measure.score_name) for field in BASE_FIELDS)
@@ -131,7 +130,7 @@ class Interface:
         )
 
     def loaded(self, saved: dict[str, Any]) -> Standing:
-        """What `Standing.saved` was called on."""
+        """The standing that `Standing.saved` was called on."""
         numbers = dict(saved)
         each = [self.problem.episodes.of(seed) for seed in numbers.pop("seeds")]
         episodes = stack_episodes(each) if isinstance(numbers["students"].step, np.ndarray) else each[0]
@@ -248,7 +247,7 @@ class Interface:
         Args:
             students: their state.
             episode: their episode.
-            split: see `Episodes.split`.
+            split: name of the samples, one of those that `Episodes.split` takes.
             diverged: whether the student is known to have diverged, () or (B,).
         """
         inputs, targets = self.problem.episodes.split(episode, split)

@@ -37,11 +37,11 @@ class PairMeasure(Measure):
     """
 
     def objective(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """−CE of the student."""
+        """Minus the student's cross-entropy."""
         return -cross_entropy(Prediction(halves(outputs)[1]), targets).mean()
 
     def score(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Accuracy of the student."""
+        """The student's accuracy."""
         return (halves(outputs)[1].argmax(-1) == targets).to(outputs.dtype).mean()
 
 

@@ -57,7 +57,7 @@ class One(Mapping):
     """One student, whose tensors have no leading dimension."""
 
     def __call__(self, function: Callable[..., T]) -> Callable[..., T]:
-        """The function itself."""
+        """Returns the function as it is."""
         return function
 
     def drawn(self, student: FunctionalStudent, seeds: Sequence[int]) -> tuple[Tensors, Tensors, int | np.ndarray]:
@@ -72,7 +72,7 @@ class Loop(Mapping):
     one_by_one: ClassVar[bool] = True
 
     def __call__(self, function: Callable[..., T]) -> Callable[..., T]:
-        """What `torch.func.vmap(function)` computes."""
+        """Computes what `torch.func.vmap(function)` does, one student after the other."""
         return lambda *arguments: stack([function(*row) for row in unstacked(arguments)])
 
 
@@ -97,5 +97,5 @@ class Vmap(Mapping):
         return function if self.recorder is None else self.recorder(function, *name)
 
     def unrecorded(self) -> Mapping:
-        """Vmap without a recorder."""
+        """The mapping by vmap, without a recorder."""
         return replace(self, recorder=None)

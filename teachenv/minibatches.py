@@ -14,11 +14,11 @@ def minibatches(
     """Indices (count, size) of minibatches: samples reshuffled each epoch, incomplete minibatches left out.
 
     Args:
-        rng: draws.
-        samples: indices.
-        size: of a minibatch.
-        count: how many.
-        lengths: of all samples there are, by index; a minibatch is then of samples of about one length.
+        rng: the generator that draws.
+        samples: indices of the samples.
+        size: samples in a minibatch.
+        count: number of minibatches.
+        lengths: the length of each sample there is, by index; a minibatch then has samples of about one length.
     """
     per_epoch = len(samples) // size
 

@@ -41,7 +41,7 @@ class Model:
         measure: what the student is judged by.
         decisions: how its outputs are read by a loss.
         augmentation: what training minibatches go through; None: nothing.
-        dev_measured: of the dev samples, how many J and the metrics are taken on; None: all.
+        dev_measured: how many of the dev samples J and the metrics are taken on; None: all.
         dev_targets: the pool's targets as dev sees them.
         mapping: whether there is one student or many, and how many are computed.
     """
@@ -191,7 +191,7 @@ class _Network:
 
 
 class _BlankNetwork(_Network):
-    """The same, but its outputs are all 0."""
+    """A network whose outputs are all 0: it prefers no answer."""
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         return torch.zeros_like(super().__call__(inputs))

@@ -66,8 +66,8 @@ def checked_action(action: Any, shape: tuple[int, ...], space: gym.spaces.Box) -
 
     Args:
         action: what the teacher gave.
-        shape: that it must have.
-        space: of one action, a box from -1 to 1.
+        shape: the shape that it must have.
+        space: the space of one action, a box from -1 to 1.
 
     Raises:
         ValueError: wrong shape, NaN, or outside the box by more.

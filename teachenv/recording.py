@@ -35,15 +35,14 @@ class Recorder:
     """Records a function that is called often with tensors of given layouts, and replays it from then on."""
 
     def __init__(self) -> None:
-        """Begins without recordings."""
         self._calls: Counter[Hashable] = Counter()
         self._recordings: dict[Hashable, tuple[Callable[..., list[torch.Tensor]], Any]] = {}
 
     def __call__(self, function: Callable[..., T], *name: Hashable) -> Callable[..., T]:
-        """The function, recorded.
+        """A function with the same results, replayed from a recording where there is one.
 
         Args:
-            function: of tensors and dictionaries of tensors, to a tuple of such; its results need no gradients.
+            function: takes tensors and dictionaries of tensors to a tuple of such; its results need no gradients.
             name: what tells it from other functions of this recorder; equal names promise equal functions.
         """
 

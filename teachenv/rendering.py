@@ -94,7 +94,7 @@ def draw(frame: Frame) -> npt.NDArray[np.uint8]:
 
 
 def text(frame: Frame) -> str:
-    """Describe a frame in a few lines: progress bar, current numbers, sparkline of the objective, coefficients."""
+    """Describes a frame in a few lines: progress bar, current numbers, sparkline of the objective, coefficients."""
     step = _current_step(frame)
     fraction = min(max(step / frame.horizon, 0.0), 1.0)
     filled = int(fraction * _TEXT_WIDTH)

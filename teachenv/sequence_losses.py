@@ -56,8 +56,8 @@ def drawn_candidates(
     """Draws translations of each source of a minibatch.
 
     Args:
-        model: in evaluation mode.
-        vocabulary: of the targets.
+        model: a translating network in evaluation mode.
+        vocabulary: the words of the targets.
         inputs: (n, 2L).
         targets: (n, L).
         count: K.
@@ -72,7 +72,7 @@ def drawn_candidates(
 
 
 def log_probabilities(forward: Forward, source: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """Of each word of given translations, 0 where they are padded: (n, L) and (n, K, L') to (n, K, L')."""
+    """The log-probability of each word of given translations, 0 at padding: (n, L) and (n, K, L') to (n, K, L')."""
     said, longest = tokens.flatten(0, 1), tokens.shape[2]
     sources = source.repeat_interleave(tokens.shape[1], 0)
 
@@ -112,19 +112,18 @@ def expected_bleu(log_p: torch.Tensor, candidates: Candidates, sharpness: float)
 def cross_entropy(
     forward: Forward, inputs: torch.Tensor, targets: torch.Tensor, smoothing: float = 0.0
 ) -> torch.Tensor:
-    """Mean over tokens."""
+    """The mean over tokens of the cross-entropy of each next word."""
     return F.cross_entropy(forward(inputs), targets, ignore_index=VOID, label_smoothing=smoothing)
 
 
 class SequenceLoss(ABC):
-    """See the module.
+    """A loss of whole translations, which may have networks of its own.
 
     Args:
-        likelihood: λ.
+        likelihood: weight λ of the cross-entropy beside the loss.
     """
 
     def __init__(self, likelihood: float = 0.0) -> None:
-        """Checks it."""
         if not 0 <= likelihood <= 1:
             raise ValueError(f"likelihood is a weight between 0 and 1, found {likelihood}")
         self.likelihood = likelihood
@@ -140,7 +139,7 @@ class SequenceLoss(ABC):
         return []
 
     def stepped(self, model: Translator) -> None:
-        """Is told after each step of the optimiser."""
+        """Called after each step of the optimiser."""
         return
 
     def _with_likelihood(
@@ -159,14 +158,13 @@ class TokenLoss(SequenceLoss):
     """
 
     def __init__(self, smoothing: float = 0.0) -> None:
-        """Holds it."""
         super().__init__()
         self.smoothing = smoothing
 
     def __call__(
         self, model: Translator, inputs: torch.Tensor, targets: torch.Tensor, generator: torch.Generator
     ) -> torch.Tensor:
-        """See the class."""
+        """The mean cross-entropy of each next word; the generator is not used."""
         return cross_entropy(model, inputs, targets, self.smoothing)
 
 
@@ -174,13 +172,12 @@ class CandidateLoss(SequenceLoss):
     """A loss of K drawn candidates.
 
     Args:
-        vocabulary: of the targets.
-        candidates: K, at least 2.
-        likelihood: λ.
+        vocabulary: the words of the targets.
+        candidates: number K of translations that are drawn, at least 2.
+        likelihood: weight λ of the cross-entropy beside the loss.
     """
 
     def __init__(self, vocabulary: Vocabulary, candidates: int = 4, likelihood: float = 0.0) -> None:
-        """Checks K."""
         super().__init__(likelihood)
         if candidates < 2:
             raise ValueError(f"candidates are compared with each other: expected at least 2, found {candidates}")
@@ -189,7 +186,7 @@ class CandidateLoss(SequenceLoss):
     def __call__(
         self, model: Translator, inputs: torch.Tensor, targets: torch.Tensor, generator: torch.Generator
     ) -> torch.Tensor:
-        """See `of_candidates`."""
+        """Draws candidates, and computes their loss."""
         was_training = model.training
         model.eval()
         candidates = drawn_candidates(model, self.vocabulary, inputs, targets, self.candidates, generator)
@@ -210,7 +207,7 @@ class Reinforce(CandidateLoss):
     """
 
     def of_candidates(self, log_p: torch.Tensor, candidates: Candidates) -> torch.Tensor:
-        """See the class."""
+        """The class's formula, from the log-probabilities (n, K, L') of the candidates' words."""
         bleu = candidates.bleu.to(log_p)
         others = (bleu.sum(1, keepdim=True) - bleu) / (bleu.shape[1] - 1)
         return -((bleu - others) * log_p.sum(2)).mean()
@@ -220,23 +217,22 @@ class MinimumRisk(CandidateLoss):
     """Minus expected BLEU (Shen et al. 2016); see `expected_bleu`.
 
     Args:
-        vocabulary: of the targets.
+        vocabulary: the words of the targets.
         candidates: K.
-        likelihood: λ.
+        likelihood: weight λ of the cross-entropy beside the loss.
         sharpness: α; 0.005 in the paper, with a hundred candidates.
     """
 
     def __init__(
         self, vocabulary: Vocabulary, candidates: int = 4, likelihood: float = 0.0, sharpness: float = 0.05
     ) -> None:
-        """Checks α."""
         super().__init__(vocabulary, candidates, likelihood)
         if not sharpness > 0:
             raise ValueError(f"sharpness must be positive, found {sharpness}")
         self.sharpness = sharpness
 
     def of_candidates(self, log_p: torch.Tensor, candidates: Candidates) -> torch.Tensor:
-        """See the class."""
+        """The class's formula, from the log-probabilities (n, K, L') of the candidates' words."""
         return -expected_bleu(log_p.sum(2), candidates, self.sharpness)
 
 
@@ -248,7 +244,7 @@ class SoftmaxMargin(CandidateLoss):
     """
 
     def of_candidates(self, log_p: torch.Tensor, candidates: Candidates) -> torch.Tensor:
-        """See the class."""
+        """The class's formula, from the log-probabilities (n, K, L') of the candidates' words."""
         scores = log_p.sum(2) / (candidates.tokens != PAD).sum(2)
         cost = 1 - candidates.bleu.to(scores)
         best = cost.argmin(1, keepdim=True)  # the first of equals, which is no repeated one
@@ -270,12 +266,12 @@ class ActorCritic(SequenceLoss):
     parts have no parameter in common.
 
     Args:
-        vocabulary: of the targets.
+        vocabulary: the words of the targets.
         critic: a translator of the same vocabulary; its source is the reference.
-        actor: whose delayed copy draws; the network that will be trained.
-        likelihood: λ of the actor.
-        alone: first steps in which the critic learns alone.
-        penalty: of the variance of values; 1e-3 in the paper.
+        actor: the network that will be trained; a delayed copy of it draws.
+        likelihood: weight λ of the cross-entropy beside the actor's loss.
+        alone: number of first steps in which the critic learns alone.
+        penalty: factor of the values' variance in the critic's loss; 1e-3 in the paper.
         delay: part of the way that delayed networks go at each step towards the others; 1e-3 in the paper.
     """
 
@@ -289,7 +285,6 @@ class ActorCritic(SequenceLoss):
         penalty: float = 1e-3,
         delay: float = 1e-3,
     ) -> None:
-        """Copies both networks."""
         super().__init__(likelihood)
         self.vocabulary, self.critic, self.alone, self.penalty, self.delay = vocabulary, critic, alone, penalty, delay
         self.delayed_actor, self.delayed_critic = (
@@ -300,7 +295,7 @@ class ActorCritic(SequenceLoss):
     def __call__(
         self, model: Translator, inputs: torch.Tensor, targets: torch.Tensor, generator: torch.Generator
     ) -> torch.Tensor:
-        """See the class; λ is of the actor's part."""
+        """The sum of the critic's loss and the actor's; λ weighs the actor's part alone."""
         length = targets.shape[1]
         source, reference = inputs[:, :length], targets.where(targets != VOID, PAD)
         with torch.no_grad():
@@ -323,12 +318,12 @@ class ActorCritic(SequenceLoss):
         return critic + self._with_likelihood(actor, model, inputs, targets)
 
     def modules(self) -> list[nn.Module]:
-        """The critic."""
+        """The critic, which is trained together with the student."""
         return [self.critic]
 
     @torch.no_grad()
     def stepped(self, model: Translator) -> None:
-        """Delayed networks follow."""
+        """Moves the delayed networks a part of the way towards the others."""
         self.steps += 1
         for slow, net in ((self.delayed_actor, model), (self.delayed_critic, self.critic)):
             for old, new in zip(slow.parameters(), net.parameters(), strict=True):

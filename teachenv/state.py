@@ -71,7 +71,7 @@ class Gradient:
         parameters: ∇_ω of the loss.
         action: ∇_a of the loss, if asked for.
         buffers: the new buffers.
-        outcome: see there.
+        outcome: what the step reports besides, an `Outcome`.
         statistics: ∇ of the loss with respect to the running statistics before the step, if asked for and not zero.
     """
 
@@ -87,9 +87,9 @@ class Pullback:
     """Cotangents that reach a step's inputs through its gradient and its new running statistics.
 
     Attributes:
-        parameters: of the parameters.
-        statistics: of the running statistics.
-        action: of the action.
+        parameters: the cotangents of the parameters.
+        statistics: the cotangents of the running statistics.
+        action: the cotangent of the action.
     """
 
     parameters: Tensors

@@ -41,8 +41,8 @@ def mapped(function: Callable[..., Any], tree: Any, *others: Any, of: type | tup
     Whatever else the structure holds stays in it as it is; all have to agree on it.
 
     Args:
-        function: of as many arguments as there are structures.
-        tree: whose form it is.
+        function: what is called, with as many arguments as there are structures.
+        tree: the structure whose form the result has.
         *others: structures of the same form.
         of: what the function is called with; `ARRAYS`: NumPy's arrays, too.
 

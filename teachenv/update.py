@@ -103,7 +103,7 @@ class Update(ABC):
 
         Args:
             state: the state before it.
-            gradient: of all parameters; or of some, and the others stay where they are.
+            gradient: the gradient of all parameters; or of some, and the others stay where they are.
             out: where the new parameters are written, if all of them move; None: to new memory.
         """
         parameters, slots = state.parameters, state.slots

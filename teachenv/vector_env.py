@@ -50,8 +50,8 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             convolutions on a CPU (LeNet students run at 0.4-0.75 times the loop's speed under vmap there) and networks
             whose forward pass draws random numbers (dropout) or does not run under vmap. `python -m benchmarks
             throughput` measures both.
-        defaults: see `TeachEnv`.
-        **settings: see `teachenv.Settings`.
+        defaults: settings where none are given, as in `TeachEnv`.
+        **settings: options of the environment; `teachenv.Settings` lists them.
 
     Raises:
         ValueError: a setting out of its range or without effect, or `path="vmap"` for a network that does not allow it.
@@ -132,7 +132,7 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """Outputs of the current students in evaluation mode, (B, n, outputs, ...), without gradients.
 
         Args:
-            inputs: as the task has them, (n, ...): the same for all students.
+            inputs: samples in the task's form, (n, ...), the same for all students.
         """
         like = self.task.pool[0]
         tensor = torch.as_tensor(inputs, dtype=like.dtype, device=like.device)

@@ -34,11 +34,11 @@ SHIPPED = Path(__file__).resolve().parent.parent / "results"
 
 @dataclass(frozen=True, kw_only=True)
 class Size(Effort):
-    """What a preset fixes.
+    """How long students of a preset train, and what it spends on teaching them.
 
     Attributes:
         seeds: teachers of each kind.
-        label_noise: the tasks.
+        label_noise: fractions of wrong labels; each is a task.
     """
 
     seeds: int
@@ -83,7 +83,7 @@ PRESETS: dict[Preset, Size] = {
 
 
 def _quick(size: Size) -> Size:
-    """As many updates of teachers that are tuned alike, each by 12 students instead of 16, and fewer measurements.
+    """An effort with as many updates of teachers, each by 12 students instead of 16, and with fewer measurements.
 
     With half as many updates RMD's students were no better than those of the best fixed loss, with 100 samples of dev
     instead of all 400 they were hardly better. With 10 students they lose a part of the lead under label noise.
@@ -108,12 +108,12 @@ class Kind(NamedTuple):
     """What is compared in the environments of a kind.
 
     Attributes:
-        methods: by name.
-        run: those that are run where none are asked for.
+        methods: the methods that are compared, by name.
+        run: names of those that are run where none are asked for.
         loss: the teachers' loss family where none is asked for.
-        shipped: folder of its rows.
+        shipped: folder of the rows that come with the package.
         slow: those of `run` that the quick preset leaves out.
-        sizes: by preset, where it has others than `PRESETS`.
+        sizes: what each preset fixes, where that is not what `PRESETS` has.
     """
 
     methods: Mapping[str, Method]
@@ -164,7 +164,7 @@ _SCHEDULES = ("constant", "linear", "cosine")
 
 @dataclass(frozen=True)
 class Options(ParallelOptions):
-    """Options of the comparison."""
+    """Options of `python -m benchmarks compare`."""
 
     # One more than the other benchmarks have.
     preset: Preset = "quick"  # type: ignore[assignment]
@@ -223,7 +223,7 @@ class Options(ParallelOptions):
 
     @property
     def run(self) -> tuple[str, ...]:
-        """The methods that are run."""
+        """Names of the methods that are run."""
         left_out = self.kind.slow if self.preset == "quick" else ()
         return self.methods or tuple(method for method in self.kind.run if method not in left_out)
 

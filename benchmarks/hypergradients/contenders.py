@@ -18,7 +18,7 @@ Contender = Callable[[Problem], torch.Tensor]
 
 
 def plain(problem: Problem) -> torch.Tensor:
-    """The training itself, undifferentiated; the final objective."""
+    """Trains without differentiating; returns the final objective."""
     module = copy.deepcopy(problem.module)
     optimizer = torch.optim.SGD(module.parameters(), lr=problem.student.learning_rate, momentum=MOMENTUM)
     for t in range(problem.steps):
@@ -31,7 +31,7 @@ def plain(problem: Problem) -> torch.Tensor:
 
 
 def unrolled(problem: Problem) -> torch.Tensor:
-    """PyTorch alone: the whole training in one graph."""
+    """The gradient by PyTorch alone, with the whole training in one graph."""
     module, rate = problem.module, problem.student.learning_rate
     parameters = {name: p.detach().clone().requires_grad_() for name, p in module.named_parameters()}
     velocity = {name: torch.zeros_like(p) for name, p in parameters.items()}
@@ -47,7 +47,7 @@ def unrolled(problem: Problem) -> torch.Tensor:
 
 
 def by_higher(problem: Problem) -> torch.Tensor:
-    """Higher's patched modules and differentiable optimisers."""
+    """The gradient by the package higher: patched modules and differentiable optimisers."""
     import higher
 
     module = copy.deepcopy(problem.module)
@@ -60,7 +60,7 @@ def by_higher(problem: Problem) -> torch.Tensor:
 
 
 def by_torchopt(problem: Problem) -> torch.Tensor:
-    """TorchOpt's differentiable SGD."""
+    """The gradient by TorchOpt's differentiable SGD."""
     import torchopt
 
     module = copy.deepcopy(problem.module)
@@ -73,7 +73,7 @@ def by_torchopt(problem: Problem) -> torch.Tensor:
 
 
 def ours(**options: Any) -> Contender:
-    """`meta.hypergradient` with the given options."""
+    """The gradient by `meta.hypergradient` with the given options."""
 
     def differentiate(problem: Problem) -> torch.Tensor:
         module = problem.module

@@ -21,7 +21,7 @@ NAME = "hypergradients"
 
 @dataclass(frozen=True)
 class Size:
-    """What a preset fixes.
+    """Which trainings and contenders a preset measures, and how often.
 
     Attributes:
         seeds: repetitions.
@@ -30,7 +30,7 @@ class Size:
         students: what is trained, unless `--students` says otherwise.
         contenders: what differentiates, unless `--contenders` says otherwise.
         part: how long the trainings of the first part are, in percent of their usual length.
-        lengths: T of the second part, ascending.
+        lengths: numbers T of student steps in the second part, ascending.
         batches: names in `BATCHES`, the third part.
     """
 
@@ -84,7 +84,7 @@ class Options(CommonOptions):
 
     @property
     def size(self) -> Size:
-        """The preset's, with what was asked for in its place."""
+        """The preset's size, with the command line's options in place of its own."""
         size = SIZES[self.preset]
         return replace(
             size,
@@ -168,7 +168,7 @@ def _missing(options: Options, training: Training, session: Session) -> list[str
 
 
 def _failure(options: Options, training: Training, contender: str, session: Session) -> str:
-    """Why a contender failed; empty if it did not."""
+    """Why a contender failed, as text; empty if it did not."""
     identity = _case(options, training, contender).identity
     rows = [row for row in session.results.rows() if row.seed == training.seed]
     group = grouped(agreeing(rows, [identity]), key=lambda row: "")

@@ -56,7 +56,7 @@ def _failed(reason: str, training: tuple[str, int, int]) -> Outcome:
 def differentiated(
     contender: str, training: tuple[str, int, int], limit: int | None
 ) -> tuple[int | None, torch.Tensor]:
-    """In a process of its own: bytes that a hypergradient takes, and the gradient."""
+    """Runs in a process of its own: (bytes that a hypergradient takes, the gradient)."""
     problem, warm, differentiate = Problem(*training), Problem(training[0], 2, training[2]), CONTENDERS[contender]
     plain(warm)
     differentiate(warm)
@@ -69,7 +69,7 @@ def _reference(student: str, steps: int, seed: int) -> torch.Tensor:
 
 
 def exact(student: str, steps: int, seed: int) -> torch.Tensor:
-    """In a process of its own: the gradient in float64, by unrolled autograd."""
+    """Runs in a process of its own: the gradient in float64, by unrolled autograd."""
     return unrolled(Problem(student, steps, seed, torch.float64))
 
 
@@ -98,7 +98,7 @@ def times(
 
 
 def in_turn(contenders: Sequence[str], training: tuple[str, int, int], turns: int, seconds: float) -> Times:
-    """In a process of its own: the times of contenders and of plain training."""
+    """Runs in a process of its own: the times of contenders and of plain training."""
     functions = {name: CONTENDERS[name] for name in contenders} | {"plain": plain}
     # A process that takes memory for the first time waits for its pages. One turn of a long training is long enough to
     # forget that, and to warm up by another would take as long.
@@ -113,7 +113,7 @@ def in_turn(contenders: Sequence[str], training: tuple[str, int, int], turns: in
 
 @dataclass(frozen=True)
 class Batch:
-    """Students of an environment.
+    """A batch of students of an environment, whose trainings are differentiated.
 
     Attributes:
         students: how many.
@@ -135,12 +135,12 @@ BATCHES: dict[str, Batch] = {
 
 
 def batched(batch: Batch, seed: int, turns: int, folder: Path) -> Outcome:
-    """Hypergradients of many students in one computation, and one after the other."""
+    """Compares hypergradients of many students in one computation with the same one after the other."""
     return alone(speedup, batch=batch, seed=seed, turns=turns)
 
 
 def speedup(batch: Batch, seed: int, turns: int) -> Outcome:
-    """In a process of its own: the time of the loop over that of the batch, and the difference between the two."""
+    """Runs in a process of its own: the loop's time over the batch's, and how far their gradients differ."""
     env = TeachVectorEnv(batch.students, horizon=batch.steps, **batch.settings)
     env.reset(seed=seed)
     together, begin, single = meta.Training(env.dynamics, env.episodes), env.students, env.problem.dynamics

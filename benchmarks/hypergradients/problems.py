@@ -98,7 +98,7 @@ class Problem:
         self.actions = (0.1 * torch.randn(steps, CLASSES, generator=generator)).to(dtype)
 
     def batch(self, t: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Minibatch of step t."""
+        """The minibatch of step t."""
         rows = self._order[t]
         return self._inputs[rows], self._targets[rows]
 

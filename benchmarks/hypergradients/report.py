@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def make(rows: Sequence[Row]) -> Report:
-    """The report."""
+    """The report of the rows."""
     tasks = by(rows, lambda row: row.task)
     lengths = tasks.get("length", [])
     sections = [*usual(tasks.get("usual", [])), *_batches(tasks.get("batched", []))]
@@ -63,7 +63,7 @@ def _batches(rows: Sequence[Row]) -> list[Section]:
 
 
 def _by_length(rows: Sequence[Row], metric: str) -> dict[str, list[tuple[int, float]]]:
-    """Of each contender, lengths of trainings and the median over repetitions."""
+    """The lengths of trainings and the medians over repetitions, by contender."""
     curves: dict[str, list[tuple[int, float]]] = {}
     for group in grouped(rows, key=lambda row: f"{row.method} {row.config['steps']}"):
         points, values = curves.setdefault(group.first.method, []), group.values(metric)

@@ -69,7 +69,7 @@ def cases(benchmark: str, threads: int, **options: Any) -> list[Case]:
 
 
 def measure(student: str, options: Mapping[str, Any], folder: Path) -> Outcome:
-    """See `teach`, in a process of its own."""
+    """Calls `teach` in a process of its own."""
     return alone(teach, student=student, options=options)
 
 

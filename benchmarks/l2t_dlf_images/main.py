@@ -27,7 +27,7 @@ SHIPPED = Path(__file__).resolve().parent.parent / "results" / NAME / "results.j
 
 @dataclass(frozen=True)
 class Options(ParallelOptions):
-    """Options of the image benchmark."""
+    """Options of `python -m benchmarks l2t_dlf_images`."""
 
     table: Literal[1, 2] | None = None
     """The paper's table: 1 is MNIST, 2 is CIFAR; by default both."""
@@ -80,7 +80,7 @@ def run(options: Options) -> None:
 
 
 def _of_machine(options: Options) -> dict[str, str | None]:
-    """Options of every environment: where its data and its students are."""
+    """The options that say where an environment's data and students are on this machine."""
     return {"data_root": options.root, "device": options.device or "cpu"}
 
 

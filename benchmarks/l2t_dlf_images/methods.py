@@ -47,7 +47,7 @@ def _random_drop(env: TeachEnv, seed: int, options: Mapping[str, Any]) -> Any:
 
 
 def _of_samples(make: Any, name: str, values: list[float], **more: Any) -> Method:
-    """A teacher that keeps or drops samples."""
+    """The method of a teacher that keeps or drops samples."""
     # Every minibatch has an action, and is measured: on fewer dev samples.
     options = {
         "loss": "sample-weights",
@@ -60,7 +60,7 @@ def _of_samples(make: Any, name: str, values: list[float], **more: Any) -> Metho
 
 
 def methods(rates: tuple[float, ...]) -> dict[str, Method]:
-    """The methods.
+    """The methods that are compared on images, by name.
 
     Args:
         rates: learning rates of students under cross-entropy.

@@ -69,7 +69,7 @@ class Size:
 
 
 class _Task(NamedTuple):
-    """What is the same in every preset; see `Part`."""
+    """What of a `Part` is the same in every preset."""
 
     table: int
     env: str
@@ -104,8 +104,8 @@ def _parts(sizes: Mapping[str, Size], by_default: Mapping[str, tuple[str, ...]] 
     """The tasks of a preset.
 
     Args:
-        sizes: by task.
-        by_default: by task, its methods where none are asked for, if they are not all.
+        sizes: how long students train and what is spent on teaching them, by task.
+        by_default: the methods of a task where none are asked for, by task; a task that is not named has all.
     """
     parts = {}
     for name, size in sizes.items():

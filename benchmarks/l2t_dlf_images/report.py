@@ -37,7 +37,7 @@ class Label(NamedTuple):
 
     @property
     def others(self) -> dict[str, int]:
-        """Similar and dissimilar ones."""
+        """The other classes that the figure shows: first similar ones, then dissimilar ones."""
         return {**self.similar, **self.dissimilar}
 
 
@@ -56,7 +56,7 @@ LABELS = {
 
 
 def make(results: Results) -> Report:
-    """The report."""
+    """The report of the rows."""
     drawn = {
         "figure3": partial(teacher_steps, results),
         **{f"figure4-{task}": partial(chosen_rows, results, task) for task in results.tasks},
@@ -85,7 +85,7 @@ def reaching(group: Group) -> str:
 
 
 def _mean(group: Group) -> Any:
-    """Student steps, and J over seeds there."""
+    """(Student steps, the mean of J over seeds there), in order."""
     return np.mean(along(group), axis=0).T.tolist()
 
 

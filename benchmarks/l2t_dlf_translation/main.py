@@ -20,12 +20,12 @@ NAME = "l2t_dlf_translation"
 
 
 class Size(NamedTuple):
-    """What a preset fixes.
+    """Which students and methods a preset runs, and for how long.
 
     Attributes:
         setting: what all methods share, for the first student.
         students: names in `NETWORKS`.
-        warm_rates: by student, where it is another than the setting's.
+        warm_rates: learning rates of the warm start, by student; a student that is not named has the setting's.
         rates: after the warm start, of which the dev split chooses one for each method.
         seeds: repetitions.
         methods: names of those that are run unless the command says otherwise; None: all.
@@ -90,7 +90,7 @@ class Options(ParallelOptions):
 
 @dataclass(frozen=True)
 class Bench:
-    """What is run, stage by stage.
+    """The benchmark's cases, stage by stage.
 
     Attributes:
         settings: each student's setting, by its name.
@@ -109,7 +109,7 @@ class Bench:
     dataset: str
 
     def tuning(self, session: Session) -> list[Case]:
-        """All rates of each method."""
+        """The cases of the tuning: every learning rate of each method."""
         tuned = dict.fromkeys(METHODS[name].tuned_as or name for name in self.methods if METHODS[name].trains)
         cases = _long_first(case for name in tuned for student in self.students for _, case in self.grid(student, name))
         if len(self.rates) == 1 or all(map(session.is_done, cases)):
@@ -118,7 +118,7 @@ class Bench:
         return [*(self.start(student, seed) for seed in range(self.seeds) for student in self.students), *cases]
 
     def training(self, session: Session) -> list[Case]:
-        """All seeds, at the rates that were best on dev."""
+        """The cases of the trainings: every seed, at the learning rates that were best on dev."""
         return _long_first(
             self.case(student, name, rate, seed, final=True)
             for seed in range(self.seeds)
@@ -138,7 +138,7 @@ class Bench:
         return [(rate, self.case(student, name, rate, 0, final=False)) for rate in self.rates]
 
     def case(self, student: str, name: str, rate: float, seed: int, final: bool) -> Case:
-        """A run; see `work.run`."""
+        """The case of a call of `work.run`."""
         setting, method = self.settings[student], METHODS[name]
         config = {
             "stage": "training" if final else "tuning",
@@ -167,7 +167,7 @@ class Bench:
         )
 
     def start(self, student: str, seed: int) -> Case:
-        """A warm start; what comes after it does not matter to it."""
+        """The case of a warm start, which all that comes after it shares."""
         setting = self.settings[student]
         names = ("student", "data", "dropout", "warm_steps", "warm_batch", "warm_rate")
         return self._made(
@@ -186,7 +186,7 @@ class Bench:
         return Case(benchmark=NAME, task=task, dataset=self.dataset, student=student, method=name, seed=seed, **more)
 
     def report(self, rows: list[Row]) -> Report:
-        """All that the folder has of this preset, whatever rates were chosen."""
+        """The report of all rows that the folder has of this preset, whatever rates were chosen."""
         shown = []
         for student, name in itertools.product(self.settings, METHODS):
             identity = self.case(student, name, 0.0, 0, final=True).identity
@@ -199,7 +199,7 @@ def _without(options: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
 
 
 def _long_first(cases: Iterable[Case]) -> list[Case]:
-    """Teachers before the others: begun last, they would leave the other cores idle."""
+    """The cases with teachers before the others: begun last, they would leave the other cores idle."""
     return sorted(cases, key=lambda case: METHODS[case.method].teacher is None)
 
 

@@ -35,7 +35,7 @@ class Method:
 
     @property
     def ignores(self) -> set[str]:
-        """Settings that do not matter to it."""
+        """Names of the settings that do not change the method's results."""
         matters = {
             "teacher_students": self.teacher is not None,
             "teacher_rate": self.teacher == "rmd",

@@ -34,7 +34,7 @@ BLEU = Measure("test_bleu", 100)
 
 
 def make(rows: Sequence[Row]) -> Report:
-    """The report."""
+    """The report of the rows."""
     final = [row for row in rows if row.config["stage"] == "training" and row.method in METHODS]
     parts = tables.by(final, lambda row: (row.task, row.student))
     sections = [section for part in parts.values() for section in _sections(part)]
@@ -90,7 +90,7 @@ def _bars(parts: Mapping[Any, Sequence[Row]]) -> Figure | None:
 
 
 def _coefficients(rows: Sequence[Row]) -> Figure | None:
-    """How far apart the coefficients of tokens are along the training."""
+    """Draws how far apart the coefficients of tokens are along the training."""
     shown = [row for row in rows if row.data is not None and row.seed == 0]
     if not shown:
         return None

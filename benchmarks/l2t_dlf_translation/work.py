@@ -96,14 +96,14 @@ class Setting:
     data_root: str | None = None
 
     def make(self, **options: Any) -> TeachEnv:
-        """An environment."""
+        """Makes an environment of the setting."""
         shared = {**self.data, "data_root": self.data_root, "optimizer": "adam", "lr_schedule": "linear"}
         env = gym.make("TeachTranslation-v0", **copy.deepcopy({**shared, **options})).unwrapped
         assert isinstance(env, TeachEnv)
         return env
 
     def after(self, start: Path, method: Method, rate: float) -> TeachEnv:
-        """The environment of what comes after the warm start."""
+        """Makes the environment of what comes after the warm start."""
         return self.make(
             student=Started(self.student, self.dropout, start),
             horizon=self.steps,
@@ -129,7 +129,7 @@ class Started:
     path: Path
 
     def __call__(self) -> Translator:
-        """The student."""
+        """Builds the network and loads its weights."""
         name, options = NETWORKS[self.student]
         with going_on_from(self.path):
             start = checkpoints.load(self.path, _START)
@@ -153,7 +153,7 @@ class Emphasis:
     spread: list[tuple[int, list[float]]] = field(default_factory=list)
 
     def __call__(self, moment: Moment) -> None:
-        """Keeps those of an action."""
+        """Keeps the coefficients of an action."""
         problem = moment.env.problem
         values = problem.dynamics.loss.coefficients(torch.as_tensor(moment.actions)).ravel().numpy()
         quantiles = np.quantile(values, [0, 0.05, 0.25, 0.5, 0.75, 0.95, 1])
@@ -204,15 +204,15 @@ class _WarmUp:
         self.env, self.student = env, env.student
 
     def step(self, number: int) -> None:
-        """See `loop.Learner`."""
+        """Takes one step along cross-entropy."""
         self.student, _ = self.env.dynamics.step(self.student, self.env.episode, self.env.problem.neutral_action)
 
     def evaluate(self, record: loop.Record) -> dict[str, Any]:
-        """Nobody looks at a student before its warm start is over."""
+        """Measures nothing: nobody looks at a student before its warm start is over."""
         return {}
 
     def state(self) -> StudentState:
-        """See `loop.Learner`."""
+        """The student's state."""
         return self.student
 
     def load(self, state: StudentState) -> None:
@@ -279,7 +279,7 @@ def _taught(setting: Setting, method: Method, rate: float, seed: int, start: Pat
 
 
 def _by_sequences(setting: Setting, env: TeachEnv, method: Method, rate: float, start: Path, seed: int) -> Translator:
-    """What a loss of whole translations trains, on the minibatches and at the rates of the environment."""
+    """Trains by a loss of whole translations, on the minibatches and at the rates of the environment."""
     model = Started(setting.student, setting.dropout, start)()
     loss = _sequence_loss(setting, env, method, model)
     networks = nn.ModuleList([model, *loss.modules()])

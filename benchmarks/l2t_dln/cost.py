@@ -52,7 +52,7 @@ def times(env_id: str, options: Mapping[str, Any], length: int, folder: Path) ->
 
 
 def cases(benchmark: str) -> list[Case]:
-    """All that is timed."""
+    """The cases of the timings."""
     return [
         Case(
             benchmark=benchmark,

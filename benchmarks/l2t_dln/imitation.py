@@ -41,7 +41,7 @@ def imitated(steps: int, seed: int, folder: Path) -> Outcome:
 
 
 def cases(benchmark: str) -> list[Case]:
-    """All, long ones first: begun last, they would leave the other cores idle."""
+    """The cases of all imitations, long ones first: begun last, they would leave the other cores idle."""
     return [
         Case(
             benchmark=benchmark,

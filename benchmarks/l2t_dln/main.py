@@ -49,7 +49,7 @@ class Task:
 
     @property
     def shared(self) -> dict[str, Any]:
-        """What is the same for all methods, in the config of rows."""
+        """The part of the rows' config that is the same for all methods."""
         setting = self.setting
         return {"env": setting.env, "options": on_any_machine(setting.options), "wrapper": dict(self.wrapper)}
 
@@ -174,7 +174,7 @@ class Part(NamedTuple):
 
     Attributes:
         name: what the task is called.
-        task: as the preset has it.
+        task: the task as the preset describes it.
         methods: names of those that are run.
         setting: with where its data is.
         dataset: what that really is.
@@ -195,7 +195,7 @@ class Part(NamedTuple):
         return [(configuration, self.case(name, configuration, 0, final=False)) for configuration in configurations]
 
     def case(self, name: str, configuration: Configuration, seed: int, final: bool) -> Case:
-        """A run; see `work.run`."""
+        """The case of a call of `work.run`."""
         task, method = self.task, METHODS[name]
         students = task.teacher_students * method.crowd
         return Case(
@@ -246,7 +246,7 @@ def run(options: Options) -> None:
 
 
 def _part(name: str, task: Task, methods: tuple[str, ...], options: Options) -> Part:
-    """A task; its data is loaded once, to name it and to fail early."""
+    """A task as this machine runs it; its data is loaded once, to name it and to fail early."""
     setting = replace(task.setting, options=on_this_machine({**task.setting.options, "data_root": options.root}))
     problem = setting.make_single(METHODS["cross-entropy"].shared, Configuration({"learning_rate": 0.1})).problem
     return Part(name, task, methods, setting, problem.task.dataset, str(problem.settings.student))
@@ -262,7 +262,7 @@ def _tuning(parts: list[Part], session: Session) -> list[Case]:
 
 
 def _training(parts: list[Part], seeds: int | None, session: Session) -> list[Case]:
-    """Of the configurations that were best on dev."""
+    """The cases of the trainings, in the configurations that were best on dev."""
     return _long_first(
         part.case(method, best, seed, final=True)
         for part in parts
@@ -273,7 +273,7 @@ def _training(parts: list[Part], seeds: int | None, session: Session) -> list[Ca
 
 
 def _long_first(cases: Iterable[Case]) -> list[Case]:
-    """Teachers before fixed losses: begun last, they would leave the other cores idle."""
+    """The cases with teachers before those with fixed losses: begun last, they would leave the other cores idle."""
     return sorted(cases, key=lambda case: METHODS[case.method].kind == "fixed")
 
 
@@ -287,7 +287,7 @@ def _report(tasks: Mapping[str, Task], folder: Path, rows: list[Row]) -> Report:
 
 
 def _methods(task: Task, options: Options) -> tuple[str, ...]:
-    """What the options ask for on a task."""
+    """Names of the methods that the options ask for on a task."""
     methods: list[str] = []
     if "table" in options.study:
         methods += task.methods

@@ -26,7 +26,7 @@ class Method:
             teacher's options under the name `teacher`, or of its policy's under `policy`.
         steeper: factor on the learning rates of the grid.
         tuned_as: the method whose tuning it shares.
-        steps_per_action: N, if it is not the task's.
+        steps_per_action: number N of student steps under each action, if it is not the task's.
         crowd: students at a time whose trainings a teacher of episodes learns from, in as many updates.
         episode_rate: factor on the students' learning rate there: near the edge of stability, where the fastest
             training is, the gradient of a training is noise.
@@ -45,7 +45,7 @@ class Method:
 
     @property
     def shared(self) -> methods.Method:
-        """What an environment is made by, with the teacher's options among its candidates."""
+        """The options that an environment is made with, the teacher's among its candidates."""
         return methods.Method(tuple(map(self._candidate, self.candidates)), episode_rate=self.episode_rate)
 
     def _candidate(self, value: Mapping[str, Any]) -> Candidate:

@@ -42,7 +42,7 @@ class _Part(NamedTuple):
 
 
 def make(rows: Sequence[Row], metrics: Mapping[str, str]) -> Report:
-    """The report.
+    """The report of the rows.
 
     Args:
         rows: all rows of the run.
@@ -132,7 +132,7 @@ def _bars(parts: Sequence[_Part]) -> Figure | None:
 
 
 def _curves(parts: Sequence[_Part]) -> Figure | None:
-    """J on dev as the final students train: means over seeds."""
+    """Draws J on dev as the final students train: means over seeds."""
     return figures.curves(
         {part.title: grouped(part.rows, ORDER) for part in parts},
         "student steps",
@@ -144,7 +144,7 @@ def _curves(parts: Sequence[_Part]) -> Figure | None:
 
 
 def _errors(rows: Sequence[Row]) -> Figure | None:
-    """Dev error after each window: as previewed under the last loss, and under the teacher's new one."""
+    """Draws the dev error after each window: as previewed under the last loss, and under the teacher's new one."""
     taught = [row for row in rows if row.data and row.data["errors"] and row.seed == 0 and row.method == "l2t-dln"]
     if not taught:
         return None
@@ -181,7 +181,7 @@ def _draw(axis: Any, picture: Any, limits: tuple[float, float], title: str) -> A
 
 
 def _surfaces(rows: Sequence[Row]) -> Figure | None:
-    """The learned loss of a pair at some moments of the training."""
+    """Draws the learned loss of a pair at some moments of the training."""
     from matplotlib.figure import Figure
 
     row = shown_run(rows)
@@ -270,7 +270,7 @@ def _took(group: Group, what: str) -> float:
 
 
 def _cost_figure(groups: Sequence[Group]) -> Figure | None:
-    """Seconds of a hypergradient by N."""
+    """Draws the seconds of a hypergradient over N."""
     if not groups:
         return None
     students = by((row for group in groups for row in group.rows), lambda row: row.student)
@@ -286,7 +286,7 @@ def _cost_figure(groups: Sequence[Group]) -> Figure | None:
 
 
 def _imitation(rows: Sequence[Row]) -> Figure | None:
-    """A random loss network on its way to cross-entropy."""
+    """Shows a random loss network on its way to cross-entropy."""
     errors = [row for row in rows if (row.task, row.metric) == ("imitation", "slope_error")]
     if not errors:
         return None

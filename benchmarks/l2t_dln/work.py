@@ -59,7 +59,7 @@ def run(
     final: bool,
     folder: Path,
 ) -> Outcome:
-    """Trains and measures.
+    """Trains a student under a method, and measures it.
 
     Args:
         setting: the task's environment and options.
@@ -138,7 +138,7 @@ def _taught_meanwhile(
 def _pictured(
     name: str, seed: int, shown: Coefficients, env: TeachEnv, errors: list[tuple[int, float, float]]
 ) -> dict[str, Any]:
-    """What figures and animations show of a run, no more."""
+    """The part of a run that figures and animations show."""
     pictures = _pictures(shown, env.problem.settings.steps_per_action)
     if (name, seed) == ("l2t-dln", 0):
         return {"errors": errors, "pictures": pictures}
@@ -146,7 +146,7 @@ def _pictured(
 
 
 def _pictures(shown: Coefficients, each: int) -> list[tuple[int, list[list[float]]]]:
-    """(student step after an action of so many, the loss as a matrix)."""
+    """(Student step after an action, the loss then as a matrix) for so many actions."""
     # Every second point of a loss network's grid is as much as a figure can show.
     matrices = zip(shown.at, shown.shown, strict=True)
     return [(step + each, [row[::2] for row in matrix[::2]]) for step, matrix in matrices]

@@ -36,7 +36,7 @@ LAYERS, FEEDBACK = (3, 2, 1), (0.05, 0.1, 0.2)
 
 
 class Size(NamedTuple):
-    """What a preset fixes.
+    """Which tasks and methods a preset runs, and for how long.
 
     Attributes:
         tasks: names of GLUE's tasks.
@@ -103,7 +103,7 @@ def run(options: Options) -> None:
 
 
 class Variant(NamedTuple):
-    """A line of a study.
+    """A line of a study: a method with some of its options changed.
 
     Attributes:
         label: the method's name in rows: with what the study varies.
@@ -140,7 +140,7 @@ def _cases(options: Options) -> list[Case]:
 
 
 def _distilling(variant: Variant, seed: int) -> Case:
-    """A student's distillation, which may need a teacher that is fine-tuned before."""
+    """The case of a student's distillation, which may need a teacher that is fine-tuned before."""
     method = METHODS[variant.method]
     return _case(
         variant.label,
@@ -154,7 +154,7 @@ def _distilling(variant: Variant, seed: int) -> Case:
 
 
 def _teacher(setting: Setting, seed: int) -> Case:
-    """Fine-tuning of a teacher; how many layers students have does not matter to it."""
+    """The case of fine-tuning a teacher, whatever number of layers its students have."""
     return _case(
         FINE_TUNED,
         replace(setting, layers=LAYERS[0]),
@@ -221,7 +221,7 @@ def _setting(options: Options, task: str) -> Setting:
 
 
 def _checkpoint(options: Options) -> str:
-    """The pre-trained encoder.
+    """The pre-trained encoder: a folder, or a name on the hub.
 
     Raises:
         ValueError: none is named, and the package is not installed.

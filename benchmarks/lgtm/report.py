@@ -30,7 +30,7 @@ FOLLOWED = 2
 
 
 def make(rows: Sequence[Row]) -> Report:
-    """The report."""
+    """The report of the rows."""
     columns = [
         METHOD,
         deviation("test accuracy %", ACCURACY),
@@ -76,7 +76,7 @@ def _costs(rows: Sequence[Row]) -> list[Section]:
 
 
 def _curves(rows: Sequence[Row]) -> Figure | None:
-    """Students on dev as they are distilled, the methods of the table apart from the studies': means over seeds."""
+    """Draws students on dev as they are distilled, means over seeds; the studies' methods have panels of their own."""
     parts = tables.by(rows, lambda row: f"{row.task}, {row.student}" + ("" if row.method in TABLE else ": studies"))
     return figures.curves(
         {title: grouped(panel_rows, ORDER) for title, panel_rows in parts.items()},
@@ -89,7 +89,7 @@ def _curves(rows: Sequence[Row]) -> Figure | None:
 
 
 def _influence(rows: Sequence[Row]) -> Figure | None:
-    """Distillation influence as training goes on: its mean size over the watched samples, and two of them."""
+    """Draws distillation influence as training goes on: its mean size over the watched samples, and two of them."""
     followed = [row for row in rows if row.data and row.data["influences"] and row.seed == 0]
     if not followed:
         return None

@@ -88,17 +88,17 @@ def _tokens(task: str, checkpoint: str, max_length: int, data: tuple[tuple[str, 
 
 
 def tokens(setting: Setting) -> Tokens:
-    """The task's data."""
+    """The task's data as batches."""
     return _tokens(setting.task, setting.checkpoint, setting.max_length, tuple(sorted(setting.data.items())))
 
 
 def network(setting: Setting, layers: int | None, classes: int) -> TextClassifier:
-    """A pre-trained network."""
+    """Makes a pre-trained network with a classifier for the task."""
     return TextClassifier(setting.checkpoint, classes, layers, pooling=setting.pooling)
 
 
 def evaluate(model: nn.Module, batch: Batch, about: GlueData) -> dict[str, float]:
-    """The task's scores."""
+    """Measures the task's scores."""
     model.eval()
     with torch.no_grad():
         parts = [
@@ -109,7 +109,7 @@ def evaluate(model: nn.Module, batch: Batch, about: GlueData) -> dict[str, float
 
 
 def steps_of(setting: Setting, samples: int) -> int:
-    """Minibatches in a training."""
+    """The number of minibatches in a training."""
     return max(1, round(setting.epochs * (samples // setting.batch_size)))
 
 
@@ -177,7 +177,7 @@ def distil(setting: Setting, method: Method, seed: int, folder: Path, teacher: P
 
 
 class _Run:
-    """Steps of a distiller on minibatches of the training data, and of feedback if it needs that."""
+    """A distiller that steps on minibatches of the training data, and of feedback if it needs that."""
 
     def __init__(self, setting: Setting, distiller: Distiller, data: Tokens, seed: int) -> None:
         self.setting, self.distiller, self.data, self.seed = setting, distiller, data, seed
@@ -188,7 +188,7 @@ class _Run:
         )
 
     def step(self, number: int) -> dict[str, float]:
-        """See `loop.Learner`."""
+        """Takes the distiller's step on the next minibatch."""
         batch, feedback = self.data.train.at(self.order[number]), None
         if self.distiller.needs_feedback:
             feedback = self.data.feedback.at(self.feedback[number])
@@ -196,11 +196,11 @@ class _Run:
             return self.distiller.step(batch, feedback)
 
     def state(self) -> dict[str, Any]:
-        """See `loop.Learner`."""
+        """All that changes in training."""
         return {"distiller": self.distiller.state()}
 
     def load(self, state: dict[str, Any]) -> None:
-        """See `loop.Learner`."""
+        """Goes on from a `state`."""
         self.distiller.load(state["distiller"])
 
 
@@ -212,17 +212,17 @@ class _Tuning(_Run):
         self.route: list[dict[str, torch.Tensor]] = []
 
     def evaluate(self, record: Record) -> dict[str, Any]:
-        """Keeps the state."""
+        """Keeps the teacher as it is, as one of the states on its route."""
         weights = self.distiller.student.network.state_dict()
         self.route.append({name: tensor.clone() for name, tensor in weights.items()})
         return {}
 
     def state(self) -> dict[str, Any]:
-        """See `loop.Learner`."""
+        """All that changes in training."""
         return {**super().state(), "route": self.route}
 
     def load(self, state: dict[str, Any]) -> None:
-        """See `loop.Learner`."""
+        """Goes on from a `state`."""
         super().load(state)
         self.route = state["route"]
 
@@ -231,7 +231,7 @@ class _Distilling(_Run):
     """A student that is measured on dev, beside its teacher."""
 
     def evaluate(self, record: Record) -> dict[str, Any]:
-        """See `loop.Learner`."""
+        """Measures the student on dev, and offers it to the record."""
         student, about = self.distiller.student.network, self.data.about
         values: dict[str, Any] = {"dev": evaluate(student, self.data.dev, about)}
         record.offer("student", _selecting(values["dev"]), student)

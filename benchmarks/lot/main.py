@@ -1,4 +1,4 @@
-"""The command's part that does not depend on what is learned."""
+"""What the commands of `lot_language` and `lot_images` share: their options, and the cases that these ask for."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Study = Literal["table", "peers", "alpha", "n", "form", "size"]
 
 @dataclass(frozen=True)
 class StudyOptions(ParallelOptions):
-    """What both benchmarks can be asked."""
+    """Options that both benchmarks have."""
 
     study: tuple[Study, ...] = ("table",)
     """What is asked: table (with students and without), peers (mutual learning, self-distillation), alpha, n (student

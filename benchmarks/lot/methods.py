@@ -12,7 +12,7 @@ class Method:
     """How a model is trained.
 
     Attributes:
-        students: K, see `meta.LoT`; 0: alone, on labels.
+        students: how many students the model has (K of `meta.LoT`); 0: it trains alone, on labels.
         student_steps: N; 0: the student is a model of the teacher's kind that was trained alone before
             (self-distillation: born-again networks, Furlanello et al. 2018).
         longer: factor on the teacher's epochs.
@@ -37,7 +37,7 @@ class Method:
 
     @property
     def updates(self) -> float:
-        """Steps of all networks for each step of teacher-only."""
+        """How many steps networks take, all together, where a model alone takes one."""
         return 2.0 if self.self_distillation else self.longer + self.student_steps * self.students
 
 

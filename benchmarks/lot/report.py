@@ -65,7 +65,7 @@ def _name(measure: Measure) -> str:
 
 
 def _curves(tasks: Mapping[str, Sequence[Row]]) -> Figure | None:
-    """What is kept (solid) and its student (dashed) on validation data: means and ranges over seeds."""
+    """Draws the model (solid) and its student (dashed) on validation data: means and ranges over seeds."""
     parts = {f"{task}, {rows[0].student}": grouped(rows, METHODS) for task, rows in tasks.items()}
     measure = _measure([row for rows in tasks.values() for row in rows]) if tasks else Measure("")
     x, y = "epochs of the model that is kept (dashed: its student)", f"{_name(measure)} on validation data"

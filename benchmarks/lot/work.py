@@ -29,7 +29,7 @@ Batch = tuple[Any, torch.Tensor]
 
 
 class Reading(NamedTuple):
-    """What a network says.
+    """A network's outputs on a batch.
 
     Attributes:
         logits: (..., classes), of any leading shape.
@@ -44,11 +44,11 @@ class Reader:
     """How a network is called; readers of text remember what came before."""
 
     def __call__(self, network: nn.Module, inputs: Any) -> Reading:
-        """A network's outputs."""
+        """Calls a network."""
         return Reading(network(inputs))
 
     def state(self) -> Any:
-        """What has to be kept, given the networks in the order of their first use."""
+        """What the reader remembers, given the networks in the order of their first use."""
         return None
 
     def load(self, state: Any) -> None:
@@ -57,7 +57,7 @@ class Reader:
 
 @dataclass(frozen=True, kw_only=True)
 class Problem(ABC):
-    """What is learned; handed to processes, each of which reads the data itself.
+    """A data set and how models learn it; processes to which it is handed read the data themselves.
 
     Attributes:
         metric: what `evaluate` gives: `"perplexity"` or `"accuracy"`.
@@ -81,7 +81,7 @@ class Problem(ABC):
 
     @property
     def config(self) -> dict[str, Any]:
-        """All options; where the data lies on this machine is not one of them."""
+        """The options by name, without where the data lies on this machine."""
         return {key: value for key, value in asdict(self).items() if key != "data_root"}
 
     @property
@@ -96,26 +96,26 @@ class Problem(ABC):
 
     @property
     def precision(self) -> str:
-        """In which networks are called on this machine; not among the options, see `teachenv.experiment.precision`."""
+        """The precision of networks on this machine; it is no option, see `teachenv.experiment.precision`."""
         return "float32"
 
     @property
     @abstractmethod
     def sizes(self) -> dict[str, Problem]:
-        """The same with a `"smaller"` and with a `"larger"` student, as far as there are any."""
+        """The problem with a `"smaller"` and with a `"larger"` student, as far as there are any."""
 
     @abstractmethod
     def network(self, role: Role) -> nn.Module:
-        """A network, initialised from torch's global generator."""
+        """Makes a network, initialised from torch's global generator."""
 
     @abstractmethod
     def optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
-        """Its optimiser."""
+        """Makes a network's optimiser."""
 
     @property
     @abstractmethod
     def steps(self) -> int:
-        """Minibatches in an epoch."""
+        """The number of minibatches in an epoch."""
 
     @abstractmethod
     def batch(self, seed: int, step: int, *, for_students: bool) -> Batch:
@@ -123,10 +123,10 @@ class Problem(ABC):
 
     @abstractmethod
     def evaluate(self, network: nn.Module, split: Literal["valid", "test"]) -> float:
-        """The metric; the network is left in any mode."""
+        """Measures the metric; the network is left in any mode."""
 
     def reader(self) -> Reader:
-        """See `Reader`."""
+        """Makes a `Reader`, which calls networks."""
         return Reader()
 
 
@@ -196,7 +196,7 @@ class Run:
         self.rates = [group["lr"] for optimizer in self.optimizers for group in optimizer.param_groups]
 
     def _students(self) -> list[torch.optim.Optimizer]:
-        """Makes them, and their optimisers."""
+        """Makes the students and their optimisers."""
         optimizers = []
         for number in range(self.method.students):
             with torch_seed(self.seed, Purpose.INIT, 2 + number):
@@ -237,7 +237,7 @@ class Run:
         return self.model
 
     def step(self, number: int) -> None:
-        """One of the model, and those of its students that go with it."""
+        """Takes a step of the model, and those of its students that go with it."""
         groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
         for group, rate in zip(groups, self.rates, strict=True):
             group["lr"] = rate * float(self.schedule(number))
@@ -259,7 +259,7 @@ class Run:
             self.lot.step(self.model)
 
     def evaluate(self, record: Record) -> dict[str, float]:
-        """The metric on valid, of the model or the average of its weights, and of the first student."""
+        """Measures on valid the model, or the average of its weights, and the first student."""
         problem = self.problem
         shown = {"teacher": self.model if self.average is None else self.average.module}
         if self.imitators:
@@ -279,7 +279,7 @@ class Run:
         return values
 
     def state(self) -> dict[str, Any]:
-        """See `loop.Learner`."""
+        """All that changes in training."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizers[0].state_dict(),
@@ -290,7 +290,7 @@ class Run:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """See `loop.Learner`."""
+        """Goes on from a `state`."""
         self.model.load_state_dict(state["model"])
         self.optimizers[0].load_state_dict(state["optimizer"])
         if state["average"] is not None:

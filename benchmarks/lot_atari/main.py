@@ -88,7 +88,7 @@ ENVIRONMENTS: Mapping[str, Training] = {
 
 @dataclass(frozen=True)
 class Size:
-    """What a preset fixes.
+    """Which environments a preset trains in, and for how long.
 
     Attributes:
         environments: with the number of seeds.
@@ -161,7 +161,7 @@ def _shown(rows: list[Row], options: Options) -> list[Row]:
 
 
 def _case(training: Training, label: str, method: Method, seed: int, videos: Path | None = None) -> Case:
-    """One training; `videos`: folder of videos, if one is wanted."""
+    """The case of one training; `videos`: folder of videos, if one is wanted."""
     case = Case(
         benchmark=NAME,
         task=training.environment,

@@ -35,7 +35,7 @@ ABOUT = (
 
 
 def make(rows: Sequence[Row]) -> Report:
-    """The report."""
+    """The report of the rows."""
     tasks = tables.by(rows, lambda row: row.task)
     costs, sections = tasks.pop("throughput", []), []
     for task, task_rows in tasks.items():

@@ -54,7 +54,7 @@ def measure(baseline: str, training: Training, turns: int, folder: Path) -> Outc
 
 
 def learners(training: Training, turns: int) -> tuple[int, Times]:
-    """In a process of its own: steps of a rollout, and times of it with its updates, with and without students."""
+    """Runs in a process of its own: steps of a rollout, and times of it with its updates, with and without students."""
     env = training.make_env(0)
     models = {name: make_model(training, method, env, 0) for name, method in LEARNERS.items()}
     steps = training.num_envs * training.options["n_steps"]
@@ -68,7 +68,7 @@ def learners(training: Training, turns: int) -> tuple[int, Times]:
 
 
 def environments(training: Training, turns: int) -> tuple[int, Times]:
-    """In a process of its own: steps of all games in a turn, and times of them under random actions."""
+    """Runs in a process of its own: steps of all games in a turn, and times of them under random actions."""
     register_games()
     game, num_envs = training.environment, training.num_envs
     envs: dict[str, VecEnv] = {

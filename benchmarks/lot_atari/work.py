@@ -48,7 +48,7 @@ class Rate:
     kind: Literal["cosine", "linear"]
 
     def __call__(self, remaining: float) -> float:
-        """The rate."""
+        """The rate where that part of the training remains."""
         # The last rollout may end beyond the steps that were asked for; a negative rate would undo what was learned.
         remaining = max(remaining, 0.0)
         part = (1 - math.cos(math.pi * remaining)) / 2 if self.kind == "cosine" else remaining
@@ -77,7 +77,7 @@ class Training:
 
     @property
     def atari(self) -> bool:
-        """Whether it is a game."""
+        """Whether the environment is an Atari game."""
         return "-v" not in self.environment
 
     @property
@@ -86,7 +86,7 @@ class Training:
         return "CnnPolicy" if self.atari else "MlpPolicy"
 
     def make_env(self, seed: int) -> VecEnv:
-        """The copies.
+        """Makes the environment's copies, as one vector environment.
 
         Raises:
             ImportError: it needs a package that is not installed.
@@ -156,7 +156,7 @@ def _narrower(training: Training, factor: float) -> dict[str, Any] | None:
 
 
 def play(training: Training, method: Method, seed: int, folder: Path, video: Path | None = None) -> Outcome:
-    """Trains a policy.
+    """Trains a policy, and measures it.
 
     Args:
         training: where.

@@ -44,7 +44,7 @@ _POINTS, _MEASURED = 2, 2000
 
 
 def case(benchmark: str, problem: ImageProblem, kind: Kind, seed: int) -> Case:
-    """A teacher of a kind, and its student; `problem` is what the generalising one learns."""
+    """The case of a teacher of a kind and its student; `problem` is what the generalising one learns."""
     return Case(
         benchmark=benchmark,
         task=problem.task,
@@ -111,7 +111,7 @@ class Imitator:
         return loop.train(self, stops, file, "a student that imitates a classifier of images")
 
     def step(self, number: int) -> None:
-        """Towards the teacher on a minibatch."""
+        """Takes a step towards the teacher on a minibatch."""
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * float(self.schedule(number))
         inputs, _ = self.problem.batch(self.seed, number, for_students=True)
@@ -124,17 +124,17 @@ class Imitator:
         self.optimizer.step()
 
     def evaluate(self, record: Record) -> dict[str, float]:
-        """How far it is from the teacher."""
+        """Measures how far the student is from the teacher."""
         return {
             split: float(imitability(self.problem.logits(self.student, images), logits))
             for split, (images, logits) in self.shown.items()
         }
 
     def state(self) -> dict[str, Any]:
-        """See `loop.Learner`."""
+        """All that changes in training."""
         return {"student": self.student.state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def load(self, state: dict[str, Any]) -> None:
-        """See `loop.Learner`."""
+        """Goes on from a `state`."""
         self.student.load_state_dict(state["student"])
         self.optimizer.load_state_dict(state["optimizer"])

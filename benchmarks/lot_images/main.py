@@ -21,12 +21,12 @@ NAME = "lot_images"
 
 @dataclass(frozen=True)
 class Size:
-    """What a preset fixes.
+    """What a preset trains, and for how long.
 
     Attributes:
-        task: its data.
-        model: the teacher.
-        epochs: its.
+        task: name of the data.
+        model: name of the teacher's network.
+        epochs: how many the teacher trains.
         seeds: repetitions.
         pool_size: labelled images; None: all.
     """
@@ -80,7 +80,7 @@ class Options(StudyOptions):
 
 
 def problem(options: Options) -> ImageProblem:
-    """What the options ask for."""
+    """The problem that the options ask for."""
     size = SIZES[options.preset]
     task = options.task or size.task
     chosen: dict[str, Any] = {}

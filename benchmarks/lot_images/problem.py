@@ -94,17 +94,17 @@ class ImageProblem(Problem):
 
     @property
     def dataset(self) -> str:
-        """See `Problem`."""
+        """What the data really is."""
         return self.data.task.dataset
 
     @property
     def title(self) -> str:
-        """See `Problem`."""
+        """The teacher's network in words."""
         return self.model if self.student is None else f"{self.model}, students {self.student}"
 
     @property
     def precision(self) -> str:
-        """See `Problem`: bfloat16 where this machine is fast at it."""
+        """The precision in which networks are called: bfloat16 where this machine is fast at it."""
         return "bfloat16" if has_bfloat16() else "float32"
 
     @property
@@ -114,7 +114,7 @@ class ImageProblem(Problem):
         return {label: replace(self, student=name) for label, name in students.items()}
 
     def network(self, role: Role) -> nn.Module:
-        """See `Problem`."""
+        """Makes a network, initialised from torch's global generator."""
         name = self.student if role == "student" and self.student is not None else self.model
         network = make_network(name, self._shape, self.data.task.num_outputs)
         return network.to(memory_format=torch.channels_last)
@@ -124,7 +124,7 @@ class ImageProblem(Problem):
         return tuple(self.data.train[0].shape[1:])
 
     def optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
-        """See `Problem`."""
+        """Makes a network's optimiser."""
         return torch.optim.SGD(
             network.parameters(),
             self.learning_rate,
@@ -135,11 +135,11 @@ class ImageProblem(Problem):
 
     @property
     def steps(self) -> int:
-        """See `Problem`."""
+        """The number of minibatches in an epoch."""
         return max(1, len(self.data.train[1]) // self.batch_size)
 
     def labels(self, seed: int) -> torch.Tensor:
-        """Those that are learned: the training images' own, but for the shuffled ones."""
+        """The labels that are learned: the training images' own, but for the shuffled ones."""
         labels: torch.Tensor = self.data.train[1]
         if not self.shuffled:
             return labels
@@ -160,17 +160,17 @@ class ImageProblem(Problem):
         return chosen, labels[order]
 
     def evaluate(self, network: nn.Module, split: Literal["valid", "test"]) -> float:
-        """Accuracy."""
+        """Measures the accuracy."""
         images, labels = getattr(self.data, split)
         return float((self.logits(network, images).argmax(-1) == labels).double().mean())
 
     def logits(self, network: nn.Module, images: torch.Tensor) -> torch.Tensor:
-        """What a network says of many images in evaluation mode, in which it is left."""
+        """A network's logits of many images in evaluation mode, in which it is left."""
         network.eval()
         read = self.reader()
         with torch.no_grad():
             return torch.cat([read(network, part).logits for part in torch.split(images, _EVALUATION_BATCH)])
 
     def reader(self) -> Reader:
-        """See `Problem`."""
+        """Makes the reader, which calls networks in the problem's precision."""
         return ImageReader(self.precision)

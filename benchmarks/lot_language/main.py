@@ -109,7 +109,7 @@ class Options(StudyOptions):
 
 
 def problems(options: Options) -> dict[str, LanguageProblem]:
-    """What the options ask for, by the names of the tasks."""
+    """The problems that the options ask for, by the names of the tasks."""
     preset = options.preset
     corpus = options.corpus or ("numbers" if preset == "smoke" else "ptb")
     chosen = {}

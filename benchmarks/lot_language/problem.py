@@ -47,11 +47,11 @@ class TextReader(Reader):
         return Reading(spoken.logits, spoken.penalty)
 
     def state(self) -> Any:
-        """See `Reader`."""
+        """What each network remembers."""
         return dict(self._states)
 
     def load(self, state: Any) -> None:
-        """See `Reader`."""
+        """Goes on from a `state`."""
         self._states = dict(state)
 
 
@@ -95,17 +95,17 @@ class LanguageProblem(Problem):
 
     @property
     def dataset(self) -> str:
-        """See `Problem`."""
+        """What the data really is."""
         return self.data.dataset
 
     @property
     def title(self) -> str:
-        """See `Problem`."""
+        """The teacher's network in words."""
         return " ".join([self.model, *(f"{name} {value}" for name, value in self.options.items())])
 
     @property
     def sizes(self) -> dict[str, Problem]:
-        """Students of half the width and of twice the width."""
+        """The problem with students of half the width and of twice the width."""
         widths = {name: self.options[name] for name in ("embedding", "width", "inner") if name in self.options}
         return {
             label: replace(self, student_options={**self.options, **{n: round(v * factor) for n, v in widths.items()}})
@@ -113,7 +113,7 @@ class LanguageProblem(Problem):
         }
 
     def network(self, role: Role) -> nn.Module:
-        """See `Problem`."""
+        """Makes a network, initialised from torch's global generator."""
         words = len(self.data.vocabulary)
         if role == "student" and (self.student or self.student_options is not None):
             options = self.student_options if self.student_options is not None else {}
@@ -121,7 +121,7 @@ class LanguageProblem(Problem):
         return make_language_model(self.model, words, **self.options)
 
     def optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
-        """See `Problem`."""
+        """Makes a network's optimiser."""
         if self.optimizer_name == "adam":
             return torch.optim.Adam(network.parameters(), self.learning_rate, weight_decay=self.weight_decay)
         return torch.optim.SGD(
@@ -134,7 +134,7 @@ class LanguageProblem(Problem):
 
     @property
     def steps(self) -> int:
-        """See `Problem`."""
+        """The number of minibatches in an epoch."""
         return max(1, (len(self._train) - 1) // self.bptt)
 
     def batch(self, seed: int, step: int, *, for_students: bool) -> Batch:
@@ -164,5 +164,5 @@ class LanguageProblem(Problem):
         return math.exp(min(total / count, 50.0))
 
     def reader(self) -> Reader:
-        """See `Problem`."""
+        """Makes the reader, which carries what networks remember."""
         return TextReader()

@@ -45,7 +45,7 @@ SIZES: dict[Preset, Size] = {
 
 @dataclass(frozen=True)
 class Measured:
-    """One comparison.
+    """One comparison of times.
 
     Attributes:
         measurement: `"step"`, `"vector"`, `"paths"` or `"gradient"`; see the top of this file.
@@ -64,11 +64,10 @@ class Measured:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        """For progress."""
         return f"{self.measurement}: {self.method}, {self.student} on {self.source}, students {self.students}"
 
     def steps(self, size: Size) -> int:
-        """Student steps in a piece."""
+        """The student steps in a piece."""
         return size.steps if self.student == "mlp" else size.conv_steps
 
     def options(self, task: Task) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def lines(rows: Sequence[Row]) -> list[Group]:
 
 
 def make(rows: Sequence[Row]) -> Report:
-    """The report."""
+    """The report of the rows."""
     columns = [
         Column("ratio of", what),
         Column("student", label),
@@ -68,23 +68,23 @@ def _kind(group: Group) -> Kind:
 
 
 def what(group: Group) -> str:
-    """Which two contenders."""
+    """Which two contenders' times the ratio is of."""
     return _kind(group).what.format(method=group.first.method)
 
 
 def label(group: Group) -> str:
-    """Student, data, and how many students."""
+    """The student, the data and the number of students, as text."""
     row = group.first
     return f"{row.student}, {row.dataset}, {row.config['students']} × batch {row.config['batch_size']}"
 
 
 def ratios(group: Group) -> list[float]:
-    """In each repetition."""
+    """The ratio in each repetition."""
     return list(group.values(_kind(group).metric).values())
 
 
 def ratio(group: Group) -> float:
-    """The median over repetitions."""
+    """The median of the ratio over repetitions."""
     return statistics.median(ratios(group))
 
 
@@ -102,7 +102,7 @@ def verdict(group: Group) -> str:
 
 
 def note(group: Group) -> str:
-    """What else was measured."""
+    """What else was measured, as text."""
     if differences := group.values("largest_difference"):
         within = "within" if max(differences.values()) <= DIFFERENCE_TARGET else "NOT within"
         return f"largest difference {max(differences.values()):.1e}, {within} {DIFFERENCE_TARGET:g}"

@@ -126,7 +126,7 @@ class Passage:
         return env
 
     def through(self, action: Any) -> tuple[np.ndarray, np.ndarray | None]:
-        """Takes an action through the wrappers.
+        """Takes an action through the wrappers: what each makes of it, the innermost last.
 
         Args:
             action: the action as it comes in, (n,) or (B, n).

@@ -29,16 +29,16 @@ _MRPC = "https://dl.fbaipublicfiles.com/senteval/senteval_data"
 
 @dataclass(frozen=True)
 class GlueTask:
-    """How a task is written down.
+    """A task's files: where they lie and how they are written.
 
     Attributes:
         folder: its folder.
         texts: columns of the one or two sentences.
         label: column of the label.
         labels: what stands there for class 0, 1, ...
-        rows: of the official files, by split.
+        rows: number of rows of each official file, by split.
         files: names of the files, by split.
-        archive: of the download.
+        archive: name of the archive that is downloaded; None: the files come from elsewhere, one by one.
         f1: whether it is scored by F1 beside the accuracy.
     """
 
@@ -116,11 +116,11 @@ class Texts:
     labels: np.ndarray
 
     def __len__(self) -> int:
-        """How many."""
+        """The number of samples."""
         return len(self.labels)
 
     def at(self, indices: Sequence[int] | np.ndarray) -> Texts:
-        """Those at the indices, in their order."""
+        """The samples at the indices, in their order."""
         second = None if self.second is None else [self.second[i] for i in indices]
         return Texts([self.first[i] for i in indices], second, self.labels[np.asarray(indices, dtype=int)])
 
@@ -130,7 +130,7 @@ class GlueData:
     """A task's samples by what they are for.
 
     Attributes:
-        name: of the task.
+        name: the task's name.
         dataset: what the data really is: `"glue-<name>"`, or `"glue-<name>-subset-<training rows>"` if the files have
             other numbers of rows than GLUE's.
         num_classes: classes.
@@ -182,7 +182,7 @@ def load_glue(
         train_size: samples to train on, drawn from what the protocol leaves; None: all.
         feedback_size: samples of feedback, or, below 1, their part of GLUE's training data; `"three-way"` only.
         dev_size: the same of dev, where it is drawn.
-        split_seed: of these draws.
+        split_seed: seed of these draws.
 
     Raises:
         DatasetUnavailable: the files cannot be had, or one is damaged.

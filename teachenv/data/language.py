@@ -49,7 +49,7 @@ class Corpus:
     """A text as numbers.
 
     Attributes:
-        name: as it was asked for.
+        name: the corpus's name, as `load_language` was called with it.
         dataset: what the data really is: the name, or `"<name>-subset-<training tokens>"` if they are not the whole
             official release.
         vocabulary: the words; the number of a word is its place, frequent ones first.

@@ -30,7 +30,7 @@ def number_words(number: int) -> str:
 
 
 def german_number_words(number: int) -> str:
-    """The same in German, with blanks between the parts of a word: 123 is "ein hundert drei und zwanzig".
+    """An integer from 0 to 999 in German, in separate words: 123 is "ein hundert drei und zwanzig".
 
     Raises:
         ValueError: out of range.

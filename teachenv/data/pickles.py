@@ -57,14 +57,14 @@ class _Array:
 
     @classmethod
     def of_buffer(cls, content: Any, kind: _Type, shape: tuple[int, ...], order: str, *_: Any) -> _Array:
-        """As protocol 5 writes arrays."""
+        """Stands for an array, as pickle protocol 5 writes it."""
         array = cls()
         array._fill(content, kind, shape, order)
         return array
 
 
 def _encoded(text: str, encoding: str) -> bytes:
-    """As protocols below 3 write bytes."""
+    """Stands for bytes, as pickle protocols below 3 write them."""
     if encoding not in ("latin1", "latin-1"):
         raise pickle.UnpicklingError(f"refused the encoding {encoding!r}: only latin1 is expected here")
     return text.encode("latin1")

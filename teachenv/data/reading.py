@@ -77,7 +77,7 @@ def honest_name(
     """What data are called in results: the name of the official release only if they are the whole of it.
 
     Args:
-        name: of the official release.
+        name: the official release's name.
         folder: where the data lie.
         counts: how much there is of each part, for example `{"training images": 20_000}`; the first is what students
             learn from.

@@ -43,8 +43,8 @@ class Lines:
     """Sentences and their translations.
 
     Attributes:
-        source: German.
-        target: English, sentence i the translation of sentence i.
+        source: the German sentences.
+        target: their English translations, one for each.
         files: where they come from, for messages: (source, target).
     """
 
@@ -53,11 +53,11 @@ class Lines:
     files: tuple[str, str]
 
     def __len__(self) -> int:
-        """How many pairs."""
+        """The number of pairs."""
         return len(self.source)
 
     def at(self, indices: np.ndarray) -> Lines:
-        """Those at the indices."""
+        """The pairs at the indices, in their order."""
         return Lines([self.source[i] for i in indices], [self.target[i] for i in indices], self.files)
 
 
@@ -66,7 +66,7 @@ class Parallel:
     """A parallel text by what its parts are for.
 
     Attributes:
-        name: as it was asked for.
+        name: the corpus's name, as `load_translation` was called with it.
         dataset: what the data really is.
         train: to learn from.
         valid: to select on.

@@ -25,7 +25,7 @@ class Vocabulary:
 
     Args:
         tokens: all, special ones first.
-        tokenizer: of the package tokenizers, for pieces of words; None: words between blanks.
+        tokenizer: a tokenizer of the package tokenizers, for pieces of words; None: words between blanks.
     """
 
     def __init__(self, tokens: Sequence[str], tokenizer: Any = None) -> None:
@@ -33,7 +33,7 @@ class Vocabulary:
         self._numbers = {token: number for number, token in enumerate(self.tokens)}
 
     def __len__(self) -> int:
-        """How many."""
+        """The number of tokens, the four special ones included."""
         return len(self.tokens)
 
     @property
@@ -54,7 +54,7 @@ class Vocabulary:
         """The text of numbers up to the first end; padding and begin are left out.
 
         Args:
-            numbers: of tokens.
+            numbers: token numbers.
             unknown: what stands for an unknown word.
         """
         tokens = []

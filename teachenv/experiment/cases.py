@@ -33,7 +33,7 @@ class Case:
     What differs from machine to machine (paths, processes, precision) is among the arguments, never in `config`.
 
     Attributes:
-        benchmark: as in `Row`, like the five that follow.
+        benchmark: the benchmark's name; it and the five that follow are the fields of `Row`.
         task: what is learned.
         dataset: what the data really is.
         student: the network.
@@ -67,7 +67,7 @@ class Case:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What its rows are known by."""
+        """The fields that the case's rows are known by."""
         return {name: getattr(self, name) for name in IDENTITY}
 
     @functools.cached_property
@@ -77,7 +77,7 @@ class Case:
 
     @property
     def needs(self) -> list[Case]:
-        """The cases whose folders it reads."""
+        """The cases whose folders this one reads."""
         return [value for value in self.arguments.values() if isinstance(value, Case)]
 
 
@@ -102,7 +102,7 @@ class Outcome:
     """What came of a case.
 
     Attributes:
-        values: by metric; what the environments say of `diverged` may be among them.
+        values: a number for each metric; what the environments say of `diverged` may be among them.
         student_steps: how many were spent on all of it.
         seconds: how long all of it took.
         data: what a figure needs beside the numbers.
@@ -162,7 +162,7 @@ class CasesFailed(RuntimeError):
     """Some cases failed; the others are done, and their rows kept.
 
     Attributes:
-        failures: in the order in which they ended.
+        failures: what failed, in the order in which it ended.
     """
 
     def __init__(self, failures: Sequence[Failure], folder: Path) -> None:
@@ -200,7 +200,7 @@ class Session:
 
     @property
     def folder(self) -> Path:
-        """Of the rows."""
+        """The folder that the rows are in."""
         return self.results.path.parent
 
     def folder_of(self, case: Case) -> Path:
@@ -231,7 +231,7 @@ class Session:
         return [choice for _, choice in sorted(scores, key=lambda score: -sign * score[0])]
 
     def perform(self, cases: Iterable[Case]) -> None:
-        """Does those that are not done yet, and what they need, in this order; the rows of each are kept as it ends.
+        """Does the cases that are not done yet, and what they need, in this order; keeps the rows of each as it ends.
 
         One that fails is added to `failures`, and so are those that need it; the others go on.
         """

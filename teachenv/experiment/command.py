@@ -177,7 +177,7 @@ class Compare:
     """Address of a Ray cluster, or auto for the one that this machine is part of; by default one is started here."""
 
     def run(self) -> None:
-        """Does it."""
+        """Compares the methods, and writes rows, table, figures and page."""
         from teachenv.experiment.compare import compare
 
         named = [name for names in self.methods for name in names.split(",") if name]

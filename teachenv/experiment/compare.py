@@ -62,8 +62,9 @@ def compare(
     Args:
         env: a registered environment (`"TeachDigits-v0"`), with its module before it if that registers it
             (`"mypackage:Mine-v0"`); or give a task.
-        methods: by the names that rows and tables have: `teachenv.experiment.fixed(...)`, `meta.methods.rmd(...)`,
-            `agents.methods.ddpg(...)`, or a `teachenv.experiment.Method` of your own. A list as an option is its grid.
+        methods: what is compared, by the names that rows and tables have: `teachenv.experiment.fixed(...)`,
+            `meta.methods.rmd(...)`, `agents.methods.ddpg(...)`, or a `teachenv.experiment.Method` of your own. A list
+            as an option is its grid.
         task: a `teachenv.Task` of your own, or the name of one; in place of `env`.
         tune: options of the environment that every method is tuned over, all combinations of the listed values.
         budget: student steps that each teacher may spend on its own training.

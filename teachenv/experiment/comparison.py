@@ -52,7 +52,7 @@ class Comparison:
     _sent: dict[str, Shared] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Checks the names.
+        """Checks that no two contests have one name, and prepares the shipped rows.
 
         Raises:
             ValueError: two contests of one name.
@@ -70,7 +70,7 @@ class Comparison:
         yield self.trainings
 
     def results(self, rows: Sequence[Row]) -> Results:
-        """What is shown: the rows in the contests' settings, of all methods that these know."""
+        """The rows in the contests' settings, of all methods that these know: what a report shows."""
         settings = [
             {"task": c.name, "dataset": c.dataset, "student": c.student, "config": _shared(c.setting)}
             for c in self.contests

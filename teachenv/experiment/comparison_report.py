@@ -41,7 +41,7 @@ class Results:
 
     Attributes:
         all: rows, tuning included.
-        tasks: by name, a group for each method that has rows.
+        tasks: a group for each method that has rows, by the task's name.
         methods: names of all that there can be, in the order in which they are shown.
         fixed: names of the methods that are fixed losses.
 
@@ -68,7 +68,7 @@ class Results:
             self.tasks[task] = grouped(sorted(task_rows, key=lambda row: row.seed), methods)
 
     def color(self, group: Group) -> Any:
-        """That of the method in all figures."""
+        """The method's colour in all figures."""
         return COLORS.get(group.name) or figures.color(self.methods.index(group.name))
 
     def best_fixed(self, group: Group) -> Group | None:
@@ -88,12 +88,12 @@ class Results:
 
 
 def learns(group: Group) -> bool:
-    """Whether its teacher was measured as it learned."""
+    """Whether the group's teacher was measured as it learned."""
     return len({row.student_steps for row in group.of(OBJECTIVE)}) > 1
 
 
 def objective(group: Group) -> str:
-    """Which J on dev its rows have."""
+    """The J on dev that the group's rows have, in words."""
     spec = gym.registry.get((group.config["env"] or "").rpartition(":")[2])
     of_loss = {} if group.config["loss"] is None else {"loss": group.config["loss"]}
     of_env = {**spec.kwargs.get("defaults", {}), **spec.kwargs} if spec else {}
@@ -175,7 +175,7 @@ def _error(group: Group) -> float:
 
 
 def test_error(results: Results) -> Figure:
-    """Test error of each method, a dot a seed."""
+    """Draws the test error of each method, a dot a seed."""
     most = max(map(len, results.tasks.values()), default=0)
     figure, axes = figures.panels(list(results.tasks) or [""], (6.4, max(4.4, 0.36 * most)))
     for axis, groups in zip(axes, results.tasks.values(), strict=False):
@@ -185,7 +185,7 @@ def test_error(results: Results) -> Figure:
 
 
 def teacher_training(results: Results) -> Figure | None:
-    """J of students under teachers that learn, along the student steps spent on them."""
+    """Draws J of students under teachers that learn, along the student steps spent on them."""
     panels = results.panels(learning=True)
     if not panels:
         return None
@@ -220,7 +220,7 @@ def teacher_training(results: Results) -> Figure | None:
 
 
 def learning_curves(results: Results) -> Figure | None:
-    """J of students along their own training."""
+    """Draws J of students along their own training."""
 
     def curves(group: Group) -> list[Any]:
         # Methods may have other steps per action, and long curves are thinned; the training is as long for all of them.
@@ -238,7 +238,7 @@ def learning_curves(results: Results) -> Figure | None:
 
 
 def coefficients(results: Results, task: str) -> Figure | None:
-    """Heat maps of the mean Φ over the episode, minus the neutral one; a line a teacher, its first seed.
+    """Draws the mean Φ over the episode, minus the neutral one, as heat maps; a line a teacher, its first seed.
 
     Weights of a minibatch's samples are left out: their places mean nothing.
     """

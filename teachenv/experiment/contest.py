@@ -75,7 +75,7 @@ class Contest:
         student: the network's name in rows.
         setting: environment and options.
         effort: what is spent.
-        methods: by name, those that the contest knows.
+        methods: all methods that the contest knows, by name.
         run: names of those that are compared, in this order.
         tune: values of the student's options that every method is tuned over, by name; a function of the method.
         source: name of the contest whose teachers are used by methods that are `taught_as` another.
@@ -107,7 +107,7 @@ class Contest:
         Args:
             setting: environment and options.
             effort: what is spent.
-            methods: by name, those that the contest knows.
+            methods: all methods that the contest knows, by name.
             tune: gives the values that a method is tuned over; see the attribute.
             run: names of those that are compared; None: all.
             problem: that of an environment of the setting; None: one is made, which fails early.
@@ -133,5 +133,5 @@ class Contest:
         return [Configuration(dict(zip(tuned, combination, strict=False)), combination[-1]) for combination in values]
 
     def budget(self, method: Method) -> int:
-        """Student steps that its teacher may spend."""
+        """The student steps that a method's teacher may spend."""
         return self.effort.student_steps * method.spends if method.learns else 0

@@ -85,7 +85,7 @@ def describe(axis: Any, x: str, y: str = "", **legend: Any) -> None:
 def bars(
     axis: Any, groups: Sequence[Group], measure: Measure, colors: Callable[[Group], Any], logarithmic: bool = False
 ) -> None:
-    """A line for each group: a dot for each seed, the mean and, of several seeds, its bootstrap interval."""
+    """Draws a line for each group: a dot for each seed, the mean and, of several seeds, its bootstrap interval."""
     shown = [group for group in groups if measure.values(group)]
     for place, group in enumerate(reversed(shown)):
         values, color = list(measure.values(group).values()), colors(group)
@@ -115,7 +115,7 @@ def curve(
     band: Literal["range", "interval"] | None = None,
     **line: Any,
 ) -> NDArray[np.float64]:
-    """The mean over seeds, along the points that all of them have.
+    """Draws the mean over seeds, along the points that all of them have.
 
     Args:
         axis: Matplotlib's axes.
@@ -158,7 +158,7 @@ def curves(
     legend: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Figure | None:
-    """A panel for each part, with a curve for each of its groups that has one; None if none has.
+    """Draws a panel for each part, with a curve for each of its groups that has one; None if none has.
 
     Args:
         parts: groups by the titles of their panels.
@@ -200,10 +200,10 @@ def heat_maps(
     finish: Callable[[Any, int], None] = lambda axis, column: None,
     **image: Any,
 ) -> Figure:
-    """Matrices whose zero means something, in lines that share their colours: red above zero, blue below.
+    """Draws matrices whose zero means something, in lines that share their colours: red above zero, blue below.
 
     Args:
-        lines: by the name of the line, the title and the matrix of each map.
+        lines: (title, matrix) of each map in a line, by the line's name.
         title: stands above the figure.
         size: width and height of a map in inches.
         finish: called with the axes and the column of each map.
@@ -244,7 +244,7 @@ def svg(figure: Figure, name: str) -> str:
     """The figure as an element of a page: letters stay letters, and every id begins with the figure's name.
 
     Args:
-        figure: Matplotlib's.
+        figure: Matplotlib's figure.
         name: the figure's name on its page: letters, digits, and dashes.
     """
     import matplotlib

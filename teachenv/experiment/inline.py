@@ -22,4 +22,4 @@ class Inline(Backend):
         self._ended.append((job, call(job.label, job.function, arguments, job.threads)))
 
     def _listen(self) -> None:
-        """Each job has ended when it has begun."""
+        """Adds nothing: each job has ended when it has begun."""

@@ -20,7 +20,7 @@ class Job:
     Attributes:
         label: what progress and errors call it.
         function: called once with the arguments; it need not be importable.
-        arguments: by name. One that is a `Shared` or a `Kept` is replaced; see there.
+        arguments: the function's arguments by name. A `Shared` or a `Kept` among them is replaced; see there.
         folder: the job's own folder, for its checkpoints: what is in it is still there when the job is begun again.
             It is handed over as the argument `folder`, wherever that is on the machine that runs the job, and need not
             exist. None: no such argument is handed over.
@@ -36,7 +36,7 @@ class Job:
 
     @property
     def threads(self) -> int:
-        """Of torch, while the job runs."""
+        """The number of torch's threads while the job runs."""
         return max(1, int(self.resources.get("num_cpus", 1)))
 
 
@@ -138,7 +138,7 @@ def failure(label: str, error: BaseException, before: str = "") -> Failure:
 
 
 def pickled(value: Any) -> bytes:
-    """A value by cloudpickle."""
+    """A value as cloudpickle writes it."""
     data: bytes = cloudpickle.dumps(value)
     return data
 

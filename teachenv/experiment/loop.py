@@ -35,10 +35,10 @@ class Point(NamedTuple):
 
 
 class Best(NamedTuple):
-    """A network at its best.
+    """A network's weights where it was best.
 
     Attributes:
-        value: by which it is that.
+        value: the number by which the network is the best.
         step: how many steps there were before it.
         weights: its `state_dict`.
     """
@@ -74,7 +74,7 @@ class Record:
 
 
 class Learner(Protocol):
-    """What is trained."""
+    """What the loop trains: a network, say, with its optimiser."""
 
     def step(self, number: int) -> Mapping[str, float] | None:
         """One update; its number, from 0, and `state` decide all randomness. Gives numbers to log, if there are any."""

@@ -101,7 +101,7 @@ def candidates(
 
     Args:
         name: what messages call the method.
-        options: by name; a list is a grid, any other value is the same for all candidates.
+        options: values by name; a list is a grid, any other value is the same for all candidates.
         teacher_options: names of the teacher's options; they come before the environment's of the same name.
         loss_options: names of the loss's options; None: those of the family that the option `loss` names, or of any.
 

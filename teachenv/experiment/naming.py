@@ -19,7 +19,7 @@ class Named:
     """A function under a name, for one that has none: `Named("wide", lambda: MyNet(width=512))`.
 
     Attributes:
-        name: by which rows know it.
+        name: the name by which rows know it.
         function: what it calls.
     """
 

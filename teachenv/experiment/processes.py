@@ -198,13 +198,13 @@ class _Worker:
             )
 
     def begin(self, job: Job, message: bytes) -> None:
-        """Sends it a job."""
+        """Sends the process a job."""
         self.job = job
         with contextlib.suppress(OSError):  # it has died, as will be seen
             self.pipe.send((job.label, message))
 
     def has_ended(self) -> bool:
-        """Whether the job has, or the process."""
+        """Whether the job has ended, or the process has."""
         return self.pipe.poll() or self._process.poll() is not None
 
     def result(self) -> Any:

@@ -16,7 +16,7 @@ _SECONDS_BETWEEN_LINES = 5.0
 
 
 class Progress(Protocol):
-    """What is shown on stderr."""
+    """Shows on stderr how many jobs have ended."""
 
     def advance(self, label: str) -> None:
         """One more job has ended."""
@@ -45,7 +45,7 @@ def progress(jobs: int) -> Iterator[Progress]:
 
 
 class _Bar:
-    """For somebody who watches."""
+    """A bar, for somebody who watches a terminal."""
 
     def __init__(self, bar: RichProgress, jobs: int) -> None:
         self._bar = bar
@@ -57,7 +57,7 @@ class _Bar:
 
 
 class _Lines:
-    """For a log file."""
+    """A line now and then, for a log file."""
 
     def __init__(self, jobs: int) -> None:
         self._jobs = jobs

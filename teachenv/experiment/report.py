@@ -70,7 +70,7 @@ class Report:
 
     @functools.cached_property
     def figures(self) -> dict[str, Figure]:
-        """Of Matplotlib, by the names of their files."""
+        """Matplotlib's figures, by the names of their files."""
         drawn = {name: draw() for name, draw in self._draw.items()}
         return {name: figure for name, figure in drawn.items() if figure is not None}
 
@@ -166,12 +166,12 @@ def _cells(line: Sequence[str]) -> str:
 
 
 def _text(text: str) -> str:
-    """Escaped, with `code` as that."""
+    """A text as HTML: escaped, with what stands in backticks as code."""
     return re.sub("`([^`]+)`", r"<code>\1</code>", html.escape(text))
 
 
 def _configurations(rows: Sequence[Row]) -> list[tuple[str, ...]]:
-    """By task, student and method: how many settings were tried, and the last of them."""
+    """How many settings were tried, and the last of them, by task, student and method."""
     configs: dict[tuple[str, str, str], dict[str, Row]] = {}
     for row in rows:
         configs.setdefault((row.task, row.student, row.method), {})[json.dumps(row.config, sort_keys=True)] = row

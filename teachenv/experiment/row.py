@@ -32,8 +32,8 @@ class Row:
         student_steps: student SGD steps spent up to this number, the common currency of all teachers.
         seconds: wall-clock time spent up to this number; finite.
         config: every option that shaped the number, as JSON values.
-        git_commit: see `teachenv.experiment.provenance`.
-        versions: see there; where a benchmark has a choice, also the precision of the networks.
+        git_commit: the commit that it was measured at, from `teachenv.experiment.provenance`.
+        versions: the libraries' versions; where a benchmark has a choice, also the precision of the networks.
         data: what a figure needs beside the number, such as a curve or a matrix: JSON values, or None.
 
     Raises:

@@ -84,7 +84,7 @@ class ResultsFile:
         self.close()
 
     def append(self, rows: Iterable[Row]) -> None:
-        """Add rows to the end of the file, on disk when this returns.
+        """Adds rows to the end of the file, on disk when this returns.
 
         All lines go into a single write, so nobody sees half a row; hand over all rows of one job together.
 
@@ -112,7 +112,7 @@ class ResultsFile:
         self._remember(rows)
 
     def rows(self) -> list[Row]:
-        """All rows in the order of the file, each the newest that says its thing."""
+        """All rows in the order of the file, of each number only the newest row."""
         return list(self._rows.values())
 
     def done(self, identity: Mapping[str, Any], metrics: Collection[str] = ()) -> bool:
@@ -172,7 +172,7 @@ def agreeing(rows: Iterable[Row], identities: Iterable[Mapping[str, Any]]) -> li
 
     Args:
         rows: those of a file.
-        identities: by name, the `IDENTITY` of each or a part of it; a `config` may be a part of the rows' own, too.
+        identities: the `IDENTITY` of each by name, or a part of it; a `config` may be a part of the rows' own, too.
     """
     parts = [as_read_back(dict(identity)) for identity in identities]
     return [row for row in rows if any(_agrees(row, identity) for identity in parts)]
@@ -184,7 +184,7 @@ def _agrees(row: Row, identity: Mapping[str, Any]) -> bool:
 
 
 def _mend_last_line(file: int, path: Path) -> None:
-    """Bring a file to end with a whole line, whatever a crash left."""
+    """Brings a file to end with a whole line, whatever a crash left."""
     data = path.read_bytes()
     whole, _, last = data.rpartition(b"\n")
     if not last or not _begins_a_row(last):

@@ -20,7 +20,7 @@ from teachenv.vector_env import TeachVectorEnv
 
 @dataclass(frozen=True)
 class Configuration:
-    """What is tuned of a method.
+    """One choice of what is tuned of a method.
 
     Attributes:
         student: options of the environment that all methods are tuned over, by name: `learning_rate`, `lr_schedule`.
@@ -31,7 +31,6 @@ class Configuration:
     candidate: int = 0
 
     def __str__(self) -> str:
-        """For progress: short."""
         shown = (f"{n} {v:g}" if isinstance(v, float) else f"{n} {v}" for n, v in self.student.items())
         return ", ".join([*shown, f"candidate {self.candidate + 1}"])
 
@@ -191,7 +190,7 @@ class Plain:
 
 
 def problem_of(students: TeachVectorEnv | OneByOne) -> Problem:
-    """What students are taught, and how."""
+    """The problem of an environment: what students are taught, and how."""
     env = students.env.unwrapped if isinstance(students, OneByOne) else students
     assert isinstance(env, TeachEnv | TeachVectorEnv)
     return env.problem

@@ -29,7 +29,7 @@ class Group:
 
     Attributes:
         name: what the line is called, mostly the method.
-        rows: at least one.
+        rows: the rows of the line, at least one.
         beside: all groups of the table, by name.
     """
 
@@ -52,7 +52,7 @@ class Group:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The first row's."""
+        """The first row's config."""
         return self.first.config
 
     @property
@@ -61,11 +61,11 @@ class Group:
         return [row for row in self.rows if row.data]
 
     def student_steps(self, metric: str) -> int:
-        """The most that a seed spent."""
+        """The most student steps that a seed spent."""
         return max(row.student_steps for row in self.of(metric))
 
     def seconds(self, metric: str) -> float:
-        """The median over seeds."""
+        """The median of the seconds over seeds."""
         return statistics.median(row.seconds for row in self.of(metric))
 
 
@@ -113,7 +113,7 @@ class Measure:
     digits: int = 2
 
     def values(self, group: Group) -> dict[int, float]:
-        """Of each seed, scaled."""
+        """The measure of each seed, scaled."""
         return {seed: self.scale * value for seed, value in group.values(self.metric).items()}
 
     def __call__(self, value: float) -> str:
@@ -210,22 +210,22 @@ def against(baseline: str, header: str, measure: Measure, p: str = "") -> Column
 
 
 def published(header: str, numbers: Mapping[str, float], digits: int = 2) -> Column:
-    """Numbers of a paper, by method."""
+    """A column with the numbers of a paper, by method."""
     return Column(header, lambda group: f"{numbers[group.name]:.{digits}f}" if group.name in numbers else "")
 
 
 def seeds(measure: Measure) -> Column:
-    """How many there are."""
+    """A column with the number of seeds."""
     return Column("seeds", lambda group: str(len(measure.values(group))))
 
 
 def steps(measure: Measure, header: str = "student steps") -> Column:
-    """The most that a seed spent."""
+    """A column with the most student steps that a seed spent."""
     return Column(header, lambda group: f"{group.student_steps(measure.metric):,}")
 
 
 def seconds(measure: Measure) -> Column:
-    """The median over seeds."""
+    """A column with the median of the seconds over seeds."""
     return Column("seconds", lambda group: f"{group.seconds(measure.metric):.0f}")
 
 
@@ -281,7 +281,7 @@ class Section:
         return cls(title, text, header, body, header[:shown] if isinstance(shown, int) else shown)
 
     def markdown(self) -> list[str]:
-        """Its lines, with an empty one after each part."""
+        """The section's lines as Markdown, with an empty one after each part."""
         lines = [f"## {self.title}", ""] if self.title else []
         lines += [self.text, ""] if self.text else []
         return lines + ([*markdown(self.header, self.body), ""] if self.header else [])

@@ -56,7 +56,7 @@ class Taught:
 
     @property
     def objective(self) -> float:
-        """Mean J at the end."""
+        """The students' mean J at the end."""
         return self.curve[-1]
 
 
@@ -71,7 +71,7 @@ class Playback:
         self.actions = iter(actions)
 
     def predict(self, observation: np.ndarray, **_: Any) -> tuple[np.ndarray, None]:
-        """The next one."""
+        """The next of the actions, for all students."""
         return next(self.actions), None
 
 

@@ -138,5 +138,5 @@ class _Follower(BaseCallback):
 
 
 def _spent(teacher: Followed) -> int:
-    """Student steps so far."""
+    """The student steps that a teacher has spent so far."""
     return int(teacher.num_timesteps) * steps_per_action(teacher)

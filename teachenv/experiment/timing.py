@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 def seconds_of(function: Callable[..., object], *arguments: Any) -> float:
-    """How long a call takes."""
+    """The seconds that a call takes."""
     start = time.perf_counter()
     function(*arguments)
     return time.perf_counter() - start
@@ -38,7 +38,7 @@ class Times:
     turns: Mapping[str, list[float]]
 
     def median(self, name: str) -> float:
-        """Seconds of a contender's turn."""
+        """The median of the seconds of a contender's turns."""
         return statistics.median(self.turns[name])
 
     def ratio(self, name: str, to: str) -> float:

@@ -26,7 +26,7 @@ def tune(
     folder: Path,
     length: float = 1.0,
 ) -> Outcome:
-    """Dev accuracy of a configuration.
+    """Trains a teacher and students in a configuration, and measures these on dev.
 
     The students' training is as long as that of the final ones, or a part `length` of it. A teacher that learns is
     trained for `budget` student steps first, on `parallel` students at a time.

@@ -32,7 +32,7 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn whatever goes wrong with a file into one message that says what to do."""
+    """Turns whatever goes wrong with a file into one message that says what to do."""
     try:
         yield
     except InUse:

@@ -22,16 +22,15 @@ class Bilinear(LossFamily):
     """
 
     def __init__(self, scale: float = 0.5) -> None:
-        """Checks the scale."""
         self.scale = checks.number("scale", scale, above=0)
 
     @property
     def coefficient_label(self) -> str:  # type: ignore[override]
-        """Φ."""
+        """What the coefficients are called: Φ."""
         return "Φ (row: label, column: class)"
 
     def action_size(self, num_outputs: int, batch_size: int) -> int:
-        """C²."""
+        """One number for each pair of classes, C²."""
         return num_outputs**2
 
     def __call__(self, action: torch.Tensor, prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:
@@ -47,11 +46,11 @@ class Bilinear(LossFamily):
         return log_p_y + self.scale * (rows * log_p.masked_fill(log_p == -math.inf, 0.0)).sum(1)
 
     def _logarithm(self, log_p: torch.Tensor) -> torch.Tensor:
-        """What takes the logarithm's place, (batch, C)."""
+        """What stands in the logarithm's place, (batch, C)."""
         return log_p
 
     def coefficients(self, action: torch.Tensor) -> torch.Tensor:
-        """Φ, (C, C)."""
+        """The matrix Φ, (C, C)."""
         classes = math.isqrt(action.numel())
         return torch.eye(classes, dtype=action.dtype, device=action.device) + self.scale * action.view(classes, classes)
 
@@ -78,12 +77,11 @@ class BilinearGeneralized(Bilinear):
     entry of Φ can make it unbounded. Its slope is p^q times `Bilinear`'s, so students need a larger learning rate.
 
     Args:
-        scale: see `Bilinear`.
-        q: in (0, 1].
+        scale: how far the box reaches, as in `Bilinear`.
+        q: the exponent of the q-logarithm, in (0, 1].
     """
 
     def __init__(self, scale: float = 0.5, q: float = 0.7) -> None:
-        """Checks the ranges."""
         super().__init__(scale)
         self.q = checks.number("q", q, above=0, most=1)  # loss="bilinear" is the limit for q = 0
 

@@ -26,11 +26,10 @@ class ClassWeights(LossFamily):
     coefficient_label = "weights of the classes"
 
     def __init__(self, scale: float = 0.5) -> None:
-        """Checks the scale."""
         self.scale = checks.number("scale", scale, above=0, most=0.999)
 
     def action_size(self, num_outputs: int, batch_size: int) -> int:
-        """One weight a class."""
+        """One number for each class."""
         return num_outputs
 
     def __call__(self, action: torch.Tensor, prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:

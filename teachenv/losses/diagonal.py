@@ -23,16 +23,15 @@ class Diagonal(LossFamily):
     """
 
     def __init__(self, scale: float = 0.5) -> None:
-        """Checks the scale."""
         self.scale = checks.number("scale", scale, above=0)
 
     @property
     def coefficient_label(self) -> str:  # type: ignore[override]
-        """Φ's diagonal."""
+        """What the coefficients are called: Φ's diagonal."""
         return "Φ (diagonal)"
 
     def action_size(self, num_outputs: int, batch_size: int) -> int:
-        """C."""
+        """One number for each class, C."""
         return num_outputs
 
     def __call__(self, action: torch.Tensor, prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:
@@ -45,7 +44,7 @@ class Diagonal(LossFamily):
         return log_p_y + self.scale * weighted(action.index_select(0, targets), log_p_y)
 
     def coefficients(self, action: torch.Tensor) -> torch.Tensor:
-        """Φ's diagonal, (1, C)."""
+        """The diagonal of Φ, (1, C)."""
         return 1.0 + self.scale * action.view(1, -1)
 
 

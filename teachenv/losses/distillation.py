@@ -85,14 +85,13 @@ class Distillation(LossFamily):
         student_labels: float = 0.0,
         temperature: float = 1.0,
     ) -> None:
-        """Checks the ranges."""
         self.scale = checks.number("scale", scale, above=0)
         self.temperature = checks.number("temperature", temperature, above=0)
         self.teacher_labels = checks.number("teacher_labels", teacher_labels, least=0, most=1)
         self.student_labels = checks.number("student_labels", student_labels, least=0, most=1)
 
     def action_size(self, num_outputs: int, batch_size: int) -> int:
-        """One weight a sample."""
+        """One number for each sample of a minibatch."""
         return batch_size
 
     def __call__(self, action: torch.Tensor, prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:

@@ -38,12 +38,12 @@ _IMITATION = "dynamic_network.safetensors"
 
 
 def evaluate(weights: torch.Tensor, rows: torch.Tensor, activation: Activation = "leaky-relu") -> torch.Tensor:
-    """f_φ of rows.
+    """The values of the loss network f_φ at rows.
 
     Args:
         weights: φ, (5000,): the layers' weights one after the other, each as `torch.nn.Linear` has them.
         rows: (..., 4).
-        activation: see `DynamicNetwork`.
+        activation: the network's activation, as in `DynamicNetwork`.
 
     Returns:
         (...). A row of zeros gives exactly 0, since there are no biases.
@@ -75,7 +75,7 @@ def one_against_one(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tenso
 
 
 def initial_weights(initial: Initial, seed: int = 0, activation: Activation = "leaky-relu") -> torch.Tensor:
-    """φ₀, (5000,) in float32.
+    """The weights φ₀ that the network begins with, (5000,) in float32.
 
     Args:
         initial: `"cross-entropy"`: fitted to the cross-entropy of two classes, softplus(z_k − z_y); see `imitate`.
@@ -83,8 +83,8 @@ def initial_weights(initial: Initial, seed: int = 0, activation: Activation = "l
             wrong label counts for much (ours; like other bounded losses it wants larger learning rates). `"random"`:
             Kaiming's normal distribution by the units that a layer leads to, as the released code has it; a loss whose
             direction is arbitrary at first.
-        seed: of the random one.
-        activation: for which it is fitted.
+        seed: seed of the random one.
+        activation: the activation that it is fitted for.
     """
     if initial != "random":
         return _fitted()[f"{initial}/{activation}"].clone()
@@ -121,9 +121,9 @@ def imitate(
     Args:
         wanted: the loss.
         weights: φ to begin with.
-        steps: of 512 pairs of logits, normal with a standard deviation of 2.
-        seed: of the logits.
-        activation: of the network.
+        steps: how many steps, each on 512 pairs of logits, normal with a standard deviation of 2.
+        seed: seed of the logits.
+        activation: the network's activation.
     """
     phi = weights.detach().clone().requires_grad_()
     optimizer = torch.optim.Adam([phi], lr=3e-3)
@@ -157,7 +157,7 @@ class DynamicNetwork(LossFamily):
     Args:
         scale: γ, how far the box reaches.
         initial: φ₀; see `initial_weights`.
-        seed: of a random φ₀, and only of it; None: 0.
+        seed: seed of a random φ₀, and only of it; None: 0.
         per: what the mean is over: `"pairs"` of the label with another class, or `"rows"`.
         activation: between the layers: `"leaky-relu"`, the released code's, or `"leaky-swish"` (ours), x times
             0.01 + 0.99 sigmoid(5x). The gradient that a student gets from a piecewise linear network jumps as φ moves,
@@ -174,7 +174,6 @@ class DynamicNetwork(LossFamily):
         per: Scale = "pairs",
         activation: Activation = "leaky-relu",
     ) -> None:
-        """Checks the options."""
         self.scale = checks.number("scale", scale, above=0)
         checks.choice("initial", initial, get_args(Initial))
         checks.choice("per", per, get_args(Scale))
@@ -185,7 +184,7 @@ class DynamicNetwork(LossFamily):
         self.initial = initial_weights(initial, 0 if seed is None else checks.integer("seed", seed, 0), activation)
 
     def action_size(self, num_outputs: int, batch_size: int) -> int:
-        """5,000."""
+        """One number for each weight of the network, 5,000."""
         return WEIGHTS
 
     def __call__(self, action: torch.Tensor, prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:

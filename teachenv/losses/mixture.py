@@ -33,8 +33,8 @@ class Mixture(LossFamily):
     Args:
         components: names in `teachenv.losses.PLAIN_LOSSES`, "cross-entropy" first; one action coordinate each.
         scale: how far the box reaches.
-        options: of each component by its name, such as `{"smooth-01": {"sharpness": 50}}` (50 is L2T-DLF's, and the
-            default).
+        options: options of each component, by its name, such as `{"smooth-01": {"sharpness": 50}}` (50 is L2T-DLF's,
+            and the default).
     """
 
     def __init__(
@@ -43,7 +43,6 @@ class Mixture(LossFamily):
         scale: float = 0.5,
         options: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
-        """Looks the components up."""
         self.components = tuple(checks.listed("components", components, "names of losses"))
         if self.components[:1] != ("cross-entropy",):
             raise ValueError(f"mixture: the first component must be 'cross-entropy', found {checks.shown(components)}")
@@ -57,7 +56,7 @@ class Mixture(LossFamily):
         self.coefficient_label = "coefficients: " + ", ".join(self.components)
 
     def action_size(self, num_outputs: int, batch_size: int) -> int:
-        """One coefficient a component."""
+        """One number for each component."""
         return len(self.components)
 
     def __call__(self, action: torch.Tensor, prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:

@@ -21,7 +21,7 @@ _TINY = 1e-12
 
 
 def _pick(values: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """values[i, targets[i]], shape (batch,)."""
+    """The entry of each row at its target, values[i, targets[i]], shape (batch,)."""
     return values.gather(1, targets.unsqueeze(1)).squeeze(1)
 
 
@@ -31,7 +31,7 @@ def _is_target(values: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 def cross_entropy(prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:
-    """−log p_y."""
+    """Cross-entropy, −log p_y."""
     # Picked by gather, since F.cross_entropy is slow under vmap; the gradient is bitwise F.cross_entropy's.
     return -_pick(F.log_softmax(prediction.outputs, 1), targets)
 

@@ -28,13 +28,12 @@ class SampleWeights(LossFamily):
     of_places = True
 
     def __init__(self, base: str = "cross-entropy", scale: float = 1.0, **options: Any) -> None:
-        """Looks the base loss up."""
         self.scale = checks.number("scale", scale, above=0, most=1)
         self._sample_loss = plain_loss(base, **options)
         self.needs_head = needs_head(base)
 
     def action_size(self, num_outputs: int, batch_size: int) -> int:
-        """One weight a sample."""
+        """One number for each sample of a minibatch."""
         return batch_size
 
     def __call__(self, action: torch.Tensor, prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:

@@ -38,7 +38,7 @@ class Adam(Optimizer):
         betas: (β₁, β₂), each in [0, 1).
         epsilon: ε > 0.
         weight_decay: λ ≥ 0.
-        decoupled: AdamW: λ shrinks the parameters directly; else λω is added to the gradient.
+        decoupled: AdamW's form: λ shrinks the parameters directly; else λω is added to the gradient.
     """
 
     betas: tuple[float, float] = (0.9, 0.999)
@@ -68,7 +68,7 @@ class Adam(Optimizer):
         step: Step = 0,
         out: Tensors | None = None,
     ) -> tuple[Tensors, Tensors]:
-        """See `Optimizer`."""
+        """Takes one step; `Optimizer.update` says more."""
         new: Tensors = {}
         moments: Tensors = {}
         for name, p in parameters.items():
@@ -95,7 +95,7 @@ class Adam(Optimizer):
         gradient: Tensors | None = None,
         slots: Tensors | None = None,
     ) -> tuple[Tensors, Tensors, Tensors]:
-        """See `Optimizer`."""
+        """The adjoint of `update`; the module has the formulas."""
         assert parameters is not None
         assert gradient is not None
         assert slots is not None
@@ -126,14 +126,14 @@ class Adam(Optimizer):
     def _moments(
         self, name: str, parameter: torch.Tensor, gradient: torch.Tensor, slots: Tensors
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(m', s')."""
+        """The new moments (m', s')."""
         if self.weight_decay and not self.decoupled:
             gradient = gradient.add(parameter, alpha=self.weight_decay)
         mean = slots[f"mean:{name}"].lerp(gradient, 1 - self.betas[0])
         return mean, slots[f"square:{name}"].mul(self.betas[1]).addcmul(gradient, gradient, value=1 - self.betas[1])
 
     def _corrections(self, like: torch.Tensor, rate: Rate, step: Step) -> tuple[Rate, Rate]:
-        """(α, c): numbers, or tensors that multiply along the leading dimension of `like`."""
+        """The bias corrections (α, c): numbers, or tensors that multiply along the leading dimension of `like`."""
         first, second = (1 - beta ** (np.asarray(step, dtype=float) + 1) for beta in self.betas)
         if not isinstance(rate, torch.Tensor) and first.ndim == 0:
             return rate / float(first), float(second) ** 0.5

@@ -51,7 +51,7 @@ def root_of(square: torch.Tensor) -> torch.Tensor:
 
 
 def along(factor: Rate, like: torch.Tensor) -> Rate:
-    """A factor of each student, shaped to multiply along the leading dimension of `like`; a number as it is."""
+    """The factors of students, shaped to multiply along the leading dimension of `like`; a number stays as it is."""
     if isinstance(factor, torch.Tensor) and factor.dim():
         return factor.view(-1, *[1] * (like.dim() - 1))
     return factor
@@ -84,7 +84,7 @@ class Optimizer(Protocol):
         Args:
             parameters: ω.
             gradient: g.
-            slots: as `init` or the step before returned them.
+            slots: the slots that `init` or the step before returned.
             rate: η of this step.
             step: how many steps were taken before this one.
             out: where the new parameters are written; None: to new memory.
@@ -131,7 +131,7 @@ class Optimizer(Protocol):
             d_parameters: cotangent dω' of the new parameters.
             d_slots: cotangent of the new slots, but for the factor.
             rate: η of the step.
-            factor: of `d_slots`.
+            factor: the factor that `d_slots` lacks.
 
         Returns:
             The cotangent of the gradient but for a factor, and that factor; the cotangent of the old parameters (the

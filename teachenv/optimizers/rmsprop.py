@@ -65,7 +65,7 @@ class RMSprop(Optimizer):
         step: Step = 0,
         out: Tensors | None = None,
     ) -> tuple[Tensors, Tensors]:
-        """See `Optimizer`."""
+        """Takes one step; `Optimizer.update` says more."""
         new: Tensors = {}
         new_slots: Tensors = {}
         for name, p in parameters.items():
@@ -94,7 +94,7 @@ class RMSprop(Optimizer):
         gradient: Tensors | None = None,
         slots: Tensors | None = None,
     ) -> tuple[Tensors, Tensors, Tensors]:
-        """See `Optimizer`."""
+        """The adjoint of `update`; the module has the formulas."""
         assert parameters is not None
         assert gradient is not None
         assert slots is not None

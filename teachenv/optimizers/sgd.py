@@ -60,7 +60,7 @@ class SGD(Optimizer):
         step: Step = 0,
         out: Tensors | None = None,
     ) -> tuple[Tensors, Tensors]:
-        """See `Optimizer`."""
+        """Takes one step; `Optimizer.update` says more."""
         if self.weight_decay:
             gradient = {name: g.add(parameters[name], alpha=self.weight_decay) for name, g in gradient.items()}
         if self.momentum:
@@ -84,7 +84,7 @@ class SGD(Optimizer):
         gradient: Tensors | None = None,
         slots: Tensors | None = None,
     ) -> tuple[Tensors, Tensors, Tensors]:
-        """See `Optimizer`."""
+        """The adjoint of `update`; the module has the formulas."""
         if not self.momentum:
             d_gradient = {name: scaled_sum(torch.zeros_like(d), d, -rate) for name, d in d_parameters.items()}
             d_old_slots: Tensors = {}
@@ -107,7 +107,7 @@ class SGD(Optimizer):
     def reverse_scaled(
         self, d_parameters: Tensors, d_slots: Tensors, rate: Rate, factor: float
     ) -> tuple[Tensors, float, Tensors, Tensors, float]:
-        """See `Optimizer`; one pass over the tensors.
+        """The adjoint of `update` in one pass over the tensors, by leaving out a factor.
 
         With c = −η, dv' + c dω' = c u for u = dω' + (1/c) dv': the cotangent of the gradient is c u, and that of the
         old slots, where there are any, μ c u.

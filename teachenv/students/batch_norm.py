@@ -81,7 +81,7 @@ def instance_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> torch.Tensor:
-    """`F.instance_norm`, likewise."""
+    """`F.instance_norm`, differentiable in everything, running statistics included, which are updated in place."""
     if running_mean is None or running_var is None:
         return F.instance_norm(input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
     if not use_input_stats:
@@ -138,7 +138,7 @@ def batch_normalized(
         eps: added to the variance.
         running_mean: updated in place, as by PyTorch; None: there is none.
         running_var: likewise.
-        momentum: of the two.
+        momentum: how far the two move towards the input's statistics.
     """
     channels = input.shape[1]
     weight = input.new_ones(channels) if weight is None else weight

@@ -196,7 +196,7 @@ class _Check(Trial):
                 )
 
     def difference_of_form(self, plain: Callable[[torch.dtype], Trace], form: Any) -> str | None:
-        """What differs; in float64 as well, since rounding alone can move the gradients of a deep network far."""
+        """What differs between two forms; in float64 too, as rounding alone can move a deep network's gradients far."""
         label = None
         for dtype, tolerance in self.close.items():
             if dtype == torch.float32 and self.student.dtype != dtype:

@@ -22,9 +22,9 @@ class SSD(nn.Module):
     """Three maps of features, each with a classifier and a mover of default boxes.
 
     Args:
-        channels: of the image.
-        outputs: C + 4.
-        width: of the first block; they grow with depth.
+        channels: channels of the images.
+        outputs: C + 4, for C classes and the four numbers that move a box.
+        width: channels of the first block; they grow with depth.
     """
 
     def __init__(self, channels: int, outputs: int, width: int = 16) -> None:
@@ -56,7 +56,7 @@ class SSD(nn.Module):
 
 
 def ssd(channels: int, side: int, outputs: int, width: int = 16) -> nn.Module:
-    """`SSD`, for square images whose side is a multiple of 32."""
+    """The detector `SSD`, for square images whose side is a multiple of 32."""
     if side % 32:
         raise ValueError(f"student 'ssd' takes images whose side is a multiple of 32, found {side}")
     return SSD(channels, outputs, width)

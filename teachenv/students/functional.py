@@ -50,14 +50,14 @@ class FunctionalStudent:
         buffers: names of the buffers (not of frozen parameters).
         statistics: names of the floating-point buffers, which a training step may change, and of the frozen
             parameters that it does change.
-        output_shape: of one sample.
+        output_shape: shape of one sample's outputs.
         few: so many inputs show what the network does: a few, or all of the example if it takes no other number.
         opens: whether derivatives are let through stopped gradients; see `teachenv.students.kernels`.
-        exchanged: by mode (training or not), whether a pass has an operation that is exchanged for a differentiable
+        exchanged: whether a pass, by mode (training or not), has an operation that is exchanged for a differentiable
             one.
         reads_statistics: whether a training pass's outputs depend on the floating-point buffers before it.
         reads_stopped: whether they depend on something whose gradient the network stops.
-        unfollowed: of what a derivative of a training leaves out a part: "buffer 'mean'", "its outputs".
+        unfollowed: names of results whose derivative leaves out a part: "buffer 'mean'", "its outputs".
 
     Raises:
         ValueError: the factory's product is no `nn.Module`, has nothing to train, fails on the example, has outputs of
@@ -200,7 +200,7 @@ class FunctionalStudent:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of parameters, outputs and losses."""
+        """The type of parameters, outputs and losses."""
         return self._dtype
 
     @contextmanager
@@ -231,7 +231,7 @@ class FunctionalStudent:
                 registry[key] = tensor
 
     def precision(self) -> AbstractContextManager[object]:
-        """The types that the network computes in."""
+        """The context in which the network computes: autocast's, if that is asked for."""
         if not self.autocast:
             return nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False)

@@ -53,7 +53,6 @@ class DifferentiableKernels(TorchFunctionMode):
     def __init__(
         self, *, fused: bool, batched: bool = False, opens: bool = False, buffers: Iterable[torch.Tensor] = ()
     ) -> None:
-        """Holds the options."""
         super().__init__()
         self.fused, self.opens, self.used = fused, opens, False
         self._buffers = {id(buffer) for buffer in buffers}
@@ -102,7 +101,7 @@ class DifferentiableKernels(TorchFunctionMode):
         return value
 
     def _with_graph(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A call within `torch.no_grad()`."""
+        """Stands for a call within `torch.no_grad()`."""
         if name == "_set_grad_enabled" or not args:
             return func(*args, **kwargs)
         first, *rest = args
@@ -125,7 +124,7 @@ def weight_norm(v: torch.Tensor, g: torch.Tensor, dim: int = 0) -> torch.Tensor:
 
 
 def _linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """`F.linear`."""
+    """`F.linear` as a matrix product and a sum."""
     product = input @ weight.t()
     return product if bias is None else product.add_(bias)
 

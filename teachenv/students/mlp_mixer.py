@@ -36,7 +36,6 @@ class MlpMixer(nn.Module):
     """A linear map of each patch, blocks, a last normalisation, the mean over the patches, and a linear layer."""
 
     def __init__(self, channels: int, side: int, outputs: int, patch: int, width: int, depth: int) -> None:
-        """Makes the layers; see `mlp_mixer`."""
         super().__init__()
         self.stem = nn.Conv2d(channels, width, patch, patch)
         self.blocks = nn.Sequential(*(MixerBlock((side // patch) ** 2, width) for _ in range(depth)))

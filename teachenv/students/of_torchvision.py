@@ -23,7 +23,7 @@ def resnet_18(channels: int, side: int, outputs: int) -> nn.Module:
 
 
 def resnet_50(channels: int, side: int, outputs: int) -> nn.Module:
-    """ResNet-50."""
+    """ResNet-50 (He et al. 2016)."""
     return _resnet(torchvision.models.resnet50, channels, side, outputs)
 
 
@@ -80,6 +80,6 @@ def _coloured(name: str, channels: int) -> None:
 
 
 def _module(network: Any) -> nn.Module:
-    """Torchvision has no types."""
+    """The network as a module, for type checkers: torchvision has no types."""
     module: nn.Module = network
     return module

@@ -18,7 +18,7 @@ class Preactivated(nn.Module):
         """Puts the blocks between their ends, and draws all convolutions as in He et al. 2015.
 
         Args:
-            channels: of the images.
+            channels: channels of the images.
             stem: channels of the first convolution.
             blocks: from `stem` to `width` channels.
             width: channels at the end.

@@ -38,7 +38,7 @@ def logits_of(outputs: Any, name: str, training: bool) -> torch.Tensor:
 
     Args:
         outputs: what its forward pass returned.
-        name: of the network, for errors.
+        name: the network's name, for errors.
         training: the mode of the pass, for errors.
 
     Raises:

@@ -32,7 +32,7 @@ class BasicBlock(nn.Module):
         return F.relu(self.norm2(self.conv2(x)) + shortcut)
 
     def skip(self, x: torch.Tensor) -> torch.Tensor:
-        """The shortcut."""
+        """The shortcut: the input, subsampled and padded with zero channels where the block changes its shape."""
         return x if self.stride == 1 else F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 0, self.padding))
 
 
@@ -40,7 +40,6 @@ class ProjectedBlock(BasicBlock):
     """A basic block whose shortcut, where it halves the image, is a 1×1 convolution with batch norm (option B)."""
 
     def __init__(self, in_channels: int, channels: int) -> None:
-        """See `BasicBlock`."""
         super().__init__(in_channels, channels)
         halves = [nn.Conv2d(in_channels, channels, 1, 2, bias=False), nn.BatchNorm2d(channels)]
         self.shortcut = nn.Sequential(*(halves if self.stride == 2 else []))
@@ -95,7 +94,7 @@ class WideResNet(ResNet):
     places = 4
 
     def pooled(self, x: torch.Tensor) -> torch.Tensor:
-        """(n, 1024)."""
+        """The last stage's maps, flattened: (n, 1024)."""
         return F.avg_pool2d(x, 4).flatten(1)
 
 
@@ -107,17 +106,17 @@ def initialise_convolutions(network: nn.Module) -> None:
 
 
 def resnet8(channels: int, side: int, outputs: int) -> nn.Module:
-    """ResNet-8."""
+    """`ResNet` of 8 layers."""
     return ResNet(1, channels, outputs)
 
 
 def resnet20(channels: int, side: int, outputs: int) -> nn.Module:
-    """ResNet-20."""
+    """`ResNet` of 20 layers."""
     return ResNet(3, channels, outputs)
 
 
 def resnet32(channels: int, side: int, outputs: int) -> nn.Module:
-    """ResNet-32."""
+    """`ResNet` of 32 layers."""
     return ResNet(5, channels, outputs)
 
 

@@ -19,7 +19,6 @@ class DenseLabels(nn.Module):
     """
 
     def __init__(self, encoder: nn.Module, head: nn.Module) -> None:
-        """Holds both."""
         super().__init__()
         self.encoder, self.head = encoder, head
 
@@ -47,9 +46,9 @@ def fcn(channels: int, outputs: int, width: int = 16) -> nn.Module:
     """A fully convolutional network (Long et al. 2015): the encoder and torchvision's FCN head.
 
     Args:
-        channels: of the image.
+        channels: channels of the images.
         outputs: C.
-        width: of the encoder's first block.
+        width: channels of the encoder's first block.
     """
     body, features = encoder(channels, width)
     return DenseLabels(body, FCNHead(features, outputs))
@@ -59,9 +58,9 @@ def deeplab(channels: int, outputs: int, width: int = 16) -> nn.Module:
     """DeepLabv3 (Chen et al. 2017) in small: the encoder, torchvision's ASPP with rates 2, 4, 6, and a 1×1 classifier.
 
     Args:
-        channels: of the image.
+        channels: channels of the images.
         outputs: C.
-        width: of the encoder's first block.
+        width: channels of the encoder's first block.
     """
     body, features = encoder(channels, width)
     return DenseLabels(body, nn.Sequential(ASPP(features, [2, 4, 6], features), nn.Conv2d(features, outputs, 1)))

@@ -37,12 +37,12 @@ class Memory(NamedTuple):
 
 
 class Translator(nn.Module):
-    """What both have in common.
+    """A network that translates: what an LSTM and a transformer have in common.
 
     Args:
-        length: L.
+        length: number L of words that a sentence has at most, its end included.
         words: size of the vocabulary.
-        width: of the embedding.
+        width: width of the embedding.
     """
 
     def __init__(self, length: int, words: int, width: int) -> None:
@@ -84,7 +84,7 @@ class LSTMCell(nn.Module):
 
     Args:
         inputs: width of the inputs.
-        width: of the layer.
+        width: units of the layer.
     """
 
     def __init__(self, inputs: int, width: int) -> None:
@@ -130,11 +130,11 @@ class AttentiveLSTM(Translator):
     Width and number of layers are L2T-DLF's (256; 1 or 2), the rest it does not say.
 
     Args:
-        length: L.
+        length: number L of words that a sentence has at most, its end included.
         words: size of the vocabulary.
-        width: of embedding and states, an even number.
-        layers: of encoder and decoder.
-        dropout: of embeddings and of states before the classifier.
+        width: width of the embedding and of the states, an even number.
+        layers: number of layers of the encoder, and of the decoder.
+        dropout: fraction dropped of the embeddings and of the states before the classifier.
 
     Raises:
         ValueError: an odd width.
@@ -152,7 +152,7 @@ class AttentiveLSTM(Translator):
         self.combined = nn.Linear(2 * width, width)
 
     def encode(self, source: torch.Tensor) -> Memory:
-        """See `Translator`."""
+        """Reads (n, L') words of a source."""
         states = self.dropout(self.embedding(source) * math.sqrt(self.width))
         there = (source != PAD).to(states.dtype)
         nothing = states.new_zeros(len(source), self.width // 2)
@@ -165,18 +165,18 @@ class AttentiveLSTM(Translator):
         return Memory(states, there, first)
 
     def read(self, target: torch.Tensor, memory: Memory) -> torch.Tensor:
-        """See `Translator`."""
+        """The states (n, L', d) at the words before those to be predicted."""
         states = self.dropout(self.embedding(target) * math.sqrt(self.width))
         for layer, begun in zip(self.decoder, memory.first, strict=True):
             states, _ = layer(states, begun)
         return self._attended(states, memory)
 
     def start(self, memory: Memory) -> Any:
-        """See `Translator`."""
+        """The decoder's state before the first word."""
         return memory.first
 
     def advance(self, token: torch.Tensor, memory: Memory, state: Any) -> tuple[torch.Tensor, Any]:
-        """See `Translator`."""
+        """One word further: (logits of the next word, the state after it)."""
         hidden, after = self.embedding(token) * math.sqrt(self.width), []
         for layer, layer_state in zip(self.decoder, state, strict=True):
             assert isinstance(layer, LSTMCell)
@@ -196,13 +196,13 @@ class Transformer(Translator):
     """An encoder and a decoder of pre-norm layers (Vaswani et al. 2017; the norms as in later practice).
 
     Args:
-        length: L.
+        length: number L of words that a sentence has at most, its end included.
         words: size of the vocabulary.
-        width: of the states.
-        layers: of the encoder, and of the decoder. L2T-DLF: 6, and of widths only "small".
-        heads: of attention.
+        width: numbers in a state.
+        layers: number of layers of the encoder, and of the decoder. L2T-DLF has 6, and says of the width only "small".
+        heads: number of attention's heads.
         inner: width of the feed-forward layers.
-        dropout: of embeddings and of what layers add.
+        dropout: fraction dropped of the embeddings and of what layers add.
     """
 
     def __init__(
@@ -227,7 +227,7 @@ class Transformer(Translator):
         self.register_buffer("places", _places(length, width), persistent=False)
 
     def encode(self, source: torch.Tensor) -> Memory:
-        """See `Translator`."""
+        """Reads (n, L') words of a source."""
         there = (source != PAD).to(self.embedding.weight.dtype)
         states, hidden = self._embedded(source), _hidden(there)[:, None]
         for layer in self.encoder:
@@ -236,15 +236,15 @@ class Transformer(Translator):
         return Memory(states, there, [layer.read_source(states) for layer in self.decoder])
 
     def read(self, target: torch.Tensor, memory: Memory) -> torch.Tensor:
-        """See `Translator`."""
+        """The states (n, L', d) at the words before those to be predicted."""
         return self._read(target, memory, None)[0]
 
     def start(self, memory: Memory) -> Any:
-        """See `Translator`; the state is keys and values of what has been read, by layer."""
+        """The state before the first word: keys and values of what has been read, by layer."""
         return [tuple(part[:, :, :0] for part in pair) for pair in memory.first]
 
     def advance(self, token: torch.Tensor, memory: Memory, state: Any) -> tuple[torch.Tensor, Any]:
-        """See `Translator`."""
+        """One word further: (logits of the next word, the state after it)."""
         states, state = self._read(token[:, None], memory, state)
         return self.logits(states[:, -1]), state
 

@@ -83,7 +83,7 @@ class Trial:
             self.run(parameters, buffers, self.minibatches[0], training=False)
 
     def by_module(self) -> Trace:
-        """As a loop in plain PyTorch trains it, but that the parameters are moved along a given direction."""
+        """The training by the module, as a loop in plain PyTorch, but that parameters move along a given direction."""
         trace: Trace = []
         module, student = self.reference, self.student
         named = dict(module.named_parameters())
@@ -115,7 +115,7 @@ class Trial:
         return [*trace, (TRAINED, evaluated()), (UNTRAINED, untrained)]
 
     def by_function(self) -> Trace:
-        """The same training by the function."""
+        """The same training, by the function that stands for the module."""
         trace: Trace = []
         parameters, buffers = self.start, self.copies()[1]
         for t in range(len(self.minibatches)):

@@ -47,7 +47,7 @@ class Watch(DifferentiableKernels):
     """
 
     def __init__(self, buffers: Iterable[torch.Tensor]) -> None:
-        """Holds the options; operations are replaced by elementary ones, which `_FOLLOWED` has."""
+        """Chooses elementary operations, which `_FOLLOWED` has, in the place of others."""
         super().__init__(fused=False, opens=True, buffers=buffers)
         # Autograd numbers its operations; those of TorchScript, for one, do not come through here.
         self._leaves_graph, self._next, self._unseen = False, _get_sequence_nr(), 0
@@ -67,7 +67,7 @@ class Watch(DifferentiableKernels):
         """Identities of the tensors from which the outputs of the pass were computed.
 
         Args:
-            outputs: of the pass.
+            outputs: what the pass returned.
             buffers: those of floating point, after it; before it they had a graph.
 
         Returns:

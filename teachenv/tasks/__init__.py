@@ -66,7 +66,7 @@ def make_task(
         dataset: data to use in place of the task's own: the CIFAR tasks accept `"synthetic"`. None for the own.
         pool_size: number of labelled samples in the pool; None for the task's default.
         split_seed: seed of the random part of that choice (see each task).
-        **options: of the named task alone: `image_size` of `"segmentation"`, `"detection"` and
+        **options: options of the named task alone: `image_size` of `"segmentation"`, `"detection"` and
             `"image-folder"`.
 
     Raises:

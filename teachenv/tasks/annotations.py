@@ -30,10 +30,10 @@ class Photograph:
     """An image and its objects, as a file tells them.
 
     Attributes:
-        path: of the image.
+        path: the image's file.
         size: (width, height) of the image that the boxes are in; None: not told.
         boxes: left, top, right, bottom of each object, in pixels of that image.
-        labels: of the objects, from 1 on.
+        labels: the class of each object, from 1 on.
         void: which are crowds (COCO) or difficult (VOC).
     """
 
@@ -126,7 +126,7 @@ def resized_objects(photographs: Sequence[Photograph], side: int) -> list[Object
 
     Args:
         photographs: the images.
-        side: of the square, in pixels.
+        side: side of the square, in pixels.
 
     Warns:
         UserWarning: objects lie outside of their image, or a file tells another shape of an image than it has; the

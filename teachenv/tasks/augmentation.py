@@ -32,7 +32,7 @@ class FlipAndCrop:
             raise ValueError(f"padding is {self.padding}: expected 0 (flip only) or more pixels")
 
     def __call__(self, inputs: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-        """Augment a minibatch, each image on its own.
+        """Augments a minibatch, each image on its own.
 
         Args:
             inputs: images, shape `(n, channels, height, width)`, any dtype. Not modified.

@@ -58,7 +58,7 @@ class Truth:
     void: torch.Tensor
 
     def of(self, label: int) -> Truth:
-        """What counts for detections of one class."""
+        """The objects and void regions that count for detections of one class."""
         mine = (self.labels == label) | (self.void & (self.labels == 0))
         return Truth(self.boxes[mine], self.labels[mine], self.void[mine])
 
@@ -69,17 +69,17 @@ def average_precisions(rules: Rules, found: Sequence[Detections], truths: Sequen
     Classes without objects, void ones apart, are left out; where that leaves none, the precision is 0.
 
     Args:
-        rules: see the module.
-        found: of each image.
-        truths: of each image.
-        num_classes: C, with the ground.
+        rules: whose rules count, `"coco"` or `"voc"`; the top of this file has both.
+        found: the detections of each image.
+        truths: the objects of each image.
+        num_classes: number of classes C, with the ground.
     """
     each = (_coco if rules == "coco" else _voc)(found, truths, num_classes)
     return each.mean(0) if len(each) else np.zeros(len(THRESHOLDS))
 
 
 def _coco(found: Sequence[Detections], truths: Sequence[Truth], num_classes: int) -> Floats:
-    """Of each class with objects, (classes, thresholds), by pycocotools."""
+    """Average precision of each class with objects, (classes, thresholds), by pycocotools."""
     # Imported here, since nobody should wait for it who only trains.
     from pycocotools.cocoeval import COCOeval
 
@@ -112,7 +112,7 @@ def _rectangle(image: int, box: Sequence[float]) -> dict[str, Any]:
 
 
 def _indexed(annotations: Iterator[dict[str, Any]], images: int, num_classes: int) -> Any:
-    """Pycocotools' record of them."""
+    """The annotations as pycocotools' record."""
     from pycocotools.coco import COCO
 
     coco = COCO()
@@ -127,7 +127,7 @@ def _indexed(annotations: Iterator[dict[str, Any]], images: int, num_classes: in
 
 
 def _voc(found: Sequence[Detections], truths: Sequence[Truth], num_classes: int) -> Floats:
-    """Of each class with objects, (classes, thresholds), as VOC's devkit."""
+    """Average precision of each class with objects, (classes, thresholds), as VOC's devkit computes it."""
     each = []
     for label in range(1, num_classes):
         of_class = [truth.of(label) for truth in truths]

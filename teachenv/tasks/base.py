@@ -52,7 +52,7 @@ class Task:
         augment: augmentation of each training minibatch, used only when the environment asks for it.
         decisions: how a student's outputs are read as classifications; None: one for each sample. With them integer
             targets may be `VOID`, too.
-        lengths: of the pool's samples, `(n,)`: minibatches are then of samples of about one length.
+        lengths: the length of each of the pool's samples, `(n,)`; a minibatch then has samples of about one length.
         trim: takes from a minibatch, or from a batch of them, what all of its samples only pad; leading dimensions may
             be any.
 

@@ -55,7 +55,6 @@ class Objects:
     void: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
-        """Checks them."""
         shapes = [tuple(part.shape) for part in (self.boxes, self.labels, self.void) if part is not None]
         if shapes[0][1:] != (4,) or any(shape != shapes[0][:1] for shape in shapes[1:]):
             raise ValueError(
@@ -163,28 +162,27 @@ class BoxDecisions(Decisions):
     much as three times the boxes of objects: which ones are hardest would depend on the loss that the teacher changes.
 
     Args:
-        num_classes: C, with the ground.
+        num_classes: number of classes C, with the ground.
         size: side of the images in pixels.
         rules: those of the data, by which `DetectionMeasure` reports average precision.
     """
 
     def __init__(self, num_classes: int, size: int, rules: Rules = "coco") -> None:
-        """Makes the default boxes."""
         if rules not in get_args(Rules):
             raise ValueError(f"rules are {rules!r}: expected one of {', '.join(map(repr, get_args(Rules)))}")
         self.num_classes, self.size, self.rules = num_classes, size, rules
         self.boxes = len(default_boxes(size))
 
     def output_shape(self, num_classes: int, target_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """(C + 4, boxes)."""
+        """The shape of a sample's outputs, (C + 4, boxes)."""
         return (num_classes + 4, self.boxes)
 
     def measure(self, num_classes: int, temperature: float) -> Measure:
-        """See `DetectionMeasure`."""
+        """The measure of detectors, a `DetectionMeasure`."""
         return DetectionMeasure(self, temperature)
 
     def __call__(self, prediction: Prediction, targets: torch.Tensor) -> Decided:
-        """The boxes, image by image."""
+        """The boxes as decisions, image by image."""
         logits, codes, labels, wanted = self.read(prediction.outputs, targets)
         mine, ground = (labels > 0).to(logits.dtype), (labels == 0).to(logits.dtype)
         count = mine.sum().clamp(min=1)
@@ -219,7 +217,6 @@ class DetectionMeasure(Measure):
     score_name = "box_accuracy"
 
     def __init__(self, decisions: BoxDecisions, temperature: float = 0.2) -> None:
-        """Checks the temperature."""
         if not temperature > 0:
             raise ValueError(f"temperature must be positive, found {temperature}")
         self.decisions, self.temperature = decisions, temperature
@@ -240,7 +237,7 @@ class DetectionMeasure(Measure):
         return self.assess(outputs, targets)[1]
 
     def assess(self, outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(score, features)."""
+        """The mean of the features, and the features."""
         logits, codes, labels, wanted = self.decisions.read(outputs, targets)
         right = (logits.argmax(1) == labels).to(logits.dtype)
         near = (self._overlap(codes, wanted) >= _OVERLAP).to(logits.dtype)
@@ -249,7 +246,7 @@ class DetectionMeasure(Measure):
 
     @property
     def reported(self) -> tuple[str, ...]:
-        """`map` and `map_50`."""
+        """Names of what `report` gives: `map` and `map_50`."""
         return ("map", "map_50")
 
     def report(self, outputs: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
@@ -290,7 +287,7 @@ def detections(
         decisions: how outputs are read.
         outputs: (C + 4, boxes).
         least: boxes of lower probability are no detections (SSD's value).
-        overlap: of two detections of one class that overlap more, the less certain one is dropped (SSD's value).
+        overlap: where two detections of one class overlap more, the less certain one is dropped (SSD's value).
         most: how many are kept.
     """
     outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))

@@ -50,7 +50,7 @@ class Decisions(ABC):
         """What such students are judged by; `temperature` is that of the smoothed objective."""
 
     def judged_by(self, objective: str) -> Decisions:
-        """The same with another objective; see `teachenv.Settings`.
+        """These decisions, judged by an objective of `teachenv.Settings`.
 
         Raises:
             ValueError: it is of other tasks.
@@ -68,15 +68,15 @@ class SingleDecisions(Decisions):
     """One decision a sample: ordinary classification, from outputs (batch, C) and labels (batch,)."""
 
     def output_shape(self, num_classes: int, target_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """(C,)."""
+        """The shape of a sample's outputs, (C,)."""
         return (num_classes,)
 
     def measure(self, num_classes: int, temperature: float) -> Measure:
-        """Accuracy."""
+        """The measure of ordinary classification, a `ClassificationMeasure`."""
         return ClassificationMeasure(num_classes, temperature)
 
     def __call__(self, prediction: Prediction, targets: torch.Tensor) -> Decided:
-        """The minibatch as it is."""
+        """The minibatch as it is: a decision for each sample."""
         return Decided(prediction, targets, None)
 
 
@@ -89,34 +89,33 @@ class LikelihoodMeasure(Measure):
     """
 
     def __init__(self, measure: Measure, decisions: Decisions) -> None:
-        """Holds both."""
         self.judged, self.decisions = measure, decisions
 
     @property
     def feature_names(self) -> tuple[str, ...]:
-        """The measure's."""
+        """Names of the measure's features."""
         return self.judged.feature_names
 
     def objective(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """At most 0, and unbounded below."""
+        """Minus the mean cross-entropy, less the rest of the loss: at most 0, and unbounded below."""
         decided = self.decisions(Prediction(outputs), targets)
         losses = F.cross_entropy(decided.prediction.outputs, decided.labels, reduction="none")
         error = decided.prediction.mean(losses)
         return -error if decided.rest is None else -error - decided.rest
 
     def score(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """The measure's."""
+        """The measure's score."""
         return self.judged.score(outputs, targets)
 
     def assess(self, outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The measure's."""
+        """The measure's score and features."""
         return self.judged.assess(outputs, targets)
 
     @property
     def reported(self) -> tuple[str, ...]:
-        """The measure's."""
+        """Names of what the measure reports."""
         return self.judged.reported
 
     def report(self, outputs: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
-        """The measure's."""
+        """What the measure reports."""
         return self.judged.report(outputs, targets)

@@ -14,7 +14,7 @@ class Network(Protocol):
     """A student with its parameters, in evaluation mode."""
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Its outputs."""
+        """The student's outputs."""
         ...
 
     def module(self) -> AbstractContextManager[nn.Module]:
@@ -71,7 +71,7 @@ class Measure(ABC):
     """What the score is called in observations, infos and evaluations: `train_accuracy`, `dev_accuracy`, ..."""
 
     def objective_of(self, network: Network, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """`objective` of a network: differentiable in its parameters."""
+        """The objective of a network, differentiable in its parameters."""
         return self.objective(network(inputs), targets)
 
     def judge(
@@ -82,7 +82,7 @@ class Measure(ABC):
         return self.objective(outputs, targets), *self.assess(outputs, targets)
 
     def report_of(self, network: Network, inputs: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
-        """`report` of a network."""
+        """The further measures of a network; by default `report` of its outputs."""
         return self.report(network(inputs), targets)
 
 

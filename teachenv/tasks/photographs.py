@@ -46,7 +46,7 @@ def opened(path: Path) -> Image.Image:
 
 
 def size_of(path: Path) -> tuple[int, int]:
-    """Its (width, height) in pixels, without decoding it.
+    """An image's (width, height) in pixels, without decoding it.
 
     Raises:
         DatasetUnavailable: it is missing or damaged.
@@ -118,7 +118,7 @@ def same_shape(one: tuple[float, float], other: tuple[float, float]) -> bool:
 
 
 def standardized(pool: Floats, test: Floats) -> tuple[Floats, Floats]:
-    """Both with each channel centred and scaled by mean and deviation of the pool's.
+    """The pool's and the test's images, each channel centred and scaled by mean and deviation of the pool's.
 
     A channel that is the same everywhere in the pool is only centred.
 
@@ -157,7 +157,7 @@ def read_splits(
         labels_of: labels of photographs.
         size: (height, width) that they are resized to.
         pool_size: how many of the pool are drawn, at random; None: all.
-        split_seed: of that draw.
+        split_seed: seed of that draw.
 
     Raises:
         DatasetUnavailable: an image is missing or damaged.
@@ -178,7 +178,7 @@ def voc(
     Args:
         reader: Torchvision's class of the task.
         lists_in: folder of the task's lists, `"Main"` or `"Segmentation"`.
-        data_root: see `teachenv.data.root`.
+        data_root: where the files are; None for the usual places (see `teachenv.data.root`).
         official: how many `"train images"` and `"val images"` the official release has.
 
     Raises:

@@ -200,7 +200,6 @@ class SegmentationMeasure(Measure):
     """
 
     def __init__(self, num_classes: int, temperature: float = 0.2) -> None:
-        """Checks the temperature."""
         if not temperature > 0:
             raise ValueError(f"temperature must be positive, found {temperature}")
         self.num_classes, self.temperature = num_classes, temperature
@@ -209,7 +208,7 @@ class SegmentationMeasure(Measure):
 
     @property
     def feature_names(self) -> tuple[str, ...]:
-        """`dev_iou_0` … `dev_iou_{C-1}`."""
+        """Names of the classes' IoU: `dev_iou_0` … `dev_iou_{C-1}`."""
         return tuple(f"dev_iou_{c}" for c in range(self.num_classes))
 
     def objective(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -223,7 +222,7 @@ class SegmentationMeasure(Measure):
         return (occurs * both / either.clamp(min=1e-12)).sum() / occurs.sum().clamp(min=1)
 
     def score(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """MIoU."""
+        """The mIoU."""
         return self.assess(outputs, targets)[0]
 
     def features(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -231,18 +230,18 @@ class SegmentationMeasure(Measure):
         return self.assess(outputs, targets)[1]
 
     def assess(self, outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(mIoU, IoU of each class)."""
+        """The mIoU, and the IoU of each class."""
         both, either = self._pixels(outputs, targets)
         each = both.to(outputs.dtype) / either.clamp(min=1)
         return each.sum() / (either > 0).sum().clamp(min=1), each
 
     @property
     def reported(self) -> tuple[str, ...]:
-        """`miou` and `pixel_accuracy`."""
+        """Names of what `report` gives: `miou` and `pixel_accuracy`."""
         return ("miou", "pixel_accuracy")
 
     def report(self, outputs: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
-        """MIoU, and the fraction of pixels that are right; both are 0 where all pixels are void."""
+        """The mIoU, and the fraction of pixels that are right; both are 0 where all pixels are void."""
         known = int((targets != VOID).sum())
         if not known:
             return dict.fromkeys(self.reported, 0.0)
@@ -271,15 +270,15 @@ class PixelDecisions(Decisions):
     """
 
     def output_shape(self, num_classes: int, target_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """(C, height, width)."""
+        """The shape of a sample's outputs, (C, height, width)."""
         return (num_classes, *target_shape)
 
     def measure(self, num_classes: int, temperature: float) -> Measure:
-        """MIoU."""
+        """The measure of segmentations, a `SegmentationMeasure`."""
         return SegmentationMeasure(num_classes, temperature)
 
     def __call__(self, prediction: Prediction, targets: torch.Tensor) -> Decided:
-        """The pixels, image by image and row by row."""
+        """The pixels as decisions, image by image and row by row."""
         outputs = prediction.outputs
         logits = outputs.movedim(1, -1).reshape(-1, outputs.shape[1])
         labels = targets.reshape(-1)

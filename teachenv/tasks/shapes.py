@@ -24,7 +24,7 @@ _NOISE = 0.1
 
 @dataclass(frozen=True)
 class Scenes:
-    """Scenes of `size`×`size` pixels.
+    """A number of scenes of `size`×`size` pixels.
 
     Attributes:
         images: (n, 3, size, size) float32 within [-0.5, 0.5].

@@ -56,7 +56,7 @@ def translation(
         pool_size: number of sentence pairs, drawn at random; None for all.
         split_seed: seed of that draw.
         vocabulary_size: pieces of words; None for 8,000 (Multi30k) and 25,000 (IWSLT-14, as in L2T-DLF).
-        max_length: L, tokens of a sentence with its end; None for the longest that there is.
+        max_length: number L of tokens that a sentence has at most, its end included; None for the longest's.
         longer: what becomes of pairs of the pool that are longer: `"error"`, or `"drop"`.
 
     Raises:
@@ -170,9 +170,9 @@ class TranslationMeasure(Measure):
     them; BLEU of sentences is smoothed (add one to the n-gram counts). Draws are the same for the same student.
 
     Args:
-        vocabulary: of the outputs.
+        vocabulary: the words that outputs stand for.
         temperature: τ.
-        objective: see above.
+        objective: name of J, one of the three above.
         candidates: K.
         sharpness: α.
     """
@@ -188,7 +188,6 @@ class TranslationMeasure(Measure):
         candidates: int = 8,
         sharpness: float = 0.05,
     ) -> None:
-        """Checks the options."""
         if not temperature > 0:
             raise ValueError(f"temperature must be positive, found {temperature}")
         if objective not in OBJECTIVES:
@@ -197,7 +196,7 @@ class TranslationMeasure(Measure):
         self.candidates, self.sharpness = candidates, sharpness
 
     def objective(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Of given outputs (n, words, L): token accuracy, or minus the cross-entropy."""
+        """The objective of given outputs (n, words, L): token accuracy, or minus the cross-entropy."""
         return self._sums(outputs, targets).sum() / (targets != VOID).sum().clamp(min=1)
 
     def _sums(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -210,7 +209,7 @@ class TranslationMeasure(Measure):
         return (each * known).sum(1)
 
     def score(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Of given outputs: the fraction of tokens that are right, the words before each given."""
+        """The fraction of tokens that are right in given outputs, the words before each given."""
         return self._right(outputs, targets).sum().to(outputs.dtype) / (targets != VOID).sum().clamp(min=1)
 
     def _right(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -233,7 +232,7 @@ class TranslationMeasure(Measure):
         return sums.sum() / (targets != VOID).sum().clamp(min=1)
 
     def objective_of(self, network: Network, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """See the class."""
+        """The objective that was chosen, of a network."""
         if self.name == "expected-bleu":
             return self._expected_bleu(network, inputs, targets)
         return self._mean(self._sums, network, inputs, targets)
@@ -241,14 +240,14 @@ class TranslationMeasure(Measure):
     def judge(
         self, network: Network, inputs: torch.Tensor, targets: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(objective, BLEU, nothing)."""
+        """The objective, BLEU, and no features."""
         objective = self.objective_of(network, inputs, targets)
         bleu = objective.new_tensor(self.bleu(network, inputs, targets))
         return objective, bleu, objective.new_zeros(0)
 
     @property
     def reported(self) -> tuple[str, ...]:
-        """`bleu` and `token_accuracy`."""
+        """Names of what `report_of` gives: `bleu` and `token_accuracy`."""
         return ("bleu", "token_accuracy")
 
     def report_of(self, network: Network, inputs: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
@@ -259,7 +258,7 @@ class TranslationMeasure(Measure):
         }
 
     def translations(self, network: Network, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Greedy ones, (n, L)."""
+        """The network's greedy translations, (n, L)."""
         source = inputs[:, : targets.shape[-1]]
         with network.module() as model:
             assert isinstance(model, Translator)
@@ -284,31 +283,30 @@ class TokenDecisions(Decisions):
     """Each token of the translation is classified, from outputs (batch, words, L) and targets (batch, L).
 
     Args:
-        vocabulary: of the outputs.
-        objective: see `TranslationMeasure`.
+        vocabulary: the words that outputs stand for.
+        objective: name of J, as in `TranslationMeasure`.
     """
 
     def __init__(self, vocabulary: Vocabulary, objective: str = "token-accuracy") -> None:
-        """Holds both."""
         self.vocabulary, self.objective = vocabulary, objective
         self.classes = f"a vocabulary of {len(vocabulary)} tokens ({vocabulary.digest})"
 
     def output_shape(self, num_classes: int, target_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """(words, L)."""
+        """The shape of a sample's outputs, (words, L)."""
         return (num_classes, *target_shape)
 
     def judged_by(self, objective: str) -> Decisions:
-        """Any of `OBJECTIVES`."""
+        """These decisions, judged by one of `OBJECTIVES`."""
         chosen = copy.copy(self)
         chosen.objective = objective
         return chosen
 
     def measure(self, num_classes: int, temperature: float) -> Measure:
-        """See `TranslationMeasure`."""
+        """The measure of translations, a `TranslationMeasure`."""
         return TranslationMeasure(self.vocabulary, temperature, self.objective)
 
     def __call__(self, prediction: Prediction, targets: torch.Tensor) -> Decided:
-        """The tokens, sentence by sentence."""
+        """The tokens as decisions, sentence by sentence."""
         outputs = prediction.outputs
         logits = outputs.movedim(1, -1).reshape(-1, outputs.shape[1])
         labels = targets.reshape(-1)

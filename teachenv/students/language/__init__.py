@@ -26,7 +26,7 @@ def make_language_model(name: str, words: int, **options: Any) -> LanguageModel:
     Args:
         name: one of `LANGUAGE_MODELS`.
         words: size of the vocabulary.
-        options: of the model.
+        options: the model's options.
 
     Raises:
         ValueError: an unknown name.

@@ -21,8 +21,8 @@ class WeightDropLSTM(nn.Module):
 
     Args:
         inputs: width of the inputs.
-        width: of the layer.
-        p: of the weights.
+        width: units of the layer.
+        p: fraction of the weights that are dropped.
     """
 
     def __init__(self, inputs: int, width: int, p: float) -> None:
@@ -54,15 +54,15 @@ class AWDLSTM(LanguageModel):
     Args:
         words: size of the vocabulary.
         embedding: width of the embedding, and of the last layer, whose classifier is the embedding.
-        width: of the other layers.
-        layers: how many.
-        dropout: of the last layer's outputs.
-        hidden_dropout: between layers.
-        input_dropout: of the embedded words.
-        word_dropout: of words.
-        weight_dropout: of hidden-to-hidden weights.
-        activation: α.
-        temporal_activation: β.
+        width: units of each other layer.
+        layers: number of layers.
+        dropout: fraction dropped of the last layer's outputs; likewise the four that follow.
+        hidden_dropout: what is dropped between layers.
+        input_dropout: what is dropped of the embedded words.
+        word_dropout: what is dropped of the words, each wherever it occurs.
+        weight_dropout: what is dropped of the hidden-to-hidden weights.
+        activation: factor α of the outputs' squares in the penalty.
+        temporal_activation: factor β of the squared changes from word to word in the penalty.
     """
 
     def __init__(

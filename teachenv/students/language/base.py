@@ -9,7 +9,7 @@ from torch import nn
 
 
 class Spoken(NamedTuple):
-    """What a language model says about a piece of text.
+    """A language model's outputs on a piece of text.
 
     Attributes:
         logits: (T, B, words) of each next word.
@@ -38,7 +38,7 @@ class LockedDropout(nn.Module):
         self.p = p
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        """Drops in training mode."""
+        """Drops in training mode; else returns the states as they are."""
         if not self.training or not self.p:
             return states
         return states * nn.functional.dropout(torch.ones_like(states[:1]), self.p)

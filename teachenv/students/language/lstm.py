@@ -13,9 +13,9 @@ class LSTMModel(LanguageModel):
 
     Args:
         words: size of the vocabulary.
-        width: of embedding and hidden layers.
-        layers: how many.
-        dropout: p.
+        width: width of the embedding and of the hidden layers.
+        layers: number of layers of LSTM.
+        dropout: fraction p that is dropped between layers.
         tied: whether embedding and classifier are one matrix.
     """
 

@@ -26,12 +26,12 @@ class TransformerXL(LanguageModel):
 
     Args:
         words: size of the vocabulary.
-        width: of the states.
-        layers: how many.
-        heads: of attention.
-        head_width: of each.
+        width: numbers in a state.
+        layers: number of layers.
+        heads: number of attention's heads.
+        head_width: width of each head.
         inner: width of the feed-forward layers.
-        dropout: of states and of attention's weights.
+        dropout: fraction dropped of the states and of attention's weights.
         memory: words remembered, M at most.
         tied: whether embedding and classifier are one matrix.
     """

@@ -1,4 +1,4 @@
-"""BLEU of token numbers, by sacrebleu, over 100."""
+"""BLEU of translations that are given as token numbers, by sacrebleu, as a fraction."""
 
 from __future__ import annotations
 

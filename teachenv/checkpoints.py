@@ -139,7 +139,7 @@ def going_on_from(file: Path) -> Iterator[None]:
     """Work that continues from a file: what does not fit (weights of another network, say) is one error that names it.
 
     Args:
-        file: the one that was read.
+        file: the file that was read.
 
     Raises:
         ValueError: it does not fit.

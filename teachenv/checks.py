@@ -47,7 +47,7 @@ def listed(name: str, value: object, of: str, count: int | None = None) -> list[
 
     Args:
         name: the option's name, for messages.
-        value: what came.
+        value: what the user gave.
         of: what it should be of, in the plural, for the message.
         count: how many there must be; None: any number.
 
@@ -76,7 +76,7 @@ def number(
 
     Args:
         name: the option's name, for messages.
-        value: what came.
+        value: what the user gave.
         least: it must be at least this.
         above: it must be greater than this.
         most: it must be at most this.

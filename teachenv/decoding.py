@@ -1,4 +1,4 @@
-"""Translations of a translating network: the likeliest word after word, the best of a beam, or drawn ones."""
+"""How a network translates: the likeliest word after word, the best of a beam, or by drawing."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def sample(
     Args:
         model: a translating network in evaluation mode.
         source: (n, L) token numbers.
-        generator: draws.
+        generator: the generator that draws.
         length: tokens of a translation at most; None: the model's.
     """
 
@@ -144,7 +144,7 @@ def by_length(lengths: torch.Tensor, each: Callable[[torch.Tensor], torch.Tensor
     Args:
         lengths: (n,) by which they are put in order.
         each: row numbers, (size,), to what is found of them, (size, …).
-        size: sentences at a time.
+        size: how many sentences are taken at a time.
 
     Returns:
         (n, …), as the sentences are ordered.

@@ -1,4 +1,4 @@
-"""A student's training as pure functions over one value.
+"""A student's training as pure functions: a state and an action go in, the next state comes out.
 
     state₀ = init(episode)     state_{t+1}, outcome = step(state_t, episode, action)     J = objective(state, episode)
 
@@ -33,7 +33,7 @@ class Dynamics(Model):
     """The training of a student, or of many.
 
     Attributes:
-        optimizer: the student's.
+        optimizer: the student's optimiser.
         moves: what a student's step consists of, in order. Of an ordinary student there is one; of a pair the
             teacher's comes first. The last one's loss and outcome are the student's.
         warm_start: steps of cross-entropy that an untrained student takes before the first action.

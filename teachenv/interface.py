@@ -37,7 +37,7 @@ class Standing:
     """Where trainings stand: of one student, or of B, whose arrays have a leading dimension B.
 
     Attributes:
-        students: their state.
+        students: the state of the student, or of the batch.
         episodes: the samples and seeds that they draw on.
         dev: inputs and targets that they are measured on.
         objective: J; the last finite one of a diverged student, as in all that follows.
@@ -67,7 +67,7 @@ class Standing:
         """These trainings with some of them in the places of others.
 
         Args:
-            rows: which ones, int (k,).
+            rows: indices of those that are replaced, int (k,).
             new: the k trainings that take their places.
         """
         return Standing(**{name: put(value, rows, getattr(new, name)) for name, value in vars(self).items()})
@@ -245,8 +245,8 @@ class Interface:
         """What `TeachEnv.evaluate` returns for a student, or for a batch: each value () or (B,).
 
         Args:
-            students: their state.
-            episode: their episode.
+            students: the state of the student, or of the batch.
+            episode: the episode that they are in.
             split: name of the samples, one of those that `Episodes.split` takes.
             diverged: whether the student is known to have diverged, () or (B,).
         """

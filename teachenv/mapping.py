@@ -1,4 +1,4 @@
-"""How what is written for one student is computed for one, or for many: the part of a `Model` that says so.
+"""Turns functions of one student into functions of many: one after the other, or all at once by vmap.
 
 Tensors of B students have a leading dimension B. Networks, losses and measures are written without it, and mapped over
 it; optimisers are element-wise and need no mapping.

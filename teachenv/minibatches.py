@@ -1,4 +1,4 @@
-"""Which samples a step sees: minibatches of each epoch's own order."""
+"""Which samples each step trains on: minibatches, in an order that is drawn anew in each epoch."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ class Model:
         Args:
             state: the student, or a batch of them.
             inputs: (n, ...), or (B, n, ...) for a batch of students.
-            targets: (n, ...), or (B, n, ...).
+            targets: targets of these inputs, (n, ...), or (B, n, ...).
         """
 
         def metrics(parameters: Tensors, buffers: Tensors, inputs: torch.Tensor, targets: torch.Tensor) -> Metrics:

@@ -39,7 +39,7 @@ class Frame:
         train_loss: training loss at these steps, in the unit of the student's loss.
         horizon: student steps of a whole episode.
         coefficients: what the teacher set last (loss coefficients, sample weights), shape `(rows, columns)`.
-        coefficient_label: what they are.
+        coefficient_label: what the coefficients are.
         title: headline, e.g. the environment's id and the student.
 
     Raises:

@@ -35,8 +35,8 @@ class Candidates(NamedTuple):
     """K drawn translations of each of n sources.
 
     Attributes:
-        tokens: (n, K, L').
-        bleu: (n, K).
+        tokens: token numbers of the translations, (n, K, L').
+        bleu: BLEU of each translation, (n, K).
         repeated: (n, K), whether an earlier one of the same source is the same.
     """
 
@@ -58,10 +58,10 @@ def drawn_candidates(
     Args:
         model: a translating network in evaluation mode.
         vocabulary: the words of the targets.
-        inputs: (n, 2L).
-        targets: (n, L).
-        count: K.
-        generator: draws.
+        inputs: sources and the words before, (n, 2L).
+        targets: references, (n, L).
+        count: number K of translations of each source.
+        generator: the generator that draws.
     """
     source = inputs[:, : targets.shape[1]].repeat_interleave(count, 0)
     with torch.no_grad():
@@ -101,9 +101,9 @@ def expected_bleu(log_p: torch.Tensor, candidates: Candidates, sharpness: float)
     """Mean over sources of Σ_k q_k BLEU_k, with q_k ∝ p_k^α among different candidates (Shen et al. 2016).
 
     Args:
-        log_p: (n, K) of the candidates.
-        candidates: what they are.
-        sharpness: α.
+        log_p: log-probabilities of the candidates, (n, K).
+        candidates: the candidates.
+        sharpness: exponent α of the probabilities.
     """
     q = torch.softmax((sharpness * log_p).masked_fill(candidates.repeated, -torch.inf), 1)
     return (q * candidates.bleu.to(q)).sum(1).mean()
@@ -154,7 +154,7 @@ class TokenLoss(SequenceLoss):
     """Cross-entropy of each next word, with label smoothing ε or without.
 
     Args:
-        smoothing: ε.
+        smoothing: part ε of the target that is spread over all words.
     """
 
     def __init__(self, smoothing: float = 0.0) -> None:
@@ -218,7 +218,7 @@ class MinimumRisk(CandidateLoss):
 
     Args:
         vocabulary: the words of the targets.
-        candidates: K.
+        candidates: number K of translations that are drawn, at least 2.
         likelihood: weight λ of the cross-entropy beside the loss.
         sharpness: α; 0.005 in the paper, with a hundred candidates.
     """

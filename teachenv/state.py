@@ -1,4 +1,4 @@
-"""What a training is a function of, and what comes of a step: plain values, tensors of one student or of B."""
+"""The values that a training's functions take and return: student, episode, gradient; of one student or of B."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class Update(ABC):
     """A step of an optimiser along a gradient.
 
     Attributes:
-        optimizer: whose step.
+        optimizer: the optimiser whose step is taken.
         ends_step: whether the student's step is complete with this update, so that the state's step counts up.
     """
 
@@ -149,7 +149,7 @@ class StudentUpdate(Update):
 
     Attributes:
         model: network and data.
-        episode: which training.
+        episode: the episode of the training.
         move: the loss, the parameters that move along its gradient, and the learning rate.
     """
 

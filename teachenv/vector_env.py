@@ -44,7 +44,7 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     Seeding: `reset(seed=s)` seeds student i with s + i, `reset(seed=[...])` each with its own.
 
     Args:
-        num_envs: B.
+        num_envs: number B of students.
         path: how students are batched. `"vmap"`: in one call, which pays where a step is dominated by call overhead;
             `"loop"`: one after the other. `"auto"`: vmap, except for what is slower so or impossible: networks with
             convolutions on a CPU (LeNet students run at 0.4-0.75 times the loop's speed under vmap there) and networks
@@ -144,7 +144,7 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """Draws a split and an untrained student for each.
 
         Args:
-            seed: see the class.
+            seed: seed of the episodes, as the class says.
             options: `{"reset_mask": mask}`, a boolean array (B,) as Gymnasium's vector environments take it, resets
                 those students only; the others go on, and `_key` masks of the infos leave them out.
 

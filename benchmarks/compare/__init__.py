@@ -1,4 +1,4 @@
-"""The main job: teachers that compute the gradient of a student's training beside teachers that estimate it.
+"""Compares teachers that compute the gradient of a student's training with teachers that estimate it.
 
 The protocol, for each task (an environment and its label noise):
 

@@ -1,4 +1,4 @@
-"""The command: which methods are compared in which environment, and what is spent on it."""
+"""The command `python -m benchmarks compare`: which methods meet in which environment, and what is spent on them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contenders: functions of a problem to the gradient of its objective, (T, classes)."""
+"""Ways to differentiate a training that are compared: functions of a problem to its gradient, (T, classes)."""
 
 from __future__ import annotations
 

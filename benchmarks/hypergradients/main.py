@@ -1,4 +1,4 @@
-"""The command: which contender meets which training."""
+"""The command `python -m benchmarks hypergradients`: which way to differentiate meets which training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measuring contenders: each alone for its memory, in turns for their times."""
+"""Measures ways to differentiate a training: each alone for its memory, in turns for their times."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def memory(contender: str, training: tuple[str, int, int], limit: int | None, er
     """The memory of one hypergradient, as a user has it, and perhaps the error of the gradient; or why there is none.
 
     Args:
-        contender: its name.
+        contender: the contender's name.
         training: arguments of `Problem`.
         limit: bytes that it may take beyond what its process has at the start.
         error: whether it is compared with the gradient in float64.
@@ -79,9 +79,9 @@ def times(
     """The times of contenders over that of plain training, all in turns: the first one's, with the others' beside.
 
     Args:
-        contenders: their names.
+        contenders: the contenders' names.
         training: arguments of `Problem`.
-        turns: how many at least.
+        turns: how many turns each takes at least.
         seconds: how long turns are taken at least.
         folder: is not used.
     """
@@ -116,7 +116,7 @@ class Batch:
     """A batch of students of an environment, whose trainings are differentiated.
 
     Attributes:
-        students: how many.
+        students: number of students.
         steps: student steps in each training.
         settings: the environment's options; see `teachenv.Settings`.
     """

@@ -1,4 +1,4 @@
-"""The trainings: networks, minibatches, and the loss that actions weigh."""
+"""The trainings that are differentiated: networks, minibatches, and the loss that actions weigh."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Problem:
 
     Attributes:
         student: what is trained.
-        steps: T.
+        steps: number T of student steps.
         module: a network of the initial weights.
         actions: (T, classes), around 0; the weight of a sample of class c in step t is 1 + a[t, c].
     """

@@ -1,4 +1,4 @@
-"""The report of hypergradients, from rows alone."""
+"""Tables and figures of what hypergradients cost, from result rows alone."""
 
 from __future__ import annotations
 

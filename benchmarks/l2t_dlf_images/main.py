@@ -1,4 +1,4 @@
-"""The command: its options, and the comparison that they describe."""
+"""The command `python -m benchmarks l2t_dlf_images`: its options, and the comparison that they describe."""
 
 from __future__ import annotations
 

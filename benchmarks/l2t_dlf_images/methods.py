@@ -1,4 +1,4 @@
-"""The methods on images and what is tuned for each: grids of equal size."""
+"""The methods that are compared on images, and what is tuned for each: grids of equal size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report of the images, from their rows alone."""
+"""Tables and figures of L2T-DLF on images, from result rows alone."""
 
 from __future__ import annotations
 

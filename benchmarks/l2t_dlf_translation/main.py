@@ -1,4 +1,4 @@
-"""The command: which methods are run on which students, and in which order."""
+"""The command `python -m benchmarks l2t_dlf_translation`: which methods train which students, in which order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The methods: what a student learns from after its warm start."""
+"""The methods that are compared on translation: what a student learns from after its warm start."""
 
 from __future__ import annotations
 

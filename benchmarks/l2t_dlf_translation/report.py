@@ -1,4 +1,4 @@
-"""The report of translation, from rows alone."""
+"""Tables and figures of L2T-DLF on translation, from result rows alone."""
 
 from __future__ import annotations
 

@@ -68,15 +68,15 @@ class Setting:
     Attributes:
         student: a name in `NETWORKS`.
         data: options of the environment about data, and its dev split.
-        dropout: the student's.
+        dropout: fraction that the student drops.
         warm_steps: student steps of the warm start.
-        warm_batch: its minibatches.
+        warm_batch: samples in a minibatch of it.
         warm_rate: its learning rate, of Adam; it decays linearly.
         steps: student steps after the warm start.
         steps_per_action: student steps under each action of a teacher.
         batch_size: translations in a minibatch after the warm start.
         teacher_students: trainings of other students that a teacher learns from.
-        teacher_rate: learning rate of RMD.
+        teacher_rate: learning rate of RMD's teacher.
         critic_steps: first steps of the actor-critic in which the critic learns alone.
         data_root: the folder of the data sets; None: the usual places.
     """
@@ -120,7 +120,7 @@ class Started:
 
     Attributes:
         student: a name in `NETWORKS`.
-        dropout: the student's.
+        dropout: fraction that the student drops.
         path: what `warm_up` kept.
     """
 
@@ -231,7 +231,7 @@ def run(setting: Setting, method: Method, rate: float, seed: int, final: bool, s
         setting: what all methods share.
         method: what the student learns from.
         rate: learning rate of the student.
-        seed: the repetition's.
+        seed: seed of the repetition.
         final: whether it is for the report, and test may be looked at; else it is for tuning.
         start: folder of the warm start.
         folder: where an interrupted teacher is taken up again.

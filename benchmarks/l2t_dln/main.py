@@ -1,4 +1,4 @@
-"""The command: which methods are run on which tasks, and how they are tuned."""
+"""The command `python -m benchmarks l2t_dln`: which methods are run on which tasks, and how they are tuned."""
 
 from __future__ import annotations
 
@@ -176,8 +176,8 @@ class Part(NamedTuple):
         name: what the task is called.
         task: the task as the preset describes it.
         methods: names of those that are run.
-        setting: with where its data is.
-        dataset: what that really is.
+        setting: environment and options, with where the data is on this machine.
+        dataset: what the data really is.
         student: the network.
     """
 

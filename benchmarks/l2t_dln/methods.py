@@ -1,4 +1,4 @@
-"""The methods: losses, teachers, and what of each is tuned."""
+"""The methods that are compared with L2T-DLN: losses, teachers, and what of each is tuned."""
 
 from __future__ import annotations
 

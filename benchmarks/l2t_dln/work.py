@@ -64,11 +64,11 @@ def run(
     Args:
         setting: the task's environment and options.
         name: what the method is called.
-        method: a loss, or what teaches.
+        method: the method's name: a loss, or a teacher.
         configuration: the learning rate, and which value of the method's own parameter.
         wrapper: options of `meta.WindowGradient`.
         trainings: how many a teacher that learns from whole ones may have.
-        seed: the repetition's.
+        seed: seed of the repetition.
         final: whether it is for the report, and test may be looked at; else it is for tuning.
         folder: where an interrupted run of a teacher is taken up again.
     """

@@ -1,4 +1,4 @@
-"""The command: which methods are run on which tasks, in which order, and what rows are kept."""
+"""The command `python -m benchmarks lgtm`: which methods are run on which tasks, in which order."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Size(NamedTuple):
     Attributes:
         tasks: names of GLUE's tasks.
         epochs: how many each training has.
-        max_length: tokens.
+        max_length: tokens to which texts are cut.
         seeds: repetitions.
         train_size: samples to train on; None: all.
         evaluations: how often a training is measured on dev.

@@ -1,4 +1,4 @@
-"""The methods, and how each is built from pre-trained networks."""
+"""The ways to distil that are compared, and how each is built from pre-trained networks."""
 
 from __future__ import annotations
 

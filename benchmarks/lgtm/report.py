@@ -1,4 +1,4 @@
-"""The report of distillation, from rows alone."""
+"""Tables and figures of distillation, from result rows alone."""
 
 from __future__ import annotations
 

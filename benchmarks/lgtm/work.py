@@ -47,7 +47,7 @@ class Setting:
         layers: how many the student has.
         epochs: how many every training has.
         batch_size: samples in a minibatch, of training and of feedback alike.
-        max_length: tokens.
+        max_length: tokens to which texts are cut.
         student_rate: learning rate of students.
         teacher_rate: learning rate of teachers, fine-tuned or learning beside the student.
         evaluations: how often a training is measured on dev.

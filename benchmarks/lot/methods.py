@@ -17,7 +17,7 @@ class Method:
             (self-distillation: born-again networks, Furlanello et al. 2018).
         longer: factor on the teacher's epochs.
         alpha: weight of the KL.
-        temperature: τ.
+        temperature: temperature τ of the KL.
         labels: whether students see labels.
         metric: how far two networks are apart; see `meta.LoT`.
     """

@@ -1,4 +1,4 @@
-"""The report of learning from teaching with labels, from rows alone."""
+"""Tables and figures of learning from teaching with labels, from result rows alone."""
 
 from __future__ import annotations
 

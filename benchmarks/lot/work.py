@@ -1,4 +1,4 @@
-"""One training, with students or without."""
+"""One training of a model, with students that imitate it or without."""
 
 from __future__ import annotations
 

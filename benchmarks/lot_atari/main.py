@@ -1,4 +1,4 @@
-"""The command: which environments, with which settings."""
+"""The command `python -m benchmarks lot_atari`: in which environments policies are trained, with which settings."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Size:
     """Which environments a preset trains in, and for how long.
 
     Attributes:
-        environments: with the number of seeds.
+        environments: number of seeds, by the environment's id.
         game_steps: steps of an Atari game; None: the paper's.
         control_steps: factor on those of the others.
         turns: how many each contender takes in the study of throughput.

@@ -1,4 +1,4 @@
-"""PPO, and PPO with students."""
+"""The methods that are compared: PPO, and PPO whose policy students imitate."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ class Method:
     """How a policy is trained.
 
     Attributes:
-        students: K; 0: SB3's PPO.
+        students: how many students imitate the policy, K; 0: SB3's PPO.
         alpha: weight of the KL.
-        temperature: τ.
+        temperature: temperature τ of the KL.
         student_steps: N; 0: the student is a policy that was trained alone before (self-distillation).
         labels: whether students learn from rewards too.
         student_width: factor on the widths of the students' layers.

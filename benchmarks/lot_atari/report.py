@@ -1,4 +1,4 @@
-"""The report of policies, from rows alone."""
+"""Tables and figures of trained policies, from result rows alone."""
 
 from __future__ import annotations
 

@@ -35,8 +35,8 @@ def measure(baseline: str, training: Training, turns: int, folder: Path) -> Outc
     """Steps a second of learners, or of environments, and their ratio to the first of them.
 
     Args:
-        baseline: the first.
-        training: the game.
+        baseline: the contender that the others are compared with.
+        training: the game, with PPO's settings there.
         turns: how many each takes.
         folder: is not used.
     """

@@ -64,7 +64,7 @@ class Training:
         steps: steps in the environment, all copies together; an Atari step is four frames.
         num_envs: how many copies of the environment run side by side.
         rate: learning rate.
-        options: further ones of PPO.
+        options: further options of PPO.
         segment: rollouts between two checkpoints, where episodes are cut off; see `agents.segments`.
     """
 
@@ -124,8 +124,8 @@ def make_model(training: Training, method: Method, env: VecEnv, seed: int) -> PP
     """The untrained policy.
 
     Args:
-        training: where.
-        method: how.
+        training: the environment, with PPO's settings there.
+        method: how the policy is trained.
         env: what `Training.make_env` gave.
         seed: decides networks and actions.
     """
@@ -159,8 +159,8 @@ def play(training: Training, method: Method, seed: int, folder: Path, video: Pat
     """Trains a policy, and measures it.
 
     Args:
-        training: where.
-        method: how.
+        training: the environment, with PPO's settings there.
+        method: how the policy is trained.
         seed: decides everything that is drawn.
         folder: where an interrupted training is taken up again.
         video: where a game of the trained policy is shown, if it is an Atari game.

@@ -1,4 +1,4 @@
-"""The command: which networks on which images."""
+"""The command `python -m benchmarks lot_images`: which networks learn which images."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class ImageProblem(Problem):
         student: likewise the students' network; None: the teacher's.
         task_options: the task's options: `dataset`, `pool_size`, `image_size`.
         momentum: SGD's, in Nesterov's form.
-        weight_decay: SGD's.
+        weight_decay: weight decay of SGD.
         batch_size: images in a minibatch.
         augment: whether images are cropped and flipped.
         valid_size: which part of the pool the validation data are.

@@ -1,4 +1,4 @@
-"""The report of imitation, from rows alone."""
+"""Tables and figures of how well students imitate, from result rows alone."""
 
 from __future__ import annotations
 

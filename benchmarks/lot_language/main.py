@@ -1,4 +1,4 @@
-"""The command: which models on which texts."""
+"""The command `python -m benchmarks lot_language`: which models learn which texts."""
 
 from __future__ import annotations
 

@@ -66,10 +66,10 @@ class LanguageProblem(Problem):
         student: likewise the students' model; None: the teacher's.
         student_options: the options of the students' networks; None: the teacher's.
         optimizer_name: `"sgd"` or `"adam"`.
-        momentum: that of `"sgd"`.
-        weight_decay: that of either optimiser.
-        batch_size: B.
-        bptt: T.
+        momentum: momentum of `"sgd"`.
+        weight_decay: weight decay of either optimiser.
+        batch_size: number B of texts that are read side by side.
+        bptt: number T of words in a piece of text.
         train_size: how many training tokens are used; None: all.
     """
 

@@ -1,4 +1,4 @@
-"""What is measured: the cases, how much of each, and their data."""
+"""What the throughput benchmark measures: its cases, how much of each, and their data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command: what is measured in which order."""
+"""The command `python -m benchmarks throughput`: what is measured in which order."""
 
 from __future__ import annotations
 

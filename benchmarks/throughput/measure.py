@@ -1,4 +1,4 @@
-"""The four measurements; contenders take turns, and each figure is the median over the turns."""
+"""The four measurements of throughput; contenders take turns, and each figure is the median over the turns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report of throughput, from rows alone."""
+"""Tables and figures of throughput, from result rows alone."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Kind(NamedTuple):
     """What a measurement is a ratio of.
 
     Attributes:
-        metric: the ratio's.
+        metric: the ratio's name in rows.
         what: which two contenders; `{method}` is replaced.
         keeps: what the ratio keeps to its target by.
     """

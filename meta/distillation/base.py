@@ -129,7 +129,7 @@ class Distiller:
 
         Args:
             batch: the minibatch that the student learns on.
-            training: True: the student has its dropout. False: it has none; the teacher never has.
+            training: whether the student has its dropout; the teacher never has.
             taught: the teacher's outputs on the minibatch, if they are known already; None: they are computed.
         """
         if taught is None:

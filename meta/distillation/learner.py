@@ -19,7 +19,7 @@ class Outputs:
     """What a network says about a batch.
 
     Attributes:
-        logits: the logits, (B, classes).
+        logits: the network's logits, (B, classes).
         hidden: a vector for each sample, (B, d), of each layer that may be imitated, first to last; empty if the
             network shows none.
     """
@@ -69,7 +69,7 @@ class Learner:
 
         Args:
             inputs: the inputs of a batch.
-            training: True: with dropout and batch statistics. False: without.
+            training: whether the network has its dropout and takes batch statistics.
         """
         return outputs_of(self.network.train(training), inputs)
 

@@ -83,7 +83,7 @@ class TextClassifier(nn.Module):
         checkpoint: a folder, or a name on the hub, of an encoder that `transformers.AutoModel` loads.
         classes: the number of classes of the task.
         layers: the number of the encoder's first layers that are kept; None: all.
-        zero_classifier: True: the classifier begins with zeros, as in ProKT and LGTM. False: it is drawn.
+        zero_classifier: whether the classifier begins with zeros, as in ProKT and LGTM; else it is drawn.
         pooling: `"cls"`, the state of the first token, as the papers do with BERT; or `"mean"` of those of all tokens,
             which sentence encoders are pre-trained with.
 

@@ -32,7 +32,7 @@ class GlueTask:
     """A task's files: where they lie and how they are written.
 
     Attributes:
-        folder: its folder.
+        folder: name of the task's folder.
         texts: columns of the one or two sentences.
         label: column of the label.
         labels: what stands there for class 0, 1, ...
@@ -133,7 +133,7 @@ class GlueData:
         name: the task's name.
         dataset: what the data really is: `"glue-<name>"`, or `"glue-<name>-subset-<training rows>"` if the files have
             other numbers of rows than GLUE's.
-        num_classes: classes.
+        num_classes: number of classes.
         f1: whether F1 is reported beside the accuracy.
         train: what is trained on.
         feedback: what a teacher learns from how well students do on it.

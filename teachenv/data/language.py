@@ -53,9 +53,9 @@ class Corpus:
         dataset: what the data really is: the name, or `"<name>-subset-<training tokens>"` if they are not the whole
             official release.
         vocabulary: the words; the number of a word is its place, frequent ones first.
-        train: (tokens,) int64.
-        valid: the same, to select on.
-        test: the same, to report.
+        train: the text to learn from, (tokens,) int64.
+        valid: the text to select on, likewise.
+        test: the text to report on, likewise.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""NumPy arrays and plain values from pickles that nobody vouches for.
+"""Reads NumPy arrays and plain values from pickles of unknown origin, without running anything in them.
 
 A pickle is a program: it names functions, and loading calls them. Here no function that a file names is ever looked
 up; what NumPy writes of an array is taken as data, from which the array is made anew.

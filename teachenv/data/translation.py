@@ -68,9 +68,9 @@ class Parallel:
     Attributes:
         name: the corpus's name, as `load_translation` was called with it.
         dataset: what the data really is.
-        train: to learn from.
-        valid: to select on.
-        test: to report.
+        train: the sentences to learn from.
+        valid: the sentences to select on.
+        test: the sentences to report on.
     """
 
     name: str
@@ -121,8 +121,8 @@ def read_lines(source: Path, target: Path, *, escaped: bool = False) -> Lines:
     """Two files of which line i is the translation of line i; `.gz` files are unpacked.
 
     Args:
-        source: a text file.
-        target: another one.
+        source: the file of the sentences.
+        target: the file of their translations.
         escaped: whether Moses' tokenizer wrote them; its escapes (`&apos;`) are then taken out.
 
     Raises:

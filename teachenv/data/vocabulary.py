@@ -24,7 +24,7 @@ class Vocabulary:
     """Texts to numbers and back; the first four numbers are padding, an unknown word, a text's begin and its end.
 
     Args:
-        tokens: all, special ones first.
+        tokens: all tokens, special ones first.
         tokenizer: a tokenizer of the package tokenizers, for pieces of words; None: words between blanks.
     """
 
@@ -81,7 +81,7 @@ def pieces_of(texts: Sequence[str], size: int) -> Vocabulary:
     Pieces that begin a word carry a "▁", so that decoding gives back a text's blanks.
 
     Args:
-        texts: what it is learned from.
+        texts: what the encoding is learned from.
         size: tokens, special ones included; there may be fewer if the texts have no more.
 
     Raises:

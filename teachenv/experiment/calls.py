@@ -1,4 +1,4 @@
-"""A job's way to where it runs, the call there, and its value's way back."""
+"""Sends a job to the process that runs it, calls it there, and brings its value back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pieces of work: what a folder has the rows of already is left out, and the rest is kept as it ends."""
+"""The cases of an experiment: those whose rows a folder has are left out, the others' rows are kept as they end."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Case:
         dataset: what the data really is.
         student: the network.
         method: who teaches.
-        seed: the repetition's.
+        seed: seed of the repetition.
         config: every option that shapes the numbers.
         label: what progress and errors call it.
         function: does it: `function(**arguments, folder=...)` to an `Outcome`, or to None if no rows come of it. The
@@ -85,7 +85,7 @@ class Reading(NamedTuple):
     """A number on the way to a case's last ones.
 
     Attributes:
-        metric: its name.
+        metric: the number's name.
         value: the number.
         student_steps: how many were spent up to it.
         seconds: how long it took up to it.

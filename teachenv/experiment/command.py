@@ -31,7 +31,7 @@ def ended(work: Callable[[], object]) -> int:
     """Runs a command's work.
 
     Args:
-        work: it.
+        work: the command's work.
 
     Returns:
         The exit code: 0; 1 if some of the work failed, 2 after another error that the user can mend (both say so on
@@ -69,8 +69,8 @@ def parsed(options: type[T], program: str, description: str, arguments: Sequence
     Args:
         options: a dataclass, with a sentence below each field, which is the option's help; one without a default is an
             argument without a flag.
-        program: its name in the help.
-        description: what it does.
+        program: the command's name in the help.
+        description: what the command does, for the help.
         arguments: the command line.
 
     Raises:

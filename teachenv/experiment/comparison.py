@@ -38,7 +38,7 @@ class Comparison:
     """Tunes, trains and measures, as stages of a session.
 
     Attributes:
-        benchmark: its name in the rows.
+        benchmark: the comparison's name in the rows.
         contests: what is compared, where.
         seeds: teachers of each kind.
         shipped: rows of an earlier run whose tuning is used where the settings agree.

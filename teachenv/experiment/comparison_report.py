@@ -40,7 +40,7 @@ class Results:
     """The training rows of one run, by task and method.
 
     Attributes:
-        all: rows, tuning included.
+        all: all rows, those of the tuning included.
         tasks: a group for each method that has rows, by the task's name.
         methods: names of all that there can be, in the order in which they are shown.
         fixed: names of the methods that are fixed losses.

@@ -1,4 +1,4 @@
-"""Who competes in a comparison, on what, and at which effort."""
+"""One task of a comparison: which methods compete on it, and how much is spent on each."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Contest:
         dataset: what the data really is.
         student: the network's name in rows.
         setting: environment and options.
-        effort: what is spent.
+        effort: what is spent on each method.
         methods: all methods that the contest knows, by name.
         run: names of those that are compared, in this order.
         tune: values of the student's options that every method is tuned over, by name; a function of the method.
@@ -106,7 +106,7 @@ class Contest:
 
         Args:
             setting: environment and options.
-            effort: what is spent.
+            effort: what is spent on each method.
             methods: all methods that the contest knows, by name.
             tune: gives the values that a method is tuned over; see the attribute.
             run: names of those that are compared; None: all.

@@ -1,4 +1,4 @@
-"""Ctrl-C and requests to end: one line, the signal's exit code (130, 143), nothing left running and no half files."""
+"""How a run ends at Ctrl-C or a request to end: one line, exit code 130 or 143, nothing left running, no half files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Interrupted(KeyboardInterrupt):
     """A signal that ends the run; all that cleans up after Ctrl-C does so after the others, too.
 
     Attributes:
-        number: the signal's.
+        number: the signal's number.
     """
 
     def __init__(self, number: int = signal.SIGINT) -> None:

@@ -1,4 +1,4 @@
-"""A file that one process at a time writes to.
+"""Locks a file, so that one process at a time writes to it.
 
 The lock is the system's (`flock`): it ends with the process that has it, however that ends, so nothing stale is left to
 remove by hand.

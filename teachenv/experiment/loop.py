@@ -40,7 +40,7 @@ class Best(NamedTuple):
     Attributes:
         value: the number by which the network is the best.
         step: how many steps there were before it.
-        weights: its `state_dict`.
+        weights: the network's `state_dict` there.
     """
 
     value: float
@@ -53,10 +53,10 @@ class Record:
     """What has come of a training so far.
 
     Attributes:
-        step: how many steps it had.
+        step: how many steps the training has had.
         curve: a point for each stop.
         best: networks by the names under which they were offered.
-        seconds: spent on all of it.
+        seconds: the seconds that all of it took.
         earlier: those of the seconds that processes before this one spent.
     """
 

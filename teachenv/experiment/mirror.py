@@ -1,4 +1,4 @@
-"""A folder on one machine whose files follow to another: what survives when the first one is lost."""
+"""Copies what changes in a folder to another machine, so that it survives when the first one is lost."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def changes_sent(folder: Path, send: Callable[[Changes], object], seconds: float
     Files that are written whole are sent whole. One that cannot be sent during the block is sent later.
 
     Args:
-        folder: looked at.
+        folder: the folder that is looked at.
         send: called with what has changed, in another thread during the block.
-        seconds: between two looks.
+        seconds: the seconds between two looks.
 
     Raises:
         Exception: what `send` raises at the end.

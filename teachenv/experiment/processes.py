@@ -180,7 +180,7 @@ class _Worker:
 
     Attributes:
         pipe: to it; readable when it has answered, or died.
-        job: that it is at.
+        job: the job that it is at.
     """
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:

@@ -37,14 +37,14 @@ class Report:
 
     Attributes:
         name: title of the page.
-        sections: with the tables.
+        sections: the parts of the report, with the tables.
         rows: all that the tables and figures are made from.
         html: path of the page; None before it is written.
         beside: further reports that are written with it, by the names of their files.
 
     Args:
         name: title of the page.
-        sections: with the tables.
+        sections: the parts of the report, with the tables.
         figures: functions that draw them, or return None where there is nothing to show, by the names of their files.
         rows: all that the tables and figures are made from.
         captions: what figures show, for those whose name does not say it.
@@ -82,7 +82,7 @@ class Report:
         """Writes the table, the figures as NAME.png and the page into the folder, and prints the tables.
 
         Args:
-            folder: where.
+            folder: where the files go.
             table: name of the table's file, without suffix.
             page: name of the page's file, without suffix.
 

@@ -171,7 +171,7 @@ def agreeing(rows: Iterable[Row], identities: Iterable[Mapping[str, Any]]) -> li
     """Rows of these pieces of work, of any seed: a folder can hold runs of several settings, which no table may mix.
 
     Args:
-        rows: those of a file.
+        rows: the rows of a file.
         identities: the `IDENTITY` of each by name, or a part of it; a `config` may be a part of the rows' own, too.
     """
     parts = [as_read_back(dict(identity)) for identity in identities]

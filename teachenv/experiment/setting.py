@@ -1,4 +1,4 @@
-"""An environment as the methods of a comparison share it, and what a method makes of it."""
+"""The environment and options that all methods of a comparison share, and what each method changes of them."""
 
 from __future__ import annotations
 
@@ -164,8 +164,8 @@ class Plain:
     """A teacher of which only `learn(total_timesteps)` and `predict` are known, as one that learns is followed.
 
     Args:
-        teacher: it.
-        env: its environment.
+        teacher: the teacher.
+        env: the teacher's environment.
 
     Attributes:
         num_timesteps: steps of the environment that it has spent.
@@ -215,7 +215,7 @@ def imported(module: str, name: str) -> Any:
     """A module of the user's.
 
     Args:
-        module: its name.
+        module: the module's name.
         name: what the user gave, of which it is a part.
 
     Raises:

@@ -119,7 +119,7 @@ class Paired:
         n: number of pairs.
         mean: mean difference.
         low: lower end of its 95 % interval by Student's t.
-        high: upper end.
+        high: upper end of that interval.
         p: two-sided p-value of the paired t-test; 1 if all pairs are equal.
     """
 

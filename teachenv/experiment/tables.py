@@ -88,7 +88,7 @@ def grouped(
     """Groups of rows, by method unless told otherwise.
 
     Args:
-        rows: those of one table.
+        rows: the rows of one table.
         order: names that come first, in this order; the others follow as they first appear.
         key: what the groups are called.
     """
@@ -105,7 +105,7 @@ class Measure:
     Attributes:
         metric: a row's `metric`.
         scale: what values are multiplied by; 100 for percent.
-        digits: after the point.
+        digits: digits after the point.
     """
 
     metric: str
@@ -126,7 +126,7 @@ class Column:
     """A column of a table.
 
     Attributes:
-        header: its name.
+        header: the column's name.
         cell: from a group to the cell; empty where there is nothing to say.
     """
 
@@ -256,7 +256,7 @@ class Section:
         title: stands above the section; empty if it goes on from the one before.
         text: before the table; may have `code` in backticks.
         header: the names of the table's columns.
-        body: its lines.
+        body: the table's lines.
         shown: headers of the columns that fit on a terminal; by default all.
     """
 

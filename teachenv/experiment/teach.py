@@ -18,7 +18,7 @@ class Moment:
     """What a watcher sees after each action.
 
     Attributes:
-        number: the action's, from 0.
+        number: number of the action, from 0.
         env: the environment of all students, or of the one who is being taught.
         actions: what was taken, (B, n) for B students, (n,) for one.
         infos: what the environment said.

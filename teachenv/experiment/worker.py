@@ -1,4 +1,4 @@
-"""What runs in each process of `teachenv.experiment.processes`: one job after another, as they come over a pipe."""
+"""The program of each process of `teachenv.experiment.processes`: runs one job after another, as a pipe brings them."""
 
 from __future__ import annotations
 

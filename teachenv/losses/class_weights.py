@@ -1,4 +1,4 @@
-"""Weights of the classes, normalised in each minibatch."""
+"""A loss that weighs each class as the teacher says, normalised in each minibatch."""
 
 from __future__ import annotations
 

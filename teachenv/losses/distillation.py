@@ -39,7 +39,7 @@ def divergence(taught: torch.Tensor, logits: torch.Tensor, temperature: float = 
     Args:
         taught: logits z_T whose distribution is the target, (batch, classes).
         logits: logits z_S that are trained, (batch, classes).
-        temperature: τ.
+        temperature: temperature τ of both softmaxes.
     """
     log_target, log_student = (F.log_softmax(z / temperature, -1) for z in (taught, logits))
     return expectation(log_target.exp(), log_target - log_student)
@@ -69,8 +69,8 @@ class Distillation(LossFamily):
 
     Args:
         scale: how far an action changes a weight; above 1, weights can be negative, as those of Ren et al. are.
-        teacher_labels: α.
-        student_labels: λ.
+        teacher_labels: weight α of the labels in the teacher's loss.
+        student_labels: weight λ of the labels in the student's loss.
         temperature: τ, which divides logits; there is no factor τ².
     """
 

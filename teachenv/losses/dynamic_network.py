@@ -42,7 +42,7 @@ def evaluate(weights: torch.Tensor, rows: torch.Tensor, activation: Activation =
 
     Args:
         weights: φ, (5000,): the layers' weights one after the other, each as `torch.nn.Linear` has them.
-        rows: (..., 4).
+        rows: inputs of the loss network, (..., 4).
         activation: the network's activation, as in `DynamicNetwork`.
 
     Returns:
@@ -64,7 +64,7 @@ def one_against_one(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tenso
 
     Args:
         outputs: logits z, (batch, C).
-        targets: y, (batch,).
+        targets: classes y, (batch,).
     """
     is_target = torch.arange(outputs.shape[1], device=outputs.device) == targets.unsqueeze(1)
     squashed = torch.sigmoid(outputs)
@@ -119,8 +119,8 @@ def imitate(
     not.
 
     Args:
-        wanted: the loss.
-        weights: φ to begin with.
+        wanted: the loss that is imitated.
+        weights: weights φ to begin with.
         steps: how many steps, each on 512 pairs of logits, normal with a standard deviation of 2.
         seed: seed of the logits.
         activation: the network's activation.

@@ -1,4 +1,4 @@
-"""A mixture of well-known losses."""
+"""A loss that mixes well-known losses, with coefficients that the teacher sets."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def large_margin(
 
     Args:
         prediction: with features and head weight.
-        targets: (batch,).
+        targets: class indices, (batch,).
         margin: m = 1 (plain softmax), 2, 3 or 4.
         annealing: λ ≥ 0.
     """

@@ -1,4 +1,4 @@
-"""Per-sample weights of the minibatch."""
+"""A loss that weighs each sample of a minibatch as the teacher says."""
 
 from __future__ import annotations
 

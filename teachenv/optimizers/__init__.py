@@ -67,7 +67,7 @@ def make_optimizer(
         name: a key of `OPTIMIZERS`.
         options: the optimiser's own, see its entry there.
         momentum: SGD's μ. The others leave it aside: Adam's β₁ and RMSprop's μ are among their options.
-        weight_decay: λ.
+        weight_decay: weight decay λ.
         nesterov: whether SGD's momentum is Nesterov's.
 
     Raises:

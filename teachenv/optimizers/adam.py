@@ -35,9 +35,9 @@ class Adam(Optimizer):
     The slots are `"mean:<name>"` (m) and `"square:<name>"` (s) of each parameter.
 
     Attributes:
-        betas: (β₁, β₂), each in [0, 1).
-        epsilon: ε > 0.
-        weight_decay: λ ≥ 0.
+        betas: decay rates (β₁, β₂) of the moments, each in [0, 1).
+        epsilon: what is added to the denominator, ε > 0.
+        weight_decay: weight decay λ ≥ 0.
         decoupled: AdamW's form: λ shrinks the parameters directly; else λω is added to the gradient.
     """
 

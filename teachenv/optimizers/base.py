@@ -82,10 +82,10 @@ class Optimizer(Protocol):
         """One step; returns the new parameters and slots and leaves the arguments as they are.
 
         Args:
-            parameters: ω.
-            gradient: g.
+            parameters: parameters ω before the step.
+            gradient: gradient g of the loss.
             slots: the slots that `init` or the step before returned.
-            rate: η of this step.
+            rate: learning rate η of this step.
             step: how many steps were taken before this one.
             out: where the new parameters are written; None: to new memory.
         """
@@ -106,10 +106,10 @@ class Optimizer(Protocol):
         Args:
             d_parameters: cotangent dω' of the new parameters.
             d_slots: cotangent of the new slots.
-            rate: η of the step.
+            rate: learning rate η of the step.
             step: how many steps were taken before it.
             parameters: ω before the step; with the next two, read only where `needs_gradient`.
-            gradient: g of the step.
+            gradient: gradient g of the step.
             slots: the slots before the step.
 
         Returns:
@@ -130,7 +130,7 @@ class Optimizer(Protocol):
         Args:
             d_parameters: cotangent dω' of the new parameters.
             d_slots: cotangent of the new slots, but for the factor.
-            rate: η of the step.
+            rate: learning rate η of the step.
             factor: the factor that `d_slots` lacks.
 
         Returns:

@@ -34,7 +34,7 @@ class RMSprop(Optimizer):
 
     Attributes:
         alpha: α in [0, 1), how much of the mean of squares is kept at each step.
-        epsilon: ε > 0.
+        epsilon: what is added to the denominator, ε > 0.
         weight_decay: λ ≥ 0, added to the gradient as λω.
         momentum: μ ≥ 0. PyTorch's default is 0, unlike that of this library's SGD students.
     """

@@ -39,11 +39,11 @@ def batch_norm(
     """`F.batch_norm`, differentiable in everything, running statistics included, which are updated in place.
 
     Args:
-        input: (n, channels, ...).
-        running_mean: (channels,).
-        running_var: (channels,).
-        weight: γ, (channels,).
-        bias: β, (channels,).
+        input: what is normalised, (n, channels, ...).
+        running_mean: running mean, (channels,).
+        running_var: running variance, (channels,).
+        weight: scale γ, (channels,).
+        bias: shift β, (channels,).
         training: normalise by the minibatch's statistics.
         momentum: weight of the minibatch in the running statistics.
         eps: added to the variance.
@@ -132,9 +132,9 @@ def batch_normalized(
     """Normalises (n, channels, ...) by its own statistics; can be differentiated twice in reverse mode, cheaply.
 
     Args:
-        input: x.
-        weight: γ, (channels,); None: 1.
-        bias: β, (channels,); None: 0.
+        input: what is normalised, x.
+        weight: scale γ, (channels,); None: 1.
+        bias: shift β, (channels,); None: 0.
         eps: added to the variance.
         running_mean: updated in place, as by PyTorch; None: there is none.
         running_var: likewise.

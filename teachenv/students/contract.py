@@ -68,7 +68,7 @@ def check_student(student: FunctionalStudent, few: torch.Tensor, reached: set[st
     """Compares a student with its module, and sets what the student knows of its derivatives.
 
     Args:
-        student: just made.
+        student: a student that was just made.
         few: a few inputs on which the module runs.
         reached: the tensors that a training pass's outputs are computed from; None: the graph does not show all.
 

@@ -1,4 +1,4 @@
-"""Which part of a network makes it another thing than a function of its tensors: for error messages."""
+"""Finds, for error messages, which part of a network keeps it from being a function of its tensors."""
 
 from __future__ import annotations
 

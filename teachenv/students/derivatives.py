@@ -30,10 +30,10 @@ def compare_derivatives(
     floating-point buffers along a random direction.
 
     Args:
-        student: just made.
+        student: a student that was just made.
         parameters: where the derivatives are taken.
         buffers: likewise.
-        inputs: (batch, ...).
+        inputs: a minibatch of inputs, (batch, ...).
 
     Raises:
         Exception: the network cannot be differentiated, or not in float64.

@@ -22,7 +22,7 @@ def built(
     """A fresh network.
 
     Args:
-        factory: builds it.
+        factory: builds the network.
         like: a tensor of the dtype and on the device that it shall have.
         shape_of_inputs: shape of a minibatch that completes lazy modules.
         type_of_inputs: dtype of that minibatch.

@@ -45,7 +45,7 @@ class FunctionalStudent:
         known: whether the network is one of this package's, of which a few inputs show what is asked of it.
 
     Attributes:
-        module: the skeleton.
+        module: the skeleton: a module into which tensors are put for a pass.
         stochastic: whether a training pass draws random numbers.
         buffers: names of the buffers (not of frozen parameters).
         statistics: names of the floating-point buffers, which a training step may change, and of the frozen
@@ -148,7 +148,7 @@ class FunctionalStudent:
         Args:
             parameters: trainable parameters.
             buffers: running statistics and other buffers; left as they are.
-            inputs: (batch, ...).
+            inputs: a minibatch of inputs, (batch, ...).
             training: training mode (batch statistics, dropout) or evaluation mode.
             differentiable: make the new buffers, and evaluation with respect to the buffers, differentiable;
                 `"batched"`: the same, arranged for `torch.func.vmap` and for forward mode.

@@ -1,4 +1,4 @@
-"""A teacher and a student as one network."""
+"""A teacher network and a student as one network, for joint distillation."""
 
 from __future__ import annotations
 

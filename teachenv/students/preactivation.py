@@ -22,7 +22,7 @@ class Preactivated(nn.Module):
             stem: channels of the first convolution.
             blocks: from `stem` to `width` channels.
             width: channels at the end.
-            outputs: classes.
+            outputs: number of classes.
         """
         super().__init__()
         self.stem = nn.Conv2d(channels, stem, 3, 1, 1, bias=False)

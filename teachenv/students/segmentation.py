@@ -47,7 +47,7 @@ def fcn(channels: int, outputs: int, width: int = 16) -> nn.Module:
 
     Args:
         channels: channels of the images.
-        outputs: C.
+        outputs: number of classes C.
         width: channels of the encoder's first block.
     """
     body, features = encoder(channels, width)
@@ -59,7 +59,7 @@ def deeplab(channels: int, outputs: int, width: int = 16) -> nn.Module:
 
     Args:
         channels: channels of the images.
-        outputs: C.
+        outputs: number of classes C.
         width: channels of the encoder's first block.
     """
     body, features = encoder(channels, width)

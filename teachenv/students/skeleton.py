@@ -1,4 +1,4 @@
-"""The module in which a student's tensors are exchanged: where they are kept in it, and what its modes set in it."""
+"""Where a module keeps its tensors and its modes, so that a function of the tensors can put others in their place."""
 
 from __future__ import annotations
 

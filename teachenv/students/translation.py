@@ -26,7 +26,7 @@ class Memory(NamedTuple):
     """A source as it was read.
 
     Attributes:
-        states: (n, L, d).
+        states: states of the source's words, (n, L, d).
         there: (n, L), 1 where there is a word.
         first: what else the decoder wants of it, from the beginning: states, or keys and values by layer.
     """

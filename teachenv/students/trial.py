@@ -30,7 +30,7 @@ class Trial:
     """The short training, and the passes that it consists of.
 
     Args:
-        student: just made.
+        student: a student that was just made.
         few: inputs on which the module runs.
     """
 

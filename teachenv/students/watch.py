@@ -1,4 +1,4 @@
-"""Sees, while a network runs, what derivatives of its passes follow.
+"""Watches a network as it runs, to know which of its tensors a derivative follows.
 
 Nothing is left out where nothing leaves autograd's graph, and the graph has only operations whose derivatives are known
 to be right. Watching costs a forward pass.

@@ -92,7 +92,7 @@ def read_voc(path: Path, image: Path, classes: Sequence[str]) -> Photograph:
 
     Args:
         path: the XML file.
-        image: what it is about.
+        image: the image that the file is about.
         classes: their names, in the order of their numbers from 1 on.
 
     Raises:

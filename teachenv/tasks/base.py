@@ -1,4 +1,4 @@
-"""What a student is trained on.
+"""What a student is trained on: the data of a task, and how students are judged on it.
 
 A `Task` is plain data: a labelled pool, a disjoint test split, and a `Measure`. Episodes draw their train and dev
 splits from the pool; the test split is for the final evaluation only.

@@ -210,7 +210,7 @@ class DetectionMeasure(Measure):
 
     Args:
         decisions: how outputs are read.
-        temperature: τ.
+        temperature: temperature τ of the softmax.
     """
 
     feature_names = ("dev_found", "dev_ground")
@@ -285,10 +285,10 @@ def detections(
 
     Args:
         decisions: how outputs are read.
-        outputs: (C + 4, boxes).
+        outputs: the image's outputs, (C + 4, boxes).
         least: boxes of lower probability are no detections (SSD's value).
         overlap: where two detections of one class overlap more, the less certain one is dropped (SSD's value).
-        most: how many are kept.
+        most: how many detections are kept.
     """
     outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
     codes = outputs[decisions.num_classes :].t()

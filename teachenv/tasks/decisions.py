@@ -1,4 +1,4 @@
-"""Tasks with many decisions a sample: what is classified, and what of the loss is not the teacher's.
+"""How a student's outputs are read as classifications, one or many a sample, for losses that a teacher weighs.
 
 A loss family is of classifications: logits of C classes and a label. A student that labels every pixel, or every box of
 a grid, makes many of them for each sample. A `Decisions` reads them off its outputs, so that every family teaches such
@@ -23,7 +23,7 @@ class Decided:
 
     Attributes:
         prediction: logits (decisions, C), and how much each decision counts.
-        labels: (decisions,).
+        labels: class of each decision, (decisions,).
         rest: what is added to the taught loss, a scalar; None: nothing.
     """
 

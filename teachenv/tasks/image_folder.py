@@ -39,7 +39,7 @@ def image_folder(
         dataset: name of the folder in the data root, and of the data in results; None: `"imagenet"`.
         pool_size: number of training images, drawn at random; None: all.
         split_seed: seed of that draw.
-        image_size: side in pixels.
+        image_size: side of the images in pixels.
 
     Raises:
         DatasetUnavailable: there is no such folder, its two parts have other classes, or an image is damaged.

@@ -96,7 +96,7 @@ class ClassificationMeasure(Measure):
 
     Args:
         num_classes: the number of classes C.
-        temperature: τ, greater than 0.
+        temperature: temperature τ of the softmax, greater than 0.
 
     Raises:
         ValueError: an argument is outside its range.
@@ -153,9 +153,9 @@ def class_counts(classes: torch.Tensor, num_classes: int, which: torch.Tensor | 
     Not in the dtype of a network's outputs: one by one, float32 counts to 2²⁴ and no further, bfloat16 to 256.
 
     Args:
-        classes: `(n,)`, int64, from 0 on.
-        num_classes: C.
-        which: `(n,)`, bool, which of them count; None: all.
+        classes: class indices, `(n,)`, int64, from 0 on.
+        num_classes: number of classes C.
+        which: which of them count, `(n,)`, bool; None: all.
     """
     each = torch.ones_like(classes) if which is None else which.to(classes.dtype)
     return classes.new_zeros(num_classes).scatter_add(0, classes, each)

@@ -124,7 +124,7 @@ def standardized(pool: Floats, test: Floats) -> tuple[Floats, Floats]:
 
     Args:
         pool: (n, channels, height, width) within [0, 1].
-        test: the same.
+        test: the same of the test split.
     """
     axes = (0, 2, 3)
     # In float64: images as they are read lie in memory pixel by pixel, so that NumPy adds them up one by one, and a sum
@@ -152,7 +152,7 @@ def read_splits(
 
     Args:
         pool: what is known of each of its photographs.
-        test: the same.
+        test: the same of the test split.
         image_of: where a photograph is.
         labels_of: labels of photographs.
         size: (height, width) that they are resized to.

@@ -195,8 +195,8 @@ class SegmentationMeasure(Measure):
     classes that are predicted and do not occur, which have no gradient to give to others).
 
     Args:
-        num_classes: C.
-        temperature: τ.
+        num_classes: number of classes C.
+        temperature: temperature τ of the softmax.
     """
 
     def __init__(self, num_classes: int, temperature: float = 0.2) -> None:

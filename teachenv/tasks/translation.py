@@ -171,10 +171,10 @@ class TranslationMeasure(Measure):
 
     Args:
         vocabulary: the words that outputs stand for.
-        temperature: τ.
+        temperature: temperature τ of the softmax.
         objective: name of J, one of the three above.
-        candidates: K.
-        sharpness: α.
+        candidates: number K of translations that are drawn.
+        sharpness: exponent α of the probabilities.
     """
 
     decodes = True

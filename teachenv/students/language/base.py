@@ -1,4 +1,4 @@
-"""What language models have in common."""
+"""What the language models here have in common: how they are called, and the dropout that they share."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,17 @@ from benchmarks.lot_images import main as images_main
 from benchmarks.lot_images import problem as images_problem
 from benchmarks.lot_images.problem import ImageProblem
 from benchmarks.lot_language import main as language_main
+from benchmarks.lot_language import problem as language_problem
 from benchmarks.lot_language.problem import LanguageProblem
 from teachenv import checkpoints
+from teachenv.data import language
 from teachenv.experiment.cases import Outcome
 from teachenv.experiment.row import Row
 from teachenv.experiment.rows import read_rows
 from teachenv.tasks import synthetic
 
 TEXT = LanguageProblem(
-    "numbers", "lstm", {"width": 16, "dropout": 0.2}, batch_size=8, bptt=10, train_size=2000, epochs=2,
+    "numbers", "lstm", {"width": 16, "dropout": 0.2}, batch_size=8, bptt=10, train_size=800, epochs=2,
     learning_rate=5.0, clip=0.5,
 )  # fmt: skip
 PICTURES = ImageProblem(
@@ -51,7 +54,18 @@ PROBLEMS: dict[str, Problem] = {
 @pytest.fixture(autouse=True)
 def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """All of test is measured again and again."""
-    monkeypatch.setattr(synthetic, "make_synthetic", functools.partial(synthetic.make_synthetic, test_size=40))
+    monkeypatch.setattr(synthetic, "make_synthetic", functools.partial(synthetic.make_synthetic, test_size=12))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_sentences() -> Iterator[None]:
+    """For the same reason."""
+    with pytest.MonkeyPatch.context() as patch:
+        for split in ("valid", "test"):
+            patch.setitem(language._MADE, split, 50)
+        language_problem._corpus.cache_clear()
+        yield
+    language_problem._corpus.cache_clear()
 
 
 class Interrupted(Exception):
@@ -133,7 +147,7 @@ def counted(found: Outcome, epoch: int) -> tuple[float, float]:
 
 def test_learning_helps(tmp_path: Path) -> None:
     words = len(TEXT.data.vocabulary)
-    found = train(replace(TEXT, epochs=6), Method(), 0, tmp_path / "run")
+    found = train(replace(TEXT, train_size=2000, epochs=6), Method(), 0, tmp_path / "run")
     assert found.values["test_perplexity"] < 0.75 * words
     assert found.values["valid_perplexity"] == min(value for _, value, _ in found.data["curve"])
 
@@ -185,24 +199,26 @@ def test_students_have_sizes() -> None:
         assert parameters(small, "student") < own < parameters(large, "student")
 
 
+@functools.cache
+def parameters(name: str, shape: tuple[int, int, int]) -> int:
+    with torch.device("meta"):
+        return sum(p.numel() for p in networks.make_network(name, shape, 7).parameters())
+
+
 @pytest.mark.parametrize(
     ("name", "shape"),
     [
-        *((name, (3, side, side)) for name in networks.NETWORKS for side in (32, 64)),
+        *((name, (3, 32, 32)) for name in networks.NETWORKS),
         *((name, (1, 28, 28)) for name in networks.NETWORKS if name not in ("vit", "swin")),
         *((name, (3, 72, 72)) for name in networks.NETWORKS if name != "vit"),
     ],
 )
 def test_other_sizes_are_what_they_are_called(name: str, shape: tuple[int, int, int]) -> None:
-    def parameters(name: str) -> int:
-        with torch.device("meta"):
-            return sum(p.numel() for p in networks.make_network(name, shape, 7).parameters())
-
     state = torch.get_rng_state()
     found = networks.other_sizes(name, shape, 7)
     assert torch.equal(torch.get_rng_state(), state)
     for label, other in found.items():
-        ratio = parameters(other) / parameters(name)
+        ratio = parameters(other, shape) / parameters(name, shape)
         assert ratio <= 0.5 if label == "smaller" else ratio >= 2
     assert set(found) >= {"preresnet-8": {"larger"}, "preresnet-110": {"smaller", "larger"}}.get(name, set())
 
@@ -242,12 +258,12 @@ def test_the_language_command_keeps_what_it_has(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     monkeypatch.setitem(language_main.EPOCHS, "smoke", 1)  # type: ignore[arg-type]
-    command = ["lot_language", "--preset", "smoke", "--train-size", "4000", "--seeds", "1", "--backend", "inline"]
+    command = ["lot_language", "--preset", "smoke", "--train-size", "2000", "--seeds", "1", "--backend", "inline"]
     command += ["--out", str(tmp_path), "--model", "lstm", "transformer-xl", "--study", "table", "peers"]
     assert command_line(command) == 0
     rows = read_rows(tmp_path / "results.jsonl")
     assert {row.task for row in rows} == {"numbers-lstm", "numbers-transformer-xl"}
-    assert {row.dataset for row in rows} == {"numbers-subset-4000"}
+    assert {row.dataset for row in rows} == {"numbers-subset-2000"}
     assert {row.method for row in rows} == {*TABLE, *PEERS}
     students = {row.method for row in rows if row.metric == "student_test_perplexity"}
     assert students == {"lot", "dml"}

@@ -80,7 +80,7 @@ class CommonOptions:
     def execute(
         self, name: str, stages: Iterable[Stage], report: Callable[[list[Row]], Report], part: str | None = None
     ) -> None:
-        """Does what the folder does not hold yet, and writes its tables, figures and page; see `cases.execute`.
+        """Does the cases that the folder does not hold yet, and writes tables, figures and page; see `cases.execute`.
 
         Raises:
             ValueError: the folder holds the results of something else.

@@ -74,7 +74,7 @@ Known = Sequence[Codec | type]
 
 
 def save(file: str | os.PathLike[str] | IO[bytes], value: Any, kind: str, known: Known = ()) -> None:
-    """Writes a value.
+    """Writes a value into a file.
 
     Args:
         file: a path, whose folder is made if need be; or a file that is open for writing.

@@ -18,7 +18,7 @@ from teachenv.errors import UnknownOption, unknown_name
 
 
 def integer(name: str, value: object, least: int | None = None, most: int | None = None) -> int:
-    """A whole number; floating point is refused even where it is whole.
+    """The value as a whole number; floating point is refused even where it is whole.
 
     Raises:
         ValueError: it is none, or outside [least, most].
@@ -34,7 +34,7 @@ def integer(name: str, value: object, least: int | None = None, most: int | None
 
 
 def integers(name: str, value: object, least: int | None = None) -> tuple[int, ...]:
-    """A sequence of whole numbers.
+    """The value as a tuple of whole numbers.
 
     Raises:
         ValueError: it is none, or one of them is below `least`.
@@ -43,7 +43,7 @@ def integers(name: str, value: object, least: int | None = None) -> tuple[int, .
 
 
 def listed(name: str, value: object, of: str, count: int | None = None) -> list[Any]:
-    """A sequence (no text), as a list.
+    """The value, a sequence but no text, as a list.
 
     Args:
         name: the option's name, for messages.
@@ -72,7 +72,7 @@ def number(
     below: float | None = None,
     dtype: torch.dtype | None = torch.float32,
 ) -> float:
-    """A finite number that tensors of `dtype` can be multiplied by: zero, or one that the dtype holds.
+    """The value as a finite number that tensors of `dtype` can be multiplied by: zero, or one that the dtype holds.
 
     Args:
         name: the option's name, for messages.
@@ -99,7 +99,7 @@ def number(
 
 
 def flag(name: str, value: object) -> bool:
-    """True or False.
+    """The value as a bool.
 
     Raises:
         ValueError: it is neither.
@@ -111,7 +111,7 @@ def flag(name: str, value: object) -> bool:
 
 
 def choice(name: str, value: object, known: Iterable[str]) -> str:
-    """One of several names.
+    """The value, if it is one of the known names.
 
     Raises:
         ValueError: it is none of them, with the nearest one.
@@ -123,7 +123,7 @@ def choice(name: str, value: object, known: Iterable[str]) -> str:
 
 
 def options(name: str, value: object) -> dict[str, Any]:
-    """A mapping of names to values, copied.
+    """The value, a mapping of names to values, as a dict of its own.
 
     Raises:
         ValueError: it is none.
@@ -148,7 +148,7 @@ def known_options(where: str, given: Iterable[str], known: Iterable[str]) -> Non
 
 
 def shown(value: object) -> str:
-    """A value for a message: one line, not long."""
+    """A value as a message shows it: one line, not long."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 80 else text[:77] + "..."
 

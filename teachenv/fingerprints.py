@@ -26,7 +26,7 @@ _OWN_PACKAGES = ("teachenv", "meta", "agents")
 
 
 def describe(value: Any) -> str:
-    """The text of a setting."""
+    """The text that stands for a setting."""
     try:
         return json.dumps(value, sort_keys=True, default=_stand_in)
     except (TypeError, ValueError):  # keys that JSON lacks, or what holds itself

@@ -43,7 +43,7 @@ class Mapping(ABC):
         return function
 
     def unrecorded(self) -> Mapping:
-        """The same mapping without recordings, for functions that have the names of others."""
+        """This mapping without recordings, for functions that have the names of others."""
         return self
 
     def drawn(self, student: FunctionalStudent, seeds: Sequence[int]) -> tuple[Tensors, Tensors, int | np.ndarray]:
@@ -89,7 +89,7 @@ class Vmap(Mapping):
     form: ClassVar[Literal[False, "batched"]] = "batched"
 
     def __call__(self, function: Callable[..., T]) -> Callable[..., T]:
-        """`torch.func.vmap(function)`."""
+        """Returns `torch.func.vmap(function)`."""
         return torch.func.vmap(function)
 
     def recorded(self, function: Callable[..., T], *name: Hashable) -> Callable[..., T]:

@@ -91,7 +91,7 @@ class Model:
         return self._trimmed(self.task.pool[0][measured], self.dev_targets[measured])
 
     def train_sample(self, episode: Episode) -> tuple[torch.Tensor, torch.Tensor]:
-        """As many training samples, the same through the episode: what a measure that decodes takes its score on."""
+        """As many training samples as dev has, the same all episode long: a measure that decodes is scored on them."""
         some = episode.train[..., : self.dev_measured or episode.dev.shape[-1]]
         return self._trimmed(self.task.pool[0][some], self.task.pool[1][some])
 

@@ -17,7 +17,7 @@ SCHEDULES = ("constant", "linear", "cosine", "step")
 
 
 def make_schedule(spec: str | Mapping[str, Any], horizon: int) -> Schedule:
-    """Builds a schedule.
+    """Builds a schedule: a function of the student step to the learning rate's factor.
 
     Args:
         spec: `"constant"` (1), `"linear"` (1 − t/horizon), `"cosine"` (½(1 + cos πt/horizon)), `"step"` (divided by 10

@@ -169,7 +169,7 @@ class TokenLoss(SequenceLoss):
 
 
 class CandidateLoss(SequenceLoss):
-    """A loss of K drawn candidates.
+    """A loss of K translations that the network draws for each source.
 
     Args:
         vocabulary: the words of the targets.

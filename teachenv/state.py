@@ -107,7 +107,7 @@ def apart(students: StudentState, episodes: Episode) -> list[tuple[StudentState,
 
 
 def stack_episodes(episodes: Sequence[Episode]) -> Episode:
-    """A batch of episodes."""
+    """Stacks episodes into a batch."""
     seeds = tuple(seed for e in episodes for seed in e.seeds)
     return replace(stack([replace(e, seeds=()) for e in episodes]), seeds=seeds)
 

@@ -29,7 +29,7 @@ def tensors_of(tree: Any) -> list[torch.Tensor]:
 
 
 def with_tensors(tree: T, tensors: Iterable[Any]) -> T:
-    """The same structure with other things in the places of its tensors, in the order of `tensors_of`."""
+    """A copy of a structure with other things in the places of its tensors, in the order of `tensors_of`."""
     rest = iter(tensors)
     rebuilt: T = mapped(lambda _: next(rest), tree)
     return rebuilt

@@ -239,7 +239,7 @@ class StudentUpdate(Update):
         *,
         second_order: bool = True,
     ) -> tuple[Gradient, Adjoint]:
-        """See `linearize`; without `second_order` the gradient is left out and only the statistics are pulled back."""
+        """What `linearize` returns; without `second_order`, no gradient, and only the statistics are pulled back."""
         parameters, action = leaves(parameters), action.detach().requires_grad_()
         statistics = leaves({name: buffers[name] for name in self.model.student.statistics})
         gradient, new_buffers, outcome = self._with_graph(

@@ -70,7 +70,7 @@ class Options(CommonOptions):
     """GiB that a contender may take beyond what its process has at the start."""
 
     def __post_init__(self) -> None:
-        """Checks the memory limit besides.
+        """Checks the memory limit, beside what all benchmarks check.
 
         Raises:
             ValueError: an unknown name, or a number out of range.

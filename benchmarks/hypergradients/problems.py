@@ -18,7 +18,6 @@ class Recurrent(nn.Module):
     """A two-layer LSTM over a sequence of vectors."""
 
     def __init__(self, size: int = 32, hidden: int = 64) -> None:
-        """Builds the layers."""
         super().__init__()
         self.lstm, self.head = nn.LSTM(size, hidden, num_layers=2, batch_first=True), nn.Linear(hidden, CLASSES)
 
@@ -32,7 +31,6 @@ class Transformer(nn.Module):
     """A two-layer transformer encoder, mean-pooled."""
 
     def __init__(self, size: int = 32, heads: int = 4) -> None:
-        """Builds the layers."""
         super().__init__()
         layer = nn.TransformerEncoderLayer(size, heads, 4 * size, dropout=0.0, batch_first=True)
         self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)

@@ -52,7 +52,7 @@ class Options(ParallelOptions):
     """Tune anew, even where the rows that come with this repository have the tuning already."""
 
     def __post_init__(self) -> None:
-        """Checks the device besides.
+        """Checks the device, beside what all benchmarks check.
 
         Raises:
             ValueError: an unknown task, method or device, or a number out of range.

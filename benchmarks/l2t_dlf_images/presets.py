@@ -101,7 +101,7 @@ _TASKS = {
 
 
 def _parts(sizes: Mapping[str, Size], by_default: Mapping[str, tuple[str, ...]] | None = None) -> dict[str, Part]:
-    """The tasks of a preset.
+    """The tasks of a preset, by name.
 
     Args:
         sizes: how long students train and what is spent on teaching them, by task.

@@ -15,7 +15,7 @@ Teacher = Literal["rmd", "ddpg"]
 
 @dataclass(frozen=True)
 class Method:
-    """A method of the benchmark.
+    """A method of the benchmark: what a student learns from.
 
     Attributes:
         environment: the loss, of methods that train in the environment.

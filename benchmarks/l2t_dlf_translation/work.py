@@ -63,7 +63,7 @@ _START, _HALF = "a translator's warm start", "the first part of a translator's w
 
 @dataclass(frozen=True)
 class Setting:
-    """What all methods share.
+    """How students are trained, the same for all methods.
 
     Attributes:
         student: a name in `NETWORKS`.
@@ -212,7 +212,7 @@ class _WarmUp:
         return {}
 
     def state(self) -> StudentState:
-        """The student's state."""
+        """All that changes in training: the student's state."""
         return self.student
 
     def load(self, state: StudentState) -> None:

@@ -14,7 +14,7 @@ Kind = Literal["fixed", "episodes", "online"]
 
 @dataclass(frozen=True)
 class Method:
-    """A method of the benchmark.
+    """A method of the benchmark: a loss, or a teacher that sets one.
 
     Attributes:
         kind: a fixed loss; a teacher that learns from whole trainings of other students; or one that learns within the

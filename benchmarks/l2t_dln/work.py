@@ -41,7 +41,7 @@ class History:
     errors: list[tuple[int, float, float]] = field(default_factory=list)
 
     def __call__(self, moment: Moment) -> None:
-        """Adds an action."""
+        """Keeps what the teacher did at an action."""
         info, step = moment.infos, moment.infos["student_step"]
         self.actions.append(moment.actions)
         self.curve.append((step, info["objective"]))

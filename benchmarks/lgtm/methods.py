@@ -18,7 +18,7 @@ Networks = Callable[[int | None], nn.Module]
 
 @dataclass(frozen=True)
 class Method:
-    """A method of the benchmark.
+    """A method of the benchmark: a way to distil, with its options.
 
     Attributes:
         distiller: its name in `meta.distillation.DISTILLERS`.

@@ -43,7 +43,7 @@ def _order(seed: int, epoch: int, for_students: bool, samples: int) -> np.ndarra
 
 
 class ImageReader(Reader):
-    """Calls networks in a precision."""
+    """Calls image classifiers in a precision."""
 
     def __init__(self, precision: str) -> None:
         self.autocast = precision == "bfloat16"

@@ -45,7 +45,7 @@ SIZES: dict[Preset, Size] = {
 
 @dataclass(frozen=True)
 class Measured:
-    """One comparison of times.
+    """One comparison of times: what is measured, and on which students.
 
     Attributes:
         measurement: `"step"`, `"vector"`, `"paths"` or `"gradient"`; see the top of this file.

@@ -28,7 +28,7 @@ from teachenv.vector_env import TeachVectorEnv
 
 
 def measure(case: Measured, task: Task, seed: int, size: Size, folder: Path) -> Outcome:
-    """The numbers of a case."""
+    """Takes the measurement of a case."""
     start = time.perf_counter()
     values, student_steps = _MEASUREMENTS[case.measurement](case, task, seed, size)
     return Outcome(values=values, student_steps=student_steps, seconds=time.perf_counter() - start)

@@ -19,7 +19,7 @@ from teachenv.trees import at
 
 
 class Batch(NamedTuple):
-    """A minibatch.
+    """A minibatch of labelled samples.
 
     Attributes:
         inputs: the argument that networks are called with: a tensor, or tensors in a nesting of dicts, lists and

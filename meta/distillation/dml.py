@@ -12,7 +12,7 @@ from teachenv.optimizers import Tensors
 
 
 class DML(OnlineDistiller):
-    """Both learn, each from the labels and the other: CE(y, T) + KL(S ‖ T), then CE(y, S) + KL(T ‖ S).
+    """Two networks learn, each from the labels and the other: CE(y, T) + KL(S ‖ T), then CE(y, S) + KL(T ‖ S).
 
     The terms are not weighed against each other, in neither loss.
     """

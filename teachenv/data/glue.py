@@ -170,7 +170,7 @@ def load_glue(
     dev_size: float = 0.1,
     split_seed: int = 0,
 ) -> GlueData:
-    """Loads a GLUE task.
+    """Loads the samples of a GLUE task.
 
     Args:
         name: `"mrpc"`, `"rte"`, `"sst-2"`, `"mnli"` (matched dev), `"qnli"` or `"qqp"`.

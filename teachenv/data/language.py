@@ -46,7 +46,7 @@ _MADE = {"train": 8_000, "valid": 1_000, "test": 1_000}
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text as numbers.
+    """A text as numbers, in three parts, with its vocabulary.
 
     Attributes:
         name: the corpus's name, as `load_language` was called with it.

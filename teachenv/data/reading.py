@@ -12,14 +12,14 @@ from teachenv.errors import DatasetUnavailable
 
 
 def damaged(path: Path, problem: str) -> DatasetUnavailable:
-    """The error for a file whose content is wrong."""
+    """Makes the error for a file whose content is wrong."""
     return DatasetUnavailable(
         f"{path} is damaged: {problem}. Delete it and run again to download it, or copy an intact one there."
     )
 
 
 def unreadable(path: Path, error: OSError) -> DatasetUnavailable:
-    """The error for a file that the system does not give."""
+    """Makes the error for a file that the system does not give."""
     if isinstance(error, FileNotFoundError):
         return DatasetUnavailable(f"{path} is missing; copy it there")
     return DatasetUnavailable(
@@ -28,7 +28,7 @@ def unreadable(path: Path, error: OSError) -> DatasetUnavailable:
 
 
 def read_bytes(path: Path) -> bytes:
-    """A whole file.
+    """The content of a whole file.
 
     Raises:
         DatasetUnavailable: it cannot be read.

@@ -40,7 +40,7 @@ _SIGNS = {"plus": "plus", "minus": "minus", "mal": "times"}
 
 @dataclass(frozen=True)
 class Lines:
-    """Sentences and their translations.
+    """German sentences and their English translations.
 
     Attributes:
         source: the German sentences.

@@ -25,7 +25,7 @@ BACKENDS = ("inline", "processes", "ray")
 
 
 def make_backend(name: str, workers: int | None = None, address: str | None = None) -> Backend:
-    """Makes a backend.
+    """Makes the backend of a name: what runs jobs.
 
     Args:
         name: `"inline"` (this process, one job after another), `"processes"` (others on this machine) or `"ray"`.

@@ -99,7 +99,7 @@ class Reading(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What came of a case.
+    """What came of a case: its numbers, and what they cost.
 
     Attributes:
         values: a number for each metric; what the environments say of `diverged` may be among them.

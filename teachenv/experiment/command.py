@@ -28,7 +28,7 @@ _METHODS = "teachenv.methods"
 
 
 def ended(work: Callable[[], object]) -> int:
-    """Runs a command's work.
+    """Runs a command's work, and returns the exit code.
 
     Args:
         work: the command's work.
@@ -58,7 +58,7 @@ def ended(work: Callable[[], object]) -> int:
 
 
 def fail(message: str) -> int:
-    """Says on stderr, in one line, what went wrong; the exit code."""
+    """Says on stderr, in one line, what went wrong; returns the exit code."""
     print("error:", " ".join(message.split()), file=sys.stderr)
     return 2
 

@@ -191,7 +191,7 @@ def _contest(setting: Setting, methods: dict[str, Method], tuned: Tune, budget: 
 
 
 def effort_of(budget: int, horizon: int, configurations: int) -> Effort:
-    """What is spent by default.
+    """The effort that a comparison spends by default.
 
     Args:
         budget: student steps of each teacher.
@@ -219,7 +219,7 @@ def effort_of(budget: int, horizon: int, configurations: int) -> Effort:
 
 
 def _about(contest: Contest, tuned: Tune) -> dict[str, Any]:
-    """What a folder holds results of."""
+    """A description, as JSON values, of what a folder holds results of."""
     about: dict[str, Any] = in_words(
         {
             "task": contest.name,

@@ -79,7 +79,7 @@ class Comparison:
         return Results(agreeing(rows, settings), methods, self.seeds, in_words(self.contests[0].setting.loss))
 
     def report(self, rows: Sequence[Row]) -> Report:
-        """Table, figures and page."""
+        """The report: table, figures and page."""
         return comparison_report.make("Teachers compared", self.results(rows))
 
     def _rung(self, number: int, session: Session) -> Iterable[Case]:

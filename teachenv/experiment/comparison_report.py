@@ -53,7 +53,6 @@ class Results:
     """
 
     def __init__(self, rows: Sequence[Row], methods: Mapping[str, Method], seeds: int, loss: str | None = None) -> None:
-        """Keeps the rows that are shown."""
         self.all, self.methods = rows, list(methods)
         self.fixed = [name for name, method in methods.items() if method.make is None]
         latest = {}

@@ -34,7 +34,7 @@ class Rung(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Effort:
-    """What is spent on a contest.
+    """How much training is spent on a contest.
 
     Attributes:
         student_steps: budget of each teacher.

@@ -230,7 +230,7 @@ def heat_maps(
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as a file."""
+    """The figure as a PNG file's content."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     picture = io.BytesIO()

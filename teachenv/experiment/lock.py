@@ -29,7 +29,6 @@ class Lock:
     """The right to write to a file; others are refused until this object is gone. See `lock`."""
 
     def __init__(self, path: Path) -> None:
-        """Takes the lock."""
         beside = path.with_name(f".{path.name}.lock")
         file = _locked(beside, path)
         about = {"pid": os.getpid(), "host": socket.gethostname(), "command": shlex.join(sys.orig_argv)}

@@ -19,7 +19,7 @@ class Progress(Protocol):
     """Shows on stderr how many jobs have ended."""
 
     def advance(self, label: str) -> None:
-        """One more job has ended."""
+        """Takes note that one more job has ended."""
 
 
 @contextmanager

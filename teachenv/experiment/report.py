@@ -75,7 +75,7 @@ class Report:
         return {name: figure for name, figure in drawn.items() if figure is not None}
 
     def table(self) -> str:
-        """The sections as Markdown."""
+        """The report's sections as Markdown."""
         return "\n".join(line for section in self.sections for line in section.markdown())
 
     def write(self, folder: Path, table: str = "table", page: str = "report") -> None:

@@ -78,7 +78,7 @@ class Setting:
         return replace(self, options=options, final={}, lasts=True)
 
     def make(self, students: int, method: Method, configuration: Configuration, **more: Any) -> TeachVectorEnv:
-        """The batched environment of a method in a configuration."""
+        """Makes the batched environment of a method in a configuration."""
         options = self._options(method, configuration, more)
         if self.env is None:
             return TeachVectorEnv(students, **options)
@@ -90,20 +90,20 @@ class Setting:
         return env
 
     def make_single(self, method: Method, configuration: Configuration, **more: Any) -> TeachEnv:
-        """The environment of one student."""
+        """Makes the environment of one student."""
         options = self._options(method, configuration, more)
         return TeachEnv(**options) if self.env is None else self._made(options)
 
     def students(
         self, count: int, method: Method, configuration: Configuration, **more: Any
     ) -> TeachVectorEnv | OneByOne:
-        """Fresh students for `teach`, as the method's teacher can teach them."""
+        """Makes fresh students for `teach`, as the method's teacher can teach them."""
         if method.wrapper is None:
             return self.make(count, method, configuration, **more)
         return OneByOne(method.wrapper(self.make_single(method, configuration, **more)), count)
 
     def teacher(self, method: Method, configuration: Configuration, seed: int, parallel: int) -> Any:
-        """A method's teacher, untrained, in an environment of `parallel` students; None: the method has no teacher.
+        """Makes a method's untrained teacher in an environment of `parallel` students; None: the method has no teacher.
 
         Raises:
             ValueError: what the method makes is no teacher.
@@ -212,7 +212,7 @@ def registered(env: str) -> str:
 
 
 def imported(module: str, name: str) -> Any:
-    """A module of the user's.
+    """Imports a module of the user's.
 
     Args:
         module: the module's name.

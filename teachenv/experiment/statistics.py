@@ -135,7 +135,7 @@ class Paired:
 
 
 def paired(values: Sequence[float] | Array, others: Sequence[float] | Array) -> Paired:
-    """The paired t-test.
+    """Compares two samples by the paired t-test.
 
     Args:
         values: one sample, n >= 2 values.

@@ -53,7 +53,7 @@ def work(descriptor: int, driver: int, folder: str) -> NoReturn:
 
 
 def _end_with(driver: int, folder: str) -> None:
-    """Does not let this process work on for nobody when the driver is killed."""
+    """Ends this process when the driver is killed: it would work on for nobody."""
     while os.getppid() == driver:
         time.sleep(_SECONDS_BETWEEN_LOOKS)
     shutil.rmtree(folder, ignore_errors=True)

@@ -36,7 +36,7 @@ class LossFamily(ABC):
 
     @abstractmethod
     def __call__(self, action: torch.Tensor, prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:
-        """The minibatch's loss.
+        """The minibatch's loss under an action.
 
         Args:
             action: (n,) in the box.

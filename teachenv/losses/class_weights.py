@@ -33,7 +33,7 @@ class ClassWeights(LossFamily):
         return num_outputs
 
     def __call__(self, action: torch.Tensor, prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:
-        """The weighted mean."""
+        """The weighted mean of the samples' cross-entropies."""
         losses = F.cross_entropy(prediction.outputs, targets, reduction="none")
         actions = action.index_select(0, targets)
         mean = prediction.mean(actions)

@@ -101,7 +101,7 @@ class Distillation(LossFamily):
         return weight * cross_entropy(Prediction(student), targets).mean() + (1 - weight) * distance
 
     def of_teacher(self, action: torch.Tensor, prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:
-        """The teacher's loss."""
+        """The teacher's loss, which weighs samples by the action."""
         teacher, student = halves(prediction.outputs)
         distances, weight = divergence(student, teacher, self.temperature), self.teacher_labels
         distance = distances.mean() + self.scale * weighted(action, distances).mean()

@@ -60,7 +60,7 @@ class Mixture(LossFamily):
         return len(self.components)
 
     def __call__(self, action: torch.Tensor, prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:
-        """The mixed loss."""
+        """The sum of the components' mean losses, by their coefficients."""
         means = torch.stack([prediction.mean(loss(prediction, targets)) for loss in self._losses])
         return means[0] + self.scale * weighted(action, means).sum()
 

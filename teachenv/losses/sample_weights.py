@@ -37,7 +37,7 @@ class SampleWeights(LossFamily):
         return batch_size
 
     def __call__(self, action: torch.Tensor, prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:
-        """Mean weighted loss."""
+        """The mean of the samples' weighted losses."""
         losses = self._sample_loss(prediction, targets)
         # Of a sample with many decisions (`teachenv.tasks.decisions`) all have its weight; they stand side by side.
         action = action.unsqueeze(1).expand(-1, len(losses) // len(action)).reshape(-1)

@@ -61,7 +61,7 @@ def make_optimizer(
     weight_decay: float = 0.0,
     nesterov: bool = False,
 ) -> Optimizer:
-    """The named optimiser.
+    """Makes the named optimiser.
 
     Args:
         name: a key of `OPTIMIZERS`.

@@ -29,7 +29,6 @@ class Transition(nn.Module):
     """Halves the channels by a 1×1 convolution and the image by average pooling."""
 
     def __init__(self, in_channels: int) -> None:
-        """Makes the transition."""
         super().__init__()
         self.norm = nn.BatchNorm2d(in_channels)
         self.conv = nn.Conv2d(in_channels, in_channels // 2, 1, bias=False)

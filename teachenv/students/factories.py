@@ -19,7 +19,7 @@ StudentFactory = Callable[[], nn.Module]
 def built(
     factory: StudentFactory, like: torch.Tensor, shape_of_inputs: torch.Size, type_of_inputs: torch.dtype
 ) -> nn.Module:
-    """A fresh network.
+    """A fresh network from a user's factory.
 
     Args:
         factory: builds the network.

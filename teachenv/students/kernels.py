@@ -144,7 +144,7 @@ def opened() -> Iterator[None]:
 
 
 def let_through(tensor: torch.Tensor) -> torch.Tensor:
-    """The same values; its derivative is one inside `opened` and in forward mode, else zero."""
+    """A tensor of the same values, whose derivative is one inside `opened` and in forward mode, else zero."""
     result: torch.Tensor = _LetThrough.apply(tensor)
     return result
 

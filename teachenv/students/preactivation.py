@@ -39,7 +39,7 @@ class Preactivated(nn.Module):
 
 
 def sixths(kind: str, depth: int, **widths: int) -> int:
-    """The n of a depth of 6n + 4.
+    """The number n of a network whose depth is 6n + 4.
 
     Raises:
         ValueError: a depth of another form, or a width below 1.

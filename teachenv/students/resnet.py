@@ -45,7 +45,7 @@ class ProjectedBlock(BasicBlock):
         self.shortcut = nn.Sequential(*(halves if self.stride == 2 else []))
 
     def skip(self, x: torch.Tensor) -> torch.Tensor:
-        """The projection, or x itself."""
+        """The shortcut: the projection, or the input itself."""
         projected: torch.Tensor = self.shortcut(x)
         return projected
 

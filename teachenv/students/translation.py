@@ -23,7 +23,7 @@ from teachenv.data.vocabulary import PAD
 
 
 class Memory(NamedTuple):
-    """A source as it was read.
+    """What a translator keeps of a source that it has read.
 
     Attributes:
         states: states of the source's words, (n, L, d).
@@ -80,7 +80,7 @@ class Translator(nn.Module):
 
 
 class LSTMCell(nn.Module):
-    """A layer of LSTM, written out.
+    """A layer of LSTM, written out so that it can be differentiated twice.
 
     Args:
         inputs: width of the inputs.

@@ -49,7 +49,7 @@ Categories = Sequence[Mapping[str, Any]]
 
 
 def read_coco(path: Path, folder: Path, categories: Categories | None = None) -> tuple[list[Photograph], Categories]:
-    """The images of a file of COCO's instances, in the order of their ids, and its categories.
+    """Reads the images of a file of COCO's instances, in the order of their ids, and its categories.
 
     Args:
         path: the JSON file.
@@ -88,7 +88,7 @@ def read_coco(path: Path, folder: Path, categories: Categories | None = None) ->
 
 
 def read_voc(path: Path, image: Path, classes: Sequence[str]) -> Photograph:
-    """An image of PASCAL VOC.
+    """Reads the objects of an image of PASCAL VOC from its XML file.
 
     Args:
         path: the XML file.

@@ -78,7 +78,7 @@ def average_precisions(rules: Rules, found: Sequence[Detections], truths: Sequen
     return each.mean(0) if len(each) else np.zeros(len(THRESHOLDS))
 
 
-def _coco(found: Sequence[Detections], truths: Sequence[Truth], num_classes: int) -> Floats:
+def _coco(detections: Sequence[Detections], truths: Sequence[Truth], num_classes: int) -> Floats:
     """Average precision of each class with objects, (classes, thresholds), by pycocotools."""
     # Imported here, since nobody should wait for it who only trains.
     from pycocotools.cocoeval import COCOeval
@@ -89,13 +89,13 @@ def _coco(found: Sequence[Detections], truths: Sequence[Truth], num_classes: int
         for box, label, void in zip(one.boxes.tolist(), one.labels.tolist(), one.void.tolist(), strict=True)
         for category in ([label] if label else range(1, num_classes))
     )
-    detections = (
+    scored_boxes = (
         {"category_id": label, **_rectangle(i, box), "score": score}
-        for i, one in enumerate(found)
+        for i, one in enumerate(detections)
         for box, score, label in zip(*(one[part].tolist() for part in ("boxes", "scores", "labels")), strict=True)
     )
     with contextlib.redirect_stdout(io.StringIO()):  # it says how it gets on
-        evaluation = COCOeval(*(_indexed(rows, len(truths), num_classes) for rows in (objects, detections)), "bbox")
+        evaluation = COCOeval(*(_indexed(rows, len(truths), num_classes) for rows in (objects, scored_boxes)), "bbox")
         evaluation.params.iouThrs = THRESHOLDS
         evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, np.inf]], ["all"]
         evaluation.params.maxDets = [MOST]
@@ -126,14 +126,14 @@ def _indexed(annotations: Iterator[dict[str, Any]], images: int, num_classes: in
     return coco
 
 
-def _voc(found: Sequence[Detections], truths: Sequence[Truth], num_classes: int) -> Floats:
+def _voc(detections: Sequence[Detections], truths: Sequence[Truth], num_classes: int) -> Floats:
     """Average precision of each class with objects, (classes, thresholds), as VOC's devkit computes it."""
     each = []
     for label in range(1, num_classes):
         of_class = [truth.of(label) for truth in truths]
         objects = sum(int((~truth.void).sum()) for truth in of_class)
         if objects:
-            boxes, scores = ([one[part][one["labels"] == label] for one in found] for part in ("boxes", "scores"))
+            boxes, scores = ([one[part][one["labels"] == label] for one in detections] for part in ("boxes", "scores"))
             judged = [_judged(*pair) for pair in zip(boxes, of_class, strict=True)]
             right, wrong = (np.concatenate(part, 1) for part in zip(*judged, strict=True))
             order = np.argsort(-torch.cat(scores).numpy(), kind="stable")

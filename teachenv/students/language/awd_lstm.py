@@ -90,7 +90,7 @@ class AWDLSTM(LanguageModel):
         self.activation, self.temporal_activation = activation, temporal_activation
 
     def forward(self, tokens: torch.Tensor, state: State | None = None) -> Spoken:
-        """See `LanguageModel`; the state is (hidden, cell) of each layer."""
+        """Predicts each next word, as `LanguageModel` says; the state is (hidden, cell) of each layer."""
         table = dropped_rows(self.embedding.weight, self.word_dropout, self.training)
         states, after = self.input_dropout(F.embedding(tokens, table)), []
         for number, layer in enumerate(self.layers):

@@ -34,6 +34,6 @@ class LSTMModel(LanguageModel):
             self.head.weight = self.embedding.weight
 
     def forward(self, tokens: torch.Tensor, state: tuple[torch.Tensor, torch.Tensor] | None = None) -> Spoken:
-        """See `LanguageModel`; the state is (hidden, cell), (layers, B, width) each."""
+        """Predicts each next word, as `LanguageModel` says; the state is (hidden, cell), (layers, B, width) each."""
         hidden, (h, c) = self.lstm(self.dropout(self.embedding(tokens)), state)
         return Spoken(self.head(self.dropout(hidden)), (h.detach(), c.detach()))

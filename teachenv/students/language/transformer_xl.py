@@ -62,7 +62,7 @@ class TransformerXL(LanguageModel):
             self.head.weight = self.embedding.weight
 
     def forward(self, tokens: torch.Tensor, state: State | None = None) -> Spoken:
-        """See `LanguageModel`; the state is the memory, (M, B, width) of each layer."""
+        """Predicts each next word, as `LanguageModel` says; the state is the memory, (M, B, width) of each layer."""
         states = self.dropout(self.embedding(tokens) * math.sqrt(self.embedding.embedding_dim))
         past = 0 if state is None else len(state[0])
         places = self.dropout(_encoding(past + len(tokens), states))

@@ -1,10 +1,11 @@
-"""The examples in docstrings run, and print what they say."""
+"""Docstrings have one dialect, and their examples run and print what they say."""
 
 import dataclasses
 import doctest
 import importlib
 import pkgutil
 import re
+from pathlib import Path
 
 import pytest
 
@@ -13,14 +14,23 @@ import meta
 import teachenv
 from teachenv.optimizers import OPTIMIZERS
 
+ROOT = Path(__file__).parent.parent
 MODULES = [
-    importlib.import_module(found.name)
+    importlib.import_module(module.name)
     for package in (teachenv, meta, agents)
-    for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
 ]
 EXAMPLES = [
     example for module in MODULES for example in doctest.DocTestFinder().find(module) if example.examples
 ]  # of each module its own objects only
+
+
+def test_names_stand_in_single_backticks() -> None:
+    files = [
+        file for package in ("teachenv", "meta", "agents", "benchmarks") for file in (ROOT / package).rglob("*.py")
+    ]
+    assert len(files) > 100
+    assert [str(file) for file in files if "``" in file.read_text(encoding="utf-8")] == []
 
 
 def test_there_are_examples() -> None:

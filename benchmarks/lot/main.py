@@ -31,7 +31,7 @@ class StudyOptions(ParallelOptions):
     """Which of the study's methods; by default all."""
 
     epochs: int | None = None
-    """The teacher's; by default what the preset says."""
+    """Epochs of the teacher; by default what the preset says."""
 
     def _names(self) -> Names:
         return {"method": (self.methods, METHODS)}

@@ -20,15 +20,15 @@ from teachenv.experiment.processes import alone
 from teachenv.experiment.timing import Times, in_turns, seconds_of
 
 GAME_STEPS = 2_048
-"""Of all games, in a turn of the environments."""
+"""Steps of all games together in a turn of the environments."""
 LEARNERS = {
     "ppo": Method(),
     "lot:n-1": Method(students=1),
     "lot:n-5": Method(students=1, student_steps=5),
 }
-"""Compared with the first."""
+"""Methods whose learning is timed, by name; each is compared with the first."""
 ENVIRONMENTS = ("make_atari_env", "ale-vector")
-"""Compared with the first, which is SB3's stack of wrappers around single games."""
+"""Ways to run games that are timed; each is compared with the first, SB3's stack of wrappers around single games."""
 
 
 def measure(baseline: str, training: Training, turns: int, folder: Path) -> Outcome:

@@ -72,7 +72,7 @@ class Options(StudyOptions):
     """Teacher: preresnet-20 (or 8, 14, 32, 56, 110), resnet-18, resnet-50, mobilenet-v2, vit, swin."""
 
     student: str | None = None
-    """Students; by default the teacher's network."""
+    """Network of the students; by default the teacher's network."""
 
     def _names(self) -> Names:
         networks = [name for name in (self.model, self.student) if name is not None]

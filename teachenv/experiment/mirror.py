@@ -15,7 +15,7 @@ Files = dict[str, bytes]
 """Contents by names relative to a folder."""
 
 Changes = Mapping[str, "bytes | None"]
-"""Likewise; None: the file is removed."""
+"""New contents by names relative to a folder; None: the file is removed."""
 
 # A file that `teachenv.files.whole_file` has not finished yet.
 _UNFINISHED = re.compile(r"\..*\.\w{8}\.part(\..*)?")

@@ -24,7 +24,7 @@ SHAPES = tuple(zip(SIZES[1:], SIZES[:-1], strict=True))
 """(out, in) of each layer's weights; there are no biases."""
 
 WEIGHTS = sum(rows * columns for rows, columns in SHAPES)
-"""5,000."""
+"""Number of all weights: 5,000."""
 
 Initial = Literal["cross-entropy", "zero-one", "random"]
 Imitated = Literal["cross-entropy", "zero-one"]

@@ -15,7 +15,7 @@ from teachenv.tasks.base import Task, subset_indices
 from teachenv.tasks.splits import Split
 
 MEAN, STD = 0.1307, 0.3081
-"""Of all pixels of the training images, scaled to [0, 1]."""
+"""Mean and deviation of all pixels of the training images, scaled to [0, 1]."""
 
 _MAGIC = {"read_image_file": 0x803, "read_label_file": 0x801}  # bytes, of three dimensions and of one
 

@@ -42,7 +42,7 @@ _OFFICIAL = {
 }
 
 Files = list[tuple[Path, Path]]
-"""An image and its labels, each."""
+"""(Image, labels) of each photograph."""
 
 
 def segmentation(

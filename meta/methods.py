@@ -13,8 +13,8 @@ from typing import Any
 
 from meta.influence.teaching import InfluenceTeacher, InfluenceTeaching
 from meta.saving.codecs import declare
-from meta.teachers.base import RandomTeacher
 from meta.teachers.evolution import EvolutionStrategies
+from meta.teachers.fixed import RandomTeacher
 from meta.teachers.gradient import RMD, FiniteDifference
 from teachenv.experiment.methods import Make, Method, candidates, options_of
 

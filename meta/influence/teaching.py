@@ -11,7 +11,7 @@ from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 
 from meta.influence.derivatives import derivative_along
-from meta.teachers.base import FixedTeacher
+from meta.teachers.fixed import FixedTeacher
 from meta.teachers.policies import TeacherPolicy
 from meta.wrappers.actions import check_actions_unchanged
 from meta.wrappers.base import TeachWrapper

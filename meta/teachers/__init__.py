@@ -5,10 +5,11 @@ rules, L2T's teacher of data, and teachers that learn nothing: all have Stable-B
 and `load`. `TaughtLoss` takes a learned loss out of the environments, into a training loop of your own.
 """
 
-from meta.teachers.base import ConstantTeacher, EpisodicTeacher, LearningTeacher, RandomTeacher, TaughtStudent, Teacher
+from meta.teachers.base import EpisodicTeacher, LearningTeacher, TaughtStudent, Teacher
 from meta.teachers.data_teaching import DataTeacher, DataTeaching, RandomDropTeacher, SelfPacedTeacher
 from meta.teachers.dynamic_loss import DynamicLossTeacher
 from meta.teachers.evolution import EvolutionStrategies
+from meta.teachers.fixed import ConstantTeacher, RandomTeacher
 from meta.teachers.gradient import RMD, FiniteDifference, GradientTeacher
 from meta.teachers.policies import AttentionPolicy, MlpPolicy, SamplePolicy, TeacherPolicy
 from meta.teachers.taught_loss import TaughtLoss

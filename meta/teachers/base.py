@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
 from meta.saving.resume import Resumable
-from meta.teachers.policies import AttentionPolicy, ConstantPolicy, MlpPolicy, RandomPolicy, SamplePolicy
+from meta.teachers.policies import AttentionPolicy, MlpPolicy, SamplePolicy
 from meta.wrappers.actions import check_actions_unchanged, is_wrapped
 from meta.wrappers.base import TeachWrapper
 from teachenv import checks
@@ -317,13 +317,6 @@ class EpisodicTeacher(Teacher[list[TaughtStudent]]):
         return self.predict(observations, deterministic=True)[0]
 
 
-class FixedTeacher(EpisodicTeacher):
-    """A teacher with nothing to learn: `learn` teaches students, and leaves the policy as it is."""
-
-    def _improve(self, students: list[TaughtStudent], /) -> None:
-        pass
-
-
 class LearningTeacher(EpisodicTeacher):
     """A teacher that follows some gradient of its parameters θ.
 
@@ -355,15 +348,3 @@ class LearningTeacher(EpisodicTeacher):
         """Checks the options and builds the policy."""
         self.max_grad_norm = checked_norm(max_grad_norm)
         super().__init__(policy, env, learning_rate, students_per_update, **kwargs)
-
-
-class ConstantTeacher(FixedTeacher):
-    """Takes the same action always, `policy_kwargs={"action": ...}`, by default 0. Learning leaves it as it is."""
-
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"ConstantPolicy": ConstantPolicy}
-
-
-class RandomTeacher(FixedTeacher):
-    """Takes uniformly random actions; `policy_kwargs={"seed": ...}`, by default 0. Learning leaves it as it is."""
-
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"RandomPolicy": RandomPolicy}

@@ -22,7 +22,8 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
-from meta.teachers.base import EpisodicTeacher, FixedTeacher, LearningTeacher, TaughtStudent
+from meta.teachers.base import EpisodicTeacher, LearningTeacher, TaughtStudent
+from meta.teachers.fixed import FixedTeacher
 from meta.teachers.policies import TeacherPolicy
 from meta.wrappers.base import RememberingWrapper
 from teachenv import checks

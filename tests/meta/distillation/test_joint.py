@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 import agents
 import meta
+from agents.replay import ReplayTeacher
 from meta.hypergradients.memory_policies import MEMORY_POLICIES
 from teachenv import TeachEnv
 
@@ -142,12 +143,12 @@ def test_a_batch_of_pairs_is_as_many_single_ones(path: str) -> None:
 @pytest.mark.parametrize("policy", ["AttentionPolicy", "SamplePolicy"])
 def test_gradient_and_rl_teachers_learn_on_it(policy: str, tmp_path: Path) -> None:
     env = made(dtype="float32")
-    for kind in (meta.RMD, agents.DDPG, agents.TD3, agents.SAC):
-        options = {} if kind is meta.RMD else {"learning_starts": 4, "batch_size": 4}
+    for kind in (meta.RMD, agents.DDPG, agents.TD3, agents.SAC, agents.PPO):
+        options = {"learning_starts": 4, "batch_size": 4} if issubclass(kind, ReplayTeacher) else {}
         teacher: Any = kind(policy, env, seed=0, **options)
-        before = [p.detach().clone() for p in teacher.policy.actor.parameters()]
+        before = [p.detach().clone() for p in teacher.actor_network.parameters()]
         teacher.learn(8)
-        assert any((p != old).any() for p, old in zip(teacher.policy.actor.parameters(), before, strict=True))
+        assert any((p != old).any() for p, old in zip(teacher.actor_network.parameters(), before, strict=True))
         observation, _ = env.reset(seed=0)
         action, _ = teacher.predict(observation, deterministic=True)
         env.step(action)

@@ -6,8 +6,6 @@ import pytest
 import torch
 from gymnasium import spaces
 
-import agents
-import meta
 from meta.teachers.policies import (
     Attention,
     AttentionPolicy,
@@ -18,7 +16,6 @@ from meta.teachers.policies import (
     SamplePolicy,
     perceptron,
 )
-from teachenv import TeachEnv
 from teachenv.joint import BATCH_FIELDS
 
 STATES = spaces.Box(0, 1, (13,), np.float32)
@@ -128,13 +125,6 @@ def test_the_samples_numbers_are_those_of_the_distillation_environment():
     shared = policy.actor.shared
     assert fields[shared::6] == tuple(f"{name}_0" for name in BATCH_FIELDS)
     assert fields[shared - 1] == BATCH_FIELDS[-1]
-
-
-@pytest.mark.parametrize("teacher", [meta.RMD, agents.DDPG, agents.TD3, agents.SAC])
-def test_a_policy_for_samples_is_refused_where_none_are_observed(teacher):
-    env = TeachEnv(horizon=3, dev_size=40)
-    with pytest.raises(ValueError, match="4 numbers of each of the 100 samples, found an observation of 13"):
-        teacher("SamplePolicy", env)
 
 
 def test_the_constant_policy_takes_one_action():

@@ -24,7 +24,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import nn
 
-from agents import DDPG, SAC, TD3
+from agents import DDPG
 from agents.replay import ReplayTeacher
 from meta import (
     RMD,
@@ -61,22 +61,6 @@ ENVIRONMENTS = {
     "plain-dummy": lambda: DummyVecEnv([lambda: Monitor(TeachEnv(**settings()))] * 2),
     "id": lambda: "TestTeach-v0",
 }
-TEACHERS = [
-    (RMD, "AttentionPolicy"),
-    (RMD, "MlpPolicy"),
-    (FiniteDifference, "AttentionPolicy"),
-    (FiniteDifference, "MlpPolicy"),
-    (DDPG, "AttentionPolicy"),
-    (DDPG, "MlpPolicy"),
-    (TD3, "AttentionPolicy"),
-    (SAC, "AttentionPolicy"),
-    (SAC, "MlpPolicy"),
-    (EvolutionStrategies, "AttentionPolicy"),
-    (EvolutionStrategies, "MlpPolicy"),
-    (ConstantTeacher, "ConstantPolicy"),
-    (RandomTeacher, "RandomPolicy"),
-]
-each_teacher = pytest.mark.parametrize(("teacher", "policy"), TEACHERS, ids=[f"{t.__name__}-{p}" for t, p in TEACHERS])
 GRADIENT_TEACHERS = pytest.mark.parametrize("teacher", [RMD, FiniteDifference])
 
 
@@ -380,18 +364,12 @@ def test_double_precision_environments_have_double_precision_teachers(policy):
 # --- SB3's model API --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("kind", ["single", "vector", "dummy", "id"])
 @pytest.mark.parametrize(
-    ("teacher", "policy", "kind"),
+    ("teacher", "policy"),
     [
-        *((*both, "single") for both in TEACHERS),
-        # Which environment it is makes no difference to the network, nor between teachers that collect alike.
-        *(
-            (teacher, "AttentionPolicy", kind)
-            for teacher in (RMD, EvolutionStrategies, DDPG)
-            for kind in ("vector", "dummy")
-        ),
-        *((ConstantTeacher, "ConstantPolicy", kind) for kind in ("vector", "dummy")),
-        *((*both, "id") for both in TEACHERS if both[0] in (RMD, DDPG, ConstantTeacher)),
+        (RMD, "AttentionPolicy"),
+        (DDPG, "MlpPolicy"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:rich is experimental")  # SB3's progress bar; SB3 silences it when it is imported
@@ -411,7 +389,7 @@ def test_learning_with_sb3s_callbacks_logger_and_progress_bar(teacher, policy, k
     assert not [path for path in (tmp_path / "saved").iterdir() if path.suffix == ".part"]
     columns = set().union(*rows)
     assert {"rollout/ep_rew_mean", "rollout/ep_len_mean", "time/total_timesteps"} <= columns
-    if teacher in (RMD, FiniteDifference):
+    if teacher is RMD:
         ours = ("gradient_norm", "learning_rate", "objective", "skipped_students", "n_updates")
         assert {f"train/{name}" for name in ours} <= columns
     mean, deviation = evaluate_policy(model, eval_env, n_eval_episodes=2)
@@ -422,20 +400,6 @@ def test_learning_with_sb3s_callbacks_logger_and_progress_bar(teacher, policy, k
     many, state = model.predict(observations(), deterministic=True)
     assert (one.shape, many.shape, state) == ((9,), (5, 9), None)
     assert np.abs(many).max() <= 1
-
-
-@each_teacher
-def test_saved_and_loaded_teachers_predict_the_same(teacher, policy, tmp_path):
-    model = make(teacher, policy, TeachVectorEnv(2, **settings())).learn(4 * HORIZON)
-    model.save(tmp_path / "teacher")
-    expected = [model.predict(observations(), deterministic=True)[0] for _ in range(2)]
-    for env in (None, TeachVectorEnv(2, **settings()), TeachEnv(**settings())):
-        loaded = teacher.load(tmp_path / "teacher", env=env)
-        assert loaded.num_timesteps == model.num_timesteps
-        for wanted in expected:
-            found = loaded.predict(observations(), deterministic=True)[0]
-            assert found.dtype == wanted.dtype
-            np.testing.assert_array_equal(found, wanted)
 
 
 TEACH = """
@@ -467,15 +431,6 @@ def test_saved_teachers_teach_the_same_student_bitwise_in_another_process(in_new
     assert elsewhere.strip() == str(found)
 
 
-@each_teacher
-def test_training_is_reproducible(teacher, policy):
-    trained = []
-    for noise in (0, 1):
-        torch.manual_seed(noise)
-        trained.append(weights(make(teacher, policy, TeachEnv(**settings())).learn(3 * HORIZON)))
-    assert_equal_weights(*trained)
-
-
 def test_options_of_the_constant_and_the_random_teacher():
     constant = ConstantTeacher("ConstantPolicy", TeachEnv(**settings()), policy_kwargs={"action": -0.5})
     np.testing.assert_array_equal(constant.predict(observations())[0], np.full((5, 9), -0.5))
@@ -495,12 +450,6 @@ def test_the_neutral_teachers_return_is_the_plain_students():
     other.reset(seed=4)
     wanted = sum(other.step(np.zeros(9, dtype=np.float32))[1] for _ in range(HORIZON))
     assert mean == pytest.approx(wanted, abs=1e-6)
-
-
-@each_teacher
-def test_unknown_policies_are_refused_with_a_suggestion(teacher, policy):
-    with pytest.raises(ValueError, match=rf"unknown policy.*did you mean '{policy}'\?"):
-        teacher(policy.replace("Policy", "Polcy"), TeachEnv(**settings()))
 
 
 @pytest.mark.parametrize(
@@ -545,10 +494,7 @@ def test_an_environment_that_is_wrapped_already_keeps_its_method(vector):
 def optimizer_states(model):
     """All tensors in the optimisers."""
     owners = [model.actor, model.critic] if isinstance(model, ReplayTeacher) else [model.policy]
-    optimizers = [owner.optimizer for owner in owners]
-    if isinstance(model, SAC):
-        optimizers.append(model.ent_coef_optimizer)
-    moments = [m for optimizer in optimizers for m in optimizer.state_dict()["state"].values()]
+    moments = [m for owner in owners for m in owner.optimizer.state_dict()["state"].values()]
     return {f"{i}-{name}": value for i, m in enumerate(moments) for name, value in m.items()}
 
 
@@ -566,12 +512,8 @@ class StopAfter(BaseCallback):
 STOPPED = {
     "rmd": (RMD, {"learning_rate": lambda remaining: 0.05 * remaining}),
     "rmd-6-students": (RMD, {"students_per_update": 6}),
-    "finite-difference": (FiniteDifference, {}),
     "evolution-strategies": (EvolutionStrategies, {"students_per_update": 5}),
-    "ddpg": (DDPG, {}),
     "ddpg-full-buffer": (DDPG, {"buffer_size": 20, "train_freq": 3, "gradient_steps": 2}),
-    "td3": (TD3, {}),
-    "sac": (SAC, {}),
 }
 
 
@@ -579,12 +521,9 @@ STOPPED = {
     ("name", "kind"),
     [
         # One of each of the two ways to collect in every environment; what differs besides is in one or two of them.
-        *((name, kind) for name in ("rmd", "ddpg") for kind in ("single", "vector", "dummy")),
-        *((name, kind) for name in ("evolution-strategies", "ddpg-full-buffer") for kind in ("single", "vector")),
+        *((name, kind) for name in ("rmd", "ddpg-full-buffer") for kind in ("single", "vector", "dummy")),
+        *(("evolution-strategies", kind) for kind in ("single", "vector")),
         ("rmd-6-students", "vector"),
-        ("finite-difference", "dummy"),
-        ("td3", "single"),
-        ("sac", "vector"),
     ],
 )
 def test_a_run_resumed_from_a_checkpoint_ends_as_if_it_had_not_stopped(name, kind, tmp_path):

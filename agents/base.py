@@ -13,15 +13,12 @@ from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
-from agents.policies import Gaussian, GaussianMlpPolicy, MlpPolicy, RolloutMlpPolicy
+from agents.policies import Gaussian, Small
 from meta.saving.resume import Resumable
 from teachenv import TeachEnv, TeachVectorEnv, checks
 from teachenv.teacher import HasActor, Resumes
 
 Self = TypeVar("Self", bound="RLTeacher")
-
-SB3S_NETWORK = (MlpPolicy, GaussianMlpPolicy, RolloutMlpPolicy)
-"""Policies that may have SB3's network as SB3 draws it."""
 
 
 def trains_students(env: Any) -> bool:
@@ -56,14 +53,14 @@ class RLTeacher(Resumable):
 
     Args:
         policy: `"AttentionPolicy"` (L2T-DLF's actor), `"MlpPolicy"`, or a policy class; SB3's other names, too.
-        env: A `TeachEnv` (or its id), a `TeachVectorEnv`, or an SB3 `VecEnv` of them; or any other with Box actions.
-        learning_rate: The step size of Adam on actor and critic; None: 1e-3.
-        noise: The standard deviation of the exploration at the start; None: 0.1.
-        reward_scale: The factor on the rewards that the critic learns from; None: 100, or 1 where SB3's `VecNormalize`
+        env: a `TeachEnv` (or its id), a `TeachVectorEnv`, or an SB3 `VecEnv` of them; or any other with Box actions.
+        learning_rate: the step size of Adam on actor and critic; None: 1e-3.
+        noise: the standard deviation of the exploration at the start; None: 0.1.
+        reward_scale: the factor on the rewards that the critic learns from; None: 100, or 1 where SB3's `VecNormalize`
             brings them to size.
-        action_penalty: The factor c ≥ 0: c · mean(a²) is subtracted from each scaled reward that the critic learns
+        action_penalty: the factor c ≥ 0: c · mean(a²) is subtracted from each scaled reward that the critic learns
             from.
-        **kwargs: Further options of SB3's algorithm; where they are not given, and students are trained, `gamma` is 1
+        **kwargs: further options of SB3's algorithm; where they are not given, and students are trained, `gamma` is 1
             and `device` "cpu".
 
     Raises:
@@ -114,7 +111,8 @@ class RLTeacher(Resumable):
 
     def _policy_defaults(self, policy: type[BasePolicy], teaching: bool, noise: float | None) -> dict[str, Any]:
         """Returns the policy's default options; `noise` is the caller's, None if none was given."""
-        return {} if teaching or not issubclass(policy, SB3S_NETWORK) else {"initial_scale": None}
+        as_sb3s = not teaching and issubclass(policy, Small) and policy.sb3s_network
+        return {"initial_scale": None} if as_sb3s else {}
 
     @property
     @abstractmethod

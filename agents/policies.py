@@ -9,11 +9,8 @@ from typing import Any, ClassVar
 
 import gymnasium as gym
 import torch
-from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution
-from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import get_action_dim
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, MlpExtractor
-from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor
 from stable_baselines3.sac.policies import Actor as SB3GaussianActor
 from stable_baselines3.sac.policies import SACPolicy
 from stable_baselines3.td3.policies import Actor as SB3Actor
@@ -92,6 +89,8 @@ class Small:
         **kwargs: Options of SB3's policy.
     """
 
+    sb3s_network: ClassVar[bool] = False
+    """Whether the policy may have SB3's network as SB3 draws it."""
     actor_kwargs: dict[str, Any]
 
     def __init__(
@@ -120,7 +119,7 @@ class Small:
         return {name: self.actor_kwargs[name] for name in ("net_arch", "activation_fn")}
 
 
-class _Attentive(Small):
+class Attentive(Small):
     """L2T-DLF's network W softmax(V s) (Wu et al. 2018); option `keys` (10)."""
 
     def __init__(self, *args: Any, keys: int = 10, **kwargs: Any) -> None:
@@ -134,7 +133,7 @@ class _Attentive(Small):
         return partial(Attention, keys=self.keys, **self._start())
 
 
-class _Shared(Small):
+class Shared(Small):
     """A perceptron for all samples of a minibatch; option `features` (4: those of `TeachDistill-v0`)."""
 
     def __init__(self, *args: Any, features: int = FEATURES, **kwargs: Any) -> None:
@@ -158,12 +157,14 @@ class _Deterministic(Small, TD3Policy):
 class MlpPolicy(_Deterministic):
     """SB3's MlpPolicy of DDPG and TD3; the actor's last layer is drawn small."""
 
+    sb3s_network = True
 
-class AttentionPolicy(_Attentive, _Deterministic):
+
+class AttentionPolicy(Attentive, _Deterministic):
     """L2T-DLF's actor μ_θ(s) = tanh(W softmax(V s)) with SB3's critic; option `keys` (10)."""
 
 
-class SamplePolicy(_Shared, _Deterministic):
+class SamplePolicy(Shared, _Deterministic):
     """`meta.teachers.policies.PerSample` as actor, with SB3's critic; option `features` (4)."""
 
 
@@ -223,70 +224,15 @@ class _SoftGaussian(Gaussian, SACPolicy):
 class GaussianMlpPolicy(_SoftGaussian):
     """SAC's policy with a perceptron for the mean, whose last layer is drawn small; option `initial_noise` (0.1)."""
 
+    sb3s_network = True
 
-class GaussianAttentionPolicy(_Attentive, _SoftGaussian):
+
+class GaussianAttentionPolicy(Attentive, _SoftGaussian):
     """SAC's policy with L2T-DLF's actor for the mean; options `keys` (10) and `initial_noise` (0.1)."""
 
 
-class GaussianSamplePolicy(_Shared, _SoftGaussian):
+class GaussianSamplePolicy(Shared, _SoftGaussian):
     """SAC's policy with `meta.teachers.policies.PerSample` for the mean.
-
-    Its options are `features` (4) and `initial_noise` (0.1).
-    """
-
-
-class _Rollout(Gaussian, ActorCriticPolicy):
-    """SB3's policy of PPO with the teachers' network for the mean, and tanh after the noise, as SAC has it.
-
-    The standard deviation is one parameter a coordinate. The value network is SB3's.
-    """
-
-    log_std_start = 0.0
-    log_std_always = True
-
-    def __init__(self, *args: Any, initial_scale: float | None = INITIAL_SCALE, **kwargs: Any) -> None:
-        """Builds the networks; with gSDE it is SB3's distribution that squashes."""
-        if initial_scale is not None and kwargs.get("use_sde", False):
-            kwargs["squash_output"] = True
-        super().__init__(*args, initial_scale=initial_scale, **kwargs)
-
-    def _layers(self) -> dict[str, Any]:
-        return {"net_arch": self._net_arch_of("pi"), "activation_fn": self.activation_fn}
-
-    def _net_arch_of(self, part: str) -> list[int]:
-        return self.net_arch.get(part, []) if isinstance(self.net_arch, dict) else self.net_arch
-
-    def _build_mlp_extractor(self) -> None:
-        if self.initial_scale is None:
-            super()._build_mlp_extractor()
-            return
-        # The actor's layers are the network's own.
-        layers = {"pi": [], "vf": self._net_arch_of("vf")}
-        self.mlp_extractor = MlpExtractor(self.features_dim, layers, self.activation_fn, self.device)
-
-    def _build(self, lr_schedule: Schedule) -> None:
-        network, actions = self._network(), get_action_dim(self.action_space)
-        if network is not None and not self.use_sde:
-            self.action_dist, self._squash_output = SquashedDiagGaussianDistribution(actions), True
-        super()._build(lr_schedule)
-        if network is not None:
-            self.action_net = network(self.features_dim, actions, squash=False)
-        if self.initial_noise is not None:
-            width = self.mlp_extractor.latent_dim_pi if self.use_sde else None
-            torch.nn.init.constant_(self.log_std, log_std(self.initial_noise, width))
-        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
-
-
-class RolloutMlpPolicy(_Rollout):
-    """SB3's MlpPolicy of PPO; the actor's last layer is drawn small; option `initial_noise` (0.1)."""
-
-
-class RolloutAttentionPolicy(_Attentive, _Rollout):
-    """PPO's policy with L2T-DLF's actor for the mean; options `keys` (10) and `initial_noise` (0.1)."""
-
-
-class RolloutSamplePolicy(_Shared, _Rollout):
-    """PPO's policy with `meta.teachers.policies.PerSample` for the mean.
 
     Its options are `features` (4) and `initial_noise` (0.1).
     """

@@ -10,17 +10,80 @@ import numpy as np
 import stable_baselines3
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import MaybeCallback
+from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.torch_layers import MlpExtractor
+from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 from torch import nn
 
 from agents.base import NoiseLearner
-from agents.policies import RolloutAttentionPolicy, RolloutMlpPolicy, RolloutSamplePolicy
+from agents.policies import Attentive, Gaussian, Shared, log_std
+from meta.teachers.policies import INITIAL_SCALE
 from teachenv.problem import Problem
 
 Self = TypeVar("Self", bound="PPO")
+
+
+class _Rollout(Gaussian, ActorCriticPolicy):
+    """SB3's policy of PPO with the teachers' network for the mean, and tanh after the noise, as SAC has it.
+
+    The standard deviation is one parameter a coordinate. The value network is SB3's.
+    """
+
+    log_std_start = 0.0
+    log_std_always = True
+
+    def __init__(self, *args: Any, initial_scale: float | None = INITIAL_SCALE, **kwargs: Any) -> None:
+        """Builds the networks; with gSDE it is SB3's distribution that squashes."""
+        if initial_scale is not None and kwargs.get("use_sde", False):
+            kwargs["squash_output"] = True
+        super().__init__(*args, initial_scale=initial_scale, **kwargs)
+
+    def _layers(self) -> dict[str, Any]:
+        return {"net_arch": self._net_arch_of("pi"), "activation_fn": self.activation_fn}
+
+    def _net_arch_of(self, part: str) -> list[int]:
+        return self.net_arch.get(part, []) if isinstance(self.net_arch, dict) else self.net_arch
+
+    def _build_mlp_extractor(self) -> None:
+        if self.initial_scale is None:
+            super()._build_mlp_extractor()
+            return
+        # The actor's layers are the network's own.
+        layers = {"pi": [], "vf": self._net_arch_of("vf")}
+        self.mlp_extractor = MlpExtractor(self.features_dim, layers, self.activation_fn, self.device)
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        network, actions = self._network(), get_action_dim(self.action_space)
+        if network is not None and not self.use_sde:
+            self.action_dist, self._squash_output = SquashedDiagGaussianDistribution(actions), True
+        super()._build(lr_schedule)
+        if network is not None:
+            self.action_net = network(self.features_dim, actions, squash=False)
+        if self.initial_noise is not None:
+            width = self.mlp_extractor.latent_dim_pi if self.use_sde else None
+            nn.init.constant_(self.log_std, log_std(self.initial_noise, width))
+        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+
+
+class RolloutMlpPolicy(_Rollout):
+    """SB3's MlpPolicy of PPO; the actor's last layer is drawn small; option `initial_noise` (0.1)."""
+
+    sb3s_network = True
+
+
+class RolloutAttentionPolicy(Attentive, _Rollout):
+    """PPO's policy with L2T-DLF's actor for the mean; options `keys` (10) and `initial_noise` (0.1)."""
+
+
+class RolloutSamplePolicy(Shared, _Rollout):
+    """PPO's policy with `meta.teachers.policies.PerSample` for the mean.
+
+    Its options are `features` (4) and `initial_noise` (0.1).
+    """
 
 
 class _Shaped(VecEnvWrapper):
@@ -50,12 +113,12 @@ class PPO(NoiseLearner, stable_baselines3.PPO):
 
     Args:
         policy: `"AttentionPolicy"`, `"MlpPolicy"`, `"SamplePolicy"`, another name of SB3's, or a policy class.
-        env: The environment to learn in; `agents.base.RLTeacher` says which ones.
-        learning_rate: The step size of Adam on actor and critic; None: 1e-3.
-        noise: The standard deviation of the actions, before tanh, at the start; it is learned. With `use_sde=True` that
+        env: the environment to learn in; `agents.base.RLTeacher` says which ones.
+        learning_rate: the step size of Adam on actor and critic; None: 1e-3.
+        noise: the standard deviation of the actions, before tanh, at the start; it is learned. With `use_sde=True` that
             in a state whose features have a mean square of 1. None: 0.1; in an environment that does not train students
             SB3's default, 1.
-        **kwargs: Further options of `agents.base.RLTeacher` and of SB3's PPO. Where they are not given, and students
+        **kwargs: further options of `agents.base.RLTeacher` and of SB3's PPO. Where they are not given, and students
             are trained, a rollout is a whole training of each student (`n_steps`), and a minibatch is as large as one
             student's rollout (`batch_size`).
 

@@ -94,7 +94,6 @@ class Dynamics(Model):
         plain = replace(
             self,
             moves=(Move(SampleWeights(), self.moves[-1].learning_rate, make_schedule("constant", self.warm_start)),),
-            mapping=self.mapping.unrecorded(),  # the recordings are of the teacher's loss
         )
         warm = self._warm_episode(episode)
         neutral = torch.zeros_like(warm.batches[..., 0, :], dtype=self.student.dtype)

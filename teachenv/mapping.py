@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeVar
 
 import numpy as np
@@ -38,13 +38,15 @@ class Mapping(ABC):
     def __call__(self, function: Callable[..., T]) -> Callable[..., T]:
         """Maps a function over the students."""
 
-    def recorded(self, function: Callable[..., T], *name: Hashable) -> Callable[..., T]:
-        """A function of all students' tensors, as a recording where that is faster; see `teachenv.recording`."""
-        return function
+    def recorded(self, function: Callable[..., T], pieces: Sequence[object], *name: Hashable) -> Callable[..., T]:
+        """A function of all students' tensors, as a recording where that is faster; see `teachenv.recording`.
 
-    def unrecorded(self) -> Mapping:
-        """This mapping without recordings, for functions that have the names of others."""
-        return self
+        Args:
+            function: what is computed.
+            pieces: the network, loss and so on that it calls.
+            name: what tells it from other functions of these pieces.
+        """
+        return function
 
     def drawn(self, student: FunctionalStudent, seeds: Sequence[int]) -> tuple[Tensors, Tensors, int | np.ndarray]:
         """(parameters, buffers, step 0) of untrained students, a function of their seeds."""
@@ -83,19 +85,20 @@ class Vmap(Mapping):
     Attributes:
         recorder: records functions that are called often, and replays them; only for networks, losses and measures
             that are known to be pure. None: nothing is recorded.
+        pieces: the network, losses and so on whose functions the recorder has; functions that call others (of a
+            `Dynamics` that was changed by `replace`) are not recorded.
     """
 
     recorder: Recorder | None = None
+    pieces: tuple[object, ...] = ()
     form: ClassVar[Literal[False, "batched"]] = "batched"
 
     def __call__(self, function: Callable[..., T]) -> Callable[..., T]:
         """Returns `torch.func.vmap(function)`."""
         return torch.func.vmap(function)
 
-    def recorded(self, function: Callable[..., T], *name: Hashable) -> Callable[..., T]:
-        """The function as a recording, if there is a recorder."""
-        return function if self.recorder is None else self.recorder(function, *name)
-
-    def unrecorded(self) -> Mapping:
-        """The mapping by vmap, without a recorder."""
-        return replace(self, recorder=None)
+    def recorded(self, function: Callable[..., T], pieces: Sequence[object], *name: Hashable) -> Callable[..., T]:
+        """The function as a recording, if there is a recorder for these pieces."""
+        if self.recorder is None or not all(any(piece is known for known in self.pieces) for piece in pieces):
+            return function
+        return self.recorder(function, *name)

@@ -55,6 +55,11 @@ class Model:
     dev_targets: torch.Tensor
     mapping: Mapping = field(default_factory=One)
 
+    @property
+    def pieces(self) -> tuple[object, ...]:
+        """What the functions of a student's tensors call, see `Mapping.recorded`."""
+        return self.student, self.measure, self.decisions
+
     # --- data ---------------------------------------------------------------------------------------------------------
 
     def minibatch(self, episode: Episode, step: int | np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
@@ -131,7 +136,7 @@ class Model:
             return self.measure.judge(_Network(self, parameters, buffers), inputs, targets)
 
         with torch.no_grad():
-            return self.mapping.recorded(self.mapping(metrics), "metrics")(
+            return self.mapping.recorded(self.mapping(metrics), self.pieces, "metrics")(
                 state.parameters, state.buffers, inputs, targets
             )
 

@@ -16,16 +16,17 @@ from teachenv.fingerprints import describe
 from teachenv.idle import refuse_idle
 from teachenv.joint import PairMeasure
 from teachenv.losses import LossFamily, make_loss
+from teachenv.mapping import Vmap
 from teachenv.optimizers import make_optimizer
 from teachenv.problem_checks import check_networks, check_sizes
-from teachenv.recording import Recorder, recorder_of
+from teachenv.recording import recorder_of
 from teachenv.schedules import Schedule, make_schedule
 from teachenv.settings import Settings
 from teachenv.students import FunctionalStudent, StudentFactory, functional_student, make_student
 from teachenv.students.pair import TEACHER, Pair
 from teachenv.tasks import OPTIONS_OF_ALL, make_task
 from teachenv.tasks.base import Task
-from teachenv.tasks.decisions import LikelihoodMeasure, SingleDecisions
+from teachenv.tasks.decisions import SingleDecisions
 from teachenv.tasks.measures import Measure
 from teachenv.update import Move
 
@@ -41,7 +42,6 @@ class Problem:
         episodes: which samples each episode draws.
         actions: actions in an episode.
         neutral_action: the zero action, (n,).
-        recorder: for batched steps, where the dynamics is known to be pure; see `teachenv.recording`.
 
     Args:
         settings: the options.
@@ -92,7 +92,6 @@ class Problem:
             known_pure=self._known_pure(),
         )
         self.actions = settings.horizon // settings.steps_per_action
-        self.recorder = self._recorder()
         size = loss.action_size(self.task.num_outputs, settings.batch_size)
         self.neutral_action = torch.zeros(size, dtype=dtype, device=device)
 
@@ -172,9 +171,8 @@ class Problem:
             return self.task.measure
         if loss.of_pairs:
             return PairMeasure()
-        decisions = self.decisions.judged_by(self.settings.objective)
-        measure = decisions.measure(self.task.num_outputs, self.settings.objective_temperature)
-        return LikelihoodMeasure(measure, self.decisions) if likelihood else measure
+        settings = self.settings
+        return self.decisions.judged_by(self.task.num_outputs, settings.objective_temperature, settings.objective)
 
     def _augments(self) -> bool:
         wanted = self.settings.augment
@@ -189,15 +187,17 @@ class Problem:
         judged = self.task.measure is None and (self.task.decisions is None or isinstance(settings.task, str))
         return judged and own and isinstance(settings.loss, str)
 
-    def _recorder(self) -> Recorder | None:
-        # Recordings are kept by name, and a joint step has two gradients.
-        if not self.dynamics.known_pure or len(self.dynamics.moves) > 1 or self.dynamics.measure.decodes:
-            return None
-        student, loss = ("student", "student_kwargs"), ("loss", "loss_kwargs")
+    def vmap(self) -> Vmap:
+        """The mapping of many students in one call, with recordings where the dynamics is known to be pure."""
+        dynamics = self.dynamics
+        if not dynamics.known_pure or dynamics.measure.decodes:
+            return Vmap()
+        student, loss = ("student", "student_kwargs", "teacher", "teacher_kwargs"), ("loss", "loss_kwargs")
         decides = (*student, *loss, "objective", "objective_temperature", "dtype", "autocast")
         described = [describe(getattr(self.settings, name)) for name in decides]
         read = type(self.decisions).__name__, self.task.num_outputs
-        return recorder_of(str([*described, *read, self.settings.device]))
+        recorder = recorder_of(str([*described, *read, self.settings.device]))
+        return Vmap(recorder, (*dynamics.pieces, *(move.loss for move in dynamics.moves)))
 
 
 def _pair(teacher: StudentFactory, student: StudentFactory) -> Pair:

@@ -8,10 +8,10 @@ and `gradient_with_graph` is the gradient as autograd's forward mode takes it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ from teachenv.schedules import Schedule
 from teachenv.state import Episode, Gradient, Outcome, Pullback, StudentState
 from teachenv.students.kernels import opened
 from teachenv.trees import leaves
+
+T = TypeVar("T")
 
 Adjoint = Callable[[Tensors, Tensors], Pullback]
 """Takes cotangents of (the gradient, the new running statistics) to those of a step's inputs."""
@@ -201,9 +203,12 @@ class StudentUpdate(Update):
             outcome = Outcome(losses.detach(), scores)
             return Gradient(of_parameters, of_action, _detached(new_buffers), outcome, d_statistics)
 
-        return self.model.mapping.recorded(gradient, "gradient", with_action, of_all)(
+        return self._recorded(gradient, "gradient", with_action, of_all)(
             state.parameters, state.buffers, *self.model.minibatch(self.episode, state.step), action
         )
+
+    def _recorded(self, function: Callable[..., T], *name: Hashable) -> Callable[..., T]:
+        return self.model.mapping.recorded(function, (*self.model.pieces, self.move.loss), self.move.prefix, *name)
 
     def linearize(self, state: StudentState, action: torch.Tensor) -> tuple[Gradient, Adjoint]:
         """The gradient and its adjoint, see `Update.linearize`."""
@@ -224,7 +229,7 @@ class StudentUpdate(Update):
             return adjoint(d_gradient, d_statistics)
 
         inputs, targets = self.model.minibatch(self.episode, state.step)
-        return self.model.mapping.recorded(pullback, "pullback", second_order)(
+        return self._recorded(pullback, "pullback", second_order)(
             state.parameters, state.buffers, inputs, targets, action, d_gradient or {}, d_statistics
         )
 

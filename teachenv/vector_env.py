@@ -80,7 +80,7 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         settings = spelled_out(settings)
         self.problem = Problem(Settings.from_kwargs(settings, defaults), given=settings)
         self.path = self._choose(path)
-        mapping = Vmap(self.problem.recorder) if self.path == "vmap" else Loop()
+        mapping = self.problem.vmap() if self.path == "vmap" else Loop()
         self.interface = Interface(self.problem, self.problem.dynamics.mapped(mapping))
         self.OBSERVATION_FIELDS = self.interface.observation_fields
         self.single_observation_space = self.interface.observation_space

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.changed import PACKAGES, ROOT
 from tests.changed import tests_of as files_of
 
 
@@ -24,3 +25,19 @@ def test_a_module_without_tests_of_its_name_has_those_that_import_it():
     tests = files_of(Path("teachenv/mapping.py"))
     assert Path("tests/teachenv/test_dynamics.py") in tests
     assert Path("tests/teachenv/test_trees.py") not in tests
+
+
+def test_a_piece_of_a_registry_has_the_contracts_of_its_kind():
+    for kind, piece in (
+        ("losses", "class_weights"),
+        ("optimizers", "rmsprop"),
+        ("students", "mlp_mixer"),
+        ("tasks", "wine"),
+    ):
+        assert Path(f"tests/contracts/test_{kind}.py") in files_of(Path(f"teachenv/{kind}/{piece}.py"))
+
+
+def test_every_module_has_tests():
+    for package in PACKAGES:
+        for module in (ROOT / package).rglob("*.py"):
+            assert files_of(module.relative_to(ROOT)), module

@@ -49,15 +49,18 @@ class Decisions(ABC):
     def measure(self, num_classes: int, temperature: float) -> Measure:
         """What such students are judged by; `temperature` is that of the smoothed objective."""
 
-    def judged_by(self, objective: str) -> Decisions:
-        """These decisions, judged by an objective of `teachenv.Settings`.
+    def judged_by(self, num_classes: int, temperature: float, objective: str) -> Measure:
+        """What such students are judged by, with an objective of `teachenv.Settings`.
+
+        By default `measure`, whose own objective `"likelihood"` replaces by minus the cross-entropy.
 
         Raises:
-            ValueError: it is of other tasks.
+            ValueError: the objective is of other tasks.
         """
         if objective not in ("accuracy", "likelihood"):
             raise ValueError(f"objective={objective!r} is of translation; expected 'accuracy' or 'likelihood' here")
-        return self
+        measure = self.measure(num_classes, temperature)
+        return LikelihoodMeasure(measure, self) if objective == "likelihood" else measure
 
     @abstractmethod
     def __call__(self, prediction: Prediction, targets: torch.Tensor) -> Decided:
@@ -84,12 +87,13 @@ class LikelihoodMeasure(Measure):
     """A measure with another objective: minus the mean cross-entropy of the decisions, as in L2T-DLN, less the rest.
 
     Args:
-        measure: score and features are its own.
+        measure: what all but the objective is taken from.
         decisions: how outputs are read.
     """
 
     def __init__(self, measure: Measure, decisions: Decisions) -> None:
-        self.judged, self.decisions = measure, decisions
+        """Keeps the measure and its name for the score."""
+        self.judged, self.decisions, self.score_name = measure, decisions, measure.score_name
 
     @property
     def feature_names(self) -> tuple[str, ...]:

@@ -67,7 +67,7 @@ class Measure(ABC):
     """Whether the following need the network itself, which then is called outside of `torch.func.vmap`."""
     of_labels: ClassVar[bool] = False
     """Whether a sample's target is the number of its one class, so that labels can be checked and counted."""
-    score_name: ClassVar[str] = "accuracy"
+    score_name: str = "accuracy"
     """What the score is called in observations, infos and evaluations: `train_accuracy`, `dev_accuracy`, ..."""
 
     def objective_of(self, network: Network, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

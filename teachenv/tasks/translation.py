@@ -8,7 +8,6 @@ translation with its end, then `VOID`. Minibatches are of sentences of about one
 
 from __future__ import annotations
 
-import copy
 import functools
 import os
 from collections.abc import Callable, Sequence
@@ -284,26 +283,23 @@ class TokenDecisions(Decisions):
 
     Args:
         vocabulary: the words that outputs stand for.
-        objective: name of J, as in `TranslationMeasure`.
     """
 
-    def __init__(self, vocabulary: Vocabulary, objective: str = "token-accuracy") -> None:
-        self.vocabulary, self.objective = vocabulary, objective
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
         self.classes = f"a vocabulary of {len(vocabulary)} tokens ({vocabulary.digest})"
 
     def output_shape(self, num_classes: int, target_shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of a sample's outputs, (words, L)."""
         return (num_classes, *target_shape)
 
-    def judged_by(self, objective: str) -> Decisions:
-        """These decisions, judged by one of `OBJECTIVES`."""
-        chosen = copy.copy(self)
-        chosen.objective = objective
-        return chosen
-
     def measure(self, num_classes: int, temperature: float) -> Measure:
         """The measure of translations, a `TranslationMeasure`."""
-        return TranslationMeasure(self.vocabulary, temperature, self.objective)
+        return TranslationMeasure(self.vocabulary, temperature)
+
+    def judged_by(self, num_classes: int, temperature: float, objective: str) -> Measure:
+        """The measure of translations with one of its own objectives."""
+        return TranslationMeasure(self.vocabulary, temperature, objective)
 
     def __call__(self, prediction: Prediction, targets: torch.Tensor) -> Decided:
         """The tokens as decisions, sentence by sentence."""

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from teachenv import TeachEnv
 from teachenv.tasks import TASKS, make_task
 
 OF_FILES = ("mnist", "image-folder")
@@ -42,3 +43,23 @@ def test_what_a_task_does_not_know_is_refused(name, tmp_path):
         task_of(name, no_such_option=1)
     with pytest.raises(ValueError, match=r"found 0|is 0"):
         make_task(name, pool_size=0, data_root=tmp_path, **OPTIONS.get(name, {}))
+
+
+STUDENTS = {"detection": "ssd", "segmentation": "fcn", "translation": "lstm", "cifar10": "lenet", "cifar100": "lenet"}
+
+
+@pytest.mark.parametrize("name", [name for name in TASKS if name not in OF_FILES])
+def test_the_score_has_one_name_whatever_the_objective(name):
+    """In observations, infos and evaluations."""
+    seen = []
+    options = {"student": STUDENTS.get(name, "mlp"), "dev_size": 4, "batch_size": 4, "horizon": 1}
+    for objective in ("accuracy", "likelihood"):
+        env = TeachEnv(task=task_of(name), objective=objective, **options)
+        info = env.reset(seed=0)[1]
+        values = env.evaluate("dev")
+        score = env.interface.observation_fields[2]
+        assert values[score] == pytest.approx(info[score])
+        assert values["dev_error"] == pytest.approx(1 - values[score])
+        assert info["objective"] <= 0 if objective == "likelihood" else info["objective"] >= 0
+        seen.append((env.interface.observation_fields, sorted(info), sorted(values)))
+    assert seen[0] == seen[1]

@@ -15,7 +15,7 @@ from teachenv.recording import Recorder
 from teachenv.settings import Settings
 from teachenv.state import stack_episodes, take
 from teachenv.students import make_student
-from teachenv.tasks import Task, make_task
+from teachenv.tasks import ClassificationMeasure, Task, make_task
 from teachenv.tasks.synthetic import make_synthetic
 
 IMAGES = make_synthetic(pool_size=48, test_size=4)
@@ -276,7 +276,7 @@ def test_batched_students_are_single_ones(name, path, dtype, tolerance):
     ("name", "loss"),
     [
         # Those with a sigmoid are the others with one operation more.
-        *[("mlp", loss) for loss in LOSSES if not (make_loss(loss).of_pairs or loss.endswith("-sigmoid"))],
+        *[("mlp", loss) for loss in LOSSES if not loss.endswith("-sigmoid")],
         ("normed", "bilinear"),
         ("lenet", "sample-weights"),
     ],
@@ -284,8 +284,10 @@ def test_batched_students_are_single_ones(name, path, dtype, tolerance):
 def test_recordings_are_what_they_recorded(name, loss, monkeypatch):
     """At the call that records, later with other values, and (of one family) for other and for fewer students."""
     monkeypatch.setattr("teachenv.recording.CALLS_BEFORE", 0)
-    problem = problem_of(name, loss=loss, momentum=0.9, learning_rate=0.02)
-    plain, recorded = (problem.dynamics.mapped(Vmap(r)) for r in (None, Recorder()))
+    pair = {"teacher": "mlp"} if make_loss(loss).of_pairs else {}
+    problem = problem_of(name, loss=loss, momentum=0.9, learning_rate=0.02, **pair)
+    plain = problem.dynamics.mapped(Vmap())
+    recorded = plain.mapped(Vmap(Recorder(), (*plain.pieces, *(move.loss for move in plain.moves))))
     for seeds in ((3, 8, 5), *([(4, 1, 9), (2, 7)] if loss == "bilinear" else [])):
         episodes = stack_episodes([problem.episodes.of(seed) for seed in seeds])
         state = plain.init(episodes)
@@ -304,6 +306,23 @@ def test_recordings_are_what_they_recorded(name, loss, monkeypatch):
             for call in calls:
                 assert_same(call(recorded), call(plain))
             state, _ = recorded.step(state, episodes, action)
+
+
+def test_what_replaces_a_part_of_recorded_dynamics_is_what_runs(monkeypatch):
+    monkeypatch.setattr("teachenv.recording.CALLS_BEFORE", 0)
+    problem = problem_of("mlp", loss="bilinear")
+    recorded = problem.dynamics.mapped(problem.vmap())
+    episodes = stack_episodes([problem.episodes.of(seed) for seed in (3, 8)])
+    state, action = recorded.init(episodes), random_actions(problem, 1, 2)[0]
+    changes = (
+        {"measure": ClassificationMeasure(10, temperature=5.0)},
+        {"moves": (dataclasses.replace(recorded.moves[0], loss=make_loss("bilinear-sigmoid")),)},
+    )
+    for change in ({}, *changes, {}):
+        changed = dataclasses.replace(recorded, **change)
+        plain = changed.mapped(Vmap())
+        for call in (lambda d: d.step(state, episodes, action), lambda d: d.metrics(state, *d.dev(episodes))):
+            assert_same(call(changed), call(plain))
 
 
 def test_dropout_students_are_batched_by_the_loop():

@@ -220,12 +220,13 @@ class TeachEnv(gym.Env[np.ndarray, np.ndarray]):
         frame = Frame(
             steps=curves[0],
             objective=curves[1],
-            dev_accuracy=curves[2],
+            dev_score=curves[2],
             train_loss=curves[3],
             horizon=self.problem.settings.horizon,
             coefficients=self.dynamics.loss.coefficients(self.action).cpu().numpy(),
             coefficient_label=self.dynamics.loss.coefficient_label,
             title=f"{self.task.name} · {self.task.dataset}",
+            score_name=self.dynamics.measure.score_name.replace("_", " "),
         )
         return draw(frame) if self.render_mode == "rgb_array" else text(frame)
 

@@ -1,4 +1,4 @@
-"""A student's network with the data that it is trained on and measured on; nothing here knows of losses or steps.
+"""A student's network with the data that it is trained on and measured on; nothing here knows of losses or optimisers.
 
 `Model` is a frozen value: another mapping over students, another dev batch or measure is a `dataclasses.replace`.
 """

@@ -35,12 +35,13 @@ class Frame:
     Attributes:
         steps: student steps at which the histories were recorded, increasing; empty before the first record.
         objective: dev objective J at these steps.
-        dev_accuracy: dev accuracy at these steps, in [0, 1].
+        dev_score: the measure's score on dev at these steps, in [0, 1].
         train_loss: training loss at these steps, in the unit of the student's loss.
         horizon: student steps of a whole episode.
         coefficients: what the teacher set last (loss coefficients, sample weights), shape `(rows, columns)`.
         coefficient_label: what the coefficients are.
         title: headline, e.g. the environment's id and the student.
+        score_name: what the measure's score is called, such as "accuracy".
 
     Raises:
         ValueError: the histories differ in length, `coefficients` is not a non-empty matrix, or `horizon` is
@@ -49,15 +50,16 @@ class Frame:
 
     steps: Sequence[int]
     objective: Sequence[float]
-    dev_accuracy: Sequence[float]
+    dev_score: Sequence[float]
     train_loss: Sequence[float]
     horizon: int
     coefficients: npt.NDArray[np.floating]
     coefficient_label: str
     title: str
+    score_name: str = "accuracy"
 
     def __post_init__(self) -> None:
-        lengths = {name: len(getattr(self, name)) for name in ("steps", "objective", "dev_accuracy", "train_loss")}
+        lengths = {name: len(getattr(self, name)) for name in ("steps", "objective", "dev_score", "train_loss")}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"histories have lengths {lengths}: expected one entry of each per recorded step")
         if np.ndim(self.coefficients) != 2 or np.size(self.coefficients) == 0:
@@ -105,7 +107,7 @@ def text(frame: Frame) -> str:
         (
             frame.title,
             f"[{'█' * filled}{'░' * (_TEXT_WIDTH - filled)}] {fraction:4.0%}  step {step}/{frame.horizon}",
-            f"dev objective {_latest(frame.objective)}   dev accuracy {_latest(frame.dev_accuracy)}   "
+            f"dev objective {_latest(frame.objective)}   dev {frame.score_name} {_latest(frame.dev_score)}   "
             f"train loss {_latest(frame.train_loss)}",
             f"dev objective {_sparkline(frame.objective)}",
             f"{frame.coefficient_label}: {coefficients.shape[0]}x{coefficients.shape[1]}, {extent}",
@@ -142,7 +144,7 @@ def _draw_curves(figure: Figure, frame: Frame) -> None:
     axes.patch.set_visible(False)
 
     _curve(loss_axes, frame, frame.train_loss, "train loss", _LOSS, width=1.3, style=(0, (4, 1.5)))
-    _curve(axes, frame, frame.dev_accuracy, "dev accuracy", _ACCURACY, width=1.8)
+    _curve(axes, frame, frame.dev_score, f"dev {frame.score_name}", _ACCURACY, width=1.8)
     _curve(axes, frame, frame.objective, "dev objective", _OBJECTIVE, width=2.2)
 
     axes.set_xlim(0, frame.horizon)
@@ -206,7 +208,7 @@ def _plottable(values: Sequence[float]) -> npt.NDArray[np.float64]:
 
 def _measure_limits(frame: Frame) -> tuple[float, float]:
     """[0, 1] as long as the measures keep to it, as those of the library do, so that the curves do not jump about."""
-    values = [*frame.objective, *frame.dev_accuracy]
+    values = [*frame.objective, *frame.dev_score]
     low, high = _padded_limits(values)
     inside = all(0.0 <= value <= 1.0 for value in values if math.isfinite(value))
     return (0.0, 1.0) if inside else (low, high)

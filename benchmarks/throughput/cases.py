@@ -48,7 +48,7 @@ class Measured:
     """One comparison of times: what is measured, and on which students.
 
     Attributes:
-        measurement: `"step"`, `"vector"`, `"paths"` or `"gradient"`; see the top of this file.
+        measurement: `"step"`, `"vector"`, `"paths"` or `"gradient"`; see `benchmarks.throughput`.
         source: which data: `"digits"`, `"mnist"` or `"cifar10"`.
         student: name of the student network.
         students: how many are trained at once; 1 is the single environment.

@@ -71,11 +71,16 @@ class Setting:
         """The setting of the final students, or of a training with a part of their steps, in as many actions."""
         options = {**self.options, **self.final}
         if part != 1.0:
-            settings = self.make_single(Method(), Configuration({})).problem.settings
-            horizon, steps = (options.get(name, getattr(settings, name)) for name in ("horizon", "steps_per_action"))
+            horizon, steps = (self._option(name, options) for name in ("horizon", "steps_per_action"))
             each = max(1, round(part * steps))
             options |= {"horizon": horizon // steps * each, "steps_per_action": each}
         return replace(self, options=options, final={}, lasts=True)
+
+    def _option(self, name: str, options: Mapping[str, Any]) -> Any:
+        """An option among these, or what the environment has where none is given."""
+        if name in options:
+            return options[name]
+        return getattr(self.make_single(Method(), Configuration({})).problem.settings, name)
 
     def make(self, students: int, method: Method, configuration: Configuration, **more: Any) -> TeachVectorEnv:
         """Makes the batched environment of a method in a configuration."""
@@ -156,7 +161,7 @@ class Setting:
         if self.loss is not None:
             options.setdefault("loss", self.loss)
         if not self.lasts and method.episode_rate != 1.0:
-            options["learning_rate"] = options["learning_rate"] * method.episode_rate
+            options["learning_rate"] = self._option("learning_rate", options) * method.episode_rate
         return {**options, **more}
 
 

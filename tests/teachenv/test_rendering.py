@@ -13,7 +13,7 @@ def frame(steps: int = 5, **changes) -> Frame:
     fields = {
         "steps": list(range(1, steps + 1)),
         "objective": [0.1 + 0.05 * i for i in range(steps)],
-        "dev_accuracy": [0.2 + 0.05 * i for i in range(steps)],
+        "dev_score": [0.2 + 0.05 * i for i in range(steps)],
         "train_loss": [2.0 - 0.1 * i for i in range(steps)],
         "horizon": 20,
         "coefficients": np.eye(10),
@@ -63,7 +63,7 @@ def test_a_diverged_student_is_still_drawn():
     bad = [float("nan"), float("inf"), -float("inf"), 1e300, 0.5]
     matrix = np.eye(4)
     matrix[0, 0], matrix[1, 1] = np.nan, np.inf
-    diverged = frame(objective=bad, dev_accuracy=bad, train_loss=bad, coefficients=matrix)
+    diverged = frame(objective=bad, dev_score=bad, train_loss=bad, coefficients=matrix)
     assert draw(diverged).shape == (HEIGHT, WIDTH, 3)
     assert "nan" in text(frame(objective=[*bad[1:], float("nan")]))
     assert draw(frame(coefficients=np.full((1, 3), np.nan))).shape == (HEIGHT, WIDTH, 3)
@@ -107,7 +107,7 @@ def test_a_long_history_ends_with_its_last_value():
 @given(values=st.lists(floats, max_size=60))
 def test_text_never_fails_and_stays_narrow(values):
     n = len(values)
-    shown = text(frame(n, objective=values, dev_accuracy=values, coefficients=np.array([[*values, 1.0]]), horizon=100))
+    shown = text(frame(n, objective=values, dev_score=values, coefficients=np.array([[*values, 1.0]]), horizon=100))
     assert shown.count("\n") == 4
     assert len(shown.splitlines()[3]) < 80
 

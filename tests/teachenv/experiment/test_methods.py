@@ -116,3 +116,12 @@ def test_options_of_the_loss_for_all_methods_stand_beside_the_candidates_own() -
     setting = Setting("TeachDigits-v0", {"loss_kwargs": {"q": 0.4}, "horizon": 2, "dev_size": 20})
     method = meta.methods.rmd(loss="bilinear-generalized", scale=0.25)
     assert setting.make_single(method, Configuration({})).problem.settings.loss_kwargs == {"q": 0.4, "scale": 0.25}
+
+
+def test_a_teacher_learns_at_its_own_rate_also_where_nothing_chooses_the_students() -> None:
+    setting, method = Setting("TeachDigits-v0", {"horizon": 2, "dev_size": 20}), Method(episode_rate=0.25)
+    rates = [
+        each.make_single(method, Configuration({})).problem.settings.learning_rate
+        for each in (setting.lasting(), setting)
+    ]
+    assert rates == [rates[0], 0.25 * rates[0]]

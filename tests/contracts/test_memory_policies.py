@@ -78,6 +78,7 @@ def test_a_descent_is_differentiated_through_every_optimizer(optimizer, memory, 
         torch.testing.assert_close(own, other, rtol=rtol, atol=1e-12)
     close = hypergradient(process, process.begin(parameters), actions, method="finite-difference", memory=memory)
     assert 0 < float((close.actions - wanted).norm() / wanted.norm()) < 1e-4 + error_of(memory)
+    assert close.memory == found.memory == memory
 
 
 @pytest.mark.parametrize("memory", FEW)
@@ -146,11 +147,12 @@ def test_what_was_kept_gives_the_adjoint_of_each_step_back(memory, begin, by_dif
     final = kept.pop(T)
     assert all(torch.equal(one, other) for one, other in zip(tensors_of(final), tensors_of(states[-1]), strict=True))
     pullback = process.pullback_by_differences if by_differences else process.pullback
+    rtol = policy.error + (1e-6 if by_differences else 1e-9)  # the last bits of a sum count there
     restored = []
     for t, adjoint in policy.restore(steps, kept, final):
         found, expected = adjoint(cotangent), pullback(states[t], actions[t], t, cotangent)
         for one, other in zip(tensors_of(found), tensors_of(expected), strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-12 + policy.error, atol=1e-14)
+            torch.testing.assert_close(one, other, rtol=rtol, atol=1e-3 * rtol)
         restored.append(t)
     assert restored == list(range(T - 1, begin - 1, -1))
     assert not kept

@@ -102,6 +102,8 @@ def test_the_studies_of_teachers_and_windows(
     still: None, one_rate: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(main, "WINDOWS", (1,))
+    task = PRESETS["smoke"]["digits-noisy-40"]
+    monkeypatch.setitem(PRESETS, "smoke", {"digits-noisy-40": replace(task, teacher_students=1)})
     assert command_line(command(tmp_path, "--study", "architectures", "windows", "--seeds", "1")) == 0
     rows = [row for row in read_rows(tmp_path / "results.jsonl") if row.metric == "test_error"]
     found = {row.method for row in rows if not row.method.startswith(REPLAYED)}

@@ -26,8 +26,15 @@ SHORT = Training(
     "CartPole-v1", 256, 4, Rate(1e-3, 0.0, "linear"), {"n_steps": 32, "batch_size": 64, "n_epochs": 2}, segment=1
 )
 GAME = replace(
-    ENVIRONMENTS["Breakout"], steps=512, num_envs=2, options={"n_steps": 128, "batch_size": 128, "n_epochs": 1}
+    ENVIRONMENTS["Breakout"], steps=256, num_envs=2, options={"n_steps": 64, "batch_size": 64, "n_epochs": 1}
 )
+
+
+@pytest.fixture(autouse=True)
+def one_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each rollout, instead of twenty."""
+    cart = ENVIRONMENTS["CartPole-v1"]
+    monkeypatch.setitem(ENVIRONMENTS, "CartPole-v1", replace(cart, options={**cart.options, "n_epochs": 1}))
 
 
 @pytest.mark.parametrize("kind", ["cosine", "linear"])

@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from torchmetrics.detection import MeanAveragePrecision
 from torchvision.ops import box_iou
 
 from teachenv.tasks.average_precision import Rules
@@ -204,6 +203,8 @@ def test_what_is_found_in_a_void_region_counts_for_nothing(
 
 
 def test_torchmetrics_agrees_on_a_crowd() -> None:
+    from torchmetrics.detection import MeanAveragePrecision  # takes seconds, in every process that collects tests
+
     here, there = apart()
     boxes, crowd = BOXES[[here, there]], torch.tensor([False, True])
     metric = MeanAveragePrecision(backend="pycocotools")

@@ -59,7 +59,7 @@ def actions_for(env, count=None):
     ("student", "options"),
     [("resnet20", {}), ("wrn", {"depth": 10, "width": 1}), ("densenet", {"depth": 10, "growth": 4})],
 )
-def test_deep_students_take_taught_steps(student, options):
+def test_deep_students_take_taught_steps(student, options, few_images):
     shared = {"task": "synthetic", "pool_size": 24, "dev_size": 8, "batch_size": 4, "horizon": 2, "dtype": "float64"}
     env = TeachEnv(student=student, student_kwargs=options, learning_rate=0.01, **shared)
     actions = actions_for(env)

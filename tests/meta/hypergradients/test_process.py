@@ -43,7 +43,7 @@ def test_finite_differences_can_be_truncated(last):
 
 @pytest.mark.parametrize("students", [1, 3])
 @pytest.mark.parametrize("options", [{}, {"optimizer": "adam", "learning_rate": 0.01}, {"student": "lenet"}], ids=str)
-def test_environments_give_the_same_under_every_method_and_policy(students, options):
+def test_environments_give_the_same_under_every_method_and_policy(students, options, few_images):
     if options.get("student") == "lenet":
         options = options | {"task": "synthetic", "pool_size": 40}
     shared = {"horizon": 4, "batch_size": 4, "dev_size": 12, "loss": "sample-weights", "dtype": "float64"}

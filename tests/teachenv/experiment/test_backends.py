@@ -270,7 +270,7 @@ IDLE = """
 import os, signal
 from teachenv.experiment import Job, Shared, make_backend
 
-backend = make_backend("processes", workers=2)
+backend = make_backend("processes", workers=1)
 for number in range(2):
     backend.submit(Job("double", lambda data: 2 * data, {"data": Shared(1)}))
 print([value for _, value in backend.completed()], os.listdir(os.environ["TMPDIR"]) != [], flush=True)

@@ -9,8 +9,11 @@ print([path for path in opened if path.endswith((".csv", ".gz", ".npy", ".npz", 
 print([name for name in ("torchvision", "sklearn", "matplotlib", "stable_baselines3", "meta", "agents", "benchmarks",
                          "sacrebleu", "teachenv.tasks.digits", "teachenv.tasks.synthetic") if name in sys.modules])
 print(sorted(name for name in gymnasium.registry if name.startswith("Teach")))
+import stable_baselines3
+of_others = set(sys.modules)  # versions before 2.7 import Matplotlib and pandas themselves
 import benchmarks.compare.main
-print([name for name in ("scipy.stats", "matplotlib", "pandas", "sklearn", "torch._dynamo") if name in sys.modules])
+print([name for name in ("scipy.stats", "matplotlib", "pandas", "sklearn", "torch._dynamo")
+       if name in sys.modules and name not in of_others])
 """
 
 

@@ -27,7 +27,6 @@ from meta.teachers.fixed import FixedTeacher
 from meta.teachers.policies import TeacherPolicy
 from meta.wrappers.base import RememberingWrapper
 from teachenv import checks
-from teachenv.losses import SampleWeights
 
 DROP, KEEP = -1.0, 0.0
 """Actions of a sample: weight 0, and weight 1."""
@@ -64,7 +63,7 @@ class DataTeaching(RememberingWrapper):
         """Wraps the environment, and checks that its actions weigh the samples of one minibatch."""
         super().__init__(env)
         settings, loss = self._teach.problem.settings, self._teach.dynamics.loss
-        if not isinstance(loss, SampleWeights) or loss.scale != 1.0:
+        if not loss.drops_samples:
             raise ValueError(
                 f"keeping and dropping samples needs loss='sample-weights' with scale 1, found {settings.loss!r} with "
                 f"{dict(settings.loss_kwargs)}"

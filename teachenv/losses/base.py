@@ -22,12 +22,14 @@ class LossFamily(ABC):
         of_pairs: whether the outputs are those of a teacher network and of a student; see `teachenv.joint`.
         of_places: whether an action's coordinates belong to the places of a minibatch, so that they mean nothing for a
             batch of another size.
+        drops_samples: whether the action −1 at a place drops the sample there from the minibatch's loss.
         coefficient_label: what `coefficients` shows, for figures.
     """
 
     needs_head: bool = False
     of_pairs: bool = False
     of_places: bool = False
+    drops_samples: bool = False
     coefficient_label: str = "coefficients"
 
     @abstractmethod

@@ -32,6 +32,11 @@ class SampleWeights(LossFamily):
         self._sample_loss = plain_loss(base, **options)
         self.needs_head = needs_head(base)
 
+    @property
+    def drops_samples(self) -> bool:  # type: ignore[override]
+        """Whether the action −1 drops a sample: at scale 1 its weight is 0."""
+        return self.scale == 1.0
+
     def action_size(self, num_outputs: int, batch_size: int) -> int:
         """One number for each sample of a minibatch."""
         return batch_size

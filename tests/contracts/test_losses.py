@@ -67,6 +67,18 @@ def action_of(loss, seed=0):
     return torch.from_numpy(np.random.default_rng(seed).uniform(-1, 1, size))
 
 
+@pytest.mark.parametrize("case", [case for case in CASES if family(case).drops_samples])
+def test_a_dropped_sample_does_not_reach_the_loss(case):
+    loss, (*head, targets) = family(case), data()
+    outputs = predict(*head).outputs.detach().requires_grad_()
+    action = action_of(loss)
+    action[3] = -1.0
+    (gradient,) = torch.autograd.grad(loss(action, Prediction(outputs, head[0], head[1]), targets), outputs)
+    reached = gradient.abs().sum(1)
+    assert reached[3] < 1e-15
+    assert (reached[torch.arange(SAMPLES) != 3] > 1e-6).all()
+
+
 @pytest.mark.parametrize("case", [case for case in CASES if NEUTRAL.get(case, cross_entropy)])
 def test_the_zero_action_is_the_plain_loss(case):
     loss, (*head, targets) = family(case), data()

@@ -1,3 +1,4 @@
+import gc
 import itertools
 import multiprocessing
 import multiprocessing.forkserver
@@ -7,6 +8,15 @@ import torch
 
 # One thread: test workers share the cores, and the last bits of a sum may depend on how many threads made it.
 torch.set_num_threads(1)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_collection():
+    """Leaves the half million objects that imports make, none of which is garbage, to no garbage collection."""
+    gc.disable()
+    yield
+    gc.enable()
+    gc.freeze()
 
 
 # What a new process does; what it prints, and what it says on the error stream, goes to files.

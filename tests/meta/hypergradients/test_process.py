@@ -41,8 +41,15 @@ def test_finite_differences_can_be_truncated(last):
     assert not found.actions[: T - last].any()
 
 
-@pytest.mark.parametrize("students", [1, 3])
-@pytest.mark.parametrize("options", [{}, {"optimizer": "adam", "learning_rate": 0.01}, {"student": "lenet"}], ids=str)
+# Several LeNets are trained one after the other.
+@pytest.mark.parametrize(
+    ("students", "options"),
+    [
+        *((n, options) for n in (1, 3) for options in ({}, {"optimizer": "adam", "learning_rate": 0.01})),
+        (1, {"student": "lenet"}),
+    ],
+    ids=str,
+)
 def test_environments_give_the_same_under_every_method_and_policy(students, options, few_images):
     if options.get("student") == "lenet":
         options = options | {"task": "synthetic", "pool_size": 40}

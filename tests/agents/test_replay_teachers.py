@@ -2,7 +2,6 @@
 
 import functools
 import importlib
-import inspect
 
 import gymnasium as gym
 import numpy as np
@@ -46,10 +45,8 @@ def stored(model, name):
 
 
 @pytest.mark.parametrize("name", [name for name in agents.__all__ if hasattr(stable_baselines3, name)])
-def test_a_teacher_named_as_sb3s_algorithm_is_one_with_its_arguments(name):
-    own, sb3s = (getattr(package, name) for package in (agents, stable_baselines3))
-    assert issubclass(own, sb3s)
-    assert [*inspect.signature(own.learn).parameters] == [*inspect.signature(sb3s.learn).parameters]
+def test_a_teacher_named_as_sb3s_algorithm_is_one(name):
+    assert issubclass(getattr(agents, name), getattr(stable_baselines3, name))
 
 
 @ALGORITHMS

@@ -164,6 +164,24 @@ def test_an_object_without_what_a_teacher_has_is_refused_in_one_line():
     assert "\n" not in str(error.value)
 
 
+class OwnTeacher:
+    """A user's, with what the protocol `HasActor` says and nothing more."""
+
+    def __init__(self):
+        model = taught()
+        self.env, self.actor_network = model.env, model.actor_network
+
+    def predict(self, observation, deterministic=True):
+        return self.actor_network(torch.as_tensor(observation)).detach().numpy(), None
+
+
+def test_the_loss_of_a_teacher_of_ones_own():
+    own = OwnTeacher()
+    loss = TaughtLoss.of(own)
+    for name, weights in own.actor_network.state_dict().items():
+        assert torch.equal(loss.actor.state_dict()[name], weights)
+
+
 def test_bad_calls_are_explained():
     loss = TaughtLoss.of(taught())
     logits, labels = torch.zeros(4, 10), torch.zeros(4, dtype=torch.int64)

@@ -69,14 +69,18 @@ class Model:
             episode: which training; of many students, a batch of episodes.
             step: t; of many students, an array (B,), and the results have a leading dimension B.
         """
-        steps: int | tuple[torch.Tensor, torch.Tensor]
-        steps = (torch.arange(len(step)), torch.from_numpy(step)) if isinstance(step, np.ndarray) else step
-        indices = episode.batches[steps]
+        indices = self.indices(episode, step)
         # By index_select, which is faster on a CPU than indexing.
         inputs, targets = (t.index_select(0, indices.reshape(-1)) for t in self.task.pool)
         if indices.dim() > 1:
             inputs, targets = (t.view(*indices.shape, *t.shape[1:]) for t in (inputs, targets))
         return self._trimmed(self._augmented(inputs, episode, step), targets)
+
+    def indices(self, episode: Episode, step: int | np.ndarray) -> torch.Tensor:
+        """Which samples of the pool the step's minibatch has, (batch,) or (B, batch); see `minibatch`."""
+        steps: int | tuple[torch.Tensor, torch.Tensor]
+        steps = (torch.arange(len(step)), torch.from_numpy(step)) if isinstance(step, np.ndarray) else step
+        return episode.batches[steps]
 
     def _augmented(self, inputs: torch.Tensor, episode: Episode, step: int | np.ndarray) -> torch.Tensor:
         augmentation = self.augmentation

@@ -92,7 +92,7 @@ class Problem:
             known_pure=self._known_pure(),
         )
         self.actions = settings.horizon // settings.steps_per_action
-        size = loss.action_size(self.task.num_outputs, settings.batch_size)
+        size = len(self.task.pool[0]) if loss.of_pool else loss.action_size(self.task.num_outputs, settings.batch_size)
         self.neutral_action = torch.zeros(size, dtype=dtype, device=device)
 
     @functools.cached_property

@@ -50,6 +50,19 @@ class Update(ABC):
         """Names of the parameters that the update moves."""
         return list(parameters)
 
+    def of_action(self, state: StudentState, action: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
+        """The derivative with respect to an action, given that with respect to what the step reads of it.
+
+        Args:
+            state: the student before the step, or a batch of them.
+            action: the teacher's action, (n,) or (B, n).
+            part: such as `Pullback.action`.
+
+        Returns:
+            A tensor of the action's shape; a sparse one if a step reads a part only. By default a step reads all.
+        """
+        return part
+
     @abstractmethod
     def gradient(
         self, state: StudentState, action: torch.Tensor, *, with_action: bool = False, of_all: bool = False
@@ -170,6 +183,24 @@ class StudentUpdate(Update):
             step = int(step[0])
         return float(self.move.rate(step))
 
+    def of_action(self, state: StudentState, action: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
+        """Puts the derivative of the minibatch's coordinates into their places, see `Update.of_action`."""
+        if not self.move.loss.of_pool:
+            return part
+        indices = self.model.indices(self.episode, state.step)
+        if indices.dim() > 1:
+            rows = torch.arange(len(indices), device=indices.device)[:, None].expand_as(indices)
+            indices = torch.stack([rows, indices])
+        else:
+            indices = indices[None]
+        return torch.sparse_coo_tensor(indices.flatten(1), part.flatten(), tuple(action.shape), check_invariants=False)
+
+    def _read(self, step: int | np.ndarray, action: torch.Tensor) -> torch.Tensor:
+        """What the step's loss is given of an action: all, or the coordinates of its minibatch's samples."""
+        if not self.move.loss.of_pool:
+            return action
+        return action.gather(-1, self.model.indices(self.episode, step))
+
     def moved(self, parameters: Tensors) -> list[str]:
         """Names of the parameters that the update moves."""
         return [name for name in parameters if name.startswith(self.move.prefix)]
@@ -203,8 +234,9 @@ class StudentUpdate(Update):
             outcome = Outcome(losses.detach(), scores)
             return Gradient(of_parameters, of_action, _detached(new_buffers), outcome, d_statistics)
 
+        minibatch = self.model.minibatch(self.episode, state.step)
         return self._recorded(gradient, "gradient", with_action, of_all)(
-            state.parameters, state.buffers, *self.model.minibatch(self.episode, state.step), action
+            state.parameters, state.buffers, *minibatch, self._read(state.step, action)
         )
 
     def _recorded(self, function: Callable[..., T], *name: Hashable) -> Callable[..., T]:
@@ -214,6 +246,7 @@ class StudentUpdate(Update):
         """The gradient and its adjoint, see `Update.linearize`."""
         random_states = self.model.random_states(self.episode, state.step)
         inputs, targets = self.model.minibatch(self.episode, state.step)
+        action = self._read(state.step, action)
         return self._linearized(random_states, state.parameters, state.buffers, inputs, targets, action)
 
     def pullback(
@@ -229,6 +262,7 @@ class StudentUpdate(Update):
             return adjoint(d_gradient, d_statistics)
 
         inputs, targets = self.model.minibatch(self.episode, state.step)
+        action = self._read(state.step, action)
         return self._recorded(pullback, "pullback", second_order)(
             state.parameters, state.buffers, inputs, targets, action, d_gradient or {}, d_statistics
         )
@@ -272,6 +306,7 @@ class StudentUpdate(Update):
     ) -> tuple[Tensors, Tensors]:
         """The gradient with its graph, see `Update.gradient_with_graph`."""
         inputs, targets = self.model.minibatch(self.episode, step)
+        action = self._read(step, action)
         random_states = self.model.random_states(self.episode, step)
         return self._with_graph(random_states, parameters, buffers, inputs, targets, action, form="batched")[:2]
 

@@ -83,7 +83,7 @@ class _Reversed:
         return statistics if self.scale == 1.0 else {n: d / self.scale for n, d in statistics.items()}
 
     def joined(self, through: Pullback) -> tuple[Cotangent, torch.Tensor]:
-        """Returns (cotangent of the state, cotangent of the action), given those that came through the gradient."""
+        """Returns cotangents (of the state, of what the step reads of the action), given those through the gradient."""
         with torch.no_grad():
             parameters = {n: d.add(through.parameters[n], alpha=self.scale) for n, d in self.direct.items()}
             statistics, of_action = through.statistics, through.action
@@ -164,7 +164,8 @@ class GradientProcess(Process):
         def adjoint(cotangent: Cotangent) -> tuple[Cotangent, torch.Tensor]:
             back = self._reversed(read_by_rule, cotangent, values)
             with explained():
-                return back.joined(adjoint_of_gradient(back.direction, back.before(cotangent.buffers)))
+                through = adjoint_of_gradient(back.direction, back.before(cotangent.buffers))
+            return self._joined(read_by_rule, action, back, through)
 
         return self.update.apply(state, gradient), adjoint
 
@@ -177,7 +178,8 @@ class GradientProcess(Process):
         back = self._reversed(state, cotangent, None)
         with explained():
             statistics = back.before(cotangent.buffers)
-            return back.joined(self.update.pullback(state, action, back.direction, statistics))
+            through = self.update.pullback(state, action, back.direction, statistics)
+        return self._joined(state, action, back, through)
 
     def pullback_by_differences(
         self, state: StudentState, action: torch.Tensor, t: int, cotangent: Cotangent
@@ -211,7 +213,7 @@ class GradientProcess(Process):
         assert plus.action is not None
         assert minus.action is not None
         products = {n: (g - minus.parameters[n]).div_(scaled(2 * epsilon, g)) for n, g in plus.parameters.items()}
-        of_action = (plus.action - minus.action) / scaled(2 * epsilon, action)
+        of_action = (plus.action - minus.action) / scaled(2 * epsilon, plus.action)
         through = Pullback(products, {}, of_action)
         if cotangent.buffers:
             of_new = self.update.pullback(state, action, None, back.before(cotangent.buffers))
@@ -220,7 +222,7 @@ class GradientProcess(Process):
             of_old = {n: d + of_old[n] if n in of_old else d for n, d in of_new.statistics.items()}
             # New statistics do not depend on the action.
             through = Pullback(products, of_old, of_action)
-        return back.joined(through)
+        return self._joined(state, action, back, through)
 
     def pushforward(
         self, state: StudentState, action: torch.Tensor, t: int, tangent: Cotangent, of_action: torch.Tensor
@@ -245,6 +247,13 @@ class GradientProcess(Process):
             )
 
         return in_forward_mode(pushed)
+
+    def _joined(
+        self, state: StudentState, action: torch.Tensor, back: _Reversed, through: Pullback
+    ) -> tuple[Cotangent, torch.Tensor]:
+        """Returns (cotangent of the state, cotangent of the whole action), given those through the gradient."""
+        cotangent, part = back.joined(through)
+        return cotangent, self.update.of_action(state, action, part)
 
     def _reversed(self, state: StudentState, cotangent: Cotangent, gradient: Tensors | None) -> _Reversed:
         rate, d_parameters = self.update.rate(state), cotangent.parameters

@@ -73,11 +73,12 @@ class TaughtLoss(nn.Module):
             raise ValueError("the teacher has no environment, which knows its loss family: load it with env=...")
         problem: Problem = teacher.env.get_attr("problem")[0]
         settings = problem.settings
-        if not isinstance(settings.loss, str) or problem.dynamics.loss.of_places:
-            known = [name for name, family in LOSSES.items() if not family.of_places]
+        loss = problem.dynamics.loss
+        if not isinstance(settings.loss, str) or loss.of_places or loss.of_pool:
+            known = [name for name, family in LOSSES.items() if not (family.of_places or family.of_pool)]
             raise ValueError(
                 f"found loss={settings.loss!r}, expected one of {known}: a loss that is saved needs a "
-                "name, and an action that does not belong to the places of a minibatch"
+                "name, and an action that does not belong to the samples of one minibatch or pool"
             )
         if not problem.classifies:
             raise ValueError(f"task {problem.task.name!r} is not classification, which is all that TaughtLoss tells of")

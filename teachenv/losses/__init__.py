@@ -11,6 +11,7 @@ from teachenv.errors import unknown_name
 from teachenv.losses.base import LossFamily
 from teachenv.losses.bilinear import Bilinear, BilinearGeneralized, BilinearSigmoid
 from teachenv.losses.class_weights import ClassWeights
+from teachenv.losses.data_weights import DataWeights
 from teachenv.losses.diagonal import Diagonal, DiagonalSigmoid
 from teachenv.losses.distillation import Distillation
 from teachenv.losses.dynamic_network import DynamicNetwork
@@ -25,6 +26,7 @@ __all__ = [
     "BilinearGeneralized",
     "BilinearSigmoid",
     "ClassWeights",
+    "DataWeights",
     "Diagonal",
     "DiagonalSigmoid",
     "Distillation",
@@ -41,6 +43,7 @@ LOSSES: dict[str, type[LossFamily]] = {
     "bilinear-generalized": BilinearGeneralized,
     "bilinear-sigmoid": BilinearSigmoid,
     "class-weights": ClassWeights,
+    "data-weights": DataWeights,
     "diagonal": Diagonal,
     "diagonal-sigmoid": DiagonalSigmoid,
     "distillation": Distillation,

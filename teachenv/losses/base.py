@@ -23,6 +23,8 @@ class LossFamily(ABC):
         of_places: whether an action's coordinates belong to the places of a minibatch, so that they mean nothing for a
             batch of another size.
         drops_samples: whether the action −1 at a place drops the sample there from the minibatch's loss.
+        of_pool: whether an action has one coordinate for each sample of the pool, of which a step gives the loss those
+            of its minibatch; `action_size` is then the number that the loss is given.
         coefficient_label: what `coefficients` shows, for figures.
     """
 
@@ -30,6 +32,7 @@ class LossFamily(ABC):
     of_pairs: bool = False
     of_places: bool = False
     drops_samples: bool = False
+    of_pool: bool = False
     coefficient_label: str = "coefficients"
 
     @abstractmethod

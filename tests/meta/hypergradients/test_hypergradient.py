@@ -141,6 +141,14 @@ def cases() -> list[Case]:
         options |= {"weight_decay": 0.03, "lr_schedule": "linear", "learning_rate": 0.02, "horizon": 6}
         for student in ("mlp", batch_norm_student, Attentive):
             found.append(Case(f"{optimizer}-{getattr(student, '__name__', student)}", student, options=options))
+    held = {"horizon": 8, "steps_per_action": 8, "weight_decay": 0.01}
+    for student in (batch_norm_student, dropout_student):
+        found.append(Case(f"data-weights-{student.__name__}", student, "data-weights", held))
+    adam = {"optimizer": "adam", "optimizer_kwargs": {"betas": [0.8, 0.9], "epsilon": 1e-3}, "learning_rate": 0.02}
+    found.append(Case("data-weights-adam", "mlp", "data-weights", held | adam))
+    found.append(
+        Case("data-weights-lenet", "lenet", "data-weights", {"horizon": 4, "steps_per_action": 2} | {"augment": True})
+    )
     found.append(Case("dropout-replayed", dropout_student, options={"horizon": 6, "steps_per_action": 3}))
     found.append(
         Case("resnet8-replayed", "resnet8", options={"steps_per_action": 2, "augment": True, "nesterov": True})
@@ -257,7 +265,9 @@ def unrolled(case: Case, actions: np.ndarray, seed: int = 3) -> tuple[float, np.
         inputs, labels = dynamics.minibatch(episode, t)
         with dynamics.student.random_state(episode.seeds[0], t), sdpa_kernel(SDPBackend.MATH):
             outputs = functional_call(module.train(), parameters | buffers, (inputs,))
-        loss = dynamics.loss(leaf[t // settings.steps_per_action], Prediction(outputs, **caught), labels)
+        action = leaf[t // settings.steps_per_action]
+        action = action[episode.batches[t]] if dynamics.loss.of_pool else action
+        loss = dynamics.loss(action, Prediction(outputs, **caught), labels)
         gradient = torch.autograd.grad(loss, list(parameters.values()), create_graph=True)
         rate = settings.learning_rate * (1 - t / settings.horizon if settings.lr_schedule == "linear" else 1.0)
         updated = {}

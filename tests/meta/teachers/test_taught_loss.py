@@ -140,7 +140,7 @@ class Own(LossFamily):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"loss": "sample-weights", "loss_kwargs": {}}, "places of a minibatch"),
+        ({"loss": "sample-weights", "loss_kwargs": {}}, "samples of one minibatch"),
         ({"loss": Own(), "loss_kwargs": {}}, "needs a name"),
     ],
 )

@@ -16,7 +16,7 @@ from stable_baselines3.sac.policies import SACPolicy
 from stable_baselines3.td3.policies import Actor as SB3Actor
 from stable_baselines3.td3.policies import TD3Policy
 
-from meta.teachers.policies import FEATURES, INITIAL_SCALE, Attention, PerSample, perceptron
+from meta.teachers.policies import INITIAL_SCALE, Attention, PerSample, perceptron, sample_fields
 
 Network = Callable[..., torch.nn.Module]
 """Makes the network from features to an action: called with the number of features, that of an action's coordinates,
@@ -92,6 +92,7 @@ class Small:
     sb3s_network: ClassVar[bool] = False
     """Whether the policy may have SB3's network as SB3 draws it."""
     actor_kwargs: dict[str, Any]
+    observation_space: gym.Space[Any]
 
     def __init__(
         self,
@@ -134,9 +135,9 @@ class Attentive(Small):
 
 
 class Shared(Small):
-    """A perceptron for all samples of a minibatch; option `features` (4: those of `TeachDistill-v0`)."""
+    """A perceptron for all samples of a minibatch; option `features` (as many as the observation has)."""
 
-    def __init__(self, *args: Any, features: int = FEATURES, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, features: int | None = None, **kwargs: Any) -> None:
         self.features = features
         super().__init__(*args, **kwargs)
 
@@ -144,7 +145,8 @@ class Shared(Small):
         return super()._get_constructor_parameters() | {"features": self.features}
 
     def _network(self) -> Network:
-        return partial(PerSample, features=self.features, **self._start(), **self._layers())
+        features = sample_fields(self.observation_space, self.features)
+        return partial(PerSample, features=features, **self._start(), **self._layers())
 
 
 class _Deterministic(Small, TD3Policy):
@@ -165,7 +167,7 @@ class AttentionPolicy(Attentive, _Deterministic):
 
 
 class SamplePolicy(Shared, _Deterministic):
-    """`meta.teachers.policies.PerSample` as actor, with SB3's critic; option `features` (4)."""
+    """`meta.teachers.policies.PerSample` as actor, with SB3's critic; option `features` (as many as observed)."""
 
 
 class Gaussian(Small):
@@ -234,5 +236,5 @@ class GaussianAttentionPolicy(Attentive, _SoftGaussian):
 class GaussianSamplePolicy(Shared, _SoftGaussian):
     """SAC's policy with `meta.teachers.policies.PerSample` for the mean.
 
-    Its options are `features` (4) and `initial_noise` (0.1).
+    Its options are `features` (as many as observed) and `initial_noise` (0.1).
     """

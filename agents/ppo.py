@@ -82,7 +82,7 @@ class RolloutAttentionPolicy(Attentive, _Rollout):
 class RolloutSamplePolicy(Shared, _Rollout):
     """PPO's policy with `meta.teachers.policies.PerSample` for the mean.
 
-    Its options are `features` (4) and `initial_noise` (0.1).
+    Its options are `features` (as many as observed) and `initial_noise` (0.1).
     """
 
 

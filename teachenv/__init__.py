@@ -11,6 +11,7 @@ from teachenv.errors import DatasetUnavailable
 from teachenv.losses import LOSSES, LossFamily, plain_loss
 from teachenv.registration import register
 from teachenv.settings import Settings
+from teachenv.spaces import SampleBox
 from teachenv.state import Episode, StudentState
 from teachenv.students import STUDENTS, Prediction
 from teachenv.tasks import TASKS
@@ -34,6 +35,7 @@ __all__ = [
     "LossFamily",
     "Measure",
     "Prediction",
+    "SampleBox",
     "Settings",
     "StudentState",
     "Task",

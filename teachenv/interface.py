@@ -21,9 +21,11 @@ import torch
 
 from teachenv import checks
 from teachenv.dynamics import Dynamics
-from teachenv.joint import BATCH_FIELDS, batch_features
+from teachenv.joint import PairSamples
 from teachenv.problem import Problem
 from teachenv.problem_checks import checked_action
+from teachenv.samples import LabelledSamples, SampleObserver
+from teachenv.spaces import SampleBox
 from teachenv.state import Episode, StudentState, put, stack_episodes
 
 BASE_FIELDS = ("progress", "train_accuracy", "dev_accuracy")
@@ -46,6 +48,7 @@ class Standing:
         train_loss: mean taught loss of the last minibatches; 0.0 before the first.
         observation: what a teacher sees.
         diverged: whether a loss, score, objective or feature was not finite.
+        memory: what the observer of samples remembers; None where there is none.
     """
 
     students: StudentState
@@ -57,6 +60,7 @@ class Standing:
     train_loss: np.ndarray
     observation: np.ndarray
     diverged: np.ndarray
+    memory: Any = None
 
     def saved(self) -> dict[str, Any]:
         """What a snapshot keeps: the numbers, and the seeds that the rest follows from; see `Interface.loaded`."""
@@ -80,6 +84,7 @@ class Interface:
         observation_fields: name of each observation coordinate.
         observation_space: Box(0, 1), of one student.
         action_space: Box(-1, 1), of one student.
+        observer: observes the samples of the minibatch that the next action weighs; None: nothing does.
 
     Args:
         problem: what is taught.
@@ -91,11 +96,14 @@ class Interface:
         settings, measure = problem.settings, dynamics.measure
         fields = tuple(field.replace("accuracy", measure.score_name) for field in BASE_FIELDS)
         self.observation_fields = fields + tuple(measure.feature_names)
-        if dynamics.loss.of_pairs:
-            each = (f"{name}_{i}" for name in BATCH_FIELDS for i in range(settings.batch_size))
-            self.observation_fields += (*BATCH_FIELDS, *each)
+        self.observer = _observer(problem)
         floating = np.float64 if settings.dtype == "float64" else np.float32
-        self.observation_space = gym.spaces.Box(0.0, 1.0, (len(self.observation_fields),), floating)
+        if self.observer is None:
+            self.observation_space: gym.spaces.Box = gym.spaces.Box(0.0, 1.0, (len(self.observation_fields),), floating)
+        else:
+            self.observation_fields += self.observer.names(settings.batch_size)
+            shape, each = (len(self.observation_fields),), len(self.observer.fields)
+            self.observation_space = SampleBox(0.0, 1.0, shape, floating, sample_fields=each)
         self.action_space = gym.spaces.Box(-1.0, 1.0, tuple(problem.neutral_action.shape), floating)
 
     def parse_action(self, action: Any, shape: tuple[int, ...]) -> torch.Tensor:
@@ -114,7 +122,8 @@ class Interface:
         student, dev = self.dynamics.init(episode), self.dynamics.dev(episode)
         first = self.dynamics.metrics(student, *self.dynamics.minibatch(episode, student.step))
         train_score = self._train_score(student, episode, first[1].double().cpu().numpy())
-        objective, score, features = self._seen(student, dev, episode)
+        memory = None if self.observer is None else self.observer.begin(self.dynamics, episode)
+        (objective, score, features), memory = self._seen(student, dev, episode, memory)
         if not all(np.isfinite(numbers).all() for numbers in (train_score, objective, score, features)):
             raise ValueError(self._cause_of_divergence(episode, dev))
         return Standing(
@@ -127,6 +136,7 @@ class Interface:
             train_loss=np.zeros_like(objective),
             observation=self._observation(student.step, train_score, score, features),
             diverged=np.zeros(np.shape(objective), dtype=bool),
+            memory=memory,
         )
 
     def loaded(self, saved: dict[str, Any]) -> Standing:
@@ -144,7 +154,7 @@ class Interface:
         """
         students, loss, train_score = self._trained(before.students, before.episodes, action)
         train_score = self._train_score(students, before.episodes, train_score)
-        objective, score, features = self._seen(students, before.dev, before.episodes)
+        (objective, score, features), memory = self._seen(students, before.dev, before.episodes, before.memory)
         finite = np.isfinite(loss) & np.isfinite(objective) & np.isfinite(score) & np.isfinite(train_score)
         diverged = np.asarray(~(finite & np.isfinite(features).all(axis=-1)))
         after = replace(
@@ -156,6 +166,7 @@ class Interface:
             train_loss=loss,
             observation=self._observation(students.step, train_score, score, features),
             diverged=diverged,
+            memory=memory,
         )
         if diverged.any():
             measured = {name: np.where(diverged, getattr(before, name), getattr(after, name)) for name in _MEASURED}
@@ -206,13 +217,14 @@ class Interface:
         return self.dynamics.metrics(student, *self.dynamics.train_sample(episode))[1].double().cpu().numpy()
 
     def _seen(
-        self, student: StudentState, dev: tuple[torch.Tensor, torch.Tensor], episode: Episode
-    ) -> list[np.ndarray]:
-        """[J, score, all observed features] on dev, of pairs those of the next minibatch among the features."""
+        self, student: StudentState, dev: tuple[torch.Tensor, torch.Tensor], episode: Episode, memory: Any
+    ) -> tuple[list[np.ndarray], Any]:
+        """([J, score, all observed features] on dev, of the next minibatch's samples too; what is remembered)."""
         objective, score, features = self.dynamics.metrics(student, *dev)
-        if self.dynamics.loss.of_pairs:
-            features = torch.cat([features, batch_features(self.dynamics, student, episode)], -1)
-        return _arrays(objective, score, features)
+        if self.observer is not None:
+            of_samples, memory = self.observer.observe(self.dynamics, student, episode, memory)
+            features = torch.cat([features, of_samples], -1)
+        return _arrays(objective, score, features), memory
 
     def _observation(
         self, step: int | np.ndarray, train_score: np.ndarray, dev_score: np.ndarray, features: np.ndarray
@@ -226,7 +238,8 @@ class Interface:
     def _cause_of_divergence(self, episode: Episode, dev: tuple[torch.Tensor, torch.Tensor]) -> str:
         """Why a student is not finite at its episode's begin: its warm start, or what it is before."""
         settings = self.problem.settings
-        untrained = self._seen(self.dynamics.untrained(episode), dev, episode)
+        memory = None if self.observer is None else self.observer.begin(self.dynamics, episode)
+        untrained, _ = self._seen(self.dynamics.untrained(episode), dev, episode, memory)
         if settings.warm_start and all(np.isfinite(numbers).all() for numbers in untrained):
             return (
                 f"the student diverged in its warm start of {settings.warm_start} steps at "
@@ -282,6 +295,13 @@ class Interface:
             f"{split}_{name}": np.array([report[name] for report in reports]).reshape(broken.shape)
             for name in measure.reported
         }
+
+
+def _observer(problem: Problem) -> SampleObserver | None:
+    """What observes the samples of the minibatch that the next action weighs, if anything does."""
+    if problem.dynamics.loss.of_pairs:
+        return PairSamples()
+    return LabelledSamples(problem.task) if problem.settings.observe_samples else None
 
 
 def _arrays(*tensors: torch.Tensor) -> list[np.ndarray]:

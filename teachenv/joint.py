@@ -10,7 +10,6 @@ any, follow the minibatch twice.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -19,12 +18,10 @@ from teachenv.losses.distillation import expectation, halves
 from teachenv.losses.plain import cross_entropy
 from teachenv.model import Model
 from teachenv.optimizers import Tensors
+from teachenv.samples import SampleObserver, next_step
 from teachenv.state import Episode, StudentState
 from teachenv.students.prediction import Prediction
 from teachenv.tasks.measures import Measure
-
-if TYPE_CHECKING:
-    import numpy as np
 
 BATCH_FIELDS = ("teacher_loss", "student_loss", "entropy_gap", "agreement")
 """What is observed of the minibatch that the next action weighs: means, and then of each sample."""
@@ -45,24 +42,33 @@ class PairMeasure(Measure):
         return (halves(outputs)[1].argmax(-1) == targets).to(outputs.dtype).mean()
 
 
-def batch_features(model: Model, state: StudentState, episode: Episode) -> torch.Tensor:
-    """What is observed of the next step's minibatch, (4 + 4 · batch,) or (B, ...), each in [0, 1]; see `BATCH_FIELDS`.
+class PairSamples(SampleObserver):
+    """Samples as a pair of networks sees them in evaluation mode: means over the minibatch, and of each sample.
 
     Losses l are those of the labels, as 1 − exp(−l), one minus the label's probability; the entropy gap is
     ½ + (H(S) − H(T)) / (2 log classes); agreement is whether both would answer the same.
     """
 
-    def features(parameters: Tensors, buffers: Tensors, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        prediction, _ = model.student(parameters, buffers, inputs, training=False, differentiable=model.mapping.form)
-        logs = [F.log_softmax(logits, -1) for logits in halves(prediction.outputs)]
-        missing = [1 - log.exp().gather(-1, targets[:, None])[:, 0] for log in logs]
-        entropies = [-expectation(log.exp(), log) for log in logs]
-        gap = 0.5 + (entropies[1] - entropies[0]) / (2 * math.log(logs[0].shape[-1]))
-        same = (logs[0].argmax(-1) == logs[1].argmax(-1)).to(gap.dtype)
-        each = torch.stack([*missing, gap, same])
-        return torch.cat([each.mean(1), each.flatten()])
+    of_minibatch = BATCH_FIELDS
+    fields = BATCH_FIELDS
 
-    last = episode.batches.shape[-2] - 1
-    step: int | np.ndarray = min(state.step, last) if isinstance(state.step, int) else state.step.clip(max=last)
-    with torch.no_grad():
-        return model.mapping(features)(state.parameters, state.buffers, *model.minibatch(episode, step))
+    def observe(self, model: Model, state: StudentState, episode: Episode, memory: None) -> tuple[torch.Tensor, None]:
+        """(4 + 4 · batch,) or (B, ...); see `SampleObserver.observe`."""
+
+        def features(
+            parameters: Tensors, buffers: Tensors, inputs: torch.Tensor, targets: torch.Tensor
+        ) -> torch.Tensor:
+            prediction, _ = model.student(
+                parameters, buffers, inputs, training=False, differentiable=model.mapping.form
+            )
+            logs = [F.log_softmax(logits, -1) for logits in halves(prediction.outputs)]
+            missing = [1 - log.exp().gather(-1, targets[:, None])[:, 0] for log in logs]
+            entropies = [-expectation(log.exp(), log) for log in logs]
+            gap = 0.5 + (entropies[1] - entropies[0]) / (2 * math.log(logs[0].shape[-1]))
+            same = (logs[0].argmax(-1) == logs[1].argmax(-1)).to(gap.dtype)
+            each = torch.stack([*missing, gap, same])
+            return torch.cat([each.mean(1), each.flatten()])
+
+        minibatch = model.minibatch(episode, next_step(state, episode))
+        with torch.no_grad():
+            return model.mapping(features)(state.parameters, state.buffers, *minibatch), None

@@ -18,7 +18,7 @@ from teachenv.joint import PairMeasure
 from teachenv.losses import LossFamily, make_loss
 from teachenv.mapping import Vmap
 from teachenv.optimizers import make_optimizer
-from teachenv.problem_checks import check_networks, check_sizes
+from teachenv.problem_checks import check_networks, check_observed, check_sizes
 from teachenv.recording import recorder_of
 from teachenv.schedules import Schedule, make_schedule
 from teachenv.settings import Settings
@@ -66,6 +66,7 @@ class Problem:
             settings.loss if isinstance(settings.loss, LossFamily) else make_loss(settings.loss, settings.loss_kwargs)
         )
         check_networks(settings, self.task, loss)
+        check_observed(settings, self.task, loss, self.classifies)
         self.decisions = SingleDecisions() if self.task.decisions is None else self.task.decisions
         measure = self._measure(loss)
         student = self._student(dtype, device)

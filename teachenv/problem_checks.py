@@ -61,6 +61,29 @@ def check_networks(settings: Settings, task: Task, loss: LossFamily) -> None:
         raise ValueError("warm_start is of a student alone; with a teacher network leave it at 0")
 
 
+def check_observed(settings: Settings, task: Task, loss: LossFamily, classifies: bool) -> None:
+    """Refuses to observe samples where an action does not weigh those of one minibatch, or they have no label.
+
+    Raises:
+        ValueError: `observe_samples` with what it does not go with.
+    """
+    if not settings.observe_samples:
+        return
+    if loss.of_pairs or not loss.of_places:
+        raise ValueError(
+            f"observe_samples=True with loss={settings.loss!r}: "
+            + ("with a teacher network samples are observed anyway; " if loss.of_pairs else "")
+            + 'it goes with losses whose actions weigh a minibatch\'s samples, such as "sample-weights"'
+        )
+    if settings.steps_per_action != 1:
+        raise ValueError(
+            f"observe_samples=True needs an action for each minibatch: steps_per_action=1, found "
+            f"{settings.steps_per_action}"
+        )
+    if not classifies:
+        raise ValueError(f"observe_samples=True needs samples of one label, but task {task.name!r} has others")
+
+
 def checked_action(action: Any, shape: tuple[int, ...], space: gym.spaces.Box) -> np.ndarray:
     """An action, or a batch of them, as an array; what is outside of the box by rounding alone is clipped.
 

@@ -80,6 +80,9 @@ class Settings:
             `"expected-bleu"`. Tasks with a measure of their own have their own.
         objective_temperature: τ of the smoothed accuracy J; 1 is L2T-DLF's relaxation, small is close to the accuracy
             itself.
+        observe_samples: whether the teacher sees the samples that its next action weighs, six numbers of each
+            (`teachenv.samples.LabelledSamples`). It goes with losses whose actions weigh the samples of one minibatch
+            (`"sample-weights"` with one student step an action) and with samples of one label.
         divergence_penalty: what a student that diverges costs: its last reward is minus this.
         device: a torch device.
         dtype: `"float32"` or `"float64"`, of the student and of the spaces.
@@ -122,6 +125,7 @@ class Settings:
     lr_schedule: str | Mapping[str, Any] = "constant"
     objective: Literal["accuracy", "likelihood", "token-accuracy", "expected-bleu"] = "accuracy"
     objective_temperature: float = 0.2
+    observe_samples: bool = False
     divergence_penalty: float = 1.0
     device: str = "cpu"
     dtype: Literal["float32", "float64"] = "float32"
@@ -305,6 +309,7 @@ _CHECKS: dict[str, Check] = {
     "nesterov": checks.flag,
     "lr_schedule": _schedule,
     "objective": partial(checks.choice, known=_OBJECTIVES),
+    "observe_samples": checks.flag,
     "device": _device,
 }
 _NUMBERS: dict[str, Check] = {

@@ -27,6 +27,7 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 
 from teachenv.checkpoints import Codec, Refused
+from teachenv.spaces import SampleBox
 
 Declared = TypeVar("Declared", bound=type)
 
@@ -45,6 +46,10 @@ _BASES = (torch.nn.Module, torch.optim.Optimizer, BaseModel, BaseBuffer, noise.A
 _DTYPES = tuple(name for name in ("float16", "bfloat16", "float32", "float64", "int64") if hasattr(torch, name))
 _SPACES: dict[type, tuple[Callable[[Any], list[Any]], Callable[..., gym.Space[Any]]]] = {
     gym.spaces.Box: (lambda s: [s.low, s.high, s.dtype], lambda low, high, t: gym.spaces.Box(low, high, dtype=t.type)),
+    SampleBox: (
+        lambda s: [s.low, s.high, s.dtype, s.sample_fields],
+        lambda low, high, t, fields: SampleBox(low, high, dtype=t.type, sample_fields=fields),
+    ),
     gym.spaces.Discrete: (lambda s: [int(s.n), int(s.start)], lambda n, start: gym.spaces.Discrete(n, start=start)),
     gym.spaces.MultiDiscrete: (
         lambda s: [s.nvec, s.dtype, s.start],

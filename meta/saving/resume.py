@@ -34,10 +34,11 @@ from meta.saving.modes import modes_kept
 from meta.saving.wrapper_states import set_wrapper_states, wrapper_states
 from meta.wrappers.vec_env import as_vec_env
 from teachenv.errors import unknown_name
+from teachenv.samples import Visits
 from teachenv.state import Episode, StudentState
 from teachenv.trees import mapped, tensors_of
 
-for _kind in (Generators, StudentState, Episode):
+for _kind in (Generators, StudentState, Episode, Visits):
     declare(_kind)
 
 

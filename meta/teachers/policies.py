@@ -14,13 +14,10 @@ from stable_baselines3.common.torch_layers import FlattenExtractor, create_mlp
 from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
-from teachenv.joint import BATCH_FIELDS
+from teachenv.spaces import SampleBox
 
 INITIAL_SCALE = 0.01
 """The scale of a policy's last layer at the beginning: actions near zero, the neutral teacher."""
-
-FEATURES = len(BATCH_FIELDS)
-"""Numbers that `TeachDistill-v0` shows of each sample."""
 
 
 class Attention(nn.Module):
@@ -83,8 +80,8 @@ def perceptron(
 class PerSample(nn.Module):
     """One perceptron for all samples of a minibatch: a sample's weight does not depend on its place.
 
-    The last coordinates of the observation are `features` blocks with one number for each sample, as in
-    `TeachDistill-v0`; the perceptron sees a sample's own numbers and the coordinates before the blocks.
+    The last coordinates of the observation are `features` blocks with one number for each sample (see
+    `teachenv.SampleBox`); the perceptron sees a sample's own numbers and the coordinates before the blocks.
 
     Args:
         states: The number of coordinates of the observation.
@@ -104,7 +101,7 @@ class PerSample(nn.Module):
         states: int,
         actions: int,
         net_arch: list[int],
-        features: int = FEATURES,
+        features: int,
         initial_scale: float = INITIAL_SCALE,
         squash: bool = True,
         activation_fn: type[nn.Module] = nn.ReLU,
@@ -115,7 +112,7 @@ class PerSample(nn.Module):
         if features < 1 or self.shared < 0:
             raise ValueError(
                 f"a policy for samples expects {features} numbers of each of the {actions} samples, found an "
-                f"observation of {states} coordinates; TeachDistill-v0 has such ones, others want AttentionPolicy"
+                f"observation of {states} coordinates"
             )
         self.network = perceptron(self.shared + features, 1, net_arch, initial_scale, squash, activation_fn)
 
@@ -126,6 +123,26 @@ class PerSample(nn.Module):
         inputs = torch.cat([shared[:, None].expand(-1, of_samples.shape[1], -1), of_samples], -1)
         weights: torch.Tensor = self.network(inputs).squeeze(-1)
         return weights
+
+
+def sample_fields(space: gym.Space[Any], chosen: int | None) -> int:
+    """Returns how many numbers of each sample a policy for samples reads.
+
+    Args:
+        space: The observation space.
+        chosen: The policy's option `features`; None: what the space says.
+
+    Raises:
+        ValueError: the space does not say it.
+    """
+    if chosen is not None:
+        return chosen
+    if not isinstance(space, SampleBox):
+        raise ValueError(
+            "a policy for samples needs an environment that shows them: found an observation without samples; make it "
+            'with loss="sample-weights" and observe_samples=True, or take another policy, such as AttentionPolicy'
+        )
+    return space.sample_fields
 
 
 class TeacherPolicy(BasePolicy):
@@ -212,10 +229,12 @@ class MlpPolicy(TeacherPolicy):
 
 
 class SamplePolicy(TeacherPolicy):
-    """`PerSample`; options `net_arch` ([32]), `features` (4: those of `TeachDistill-v0`) and `initial_scale` (0.01)."""
+    """`PerSample`; options `net_arch` ([32]), `initial_scale` (0.01), `features` (as many as the observation has)."""
 
     def _build(self, states: int, actions: int) -> nn.Module:
-        return PerSample(states, actions, **{"net_arch": [32], **self._network})
+        options = {"net_arch": [32], **self._network}
+        options["features"] = sample_fields(self.observation_space, options.get("features"))
+        return PerSample(states, actions, **options)
 
 
 class ConstantPolicy(TeacherPolicy):

@@ -17,6 +17,7 @@ from meta.teachers.policies import (
     perceptron,
 )
 from teachenv.joint import BATCH_FIELDS
+from teachenv.samples import LabelledSamples
 
 STATES = spaces.Box(0, 1, (13,), np.float32)
 ACTIONS = spaces.Box(-1, 1, (100,), np.float32)
@@ -103,7 +104,7 @@ def test_options_reach_the_networks():
 
 def test_samples_share_one_network_and_their_order_does_not_matter():
     torch.manual_seed(0)
-    network = PerSample(3 + 4 * 6, 6, [8], initial_scale=1.0)
+    network = PerSample(3 + 4 * 6, 6, [8], features=4, initial_scale=1.0)
     whole, own = torch.rand(5, 3), torch.rand(5, 4, 6)
     order = torch.randperm(6)
     weights = network(torch.cat([whole, own.flatten(1)], 1))
@@ -118,13 +119,27 @@ def test_samples_share_one_network_and_their_order_does_not_matter():
     assert (network(torch.cat([whole + 1, own.flatten(1)], 1)) != weights).all()
 
 
-def test_the_samples_numbers_are_those_of_the_distillation_environment():
-    env = gym.make("TeachDistill-v0", horizon=2, batch_size=6, dev_size=40).unwrapped
-    fields = env.interface.observation_fields
+@pytest.mark.parametrize(
+    ("name", "options", "fields"),
+    [
+        ("TeachDistill-v0", {}, BATCH_FIELDS),
+        ("TeachDigits-v0", {"loss": "sample-weights", "observe_samples": True}, LabelledSamples.fields),
+    ],
+)
+def test_the_samples_numbers_are_those_that_the_environment_shows(name, options, fields):
+    env = gym.make(name, horizon=2, batch_size=6, dev_size=40, **options).unwrapped
+    names = env.interface.observation_fields
     policy = SamplePolicy(env.observation_space, env.action_space, lambda _: 1e-3)
     shared = policy.actor.shared
-    assert fields[shared::6] == tuple(f"{name}_0" for name in BATCH_FIELDS)
-    assert fields[shared - 1] == BATCH_FIELDS[-1]
+    assert policy.actor.features == len(fields)
+    assert names[shared::6] == tuple(f"{field}_0" for field in fields)
+    assert not names[shared - 1].endswith("_5")
+
+
+def test_an_environment_that_shows_no_samples_is_refused():
+    env = gym.make("TeachDigits-v0", loss="sample-weights", horizon=2, batch_size=2, dev_size=40)
+    with pytest.raises(ValueError, match="observe_samples=True"):
+        SamplePolicy(env.observation_space, env.action_space, lambda _: 1e-3)
 
 
 def test_the_constant_policy_takes_one_action():

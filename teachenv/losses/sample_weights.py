@@ -35,7 +35,7 @@ class SampleWeights(LossFamily):
     @property
     def drops_samples(self) -> bool:  # type: ignore[override]
         """Whether the action −1 drops a sample: at scale 1 its weight is 0."""
-        return self.scale == 1.0
+        return self.of_places and self.scale == 1.0
 
     def action_size(self, num_outputs: int, batch_size: int) -> int:
         """One number for each sample of a minibatch."""

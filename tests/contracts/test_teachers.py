@@ -76,12 +76,12 @@ def environment(name):
     return wrapper(TeachEnv(**settings(wrapper)), **WRAPPED.get(wrapper, {}))
 
 
-def fresh(name, seed=3, policy=None):
+def fresh(name, seed=3, policy=None, env=None):
     kind = TEACHERS[name]
     options = next((given for base, given in OPTIONS.items() if issubclass(kind, base)), {})
     if policy is None:
         policy = "AttentionPolicy" if "AttentionPolicy" in kind.policy_aliases else next(iter(kind.policy_aliases))
-    return kind(policy, environment(name), seed=seed, **copy.deepcopy(options))
+    return kind(policy, environment(name) if env is None else env, seed=seed, **copy.deepcopy(options))
 
 
 def actor(teacher):
@@ -215,9 +215,20 @@ def test_unknown_policies_are_refused_with_a_suggestion(name):
 
 
 @pytest.mark.parametrize("name", [name for name, kind in TEACHERS.items() if "SamplePolicy" in kind.policy_aliases])
-def test_a_policy_for_samples_is_refused_where_none_are_observed(name):
-    with pytest.raises(ValueError, match=r"4 numbers of each of the 9 samples, found an observation of 6"):
+def test_a_policy_for_samples_learns_where_they_are_observed_and_is_refused_elsewhere(name, tmp_path):
+    with pytest.raises(ValueError, match=r"observe_samples=True, or take another policy"):
         fresh(name, policy="SamplePolicy")
+    shown = TeachVectorEnv(2, **settings(), loss="sample-weights", observe_samples=True)
+    teacher = fresh(name, policy="SamplePolicy", env=shown)
+    before = actor(teacher)
+    teacher.learn(TOTAL)
+    assert any(not torch.equal(value, before[key]) for key, value in actor(teacher).items())
+    teacher.save(tmp_path / "teacher.zip")
+    observation = shown.reset(seed=0)[0]
+    again = TEACHERS[name].load(tmp_path / "teacher.zip")
+    assert np.array_equal(
+        again.predict(observation, deterministic=True)[0], teacher.predict(observation, deterministic=True)[0]
+    )
 
 
 # --- methods of a comparison ------------------------------------------------------------------------------------------

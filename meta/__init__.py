@@ -5,8 +5,9 @@ The names that most users need are here; a package for each subject has them and
 - `meta.hypergradients`: the derivative of a training's final objective with respect to every action.
 - `meta.teachers`: teachers with Stable-Baselines3's model API, their policies, and the loss that they have learned.
 - `meta.distillation`: distillation methods, LGTM among them, under one trainer.
-- `meta.influence`: what a step on each sample does to a held-out loss. The attribute `meta.influence` is the function:
-  import the rest by `from meta.influence import ...`.
+- `meta.influence`: what a step on each sample does to a held-out loss, and what each sample's weight in a whole
+  training does to tests. The attribute `meta.influence` is the function: import the rest by
+  `from meta.influence import ...`.
 - `meta.lot`: Learning from Teaching.
 - `meta.methods`: teachers as methods of a comparison.
 - `meta.saving`: models in files that run no code when they are read, and trainings that resume.
@@ -30,9 +31,11 @@ from meta.hypergradients import (
 )
 from meta.influence import (
     INFLUENCE_METHODS,
+    Attribution,
     InfluencePolicy,
     InfluenceTeacher,
     InfluenceTeaching,
+    attribute,
     directional_derivative,
     held_out_gradient,
     influence,
@@ -66,6 +69,7 @@ __all__ = [
     "RMD",
     "ActionGradient",
     "AttentionPolicy",
+    "Attribution",
     "Batch",
     "ConstantTeacher",
     "Cotangent",
@@ -95,6 +99,7 @@ __all__ = [
     "Training",
     "VectorActionGradient",
     "WindowGradient",
+    "attribute",
     "directional_derivative",
     "held_out_gradient",
     "hypergradient",

@@ -118,6 +118,10 @@ class Model:
 
     def objective(self, state: StudentState, episode: Episode) -> torch.Tensor:
         """J: the smooth objective on dev, a scalar or (B,), differentiable where the state needs gradients."""
+        return self.objective_on(state, *self.dev(episode))
+
+    def objective_on(self, state: StudentState, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The smooth objective on the given data, as `objective`; arguments as of `metrics`."""
 
         def objective(
             parameters: Tensors, buffers: Tensors, inputs: torch.Tensor, targets: torch.Tensor
@@ -125,7 +129,7 @@ class Model:
             network = _Network(self, parameters, buffers, differentiable=True)
             return self.measure.objective_of(network, inputs, targets)
 
-        return self.mapping(objective)(state.parameters, state.buffers, *self.dev(episode))
+        return self.mapping(objective)(state.parameters, state.buffers, inputs, targets)
 
     def metrics(self, state: StudentState, inputs: torch.Tensor, targets: torch.Tensor) -> Metrics:
         """(objective, score, features) of the student on the given data, without gradients.

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -14,11 +13,10 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
 from teachenv import checks
+from teachenv.batching import Batching, batched
 from teachenv.dynamics import Dynamics
 from teachenv.env import TeachEnv
-from teachenv.errors import unknown_name
 from teachenv.interface import Interface, Standing
-from teachenv.mapping import Loop, Vmap
 from teachenv.parts import spelled_out
 from teachenv.problem import Problem
 from teachenv.problem_checks import check_snapshot, reset_options
@@ -26,8 +24,6 @@ from teachenv.randomness import SEED_BOUND
 from teachenv.settings import Settings
 from teachenv.state import Episode, StudentState, stack_episodes
 from teachenv.tasks.base import Task
-
-Path = Literal["auto", "vmap", "loop"]
 
 
 class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
@@ -63,7 +59,7 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self,
         num_envs: int = 1,
         *,
-        path: Path = "auto",
+        path: Batching = "auto",
         render_mode: None = None,
         defaults: Mapping[str, Any] | None = None,
         **settings: Any,
@@ -79,8 +75,8 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.num_envs = num_envs
         settings = spelled_out(settings)
         self.problem = Problem(Settings.from_kwargs(settings, defaults), given=settings)
-        self.path = self._choose(path)
-        mapping = self.problem.vmap() if self.path == "vmap" else Loop()
+        mapping = batched(self.problem, path)
+        self.path = "loop" if mapping.one_by_one else "vmap"
         self.interface = Interface(self.problem, self.problem.dynamics.mapped(mapping))
         self.OBSERVATION_FIELDS = self.interface.observation_fields
         self.single_observation_space = self.interface.observation_space
@@ -245,53 +241,6 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             random.bit_generator.state = saved
         self._standing = standing
         self._stepped = None
-
-    def _choose(self, path: Path) -> Literal["vmap", "loop"]:
-        if path not in get_args(Path):
-            raise unknown_name("path", path, get_args(Path))
-        if path == "loop":
-            return "loop"
-        student = self.problem.dynamics.student
-        device = torch.device(self.problem.settings.device)
-        if path == "auto" and student.has_convolutions and device.type == "cpu":
-            return "loop"
-        if self.problem.dynamics.measure.decodes:
-            obstacle: str | None = "it is judged by what it decodes"
-        else:
-            obstacle = "its forward pass draws random numbers" if student.stochastic else self._vmap_error()
-        if obstacle is None:
-            return "vmap"
-        if path == "vmap":
-            raise ValueError(f'path="vmap" does not work for this student: {obstacle}; use path="loop" or "auto"')
-        return "loop"
-
-    def _vmap_error(self) -> str | None:
-        """What keeps two students from being trained under vmap: an error, or other results than one by one."""
-        single = self.problem.dynamics
-        dynamics = single.mapped(Vmap())
-        each = [self.problem.episodes.of(seed) for seed in (0, 1)]
-        episodes, neutral = stack_episodes(each), self.problem.neutral_action
-        try:
-            with warnings.catch_warnings():
-                # Operations that vmap has no rule for: it takes students one by one and says so.
-                warnings.filterwarnings("error", message="There is a performance drop")
-                students, _ = dynamics.step(dynamics.untrained(episodes), episodes, neutral.expand(2, -1))
-                measured = dynamics.metrics(students, *dynamics.dev(episodes))
-        except Exception as error:  # whatever a user's network raises
-            return (str(error).splitlines() or [type(error).__name__])[0]
-        if single.known_pure:
-            return None
-        for i, episode in enumerate(each):
-            student, _ = single.step(single.untrained(episode), episode, neutral)
-            pairs = [(single.metrics(student, *single.dev(episode))[0], measured[0][i])]
-            pairs += [(t, students.parameters[n][i]) for n, t in student.parameters.items()]
-            pairs += [(t, students.buffers[n][i]) for n, t in student.buffers.items() if t.is_floating_point()]
-            tolerance = 1e-7 if neutral.dtype == torch.float64 else 1e-3
-            if self.problem.settings.autocast is not None:
-                tolerance = 5e-2  # bfloat16 has three digits
-            if not all(torch.allclose(a, b, rtol=tolerance, atol=tolerance, equal_nan=True) for a, b in pairs):
-                return "its step under vmap leads to another student than without"
-        return None
 
     def _restart(self, rows: np.ndarray) -> None:
         """Puts new episodes in the places of others."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 
 import torch
 
@@ -20,16 +21,19 @@ class Training(Process):
     Args:
         dynamics: The environment's dynamics, `env.unwrapped.dynamics`: the student's step, and J on dev.
         episode: Which training of it: splits and minibatches, `env.unwrapped.episode`.
+        objective: What is differentiated, a function of the final state to a scalar or (B,); None: the dynamics' J.
     """
 
-    def __init__(self, dynamics: Dynamics, episode: Episode) -> None:
+    def __init__(
+        self, dynamics: Dynamics, episode: Episode, objective: Callable[[StudentState], torch.Tensor] | None = None
+    ) -> None:
         """Makes a process of each of the step's updates: one, or in joint training one for each network."""
-        self.dynamics, self.episode = dynamics, episode
+        self.dynamics, self.episode, self._own_objective = dynamics, episode, objective is not None
         self.replays_exactly = dynamics.known_pure
         self._updates = [
             GradientProcess(
                 update,
-                lambda state: dynamics.objective(state, episode),
+                objective or (lambda state: dynamics.objective(state, episode)),
                 dynamics.student.statistics,
                 stops_gradients=dynamics.student.reads_stopped,
             )
@@ -52,7 +56,7 @@ class Training(Process):
 
     def singles(self, state: StudentState) -> list[tuple[Process, StudentState]]:
         """Returns (training, student) of each student of a batch that is taken one by one; else nothing."""
-        if not self.dynamics.mapping.one_by_one:
+        if not self.dynamics.mapping.one_by_one or self._own_objective:
             return []
         single = self.dynamics.mapped(One())
         return [(Training(single, episode), student) for student, episode in apart(state, self.episode)]

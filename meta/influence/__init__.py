@@ -3,14 +3,17 @@
 The attribute `meta.influence` is the function of this name; import the rest by `from meta.influence import ...`.
 """
 
+from meta.influence.attribution import Attribution, attribute
 from meta.influence.derivatives import INFLUENCE_METHODS, directional_derivative, held_out_gradient, influence
 from meta.influence.teaching import InfluencePolicy, InfluenceTeacher, InfluenceTeaching
 
 __all__ = [
     "INFLUENCE_METHODS",
+    "Attribution",
     "InfluencePolicy",
     "InfluenceTeacher",
     "InfluenceTeaching",
+    "attribute",
     "directional_derivative",
     "held_out_gradient",
     "influence",

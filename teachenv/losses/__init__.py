@@ -11,13 +11,12 @@ from teachenv.errors import unknown_name
 from teachenv.losses.base import LossFamily
 from teachenv.losses.bilinear import Bilinear, BilinearGeneralized, BilinearSigmoid
 from teachenv.losses.class_weights import ClassWeights
-from teachenv.losses.data_weights import DataWeights
 from teachenv.losses.diagonal import Diagonal, DiagonalSigmoid
 from teachenv.losses.distillation import Distillation
 from teachenv.losses.dynamic_network import DynamicNetwork
 from teachenv.losses.mixture import Mixture
 from teachenv.losses.plain import PLAIN_LOSSES, plain_loss
-from teachenv.losses.sample_weights import SampleWeights
+from teachenv.losses.sample_weights import DataWeights, SampleWeights
 
 __all__ = [
     "LOSSES",

@@ -59,6 +59,10 @@ class LossFamily(ABC):
         """
         return ((self, ""),)
 
+    def of_data(self) -> LossFamily | None:
+        """The family whose actions weigh the pool's samples in this family's plain loss; None: there is none."""
+        return None
+
     def coefficients(self, action: torch.Tensor) -> torch.Tensor:
         """What the action stands for, as a matrix to look at; by default the action itself, one row."""
         return action.view(1, -1)

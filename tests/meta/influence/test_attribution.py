@@ -1,0 +1,134 @@
+"""The derivative of tests' losses with respect to the weights of training samples."""
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import meta
+from teachenv import Task, TeachEnv
+
+CLASSES, TESTS = 3, 4
+
+
+def task() -> Task:
+    rng = np.random.default_rng(0)
+    targets = np.arange(36) % CLASSES
+    inputs = rng.normal(size=(36, 5)) + 1.5 * rng.normal(size=(CLASSES, 5))[targets]
+    return Task("vectors", "made-up", (inputs[:30], targets[:30]), (inputs[30:], targets[30:]), CLASSES)
+
+
+def normed() -> nn.Module:
+    return nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, CLASSES))
+
+
+def dropped() -> nn.Module:
+    return nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Dropout(0.3), nn.Linear(6, CLASSES))
+
+
+def make(**changes) -> TeachEnv:
+    options = {"loss": "data-weights", "horizon": 8, "steps_per_action": 8, "batch_size": 5, "dev_size": 6}
+    return TeachEnv(**({"task": task(), "dtype": "float64", **options} | changes))
+
+
+def of_tests(env: TeachEnv) -> tuple[torch.Tensor, torch.Tensor]:
+    return env.task.test[0][:TESTS], env.task.test[1][:TESTS]
+
+
+def losses_under(env: TeachEnv, action: np.ndarray, seed: int) -> np.ndarray:
+    env.reset(seed=seed)
+    env.step(action)
+    inputs, targets = of_tests(env)
+    return F.cross_entropy(env.predict(inputs), targets, reduction="none").numpy()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"student": "mlp", "momentum": 0.9, "weight_decay": 0.01},
+        {"student": "mlp", "optimizer": "adam", "learning_rate": 0.02, "lr_schedule": "cosine"},
+        {"student": normed},
+        {"student": dropped},
+    ],
+    ids=["sgd", "adam", "batch-norm", "dropout"],
+)
+def test_values_are_the_slopes_of_the_tests_losses_over_trainings(options):
+    env = make(**options)
+    scores = meta.attribute(env, of_tests(env), seeds=[3])
+    assert scores.values.shape == (TESTS, 30)
+    np.testing.assert_allclose(scores.losses, losses_under(env, np.zeros(30), 3), rtol=1e-10)
+    rng, step = np.random.default_rng(1), 1e-5
+    for _ in range(3):
+        along = rng.normal(size=30)
+        slopes = (losses_under(env, step * along, 3) - losses_under(env, -step * along, 3)) / (2 * step)
+        np.testing.assert_allclose(scores.values @ along, slopes, rtol=1e-6, atol=1e-9)
+
+
+def test_one_test_all_tests_and_several_trainings_agree():
+    env = make()
+    inputs, targets = of_tests(env)
+    each = [meta.attribute(env, (inputs, targets), seeds=[seed]) for seed in (0, 1)]
+    alone = meta.attribute(env, (inputs[2:3], targets[2:3]), seeds=[0])
+    np.testing.assert_allclose(alone.values[0], each[0].values[2], rtol=1e-9, atol=1e-12)
+    whole = meta.attribute(env, (inputs, targets), seeds=[0], together=True)
+    np.testing.assert_allclose(whole.values[0], each[0].values.mean(0), rtol=1e-9, atol=1e-12)
+    both = meta.attribute(env, (inputs, targets), seeds=[0, 1])
+    np.testing.assert_allclose(both.values, (each[0].values + each[1].values) / 2, rtol=1e-9)
+    assert both.trainings == 2
+    other = meta.attribute(env, (inputs, targets), seeds=[0], objective=lambda z, y: -2 * F.cross_entropy(z, y))
+    np.testing.assert_allclose(other.values, -2 * each[0].values, rtol=1e-9, atol=1e-12)
+
+
+def test_samples_that_the_training_does_not_see_have_no_value_and_the_environment_stays():
+    env = make(train_size=10)
+    env.reset(seed=5)
+    before = {name: tensor.clone() for name, tensor in env.student.parameters.items()}
+    scores = meta.attribute(env, of_tests(env))
+    unseen = np.setdiff1d(np.arange(30), env.episode.batches.numpy())
+    assert len(unseen) >= 20
+    assert (scores.values[:, unseen] == 0).all()
+    assert (np.delete(scores.values, unseen, 1) != 0).all()
+    assert all(torch.equal(before[name], tensor) for name, tensor in env.student.parameters.items())
+    again = meta.attribute(env, of_tests(env), seeds=[5])
+    assert np.array_equal(scores.values, again.values)  # the current episode is that of the seed
+
+
+def test_weights_of_minibatches_are_attributed_to_their_samples():
+    of_places = make(loss="sample-weights", steps_per_action=1)
+    of_places_scores = meta.attribute(of_places, of_tests(of_places), seeds=[3])
+    np.testing.assert_array_equal(of_places_scores.values, meta.attribute(make(), of_tests(make()), seeds=[3]).values)
+
+
+def test_samples_are_ranked_and_written(tmp_path):
+    values = np.array([[0.5, -1.0, 0.0], [-2.0, 0.25, 1.0]])
+    scores = meta.Attribution(values, np.zeros(2), 1, 8, 8, 0)
+    assert scores.ranked(0).tolist() == [0, 2, 1]
+    assert scores.ranked().tolist() == [2, 1, 0]
+    scores.to_csv(tmp_path / "scores.csv")
+    with open(tmp_path / "scores.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["value"]) for row in rows] == values.ravel().tolist()
+    assert [(row["test"], row["sample"]) for row in rows][:4] == [("0", "0"), ("0", "1"), ("0", "2"), ("1", "0")]
+
+
+@pytest.mark.parametrize(
+    ("changes", "tests", "options", "message"),
+    [
+        ({"loss": "bilinear"}, None, {}, 'loss="data-weights"'),
+        ({}, (np.zeros((2, 7)), np.zeros(2, int)), {}, r"inputs of tests have shape \(2, 7\)"),
+        ({}, (np.zeros((2, 5)), np.zeros((2, 1), int)), {}, r"targets of tests have shape"),
+        ({}, (np.zeros((2, 5)), np.zeros(3, int)), {}, "found 2 inputs and 3 targets"),
+        ({}, (np.zeros((0, 5)), np.zeros(0, int)), {}, "at least one"),
+        ({}, np.zeros((3, 5)), {}, "must be a pair"),
+        ({}, None, {"seeds": []}, "seeds is empty"),
+        ({}, None, {"seeds": [-1]}, "seeds must be"),
+    ],
+)
+def test_what_cannot_be_attributed_is_said(changes, tests, options, message):
+    env = make(**changes)
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=message):
+        meta.attribute(env, of_tests(env) if tests is None else tests, **options)

@@ -101,7 +101,6 @@ class GradientProcess(Process):
         objective: The final state to J.
         statistics: Names of the buffers that J can depend on.
         stops_gradients: Whether the step's own gradient leaves out a dependence that the step has.
-        replays_exactly: Whether it is known that a step taken again gives the same.
     """
 
     hessian_vector_products = 1
@@ -114,12 +113,11 @@ class GradientProcess(Process):
         statistics: Sequence[str] = (),
         *,
         stops_gradients: bool = False,
-        replays_exactly: bool = False,
     ) -> None:
         """Keeps the update, its optimiser and the objective; nothing is computed yet."""
         self.update, self.optimizer = update, update.optimizer
         self._objective, self._statistics = objective, statistics
-        self.stops_gradients, self.replays_exactly = stops_gradients, replays_exactly
+        self.stops_gradients = stops_gradients
 
     def batch(self, state: StudentState) -> tuple[int, ...]:
         """Returns the shape in which students are stacked: (B,) for a batch, () for a single one."""

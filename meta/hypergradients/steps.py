@@ -58,20 +58,19 @@ class Steps:
         self.total = len(actions) * per_action
         self.evaluations = self.products = 0
         self.meter = MemoryMeter()
-        self._first: tuple[Any, Adjoint] | None = None
+        self._taken: tuple[int, Any, Adjoint] | None = None  # (t, x_{t+1}, adjoint) of the step that was weighed
 
     def sizes(self, state: Any, begin: int) -> Sizes:
         """Weighs what the steps from x_begin on would hold; that step is taken here, and not again by the next call."""
         needed = bytes_of(self.process.needed(state))
         if not self.by_differences:
-            self._first = self.weighed(state, begin)
+            self._taken = (begin, *self.weighed(state, begin))
         return Sizes(self.total - begin, bytes_of(state), needed, self.meter.graph_bytes)
 
     def step(self, state: Any, t: int, arena: Arena | None = None) -> Any:
         """Returns x_{t+1}, without a graph; in the arena, as far as it can be written there at once."""
-        if self._first is not None:
-            after = self._first[0]
-            self._first = None
+        if self._taken is not None and self._taken[0] == t:
+            (_, after, _), self._taken = self._taken, None
             self.meter.release()
             return after
         self.evaluations += self.process.gradient_evaluations
@@ -79,9 +78,9 @@ class Steps:
 
     def linearize(self, state: Any, t: int) -> tuple[Any, Adjoint]:
         """Returns x_{t+1} and the adjoint of the step to it, which holds the step's graph."""
-        if self._first is not None:
-            first, self._first = self._first, None
-            return first
+        if self._taken is not None and self._taken[0] == t:
+            (_, *taken), self._taken = self._taken, None
+            return taken[0], taken[1]
         self.evaluations += self.process.gradient_evaluations
         self.products += self.process.hessian_vector_products
         return self.process.linearize(state, self._action(t), t)

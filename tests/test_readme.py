@@ -32,7 +32,10 @@ SHORTER = {
     "TeachCIFAR-v0": {"horizon=5": "horizon=2", "dev_size=200": "dev_size=20"},
     "steps_per_action=5, horizon=100": {"horizon=100": "horizon=20", "learn(20)": "learn(4)"},
     'DDPG("AttentionPolicy"': {"total_timesteps=480": "total_timesteps=240"},
-    "TeachTranslation-v0": {"warm_start=5": "warm_start=1"},
+    "TeachTranslation-v0": {
+        "warm_start=5": "warm_start=1",
+        "horizon=10": 'horizon=2, steps_per_action=1, student_kwargs={"width": 16}',
+    },
 }  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from teachenv.optimizers import Optimizer
 from teachenv.randomness import SEED_BOUND, Purpose, generator
 from teachenv.schedules import make_schedule
 from teachenv.state import Episode, Outcome, StudentState
-from teachenv.update import Move, StudentUpdate
+from teachenv.student_update import Move, StudentUpdate
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -22,13 +22,13 @@ from teachenv.problem_checks import check_networks, check_observed, check_sizes
 from teachenv.recording import recorder_of
 from teachenv.schedules import Schedule, make_schedule
 from teachenv.settings import Settings
+from teachenv.student_update import Move
 from teachenv.students import FunctionalStudent, StudentFactory, functional_student, make_student
 from teachenv.students.pair import TEACHER, Pair
 from teachenv.tasks import OPTIONS_OF_ALL, make_task
 from teachenv.tasks.base import Task
 from teachenv.tasks.decisions import SingleDecisions
 from teachenv.tasks.measures import Measure
-from teachenv.update import Move
 
 
 class Problem:

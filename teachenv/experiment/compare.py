@@ -62,9 +62,8 @@ def compare(
     Args:
         env: a registered environment (`"TeachDigits-v0"`), with its module before it if that registers it
             (`"mypackage:Mine-v0"`); or give a task.
-        methods: what is compared, by the names that rows and tables have: `teachenv.experiment.fixed(...)`,
-            `meta.methods.rmd(...)`, `agents.methods.ddpg(...)`, or a `teachenv.experiment.Method` of your own. A list
-            as an option is its grid.
+        methods: by name: `teachenv.experiment.fixed(...)`, `meta.methods.rmd(...)`, `agents.methods.ddpg(...)`, or a
+            `teachenv.experiment.Method` of your own. A list as an option is its grid.
         task: a `teachenv.Task` of your own, or the name of one; in place of `env`.
         tune: options of the environment that every method is tuned over, all combinations of the listed values.
         budget: student steps that each teacher may spend on its own training.
@@ -91,7 +90,7 @@ def compare(
     setting, tuned = _setting(env, task, options), _tuned({} if tune is None else tune)
     contest = _contest(setting, methods, tuned, budget, effort)
     comparison = Comparison("compare", [contest], checks.integer("seeds", seeds, least=1))
-    folder = Path("runs", file_name(contest.name)) if out is None else _folder(out)
+    folder = _folder(out, contest)
     about = _agreed(folder, _about(contest, tuned))  # before anything is started or made
     with ResultsFile(folder / "results.jsonl") as results, make_backend(backend, workers, address) as machines:
         # Again, now that nobody else writes there.
@@ -99,7 +98,9 @@ def compare(
         return execute(results, comparison.stages, comparison.report, machines)
 
 
-def _folder(out: Any) -> Path:
+def _folder(out: Any, contest: Contest) -> Path:
+    if out is None:
+        return Path("runs", file_name(contest.name))
     try:
         name = os.fsdecode(out)
     except TypeError:

@@ -1,0 +1,259 @@
+"""The updates of an environment's students: a step along the gradient of a loss on the episode's next minibatch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+
+from teachenv.losses.base import LossFamily
+from teachenv.model import Model
+from teachenv.optimizers import Rate, Tensors
+from teachenv.schedules import Schedule
+from teachenv.state import Episode, Gradient, Outcome, Pullback, StudentState
+from teachenv.students.kernels import opened
+from teachenv.trees import leaves
+from teachenv.update import Adjoint, Update
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Move:
+    """Which loss moves which parameters, and how fast.
+
+    Attributes:
+        loss: the family that gives actions their meaning.
+        learning_rate: base learning rate η.
+        schedule: factor on η by student step.
+        prefix: how the names of the parameters that move begin.
+    """
+
+    loss: LossFamily
+    learning_rate: float
+    schedule: Schedule
+    prefix: str = ""
+
+    def rate(self, step: int | np.ndarray) -> float | np.ndarray:
+        """The learning rate at a step, or at each of an array of steps."""
+        factor = self.schedule(step)
+        return self.learning_rate * (np.asarray(factor, dtype=float) if isinstance(step, np.ndarray) else float(factor))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class StudentUpdate(Update):
+    """The update of an environment's student, or of a batch of them, in one episode.
+
+    Attributes:
+        model: network and data.
+        episode: the episode of the training.
+        move: the loss, the parameters that move along its gradient, and the learning rate.
+    """
+
+    model: Model
+    episode: Episode
+    move: Move
+
+    def rate(self, state: StudentState) -> Rate:
+        """The scheduled learning rate; one number for all students if they stand at the same step."""
+        step = state.step
+        if isinstance(step, np.ndarray):
+            if step.min() != step.max():
+                return torch.as_tensor(
+                    self.move.rate(step), dtype=self.model.student.dtype, device=self.model.task.pool[0].device
+                )
+            step = int(step[0])
+        return float(self.move.rate(step))
+
+    def of_action(self, state: StudentState, action: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
+        """Puts the derivative of the minibatch's coordinates into their places, see `Update.of_action`."""
+        if not self.move.loss.of_pool:
+            return part
+        indices = self.model.indices(self.episode, state.step)
+        if indices.dim() > 1:
+            rows = torch.arange(len(indices), device=indices.device)[:, None].expand_as(indices)
+            indices = torch.stack([rows, indices])
+        else:
+            indices = indices[None]
+        return torch.sparse_coo_tensor(indices.flatten(1), part.flatten(), tuple(action.shape), check_invariants=False)
+
+    def _read(self, step: int | np.ndarray, action: torch.Tensor) -> torch.Tensor:
+        """What the step's loss is given of an action: all, or the coordinates of its minibatch's samples."""
+        if not self.move.loss.of_pool:
+            return action
+        return action.gather(-1, self.model.indices(self.episode, step))
+
+    def moved(self, parameters: Tensors) -> list[str]:
+        """Names of the parameters that the update moves."""
+        return [name for name in parameters if name.startswith(self.move.prefix)]
+
+    def gradient(
+        self, state: StudentState, action: torch.Tensor, *, with_action: bool = False, of_all: bool = False
+    ) -> Gradient:
+        """The gradient of the taught loss on the step's minibatch, see `Update.gradient`."""
+        student = self.model.student
+        names = list(state.parameters) if of_all else self.moved(state.parameters)
+        of_statistics = student.statistics if of_all and student.reads_statistics else []
+        random_states = self.model.random_states(self.episode, state.step)
+
+        def gradient(
+            parameters: Tensors, buffers: Tensors, inputs: torch.Tensor, targets: torch.Tensor, action: torch.Tensor
+        ) -> Gradient:
+            parameters = leaves(parameters)
+            statistics = leaves({name: buffers[name] for name in of_statistics})
+            action = action.detach().requires_grad_(with_action)
+            with torch.enable_grad():
+                losses, scores, new_buffers = self.model.mapping(
+                    self._forward(random_states, differentiable=bool(of_statistics))
+                )(parameters, buffers | statistics, inputs, targets, action)
+                wanted = [*(parameters[name] for name in names), *statistics.values()]
+                grads = torch.autograd.grad(
+                    _total(losses), wanted + ([action] if with_action else []), materialize_grads=True
+                )
+            of_parameters = dict(zip(names, grads, strict=False))
+            d_statistics = dict(zip(of_statistics, grads[len(names) :], strict=False))
+            of_action = grads[-1] if with_action else None
+            outcome = Outcome(losses.detach(), scores)
+            return Gradient(of_parameters, of_action, _detached(new_buffers), outcome, d_statistics)
+
+        minibatch = self.model.minibatch(self.episode, state.step)
+        return self._recorded(gradient, "gradient", with_action, of_all)(
+            state.parameters, state.buffers, *minibatch, self._read(state.step, action)
+        )
+
+    def _recorded(self, function: Callable[..., T], *name: Hashable) -> Callable[..., T]:
+        return self.model.mapping.recorded(function, (*self.model.pieces, self.move.loss), self.move.prefix, *name)
+
+    def linearize(self, state: StudentState, action: torch.Tensor) -> tuple[Gradient, Adjoint]:
+        """The gradient and its adjoint, see `Update.linearize`."""
+        random_states = self.model.random_states(self.episode, state.step)
+        inputs, targets = self.model.minibatch(self.episode, state.step)
+        action = self._read(state.step, action)
+        return self._linearized(random_states, state.parameters, state.buffers, inputs, targets, action)
+
+    def pullback(
+        self, state: StudentState, action: torch.Tensor, d_gradient: Tensors | None, d_statistics: Tensors
+    ) -> Pullback:
+        """The adjoint by double backward, see `Update.pullback`."""
+        random_states = self.model.random_states(self.episode, state.step)
+        second_order = d_gradient is not None
+
+        def pullback(*at: Any) -> Pullback:
+            *of_gradient, d_gradient, d_statistics = at
+            _, adjoint = self._linearized(random_states, *of_gradient, second_order=second_order)
+            return adjoint(d_gradient, d_statistics)
+
+        inputs, targets = self.model.minibatch(self.episode, state.step)
+        action = self._read(state.step, action)
+        return self._recorded(pullback, "pullback", second_order)(
+            state.parameters, state.buffers, inputs, targets, action, d_gradient or {}, d_statistics
+        )
+
+    def _linearized(
+        self,
+        random_states: Iterator[AbstractContextManager[None]],
+        parameters: Tensors,
+        buffers: Tensors,
+        inputs: torch.Tensor,
+        targets: torch.Tensor,
+        action: torch.Tensor,
+        *,
+        second_order: bool = True,
+    ) -> tuple[Gradient, Adjoint]:
+        """What `linearize` returns; without `second_order`, no gradient, and only the statistics are pulled back."""
+        parameters, action = leaves(parameters), action.detach().requires_grad_()
+        statistics = leaves({name: buffers[name] for name in self.model.student.statistics})
+        gradient, new_buffers, outcome = self._with_graph(
+            random_states, parameters, buffers | statistics, inputs, targets, action, second_order=second_order
+        )
+
+        def adjoint(d_gradient: Tensors, d_statistics: Tensors) -> Pullback:
+            outputs = [*gradient.values(), *(new_buffers[name] for name in d_statistics)]
+            cotangents = [*d_gradient.values(), *d_statistics.values()]
+            reached = [i for i, output in enumerate(outputs) if output.requires_grad]
+            with opened():
+                grads = torch.autograd.grad(
+                    [outputs[i] for i in reached],
+                    [*parameters.values(), *statistics.values(), action],
+                    [cotangents[i] for i in reached],
+                    materialize_grads=True,
+                )
+            of_parameters = dict(zip(parameters, grads, strict=False))
+            return Pullback(of_parameters, dict(zip(statistics, grads[len(parameters) : -1], strict=True)), grads[-1])
+
+        return Gradient(_detached(gradient), None, _detached(new_buffers), outcome), adjoint
+
+    def gradient_with_graph(
+        self, parameters: Tensors, buffers: Tensors, step: int | np.ndarray, action: torch.Tensor
+    ) -> tuple[Tensors, Tensors]:
+        """The gradient with its graph, see `Update.gradient_with_graph`."""
+        inputs, targets = self.model.minibatch(self.episode, step)
+        action = self._read(step, action)
+        random_states = self.model.random_states(self.episode, step)
+        return self._with_graph(random_states, parameters, buffers, inputs, targets, action, form="batched")[:2]
+
+    def _with_graph(
+        self,
+        random_states: Iterator[AbstractContextManager[None]],
+        parameters: Tensors,
+        buffers: Tensors,
+        inputs: torch.Tensor,
+        targets: torch.Tensor,
+        action: torch.Tensor,
+        *,
+        second_order: bool = True,
+        form: Literal[True, "batched"] = True,
+    ) -> tuple[Tensors, Tensors, Outcome]:
+        with torch.enable_grad():
+            losses, scores, new_buffers = self.model.mapping(self._forward(random_states, differentiable=form))(
+                parameters, buffers, inputs, targets, action
+            )
+            gradient: Tensors = {}
+            if second_order:
+                names = self.moved(parameters)
+                wanted = [parameters[name] for name in names]
+                grads = torch.autograd.grad(_total(losses), wanted, create_graph=True, materialize_grads=True)
+                gradient = dict(zip(names, grads, strict=True))
+        return gradient, new_buffers, Outcome(losses.detach(), scores)
+
+    def _forward(
+        self, random_states: Iterator[AbstractContextManager[None]], *, differentiable: bool | Literal["batched"]
+    ) -> Callable[..., tuple[torch.Tensor, torch.Tensor, Tensors]]:
+        """One student's training pass, a function of its tensors to (loss, minibatch score, new buffers).
+
+        Args:
+            random_states: the contexts in which the calls draw their random numbers, in order.
+            differentiable: make the new buffers differentiable, too; see `FunctionalStudent.__call__`.
+        """
+
+        def forward(
+            parameters: Tensors, buffers: Tensors, inputs: torch.Tensor, targets: torch.Tensor, action: torch.Tensor
+        ) -> tuple[torch.Tensor, torch.Tensor, Tensors]:
+            with next(random_states):
+                prediction, new_buffers = self.model.student(
+                    parameters,
+                    buffers,
+                    inputs,
+                    training=True,
+                    differentiable=self.model.mapping.form or differentiable,
+                    with_head=self.move.loss.needs_head,
+                )
+            score = self.model.measure.score(prediction.outputs.detach(), targets)
+            decided = self.model.decisions(prediction, targets)
+            loss = self.move.loss(action, decided.prediction, decided.labels)
+            return loss if decided.rest is None else loss + decided.rest, score, new_buffers
+
+        return forward
+
+
+def _detached(tensors: Tensors) -> Tensors:
+    return {name: t.detach() for name, t in tensors.items()}
+
+
+def _total(losses: torch.Tensor) -> torch.Tensor:
+    """What to differentiate: a student's loss depends on its own parameters only, so the sum gives each its own."""
+    return losses.sum() if losses.dim() else losses

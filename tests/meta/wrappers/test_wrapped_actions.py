@@ -73,6 +73,8 @@ REFUSED: dict[str, Wrap] = {
     "TransformReward": lambda env: w.TransformReward(env, lambda r: -r),
     "NormalizeReward": w.NormalizeReward,
 }
+if not hasattr(w, "DiscretizeAction"):  # Gymnasium has it from 1.2 on
+    del REFUSED["DiscretizeAction"]
 
 
 def ended(env: Any, actions: np.ndarray) -> dict[str, Any]:

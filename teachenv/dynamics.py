@@ -37,7 +37,8 @@ class Dynamics(Model):
         moves: what a student's step consists of, in order. Of an ordinary student there is one; of a pair the
             teacher's comes first. The last one's loss and outcome are the student's.
         warm_start: steps of cross-entropy that an untrained student takes before the first action.
-        known_pure: whether network, loss and measure are all this package's own.
+        known_pure: whether network, loss, measure, decisions, optimiser, augmentation and trim are all this package's
+            own.
     """
 
     optimizer: Optimizer

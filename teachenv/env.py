@@ -128,11 +128,16 @@ class TeachEnv(gym.Env[np.ndarray, np.ndarray]):
     def predict(self, inputs: torch.Tensor) -> torch.Tensor:
         """Outputs of the current student in evaluation mode, (n, outputs, ...), without gradients.
 
+        With a teacher network they are the student's alone, (n, classes).
+
         Args:
             inputs: samples in the task's form, (n, ...).
+
+        Raises:
+            ValueError: they are no such samples.
+            ResetNeeded: before `reset`.
         """
-        like = self.task.pool[0]
-        return self.dynamics.outputs(self.student, torch.as_tensor(inputs, dtype=like.dtype, device=like.device))
+        return self.interface.predict(self.student, inputs)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

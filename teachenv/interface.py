@@ -22,8 +22,9 @@ import torch
 from teachenv import checks
 from teachenv.dynamics import Dynamics
 from teachenv.joint import PairSamples
+from teachenv.losses.distillation import halves
 from teachenv.problem import Problem
-from teachenv.problem_checks import checked_action
+from teachenv.problem_checks import checked_action, checked_inputs
 from teachenv.samples import LabelledSamples, SampleObserver
 from teachenv.spaces import SampleBox
 from teachenv.state import Episode, StudentState, put, stack_episodes
@@ -250,7 +251,18 @@ class Interface:
             f"{checks.shown(settings.student)} and the inputs of task {self.problem.task.name!r}"
         )
 
-    # --- evaluation ---------------------------------------------------------------------------------------------------
+    # --- outputs and evaluation ---------------------------------------------------------------------------------------
+
+    def predict(self, students: StudentState, inputs: Any) -> torch.Tensor:
+        """What `TeachEnv.predict` returns for a student, (n, outputs, ...), or for a batch, (B, n, outputs, ...).
+
+        Args:
+            students: the state of the student, or of the batch.
+            inputs: samples in the task's form, (n, ...).
+        """
+        tensor = checked_inputs(inputs, self.problem.task)
+        outputs = self.dynamics.outputs(students, tensor.expand(*np.shape(students.step), *tensor.shape))
+        return halves(outputs)[1] if self.dynamics.loss.of_pairs else outputs
 
     def evaluate(
         self, students: StudentState, episode: Episode, split: str, diverged: np.ndarray | bool

@@ -22,7 +22,7 @@ from teachenv.state import Episode, StudentState
 from teachenv.students.functional import FunctionalStudent
 from teachenv.tasks.base import Augmentation, Task
 from teachenv.tasks.decisions import Decisions
-from teachenv.tasks.measures import Measure
+from teachenv.tasks.measures import Measure, Network
 
 T = TypeVar("T")
 Metrics = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -172,6 +172,10 @@ class Model:
 
         with torch.no_grad():
             return self.mapping(report)(state.parameters, state.buffers, inputs, targets)
+
+    def network(self, parameters: Tensors, buffers: Tensors) -> Network:
+        """One student with its tensors, as measures see it."""
+        return _Network(self, parameters, buffers)
 
     def outputs(self, state: StudentState, inputs: torch.Tensor) -> torch.Tensor:
         """The student's outputs in evaluation mode, without gradients: (n, outputs, ...), or (B, n, outputs, ...)."""

@@ -18,7 +18,7 @@ from teachenv.joint import PairMeasure
 from teachenv.losses import LossFamily, make_loss
 from teachenv.mapping import Vmap
 from teachenv.optimizers import make_optimizer
-from teachenv.problem_checks import check_networks, check_observed, check_sizes
+from teachenv.problem_checks import check_networks, check_observed, check_sizes, check_targets
 from teachenv.recording import recorder_of
 from teachenv.schedules import Schedule, make_schedule
 from teachenv.settings import Settings
@@ -29,6 +29,7 @@ from teachenv.tasks import OPTIONS_OF_ALL, make_task
 from teachenv.tasks.base import Task
 from teachenv.tasks.decisions import SingleDecisions
 from teachenv.tasks.measures import Measure
+from teachenv.trial import action_size, ours, sides, try_pieces
 
 
 class Problem:
@@ -67,6 +68,7 @@ class Problem:
         )
         check_networks(settings, self.task, loss)
         check_observed(settings, self.task, loss, self.classifies)
+        check_targets(settings, self.task, loss)
         self.decisions = SingleDecisions() if self.task.decisions is None else self.task.decisions
         measure = self._measure(loss)
         student = self._student(dtype, device)
@@ -79,22 +81,27 @@ class Problem:
             weight_decay=settings.weight_decay,
             nesterov=settings.nesterov,
         )
+        augmentation = self.task.augment if self._augments() else None
+        drawn_and_moved = [piece for piece in (augmentation, self.task.trim, optimizer) if piece is not None]
         self.dynamics = Dynamics(
             student=student,
             task=self.task,
             measure=measure,
             decisions=self.decisions,
-            augmentation=self.task.augment if self._augments() else None,
+            augmentation=augmentation,
             dev_measured=settings.dev_measured,
             dev_targets=dev_targets,
             optimizer=optimizer,
             moves=self._moves(loss, self._schedule(dtype)),
             warm_start=settings.warm_start,
-            known_pure=self._known_pure(),
+            known_pure=self._known(loss, measure) and all(map(ours, drawn_and_moved)),
         )
         self.actions = settings.horizon // settings.steps_per_action
-        size = len(self.task.pool[0]) if loss.of_pool else loss.action_size(self.task.num_outputs, settings.batch_size)
+        size = action_size(loss, self.task.num_outputs, settings.batch_size)
+        if loss.of_pool:
+            size = len(self.task.pool[0])
         self.neutral_action = torch.zeros(size, dtype=dtype, device=device)
+        try_pieces(self.dynamics, settings.batch_size, self.neutral_action, settings.optimizer)
 
     @functools.cached_property
     def fingerprint(self) -> dict[str, str]:
@@ -106,7 +113,7 @@ class Problem:
         if teacher_rate is None:
             teacher_rate = rate
         return tuple(
-            Move(side, teacher_rate if prefix == TEACHER else rate, schedule, prefix) for side, prefix in loss.sides()
+            Move(side, teacher_rate if prefix == TEACHER else rate, schedule, prefix) for side, prefix in sides(loss)
         )
 
     def _schedule(self, dtype: torch.dtype) -> Schedule:
@@ -181,17 +188,18 @@ class Problem:
             raise ValueError(f"augment=True, but task {self.task.name!r} has no augmentation; leave augment out")
         return self.task.augment is not None if wanted is None else wanted
 
-    def _known_pure(self) -> bool:
-        """Whether network, loss and measure are all this package's own."""
+    def _known(self, loss: LossFamily, measure: Measure) -> bool:
+        """Whether network, loss, measure and decisions are all this package's own: what a step computes is pure."""
         settings = self.settings
-        own = isinstance(settings.teacher, str | None) and isinstance(settings.student, str)
+        networks = isinstance(settings.teacher, str | None) and isinstance(settings.student, str)
         judged = self.task.measure is None and (self.task.decisions is None or isinstance(settings.task, str))
-        return judged and own and isinstance(settings.loss, str)
+        named = judged and networks and isinstance(settings.loss, str)
+        return named and all(map(ours, (loss, measure, self.decisions)))
 
     def vmap(self) -> Vmap:
-        """The mapping of many students in one call, with recordings where the dynamics is known to be pure."""
+        """The mapping of many students in one call, with recordings where what they compute is known to be pure."""
         dynamics = self.dynamics
-        if not dynamics.known_pure or dynamics.measure.decodes:
+        if not self._known(dynamics.loss, dynamics.measure) or dynamics.measure.decodes:
             return Vmap()
         student, loss = ("student", "student_kwargs", "teacher", "teacher_kwargs"), ("loss", "loss_kwargs")
         decides = (*student, *loss, "objective", "objective_temperature", "dtype", "autocast")

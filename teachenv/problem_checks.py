@@ -7,6 +7,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 
 from teachenv import checks
 from teachenv.losses import LossFamily
@@ -84,6 +85,28 @@ def check_observed(settings: Settings, task: Task, loss: LossFamily, classifies:
         raise ValueError(f"observe_samples=True needs samples of one label, but task {task.name!r} has others")
 
 
+def check_targets(settings: Settings, task: Task, loss: LossFamily) -> None:
+    """Refuses losses of class labels for a task whose targets are something else, such as numbers to predict.
+
+    Raises:
+        ValueError: the loss reads labels, or the warm start's cross-entropy does.
+    """
+    targets = task.pool[1]
+    if task.decisions is not None or (targets.dim() == 1 and not targets.is_floating_point()):
+        return
+    found = f"targets of task {task.name!r} are {targets.dtype} of shape {tuple(targets.shape[1:])} a sample"
+    if loss.needs_labels:
+        raise ValueError(
+            f"loss={checks.shown(settings.loss)} is of class labels, but {found}: choose a loss that fits, such as "
+            'loss="sample-weights", loss_kwargs={"base": "squared-error"}, or a teachenv.LossFamily of your own'
+        )
+    if settings.warm_start:
+        raise ValueError(
+            f"warm_start={settings.warm_start} is steps of cross-entropy, which is of class labels, but {found}: "
+            "leave it at 0"
+        )
+
+
 def checked_action(action: Any, shape: tuple[int, ...], space: gym.spaces.Box) -> np.ndarray:
     """An action, or a batch of them, as an array; what is outside of the box by rounding alone is clipped.
 
@@ -117,6 +140,35 @@ def checked_action(action: Any, shape: tuple[int, ...], space: gym.spaces.Box) -
     if largest > 1.0:
         array = array.clip(-1.0, 1.0)
     return array if array.flags.writeable else array.copy()  # PyTorch warns of arrays that it may not write to
+
+
+def checked_inputs(inputs: Any, task: Task) -> torch.Tensor:
+    """Samples that a student shall predict, as a tensor in the form of the task's inputs.
+
+    Args:
+        inputs: what a user gave: a tensor, an array or lists of numbers.
+        task: the task.
+
+    Raises:
+        ValueError: they are no numbers, or no batch of samples of the task's shape.
+    """
+    like = task.pool[0]
+    expected = f"({', '.join(map(str, ('n', *like.shape[1:])))})"
+    try:
+        tensor = torch.as_tensor(inputs, dtype=like.dtype, device=like.device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"predict takes an array of samples, {expected} of task {task.name!r}, found {checks.shown(inputs)}"
+        ) from error
+    # A trim makes sequences of other lengths.
+    fits = tensor.dim() == like.dim() if task.trim is not None else tensor.shape[1:] == like.shape[1:]
+    if not fits or not tensor.dim():
+        one = "; put a single sample into a batch, inputs[None]" if tensor.shape == like.shape[1:] else ""
+        raise ValueError(
+            f"predict takes a batch of samples of shape {expected} of task {task.name!r}, found shape "
+            f"{tuple(tensor.shape)}{one}"
+        )
+    return tensor
 
 
 def reset_options(options: Any, known: Collection[str]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from teachenv.randomness import SEED_BOUND
 from teachenv.settings import Settings
 from teachenv.state import Episode, StudentState, stack_episodes
 from teachenv.tasks.base import Task
+from teachenv.trial import try_pieces_of_many
 
 
 class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
@@ -75,6 +76,7 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.num_envs = num_envs
         settings = spelled_out(settings)
         self.problem = Problem(Settings.from_kwargs(settings, defaults), given=settings)
+        try_pieces_of_many(self.problem.dynamics, self.problem.settings.batch_size, self.problem.settings.optimizer)
         mapping = batched(self.problem, path)
         self.path = "loop" if mapping.one_by_one else "vmap"
         self.interface = Interface(self.problem, self.problem.dynamics.mapped(mapping))
@@ -115,7 +117,10 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     @property
     def final_students(self) -> StudentState | None:
-        """The students as they stood after the last step, before any of them started anew; None: no step was taken."""
+        """The students as they stood after the last step, before any of them started anew; None: no step was taken.
+
+        A snapshot has them, too.
+        """
         return None if self._stepped is None else self._stepped.students
 
     @property
@@ -127,12 +132,16 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def predict(self, inputs: torch.Tensor) -> torch.Tensor:
         """Outputs of the current students in evaluation mode, (B, n, outputs, ...), without gradients.
 
+        With teacher networks they are the students' alone, (B, n, classes).
+
         Args:
             inputs: samples in the task's form, (n, ...), the same for all students.
+
+        Raises:
+            ValueError: they are no such samples.
+            ResetNeeded: before `reset`.
         """
-        like = self.task.pool[0]
-        tensor = torch.as_tensor(inputs, dtype=like.dtype, device=like.device)
-        return self.dynamics.outputs(self.students, tensor.expand(self.num_envs, *tensor.shape))
+        return self.interface.predict(self.students, inputs)
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
@@ -221,11 +230,15 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     def get_state(self) -> dict[str, Any]:
         """A snapshot that `set_state` continues from bitwise, here or (pickled) in another process."""
+        standing = None if self._standing is None else self._standing.saved()
+        stepped = None if self._stepped is None else self._stepped.saved()
         return {
             "settings": self.problem.fingerprint,
             "num_envs": self.num_envs,
             "random": [random.bit_generator.state for random in self._randoms],
-            "standing": None if self._standing is None else self._standing.saved(),
+            "standing": standing,
+            # Where no episode has ended in the last step they are the same, and a file holds them once.
+            "stepped": standing if self._stepped is self._standing else stepped,
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -235,12 +248,15 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             ValueError: the snapshot is of an environment with other settings or another number of students; nothing is
                 changed then.
         """
-        check_snapshot(state, self.get_state())
-        standing = None if state["standing"] is None else self.interface.loaded(state["standing"])
-        for random, saved in zip(self._randoms, state["random"], strict=True):
-            random.bit_generator.state = saved
-        self._standing = standing
-        self._stepped = None
+        here = self.get_state()
+        # Snapshots of earlier versions do not tell what stood before episodes ended.
+        check_snapshot(state, {name: value for name, value in here.items() if name != "stepped"})
+        standing = stepped = None if state["standing"] is None else self.interface.loaded(state["standing"])
+        if (saved := state.get("stepped")) is not state["standing"]:
+            stepped = None if saved is None else self.interface.loaded(saved)
+        for random, generator_state in zip(self._randoms, state["random"], strict=True):
+            random.bit_generator.state = generator_state
+        self._standing, self._stepped = standing, stepped
 
     def _restart(self, rows: np.ndarray) -> None:
         """Puts new episodes in the places of others."""

@@ -12,16 +12,17 @@ from teachenv.students.prediction import Prediction
 class LossFamily(ABC):
     """A map from an action in Box(-1, 1) to a loss, whose zero action is the family's plain loss.
 
-    A family of one's own subclasses this and goes to `TeachEnv(loss=...)`. The loss must be twice differentiable almost
-    everywhere in the outputs and once in the action, must work under `torch.func.vmap` (no data-dependent shapes, no
-    `.item()`), and must give exactly the plain loss's gradient at the zero action: write it as plain loss + correction,
-    with a correction that is exactly 0 there.
+    A family of one's own subclasses this and goes to `TeachEnv(loss=...)`, which tries it on a minibatch at once
+    (`teachenv.trial`). The loss must be twice differentiable almost everywhere in the outputs and once in the action,
+    must work under `torch.func.vmap` (no data-dependent shapes, no `.item()`), and must give exactly the plain loss's
+    gradient at the zero action: write it as plain loss + correction, with a correction that is exactly 0 there.
 
     Attributes:
         needs_head: whether `Prediction.features` and `Prediction.head_weight` are wanted.
         of_pairs: whether the outputs are those of a teacher network and of a student; see `teachenv.joint`.
         of_places: whether an action's coordinates belong to the places of a minibatch, so that they mean nothing for a
             batch of another size.
+        needs_labels: whether targets must be class labels.
         drops_samples: whether the action −1 at a place drops the sample there from the minibatch's loss.
         of_pool: whether an action has one coordinate for each sample of the pool, of which a step gives the loss those
             of its minibatch; `action_size` is then the number that the loss is given.
@@ -31,6 +32,7 @@ class LossFamily(ABC):
     needs_head: bool = False
     of_pairs: bool = False
     of_places: bool = False
+    needs_labels: bool = False
     drops_samples: bool = False
     of_pool: bool = False
     coefficient_label: str = "coefficients"
@@ -49,13 +51,15 @@ class LossFamily(ABC):
             targets: (batch,) class labels, or what the task gives.
 
         Returns:
-            A scalar, the mean over the minibatch.
+            A tensor without dimensions in the dtype of the outputs, the mean over the minibatch.
         """
 
     def sides(self) -> tuple[tuple[LossFamily, str], ...]:
         """The losses that a student step takes in order, each with the beginning of its parameters' names.
 
-        One loss moves all parameters, but in distillation, where the teacher network's comes first.
+        One loss moves all parameters, but in distillation, where the teacher network's comes first. A parameter is
+        moved by one loss at most; one whose name begins with none of them stays as it was initialised, so that
+        `((self, "head."),)` trains a head alone.
         """
         return ((self, ""),)
 

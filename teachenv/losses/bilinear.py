@@ -21,6 +21,8 @@ class Bilinear(LossFamily):
         scale: how far the box reaches: the entries of Φ lie within `scale` of the identity's.
     """
 
+    needs_labels = True
+
     def __init__(self, scale: float = 0.5) -> None:
         self.scale = checks.number("scale", scale, above=0)
 

@@ -165,6 +165,7 @@ class DynamicNetwork(LossFamily):
     """
 
     coefficient_label = "loss (row: label's σ, column: class's)"
+    needs_labels = True
 
     def __init__(
         self,

@@ -37,6 +37,8 @@ class Mixture(LossFamily):
             and the default).
     """
 
+    needs_labels = True
+
     def __init__(
         self,
         components: Sequence[str] = COMPONENTS,

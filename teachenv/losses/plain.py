@@ -145,7 +145,7 @@ _RANGES: dict[str, dict[str, Callable[[str, Any], Any]]] = {
 }
 
 
-def plain_loss(name: str, /, **options: Any) -> SampleLoss:
+def plain_loss(name: str, /, **options: Any) -> partial[torch.Tensor]:
     """The named loss with its options set.
 
     Raises:

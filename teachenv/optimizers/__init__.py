@@ -8,7 +8,7 @@ from typing import Any
 
 from teachenv import checks
 from teachenv.optimizers.adam import Adam
-from teachenv.optimizers.base import Optimizer, Rate, Step, Tensors, slots_of
+from teachenv.optimizers.base import Optimizer, Rate, Step, Tensors, along, slots_of
 from teachenv.optimizers.rmsprop import RMSprop
 from teachenv.optimizers.sgd import SGD
 
@@ -22,6 +22,7 @@ __all__ = [
     "Rate",
     "Step",
     "Tensors",
+    "along",
     "make_optimizer",
     "slots_of",
 ]

@@ -60,14 +60,22 @@ def along(factor: Rate, like: torch.Tensor) -> Rate:
 class Optimizer(Protocol):
     """A student's optimiser: pure functions over named tensors, of one student or, stacked, of several.
 
-    It inherits this class and writes `init`, `update` and `reverse`.
+    It inherits this class and writes `init`, `update` and `reverse`; one for which no gradient of the return is wanted
+    raises NotImplementedError in `reverse`. One of a user's own is tried on small parameters when an environment is
+    made (`teachenv.trial`).
     """
 
     needs_gradient: ClassVar[bool]
-    """Whether `reverse` reads the gradient; if not, None may be passed for it."""
+    """Whether `reverse` reads parameters, gradient or slots; if not, None may be passed for them."""
 
     def init(self, parameters: Tensors) -> Tensors:
-        """The slots before the first step."""
+        """The slots before the first step.
+
+        A slot is named after its parameter, `"<parameter>"` or `"<kind>:<parameter>"`, and made like it, so that those
+        of many students are stacked as their parameters are, and those of two networks in joint training are told
+        apart. A slot of another name works in the training of one student by one loss alone; for the number of steps
+        there is `step`.
+        """
         ...
 
     def update(

@@ -29,7 +29,7 @@ class Augmentation(Protocol):
     """A random change of a minibatch's inputs that keeps its targets right."""
 
     def __call__(self, inputs: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-        """Returns augmented inputs of the same shape, dtype and device; all randomness comes from `rng`."""
+        """Returns augmented inputs of the same shape, dtype and device, a function of the inputs and of `rng` alone."""
         ...
 
 
@@ -53,8 +53,9 @@ class Task:
         decisions: how a student's outputs are read as classifications; None: one for each sample. With them integer
             targets may be `VOID`, too.
         lengths: the length of each of the pool's samples, `(n,)`; a minibatch then has samples of about one length.
-        trim: takes from a minibatch, or from a batch of them, what all of its samples only pad; leading dimensions may
-            be any.
+        trim: takes from a minibatch, or from a batch of them, what all of its samples only pad: (inputs, targets) to
+            (inputs, targets) of all samples and the same dtypes. It draws nothing, and leading dimensions may be any:
+            it counts them from the end.
 
     Raises:
         ValueError: the parts do not fit together, or a value is not finite or not a class index.

@@ -26,7 +26,8 @@ class Measure(ABC):
     """What a student is judged by: the real measure, and a smooth stand-in that a teacher can differentiate.
 
     Every method is a pure function of tensors whose shapes do not depend on values, so that it works under
-    `torch.func.vmap` (many students at once) as well as under `torch.func.grad`.
+    `torch.func.vmap` (many students at once) as well as under `torch.func.grad`. A measure of one's own is tried on a
+    minibatch when an environment is made (`teachenv.trial`).
     """
 
     @property
@@ -36,7 +37,7 @@ class Measure(ABC):
 
     @abstractmethod
     def objective(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """The smoothed measure J: a scalar, larger is better, twice differentiable in `outputs`."""
+        """The smoothed J, larger is better: a scalar in the dtype of `outputs`, twice differentiable in them."""
 
     @abstractmethod
     def score(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

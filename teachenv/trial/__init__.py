@@ -37,15 +37,18 @@ def try_pieces(dynamics: Dynamics, batch_size: int, action: torch.Tensor, optimi
     """
     task, student, dtype = dynamics.task, dynamics.student, dynamics.student.dtype
     losses = [move.loss for move in dynamics.moves if not ours(move.loss)]
+    if not ours(dynamics.optimizer):
+        in_part = any(move.prefix for move in dynamics.moves)
+        OptimizerTrial(dynamics.optimizer, optimizer, dtype, student.device).one(0, in_part=in_part)
     # A measure or decisions of this package's may be made by decisions of a user's.
     judges_own = not (ours(dynamics.measure) and ours(dynamics.decisions))
     if judges_own:
         check_names(dynamics.measure)
+    of_data = [piece for piece in (dynamics.augmentation, task.trim) if piece is not None and not ours(piece)]
+    if not (losses or judges_own or of_data):
+        return
     inputs, targets = _minibatch(dynamics, batch_size)
     trained = trimmed(task, augmented(task, dynamics.augmentation, inputs), targets)
-    parts = any(move.prefix for move in dynamics.moves)
-    if not ours(dynamics.optimizer):
-        OptimizerTrial(dynamics.optimizer, optimizer, dtype, student.device).one(0, in_part=parts)
     if not losses and not judges_own:
         return
     parameters, buffers = student.init(0)

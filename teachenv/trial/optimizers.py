@@ -13,8 +13,8 @@ from teachenv.trial.calls import called_once, form
 
 _RATE = 0.1
 _ENTRY_BY_ENTRY = (
-    "of many students compute entry by entry, and multiply by teachenv.optimizers.along(rate, tensor), since each may have "
-    "a rate of its own"
+    "of many students compute entry by entry, and multiply by teachenv.optimizers.along(rate, tensor), since each may "
+    "have a rate of its own"
 )
 
 

@@ -11,6 +11,7 @@ from teachenv.errors import unknown_name
 from teachenv.mapping import Loop, Mapping, Vmap
 from teachenv.problem import Problem
 from teachenv.state import stack_episodes
+from teachenv.trial import try_pieces_of_many
 
 Batching = Literal["auto", "vmap", "loop"]
 
@@ -23,10 +24,12 @@ def batched(problem: Problem, path: Batching = "auto") -> Mapping:
         path: `"vmap"`, `"loop"`, or `"auto"`: vmap, but where it is slower or does not work; see `TeachVectorEnv`.
 
     Raises:
-        ValueError: an unknown path, or `"vmap"` for students that cannot be trained so, and why.
+        ValueError: an unknown path, `"vmap"` for students that cannot be trained so, and why, or a user's own optimiser
+            or trim that does for many students something else than for each.
     """
     if path not in get_args(Batching):
         raise unknown_name("path", path, get_args(Batching))
+    try_pieces_of_many(problem.dynamics, problem.settings.batch_size, problem.settings.optimizer)
     if path == "loop":
         return Loop()
     student = problem.dynamics.student

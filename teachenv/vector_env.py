@@ -24,7 +24,6 @@ from teachenv.randomness import SEED_BOUND
 from teachenv.settings import Settings
 from teachenv.state import Episode, StudentState, stack_episodes
 from teachenv.tasks.base import Task
-from teachenv.trial import try_pieces_of_many
 
 
 class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
@@ -76,7 +75,6 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.num_envs = num_envs
         settings = spelled_out(settings)
         self.problem = Problem(Settings.from_kwargs(settings, defaults), given=settings)
-        try_pieces_of_many(self.problem.dynamics, self.problem.settings.batch_size, self.problem.settings.optimizer)
         mapping = batched(self.problem, path)
         self.path = "loop" if mapping.one_by_one else "vmap"
         self.interface = Interface(self.problem, self.problem.dynamics.mapped(mapping))

@@ -8,9 +8,9 @@ import torch
 
 from teachenv import checks
 from teachenv.losses.base import LossFamily
+from teachenv.student_update import Move
 from teachenv.tasks.decisions import Decided
 from teachenv.trial.calls import called, ours, scalar
-from teachenv.update import Move
 
 
 def action_size(loss: LossFamily, num_outputs: int, batch_size: int) -> int:

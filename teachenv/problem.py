@@ -29,7 +29,7 @@ from teachenv.tasks import OPTIONS_OF_ALL, make_task
 from teachenv.tasks.base import Task
 from teachenv.tasks.decisions import SingleDecisions
 from teachenv.tasks.measures import Measure
-from teachenv.trial import action_size, ours, sides, try_pieces
+from teachenv.trial import action_size, ours, output_shape, sides, try_pieces
 
 
 class Problem:
@@ -160,7 +160,7 @@ class Problem:
     @property
     def _output_shape(self) -> tuple[int, ...]:
         """Of one network, for one sample."""
-        return self.decisions.output_shape(self.task.num_outputs, tuple(self.task.pool[1].shape[1:]))
+        return output_shape(self.task, self.decisions)
 
     @property
     def classifies(self) -> bool:

@@ -14,12 +14,12 @@ import torch
 from teachenv.dynamics import Dynamics
 from teachenv.randomness import Purpose, generator
 from teachenv.trial.calls import ours
-from teachenv.trial.data import augmented, decided, trimmed, try_trim_of_many
+from teachenv.trial.data import augmented, decided, output_shape, trimmed, try_trim_of_many
 from teachenv.trial.losses import action_size, check_prefixes, sides, try_loss
 from teachenv.trial.measures import check_names, try_measure
 from teachenv.trial.optimizers import OptimizerTrial
 
-__all__ = ["action_size", "ours", "sides", "try_pieces", "try_pieces_of_many"]
+__all__ = ["action_size", "ours", "output_shape", "sides", "try_pieces", "try_pieces_of_many"]
 
 
 def try_pieces(dynamics: Dynamics, batch_size: int, action: torch.Tensor, optimizer: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from teachenv import checks
 from teachenv.randomness import Purpose, generator
 from teachenv.students.prediction import Prediction
 from teachenv.tasks.base import Augmentation, Task
@@ -66,6 +67,24 @@ def try_trim_of_many(task: Task, inputs: torch.Tensor, targets: torch.Tensor) ->
             )
 
 
+def output_shape(task: Task, decisions: Decisions) -> tuple[int, ...]:
+    """The shape of a sample's outputs.
+
+    Raises:
+        ValueError: decisions of a user's own say no shape.
+    """
+    each = tuple(task.pool[1].shape[1:])
+    if ours(decisions):
+        return decisions.output_shape(task.num_outputs, each)
+    name = f"output_shape of the decisions {type(decisions).__name__} of task {task.name!r}"
+    shape: object = called(name, decisions.output_shape, lambda: (task.num_outputs, each))
+    if not isinstance(shape, tuple | list) or not shape or not all(isinstance(n, int) and n > 0 for n in shape):
+        raise ValueError(
+            f"{name} is {checks.shown(shape)}, expected the shape of a sample's outputs, such as (classes,)"
+        )
+    return tuple(shape)
+
+
 def decided(
     task: Task, decisions: Decisions, prediction: Prediction, targets: torch.Tensor, dtype: torch.dtype
 ) -> Decided:
@@ -80,15 +99,21 @@ def decided(
     result: object = called(piece, decisions, lambda: (prediction, targets), device=targets.device)
     if not isinstance(result, Decided):
         raise ValueError(f"{piece} return {form(result)}, expected a Decided; return Decided(prediction, labels, rest)")
-    logits = result.prediction.outputs
+    made: object = result.prediction
     labels: object = result.labels
+    if not isinstance(made, Prediction):
+        raise ValueError(f"{piece} have {form(made)} as prediction, expected a Prediction; make it, Prediction(logits)")
+    logits = made.outputs
     if logits.dim() != 2 or len(logits) % len(targets):
         raise ValueError(
             f"{piece} make logits of shape {tuple(logits.shape)} of {len(targets)} samples, expected (decisions, "
             "classes) with as many decisions of each sample; flatten the others into the first dimension"
         )
-    if not isinstance(labels, torch.Tensor) or labels.shape[:1] != logits.shape[:1]:
-        raise ValueError(f"{piece} have {form(labels)} as labels, expected one for each of {len(logits)} decisions")
+    if not isinstance(labels, torch.Tensor) or labels.shape != logits.shape[:1]:
+        raise ValueError(
+            f"{piece} have {form(labels)} as labels, expected one for each of {len(logits)} decisions; flatten them as "
+            "the logits"
+        )
     if result.rest is not None:
         scalar(f"the rest of {piece}", result.rest, "return None or the mean over the minibatch", dtype)
     return result

@@ -12,12 +12,14 @@ from teachenv.tasks.measures import Measure, Network
 from teachenv.trial.calls import called, form, fractions, scalar
 
 
-def check_names(measure: Measure) -> None:
-    """Refuses names that are no texts: of features, of what is reported, of the score.
+def check_names(measure: object) -> None:
+    """Refuses what is no measure, and names that are no texts: of features, of what is reported, of the score.
 
     Raises:
         ValueError: the first such.
     """
+    if not isinstance(measure, Measure):
+        raise ValueError(f"what students are judged by is {form(measure)}, expected a teachenv.Measure; return one")
     piece = f"of measure {type(measure).__name__}"
     for attribute in ("feature_names", "reported"):
         names = getattr(measure, attribute)

@@ -5,11 +5,14 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 import meta
 import teachenv
 from teachenv.optimizers import OPTIMIZERS, Entry, Optimizer, along
+from teachenv.students import Prediction
+from teachenv.tasks.decisions import Decided, Decisions
 
 SMALL = {"batch_size": 8, "dev_size": 40, "horizon": 4}
 X = np.random.default_rng(0).normal(size=(90, 4)).astype(np.float32)
@@ -211,6 +214,44 @@ def test_parameters_that_no_side_moves_stay_and_are_differentiated_through():
 )
 def test_a_measure_keeps_its_contract(parts, message):
     refused({"task": task(measure=own(Accuracy, **parts))}, message)
+
+
+class Pairs(Decisions):
+    """Two decisions a sample."""
+
+    def output_shape(self, num_classes, target_shape):
+        return (num_classes, *target_shape)
+
+    def measure(self, num_classes, temperature):
+        return Accuracy()
+
+    def __call__(self, prediction, targets):
+        return Decided(Prediction(prediction.outputs.transpose(1, 2).flatten(0, 1)), targets.flatten(), None)
+
+
+def paired(**methods):
+    labels = np.stack([LABELS, 1 - LABELS], 1)
+    network = {"student": lambda: nn.Sequential(nn.Linear(4, 4), nn.Unflatten(1, (2, 2)))}
+    return {"task": task(labels, decisions=own(Pairs, **methods))} | network
+
+
+@pytest.mark.parametrize(
+    ("methods", "message"),
+    [
+        ({"output_shape": lambda *a: 4}, "output_shape .* is 4, expected the shape"),
+        ({"output_shape": lambda *a: (2.0, 2)}, r"output_shape .* is \(2.0, 2\), expected the shape"),
+        ({"measure": lambda *a: None}, "is None, expected a teachenv.Measure"),
+        ({"measure": lambda *a: own(Accuracy, score=lambda self, z, y: 3.0)}, "score of measure Accuracy is 3.0"),
+        ({"__call__": lambda self, p, y: (p, y)}, "return 2 values .*expected a Decided"),
+        ({"__call__": lambda self, p, y: Decided(p, y, None)}, r"logits of shape \(8, 2, 2\) of 8 samples"),
+        ({"__call__": lambda self, p, y: Decided(p.outputs, y, None)}, "as prediction, expected a Prediction"),
+        ({"__call__": lambda self, p, y: Decided(Prediction(p.outputs[:, 0]), y, None)}, r"shape \(8, 2\).* as labels"),
+        ({"__call__": lambda self, p, y: Decided(Prediction(p.outputs[:, 0]), y[:, 0], 1.0)}, "the rest .* is 1.0"),
+    ],
+)
+def test_decisions_keep_their_contract(methods, message):
+    teachenv.TeachEnv(**paired(), **SMALL)
+    refused(paired(**methods), message)
 
 
 def test_a_measure_without_memory():

@@ -75,6 +75,17 @@ def rmd(policy: str = "AttentionPolicy", **options: Any) -> Method:
     return learning(RMD, {"learning_rate": 1e-2, **options}, policy)
 
 
+def data_weights(**options: Any) -> Method:
+    """Makes a method that learns one weight for each sample of the pool by descent on the weights (`meta.RMD`).
+
+    The loss is `"data-weights"`, and the same weights hold for every step and every training.
+
+    Args:
+        **options: Options of the teacher, of the loss family or of the environment; a list is a grid.
+    """
+    return learning(RMD, {"learning_rate": 3e-2, "loss": "data-weights", **options}, "FreePolicy")
+
+
 def finite_difference(policy: str = "AttentionPolicy", *, tuned_as: str | None = None, **options: Any) -> Method:
     """Makes a method of `meta.FiniteDifference`, with the defaults of `rmd`.
 

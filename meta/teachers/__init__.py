@@ -11,7 +11,7 @@ from meta.teachers.dynamic_loss import DynamicLossTeacher
 from meta.teachers.evolution import EvolutionStrategies
 from meta.teachers.fixed import ConstantTeacher, RandomTeacher
 from meta.teachers.gradient import RMD, FiniteDifference, GradientTeacher
-from meta.teachers.policies import AttentionPolicy, MlpPolicy, SamplePolicy, TeacherPolicy
+from meta.teachers.policies import AttentionPolicy, FreePolicy, MlpPolicy, SamplePolicy, TeacherPolicy
 from meta.teachers.taught_loss import TaughtLoss
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "EpisodicTeacher",
     "EvolutionStrategies",
     "FiniteDifference",
+    "FreePolicy",
     "GradientTeacher",
     "LearningTeacher",
     "MlpPolicy",

@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
 from meta.saving.resume import Resumable
-from meta.teachers.policies import AttentionPolicy, MlpPolicy, SamplePolicy
+from meta.teachers.policies import AttentionPolicy, FreePolicy, MlpPolicy, SamplePolicy
 from meta.wrappers.actions import check_actions_unchanged, is_wrapped
 from meta.wrappers.base import TeachWrapper
 from teachenv import checks
@@ -251,9 +251,7 @@ class EpisodicTeacher(Teacher[list[TaughtStudent]]):
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
-        "AttentionPolicy": AttentionPolicy,
-        "MlpPolicy": MlpPolicy,
-        "SamplePolicy": SamplePolicy,
+        kind.__name__: kind for kind in (AttentionPolicy, FreePolicy, MlpPolicy, SamplePolicy)
     }
 
     def __init__(

@@ -237,6 +237,27 @@ class SamplePolicy(TeacherPolicy):
         return PerSample(states, actions, **options)
 
 
+class _Free(nn.Module):
+    """One learned number for each coordinate of the action."""
+
+    def __init__(self, actions: int) -> None:
+        super().__init__()
+        self.action = nn.Parameter(torch.zeros(actions))
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(self.action).expand(len(states), -1)
+
+
+class FreePolicy(TeacherPolicy):
+    """The same action in every state, tanh(θ), each coordinate of which is learned; it begins at the zero action.
+
+    With `loss="data-weights"` these are the weights of the training samples themselves, by gradient descent.
+    """
+
+    def _build(self, states: int, actions: int) -> nn.Module:
+        return _Free(actions, **self._network)
+
+
 class ConstantPolicy(TeacherPolicy):
     """The same action always; `action`: a number for all coordinates, or one for each (0: the neutral teacher)."""
 

@@ -10,6 +10,7 @@ from meta.teachers.policies import (
     Attention,
     AttentionPolicy,
     ConstantPolicy,
+    FreePolicy,
     MlpPolicy,
     PerSample,
     RandomPolicy,
@@ -140,6 +141,20 @@ def test_an_environment_that_shows_no_samples_is_refused():
     env = gym.make("TeachDigits-v0", loss="sample-weights", horizon=2, batch_size=2, dev_size=40)
     with pytest.raises(ValueError, match="observe_samples=True"):
         SamplePolicy(env.observation_space, env.action_space, lambda _: 1e-3)
+
+
+def test_the_free_policy_learns_each_coordinate_of_one_action():
+    policy = build(FreePolicy)
+    states = np.stack([STATES.sample()] * 3)
+    np.testing.assert_array_equal(policy.predict(states)[0], np.zeros((3, 100)))
+    wanted = torch.linspace(-0.9, 0.9, 100)
+    before = (policy(torch.as_tensor(states))[0] - wanted).abs()
+    for _ in range(200):
+        policy.optimizer.zero_grad()
+        (policy(torch.as_tensor(states)) - wanted).square().sum().backward()
+        policy.optimizer.step()
+    assert policy(torch.as_tensor(states)).detach().std(0).max() == 0  # whatever the state
+    assert ((policy(torch.as_tensor(states))[0] - wanted).abs() < before.clamp(min=0.15)).all()
 
 
 def test_the_constant_policy_takes_one_action():

@@ -129,8 +129,23 @@ def options(name: str, value: object) -> dict[str, Any]:
         ValueError: it is none.
     """
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-        return dict(value)
+        return {key: copied(each) for key, each in value.items()}
     raise _wrong(name, "a dict of options by their names", value)
+
+
+def copied(value: Any) -> Any:
+    """The value with lists, tuples, dicts, sets and arrays of its own, which nobody else changes."""
+    if isinstance(value, list):
+        return [copied(each) for each in value]
+    if type(value) is tuple:
+        return tuple(copied(each) for each in value)
+    if isinstance(value, Mapping):
+        return {key: copied(each) for key, each in value.items()}
+    if isinstance(value, set):
+        return set(value)
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    return value.clone() if type(value) is torch.Tensor else value
 
 
 def known_options(where: str, given: Iterable[str], known: Iterable[str]) -> None:

@@ -88,7 +88,7 @@ class TeachEnv(gym.Env[np.ndarray, np.ndarray]):
             raise ValueError(f"render_mode must be None or one of {RENDER_MODES}, found {render_mode!r}")
         self.render_mode = render_mode
         settings = spelled_out(settings)
-        self.defaults, self.given = defaults, settings
+        self.defaults, self.given = checks.copied(defaults), settings
         self.problem = Problem(Settings.from_kwargs(settings, defaults), given=settings)
         self.interface = Interface(self.problem, self.problem.dynamics)
         self.OBSERVATION_FIELDS = self.interface.observation_fields
@@ -206,9 +206,9 @@ class TeachEnv(gym.Env[np.ndarray, np.ndarray]):
         """Continues from a snapshot.
 
         Raises:
-            ValueError: the snapshot is of an environment with other settings; nothing is changed then.
+            ValueError: the snapshot is of an environment with other settings, or damaged; nothing is changed then.
         """
-        check_snapshot(state, self.get_state())
+        check_snapshot(state, self.get_state(), [self.np_random])
         standing = None if state["standing"] is None else self.interface.loaded(state["standing"])
         self.np_random.bit_generator.state = state["random"]
         self._standing = standing

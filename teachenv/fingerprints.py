@@ -2,27 +2,43 @@
 
 Numbers, texts, lists and dictionaries are JSON. An object is its class and a digest of what it is made of: attributes,
 tensors and arrays by their bytes; functions by their code, defaults and captured values (of a library's functions their
-name is enough); a class of your own by its methods. Nothing of it depends on addresses, on the order of a set or on
-which process computes it. Variables that a function itself rebinds (a counter, say) are no part of it.
+name is enough); a class of your own by its methods. Global variables that a function reads are part of it, whatever
+they hold. Nothing of it depends on addresses, on the order of a set or on which process computes it. Variables that a
+function itself rebinds (a counter, say) are no part of it.
+
+An object whose content cannot be read (a generator, an object of a compiled library) is equal to itself alone, and only
+within its process. `docs/fingerprints.md` says what environments make of this.
 """
 
 from __future__ import annotations
 
-import dis
 import functools
 import hashlib
+import io
 import json
-import sys
-import sysconfig
+import logging
+import threading
 import types
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
-_LIBRARY_PATHS = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
-_OWN_PACKAGES = ("teachenv", "meta", "agents")
+from teachenv.introspection import (
+    assigned_in_calls,
+    attributes,
+    captured,
+    is_content,
+    of_a_library,
+    of_itself_alone,
+    reduced,
+    unwrapped,
+)
+
+_WITHOUT_CONTENT = (type(threading.Lock()), type(threading.RLock()), io.IOBase)
+"""Kinds of objects on which no result depends: they are known by their class."""
 
 
 def describe(value: Any) -> str:
@@ -35,7 +51,23 @@ def describe(value: Any) -> str:
 
 def digest(value: Any) -> str:
     """Sixteen hexadecimal digits of the content of anything."""
-    return _Digester().of(value).hex()[:16]
+    return _hexadecimal(value, _Digester())
+
+
+def digest_from_outside(value: Any) -> str:
+    """The digest of what only others change: it leaves out what objects themselves keep in their attributes.
+
+    These are private attributes, and those that an object's class assigns when it is called: a counter, or a table that
+    the first call makes.
+    """
+    return _hexadecimal(value, _Digester(leaves_out_own=True))
+
+
+def _hexadecimal(value: Any, digester: _Digester) -> str:
+    try:
+        return digester.of(value).hex()[:16]
+    except RecursionError:
+        return hashlib.sha256(of_itself_alone(value)).hexdigest()[:16]
 
 
 def _stand_in(value: Any) -> Any:
@@ -63,7 +95,8 @@ def simple_attributes(value: Any) -> str:
 class _Digester:
     """Digests of one value: what contains itself is known by how far up it was met."""
 
-    def __init__(self) -> None:
+    def __init__(self, leaves_out_own: bool = False) -> None:
+        self._leaves_out_own = leaves_out_own
         self._under_way: list[int] = []
         self._done: dict[int, tuple[Any, bytes]] = {}  # with the object, so that its id stays its own
 
@@ -96,9 +129,12 @@ class _Digester:
         elif isinstance(value, list | tuple):
             yield _name(kind)
             yield from map(self.of, value)
+            yield from self._of_attributes(value)
         elif isinstance(value, Mapping):
             yield _name(kind)
-            yield from sorted(self.of(key) + self.of(each) for key, each in value.items())
+            pairs = [self.of(key) + self.of(each) for key, each in value.items()]
+            yield from pairs if isinstance(value, OrderedDict) else sorted(pairs)
+            yield from self._of_attributes(value)
         elif isinstance(value, set | frozenset):
             yield b"set"
             yield from sorted(map(self.of, value))
@@ -118,6 +154,13 @@ class _Digester:
             yield f"module {value.__name__}".encode()
         elif isinstance(value, types.BuiltinFunctionType | torch.dtype | torch.device):
             yield f"{kind.__name__} {getattr(value, '__qualname__', value)}".encode()
+            holder = getattr(value, "__self__", None)
+            if not isinstance(holder, type | types.ModuleType | None):  # a method of a list, say
+                yield self.of(holder)
+        elif isinstance(value, torch._ops.OpOverload | torch._ops.OpOverloadPacket | logging.Logger):
+            yield f"{kind.__name__} {value.name if isinstance(value, logging.Logger) else value}".encode()
+        elif isinstance(value, _WITHOUT_CONTENT):
+            yield kind.__name__.encode()
         else:
             yield from self._of_object(value)
 
@@ -130,14 +173,14 @@ class _Digester:
             yield from (f"array {native.dtype} {array.shape}".encode(), native.reshape(-1).view(np.uint8).data)
 
     def _of_function(self, function: types.FunctionType) -> Iterator[bytes | memoryview]:
-        captured = _captured(function)
-        if _of_a_library(function.__module__):
+        outside = captured(function)
+        if of_a_library(function.__module__):
             yield f"{function.__module__}:{function.__qualname__}".encode()
-            captured = {name: value for name, value in captured.items() if name in function.__code__.co_freevars}
+            outside = {name: outside[name] for name in function.__code__.co_freevars if name in outside}
         else:
             yield from (b"function", self.of(function.__code__))
         yield self.of((function.__defaults__, function.__kwdefaults__))
-        yield self.of(captured)
+        yield self.of(outside)
 
     def _of_code(self, code: types.CodeType) -> Iterator[bytes | memoryview]:
         yield from (b"code", code.co_code, str(code.co_argcount).encode())
@@ -146,14 +189,30 @@ class _Digester:
 
     def _of_class(self, kind: type) -> Iterator[bytes | memoryview]:
         yield _name(kind)
-        if not _of_a_library(kind.__module__):
-            yield self.of([base for base in kind.__mro__[1:] if not _of_a_library(base.__module__)])
-            yield self.of({name: _unwrapped(value) for name, value in vars(kind).items() if _is_content(name, value)})
+        if not of_a_library(kind.__module__):
+            yield self.of([base for base in kind.__mro__[1:] if not of_a_library(base.__module__)])
+            yield self.of({name: unwrapped(value) for name, value in vars(kind).items() if is_content(name, value)})
 
     def _of_object(self, value: Any) -> Iterator[bytes | memoryview]:
         yield self.of(type(value))
-        state = _state(value)
-        yield type(value).__name__.encode() if state is None else self.of(state)
+        named, hidden = attributes(value), reduced(value)
+        if isinstance(value, torch.nn.Module):
+            yield self.of(list(value._modules))  # their order counts
+        if self._leaves_out_own:
+            left_out = assigned_in_calls(type(value))  # type: ignore[arg-type]
+            private = () if isinstance(value, torch.nn.Module) else ("_",)
+            named = {n: v for n, v in named.items() if n not in left_out and not n.startswith(private)}
+        if named or hidden is None:
+            yield self.of(named)
+        if hidden is not None:
+            yield self.of(hidden)
+
+    def _of_attributes(self, value: Any) -> Iterator[bytes | memoryview]:
+        """What a list or mapping of one's own class holds besides its entries."""
+        if named := attributes(value):
+            yield self.of(named)
+        if factory := getattr(value, "default_factory", None):
+            yield self.of(factory)
 
 
 def _of_tensor(tensor: torch.Tensor) -> Iterator[bytes | memoryview]:
@@ -166,87 +225,8 @@ def _of_tensor(tensor: torch.Tensor) -> Iterator[bytes | memoryview]:
         yield dense.cpu().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
-def _captured(function: types.FunctionType) -> dict[str, Any]:
-    """What a function refers to outside of itself, but for what it rebinds: its closure, and plain globals."""
-    code = function.__code__
-    rebound = {i.argval for i in dis.get_instructions(code) if i.opname in ("STORE_GLOBAL", "STORE_DEREF")}
-    captured = {}
-    for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
-        if name not in rebound and name != "__class__":
-            try:
-                captured[name] = cell.cell_contents
-            except ValueError:  # not bound yet
-                continue
-    for name in _names(code):
-        value = function.__globals__.get(name)
-        if name not in rebound and isinstance(value, int | float | str | tuple | type | types.FunctionType):
-            captured[name] = value
-    return captured
-
-
-def _names(code: types.CodeType) -> set[str]:
-    """Names that the code, or a function in it, may look up among the globals."""
-    inner = (_names(const) for const in code.co_consts if isinstance(const, types.CodeType))
-    return set(code.co_names).union(*inner)
-
-
-def _state(value: Any) -> Any:
-    """What an object holds, as a value; None if that cannot be known."""
-    state = {
-        name: each
-        for name, each in (vars(value) if hasattr(value, "__dict__") else {}).items()
-        if not isinstance(getattr(type(value), name, None), functools.cached_property)  # made of the rest
-    }
-    for kind in type(value).__mro__:
-        slots = vars(kind).get("__slots__", ())
-        for name in (slots,) if isinstance(slots, str) else slots:
-            if name not in ("__dict__", "__weakref__") and hasattr(value, name):
-                state[name] = getattr(value, name)
-    if state:
-        return state
-    try:
-        reduced = value.__reduce_ex__(4)
-    except Exception:  # whatever a class has to say against being copied
-        return None
-    return reduced if isinstance(reduced, str) else [part for part in reduced if not isinstance(part, Iterator)]
-
-
-def _is_content(name: str, value: Any) -> bool:
-    """Whether a class's attribute is its author's: of names with underscores on both sides only methods are."""
-    if name.startswith("__") and name.endswith("__"):
-        return isinstance(_unwrapped(value), types.FunctionType) and not name.startswith("__annotat")
-    return True
-
-
-def _unwrapped(value: Any) -> Any:
-    """A class's attribute without what Python puts around functions."""
-    if isinstance(value, staticmethod | classmethod):
-        return value.__func__
-    if isinstance(value, property):
-        return [value.fget, value.fset, value.fdel]
-    if isinstance(value, functools.cached_property):
-        return value.func
-    if isinstance(value, types.MemberDescriptorType | types.GetSetDescriptorType):
-        return value.__name__
-    return value
-
-
 def _name(kind: type) -> bytes:
     # What ran as a script is a module of another name where it is imported.
     return (
-        kind.__qualname__ if not _of_a_library(kind.__module__) else f"{kind.__module__}:{kind.__qualname__}"
+        kind.__qualname__ if not of_a_library(kind.__module__) else f"{kind.__module__}:{kind.__qualname__}"
     ).encode()
-
-
-@functools.lru_cache(maxsize=1024)
-def _of_a_library(module: str | None) -> bool:
-    """Whether what the module defines is known by its name: it is this library's, Python's or an installed one's."""
-    if module is None or module == "__main__":
-        return False
-    if module.partition(".")[0] in (*_OWN_PACKAGES, "builtins"):
-        return True
-    loaded = sys.modules.get(module)
-    if loaded is None:
-        return False
-    path = getattr(loaded, "__file__", None)
-    return path is None or path.startswith(_LIBRARY_PATHS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any
@@ -19,6 +18,7 @@ from teachenv.losses import LossFamily, make_loss
 from teachenv.mapping import Vmap
 from teachenv.optimizers import make_optimizer
 from teachenv.problem_checks import check_networks, check_observed, check_sizes, check_targets
+from teachenv.problem_fingerprint import ProblemFingerprint
 from teachenv.recording import recorder_of
 from teachenv.schedules import Schedule, make_schedule
 from teachenv.settings import Settings
@@ -71,9 +71,6 @@ class Problem:
         check_targets(settings, self.task, loss)
         self.decisions = SingleDecisions() if self.task.decisions is None else self.task.decisions
         measure = self._measure(loss)
-        student = self._student(dtype, device)
-        if loss.needs_head:
-            student.require_head()
         optimizer = make_optimizer(
             settings.optimizer,
             settings.optimizer_kwargs,
@@ -81,6 +78,12 @@ class Problem:
             weight_decay=settings.weight_decay,
             nesterov=settings.nesterov,
         )
+        schedule = self._schedule(dtype)
+        # Before anything is called that may keep something.
+        self._fingerprint = ProblemFingerprint(settings, self.task, dev_targets, loss, optimizer)
+        student = self._student(dtype, device)
+        if loss.needs_head:
+            student.require_head()
         augmentation = self.task.augment if self._augments() else None
         drawn_and_moved = [piece for piece in (augmentation, self.task.trim, optimizer) if piece is not None]
         self.dynamics = Dynamics(
@@ -92,7 +95,7 @@ class Problem:
             dev_measured=settings.dev_measured,
             dev_targets=dev_targets,
             optimizer=optimizer,
-            moves=self._moves(loss, self._schedule(dtype)),
+            moves=self._moves(loss, schedule),
             warm_start=settings.warm_start,
             known_pure=self._known(loss, measure) and all(map(ours, drawn_and_moved)),
         )
@@ -103,10 +106,10 @@ class Problem:
         self.neutral_action = torch.zeros(size, dtype=dtype, device=device)
         try_pieces(self.dynamics, settings.batch_size, self.neutral_action, settings.optimizer)
 
-    @functools.cached_property
+    @property
     def fingerprint(self) -> dict[str, str]:
-        """The settings as a snapshot carries them; computed when first needed: it reads all data of a user's task."""
-        return self.settings.fingerprint()
+        """The settings as a snapshot carries them; see `ProblemFingerprint`."""
+        return self._fingerprint.current()
 
     def _moves(self, loss: LossFamily, schedule: Schedule) -> tuple[Move, ...]:
         rate, teacher_rate = self.settings.learning_rate, self.settings.teacher_learning_rate

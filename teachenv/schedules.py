@@ -38,6 +38,23 @@ def make_schedule(spec: str | Mapping[str, Any], horizon: int) -> Schedule:
     return partial({"constant": _constant, "linear": _linear, "cosine": _cosine}[kind], horizon)
 
 
+def shortest(spec: str | Mapping[str, Any], horizon: int) -> str | dict[str, Any]:
+    """The schedule without options that are at their defaults, the same for all ways to write it.
+
+    Args:
+        spec: a schedule that `make_schedule` takes.
+        horizon: student steps in an episode.
+    """
+    options: dict[str, Any] = dict(spec) if isinstance(spec, Mapping) else {"name": spec}
+    usual = {"milestones": [horizon / 2, horizon * 3 / 4], "gamma": 0.1}
+    if "milestones" in options:
+        options["milestones"] = [float(milestone) for milestone in options["milestones"]]
+    if "gamma" in options:
+        options["gamma"] = float(options["gamma"])
+    options = {name: value for name, value in options.items() if name not in usual or value != usual[name]}
+    return options if len(options) > 1 else str(options["name"])
+
+
 # Functions of the module, not lambdas, so that environments can be pickled.
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
@@ -17,13 +16,16 @@ from teachenv import checks
 from teachenv.fingerprints import describe
 from teachenv.losses import LOSSES, LossFamily
 from teachenv.optimizers import OPTIMIZERS
+from teachenv.parts import PARTS, laid_over, spelled_out
 from teachenv.schedules import SCHEDULES
-from teachenv.students import STUDENTS, StudentFactory, student_options
+from teachenv.students import STUDENTS, StudentFactory
 from teachenv.tasks import TASKS
 from teachenv.tasks.base import Task
 from teachenv.tasks.noise import NOISE_KINDS
 
 RENDER_MODES = ("ansi", "rgb_array")
+NOT_COMPARED = ("data_root", "device", "divergence_penalty")
+"""Settings in which environments may differ that continue one another's snapshots: data is compared by its content."""
 
 
 @dataclass(frozen=True)
@@ -166,46 +168,31 @@ class Settings:
 
         Args:
             kwargs: what a user chose.
-            defaults: what stands in the place of this class's own defaults; see `teachenv.registration`.
+            defaults: what stands in the place of this class's own defaults; see `teachenv.registration`. Options of a
+                part in them (the student's, say) are for the part that they name, and for no other.
 
         Raises:
             TypeError: an unknown keyword, with the nearest known one.
             ValueError: see `Settings`.
         """
-        known = [f.name for f in fields(cls)]
+        known, kwargs = [f.name for f in fields(cls)], spelled_out(kwargs)
         for given in (kwargs, defaults or {}):
             checks.known_options("the environment", given, known)
-        return cls(**_fitting(dict(defaults or {}), kwargs), **kwargs)
+        usual = {f.name: f.default for f in fields(cls)}
+        settings = laid_over(kwargs, defaults or {}, usual)
+        _bound_dev_measured(settings, kwargs)
+        return cls(**settings)
 
     def fingerprint(self) -> dict[str, str]:
-        """What must agree for a snapshot of one environment to fit another; see `teachenv.fingerprints`."""
-        skip = ("data_root", "device", "divergence_penalty", "task")
-        return {"task": self.describe_task()} | {
-            f.name: describe(getattr(self, f.name)) for f in fields(self) if f.name not in skip
-        }
-
-    def describe_task(self) -> str:
-        """The task's part of the fingerprint. That of data of one's own takes a while, and is computed once."""
-        if not isinstance(self.task, Task):
-            return describe(self.task)
-        if self.task not in _described:
-            _described[self.task] = describe(self.task)
-        return _described[self.task]
+        """A text for each setting as it was given; see `teachenv.problem_fingerprint` for what they come to."""
+        return {f.name: describe(getattr(self, f.name)) for f in fields(self) if f.name not in NOT_COMPARED}
 
 
-_described: weakref.WeakKeyDictionary[Task, str] = weakref.WeakKeyDictionary()
-
-
-def _fitting(defaults: dict[str, Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Those defaults that a user's choices leave a meaning: another network has no use for the options of the first."""
-    for name in ("student", "teacher"):
-        options, chosen = f"{name}_kwargs", kwargs.get(name)
-        if name in kwargs and options in defaults:
-            known = student_options(chosen) if isinstance(chosen, str) else ()
-            defaults[options] = {key: value for key, value in defaults[options].items() if key in known}
-    if "dev_size" in kwargs and isinstance(kwargs["dev_size"], int | np.integer) and "dev_measured" in defaults:
-        defaults["dev_measured"] = max(1, min(defaults["dev_measured"], int(kwargs["dev_size"])))
-    return {name: value for name, value in defaults.items() if name not in kwargs}
+def _bound_dev_measured(settings: dict[str, Any], kwargs: Mapping[str, Any]) -> None:
+    """Of a dev split that a user makes smaller, an id's default measures no more than there is."""
+    is_default = "dev_measured" in settings and "dev_measured" not in kwargs
+    if is_default and isinstance(kwargs.get("dev_size"), int | np.integer):
+        settings["dev_measured"] = max(1, min(settings["dev_measured"], int(kwargs["dev_size"])))
 
 
 Check = Callable[..., Any]
@@ -325,11 +312,16 @@ _NUMBERS: dict[str, Check] = {
 
 
 def plain(name: str, value: object) -> Any:
-    """The value of one option as `Settings` keeps it, a plain Python value.
+    """The value of one option as `Settings` keeps it, a plain Python value; of a part written together a mapping.
 
     Raises:
         ValueError: it is of another type, or out of its range.
+        TypeError: an option that a part does not have.
     """
+    if isinstance(value, Mapping) and name in PARTS:
+        for option, each in spelled_out({name: value}).items():
+            plain(option, each)
+        return checks.options(name, value)
     if name in _NUMBERS:
         return _NUMBERS[name](name, value, dtype=torch.float64)
     return _CHECKS[name](name, value) if name in _CHECKS else value

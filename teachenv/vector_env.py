@@ -243,12 +243,12 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """Continues from a snapshot.
 
         Raises:
-            ValueError: the snapshot is of an environment with other settings or another number of students; nothing is
-                changed then.
+            ValueError: the snapshot is of an environment with other settings or another number of students, or damaged;
+                nothing is changed then.
         """
         here = self.get_state()
         # Snapshots of earlier versions do not tell what stood before episodes ended.
-        check_snapshot(state, {name: value for name, value in here.items() if name != "stepped"})
+        check_snapshot(state, {name: value for name, value in here.items() if name != "stepped"}, self._randoms)
         standing = stepped = None if state["standing"] is None else self.interface.loaded(state["standing"])
         if (saved := state.get("stepped")) is not state["standing"]:
             stepped = None if saved is None else self.interface.loaded(saved)

@@ -13,6 +13,7 @@ import gymnasium as gym
 from teachenv.env import TeachEnv
 from teachenv.errors import UnknownOption, unknown_name
 from teachenv.experiment.methods import Candidate, Method
+from teachenv.parts import laid_over, spelled_out
 from teachenv.problem import Problem
 from teachenv.teacher import Acts, Learns, is_followed, lacking
 from teachenv.vector_env import TeachVectorEnv
@@ -153,9 +154,9 @@ class Setting:
 
     def _options(self, method: Method, configuration: Configuration, more: Mapping[str, Any]) -> dict[str, Any]:
         chosen = candidate_of(method, configuration).environment
-        options = {**self.options, **chosen, **configuration.student}
+        options = laid_over(configuration.student, laid_over(chosen, self.options))
         # Those of all methods, and the candidate's own beside them.
-        loss_kwargs = {**self.options.get("loss_kwargs", {}), **chosen.get("loss_kwargs", {})}
+        loss_kwargs = {**spelled_out(self.options).get("loss_kwargs", {}), **spelled_out(chosen).get("loss_kwargs", {})}
         if loss_kwargs:
             options["loss_kwargs"] = loss_kwargs
         if self.loss is not None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from teachenv import checks
+from teachenv.errors import UnknownOption
 from teachenv.optimizers.adam import Adam
 from teachenv.optimizers.base import Optimizer, Rate, Step, Tensors, along, slots_of
 from teachenv.optimizers.rmsprop import RMSprop
@@ -77,6 +78,13 @@ def make_optimizer(
     """
     checks.choice("optimizer", name, OPTIMIZERS)
     entry, chosen = OPTIMIZERS[name], dict(options or {})
+    for option in chosen:
+        if option in (*entry.settings, "learning_rate") and option not in entry.options:
+            value = checks.shown(chosen[option])
+            raise UnknownOption(
+                f"optimizer_kwargs holds {option!r}, which is an option of the environment itself: give "
+                f"{option}={value}, or optimizer={{'name': {name!r}, {option!r}: {value}}}"
+            )
     checks.known_options(f"optimizer {name!r}", chosen, entry.options)
     settings = {"momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov}
     if nesterov and "nesterov" not in entry.settings:

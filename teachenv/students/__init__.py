@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -23,6 +24,7 @@ __all__ = [
     "FunctionalStudent",
     "Prediction",
     "StudentFactory",
+    "chosen_options",
     "functional_student",
     "make_student",
     "student_options",
@@ -74,12 +76,10 @@ def make_student(
         ValueError: an unknown name, an option of another kind, or inputs that the network cannot take.
         TypeError: an unknown option.
     """
-    size = 1
-    for side in input_shape:
-        size *= side
+    size = math.prod(input_shape)
     options = _checked(name, options or {})
     if name == "mlp":
-        return partial(mlp, size, outputs, **{"hidden": (32,) if size < 100 else (500,), **options})
+        return partial(mlp, size, outputs, **{"hidden": _usual_hidden(size), **options})
     if name in _OF_TOKENS:
         if len(input_shape) != 1 or size % 2:
             raise ValueError(f"student {name!r} takes source and translation, (2L,) tokens, found inputs {input_shape}")
@@ -96,6 +96,24 @@ def make_student(
     return partial(_loaded(_OF_IMAGES[name]), input_shape[0], input_shape[1], outputs, **options)
 
 
+def chosen_options(name: str, input_shape: tuple[int, ...], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a named network's options that are not at their defaults, each as the network gets it.
+
+    Args:
+        name: one of `STUDENTS`.
+        input_shape: shape of one input.
+        options: the options that a user gave.
+
+    Raises:
+        ValueError: an unknown name, or an option of another kind.
+        TypeError: an unknown option.
+    """
+    usual = student_options(name)
+    if name == "mlp":
+        usual["hidden"] = _usual_hidden(math.prod(input_shape))
+    return {option: value for option, value in _checked(name, options).items() if value != usual[option]}
+
+
 def student_options(name: str) -> dict[str, Any]:
     """A named network's options, with their defaults.
 
@@ -108,6 +126,10 @@ def student_options(name: str) -> dict[str, Any]:
         raise unknown_name("student", name, STUDENTS)
     parameters = inspect.signature(_loaded({**_OF_IMAGES, **_OF_PIXELS, **_OF_TOKENS}[name])).parameters.values()
     return {p.name: p.default for p in parameters if p.default is not p.empty}
+
+
+def _usual_hidden(size: int) -> tuple[int, ...]:
+    return (32,) if size < 100 else (500,)
 
 
 def _checked(name: str, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -74,10 +74,23 @@ def make_task(
         ValueError: the name, the dataset or the pool size is not one that the task knows.
         DatasetUnavailable: the task's files are neither here nor downloadable, or damaged.
     """
+    checks.known_options(f"task {name!r}", options, task_options(name))
+    return _builder(name)(data_root=data_root, dataset=dataset, pool_size=pool_size, split_seed=split_seed, **options)
+
+
+def task_options(name: str) -> dict[str, Any]:
+    """A named task's own options, with their defaults.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    parameters = inspect.signature(_builder(name)).parameters.values()
+    return {p.name: p.default for p in parameters if p.name not in OPTIONS_OF_ALL}
+
+
+def _builder(name: str) -> Callable[..., Task]:
     if name not in TASKS:
         raise unknown_name("task", name, TASKS)
     module, function = TASKS[name].split(":")
     build: Callable[..., Task] = getattr(importlib.import_module(module), function)
-    known = [name for name in inspect.signature(build).parameters if name not in OPTIONS_OF_ALL]
-    checks.known_options(f"task {name!r}", options, known)
-    return build(data_root=data_root, dataset=dataset, pool_size=pool_size, split_seed=split_seed, **options)
+    return build

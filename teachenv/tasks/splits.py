@@ -40,7 +40,11 @@ def checked_split(split: Any, where: str) -> Split:
 
 
 def _tensor(part: Any, where: str) -> torch.Tensor:
-    """What can be read as an array, as a tensor without a graph; of NumPy's arrays whatever their order and bytes."""
+    """What can be read as an array, as a tensor without a graph; of NumPy's arrays a copy in this machine's byte order.
+
+    NumPy says nothing of it when an array changes, and the task would have other data from then on. A tensor is shared:
+    PyTorch counts its changes.
+    """
     if isinstance(part, torch.Tensor):
         if part.layout != torch.strided:
             raise TypeError(f"{where} are a sparse tensor; expected a dense one: call to_dense() first")
@@ -53,7 +57,8 @@ def _tensor(part: Any, where: str) -> torch.Tensor:
         raise TypeError(f"{where} are of dtype {array.dtype}; expected numbers: np.asarray(data, dtype=np.float32)")
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:  # PyTorch has none so long
         array = array.astype(np.float64)
-    array = array.astype(array.dtype.newbyteorder("="), copy=not array.flags.writeable)
+    # A list's array is nobody else's.
+    array = array.astype(array.dtype.newbyteorder("="), copy=not isinstance(part, list | tuple))
     return torch.from_numpy(np.ascontiguousarray(array) if array.ndim else array)
 
 

@@ -278,9 +278,50 @@ def test_defaults_of_an_id_make_way_for_what_is_chosen(name, chosen):
     assert settings.teacher is not None or settings.teacher_kwargs == {}
 
 
-def test_options_of_an_id_stay_with_a_network_that_has_them():
-    settings = Settings.from_kwargs({"student": "transformer"}, ENVIRONMENTS["TeachTranslation-v0"])
-    assert settings.student_kwargs == {"width": 64}
+@pytest.mark.parametrize(
+    ("name", "chosen", "options"),
+    [
+        ("TeachTranslation-v0", {"student": "transformer"}, {"student_kwargs": {}}),
+        ("TeachTranslation-v0", {"student": {"name": "transformer", "heads": 2}}, {"student_kwargs": {"heads": 2}}),
+        ("TeachTranslation-v0", {"student": "lstm"}, {"student_kwargs": {"width": 64}}),
+        ("TeachTranslation-v0", {"student_kwargs": {"layers": 2}}, {"student_kwargs": {"width": 64, "layers": 2}}),
+        ("TeachDistill-v0", {"student_kwargs": {"hidden": [8]}}, {"student_kwargs": {"hidden": [8]}}),
+        (
+            "TeachDistill-v0",
+            {"student": {"name": "mlp", "activation": "relu"}},
+            {"student_kwargs": {"hidden": [16], "activation": "relu"}, "teacher_kwargs": {"hidden": [128]}},
+        ),
+        ("TeachDistill-v0", {"teacher": "lenet"}, {"teacher_kwargs": {}, "student_kwargs": {"hidden": [16]}}),
+        ("TeachTranslation-v0", {"optimizer": {"name": "sgd", "momentum": 0.5}}, {"momentum": 0.5}),
+    ],
+)
+def test_options_of_an_id_are_for_its_own_pieces(name, chosen, options):
+    settings = Settings.from_kwargs(chosen, ENVIRONMENTS[name])
+    assert {option: getattr(settings, option) for option in options} == options
+
+
+@pytest.mark.parametrize(
+    ("part", "own", "other", "option", "values"),
+    [
+        ("task", "segmentation", "detection", "image_size", (32, 64)),
+        ("student", "mlp", "lenet", "hidden", ([4], [8])),
+        ("teacher", "mlp", "lenet", "hidden", ([4], [8])),
+        ("loss", "bilinear-generalized", "bilinear", "q", (0.2, 0.3)),
+        ("optimizer", "adam", "sgd", "betas", ([0.5, 0.9], [0.6, 0.9])),
+    ],
+)
+@pytest.mark.parametrize("together", [False, True])
+def test_defaults_of_a_part_are_for_the_piece_that_they_name(part, own, other, option, values, together):
+    default, chosen = values
+    defaults = {part: {"name": own, option: default}} if together else {part: own, f"{part}_kwargs": {option: default}}
+
+    def options(kwargs):
+        return getattr(Settings.from_kwargs(kwargs, defaults), f"{part}_kwargs")
+
+    assert options({}) == options({part: own}) == options({part: {"name": own}}) == {option: default}
+    assert options({part: {"name": own, option: chosen}}) == options({f"{part}_kwargs": {option: chosen}})
+    assert options({f"{part}_kwargs": {option: chosen}}) == {option: chosen}
+    assert options({part: other}) == options({part: {"name": other}}) == {}
 
 
 # --- data ------------------------------------------------------------------------------------------------------------

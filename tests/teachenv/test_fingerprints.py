@@ -6,6 +6,8 @@ import functools
 import pickle
 import sys
 import threading
+import types
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -67,6 +69,32 @@ def task(value: float = 0.0, **changes: Any) -> Task:
     return Task("vectors", "made-up", (inputs[:30], targets[:30]), (inputs[30:], targets[30:]), 3, **changes)
 
 
+class Attributed(list[int]):
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+
+class Mistake(ValueError):
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.known = True
+
+
+def reading(value: Any) -> Callable[[], Any]:
+    """A function that reads a global variable of that value."""
+    return types.FunctionType((lambda: variable).__code__, {"variable": value})  # type: ignore[name-defined]  # noqa: F821
+
+
+def reading_module(value: Any) -> Callable[[], Any]:
+    module = types.ModuleType("__main__")
+    module.constant = value  # type: ignore[attr-defined]
+    return types.FunctionType((lambda: module.constant).__code__, {}, None, None, (types.CellType(module),))
+
+
+def calling(function: Callable[[], Any]) -> Callable[[], Any]:
+    return types.FunctionType((lambda: [variable() for _ in "ab"]).__code__, {"variable": function})  # type: ignore[name-defined]  # noqa: F821
+
+
 def looped(value: int) -> list[Any]:
     own: list[Any] = [value]
     own.append(own)
@@ -106,6 +134,26 @@ PAIRS: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     "a task's augmentation": (lambda: task(augment=lambda x, rng: x), lambda: task(augment=lambda x, rng: x + 1)),
     "what holds itself": (lambda: looped(1), lambda: looped(2)),
     "exceptions": (lambda: ValueError("a"), lambda: ValueError("b")),
+    "a global dict": (lambda: reading({"act": nn.ReLU}), lambda: reading({"act": nn.Tanh})),
+    "a global tensor": (lambda: reading(torch.ones(3)), lambda: reading(torch.zeros(3))),
+    "a global list": (lambda: reading([1, [2]]), lambda: reading([1, [3]])),
+    "a global object": (lambda: reading(Options(0.1)), lambda: reading(Options(0.2))),
+    "a global network": (lambda: reading(seeded(0)), lambda: reading(seeded(1))),
+    "a global function of PyTorch": (lambda: reading(torch.relu), lambda: reading(torch.tanh)),
+    "an attribute of one's own module": (lambda: reading_module(1), lambda: reading_module(2)),
+    "a global of an inner function": (lambda: calling(reading([1])), lambda: calling(reading([2]))),
+    "queues": (lambda: deque([1]), lambda: deque([2])),
+    "the order of an OrderedDict": (
+        lambda: Slotted(OrderedDict(a=1, b=2)),
+        lambda: Slotted(OrderedDict(b=2, a=1)),
+    ),
+    "the order of layers": (
+        lambda: nn.Sequential(OrderedDict(a=nn.Tanh(), b=nn.ReLU())),
+        lambda: nn.Sequential(OrderedDict(b=nn.ReLU(), a=nn.Tanh())),
+    ),
+    "attributes of one's own lists": (lambda: Slotted(Attributed(1)), lambda: Slotted(Attributed(2))),
+    "attributes of one's own exceptions": (lambda: Mistake("a"), lambda: Mistake("b")),
+    "methods of lists": (lambda: [1].index, lambda: [2].index),
     "globals": (lambda: lambda: nn.Linear(3, WIDTH), lambda: lambda: nn.Linear(3, OTHER)),
 }
 OTHER = 5

@@ -1,7 +1,10 @@
 """Options of a part that are written together are those that are written apart."""
 
+import copy
+
 import numpy as np
 import pytest
+from torch import nn
 
 from teachenv import TeachEnv, TeachVectorEnv
 from teachenv.parts import spelled_out
@@ -32,6 +35,10 @@ SMALL = {"horizon": 2, "batch_size": 4, "dev_size": 8}
             {"loss": "distillation", "teacher": {"name": "mlp", "hidden": [8], "learning_rate": 0.2}},
             {"loss": "distillation", "teacher": "mlp", "teacher_kwargs": {"hidden": [8]}, "teacher_learning_rate": 0.2},
         ),
+        (
+            {"task": {"name": "digits", "pool_size": 500, "split_seed": 3, "label_noise": 0.2}},
+            {"task": "digits", "pool_size": 500, "split_seed": 3, "label_noise": 0.2},
+        ),
         ({"task": {"name": "digits"}, "lr_schedule": {"name": "step"}}, {"lr_schedule": {"name": "step"}}),
     ],
 )
@@ -51,6 +58,8 @@ def test_options_of_a_part_are_its_settings(together, apart):
     [
         ({"student": {"hidden": [8]}}, r"student=.* has no name: expected \{'name'"),
         ({"student": {"name": 3}}, "has no name"),
+        ({"student": {"name": nn.Linear}}, "names no student.*a student of your own is given alone"),
+        ({"optimizer": {"momentum": 0.5}}, "with the name of an optimizer"),
         ({"student": {"name": "mlp", "hidden": [8]}, "student_kwargs": {}}, "student_kwargs is given twice"),
         ({"optimizer": {"name": "sgd", "momentum": 0.5}, "momentum": 0.5}, "momentum is given twice"),
         ({"optimizer": {"name": "adam", "momentum": 0.5}}, "momentum=0.5 has no effect with optimizer='adam'"),
@@ -61,9 +70,40 @@ def test_what_does_not_fit_is_refused(settings, message):
         TeachEnv(**SMALL, **settings)
 
 
-def test_unknown_options_are_refused_by_the_part():
-    with pytest.raises(TypeError, match="hiden"):
-        TeachEnv(**SMALL, student={"name": "mlp", "hiden": [8]})
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"student": {"name": "mlp", "hiden": [8]}}, "hiden"),
+        ({"optimizer": {"name": "sgd", "lr": 0.1}}, "'lr': expected one of 'learning_rate', 'momentum', 'nesterov', "),
+        ({"optimizer": {"name": "adam", "beta": 0.1}}, "'beta', did you mean 'betas'"),
+        ({"optimizer": "sgd", "optimizer_kwargs": {"momentum": 0.5}}, "an option of the environment itself"),
+    ],
+)
+def test_unknown_options_are_refused_by_the_part(settings, message):
+    with pytest.raises(TypeError, match=message):
+        TeachEnv(**SMALL, **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "path"),
+    [
+        ({"student": {"name": "mlp", "hidden": [16]}}, ("student", "hidden")),
+        ({"student_kwargs": {"hidden": [16]}}, ("student_kwargs", "hidden")),
+        ({"optimizer": {"name": "adam", "betas": [0.5, 0.9]}}, ("optimizer", "betas")),
+        ({"lr_schedule": {"name": "step", "milestones": [1, 2]}}, ("lr_schedule", "milestones")),
+        ({"defaults": {"student": {"name": "mlp", "hidden": [16]}}}, ("defaults", "student", "hidden")),
+    ],
+)
+def test_lists_of_the_caller_are_copied(settings, path):
+    env = TeachEnv(**SMALL, **copy.deepcopy(settings))
+    expected = env.problem.fingerprint
+    env = TeachEnv(**SMALL, **settings)
+    values = settings
+    for name in path:
+        values = values[name]
+    values[0] = 0
+    assert env.problem.fingerprint == expected
+    assert TeachVectorEnv.like(env, 2).problem.fingerprint == expected
 
 
 def test_other_settings_stay_as_they_are():

@@ -24,7 +24,10 @@ _STANDING = (
     "diverged",
     "seeds",
 )
-"""What `teachenv.interface.Standing.saved` keeps."""
+"""What `teachenv.interface.Standing.saved` keeps, in snapshots of all versions."""
+
+_YOUNGER = ("memory",)
+"""What it keeps besides, and did not always."""
 
 _ROUNDINGS = 4
 """How many roundings an action may lie outside of the box."""
@@ -261,7 +264,7 @@ def _check_standing(standing: Any, students: int) -> None:
         raise _damaged(f"its 'standing' is {checks.shown(standing)}, expected numbers by their names")
     if missing := [name for name in _STANDING if name not in standing]:
         raise _damaged(f"its 'standing' lacks {missing[0]!r}")
-    if unknown := [name for name in standing if name not in _STANDING]:
+    if unknown := [name for name in standing if name not in (*_STANDING, *_YOUNGER)]:
         raise _damaged(f"its 'standing' has {unknown[0]!r}, which is not known here")
     seeds = standing["seeds"]
     if not isinstance(seeds, list | tuple) or len(seeds) != students:

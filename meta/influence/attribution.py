@@ -10,6 +10,7 @@ assumptions of influence functions (a minimum, a Hessian's inverse) or of TracIn
 from __future__ import annotations
 
 import csv
+import importlib
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -86,10 +87,11 @@ class Attribution:
         Raises:
             ImportError: pandas is not installed.
         """
-        import pandas as pd  # type: ignore[import-untyped]
-
-        frame = pd.DataFrame(self.values)
-        return frame.rename_axis(index="test", columns="sample")
+        try:
+            pandas = importlib.import_module("pandas")  # not a dependency: it is there where it is used
+        except ModuleNotFoundError as missing:
+            raise ImportError("to_frame needs pandas: pip install pandas, or read `values`") from missing
+        return pandas.DataFrame(self.values).rename_axis(index="test", columns="sample")
 
 
 def attribute(

@@ -1,6 +1,7 @@
 """The derivative of tests' losses with respect to the weights of training samples."""
 
 import csv
+import sys
 
 import numpy as np
 import pytest
@@ -112,6 +113,12 @@ def test_samples_are_ranked_and_written(tmp_path):
         rows = list(csv.DictReader(file))
     assert [float(row["value"]) for row in rows] == values.ravel().tolist()
     assert [(row["test"], row["sample"]) for row in rows][:4] == [("0", "0"), ("0", "1"), ("0", "2"), ("1", "0")]
+
+
+def test_without_pandas_a_frame_says_what_to_do(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match="pip install pandas"):
+        meta.Attribution(np.zeros((2, 3)), np.zeros(2), 1, 8, 8, 0).to_frame()
 
 
 @pytest.mark.parametrize(

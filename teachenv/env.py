@@ -209,7 +209,7 @@ class TeachEnv(gym.Env[np.ndarray, np.ndarray]):
             ValueError: the snapshot is of an environment with other settings, or damaged; nothing is changed then.
         """
         check_snapshot(state, self.get_state(), [self.np_random])
-        standing = None if state["standing"] is None else self.interface.loaded(state["standing"])
+        standing = self.interface.loaded(state["standing"])
         self.np_random.bit_generator.state = state["random"]
         self._standing = standing
         self.action, self._ended, self._curves = state["action"], state["ended"], list(state["curves"])

@@ -11,8 +11,8 @@ divergence, an observation) is written once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any
 
 import gymnasium as gym
@@ -24,7 +24,7 @@ from teachenv.dynamics import Dynamics
 from teachenv.joint import PairSamples
 from teachenv.losses.distillation import halves
 from teachenv.problem import Problem
-from teachenv.problem_checks import checked_action, checked_inputs
+from teachenv.problem_checks import checked_action, checked_inputs, damaged
 from teachenv.samples import LabelledSamples, SampleObserver
 from teachenv.spaces import SampleBox
 from teachenv.state import Episode, StudentState, put, stack_episodes
@@ -140,8 +140,15 @@ class Interface:
             memory=memory,
         )
 
-    def loaded(self, saved: dict[str, Any]) -> Standing:
-        """The standing that `Standing.saved` was called on."""
+    def loaded(self, saved: Any, students: int = 1) -> Standing | None:
+        """The standing that `Standing.saved` was called on; None of None.
+
+        Raises:
+            ValueError: it is none of so many students.
+        """
+        if saved is None:
+            return None
+        _check_saved(saved, students)
         numbers = dict(saved)
         each = [self.problem.episodes.of(seed) for seed in numbers.pop("seeds")]
         episodes = stack_episodes(each) if isinstance(numbers["students"].step, np.ndarray) else each[0]
@@ -314,6 +321,25 @@ def _observer(problem: Problem) -> SampleObserver | None:
     if problem.dynamics.loss.of_pairs:
         return PairSamples()
     return LabelledSamples(problem.task) if problem.settings.observe_samples else None
+
+
+def _check_saved(saved: Any, students: int) -> None:
+    """Refuses what `Standing.saved` cannot have returned for so many students."""
+    if not isinstance(saved, Mapping):
+        raise damaged(f"its 'standing' is {checks.shown(saved)}, expected values by their names")
+    kept = {field.name: field for field in fields(Standing) if field.name not in ("episodes", "dev")}
+    needed = ["seeds", *(name for name, field in kept.items() if field.default is MISSING)]
+    if missing := [name for name in needed if name not in saved]:
+        raise damaged(f"its 'standing' lacks {missing[0]!r}")
+    if unknown := [name for name in saved if name not in (*kept, "seeds")]:
+        raise damaged(f"its 'standing' has {unknown[0]!r}, which is not known here")
+    if not isinstance(saved["students"], StudentState):
+        raise damaged(f"its 'students' are {checks.shown(saved['students'])}, expected a StudentState")
+    seeds = saved["seeds"]
+    if not isinstance(seeds, list | tuple) or len(seeds) != students:
+        raise damaged(f"its 'seeds' are {checks.shown(seeds)}, expected {students}")
+    if wrong := [seed for seed in seeds if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0]:
+        raise damaged(f"its 'seeds' hold {checks.shown(wrong[0])}, expected whole numbers of at least 0")
 
 
 def _arrays(*tensors: torch.Tensor) -> list[np.ndarray]:

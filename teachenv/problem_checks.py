@@ -14,21 +14,6 @@ from teachenv.losses import LossFamily
 from teachenv.settings import Settings
 from teachenv.tasks.base import Task
 
-_STANDING = (
-    "students",
-    "objective",
-    "dev_score",
-    "train_score",
-    "train_loss",
-    "observation",
-    "diverged",
-    "seeds",
-)
-"""What `teachenv.interface.Standing.saved` keeps, in snapshots of all versions."""
-
-_YOUNGER = ("memory",)
-"""What it keeps besides, and did not always."""
-
 _ROUNDINGS = 4
 """How many roundings an action may lie outside of the box."""
 
@@ -215,7 +200,7 @@ def check_snapshot(snapshot: Any, here: Mapping[str, Any], generators: Sequence[
     if not isinstance(snapshot, Mapping) or "settings" not in snapshot:
         raise ValueError(f"expected what get_state() returns, found {type(snapshot).__name__} without 'settings'")
     if not isinstance(snapshot["settings"], Mapping):
-        raise _damaged(f"its 'settings' are {checks.shown(snapshot['settings'])}, expected a text for each by its name")
+        raise damaged(f"its 'settings' are {checks.shown(snapshot['settings'])}, expected a text for each by its name")
     if unknown := [name for name in snapshot["settings"] if name not in here["settings"]]:
         raise ValueError(
             f"this state has a setting {unknown[0]!r} that is not known here: another version of teachenv made it; use "
@@ -241,38 +226,19 @@ def check_snapshot(snapshot: Any, here: Mapping[str, Any], generators: Sequence[
             f"this state lacks {missing[0]!r}: another version of teachenv made it; train anew, or use that version"
         )
     _check_random(snapshot["random"], generators, single="num_envs" not in here)
-    for standing in (snapshot["standing"], snapshot.get("stepped")):
-        _check_standing(standing, len(generators))
 
 
 def _check_random(random: Any, generators: Sequence[np.random.Generator], single: bool) -> None:
     states = [random] if single else random
     if not isinstance(states, list | tuple) or len(states) != len(generators):
-        raise _damaged(f"its 'random' is {checks.shown(random)}, expected the states of {len(generators)} generators")
+        raise damaged(f"its 'random' is {checks.shown(random)}, expected the states of {len(generators)} generators")
     for state, generator in zip(states, generators, strict=True):
         try:
             type(generator.bit_generator)(0).state = state
         except Exception as error:  # NumPy raises what it meets
-            raise _damaged(f"its 'random' holds {checks.shown(state)}, which is no state of a generator") from error
+            raise damaged(f"its 'random' holds {checks.shown(state)}, which is no state of a generator") from error
 
 
-def _check_standing(standing: Any, students: int) -> None:
-    """Refuses what `Standing.saved` cannot have returned for so many students; None: before the first reset."""
-    if standing is None:
-        return
-    if not isinstance(standing, Mapping):
-        raise _damaged(f"its 'standing' is {checks.shown(standing)}, expected numbers by their names")
-    if missing := [name for name in _STANDING if name not in standing]:
-        raise _damaged(f"its 'standing' lacks {missing[0]!r}")
-    if unknown := [name for name in standing if name not in (*_STANDING, *_YOUNGER)]:
-        raise _damaged(f"its 'standing' has {unknown[0]!r}, which is not known here")
-    seeds = standing["seeds"]
-    if not isinstance(seeds, list | tuple) or len(seeds) != students:
-        raise _damaged(f"its 'seeds' are {checks.shown(seeds)}, expected {students}")
-    for seed in seeds:
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise _damaged(f"its 'seeds' hold {checks.shown(seed)}, expected whole numbers of at least 0")
-
-
-def _damaged(what: str) -> ValueError:
+def damaged(what: str) -> ValueError:
+    """The error for a snapshot that no environment has made as it is."""
     return ValueError(f"this state is damaged: {what}; nothing was changed")

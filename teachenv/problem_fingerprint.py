@@ -6,11 +6,12 @@ an object. Data is compared by its content, wherever it was read from. `docs/fin
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields
 from typing import Any
 
 import torch
+from torch.utils.weak import WeakIdKeyDictionary
 
 from teachenv.fingerprints import describe, digest, digest_from_outside, simple_attributes
 from teachenv.introspection import of_a_library
@@ -23,13 +24,15 @@ from teachenv.tasks import TASKS, task_options
 from teachenv.tasks.base import Task
 
 _DATA = ("pool", "test")
+_MET: WeakIdKeyDictionary = WeakIdKeyDictionary()
+"""Objects of users, each with its digest from outside and its text when it was first met."""
 
 
 class ProblemFingerprint:
     """The texts of a problem's settings.
 
-    They are taken when the problem is made: a table that a loss makes when it is first called is no part of them. What
-    others change of an object later (`loss.scale = 2.0`) is found by `current`, which then describes the object anew.
+    They are taken when a problem is first made with an object: what a loss keeps when it is called is no part of them.
+    What others change of it later (`loss.scale = 2.0`) is found by `current`, which then describes the object anew.
 
     Args:
         settings: the problem's options.
@@ -54,7 +57,7 @@ class ProblemFingerprint:
         if isinstance(settings.task, Task):
             self._objects["task"] = _beside_data(task)
         self._seen = self._from_outside()
-        self._texts = {name: describe(value) for name, value in self._values().items()}
+        self._texts = self._described({f.name for f in fields(settings)})
         self._data: tuple[list[int | None], str] | None = None
 
     def current(self) -> dict[str, str]:
@@ -63,9 +66,15 @@ class ProblemFingerprint:
         changed = {name for name in seen if seen[name] != self._seen[name]}
         texts = dict(self._texts)
         if changed:
-            names = {*changed, *(f"{name}_kwargs" for name in changed)}
-            texts |= {name: describe(value) for name, value in self._values().items() if name in names}
+            texts |= self._described({*changed, *(f"{name}_kwargs" for name in changed)})
         return texts | {"task": f"{texts['task']}, data {self._digest_of_data()}"}
+
+    def _described(self, names: Collection[str]) -> dict[str, str]:
+        texts = {name: describe(value) for name, value in self._values().items() if name in names}
+        for name, seen in self._from_outside().items():
+            if name in texts:
+                texts[name] = _as_first_met(getattr(self._settings, name), seen, texts[name])
+        return texts
 
     def _from_outside(self) -> dict[str, str]:
         return {name: digest_from_outside(value) for name, value in self._objects.items()}
@@ -129,6 +138,23 @@ def _of_loss(loss: LossFamily) -> dict[str, Any]:
     if name is None or not of_a_library(type(loss).__module__):
         return {"loss": loss, "loss_kwargs": {}}
     return {"loss": name, "loss_kwargs": {} if digest(loss) == digest(type(loss)()) else loss}
+
+
+def _as_first_met(value: Any, seen: str, text: str) -> str:
+    """The text of an object before it has kept anything: environments may share it, one made after the other's steps.
+
+    Args:
+        value: the object.
+        seen: its digest from outside, which tells when it is another one.
+        text: its text now.
+    """
+    try:
+        known: tuple[str, str] | None = _MET.get(value)  # type: ignore[no-untyped-call]
+        if known is None or known[0] != seen:
+            _MET[value] = known = seen, text
+    except TypeError:  # no weak references
+        return text
+    return known[1]
 
 
 def _beside_data(task: Task) -> dict[str, Any]:

@@ -249,9 +249,9 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         here = self.get_state()
         # Snapshots of earlier versions do not tell what stood before episodes ended.
         check_snapshot(state, {name: value for name, value in here.items() if name != "stepped"}, self._randoms)
-        standing = stepped = None if state["standing"] is None else self.interface.loaded(state["standing"])
+        standing = stepped = self.interface.loaded(state["standing"], self.num_envs)
         if (saved := state.get("stepped")) is not state["standing"]:
-            stepped = None if saved is None else self.interface.loaded(saved)
+            stepped = self.interface.loaded(saved, self.num_envs)
         for random, generator_state in zip(self._randoms, state["random"], strict=True):
             random.bit_generator.state = generator_state
         self._standing, self._stepped = standing, stepped

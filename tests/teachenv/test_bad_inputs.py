@@ -57,7 +57,7 @@ BAD = {
     "warm_start": (None, *INTEGER),
     "train_on": (None, *NAME),
     "augment": FLAG,
-    "observe_samples": FLAG,
+    "observe_samples": (None, *FLAG),
     "optimizer": (None, *NAME),
     "optimizer_kwargs": OPTIONS,
     "learning_rate": (None, *NUMBER, *IN_FLOAT32),

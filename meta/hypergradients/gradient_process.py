@@ -136,11 +136,21 @@ class GradientProcess(Process):
         return self.update.step(state, action, None if arena is None else arena.place(state.parameters))[0]
 
     def value(self, state: StudentState) -> tuple[torch.Tensor, Cotangent]:
-        """Returns (J, ∂J/∂x_T) at the final state x_T; slots do not reach J, and have zeros."""
+        """Returns (J, ∂J/∂x_T) at the final state x_T; slots do not reach J, and have zeros.
+
+        Raises:
+            ValueError: J has no derivative with respect to the parameters.
+        """
         parameters = leaves(state.parameters)
         statistics = leaves({name: state.buffers[name] for name in self._statistics})
         with torch.enable_grad():
             value = self._objective(replace(state, parameters=parameters, buffers=state.buffers | statistics))
+            if not value.requires_grad:
+                raise ValueError(
+                    "the objective has no derivative with respect to the student's parameters, expected a smooth "
+                    "function of its outputs; compute it without argmax, .item() and .detach(), or take a teacher that "
+                    "uses no gradients"
+                )
             with opened():  # J depends on what a network's own gradients stop at, too
                 grads = torch.autograd.grad(
                     value.sum(), [*parameters.values(), *statistics.values()], materialize_grads=True

@@ -254,6 +254,16 @@ def test_decisions_keep_their_contract(methods, message):
     refused(paired(**methods), message)
 
 
+def test_an_objective_without_a_derivative_is_for_teachers_without_gradients():
+    measure = own(Accuracy, objective=lambda self, z, y: (z.argmax(-1) == y).to(z.dtype).mean())
+    env = meta.ActionGradient(teachenv.TeachEnv(task=task(measure=measure), **SMALL))
+    env.reset(seed=0)
+    action = np.zeros(env.action_space.shape, dtype=np.float32)
+    assert not any(env.step(action)[2] for _ in range(3))
+    with pytest.raises(ValueError, match=r"the objective has no derivative .* uses no gradients"):
+        env.step(action)
+
+
 def test_a_measure_without_memory():
     calls = itertools.count()
     measure = own(Accuracy, objective=lambda self, z, y: z.mean() + next(calls))

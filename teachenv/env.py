@@ -12,13 +12,14 @@ import torch
 
 from teachenv import checks
 from teachenv.dynamics import Dynamics
-from teachenv.interface import Interface, Standing
+from teachenv.interface import Interface
 from teachenv.parts import spelled_out
 from teachenv.problem import Problem
 from teachenv.problem_checks import check_snapshot, reset_options
 from teachenv.randomness import SEED_BOUND
 from teachenv.rendering import Frame, draw, text
 from teachenv.settings import RENDER_MODES, Settings
+from teachenv.standing import Standing
 from teachenv.state import Episode, StudentState
 from teachenv.tasks.base import Task
 

@@ -11,8 +11,8 @@ divergence, an observation) is written once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
@@ -24,58 +24,16 @@ from teachenv.dynamics import Dynamics
 from teachenv.joint import PairSamples
 from teachenv.losses.distillation import halves
 from teachenv.problem import Problem
-from teachenv.problem_checks import checked_action, checked_inputs, damaged
+from teachenv.problem_checks import checked_action, checked_inputs
 from teachenv.samples import LabelledSamples, SampleObserver
 from teachenv.spaces import SampleBox
-from teachenv.state import Episode, StudentState, put, stack_episodes
+from teachenv.standing import Standing, check_saved
+from teachenv.state import Episode, StudentState, stack_episodes
 
 BASE_FIELDS = ("progress", "train_accuracy", "dev_accuracy")
 """The first observed fields; the name of the measure's score stands in the place of "accuracy"."""
 
 _MEASURED = ("objective", "dev_score", "train_score", "train_loss")
-
-
-@dataclass(frozen=True, eq=False)
-class Standing:
-    """Where trainings stand: of one student, or of B, whose arrays have a leading dimension B.
-
-    Attributes:
-        students: the state of the student, or of the batch.
-        episodes: the samples and seeds that they draw on.
-        dev: inputs and targets that they are measured on.
-        objective: J; the last finite one of a diverged student, as in all that follows.
-        dev_score: the measure's score on dev.
-        train_score: the score on the last minibatches, before each update.
-        train_loss: mean taught loss of the last minibatches; 0.0 before the first.
-        observation: what a teacher sees.
-        diverged: whether a loss, score, objective or feature was not finite.
-        memory: what the observer of samples remembers; None where there is none.
-    """
-
-    students: StudentState
-    episodes: Episode
-    dev: tuple[torch.Tensor, torch.Tensor]
-    objective: np.ndarray
-    dev_score: np.ndarray
-    train_score: np.ndarray
-    train_loss: np.ndarray
-    observation: np.ndarray
-    diverged: np.ndarray
-    memory: Any = None
-
-    def saved(self) -> dict[str, Any]:
-        """What a snapshot keeps: the numbers, and the seeds that the rest follows from; see `Interface.loaded`."""
-        numbers = {name: value for name, value in vars(self).items() if name not in ("episodes", "dev")}
-        return numbers | {"seeds": self.episodes.seeds}
-
-    def with_rows(self, rows: np.ndarray, new: Standing) -> Standing:
-        """These trainings with some of them in the places of others.
-
-        Args:
-            rows: indices of those that are replaced, int (k,).
-            new: the k trainings that take their places.
-        """
-        return Standing(**{name: put(value, rows, getattr(new, name)) for name, value in vars(self).items()})
 
 
 class Interface:
@@ -148,7 +106,7 @@ class Interface:
         """
         if saved is None:
             return None
-        _check_saved(saved, students)
+        check_saved(saved, students)
         numbers = dict(saved)
         each = [self.problem.episodes.of(seed) for seed in numbers.pop("seeds")]
         episodes = stack_episodes(each) if isinstance(numbers["students"].step, np.ndarray) else each[0]
@@ -321,25 +279,6 @@ def _observer(problem: Problem) -> SampleObserver | None:
     if problem.dynamics.loss.of_pairs:
         return PairSamples()
     return LabelledSamples(problem.task) if problem.settings.observe_samples else None
-
-
-def _check_saved(saved: Any, students: int) -> None:
-    """Refuses what `Standing.saved` cannot have returned for so many students."""
-    if not isinstance(saved, Mapping):
-        raise damaged(f"its 'standing' is {checks.shown(saved)}, expected values by their names")
-    kept = {field.name: field for field in fields(Standing) if field.name not in ("episodes", "dev")}
-    needed = ["seeds", *(name for name, field in kept.items() if field.default is MISSING)]
-    if missing := [name for name in needed if name not in saved]:
-        raise damaged(f"its 'standing' lacks {missing[0]!r}")
-    if unknown := [name for name in saved if name not in (*kept, "seeds")]:
-        raise damaged(f"its 'standing' has {unknown[0]!r}, which is not known here")
-    if not isinstance(saved["students"], StudentState):
-        raise damaged(f"its 'students' are {checks.shown(saved['students'])}, expected a StudentState")
-    seeds = saved["seeds"]
-    if not isinstance(seeds, list | tuple) or len(seeds) != students:
-        raise damaged(f"its 'seeds' are {checks.shown(seeds)}, expected {students}")
-    if wrong := [seed for seed in seeds if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0]:
-        raise damaged(f"its 'seeds' hold {checks.shown(wrong[0])}, expected whole numbers of at least 0")
 
 
 def _arrays(*tensors: torch.Tensor) -> list[np.ndarray]:

@@ -16,12 +16,13 @@ from teachenv import checks
 from teachenv.batching import Batching, batched
 from teachenv.dynamics import Dynamics
 from teachenv.env import TeachEnv
-from teachenv.interface import Interface, Standing
+from teachenv.interface import Interface
 from teachenv.parts import spelled_out
 from teachenv.problem import Problem
 from teachenv.problem_checks import check_snapshot, reset_options
 from teachenv.randomness import SEED_BOUND
 from teachenv.settings import Settings
+from teachenv.standing import Standing
 from teachenv.state import Episode, StudentState, stack_episodes
 from teachenv.tasks.base import Task
 

@@ -7,7 +7,10 @@ import pytest
 from torch import nn
 
 from teachenv import TeachEnv, TeachVectorEnv
+from teachenv.experiment.methods import Method
+from teachenv.experiment.setting import Configuration, Setting
 from teachenv.parts import spelled_out
+from teachenv.settings import plain
 
 SMALL = {"horizon": 2, "batch_size": 4, "dev_size": 8}
 
@@ -109,3 +112,19 @@ def test_lists_of_the_caller_are_copied(settings, path):
 def test_other_settings_stay_as_they_are():
     kwargs = {"student": "mlp", "learning_rate": 0.1}
     assert spelled_out(kwargs) == kwargs
+
+
+def test_comparisons_tune_parts_that_are_written_together():
+    together = {"name": "adam", "betas": [0.5, 0.9], "learning_rate": 0.3}
+    setting = Setting(None, {"task": "wine", "optimizer": together, **SMALL})
+
+    def settings(**tuned):
+        chosen = {name: plain(name, value) for name, value in tuned.items()}
+        return setting.make_single(Method(), Configuration(chosen)).problem.settings
+
+    found = settings(learning_rate=0.01)
+    assert (found.optimizer, found.learning_rate, found.optimizer_kwargs) == ("adam", 0.01, {"betas": [0.5, 0.9]})
+    found = settings(optimizer={"name": "sgd", "momentum": 0.5})
+    assert (found.optimizer, found.momentum, found.optimizer_kwargs) == ("sgd", 0.5, {})
+    with pytest.raises(TypeError, match="'lr'"):
+        settings(optimizer={"name": "sgd", "lr": 0.1})

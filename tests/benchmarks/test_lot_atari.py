@@ -208,9 +208,9 @@ def test_a_table_does_not_mix_presets(undrawn: None, tmp_path: Path, monkeypatch
 
 def test_throughput_is_measured_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(throughput, "alone", lambda function, **arguments: function(**arguments))
-    short = replace(GAME, options=GAME.options | {"n_steps": 16, "batch_size": 16})
+    short = replace(GAME, options=GAME.options | {"n_steps": 8, "batch_size": 8})
     monkeypatch.setattr(main, "_GAME", short)
-    monkeypatch.setattr(throughput, "GAME_STEPS", 64)
+    monkeypatch.setattr(throughput, "GAME_STEPS", 16)
     monkeypatch.setitem(main.SIZES, "smoke", main.Size({}, 512, 1.0, 1))  # type: ignore[arg-type]
     command = ["lot_atari", "--preset", "smoke", "--study", "throughput", "--out", str(tmp_path)]
     assert command_line(command) == 0

@@ -450,14 +450,11 @@ def test_unknown_words_match_nothing() -> None:
 # --- the environment -------------------------------------------------------------------------------------------------
 
 
-# Each value meets each of the other two kinds once.
 @pytest.mark.parametrize(
     ("student", "loss", "objective"),
     [
-        ("lstm", "diagonal", "token-accuracy"),
         ("lstm", "diagonal-sigmoid", "expected-bleu"),
-        ("transformer", "diagonal", "expected-bleu"),
-        ("transformer", "diagonal-sigmoid", "token-accuracy"),
+        ("transformer", "diagonal", "token-accuracy"),
     ],
 )
 def test_the_action_gradient_is_that_of_differences(student: str, loss: str, objective: str) -> None:

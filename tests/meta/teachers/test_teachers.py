@@ -166,7 +166,7 @@ class _Memory(BaseCallback):
     def _on_rollout_start(self):
         self.updates += 1
         # SB3 keeps the last 100 episodes' returns, and steps are recorded at their 51st call.
-        if self.updates not in (60, 80, 100):
+        if self.updates not in (60, 70, 80):
             return
         gc.collect()
         self.tensors.append(sum(issubclass(type(o), torch.Tensor) for o in gc.get_objects()))
@@ -178,10 +178,10 @@ class _Memory(BaseCallback):
 
 
 @GRADIENT_TEACHERS
-def test_a_hundred_updates_leave_memory_flat(teacher):
+def test_eighty_updates_leave_memory_flat(teacher):
     memory = _Memory()
-    make(teacher, "AttentionPolicy", TeachVectorEnv(3, **settings())).learn(100 * 3 * HORIZON, callback=memory)
-    assert memory.updates == 100
+    make(teacher, "AttentionPolicy", TeachVectorEnv(3, **settings())).learn(80 * 3 * HORIZON, callback=memory)
+    assert memory.updates == 80
     assert len(memory.tensors) == 3
     assert len(set(memory.tensors)) == 1
     # A kept graph, or kept states (3 kB each), would add up to more, allocator's noise to less.

@@ -12,7 +12,7 @@ from __future__ import annotations
 import csv
 import importlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -190,10 +190,18 @@ def _tests(teach: TeachEnv, tests: tuple[Any, Any]) -> tuple[torch.Tensor, torch
         raise ValueError(
             f"found {len(converted[0])} inputs and {len(converted[1])} targets of tests, expected as many, at least one"
         )
+    lowest, highest = int(converted[1].min()), int(converted[1].max())
+    if teach.problem.classifies and not 0 <= lowest <= highest < teach.task.num_outputs:
+        raise ValueError(
+            f"labels of tests go from {lowest} to {highest}, expected 0 to {teach.task.num_outputs - 1}, as in "
+            f"task {teach.task.name!r}"
+        )
     return converted[0], converted[1]
 
 
 def _some(seeds: Sequence[int]) -> list[int]:
+    if not isinstance(seeds, Iterable):
+        raise ValueError(f"seeds must be a list of numbers, found {checks.shown(seeds)}: seeds=[{checks.shown(seeds)}]")
     given = [checks.integer("seeds", seed, least=0) for seed in seeds]
     if not given:
         raise ValueError("seeds is empty: give at least one, or None for the environment's current episode")

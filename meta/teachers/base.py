@@ -19,7 +19,7 @@ from torch import nn
 
 from meta.saving.resume import Resumable
 from meta.teachers.policies import AttentionPolicy, FreePolicy, MlpPolicy, SamplePolicy
-from meta.wrappers.actions import check_actions_unchanged, is_wrapped
+from meta.wrappers.actions import wrapped_once
 from meta.wrappers.base import TeachWrapper
 from teachenv import checks
 from teachenv.teacher import HasActor, Resumes
@@ -99,6 +99,11 @@ class Teacher(Resumable, Generic[Experience]):
     def _wrap_env(cls, env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
         if cls.wrapper is not None and isinstance(env, gym.Env):
             env = wrapped_once(env, cls.wrapper, cls.__name__)
+        elif cls.wrapper is not None and isinstance(env, gym.vector.VectorEnv):
+            raise ValueError(
+                f"{cls.__name__} looks through {cls.wrapper.__name__}, which goes around one TeachEnv, found a vector "
+                "environment; pass a single one"
+            )
         return Resumable._wrap_env(env, verbose, monitor_wrapper)
 
     def _setup_model(self) -> None:
@@ -206,24 +211,6 @@ if TYPE_CHECKING:
     def _kept(teacher: Teacher[Any]) -> tuple[Resumes, HasActor]:
         """Lets mypy check that these teachers keep the protocols."""
         return teacher, teacher
-
-
-def wrapped_once(env: Any, wrapper: type[Any], teacher: str, *options: Any) -> Any:
-    """Puts an environment into the wrapper that a teacher needs, or checks the wrappers outside one that is there.
-
-    Args:
-        env: The environment, single or vector.
-        wrapper: The class of the wrapper.
-        teacher: The name of the teacher's class, for messages.
-        *options: Arguments of the wrapper after the environment.
-
-    Raises:
-        ValueError: a wrapper outside of it changes actions.
-    """
-    if not is_wrapped(env, wrapper):
-        return wrapper(env, *options)
-    check_actions_unchanged(env, teacher, until=wrapper)
-    return env
 
 
 def checked_norm(max_grad_norm: float | None) -> float | None:

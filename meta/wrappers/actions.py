@@ -157,3 +157,21 @@ class Passage:
                 f"the action that reached the environment is not the one that was taken, so that its gradient would be "
                 f"of another one: one of the wrappers in between ({names}) changes actions; leave it out"
             )
+
+
+def wrapped_once(env: Any, wrapper: type[Any], teacher: str, *options: Any) -> Any:
+    """Puts an environment into the wrapper that a teacher needs, or checks the wrappers outside one that is there.
+
+    Args:
+        env: The environment, single or vector.
+        wrapper: The class of the wrapper.
+        teacher: The name of the teacher's class, for messages.
+        *options: Arguments of the wrapper after the environment.
+
+    Raises:
+        ValueError: a wrapper outside of it changes actions.
+    """
+    if not is_wrapped(env, wrapper):
+        return wrapper(env, *options)
+    check_actions_unchanged(env, teacher, until=wrapper)
+    return env

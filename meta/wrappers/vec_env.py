@@ -33,7 +33,8 @@ class GymVecEnv(VecEnv):
         mode = venv.metadata.get("autoreset_mode")
         if mode != AutoresetMode.SAME_STEP:
             raise ValueError(
-                f"Stable-Baselines3 needs AutoresetMode.SAME_STEP, found {mode}; make the environment with it"
+                f"a teacher's vector environment resets in the step that ends an episode (AutoresetMode.SAME_STEP), "
+                f"found {mode}; make a TeachVectorEnv, or give your environment that mode"
             )
         self.venv = venv
         self._actions = np.zeros(0)

@@ -145,6 +145,18 @@ _RANGES: dict[str, dict[str, Callable[[str, Any], Any]]] = {
 }
 
 
+def plain_options(name: str) -> list[str]:
+    """The options of the named loss.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if name not in PLAIN_LOSSES:
+        raise unknown_name("loss", name, PLAIN_LOSSES)
+    parameters = inspect.signature(PLAIN_LOSSES[name]).parameters.values()
+    return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+
+
 def plain_loss(name: str, /, **options: Any) -> partial[torch.Tensor]:
     """The named loss with its options set.
 
@@ -152,12 +164,8 @@ def plain_loss(name: str, /, **options: Any) -> partial[torch.Tensor]:
         ValueError: an unknown name, or a value out of its range.
         TypeError: an unknown option.
     """
-    if name not in PLAIN_LOSSES:
-        raise unknown_name("loss", name, PLAIN_LOSSES)
-    function = PLAIN_LOSSES[name]
-    known = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    checks.known_options(f"loss {name!r}", options, known)
-    ranges = _RANGES.get(name, {})
+    checks.known_options(f"loss {name!r}", options, plain_options(name))
+    function, ranges = PLAIN_LOSSES[name], _RANGES.get(name, {})
     return partial(function, **{option: ranges[option](option, value) for option, value in options.items()})
 
 

@@ -8,7 +8,7 @@ import torch
 
 from teachenv import checks
 from teachenv.losses.base import LossFamily, weighted
-from teachenv.losses.plain import needs_head, plain_loss, squared_error
+from teachenv.losses.plain import needs_head, plain_loss, plain_options, squared_error
 from teachenv.students.prediction import Prediction
 
 
@@ -29,6 +29,8 @@ class SampleWeights(LossFamily):
 
     def __init__(self, base: str = "cross-entropy", scale: float = 1.0, **options: Any) -> None:
         self.scale = checks.number("scale", scale, above=0, most=1)
+        known = ["base", "scale", *plain_options(base)]
+        checks.known_options(f"weighted samples of {base!r}:", options, known)
         self.base, self.options = base, options
         self._sample_loss = plain_loss(base, **options)
         self.needs_head = needs_head(base)

@@ -54,7 +54,10 @@ def _tensor(part: Any, where: str) -> torch.Tensor:
     except ValueError as error:  # rows of different lengths
         raise ValueError(f"{where} make no array ({error}); expected rows of one length") from error
     if array.dtype.kind not in "biuf":
-        raise TypeError(f"{where} are of dtype {array.dtype}; expected numbers: np.asarray(data, dtype=np.float32)")
+        remedy = "np.asarray(data, dtype=np.float32)"
+        if array.dtype.kind in "US":
+            remedy = "of texts, np.unique(data, return_inverse=True)[1] has the number of each one's class"
+        raise TypeError(f"{where} are of dtype {array.dtype}; expected numbers: {remedy}")
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:  # PyTorch has none so long
         array = array.astype(np.float64)
     # A list's array is nobody else's.

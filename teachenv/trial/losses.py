@@ -91,7 +91,12 @@ def try_loss(loss: LossFamily, action: torch.Tensor, decided: Decided, dtype: to
     """
     piece = f"loss {type(loss).__name__}"
     value = called(piece, loss, lambda: (action.clone(), decided.prediction, decided.labels), device=action.device)
-    value = scalar(f"the value of {piece}", value, "return the mean over the minibatch, losses.mean()", dtype)
+    value = scalar(
+        f"the value of {piece}",
+        value,
+        "return the mean over the minibatch, losses.mean(); of an action with one coordinate, action[0]",
+        dtype,
+    )
     if not value.requires_grad:
         raise ValueError(
             f"the value of {piece} does not depend on the student, expected a function of prediction.outputs that has "

@@ -155,3 +155,10 @@ def test_families_say_what_they_are(name):
     assert loss.coefficient_label
     with pytest.raises(TypeError, match="no_such_option"):
         make_loss(name, {"no_such_option": 1})
+
+
+@pytest.mark.parametrize("name", ["sample-weights", "data-weights"])
+def test_options_of_weighted_samples_are_theirs_and_the_base_losss(name):
+    with pytest.raises(TypeError, match=r"weighted samples of 'focal': 'scal', did you mean 'scale'"):
+        make_loss(name, {"base": "focal", "scal": 0.5})
+    assert make_loss(name, {"base": "focal", "gamma": 3.0, "scale": 0.5}).scale == 0.5

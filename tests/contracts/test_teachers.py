@@ -278,3 +278,12 @@ def test_a_comparison_trains_its_teacher_and_measures_students_under_it(name, co
     assert 0 <= rows["test_error"].value <= 1
     assert rows["dev_objective"].data["mean_action"] > 0
     assert rows["test_error"].student_steps == (16 if METHODS[name].learns else 0)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, kind in TEACHERS.items() if getattr(kind, "wrapper", None) is not None]
+)
+def test_a_teacher_that_looks_through_a_wrapper_refuses_vector_environments(name):
+    envs = TeachVectorEnv(2, **settings(TEACHERS[name].wrapper))
+    with pytest.raises(ValueError, match="goes around one TeachEnv, found a vector environment"):
+        fresh(name, env=envs)

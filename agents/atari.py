@@ -46,17 +46,17 @@ class AtariVecEnv(VecEnv):
     game's true return `r` and length `l` in steps, as SB3's `Monitor` does. `get_images()` are the screens in colour.
 
     Args:
-        game: The name of the game in `ALE/Breakout-v5` or `BreakoutNoFrameskip-v4` ("Breakout"), such a name itself, or
+        game: the name of the game in `ALE/Breakout-v5` or `BreakoutNoFrameskip-v4` ("Breakout"), such a name itself, or
             the name of its ROM ("breakout").
-        num_envs: The number of games.
-        seed: The seed of the first reset; game i has seed + i.
+        num_envs: the number of games.
+        seed: the seed of the first reset; game i has seed + i.
         lives: True: a lost life ends an episode of the learner. False: the end of the game does.
         clip_rewards: True: the learner gets the sign of the reward. False: the reward itself.
-        noop_max: The largest number of idle frames that a game begins with.
-        frame_skip: The number of frames that an action lasts.
-        max_frames: The number of frames after which a game is truncated.
-        sticky: The probability that the last action is repeated instead; 0 in the papers here.
-        threads: The number of games that are played at a time; 0: all.
+        noop_max: the largest number of idle frames that a game begins with.
+        frame_skip: the number of frames that an action lasts.
+        max_frames: the number of frames after which a game is truncated.
+        sticky: the probability that the last action is repeated instead; 0 in the papers here.
+        threads: the number of games that are played at a time; 0: all.
 
     Raises:
         ImportError: ale-py or OpenCV is not installed.
@@ -199,11 +199,11 @@ def record_game(model: BaseAlgorithm, game: str, path: str | Path, *, seed: int 
     """Plays one game with a trained policy and writes it as a video.
 
     Args:
-        model: A model that was trained on `AtariVecEnv`.
-        game: The name of the game, in any form that `AtariVecEnv` takes.
-        path: The path of the MP4 that is written.
-        seed: The seed of the game and of the actions, which are drawn from the policy.
-        max_steps: The number of steps after which the video ends; 15 of them are a second of the game.
+        model: a model that was trained on `AtariVecEnv`.
+        game: the name of the game, in any form that `AtariVecEnv` takes.
+        path: the path of the MP4 that is written.
+        seed: the seed of the game and of the actions, which are drawn from the policy.
+        max_steps: the number of steps after which the video ends; 15 of them are a second of the game.
 
     Returns:
         The game's true return so far.

@@ -35,17 +35,17 @@ class Game:
     """One game in a thread of its own, and how SB3's wrappers begin its episodes.
 
     Args:
-        rom: The name of the game's ROM.
-        screen: The height and width of the game's screen, in pixels.
+        rom: the name of the game's ROM.
+        screen: the height and width of the game's screen, in pixels.
         lives: True: a lost life ends an episode. False: the end of the game does.
-        max_frames: The number of frames after which the game is truncated.
-        **options: Options of `ale_py.vector_env.AtariVectorEnv`.
+        max_frames: the number of frames after which the game is truncated.
+        **options: options of `ale_py.vector_env.AtariVectorEnv`.
 
     Attributes:
-        lives: The number of lives left.
+        lives: the number of lives left.
         over: True if the game is over or truncated.
-        total: The game's return so far, hidden moves included.
-        finished: The return of the game that was over when the present episode began, if one was.
+        total: the game's return so far, hidden moves included.
+        finished: the return of the game that was over when the present episode began, if one was.
     """
 
     def __init__(self, rom: str, screen: tuple[int, int], lives: bool, max_frames: int, **options: Any) -> None:
@@ -157,7 +157,7 @@ def import_ale(module: str | None = None) -> Any:
     """Imports ale-py, or a module of it.
 
     Args:
-        module: The name of the module in the package; None: the package itself.
+        module: the name of the module in the package; None: the package itself.
 
     Raises:
         ImportError: ale-py is not installed.

@@ -104,8 +104,8 @@ class RLTeacher(Resumable):
         """Returns options of SB3's algorithm that are others where students are trained.
 
         Args:
-            env: The environment that trains students.
-            given: The options that the user gave.
+            env: the environment that trains students.
+            given: the options that the user gave.
         """
         return {"learning_rate": 1e-3, "gamma": 1.0, "device": "cpu"}
 
@@ -123,8 +123,8 @@ class RLTeacher(Resumable):
         """Returns the rewards that the critic learns from.
 
         Args:
-            rewards: The environments' rewards, (envs,).
-            actions: The actions, scaled to [-1, 1], (envs, ...).
+            rewards: the environments' rewards, (envs,).
+            actions: the actions, scaled to [-1, 1], (envs, ...).
         """
         squares = np.square(actions).reshape(len(rewards), -1)
         shaped_rewards: np.ndarray = self.reward_scale * rewards - self.action_penalty * squares.mean(axis=1)

@@ -22,7 +22,7 @@ def tempered(distribution: td.Distribution, temperature: float, detach: bool = F
     """Takes a distribution's density to the power 1/τ and normalises it: logits over τ, variances times τ.
 
     Args:
-        distribution: A categorical, Bernoulli or normal distribution.
+        distribution: a categorical, Bernoulli or normal distribution.
         temperature: τ.
         detach: True: no gradient goes to the parameters of the distribution.
 
@@ -48,8 +48,8 @@ def policy_distance(
     """Computes τ² KL(fixed ‖ trained) of two policies' actions: the sum over factors, the mean over observations.
 
     Args:
-        factors: The factors of the policy that is trained, from `factors_of`.
-        fixed_factors: The factors of the other policy, which are detached.
+        factors: the factors of the policy that is trained, from `factors_of`.
+        fixed_factors: the factors of the other policy, which are detached.
         temperature: τ.
     """
     total: torch.Tensor | float = 0.0

@@ -57,9 +57,9 @@ class Rewarded(NamedTuple):
     """What a policy learns from on a minibatch.
 
     Attributes:
-        actions: The actions, in the form that the policy's distribution takes them.
-        advantages: The advantage of each action, (batch,).
-        log_prob: The log probability of each action when it was taken, (batch,).
+        actions: the actions, in the form that the policy's distribution takes them.
+        advantages: the advantage of each action, (batch,).
+        log_prob: the log probability of each action when it was taken, (batch,).
     """
 
     actions: torch.Tensor
@@ -74,23 +74,23 @@ class LoTPPO(PlainModel, PPO):
     `train/alpha`, `lot/teacher_steps` and `lot/student_steps` (of each student).
 
     Args:
-        policy: The policy class or its alias, as for SB3's PPO.
-        env: The environment to learn in, as for SB3's PPO.
+        policy: the policy class or its alias, as for SB3's PPO.
+        env: the environment to learn in, as for SB3's PPO.
         alpha: α ≥ 0, the weight of the students' distances in PPO's loss; the released code has 0.5, or 0.1 for some
             games.
         student_steps: N, the number of steps of each student for each of the policy's; 0: students stay as they are:
             give them the weights of a trained policy
             (`model.students[0].load_state_dict(trained.policy.state_dict())`).
         temperature: τ.
-        students: The number K of students; each weighs 1/K.
-        student_policy: The policy class of the students, or its alias; None: the policy's own.
-        student_policy_kwargs: Options of the students' policy class; None: the policy's own.
-        student_weight_decay: The weight decay of the students' Adam, whose learning rate is PPO's.
-        replay: The number of last rollouts from which the students' own steps draw.
+        students: the number K of students; each weighs 1/K.
+        student_policy: the policy class of the students, or its alias; None: the policy's own.
+        student_policy_kwargs: options of the students' policy class; None: the policy's own.
+        student_weight_decay: the weight decay of the students' Adam, whose learning rate is PPO's.
+        replay: the number of last rollouts from which the students' own steps draw.
         warm_up: PPO updates (rollouts) at the beginning in which α is 0; 1 in the released code.
-        labels: Whether students also learn from the policy's rewards: PPO's clipped loss of its minibatches, with its
+        labels: whether students also learn from the policy's rewards: PPO's clipped loss of its minibatches, with its
             entropy bonus and its clipping of gradients, + α · their KL. Neither paper nor code has it.
-        **kwargs: Further options of SB3's PPO.
+        **kwargs: further options of SB3's PPO.
 
     Raises:
         ValueError: numbers out of range, or `labels` with another N than 1 (rewards are those of present rollouts).

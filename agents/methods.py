@@ -26,8 +26,8 @@ def ddpg(policy: str = "AttentionPolicy", **options: Any) -> Method:
     """Makes a method of `agents.DDPG`, which teaches twice as many students at a time as others, in as many steps.
 
     Args:
-        policy: The name of the teacher's policy.
-        **options: Options of `agents.DDPG`, of the loss family (`scale`) or of the environment; a list is a grid. By
+        policy: the name of the teacher's policy.
+        **options: options of `agents.DDPG`, of the loss family (`scale`) or of the environment; a list is a grid. By
             default `learning_rate` is 1e-4, `noise` 0.3, `action_penalty` 100, `batch_size` (of the replay buffer) 128,
             and the critic has two layers of 128.
 
@@ -52,8 +52,8 @@ def ppo(policy: str = "AttentionPolicy", **options: Any) -> Method:
     """Makes a method of `agents.PPO`, whose rollouts are whole trainings of its students.
 
     Args:
-        policy: The name of the teacher's policy.
-        **options: Options of `agents.PPO`, of the loss family (`scale`) or of the environment; a list is a grid. By
+        policy: the name of the teacher's policy.
+        **options: options of `agents.PPO`, of the loss family (`scale`) or of the environment; a list is a grid. By
             default `learning_rate` is 1e-3 and the value network has two layers of 64.
 
     Raises:

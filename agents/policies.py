@@ -27,8 +27,8 @@ class Actor(SB3Actor):
     """SB3's deterministic actor with another network.
 
     Args:
-        network: The function that makes the network; None: SB3's own network.
-        **kwargs: Options of SB3's actor.
+        network: the function that makes the network; None: SB3's own network.
+        **kwargs: options of SB3's actor.
     """
 
     def __init__(self, *args: Any, network: Network | None = None, **kwargs: Any) -> None:
@@ -46,11 +46,11 @@ class GaussianActor(SB3GaussianActor):
     """SB3's actor of SAC with another network for the mean; SB3 squashes the sum of mean and noise by tanh.
 
     Args:
-        network: The function that makes the network of the mean; noise then depends on the features themselves. None:
+        network: the function that makes the network of the mean; noise then depends on the features themselves. None:
             SB3's own network.
-        initial_noise: The standard deviation of the noise at the start; with gSDE that in a state whose features have a
+        initial_noise: the standard deviation of the noise at the start; with gSDE that in a state whose features have a
             mean square of 1. None: SB3's start.
-        **kwargs: Options of SB3's actor.
+        **kwargs: options of SB3's actor.
     """
 
     def __init__(
@@ -85,8 +85,8 @@ class Small:
     """The network from observation to action: a perceptron whose last layer is drawn small.
 
     Args:
-        initial_scale: The factor of the last layer's weights when they are drawn; None: SB3's network as SB3 draws it.
-        **kwargs: Options of SB3's policy.
+        initial_scale: the factor of the last layer's weights when they are drawn; None: SB3's network as SB3 draws it.
+        **kwargs: options of SB3's policy.
     """
 
     sb3s_network: ClassVar[bool] = False
@@ -174,10 +174,10 @@ class Gaussian(Small):
     """A policy with Gaussian noise that it learns, inside tanh; the network is that of the mean before tanh.
 
     Args:
-        initial_noise: The standard deviation of the noise at the start; None: SB3's start.
+        initial_noise: the standard deviation of the noise at the start; None: SB3's start.
         log_std_init: SB3's logarithm of the noise at the start, where it takes the place of `initial_noise`: with gSDE,
             and in policies of rollouts.
-        **kwargs: Options of SB3's policy.
+        **kwargs: options of SB3's policy.
 
     Raises:
         ValueError: the noise is not positive.
@@ -205,7 +205,7 @@ def log_std(noise: float, sde_width: int | None) -> float:
     """Returns the logarithm with which noise of a standard deviation begins.
 
     Args:
-        noise: The standard deviation; with gSDE that in a state whose features have a mean square of 1.
+        noise: the standard deviation; with gSDE that in a state whose features have a mean square of 1.
         sde_width: With gSDE the number of features; the noise is a random matrix times the features: so many
             independent terms. None: no gSDE.
     """

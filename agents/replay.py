@@ -28,11 +28,11 @@ class ReplayTeacher(RLTeacher, OffPolicyAlgorithm):
 
     Args:
         policy: `"AttentionPolicy"` (L2T-DLF's actor), `"MlpPolicy"`, or a policy class; SB3's other names, too.
-        env: The environment to learn in; `RLTeacher` says which ones.
-        learning_rate: The step size of Adam on actor and critic; None: 1e-3.
+        env: the environment to learn in; `RLTeacher` says which ones.
+        learning_rate: the step size of Adam on actor and critic; None: 1e-3.
         uniform_start: True: the first `learning_starts` actions are uniformly random, as SB3's are. None: only where
             the environment trains no students.
-        **kwargs: Further options of `RLTeacher` and of SB3's algorithm; where it is not given, and students are
+        **kwargs: further options of `RLTeacher` and of SB3's algorithm; where it is not given, and students are
             trained, `buffer_size` is 200,000.
     """
 
@@ -168,12 +168,12 @@ class NoisyTeacher(ReplayTeacher):
 
     Args:
         policy: `"AttentionPolicy"`, `"MlpPolicy"`, `"SamplePolicy"`, another name of SB3's, or a policy class.
-        env: The environment to learn in; `ReplayTeacher` says which ones.
-        learning_rate: The step size of Adam on actor and critic; None: 1e-3.
+        env: the environment to learn in; `ReplayTeacher` says which ones.
+        learning_rate: the step size of Adam on actor and critic; None: 1e-3.
         noise: Standard deviation of the Gaussian noise in each coordinate; ignored if `action_noise` is given. None:
             0.1; in an environment that does not train students SB3's default, no noise.
         action_noise: SB3's noise, in place of the Gaussian.
-        **kwargs: Further options of `ReplayTeacher`.
+        **kwargs: further options of `ReplayTeacher`.
     """
 
     def __init__(

@@ -13,12 +13,12 @@ class LastRollouts:
     """Observations of the last rollouts; iterating gives minibatches of them, drawn from NumPy's global generator.
 
     Args:
-        rollouts: The number of rollouts that are kept.
-        batch_size: The number of observations in a minibatch.
-        device: The device that minibatches are put on.
+        rollouts: the number of rollouts that are kept.
+        batch_size: the number of observations in a minibatch.
+        device: the device that minibatches are put on.
 
     Attributes:
-        rollouts: The observations of each rollout by name, (steps · environments, ...); a space that is no dictionary
+        rollouts: the observations of each rollout by name, (steps · environments, ...); a space that is no dictionary
             has the name `""`.
     """
 

@@ -33,8 +33,8 @@ class Segments(BaseCallback):
     """Saves a model at the start of each segment, and begins the segment from what is saved.
 
     Args:
-        path: The path of the file (zip), which is replaced each time, whole or not at all.
-        rollouts: The number of rollouts in a segment.
+        path: the path of the file (zip), which is replaced each time, whole or not at all.
+        rollouts: the number of rollouts in a segment.
     """
 
     def __init__(self, path: str | Path, rollouts: int = 50) -> None:
@@ -100,10 +100,10 @@ def learn_in_segments(
 
     Args:
         model: PPO or a subclass, untrained, with its environment.
-        total_timesteps: The number of environment steps of the whole training.
-        path: The path of the checkpoint; the finished model is there in the end.
-        rollouts: The number of rollouts in a segment.
-        callback: A callback of SB3, or a list of them, called after the segment has begun.
+        total_timesteps: the number of environment steps of the whole training.
+        path: the path of the checkpoint; the finished model is there in the end.
+        rollouts: the number of rollouts in a segment.
+        callback: a callback of SB3, or a list of them, called after the segment has begun.
 
     Returns:
         The trained model: the given one, or the one that the file holds.

@@ -35,9 +35,9 @@ def decaying(algorithm: Callable[..., Any], policy: str = "AttentionPolicy", **f
     """Builds an algorithm whose learning rate decays linearly to zero.
 
     Args:
-        algorithm: The class of the teacher, or a function that makes one.
-        policy: The name of the teacher's policy; L2T-DLF's by default.
-        **fixed: Options that every teacher gets, whatever candidate is tried.
+        algorithm: the class of the teacher, or a function that makes one.
+        policy: the name of the teacher's policy; L2T-DLF's by default.
+        **fixed: options that every teacher gets, whatever candidate is tried.
     """
 
     def make(env: Any, seed: int, options: Mapping[str, Any]) -> Any:
@@ -51,11 +51,11 @@ def learning(algorithm: type, options: Mapping[str, Any], policy: str = "Attenti
     """Makes a method of a teacher that learns.
 
     Args:
-        algorithm: The class of the teacher.
-        options: Options of the teacher, of the loss family or of the environment, `learning_rate` among them; a list is
+        algorithm: the class of the teacher.
+        options: options of the teacher, of the loss family or of the environment, `learning_rate` among them; a list is
             a grid.
-        policy: The name of the teacher's policy.
-        **more: Further fields of the `Method`.
+        policy: the name of the teacher's policy.
+        **more: further fields of the `Method`.
     """
     settings = candidates(algorithm.__name__, options, teacher_options=options_of(algorithm))
     return Method(settings, decaying(algorithm, policy), learns=True, **more)
@@ -65,8 +65,8 @@ def rmd(policy: str = "AttentionPolicy", **options: Any) -> Method:
     """Makes a method of `meta.RMD`, by default at a learning rate of 0.01.
 
     Args:
-        policy: The name of the teacher's policy.
-        **options: Options of the teacher, of the loss family or of the environment; a list is a grid.
+        policy: the name of the teacher's policy.
+        **options: options of the teacher, of the loss family or of the environment; a list is a grid.
 
     Raises:
         TypeError: an option that there is not.
@@ -81,7 +81,7 @@ def data_weights(**options: Any) -> Method:
     The loss is `"data-weights"`, and the same weights hold for every step and every training.
 
     Args:
-        **options: Options of the teacher, of the loss family or of the environment; a list is a grid.
+        **options: options of the teacher, of the loss family or of the environment; a list is a grid.
     """
     return learning(RMD, {"learning_rate": 3e-2, "loss": "data-weights", **options}, "FreePolicy")
 
@@ -90,9 +90,9 @@ def finite_difference(policy: str = "AttentionPolicy", *, tuned_as: str | None =
     """Makes a method of `meta.FiniteDifference`, with the defaults of `rmd`.
 
     Args:
-        policy: The name of the teacher's policy.
-        tuned_as: The method whose tuning it shares; None: it has its own.
-        **options: Options of the teacher, of the loss family or of the environment; a list is a grid.
+        policy: the name of the teacher's policy.
+        tuned_as: the method whose tuning it shares; None: it has its own.
+        **options: options of the teacher, of the loss family or of the environment; a list is a grid.
     """
     return learning(FiniteDifference, {"learning_rate": 1e-2, **options}, policy, tuned_as=tuned_as)
 
@@ -106,7 +106,7 @@ def random(**options: Any) -> Method:
     """Makes a method of `meta.RandomTeacher`: uniform actions, from which nothing is learned.
 
     Args:
-        **options: Options of the loss family or of the environment; a list is a grid.
+        **options: options of the loss family or of the environment; a list is a grid.
     """
     return Method(candidates("random", options), _random)
 
@@ -115,7 +115,7 @@ def influence(**options: Any) -> Method:
     """Makes a method of `meta.InfluenceTeacher`, which weighs samples by distillation influence, as LGTM does.
 
     Args:
-        **options: Options of the loss family or of the environment; a list is a grid.
+        **options: options of the loss family or of the environment; a list is a grid.
     """
     return Method(candidates("influence", options), _influence, wrapper=InfluenceTeaching)
 

@@ -67,7 +67,7 @@ def _inner(code: types.CodeType) -> list[types.CodeType]:
 
 def attributes(value: Any) -> dict[str, Any]:
     """An object's attributes, those in slots among them, by name."""
-    found = {
+    by_name = {
         name: each
         for name, each in (vars(value) if hasattr(value, "__dict__") else {}).items()
         if not isinstance(getattr(type(value), name, None), functools.cached_property)  # made of the rest
@@ -76,8 +76,8 @@ def attributes(value: Any) -> dict[str, Any]:
         slots = vars(kind).get("__slots__", ())
         for name in (slots,) if isinstance(slots, str) else slots:
             if name not in ("__dict__", "__weakref__") and hasattr(value, name):
-                found[name] = getattr(value, name)
-    return found
+                by_name[name] = getattr(value, name)
+    return by_name
 
 
 def reduced(value: Any) -> Any:
@@ -103,11 +103,11 @@ def of_itself_alone(value: Any) -> bytes:
 @functools.lru_cache(maxsize=1024)
 def assigned_in_calls(kind: type) -> frozenset[str]:
     """Attributes that a class's own methods assign where a library calls them: in what replaces a library's methods."""
-    own = [base for base in kind.__mro__ if not of_a_library(base.__module__)]
+    of_user = [base for base in kind.__mro__ if not of_a_library(base.__module__)]
     of_libraries = [base for base in kind.__mro__ if of_a_library(base.__module__) and base is not object]
     methods = {
         name: function.__code__
-        for base in reversed(own)
+        for base in reversed(of_user)
         for name, function in vars(base).items()
         if isinstance(function, types.FunctionType)
     }

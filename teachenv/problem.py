@@ -228,11 +228,11 @@ def _device(name: str) -> torch.device:
 def _load(settings: Settings, dtype: torch.dtype, device: torch.device) -> tuple[Task, torch.Tensor]:
     """The task with its label noise, and the pool's labels without it."""
     if not isinstance(settings.task, Task):
-        own = {name: getattr(settings, name) for name in OPTIONS_OF_ALL}
+        of_environment = {name: getattr(settings, name) for name in OPTIONS_OF_ALL}
         for name in settings.task_kwargs:
-            if name in own:
+            if name in of_environment:
                 raise TypeError(f"task_kwargs holds {name!r}, which is an option of the environment itself")
-        task = make_task(settings.task, **own, **settings.task_kwargs)
+        task = make_task(settings.task, **of_environment, **settings.task_kwargs)
     else:
         task = settings.task
         task = task.subset_pool(settings.pool_size, settings.split_seed) if settings.pool_size is not None else task

@@ -30,10 +30,10 @@ class _Tape:
     """What is kept of an environment's last steps, and how it is differentiated; of one student or of a batch.
 
     Args:
-        problem: The environment's problem: settings, task, student and loss.
-        method: How gradients are computed, as in `ActionGradient`.
-        memory: Which students are kept, as in `ActionGradient`.
-        last: How many student steps at the end are differentiated; None: all of them.
+        problem: the environment's problem: settings, task, student and loss.
+        method: how gradients are computed, as in `ActionGradient`.
+        memory: which students are kept, as in `ActionGradient`.
+        last: how many student steps at the end are differentiated; None: all of them.
     """
 
     def __init__(self, problem: Problem, method: str, memory: TapeMemory, last: int | None) -> None:
@@ -77,10 +77,10 @@ class _Tape:
         """Keeps what is needed of one environment step.
 
         Args:
-            before: The students before the step.
-            action: The students' actions, as they reached the environment, (n,) or (B, n).
-            after: The students after the step.
-            slope: The derivative of these actions with respect to those that the teacher took, of their shape; None: 1.
+            before: the students before the step.
+            action: the students' actions, as they reached the environment, (n,) or (B, n).
+            after: the students after the step.
+            slope: the derivative of these actions with respect to those that the teacher took, of their shape; None: 1.
             began: True if an episode of one of them began anew at the end of the step: the next state must be kept.
         """
         if self.window and self.every == self.per_action == 1 and self.method != "forward":
@@ -96,8 +96,8 @@ class _Tape:
         """Goes on where some students were put anew between two steps.
 
         Args:
-            before: All students, as they were.
-            after: All students, as they are.
+            before: all students, as they were.
+            after: all students, as they are.
         """
         if before is self.expected:
             self.fresh, self.expected = True, after
@@ -108,10 +108,10 @@ class _Tape:
         """Returns the derivative of the final objective with respect to the actions on the tape.
 
         Args:
-            dynamics: The dynamics of the environment.
-            episode: The episodes of the students.
-            final: The students at the end, which the last action led to.
-            rows: The students of a batch that are differentiated; None: all of them.
+            dynamics: the dynamics of the environment.
+            episode: the episodes of the students.
+            final: the students at the end, which the last action led to.
+            rows: the students of a batch that are differentiated; None: all of them.
 
         Returns:
             (actions on the tape, n) for one student, (actions on the tape, B, n) for a batch.
@@ -171,11 +171,11 @@ class ActionGradient(_Differentiating, TeachWrapper):
     wrapped environment's; where `ClipAction` has taken its bounds away, those within which it does not clip.
 
     Args:
-        env: A `TeachEnv`, possibly wrapped.
+        env: a `TeachEnv`, possibly wrapped.
         method: `"rmd"` (exact), `"finite-difference"`, `"truncated"` or `"forward"`; see `meta.hypergradient`.
-        memory: Which students are kept on the way: `"states"`, one before each action (references to values: no copy,
+        memory: which students are kept on the way: `"states"`, one before each action (references to values: no copy,
             no graph); `"sqrt"` or an integer, so many, and the steps between are taken again, bitwise.
-        last: How many student steps at the end are differentiated, for `"truncated"` and `"finite-difference"`; None:
+        last: how many student steps at the end are differentiated, for `"truncated"` and `"finite-difference"`; None:
             all of them.
 
     Raises:
@@ -245,10 +245,10 @@ class VectorActionGradient(_Differentiating, _VectorWrapper):
     steps that end an episode. Rows outside the mask are zeros, as are those of diverged students.
 
     Args:
-        env: A `TeachVectorEnv`, possibly in wrappers that `ActionGradient` allows.
+        env: a `TeachVectorEnv`, possibly in wrappers that `ActionGradient` allows.
         method: `"rmd"`, `"finite-difference"`, `"truncated"` or `"forward"`, as in `ActionGradient`.
-        memory: Which students are kept on the way, as in `ActionGradient`.
-        last: How many student steps at the end are differentiated; None: all of them.
+        memory: which students are kept on the way, as in `ActionGradient`.
+        last: how many student steps at the end are differentiated; None: all of them.
 
     Raises:
         TypeError: the environment is no `TeachVectorEnv`.

@@ -26,8 +26,8 @@ class Descent(GradientProcess):
     Args:
         loss: (parameters, action, t) to a scalar, t the state's step; a function of its arguments alone, twice
             differentiable by autograd.
-        objective: The final parameters to J, a scalar.
-        optimizer: An optimiser of `teachenv.optimizers`; None: plain SGD.
+        objective: the final parameters to J, a scalar.
+        optimizer: an optimiser of `teachenv.optimizers`; None: plain SGD.
         learning_rate: η, or a function of t.
     """
 

@@ -33,7 +33,7 @@ def in_forward_mode(compute: Callable[[], T]) -> T:
     """Calls a function at a level of forward-mode differentiation, and returns its result.
 
     Args:
-        compute: Makes dual tensors (`dual`), and takes tangents of what comes of them (`tangent_of`); it is called
+        compute: makes dual tensors (`dual`), and takes tangents of what comes of them (`tangent_of`); it is called
             anew with other kernels if the first ones have no derivative.
 
     Raises:

@@ -45,7 +45,7 @@ class Cotangent:
         parameters: dJ/dω, by name, in the shapes of the parameters ω.
         carried: dJ/d(slots) of the optimiser, by name, to be multiplied by `factor`.
         buffers: dJ/d(running statistics), by name.
-        factor: The number that `carried` still has to be multiplied by. To multiply a large student's momentum at
+        factor: the number that `carried` still has to be multiplied by. To multiply a large student's momentum at
             every step would be a tenth of its time.
     """
 
@@ -65,11 +65,11 @@ class _Reversed:
     """The optimiser's part of an adjoint.
 
     Attributes:
-        direction: The cotangent of the gradient, dg in the module's equations, divided by `scale`.
-        scale: The number that `direction` has to be multiplied by to be dg.
-        direct: The cotangent of the parameters on the way that does not lead through the gradient.
-        carried: The cotangent of the optimiser's slots, divided by `factor`, as in `Cotangent`.
-        factor: The number that `carried` still has to be multiplied by.
+        direction: the cotangent of the gradient, dg in the module's equations, divided by `scale`.
+        scale: the number that `direction` has to be multiplied by to be dg.
+        direct: the cotangent of the parameters on the way that does not lead through the gradient.
+        carried: the cotangent of the optimiser's slots, divided by `factor`, as in `Cotangent`.
+        factor: the number that `carried` still has to be multiplied by.
     """
 
     direction: Tensors
@@ -97,10 +97,10 @@ class GradientProcess(Process):
     """A process whose step is an `Update`; see the module. The state knows its step, so that t is not read.
 
     Args:
-        update: The step and its gradient.
-        objective: The final state to J.
-        statistics: Names of the buffers that J can depend on.
-        stops_gradients: Whether the step's own gradient leaves out a dependence that the step has.
+        update: the step and its gradient.
+        objective: the final state to J.
+        statistics: names of the buffers that J can depend on.
+        stops_gradients: whether the step's own gradient leaves out a dependence that the step has.
     """
 
     hessian_vector_products = 1

@@ -84,12 +84,12 @@ def hypergradient(
         initial: x_0: a tensor, or nested dictionaries, tuples and dataclasses of tensors.
         actions: a_0, a_1, …, one tensor each, all of one shape.
         method: `"rmd"`, `"finite-difference"`, `"truncated"` or `"forward"`; the module says what each computes.
-        memory: What is kept between forward and backward pass: `"auto"`, `"all"`, `"states"`, `"sqrt"` or a number of
+        memory: what is kept between forward and backward pass: `"auto"`, `"all"`, `"states"`, `"sqrt"` or a number of
             checkpoints; the module says what each costs.
-        byte_budget: How many bytes states and graphs may take with `memory="auto"`; None: that takes `"states"`.
-        last: How many steps at the end are differentiated; for `"truncated"`, and for `"finite-difference"` if
+        byte_budget: how many bytes states and graphs may take with `memory="auto"`; None: that takes `"states"`.
+        last: how many steps at the end are differentiated; for `"truncated"`, and for `"finite-difference"` if
             wanted.
-        steps_per_action: How many steps are taken under each action.
+        steps_per_action: how many steps are taken under each action.
         states: States that are known already, by step: the final one at least, `{T: x_T, …}`. They are not computed
             again, and those between serve as checkpoints; `memory` then has nothing to decide.
 

@@ -19,8 +19,8 @@ class MemoryMeter:
     """Accounts for the bytes of states and graphs that a sweep holds.
 
     Attributes:
-        peak: The most bytes that were held at a time.
-        graph_bytes: The bytes of the largest graph of a step.
+        peak: the most bytes that were held at a time.
+        graph_bytes: the bytes of the largest graph of a step.
     """
 
     def __init__(self) -> None:

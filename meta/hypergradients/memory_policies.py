@@ -28,8 +28,8 @@ class MemoryPolicy(ABC):
     """What is kept between the forward and the backward pass.
 
     Attributes:
-        name: How it is called in options and results.
-        error: The largest relative error of its gradients in float64, beyond rounding: 0 where they are exact.
+        name: how it is called in options and results.
+        error: the largest relative error of its gradients in float64, beyond rounding: 0 where they are exact.
     """
 
     name: str | int
@@ -61,9 +61,9 @@ class MemoryPolicy(ABC):
         """Yields (t, adjoint of step t) from the last step to the first; each adjoint is called before the next.
 
         Args:
-            steps: The steps of the process.
-            kept: What `keep` returned, without the final state. It is emptied, so that nothing is held too long.
-            final: The final state.
+            steps: the steps of the process.
+            kept: what `keep` returned, without the final state. It is emptied, so that nothing is held too long.
+            final: the final state.
         """
 
 
@@ -72,7 +72,7 @@ class Checkpoints(MemoryPolicy):
     """Keeps a number of states, evenly spaced; the steps between them are taken again on the way back.
 
     Attributes:
-        count: The number of states to keep of so many steps; beyond the number of steps it means all of them.
+        count: the number of states to keep of so many steps; beyond the number of steps it means all of them.
     """
 
     count: Callable[[int], int]

@@ -43,7 +43,7 @@ class Process:
     Args:
         step: (state, action, t) to the next state, as in `PureProcess`. It must be a function of its arguments alone: a
             step is taken again when it is differentiated. If it takes gradients itself, then with `create_graph=True`.
-        objective: The final state to J, a scalar.
+        objective: the final state to J, a scalar.
     """
 
     hessian_vector_products = 0
@@ -133,11 +133,11 @@ class Process:
         """Computes the tangent of the next state, by forward mode.
 
         Args:
-            state: The state before the step, at which it is linearised.
-            action: The action of the step.
-            t: The number of the step.
-            tangent: The tangent of the state, in the form of a cotangent.
-            of_action: The tangent of the action, of its shape.
+            state: the state before the step, at which it is linearised.
+            action: the action of the step.
+            t: the number of the step.
+            tangent: the tangent of the state, in the form of a cotangent.
+            of_action: the tangent of the action, of its shape.
         """
 
         def pushed() -> list[torch.Tensor]:

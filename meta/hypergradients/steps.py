@@ -24,10 +24,10 @@ class Sizes:
     """What a memory policy knows before the steps are taken.
 
     Attributes:
-        steps: How many steps are differentiated.
-        state: The bytes of a state.
-        needed: The bytes of what has to be kept of a state to differentiate there.
-        graph: The bytes of a step's graph; 0 where there is none to keep.
+        steps: how many steps are differentiated.
+        state: the bytes of a state.
+        needed: the bytes of what has to be kept of a state to differentiate there.
+        graph: the bytes of a step's graph; 0 where there is none to keep.
     """
 
     steps: int
@@ -40,16 +40,16 @@ class Steps:
     """The steps of one process under given actions, forwards and backwards.
 
     Args:
-        process: What steps.
-        actions: The actions, one after the other.
-        per_action: How many steps are taken under each of them.
-        by_differences: Whether the adjoint of a step is taken by central differences, which keep no graph.
+        process: what steps.
+        actions: the actions, one after the other.
+        per_action: how many steps are taken under each of them.
+        by_differences: whether the adjoint of a step is taken by central differences, which keep no graph.
 
     Attributes:
-        total: The number of steps.
-        evaluations: The gradients of minibatch losses computed so far, for each student.
-        products: The double backward passes so far, for each student.
-        meter: The account of the memory that is held.
+        total: the number of steps.
+        evaluations: the gradients of minibatch losses computed so far, for each student.
+        products: the double backward passes so far, for each student.
+        meter: the account of the memory that is held.
     """
 
     def __init__(self, process: Process, actions: Any, per_action: int, by_differences: bool) -> None:
@@ -95,9 +95,9 @@ class Steps:
 
         Args:
             state: x_t, or what is needed of it.
-            t: The step.
-            after: The state that the step led to before, if it is to be compared.
-            cotangent: The cotangent of x_{t+1}.
+            t: the step.
+            after: the state that the step led to before, if it is to be compared.
+            cotangent: the cotangent of x_{t+1}.
         """
         action, compared = self._action(t), after is not None and not self.process.replays_exactly
         if self.by_differences:

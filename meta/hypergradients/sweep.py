@@ -30,15 +30,15 @@ class Hypergradient:
         initial: dJ/dx_0: for an arbitrary step a structure like the state's, else a `meta.Cotangent`; None if the
             method does not give it (`"truncated"`, `"forward"`).
         objective: J.
-        memory: The memory policy that was followed.
-        gradient_evaluations: The number of gradients of minibatch losses that were computed for each student.
-        hessian_vector_products: The number of double backward passes for each student.
-        predicted_bytes: What the policy was expected to hold at its peak, besides the initial state; None where nothing
+        memory: the memory policy that was followed.
+        gradient_evaluations: the number of gradients of minibatch losses that were computed for each student.
+        hessian_vector_products: the number of double backward passes for each student.
+        predicted_bytes: what the policy was expected to hold at its peak, besides the initial state; None where nothing
             was predicted (`"forward"`, or the states were given). Students of a batch that gain nothing from being
             taken together (path `"loop"`) are differentiated one by one, and this is of one of them.
-        measured_bytes: The bytes at the peak, measured on the tensors in memory: states, and graphs, of `"all"` those
+        measured_bytes: the bytes at the peak, measured on the tensors in memory: states, and graphs, of `"all"` those
             of every 16th step, the others taken to be like them.
-        nonfinite_step: The last step whose gradient is not finite, where it arose; None if all are finite.
+        nonfinite_step: the last step whose gradient is not finite, where it arose; None if all are finite.
     """
 
     actions: torch.Tensor
@@ -67,11 +67,11 @@ def forwards_and_backwards(
     """Follows a process from x_0 and differentiates the steps from `begin` on.
 
     Args:
-        steps: The steps of the process.
+        steps: the steps of the process.
         state: x_0.
-        begin: The first step that is differentiated.
-        policy: What is kept on the way; None: what fits into the budget.
-        byte_budget: The bytes that may be held; None: any number.
+        begin: the first step that is differentiated.
+        policy: what is kept on the way; None: what fits into the budget.
+        byte_budget: the bytes that may be held; None: any number.
     """
     for t in range(begin):
         state = steps.step(state, t)
@@ -91,11 +91,11 @@ def backwards(
     """Differentiates the steps from `begin` on.
 
     Args:
-        steps: The steps of the process.
-        kept: What the policy kept of them; it is emptied.
-        begin: The first step that is differentiated.
-        policy: The memory policy that was followed.
-        predicted: The bytes that it was expected to need, for the result.
+        steps: the steps of the process.
+        kept: what the policy kept of them; it is emptied.
+        begin: the first step that is differentiated.
+        policy: the memory policy that was followed.
+        predicted: the bytes that it was expected to need, for the result.
     """
     final = kept.pop(steps.total)
     objective, cotangent = steps.process.value(final)

@@ -19,9 +19,9 @@ class Training(Process):
     """The training of an environment's student, or of a batch of them, as a process over `StudentState`.
 
     Args:
-        dynamics: The environment's dynamics, `env.unwrapped.dynamics`: the student's step, and J on dev.
-        episode: Which training of it: splits and minibatches, `env.unwrapped.episode`.
-        objective: What is differentiated, a function of the final state to a scalar or (B,); None: the dynamics' J.
+        dynamics: the environment's dynamics, `env.unwrapped.dynamics`: the student's step, and J on dev.
+        episode: which training of it: splits and minibatches, `env.unwrapped.episode`.
+        objective: what is differentiated, a function of the final state to a scalar or (B,); None: the dynamics' J.
     """
 
     def __init__(

@@ -66,21 +66,21 @@ class WindowGradient(RememberingWrapper):
         previewed_error: −J at the end of the window that was shown before; with `window="last"`, of the last one.
 
     Args:
-        env: A `TeachEnv`.
+        env: a `TeachEnv`.
         window: `"next"`, the paper's: the window to come, under the action that the last one had, on the minibatches
             that it will have. `"last"`: the window just trained; its gradient is that of the info, so that a window is
             differentiated once instead of twice.
         dev_batch: Dev samples that J is taken on, drawn anew for each window (the released code: 100); None: all that
             the environment measures on.
-        dev_from: Where they are drawn: `"dev"`, or `"pool"`, from all labelled samples but those that the window itself
+        dev_from: where they are drawn: `"dev"`, or `"pool"`, from all labelled samples but those that the window itself
             trains on. With `train_on="pool"` every sample then has both roles by turns, as in the released code, whose
             halves change places every 250 windows: dev is not held out then.
-        carry: Whether a training begins under the action that the last one ended with, as far as the first window shown
+        carry: whether a training begins under the action that the last one ended with, as far as the first window shown
             is concerned, and `DynamicLossTeacher` goes on from there: the loss then is improved over many trainings.
             Windows may be whole trainings. False: each training has a teacher that begins anew.
-        memory: The memory policy of `meta.hypergradient`. Graphs of a loss network over pixels or boxes are large:
+        memory: the memory policy of `meta.hypergradient`. Graphs of a loss network over pixels or boxes are large:
             `"auto"` keeps those of all steps of a window only if they fit.
-        byte_budget: How many bytes states and graphs may take with `memory="auto"`.
+        byte_budget: how many bytes states and graphs may take with `memory="auto"`.
 
     Raises:
         TypeError: the environment is no `TeachEnv`.

@@ -49,11 +49,11 @@ class Attribution:
     Attributes:
         values: d(test's loss)/d(weight of a sample), (tests, samples), samples in the pool's order; 0 for samples that
             the training did not see. The mean over trainings, if there were several.
-        losses: Each test's loss at the end of the plain training, (tests,); the mean over trainings.
-        trainings: How many trainings there were.
+        losses: each test's loss at the end of the plain training, (tests,); the mean over trainings.
+        trainings: how many trainings there were.
         steps: Student steps of one training.
         hessian_vector_products: Double backward passes for one training and test.
-        measured_bytes: The most memory that states, cotangents and graphs took.
+        measured_bytes: the most memory that states, cotangents and graphs took.
     """
 
     values: np.ndarray
@@ -67,7 +67,7 @@ class Attribution:
         """The samples' numbers, from the one that raised a test's loss most to the one that lowered it most.
 
         Args:
-            test: Which test; None: all, by the mean of their values.
+            test: which test; None: all, by the mean of their values.
         """
         values = self.values.mean(0) if test is None else self.values[test]
         return np.argsort(-values, kind="stable")
@@ -109,13 +109,13 @@ def attribute(
         worst = scores.ranked()[:20]
 
     Args:
-        env: An environment with `loss="data-weights"` or `"sample-weights"`; the training is that of its student under
+        env: an environment with `loss="data-weights"` or `"sample-weights"`; the training is that of its student under
             the plain loss, with its optimiser, schedule, augmentation and minibatches. It stays as it is.
         tests: (inputs, targets) of the tests, in the form of the environment's task.
-        objective: What a test measures: a function of outputs and targets to a scalar, differentiable in the outputs.
+        objective: what a test measures: a function of outputs and targets to a scalar, differentiable in the outputs.
             It gets one test at a time, as a batch of one, or all of them if `together`. None: the cross-entropy.
-        together: Whether there is one value for all tests, of their mean loss (or of the objective of all).
-        seeds: The trainings, by the seeds that `env.reset` takes; values are their mean. None: the training of the
+        together: whether there is one value for all tests, of their mean loss (or of the objective of all).
+        seeds: the trainings, by the seeds that `env.reset` takes; values are their mean. None: the training of the
             environment's current episode.
 
     Raises:

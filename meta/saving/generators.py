@@ -15,10 +15,10 @@ class Generators(NamedTuple):
     """The states of the global random generators.
 
     Attributes:
-        python: The state of Python's `random`.
-        numpy: The state of NumPy's global generator.
-        torch: The state of torch's generator on the CPU.
-        cuda: The states of torch's generators, one for each GPU; empty while CUDA is not in use.
+        python: the state of Python's `random`.
+        numpy: the state of NumPy's global generator.
+        torch: the state of torch's generator on the CPU.
+        cuda: the states of torch's generators, one for each GPU; empty while CUDA is not in use.
     """
 
     python: Any
@@ -46,7 +46,7 @@ class Stream:
     """Randomness of its own for code that draws from the global generators.
 
     Attributes:
-        states: The states that the global generators have when the next block begins.
+        states: the states that the global generators have when the next block begins.
     """
 
     def __init__(self, seed: int) -> None:

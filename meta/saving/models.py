@@ -49,8 +49,8 @@ def write_model(
     """Writes a model, whole or not at all.
 
     Args:
-        model: The model whose class is written.
-        file: A path (without a suffix it gets `.zip`), or a file open for writing.
+        model: the model whose class is written.
+        file: a path (without a suffix it gets `.zip`), or a file open for writing.
         attributes: Attributes of the model by name.
         parameters: State dictionaries of its networks and optimisers by name; None: as they are in the model.
         variables: Single tensors by name; None: as they are in the model.
@@ -218,9 +218,9 @@ class PlainModel(BaseAlgorithm):
         """SB3's `load`; it runs no code of the file's, unless with `trust`.
 
         Args:
-            path: The path of the file, or a file open for reading.
-            env: The environment to learn in; None: the model can only predict until `set_env`.
-            device: The device of the networks.
+            path: the path of the file, or a file open for reading.
+            env: the environment to learn in; None: the model can only predict until `set_env`.
+            device: the device of the networks.
             custom_objects: Attributes by name in the place of the file's, which are not read.
             print_system_info: Prints the versions of this machine's packages.
             force_reset: Resets the environment before the next `learn`, as SB3 does.

@@ -34,7 +34,7 @@ class TaughtStudent:
 
     Attributes:
         observations: (actions taken, observation coordinates).
-        info: The `info` of the step that ended the episode.
+        info: the `info` of the step that ended the episode.
     """
 
     observations: np.ndarray
@@ -45,19 +45,19 @@ class Teacher(Resumable, Generic[Experience]):
     """Collects some experience with students, then improves by it, and so on.
 
     Args:
-        policy: A name in `policy_aliases`, or a policy class.
-        env: A `TeachEnv` (or its id), a `TeachVectorEnv`, or an SB3 `VecEnv` of them.
-        learning_rate: The step size of the optimiser of θ: a number, or a function of the remaining progress (1 at the
+        policy: a name in `policy_aliases`, or a policy class.
+        env: a `TeachEnv` (or its id), a `TeachVectorEnv`, or an SB3 `VecEnv` of them.
+        learning_rate: the step size of the optimiser of θ: a number, or a function of the remaining progress (1 at the
             start, 0 at the end).
-        policy_kwargs: Options of the policy.
-        stats_window_size: The number of last episodes over which the logged means are taken.
-        tensorboard_log: The folder of TensorBoard's logs; None: none are written.
+        policy_kwargs: options of the policy.
+        stats_window_size: the number of last episodes over which the logged means are taken.
+        tensorboard_log: the folder of TensorBoard's logs; None: none are written.
         verbose: 1 prints SB3's messages and the log table.
-        seed: The seed that θ is drawn with, and that the environment is first reset with.
-        device: The device of the policy's networks.
+        seed: the seed that θ is drawn with, and that the environment is first reset with.
+        device: the device of the policy's networks.
 
     Attributes:
-        wrapper: The wrapper that the teacher needs around an environment, and puts there if it is missing; None: it
+        wrapper: the wrapper that the teacher needs around an environment, and puts there if it is missing; None: it
             needs none.
     """
 
@@ -141,10 +141,10 @@ class Teacher(Resumable, Generic[Experience]):
         If a callback stops it, or an exception does, the unfinished update is dropped.
 
         Args:
-            total_timesteps: The number of actions taken in all environments together.
-            callback: A callback of SB3, a list of them, or a function.
-            log_interval: The number of updates from one log to the next; None: nothing is logged.
-            tb_log_name: The name of the run in TensorBoard; empty: that of the class.
+            total_timesteps: the number of actions taken in all environments together.
+            callback: a callback of SB3, a list of them, or a function.
+            log_interval: the number of updates from one log to the next; None: nothing is logged.
+            tb_log_name: the name of the run in TensorBoard; empty: that of the class.
             reset_num_timesteps: True: the count of steps begins anew. False: it goes on, as does an interrupted
                 training.
             progress_bar: Shows SB3's progress bar.
@@ -185,7 +185,7 @@ class Teacher(Resumable, Generic[Experience]):
         `train/learning_rate`.
 
         Args:
-            max_grad_norm: The norm to which the gradient is clipped; None: not clipped.
+            max_grad_norm: the norm to which the gradient is clipped; None: not clipped.
         """
         self._update_learning_rate(self.policy.optimizer)
         limit = np.inf if max_grad_norm is None else max_grad_norm
@@ -229,12 +229,12 @@ class EpisodicTeacher(Teacher[list[TaughtStudent]]):
     """Collects the trainings of some students under a fixed teacher, then improves the teacher by them.
 
     Args:
-        policy: The name of a policy in `policy_aliases`, or a policy class.
-        env: A `TeachEnv` (or its id), a `TeachVectorEnv`, or an SB3 `VecEnv` of them.
-        learning_rate: The step size of the optimiser of θ: a number, or a function of the remaining progress.
-        students_per_update: The number of trainings for each update, rounded up to a multiple of those that the
+        policy: the name of a policy in `policy_aliases`, or a policy class.
+        env: a `TeachEnv` (or its id), a `TeachVectorEnv`, or an SB3 `VecEnv` of them.
+        learning_rate: the step size of the optimiser of θ: a number, or a function of the remaining progress.
+        students_per_update: the number of trainings for each update, rounded up to a multiple of those that the
             environment has in parallel; None: as many as it has.
-        **kwargs: Further options of `Teacher`.
+        **kwargs: further options of `Teacher`.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
@@ -309,13 +309,13 @@ class LearningTeacher(EpisodicTeacher):
     `train/learning_rate`.
 
     Args:
-        policy: The name of a policy in `policy_aliases`, or a policy class.
-        env: A `TeachEnv` (or its id), a `TeachVectorEnv`, or an SB3 `VecEnv` of them.
-        learning_rate: The step size of the policy's optimiser, Adam by default.
-        students_per_update: How many trainings are collected for each update; None: as many as the environment has in
+        policy: the name of a policy in `policy_aliases`, or a policy class.
+        env: a `TeachEnv` (or its id), a `TeachVectorEnv`, or an SB3 `VecEnv` of them.
+        learning_rate: the step size of the policy's optimiser, Adam by default.
+        students_per_update: how many trainings are collected for each update; None: as many as the environment has in
             parallel.
-        max_grad_norm: The norm to which the gradient of θ is clipped; None: not clipped.
-        **kwargs: Further options of `Teacher`.
+        max_grad_norm: the norm to which the gradient of θ is clipped; None: not clipped.
+        **kwargs: further options of `Teacher`.
 
     Raises:
         ValueError: a norm that is not positive.

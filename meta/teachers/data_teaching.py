@@ -45,9 +45,9 @@ class DataTeaching(RememberingWrapper):
     `threshold`, or T if none does (the paper's terminal reward). `info["reached_after"]` is i.
 
     Args:
-        env: A `TeachEnv` of classification with `loss="sample-weights"` at scale 1 and one student step an action.
-        threshold: The dev accuracy at which the student is good enough, in (0, 1).
-        largest_loss: The number that the mean training loss is divided by; None: log C, the loss of equal
+        env: a `TeachEnv` of classification with `loss="sample-weights"` at scale 1 and one student step an action.
+        threshold: the dev accuracy at which the student is good enough, in (0, 1).
+        largest_loss: the number that the mean training loss is divided by; None: log C, the loss of equal
             probabilities.
 
     Raises:
@@ -224,13 +224,13 @@ class DataTeacher(_DataTeachingTeacher, LearningTeacher):
 
     Args:
         policy: `"DataPolicy"`, or a policy class of its kind.
-        env: A `DataTeaching` environment, or what one can be put around.
-        learning_rate: The step size of Adam on θ; 1e-3 is what re-implementations report.
-        students_per_update: How many trainings are collected for each update; None: as many as the environment has in
+        env: a `DataTeaching` environment, or what one can be put around.
+        learning_rate: the step size of Adam on θ; 1e-3 is what re-implementations report.
+        students_per_update: how many trainings are collected for each update; None: as many as the environment has in
             parallel.
-        baseline_decay: The decay of the moving average b of the rewards, in [0, 1).
-        max_grad_norm: The norm to which the gradient is clipped; None: not clipped.
-        **kwargs: Further options of `EpisodicTeacher`.
+        baseline_decay: the decay of the moving average b of the rewards, in [0, 1).
+        max_grad_norm: the norm to which the gradient is clipped; None: not clipped.
+        **kwargs: further options of `EpisodicTeacher`.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"DataPolicy": DataPolicy}

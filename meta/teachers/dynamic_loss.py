@@ -172,13 +172,13 @@ class DynamicLossTeacher(Teacher[torch.Tensor]):
         policy: `"LSTMPolicy"` (the paper's), `"MemorylessPolicy"` (a perceptron of the same number of parameters),
             `"GRUPolicy"`, `"TransformerPolicy"`, `"SGDPolicy"`, `"RMSPropPolicy"`, `"AdamPolicy"` (rules that do not
             learn; the gradient moves the loss's weights directly), or a policy class of their kind.
-        env: A `WindowGradient` environment, or a `TeachEnv` that one is put around.
-        learning_rate: The step size of Adam on ψ; 1e-3 in the released code.
-        bptt: The number of iterations that a gradient of ψ goes back through, and after which ψ is updated; 1 in the
+        env: a `WindowGradient` environment, or a `TeachEnv` that one is put around.
+        learning_rate: the step size of Adam on ψ; 1e-3 in the released code.
+        bptt: the number of iterations that a gradient of ψ goes back through, and after which ψ is updated; 1 in the
             paper. Within them the memory and earlier actions are followed; students at the beginning of each count as
             constants.
-        max_grad_norm: The norm to which the gradient of ψ is clipped; None: not clipped, as in the released code.
-        **kwargs: Further options of `Teacher`.
+        max_grad_norm: the norm to which the gradient of ψ is clipped; None: not clipped, as in the released code.
+        **kwargs: further options of `Teacher`.
 
     Raises:
         ValueError: `bptt` or a norm that is not positive.

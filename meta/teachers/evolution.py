@@ -34,14 +34,14 @@ class EvolutionStrategies(LearningTeacher):
 
     Args:
         policy: `"AttentionPolicy"`, `"MlpPolicy"`, or a policy class.
-        env: A `TeachEnv` (or its id), a `TeachVectorEnv`, or an SB3 `VecEnv` of them; each of its parallel students has
+        env: a `TeachEnv` (or its id), a `TeachVectorEnv`, or an SB3 `VecEnv` of them; each of its parallel students has
             a perturbation of its own.
-        learning_rate: The step size of Adam on θ.
+        learning_rate: the step size of Adam on θ.
         sigma: σ, the standard deviation of the perturbations.
-        students_per_update: The number of trainings for each update, rounded up to a multiple of twice those that the
+        students_per_update: the number of trainings for each update, rounded up to a multiple of twice those that the
             environment has in parallel; None: twice as many as it has.
-        max_grad_norm: The norm to which the estimate is clipped; None: not clipped.
-        **kwargs: Further options of `EpisodicTeacher`.
+        max_grad_norm: the norm to which the estimate is clipped; None: not clipped.
+        **kwargs: further options of `EpisodicTeacher`.
 
     Raises:
         ValueError: a σ or norm that is not positive.

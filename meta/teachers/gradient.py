@@ -33,16 +33,16 @@ class GradientTeacher(LearningTeacher):
 
     Args:
         policy: `"AttentionPolicy"`, `"MlpPolicy"`, or a policy class.
-        env: A `TeachEnv` (or its id), a `TeachVectorEnv`, or an SB3 `VecEnv` of environments in `meta.ActionGradient`.
-        learning_rate: The step size of Adam on θ. The paper has 1e-4 for Φ itself; ours was measured on actions in the
+        env: a `TeachEnv` (or its id), a `TeachVectorEnv`, or an SB3 `VecEnv` of environments in `meta.ActionGradient`.
+        learning_rate: the step size of Adam on θ. The paper has 1e-4 for Φ itself; ours was measured on actions in the
             box.
-        students_per_update: How many trainings are collected for each update; None: as many as the environment has in
+        students_per_update: how many trainings are collected for each update; None: as many as the environment has in
             parallel.
-        max_grad_norm: The norm to which the gradient of θ is clipped; None: not clipped.
-        last: How many student steps at the end of each training are differentiated; a number, or a function of the
+        max_grad_norm: the norm to which the gradient of θ is clipped; None: not clipped.
+        last: how many student steps at the end of each training are differentiated; a number, or a function of the
             remaining progress (1 at the start of learning, 0 at the end). None: as the environment's wrapper says, by
             default all.
-        **kwargs: Further options of `EpisodicTeacher`.
+        **kwargs: further options of `EpisodicTeacher`.
     """
 
     method: ClassVar[str]

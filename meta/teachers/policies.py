@@ -28,13 +28,13 @@ class Attention(nn.Module):
     the teacher starts near the neutral zero action, with keys that differ, without which V would have no gradient.
 
     Args:
-        states: The number of coordinates of the observation.
-        actions: The number of coordinates of the action.
-        keys: The number N of learned actions.
-        initial_scale: The standard deviation of W's entries when they are drawn.
-        static: The network gets ones in the place of the state, and takes the same action always (the ablation of what
+        states: the number of coordinates of the observation.
+        actions: the number of coordinates of the action.
+        keys: the number N of learned actions.
+        initial_scale: the standard deviation of W's entries when they are drawn.
+        static: the network gets ones in the place of the state, and takes the same action always (the ablation of what
             "dynamic" adds).
-        squash: The network ends in tanh, which keeps the action in the box.
+        squash: the network ends in tanh, which keeps the action in the box.
     """
 
     def __init__(
@@ -84,13 +84,13 @@ class PerSample(nn.Module):
     `teachenv.SampleBox`); the perceptron sees a sample's own numbers and the coordinates before the blocks.
 
     Args:
-        states: The number of coordinates of the observation.
-        actions: The number of coordinates of the action: one for each sample.
-        net_arch: The widths of the hidden layers.
-        features: How many numbers are observed of each sample.
-        initial_scale: The factor of the last layer's weights when they are drawn.
-        squash: The network ends in tanh, which keeps the action in the box.
-        activation_fn: The class of the activations between the layers.
+        states: the number of coordinates of the observation.
+        actions: the number of coordinates of the action: one for each sample.
+        net_arch: the widths of the hidden layers.
+        features: how many numbers are observed of each sample.
+        initial_scale: the factor of the last layer's weights when they are drawn.
+        squash: the network ends in tanh, which keeps the action in the box.
+        activation_fn: the class of the activations between the layers.
 
     Raises:
         ValueError: the observation is too short to hold so many.
@@ -129,8 +129,8 @@ def sample_fields(space: gym.Space[Any], chosen: int | None) -> int:
     """Returns how many numbers of each sample a policy for samples reads.
 
     Args:
-        space: The observation space.
-        chosen: The policy's option `features`; None: what the space says.
+        space: the observation space.
+        chosen: the policy's option `features`; None: what the space says.
 
     Raises:
         ValueError: the space does not say it.
@@ -149,12 +149,12 @@ class TeacherPolicy(BasePolicy):
     """A deterministic teacher without a critic.
 
     Args:
-        observation_space: The observation space of the environment.
-        action_space: The action space of the environment, a box.
-        lr_schedule: The learning rate as a function of the remaining progress; its value at 1 is the first one.
-        optimizer_class: The class of the optimiser of θ, the actor's parameters.
-        optimizer_kwargs: Options of that class besides the learning rate.
-        **network: Options of the actor; each policy names its own.
+        observation_space: the observation space of the environment.
+        action_space: the action space of the environment, a box.
+        lr_schedule: the learning rate as a function of the remaining progress; its value at 1 is the first one.
+        optimizer_class: the class of the optimiser of θ, the actor's parameters.
+        optimizer_kwargs: options of that class besides the learning rate.
+        **network: options of the actor; each policy names its own.
     """
 
     actor: nn.Module

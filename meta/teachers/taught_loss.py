@@ -42,8 +42,8 @@ class TaughtLoss(nn.Module):
     The teacher's own parameters are frozen.
 
     Args:
-        actor: The teacher's network, from observation to action.
-        config: What `save` writes as JSON: `loss`, `loss_kwargs`, `outputs`, `actor` and `steps_per_action`, and for
+        actor: the teacher's network, from observation to action.
+        config: what `save` writes as JSON: `loss`, `loss_kwargs`, `outputs`, `actor` and `steps_per_action`, and for
             the reader `task`, `dataset`, `student` and `learning_rate` of the training that it was taught in.
     """
 
@@ -140,10 +140,10 @@ class TaughtLoss(nn.Module):
         """Says how the training stands; the loss is the one that the teacher chooses there, until told otherwise.
 
         Args:
-            progress: The student steps taken, divided by all that will be taken, in [0, 1].
-            train_accuracy: The accuracy on the minibatches since the last `tell`, each before its update, in [0, 1].
-            dev_accuracy: The accuracy on dev, in [0, 1].
-            dev_precision: The precision on dev for each class, C numbers in [0, 1].
+            progress: the student steps taken, divided by all that will be taken, in [0, 1].
+            train_accuracy: the accuracy on the minibatches since the last `tell`, each before its update, in [0, 1].
+            dev_accuracy: the accuracy on dev, in [0, 1].
+            dev_precision: the precision on dev for each class, C numbers in [0, 1].
 
         Raises:
             ValueError: a measurement that is not a fraction, or not one precision a class.
@@ -177,10 +177,10 @@ class TaughtLoss(nn.Module):
         """Computes the loss of a minibatch, a scalar.
 
         Args:
-            outputs: The network's logits, (batch, C).
-            targets: The samples' classes, (batch,).
-            features: The inputs of the network's last linear layer; only for a mixture with large-margin softmax.
-            head_weight: The weight of that layer; only for a mixture with large-margin softmax.
+            outputs: the network's logits, (batch, C).
+            targets: the samples' classes, (batch,).
+            features: the inputs of the network's last linear layer; only for a mixture with large-margin softmax.
+            head_weight: the weight of that layer; only for a mixture with large-margin softmax.
 
         Raises:
             RuntimeError: nothing was told yet.
@@ -210,9 +210,9 @@ def _config_of(actor: nn.Module) -> dict[str, Any]:
     sizes = [m.out_features for m in linear]
     if linear:
         for kind, activation in _PERCEPTRONS.items():
-            made = partial(perceptron, linear[0].in_features, sizes[-1], sizes[:-1], activation_fn=activation)
+            network = partial(perceptron, linear[0].in_features, sizes[-1], sizes[:-1], activation_fn=activation)
             # The networks of SAC and PPO end before their tanh.
-            if str(actor) in (str(made(squash=True)), str(made(squash=False))):
+            if str(actor) in (str(network(squash=True)), str(network(squash=False))):
                 return {"kind": kind, "net_arch": sizes[:-1]}
     raise ValueError(
         f"found a policy with the network {type(actor).__name__}, expected that of an AttentionPolicy or MlpPolicy"

@@ -38,7 +38,7 @@ class UpdateRule(nn.Module, ABC):
 
         Args:
             inputs: Encoded gradients, (coordinates, 2).
-            memory: What the rule remembers before it.
+            memory: what the rule remembers before it.
 
         Returns:
             (the update, (coordinates,); the memory after it).
@@ -131,10 +131,10 @@ class TransformerRule(UpdateRule):
     cost eight times its time, since every gradient is read again at each update.
 
     Args:
-        history: How many of the last gradients it reads.
-        width: The width of a token, the embedding of a gradient.
-        heads: The number of heads of attention.
-        layers: The number of layers.
+        history: how many of the last gradients it reads.
+        width: the width of a token, the embedding of a gradient.
+        heads: the number of heads of attention.
+        layers: the number of layers.
     """
 
     def __init__(self, history: int = 8, width: int = 32, heads: int = 2, layers: int = 2) -> None:
@@ -176,8 +176,8 @@ class RMSPropRule(UpdateRule):
     """The gradient over the root of its mean square (PyTorch's RMSprop).
 
     Args:
-        decay: The decay of the mean square.
-        epsilon: A number that is added to the root.
+        decay: the decay of the mean square.
+        epsilon: a number that is added to the root.
     """
 
     def __init__(self, decay: float = 0.99, epsilon: float = 1e-8) -> None:
@@ -200,8 +200,8 @@ class AdamRule(UpdateRule):
     """Adam's direction (PyTorch's, bias corrected).
 
     Args:
-        betas: The decays of the mean and of the mean square.
-        epsilon: A number that is added to the root.
+        betas: the decays of the mean and of the mean square.
+        epsilon: a number that is added to the root.
     """
 
     def __init__(self, betas: tuple[float, float] = (0.9, 0.999), epsilon: float = 1e-8) -> None:

@@ -163,10 +163,10 @@ def wrapped_once(env: Any, wrapper: type[Any], teacher: str, *options: Any) -> A
     """Puts an environment into the wrapper that a teacher needs, or checks the wrappers outside one that is there.
 
     Args:
-        env: The environment, single or vector.
-        wrapper: The class of the wrapper.
-        teacher: The name of the teacher's class, for messages.
-        *options: Arguments of the wrapper after the environment.
+        env: the environment, single or vector.
+        wrapper: the class of the wrapper.
+        teacher: the name of the teacher's class, for messages.
+        *options: arguments of the wrapper after the environment.
 
     Raises:
         ValueError: a wrapper outside of it changes actions.

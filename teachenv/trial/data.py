@@ -99,11 +99,13 @@ def decided(
     result: object = called(piece, decisions, lambda: (prediction, targets), device=targets.device)
     if not isinstance(result, Decided):
         raise ValueError(f"{piece} return {form(result)}, expected a Decided; return Decided(prediction, labels, rest)")
-    made: object = result.prediction
+    decided_prediction: object = result.prediction
     labels: object = result.labels
-    if not isinstance(made, Prediction):
-        raise ValueError(f"{piece} have {form(made)} as prediction, expected a Prediction; make it, Prediction(logits)")
-    logits = made.outputs
+    if not isinstance(decided_prediction, Prediction):
+        raise ValueError(
+            f"{piece} have {form(decided_prediction)} as prediction, expected a Prediction; make it, Prediction(logits)"
+        )
+    logits = decided_prediction.outputs
     if logits.dim() != 2 or len(logits) % len(targets):
         raise ValueError(
             f"{piece} make logits of shape {tuple(logits.shape)} of {len(targets)} samples, expected (decisions, "

@@ -65,16 +65,16 @@ def check_prefixes(loss: LossFamily, moves: Sequence[Move], names: Collection[st
     """
     moved: dict[str, str] = {}
     for move in moves:
-        found = [name for name in names if name.startswith(move.prefix)]
+        covered = [name for name in names if name.startswith(move.prefix)]
         where = f"sides() of loss {type(loss).__name__}: no parameter's name begins with {move.prefix!r}"
-        if not found:
+        if not covered:
             raise ValueError(f"{where}; choose among {checks.shown(list(names))}")
-        if twice := [name for name in found if name in moved]:
+        if twice := [name for name in covered if name in moved]:
             raise ValueError(
                 f"sides() of loss {type(loss).__name__}: {twice[0]!r} begins with both {moved[twice[0]]!r} and "
                 f"{move.prefix!r}, expected one loss at most that moves a parameter; make a prefix longer"
             )
-        moved |= dict.fromkeys(found, move.prefix)
+        moved |= dict.fromkeys(covered, move.prefix)
 
 
 def try_loss(loss: LossFamily, action: torch.Tensor, decided: Decided, dtype: torch.dtype) -> None:

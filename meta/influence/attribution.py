@@ -110,7 +110,8 @@ def attribute(
 
     Args:
         env: an environment with `loss="data-weights"` or `"sample-weights"`; the training is that of its student under
-            the plain loss, with its optimiser, schedule, augmentation and minibatches. It stays as it is.
+            the plain loss, with its optimiser, schedule, augmentation and minibatches. It stays as it is. The steps of
+            a warm start count for no sample.
         tests: (inputs, targets) of the tests, in the form of the environment's task.
         objective: what a test measures: a function of outputs and targets to a scalar, differentiable in the outputs.
             It gets one test at a time, as a batch of one, or all of them if `together`. None: the cross-entropy.
@@ -120,7 +121,8 @@ def attribute(
 
     Raises:
         TypeError: the environment is no `TeachEnv`.
-        ValueError: a loss whose samples have no weights, tests of another shape than the task's, or no seed.
+        ValueError: a loss whose samples have no weights, tests of another shape than the task's, no seed, an objective
+            that is no scalar, or a training that diverges.
     """
     teach = env.unwrapped
     if not isinstance(teach, TeachEnv):
@@ -132,16 +134,20 @@ def attribute(
     groups = [(inputs, targets)] if together else _groups(dynamics, episodes[0], inputs, targets)
     values, losses, peak, products = [], [], 0, 0
     for episode in episodes:
-        states = _trained(dynamics, episode, teach.problem.settings.horizon)
-        of_tests = []
+        states, of_tests = _trained(dynamics, episode, teach.problem.settings.horizon), []
+        held = bytes_of(list(states.values()))
         for group in groups:
             result = _of_group(dynamics, episode, states, *group, many=many)
             of_tests.append((result.actions[0].reshape(-1, len(teach.task.pool[0])), result.objective.reshape(-1)))
-            peak, products = max(peak, result.measured_bytes), result.hessian_vector_products
+            peak, products = max(peak, held + result.measured_bytes), result.hessian_vector_products
         values.append(torch.cat([of_weights for of_weights, _ in of_tests]))
         losses.append(torch.cat([loss for _, loss in of_tests]))
-        peak += bytes_of(list(states.values()))
     mean = [torch.stack(each).double().mean(0).cpu().numpy() for each in (values, losses)]
+    if not all(np.isfinite(each).all() for each in mean):
+        raise ValueError(
+            "the training diverges: what the tests measure, or its derivative, is not finite; choose a smaller "
+            "learning_rate, or another objective"
+        )
     return Attribution(mean[0], mean[1], len(episodes), teach.problem.settings.horizon, products, peak)
 
 
@@ -152,7 +158,11 @@ class _TestLoss(Measure):
         self._objective = objective
 
     def objective(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return self._objective(outputs, targets)
+        value: Any = self._objective(outputs, targets)
+        if not isinstance(value, torch.Tensor) or value.dim():
+            form = f"shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else checks.shown(value)
+            raise ValueError(f"the objective of tests must be a scalar tensor, found {form}; take its mean")
+        return value
 
     def score(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return torch.zeros_like(outputs[..., 0].sum())

@@ -206,7 +206,7 @@ def log_std(noise: float, sde_width: int | None) -> float:
 
     Args:
         noise: the standard deviation; with gSDE that in a state whose features have a mean square of 1.
-        sde_width: With gSDE the number of features; the noise is a random matrix times the features: so many
+        sde_width: with gSDE the number of features; the noise is a random matrix times the features: so many
             independent terms. None: no gSDE.
     """
     return math.log(noise) - (0.0 if sde_width is None else math.log(sde_width) / 2)

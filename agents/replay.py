@@ -170,7 +170,7 @@ class NoisyTeacher(ReplayTeacher):
         policy: `"AttentionPolicy"`, `"MlpPolicy"`, `"SamplePolicy"`, another name of SB3's, or a policy class.
         env: the environment to learn in; `ReplayTeacher` says which ones.
         learning_rate: the step size of Adam on actor and critic; None: 1e-3.
-        noise: Standard deviation of the Gaussian noise in each coordinate; ignored if `action_noise` is given. None:
+        noise: standard deviation of the Gaussian noise in each coordinate; ignored if `action_noise` is given. None:
             0.1; in an environment that does not train students SB3's default, no noise.
         action_noise: SB3's noise, in place of the Gaussian.
         **kwargs: further options of `ReplayTeacher`.

@@ -90,7 +90,7 @@ def hypergradient(
         last: how many steps at the end are differentiated; for `"truncated"`, and for `"finite-difference"` if
             wanted.
         steps_per_action: how many steps are taken under each action.
-        states: States that are known already, by step: the final one at least, `{T: x_T, …}`. They are not computed
+        states: states that are known already, by step: the final one at least, `{T: x_T, …}`. They are not computed
             again, and those between serve as checkpoints; `memory` then has nothing to decide.
 
     Raises:

@@ -70,7 +70,7 @@ class WindowGradient(RememberingWrapper):
         window: `"next"`, the paper's: the window to come, under the action that the last one had, on the minibatches
             that it will have. `"last"`: the window just trained; its gradient is that of the info, so that a window is
             differentiated once instead of twice.
-        dev_batch: Dev samples that J is taken on, drawn anew for each window (the released code: 100); None: all that
+        dev_batch: dev samples that J is taken on, drawn anew for each window (the released code: 100); None: all that
             the environment measures on.
         dev_from: where they are drawn: `"dev"`, or `"pool"`, from all labelled samples but those that the window itself
             trains on. With `train_on="pool"` every sample then has both roles by turns, as in the released code, whose

@@ -51,8 +51,8 @@ class Attribution:
             the training did not see. The mean over trainings, if there were several.
         losses: each test's loss at the end of the plain training, (tests,); the mean over trainings.
         trainings: how many trainings there were.
-        steps: Student steps of one training.
-        hessian_vector_products: Double backward passes for one training and test.
+        steps: student steps of one training.
+        hessian_vector_products: double backward passes for one training and test.
         measured_bytes: the most memory that states, cotangents and graphs took.
     """
 

@@ -51,9 +51,9 @@ def write_model(
     Args:
         model: the model whose class is written.
         file: a path (without a suffix it gets `.zip`), or a file open for writing.
-        attributes: Attributes of the model by name.
-        parameters: State dictionaries of its networks and optimisers by name; None: as they are in the model.
-        variables: Single tensors by name; None: as they are in the model.
+        attributes: attributes of the model by name.
+        parameters: state dictionaries of its networks and optimisers by name; None: as they are in the model.
+        variables: single tensors by name; None: as they are in the model.
     """
     if isinstance(file, str | Path):
         file = Path(file)
@@ -221,11 +221,11 @@ class PlainModel(BaseAlgorithm):
             path: the path of the file, or a file open for reading.
             env: the environment to learn in; None: the model can only predict until `set_env`.
             device: the device of the networks.
-            custom_objects: Attributes by name in the place of the file's, which are not read.
-            print_system_info: Prints the versions of this machine's packages.
-            force_reset: Resets the environment before the next `learn`, as SB3 does.
+            custom_objects: attributes by name in the place of the file's, which are not read.
+            print_system_info: prints the versions of this machine's packages.
+            force_reset: resets the environment before the next `learn`, as SB3 does.
             trust: True: pickled objects are read, too, such as a function for the learning rate; they can run any code.
-            **kwargs: Attributes that the model shall have instead of the file's, as in SB3.
+            **kwargs: attributes that the model shall have instead of the file's, as in SB3.
 
         Raises:
             ValueError: the file is damaged, or of something else, or needs `trust`; or the environment has other spaces

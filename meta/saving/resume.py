@@ -48,10 +48,10 @@ class Mark:
     """What training moves, at a moment when all of it agrees.
 
     Attributes:
-        environments: Snapshots of the environments, one for each that `VecEnv.env_method` reaches.
+        environments: snapshots of the environments, one for each that `VecEnv.env_method` reaches.
         wrappers: what SB3's and Gymnasium's wrappers around the environments remember, from `wrapper_states`.
         attributes: the model's attributes that are named in its `moved`.
-        networks: State dictionaries by name, and single tensors; None when training is not under way: the model's are
+        networks: state dictionaries by name, and single tensors; None when training is not under way: the model's are
             those of the mark.
         generators: the states of the global random generators, from which SB3's replay buffers and action noise draw.
     """

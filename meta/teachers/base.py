@@ -147,7 +147,7 @@ class Teacher(Resumable, Generic[Experience]):
             tb_log_name: the name of the run in TensorBoard; empty: that of the class.
             reset_num_timesteps: True: the count of steps begins anew. False: it goes on, as does an interrupted
                 training.
-            progress_bar: Shows SB3's progress bar.
+            progress_bar: shows SB3's progress bar.
         """
         with self._learning():
             total_timesteps, callback = self._setup_learn(

@@ -29,7 +29,7 @@ class UpdateRule(nn.Module, ABC):
         """Returns what the rule remembers before the first gradient.
 
         Args:
-            like: Encoded gradients, (coordinates, 2), of which only the number, dtype and device are read.
+            like: encoded gradients, (coordinates, 2), of which only the number, dtype and device are read.
         """
 
     @abstractmethod
@@ -37,7 +37,7 @@ class UpdateRule(nn.Module, ABC):
         """Computes one update.
 
         Args:
-            inputs: Encoded gradients, (coordinates, 2).
+            inputs: encoded gradients, (coordinates, 2).
             memory: what the rule remembers before it.
 
         Returns:
@@ -49,7 +49,7 @@ class LSTMRule(UpdateRule):
     """Four stacked LSTM cells, 2-64-64-64-1, whose last hidden state is the update: 84,236 parameters (released code).
 
     Args:
-        hidden: Units of the first three cells.
+        hidden: units of the first three cells.
     """
 
     def __init__(self, hidden: int = 64) -> None:
@@ -77,7 +77,7 @@ class GRURule(UpdateRule):
     """Four stacked GRU cells, 2-74-74-74-1: 84,147 parameters, about as many as the LSTM (ours).
 
     Args:
-        hidden: Units of the first three cells.
+        hidden: units of the first three cells.
     """
 
     def __init__(self, hidden: int = 74) -> None:
@@ -105,7 +105,7 @@ class MlpRule(UpdateRule):
     """A perceptron 2-204-204-204-1 with tanh, which remembers nothing: 84,457 parameters, about as many as the LSTM.
 
     Args:
-        hidden: Units of the hidden layers.
+        hidden: units of the hidden layers.
     """
 
     def __init__(self, hidden: int = 204) -> None:

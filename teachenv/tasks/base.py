@@ -40,8 +40,8 @@ class Task:
     NumPy arrays, and what converts to them (lists, data frames), are accepted in place of tensors; integer targets
     become int64. Labels of ordinary classification may stand in a column, (n, 1), and be whole floating-point numbers.
 
-    Arrays are copied, so that what becomes of them later does not change the task (a quarter of a second and 100 MB for 100 MB).
-    Tensors are not: `torch.from_numpy(array)` spares the memory of data that nobody changes.
+    Arrays are copied, so that what becomes of them later does not change the task; 100 MB take a quarter of a second
+    and as much memory again. Tensors are not: `torch.from_numpy(array)` spares that where nobody changes the data.
 
     Attributes:
         name: the setting's name, e.g. `"digits"` or `"digits-noisy-40"`.

@@ -176,7 +176,7 @@ def voc(
     """PASCAL VOC 2012's training and validation images and what they are called, downloaded if there are none.
 
     Args:
-        reader: Torchvision's class of the task.
+        reader: torchvision's class of the task.
         lists_in: folder of the task's lists, `"Main"` or `"Segmentation"`.
         data_root: where the files are; None for the usual places (see `teachenv.data.root`).
         official: how many `"train images"` and `"val images"` the official release has.

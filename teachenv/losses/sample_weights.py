@@ -21,15 +21,20 @@ class SampleWeights(LossFamily):
     Args:
         base: a name in `teachenv.losses.PLAIN_LOSSES`.
         scale: in (0, 1], so that no weight is negative.
+        normalise: whether weights are divided by their mean over the minibatch, as L2RW (Ren et al. 2018, eq. 8) and
+            the released code of Meta-Weight-Net (Shu et al. 2019) do: an action then says how samples share the step,
+            and not how large it is. Where all weights are zero the loss is 0. The zero action stays the mean loss.
         **options: options of the base loss.
     """
 
     coefficient_label = "sample weights of the minibatch"
     of_places = True
 
-    def __init__(self, base: str = "cross-entropy", scale: float = 1.0, **options: Any) -> None:
-        self.scale = checks.number("scale", scale, above=0, most=1)
-        known = ["base", "scale", *plain_options(base)]
+    def __init__(
+        self, base: str = "cross-entropy", scale: float = 1.0, normalise: bool = False, **options: Any
+    ) -> None:
+        self.scale, self.normalise = checks.number("scale", scale, above=0, most=1), checks.flag("normalise", normalise)
+        known = ["base", "scale", "normalise", *plain_options(base)]
         checks.known_options(f"weighted samples of {base!r}:", options, known)
         self.base, self.options = base, options
         self._sample_loss = plain_loss(base, **options)
@@ -54,7 +59,12 @@ class SampleWeights(LossFamily):
         losses = self._sample_loss(prediction, targets)
         # Of a sample with many decisions (`teachenv.tasks.decisions`) all have its weight; they stand side by side.
         action = action.unsqueeze(1).expand(-1, len(losses) // len(action)).reshape(-1)
-        return prediction.mean(losses) + self.scale * prediction.mean(weighted(action, losses))
+        if not self.normalise:
+            return prediction.mean(losses) + self.scale * prediction.mean(weighted(action, losses))
+        weights = 1.0 + self.scale * action
+        # What the weights differ from 1 by is exactly 0 at the zero action.
+        beyond = _over(weights - (mean := prediction.mean(weights)), mean, otherwise=-1.0)
+        return prediction.mean(losses) + prediction.mean(weighted(beyond, losses))
 
     def of_data(self) -> DataWeights:
         """Weights of the pool's samples in the same plain loss, w = 1 + a."""
@@ -62,7 +72,8 @@ class SampleWeights(LossFamily):
 
     def coefficients(self, action: torch.Tensor) -> torch.Tensor:
         """The weights, one row."""
-        return 1.0 + self.scale * action.view(1, -1)
+        weights = 1.0 + self.scale * action.view(1, -1)
+        return _over(weights, weights.mean(), otherwise=0.0) if self.normalise else weights
 
 
 class DataWeights(SampleWeights):
@@ -76,6 +87,7 @@ class DataWeights(SampleWeights):
     Args:
         base: a name in `teachenv.losses.PLAIN_LOSSES`.
         scale: in (0, 1], so that no weight is negative.
+        normalise: whether a step divides the weights of its minibatch by their mean, as in `SampleWeights`.
         **options: options of the base loss.
     """
 
@@ -84,8 +96,14 @@ class DataWeights(SampleWeights):
     of_pool = True
 
     def coefficients(self, action: torch.Tensor) -> torch.Tensor:
-        """The weights, in rows of about as many as there are rows; the last row is filled up with ones."""
+        """The weights, not divided, in rows of about as many as there are rows; the last is filled up with ones."""
         weights = 1.0 + self.scale * action
         width = max(1, round(len(weights) ** 0.5))
         rows = -(-len(weights) // width)
         return torch.nn.functional.pad(weights, (0, rows * width - len(weights)), value=1.0).view(rows, width)
+
+
+def _over(values: torch.Tensor, mean: torch.Tensor, otherwise: float) -> torch.Tensor:
+    """Values divided by a mean, or another number where the mean is 0."""
+    some = mean > 0
+    return torch.where(some, values / torch.where(some, mean, 1.0), otherwise)

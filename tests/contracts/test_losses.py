@@ -15,6 +15,8 @@ FAMILIES = {name: {} for name in LOSSES if not make_loss(name).of_pairs}
 # The same families with other options.
 VARIANTS = {
     "sample-weights/large-margin": {"base": "large-margin", "margin": 3},
+    "sample-weights/normalised": {"normalise": True},
+    "data-weights/normalised": {"normalise": True},
     "mixture/two": {"components": ["cross-entropy", "brier"], "scale": 2.0},
 }
 CASES = FAMILIES | VARIANTS

@@ -246,6 +246,33 @@ def test_sample_weights_weigh_samples(scale):
     assert (loss.coefficients(-torch.ones(N)) >= 0).all()
 
 
+@pytest.mark.parametrize("scale", [1.0, 0.25])
+def test_normalised_weights_have_mean_one(scale):
+    *head, y = data()
+    loss = make_loss("sample-weights", {"scale": scale, "normalise": True})
+    outputs, action = predict(*head).outputs.detach().requires_grad_(), action_of(loss)
+    weights = (1 + scale * action) / (1 + scale * action).mean()
+    losses = F.cross_entropy(outputs, y, reduction="none")
+    torch.testing.assert_close(loss(action, Prediction(outputs), y), (weights * losses).mean())
+    torch.testing.assert_close(loss.coefficients(action), weights[None])
+    counts = torch.arange(N, dtype=torch.float64) % 3
+    shares = counts * (1 + scale * action) / (counts * (1 + scale * action)).sum()
+    torch.testing.assert_close(loss(action, Prediction(outputs, weights=counts), y), (shares * losses).sum())
+
+
+def test_normalised_weights_that_are_all_zero_are_no_loss():
+    *head, y = data()
+    loss = make_loss("sample-weights", {"normalise": True})
+    outputs, action = predict(*head).outputs.detach().requires_grad_(), -torch.ones(N, dtype=torch.float64)
+    action.requires_grad_()
+    value = loss(action, Prediction(outputs), y)
+    gradients = torch.autograd.grad(value, [outputs, action], create_graph=True)
+    assert value == 0
+    assert not gradients[0].any()
+    assert gradients[1].isfinite().all()
+    assert not loss.coefficients(action).any()
+
+
 @pytest.mark.parametrize("scale", [0.5, 0.99])
 def test_class_weights_are_those_of_pytorchs_cross_entropy(scale):
     *head, y = data()
@@ -281,6 +308,7 @@ def test_class_weights_average_to_one_over_what_counts():
         ("bilinear-sigmoid", {"scale": -1}, ValueError, "scale must be a finite number above 0"),
         ("bilinear", {"scal": 1}, TypeError, "scal"),
         ("sample-weights", {"scale": 1.5}, ValueError, r"in \(0, 1\], found 1.5"),
+        ("sample-weights", {"normalise": 1}, ValueError, "normalise must be True or False, found 1"),
         ("sample-weights", {"base": "smooth01"}, ValueError, "did you mean 'smooth-01'"),
         ("sample-weights", {"base": "focal", "gama": 1}, TypeError, "did you mean 'gamma'"),
         (

@@ -31,10 +31,12 @@ from meta.hypergradients import (
 )
 from meta.influence import (
     INFLUENCE_METHODS,
+    L2RW,
     Attribution,
     InfluencePolicy,
     InfluenceTeacher,
     InfluenceTeaching,
+    Reweighting,
     attribute,
     directional_derivative,
     held_out_gradient,
@@ -65,6 +67,7 @@ from meta.wrappers import GymVecEnv
 __all__ = [
     "DISTILLERS",
     "INFLUENCE_METHODS",
+    "L2RW",
     "LGTM",
     "METHODS",
     "RMD",
@@ -95,6 +98,7 @@ __all__ = [
     "PureProcess",
     "RandomDropTeacher",
     "RandomTeacher",
+    "Reweighting",
     "SamplePolicy",
     "SelfPacedTeacher",
     "TaughtLoss",

@@ -11,12 +11,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from meta.influence.reweighting import L2RW, Reweighting
 from meta.influence.teaching import InfluenceTeacher, InfluenceTeaching
 from meta.saving.codecs import declare
 from meta.teachers.evolution import EvolutionStrategies
 from meta.teachers.fixed import RandomTeacher
 from meta.teachers.gradient import RMD, FiniteDifference
 from teachenv.experiment.methods import Make, Method, candidates, options_of
+
+# How L2RW and Meta-Weight-Net weigh samples.
+_NORMALISED: dict[str, Any] = {"loss": "sample-weights", "normalise": True}
 
 
 @declare
@@ -118,6 +122,21 @@ def influence(**options: Any) -> Method:
         **options: options of the loss family or of the environment; a list is a grid.
     """
     return Method(candidates("influence", options), _influence, wrapper=InfluenceTeaching)
+
+
+def l2rw(**options: Any) -> Method:
+    """Makes a method of `meta.L2RW`: in each step, weights by which the step lowers the dev loss (Ren et al. 2018).
+
+    The loss is `"sample-weights"` with `normalise=True`. It needs no learning, but dev in every training.
+
+    Args:
+        **options: options of the loss family (`base="focal"`) or of the environment; a list is a grid.
+    """
+    return Method(candidates("l2rw", {**_NORMALISED, **options}), _l2rw, wrapper=Reweighting)
+
+
+def _l2rw(env: Any, seed: int, options: Mapping[str, Any]) -> Any:
+    return L2RW("L2RWPolicy", env, seed=seed, **options)
 
 
 def _random(env: Any, seed: int, options: Mapping[str, Any]) -> Any:

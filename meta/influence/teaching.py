@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import gymnasium as gym
-import numpy as np
 import torch
 from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 
+from meta.hypergradients.look_ahead import dev_gradient
 from meta.influence.derivatives import derivative_along
+from meta.influence.wrapper import SampleInfluence
 from meta.teachers.fixed import FixedTeacher
 from meta.teachers.policies import TeacherPolicy
-from meta.wrappers.actions import check_actions_unchanged
-from meta.wrappers.base import TeachWrapper
 from teachenv.losses.distillation import Distillation, halves
 from teachenv.optimizers import Tensors
-from teachenv.trees import leaves
 
 
-class InfluenceTeaching(TeachWrapper):
+class InfluenceTeaching(SampleInfluence):
     """Shows the distillation influence of each sample of the minibatch that the next action weighs.
 
     Observation, (batch,) in [-1, 1]: I_i = ⟨∇_s CE(T_i, S_i), v⟩ (Ren et al. 2023, eq. 8; `meta.influence`), v the
@@ -36,29 +33,6 @@ class InfluenceTeaching(TeachWrapper):
         ValueError: another loss family, several student steps an action, or a wrapper that changes actions.
     """
 
-    def __init__(self, env: gym.Env[np.ndarray, np.ndarray]) -> None:
-        """Wraps the environment, and checks that its actions weigh the samples of one minibatch."""
-        super().__init__(env)
-        check_actions_unchanged(env, type(self).__name__)
-        settings = self._teach.problem.settings
-        if not self._teach.dynamics.loss.of_pairs:
-            raise ValueError(f"distillation influence needs loss='distillation', found loss={settings.loss!r}")
-        self._check_weighs_samples()
-        dtype = np.float64 if settings.dtype == "float64" else np.float32
-        self.observation_space = gym.spaces.Box(-1.0, 1.0, (settings.batch_size,), dtype)
-
-    def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begins the training of a new pair of networks, and shows the influences in its first minibatch."""
-        _, info = self.env.reset(**kwargs)
-        return self._observe(), info
-
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:
-        """Trains both networks on the minibatch, weighed by the action, and shows the influences in the next one."""
-        _, reward, terminated, truncated, info = self.env.step(action)
-        if terminated or truncated:
-            return np.zeros_like(self.observation_space.low), reward, terminated, truncated, info  # type: ignore[attr-defined]
-        return self._observe(), reward, terminated, truncated, info
-
     def influence(self) -> torch.Tensor:
         """Computes the influence I_i of each sample of the next minibatch, (batch,), not divided by the largest."""
         teach, dynamics = self._teach, self._teach.dynamics
@@ -67,12 +41,7 @@ class InfluenceTeaching(TeachWrapper):
         student_update = dynamics.updates(episode)[-1]
         after, _ = student_update.step(state, teach.problem.neutral_action)
         names = student_update.moved(state.parameters)
-        parameters = leaves({name: after.parameters[name] for name in names})
-        with torch.enable_grad():
-            tried_student = type(state)(after.parameters | parameters, after.slots, after.buffers, after.step)
-            v = torch.autograd.grad(
-                -dynamics.objective(tried_student, episode), list(parameters.values()), materialize_grads=True
-            )
+        _, v = dev_gradient(dynamics, after, episode, names)
         inputs, _ = dynamics.minibatch(episode, state.step)
 
         def outputs(moved: Tensors) -> torch.Tensor:
@@ -82,17 +51,15 @@ class InfluenceTeaching(TeachWrapper):
 
         with torch.no_grad():
             teacher, student = halves(outputs({}))
-            along = dict(zip(names, v, strict=True))
-            _, change = halves(derivative_along(outputs, {name: state.parameters[name] for name in names}, along))
+            _, change = halves(derivative_along(outputs, {name: state.parameters[name] for name in names}, v))
         taught, answered = (torch.softmax(z.detach() / family.temperature, -1) for z in (teacher, student))
         influences: torch.Tensor = ((answered - taught) * change / family.temperature).sum(-1)
         return influences
 
-    def _observe(self) -> np.ndarray:
-        influences = self.influence()
-        scaled = influences / influences.abs().max().clamp(min=torch.finfo(influences.dtype).tiny)
-        observation: np.ndarray = np.nan_to_num(scaled.cpu().numpy()).astype(self.observation_space.dtype)
-        return observation
+    def _check_fits(self) -> None:
+        problem = self._teach.problem
+        if not problem.dynamics.loss.of_pairs:
+            raise ValueError(f"distillation influence needs loss='distillation', found loss={problem.settings.loss!r}")
 
 
 class InfluencePolicy(TeacherPolicy):

@@ -21,7 +21,7 @@ import meta
 import meta.methods
 import teachenv
 from agents.replay import ReplayTeacher
-from meta import DataTeaching, InfluenceTeaching
+from meta import DataTeaching, InfluenceTeaching, Reweighting
 from meta.saving import Resumable
 from meta.teachers.fixed import FixedTeacher
 from meta.wrappers.vec_env import as_vec_env
@@ -35,6 +35,7 @@ HORIZON, TOTAL = 4, 16
 ENVIRONMENTS = {
     DataTeaching: {"loss": "sample-weights"},
     InfluenceTeaching: {"loss": "distillation", "teacher": "mlp", "teacher_kwargs": {"hidden": [4]}},
+    Reweighting: {"loss": "sample-weights", "loss_kwargs": {"normalise": True}},
 }
 # A student is good enough soon, so that there are rewards.
 WRAPPED = {DataTeaching: {"threshold": 0.4}}

@@ -38,12 +38,15 @@ def _idle(settings: Settings, given: Collection[str], task: Task) -> Iterator[tu
     if isinstance(settings.task, Task):
         for name in ("task_kwargs", "dataset", "data_root"):
             yield name, "with a Task of your own, which brings its data"
-        if settings.resplit and settings.pool_size is None and not settings.label_noise:
+        drawn_once = settings.label_noise or settings.pool_size is not None or settings.trusted_dev is not None
+        if settings.resplit and not drawn_once:
             yield "split_seed", "with a Task of your own, of which nothing is drawn once for all episodes"
     # Of a series of noise levels the first may be 0.
     if not settings.label_noise and "label_noise" not in given:
         for name in ("label_noise_kind", "dev_noise"):
             yield name, "without label_noise"
+    if task.dev is not None:
+        yield "dev_noise", "with a trusted dev set, which has no label noise"
     for name in ("student", "teacher"):
         network = getattr(settings, name)
         if network is not None and not isinstance(network, str):

@@ -18,6 +18,7 @@ from torch import nn
 from teachenv.mapping import Mapping, One
 from teachenv.optimizers import Tensors
 from teachenv.randomness import Purpose, generator
+from teachenv.rows import Rows
 from teachenv.state import Episode, StudentState
 from teachenv.students.functional import FunctionalStudent
 from teachenv.tasks.base import Augmentation, Task
@@ -37,22 +38,22 @@ class Model:
 
     Attributes:
         student: the network.
-        task: pool and test data, on the student's device and in its dtype.
+        task: the data, on the student's device and in its dtype.
+        rows: the task's labelled samples, which the indices of episodes point into.
         measure: what the student is judged by.
         decisions: how its outputs are read by a loss.
         augmentation: what training minibatches go through; None: nothing.
         dev_measured: how many of the dev samples J and the metrics are taken on; None: all.
-        dev_targets: the pool's targets as dev sees them.
         mapping: whether there is one student or many, and how many are computed.
     """
 
     student: FunctionalStudent
     task: Task
+    rows: Rows
     measure: Measure
     decisions: Decisions
     augmentation: Augmentation | None = None
     dev_measured: int | None = None
-    dev_targets: torch.Tensor
     mapping: Mapping = field(default_factory=One)
 
     @property
@@ -71,13 +72,13 @@ class Model:
         """
         indices = self.indices(episode, step)
         # By index_select, which is faster on a CPU than indexing.
-        inputs, targets = (t.index_select(0, indices.reshape(-1)) for t in self.task.pool)
+        inputs, targets = (t.index_select(0, indices.reshape(-1)) for t in (self.rows.inputs, self.rows.targets))
         if indices.dim() > 1:
             inputs, targets = (t.view(*indices.shape, *t.shape[1:]) for t in (inputs, targets))
         return self._trimmed(self._augmented(inputs, episode, step), targets)
 
     def indices(self, episode: Episode, step: int | np.ndarray) -> torch.Tensor:
-        """Which samples of the pool the step's minibatch has, (batch,) or (B, batch); see `minibatch`."""
+        """Which of the rows the step's minibatch has, (batch,) or (B, batch); see `minibatch`."""
         steps: int | tuple[torch.Tensor, torch.Tensor]
         steps = (torch.arange(len(step)), torch.from_numpy(step)) if isinstance(step, np.ndarray) else step
         return episode.batches[steps]
@@ -97,12 +98,12 @@ class Model:
     def dev(self, episode: Episode) -> tuple[torch.Tensor, torch.Tensor]:
         """The dev inputs and targets that J and the metrics are taken on."""
         measured = episode.dev[..., : self.dev_measured]
-        return self._trimmed(self.task.pool[0][measured], self.dev_targets[measured])
+        return self._trimmed(self.rows.inputs[measured], self.rows.dev_targets[measured])
 
     def train_sample(self, episode: Episode) -> tuple[torch.Tensor, torch.Tensor]:
         """As many training samples as dev has, the same all episode long: a measure that decodes is scored on them."""
         some = episode.train[..., : self.dev_measured or episode.dev.shape[-1]]
-        return self._trimmed(self.task.pool[0][some], self.task.pool[1][some])
+        return self._trimmed(self.rows.inputs[some], self.rows.targets[some])
 
     def _trimmed(self, inputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return (inputs, targets) if self.task.trim is None else self.task.trim(inputs, targets)

@@ -18,7 +18,16 @@ from teachenv.optimizers import OPTIMIZERS
 PARTS = {part: f"{part}_kwargs" for part in ("task", "student", "teacher", "loss", "optimizer")}
 """The setting that holds the further options of each part."""
 
-_OF_DATA = ("data_root", "dataset", "pool_size", "split_seed", "label_noise", "label_noise_kind", "dev_noise")
+_OF_DATA = (
+    "data_root",
+    "dataset",
+    "pool_size",
+    "split_seed",
+    "trusted_dev",
+    "label_noise",
+    "label_noise_kind",
+    "dev_noise",
+)
 _OF_OPTIMIZERS = ("learning_rate", "momentum", "nesterov", "weight_decay")
 _SETTINGS_OF = {
     "task": {name: name for name in _OF_DATA},

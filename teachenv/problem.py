@@ -17,9 +17,10 @@ from teachenv.joint import PairMeasure
 from teachenv.losses import LossFamily, make_loss
 from teachenv.mapping import Vmap
 from teachenv.optimizers import make_optimizer
-from teachenv.problem_checks import check_networks, check_observed, check_sizes, check_targets
+from teachenv.problem_checks import check_learned, check_networks, check_observed, check_sizes, check_targets
 from teachenv.problem_fingerprint import ProblemFingerprint
 from teachenv.recording import recorder_of
+from teachenv.rows import Rows
 from teachenv.schedules import Schedule, make_schedule
 from teachenv.settings import Settings
 from teachenv.student_update import Move
@@ -37,7 +38,8 @@ class Problem:
 
     Attributes:
         settings: what it was made from.
-        task: pool and test data, label noise in place.
+        task: the data, label noise in place.
+        rows: its labelled samples, which the indices of episodes point into.
         decisions: how a student's outputs are read by the loss.
         dynamics: the training of one student.
         episodes: which samples each episode draws.
@@ -58,14 +60,14 @@ class Problem:
         self.settings = settings
         device = _device(settings.device)
         dtype = torch.float64 if settings.dtype == "float64" else torch.float32
-        self.task, clean_targets = _load(settings, dtype, device)
+        self.task, self.rows = _load(settings, dtype, device)
         refuse_idle(settings, given, self.task)
-        dev_targets = self.task.pool[1] if settings.dev_noise else clean_targets
-        self.episodes = Episodes(self.task, settings, dev_targets)
-        check_sizes(settings, self.task, self.episodes.train_size)
         loss = (
             settings.loss if isinstance(settings.loss, LossFamily) else make_loss(settings.loss, settings.loss_kwargs)
         )
+        check_learned(settings, self.task, loss)
+        self.episodes = Episodes(self.task, settings, self.rows)
+        check_sizes(self.episodes)
         check_networks(settings, self.task, loss)
         check_observed(settings, self.task, loss, self.classifies)
         check_targets(settings, self.task, loss)
@@ -80,7 +82,7 @@ class Problem:
         )
         schedule = self._schedule(dtype)
         # Before anything is called that may keep something.
-        self._fingerprint = ProblemFingerprint(settings, self.task, dev_targets, loss, optimizer)
+        self._fingerprint = ProblemFingerprint(self.episodes, loss, optimizer)
         student = self._student(dtype, device)
         if loss.needs_head:
             student.require_head()
@@ -89,11 +91,11 @@ class Problem:
         self.dynamics = Dynamics(
             student=student,
             task=self.task,
+            rows=self.rows,
             measure=measure,
             decisions=self.decisions,
             augmentation=augmentation,
             dev_measured=settings.dev_measured,
-            dev_targets=dev_targets,
             optimizer=optimizer,
             moves=self._moves(loss, schedule),
             warm_start=settings.warm_start,
@@ -225,8 +227,8 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _load(settings: Settings, dtype: torch.dtype, device: torch.device) -> tuple[Task, torch.Tensor]:
-    """The task with its label noise, and the pool's labels without it."""
+def _load(settings: Settings, dtype: torch.dtype, device: torch.device) -> tuple[Task, Rows]:
+    """The task with its trusted dev set and its label noise, and its labelled samples."""
     if not isinstance(settings.task, Task):
         of_environment = {name: getattr(settings, name) for name in OPTIONS_OF_ALL}
         for name in settings.task_kwargs:
@@ -236,8 +238,10 @@ def _load(settings: Settings, dtype: torch.dtype, device: torch.device) -> tuple
     else:
         task = settings.task
         task = task.subset_pool(settings.pool_size, settings.split_seed) if settings.pool_size is not None else task
+    if settings.trusted_dev is not None:
+        task = task.with_dev(settings.trusted_dev, settings.split_seed)
     task = task.to(dtype, device)
     clean = task.pool[1]
     if settings.label_noise:
         task = task.with_label_noise(settings.label_noise, settings.label_noise_kind, settings.split_seed)
-    return task, clean
+    return Rows.of(task, task.pool[1] if settings.dev_noise else clean)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from teachenv import checks
+from teachenv.episodes import Episodes
 from teachenv.losses import LossFamily
 from teachenv.settings import Settings
 from teachenv.tasks.base import Task
@@ -18,24 +19,45 @@ _ROUNDINGS = 4
 """How many roundings an action may lie outside of the box."""
 
 
-def check_sizes(settings: Settings, task: Task, train: int) -> None:
+def check_learned(settings: Settings, task: Task, loss: LossFamily) -> None:
+    """Refuses to learn from a trusted dev set that there is not, or with weights that its samples do not have.
+
+    Raises:
+        ValueError: the first that does not fit.
+    """
+    if settings.learn_from == "pool":
+        return
+    if task.dev is None:
+        raise ValueError(
+            f"learn_from={settings.learn_from!r} needs a trusted dev set, but task {task.name!r} has none: give it one "
+            "as teachenv.Task(..., dev=(inputs, targets)), or take one out of the pool with trusted_dev=100"
+        )
+    if loss.of_pool:
+        raise ValueError(
+            f"weights of the pool's samples do not go with learn_from={settings.learn_from!r}, which trains on samples "
+            'of dev: leave learn_from at "pool"'
+        )
+
+
+def check_sizes(episodes: Episodes) -> None:
     """Refuses splits that are larger than the data.
 
     Args:
-        settings: the options.
-        task: the data.
-        train: how many training samples an episode has.
+        episodes: what draws them.
 
     Raises:
-        ValueError: they are, or a minibatch is larger than the training data.
+        ValueError: they are, or more of dev is measured than it has, or a minibatch is larger than the training data.
     """
-    pool = len(task.pool[0])
-    wanted = settings.dev_size + (train if settings.train_on == "split" else 0)
-    if settings.dev_size > pool or train < 1 or (settings.train_on == "split" and wanted > pool):
+    settings, task, dev, train = episodes.settings, episodes.task, episodes.dev_size, episodes.train_size
+    if dev > episodes.most_dev or train < 1 or (settings.train_on == "split" and train > episodes.most_train):
+        beside = "" if task.dev is None else f" beside a trusted dev set of {len(task.dev[0])}"
+        learned = "" if settings.learn_from == "pool" else f", learn_from={settings.learn_from!r}"
         raise ValueError(
-            f"the splits are larger than the data: train_size={settings.train_size} and dev_size="
-            f"{settings.dev_size} of a pool of {pool} samples ({task.name}); make them smaller"
+            f"the splits are larger than the data: train_size={settings.train_size} and dev_size={dev} of a pool of "
+            f"{len(task.pool[0])} samples{beside} ({task.name}){learned}; make them smaller"
         )
+    if settings.dev_measured is not None and settings.dev_measured > dev:
+        raise ValueError(f"dev_measured must be at most dev_size={dev}, found {settings.dev_measured}")
     if settings.batch_size > train:
         raise ValueError(
             f"batch_size={settings.batch_size} is larger than the {train} training samples; make it smaller, or "

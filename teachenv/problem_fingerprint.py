@@ -10,9 +10,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import fields
 from typing import Any
 
-import torch
 from torch.utils.weak import WeakIdKeyDictionary
 
+from teachenv.episodes import Episodes
 from teachenv.fingerprints import describe, digest, digest_from_outside, simple_attributes
 from teachenv.introspection import of_a_library
 from teachenv.losses import LOSSES, LossFamily
@@ -23,7 +23,7 @@ from teachenv.students import chosen_options
 from teachenv.tasks import TASKS, task_options
 from teachenv.tasks.base import Task
 
-_DATA = ("pool", "test")
+_DATA = ("pool", "test", "dev")
 _MET: WeakIdKeyDictionary = WeakIdKeyDictionary()
 """Objects of users, each with its digest from outside and its text when it was first met."""
 
@@ -35,23 +35,20 @@ class ProblemFingerprint:
     What others change of it later (`loss.scale = 2.0`) is found by `current`, which then describes the object anew.
 
     Args:
-        settings: the problem's options.
-        task: its data, label noise in place.
-        dev_targets: the pool's targets as dev sees them.
+        episodes: the problem's options and data.
         loss: its loss family.
         optimizer: the student's optimiser.
     """
 
     def __init__(
         self,
-        settings: Settings,
-        task: Task,
-        dev_targets: torch.Tensor,
+        episodes: Episodes,
         loss: LossFamily,
         optimizer: Optimizer,
     ) -> None:
-        self._settings, self._task, self._loss, self._optimizer = settings, task, loss, optimizer
-        self._tensors = (*task.pool, *task.test, dev_targets)
+        self._episodes, self._loss, self._optimizer = episodes, loss, optimizer
+        self._settings, self._task = settings, task = episodes.settings, episodes.task
+        self._tensors = (*task.pool, *task.test, *(task.dev or ()), episodes.rows.dev_targets)
         chosen = {name: getattr(settings, name) for name in ("student", "teacher", "loss")}
         self._objects = {name: value for name, value in chosen.items() if not isinstance(value, str | None)}
         if isinstance(settings.task, Task):
@@ -88,7 +85,7 @@ class ProblemFingerprint:
 
     def _values(self) -> dict[str, Any]:
         """What is compared for each setting: of equal meanings one."""
-        settings, task, pool = self._settings, self._task, len(self._task.pool[0])
+        settings, task, episodes = self._settings, self._task, self._episodes
         values = {f.name: getattr(settings, f.name) for f in fields(settings) if f.name not in NOT_COMPARED}
         values |= self._of_task() | self._of_optimizer() | _of_loss(self._loss)
         for name in ("student", "teacher"):
@@ -97,10 +94,11 @@ class ProblemFingerprint:
                 values[f"{name}_kwargs"] = chosen_options(values[name], tuple(task.pool[0].shape[1:]), options)
         values["lr_schedule"] = shortest(settings.lr_schedule, settings.horizon)
         defaults: dict[str, Any] = {
-            "pool_size": pool,
+            "pool_size": len(task.pool[0]) + (settings.trusted_dev or 0),
             "dataset": task.dataset,
-            "train_size": pool - settings.dev_size,
-            "dev_measured": settings.dev_size,
+            "train_size": episodes.most_train,
+            "dev_size": episodes.default_dev_size,
+            "dev_measured": episodes.dev_size,
             "augment": task.augment is not None,
             "teacher_learning_rate": settings.learning_rate,
         }

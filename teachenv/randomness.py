@@ -28,6 +28,7 @@ class Purpose(IntEnum):
     DROPOUT = 4
     WARM_START = 5
     DEV_BATCH = 6
+    TRUSTED_DEV = 7
 
 
 def generator(seed: int, purpose: Purpose, step: int = 0) -> np.random.Generator:

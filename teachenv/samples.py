@@ -58,7 +58,7 @@ class SampleObserver(ABC):
 
 @dataclass(frozen=True)
 class Visits:
-    """How the student did on each sample of the pool when it was observed in a minibatch, (N,) or (B, N) each.
+    """How the student did on each labelled sample when it was observed in a minibatch, (N,) or (B, N) each.
 
     Attributes:
         count: how often that was.
@@ -97,8 +97,8 @@ class LabelledSamples(SampleObserver):
 
     def begin(self, model: Model, episode: Episode) -> Visits:
         """Nothing is known of any sample."""
-        pool, student = len(model.task.pool[0]), model.student
-        zeros = torch.zeros(*episode.train.shape[:-1], pool, dtype=student.dtype, device=student.device)
+        rows, student = len(model.rows.inputs), model.student
+        zeros = torch.zeros(*episode.train.shape[:-1], rows, dtype=student.dtype, device=student.device)
         return Visits(zeros, zeros, zeros)
 
     def observe(

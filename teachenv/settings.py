@@ -41,10 +41,12 @@ class Settings:
         dataset: other data for a named task; the CIFAR tasks take `"synthetic"`. None: the task's own.
         data_root: folder of the data; None: the environment variable TEACHENV_DATA, then the user's cache.
         pool_size: labelled samples to keep, drawn at random; None: all (digits: 1,000).
-        split_seed: seed of what is fixed over episodes: pool and test split, label noise.
+        split_seed: seed of what is fixed over episodes: pool and test split, trusted dev set, label noise.
+        trusted_dev: labelled samples that are taken out of the pool, before label noise comes in, and become the task's
+            trusted dev set (`Task.with_dev`); None: none are.
         label_noise: fraction of the pool's labels that are changed, in [0, 1).
         label_noise_kind: `"pair"` (class c becomes c + 1) or `"symmetric"` (any other class).
-        dev_noise: whether dev keeps the noise; False gives dev the true labels.
+        dev_noise: whether dev keeps the noise; False gives dev the true labels. A trusted dev set has none.
         student: a name in `teachenv.students.STUDENTS` (`"mlp"`, `"lenet"`, `"resnet8"`, ...) or a function
             without arguments that returns a fresh `nn.Module`, initialised from the global generators. It trains in
             `train()` mode and is measured in `eval()` mode, as in every PyTorch loop, in whichever mode it is returned;
@@ -60,14 +62,18 @@ class Settings:
         horizon: student steps in an episode.
         steps_per_action: student steps under each action; must divide the horizon.
         batch_size: samples in a minibatch.
-        train_size: samples that an episode trains on; None: what dev leaves of the pool.
-        dev_size: samples of the dev split.
+        learn_from: labelled samples that students learn from: `"pool"`, or with a trusted dev set also `"dev"` and
+            `"pool and dev"`, which hold out a part of it as dev.
+        train_size: samples that an episode trains on; None: what dev leaves of these.
+        dev_size: samples of the dev split; None: 400 of the pool, or with a trusted dev set all of that, half of it
+            where students learn from it.
         dev_measured: how many of them, drawn with the split, reward and observation are measured on; None: all. It
             bounds what a measurement costs.
-        resplit: draw train and dev from the pool anew each episode; False: the same split in all.
+        resplit: draw train and dev anew each episode; False: the same split in all.
         warm_start: steps of cross-entropy that the student takes before the episode's first action, at the base
             learning rate, on minibatches of their own; its optimiser then begins anew. The horizon does not count them.
-        train_on: `"split"`, or `"pool"` to train a final student on the whole pool (dev is then a part of it).
+        train_on: `"split"`, or `"pool"` to train a final student on all that `learn_from` names (dev may be a part of
+            it).
         augment: augment minibatches; None: as the task is usually trained (CIFAR: yes).
         optimizer: the student's, a name in `teachenv.optimizers.OPTIMIZERS` (`"sgd"`, `"adam"`, ...).
         optimizer_kwargs: Adam's `betas` and `epsilon`; RMSprop's `alpha`, `epsilon` and `momentum`.
@@ -98,6 +104,7 @@ class Settings:
     data_root: str | None = None
     pool_size: int | None = None
     split_seed: int = 0
+    trusted_dev: int | None = None
     label_noise: float = 0.0
     label_noise_kind: Literal["pair", "symmetric"] = "pair"
     dev_noise: bool = True
@@ -111,8 +118,9 @@ class Settings:
     horizon: int = 60
     steps_per_action: int = 1
     batch_size: int = 32
+    learn_from: Literal["pool", "dev", "pool and dev"] = "pool"
     train_size: int | None = None
-    dev_size: int = 400
+    dev_size: int | None = None
     dev_measured: int | None = None
     resplit: bool = True
     warm_start: int = 0
@@ -151,10 +159,6 @@ class Settings:
         self._require(
             "steps_per_action", self.horizon % self.steps_per_action == 0, f"a divisor of horizon={self.horizon}"
         )
-        measured = self.dev_measured
-        self._require(
-            "dev_measured", measured is None or measured <= self.dev_size, f"at most dev_size={self.dev_size}"
-        )
         allowed = (None, "bfloat16") if self.dtype == "float32" else (None,)
         self._require("autocast", self.autocast in allowed, f"one of {allowed} with dtype={self.dtype!r}")
 
@@ -180,7 +184,7 @@ class Settings:
             checks.known_options("the environment", given, known)
         usual = {f.name: f.default for f in fields(cls)}
         settings = laid_over(kwargs, defaults or {}, usual)
-        _bound_dev_measured(settings, kwargs)
+        _fit_defaults_of_dev(settings, kwargs)
         return cls(**settings)
 
     def fingerprint(self) -> dict[str, str]:
@@ -188,8 +192,12 @@ class Settings:
         return {f.name: describe(getattr(self, f.name)) for f in fields(self) if f.name not in NOT_COMPARED}
 
 
-def _bound_dev_measured(settings: dict[str, Any], kwargs: Mapping[str, Any]) -> None:
-    """Of a dev split that a user makes smaller, an id's default measures no more than there is."""
+def _fit_defaults_of_dev(settings: dict[str, Any], kwargs: Mapping[str, Any]) -> None:
+    """An id's defaults are for a dev split of the pool, and of one that a user makes smaller measure what there is."""
+    task = kwargs.get("task")
+    if kwargs.get("trusted_dev") is not None or (isinstance(task, Task) and task.dev is not None):
+        for name in {"dev_size", "dev_measured"} - kwargs.keys():
+            settings.pop(name, None)
     is_default = "dev_measured" in settings and "dev_measured" not in kwargs
     if is_default and isinstance(kwargs.get("dev_size"), int | np.integer):
         settings["dev_measured"] = max(1, min(settings["dev_measured"], int(kwargs["dev_size"])))
@@ -273,6 +281,7 @@ _CHECKS: dict[str, Check] = {
     "data_root": _or_none(_folder),
     "pool_size": _or_none(_AT_LEAST_ONE),
     "split_seed": partial(checks.integer, least=0),
+    "trusted_dev": _or_none(_AT_LEAST_ONE),
     "label_noise_kind": partial(checks.choice, known=NOISE_KINDS),
     "dev_noise": checks.flag,
     "student": _network,
@@ -284,8 +293,9 @@ _CHECKS: dict[str, Check] = {
     "horizon": _AT_LEAST_ONE,
     "steps_per_action": _AT_LEAST_ONE,
     "batch_size": _AT_LEAST_ONE,
+    "learn_from": partial(checks.choice, known=("pool", "dev", "pool and dev")),
     "train_size": _or_none(_AT_LEAST_ONE),
-    "dev_size": _AT_LEAST_ONE,
+    "dev_size": _or_none(_AT_LEAST_ONE),
     "dev_measured": _or_none(_AT_LEAST_ONE),
     "resplit": checks.flag,
     "warm_start": partial(checks.integer, least=0),

@@ -39,9 +39,9 @@ class Episode:
 
     Attributes:
         seeds: the episode's seed, (seed,), or one for each of B; everything else here is a function of it.
-        batches: (horizon, batch) indices into the pool: the minibatch of each step.
-        dev: (dev_size,) indices into the pool.
-        train: (train_size,) indices into the pool.
+        batches: (horizon, batch) indices into the rows (`teachenv.rows`): the minibatch of each step.
+        dev: (dev_size,) indices into the rows.
+        train: (train_size,) indices into the rows.
     """
 
     seeds: tuple[int, ...]

@@ -109,7 +109,10 @@ class WindowGradient(RememberingWrapper):
             raise unknown_name("source of dev samples", dev_from, get_args(Source))
         settings = self._teach.problem.settings
         if dev_from == "dev":
-            most, which = settings.dev_measured or settings.dev_size, "the dev samples that are measured"
+            most, which = (
+                settings.dev_measured or self._teach.problem.episodes.dev_size,
+                "the dev samples that are measured",
+            )
         else:
             trained = settings.batch_size * settings.steps_per_action
             most, which = len(self._teach.problem.task.pool[0]) - trained, "the pool without a window's minibatches"

@@ -30,6 +30,7 @@ from teachenv.dynamics import Dynamics
 from teachenv.env import TeachEnv
 from teachenv.experiment.writing import write_atomically
 from teachenv.mapping import Mapping
+from teachenv.problem_checks import check_learned
 from teachenv.randomness import SEED_BOUND
 from teachenv.state import Episode, StudentState, stack_episodes
 from teachenv.tasks.measures import Measure
@@ -177,6 +178,7 @@ def _weighing(teach: TeachEnv, objective: Objective | None) -> Dynamics:
             f"attribution needs a loss of weighted samples, found loss={teach.problem.settings.loss!r}: make the "
             'environment with loss="data-weights", whose zero action is the plain loss'
         )
+    check_learned(teach.problem.settings, teach.task, family)
     (move,) = dynamics.moves
     measure = _TestLoss(F.cross_entropy if objective is None else objective)
     return replace(dynamics, moves=(replace(move, loss=family),), measure=measure)

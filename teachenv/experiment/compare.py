@@ -22,7 +22,9 @@ from teachenv.experiment.precision import on_any_machine
 from teachenv.experiment.report import Report
 from teachenv.experiment.rows import ResultsFile
 from teachenv.experiment.setting import Configuration, Setting, registered
+from teachenv.experiment.trusted_dev import baselines
 from teachenv.experiment.writing import write_atomically, writing
+from teachenv.problem import Problem
 from teachenv.settings import Settings, plain
 from teachenv.tasks.base import Task
 
@@ -56,8 +58,8 @@ def compare(
 
     The protocol is fair by default. Every method is tuned over equally many configurations (the values of `tune` times
     its own candidates) by successive halving on dev, on seeds that are not used again. Every teacher has the same
-    budget of student steps. Then, for each seed, fresh students are trained under it on the whole pool, and the test
-    split is touched once.
+    budget of student steps. Then fresh students of each seed train on the whole pool, and test is touched once. With a
+    trusted dev set, students that learn from its labels take part (`teachenv.experiment.trusted_dev`).
 
     Args:
         env: a registered environment (`"TeachDigits-v0"`), with its module before it if that registers it
@@ -177,18 +179,26 @@ def _contest(setting: Setting, methods: dict[str, Method], tuned: Tune, budget: 
     if "loss" in setting.options:
         # Of methods that each bring a loss, none would meet it.
         setting.make_single(Method(), Configuration(first))
-    problems = {}
-    for name, method in methods.items():
-        try:
-            problems[name] = setting.make_single(method, Configuration(first)).problem
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"method {name!r}: {error}") from error
-    problem = next(iter(problems.values()))
     size = max(len(method.candidates) for method in methods.values())
+    problem, *_ = _problems(setting, methods, first)
+    further = {name: method for name, method in baselines(problem, size).items() if name not in methods}
+    _problems(setting, further, first)
+    methods = {**methods, **further}
     for values in tuned.values():
         size *= len(values)
     effort = effort or effort_of(budget, problem.settings.horizon, size)
     return Contest.of(setting, effort, methods, lambda method: tuned, problem=problem)
+
+
+def _problems(setting: Setting, methods: Mapping[str, Method], student: Mapping[str, Any]) -> list[Problem]:
+    """What each method is of, in one configuration."""
+    problems = []
+    for name, method in methods.items():
+        try:
+            problems.append(setting.make_single(method, Configuration(student)).problem)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"method {name!r}: {error}") from error
+    return problems
 
 
 def effort_of(budget: int, horizon: int, configurations: int) -> Effort:

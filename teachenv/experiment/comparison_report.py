@@ -25,7 +25,7 @@ ERROR = Measure("test_error", scale=100)
 OBJECTIVE = "dev_objective"
 
 # Options of the environment that come with a method and are not tuned.
-_FIXED_OPTIONS = ("loss", "base", "steps_per_action", "dev_measured")
+_FIXED_OPTIONS = ("loss", "base", "steps_per_action", "dev_size", "dev_measured", "learn_from")
 # The first learns nothing. The second ruins its students, so much that its curve would flatten all others.
 _RANDOM, _RUINED = "random", "ddpg:default"
 
@@ -163,10 +163,20 @@ def _section(results: Results, task: str, columns: Sequence[Column]) -> Section:
     row, rows = results.tasks[task][0].first, [row for group in results.tasks[task] for row in group.rows]
     text = (
         f"{row.student} on {row.dataset}; a seed's error is the mean over {row.config['final_students']} fresh "
-        f"students on the whole pool{tables.in_precision(rows)}"
+        f"students on the whole pool{tables.in_precision(rows)}{_of_dev(groups)}"
     )
     shown = ("method", "test error % (95 %)", "of best fixed", "seeds", "teacher s")
     return Section.of(task, all_columns, groups, text, shown)
+
+
+def _of_dev(groups: Sequence[Group]) -> str:
+    """What those methods are that train on the labels of a trusted dev set, if there are such."""
+    of_dev = {group.name: group.config["own"].get("learn_from", "pool") for group in groups}
+    words = {"dev": "from those of dev alone", "pool and dev": "from those of both"}
+    said = [f'"{name}" {words[learn_from]}' for name, learn_from in of_dev.items() if learn_from in words]
+    if not said:
+        return ""
+    return f"; methods are judged on a trusted dev set and learn from the labels of the pool, but {', '.join(said)}"
 
 
 def _error(group: Group) -> float:

@@ -1,12 +1,14 @@
 """What a student is trained on: the data of a task, and how students are judged on it.
 
 A `Task` is plain data: a labelled pool, a disjoint test split, and a `Measure`. Episodes draw their train and dev
-splits from the pool; the test split is for the final evaluation only.
+splits from the pool, or have a trusted dev set beside it; the test split is for the final evaluation only.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -16,10 +18,11 @@ import numpy.typing as npt
 import torch
 
 from teachenv import checks
+from teachenv.randomness import Purpose, generator
 from teachenv.tasks.decisions import Decisions
 from teachenv.tasks.measures import Measure
 from teachenv.tasks.noise import corrupt_labels
-from teachenv.tasks.splits import Split, checked_split, checked_targets, labels_of
+from teachenv.tasks.splits import Split, as_bytes, checked_split, checked_targets, labels_of, shared_samples
 
 VOID = -1
 """The label of what has none, in tasks with many decisions a sample; it counts for nothing."""
@@ -55,13 +58,17 @@ class Task:
         augment: augmentation of each training minibatch, used only when the environment asks for it.
         decisions: how a student's outputs are read as classifications; None: one for each sample. With them integer
             targets may be `VOID`, too.
-        lengths: the length of each of the pool's samples, `(n,)`; a minibatch then has samples of about one length.
+        lengths: the length of each of the pool's samples, and then of dev's, `(n,)`; a minibatch then has samples of
+            about one length.
         trim: takes from a minibatch, or from a batch of them, what all of its samples only pad: (inputs, targets) to
             (inputs, targets) of all samples and the same dtypes. It draws nothing, and leading dimensions may be any:
             it counts them from the end.
+        dev: a trusted dev set: labelled samples that are not in the pool, of the same trailing shapes and dtypes, on
+            which J is measured. Label noise leaves them as they are. None: episodes draw dev from the pool.
 
     Raises:
-        ValueError: the parts do not fit together, or a value is not finite or not a class index.
+        ValueError: the parts do not fit together, dev has samples of the pool, or a value is not finite or not a class
+            index.
         TypeError: inputs or targets have a dtype that no student can read.
     """
 
@@ -75,6 +82,7 @@ class Task:
     decisions: Decisions | None = None
     lengths: npt.NDArray[np.int64] | None = None
     trim: Callable[[torch.Tensor, torch.Tensor], Split] | None = None
+    dev: Split | None = None
 
     def __post_init__(self) -> None:
         for part in ("name", "dataset"):
@@ -86,21 +94,31 @@ class Task:
             raise TypeError(
                 f"{where}: measure must be None or an instance of teachenv.Measure, found {checks.shown(self.measure)}"
             )
-        pool, test = (self._checked(getattr(self, part), f"{where}, {part}") for part in ("pool", "test"))
-        if self.lengths is not None and np.shape(self.lengths) != (len(pool[0]),):
+        for part in ("pool", "test") if self.dev is None else ("pool", "test", "dev"):
+            split = self._checked(getattr(self, part), f"{where}, {part}")
+            object.__setattr__(self, part, split)  # the dataclass is frozen for everybody else
+            self._check_form(part, split)
+        samples = len(self.pool[0]) + (0 if self.dev is None else len(self.dev[0]))
+        if self.lengths is not None and np.shape(self.lengths) != (samples,):
             raise ValueError(
-                f"{where}: lengths must be one number for each of the {len(pool[0])} samples of the pool, found shape "
-                f"{np.shape(self.lengths)}"
+                f"{where}: lengths must be one number for each of the {samples} samples of the pool"
+                f"{'' if self.dev is None else ' and of dev'}, found shape {np.shape(self.lengths)}"
             )
-        for part, in_pool, in_test in zip(("inputs", "targets"), pool, test, strict=True):
-            forms = [(tuple(tensor.shape[1:]), tensor.dtype) for tensor in (in_pool, in_test)]
+        if self.dev is not None and (shared := shared_samples(self.dev[0], self.pool[0])):
+            raise ValueError(
+                f"{where}: {len(shared)} of the {len(self.dev[0])} samples of dev are in the pool too, the first is "
+                f"dev's sample {shared[0]}; expected none: take them out of one of the two"
+            )
+
+    def _check_form(self, part: str, split: Split) -> None:
+        """Refuses a split whose samples have another form than the pool's."""
+        for what, in_pool, here in zip(("inputs", "targets"), self.pool, split, strict=True):
+            forms = [(tuple(tensor.shape[1:]), tensor.dtype) for tensor in (in_pool, here)]
             if forms[0] != forms[1]:
                 raise ValueError(
-                    f"task {self.name!r}: {part} of one sample are {forms[0][0]} {forms[0][1]} in the pool but "
-                    f"{forms[1][0]} {forms[1][1]} in test; expected both splits to be prepared in the same way"
+                    f"task {self.name!r}: {what} of one sample are {forms[0][0]} {forms[0][1]} in the pool but "
+                    f"{forms[1][0]} {forms[1][1]} in {part}; expected both splits to be prepared in the same way"
                 )
-        object.__setattr__(self, "pool", pool)  # the dataclass is frozen for everybody else
-        object.__setattr__(self, "test", test)
 
     def _checked(self, split: Any, where: str) -> Split:
         """A split as tensors, its targets as the task needs them."""
@@ -120,16 +138,26 @@ class Task:
         if not dtype.is_floating_point:
             raise TypeError(f"dtype is {dtype}: expected a floating-point dtype such as torch.float32")
 
-        def cast(tensor: torch.Tensor) -> torch.Tensor:
-            return tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+        def cast(split: Split) -> Split:
+            inputs, targets = (t.to(device=device, dtype=dtype if t.is_floating_point() else None) for t in split)
+            return inputs, targets
 
-        (pool_inputs, pool_targets), (test_inputs, test_targets) = self.pool, self.test
-        return dataclasses.replace(
-            self, pool=(cast(pool_inputs), cast(pool_targets)), test=(cast(test_inputs), cast(test_targets))
-        )
+        dev = None if self.dev is None else cast(self.dev)
+        return dataclasses.replace(self, pool=cast(self.pool), test=cast(self.test), dev=dev)
+
+    def derived(self, **parts: Any) -> Task:
+        """Returns the task with other parts, which are made of its own ones and are not checked again.
+
+        Args:
+            **parts: values of attributes by name.
+        """
+        task = copy.copy(self)
+        for name, value in parts.items():
+            object.__setattr__(task, name, value)
+        return task
 
     def with_label_noise(self, rate: float, kind: str, seed: int) -> Task:
-        """Returns the task with a part of the pool's labels made wrong; test stays clean.
+        """Returns the task with a part of the pool's labels made wrong; test and a trusted dev set stay clean.
 
         Args:
             rate: fraction of wrong labels in `[0, 1)`; 0 returns the task itself.
@@ -151,18 +179,52 @@ class Task:
         if rate == 0.0:
             return self
         suffix = {"pair": "noisy", "symmetric": "symmetric"}[kind]
-        return dataclasses.replace(self, name=f"{self.name}-{suffix}-{100 * rate:g}", pool=(inputs, corrupted))
+        return self.derived(name=f"{self.name}-{suffix}-{100 * rate:g}", pool=(inputs, corrupted))
 
     def subset_pool(self, size: int, seed: int) -> Task:
-        """Returns the task with a random part of the pool, drawn without replacement; test stays whole.
+        """Returns the task with a random part of the pool, drawn without replacement; dev and test stay whole.
 
         Raises:
             ValueError: the pool has fewer than `size` samples, or `size` is below 1.
         """
-        inputs, targets = self.pool
-        index = torch.from_numpy(subset_indices(len(inputs), size, seed)).to(inputs.device)
-        lengths = None if self.lengths is None else self.lengths[index.cpu().numpy()]
-        return dataclasses.replace(self, pool=(inputs[index], targets[index]), lengths=lengths)
+        kept, total = subset_indices(len(self.pool[0]), size, seed), len(self.pool[0])
+        lengths = None if self.lengths is None else np.concatenate([self.lengths[kept], self.lengths[total:]])
+        return self.derived(pool=_samples(self.pool, kept), lengths=lengths)
+
+    def with_dev(self, size: int, seed: int) -> Task:
+        """Returns the task, named `<name>-dev-<size>`, with a random part of the pool as its trusted dev set.
+
+        Label noise that comes afterwards leaves dev's labels right. Samples whose inputs the pool has twice stay there.
+        The draw is uniform; a dev set with as many samples of each class is given as `Task(dev=...)`.
+
+        Raises:
+            ValueError: the task has a trusted dev set, or `size` is below 1 or leaves no sample in the pool.
+        """
+        if self.dev is not None:
+            raise ValueError(f"task {self.name!r} has a trusted dev set already; leave trusted_dev out")
+        samples = [hash(sample) for sample in as_bytes(self.pool[0])]
+        count = Counter(samples)
+        single = np.array([number for number, sample in enumerate(samples) if count[sample] == 1], dtype=np.int64)
+        most = min(len(single), len(samples) - 1)
+        if not 1 <= size <= most:
+            raise ValueError(
+                f"trusted_dev is {size}: expected 1 to {most}, since the pool of task {self.name!r} has {len(samples)} "
+                f"samples, {len(single)} of them once, and keeps at least one"
+            )
+        chosen = generator(seed, Purpose.TRUSTED_DEV).permutation(single)[:size]
+        kept = np.setdiff1d(np.arange(len(samples)), chosen)
+        return self.derived(
+            name=f"{self.name}-dev-{size}",
+            pool=_samples(self.pool, kept),
+            dev=_samples(self.pool, chosen),
+            lengths=None if self.lengths is None else self.lengths[np.concatenate([kept, chosen])],
+        )
+
+
+def _samples(split: Split, indices: npt.NDArray[np.int64]) -> Split:
+    inputs, targets = split
+    index = torch.from_numpy(indices).to(inputs.device)
+    return inputs[index], targets[index]
 
 
 def subset_indices(total: int, size: int, seed: int) -> npt.NDArray[np.int64]:

@@ -78,8 +78,8 @@ def try_pieces_of_many(dynamics: Dynamics, batch_size: int, optimizer: str) -> N
 
 
 def _minibatch(dynamics: Dynamics, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Inputs and targets of some samples of the pool, drawn at random: a pool may be sorted by class."""
-    inputs, targets = dynamics.task.pool
+    """Inputs and targets of some labelled samples, drawn at random: a pool may be sorted by class."""
+    inputs, targets = dynamics.rows.inputs, dynamics.rows.targets
     rows = generator(0, Purpose.SPLIT).choice(len(inputs), size, replace=False)
     index = torch.from_numpy(rows).to(inputs.device)
     return inputs[index], targets[index]

@@ -1,9 +1,12 @@
 """What every named task does that needs no files; those of files are in `test_data.py` and `test_image_folder.py`."""
 
+import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 
 from teachenv import TeachEnv
+from teachenv.registration import ENVIRONMENTS
 from teachenv.tasks import TASKS, make_task
 
 OF_FILES = ("mnist", "image-folder")
@@ -63,3 +66,32 @@ def test_the_score_has_one_name_whatever_the_objective(name):
         assert info["objective"] <= 0 if objective == "likelihood" else info["objective"] >= 0
         seen.append((env.interface.observation_fields, sorted(info), sorted(values)))
     assert seen[0] == seen[1]
+
+
+OF_IDS = {
+    "TeachCIFAR-v0": {"dataset": "synthetic", "student": "lenet"},
+    "TeachCIFAR100-v0": {"dataset": "synthetic", "student": "lenet"},
+    "TeachDetection-v0": {"task_kwargs": {"image_size": 32}},
+    "TeachSegmentation-v0": {"task_kwargs": {"image_size": [24, 24]}},
+    "TeachTranslation-v0": {"student_kwargs": {"width": 4}, "steps_per_action": 1},
+}
+
+
+@pytest.mark.parametrize("name", [name for name, kwargs in ENVIRONMENTS.items() if kwargs["task"] not in OF_FILES])
+def test_every_id_has_a_trusted_dev_set_if_asked_for(name):
+    options = {"pool_size": POOL, "trusted_dev": 6, "batch_size": 4, "horizon": 2, **OF_IDS.get(name, {})}
+    for learn_from, dev, train in (("pool", 6, POOL - 6), ("dev", 3, 3), ("pool and dev", 3, POOL - 3)):
+        if learn_from == "dev":
+            options["batch_size"] = 3
+        env = gym.make(name, learn_from=learn_from, **options).unwrapped
+        observation, info = env.reset(seed=0)
+        assert observation in env.observation_space
+        assert (len(env.episode.dev), len(env.episode.train)) == (dev, train)
+        assert {*samples(env.task.dev)}.isdisjoint(samples(env.task.pool))
+        envs = gym.make_vec(name, num_envs=2, learn_from=learn_from, **options)
+        envs.reset(seed=0)
+        action = np.full(env.action_space.shape, 0.1, env.action_space.dtype)
+        _, reward, *_, info = env.step(action)
+        _, rewards, *_, infos = envs.step(np.stack([action, action]))
+        assert rewards[0] == pytest.approx(reward, abs=1e-4)
+        assert infos["train_loss"][0] == pytest.approx(info["train_loss"], rel=1e-3)

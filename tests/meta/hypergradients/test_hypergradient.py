@@ -255,7 +255,7 @@ def unrolled(case: Case, actions: np.ndarray, seed: int = 3) -> tuple[float, np.
     leaf = torch.tensor(actions, requires_grad=True)
 
     def objective() -> torch.Tensor:
-        inputs, labels = env.problem.task.pool[0][episode.dev], dynamics.dev_targets[episode.dev]
+        inputs, labels = env.problem.task.pool[0][episode.dev], dynamics.rows.dev_targets[episode.dev]
         outputs = functional_call(module.eval(), parameters | buffers, (inputs,))
         chances = torch.softmax(outputs / settings.objective_temperature, 1)
         return chances[torch.arange(len(labels)), labels].mean()
@@ -426,7 +426,7 @@ def test_one_step_has_a_closed_form(method):
     inputs, labels = dynamics.minibatch(episode, 0)
     end = {name: p.clone().requires_grad_() for name, p in teacher.student.parameters.items()}
     outputs = functional_call(module, end, (teacher.problem.task.pool[0][episode.dev],))
-    truth = dynamics.dev_targets[episode.dev]
+    truth = dynamics.rows.dev_targets[episode.dev]
     chances = torch.softmax(outputs / teacher.problem.settings.objective_temperature, 1)
     slope = torch.autograd.grad(chances[torch.arange(len(truth)), truth].mean(), list(end.values()))
     begin = {name: p.clone().requires_grad_() for name, p in start.parameters.items()}

@@ -15,6 +15,7 @@ import teachenv
 from teachenv.experiment import Candidate, CasesFailed, Effort, Method, Named, fixed
 from teachenv.experiment.contest import Rung
 from teachenv.experiment.rows import read_rows
+from teachenv.experiment.trusted_dev import LEARN_FROM, baselines
 
 EFFORT = Effort(student_steps=32, parallel=2, rungs=(Rung(2, 16, 2, 3),), points=2, students=2, final_students=3)
 
@@ -28,6 +29,16 @@ def made_up(name: str = "vectors") -> teachenv.Task:
 
 def network() -> nn.Module:
     return nn.Linear(4, 3)
+
+
+class Distance(teachenv.Measure):
+    of_labels = False
+
+    def objective(self, outputs, targets):
+        return -((outputs - targets) ** 2).mean()
+
+    def score(self, outputs, targets):
+        return ((outputs - targets) ** 2).mean().neg().exp()
 
 
 def methods() -> dict[str, Method]:
@@ -142,6 +153,42 @@ def test_a_method_that_fails_leaves_the_others_and_is_named(tmp_path) -> None:
         assert "no teacher today" in text
 
 
+def test_a_trusted_dev_set_brings_two_methods_that_train_on_its_labels(tmp_path) -> None:
+    own = {"task": made_up().with_dev(21, 0), "seeds": 1, "effort": BRIEF}
+    report = compared(tmp_path, **own, dev_size=21, methods={"focal": fixed("focal", gamma=[1.0, 2.0])})
+    rows = read_rows(tmp_path / "results.jsonl")
+    assert [f"| {name}" in report.table() for name in ("focal", *LEARN_FROM)] == [True] * 3
+    assert "from those of dev alone" in report.table()
+    tried = {(r.method, r.config["own"].get("learn_from"), r.config["own"].get("weight_decay")) for r in rows}
+    assert tried >= {(name, of, decay) for name, of in LEARN_FROM.items() for decay in (0.0, 1e-3)}
+    assert (
+        len({sum(r.method == m and r.config["stage"] == "tuning" for r in rows) for m in ("focal", *LEARN_FROM)}) == 1
+    )
+    assert {r.config["own"].get("batch_size") for r in rows if r.method == "dev only"} == {8}
+    given = {"dev only": fixed("focal", learn_from="dev", dev_size=10, gamma=[1.0, 2.0])}
+    ours = compared(tmp_path / "own", **own, methods=given)
+    assert {r.config["own"]["loss_kwargs"]["base"] for r in ours.rows if r.method == "dev only"} == {"focal"}
+
+
+def test_baselines_of_dev_fit_the_task_and_the_number_of_candidates() -> None:
+    def problem(**options):
+        return teachenv.TeachEnv(**{"student": network, "batch_size": 16, **options}).problem
+
+    assert baselines(problem(task=made_up(), dev_size=20), 2) == {}
+    few = baselines(problem(task=made_up().with_dev(9, 0)), 4)
+    decays = [candidate.environment["weight_decay"] for candidate in few["train + dev"].candidates]
+    assert decays == [0.0, 0.001, 0.003, 0.01]
+    assert {candidate.environment["batch_size"] for candidate in few["dev only"].candidates} == {5}
+    assert len(baselines(problem(task=made_up().with_dev(9, 0)), 1)["dev only"].candidates) == 1
+    x, y = made_up().pool[0], made_up().pool[0][:, :3]
+    numbers = teachenv.Task("n", "made-up", (x[:40], y[:40]), (x[40:50], y[40:50]), 3, Distance(), dev=(x[50:], y[50:]))
+    of_numbers = problem(task=numbers, loss="sample-weights", loss_kwargs={"base": "squared-error"})
+    assert baselines(of_numbers, 1)["dev only"].candidates[0].environment["loss_kwargs"] == {"base": "squared-error"}
+    pair = problem(task=made_up().with_dev(9, 0), teacher=network, loss="distillation")
+    assert "loss" not in baselines(pair, 1)["dev only"].candidates[0].environment
+
+
+BRIEF = Effort(student_steps=4, parallel=1, rungs=(Rung(2, 4, 1, 1),), points=1, students=1, final_students=1)
 ONE = Effort(student_steps=4, parallel=1, rungs=(), points=1, students=1, final_students=1)
 
 

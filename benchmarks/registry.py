@@ -85,4 +85,10 @@ BENCHMARKS: dict[str, Entry] = {
         summary="What does the gradient of a whole training cost, here and in other libraries?",
         minutes={"smoke": "1 min", "laptop": "90 min (estimated)", "paper": "6 h (estimated)"},
     ),
+    # What the weight of each training sample does to each test, and which labels are wrong, peers among the methods.
+    "attribution": Entry(
+        options="benchmarks.attribution:Options",
+        summary="Which samples helped and which labels are wrong: how well do this library and its peers say so?",
+        minutes={"smoke": "1 min", "laptop": "40 min (estimated)", "paper": "days (estimated)"},
+    ),
 }

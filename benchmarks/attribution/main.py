@@ -1,0 +1,72 @@
+"""The command `python -m benchmarks attribution`: which method meets which training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.attribution import measure, report, trainings
+from benchmarks.attribution.methods import METHODS
+from benchmarks.attribution.settings import SETTINGS
+from benchmarks.attribution.trainings import SHARES
+from benchmarks.options import CommonOptions, Names
+from teachenv.experiment.cases import Case
+
+NAME = "attribution"
+
+
+@dataclass(frozen=True)
+class Options(CommonOptions):
+    """Options of `python -m benchmarks attribution`."""
+
+    settings: tuple[str, ...] | None = None
+    """Trainings; by default all of the preset."""
+
+    methods: tuple[str, ...] | None = None
+    """Methods of attribution; by default all of the training's."""
+
+    def _names(self) -> Names:
+        return {"setting": (self.settings, SETTINGS[self.preset]), "method": (self.methods, METHODS)}
+
+
+def run(options: Options) -> None:
+    """Measures what the folder does not hold yet, one after the other; writes rows, table and figure."""
+    options.execute(NAME, [lambda session: _attributions(options)], report.make)
+
+
+def _attributions(options: Options) -> Iterator[Case]:
+    for name, setting in SETTINGS[options.preset].items():
+        if name not in (options.settings or (name,)):
+            continue
+        for seed in range(options.seeds or setting.seeds):
+            needs = {
+                share.metric: _case(options, name, seed, share.metric, trainings.retrained, {"share": share})
+                for share in SHARES
+            }
+            needs["networks"] = _case(options, name, seed, "networks", trainings.networks, {})
+            for method in setting.methods:
+                if method in (options.methods or (method,)):
+                    yield _case(options, name, seed, method, measure.measured, {"method": method, **needs})
+
+
+def _case(
+    options: Options, name: str, seed: int, method: str, function: Callable[..., Any], arguments: Mapping[str, Any]
+) -> Case:
+    """What is known by a method's name: its measurement, or what that needs, which has files in the place of rows."""
+    setting = SETTINGS[options.preset][name]
+    makes = {trainings.retrained: trainings.RETRAINED, trainings.networks: trainings.NETWORKS}.get(function)
+    return Case(
+        benchmark=NAME,
+        task=name,
+        dataset=str(setting.options["task"]),
+        student=setting.student,
+        method=method,
+        seed=seed,
+        config=setting.config | ({"trainings": setting.averaged} if method == "attribute:averaged" else {}),
+        label=f"{name}, seed {seed}: {method}",
+        function=function,
+        arguments={"setting": setting, "seed": seed, "data_root": options.root, **arguments},
+        last=None if makes else "time_ratio",
+        makes=makes,
+    )

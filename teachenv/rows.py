@@ -25,7 +25,7 @@ class Rows:
 
     @classmethod
     def of(cls, task: Task, dev_targets: torch.Tensor) -> tuple[Task, Rows]:
-        """The rows of a task, and the task whose pool and dev are views of them, so that nothing is there twice.
+        """The rows of a task, and the task with pool and dev as views of them: no sample is held twice.
 
         Args:
             task: the data, label noise in place.

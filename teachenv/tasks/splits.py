@@ -58,8 +58,11 @@ def _tensor(part: Any, where: str) -> torch.Tensor:
         remedy = "np.asarray(data, dtype=np.float32)"
         if array.dtype.kind in "US" or any(isinstance(each, str) for each in array.ravel()[:1000]):
             remedy = (
-                "of texts, np.unique(data, return_inverse=True)[1] has the number of each one's class, if data has the "
-                "texts of all splits"
+                "of texts, np.unique(data, return_inverse=True)[1] has the number of each one's class: number those of "
+                "all splits together"
+                if array.ndim < 2 or array.size == len(array)
+                else "make columns of numbers of those of texts, as pandas.get_dummies(data, dtype=float) does, for "
+                "all splits together"
             )
         raise TypeError(f"{where} are of dtype {array.dtype}; expected numbers: {remedy}")
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:  # PyTorch has none so long

@@ -268,7 +268,7 @@ class Frame:
         ((X, Y - 0.5), "targets such as -0.5 are no class indices"),
         ((X, Y.astype(str)), "np.unique"),
         ((X, np.array(["a", "b", "c"] * 4, dtype=object)), "np.unique"),
-        ((Frame(), Y), r"dev: inputs are of dtype object; expected numbers"),
+        ((Frame(), Y), r"dev: inputs are of dtype object; expected numbers: make columns of numbers .*get_dummies"),
         ((X * np.nan, Y), "dev: inputs contain NaN"),
         ((X[:0], Y[:0]), "dev: no samples"),
         (X, r"dev: expected a pair \(inputs, targets\)"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from meta.influence.reweighting import L2RW, Reweighting
@@ -17,6 +18,7 @@ from meta.saving.codecs import declare
 from meta.teachers.evolution import EvolutionStrategies
 from meta.teachers.fixed import RandomTeacher
 from meta.teachers.gradient import RMD, FiniteDifference
+from meta.teachers.meta_weight_net import MetaWeightNet
 from teachenv.experiment.methods import Make, Method, candidates, options_of
 
 # How L2RW and Meta-Weight-Net weigh samples.
@@ -133,6 +135,25 @@ def l2rw(**options: Any) -> Method:
         **options: options of the loss family (`base="focal"`) or of the environment; a list is a grid.
     """
     return Method(candidates("l2rw", {**_NORMALISED, **options}), _l2rw, wrapper=Reweighting)
+
+
+def meta_weight_net(policy: str = "LossPolicy", **options: Any) -> Method:
+    """Makes a method of `meta.MetaWeightNet`, at a constant learning rate of 1e-3 (Shu et al. 2019).
+
+    The loss is `"sample-weights"` with `normalise=True` and `observe_samples=True`. Students are taught by what it
+    learned on others, from their first step on; in the paper it learns along with the one student.
+
+    Args:
+        policy: the name of the teacher's policy.
+        **options: options of the teacher, of the loss family or of the environment; a list is a grid.
+    """
+    options = {**_NORMALISED, "observe_samples": True, **options}
+    settings = candidates("meta_weight_net", options, teacher_options=options_of(MetaWeightNet))
+    return Method(settings, partial(_meta_weight_net, policy), learns=True)
+
+
+def _meta_weight_net(policy: str, env: Any, seed: int, options: Mapping[str, Any]) -> Any:
+    return MetaWeightNet(policy, env, seed=seed, **options)
 
 
 def _l2rw(env: Any, seed: int, options: Mapping[str, Any]) -> Any:

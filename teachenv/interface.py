@@ -61,8 +61,10 @@ class Interface:
             self.observation_space: gym.spaces.Box = gym.spaces.Box(0.0, 1.0, (len(self.observation_fields),), floating)
         else:
             self.observation_fields += self.observer.names(settings.batch_size)
-            shape, each = (len(self.observation_fields),), len(self.observer.fields)
-            self.observation_space = SampleBox(0.0, 1.0, shape, floating, sample_fields=each)
+            shape, each = (len(self.observation_fields),), self.observer.fields
+            self.observation_space = SampleBox(
+                0.0, 1.0, shape, floating, sample_fields=each, samples=settings.batch_size
+            )
         self.action_space = gym.spaces.Box(-1.0, 1.0, tuple(problem.neutral_action.shape), floating)
 
     def parse_action(self, action: Any, shape: tuple[int, ...]) -> torch.Tensor:

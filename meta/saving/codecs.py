@@ -47,8 +47,8 @@ _DTYPES = tuple(name for name in ("float16", "bfloat16", "float32", "float64", "
 _SPACES: dict[type, tuple[Callable[[Any], list[Any]], Callable[..., gym.Space[Any]]]] = {
     gym.spaces.Box: (lambda s: [s.low, s.high, s.dtype], lambda low, high, t: gym.spaces.Box(low, high, dtype=t.type)),
     SampleBox: (
-        lambda s: [s.low, s.high, s.dtype, s.sample_fields],
-        lambda low, high, t, fields: SampleBox(low, high, dtype=t.type, sample_fields=fields),
+        lambda s: [s.low, s.high, s.dtype, list(s.sample_fields), s.samples],
+        lambda low, high, t, fields, samples: SampleBox(low, high, None, t.type, sample_fields=fields, samples=samples),
     ),
     gym.spaces.Discrete: (lambda s: [int(s.n), int(s.start)], lambda n, start: gym.spaces.Discrete(n, start=start)),
     gym.spaces.MultiDiscrete: (

@@ -1,8 +1,9 @@
 """Teachers, their policy networks, and the loss that a teacher has learned.
 
 Gradient teachers (`RMD`, `FiniteDifference`), evolution strategies, L2T-DLN's teacher of a loss network and its update
-rules, L2T's teacher of data, and teachers that learn nothing: all have Stable-Baselines3's `learn`, `predict`, `save`
-and `load`. `TaughtLoss` takes a learned loss out of the environments, into a training loop of your own.
+rules, L2T's teacher of data, Meta-Weight-Net's teacher, and teachers that learn nothing: all have Stable-Baselines3's
+`learn`, `predict`, `save` and `load`. `TaughtLoss` takes a learned loss out of the environments, into a training loop
+of your own.
 """
 
 from meta.teachers.base import EpisodicTeacher, LearningTeacher, TaughtStudent, Teacher
@@ -11,7 +12,9 @@ from meta.teachers.dynamic_loss import DynamicLossTeacher
 from meta.teachers.evolution import EvolutionStrategies
 from meta.teachers.fixed import ConstantTeacher, RandomTeacher
 from meta.teachers.gradient import RMD, FiniteDifference, GradientTeacher
+from meta.teachers.meta_weight_net import MetaWeightNet
 from meta.teachers.policies import AttentionPolicy, FreePolicy, MlpPolicy, SamplePolicy, TeacherPolicy
+from meta.teachers.sample_policies import LossPolicy
 from meta.teachers.taught_loss import TaughtLoss
 
 __all__ = [
@@ -27,6 +30,8 @@ __all__ = [
     "FreePolicy",
     "GradientTeacher",
     "LearningTeacher",
+    "LossPolicy",
+    "MetaWeightNet",
     "MlpPolicy",
     "RandomDropTeacher",
     "RandomTeacher",

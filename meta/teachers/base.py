@@ -19,6 +19,7 @@ from torch import nn
 
 from meta.saving.resume import Resumable
 from meta.teachers.policies import AttentionPolicy, FreePolicy, MlpPolicy, SamplePolicy
+from meta.teachers.sample_policies import LossPolicy
 from meta.wrappers.actions import wrapped_once
 from meta.wrappers.base import TeachWrapper
 from teachenv import checks
@@ -238,7 +239,7 @@ class EpisodicTeacher(Teacher[list[TaughtStudent]]):
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
-        kind.__name__: kind for kind in (AttentionPolicy, FreePolicy, MlpPolicy, SamplePolicy)
+        kind.__name__: kind for kind in (AttentionPolicy, FreePolicy, LossPolicy, MlpPolicy, SamplePolicy)
     }
 
     def __init__(

@@ -137,12 +137,21 @@ def sample_fields(space: gym.Space[Any], chosen: int | None) -> int:
     """
     if chosen is not None:
         return chosen
+    return len(sample_box(space).sample_fields)
+
+
+def sample_box(space: gym.Space[Any]) -> SampleBox:
+    """Returns the space, which shows samples.
+
+    Raises:
+        ValueError: it does not.
+    """
     if not isinstance(space, SampleBox):
         raise ValueError(
             "a policy for samples needs an environment that shows them: found an observation without samples; make it "
             'with loss="sample-weights" and observe_samples=True, or take another policy, such as AttentionPolicy'
         )
-    return space.sample_fields
+    return space
 
 
 class TeacherPolicy(BasePolicy):

@@ -73,13 +73,14 @@ class StudentUpdate(Update):
         """Puts the derivative of the minibatch's coordinates into their places, see `Update.of_action`."""
         if not self.move.loss.of_pool:
             return part
-        indices = self.model.indices(self.episode, state.step)
-        if indices.dim() > 1:
-            rows = torch.arange(len(indices), device=indices.device)[:, None].expand_as(indices)
-            indices = torch.stack([rows, indices])
-        else:
-            indices = indices[None]
-        return torch.sparse_coo_tensor(indices.flatten(1), part.flatten(), tuple(action.shape), check_invariants=False)
+        # Of many students each has a minibatch of its own; of many cotangents of one student all have the same.
+        indices = self.model.indices(self.episode, state.step).expand_as(part)
+        places = indices[None]
+        if part.dim() > 1:
+            rows = torch.arange(len(part), device=part.device)[:, None].expand_as(part)
+            places = torch.stack([rows, indices])
+        shape = (*part.shape[:-1], action.shape[-1])
+        return torch.sparse_coo_tensor(places.flatten(1), part.flatten(), shape, check_invariants=False)
 
     def _read(self, step: int | np.ndarray, action: torch.Tensor) -> torch.Tensor:
         """What the step's loss is given of an action: all, or the coordinates of its minibatch's samples."""
@@ -175,13 +176,8 @@ class StudentUpdate(Update):
             outputs = [*gradient.values(), *(new_buffers[name] for name in d_statistics)]
             cotangents = [*d_gradient.values(), *d_statistics.values()]
             reached = [i for i, output in enumerate(outputs) if output.requires_grad]
-            with opened():
-                grads = torch.autograd.grad(
-                    [outputs[i] for i in reached],
-                    [*parameters.values(), *statistics.values(), action],
-                    [cotangents[i] for i in reached],
-                    materialize_grads=True,
-                )
+            inputs = [*parameters.values(), *statistics.values(), action]
+            grads = _products([outputs[i] for i in reached], inputs, [cotangents[i] for i in reached])
             of_parameters = dict(zip(parameters, grads, strict=False))
             return Pullback(of_parameters, dict(zip(statistics, grads[len(parameters) : -1], strict=True)), grads[-1])
 
@@ -248,6 +244,22 @@ class StudentUpdate(Update):
             return loss if decided.rest is None else loss + decided.rest, score, new_buffers
 
         return forward
+
+
+def _products(
+    outputs: list[torch.Tensor], inputs: list[torch.Tensor], cotangents: list[torch.Tensor]
+) -> list[torch.Tensor]:
+    """Vector-Jacobian products through what a network's own gradients stop at, too.
+
+    Cotangents with a further leading dimension K are K of them, for which the graph is walked once, by vmap.
+    """
+
+    def products(cotangents: list[torch.Tensor]) -> list[torch.Tensor]:
+        return list(torch.autograd.grad(outputs, inputs, cotangents, materialize_grads=True))
+
+    many = bool(outputs) and cotangents[0].dim() > outputs[0].dim()
+    with opened():
+        return torch.func.vmap(products)(cotangents) if many else products(cotangents)
 
 
 def _detached(tensors: Tensors) -> Tensors:

@@ -21,7 +21,10 @@ from teachenv.state import Gradient, Outcome, Pullback, StudentState
 T = TypeVar("T")
 
 Adjoint = Callable[[Tensors, Tensors], Pullback]
-"""Takes cotangents of (the gradient, the new running statistics) to those of a step's inputs."""
+"""Takes cotangents of (the gradient, the new running statistics) to those of a step's inputs.
+
+With a further leading dimension K, of all cotangents, they are K of them at once, and so is the result.
+"""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -53,7 +56,8 @@ class Update(ABC):
             part: such as `Pullback.action`.
 
         Returns:
-            A tensor of the action's shape; a sparse one if a step reads a part only. By default a step reads all.
+            A tensor of the action's shape, with the leading dimension of many cotangents if `part` has it; a sparse one
+            if a step reads a part only. By default a step reads all.
         """
         return part
 

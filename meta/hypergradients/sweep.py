@@ -141,16 +141,26 @@ def stacked_results(results: Sequence[Hypergradient]) -> Hypergradient:
 
 
 class _Rows:
-    """The gradient of each action, to which the steps under it add their parts in any order."""
+    """The gradient of each action, to which the steps under it add their parts in any order.
+
+    A part has the action's shape; where several objectives are differentiated at once, with a leading dimension more.
+    """
 
     def __init__(self, actions: Any) -> None:
-        self._rows = [torch.zeros_like(action) for action in actions]
+        self._rows: list[torch.Tensor | None] = [None] * len(actions)
+        self._blank = torch.zeros_like(actions[0]) if len(actions) else torch.zeros(0)
 
     def add(self, index: int, gradient: torch.Tensor) -> None:
-        self._rows[index] += gradient
+        row = self._rows[index]
+        if row is None:  # a part may be sparse, or read-only
+            row = self._rows[index] = self._blank = torch.zeros(
+                gradient.shape, dtype=gradient.dtype, device=gradient.device
+            )
+        row += gradient
 
     def stacked(self) -> torch.Tensor:
-        return torch.stack(self._rows) if self._rows else torch.zeros(0)
+        rows = [torch.zeros_like(self._blank) if row is None else row for row in self._rows]
+        return torch.stack(rows) if rows else self._blank
 
 
 def forward(process: Process, state: Any, actions: Any, steps_per_action: int) -> Hypergradient:

@@ -253,17 +253,26 @@ def _of_group(
     *,
     many: Mapping | None,
 ) -> Hypergradient:
-    """The hypergradient of the tests' objectives with respect to one action that is held for the whole training."""
     steps, count = len(states) - 1, len(inputs)
     pool, like = len(dynamics.task.pool[0]), dynamics.student
     neutral = torch.zeros(pool, dtype=like.dtype, device=like.device)
     if many is not None:
-        # As many students as tests, which are all the same one, each measured by its own test.
-        dynamics, episode = dynamics.mapped(many), stack_episodes([episode] * count)
-        states = {t: _repeated(state, count) for t, state in states.items()}
-        inputs, targets, neutral = inputs[:, None], targets[:, None], neutral.expand(count, -1)
-    process = Training(dynamics, episode, lambda state: dynamics.objective_on(state, inputs, targets))
-    return hypergradient(process, states[0], [neutral], steps_per_action=steps, states=states)
+        process = OfMany(dynamics, episode, many, inputs, targets)
+    else:
+        process = Training(dynamics, episode, lambda state: dynamics.objective_on(state, inputs, targets))
+    return hypergradient(process, states[0], [neutral], steps_per_action=steps, memory=MEM)
+
+MEM = "states"
+
+class OfMany(Training):
+    def __init__(self, dynamics, episode, mapping, inputs, targets):
+        apart = dynamics.mapped(mapping)
+        inputs, targets = inputs[:, None], targets[:, None]
+        super().__init__(dynamics, episode, lambda state: apart.objective_on(state, inputs, targets))
+        self.count = len(inputs)
+
+    def value(self, state):
+        return super().value(_repeated(state, self.count))
 
 
 def _repeated(state: StudentState, count: int) -> StudentState:

@@ -68,6 +68,13 @@ class One(Mapping):
 
 
 @dataclass(frozen=True)
+class OneElementary(One):
+    """One student, by operations whose derivatives `torch.func.vmap` takes, for many cotangents of a step at once."""
+
+    form: ClassVar[Literal[False, "batched"]] = "batched"
+
+
+@dataclass(frozen=True)
 class Loop(Mapping):
     """Many students, one after the other."""
 

@@ -22,25 +22,24 @@ import torch
 import torch.nn.functional as F
 
 from meta.hypergradients.hypergradient import hypergradient
+from meta.hypergradients.memory_policies import MemoryOption
 from meta.hypergradients.sweep import Hypergradient
-from meta.hypergradients.training import Training
+from meta.influence.measured_training import MeasuredTraining, Walk, WatchedDynamics, walk_of
+from meta.influence.own_training import OwnTraining
 from teachenv import checks
-from teachenv.batching import batched
 from teachenv.dynamics import Dynamics
 from teachenv.env import TeachEnv
+from teachenv.experiment.progress import bar
 from teachenv.experiment.writing import write_atomically
-from teachenv.mapping import Mapping
 from teachenv.problem_checks import check_learned
 from teachenv.randomness import SEED_BOUND
-from teachenv.state import Episode, StudentState, stack_episodes
+from teachenv.state import Episode
 from teachenv.tasks.measures import Measure
-from teachenv.trees import bytes_of, mapped
+from teachenv.tasks.splits import Split, checked_split, labels_of
+from teachenv.trees import bytes_of
 
 Objective = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(outputs, targets) of some tests to a scalar."""
-
-_BYTES_TOGETHER = 2**28
-"""How much the cotangents of the tests that are differentiated together may take."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,14 +52,21 @@ class Attribution:
         losses: each test's loss at the end of the plain training, (tests,); the mean over trainings.
         trainings: how many trainings there were.
         steps: student steps of one training.
+        memory: the memory policy that was followed.
+        walks: how often each training was walked through: the tests that fit into memory share one.
+        gradient_evaluations: gradients of minibatch losses that one walk computed: `steps` of them where every graph
+            was kept; each replay of a step counts as one more.
         hessian_vector_products: double backward passes for one training and test.
-        measured_bytes: the most memory that states, cotangents and graphs took.
+        measured_bytes: the most memory that a walk's states and graphs and the cotangents of its tests took.
     """
 
     values: np.ndarray
     losses: np.ndarray
     trainings: int
     steps: int
+    memory: str | int
+    walks: int
+    gradient_evaluations: int
     hessian_vector_products: int
     measured_bytes: int
 
@@ -96,12 +102,13 @@ class Attribution:
 
 
 def attribute(
-    env: gym.Env[Any, Any],
+    training: gym.Env[Any, Any] | OwnTraining,
     tests: tuple[Any, Any],
     *,
     objective: Objective | None = None,
     together: bool = False,
     seeds: Sequence[int] | None = None,
+    memory: MemoryOption = "auto",
 ) -> Attribution:
     """Computes how the weight of each training sample changes the loss of each test.
 
@@ -109,47 +116,91 @@ def attribute(
         scores = meta.attribute(env, tests=(x, y), seeds=[0])
         worst = scores.ranked()[:20]
 
+    On a terminal a bar shows how many steps have been differentiated.
+
     Args:
-        env: an environment with `loss="data-weights"` or `"sample-weights"`; the training is that of its student under
-            the plain loss, with its optimiser, schedule, augmentation and minibatches. It stays as it is. The steps of
-            a warm start count for no sample.
-        tests: (inputs, targets) of the tests, in the form of the environment's task.
+        training: an environment with `loss="data-weights"` or `"sample-weights"`; the training is that of its student
+            under the plain loss, with its optimiser, schedule, augmentation and minibatches. It stays as it is. The
+            steps of a warm start count for no sample. Or a training of your own, a `meta.OwnTraining`.
+        tests: (inputs, targets) of the tests, in the form of the training's data: tensors, arrays, lists, data frames.
         objective: what a test measures: a function of outputs and targets to a scalar, differentiable in the outputs.
-            It gets one test at a time, as a batch of one, or all of them if `together`. None: the cross-entropy.
+            It gets one test at a time, as a batch of one, or all of them if `together`. None: the cross-entropy; of
+            targets that are floating-point numbers the mean squared error.
         together: whether there is one value for all tests, of their mean loss (or of the objective of all).
         seeds: the trainings, by the seeds that `env.reset` takes; values are their mean. None: the training of the
-            environment's current episode.
+            environment's current episode, or the seed of an `OwnTraining`.
+        memory: what is kept of a training between its way forwards and backwards, as in `meta.hypergradient`: `"auto"`
+            (which is `"states"`), `"all"`, `"states"`, `"sqrt"` or a number of checkpoints.
 
     Raises:
-        TypeError: the environment is no `TeachEnv`.
-        ValueError: a loss whose samples have no weights, tests of another shape than the task's, no seed, an objective
-            that is no scalar, or a training that diverges.
+        TypeError: `training` is neither.
+        ValueError: a loss whose samples have no weights, tests of another shape than the training's data, no seed, an
+            objective that is no scalar, an unknown memory policy, or a training that diverges.
+        RuntimeError: a training that is not deterministic; says which step differs.
     """
-    teach = env.unwrapped
+    if isinstance(training, OwnTraining):
+        teach, tests = training.environment(), training.encoded(tests)
+        seeds = [training.seed] if seeds is None else seeds
+    else:
+        teach = training.unwrapped  # type: ignore[assignment]
     if not isinstance(teach, TeachEnv):
-        raise TypeError(f"attribution is of a TeachEnv's training, found {type(teach).__name__}")
-    inputs, targets = _tests(teach, tests)
-    dynamics = _weighing(teach, objective)
-    many = None if together or len(inputs) == 1 else batched(teach.problem)
+        raise TypeError(
+            f"attribution is of a TeachEnv's training or of a meta.OwnTraining, found {type(teach).__name__}"
+        )
     episodes = [teach.episode] if seeds is None else [_episode(teach, seed) for seed in _some(seeds)]
-    groups = [(inputs, targets)] if together else _groups(dynamics, episodes[0], inputs, targets)
-    values, losses, peak, products = [], [], 0, 0
-    for episode in episodes:
-        states, of_tests = _trained(dynamics, episode, teach.problem.settings.horizon), []
-        held = bytes_of(list(states.values()))
-        for group in groups:
-            result = _of_group(dynamics, episode, states, *group, many=many)
-            of_tests.append((result.actions[0].reshape(-1, len(teach.task.pool[0])), result.objective.reshape(-1)))
-            peak, products = max(peak, held + result.measured_bytes), result.hessian_vector_products
-        values.append(torch.cat([of_weights for of_weights, _ in of_tests]))
-        losses.append(torch.cat([loss for _, loss in of_tests]))
-    mean = [torch.stack(each).double().mean(0).cpu().numpy() for each in (values, losses)]
-    if not all(np.isfinite(each).all() for each in mean):
+    results = _differentiated(_weighing(teach, objective), episodes, _tests(teach, tests), together, memory)
+    return _attribution(results, len(episodes), teach.problem.settings.horizon)
+
+
+def _differentiated(
+    dynamics: Dynamics, episodes: Sequence[Episode], tests: Split, together: bool, memory: MemoryOption
+) -> list[Hypergradient]:
+    """Each training, with the walks of its tests one after the other."""
+    neutral = torch.zeros(len(dynamics.task.pool[0]), dtype=dynamics.student.dtype, device=dynamics.student.device)
+    walk, steps = Walk(dynamics, None, len(tests[0])), len(episodes[0].batches)
+    if not together and walk.count > 1:
+        walk = walk_of(dynamics, episodes[0], neutral, tests)
+    groups = list(zip(*(torch.split(part, walk.count) for part in tests), strict=True))
+    results = []
+    with bar("attribution", len(episodes) * len(groups) * steps) as advance:
+        for episode in episodes:
+            watched, begin = WatchedDynamics.of(walk.dynamics), dynamics.init(episode)
+            for group in groups:
+                process = MeasuredTraining(watched, episode, group, walk.each, advance)
+                results.append(hypergradient(process, begin, [neutral], steps_per_action=steps, memory=memory))
+    return results
+
+
+def _attribution(results: Sequence[Hypergradient], trainings: int, steps: int) -> Attribution:
+    """The record of trainings, each with the results of its walks, one after the other.
+
+    Raises:
+        ValueError: a training diverged.
+    """
+    first, walks = results[0], len(results) // trainings
+    values, losses = (
+        torch.cat(parts).view(trainings, -1, *parts[0].shape[1:]).double().mean(0).cpu().numpy()
+        for parts in (
+            [result.actions[0].view(-1, result.actions.shape[-1]) for result in results],
+            [result.objective.view(-1) for result in results],
+        )
+    )
+    if not (np.isfinite(values).all() and np.isfinite(losses).all()):
         raise ValueError(
             "the training diverges: what the tests measure, or its derivative, is not finite; choose a smaller "
-            "learning_rate, or another objective"
+            "learning rate, or another objective"
         )
-    return Attribution(mean[0], mean[1], len(episodes), teach.problem.settings.horizon, products, peak)
+    return Attribution(
+        values,
+        losses,
+        trainings,
+        steps,
+        first.memory,
+        walks,
+        first.gradient_evaluations,
+        first.hessian_vector_products,
+        max(result.measured_bytes + bytes_of(result.initial, result.actions) for result in results),
+    )
 
 
 class _TestLoss(Measure):
@@ -180,35 +231,34 @@ def _weighing(teach: TeachEnv, objective: Objective | None) -> Dynamics:
         )
     check_learned(teach.problem.settings, teach.task, family)
     (move,) = dynamics.moves
-    measure = _TestLoss(F.cross_entropy if objective is None else objective)
+    usual = _squared_error if teach.task.pool[1].is_floating_point() else F.cross_entropy
+    measure = _TestLoss(usual if objective is None else objective)
     return replace(dynamics, moves=(replace(move, loss=family),), measure=measure)
 
 
-def _tests(teach: TeachEnv, tests: tuple[Any, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-    try:
-        inputs, targets = tests
-    except (TypeError, ValueError):
-        raise ValueError(f"tests must be a pair (inputs, targets), found {checks.shown(tests)}") from None
-    converted = []
-    for what, given, pool in zip(("inputs", "targets"), (inputs, targets), teach.task.pool, strict=True):
-        tensor = torch.as_tensor(np.asarray(given) if not isinstance(given, torch.Tensor) else given)
-        if tensor.shape[1:] != pool.shape[1:] or tensor.dim() != pool.dim():
+def _squared_error(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return F.mse_loss(outputs, targets.view(outputs.shape))
+
+
+def _tests(teach: TeachEnv, tests: Any) -> Split:
+    """The tests as tensors, in the form of the task's data."""
+    inputs, targets = checked_split(tests, "tests")
+    classifies = teach.problem.classifies
+    given = inputs, labels_of(targets, "tests") if classifies else targets
+    for what, tensor, pool in zip(("inputs", "targets"), given, teach.task.pool, strict=True):
+        if tensor.shape[1:] != pool.shape[1:]:
             raise ValueError(
                 f"{what} of tests have shape {tuple(tensor.shape)}, expected (tests, *{tuple(pool.shape[1:])}) as in "
                 f"the pool of task {teach.task.name!r}"
             )
-        converted.append(tensor.to(pool.dtype).to(pool.device))
-    if len(converted[0]) != len(converted[1]) or not len(converted[0]):
+    lowest, highest = (float(extreme) for extreme in given[1].aminmax())
+    if classifies and not 0 <= lowest <= highest < teach.task.num_outputs:
         raise ValueError(
-            f"found {len(converted[0])} inputs and {len(converted[1])} targets of tests, expected as many, at least one"
-        )
-    lowest, highest = int(converted[1].min()), int(converted[1].max())
-    if teach.problem.classifies and not 0 <= lowest <= highest < teach.task.num_outputs:
-        raise ValueError(
-            f"labels of tests go from {lowest} to {highest}, expected 0 to {teach.task.num_outputs - 1}, as in "
+            f"labels of tests go from {lowest:g} to {highest:g}, expected 0 to {teach.task.num_outputs - 1}, as in "
             f"task {teach.task.name!r}"
         )
-    return converted[0], converted[1]
+    pool_inputs, pool_targets = teach.task.pool
+    return given[0].to(pool_inputs), given[1].to(pool_targets)
 
 
 def _some(seeds: Sequence[int]) -> list[int]:
@@ -224,58 +274,3 @@ def _episode(teach: TeachEnv, seed: int) -> Episode:
     """The episode that `reset(seed=seed)` begins."""
     random, _ = gym.utils.seeding.np_random(seed)
     return teach.problem.episodes.of(int(random.integers(SEED_BOUND)))
-
-
-def _trained(dynamics: Dynamics, episode: Episode, horizon: int) -> dict[int, StudentState]:
-    """The student after each step of the plain training."""
-    neutral = torch.zeros(len(dynamics.task.pool[0]), dtype=dynamics.student.dtype, device=dynamics.student.device)
-    states = {0: dynamics.init(episode)}
-    for t in range(horizon):
-        states[t + 1], _ = dynamics.step(states[t], episode, neutral)
-    return states
-
-
-def _groups(
-    dynamics: Dynamics, episode: Episode, inputs: torch.Tensor, targets: torch.Tensor
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """The tests, in groups of as many as fit into memory together."""
-    each = 4 * bytes_of(dynamics.init(episode)) + len(dynamics.task.pool[0]) * inputs.element_size()
-    size = max(1, _BYTES_TOGETHER // each)
-    return list(zip(torch.split(inputs, size), torch.split(targets, size), strict=True))
-
-
-def _of_group(
-    dynamics: Dynamics,
-    episode: Episode,
-    states: dict[int, StudentState],
-    inputs: torch.Tensor,
-    targets: torch.Tensor,
-    *,
-    many: Mapping | None,
-) -> Hypergradient:
-    steps, count = len(states) - 1, len(inputs)
-    pool, like = len(dynamics.task.pool[0]), dynamics.student
-    neutral = torch.zeros(pool, dtype=like.dtype, device=like.device)
-    if many is not None:
-        process = OfMany(dynamics, episode, many, inputs, targets)
-    else:
-        process = Training(dynamics, episode, lambda state: dynamics.objective_on(state, inputs, targets))
-    return hypergradient(process, states[0], [neutral], steps_per_action=steps, memory=MEM)
-
-MEM = "states"
-
-class OfMany(Training):
-    def __init__(self, dynamics, episode, mapping, inputs, targets):
-        apart = dynamics.mapped(mapping)
-        inputs, targets = inputs[:, None], targets[:, None]
-        super().__init__(dynamics, episode, lambda state: apart.objective_on(state, inputs, targets))
-        self.count = len(inputs)
-
-    def value(self, state):
-        return super().value(_repeated(state, self.count))
-
-
-def _repeated(state: StudentState, count: int) -> StudentState:
-    """So many students, all of them this one, without copies of its tensors."""
-    expanded: StudentState = mapped(lambda tensor: tensor.expand(count, *tensor.shape), state)
-    return replace(expanded, step=np.full(count, state.step))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
@@ -28,6 +28,26 @@ def progress(jobs: int) -> Iterator[Progress]:
     if not sys.stderr.isatty():
         yield _Lines(jobs)
         return
+    with _on_terminal("jobs", jobs) as shown:
+        yield shown
+
+
+@contextmanager
+def bar(what: str, steps: int) -> Iterator[Callable[[], None]]:
+    """Shows how many of so many steps of a computation are done, on a terminal alone.
+
+    Yields:
+        A function that is called when one more is done.
+    """
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    with _on_terminal(what, steps) as shown:
+        yield lambda: shown.advance(what)
+
+
+@contextmanager
+def _on_terminal(what: str, total: int) -> Iterator[_Bar]:
     # Imported here, as a command must not wait for them before it says a word.
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -40,16 +60,16 @@ def progress(jobs: int) -> Iterator[Progress]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with RichProgress(*columns, console=Console(stderr=True)) as bar:
-        yield _Bar(bar, jobs)
+    with RichProgress(*columns, console=Console(stderr=True)) as shown:
+        yield _Bar(shown, what, total)
 
 
 class _Bar:
     """A bar, for somebody who watches a terminal."""
 
-    def __init__(self, bar: RichProgress, jobs: int) -> None:
+    def __init__(self, bar: RichProgress, what: str, total: int) -> None:
         self._bar = bar
-        self._task = bar.add_task("jobs", total=jobs)
+        self._task = bar.add_task(what, total=total)
 
     def advance(self, label: str) -> None:
         # Escaped by hand: rich would read [...] in a label as markup.

@@ -23,7 +23,7 @@ def task() -> Task:
 
 
 def normed() -> nn.Module:
-    return nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, CLASSES))
+    return nn.Sequential(nn.Linear(5, 6, bias=False), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, CLASSES))
 
 
 def dropped() -> nn.Module:
@@ -105,7 +105,7 @@ def test_weights_of_minibatches_are_attributed_to_their_samples():
 
 def test_samples_are_ranked_and_written(tmp_path):
     values = np.array([[0.5, -1.0, 0.0], [-2.0, 0.25, 1.0]])
-    scores = meta.Attribution(values, np.zeros(2), 1, 8, 8, 0)
+    scores = meta.Attribution(values, np.zeros(2), 1, 8, "states", 1, 16, 8, 0)
     assert scores.ranked(0).tolist() == [0, 2, 1]
     assert scores.ranked().tolist() == [2, 1, 0]
     scores.to_csv(tmp_path / "scores.csv")
@@ -118,7 +118,95 @@ def test_samples_are_ranked_and_written(tmp_path):
 def test_without_pandas_a_frame_says_what_to_do(monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ImportError, match="pip install pandas"):
-        meta.Attribution(np.zeros((2, 3)), np.zeros(2), 1, 8, 8, 0).to_frame()
+        meta.Attribution(np.zeros((2, 3)), np.zeros(2), 1, 8, "states", 1, 16, 8, 0).to_frame()
+
+
+def test_tests_that_are_no_numbers_are_said():
+    env = make()
+    with pytest.raises(TypeError, match=r"tests: expected a pair \(inputs, targets\), found ndarray"):
+        meta.attribute(env, np.zeros((3, 5)), seeds=[0])
+    with pytest.raises(TypeError, match=r"tests: targets are of dtype <U3; expected numbers: .*return_inverse=True"):
+        meta.attribute(env, (np.zeros((2, 5)), ["cat", "dog"]), seeds=[0])
+
+
+@pytest.mark.parametrize("memory", ["all", "states", "sqrt", 2])
+@pytest.mark.parametrize("options", [{"student": "mlp", "momentum": 0.9}, {"student": normed, "optimizer": "adam"}])
+def test_every_memory_policy_gives_the_same_values_and_says_what_it_took(options, memory):
+    env = make(horizon=9, steps_per_action=9, learning_rate=0.05, **options)
+    plain = meta.attribute(env, of_tests(env), seeds=[0])
+    scores = meta.attribute(env, of_tests(env), seeds=[0], memory=memory)
+    np.testing.assert_allclose(scores.values, plain.values, rtol=1e-9, atol=1e-12)
+    assert (scores.memory, scores.walks, plain.memory) == (memory, 1, "states")
+    assert scores.gradient_evaluations == {"all": 9, "states": 18, "sqrt": 22, 2: 22}[memory]
+    assert scores.measured_bytes > scores.values.nbytes
+
+
+def test_tests_that_do_not_fit_into_memory_together_are_taken_in_groups(monkeypatch):
+    env = make()
+    whole = meta.attribute(env, of_tests(env), seeds=[0, 1])
+    monkeypatch.setattr(sys.modules["meta.influence.measured_training"], "_BYTES_TOGETHER", 60_000)
+    grouped = meta.attribute(env, of_tests(env), seeds=[0, 1])
+    assert whole.walks == 1 < grouped.walks < TESTS
+    np.testing.assert_allclose(grouped.values, whole.values, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(grouped.losses, whole.losses, rtol=1e-12)
+
+
+class Unbatched(nn.Module):
+    """A network whose double backward vmap cannot take."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(5, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(_Cubed.apply(self.last(x) @ self.last.weight))
+
+
+class _Cubed(torch.autograd.Function):
+    """x³, whose derivative looks at a value, as vmap does not allow."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    def backward(ctx, dy):
+        (x,) = ctx.saved_tensors
+        return _Slope.apply(x, dy)
+
+
+class _Slope(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, dy):
+        ctx.save_for_backward(x, dy)
+        return 3 * x**2 * dy
+
+    @staticmethod
+    def backward(ctx, d):
+        x, dy = ctx.saved_tensors
+        return 6 * x * dy * d if float(d.norm()) > 0 else torch.zeros_like(x), 3 * x**2 * d
+
+
+def test_tests_of_a_network_that_vmap_does_not_take_are_taken_one_by_one():
+    env = make(student=Unbatched, learning_rate=0.01)
+    scores = meta.attribute(env, of_tests(env), seeds=[0])
+    assert scores.walks == TESTS
+    along, step = np.random.default_rng(1).normal(size=30), 1e-5
+    slopes = (losses_under(env, step * along, 0) - losses_under(env, -step * along, 0)) / (2 * step)
+    np.testing.assert_allclose(scores.values @ along, slopes, rtol=1e-6, atol=1e-9)
+
+
+def test_a_training_that_is_not_deterministic_is_refused_with_its_step():
+    calls = []
+
+    def drifting(z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        calls.append(len(calls))
+        return (1.0 + 0.1 * (len(calls) >= 13)) * F.cross_entropy(z, y, reduction="none")
+
+    own = meta.OwnTraining(module=lambda: nn.Linear(5, CLASSES), data=task().pool, loss=drifting, steps=8, batch_size=5)
+    with pytest.raises(RuntimeError, match=r"not deterministic: step \d has the loss .* and, taken again"):
+        meta.attribute(own, task().test)
 
 
 @pytest.mark.parametrize(
@@ -126,10 +214,11 @@ def test_without_pandas_a_frame_says_what_to_do(monkeypatch):
     [
         ({"loss": "bilinear"}, None, {}, 'loss="data-weights"'),
         ({}, (np.zeros((2, 7)), np.zeros(2, int)), {}, r"inputs of tests have shape \(2, 7\)"),
-        ({}, (np.zeros((2, 5)), np.zeros((2, 1), int)), {}, r"targets of tests have shape"),
-        ({}, (np.zeros((2, 5)), np.zeros(3, int)), {}, "found 2 inputs and 3 targets"),
-        ({}, (np.zeros((0, 5)), np.zeros(0, int)), {}, "at least one"),
-        ({}, np.zeros((3, 5)), {}, "must be a pair"),
+        ({}, (np.zeros((2, 5)), np.zeros((2, 2), int)), {}, r"tests: targets have shape \(2, 2\)"),
+        ({}, (np.zeros((2, 5)), np.zeros(3, int)), {}, r"tests: inputs \(2, 5\) and targets \(3,\)"),
+        ({}, (np.zeros((0, 5)), np.zeros(0, int)), {}, "tests: no samples; expected at least one"),
+        ({}, (np.zeros((2, 5)), np.array([0, 3])), {}, "labels of tests go from 0 to 3, expected 0 to 2"),
+        ({}, None, {"memory": "stats"}, "memory policy 'stats'"),
         ({}, None, {"objective": lambda z, y: z.mean(1)}, r"must be a scalar tensor, found shape \(1,\)"),
         ({}, None, {"objective": lambda z, y: z.mean(1), "together": True}, r"found shape \(4,\); take its mean"),
         ({"learning_rate": 1e308}, None, {}, "the training diverges"),

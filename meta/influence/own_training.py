@@ -1,0 +1,312 @@
+"""A training of one's own, described by what a plain PyTorch loop has, as one of a teaching environment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from teachenv import checks
+from teachenv.env import TeachEnv
+from teachenv.errors import unknown_name
+from teachenv.losses import PLAIN_LOSSES, DataWeights, LossFamily
+from teachenv.students import FunctionalStudent
+from teachenv.students.prediction import Prediction
+from teachenv.tasks.base import Task
+from teachenv.tasks.measures import Measure
+from teachenv.tasks.splits import Split, checked_split, labels_of
+
+SampleLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""(outputs, targets) of a minibatch to the loss of each of its samples, (batch,)."""
+
+_ASKED_TWICE = 16
+"""Samples of a Dataset that are read twice, to see whether it answers the same."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class OwnTraining:
+    """A training of your own, for `meta.attribute`: what a plain PyTorch loop over minibatches has.
+
+        training = meta.OwnTraining(
+            module=lambda: nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10)),
+            data=(x, y), optimizer=torch.optim.SGD, optimizer_kwargs={"lr": 0.1}, steps=300,
+        )
+        scores = meta.attribute(training, tests=(x_test, y_test))
+
+    The module is built, and minibatches are drawn (samples reshuffled each epoch, an incomplete minibatch left out), by
+    the seed. Dropout is a function of seed and step.
+
+    Attributes:
+        module: builds a fresh network: a function without arguments, called under the seed.
+        data: (inputs, targets), tensors, arrays, lists or data frames; or a Dataset of such pairs, read once. Targets
+            are labels, integers from 0 on or texts, or, for regression, floating-point numbers.
+        loss: the loss of a sample: a name in `teachenv.losses.PLAIN_LOSSES`, or a function of (outputs, targets) to a
+            loss for each sample of the minibatch, (batch,); a step takes their mean.
+        optimizer: `torch.optim.SGD`, `Adam`, `AdamW` or `RMSprop`.
+        optimizer_kwargs: its settings, by PyTorch's names and with PyTorch's defaults: `{"lr": 0.1, "momentum": 0.9}`.
+        batch_size: samples in a minibatch.
+        steps: steps of the training.
+        seed: decides initialisation, minibatches and dropout.
+        dtype: `"float32"` or `"float64"`, of the network.
+        device: a torch device.
+
+    Raises:
+        ValueError: a setting of the optimiser, or data, that cannot be taken; says which.
+        TypeError: an optimiser that is none of these classes, or data of another kind.
+    """
+
+    module: Callable[[], nn.Module]
+    data: tuple[Any, Any] | Dataset[Any]
+    loss: str | SampleLoss = "cross-entropy"
+    optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.SGD
+    optimizer_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    batch_size: int = 32
+    steps: int = 300
+    seed: int = 0
+    dtype: str = "float32"
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        checks.choice("dtype", self.dtype, ("float32", "float64"))
+        object.__setattr__(self, "seed", checks.integer("seed", self.seed, least=0))  # frozen for everybody else
+        object.__setattr__(self, "steps", checks.integer("steps", self.steps, least=1))
+        _ = self._settings, self._pool  # what cannot be taken is said now
+
+    @property
+    def classes(self) -> np.ndarray | None:
+        """The texts that labels were given as, in the order of their numbers; None: labels were numbers."""
+        return self._read[1]
+
+    def environment(self) -> TeachEnv:
+        """A teaching environment whose training under the zero action, `reset(seed=seed)`, is this one.
+
+        Raises:
+            ValueError: the network does not fit the data, or is no function of its tensors, inputs and seed.
+        """
+        inputs, targets = self._pool
+        dtype, device = getattr(torch, self.dtype), torch.device(self.device)
+        example = inputs[: self.batch_size]
+        student = FunctionalStudent(
+            self.module, example.to(device, dtype if example.is_floating_point() else None), dtype, device
+        )
+        if not student.output_shape:
+            raise ValueError(
+                "the network has outputs of shape (batch,), expected (batch, outputs): leave out squeeze or flatten"
+            )
+        outputs, measure = student.output_shape[0], None if self._classifies else _SquaredError()
+        task = Task("own training", "own data", (inputs, targets), (inputs[:1], targets[:1]), outputs, measure)
+        return TeachEnv(
+            task=task,
+            student=self.module,
+            loss=self._family,
+            horizon=self.steps,
+            steps_per_action=self.steps,
+            batch_size=self.batch_size,
+            train_on="pool",
+            dev_size=1,
+            dtype=self.dtype,
+            device=self.device,
+            **self._settings,
+        )
+
+    def encoded(self, tests: Any) -> Any:
+        """Tests, (inputs, targets), with texts as labels turned into the numbers that they have in the data.
+
+        Raises:
+            ValueError: a label that the data does not have.
+        """
+        is_pair = isinstance(tests, tuple | list) and len(tests) == 2
+        labels = _texts(tests[1]) if is_pair else None
+        if self.classes is None or labels is None:
+            return tests
+        numbers = np.searchsorted(self.classes, labels).clip(max=len(self.classes) - 1)
+        if unknown := labels[self.classes[numbers] != labels].tolist():
+            raise ValueError(f"tests have the label {unknown[0]!r}, expected one of {self.classes.tolist()}")
+        return tests[0], numbers
+
+    @cached_property
+    def _read(self) -> tuple[Any, np.ndarray | None]:
+        """(Inputs, targets) with numbers as targets, and the texts that they were."""
+        data: Any = self.data if isinstance(self.data, tuple | list) else _collected(self.data)
+        texts = _texts(data[1]) if len(data) == 2 else None  # another number is refused later
+        if texts is not None:
+            classes = np.array(sorted(set(texts.tolist())))
+            return (data[0], np.searchsorted(classes, texts)), classes
+        return data, None
+
+    @cached_property
+    def _pool(self) -> Split:
+        inputs, targets = checked_split(self._read[0], "data")
+        if not self._classifies:
+            return inputs, targets.to(getattr(torch, self.dtype))
+        targets = labels_of(targets, "data")
+        if int(targets.min()) == int(targets.max()):
+            raise ValueError(
+                f"all {len(targets)} samples of the data have the label {int(targets[0])}, expected two classes or "
+                'more; for numbers to predict use loss="squared-error"'
+            )
+        return inputs, targets
+
+    @cached_property
+    def _classifies(self) -> bool:
+        if isinstance(self.loss, str):
+            if self.loss not in PLAIN_LOSSES:
+                raise unknown_name("loss", self.loss, PLAIN_LOSSES)
+            return self.loss != "squared-error"
+        return not checked_split(self._read[0], "data")[1].is_floating_point()
+
+    @property
+    def _family(self) -> LossFamily:
+        return DataWeights(self.loss) if isinstance(self.loss, str) else OwnLoss(self.loss)
+
+    @cached_property
+    def _settings(self) -> dict[str, Any]:
+        """The optimiser, as a teaching environment is given it."""
+        return optimizer_settings(self.optimizer, self.optimizer_kwargs)
+
+
+class OwnLoss(DataWeights):
+    """Weights of the pool's samples in a loss of one's own.
+
+    Args:
+        function: (outputs, targets) of a minibatch to the loss of each sample, (batch,).
+    """
+
+    needs_labels = False
+
+    def __init__(self, function: SampleLoss) -> None:
+        if not callable(function):
+            raise TypeError(
+                f"loss must be a name or a function, found {checks.shown(function)}; expected one of "
+                f"{', '.join(map(repr, PLAIN_LOSSES))}, or a function of (outputs, targets) to a loss for each sample"
+            )
+        super().__init__()
+        self._sample_loss = partial(_of_samples, function)
+
+    def of_data(self) -> OwnLoss:
+        """The family itself."""
+        return self
+
+
+def _of_samples(function: SampleLoss, prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:
+    losses: Any = function(prediction.outputs, targets)
+    if not isinstance(losses, torch.Tensor) or losses.shape != targets.shape[:1]:
+        form = f"shape {tuple(losses.shape)}" if isinstance(losses, torch.Tensor) else checks.shown(losses)
+        raise ValueError(
+            f"the loss must give one number for each of {len(targets)} samples of a minibatch, found {form}; take no "
+            'mean over them: reduction="none"'
+        )
+    return losses
+
+
+class _SquaredError(Measure):
+    """What a regression is judged by in its environment; tests have an objective of their own."""
+
+    def objective(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return -F.mse_loss(outputs, targets.view(outputs.shape))
+
+    def score(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return 1.0 / (1.0 - self.objective(outputs, targets))
+
+
+_NAMES: dict[Callable[..., torch.optim.Optimizer], str] = {
+    torch.optim.SGD: "sgd",
+    torch.optim.Adam: "adam",
+    torch.optim.AdamW: "adamw",
+    torch.optim.RMSprop: "rmsprop",
+}
+_OPTIONS = {"betas": "betas", "eps": "epsilon", "alpha": "alpha"}
+"""Options of an optimiser beside those of the environment itself: PyTorch's names and ours."""
+
+
+def optimizer_settings(optimizer: Callable[..., torch.optim.Optimizer], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a teaching environment that make its student's optimiser equal to one of PyTorch's.
+
+    Args:
+        optimizer: a class of `torch.optim`.
+        given: its settings, by PyTorch's names.
+
+    Raises:
+        TypeError: it is none of the classes that there are here.
+        ValueError: a setting that PyTorch does not take, or that there is not here.
+    """
+    name = _NAMES.get(optimizer)
+    if name is None:
+        expected = ", ".join(f"torch.optim.{each}" for each in ("SGD", "Adam", "AdamW", "RMSprop"))
+        raise TypeError(
+            f"optimizer must be one of the classes {expected}, found {checks.shown(optimizer)}; give the class, "
+            'and its settings as optimizer_kwargs={"lr": 0.1}'
+        )
+    given = checks.options("optimizer_kwargs", given)
+    usual = optimizer([torch.zeros(1)]).defaults
+    try:
+        values = optimizer([torch.zeros(1)], **given).defaults
+    except Exception as error:  # PyTorch raises what it meets
+        raise ValueError(f"optimizer {name!r} of PyTorch does not take optimizer_kwargs={given}: {error}") from error
+    known = {"lr", "weight_decay", "momentum", *_OPTIONS} | ({"nesterov"} if name == "sgd" else set())
+    for option, value in values.items():
+        if option not in known and value != usual[option]:
+            raise ValueError(
+                f"optimizer_kwargs has {option}={checks.shown(value)}, of which there is no derivative here: leave it "
+                f"out; known are {', '.join(sorted(known & usual.keys()))}"
+            )
+    settings: dict[str, Any] = {"weight_decay": values["weight_decay"], "learning_rate": float(values["lr"])}
+    options = {ours: values[theirs] for theirs, ours in _OPTIONS.items() if theirs in values}
+    if name == "sgd":
+        settings |= {"momentum": values["momentum"], "nesterov": values["nesterov"]}
+    elif "momentum" in values:
+        options["momentum"] = values["momentum"]
+    return {"optimizer": name, **settings} | ({"optimizer_kwargs": options} if options else {})
+
+
+def _texts(labels: Any) -> np.ndarray | None:
+    """The labels as an array of texts; None if they are something else."""
+    array = np.asarray(labels) if not isinstance(labels, torch.Tensor) else None
+    if array is None or array.dtype.kind not in "OUS" or not all(isinstance(each, str) for each in array.flat):
+        return None
+    return array.astype(str)
+
+
+def _collected(data: Any) -> tuple[Any, Any]:
+    """(Inputs, labels) of a Dataset's samples.
+
+    Raises:
+        TypeError: it is none, it has no length, or its samples are no pairs of (input, label).
+        ValueError: it answers differently each time.
+    """
+    if not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
+        raise TypeError(
+            f"data must be (inputs, targets) or a Dataset with a length and samples by number, found "
+            f"{type(data).__name__}; collect its samples into arrays first"
+        )
+    pairs = [_pair(data[i], i) for i in range(len(data))]
+    for i in np.linspace(0, len(pairs) - 1, min(len(pairs), _ASKED_TWICE), dtype=int):
+        again = _pair(data[int(i)], i)
+        if not all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(pairs[i], again, strict=True)):
+            raise ValueError(
+                f"the Dataset answers differently each time: its sample {i} changed between two readings; leave random "
+                "augmentation out of it, since the training of which samples are weighed must be one"
+            )
+    if not pairs:
+        raise ValueError("the Dataset has no samples, expected at least one")
+    inputs, labels = zip(*pairs, strict=True)
+    return torch.stack([torch.as_tensor(each) for each in inputs]), np.stack([np.asarray(each) for each in labels])
+
+
+def _pair(sample: Any, i: int) -> tuple[Any, Any]:
+    if not isinstance(sample, tuple | list) or len(sample) != 2:
+        raise TypeError(f"sample {i} of the Dataset is {checks.shown(sample)}, expected a pair (input, label)")
+    for what, part in zip(("input", "label"), sample, strict=True):
+        if np.asarray(part).dtype.kind not in ("biuf" if what == "input" else "biufUS"):
+            raise TypeError(
+                f"the {what} of sample {i} of the Dataset is of type {type(part).__name__}, expected numbers: turn "
+                "images into tensors by transform=torchvision.transforms.ToTensor()"
+            )
+    return sample[0], sample[1]

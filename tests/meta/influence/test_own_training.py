@@ -1,0 +1,208 @@
+"""Attribution of a training of one's own is that of the plain PyTorch loop that it describes."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import Dataset, IterableDataset, TensorDataset
+
+import meta
+from teachenv import TeachEnv
+
+CLASSES, SAMPLES, STEPS, BATCH = 3, 30, 8, 5
+RNG = np.random.default_rng(0)
+Y = np.arange(SAMPLES + 4) % CLASSES
+X = RNG.normal(size=(SAMPLES + 4, 5)) + 1.5 * RNG.normal(size=(CLASSES, 5))[Y]
+POOL, TESTS = (X[:SAMPLES], Y[:SAMPLES]), (X[SAMPLES:], Y[SAMPLES:])
+OPTIMIZERS = [
+    (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "nesterov": True}),
+    (torch.optim.Adam, {"lr": 0.02, "betas": (0.8, 0.95), "weight_decay": 0.01}),
+    (torch.optim.AdamW, {"lr": 0.02}),
+    (torch.optim.RMSprop, {"lr": 0.01, "alpha": 0.9, "momentum": 0.5, "eps": 1e-6}),
+]
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Linear(5, 6, bias=False), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, CLASSES))
+
+
+def make(**changes) -> meta.OwnTraining:
+    options = {"module": network, "data": POOL, "optimizer_kwargs": {"lr": 0.1}, "steps": STEPS, "batch_size": BATCH}
+    return meta.OwnTraining(**({**options, "dtype": "float64"} | changes))
+
+
+def plain_loop(own: meta.OwnTraining, weights: torch.Tensor, loss=F.cross_entropy) -> nn.Module:
+    """The training as one writes it in PyTorch, on the minibatches and from the network of the training's seed."""
+    env = own.environment()
+    env.reset(seed=own.seed)
+    module = own.module().double()
+    module.load_state_dict(env.student.parameters | env.student.buffers)
+    optimizer = own.optimizer(module.parameters(), **own.optimizer_kwargs)
+    inputs, targets = env.task.pool
+    for batch in env.episode.batches:
+        optimizer.zero_grad()
+        (weights[batch] * loss(module(inputs[batch]), targets[batch], reduction="none")).mean().backward()
+        optimizer.step()
+    return module.eval()
+
+
+@pytest.mark.parametrize(("optimizer", "settings"), OPTIMIZERS, ids=lambda value: getattr(value, "__name__", ""))
+def test_values_are_the_slopes_of_a_plain_pytorch_loop(optimizer, settings):
+    own = make(optimizer=optimizer, optimizer_kwargs=settings, seed=4)
+    scores = meta.attribute(own, TESTS)
+    inputs, targets = torch.from_numpy(TESTS[0]), torch.from_numpy(TESTS[1])
+
+    def losses(weights: torch.Tensor) -> np.ndarray:
+        with torch.no_grad():
+            outputs = plain_loop_under(weights)(inputs)
+        return F.cross_entropy(outputs, targets, reduction="none").numpy()
+
+    def plain_loop_under(weights: torch.Tensor) -> nn.Module:
+        with torch.enable_grad():
+            return plain_loop(own, weights)
+
+    ones, step = torch.ones(SAMPLES, dtype=torch.float64), 1e-5
+    np.testing.assert_allclose(scores.losses, losses(ones), rtol=1e-10)
+    along = torch.from_numpy(np.random.default_rng(1).normal(size=SAMPLES))
+    slopes = (losses(ones + step * along) - losses(ones - step * along)) / (2 * step)
+    np.testing.assert_allclose(scores.values @ along.numpy(), slopes, rtol=1e-6, atol=1e-9)
+
+
+def test_both_doors_lead_to_the_same_values():
+    own = make(optimizer_kwargs={"lr": 0.1, "momentum": 0.9})
+    env = TeachEnv(
+        task=own.environment().task,
+        student=network,
+        loss="data-weights",
+        horizon=STEPS,
+        steps_per_action=STEPS,
+        batch_size=BATCH,
+        train_on="pool",
+        dev_size=1,
+        dtype="float64",
+    )
+    for seeds in ([0], [3, 5]):
+        through = meta.attribute(own, TESTS, seeds=seeds), meta.attribute(env, TESTS, seeds=seeds)
+        assert np.array_equal(through[0].values, through[1].values)
+    assert np.array_equal(meta.attribute(own, TESTS).values, meta.attribute(env, TESTS, seeds=[0]).values)
+
+
+class Frame:
+    """What NumPy makes an array of, as a data frame is."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return self.array
+
+
+def test_data_of_every_form_is_the_same_training():
+    inputs, labels = torch.from_numpy(POOL[0]), torch.from_numpy(POOL[1])
+    expected = meta.attribute(make(), TESTS).values
+    for data in (
+        (inputs, labels),
+        (Frame(POOL[0]), Frame(POOL[1])),
+        TensorDataset(inputs, labels),
+        (inputs, labels[:, None]),
+    ):
+        assert np.array_equal(meta.attribute(make(data=data), TESTS).values, expected)
+
+
+def test_labels_may_be_texts():
+    names = np.array(["ape", "bee", "cow"])
+    own = make(data=(POOL[0], names[POOL[1]].tolist()))
+    assert own.classes is not None
+    assert own.classes.tolist() == ["ape", "bee", "cow"]
+    expected = meta.attribute(make(), TESTS).values
+    assert np.array_equal(meta.attribute(own, (TESTS[0], names[TESTS[1]].astype(object))).values, expected)
+    assert np.array_equal(meta.attribute(own, TESTS).values, expected)
+    with pytest.raises(ValueError, match=r"tests have the label 'dog', expected one of \['ape', 'bee', 'cow'\]"):
+        meta.attribute(own, (TESTS[0][:2], ["ape", "dog"]))
+
+
+def test_a_loss_of_ones_own_and_the_named_one_agree():
+    own = meta.attribute(make(loss=lambda z, y: F.cross_entropy(z, y, reduction="none")), TESTS)
+    np.testing.assert_allclose(own.values, meta.attribute(make(), TESTS).values, rtol=1e-9, atol=1e-13)
+
+
+def test_a_regression_is_measured_by_its_squared_error():
+    heights = (POOL[0] @ np.arange(5.0), TESTS[0] @ np.arange(5.0))
+    own = make(
+        module=lambda: nn.Linear(5, 1), data=(POOL[0], heights[0]), loss="squared-error", optimizer_kwargs={"lr": 0.01}
+    )
+    scores = meta.attribute(own, (TESTS[0], heights[1]))
+
+    def squared_error(outputs: torch.Tensor, targets: torch.Tensor, reduction: str) -> torch.Tensor:
+        return F.mse_loss(outputs[:, 0], targets, reduction=reduction)
+
+    module = plain_loop(own, torch.ones(SAMPLES, dtype=torch.float64), squared_error)
+    errors = module(torch.from_numpy(TESTS[0])).detach().numpy()[:, 0] - heights[1]
+    np.testing.assert_allclose(scores.losses, errors**2, rtol=1e-10)
+    by_function = meta.attribute(
+        make(module=own.module, data=own.data, loss=lambda z, y: (z[:, 0] - y) ** 2, optimizer_kwargs={"lr": 0.01}),
+        (TESTS[0], heights[1]),
+    )
+    np.testing.assert_allclose(by_function.values, scores.values, rtol=1e-9)
+
+
+class Restless(Dataset):
+    def __len__(self) -> int:
+        return SAMPLES
+
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
+        return torch.rand(5), i % CLASSES
+
+
+class Endless(IterableDataset):
+    def __iter__(self):
+        yield torch.rand(5), 0
+
+
+class Unpaired(Restless):
+    def __getitem__(self, i: int) -> torch.Tensor:
+        return torch.zeros(5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"data": (POOL[0], np.full(SAMPLES, 2))}, ValueError, "all 30 samples of the data have the label 2"),
+        ({"data": POOL[0]}, TypeError, "sample 0 of the Dataset is"),
+        ({"data": (POOL[0], POOL[1][:4])}, ValueError, "must have the same number of samples"),
+        ({"data": Restless()}, ValueError, "answers differently each time: its sample 0"),
+        ({"data": Endless()}, TypeError, "a Dataset with a length .* found Endless"),
+        ({"data": Unpaired()}, TypeError, r"expected a pair \(input, label\)"),
+        ({"data": 3}, TypeError, "found int"),
+        ({"loss": "hing"}, ValueError, "hinge"),
+        ({"loss": 3}, TypeError, "loss must be a name or a function, found 3"),
+        ({"loss": lambda z, y: F.cross_entropy(z, y)}, ValueError, "one number for each of 5 samples"),
+        ({"optimizer": torch.optim.Adagrad}, TypeError, "one of the classes torch.optim.SGD"),
+        ({"optimizer_kwargs": {"lr": 0.1, "maximize": True}}, ValueError, "has maximize=True"),
+        ({"optimizer_kwargs": {"lr": 0.1, "momentum": 0.9, "dampening": 0.1}}, ValueError, "has dampening=0.1"),
+        ({"optimizer": torch.optim.Adam, "optimizer_kwargs": {"amsgrad": True}}, ValueError, "has amsgrad=True"),
+        ({"optimizer": torch.optim.Adam, "optimizer_kwargs": {"foreach": True}}, ValueError, "has foreach=True"),
+        ({"optimizer": torch.optim.RMSprop, "optimizer_kwargs": {"centered": True}}, ValueError, "has centered=True"),
+        ({"optimizer_kwargs": {"learning_rate": 0.1}}, ValueError, "PyTorch does not take"),
+        ({"batch_size": 31}, ValueError, "batch_size=31 is larger"),
+        ({"steps": 0}, ValueError, "steps must be"),
+        ({"seed": -1}, ValueError, "seed must be"),
+        ({"dtype": "float16"}, ValueError, "dtype"),
+        ({"module": network()}, ValueError, "a function that builds a fresh"),
+        ({"module": lambda: nn.Linear(4, CLASSES)}, ValueError, "fails on inputs of shape"),
+        ({"module": lambda: nn.Linear(5, 2)}, ValueError, r"class indices lie in \[0, 2\]"),
+        ({"module": lambda: nn.Sequential(nn.Linear(5, 1), nn.Flatten(0))}, ValueError, "leave out squeeze"),
+    ],
+)
+def test_what_cannot_be_taken_is_said(changes, error, message):
+    with pytest.raises(error, match=message):
+        make(**changes).environment()
+
+
+def test_texts_with_numbers_among_them_are_refused():
+    with pytest.raises(TypeError, match="targets are of dtype object"):
+        make(data=(POOL[0], np.array(["ape", 1] * 15, dtype=object)))

@@ -42,6 +42,7 @@ from meta.influence import (
     directional_derivative,
     held_out_gradient,
     influence,
+    label_issues,
 )
 from meta.lot import LoT, imitability
 from meta.teachers import (
@@ -95,6 +96,7 @@ __all__ = [
     "InfluencePolicy",
     "InfluenceTeacher",
     "InfluenceTeaching",
+    "LabelIssues",
     "LoT",
     "LossPolicy",
     "MetaWeightNet",
@@ -117,5 +119,6 @@ __all__ = [
     "hypergradient",
     "imitability",
     "influence",
+    "label_issues",
     "methods",
 ]

@@ -104,7 +104,7 @@ class Problem:
         self.actions = settings.horizon // settings.steps_per_action
         size = action_size(loss, self.task.num_outputs, settings.batch_size)
         if loss.of_pool:
-            size = len(self.task.pool[0])
+            size = size // settings.batch_size * len(self.task.pool[0])
         self.neutral_action = torch.zeros(size, dtype=dtype, device=device)
         try_pieces(self.dynamics, settings.batch_size, self.neutral_action, settings.optimizer)
 

@@ -74,11 +74,11 @@ class StudentUpdate(Update):
         if not self.move.loss.of_pool:
             return part
         # Of many students each has a minibatch of its own; of many cotangents of one student all have the same.
-        indices = self.model.indices(self.episode, state.step).expand_as(part)
-        places = indices[None]
+        of_one = self._places(state.step, action).expand_as(part)
+        places = of_one[None]
         if part.dim() > 1:
             rows = torch.arange(len(part), device=part.device)[:, None].expand_as(part)
-            places = torch.stack([rows, indices])
+            places = torch.stack([rows, of_one])
         shape = (*part.shape[:-1], action.shape[-1])
         return torch.sparse_coo_tensor(places.flatten(1), part.flatten(), shape, check_invariants=False)
 
@@ -86,7 +86,13 @@ class StudentUpdate(Update):
         """What the step's loss is given of an action: all, or the coordinates of its minibatch's samples."""
         if not self.move.loss.of_pool:
             return action
-        return action.gather(-1, self.model.indices(self.episode, step))
+        return action.gather(-1, self._places(step, action))
+
+    def _places(self, step: int | np.ndarray, action: torch.Tensor) -> torch.Tensor:
+        """Which coordinates of an action on the pool belong to the step's minibatch; a sample may have several."""
+        indices = self.model.indices(self.episode, step)
+        each = action.shape[-1] // len(self.model.task.pool[0])
+        return (indices[..., None] * each + torch.arange(each, device=indices.device)).flatten(-2)
 
     def moved(self, parameters: Tensors) -> list[str]:
         """Names of the parameters that the update moves."""

@@ -14,6 +14,7 @@ from teachenv.losses.class_weights import ClassWeights
 from teachenv.losses.diagonal import Diagonal, DiagonalSigmoid
 from teachenv.losses.distillation import Distillation
 from teachenv.losses.dynamic_network import DynamicNetwork
+from teachenv.losses.label_weights import LabelWeights
 from teachenv.losses.mixture import Mixture
 from teachenv.losses.plain import PLAIN_LOSSES, plain_loss
 from teachenv.losses.sample_weights import DataWeights, SampleWeights
@@ -30,6 +31,7 @@ __all__ = [
     "DiagonalSigmoid",
     "Distillation",
     "DynamicNetwork",
+    "LabelWeights",
     "LossFamily",
     "Mixture",
     "SampleWeights",
@@ -47,6 +49,7 @@ LOSSES: dict[str, type[LossFamily]] = {
     "diagonal-sigmoid": DiagonalSigmoid,
     "distillation": Distillation,
     "dynamic-network": DynamicNetwork,
+    "label-weights": LabelWeights,
     "mixture": Mixture,
     "sample-weights": SampleWeights,
 }

@@ -24,8 +24,8 @@ class LossFamily(ABC):
             batch of another size.
         needs_labels: whether targets must be class labels.
         drops_samples: whether the action −1 at a place drops the sample there from the minibatch's loss.
-        of_pool: whether an action has one coordinate for each sample of the pool, of which a step gives the loss those
-            of its minibatch; `action_size` is then the number that the loss is given.
+        of_pool: whether an action has coordinates for each sample of the pool, as many for each and side by side, of
+            which a step gives the loss those of its minibatch; `action_size` is then the number that the loss is given.
         coefficient_label: what `coefficients` shows, for figures.
     """
 

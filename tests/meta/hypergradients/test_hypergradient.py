@@ -142,6 +142,7 @@ def cases() -> list[Case]:
         for student in ("mlp", batch_norm_student, Attentive):
             found.append(Case(f"{optimizer}-{getattr(student, '__name__', student)}", student, options=options))
     held = {"horizon": 8, "steps_per_action": 8, "weight_decay": 0.01}
+    found.append(Case("label-weights", batch_norm_student, "label-weights", held))
     for student in (batch_norm_student, dropout_student):
         found.append(Case(f"data-weights-{student.__name__}", student, "data-weights", held))
     adam = {"optimizer": "adam", "optimizer_kwargs": {"betas": [0.8, 0.9], "epsilon": 1e-3}, "learning_rate": 0.02}
@@ -266,7 +267,8 @@ def unrolled(case: Case, actions: np.ndarray, seed: int = 3) -> tuple[float, np.
         with dynamics.student.random_state(episode.seeds[0], t), sdpa_kernel(SDPBackend.MATH):
             outputs = functional_call(module.train(), parameters | buffers, (inputs,))
         action = leaf[t // settings.steps_per_action]
-        action = action[episode.batches[t]] if dynamics.loss.of_pool else action
+        if dynamics.loss.of_pool:
+            action = action.view(len(env.task.pool[0]), -1)[episode.batches[t]].flatten()
         loss = dynamics.loss(action, Prediction(outputs, **caught), labels)
         gradient = torch.autograd.grad(loss, list(parameters.values()), create_graph=True)
         rate = settings.learning_rate * (1 - t / settings.horizon if settings.lr_schedule == "linear" else 1.0)

@@ -1,0 +1,155 @@
+"""Labelled samples as a user has them: arrays, tensors, data frames of numbers; labels as numbers or texts."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from teachenv import checks
+from teachenv.tasks.base import Task
+from teachenv.tasks.splits import checked_split
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Samples with one label each, those whose labels are trusted behind the others.
+
+    Attributes:
+        task: all of them as the pool of a task; one of them stands in the place of its test split.
+        classes: what the labels were called, by their numbers.
+        count: N, how many are not trusted.
+        shown: (N, ...) inputs as they were given.
+    """
+
+    task: Task
+    classes: tuple[Any, ...]
+    count: int
+    shown: np.ndarray
+
+    @property
+    def labels(self) -> torch.Tensor:
+        """(N + trusted,) indices into `classes`."""
+        return self.task.pool[1]
+
+
+def samples_of(data: Task | tuple[Any, Any], trusted: tuple[Any, Any] | None) -> Samples:
+    """Reads what a user has.
+
+    Args:
+        data: a task, whose pool is read and whose dev set is trusted, or (inputs, labels). Of a pair each column of a
+            table is brought to mean 0 and variance 1, and arrays of more dimensions as a whole.
+        trusted: (inputs, labels) in the same form, whose labels are known to be right; None: there are none.
+
+    Raises:
+        TypeError: something else, or inputs that are no numbers.
+        ValueError: labels that are no classes, a single class, or trusted samples that do not fit the others.
+    """
+    if isinstance(data, Task):
+        parts: list[tuple[Any, Any]] = [_of_labels(data).pool]
+        if data.dev is not None:
+            if trusted is not None:
+                raise ValueError(f"task {data.name!r} has a trusted dev set already; leave trusted out")
+            trusted = data.dev
+    else:
+        parts = [_pair(data, "data")]
+    if trusted is not None:
+        parts.append(_pair(trusted, "trusted"))
+    labels = [_names(targets, where) for (_, targets), where in zip(parts, ("data", "trusted"), strict=False)]
+    classes, numbers = _numbered(labels, data)
+    inputs = [
+        checked_split((_floating(given), of_class), where)[0]
+        for (given, _), of_class, where in zip(parts, numbers, ("data", "trusted"), strict=False)
+    ]
+    if len({tuple(part.shape[1:]) for part in inputs}) > 1:
+        raise ValueError(
+            f"samples have the shape {tuple(inputs[0].shape[1:])} in data but {tuple(inputs[1].shape[1:])} in trusted; "
+            "prepare both in the same way"
+        )
+    joined, count = torch.cat([part.to(inputs[0]) for part in inputs]), len(inputs[0])
+    pool = joined if isinstance(data, Task) else _standardised(joined, count), torch.cat(numbers)
+    test = pool[0][:1], pool[1][:1]
+    if isinstance(data, Task):
+        task = dataclasses.replace(data, pool=pool, test=test, dev=None)
+    else:
+        task = Task(name="samples", dataset="samples", pool=pool, test=test, num_outputs=len(classes))
+    return Samples(task, classes, count, inputs[0].cpu().numpy())
+
+
+def _of_labels(task: Task) -> Task:
+    """The task, if each of its samples has one label.
+
+    Raises:
+        ValueError: its samples have something else.
+    """
+    if task.decisions is not None or not (task.measure is None or task.measure.of_labels):
+        raise ValueError(f"samples of task {task.name!r} do not have one label each; expected classification")
+    return task
+
+
+def _pair(data: Any, where: str) -> tuple[Any, Any]:
+    if not isinstance(data, tuple | list) or len(data) != 2:
+        raise TypeError(f"{where} must be a pair (inputs, labels), found {checks.shown(data)}")
+    return data[0], data[1]
+
+
+def _floating(inputs: Any) -> Any:
+    """Inputs whose whole numbers are floating-point ones: counts in a table, pixels."""
+    tensor = inputs if isinstance(inputs, torch.Tensor) else np.asarray(inputs)
+    if isinstance(tensor, torch.Tensor):
+        return tensor if tensor.is_floating_point() or tensor.is_complex() else tensor.to(torch.float32)
+    return tensor.astype(np.float32) if tensor.dtype.kind in "biu" else tensor
+
+
+def _names(labels: Any, where: str) -> np.ndarray:
+    """Labels as an array of numbers or texts, (n,)."""
+    array = labels.detach().cpu().numpy() if isinstance(labels, torch.Tensor) else np.asarray(labels)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1:
+        raise ValueError(
+            f"{where}: labels have shape {array.shape}, expected one label a sample, (n,): labels.argmax(1) makes them "
+            "of one-hot rows"
+        )
+    if array.dtype.kind == "O":
+        if missing := [i for i, label in enumerate(array) if label is None or label != label]:
+            raise ValueError(
+                f"{where}: {len(missing)} samples have no label, sample {missing[0]} first; leave them out"
+            )
+        array = (
+            np.array([str(label) for label in array]) if any(isinstance(v, str) for v in array) else array.astype(float)
+        )
+    if array.dtype.kind == "f" and not (array == np.round(array)).all():
+        broken = array[~(array == np.round(array))]
+        raise ValueError(f"{where}: labels such as {broken[0]:g} are no classes; expected whole numbers or texts")
+    return array.astype(np.int64) if array.dtype.kind == "f" else array
+
+
+def _numbered(labels: list[np.ndarray], data: Any) -> tuple[tuple[Any, ...], list[torch.Tensor]]:
+    """The classes' names and the labels' numbers; a task's labels are numbers already."""
+    if len({array.dtype.kind in "US" for array in labels}) > 1:
+        raise ValueError("labels are texts in one of data and trusted and numbers in the other; expected one kind")
+    names = np.unique(labels[0])
+    if len(names) < 2:
+        raise ValueError(f"all samples have the label {checks.shown(names[0].item())}; expected at least two classes")
+    if isinstance(data, Task):
+        names = np.arange(data.num_outputs)
+    if len(labels) > 1 and len(unknown := np.setdiff1d(labels[1], names)):
+        raise ValueError(
+            f"trusted has the label {checks.shown(unknown[0].item())}, which no sample of data has; expected labels "
+            "that data has"
+        )
+    return tuple(names.tolist()), [torch.from_numpy(np.searchsorted(names, array)) for array in labels]
+
+
+def _standardised(inputs: torch.Tensor, count: int) -> torch.Tensor:
+    """Inputs with mean 0 and variance 1 over the first samples, `count` of them; see `samples_of`."""
+    among = (0,) if inputs.dim() == 2 else tuple(range(inputs.dim()))
+    seen = inputs[:count].double()
+    mean, deviation = seen.mean(among, keepdim=True), seen.std(among, correction=0, keepdim=True)
+    # What is constant up to rounding says nothing, and would be blown up.
+    informative = deviation > 1e-6 * (mean.abs() + 1e-30)
+    return torch.where(informative, (inputs - mean) / deviation.clamp(min=1e-30), 0.0).to(inputs.dtype)

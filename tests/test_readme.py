@@ -29,6 +29,8 @@ SHORTER = {
     "teachenv.compare(": {
         "budget=96_000": "budget=12", "seeds=3": "seeds=1", "horizon=60": "horizon=6", "workers=2": 'backend="inline"'
     },
+    "load_digits(return_X_y=True)\nrandom": {"rounds=3": "rounds=1, steps=30"},
+    'get_dummies': {'table["kind"])': 'table["kind"]), rounds=1, repeats=1, steps=30'},
     "TeachCIFAR-v0": {"horizon=5": "horizon=2", "dev_size=200": "dev_size=20"},
     "steps_per_action=5, horizon=100": {"horizon=100": "horizon=20", "learn(20)": "learn(4)"},
     'DDPG("AttentionPolicy"': {"total_timesteps=480": "total_timesteps=240"},

@@ -15,6 +15,7 @@ from typing import Any
 from meta.influence.reweighting import L2RW, Reweighting
 from meta.influence.teaching import InfluenceTeacher, InfluenceTeaching
 from meta.saving.codecs import declare
+from meta.teachers.data_teaching import SelfPacedTeacher
 from meta.teachers.evolution import EvolutionStrategies
 from meta.teachers.fixed import RandomTeacher
 from meta.teachers.gradient import RMD, FiniteDifference
@@ -135,6 +136,23 @@ def l2rw(**options: Any) -> Method:
         **options: options of the loss family (`base="focal"`) or of the environment; a list is a grid.
     """
     return Method(candidates("l2rw", {**_NORMALISED, **options}), _l2rw, wrapper=Reweighting)
+
+
+def self_paced(until: float | list[float] = 1.0, **options: Any) -> Method:
+    """Makes a method of `meta.SelfPacedTeacher`: ever fewer of a minibatch's samples of large loss are dropped.
+
+    The loss is `"sample-weights"` with `normalise=True` and `observe_samples=True`.
+
+    Args:
+        until: the progress at which nothing is dropped any more; 2.0: half is dropped at the end. A list is a grid.
+        **options: options of the loss family or of the environment; a list is a grid.
+    """
+    options = {**_NORMALISED, "observe_samples": True, "until": until, **options}
+    return Method(candidates("self_paced", options, teacher_options=("until",)), _self_paced)
+
+
+def _self_paced(env: Any, seed: int, options: Mapping[str, Any]) -> Any:
+    return SelfPacedTeacher("SelfPacedPolicy", env, policy_kwargs=dict(options), seed=seed)
 
 
 def meta_weight_net(policy: str = "LossPolicy", **options: Any) -> Method:

@@ -69,6 +69,7 @@ class Problem:
         self.episodes = Episodes(self.task, settings, self.rows)
         check_sizes(self.episodes)
         check_networks(settings, self.task, loss)
+        loss = loss.fitted(self.task.pool[1], self.task.num_outputs)
         check_observed(settings, self.task, loss, self.classifies)
         check_targets(settings, self.task, loss)
         self.decisions = SingleDecisions() if self.task.decisions is None else self.task.decisions

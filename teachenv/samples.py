@@ -31,7 +31,7 @@ class SampleObserver(ABC):
     """
 
     of_minibatch: ClassVar[tuple[str, ...]] = ()
-    fields: ClassVar[tuple[str, ...]]
+    fields: tuple[str, ...]
 
     def names(self, batch_size: int) -> tuple[str, ...]:
         """The name of each number, in the order in which `observe` gives them."""

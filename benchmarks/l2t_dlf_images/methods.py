@@ -39,7 +39,8 @@ def _data_teacher(env: TeachEnv, seed: int, options: Mapping[str, Any]) -> Any:
 
 
 def _self_paced(env: TeachEnv, seed: int, options: Mapping[str, Any]) -> Any:
-    return meta.SelfPacedTeacher("SelfPacedPolicy", env, policy_kwargs={"until": options["until"]}, seed=seed)
+    options, shown = {"until": options["until"]}, meta.DataTeaching(env)
+    return meta.SelfPacedTeacher("SelfPacedPolicy", shown, policy_kwargs=options, seed=seed)
 
 
 def _random_drop(env: TeachEnv, seed: int, options: Mapping[str, Any]) -> Any:

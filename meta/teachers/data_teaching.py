@@ -24,22 +24,65 @@ from torch import nn
 
 from meta.teachers.base import EpisodicTeacher, LearningTeacher, TaughtStudent
 from meta.teachers.fixed import FixedTeacher
-from meta.teachers.policies import TeacherPolicy
+from meta.teachers.policies import PerSample, TeacherPolicy, sample_box, sample_fields
 from meta.wrappers.base import RememberingWrapper
 from teachenv import checks
+from teachenv.model import Model
+from teachenv.optimizers import Tensors
+from teachenv.samples import SampleObserver, next_step
+from teachenv.spaces import SampleBox
+from teachenv.state import Episode, StudentState
 
 DROP, KEEP = -1.0, 0.0
 """Actions of a sample: weight 0, and weight 1."""
 
 
+class LessonSamples(SampleObserver):
+    """Samples as L2T's teacher sees them, by the student in evaluation mode before the step.
+
+    The fields, C classes: `is_class_c`, the label one-hot (C); `probability_c`, the student's probabilities (C);
+    `loss_rank` and `margin_rank`, the rank of the sample's loss and of its margin p_y − max_{j≠y} p_j among the
+    minibatch's, over the batch size: 0 of the smallest.
+
+    Args:
+        classes: the number C of classes.
+    """
+
+    def __init__(self, classes: int) -> None:
+        """Names the fields."""
+        each = range(classes)
+        self.classes = classes
+        self.fields = (
+            *(f"is_class_{c}" for c in each), *(f"probability_{c}" for c in each), "loss_rank", "margin_rank"
+        )  # fmt: skip
+
+    def observe(self, model: Model, state: StudentState, episode: Episode, memory: None) -> tuple[torch.Tensor, None]:
+        """See `SampleObserver.observe`."""
+
+        def fields(parameters: Tensors, buffers: Tensors, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            prediction, _ = model.student(
+                parameters, buffers, inputs, training=False, differentiable=model.mapping.form
+            )
+            p, is_label = (
+                prediction.outputs.double().softmax(-1),
+                labels[:, None] == torch.arange(self.classes, device=labels.device),
+            )
+            of_label, of_others = (p * is_label).sum(-1), p.masked_fill(is_label, -1.0).amax(-1)
+            ranks = _ranks(-of_label), _ranks(of_label - of_others)
+            return torch.cat([is_label.mT.to(p).flatten(), p.mT.flatten(), *ranks])
+
+        minibatch = model.minibatch(episode, next_step(state, episode))
+        with torch.no_grad():
+            return model.mapping(fields)(state.parameters, state.buffers, *minibatch), None
+
+
 class DataTeaching(RememberingWrapper):
     """Shows the samples of the next minibatch, and pays for how soon the student is good enough.
 
-    Observation, (batch, 2C + 5) flattened to one dimension, each in [0, 1]; of each sample of the minibatch that the
-    next action weighs: its label one-hot (C); student step over horizon; mean training loss so far, over its upper
-    bound; best dev accuracy so far; the student's probabilities (C); the rank of its loss and of its margin
-    p_y − max_{j≠y} p_j among the minibatch's, over the batch size. With 10 classes these are the 25 features of L2T
-    (its section 4.1); the bound of the loss and the ranks are those of re-implementations: the paper does not say.
+    Observation, (3 + (2C + 2) · batch,), each in [0, 1], a `teachenv.SampleBox`: student step over horizon; mean
+    training loss so far, over its upper bound; best dev accuracy so far; and the fields of `LessonSamples` of the
+    minibatch that the next action weighs. With 10 classes a sample has the 25 features of L2T (its section 4.1); the
+    bound of the loss and the ranks are those of re-implementations: the paper does not say.
 
     Reward: 0, and at the end −log(i/T) where i is the first of T student steps after which the dev accuracy exceeds
     `threshold`, or T if none does (the paper's terminal reward). `info["reached_after"]` is i.
@@ -78,8 +121,11 @@ class DataTeaching(RememberingWrapper):
         self.classes = self._teach.problem.task.num_outputs
         unsure = math.log(self.classes)
         self.largest_loss = unsure if largest_loss is None else checks.number("largest_loss", largest_loss, above=0)
-        size = settings.batch_size * (2 * self.classes + 5)
-        self.observation_space = gym.spaces.Box(0.0, 1.0, (size,), np.float32)
+        self._observer, batch = LessonSamples(self.classes), settings.batch_size
+        fields = self._observer.fields
+        self.observation_space = SampleBox(
+            0.0, 1.0, (3 + len(fields) * batch,), np.float32, sample_fields=fields, samples=batch
+        )
         self._losses: list[float] = []
         self._best = 0.0
         self._reached: int | None = None
@@ -112,45 +158,23 @@ class DataTeaching(RememberingWrapper):
         self._losses, self._best, self._reached = list(remembered["losses"]), remembered["best"], remembered["reached"]
 
     def _observe(self) -> np.ndarray:
-        """Computes the features of the samples of the next minibatch; the class lists them."""
-        teach, dynamics = self._teach, self._teach.dynamics
-        state = teach.student
-        inputs, targets = dynamics.minibatch(teach.episode, state.step)
-        with torch.no_grad():
-            outputs = dynamics.student(state.parameters, state.buffers, inputs, training=False)[0].outputs
-        probabilities = torch.softmax(outputs.double(), 1).cpu().numpy()
-        labels = targets.cpu().numpy()
-        rows = np.arange(len(labels))
-        of_label = probabilities[rows, labels]
-        of_others = probabilities.copy()
-        of_others[rows, labels] = -1.0
+        """Computes the numbers that all samples share and those of each; the class lists them."""
+        teach = self._teach
         mean_loss = min(float(np.mean(self._losses)) / self.largest_loss, 1.0) if self._losses else 1.0
-        shared = np.array([int(state.step) / teach.problem.settings.horizon, mean_loss, self._best])
-        features = [
-            np.eye(self.classes)[labels],
-            np.tile(shared, (len(labels), 1)),
-            probabilities,
-            _ranks(-of_label)[:, None],
-            _ranks(of_label - of_others.max(1))[:, None],
-        ]
-        observation: np.ndarray = np.nan_to_num(np.concatenate(features, axis=1)).clip(0.0, 1.0).astype(np.float32)
-        return observation.reshape(-1)
+        shared = [int(teach.student.step) / teach.problem.settings.horizon, mean_loss, self._best]
+        of_samples, _ = self._observer.observe(teach.dynamics, teach.student, teach.episode, None)
+        observation: np.ndarray = np.nan_to_num(np.concatenate([shared, of_samples.cpu().numpy()])).clip(0.0, 1.0)
+        return observation.astype(np.float32)
 
 
-def _ranks(values: np.ndarray) -> np.ndarray:
-    """Returns the rank of each value among them, divided by their number: 0 for the smallest."""
-    ranks: np.ndarray = np.argsort(np.argsort(values, kind="stable"), kind="stable") / len(values)
-    return ranks
+def _ranks(values: torch.Tensor) -> torch.Tensor:
+    """Returns the rank of each value in its row, divided by their number: 0 for the smallest."""
+    order = values.argsort(dim=-1, stable=True).argsort(dim=-1, stable=True)
+    return order.to(values) / values.shape[-1]
 
 
 class _SamplePolicy(TeacherPolicy):
     """A policy that keeps or drops each sample of a minibatch."""
-
-    def _samples(self, observation: torch.Tensor) -> torch.Tensor:
-        """Reshapes observations to (teachers' observations, samples of the minibatch, features)."""
-        assert self.action_space.shape is not None
-        samples: torch.Tensor = observation.view(len(observation), self.action_space.shape[0], -1)
-        return samples
 
     def _predict(self, observation: Any, deterministic: bool = False) -> torch.Tensor:
         probability = self(observation)
@@ -166,33 +190,40 @@ class DataPolicy(_SamplePolicy):
     """
 
     def _build(self, states: int, actions: int) -> nn.Module:
-        hidden = self._network.get("hidden", 12)
-        last = nn.Linear(hidden, 1)
-        nn.init.constant_(last.bias, 2.0)
-        return nn.Sequential(nn.Linear(states // actions, hidden), nn.Tanh(), last)
+        hidden, features = self._network.get("hidden", 12), sample_fields(self.observation_space, None)
+        shared = PerSample(states, actions, [hidden], features, 1.0, squash=False, activation_fn=nn.Tanh)
+        nn.init.constant_(shared.network[-1].bias, 2.0)  # type: ignore[arg-type]
+        return shared
 
     def forward(self, observation: torch.Tensor) -> torch.Tensor:
         """Returns the probability that each sample is kept, (batch of observations, samples)."""
-        logits: torch.Tensor = self.actor(self._samples(observation)).squeeze(-1)
+        logits: torch.Tensor = self.actor(observation)
         return torch.sigmoid(logits)
 
 
 class SelfPacedPolicy(_SamplePolicy):
     """Drops the K samples of the largest loss, K falling linearly from all but one to none (Kumar et al. 2010).
 
-    Option `until` (1.0): the progress at which nothing is dropped any more.
+    Kumar et al. keep samples whose loss is below a threshold that grows; here the share of the minibatch that is kept
+    grows, as in L2T's baseline. The losses are ranked by the observed `loss_rank` or `label_probability`.
+
+    Option `until` (1.0): the progress at which nothing is dropped any more; 2.0: half of the samples are dropped at the
+    end, which may be those with wrong labels.
     """
 
     def _build(self, states: int, actions: int) -> nn.Module:
+        self.until = checks.number("until", self._network.get("until", 1.0), above=0)
+        space = sample_box(self.observation_space)
+        self.ranked = "loss_rank" in space.sample_fields
+        self.place = space.place("loss_rank" if self.ranked else "label_probability")
         return nn.Module()
 
     def forward(self, observation: torch.Tensor) -> torch.Tensor:
         """Returns 1 for kept samples and 0 for dropped ones, (batch of observations, samples)."""
-        samples = self._samples(observation)
-        classes = (samples.shape[-1] - 5) // 2
-        count, progress, rank = samples.shape[1], samples[:, :1, classes], samples[..., -2]
-        dropped = (count - 1) * (1 - progress / self._network.get("until", 1.0)).clamp(min=0.0)
-        is_kept: torch.Tensor = (rank * count < count - dropped - 0.5).to(samples.dtype)
+        losses = observation[:, self.place] if self.ranked else -observation[:, self.place]
+        count = losses.shape[1]
+        dropped = (count - 1) * (1 - observation[:, :1] / self.until).clamp(min=0.0)
+        is_kept: torch.Tensor = (_ranks(losses) * count < count - dropped - 0.5).to(observation.dtype)
         return is_kept
 
 
@@ -200,12 +231,12 @@ class RandomDropPolicy(_SamplePolicy):
     """Keeps each sample with a probability; option `keep` (0.5). L2T sets it to what its teacher keeps."""
 
     def _build(self, states: int, actions: int) -> nn.Module:
+        self.shape, self.keep = (-1, actions), self._network.get("keep", 0.5)
         return nn.Module()
 
     def forward(self, observation: torch.Tensor) -> torch.Tensor:
         """Returns the probability that each sample is kept, (batch of observations, samples)."""
-        probability: torch.Tensor = torch.full_like(self._samples(observation)[..., 0], self._network.get("keep", 0.5))
-        return probability
+        return observation.new_full((), self.keep).expand(len(observation), self.shape[1])
 
     def _predict(self, observation: Any, deterministic: bool = False) -> torch.Tensor:
         return super()._predict(observation, deterministic=False)
@@ -290,8 +321,16 @@ class DataTeacher(_DataTeachingTeacher, LearningTeacher):
         self.logger.record("train/kept", float(np.mean([np.mean(a == KEEP) for a in self._actions])))
 
 
-class SelfPacedTeacher(_DataTeachingTeacher, FixedTeacher):
-    """Self-paced learning, the easy samples first; learning leaves it as it is."""
+class SelfPacedTeacher(FixedTeacher):
+    """Self-paced learning, the easy samples first (Kumar et al. 2010); learning leaves it as it is.
+
+    Args:
+        policy: `"SelfPacedPolicy"`.
+        env: an environment with `loss="sample-weights"` and `observe_samples=True`, one student or many; or a
+            `DataTeaching` environment. At scale 1 dropped samples have weight 0; with `normalise=True` a step is a mean
+            over the samples that are kept.
+        **kwargs: further options of `EpisodicTeacher`.
+    """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"SelfPacedPolicy": SelfPacedPolicy}
 

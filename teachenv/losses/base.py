@@ -63,6 +63,18 @@ class LossFamily(ABC):
         """
         return ((self, ""),)
 
+    def fitted(self, targets: torch.Tensor, num_classes: int) -> LossFamily:
+        """The family with what it takes from the data, such as how frequent a class is; by default as it is.
+
+        Args:
+            targets: those of the pool, as they are labelled.
+            num_classes: the number of classes, or of outputs.
+
+        Raises:
+            ValueError: the family does not fit such targets.
+        """
+        return self
+
     def of_data(self) -> LossFamily | None:
         """The family whose actions weigh the pool's samples in this family's plain loss; None: there is none."""
         return None

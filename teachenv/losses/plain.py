@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -102,6 +102,29 @@ def generalized_cross_entropy(prediction: Prediction, targets: torch.Tensor, *, 
     return (1.0 - (q * _pick(F.log_softmax(prediction.outputs, 1), targets)).exp()) / q
 
 
+def class_balanced(
+    prediction: Prediction, targets: torch.Tensor, *, beta: float = 0.999, counts: Sequence[float] | None = None
+) -> torch.Tensor:
+    """α_y · (−log p_y), α_c ∝ (1 − β) / (1 − β^{n_c}), n_c samples of class c (Cui et al. 2019, eq. 2).
+
+    As in that paper the α of the classes that there are have mean 1: not those of a minibatch's samples.
+
+    Args:
+        prediction: logits of C classes.
+        targets: class indices, (batch,).
+        beta: β in [0, 1); 0: no weights; towards 1: weights ∝ 1 / n_c. The paper tries 0.9 to 0.9999.
+        counts: n_c, C numbers. None: those of the minibatch; an environment puts those of its pool there, as they are
+            labelled.
+    """
+    if counts is None:
+        n = targets.new_zeros(prediction.outputs.shape[1]).scatter_add(0, targets, torch.ones_like(targets)).double()
+    else:
+        n = torch.as_tensor(counts, dtype=torch.float64, device=targets.device)
+    weights = torch.where(n > 0, (1.0 - beta) / (1.0 - beta**n), 0.0)
+    weights = weights * (n > 0).sum() / weights.sum()
+    return weights.to(prediction.outputs.dtype).index_select(0, targets) * cross_entropy(prediction, targets)
+
+
 def brier(prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:
     """‖p − e_y‖², the squared error of the probabilities."""
     p = F.softmax(prediction.outputs, 1)
@@ -128,10 +151,20 @@ PLAIN_LOSSES: dict[str, Callable[..., torch.Tensor]] = {
     "large-margin": large_margin,
     "focal": focal,
     "generalized-cross-entropy": generalized_cross_entropy,
+    "class-balanced": class_balanced,
     "brier": brier,
     "hinge": hinge,
     "squared-error": squared_error,
 }
+
+
+def _counts(name: str, value: Any) -> tuple[float, ...] | None:
+    if value is None:
+        return None
+    counts = tuple(_AT_LEAST_ZERO(f"{name}[{c}]", n) for c, n in enumerate(checks.listed(name, value, "numbers")))
+    if not any(counts):
+        raise ValueError(f"{name} must have a class with samples, found {checks.shown(value)}")
+    return counts
 
 
 _AT_LEAST_ZERO = partial(checks.number, least=0)
@@ -141,6 +174,7 @@ _RANGES: dict[str, dict[str, Callable[[str, Any], Any]]] = {
     "large-margin": {"margin": partial(checks.integer, least=1, most=4), "annealing": _AT_LEAST_ZERO},
     "focal": {"gamma": _AT_LEAST_ZERO},
     "generalized-cross-entropy": {"q": partial(checks.number, above=0, most=1)},
+    "class-balanced": {"beta": partial(checks.number, least=0, below=1), "counts": _counts},
     "hinge": {"margin": _AT_LEAST_ZERO},
 }
 

@@ -66,6 +66,26 @@ class SampleWeights(LossFamily):
         beyond = _over(weights - (mean := prediction.mean(weights)), mean, otherwise=-1.0)
         return prediction.mean(losses) + prediction.mean(weighted(beyond, losses))
 
+    def fitted(self, targets: torch.Tensor, num_classes: int) -> LossFamily:
+        """The family whose base loss knows the counts of the pool's labels, if it asks for them.
+
+        Raises:
+            ValueError: samples have no single label, or other counts were given than there are classes.
+        """
+        if "counts" not in plain_options(self.base):
+            return self
+        if (counts := self.options.get("counts")) is not None:
+            if len(counts) != num_classes:
+                raise ValueError(f"counts has {len(counts)} numbers, expected one for each of {num_classes} classes")
+            return self
+        if targets.dim() != 1 or targets.is_floating_point():
+            raise ValueError(
+                f"{self.base!r} counts labels, one a sample, found targets that are {targets.dtype} of shape "
+                f"{tuple(targets.shape[1:])} a sample; give how frequent each class is: counts=(...)"
+            )
+        of_pool = tuple(torch.bincount(targets, minlength=num_classes).tolist())
+        return type(self)(self.base, self.scale, self.normalise, **{**self.options, "counts": of_pool})
+
     def of_data(self) -> DataWeights:
         """Weights of the pool's samples in the same plain loss, w = 1 + a."""
         return DataWeights(self.base, **self.options)

@@ -37,6 +37,8 @@ ENVIRONMENTS = {
     InfluenceTeaching: {"loss": "distillation", "teacher": "mlp", "teacher_kwargs": {"hidden": [4]}},
     Reweighting: {"loss": "sample-weights", "loss_kwargs": {"normalise": True}},
 }
+# Of teachers that look through none.
+SEEING = {"SelfPacedTeacher": {"loss": "sample-weights", "observe_samples": True}}
 # A student is good enough soon, so that there are rewards.
 WRAPPED = {DataTeaching: {"threshold": 0.4}}
 # By the class that a teacher is derived from; the others have no sizes.
@@ -73,7 +75,7 @@ def settings(wrapper=None):
 def environment(name):
     wrapper = getattr(TEACHERS[name], "wrapper", None)
     if wrapper is None:
-        return TeachVectorEnv(2, **settings())
+        return TeachVectorEnv(2, **settings() | SEEING.get(name, {}))
     return wrapper(TeachEnv(**settings(wrapper)), **WRAPPED.get(wrapper, {}))
 
 

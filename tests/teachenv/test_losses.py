@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from teachenv import TeachEnv
 from teachenv.losses import PLAIN_LOSSES, make_loss, plain_loss
 from teachenv.losses.mixture import COMPONENTS
 from teachenv.students import Prediction
@@ -184,7 +185,7 @@ def literal(name, z, t):
     }[name]
 
 
-@pytest.mark.parametrize("name", [n for n in CLASSIFICATION if n != "large-margin"])
+@pytest.mark.parametrize("name", [n for n in CLASSIFICATION if n not in ("large-margin", "class-balanced")])
 def test_losses_are_their_formulas(name):
     *head, y = data(scale=0.5)
     prediction = predict(*head)
@@ -297,6 +298,49 @@ def test_class_weights_average_to_one_over_what_counts():
     torch.testing.assert_close(loss(action, Prediction(outputs, weights=counts), y), expected)
 
 
+COUNTED = {"beta": 0.9, "counts": [5, 3, 0, 40] + [7] * (C - 4)}
+
+
+def test_class_balanced_weights_are_those_of_the_effective_numbers():
+    *head, y = data()
+    outputs = predict(*head).outputs
+    n = np.array(COUNTED["counts"], float)
+    effective = np.where(n > 0, (1 - 0.9**n) / 0.1, np.inf)
+    weights = 1 / effective / (1 / effective).sum() * (n > 0).sum()
+    expected = torch.from_numpy(weights)[y] * F.cross_entropy(outputs, y, reduction="none")
+    torch.testing.assert_close(plain_loss("class-balanced", **COUNTED)(Prediction(outputs), y), expected)
+    plain = plain_loss("class-balanced", beta=0.0, counts=[3] * C)(Prediction(outputs), y)
+    torch.testing.assert_close(plain, F.cross_entropy(outputs, y, reduction="none"))
+    of_minibatch = plain_loss("class-balanced", counts=torch.bincount(y, minlength=C).tolist())
+    torch.testing.assert_close(
+        plain_loss("class-balanced")(Prediction(outputs), y), of_minibatch(Prediction(outputs), y)
+    )
+
+
+@pytest.mark.parametrize("loss", ["sample-weights", "data-weights"])
+def test_a_family_takes_the_counts_of_the_pools_labels(loss):
+    labels = torch.tensor([0] * 7 + [2] * 3)
+    family = make_loss(loss, {"base": "class-balanced", "beta": 0.9, "scale": 0.5, "normalise": True})
+    fitted = family.fitted(labels, 3)
+    assert type(fitted) is type(family)
+    assert fitted.options == {"beta": 0.9, "counts": (7, 0, 3)}
+    assert (fitted.scale, fitted.normalise) == (0.5, True)
+    assert fitted.of_data().options == fitted.options
+    assert fitted.fitted(labels, 3) is fitted
+    plain = make_loss(loss)
+    assert plain.fitted(labels, 3) is plain
+    with pytest.raises(ValueError, match="counts has 3 numbers, expected one for each of 4 classes"):
+        fitted.fitted(labels, 4)
+    with pytest.raises(ValueError, match=r"counts labels, one a sample.*float32 of shape \(2,\).*counts=\(\.\.\.\)"):
+        family.fitted(torch.zeros(4, 2), 2)
+
+
+def test_an_environment_gives_its_pools_counts():
+    env = TeachEnv(loss={"name": "sample-weights", "base": "class-balanced"}, label_noise=0.3, horizon=1, dev_size=20)
+    counts = torch.bincount(env.task.pool[1], minlength=10).tolist()
+    assert env.dynamics.loss.options == {"counts": tuple(counts)}
+
+
 # --- errors ----------------------------------------------------------------------------------------------------------
 
 
@@ -308,6 +352,19 @@ def test_class_weights_average_to_one_over_what_counts():
         ("bilinear-sigmoid", {"scale": -1}, ValueError, "scale must be a finite number above 0"),
         ("bilinear", {"scal": 1}, TypeError, "scal"),
         ("sample-weights", {"scale": 1.5}, ValueError, r"in \(0, 1\], found 1.5"),
+        (
+            "sample-weights",
+            {"base": "class-balanced", "beta": 1.0},
+            ValueError,
+            r"beta must be a finite number in \[0, 1\), found 1.0",
+        ),
+        (
+            "sample-weights",
+            {"base": "class-balanced", "counts": [0, 0]},
+            ValueError,
+            "counts must have a class with samples",
+        ),
+        ("sample-weights", {"base": "class-balanced", "counts": [3, -1]}, ValueError, r"counts\[1\] must be"),
         ("sample-weights", {"normalise": 1}, ValueError, "normalise must be True or False, found 1"),
         ("sample-weights", {"base": "smooth01"}, ValueError, "did you mean 'smooth-01'"),
         ("sample-weights", {"base": "focal", "gama": 1}, TypeError, "did you mean 'gamma'"),

@@ -9,7 +9,7 @@ import torch
 
 from meta import DataTeacher, DataTeaching, RandomDropTeacher, SelfPacedTeacher
 from meta.teachers.data_teaching import DROP, KEEP, DataPolicy
-from teachenv import TeachEnv
+from teachenv import TeachEnv, TeachVectorEnv
 
 SETTINGS = {"loss": "sample-weights", "horizon": 8, "batch_size": 6, "dev_size": 40, "learning_rate": 0.3}
 M, C = 6, 10
@@ -17,6 +17,12 @@ M, C = 6, 10
 
 def environment(threshold=0.9, **changes):
     return DataTeaching(TeachEnv(**SETTINGS | changes), threshold)
+
+
+def of_each(observation):
+    """(samples, 2C + 5): the numbers that all share, and then those of each."""
+    shared, of_samples = observation[:3], observation[3:].reshape(2 * C + 2, M)
+    return np.concatenate([np.tile(shared, (M, 1)), of_samples.T], 1)
 
 
 def keep_all(env):
@@ -43,16 +49,16 @@ def test_the_features_of_each_sample():
     observation, info = env.reset(seed=0)
     losses, best = [], info["dev_accuracy"]
     for t in range(4):
-        seen = observation.reshape(M, 2 * C + 5)
+        seen = of_each(observation)
         teach = env.unwrapped
         rows = teach.episode.batches[t]
         inputs, labels = (tensor[rows] for tensor in teach.problem.task.pool)
         p = teach.dynamics.student(teach.student.parameters, {}, inputs, training=False)[0].outputs.softmax(1)
-        np.testing.assert_array_equal(seen[:, :C].argmax(1), labels)
-        assert (seen[:, :C].sum(1) == 1).all()
-        np.testing.assert_allclose(seen[:, C], t / 8, atol=1e-6)
-        np.testing.assert_allclose(seen[:, C + 1], min(np.mean(losses) / math.log(C), 1) if losses else 1, atol=1e-6)
-        np.testing.assert_allclose(seen[:, C + 2], best, atol=1e-6)
+        np.testing.assert_array_equal(seen[:, 3 : C + 3].argmax(1), labels)
+        assert (seen[:, 3 : C + 3].sum(1) == 1).all()
+        np.testing.assert_allclose(seen[:, 0], t / 8, atol=1e-6)
+        np.testing.assert_allclose(seen[:, 1], min(np.mean(losses) / math.log(C), 1) if losses else 1, atol=1e-6)
+        np.testing.assert_allclose(seen[:, 2], best, atol=1e-6)
         np.testing.assert_allclose(seen[:, C + 3 : 2 * C + 3], p.detach(), atol=1e-6)
         own = p[torch.arange(M), labels]
         hardest, surest = int(own.argmin()), int(own.argmax())
@@ -216,7 +222,7 @@ def test_it_starts_by_keeping_nearly_all_and_judges_each_sample_alone():
     observation = torch.as_tensor(env.reset(seed=0)[0])
     keep = policy(observation[None])[0]
     assert (keep > 0.6).all()
-    turned = observation.view(M, -1).flip(0).reshape(1, -1)
+    turned = torch.cat([observation[:3], observation[3:].view(-1, M).flip(1).flatten()])[None]
     torch.testing.assert_close(policy(turned)[0], keep.flip(0))
     # 25 features, as in L2T.
     assert [tuple(p.shape) for p in policy.actor.parameters()] == [(12, 25), (12,), (1, 12), (1,)]
@@ -229,7 +235,7 @@ def test_self_paced_learning_drops_the_hardest_ever_fewer():
     kept = []
     for _ in range(8):
         action, _ = teacher.predict(observation)
-        ranks = observation.reshape(M, -1)[:, -2]
+        ranks = of_each(observation)[:, -2]
         kept.append(int((action == KEEP).sum()))
         if kept[-1] < M:
             assert ranks[action == KEEP].max() < ranks[action == DROP].min()
@@ -243,6 +249,24 @@ def test_self_paced_learning_drops_the_hardest_ever_fewer():
     for _ in range(2):
         observation, *_ = env.step(keep_all(env))
     assert (early.predict(observation)[0] == KEEP).all()
+
+
+def test_self_paced_learning_of_many_students_ranks_what_they_observe():
+    options = {**SETTINGS, "task": "digits", "observe_samples": True, "loss_kwargs": {"normalise": True}}
+    envs = TeachVectorEnv(2, **options)
+    teacher = SelfPacedTeacher("SelfPacedPolicy", envs, policy_kwargs={"until": 2.0})
+    observations, _ = envs.reset(seed=0)
+    p = observations[:, envs.interface.observation_space.place("label_probability")]
+    for t in range(8):
+        actions, _ = teacher.predict(observations)
+        kept = actions == KEEP
+        p = observations[:, envs.interface.observation_space.place("label_probability")]
+        assert (kept.sum(1) == 1 + round(5 * t / 16)).all()
+        for row, chosen in zip(p, kept, strict=True):
+            assert set(np.flatnonzero(chosen)) == set(np.argsort(-row)[: chosen.sum()])
+        observations, *_ = envs.step(actions)
+    with pytest.raises(ValueError, match="a policy for samples needs an environment that shows them"):
+        SelfPacedTeacher("SelfPacedPolicy", TeachEnv(**SETTINGS))
 
 
 def test_random_dropping_keeps_the_given_fraction():

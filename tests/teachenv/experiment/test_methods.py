@@ -90,6 +90,41 @@ def test_every_method_makes_an_environment_and_a_teacher_that_acts_in_it(name: s
             assert actions.shape == env.action_space.shape
 
 
+@pytest.mark.parametrize(
+    ("loss", "grid"),
+    [("generalized-cross-entropy", {"q": [0.5, 0.7]}), ("class-balanced", {"beta": [0.9, 0.999]})],
+)
+def test_every_plain_loss_is_a_fixed_method_with_its_options(loss: str, grid: dict[str, list[float]]) -> None:
+    setting, method = Setting("TeachDigits-v0", {"horizon": 2, "dev_size": 20}), fixed(loss, **grid)
+    ((option, values),) = grid.items()
+    for i, value in enumerate(values):
+        env = setting.make_single(method, Configuration({}, i))
+        assert (env.dynamics.loss.base, env.dynamics.loss.options[option]) == (loss, value)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        meta.methods.rmd("SamplePolicy", loss="sample-weights", observe_samples=True),
+        meta.methods.rmd("LossPolicy", loss="sample-weights", observe_samples=True, normalise=True),
+        agents.methods.ddpg("SamplePolicy", loss="sample-weights", observe_samples=True),
+        agents.methods.td3("SamplePolicy", loss="sample-weights", observe_samples=True),
+        agents.methods.sac("SamplePolicy", loss="sample-weights", observe_samples=True),
+        meta.methods.meta_weight_net(learning_rate=[1e-3, 3e-3], base="focal"),
+        meta.methods.self_paced(until=[1.0, 2.0]),
+    ],
+)
+def test_methods_that_see_samples_teach_the_students_of_any_setting(method: Method) -> None:
+    setting = Setting("TeachDigits-v0", {"horizon": 2, "dev_size": 20, "batch_size": 4})
+    for i in range(len(method.candidates)):
+        configuration = Configuration({}, i)
+        env = setting.make(2, method, configuration)
+        teacher = setting.teacher(method, configuration, seed=0, parallel=2)
+        if method.learns:
+            teacher.learn(4)
+        assert teacher.predict(env.reset(seed=0)[0], deterministic=True)[0].shape == (2, 4)
+
+
 def test_a_candidate_is_a_copy_that_libraries_may_change() -> None:
     method = agents.methods.ddpg()
     taken = candidate_of(method, Configuration({}))

@@ -43,7 +43,7 @@ def baselines(problem: Problem, candidates: int) -> dict[str, Method]:
     methods = {}
     for name, learn_from in LEARN_FROM.items():
         options = {**own, "learn_from": learn_from}
-        if learn_from == "dev":  # half of them are few
-            options["batch_size"] = min(settings.batch_size, max(1, dev - dev // 2))
+        if learn_from == "dev" and dev - dev // 2 < settings.batch_size:
+            options["batch_size"] = dev - dev // 2
         methods[name] = Method(tuple(Candidate({**options, "weight_decay": decay}) for decay in decays))
     return methods

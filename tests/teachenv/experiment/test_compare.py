@@ -164,7 +164,7 @@ def test_a_trusted_dev_set_brings_two_methods_that_train_on_its_labels(tmp_path)
     assert (
         len({sum(r.method == m and r.config["stage"] == "tuning" for r in rows) for m in ("focal", *LEARN_FROM)}) == 1
     )
-    assert {r.config["own"].get("batch_size") for r in rows if r.method == "dev only"} == {8}
+    assert {r.config["own"].get("batch_size") for r in rows if r.method == "dev only"} == {None}
     given = {"dev only": fixed("focal", learn_from="dev", dev_size=10, gamma=[1.0, 2.0])}
     ours = compared(tmp_path / "own", **own, methods=given)
     assert {r.config["own"]["loss_kwargs"]["base"] for r in ours.rows if r.method == "dev only"} == {"focal"}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
-from benchmarks.attribution import measure, report, trainings
+from benchmarks.attribution import labels, measure, report, trainings
 from benchmarks.attribution.methods import METHODS
 from benchmarks.attribution.settings import SETTINGS
 from benchmarks.attribution.trainings import SHARES
@@ -21,18 +22,26 @@ class Options(CommonOptions):
     """Options of `python -m benchmarks attribution`."""
 
     settings: tuple[str, ...] | None = None
-    """Trainings; by default all of the preset."""
+    """Trainings whose samples are attributed; by default all of the preset."""
 
     methods: tuple[str, ...] | None = None
     """Methods of attribution; by default all of the training's."""
 
+    noisy: tuple[str, ...] | None = None
+    """Data sets in which wrong labels are looked for; by default all of the preset."""
+
     def _names(self) -> Names:
-        return {"setting": (self.settings, SETTINGS[self.preset]), "method": (self.methods, METHODS)}
+        noisy = self.noisy, labels.SIZES[self.preset].samples
+        return {
+            "setting": (self.settings, SETTINGS[self.preset]),
+            "method": (self.methods, METHODS),
+            "noisy data set": noisy,
+        }
 
 
 def run(options: Options) -> None:
     """Measures what the folder does not hold yet, one after the other; writes rows, table and figure."""
-    options.execute(NAME, [lambda session: _attributions(options)], report.make)
+    options.execute(NAME, [lambda session: _attributions(options), lambda session: _labels(options)], report.make)
 
 
 def _attributions(options: Options) -> Iterator[Case]:
@@ -70,3 +79,25 @@ def _case(
         last=None if makes else "time_ratio",
         makes=makes,
     )
+
+
+def _labels(options: Options) -> Iterator[Case]:
+    size = labels.SIZES[options.preset]
+    wanted = product(range(options.seeds or size.seeds), size.samples, labels.NOISES, labels.METHODS)
+    for seed, task, noise, method in wanted:
+        if task not in (options.noisy or (task,)):
+            continue
+        yield Case(
+            benchmark=NAME,
+            task=f"{task}-{noise.name}",
+            dataset=task,
+            student="mlp",
+            method=method,
+            seed=seed,
+            config={"samples": size.samples[task], **size.options, **noise._asdict()},
+            label=f"{task}-{noise.name}, seed {seed}: {method}",
+            function=labels.found,
+            arguments={"method": method, "task": task, "noise": noise, "size": size, "seed": seed}
+            | {"data_root": options.root},
+            last="auc",
+        )

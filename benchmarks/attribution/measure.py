@@ -17,9 +17,8 @@ from benchmarks.attribution.trainings import NETWORKS, RETRAINED, SHARES
 from teachenv.experiment.cases import Outcome
 from teachenv.experiment.timing import in_turns, seconds_of
 
-FAILED = "failed"
-# What a peer may fail with, among it that it is not installed, or another version than it was written for here.
-_FAILURES = (ImportError, RuntimeError, TypeError, AttributeError, ValueError, MemoryError)
+FAILURES = (ImportError, RuntimeError, TypeError, AttributeError, ValueError, MemoryError)
+"""What a peer may fail with, among it that it is not installed, or another version than it was written for here."""
 
 
 def lds(values: NDArray[np.floating], left_out: NDArray[np.bool_], losses: NDArray[np.floating]) -> float:
@@ -74,12 +73,10 @@ def measured(
         choices = [values for values in choices if np.isfinite(values).all()]
         if not choices:
             raise ValueError("its values are not finite")
-    except _FAILURES as failure:
+    except FAILURES as failure:
         if not found.trainings:  # it is ours
             raise
-        reason = f"not installed: {failure.name}" if isinstance(failure, ModuleNotFoundError) else str(failure)
-        data = {"failed": reason.splitlines()[0] if reason else type(failure).__name__}
-        return Outcome(values={FAILED: 1.0}, data=data, data_of=FAILED, student_steps=0, seconds=0.0)
+        return failed(failure)
     truths = {share.metric: np.load(retrained[share.metric] / RETRAINED) for share in SHARES}
     scores = [{metric: lds(values, **truth) for metric, truth in truths.items()} for values in choices]
     best = max(scores, key=lambda each: sum(each.values()))
@@ -93,3 +90,10 @@ def measured(
         student_steps=horizon,
         seconds=times.median("all"),
     )
+
+
+def failed(failure: BaseException) -> Outcome:
+    """What a peer's failure leaves: its reason, in the place of numbers."""
+    reason = f"not installed: {failure.name}" if isinstance(failure, ModuleNotFoundError) else str(failure)
+    data = {"failed": reason.splitlines()[0] if reason else type(failure).__name__}
+    return Outcome(values={"failed": 1.0}, data=data, data_of="failed", student_steps=0, seconds=0.0)

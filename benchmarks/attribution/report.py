@@ -8,24 +8,41 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from benchmarks.attribution.labels import METHODS as LABELS
 from benchmarks.attribution.methods import METHODS
 from teachenv.experiment import figures
 from teachenv.experiment.report import Report
 from teachenv.experiment.row import Row
-from teachenv.experiment.tables import Column, Group, Measure, Section, by, grouped, heading, interval, number, seeds
+from teachenv.experiment.tables import (
+    Column,
+    Group,
+    Measure,
+    Section,
+    by,
+    grouped,
+    heading,
+    interval,
+    number,
+    seeds,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_AUC = Measure("auc", digits=3)
 _SHARES = {"lds_1": "LDS, 1 % left out", "lds_5": "5 %", "lds_20": "20 %", "lds_50": "50 %"}
 
 
 def make(rows: Sequence[Row]) -> Report:
     """The report of the rows."""
-    parts = by(rows, heading)
-    sections = [_section(title, grouped(of_task, METHODS)) for title, of_task in parts.items()]
-    drawn = {"lds": partial(_figure, {title: grouped(of_task, METHODS) for title, of_task in parts.items()})}
-    return Report("Data attribution", sections, drawn, rows, {"lds": "How well attribution foretells retraining"})
+    parts = {title: grouped(of_task, (*METHODS, *LABELS)) for title, of_task in by(rows, heading).items()}
+    attributed = {title: groups for title, groups in parts.items() if "rate" not in groups[0].config}
+    noisy = {groups[0].first.task: groups for title, groups in parts.items() if title not in attributed}
+    sections = [_section(title, groups) for title, groups in attributed.items()]
+    sections += [_labels(task, groups) for task, groups in noisy.items()]
+    drawn = {"lds": partial(_figure, attributed), "labels": partial(_bars, noisy)}
+    captions = {"lds": "How well attribution foretells retraining", "labels": "How well wrong labels are found"}
+    return Report("Data attribution", sections, drawn, rows, captions)
 
 
 def _section(title: str, groups: Sequence[Group]) -> Section:
@@ -44,9 +61,27 @@ def _section(title: str, groups: Sequence[Group]) -> Section:
         number("of all tests", "time_ratio", ".1f"),
         seeds(Measure("lds_1")),
     ]
-    if any(map(_failure, groups)):
-        columns.append(Column("why there is none", _failure))
-    return Section.of(title, columns, groups, text)
+    return Section.of(title, [*columns, *_remark(groups)], groups, text)
+
+
+def _labels(task: str, groups: Sequence[Group]) -> Section:
+    config = groups[0].config
+    trusted = f"beside {config['trusted']} samples with right labels" if config["trusted"] else "no label is trusted"
+    text = f"{config['samples']:,} samples, {config['rate']:.0%} wrong labels ({config['kind']} noise); {trusted}."
+    columns = [
+        Column("method", _name),
+        interval("AUC", _AUC),
+        interval("wrong among the first 100, %", Measure("precision_at_100", 100, 1)),
+        interval("among as many as are wrong, %", Measure("precision_at_wrong", 100, 1)),
+        Column("seconds", lambda group: f"{group.seconds('auc'):.0f}" if group.values("auc") else ""),
+        seeds(_AUC),
+    ]
+    return Section.of(task, [*columns, *_remark(groups)], groups, text)
+
+
+def _remark(groups: Sequence[Group]) -> list[Column]:
+    """A column that says why methods have no numbers, if there are such methods."""
+    return [Column("why there is none", _failure)] if any(map(_failure, groups)) else []
 
 
 def _name(group: Group) -> str:
@@ -57,7 +92,7 @@ def _name(group: Group) -> str:
 def _failure(group: Group) -> str:
     """Why a method has no score; empty if it has one."""
     reasons = [row.data["failed"] for row in group.rows if row.metric == "failed"]
-    return str(reasons[-1]) if reasons and not group.values("lds_1") else ""
+    return str(reasons[-1]) if reasons and not (group.values("lds_1") or group.values("auc")) else ""
 
 
 def _figure(parts: dict[str, list[Group]]) -> Figure | None:
@@ -65,16 +100,30 @@ def _figure(parts: dict[str, list[Group]]) -> Figure | None:
     if not any(group.values("lds_1") for groups in parts.values() for group in groups):
         return None
     figure, axes = figures.panels(list(parts), (4.6, 4.0))
-    names = list(METHODS)
+    names, lines = list(METHODS), {}
     for axis, groups in zip(axes, parts.values(), strict=True):
         for group in groups:
             if group.values("lds_1"):
                 values = [float(np.mean(list(group.values(metric).values()))) for metric in _SHARES]
                 color = figures.color(names.index(group.name))
-                axis.plot([1, 5, 20, 50], values, "-o", markersize=3, color=color, label=_name(group))
+                (lines[group.name],) = axis.plot([1, 5, 20, 50], values, "-o", markersize=3, color=color)
         axis.set_xscale("log")
         axis.set_xticks([1, 5, 20, 50], ["1", "5", "20", "50"])
         axis.minorticks_off()
         axis.set_ylim(-0.2, 1.02)
         figures.describe(axis, "samples left out, %", "LDS, trainings of the same seed")
+    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=4, fontsize=8)
+    return figure
+
+
+def _bars(parts: dict[str, list[Group]]) -> Figure | None:
+    """The area under the curve of each method, a panel for each task."""
+    if not any(group.values("auc") for groups in parts.values() for group in groups):
+        return None
+    figure, axes = figures.panels(list(parts), (4.6, 2.4))
+    names = list(LABELS)
+    for axis, groups in zip(axes, parts.values(), strict=True):
+        figures.bars(axis, groups, _AUC, lambda group: figures.color(names.index(group.name)))
+        axis.margins(x=0.12)
+        figures.describe(axis, "area under the curve of wrong labels")
     return figure

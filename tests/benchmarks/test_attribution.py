@@ -4,9 +4,11 @@ import dataclasses
 
 import numpy as np
 import pytest
+from sklearn.base import clone
+from sklearn.datasets import load_digits
 
 from benchmarks.__main__ import main as command_line
-from benchmarks.attribution import settings, trainings
+from benchmarks.attribution import labels, settings, trainings
 from benchmarks.attribution.measure import lds
 from benchmarks.attribution.methods import METHODS, Method
 from benchmarks.attribution.settings import SETTINGS, Setting
@@ -49,6 +51,9 @@ def test_the_command_scores_methods_and_takes_up_where_it_stopped(undrawn, monke
 
     monkeypatch.setitem(METHODS, "dattri:trak", Method(absent, 10))
     monkeypatch.setitem(SETTINGS, "smoke", {"digits": SETTING})
+    monkeypatch.setitem(labels.SIZES, "smoke", labels.Size({"digits": 40}, 1, {"repeats": 1, "rounds": 1, "steps": 4}))
+    monkeypatch.setitem(labels.METHODS, "cleanlab:logistic-regression", absent)
+    monkeypatch.delitem(labels.METHODS, "cleanlab:same-network")
     command = ["attribution", "--preset", "smoke", "--settings", "digits", "--out", str(tmp_path)]
     assert command_line(command) == 0
     rows = read_rows(tmp_path / "results.jsonl")
@@ -60,7 +65,7 @@ def test_the_command_scores_methods_and_takes_up_where_it_stopped(undrawn, monke
         *("time_ratio", "time_ratio_one"),
     }
     table = (tmp_path / "table.md").read_text()
-    assert "not installed: no_such_library |" in table
+    assert table.count("not installed: no_such_library |") == 4
     assert "| attribute, mean of 2 other trainings |" in table
     assert "traker" not in capsys.readouterr().out  # which the setting does not have
     # What failed is tried again, and nothing else is.
@@ -69,5 +74,37 @@ def test_the_command_scores_methods_and_takes_up_where_it_stopped(undrawn, monke
     assert command_line(command) == 0
     again = read_rows(tmp_path / "results.jsonl")
     assert again[: len(rows)] == rows
-    assert {row.method for row in again[len(rows) :]} == {"dattri:trak"}
-    assert "not installed" not in (tmp_path / "table.md").read_text()
+    assert {row.method for row in again[len(rows) :]} == {"dattri:trak", "cleanlab:logistic-regression"}
+    assert (tmp_path / "table.md").read_text().count("not installed") == 3
+
+
+@pytest.mark.parametrize("noise", labels.NOISES, ids=lambda noise: noise.name)
+def test_rankings_are_compared_with_the_labels_that_are_wrong(noise, monkeypatch, tmp_path):
+    seen = []
+
+    def right(data):
+        seen.append(data)
+        return data.wrong.astype(float)
+
+    monkeypatch.setitem(labels.METHODS, "right", right)
+    monkeypatch.setitem(labels.METHODS, "opposite", lambda data: -right(data))
+    size = labels.Size({"digits": 300}, 1)
+    values = {
+        name: labels.found(name, "digits", noise, size, 0, None, tmp_path).values for name in ("right", "opposite")
+    }
+    assert values["right"] == {
+        "auc": 1,
+        "precision_at_wrong": 1,
+        "precision_at_100": pytest.approx(min(1, 3 * noise.rate)),
+    }
+    assert values["opposite"] == {"auc": 0, "precision_at_wrong": 0, "precision_at_100": 0}
+    data = seen[0]
+    assert data.wrong.sum() == pytest.approx(300 * noise.rate, abs=1)
+    assert noise.trusted == (0 if data.trusted is None else len(data.trusted[1]))
+
+
+def test_the_estimator_is_a_classifier_of_scikit_learn():
+    inputs, targets = load_digits(return_X_y=True)
+    student = clone(labels.Student(steps=100, seed=3))
+    assert student.fit(inputs[:800] / 16, targets[:800]).score(inputs[800:] / 16, targets[800:]) > 0.8
+    np.testing.assert_allclose(student.predict_proba(inputs[800:810]).sum(1), 1, rtol=1e-5)

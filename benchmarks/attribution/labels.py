@@ -1,0 +1,187 @@
+"""Wrong labels found: `meta.label_issues` beside cleanlab's confident learning, on digits and MNIST.
+
+Some labels are made wrong, and each method ranks the samples. Measured are the area under the curve of wrong labels
+against right ones (`auc`), and the share of wrong labels among the first hundred and among as many as there are
+(`precision_at_100`, `precision_at_wrong`).
+
+Where there are trusted samples, all methods are trained on them too, and rank the others.
+
+cleanlab (`CleanLearning`) makes the probabilities by its own cross-validation of five folds, once of the network that
+`meta.label_issues` trains, and once of the logistic regression that is its default and that its tutorials take for
+tables; both on inputs of mean 0 and variance 1. It ranks by its label quality, the probability of the label as given.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+
+import meta
+from benchmarks.attribution.measure import FAILURES, failed
+from benchmarks.options import Preset
+from meta.influence.held_out import DEFAULTS
+from teachenv import Task, TeachEnv
+from teachenv.experiment.cases import Outcome
+from teachenv.tasks import make_task
+
+
+class Noise(NamedTuple):
+    """Which labels are wrong.
+
+    Attributes:
+        rate: fraction of wrong labels.
+        kind: `"pair"` or `"symmetric"`.
+        trusted: how many samples with right labels there are beside them.
+    """
+
+    rate: float
+    kind: str
+    trusted: int
+
+    @property
+    def name(self) -> str:
+        """The end of the task's name."""
+        return f"{self.kind}-{100 * self.rate:g}" + (f"-trusted-{self.trusted}" if self.trusted else "")
+
+
+NOISES = (Noise(0.4, "pair", 100), Noise(0.4, "pair", 0), Noise(0.3, "symmetric", 0))
+
+
+class Size(NamedTuple):
+    """What a preset spends: samples of each data set, repetitions, and options of `meta.label_issues`."""
+
+    samples: Mapping[str, int]
+    seeds: int
+    options: Mapping[str, int] = {}
+
+
+SIZES: dict[Preset, Size] = {
+    "smoke": Size({"digits": 100}, 1, {"repeats": 1, "rounds": 1, "steps": 10}),
+    "laptop": Size({"digits": 1000, "mnist": 5000}, 3),
+    "paper": Size({"digits": 1000, "mnist": 5000}, 10),
+}
+
+
+class Data(NamedTuple):
+    """Labelled samples, as a task has them.
+
+    Attributes:
+        inputs: of the samples to be ranked, (n, features) or (n, channels, height, width).
+        labels: theirs, some of them wrong.
+        wrong: which of them.
+        trusted: inputs and right labels of others, or None.
+        options: options of `meta.label_issues`.
+        seed: of all that is drawn.
+    """
+
+    inputs: np.ndarray
+    labels: np.ndarray
+    wrong: np.ndarray
+    trusted: tuple[np.ndarray, np.ndarray] | None
+    options: Mapping[str, int]
+    seed: int
+
+
+class Student(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """The network that `meta.label_issues` trains, with its options, as an estimator of scikit-learn.
+
+    Args:
+        steps: student steps; None: ten epochs, at most 1,000.
+        seed: of the training.
+    """
+
+    def __init__(self, steps: int | None = None, seed: int = 0) -> None:
+        self.steps, self.seed = steps, seed
+
+    def fit(self, inputs: np.ndarray, labels: np.ndarray) -> Student:
+        """Trains on samples, (n, features), and labels from 0 on."""
+        self.classes_ = np.unique(labels)
+        samples = torch.from_numpy(inputs.astype(np.float32)), torch.from_numpy(labels)
+        batch = min(len(labels), 32 if len(labels) < 2500 else 64)
+        steps = self.steps or min(1000, 10 * (len(labels) // batch))
+        task = Task("samples", "samples", samples, (samples[0][:1], samples[1][:1]), len(self.classes_))
+        plain = {"loss": "data-weights", "train_on": "pool", "dev_size": 1, "steps_per_action": steps}
+        options: dict[str, Any] = {**DEFAULTS, **plain, "horizon": steps, "batch_size": batch}
+        self.env_ = TeachEnv(task=task, **options)
+        self.env_.reset(seed=self.seed)
+        self.env_.step(np.zeros(len(labels), dtype=np.float32))
+        return self
+
+    def predict_proba(self, inputs: np.ndarray) -> np.ndarray:
+        """The probabilities of classes, (n, classes)."""
+        return torch.softmax(self.env_.predict(torch.from_numpy(inputs.astype(np.float32))), -1).numpy()
+
+    def predict(self, inputs: np.ndarray) -> np.ndarray:
+        """The most probable classes, (n,)."""
+        most_probable: np.ndarray = self.classes_[self.predict_proba(inputs).argmax(1)]
+        return most_probable
+
+
+def _ours(data: Data) -> np.ndarray:
+    pair = data.inputs, data.labels
+    return meta.label_issues(pair, trusted=data.trusted, seed=data.seed, **data.options).scores
+
+
+def _cleanlab(estimator: Callable[[Data], Any], data: Data) -> np.ndarray:
+    from cleanlab.classification import CleanLearning
+
+    inputs, labels = data.inputs, data.labels
+    if data.trusted is not None:
+        inputs, labels = (np.concatenate(pair) for pair in zip((inputs, labels), data.trusted, strict=True))
+    # As `meta.label_issues` does: the columns of a table each, images as a whole.
+    axis = 0 if inputs.ndim == 2 else None
+    deviation = inputs.std(axis)
+    scaled = (inputs - inputs.mean(axis)) / np.where(deviation > 0, deviation, 1)
+    learning = CleanLearning(estimator(data), seed=data.seed, cv_n_folds=5)
+    issues = learning.find_label_issues(scaled.reshape(len(labels), -1), labels)
+    quality: np.ndarray = issues["label_quality"].to_numpy()
+    return -quality[: len(data.labels)]
+
+
+METHODS: dict[str, Callable[[Data], np.ndarray]] = {
+    "label_issues": _ours,
+    "cleanlab:same-network": lambda data: _cleanlab(lambda data: Student(data.options.get("steps"), data.seed), data),
+    "cleanlab:logistic-regression": lambda data: _cleanlab(lambda data: LogisticRegression(max_iter=1000), data),
+}
+
+
+def found(method: str, task: str, noise: Noise, size: Size, seed: int, data_root: str | None, folder: Path) -> Outcome:
+    """How well a method finds wrong labels; or why it does not.
+
+    Args:
+        method: a name in `METHODS`.
+        task: `"digits"` or `"mnist"`.
+        noise: which labels are wrong.
+        size: how many samples there are.
+        seed: of samples, noise and trainings.
+        data_root: the folder of the data sets.
+        folder: is not used.
+    """
+    data = _data(task, noise, size, seed, data_root)
+    begin = time.perf_counter()
+    try:
+        scores = METHODS[method](data)
+    except FAILURES as failure:
+        if method == "label_issues":
+            raise
+        return failed(failure)
+    seconds = time.perf_counter() - begin
+    ranked = data.wrong[np.argsort(-scores, kind="stable")]
+    values = {"precision_at_100": ranked[:100].mean(), "precision_at_wrong": ranked[: data.wrong.sum()].mean()}
+    return Outcome(values={**values, "auc": roc_auc_score(data.wrong, scores)}, student_steps=0, seconds=seconds)
+
+
+def _data(name: str, noise: Noise, size: Size, seed: int, data_root: str | None) -> Data:
+    clean = make_task(name, data_root=data_root, pool_size=size.samples[name], split_seed=seed)
+    noisy = clean.with_label_noise(noise.rate, noise.kind, seed)
+    (inputs, labels), (others, rights) = ([part.numpy() for part in split] for split in (noisy.pool, noisy.test))
+    trusted = (others[: noise.trusted], rights[: noise.trusted]) if noise.trusted else None
+    return Data(inputs, labels, labels != clean.pool[1].numpy(), trusted, size.options, seed)

@@ -38,7 +38,8 @@ def _idle(settings: Settings, given: Collection[str], task: Task) -> Iterator[tu
     if isinstance(settings.task, Task):
         for name in ("task_kwargs", "dataset", "data_root"):
             yield name, "with a Task of your own, which brings its data"
-        drawn_once = settings.label_noise or settings.pool_size is not None or settings.trusted_dev is not None
+        sizes = settings.pool_size, settings.trusted_dev
+        drawn_once = settings.label_noise or settings.imbalance > 1 or any(size is not None for size in sizes)
         if settings.resplit and not drawn_once:
             yield "split_seed", "with a Task of your own, of which nothing is drawn once for all episodes"
     # Of a series of noise levels the first may be 0.

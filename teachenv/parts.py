@@ -24,6 +24,7 @@ _OF_DATA = (
     "pool_size",
     "split_seed",
     "trusted_dev",
+    "imbalance",
     "label_noise",
     "label_noise_kind",
     "dev_noise",

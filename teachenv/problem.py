@@ -229,7 +229,7 @@ def _device(name: str) -> torch.device:
 
 
 def _load(settings: Settings, dtype: torch.dtype, device: torch.device) -> tuple[Task, Rows]:
-    """The task with its trusted dev set and its label noise, and its labelled samples."""
+    """The task with its trusted dev set, its imbalance and its label noise, and its labelled samples."""
     if not isinstance(settings.task, Task):
         of_environment = {name: getattr(settings, name) for name in OPTIONS_OF_ALL}
         for name in settings.task_kwargs:
@@ -241,8 +241,8 @@ def _load(settings: Settings, dtype: torch.dtype, device: torch.device) -> tuple
         task = task.subset_pool(settings.pool_size, settings.split_seed) if settings.pool_size is not None else task
     if settings.trusted_dev is not None:
         task = task.with_dev(settings.trusted_dev, settings.split_seed)
-    task = task.to(dtype, device)
-    clean = task.pool[1]
+    task = task.with_imbalance(settings.imbalance, settings.split_seed).to(dtype, device)
+    true_targets = task.pool[1]
     if settings.label_noise:
         task = task.with_label_noise(settings.label_noise, settings.label_noise_kind, settings.split_seed)
-    return Rows.of(task, task.pool[1] if settings.dev_noise else clean)
+    return Rows.of(task, true_targets, settings.dev_noise)

@@ -29,6 +29,7 @@ class Purpose(IntEnum):
     WARM_START = 5
     DEV_BATCH = 6
     TRUSTED_DEV = 7
+    IMBALANCE = 8
 
 
 def generator(seed: int, purpose: Purpose, step: int = 0) -> np.random.Generator:

@@ -16,24 +16,33 @@ class Rows:
     Attributes:
         inputs: (n, ...).
         targets: (n, ...), what students are trained on.
+        true_targets: (n, ...), those before label noise.
         dev_targets: (n, ...), what dev has in their places; see `Settings.dev_noise`.
     """
 
     inputs: torch.Tensor
     targets: torch.Tensor
+    true_targets: torch.Tensor
     dev_targets: torch.Tensor
 
     @classmethod
-    def of(cls, task: Task, dev_targets: torch.Tensor) -> tuple[Task, Rows]:
+    def of(cls, task: Task, true_targets: torch.Tensor, dev_noise: bool = True) -> tuple[Task, Rows]:
         """The rows of a task, and the task with pool and dev as views of them: no sample is held twice.
 
         Args:
             task: the data, label noise in place.
-            dev_targets: the pool's targets as dev sees them, where episodes draw dev from the pool.
+            true_targets: the pool's targets before label noise.
+            dev_noise: whether dev has the noise, where episodes draw it from the pool.
         """
         if task.dev is None:
-            return task, cls(*task.pool, dev_targets)
+            return task, cls(*task.pool, true_targets, task.pool[1] if dev_noise else true_targets)
         inputs, targets = (torch.cat(pair) for pair in zip(task.pool, task.dev, strict=True))
+        true_targets = torch.cat([true_targets, task.dev[1]])
         pool = len(task.pool[0])
         task = task.derived(pool=(inputs[:pool], targets[:pool]), dev=(inputs[pool:], targets[pool:]))
-        return task, cls(inputs, targets, targets)
+        return task, cls(inputs, targets, true_targets, targets)
+
+    @property
+    def mislabelled(self) -> torch.Tensor:
+        """(n,), whether label noise has changed the sample's label."""
+        return (self.targets != self.true_targets).reshape(len(self.targets), -1).any(1)

@@ -41,9 +41,12 @@ class Settings:
         dataset: other data for a named task; the CIFAR tasks take `"synthetic"`. None: the task's own.
         data_root: folder of the data; None: the environment variable TEACHENV_DATA, then the user's cache.
         pool_size: labelled samples to keep, drawn at random; None: all (digits: 1,000).
-        split_seed: seed of what is fixed over episodes: pool and test split, trusted dev set, label noise.
+        split_seed: seed of what is fixed over episodes: pool and test split, trusted dev set, imbalance, label noise.
         trusted_dev: labelled samples that are taken out of the pool, before label noise comes in, and become the task's
             trusted dev set (`Task.with_dev`); None: none are.
+        imbalance: how many times as frequent the pool's first class is as its last, the classes between them falling
+            geometrically (`Task.with_imbalance`); 1: the pool as it is. Label noise comes in afterwards; test and a
+            trusted dev set stay as they are.
         label_noise: fraction of the pool's labels that are changed, in [0, 1).
         label_noise_kind: `"pair"` (class c becomes c + 1) or `"symmetric"` (any other class).
         dev_noise: whether dev keeps the noise; False gives dev the true labels. A trusted dev set has none.
@@ -105,6 +108,7 @@ class Settings:
     pool_size: int | None = None
     split_seed: int = 0
     trusted_dev: int | None = None
+    imbalance: float = 1.0
     label_noise: float = 0.0
     label_noise_kind: Literal["pair", "symmetric"] = "pair"
     dev_noise: bool = True
@@ -282,6 +286,7 @@ _CHECKS: dict[str, Check] = {
     "pool_size": _or_none(_AT_LEAST_ONE),
     "split_seed": partial(checks.integer, least=0),
     "trusted_dev": _or_none(_AT_LEAST_ONE),
+    "imbalance": partial(checks.number, least=1, dtype=None),
     "label_noise_kind": partial(checks.choice, known=NOISE_KINDS),
     "dev_noise": checks.flag,
     "student": _network,

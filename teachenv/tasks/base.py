@@ -20,6 +20,7 @@ import torch
 from teachenv import checks
 from teachenv.randomness import Purpose, generator
 from teachenv.tasks.decisions import Decisions
+from teachenv.tasks.imbalance import imbalanced_indices
 from teachenv.tasks.measures import Measure
 from teachenv.tasks.noise import corrupt_labels
 from teachenv.tasks.splits import Split, as_bytes, checked_split, checked_targets, labels_of, shared_samples
@@ -219,6 +220,36 @@ class Task:
             dev=_samples(self.pool, chosen),
             lengths=None if self.lengths is None else self.lengths[np.concatenate([kept, chosen])],
         )
+
+    def with_imbalance(self, factor: float, seed: int) -> Task:
+        """Returns the task, named `<name>-imbalanced-<factor>`, with a pool whose classes are ever rarer.
+
+        Class c of C keeps round(n · factor^(−c / (C − 1))) samples and at least one, drawn at random: as in long-tailed
+        CIFAR (Cui et al. 2019), where n is the size of every class. Here n is the largest for which each class has as
+        many as it is to keep. Test and a trusted dev set stay as they are.
+
+        Args:
+            factor: how many times as frequent the first class is as the last, at least 1; 1 returns the task itself.
+            seed: decides which samples are kept.
+
+        Raises:
+            ValueError: the factor is below 1, a class has no sample in the pool, there is only one class, or samples
+                have many labels.
+            TypeError: the targets are not class indices.
+        """
+        if factor == 1.0:
+            return self
+        if self.decisions is not None:
+            raise ValueError(
+                f"imbalance makes some classes of samples rare, but samples of task {self.name!r} have many labels; "
+                f"leave it at 1, found {factor}"
+            )
+        found = self.pool[1]
+        kept = imbalanced_indices(found, self.num_outputs, factor, seed)
+        lengths = None
+        if self.lengths is not None:
+            lengths = np.concatenate([self.lengths[kept], self.lengths[len(found) :]])
+        return self.derived(name=f"{self.name}-imbalanced-{factor:g}", pool=_samples(self.pool, kept), lengths=lengths)
 
 
 def _samples(split: Split, indices: npt.NDArray[np.int64]) -> Split:

@@ -38,6 +38,7 @@ BAD = {
     "pool_size": (0, *INTEGER),
     "split_seed": (None, *INTEGER),
     "trusted_dev": (0, *INTEGER),
+    "imbalance": (None, 0, 0.5, *NUMBER),
     "label_noise": (None, 1, 1.5, *NUMBER),
     "label_noise_kind": (None, *NAME),
     "dev_noise": (None, *FLAG),

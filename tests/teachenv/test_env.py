@@ -168,6 +168,7 @@ def test_the_contract_holds_of_each_family(name, loss):
         {"steps_per_action": 3, "horizon": 9, "lr_schedule": "linear"},
         {"label_noise": 0.4},
         {"label_noise": 0.4, "label_noise_kind": "symmetric", "dev_noise": False},
+        {"imbalance": 3, "dev_size": 20},
         {"train_on": "pool"},
         {"resplit": False, "train_size": 30},
         {"pool_size": 90},

@@ -69,6 +69,7 @@ EQUAL: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "a loss as an object": ({"loss": "bilinear", "loss_kwargs": {"scale": 2.0}}, {"loss": Bilinear(2.0)}),
     "a student's defaults": ({}, {"student": {"name": "mlp", "hidden": [32], "activation": "tanh"}}),
     "sizes": ({}, {"train_size": 88, "pool_size": 128, "dev_measured": 40, "augment": False}),
+    "no imbalance": ({}, {"imbalance": 1}),
     "no noise": ({}, {"label_noise": 0.0, "label_noise_kind": "symmetric"}),
     "losses that keep something": ({"loss": Own()}, {"loss": Own()}),
 }  # fmt: skip

@@ -156,7 +156,13 @@ class _Rows:
             row = self._rows[index] = self._blank = torch.zeros(
                 gradient.shape, dtype=gradient.dtype, device=gradient.device
             )
-        row += gradient
+        if gradient.is_sparse:
+            # By hand: PyTorch sorts the places first, which takes longer than a small student's step.
+            places, values = gradient._indices(), gradient._values()
+            strides = torch.tensor(row.stride(), device=places.device)
+            row.view(-1).index_add_(0, strides @ places, values)
+        else:
+            row += gradient
 
     def stacked(self) -> torch.Tensor:
         rows = [torch.zeros_like(self._blank) if row is None else row for row in self._rows]

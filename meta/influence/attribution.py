@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from meta.hypergradients.hypergradient import hypergradient
 from meta.hypergradients.memory_policies import MemoryOption
 from meta.hypergradients.sweep import Hypergradient
-from meta.influence.measured_training import MeasuredTraining, Walk, WatchedDynamics, walk_of
+from meta.influence.measured_training import MeasuredTraining, Walk, WatchedDynamics, usual_memory, walk_of
 from meta.influence.own_training import OwnTraining
 from teachenv import checks
 from teachenv.dynamics import Dynamics
@@ -129,8 +129,9 @@ def attribute(
         together: whether there is one value for all tests, of their mean loss (or of the objective of all).
         seeds: the trainings, by the seeds that `env.reset` takes; values are their mean. None: the training of the
             environment's current episode, or the seed of an `OwnTraining`.
-        memory: what is kept of a training between its way forwards and backwards, as in `meta.hypergradient`: `"auto"`
-            (which is `"states"`), `"all"`, `"states"`, `"sqrt"` or a number of checkpoints.
+        memory: what is kept of a training between its way forwards and backwards, as in `meta.hypergradient`: `"all"`,
+            `"states"`, `"sqrt"`, a number of checkpoints, or `"auto"`: `"all"` where the graphs of all steps take at
+            most 256 MB, else `"states"`.
 
     Raises:
         TypeError: `training` is neither.
@@ -167,7 +168,10 @@ def _differentiated(
             watched, begin = WatchedDynamics.of(walk.dynamics), dynamics.init(episode)
             for group in groups:
                 process = MeasuredTraining(watched, episode, group, walk.each, advance)
-                results.append(hypergradient(process, begin, [neutral], steps_per_action=steps, memory=memory))
+                kept = usual_memory(process, begin, neutral, steps) if memory == "auto" else memory
+                results.append(hypergradient(process, begin, [neutral], steps_per_action=steps, memory=kept))
+            if isinstance(watched, WatchedDynamics):
+                watched.check(begin, episode, neutral)
     return results
 
 

@@ -18,7 +18,9 @@ import torch
 
 from meta.hypergradients.gradient_process import Cotangent
 from meta.hypergradients.memory import GraphBytes
+from meta.hypergradients.memory_policies import MEMORY_POLICIES, MemoryOption
 from meta.hypergradients.process import Adjoint, double_backward_kernels
+from meta.hypergradients.steps import Steps
 from meta.hypergradients.training import Training
 from teachenv.dynamics import Dynamics
 from teachenv.mapping import Loop, Mapping, One, OneElementary, Vmap
@@ -31,6 +33,10 @@ from teachenv.update import Adjoint as AdjointOfGradient
 
 _BYTES_TOGETHER = 2**28
 """How much the cotangents of the tests that are differentiated together may take."""
+_BYTES_OF_GRAPHS = 2**28
+"""How much the graphs of all steps may take for `memory="auto"` to keep them."""
+_TAKEN_AGAIN = 3
+"""First steps of a training that are taken again at its end."""
 
 
 class MeasuredTraining(Training):
@@ -83,6 +89,13 @@ class MeasuredTraining(Training):
         before = super().pullback(state, action, t, cotangent)
         self._advance()
         return before
+
+
+def usual_memory(process: MeasuredTraining, begin: StudentState, action: torch.Tensor, steps: int) -> MemoryOption:
+    """What `memory="auto"` stands for: `"all"` where the graphs of all steps are small, else `"states"`."""
+    with double_backward_kernels():
+        sizes = Steps(process, [action], steps, by_differences=False).sizes(begin, 0)
+    return "all" if MEMORY_POLICIES["all"].predicted_bytes(sizes) <= _BYTES_OF_GRAPHS else "states"
 
 
 @dataclass(frozen=True)
@@ -173,6 +186,16 @@ class WatchedDynamics(Dynamics):
         if dynamics.known_pure:
             return dynamics
         return cls(**{each.name: getattr(dynamics, each.name) for each in fields(Dynamics)})
+
+    def check(self, begin: StudentState, episode: Episode, action: torch.Tensor) -> None:
+        """Takes the first steps again: a memory policy that keeps graphs takes each step once.
+
+        Raises:
+            RuntimeError: one of them has another loss than before.
+        """
+        state = begin
+        for _ in range(min(_TAKEN_AGAIN, len(episode.batches))):
+            state, _ = self.step(state, episode, action)
 
     def updates(self, episode: Episode) -> list[StudentUpdate]:
         """The student's updates, which compare their losses with those of the first time."""

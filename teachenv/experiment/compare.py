@@ -195,7 +195,10 @@ def _problems(setting: Setting, methods: Mapping[str, Method], student: Mapping[
     problems = []
     for name, method in methods.items():
         try:
-            problems.append(setting.make_single(method, Configuration(student)).problem)
+            env = setting.make_single(method, Configuration(student))
+            if method.wrapper is not None:
+                method.wrapper(env)  # it refuses what it does not fit before anything is trained
+            problems.append(env.problem)
         except (TypeError, ValueError) as error:
             raise type(error)(f"method {name!r}: {error}") from error
     return problems

@@ -366,6 +366,7 @@ def test_one_seed_has_no_interval(tmp_path) -> None:
         ({"out": 3}, ValueError, "out must be"),
         ({"methods": {3: fixed("cross-entropy")}}, ValueError, "names of methods must be texts, found 3"),
         ({"methods": {"rmd": meta.methods.rmd(q=0.3)}}, TypeError, "method 'rmd': unknown option of loss"),
+        ({"methods": {"a": meta.methods.l2rw(scale=0.5)}}, ValueError, "method 'a': L2RW's weights need loss="),
     ],
 )
 def test_what_cannot_be_compared_is_one_line_and_leaves_nothing(changes, error, says, tmp_path) -> None:

@@ -84,10 +84,10 @@ def test_rankings_are_compared_with_the_labels_that_are_wrong(noise, monkeypatch
 
     def right(data):
         seen.append(data)
-        return data.wrong.astype(float)
+        return [data.wrong.astype(float)]
 
     monkeypatch.setitem(labels.METHODS, "right", right)
-    monkeypatch.setitem(labels.METHODS, "opposite", lambda data: -right(data))
+    monkeypatch.setitem(labels.METHODS, "opposite", lambda data: [-right(data)[0]])
     size = labels.Size({"digits": 300}, 1)
     values = {
         name: labels.found(name, "digits", noise, size, 0, None, tmp_path).values for name in ("right", "opposite")

@@ -1,6 +1,7 @@
 """The derivative of tests' losses with respect to the weights of training samples."""
 
 import csv
+import io
 import sys
 
 import numpy as np
@@ -149,6 +150,22 @@ def test_tests_that_do_not_fit_into_memory_together_are_taken_in_groups(monkeypa
     assert whole.walks == 1 < grouped.walks < TESTS
     np.testing.assert_allclose(grouped.values, whole.values, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(grouped.losses, whole.losses, rtol=1e-12)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("memory", ["all", "states"])
+def test_a_bar_counts_the_steps_of_all_trainings_on_a_terminal_alone(monkeypatch, memory):
+    env, screen, log = make(), Terminal(), io.StringIO()
+    for stream in (screen, log):
+        monkeypatch.setattr(sys, "stderr", stream)
+        meta.attribute(env, of_tests(env), seeds=[0, 1], memory=memory)
+    assert "attribution" in screen.getvalue()
+    assert "16/16" in screen.getvalue()
+    assert log.getvalue() == ""
 
 
 class Unbatched(nn.Module):

@@ -11,7 +11,7 @@ import torch
 
 from teachenv import checks
 from teachenv.problem_checks import damaged
-from teachenv.state import Episode, StudentState, put
+from teachenv.state import Episode, StudentState, put, take
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +55,10 @@ class Standing:
             new: the k trainings that take their places.
         """
         return Standing(**{name: put(value, rows, getattr(new, name)) for name, value in vars(self).items()})
+
+    def of_rows(self, rows: np.ndarray) -> Standing:
+        """Some of these trainings, those of the indices `rows`, int (k,)."""
+        return Standing(**{name: take(value, rows.tolist()) for name, value in vars(self).items()})
 
 
 def check_saved(saved: Any, students: int) -> None:

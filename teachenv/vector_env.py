@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABCMeta
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,14 +28,34 @@ from teachenv.state import Episode, StudentState, stack_episodes
 from teachenv.tasks.base import Task
 
 
-class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
+def _mode(autoreset_mode: object) -> AutoresetMode:
+    """The mode, or that of a value, as Gymnasium's vector environments take both."""
+    if isinstance(autoreset_mode, AutoresetMode):
+        return autoreset_mode
+    return AutoresetMode(checks.choice("autoreset_mode", autoreset_mode, [mode.value for mode in AutoresetMode]))
+
+
+class _Shown(ABCMeta):
+    """Classes of which errors say what to do: Stable-Baselines3 refuses vector environments by showing their class."""
+
+    def __repr__(cls) -> str:
+        return f"<class '{cls.__module__}.{cls.__qualname__}', which Stable-Baselines3 takes as meta.GymVecEnv(envs)>"
+
+
+class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray], metaclass=_Shown):
     """B students trained in one computation; the same as B single environments, to float tolerance.
 
     `gym.make_vec("TeachDigits-v0", num_envs=64)` makes one. Spaces, reward, end and info are those of `TeachEnv`; info
     arrays have a leading dimension B and carry Gymnasium's `_key` masks.
 
-    Autoreset is `AutoresetMode.SAME_STEP`: the step that ends an episode returns the next episode's first observation,
-    with the ended one's last observation in `info["final_obs"]` and its info in `info["final_info"]`.
+    `autoreset_mode` says when a student whose episode has ended is replaced by a new one. Gradient teachers and
+    `meta.GymVecEnv` need the default; `NormalizeObservation` of Gymnasium needs `"NextStep"`.
+
+    * `"SameStep"`: in the step that ends the episode. The step returns the next episode's first observation, with the
+      ended one's last observation in `info["final_obs"]` and its info in `info["final_info"]`.
+    * `"NextStep"`: in the step after it, which ignores that student's action and returns the first observation of the
+      next episode, reward 0, and the info of a reset.
+    * `"Disabled"`: when `reset` is called, for which `options={"reset_mask": terminated}` names the students.
 
     Stable-Baselines3 has a kind of vector environment of its own: `meta.GymVecEnv(envs)` is this one as such.
 
@@ -47,6 +68,7 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             convolutions on a CPU (LeNet students run at 0.4-0.75 times the loop's speed under vmap there) and networks
             whose forward pass draws random numbers (dropout) or does not run under vmap. `python -m benchmarks
             throughput` measures both.
+        autoreset_mode: a `gymnasium.vector.AutoresetMode` or its value: `"SameStep"`, `"NextStep"` or `"Disabled"`.
         defaults: settings where none are given, as in `TeachEnv`.
         **settings: options of the environment; `teachenv.Settings` lists them.
 
@@ -61,6 +83,7 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         num_envs: int = 1,
         *,
         path: Batching = "auto",
+        autoreset_mode: str | AutoresetMode = AutoresetMode.SAME_STEP,
         render_mode: None = None,
         defaults: Mapping[str, Any] | None = None,
         **settings: Any,
@@ -71,7 +94,9 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             raise ValueError(
                 f"the vector environment does not render, found render_mode={render_mode!r}; render a single one"
             )
-        self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
+        # The attribute is what torchrl reads, as Gymnasium's own vector environments have it.
+        self.autoreset_mode = _mode(autoreset_mode)
+        self.metadata = {"autoreset_mode": self.autoreset_mode}
         self.render_mode = None
         self.num_envs = num_envs
         settings = spelled_out(settings)
@@ -191,24 +216,51 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return [first + i for i in range(self.num_envs)]
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Trains each student for `steps_per_action` steps; ended episodes start anew within the step.
+        """Trains each student for `steps_per_action` steps; `autoreset_mode` says when ended episodes start anew.
 
         Raises:
-            ResetNeeded: before `reset`.
+            ResetNeeded: before `reset`, or with `autoreset_mode="Disabled"` for students whose episodes have ended.
             ValueError: actions of wrong shape, with NaN, or outside the box.
             TypeError: actions of other than floating-point numbers.
         """
-        before = self._now
+        over = self.ended
+        if over.any() and self.autoreset_mode is AutoresetMode.DISABLED:
+            raise gym.error.ResetNeeded(
+                f"the episodes of students {np.flatnonzero(over).tolist()} have ended: call "
+                'reset(options={"reset_mask": terminated}) before the next step'
+            )
         self.actions = self.interface.parse_action(actions, self.action_space.shape or ())
-        self._standing, rewards = self.interface.step(before, self.actions)
+        if over.any():
+            rewards = self._step_others(over)
+        else:
+            self._standing, rewards = self.interface.step(self._now, self.actions)
         self._stepped = self._standing
-        terminated = self.interface.ended(self._standing)
-        infos = self._infos()
-        if terminated.any():
+        terminated, infos = self.ended, self._infos()
+        if terminated.any() and self.autoreset_mode is AutoresetMode.SAME_STEP:
             infos = self._last_words(terminated, infos)
             self._restart(np.flatnonzero(terminated))
             infos = self._infos() | infos
         return self._now.observation.copy(), rewards, terminated, np.zeros(self.num_envs, dtype=bool), infos
+
+    @property
+    def ended(self) -> np.ndarray:
+        """The students whose episodes have ended and who wait for the next one, bool (B,).
+
+        With `autoreset_mode="SameStep"` nobody waits.
+        """
+        return self.interface.ended(self._now)
+
+    def _step_others(self, over: np.ndarray) -> np.ndarray:
+        """Puts new students in the places of those whose episodes are over, and trains the others; rewards (B,)."""
+        rows = np.flatnonzero(over)
+        self._restart(rows)
+        if over.all():
+            return np.zeros(self.num_envs)
+        begun = self._now
+        # All are trained, since they are one computation; those that have just begun are put back.
+        trained, rewards = self.interface.step(begun, self.actions)
+        self._standing = trained.with_rows(rows, begun.of_rows(rows))
+        return np.where(over, 0.0, rewards)
 
     def evaluate(self, split: str = "test") -> dict[str, np.ndarray]:
         """Measures the current students; as `TeachEnv.evaluate`, each value of shape (B,).
@@ -251,6 +303,11 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         # Snapshots of earlier versions do not tell what stood before episodes ended.
         check_snapshot(state, {name: value for name, value in here.items() if name != "stepped"}, self._randoms)
         standing = stepped = self.interface.loaded(state["standing"], self.num_envs)
+        if standing and self.autoreset_mode is AutoresetMode.SAME_STEP and self.interface.ended(standing).any():
+            raise ValueError(
+                "this state has students whose episodes have ended, expected none with autoreset_mode='SameStep': make "
+                "the environment with the autoreset_mode of the one that it was taken from"
+            )
         if (saved := state.get("stepped")) is not state["standing"]:
             stepped = self.interface.loaded(saved, self.num_envs)
         for random, generator_state in zip(self._randoms, state["random"], strict=True):

@@ -292,7 +292,8 @@ class VectorActionGradient(_Differentiating, _VectorWrapper):
                 these reached the environment.
         """
         teach, tape = self._teach, self._tape
-        before, episodes = teach.students, teach.episodes
+        # Except with SAME_STEP, those whose episodes are over wait for their next one, which a step may begin.
+        before, episodes, resting = teach.students, teach.episodes, teach.ended
         # After a reset, or a set_state, the students are not those that the last step left.
         if before is not tape.expected:
             tape.clear()
@@ -300,12 +301,13 @@ class VectorActionGradient(_Differentiating, _VectorWrapper):
         observation, rewards, terminated, truncated, infos = self.env.step(actions)
         self._passage.check(expected, teach.actions)
         ended = terminated | truncated
-        tape.add(before, teach.actions, teach.students, slope, began=bool(ended.any()))
+        began = resting.any() or (ended & ~teach.ended).any()
+        tape.add(before, teach.actions, teach.students, slope, began=bool(began))
         if ended.any():
             length, size = teach.problem.actions, teach.problem.neutral_action.numel()
             gradient = np.zeros((teach.num_envs, length, size), dtype=teach.single_action_space.dtype)
             # Students that did not diverge and end together began together, a whole episode ago.
-            rows = np.flatnonzero(ended & ~infos["final_info"]["diverged"])
+            rows = np.flatnonzero(ended & ~infos.get("final_info", infos)["diverged"])
             if len(rows):
                 if tape.added < length:
                     raise RuntimeError(

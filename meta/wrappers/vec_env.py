@@ -33,8 +33,8 @@ class GymVecEnv(VecEnv):
         mode = venv.metadata.get("autoreset_mode")
         if mode != AutoresetMode.SAME_STEP:
             raise ValueError(
-                f"a teacher's vector environment resets in the step that ends an episode (AutoresetMode.SAME_STEP), "
-                f"found {mode}; make a TeachVectorEnv, or give your environment that mode"
+                "teachers and Stable-Baselines3 need a vector environment that resets in the step that ends an episode "
+                f'(AutoresetMode.SAME_STEP), found {mode}; leave autoreset_mode out, or make it "SameStep"'
             )
         self.venv = venv
         self._actions = np.zeros(0)

@@ -3,11 +3,13 @@
 import gymnasium as gym
 import numpy as np
 import pytest
+import stable_baselines3
 from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
-from meta import ActionGradient, GymVecEnv, VectorActionGradient
+from agents import DDPG
+from meta import RMD, ActionGradient, GymVecEnv, VectorActionGradient
 from meta.wrappers.vec_env import as_vec_env
 from teachenv import Task, TeachEnv, TeachVectorEnv
 
@@ -91,10 +93,21 @@ def test_seeds_hold_for_one_reset():
 
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.DISABLED, None])
 def test_other_autoreset_modes_are_refused(mode):
-    venv = TeachVectorEnv(COUNT, **settings())
-    venv.metadata = {} if mode is None else {"autoreset_mode": mode}
-    with pytest.raises(ValueError, match=r"SAME_STEP\), found .*make a TeachVectorEnv"):
-        GymVecEnv(venv)
+    venv = TeachVectorEnv(COUNT, autoreset_mode=mode or "SameStep", **settings())
+    if mode is None:  # an environment of somebody else's that does not say
+        venv.metadata = {}
+    for adapt in (GymVecEnv, lambda envs: RMD("AttentionPolicy", envs), lambda envs: DDPG("AttentionPolicy", envs)):
+        with pytest.raises(ValueError, match=r"SAME_STEP\), found .*leave autoreset_mode out"):
+            adapt(venv)
+
+
+def test_algorithms_of_stable_baselines3_say_what_they_take_a_batch_as():
+    envs = TeachVectorEnv(2, **settings())
+    for algorithm in (stable_baselines3.PPO, stable_baselines3.TD3):
+        with pytest.raises(ValueError, match=r"of type .*TeachVectorEnv', which .* takes as meta.GymVecEnv\(envs\)"):
+            algorithm("MlpPolicy", envs)
+    model = stable_baselines3.PPO("MlpPolicy", GymVecEnv(envs), n_steps=4, batch_size=8, n_epochs=1, device="cpu")
+    assert model.learn(8).num_timesteps == 8
 
 
 def test_a_foreign_vector_environment_works_too():

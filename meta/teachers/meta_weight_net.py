@@ -38,8 +38,8 @@ class MetaWeightNet(Teacher[torch.Tensor]):
 
     The paper's is `"LossPolicy"` on `loss="sample-weights"` with `normalise=True` and `observe_samples=True`. Any other
     policy and loss family is learned in the same way, which needs no more of them than RMD does. The paper reports the
-    student that was trained along; here that is the first training of `learn`, and in `teachenv.compare` fresh students
-    are taught by Θ as it ended.
+    student that was trained along, which here is that of the first training of `learn` (the example evaluates it); in
+    `teachenv.compare` fresh students are taught by Θ as it ended.
 
     Logged: `train/error_ahead` (the dev loss after the step ahead), `train/gradient_norm` and `train/learning_rate`.
 
@@ -60,12 +60,13 @@ class MetaWeightNet(Teacher[torch.Tensor]):
 
     Example:
         >>> import gymnasium as gym, meta, teachenv
+        >>> options = {"label_noise": 0.4, "trusted_dev": 100, "horizon": 60, "observe_samples": True}
         >>> loss = {"name": "sample-weights", "normalise": True}
-        >>> env = gym.make("TeachDigits-v0", loss=loss, observe_samples=True, label_noise=0.4, dev_noise=False)
-        >>> teacher = meta.MetaWeightNet("LossPolicy", env, seed=0).learn(60)
-        >>> observation, info = env.reset(seed=1)
-        >>> teacher.predict(observation)[0].shape
-        (32,)
+        >>> students = gym.make_vec("TeachDigits-v0", num_envs=1, loss=loss, **options)
+        >>> teacher = meta.MetaWeightNet("LossPolicy", students, seed=0).learn(60)
+        >>> error = students.evaluate_final("test")["test_error"]  # of the student that was trained along
+        >>> bool(0.0 <= error[0] <= 1.0)
+        True
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = EpisodicTeacher.policy_aliases

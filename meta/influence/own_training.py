@@ -77,6 +77,7 @@ class OwnTraining:
         checks.choice("dtype", self.dtype, ("float32", "float64"))
         object.__setattr__(self, "seed", checks.integer("seed", self.seed, least=0))  # frozen for everybody else
         object.__setattr__(self, "steps", checks.integer("steps", self.steps, least=1))
+        object.__setattr__(self, "batch_size", checks.integer("batch_size", self.batch_size, least=1))
         _ = self._settings, self._pool  # what cannot be taken is said now
 
     @property
@@ -93,9 +94,13 @@ class OwnTraining:
         inputs, targets = self._pool
         dtype, device = getattr(torch, self.dtype), torch.device(self.device)
         example = inputs[: self.batch_size]
-        student = FunctionalStudent(
-            self.module, example.to(device, dtype if example.is_floating_point() else None), dtype, device
-        )
+        example = example.to(device, dtype if example.is_floating_point() else None)
+        try:
+            student = FunctionalStudent(self.module, example, dtype, device)
+        except ValueError as error:
+            if example.is_floating_point() or "fails on inputs" not in str(error):
+                raise
+            raise ValueError(f"{error}; integers are taken as tokens: give features as floats") from error
         if not student.output_shape:
             raise ValueError(
                 "the network has outputs of shape (batch,), expected (batch, outputs): leave out squeeze or flatten"
@@ -281,10 +286,11 @@ def _collected(data: Any) -> tuple[Any, Any]:
         TypeError: it is none, it has no length, or its samples are no pairs of (input, label).
         ValueError: it answers differently each time.
     """
-    if not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
+    readable = hasattr(data, "__getitem__") and hasattr(data, "__len__")
+    if not readable or hasattr(data, "__array__"):
         raise TypeError(
-            f"data must be (inputs, targets) or a Dataset with a length and samples by number, found "
-            f"{type(data).__name__}; collect its samples into arrays first"
+            f"data must be (inputs, targets) or a Dataset with a length and samples by number, found a "
+            f"{type(data).__name__}; give {'its inputs and its targets apart' if readable else 'its samples as arrays'}"
         )
     pairs = [_pair(data[i], i) for i in range(len(data))]
     for i in np.linspace(0, len(pairs) - 1, min(len(pairs), _ASKED_TWICE), dtype=int):

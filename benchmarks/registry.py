@@ -89,6 +89,6 @@ BENCHMARKS: dict[str, Entry] = {
     "attribution": Entry(
         options="benchmarks.attribution:Options",
         summary="Which samples helped and which labels are wrong: how well do this library and its peers say so?",
-        minutes={"smoke": "1 min", "laptop": "40 min (estimated)", "paper": "days (estimated)"},
+        minutes={"smoke": "1 min", "laptop": "50 min (estimated)", "paper": "days (estimated)"},
     ),
 }

@@ -31,7 +31,7 @@ class Options(CommonOptions):
     """Data sets in which wrong labels are looked for; by default all of the preset."""
 
     def _names(self) -> Names:
-        noisy = self.noisy, labels.SIZES[self.preset].samples
+        noisy = self.noisy, labels.SIZES[self.preset]
         return {
             "setting": (self.settings, SETTINGS[self.preset]),
             "method": (self.methods, METHODS),
@@ -82,22 +82,24 @@ def _case(
 
 
 def _labels(options: Options) -> Iterator[Case]:
-    size = labels.SIZES[options.preset]
-    wanted = product(range(options.seeds or size.seeds), size.samples, labels.NOISES, labels.METHODS)
-    for seed, task, noise, method in wanted:
-        if task not in (options.noisy or (task,)):
-            continue
-        yield Case(
-            benchmark=NAME,
-            task=f"{task}-{noise.name}",
-            dataset=task,
-            student="mlp",
-            method=method,
-            seed=seed,
-            config={"samples": size.samples[task], **size.options, **noise._asdict()},
-            label=f"{task}-{noise.name}, seed {seed}: {method}",
-            function=labels.found,
-            arguments={"method": method, "task": task, "noise": noise, "size": size, "seed": seed}
-            | {"data_root": options.root},
-            last="auc",
-        )
+    for (task, size), noise, method in product(labels.SIZES[options.preset].items(), labels.NOISES, labels.METHODS):
+        if task in (options.noisy or (task,)):
+            for seed in range(options.seeds or size.seeds):
+                yield _ranking(options, task, size, noise, method, seed)
+
+
+def _ranking(options: Options, task: str, size: labels.Size, noise: labels.Noise, method: str, seed: int) -> Case:
+    return Case(
+        benchmark=NAME,
+        task=f"{task}-{noise.name}",
+        dataset=task,
+        student="mlp",
+        method=method,
+        seed=seed,
+        config={"samples": size.samples, **size.options, **noise._asdict()},
+        label=f"{task}-{noise.name}, seed {seed}: {method}",
+        function=labels.found,
+        arguments={"method": method, "task": task, "noise": noise, "size": size, "seed": seed}
+        | {"data_root": options.root},
+        last="auc",
+    )

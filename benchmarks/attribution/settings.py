@@ -104,7 +104,7 @@ SETTINGS: dict[Preset, dict[str, Setting]] = {
     "laptop": {
         "digits": Setting("mlp", _digits(), 100, 60, 5, 3, 1, _CG),
         "mnist": Setting("mlp-128-64", _mnist(5000, 5), 20, 20, 2, 1, 1),
-        "digits-momentum": Setting("mlp", _digits(momentum=0.9), 100, 60, 5, 3, 1, _CG),
+        "digits-momentum": Setting("mlp", _digits(momentum=0.9), 100, 60, 5, 1, 1, _CG),
         "mnist-cnn": Setting("cnn", _mnist(1000, 10), 10, 20, 2, 1, 1),
         "mnist-no-momentum": Setting("mlp-128-64", _mnist(5000, 5, momentum=0.0, learning_rate=0.05), 20, 20, 2, 1, 1),
     },

@@ -51,7 +51,7 @@ def test_the_command_scores_methods_and_takes_up_where_it_stopped(undrawn, monke
 
     monkeypatch.setitem(METHODS, "dattri:trak", Method(absent, 10))
     monkeypatch.setitem(SETTINGS, "smoke", {"digits": SETTING})
-    monkeypatch.setitem(labels.SIZES, "smoke", labels.Size({"digits": 40}, 1, {"repeats": 1, "rounds": 1, "steps": 4}))
+    monkeypatch.setitem(labels.SIZES, "smoke", {"digits": labels.Size(40, 1, {"repeats": 1, "rounds": 1, "steps": 4})})
     monkeypatch.setitem(labels.METHODS, "cleanlab:logistic-regression", absent)
     monkeypatch.delitem(labels.METHODS, "cleanlab:same-network")
     command = ["attribution", "--preset", "smoke", "--settings", "digits", "--out", str(tmp_path)]
@@ -88,7 +88,7 @@ def test_rankings_are_compared_with_the_labels_that_are_wrong(noise, monkeypatch
 
     monkeypatch.setitem(labels.METHODS, "right", right)
     monkeypatch.setitem(labels.METHODS, "opposite", lambda data: [-right(data)[0]])
-    size = labels.Size({"digits": 300}, 1)
+    size = labels.Size(300, 1)
     values = {
         name: labels.found(name, "digits", noise, size, 0, None, tmp_path).values for name in ("right", "opposite")
     }

@@ -160,7 +160,7 @@ class _Rows:
             # By hand: PyTorch sorts the places first, which takes longer than a small student's step.
             places, values = gradient._indices(), gradient._values()
             strides = torch.tensor(row.stride(), device=places.device)
-            row.view(-1).index_add_(0, strides @ places, values)
+            row.view(-1).index_add_(0, (strides[:, None] * places).sum(0), values)
         else:
             row += gradient
 

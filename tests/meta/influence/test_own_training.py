@@ -150,6 +150,26 @@ def test_a_regression_is_measured_by_its_squared_error():
     np.testing.assert_allclose(by_function.values, scores.values, rtol=1e-9)
 
 
+def convolutional() -> nn.Module:
+    layers = nn.Conv1d(1, 4, 2), nn.BatchNorm1d(4), nn.GELU(), nn.MaxPool1d(2), nn.Flatten(), nn.Linear(8, CLASSES)
+    return nn.Sequential(nn.Unflatten(1, (1, 5)), *layers)
+
+
+def attending() -> nn.Module:
+    layer = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.1, batch_first=True)
+    return nn.Sequential(nn.Unflatten(1, (5, 1)), nn.Linear(1, 4), layer, nn.Flatten(), nn.Linear(20, CLASSES))
+
+
+@pytest.mark.parametrize("module", [convolutional, attending])
+def test_tests_of_any_network_share_a_walk_and_have_the_values_of_each_alone(module):
+    own = make(module=module, steps=4)
+    scores = meta.attribute(own, TESTS)
+    assert scores.walks == 1
+    for i in (0, 3):
+        alone = meta.attribute(own, (TESTS[0][i : i + 1], TESTS[1][i : i + 1]))
+        np.testing.assert_allclose(scores.values[i], alone.values[0], rtol=1e-9, atol=1e-13)
+
+
 class Restless(Dataset):
     def __len__(self) -> int:
         return SAMPLES

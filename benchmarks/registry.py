@@ -91,4 +91,10 @@ BENCHMARKS: dict[str, Entry] = {
         summary="Which samples helped and which labels are wrong: how well do this library and its peers say so?",
         minutes={"smoke": "1 min", "laptop": "50 min (estimated)", "paper": "days (estimated)"},
     ),
+    # Labels that are wrong and classes that are rare: Ren et al. 2018, Shu et al. 2019, and teachers of this library.
+    "sample_weights": Entry(
+        options="benchmarks.sample_weights:Options",
+        summary="Do weights of samples, learned with a small trusted dev set, make better students from bad data?",
+        minutes={"smoke": "1 min", "laptop": "70 min (estimated)", "paper": "weeks (estimated)"},
+    ),
 }

@@ -11,6 +11,7 @@ from teachenv.experiment.precision import precision
 from teachenv.experiment.setting import Configuration, Setting, problem_of
 from teachenv.experiment.teach import Coefficients, teach, thinned
 from teachenv.experiment.teachers import TEACHER, learned, steps_per_action
+from teachenv.experiment.weighing import Weighed
 
 # Disjoint ranges of seeds: what tunes a method never meets what judges it.
 TUNING_SEED, CURVE_SEED, FINAL_SEED, TEACHER_SEED = 1_000_000, 2_000_000, 3_000_000, 4_000_000
@@ -87,7 +88,8 @@ def train(
     watched = teacher is not None and method.wrapper is None
     split = teach(fresh, teacher, seeds[0], watch=coefficients if watched else None)
     final = setting.lasting().students(final_students, method, configuration, train_on="pool")
-    pool = teach(final, teacher, seeds[1], test=True)
+    weighed = None if teacher is None else Weighed(teacher, final)
+    pool = teach(final, weighed, seeds[1], test=True)
     shown = {
         "curve": thinned(split.curve),
         "coefficients": coefficients.shown,
@@ -97,7 +99,8 @@ def train(
     if pool.diverged:
         shown["diverged"] = pool.diverged
     return Outcome(
-        values={"dev_objective": split.objective, "test_error": pool.scores["test_error"]},
+        values={"dev_objective": split.objective, "test_error": pool.scores["test_error"]}
+        | ({} if weighed is None else weighed.measures),
         student_steps=spent,
         seconds=time.perf_counter() - start,
         data=shown,

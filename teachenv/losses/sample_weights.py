@@ -92,8 +92,16 @@ class SampleWeights(LossFamily):
 
     def coefficients(self, action: torch.Tensor) -> torch.Tensor:
         """The weights, one row."""
-        weights = 1.0 + self.scale * action.view(1, -1)
-        return _over(weights, weights.mean(), otherwise=0.0) if self.normalise else weights
+        return self.weights(action.view(1, -1))
+
+    def weights(self, action: torch.Tensor) -> torch.Tensor:
+        """The weights of a minibatch's samples, or of several ones, (..., batch).
+
+        Args:
+            action: their coordinates, of the same shape.
+        """
+        weights = 1.0 + self.scale * action
+        return _over(weights, weights.mean(-1, keepdim=True), otherwise=0.0) if self.normalise else weights
 
 
 class DataWeights(SampleWeights):

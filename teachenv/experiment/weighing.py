@@ -1,0 +1,87 @@
+"""What a teacher does to samples: how far it moves their weights, and whether wrong labels get the small ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from teachenv.env import TeachEnv
+from teachenv.experiment.setting import OneByOne
+from teachenv.losses import SampleWeights
+from teachenv.vector_env import TeachVectorEnv
+
+RMS, AUC = "weight_rms", "wrong_label_auc"
+
+
+class Weighed:
+    """A teacher as it is, of which the weights are kept that it gives to the samples of minibatches.
+
+    The weights are those of `loss="sample-weights"` and of `"data-weights"`, as a step has them: with `normalise=True`
+    divided by their mean over the minibatch. Of other losses nothing is kept. Of a student that diverges the weights of
+    the one in its place are kept too.
+
+    Args:
+        teacher: what decides the actions, by `predict`.
+        students: whom it teaches; it is asked for each action before they take it.
+    """
+
+    def __init__(self, teacher: Any, students: TeachVectorEnv | OneByOne) -> None:
+        self._teacher = teacher
+        env = students.env.unwrapped if isinstance(students, OneByOne) else students
+        assert isinstance(env, TeachEnv | TeachVectorEnv)
+        self._env, self._loss = env, env.problem.dynamics.loss
+        self._rows = len(env.problem.rows.inputs)
+        self._squares, self._weights = 0.0, 0
+        # By student, or by the seed of one who is taught alone: sums of a sample's weights, and how many they are.
+        self._of_student: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+    def predict(self, observation: Any, **options: Any) -> Any:
+        """What the teacher predicts."""
+        prediction = self._teacher.predict(observation, **options)
+        if isinstance(self._loss, SampleWeights) and isinstance(prediction, tuple):
+            self._keep(self._loss, np.asarray(prediction[0]))
+        return prediction
+
+    @property
+    def measures(self) -> dict[str, float]:
+        """The teacher's `weight_rms` and `wrong_label_auc`, as far as there are such.
+
+        `weight_rms` is the root mean square of w − 1 over steps, students and places in minibatches: 0 of a teacher
+        that does nothing. `wrong_label_auc` is of tasks with label noise: each student's samples are ranked by their
+        mean weight over the training, the smallest first, and the areas under the curve of wrong labels averaged over
+        students; 0.5 of weights that do not tell wrong labels from right ones.
+        """
+        if not self._weights:
+            return {}
+        measures = {RMS: (self._squares / self._weights) ** 0.5}
+        wrong = self._env.problem.rows.mislabelled.cpu().numpy()
+        found = (_area(wrong[seen > 0], total[seen > 0] / seen[seen > 0]) for total, seen in self._of_student.values())
+        areas = [area for area in found if area is not None]
+        return measures | ({AUC: float(np.mean(areas))} if areas else {})
+
+    def _keep(self, loss: SampleWeights, actions: np.ndarray) -> None:
+        env = self._env
+        single = isinstance(env, TeachEnv)
+        state, episodes = (env.student, env.episode) if isinstance(env, TeachEnv) else (env.students, env.episodes)
+        tensor = torch.as_tensor(actions).reshape(1 if single else len(actions), -1)
+        for ahead in range(env.problem.settings.steps_per_action):
+            steps = np.atleast_1d(state.step) + ahead
+            indices = env.dynamics.indices(episodes, int(steps[0]) if single else steps).cpu()
+            indices = indices.reshape(len(tensor), -1)
+            weights = loss.weights(tensor.gather(-1, indices) if loss.of_pool else tensor).double().numpy()
+            self._squares += float(np.square(weights - 1.0).sum())
+            self._weights += weights.size
+            for number, (seed, rows, each) in enumerate(zip(episodes.seeds, indices.numpy(), weights, strict=True)):
+                zeros = np.zeros(self._rows), np.zeros(self._rows)
+                total, seen = self._of_student.setdefault(seed if single else number, zeros)
+                total += np.bincount(rows, each, self._rows)
+                seen += np.bincount(rows, minlength=self._rows)
+
+
+def _area(wrong: np.ndarray, weights: np.ndarray) -> float | None:
+    """The area under the curve of wrong labels, ranked by their weights; None: all are wrong, or all right."""
+    from sklearn.metrics import roc_auc_score  # slow to import
+
+    return None if wrong.all() or not wrong.any() else float(roc_auc_score(wrong, -weights))

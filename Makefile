@@ -14,10 +14,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LOWEST := .venv-lowest
+DOCS := .venv-docs
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv test quick test-lowest compare lint clean
+.PHONY: help venv test quick test-lowest compare lint docs tutorials clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -45,8 +46,16 @@ lint: $(STAMP) ## check style, formatting and types
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
 
+# The site is made from the source without importing it, so that a small environment of its own is enough.
+docs: $(DOCS)/.installed ## build the documentation into site/; warnings and broken links are errors
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build --strict $(ARGS)
+
+# Their pages, with outputs and figures, are committed; `make docs` refuses a page that is older than its script.
+tutorials: $(STAMP) ## run the tutorials in docs/tutorials anew (ARGS: names of some of them)
+	OMP_NUM_THREADS=1 $(BIN)/python docs/tools/run_tutorials.py $(ARGS)
+
 clean: ## remove .venv, caches and build products; results in runs/ stay
-	rm -rf $(VENV) $(LOWEST) build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) $(DOCS) site build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # Stamps are touched last, so an interrupted installation is taken up again by the next call.
@@ -60,6 +69,12 @@ $(LOWEST)/.installed: pyproject.toml tests/lower_bounds.py
 	$(LOWEST)/bin/python -m pip install --disable-pip-version-check --no-deps -e .
 	$(LOWEST)/bin/python tests/lower_bounds.py dev nlp > $(LOWEST)/constraints.txt
 	$(LOWEST)/bin/python -m pip install --disable-pip-version-check -c $(LOWEST)/constraints.txt -e ".[dev,nlp]"
+	@touch $@
+
+$(DOCS)/.installed: pyproject.toml docs/tools/requirements.py
+	$(new-venv) $(DOCS)
+	$(DOCS)/bin/python docs/tools/requirements.py docs > $(DOCS)/requirements.txt
+	$(DOCS)/bin/python -m pip install --disable-pip-version-check -r $(DOCS)/requirements.txt
 	@touch $@
 
 define new-venv

@@ -19,10 +19,9 @@ class SAC(NoiseLearner, ReplayTeacher, stable_baselines3.SAC):
         policy: `"AttentionPolicy"`, `"MlpPolicy"`, `"SamplePolicy"`, another name of SB3's, or a policy class.
         env: the environment to learn in; `agents.replay.ReplayTeacher` says which ones.
         learning_rate: the step size of Adam on actor and critic; None: 1e-3.
-        noise: the standard deviation of the actions, before tanh, at the start; it is learned. With `use_sde=True` that
-            in a state whose features have a mean square of 1. None: 0.1; in an environment that does not train students
-            SB3's default, about 1.
-        **kwargs: further options of `agents.replay.ReplayTeacher`.
+        **kwargs: further options of `agents.replay.ReplayTeacher`. Of them `noise` is the standard deviation of the
+            actions, before tanh, at the start; it is learned. With `use_sde=True` that in a state whose features have a
+            mean square of 1. None: 0.1; in an environment that does not train students SB3's default, about 1.
 
     Raises:
         ValueError: `noise` for a policy of SB3's, which has no such option.

@@ -36,6 +36,7 @@ from meta.influence import (
     InfluencePolicy,
     InfluenceTeacher,
     InfluenceTeaching,
+    LabelIssues,
     OwnTraining,
     Reweighting,
     attribute,

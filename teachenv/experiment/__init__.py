@@ -7,7 +7,22 @@ they are first used, so that `import teachenv` stays light.
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from teachenv.experiment.backends import make_backend
+    from teachenv.experiment.cases import Case, CasesFailed, Outcome, Session, execute
+    from teachenv.experiment.compare import compare
+    from teachenv.experiment.comparison import Comparison
+    from teachenv.experiment.contest import Contest, Effort, Rung
+    from teachenv.experiment.jobs import Backend, Failure, Job, Kept, Shared
+    from teachenv.experiment.methods import Candidate, Method, fixed
+    from teachenv.experiment.naming import Named
+    from teachenv.experiment.processes import alone
+    from teachenv.experiment.report import Report
+    from teachenv.experiment.row import Row
+    from teachenv.experiment.rows import ResultsFile, read_rows
+    from teachenv.experiment.teach import teach
 
 _NAMES = {
     "Backend": "jobs",
@@ -38,7 +53,34 @@ _NAMES = {
     "teach": "teach",
 }
 
-__all__ = list(_NAMES)
+__all__ = [
+    "Backend",
+    "Candidate",
+    "Case",
+    "CasesFailed",
+    "Comparison",
+    "Contest",
+    "Effort",
+    "Failure",
+    "Job",
+    "Kept",
+    "Method",
+    "Named",
+    "Outcome",
+    "Report",
+    "ResultsFile",
+    "Row",
+    "Rung",
+    "Session",
+    "Shared",
+    "alone",
+    "compare",
+    "execute",
+    "fixed",
+    "make_backend",
+    "read_rows",
+    "teach",
+]
 
 
 def __getattr__(name: str) -> Any:

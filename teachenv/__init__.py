@@ -21,7 +21,7 @@ from teachenv.tasks.measures import ClassificationMeasure, Measure
 from teachenv.vector_env import TeachVectorEnv
 
 if TYPE_CHECKING:
-    from teachenv.experiment.compare import compare
+    from teachenv.experiment.comparing import compare
 
 __all__ = [
     "LOSSES",
@@ -53,7 +53,7 @@ register()
 def __getattr__(name: str) -> Any:
     # Imported when it is first used: it needs Stable-Baselines3 and more.
     if name == "compare":
-        from teachenv.experiment.compare import compare
+        from teachenv.experiment.comparing import compare
 
         return compare
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -27,8 +27,8 @@ from teachenv.experiment import loop
 from teachenv.experiment.cases import Outcome
 from teachenv.experiment.precision import matmuls
 from teachenv.experiment.setting import OneByOne
-from teachenv.experiment.teach import Moment, places, teach
 from teachenv.experiment.teachers import learned
+from teachenv.experiment.teaching import Moment, places, teach
 from teachenv.problem import Problem
 from teachenv.randomness import Purpose, torch_seed
 from teachenv.sequence_losses import ActorCritic, CandidateLoss, MinimumRisk, Reinforce, SequenceLoss, SoftmaxMargin

@@ -16,8 +16,8 @@ from teachenv.env import TeachEnv
 from teachenv.experiment.cases import DIVERGED, Outcome
 from teachenv.experiment.precision import precision
 from teachenv.experiment.setting import Configuration, OneByOne, Setting, candidate_of
-from teachenv.experiment.teach import Coefficients, Moment, Playback, Taught, places, teach
 from teachenv.experiment.teachers import learned
+from teachenv.experiment.teaching import Coefficients, Moment, Playback, Taught, places, teach
 
 # Seeds of episodes: no student that tuned is one of those that are reported.
 TUNING_SEED, TEACHER_SEED, FINAL_SEED = 900_000, 500_000, 0

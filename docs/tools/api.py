@@ -109,8 +109,7 @@ class Reference:
             [
                 "# API reference",
                 "",
-                "A page for each public name, made from the docstrings. Names that most users need are in `teachenv`, `meta` and",
-                "`agents`; the other modules have the rest.",
+                "A page for each public name, from its docstring. Most users need only `teachenv`, `meta`, `agents`.",
                 "",
                 "| module | what it has |",
                 "|---|---|",

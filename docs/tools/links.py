@@ -16,7 +16,9 @@ _LINK = re.compile(r"\]\((\.\./[^)\s#]*)(#[^)\s]*)?\)")
 _CODE = re.compile(r"<(a|pre|h[1-6])\b.*?</\1>|<code>((?:teachenv|meta|agents)\.[\w.]+)</code>", re.DOTALL)
 
 
-def outside(markdown: str, page: str, root: Path, repository: str, copied: dict[str, Path], warn: Callable[..., None]) -> str:
+def outside(
+    markdown: str, page: str, root: Path, repository: str, copied: dict[str, Path], warn: Callable[..., None]
+) -> str:
     """Rewrites the links of a page that leave the documentation's folder.
 
     Args:

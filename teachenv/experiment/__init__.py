@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from teachenv.experiment.backends import make_backend
     from teachenv.experiment.cases import Case, CasesFailed, Outcome, Session, execute
-    from teachenv.experiment.compare import compare
+    from teachenv.experiment.comparing import compare
     from teachenv.experiment.comparison import Comparison
     from teachenv.experiment.contest import Contest, Effort, Rung
     from teachenv.experiment.jobs import Backend, Failure, Job, Kept, Shared
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from teachenv.experiment.report import Report
     from teachenv.experiment.row import Row
     from teachenv.experiment.rows import ResultsFile, read_rows
-    from teachenv.experiment.teach import teach
+    from teachenv.experiment.teaching import teach
 
 _NAMES = {
     "Backend": "jobs",
@@ -45,12 +45,12 @@ _NAMES = {
     "Session": "cases",
     "Shared": "jobs",
     "alone": "processes",
-    "compare": "compare",
+    "compare": "comparing",
     "execute": "cases",
     "fixed": "methods",
     "make_backend": "backends",
     "read_rows": "rows",
-    "teach": "teach",
+    "teach": "teaching",
 }
 
 __all__ = [

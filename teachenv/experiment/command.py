@@ -178,7 +178,7 @@ class Compare:
 
     def run(self) -> None:
         """Compares the methods, and writes rows, table, figures and page."""
-        from teachenv.experiment.compare import compare
+        from teachenv.experiment.comparing import compare
 
         named = [name for names in self.methods for name in names.split(",") if name]
         tuned = {name: list(values) for name, values in _options("--tune", self.tune).items()}

@@ -12,7 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from teachenv import checkpoints
-from teachenv.experiment.teach import Moment, Watcher
+from teachenv.experiment.teaching import Moment, Watcher
 from teachenv.problem import Problem
 from teachenv.teacher import Acts, Followed, Resumes, lacking
 

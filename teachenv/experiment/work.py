@@ -9,8 +9,8 @@ from teachenv.experiment.cases import Outcome, Reading
 from teachenv.experiment.methods import Method
 from teachenv.experiment.precision import precision
 from teachenv.experiment.setting import Configuration, Setting, problem_of
-from teachenv.experiment.teach import Coefficients, teach, thinned
 from teachenv.experiment.teachers import TEACHER, learned, steps_per_action
+from teachenv.experiment.teaching import Coefficients, teach, thinned
 from teachenv.experiment.weighing import Weighed
 
 # Disjoint ranges of seeds: what tunes a method never meets what judges it.

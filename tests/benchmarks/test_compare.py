@@ -18,7 +18,7 @@ from teachenv.experiment.cases import CasesFailed, Outcome, Session
 from teachenv.experiment.contest import Rung
 from teachenv.experiment.rows import ResultsFile, read_rows
 from teachenv.experiment.setting import Configuration, Setting
-from teachenv.experiment.teach import _Ended
+from teachenv.experiment.teaching import _Ended
 from teachenv.vector_env import TeachVectorEnv
 
 METHODS_UNDER_TEST = ("cross-entropy", "rmd")

@@ -17,7 +17,7 @@ from benchmarks.l2t_dlf_translation.methods import METHODS
 from teachenv import checkpoints
 from teachenv.experiment.rows import read_rows
 from teachenv.experiment.setting import OneByOne
-from teachenv.experiment.teach import teach
+from teachenv.experiment.teaching import teach
 from teachenv.sequence_losses import TokenLoss
 
 SETTING = SIZES["smoke"].setting

@@ -10,8 +10,8 @@ import gymnasium as gym
 import pytest
 
 import meta
-from teachenv.experiment.teach import Moment
 from teachenv.experiment.teachers import learned
+from teachenv.experiment.teaching import Moment
 
 STEPS = 16
 

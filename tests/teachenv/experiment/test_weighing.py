@@ -8,7 +8,7 @@ import pytest
 import meta
 from teachenv import TeachEnv, TeachVectorEnv
 from teachenv.experiment.setting import OneByOne
-from teachenv.experiment.teach import teach
+from teachenv.experiment.teaching import teach
 from teachenv.experiment.weighing import Weighed
 
 OPTIONS: dict[str, Any] = {

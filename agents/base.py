@@ -80,6 +80,9 @@ class RLTeacher(Resumable):
         **kwargs: Any,
     ) -> None:
         """Builds the algorithm."""
+        self._check_options(kwargs)
+        if kwargs.get("_init_setup_model", True):
+            self._check_env(env)
         action_penalty = checks.number("action_penalty", action_penalty, least=0)
         noise = None if noise is None else checks.number("noise", noise, least=0)
         reward_scale = None if reward_scale is None else checks.number("reward_scale", reward_scale)
@@ -96,7 +99,9 @@ class RLTeacher(Resumable):
         if isinstance(policy, str):
             policy = self._get_policy_from_name(policy)
         options = self._policy_defaults(policy, teaching, noise) | (policy_kwargs or {})
-        super().__init__(policy, env, policy_kwargs=options, **kwargs)
+        taken = checks.options_of(policy)
+        with checks.suggesting(f"{policy.__name__} of policy_kwargs", options, taken, f"help({policy.__name__})"):
+            super().__init__(policy, env, policy_kwargs=options, **kwargs)
         normalized = self._vec_normalize_env is not None and self._vec_normalize_env.norm_reward
         self.reward_scale = (100.0 if teaching and not normalized else 1.0) if reward_scale is None else reward_scale
 

@@ -122,6 +122,9 @@ class LoTPPO(PlainModel, PPO):
         **kwargs: Any,
     ) -> None:
         """Checks the options and builds policy and students."""
+        self._check_options(kwargs)
+        if _init_setup_model:
+            self._check_env(env)
         students, replay = checks.integer("students", students, 1), checks.integer("replay", replay, 1)
         warm_up, student_steps = (
             checks.integer("warm_up", warm_up, 0),

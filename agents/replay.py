@@ -188,6 +188,8 @@ class NoisyTeacher(ReplayTeacher):
         **kwargs: Any,
     ) -> None:
         """Builds the algorithm with the Gaussian noise, unless another one is given."""
+        if _init_setup_model:
+            self._check_env(env)
         super().__init__(
             policy, env, learning_rate, noise=noise, action_noise=action_noise, _init_setup_model=False, **kwargs
         )

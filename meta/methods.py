@@ -15,12 +15,13 @@ from typing import Any
 from meta.influence.reweighting import L2RW, Reweighting
 from meta.influence.teaching import InfluenceTeacher, InfluenceTeaching
 from meta.saving.codecs import declare
+from meta.saving.models import PlainModel
 from meta.teachers.data_teaching import SelfPacedTeacher
 from meta.teachers.evolution import EvolutionStrategies
 from meta.teachers.fixed import RandomTeacher
 from meta.teachers.gradient import RMD, FiniteDifference
 from meta.teachers.meta_weight_net import MetaWeightNet
-from teachenv.experiment.methods import Make, Method, candidates, options_of
+from teachenv.experiment.methods import Make, Method, candidates
 
 # How L2RW and Meta-Weight-Net weigh samples.
 _NORMALISED: dict[str, Any] = {"loss": "sample-weights", "normalise": True}
@@ -54,7 +55,14 @@ def decaying(algorithm: Callable[..., Any], policy: str = "AttentionPolicy", **f
     return make
 
 
-def learning(algorithm: type, options: Mapping[str, Any], policy: str = "AttentionPolicy", **more: Any) -> Method:
+def _options_of(teacher: type[PlainModel]) -> set[str]:
+    """Returns the names of a teacher's options that a method leaves open."""
+    return teacher.option_names() - {"policy", "env", "seed"}
+
+
+def learning(
+    algorithm: type[PlainModel], options: Mapping[str, Any], policy: str = "AttentionPolicy", **more: Any
+) -> Method:
     """Makes a method of a teacher that learns.
 
     Args:
@@ -64,7 +72,7 @@ def learning(algorithm: type, options: Mapping[str, Any], policy: str = "Attenti
         policy: the name of the teacher's policy.
         **more: further fields of the `Method`.
     """
-    settings = candidates(algorithm.__name__, options, teacher_options=options_of(algorithm))
+    settings = candidates(algorithm.__name__, options, teacher_options=_options_of(algorithm))
     return Method(settings, decaying(algorithm, policy), learns=True, **more)
 
 
@@ -166,7 +174,7 @@ def meta_weight_net(policy: str = "LossPolicy", **options: Any) -> Method:
         **options: options of the teacher, of the loss family or of the environment; a list is a grid.
     """
     options = {**_NORMALISED, "observe_samples": True, **options}
-    settings = candidates("meta_weight_net", options, teacher_options=options_of(MetaWeightNet))
+    settings = candidates("meta_weight_net", options, teacher_options=_options_of(MetaWeightNet))
     return Method(settings, partial(_meta_weight_net, policy), learns=True)
 
 

@@ -29,6 +29,7 @@ import numpy as np
 import safetensors.torch
 import torch
 
+from teachenv import checks
 from teachenv.files import remove_leftovers, whole_file
 
 _JSON, _TENSORS, _FORMAT = "value.json", "tensors.safetensors", 1
@@ -126,6 +127,10 @@ def load(
         content = file.read()
     if not content:
         raise ValueError(f"{name} is empty; expected a file that holds {kind}; delete it, and save again")
+    if foreign := _foreign(content):
+        raise ValueError(
+            f"{name} holds no {kind.removeprefix('a ')}: it is {foreign}; choose a file that teachenv saved"
+        )
     with _damaged(name, kind):
         about, tensors = _read(content)
     if about["kind"] != kind:
@@ -166,16 +171,34 @@ def _write(file: IO[bytes], text: bytes, tensors: bytes) -> None:
             archive.writestr(zipfile.ZipInfo(name), content)
 
 
+def _foreign(content: bytes) -> str | None:
+    """What a file is that something else has written; None: it may be ours, whole or not."""
+    if not content.startswith(b"PK"):
+        return f"no zip file, it begins with {content[:8]!r}"
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            names = sorted(archive.namelist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+        return None
+    if names == sorted((_JSON, _TENSORS)):
+        return None
+    if any(name.endswith("data.pkl") for name in names):
+        return "a file of torch.save, which may run code when it is read"
+    return f"a zip of {', '.join(names[:3]) or 'nothing'}{' and more' if len(names) > 3 else ''}"
+
+
 def _read(content: bytes) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        names = archive.namelist()
-        if sorted(names) != sorted((_JSON, _TENSORS)):
-            raise ValueError(f"it is a zip of {', '.join(sorted(names)[:4]) or 'nothing'}")
         if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
             raise ValueError("it is compressed")
         about, tensors = json.loads(archive.read(_JSON)), archive.read(_TENSORS)
-    if about["format"] != _FORMAT:
-        raise ValueError(f"its format is {about['format']}, and this version reads {_FORMAT}")
+    found = about.get("format")
+    if isinstance(found, int) and found > _FORMAT:
+        raise Refused(
+            f"found format {found}, expected {_FORMAT}; a newer version of teachenv wrote it: update teachenv"
+        )
+    if found != _FORMAT:
+        raise ValueError(f"found format {checks.shown(found)}, expected {_FORMAT}")
     if hashlib.sha256(tensors).hexdigest() != about["sha256"]:
         raise ValueError("its tensors are not those that it was written with")
     return about, safetensors.torch.load(tensors)

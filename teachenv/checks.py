@@ -6,15 +6,18 @@ taken for a number, nor a number or a text for a truth value: `"no"` is true in 
 
 from __future__ import annotations
 
+import inspect
 import math
 import numbers
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 
-from teachenv.errors import UnknownOption, unknown_name
+from teachenv.errors import UnknownOption, unexpected_argument, unknown_name
+from teachenv.errors import shown as shown
 
 
 def integer(name: str, value: object, least: int | None = None, most: int | None = None) -> int:
@@ -110,8 +113,8 @@ def flag(name: str, value: object) -> bool:
     raise _wrong(name, "True or False", value)
 
 
-def choice(name: str, value: object, known: Iterable[str]) -> str:
-    """The value, if it is one of the known names.
+def choice(name: str, value: object, known: Iterable[str], listed: str = "") -> str:
+    """The value, if it is one of the known names, which `listed` says the place of.
 
     Raises:
         ValueError: it is none of them, with the nearest one.
@@ -119,7 +122,7 @@ def choice(name: str, value: object, known: Iterable[str]) -> str:
     names = tuple(known)
     if isinstance(value, str) and value in names:
         return str(value)
-    raise unknown_name(name, value, names)
+    raise unknown_name(name, value, names, listed)
 
 
 def options(name: str, value: object) -> dict[str, Any]:
@@ -148,8 +151,14 @@ def copied(value: Any) -> Any:
     return value.clone() if type(value) is torch.Tensor else value
 
 
-def known_options(where: str, given: Iterable[str], known: Iterable[str]) -> None:
+def known_options(where: str, given: Iterable[str], known: Iterable[str], listed: str = "") -> None:
     """Refuses an option that is not known.
+
+    Args:
+        where: what the options are of.
+        given: their names.
+        known: the names that there are.
+        listed: where these are listed, for the message if there are many.
 
     Raises:
         UnknownOption: the first such, with the nearest known one.
@@ -159,13 +168,48 @@ def known_options(where: str, given: Iterable[str], known: Iterable[str]) -> Non
         if not names:
             raise UnknownOption(f"{where} takes no options, found {option!r}")
         if option not in names:
-            raise UnknownOption(str(unknown_name(f"option of {where}", option, names)))
+            raise unexpected_argument(where, option, names, listed)
 
 
-def shown(value: object) -> str:
-    """A value as a message shows it: one line, not long."""
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 80 else text[:77] + "..."
+def options_of(kind: Callable[..., Any], until: type | None = None) -> set[str]:
+    """Names of the arguments that a class or a function takes, those of the classes that it is derived from as well.
+
+    Args:
+        kind: the class, whose bases count as far as it hands arguments on; or the function.
+        until: the first class of those that it is derived from whose options are left out.
+    """
+    names: set[str] = set()
+    for each in kind.__mro__ if isinstance(kind, type) else [kind]:
+        if each is until:
+            break
+        if not isinstance(each, type) or "__init__" in vars(each):
+            parameters = inspect.signature(each.__init__ if isinstance(each, type) else each).parameters.values()  # type: ignore[misc]
+            names |= {p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+            if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+                break  # it hands nothing on
+    return {name for name in names if name != "self" and not name.startswith("_")}
+
+
+@contextmanager
+def suggesting(where: str, options: Iterable[str], known: Iterable[str], listed: str) -> Iterator[None]:
+    """Python's error for an argument that is not taken, raised inside of the block, gets the nearest that is.
+
+    Args:
+        where: what the arguments are, for the message.
+        options: the arguments that are given.
+        known: those that are taken.
+        listed: where these are listed.
+
+    Raises:
+        UnknownOption: one is given that is not taken.
+    """
+    try:
+        yield
+    except TypeError as error:
+        wrong = [name for name in options if f"unexpected keyword argument {name!r}" in str(error)]
+        if not wrong or wrong[0] in known:
+            raise
+        raise unexpected_argument(where, wrong[0], known, listed) from error
 
 
 def _plain(value: object) -> object:

@@ -18,7 +18,11 @@ class UnknownOption(TypeError):
     """A keyword argument that there is not; the message has the nearest one."""
 
 
-def unknown_name(kind: str, name: object, known: Iterable[str]) -> ValueError:
+MOST_SHOWN = 10
+"""How many names an error shows; of more it shows the nearest, and says where all of them are."""
+
+
+def unknown_name(kind: str, name: object, known: Iterable[str], listed: str = "") -> ValueError:
     """Builds the error for a name that is in no table, with the closest known name as a suggestion.
 
     The error is returned rather than raised, so that the caller's `raise` ends the control flow where a reader (and
@@ -28,17 +32,55 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> ValueError:
         kind: what the name is a name of, in the singular ("student", "loss family").
         name: what was given; anything, because a wrong type is one of the ways to be unknown.
         known: every name that would have been accepted.
+        listed: where the names are listed ("teachenv.STUDENTS"), for the message if there are many.
 
     Returns:
         A `ValueError` such as `unknown student 'mpl', did you mean 'mlp'? Expected one of 'lenet', 'mlp'`
     """
+    return ValueError(f"unknown {kind} {shown(name)}{suggestion(name, known, listed)}")
+
+
+def unexpected_argument(where: str, name: str, known: Iterable[str], listed: str = "") -> UnknownOption:
+    """Builds the error for a keyword argument that there is not, in Python's words, which libraries look for.
+
+    Args:
+        where: what got it ("the environment").
+        name: the argument.
+        known: the arguments that there are.
+        listed: where they are listed, for the message if there are many.
+
+    Returns:
+        An `UnknownOption` such as `RMD got an unexpected keyword argument 'las', did you mean 'last'? ...`
+    """
+    return UnknownOption(f"{where} got an unexpected keyword argument {name!r}{suggestion(name, known, listed)}")
+
+
+def suggestion(name: object, known: Iterable[str], listed: str = "") -> str:
+    """What a message says after a name that is not known: the nearest, then all or where they are listed."""
     names = sorted(set(known))
-    expected = f"xpected one of {', '.join(map(repr, names)) or '(nothing is registered)'}"
-    if isinstance(name, str):
-        # Capitals are a frequent slip ("MNIST") and would otherwise count as so many wrong letters.
-        by_folded = {candidate.casefold(): candidate for candidate in names}
-        close = difflib.get_close_matches(name.casefold(), by_folded, n=1)
-        if close:
-            # The guess comes before the list: of some kinds there are forty names.
-            return ValueError(f"unknown {kind} {name!r}, did you mean {by_folded[close[0]]!r}? E{expected}")
-    return ValueError(f"unknown {kind} {name!r}: e{expected}")
+    # The guess comes before the list, which may be long.
+    if len(names) > MOST_SHOWN and listed:
+        near, expected = nearest(name, names), f"ll {len(names)} are in {listed}"
+        first = "a"
+    else:
+        near, expected = nearest(name, names)[:1], f"xpected one of {', '.join(map(repr, names))}"
+        first = "e"
+    if not near:
+        return f": {first}{expected}"
+    guess = " or ".join([", ".join(map(repr, near[:-1])), repr(near[-1])] if near[1:] else [repr(near[0])])
+    return f", did you mean {guess}? {first.upper()}{expected}"
+
+
+def nearest(name: object, known: Iterable[str]) -> list[str]:
+    """The known names that are spelled much like this one, the nearest first, three at most."""
+    if not isinstance(name, str):
+        return []
+    # Capitals are a frequent slip ("MNIST") and would otherwise count as so many wrong letters.
+    by_folded = {candidate.casefold(): candidate for candidate in known}
+    return [by_folded[near] for near in difflib.get_close_matches(name.casefold(), by_folded, n=3)]
+
+
+def shown(value: object) -> str:
+    """A value as a message shows it: one line, not long."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -26,7 +26,10 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         OSError: it could not be written; the error names `path`.
     """
     path = Path(path)
-    new_folders = _make_folder(path.parent)
+    try:
+        new_folders = _make_folder(path.parent)
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror}; its folder could not be made", str(path)) from error
     partial = None
     try:
         with _naming(path):

@@ -185,7 +185,7 @@ class Settings:
         """
         known, kwargs = [f.name for f in fields(cls)], spelled_out(kwargs)
         for given in (kwargs, defaults or {}):
-            checks.known_options("the environment", given, known)
+            checks.known_options("the environment", given, known, "teachenv.Settings")
         usual = {f.name: f.default for f in fields(cls)}
         settings = laid_over(kwargs, defaults or {}, usual)
         _fit_defaults_of_dev(settings, kwargs)
@@ -248,27 +248,27 @@ def _network(name: str, value: object) -> object:
             f"{name} must be a name or a function that builds a fresh network, as lambda: nn.Linear(64, 10) does, "
             f"found a network: {checks.shown(value)}"
         )
-    return checks.choice(name, value, STUDENTS)
+    return checks.choice(name, value, STUDENTS, "teachenv.STUDENTS")
 
 
-def _choice_or(alternative: str, name: str, value: object, names: Iterable[str]) -> str:
+def _choice_or(alternative: str, name: str, value: object, names: Iterable[str], listed: str) -> str:
     if not isinstance(value, str):
         raise ValueError(
             f"unknown {name} {checks.shown(value)}: expected {alternative} or one of {', '.join(map(repr, names))}"
         )
-    return checks.choice(name, value, names)
+    return checks.choice(name, value, names, listed)
 
 
 def _loss(name: str, value: object) -> object:
     if isinstance(value, LossFamily):
         return value
-    return _choice_or(f"a {LossFamily.__name__} object", name, value, LOSSES)
+    return _choice_or(f"a {LossFamily.__name__} object", name, value, LOSSES, "teachenv.LOSSES")
 
 
 def _task(name: str, value: object) -> object:
     if isinstance(value, Task):
         return value
-    return _choice_or("a teachenv.Task", name, value, TASKS)
+    return _choice_or("a teachenv.Task", name, value, TASKS, "teachenv.TASKS")
 
 
 def _schedule(name: str, value: object) -> object:

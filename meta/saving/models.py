@@ -23,7 +23,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import check_for_correct_spaces, get_system_info
 
 from meta.saving.codecs import codecs
-from teachenv import checkpoints
+from teachenv import checkpoints, checks
 from teachenv.checkpoints import Refused
 
 Model = TypeVar("Model", bound=BaseAlgorithm)
@@ -197,6 +197,31 @@ def _check_not_sb3s(path: Path, cls: type) -> None:
 
 class PlainModel(BaseAlgorithm):
     """SB3's `save`, `load` and `set_parameters` with files of plain values."""
+
+    @classmethod
+    def option_names(cls) -> set[str]:
+        """Returns the names of the arguments that a model is made with."""
+        return checks.options_of(cls)
+
+    def _check_options(self, options: Iterable[str]) -> None:
+        """Refuses the name of an option that there is not.
+
+        Raises:
+            UnknownOption: there is no such option; the message has the nearest.
+        """
+        name = type(self).__name__
+        given = (option for option in options if not option.startswith("_"))  # SB3's own are for `load`
+        checks.known_options(name, given, self.option_names(), f"help({name})")
+
+    def _check_env(self, env: Any) -> None:
+        """Refuses to be made, rather than loaded, without an environment.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if env is None:
+            name = type(self).__name__
+            raise ValueError(f'{name} needs an environment, found None; make one, such as gym.make("TeachDigits-v0")')
 
     def save(self, path: Any, exclude: Any = None, include: Any = None) -> None:
         """SB3's `save`; an interrupted one leaves no half-written file, and an older file of that name as it was."""

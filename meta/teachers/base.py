@@ -56,6 +56,11 @@ class Teacher(Resumable, Generic[Experience]):
         verbose: 1 prints SB3's messages and the log table.
         seed: the seed that θ is drawn with, and that the environment is first reset with.
         device: the device of the policy's networks.
+        **unknown: there are no others.
+
+    Raises:
+        UnknownOption: an option that there is not, with the nearest one.
+        ValueError: an option out of its range, or no environment.
 
     Attributes:
         wrapper: the wrapper that the teacher needs around an environment, and puts there if it is missing; None: it
@@ -76,8 +81,12 @@ class Teacher(Resumable, Generic[Experience]):
         seed: int | None = None,
         device: torch.device | str = "cpu",
         _init_setup_model: bool = True,
+        **unknown: Any,
     ) -> None:
         """Checks the options and builds the policy."""
+        self._check_options(unknown)
+        if _init_setup_model:
+            self._check_env(env)
         if not callable(learning_rate):
             learning_rate = checks.number("learning_rate", learning_rate, least=0)
         super().__init__(
@@ -95,6 +104,11 @@ class Teacher(Resumable, Generic[Experience]):
         )
         if _init_setup_model:
             self._setup_model()
+
+    @classmethod
+    def option_names(cls) -> set[str]:
+        """Returns the names of the arguments that a teacher is made with."""
+        return checks.options_of(cls, until=Resumable)
 
     @classmethod
     def _wrap_env(cls, env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -14,6 +14,7 @@ from stable_baselines3.common.torch_layers import FlattenExtractor, create_mlp
 from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
+from teachenv import checks
 from teachenv.spaces import SampleBox
 
 INITIAL_SCALE = 0.01
@@ -157,6 +158,10 @@ def sample_box(space: gym.Space[Any]) -> SampleBox:
 class TeacherPolicy(BasePolicy):
     """A deterministic teacher without a critic.
 
+    Attributes:
+        actor: the network of the actions.
+        network_class: what builds it, whose arguments are the policy's options; None: they are its own affair.
+
     Args:
         observation_space: the observation space of the environment.
         action_space: the action space of the environment, a box.
@@ -167,6 +172,7 @@ class TeacherPolicy(BasePolicy):
     """
 
     actor: nn.Module
+    network_class: ClassVar[Any] = None
 
     def __init__(
         self,
@@ -188,7 +194,11 @@ class TeacherPolicy(BasePolicy):
         )
         self.features_extractor = self.make_features_extractor()
         self._network = network
-        self.actor = self._build(self.features_extractor.features_dim, get_action_dim(action_space))
+        taken = checks.options_of(type(self).network_class or type(self))
+        with checks.suggesting(
+            f"policy_kwargs of {type(self).__name__}", network, taken - {"states", "actions", "space"}, ""
+        ):
+            self.actor = self._build(self.features_extractor.features_dim, get_action_dim(action_space))
         self.actor.to(torch.float64 if action_space.dtype == np.float64 else torch.float32)
         parameters = list(self.actor.parameters())
         if parameters:
@@ -226,6 +236,8 @@ class TeacherPolicy(BasePolicy):
 class AttentionPolicy(TeacherPolicy):
     """`Attention`; options `keys` (10), `initial_scale` (0.01) and `static` (False)."""
 
+    network_class = Attention
+
     def _build(self, states: int, actions: int) -> nn.Module:
         return Attention(states, actions, **self._network)
 
@@ -233,12 +245,16 @@ class AttentionPolicy(TeacherPolicy):
 class MlpPolicy(TeacherPolicy):
     """SB3's perceptron; options `net_arch` ([400, 300], SB3's for DDPG), `initial_scale` (0.01) and `activation_fn`."""
 
+    network_class = perceptron
+
     def _build(self, states: int, actions: int) -> nn.Module:
         return perceptron(states, actions, **{"net_arch": [400, 300], **self._network})
 
 
 class SamplePolicy(TeacherPolicy):
     """`PerSample`; options `net_arch` ([32]), `initial_scale` (0.01), `features` (as many as the observation has)."""
+
+    network_class = PerSample
 
     def _build(self, states: int, actions: int) -> nn.Module:
         options = {"net_arch": [32], **self._network}
@@ -262,6 +278,8 @@ class FreePolicy(TeacherPolicy):
 
     With `loss="data-weights"` these are the weights of the training samples themselves, by gradient descent.
     """
+
+    network_class = _Free
 
     def _build(self, states: int, actions: int) -> nn.Module:
         return _Free(actions, **self._network)

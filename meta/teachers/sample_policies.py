@@ -40,5 +40,7 @@ class LossNetwork(nn.Module):
 class LossPolicy(TeacherPolicy):
     """`LossNetwork`: each sample weighs as a learned function of its loss says; option `hidden` (100)."""
 
+    network_class = LossNetwork
+
     def _build(self, states: int, actions: int) -> nn.Module:
         return LossNetwork(sample_box(self.observation_space), **self._network)

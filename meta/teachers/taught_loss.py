@@ -119,6 +119,8 @@ class TaughtLoss(nn.Module):
             ValueError: the file is damaged, of something else or of a newer version, or its weights are not finite.
         """
         file = Path(path) / _FILE
+        if Path(path).is_file():
+            raise NotADirectoryError(f"{path} is a file, expected the folder that TaughtLoss.save wrote")
         if not file.exists():
             raise FileNotFoundError(f"{file} is not there; expected a folder that TaughtLoss.save wrote")
         saved = checkpoints.load(file, _KIND)

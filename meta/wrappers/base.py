@@ -24,7 +24,10 @@ class TeachWrapper(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
         """Wraps the environment, and checks that there is a `TeachEnv` at the bottom."""
         super().__init__(env)
         if not isinstance(env.unwrapped, TeachEnv):
-            raise TypeError(f"{type(self).__name__} needs a TeachEnv, found {type(env.unwrapped).__name__}")
+            raise TypeError(
+                f"{type(self).__name__} needs a TeachEnv, found {type(env.unwrapped).__name__}; make one, such as "
+                'gym.make("TeachDigits-v0")'
+            )
         self._teach: TeachEnv = env.unwrapped
 
     def _check_weighs_samples(self) -> None:

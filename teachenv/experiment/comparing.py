@@ -21,7 +21,7 @@ from teachenv.experiment.naming import file_name, in_words, objects_in
 from teachenv.experiment.precision import on_any_machine
 from teachenv.experiment.report import Report
 from teachenv.experiment.rows import ResultsFile
-from teachenv.experiment.setting import Configuration, Setting, registered
+from teachenv.experiment.setting import Configuration, Setting, TrainsNoStudent, registered
 from teachenv.experiment.trusted_dev import baselines
 from teachenv.experiment.writing import write_atomically, writing
 from teachenv.problem import Problem
@@ -145,7 +145,7 @@ def _tuned(tune: object) -> dict[str, list[Any]]:
 
 def _values(name: str, values: Any) -> list[Any]:
     known = {field.name for field in fields(Settings)} - {"task", "student", "loss"}
-    checks.known_options("tune", [name], sorted(known))
+    checks.known_options("tune", [name], sorted(known), "teachenv.Settings")
     listed = checks.listed(f"tune[{name!r}]", values, "values")
     if not listed:
         raise ValueError(f"tune[{name!r}] must have at least one value, found none; leave it out for the default")
@@ -159,7 +159,7 @@ def _setting(env: str | None, task: Task | str | None, options: Mapping[str, Any
     if env is not None and not isinstance(env, str):
         raise ValueError(f"env must be the id of a registered environment, found {checks.shown(env)}")
     known = {*inspect.signature(compare).parameters, *(field.name for field in fields(Settings))} - {"options"}
-    checks.known_options("teachenv.compare", options, sorted(known))
+    checks.known_options("teachenv.compare", options, sorted(known), "teachenv.Settings and help(teachenv.compare)")
     for name, value in options.items():
         try:
             in_words(value)
@@ -199,6 +199,8 @@ def _problems(setting: Setting, methods: Mapping[str, Method], student: Mapping[
             if method.wrapper is not None:
                 method.wrapper(env)  # it refuses what it does not fit before anything is trained
             problems.append(env.problem)
+        except TrainsNoStudent:
+            raise  # it is no method's fault
         except (TypeError, ValueError) as error:
             raise type(error)(f"method {name!r}: {error}") from error
     return problems

@@ -114,7 +114,8 @@ def candidates(
         chosen = options.get("loss")
         families = [name for name in LOSSES if chosen is None or name == chosen or name in _listed(chosen)]
         loss_options = {parameter for name in families for parameter in _parameters(LOSSES[name])}
-    checks.known_options(name, options, sorted({*teacher_options, *loss_options, *environment}))
+    known = {*teacher_options, *loss_options, *environment}
+    checks.known_options(name, options, sorted(known), "teachenv.Settings and the help of the teacher and of its loss")
     choices = []
     for values in _side_by_side(name, options):
         teacher = {key: value for key, value in values.items() if key in teacher_options}
@@ -125,17 +126,6 @@ def candidates(
             rest["loss_kwargs"] = {**rest.get("loss_kwargs", {}), **loss}
         choices.append(Candidate(rest, teacher))
     return tuple(choices)
-
-
-def options_of(algorithm: type) -> set[str]:
-    """Names of a teacher's own options: what its class, and those that it is derived from, are built with."""
-    names: set[str] = set()
-    for kind in algorithm.__mro__:
-        if "__init__" in vars(kind):
-            names |= {*_parameters(kind.__init__)}  # type: ignore[misc]
-            if not any(p.kind is p.VAR_KEYWORD for p in inspect.signature(kind.__init__).parameters.values()):  # type: ignore[misc]
-                break  # it hands nothing on
-    return names - {"self", "policy", "env", "seed", "_init_setup_model"}
 
 
 def _side_by_side(name: str, options: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -34,6 +35,27 @@ class Configuration:
     def __str__(self) -> str:
         shown = (f"{n} {v:g}" if isinstance(v, float) else f"{n} {v}" for n, v in self.student.items())
         return ", ".join([*shown, f"candidate {self.candidate + 1}"])
+
+
+class TrainsNoStudent(ValueError):
+    """An environment that is registered, but whose episodes are no trainings of students."""
+
+
+def check_trains(name: str, env: gym.Env[Any, Any]) -> None:
+    """Refuses an environment that is none of this library's.
+
+    Args:
+        name: what the user calls it.
+        env: the environment.
+
+    Raises:
+        TrainsNoStudent: it is no `TeachEnv`.
+    """
+    if not isinstance(env.unwrapped, TeachEnv):
+        raise TrainsNoStudent(
+            f"environment {name!r} trains no student: found a {type(env.unwrapped).__name__}, expected a "
+            "teachenv.TeachEnv, such as 'TeachDigits-v0'"
+        )
 
 
 @dataclass(frozen=True)
@@ -142,14 +164,13 @@ class Setting:
             reason = str(error).partition(" was raised from the environment creator")[0]
             if isinstance(error, UnknownOption):
                 raise UnknownOption(reason) from error
+            with suppress(TypeError):
+                check_trains(self.env, gym.make(registered(self.env)))
             raise ValueError(
                 f"environment {self.env!r} does not take the options of one that trains students: {reason}"
             ) from error
-        if not isinstance(env, TeachEnv):
-            raise ValueError(
-                f"environment {self.env!r} trains no student: found a {type(env).__name__}, expected a "
-                "teachenv.TeachEnv"
-            )
+        check_trains(self.env, env)
+        assert isinstance(env, TeachEnv)
         return env
 
     def _options(self, method: Method, configuration: Configuration, more: Mapping[str, Any]) -> dict[str, Any]:

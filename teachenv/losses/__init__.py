@@ -63,7 +63,7 @@ def make_loss(name: str, options: Mapping[str, Any] | None = None) -> LossFamily
         TypeError: an unknown option.
     """
     if name not in LOSSES:
-        raise unknown_name("loss", name, LOSSES)
+        raise unknown_name("loss", name, LOSSES, "teachenv.LOSSES")
     family, arguments = LOSSES[name], dict(options or {})
     parameters = inspect.signature(family).parameters.values()
     if not any(p.kind is p.VAR_KEYWORD for p in parameters):  # those that take any hand them on, to be checked there

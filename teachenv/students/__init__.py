@@ -123,7 +123,7 @@ def student_options(name: str) -> dict[str, Any]:
     if name == "mlp":
         return {"hidden": (32,), "activation": "tanh"}
     if name not in STUDENTS:
-        raise unknown_name("student", name, STUDENTS)
+        raise unknown_name("student", name, STUDENTS, "teachenv.STUDENTS")
     parameters = inspect.signature(_loaded({**_OF_IMAGES, **_OF_PIXELS, **_OF_TOKENS}[name])).parameters.values()
     return {p.name: p.default for p in parameters if p.default is not p.empty}
 

@@ -90,7 +90,7 @@ def task_options(name: str) -> dict[str, Any]:
 
 def _builder(name: str) -> Callable[..., Task]:
     if name not in TASKS:
-        raise unknown_name("task", name, TASKS)
+        raise unknown_name("task", name, TASKS, "teachenv.TASKS")
     module, function = TASKS[name].split(":")
     build: Callable[..., Task] = getattr(importlib.import_module(module), function)
     return build

@@ -175,7 +175,7 @@ def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], message:
 
 
 def test_an_unknown_option_of_the_task_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"unknown option of task 'segmentation' 'size'.*image_size"):
+    with pytest.raises(TypeError, match=r"task 'segmentation' got an unexpected keyword argument 'size'.*image_size"):
         make_task("segmentation", size=3)
 
 

@@ -340,7 +340,7 @@ def test_one_seed_has_no_interval(tmp_path) -> None:
         ({"env": "TeachDigits-v0"}, ValueError, "found both"),
         ({"task": None, "env": "TeachDigit-v0"}, ValueError, "did you mean 'TeachDigits-v0'"),
         ({"task": None, "env": "nowhere:Mine-v0"}, ImportError, "found no module 'nowhere' (of 'nowhere:Mine-v0')"),
-        ({"task": None, "env": "CartPole-v1"}, ValueError, "environment 'CartPole-v1' does not take the options"),
+        ({"task": None, "env": "CartPole-v1"}, ValueError, "environment 'CartPole-v1' trains no student"),
         ({"out": ""}, ValueError, "out must be None or the path of a folder, found ''"),
         ({"out": "a\0b"}, ValueError, "out must be None or the path of a folder"),
         ({"backend": "ray", "address": 6379}, ValueError, "address must be None or a text, found 6379"),
@@ -365,7 +365,11 @@ def test_one_seed_has_no_interval(tmp_path) -> None:
         ({"task": None, "env": 3}, ValueError, "env must be"),
         ({"out": 3}, ValueError, "out must be"),
         ({"methods": {3: fixed("cross-entropy")}}, ValueError, "names of methods must be texts, found 3"),
-        ({"methods": {"rmd": meta.methods.rmd(q=0.3)}}, TypeError, "method 'rmd': unknown option of loss"),
+        (
+            {"methods": {"rmd": meta.methods.rmd(q=0.3)}},
+            TypeError,
+            "method 'rmd': loss 'bilinear' got an unexpected keyword argument 'q'",
+        ),
         ({"methods": {"a": meta.methods.l2rw(scale=0.5)}}, ValueError, "method 'a': L2RW's weights need loss="),
     ],
 )

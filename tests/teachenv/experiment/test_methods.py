@@ -50,10 +50,18 @@ def test_a_fixed_loss_has_its_options_and_the_environments() -> None:
     ("build", "error", "says"),
     [
         (lambda: meta.methods.rmd(scael=1.0), TypeError, "did you mean 'scale'"),
-        (lambda: meta.methods.rmd(task="digits"), TypeError, "unknown option of RMD 'task'"),
-        (lambda: fixed("cross-entropy", gamma=1.0), TypeError, "unknown option of fixed"),
-        (lambda: meta.methods.rmd(loss="bilinear-sigmoid", q=0.3), TypeError, "unknown option of RMD 'q'"),
-        (lambda: meta.methods.rmd(supported_action_spaces=()), TypeError, "unknown option"),
+        (lambda: meta.methods.rmd(task="digits"), TypeError, "RMD got an unexpected keyword argument 'task'"),
+        (lambda: fixed("cross-entropy", gamma=1.0), TypeError, " got an unexpected keyword argument 'gamma'"),
+        (
+            lambda: meta.methods.rmd(loss="bilinear-sigmoid", q=0.3),
+            TypeError,
+            "RMD got an unexpected keyword argument 'q'",
+        ),
+        (
+            lambda: meta.methods.rmd(supported_action_spaces=()),
+            TypeError,
+            "RMD got an unexpected keyword argument 'supp",
+        ),
         (lambda: fixed("crossentropy"), ValueError, "did you mean 'cross-entropy'"),
         (
             lambda: meta.methods.rmd(scale=[0.5, 1.0], learning_rate=[0.1]),

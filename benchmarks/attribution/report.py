@@ -55,8 +55,8 @@ def _section(title: str, groups: Sequence[Group]) -> Section:
     )
     columns = [
         Column("method", _name),
-        *(interval(header, Measure(metric)) for metric, header in _SHARES.items()),
-        interval("50 %, other seeds", Measure("lds_50_other")),
+        *(interval(header, Measure(metric, digits=3)) for metric, header in _SHARES.items()),
+        interval("50 %, other seeds", Measure("lds_50_other", digits=3)),
         number("cost of one test", "time_ratio_one", ".1f"),
         number("of all tests", "time_ratio", ".1f"),
         seeds(Measure("lds_1")),
@@ -112,7 +112,7 @@ def _figure(parts: dict[str, list[Group]]) -> Figure | None:
         axis.minorticks_off()
         axis.set_ylim(-0.2, 1.02)
         figures.describe(axis, "samples left out, %", "LDS, trainings of the same seed")
-    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=4, fontsize=8)
+    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=2 * min(3, len(parts)), fontsize=8)
     return figure
 
 

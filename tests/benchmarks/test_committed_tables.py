@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.attribution import report as attribution
 from benchmarks.compare.main import DISTILLATION, LOSSES
 from benchmarks.hypergradients import report as hypergradients
 from benchmarks.l2t_dlf_images import large
@@ -32,6 +33,7 @@ RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 METRICS = {name: task.metric for name, task in PRESETS["laptop"].items()}
 
 REPORTS: dict[str, Callable[[Sequence[Row]], Report]] = {
+    "attribution/table": attribution.make,
     "compare/table": lambda rows: compared(Results(rows, LOSSES.methods, 10, "bilinear")),
     "compare_distillation/table": lambda rows: compared(Results(rows, DISTILLATION.methods, 3, "distillation")),
     "hypergradients/table": hypergradients.make,

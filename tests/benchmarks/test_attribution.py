@@ -52,8 +52,8 @@ def test_the_command_scores_methods_and_takes_up_where_it_stopped(undrawn, monke
     monkeypatch.setitem(METHODS, "dattri:trak", Method(absent, 10))
     monkeypatch.setitem(SETTINGS, "smoke", {"digits": SETTING})
     monkeypatch.setitem(labels.SIZES, "smoke", {"digits": labels.Size(40, 1, {"repeats": 1, "rounds": 1, "steps": 4})})
-    monkeypatch.setitem(labels.METHODS, "cleanlab:logistic-regression", absent)
-    monkeypatch.delitem(labels.METHODS, "cleanlab:same-network")
+    for name in ("cleanlab:same-network", "cleanlab:logistic-regression"):
+        monkeypatch.setitem(labels.METHODS, name, absent)
     command = ["attribution", "--preset", "smoke", "--settings", "digits", "--out", str(tmp_path)]
     assert command_line(command) == 0
     rows = read_rows(tmp_path / "results.jsonl")
@@ -65,7 +65,7 @@ def test_the_command_scores_methods_and_takes_up_where_it_stopped(undrawn, monke
         *("time_ratio", "time_ratio_one"),
     }
     table = (tmp_path / "table.md").read_text()
-    assert table.count("not installed: no_such_library |") == 4
+    assert table.count("not installed: no_such_library |") == 7
     assert "| attribute, mean of 2 other trainings |" in table
     assert "traker" not in capsys.readouterr().out  # which the setting does not have
     # What failed is tried again, and nothing else is.
@@ -74,8 +74,12 @@ def test_the_command_scores_methods_and_takes_up_where_it_stopped(undrawn, monke
     assert command_line(command) == 0
     again = read_rows(tmp_path / "results.jsonl")
     assert again[: len(rows)] == rows
-    assert {row.method for row in again[len(rows) :]} == {"dattri:trak", "cleanlab:logistic-regression"}
-    assert (tmp_path / "table.md").read_text().count("not installed") == 3
+    assert {row.method for row in again[len(rows) :]} == {
+        "dattri:trak",
+        "cleanlab:same-network",
+        "cleanlab:logistic-regression",
+    }
+    assert (tmp_path / "table.md").read_text().count("not installed") == 6
 
 
 @pytest.mark.parametrize("noise", labels.NOISES, ids=lambda noise: noise.name)

@@ -32,6 +32,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from agents.atari_game import SIZE, Game, grey_frames, import_ale, rom_name, screen_size
 from meta.wrappers.vec_env import Indices
 from teachenv.files import whole_file
+from teachenv.optional import needed_for
 
 _STACK = 4
 _STEPS_A_SECOND = 15
@@ -59,7 +60,7 @@ class AtariVecEnv(VecEnv):
         threads: the number of games that are played at a time; 0: all.
 
     Raises:
-        ImportError: ale-py or OpenCV is not installed.
+        ModuleNotFoundError: ale-py or OpenCV is not installed.
         ValueError: an unknown game.
     """
 
@@ -190,7 +191,7 @@ def register_games() -> None:
     """Makes Gymnasium know ale-py's games.
 
     Raises:
-        ImportError: ale-py is not installed.
+        ModuleNotFoundError: ale-py is not installed.
     """
     gym.register_envs(import_ale())
 
@@ -209,12 +210,10 @@ def record_game(model: BaseAlgorithm, game: str, path: str | Path, *, seed: int 
         The game's true return so far.
 
     Raises:
-        ImportError: ale-py or moviepy is not installed.
+        ModuleNotFoundError: ale-py or moviepy is not installed.
     """
-    try:
+    with needed_for("a video"):
         from moviepy import ImageSequenceClip
-    except ImportError as error:
-        raise ImportError("videos need moviepy: pip install 'teachenv[video]'") from error
     env = AtariVecEnv(game, 1, seed=seed, clip_rewards=False)
     observation: Any = env.reset()
     model.set_random_seed(seed)

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 
+from teachenv.optional import needed_for
+
 GAMES = ("BeamRider", "Breakout", "UpNDown", "Gravitar")
 """The games of LoT's paper (Jin et al. 2024)."""
 
@@ -117,7 +119,7 @@ def rom_name(game: str) -> str:
     """Returns the name of a game's ROM: "UpNDown", "ALE/UpNDown-v5" and "UpNDownNoFrameskip-v4" are "up_n_down".
 
     Raises:
-        ImportError: ale-py is not installed.
+        ModuleNotFoundError: ale-py is not installed.
         ValueError: an unknown game.
     """
     rom_names = import_ale("roms").get_all_rom_ids()
@@ -141,10 +143,8 @@ def screen_size(rom: str) -> tuple[int, int]:
 
 def grey_frames() -> Any:
     """Returns SB3's function from a screen to a grey frame of 84 × 84 bytes."""
-    try:
+    with needed_for("an Atari game"):
         import cv2
-    except ImportError as error:
-        raise ImportError("Atari needs OpenCV: pip install 'teachenv[atari]'") from error
 
     def grey(screen: np.ndarray) -> np.ndarray:
         plain = cv2.cvtColor(screen, cv2.COLOR_RGB2GRAY)
@@ -160,11 +160,9 @@ def import_ale(module: str | None = None) -> Any:
         module: the name of the module in the package; None: the package itself.
 
     Raises:
-        ImportError: ale-py is not installed.
+        ModuleNotFoundError: ale-py is not installed.
     """
-    try:
+    with needed_for("an Atari game"):
         import ale_py
         import ale_py.vector_env
-    except ImportError as error:
-        raise ImportError("Atari needs ale-py: pip install 'teachenv[atari]'") from error
     return ale_py if module is None else getattr(ale_py, module)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import sacrebleu
 import torch
 
 from teachenv.data.vocabulary import END, PAD, Vocabulary
+from teachenv.optional import needed_for
 from teachenv.tasks.base import VOID
+
+with needed_for("translation"):
+    import sacrebleu
 
 # What stands for a word that the vocabulary lacks: one token for sacrebleu, which would make three of "<unk>", and
 # another one in hypotheses than in references, since they would be different words.

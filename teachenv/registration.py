@@ -7,9 +7,9 @@ from typing import Any
 import gymnasium as gym
 
 ENVIRONMENTS: dict[str, dict[str, Any]] = {
-    # scikit-learn's 8x8 handwritten digits: a pool of 1,000, 797 test samples; perceptron 64-32-10.
+    # 8x8 handwritten digits: a pool of 1,000, 797 test samples; perceptron 64-32-10.
     "TeachDigits-v0": {"task": "digits", "student": "mlp"},
-    # scikit-learn's wines, 13 measurements each: a pool of 128, 50 test samples; perceptron 13-32-3.
+    # wines of three growers, 13 measurements each: a pool of 128, 50 test samples; perceptron 13-32-3.
     "TeachWine-v0": {"task": "wine", "student": "mlp", "batch_size": 16, "dev_size": 48},
     # MNIST: a pool of 60,000; perceptron 784-500-10 with L2T-DLF's batch size and learning rate.
     "TeachMNIST-v0": {

@@ -18,18 +18,15 @@ from meta.distillation.base import Batch
 from meta.distillation.learner import Outputs
 from teachenv.data import Texts
 from teachenv.errors import unknown_name
+from teachenv.optional import needed_for
 
 Pooling = Literal["cls", "mean"]
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 
 
 def _transformers() -> Any:
-    try:
+    with needed_for("a text classifier"):
         return importlib.import_module("transformers")
-    except ImportError as error:
-        raise ImportError(
-            "text classifiers are built on transformers, which is not installed: pip install 'teachenv[nlp]'"
-        ) from error
 
 
 @contextmanager
@@ -91,7 +88,7 @@ class TextClassifier(nn.Module):
         layers: the number of layers that the encoder has.
 
     Raises:
-        ImportError: transformers is not installed.
+        ModuleNotFoundError: transformers is not installed.
         ValueError: more layers than the checkpoint has; an unknown pooling.
         OSError: there is no such checkpoint, or a file of it is damaged.
     """
@@ -149,7 +146,7 @@ class Tokenizer:
         max_length: the number of tokens to which texts are cut and padded.
 
     Raises:
-        ImportError: transformers is not installed.
+        ModuleNotFoundError: transformers is not installed.
         OSError: there is no such checkpoint, or a file of it is damaged.
         ValueError: the tokenizer is of another network.
     """

@@ -31,6 +31,7 @@ from teachenv.dynamics import Dynamics
 from teachenv.env import TeachEnv
 from teachenv.experiment.progress import bar
 from teachenv.experiment.writing import write_atomically
+from teachenv.optional import needed_for
 from teachenv.problem_checks import check_learned
 from teachenv.randomness import SEED_BOUND
 from teachenv.state import Episode
@@ -92,12 +93,10 @@ class Attribution:
         """A pandas DataFrame, a row for each test and a column for each sample.
 
         Raises:
-            ImportError: pandas is not installed.
+            ModuleNotFoundError: pandas is not installed.
         """
-        try:
-            pandas = importlib.import_module("pandas")  # not a dependency: it is there where it is used
-        except ModuleNotFoundError as missing:
-            raise ImportError("to_frame needs pandas: pip install pandas, or read `values`") from missing
+        with needed_for("to_frame"):
+            pandas = importlib.import_module("pandas")
         return pandas.DataFrame(self.values).rename_axis(index="test", columns="sample")
 
 

@@ -122,7 +122,7 @@ def label_issues(
 ) -> LabelIssues:
     """Ranks the samples of a dataset by how likely their labels are wrong.
 
-        x, y = sklearn.datasets.load_digits(return_X_y=True)
+        x, y = teachenv.data.load_digits()
         issues = meta.label_issues((x, y))
         issues.to_csv("suspects.csv")
 

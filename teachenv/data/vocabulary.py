@@ -15,6 +15,7 @@ from teachenv.data.reading import read_bytes
 from teachenv.data.root import candidate_roots
 from teachenv.errors import DatasetUnavailable
 from teachenv.files import whole_file
+from teachenv.optional import needed_for
 
 PAD, UNKNOWN, BEGIN, END = range(4)
 _SPECIAL = ("<pad>", "<unk>", "<bos>", "<eos>")
@@ -86,17 +87,13 @@ def pieces_of(texts: Sequence[str], size: int) -> Vocabulary:
 
     Raises:
         DatasetUnavailable: the kept one is damaged, or is one of other texts.
-        ImportError: the package tokenizers is not installed.
+        ModuleNotFoundError: the package tokenizers is not installed.
         ValueError: a size that leaves no room for a piece.
     """
     if size <= len(_SPECIAL):
         raise ValueError(f"found a vocabulary of {size}, expected more than the {len(_SPECIAL)} special tokens")
-    try:
+    with needed_for("a vocabulary of pieces of words"):
         import tokenizers
-    except ImportError as error:
-        raise ImportError(
-            "pieces of words are made with tokenizers, which is not installed: pip install 'teachenv[nlp]'"
-        ) from error
     sums = hashlib.sha256(f"{tokenizers.__version__} {size}\n".encode())
     for text in texts:
         sums.update(text.encode() + b"\n")

@@ -35,7 +35,7 @@ def make_backend(name: str, workers: int | None = None, address: str | None = No
 
     Raises:
         ValueError: there is no such backend, it has no address, or `workers` is less than one.
-        ImportError: ray is not installed.
+        ModuleNotFoundError: ray is not installed.
         ConnectionError: no Ray cluster answers at the address.
     """
     if name not in BACKENDS:

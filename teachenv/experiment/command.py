@@ -192,7 +192,7 @@ def method_named(name: str) -> Any:
 
     Raises:
         ValueError: an unknown name, with the nearest known one.
-        ImportError: the module before the colon cannot be imported.
+        ImportError: the module before the colon cannot be imported, or the package of a method without one.
     """
     from teachenv.errors import unknown_name
     from teachenv.experiment.methods import GRIDS
@@ -205,12 +205,35 @@ def method_named(name: str) -> Any:
             raise ValueError(f"found no {attribute!r} in module {module!r}; expected a teachenv.experiment.Method")
         return method
     known: dict[str, Any] = dict(GRIDS)
+    failures = []
     for point in importlib.metadata.entry_points(group=_METHODS):
+        try:
+            known |= _grids(point)
+        except ImportError as error:
+            failures.append(error)
+    if name in known:
+        return known[name]
+    raise failures[0] if failures else unknown_name("method", name, known)
+
+
+def _grids(point: importlib.metadata.EntryPoint) -> Mapping[str, Any]:
+    """The methods of an entry point.
+
+    Raises:
+        ImportError: its package is another one of the same name, or fails itself.
+    """
+    try:
         grids: Mapping[str, Any] = point.load()
-        known |= grids
-    if name not in known:
-        raise unknown_name("method", name, known)
-    return known[name]
+        return grids
+    except (ImportError, AttributeError) as error:
+        package = point.module.partition(".")[0]
+        file = getattr(sys.modules.get(package), "__file__", None)
+        raise ImportError(
+            f"found no methods in {point.value}: {error}. The package {package!r} that Python imports is in "
+            f"{os.path.dirname(file) if file else 'no folder'}; expected that of "
+            f"{point.dist.name if point.dist else 'its project'}. Other projects (openai-agents) and folders "
+            f"may be called {package!r}, too: use a virtual environment for each, or run this in another folder"
+        ) from error
 
 
 def _options(flag: str, texts: Sequence[str]) -> dict[str, tuple[Any, ...]]:

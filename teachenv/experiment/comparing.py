@@ -86,7 +86,7 @@ def compare(
         ValueError: what cannot be compared: grids of different sizes, a folder with other results, ...
         TypeError: an option that a method or the environment does not have.
         CasesFailed: some of the work failed; the rest is done and kept, and the report is in the folder.
-        ImportError: the backend needs Ray, which is not installed.
+        ModuleNotFoundError: the backend needs Ray, which is not installed.
     """
     methods = _checked(methods, checks.flag("equal_grids", equal_grids))
     setting, tuned = _setting(env, task, options), _tuned({} if tune is None else tune)

@@ -28,12 +28,11 @@ from teachenv.experiment.calls import Parcel, answer, arguments_of, message, not
 from teachenv.experiment.jobs import Backend, Failure, Job, Kept, Shared, failure, pickled
 from teachenv.experiment.mirror import Changes, Files, changes_sent, read_files, write_files
 from teachenv.experiment.processes import HUGE_PAGES, usable_cores
+from teachenv.optional import needed_for
 
-try:
+with needed_for("the backend 'ray'"):
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-except ModuleNotFoundError as missing:
-    raise ImportError("Ray is not installed: pip install 'teachenv[ray]'") from missing
 
 # So often, a job is begun again whose node or process was lost. What a job raises itself ends it at once.
 _RETRIES = 5

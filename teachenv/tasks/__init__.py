@@ -32,7 +32,7 @@ __all__ = [
 
 TASKS: dict[str, str] = {
     "detection": "teachenv.tasks.detection:detection",  # boxes of objects: shapes, COCO or VOC 2012
-    "digits": "teachenv.tasks.digits:digits",  # 8x8 handwritten digits of scikit-learn: 1,000 pool, 797 test
+    "digits": "teachenv.tasks.digits:digits",  # 8x8 handwritten digits: 1,000 pool, 797 test
     "image-folder": "teachenv.tasks.image_folder:image_folder",  # photographs in folders of classes, as ImageNet
     "mnist": "teachenv.tasks.mnist:mnist",  # 28x28 handwritten digits: 60,000 pool, 10,000 test
     "cifar10": "teachenv.tasks.cifar:cifar10",  # 32x32 photographs, 10 classes: 50,000 pool, 10,000 test
@@ -40,7 +40,7 @@ TASKS: dict[str, str] = {
     "segmentation": "teachenv.tasks.segmentation:segmentation",  # labels of pixels: shapes, CamVid or VOC 2012
     "translation": "teachenv.tasks.translation:translation",  # German to English: number words, Multi30k, IWSLT-14
     "synthetic": "teachenv.tasks.synthetic:synthetic",  # 32x32 procedural images, 10 classes: 5,000 pool, 1,000 test
-    "wine": "teachenv.tasks.wine:wine",  # 13 measurements of wines of three growers, scikit-learn's: 128 pool, 50 test
+    "wine": "teachenv.tasks.wine:wine",  # 13 measurements of wines of three growers: 128 pool, 50 test
 }
 
 

@@ -26,6 +26,11 @@ import numpy.typing as npt
 import torch
 from torchvision.ops import box_iou
 
+from teachenv.optional import needed_for
+
+with needed_for("detection"):
+    import pycocotools  # noqa: F401  whoever lacks it is told before a training, not after it
+
 Rules = Literal["coco", "voc"]
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)

@@ -1,14 +1,13 @@
-"""The real handwritten digits that ship with scikit-learn: 1,797 images of 8x8 pixels. Nothing is downloaded."""
+"""Real handwritten digits, 1,797 images of 8x8 pixels, which come with the package. Nothing is downloaded."""
 
 from __future__ import annotations
 
-import functools
 import os
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from teachenv.data.shipped import load_digits
 from teachenv.errors import unknown_name
 from teachenv.tasks.base import Task, subset_indices
 
@@ -27,7 +26,7 @@ def digits(
     A seeded permutation of all 1,797 samples is cut in two, so pool and test are disjoint and together complete.
 
     Args:
-        data_root: accepted for uniformity and not used: the data comes with scikit-learn.
+        data_root: accepted for uniformity and not used: the data comes with the package.
         dataset: None or `"digits"`.
         pool_size: number of labelled samples, 1 to 1,796; None for 1,000. The rest (797) are the test split.
         split_seed: seed of the permutation.
@@ -38,7 +37,7 @@ def digits(
     del data_root
     if dataset not in (None, "digits"):
         raise unknown_name("dataset for task 'digits'", dataset, ["digits"])
-    pixels, labels = _arrays()
+    pixels, labels = load_digits()
     total = len(labels)
     size = 1000 if pool_size is None else pool_size
     if not 1 <= size < total:
@@ -55,12 +54,3 @@ def digits(
         test=(inputs[size:], targets[size:]),
         num_outputs=10,
     )
-
-
-@functools.cache  # scikit-learn parses a text file on each call, and comparisons make hundreds of environments
-def _arrays() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """Pixels `(1797, 64)` in [0, 16] and labels `(1797,)`; indexed by callers, which copies them."""
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    return np.asarray(bunch.data, dtype=np.float64), np.asarray(bunch.target, dtype=np.int64)

@@ -1,14 +1,13 @@
-"""The wines that ship with scikit-learn: 178 of three growers, 13 chemical measurements each. Nothing is downloaded."""
+"""178 wines of three growers, 13 chemical measurements each, which come with the package. Nothing is downloaded."""
 
 from __future__ import annotations
 
-import functools
 import os
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from teachenv.data.shipped import load_wine
 from teachenv.errors import unknown_name
 from teachenv.tasks.base import Task, subset_indices
 
@@ -28,7 +27,7 @@ def wine(
     measurement is standardised by its mean and standard deviation in the pool; test has no part in them.
 
     Args:
-        data_root: accepted for uniformity and not used: the data comes with scikit-learn.
+        data_root: accepted for uniformity and not used: the data comes with the package.
         dataset: None or `"wine"`.
         pool_size: number of labelled samples, 2 to 177; None for 128. The rest (50) are the test split.
         split_seed: seed of the permutation.
@@ -39,7 +38,7 @@ def wine(
     del data_root
     if dataset not in (None, "wine"):
         raise unknown_name("dataset for task 'wine'", dataset, ["wine"])
-    measurements, growers = _arrays()
+    measurements, growers = load_wine()
     total = len(growers)
     size = _POOL if pool_size is None else pool_size
     if not 2 <= size < total:
@@ -58,12 +57,3 @@ def wine(
         test=(inputs[size:], targets[size:]),
         num_outputs=3,
     )
-
-
-@functools.cache  # as of the digits
-def _arrays() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """Measurements `(178, 13)` and growers `(178,)`; indexed by callers, which copies them."""
-    from sklearn.datasets import load_wine
-
-    bunch = load_wine()
-    return np.asarray(bunch.data, dtype=np.float64), np.asarray(bunch.target, dtype=np.int64)

@@ -12,7 +12,8 @@ print(sorted(name for name in gymnasium.registry if name.startswith("Teach")))
 import stable_baselines3
 of_others = set(sys.modules)  # versions before 2.7 import Matplotlib and pandas themselves
 import benchmarks.compare.main
-print([name for name in ("scipy.stats", "matplotlib", "pandas", "sklearn", "torch._dynamo")
+print([name for name in ("scipy.stats", "matplotlib", "pandas", "sklearn", "torch._dynamo", "torchvision", "tyro",
+                         "sacrebleu", "pycocotools", "transformers", "ray", "ale_py", "cv2", "moviepy")
        if name in sys.modules and name not in of_others])
 """
 

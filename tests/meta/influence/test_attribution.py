@@ -116,12 +116,6 @@ def test_samples_are_ranked_and_written(tmp_path):
     assert [(row["test"], row["sample"]) for row in rows][:4] == [("0", "0"), ("0", "1"), ("0", "2"), ("1", "0")]
 
 
-def test_without_pandas_a_frame_says_what_to_do(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(ImportError, match="pip install pandas"):
-        meta.Attribution(np.zeros((2, 3)), np.zeros(2), 1, 8, "states", 1, 16, 8, 0).to_frame()
-
-
 def test_tests_that_are_no_numbers_are_said():
     env = make()
     with pytest.raises(TypeError, match=r"tests: expected a pair \(inputs, targets\), found ndarray"):

@@ -323,14 +323,6 @@ def test_a_backend_that_cannot_be_made_is_refused(arguments, message):
     assert str(refused.value) == message
 
 
-def test_without_ray_its_backend_says_how_to_install_it(monkeypatch):
-    monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.delitem(sys.modules, "teachenv.experiment.ray", raising=False)
-    with pytest.raises(ImportError) as missing:
-        make_backend("ray")
-    assert str(missing.value) == "Ray is not installed: pip install 'teachenv[ray]'"
-
-
 def test_without_a_terminal_a_line_appears_now_and_then_and_at_the_end(capsys, monkeypatch):
     for seconds, expected in (
         (3600.0, ["[1/4] job 0", "[4/4] job 3"]),

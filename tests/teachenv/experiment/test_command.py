@@ -44,3 +44,22 @@ def test_what_it_cannot_do_is_one_line(arguments, says, capsys) -> None:
     assert told.startswith("error: ")
     assert says in told
     assert told.count("\n") == 1
+
+
+FOREIGN = """
+import os, sys
+sys.stderr = sys.stdout
+os.chdir(sys.argv[1])
+from teachenv.experiment.command import main, method_named
+assert main(["compare", "TeachDigits-v0", "--methods", "ddpg"]) == 2
+assert method_named("rmd").learns
+"""
+
+
+def test_another_package_called_agents_is_said_and_others_methods_work(in_new_process, tmp_path):
+    (tmp_path / "agents").mkdir()
+    for name in ("__init__", "methods"):
+        (tmp_path / "agents" / f"{name}.py").touch()
+    said = in_new_process(FOREIGN, tmp_path)
+    assert said.startswith("error: found no methods in agents.methods:GRIDS: module 'agents.methods' has no attribute ")
+    assert f"is in {tmp_path / 'agents'}; expected that of teachenv. " in said

@@ -15,10 +15,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LOWEST := .venv-lowest
 DOCS := .venv-docs
+WHEEL := .venv-wheel
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv test quick test-lowest compare lint docs tutorials clean
+.PHONY: help venv test quick test-lowest wheel compare lint docs tutorials clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -38,6 +39,14 @@ quick: $(STAMP) ## run the tests of the files that changed since the commit SINC
 test-lowest: $(LOWEST)/.installed ## run them with the lowest versions that pyproject.toml allows (ARGS, WORKERS: as above)
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n $(WORKERS) --dist worksteal -W default $(ARGS)
 
+# The environment is new each time, so that nothing is there but what the wheel asks for.
+wheel: ## build dist/*.whl, install it into an environment of its own, and run README's first example there
+	rm -rf build dist
+	$(new-venv) --clear $(WHEEL)
+	$(WHEEL)/bin/python -m pip wheel --disable-pip-version-check --no-deps -w dist .
+	$(WHEEL)/bin/python -m pip install --disable-pip-version-check dist/*.whl
+	$(WHEEL)/bin/python -I tests/try_wheel.py
+
 compare: $(STAMP) ## run the comparison of all teachers (ARGS: its options, for example "--preset smoke")
 	$(BIN)/python -m benchmarks compare $(ARGS)
 
@@ -55,7 +64,7 @@ tutorials: $(STAMP) ## run the tutorials in docs/tutorials anew (ARGS: names of 
 	OMP_NUM_THREADS=1 $(BIN)/python docs/tools/run_tutorials.py $(ARGS)
 
 clean: ## remove .venv, caches and build products; results in runs/ stay
-	rm -rf $(VENV) $(LOWEST) $(DOCS) site build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) $(DOCS) $(WHEEL) site build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # Stamps are touched last, so an interrupted installation is taken up again by the next call.

@@ -5,7 +5,8 @@ import pytest
 
 from teachenv.optional import EXTRAS, needed_for
 
-PYPROJECT = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+ROOT = Path(__file__).parents[2]
+PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
 # What begins to work with each package; the rest of the library has to work without any of them.
 WITHOUT = """
@@ -50,6 +51,13 @@ def test_each_extra_installs_its_package(package, extra):
     requirements = re.search(rf"^{extra} = \[(.*?)\](?: #.*)?$", PYPROJECT, flags=re.MULTILINE | re.DOTALL)
     assert requirements is not None
     assert f'"{package}>=' in requirements[1]
+
+
+def test_the_page_on_installing_lists_each_extra_with_its_packages():
+    section = PYPROJECT.partition("[project.optional-dependencies]")[2].partition("\n[tool")[0]
+    extras = re.findall(r"^(\w+) = \[", section, flags=re.MULTILINE)
+    page = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"^\| `(\w+)` \|", page, flags=re.MULTILINE)) == sorted(extras)
 
 
 def test_each_missing_package_is_said_where_its_part_begins_to_work_and_the_rest_works(in_new_process):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import sample_weights
 from benchmarks.attribution import report as attribution
 from benchmarks.compare.main import DISTILLATION, LOSSES
 from benchmarks.hypergradients import report as hypergradients
@@ -24,9 +25,11 @@ from benchmarks.lot_images import report as imitation
 from benchmarks.throughput import report as throughput
 from teachenv.experiment import comparison_report
 from teachenv.experiment.comparison_report import Results
+from teachenv.experiment.methods import Method
 from teachenv.experiment.report import Report
 from teachenv.experiment.row import Row
 from teachenv.experiment.rows import read_rows
+from teachenv.experiment.trusted_dev import LEARN_FROM
 
 compared = partial(comparison_report.make, "Teachers compared")
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
@@ -46,6 +49,9 @@ REPORTS: dict[str, Callable[[Sequence[Row]], Report]] = {
     "lot_images/table": lambda rows: lot.make(rows, "lot_images"),
     "lot_images/imitation": lambda rows: imitation.make([row for row in rows if row.method.startswith("imitate:")]),
     "lot_language/table": lambda rows: lot.make(rows, "lot_language"),
+    "sample_weights/table": lambda rows: sample_weights.make(
+        Results(rows, {**sample_weights.METHODS, **dict.fromkeys(LEARN_FROM, Method())}, 3, "sample-weights")
+    ),
     "throughput/table": throughput.make,
 }
 

@@ -29,6 +29,23 @@ DEFAULTS: dict[str, Any] = {
     "weight_decay": 0.01,
 }
 """Options of the students' training where the caller gives none."""
+OPTIONS = (
+    "student",
+    "student_kwargs",
+    "optimizer",
+    "optimizer_kwargs",
+    "learning_rate",
+    "momentum",
+    "nesterov",
+    "weight_decay",
+    "lr_schedule",
+    "batch_size",
+    "augment",
+    "device",
+    "dtype",
+    "autocast",
+)
+"""What a caller may say of the students and their training, by the names of `teachenv.TeachEnv`."""
 _EPOCHS, _MOST_STEPS = 10, 1000
 _FEW_SAMPLES, _SMALL_BATCH, _LARGE_BATCH = 2500, 32, 64
 # What states and graphs of one derivative may take, and the inputs that go through all students at once.
@@ -65,37 +82,26 @@ class HeldOut:
             folds: into how many parts they are cut.
             repeats: how often.
             steps: steps of a training; None: ten epochs, at most 1,000.
-            options: options of the environment that differ from `DEFAULTS`.
+            options: some of `OPTIONS`, which take the places of `DEFAULTS`.
 
         Raises:
-            TypeError: an option that is unknown, or that is decided here.
+            TypeError: an option that is none of these.
             ValueError: fewer samples than folds, or a bad value of an option.
         """
         if samples.count < 2 * folds:
             raise ValueError(f"{samples.count} samples are too few for {folds} folds; expected at least {2 * folds}")
-        for name in ("task", "loss", "horizon", "steps_per_action", "dev_size", "train_on", "teacher"):
-            if name in options:
-                raise TypeError(f"label_issues decides {name!r} itself; leave it out")
+        checks.known_options("label_issues", options, OPTIONS)
         trained = len(samples.labels) - _fold_size(samples.count, folds)
         few = trained < _FEW_SAMPLES
-        options = {**DEFAULTS, **options}
-        batch_size = checks.integer(
-            "batch_size", options.pop("batch_size", min(trained, _SMALL_BATCH if few else _LARGE_BATCH)), least=1
-        )
+        usual = min(trained, _SMALL_BATCH if few else _LARGE_BATCH)
+        batch_size = checks.integer("batch_size", options.get("batch_size", usual), least=1)
         if batch_size > trained:
             raise ValueError(f"batch_size={batch_size} is larger than the {trained} samples of a training")
-        usual = min(_MOST_STEPS, _EPOCHS * (trained // batch_size))
-        steps = usual if steps is None else checks.integer("steps", steps, least=1)
-        env = TeachEnv(
-            **options,
-            task=samples.task,
-            loss="label-weights",
-            horizon=steps,
-            steps_per_action=steps,
-            batch_size=batch_size,
-            dev_size=1,
-            train_on="pool",
-        )
+        ten_epochs = min(_MOST_STEPS, _EPOCHS * (trained // batch_size))
+        steps = ten_epochs if steps is None else checks.integer("steps", steps, least=1)
+        decided = {"task": samples.task, "loss": "label-weights", "dev_size": 1, "train_on": "pool"}
+        lengths = {"horizon": steps, "steps_per_action": steps, "batch_size": batch_size}
+        env = TeachEnv(defaults=DEFAULTS, **{**options, **decided, **lengths})
         dynamics = replace(env.dynamics.mapped(batched(env.problem)), measure=_SoftLikelihood())
         return cls(samples, dynamics, folds, repeats, steps, batch_size)
 

@@ -138,8 +138,9 @@ def label_issues(
         rounds: how often students are trained on the labels that the round before them found.
         steps: steps of each training; None: ten epochs, at most 1,000.
         seed: seed of folds and trainings.
-        **options: options of the training, as `teachenv.TeachEnv` has them: `student`, `optimizer`, `learning_rate`,
-            `batch_size`, `device`, ...; a module's factory as `student` serves as well as a name.
+        **options: of the students and their training, as `teachenv.TeachEnv` has them: `student` (a name, or a
+            function that builds a module), `optimizer`, `learning_rate`, `momentum`, `nesterov`, `weight_decay`,
+            `lr_schedule`, `batch_size`, `augment`, `device`, `dtype`, `autocast`.
 
     Raises:
         TypeError: data that is no pair of arrays and no task, or an unknown option.

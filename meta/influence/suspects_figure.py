@@ -38,7 +38,10 @@ def _images(inputs: np.ndarray, shape: Sequence[int] | None) -> np.ndarray:
     """The samples as (n, height, width) or (n, height, width, 3) from 0 to 1."""
     each = inputs.shape[1:]
     if shape is not None:
-        wanted = tuple(checks.integer("shape", size, least=1) for size in shape)
+        wanted = tuple(
+            checks.integer(f"shape[{i}]", size, least=1)
+            for i, size in enumerate(checks.listed("shape", shape, "sizes"))
+        )
         if len(wanted) not in (2, 3) or int(np.prod(wanted)) != int(np.prod(each)):
             raise ValueError(f"shape={wanted} does not fit samples of shape {each}; expected their height and width")
         images = inputs.reshape(-1, *wanted)

@@ -149,6 +149,16 @@ def test_files_name_the_classes(tmp_path):
     assert b"<svg" in (tmp_path / "suspects.svg").read_bytes()
     with pytest.raises(ValueError, match=r"are no images.*shape=\(8, 8\), or use to_csv"):
         issues.plot(tmp_path / "suspects.png")
+    with pytest.raises(ValueError, match="shape must be a list of sizes, found 4"):
+        issues.plot(tmp_path / "suspects.png", shape=4)
+
+
+def test_defaults_give_way_where_they_do_not_fit():
+    inputs, labels = blobs(30)
+    of_adam = {"optimizer": "adam", "learning_rate": 0.01}
+    named, alone = meta.label_issues((inputs, labels), **ONCE | of_adam), {"name": "adam", "learning_rate": 0.01}
+    together = meta.label_issues((inputs, labels), **ONCE | {"optimizer": alone})
+    np.testing.assert_array_equal(named.scores, together.scores)
 
 
 class NoLabels(Measure):
@@ -162,6 +172,8 @@ class NoLabels(Measure):
 
 
 X, Y = blobs(30)
+OF_ANOTHER_POOL = {"loss": "bilinear", "pool_size": 30, "trusted_dev": 5, "imbalance": 3.0, "label_noise": 0.3}
+"""Options of an environment under which the samples, their order or their labels are others than those given."""
 
 
 @pytest.mark.parametrize(
@@ -179,7 +191,10 @@ X, Y = blobs(30)
         ((X, Y), {"trusted": (X, ["a"] * 30)}, "texts in one of data and trusted"),
         ((X, Y), {"folds": 1}, "folds must be"),
         ((X, Y), {"folds": 20}, "30 samples are too few for 20 folds"),
-        ((X, Y), {"loss": "bilinear"}, "label_issues decides 'loss' itself"),
+        *(
+            ((X, Y), {name: value}, f"unknown option of label_issues '{name}'")
+            for name, value in OF_ANOTHER_POOL.items()
+        ),
         ((X, Y), {"learning_rat": 0.1}, "learning_rate"),
         ((X, Y), {"learning_rate": 1e30}, "diverge: choose a smaller learning_rate"),
         ((X, Y), {"batch_size": 25}, "batch_size=25 is larger than the 20 samples of a training"),

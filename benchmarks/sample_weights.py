@@ -273,5 +273,5 @@ def wrong_labels(results: Results) -> Figure | None:
     for axis, groups in zip(axes, tasks.values(), strict=True):
         axis.axvline(0.5, color="black", linewidth=0.8)
         figures.bars(axis, groups, AREA, results.color)
-        figures.describe(axis, "AUC of wrong labels among weights (mean, 95 % interval; dots: teacher seeds)")
+        figures.describe(axis, "AUC of wrong labels (mean, 95 % interval; dots: teacher seeds)")
     return figure

@@ -75,9 +75,15 @@ class Attribution:
         """The samples' numbers, from the one that raised a test's loss most to the one that lowered it most.
 
         Args:
-            test: which test; None: all, by the mean of their values.
+            test: which test, by its number; None: all, by the mean of their values.
+
+        Raises:
+            ValueError: there is no such test.
         """
-        values = self.values.mean(0) if test is None else self.values[test]
+        if test is None:
+            values = self.values.mean(0)
+        else:
+            values = self.values[checks.integer("test", test, least=0, most=len(self.values) - 1)]
         return np.argsort(-values, kind="stable")
 
     def to_csv(self, path: Any) -> None:
@@ -133,19 +139,26 @@ def attribute(
             most 256 MB, else `"states"`.
 
     Raises:
-        TypeError: `training` is neither.
+        TypeError: `training` is neither, or the objective is no function.
         ValueError: a loss whose samples have no weights, tests of another shape than the training's data, no seed, an
             objective that is no scalar, an unknown memory policy, or a training that diverges.
         RuntimeError: a training that is not deterministic; says which step differs.
     """
+    together = checks.flag("together", together)
+    if not (objective is None or callable(objective)):
+        raise TypeError(
+            f"objective must be None or a function of (outputs, targets) to a scalar, found {checks.shown(objective)}"
+        )
     if isinstance(training, OwnTraining):
         teach, tests = training.environment(), training.encoded(tests)
         seeds = [training.seed] if seeds is None else seeds
     else:
-        teach = training.unwrapped  # type: ignore[assignment]
+        given: Any = training
+        teach = getattr(given, "unwrapped", given)
     if not isinstance(teach, TeachEnv):
         raise TypeError(
-            f"attribution is of a TeachEnv's training or of a meta.OwnTraining, found {type(teach).__name__}"
+            f"attribution is of a TeachEnv's training or of a meta.OwnTraining, found {checks.shown(teach)}; make the "
+            'environment with gym.make("TeachDigits-v0", loss="data-weights")'
         )
     episodes = [teach.episode] if seeds is None else [_episode(teach, seed) for seed in _some(seeds)]
     results = _differentiated(_weighing(teach, objective), episodes, _tests(teach, tests), together, memory)

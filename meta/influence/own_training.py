@@ -106,6 +106,12 @@ class OwnTraining:
                 "the network has outputs of shape (batch,), expected (batch, outputs): leave out squeeze or flatten"
             )
         outputs, measure = student.output_shape[0], None if self._classifies else _SquaredError()
+        if self._classifies and not 0 <= (lowest := int(targets.min())) <= (highest := int(targets.max())) < outputs:
+            raise ValueError(
+                f"labels of the data go from {lowest} to {highest}, but the network has {outputs} outputs, one for "
+                "each class from 0 on: number the classes from 0, or give the network more outputs; for one output and "
+                "a loss of your own give the targets as floating-point numbers"
+            )
         task = Task("own training", "own data", (inputs, targets), (inputs[:1], targets[:1]), outputs, measure)
         return TeachEnv(
             task=task,

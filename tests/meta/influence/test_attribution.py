@@ -4,6 +4,7 @@ import csv
 import io
 import sys
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -109,11 +110,20 @@ def test_samples_are_ranked_and_written(tmp_path):
     scores = meta.Attribution(values, np.zeros(2), 1, 8, "states", 1, 16, 8, 0)
     assert scores.ranked(0).tolist() == [0, 2, 1]
     assert scores.ranked().tolist() == [2, 1, 0]
+    for test in (2, -1, 0.5, True):
+        with pytest.raises(ValueError, match="test must be an integer of at least 0 and at most 1, found"):
+            scores.ranked(test)
     scores.to_csv(tmp_path / "scores.csv")
     with open(tmp_path / "scores.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [float(row["value"]) for row in rows] == values.ravel().tolist()
     assert [(row["test"], row["sample"]) for row in rows][:4] == [("0", "0"), ("0", "1"), ("0", "2"), ("1", "0")]
+
+
+@pytest.mark.parametrize("training", [None, "TeachDigits-v0", gym.make("CartPole-v1")])
+def test_what_is_no_training_is_said(training):
+    with pytest.raises(TypeError, match=r"of a TeachEnv's training or of a meta.OwnTraining, found .*gym.make"):
+        meta.attribute(training, (np.zeros((2, 5)), np.zeros(2, int)))
 
 
 def test_tests_that_are_no_numbers_are_said():
@@ -224,6 +234,7 @@ def test_a_training_that_is_not_deterministic_is_refused_with_its_step(memory):
 @pytest.mark.parametrize(
     ("changes", "tests", "options", "message"),
     [
+        ({}, None, {"objective": "brier"}, "objective must be None or a function of .* found 'brier'"),
         ({"loss": "bilinear"}, None, {}, 'loss="data-weights"'),
         ({}, (np.zeros((2, 7)), np.zeros(2, int)), {}, r"inputs of tests have shape \(2, 7\)"),
         ({}, (np.zeros((2, 5)), np.zeros((2, 2), int)), {}, r"tests: targets have shape \(2, 2\)"),
@@ -236,10 +247,11 @@ def test_a_training_that_is_not_deterministic_is_refused_with_its_step(memory):
         ({"learning_rate": 1e308}, None, {}, "the training diverges"),
         ({}, None, {"seeds": []}, "seeds is empty"),
         ({}, None, {"seeds": [-1]}, "seeds must be"),
+        ({}, None, {"together": "all"}, "together must be"),
     ],
 )
 def test_what_cannot_be_attributed_is_said(changes, tests, options, message):
     env = make(**changes)
     env.reset(seed=0)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         meta.attribute(env, of_tests(env) if tests is None else tests, **options)

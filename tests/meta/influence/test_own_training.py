@@ -218,7 +218,12 @@ class Unpaired(Restless):
         ({"dtype": "float16"}, ValueError, "dtype"),
         ({"module": network()}, ValueError, "a function that builds a fresh"),
         ({"module": lambda: nn.Linear(4, CLASSES)}, ValueError, "fails on inputs of shape"),
-        ({"module": lambda: nn.Linear(5, 2)}, ValueError, r"class indices lie in \[0, 2\]"),
+        (
+            {"module": lambda: nn.Linear(5, 2)},
+            ValueError,
+            "labels of the data go from 0 to 2, but the network has 2 outputs",
+        ),
+        ({"data": (POOL[0], POOL[1] + 1)}, ValueError, "go from 1 to 3, .*: number the classes from 0"),
         ({"module": lambda: nn.Sequential(nn.Linear(5, 1), nn.Flatten(0))}, ValueError, "leave out squeeze"),
     ],
 )

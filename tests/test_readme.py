@@ -11,6 +11,7 @@ from teachenv.optimizers import OPTIMIZERS
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
+ENVIRONMENTS_PAGE = ROOT / "docs" / "environments.md"
 SNIPPETS = [
     snippet
     for file in (README, *sorted((ROOT / "docs").glob("*.md")))
@@ -24,16 +25,22 @@ def test_there_are_snippets() -> None:
     assert len(SNIPPETS) >= 5
 
 
+def test_the_readme_is_read_in_a_few_minutes() -> None:
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 200
+
+
 # What takes minutes or several seconds with the numbers of the text takes less with these.
 SHORTER = {
     "teachenv.compare(": {
         "budget=96_000": "budget=12", "seeds=3": "seeds=1", "horizon=60": "horizon=6", "workers=2": 'backend="inline"'
     },
-    "load_digits(return_X_y=True)\nrandom": {"rounds=3": "rounds=1, steps=30"},
+    "label_issues((x": {"rounds=3": "rounds=1, steps=30"},
+    "learn(19_200)": {"learn(19_200)": "learn(960)"},
+    "OwnTraining(": {"steps=300": "steps=30"},
     'get_dummies': {'table["kind"])': 'table["kind"]), rounds=1, repeats=1, steps=30'},
     "TeachCIFAR-v0": {"horizon=5": "horizon=2", "dev_size=200": "dev_size=20"},
     "steps_per_action=5, horizon=100": {"horizon=100": "horizon=20", "learn(20)": "learn(4)"},
-    'DDPG("AttentionPolicy"': {"total_timesteps=480": "total_timesteps=240"},
+    "total_timesteps=480": {"total_timesteps=480": "total_timesteps=240"},
     "TeachTranslation-v0": {
         "warm_start=5": "warm_start=1",
         "horizon=10": 'horizon=2, steps_per_action=1, student_kwargs={"width": 16}',
@@ -84,13 +91,14 @@ def test_snippet_runs(
 def test_environment_table_names_every_id() -> None:
     from teachenv.registration import ENVIRONMENTS
 
-    text = README.read_text(encoding="utf-8")
+    text = ENVIRONMENTS_PAGE.read_text(encoding="utf-8")
     assert {*re.findall(r"^\| `(Teach[^`]*)` \|", text, flags=re.MULTILINE)} == {*ENVIRONMENTS}
 
 
 @pytest.mark.parametrize("argument", ["student", "loss", "optimizer"])
 def test_table_of_arguments_names_every_piece(argument: str) -> None:
     registry = {"student": STUDENTS, "loss": LOSSES, "optimizer": OPTIMIZERS}[argument]
-    rows = re.findall(rf"^\| `{argument}`.*? \| (.*) \|$", README.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    text = ENVIRONMENTS_PAGE.read_text(encoding="utf-8")
+    rows = re.findall(rf"^\| `{argument}`.*? \| (.*) \|$", text, flags=re.MULTILINE)
     assert len(rows) == 1
     assert {*re.findall(r'`"([^`"]+)"`', rows[0])} == {*registry}

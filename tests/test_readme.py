@@ -41,6 +41,9 @@ SHORTER = {
     "TeachCIFAR-v0": {"horizon=5": "horizon=2", "dev_size=200": "dev_size=20"},
     "steps_per_action=5, horizon=100": {"horizon=100": "horizon=20", "learn(20)": "learn(4)"},
     "total_timesteps=480": {"total_timesteps=480": "total_timesteps=240"},
+    "RecordEpisodeStatistics": {"range(3)": "range(1)"},
+    "SuccessiveHalvingPruner": {"n_trials=8": "n_trials=3"},
+    "Pruning(BaseCallback)": {"n_trials=4": "n_trials=1"},
     "TeachTranslation-v0": {
         "warm_start=5": "warm_start=1",
         "horizon=10": 'horizon=2, steps_per_action=1, student_kwargs={"width": 16}',

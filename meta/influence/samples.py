@@ -61,7 +61,7 @@ def samples_of(data: Task | tuple[Any, Any], trusted: tuple[Any, Any] | None) ->
     labels = [_names(targets, where) for (_, targets), where in zip(parts, ("data", "trusted"), strict=False)]
     classes, numbers = _numbered(labels, data)
     inputs = [
-        checked_split((_floating(given), of_class), where)[0]
+        checked_split((given if isinstance(data, Task) else _floating(given), of_class), where)[0]
         for (given, _), of_class, where in zip(parts, numbers, ("data", "trusted"), strict=False)
     ]
     if len({tuple(part.shape[1:]) for part in inputs}) > 1:
@@ -97,11 +97,15 @@ def _pair(data: Any, where: str) -> tuple[Any, Any]:
 
 
 def _floating(inputs: Any) -> Any:
-    """Inputs whose whole numbers are floating-point ones: counts in a table, pixels."""
-    tensor = inputs if isinstance(inputs, torch.Tensor) else np.asarray(inputs)
-    if isinstance(tensor, torch.Tensor):
-        return tensor if tensor.is_floating_point() or tensor.is_complex() else tensor.to(torch.float32)
-    return tensor.astype(np.float32) if tensor.dtype.kind in "biu" else tensor
+    """Inputs whose whole numbers are floating-point ones: pixels and counts, and what has more digits than float32."""
+    if isinstance(inputs, torch.Tensor):
+        if inputs.is_floating_point() or inputs.is_complex():
+            return inputs
+        return inputs.to(torch.float32 if inputs.dtype.itemsize <= 2 else torch.float64)
+    array = np.asarray(inputs)
+    if array.dtype.kind not in "biu":
+        return array
+    return array.astype(np.float32 if array.dtype.itemsize <= 2 else np.float64)
 
 
 def _names(labels: Any, where: str) -> np.ndarray:
@@ -151,5 +155,5 @@ def _standardised(inputs: torch.Tensor, count: int) -> torch.Tensor:
     seen = inputs[:count].double()
     mean, deviation = seen.mean(among, keepdim=True), seen.std(among, correction=0, keepdim=True)
     # What is constant up to rounding says nothing, and would be blown up.
-    informative = deviation > 1e-6 * (mean.abs() + 1e-30)
+    informative = deviation > 16 * torch.finfo(inputs.dtype).eps * (mean.abs() + 1e-30)
     return torch.where(informative, (inputs - mean) / deviation.clamp(min=1e-30), 0.0).to(inputs.dtype)

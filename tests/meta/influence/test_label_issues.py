@@ -122,6 +122,25 @@ def test_columns_of_any_scale_count_alike_and_constant_ones_not_at_all():
     np.testing.assert_allclose(*results, atol=1e-3)
 
 
+@pytest.mark.parametrize("kind", [np.float64, np.int64, torch.int64])
+def test_large_numbers_that_differ_by_little_count(kind):
+    inputs, _ = blobs()
+    thousands, late = np.round(1000 * inputs), np.round(1000 * inputs) + 1.7e12  # times in milliseconds
+    data = [torch.from_numpy(x).to(kind) if kind is torch.int64 else x.astype(kind) for x in (thousands, late)]
+    of_both = [samples_of((x, np.arange(COUNT) % CLASSES), None).task.pool[0] for x in data]
+    torch.testing.assert_close(*of_both, rtol=0, atol=1e-4)
+    assert float(of_both[0].std()) > 0.9
+
+
+def test_tokens_of_a_task_stay_tokens():
+    tokens, labels = np.random.default_rng(0).integers(0, 9, (30, 5)), np.arange(30) % CLASSES
+    task = Task("words", "made-up", pool=(tokens, labels), test=(tokens, labels), num_outputs=CLASSES)
+    student = lambda: torch.nn.Sequential(torch.nn.Embedding(9, 4), torch.nn.Flatten(), torch.nn.Linear(20, 3))  # noqa: E731
+    issues = meta.label_issues(task, **ONCE | {"student": student})
+    assert (issues.inputs == tokens).all()
+    assert issues.scores.shape == (30,)
+
+
 def test_a_convolutional_network_judges_images(tmp_path):
     inputs, labels = blobs(30)
     images = np.repeat(inputs, 4, 1).reshape(-1, 1, 4, 4)

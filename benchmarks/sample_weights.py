@@ -64,7 +64,7 @@ METHODS: dict[str, Method] = {
     "generalized-cross-entropy": fixed("generalized-cross-entropy", q=[0.7, 0.3, 0.5, 0.9]),
     "focal": fixed("focal", gamma=[1.0, 2.0, 0.5, 5.0]),
     "class-balanced": fixed("class-balanced", beta=[0.99, 0.999, 0.9, 0.9999]),
-    "self-paced": meta.methods.self_paced(until=[2.0, 1.0, 1.5, 0.5]),
+    "self-paced": meta.methods.self_paced(until=[2.0, 1.0, 1.5, 0.5], warm_up=[0.3, 0.2, 0.3, 0.2]),
     # It has no parameter of its own.
     "l2rw": meta.methods.l2rw(weight_decay=_DECAYS),
     "meta-weight-net": meta.methods.meta_weight_net(learning_rate=[1e-3, 1e-2, 3e-3, 3e-4]),

@@ -146,17 +146,18 @@ def l2rw(**options: Any) -> Method:
     return Method(candidates("l2rw", {**_NORMALISED, **options}), _l2rw, wrapper=Reweighting)
 
 
-def self_paced(until: float | list[float] = 1.0, **options: Any) -> Method:
+def self_paced(until: float | list[float] = 1.0, warm_up: float | list[float] = 0.2, **options: Any) -> Method:
     """Makes a method of `meta.SelfPacedTeacher`: ever fewer of a minibatch's samples of large loss are dropped.
 
     The loss is `"sample-weights"` with `normalise=True` and `observe_samples=True`.
 
     Args:
         until: the progress at which nothing is dropped any more; 2.0: half is dropped at the end. A list is a grid.
+        warm_up: the progress up to which all samples are kept; a list is a grid.
         **options: options of the loss family or of the environment; a list is a grid.
     """
-    options = {**_NORMALISED, "observe_samples": True, "until": until, **options}
-    return Method(candidates("self_paced", options, teacher_options=("until",)), _self_paced)
+    options = {**_NORMALISED, "observe_samples": True, "until": until, "warm_up": warm_up, **options}
+    return Method(candidates("self_paced", options, teacher_options=("until", "warm_up")), _self_paced)
 
 
 def _self_paced(env: Any, seed: int, options: Mapping[str, Any]) -> Any:

@@ -207,12 +207,17 @@ class SelfPacedPolicy(_SamplePolicy):
     Kumar et al. keep samples whose loss is below a threshold that grows; here the share of the minibatch that is kept
     grows, as in L2T's baseline. The losses are ranked by the observed `loss_rank` or `label_probability`.
 
-    Option `until` (1.0): the progress at which nothing is dropped any more; 2.0: half of the samples are dropped at the
-    end, which may be those with wrong labels.
+    Options:
+        `until` (1.0): the progress at which nothing is dropped any more; 2.0: half of the samples are dropped at the
+            end, which may be those with wrong labels.
+        `warm_up` (0.0): the progress up to which all samples are kept. Kumar et al. begin with a model that was trained
+            on all samples for a few iterations; L2T's baseline does not. The easy samples of an untrained student are
+            those of the classes that it happens to prefer.
     """
 
     def _build(self, states: int, actions: int) -> nn.Module:
         self.until = checks.number("until", self._network.get("until", 1.0), above=0)
+        self.warm_up = checks.number("warm_up", self._network.get("warm_up", 0.0), least=0)
         space = sample_box(self.observation_space)
         self.ranked = "loss_rank" in space.sample_fields
         self.place = space.place("loss_rank" if self.ranked else "label_probability")
@@ -222,7 +227,8 @@ class SelfPacedPolicy(_SamplePolicy):
         """Returns 1 for kept samples and 0 for dropped ones, (batch of observations, samples)."""
         losses = observation[:, self.place] if self.ranked else -observation[:, self.place]
         count = losses.shape[1]
-        dropped = (count - 1) * (1 - observation[:, :1] / self.until).clamp(min=0.0)
+        progress = observation[:, :1]
+        dropped = (count - 1) * (1 - progress / self.until).clamp(min=0.0) * (progress >= self.warm_up)
         is_kept: torch.Tensor = (_ranks(losses) * count < count - dropped - 0.5).to(observation.dtype)
         return is_kept
 

@@ -254,6 +254,7 @@ def test_self_paced_learning_drops_the_hardest_ever_fewer():
 def test_self_paced_learning_of_many_students_ranks_what_they_observe():
     options = {**SETTINGS, "task": "digits", "observe_samples": True, "loss_kwargs": {"normalise": True}}
     envs = TeachVectorEnv(2, **options)
+    warmed = SelfPacedTeacher("SelfPacedPolicy", envs, policy_kwargs={"until": 2.0, "warm_up": 0.5})
     teacher = SelfPacedTeacher("SelfPacedPolicy", envs, policy_kwargs={"until": 2.0})
     observations, _ = envs.reset(seed=0)
     p = observations[:, envs.interface.observation_space.place("label_probability")]
@@ -262,6 +263,7 @@ def test_self_paced_learning_of_many_students_ranks_what_they_observe():
         kept = actions == KEEP
         p = observations[:, envs.interface.observation_space.place("label_probability")]
         assert (kept.sum(1) == 1 + round(5 * t / 16)).all()
+        np.testing.assert_array_equal(warmed.predict(observations)[0] == KEEP, kept if t >= 4 else True)
         for row, chosen in zip(p, kept, strict=True):
             assert set(np.flatnonzero(chosen)) == set(np.argsort(-row)[: chosen.sum()])
         observations, *_ = envs.step(actions)

@@ -10,6 +10,7 @@ import teachenv.experiment
 ROOT = Path(__file__).parent.parent
 TOOLS = ROOT / "docs" / "tools"
 LINKS = runpy.run_path(str(TOOLS / "links.py"))
+PAGES = runpy.run_path(str(TOOLS / "tutorial_pages.py"))
 
 
 def outside(markdown: str, page: str = "how-to/page.md") -> tuple[str, list[str], dict[str, Path]]:
@@ -47,6 +48,21 @@ def test_names_in_code_become_links_but_not_within_links() -> None:
     assert LINKS["names"](html, {"meta.RMD": "../r/"}) == html.replace(
         "<code>meta.RMD</code>", '<a href="../r/"><code>meta.RMD</code></a>', 1
     )
+
+
+def test_pages_of_tutorials_are_of_their_scripts_as_they_are() -> None:
+    assert list((ROOT / "docs" / "tutorials").glob("*.py"))
+    assert PAGES["outdated"]() == []
+
+
+def test_a_script_is_cut_into_text_and_code() -> None:
+    script = "# %% [markdown]\n# # Title\n#\n# Text.\n\n# %%\nx = 1  # one\nprint(x)\n"
+    assert [tuple(cell) for cell in PAGES["cells"](script)] == [
+        (True, "# Title\n\nText."),
+        (False, "x = 1  # one\nprint(x)"),
+    ]
+    with pytest.raises(ValueError, match=r"begins with a line '# %%'.*found 'import x'"):
+        PAGES["cells"]("import x\n")
 
 
 def test_experiment_imports_what_it_names() -> None:

@@ -12,13 +12,17 @@ from teachenv.optimizers import OPTIMIZERS
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 ENVIRONMENTS_PAGE = ROOT / "docs" / "environments.md"
-SNIPPETS = [
-    snippet
-    for file in (README, *sorted((ROOT / "docs").glob("*.md")))
-    for snippet in re.findall(
-        r"^```python\n(.*?)^```", file.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE
+# The pages of tutorials are made by running them; a snippet that stands in two places runs once.
+PAGES = (README, *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "how-to").glob("*.md")))
+SNIPPETS = list(
+    dict.fromkeys(
+        snippet
+        for file in PAGES
+        for snippet in re.findall(
+            r"^```python\n(.*?)^```", file.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE
+        )
     )
-]
+)
 
 
 def test_there_are_snippets() -> None:

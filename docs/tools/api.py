@@ -20,7 +20,6 @@ WHOLE = (
     "teachenv.schedules",
     "teachenv.teacher",
     "meta.methods",
-    "meta.teachers.base",
     "agents.methods",
     "agents.base",
     "agents.replay",

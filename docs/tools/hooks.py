@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import api  # noqa: E402
 import links  # noqa: E402
+import tutorial_pages  # noqa: E402
 
 log = logging.getLogger("mkdocs.hooks.teachenv")
 REFERENCE = api.read(ROOT)
@@ -28,7 +29,9 @@ def on_config(config: Any) -> None:
 
 
 def on_files(files: Files, config: Any) -> None:
-    """Adds the pages of the API reference."""
+    """Adds the pages of the API reference; warns of tutorials whose pages are older than their scripts."""
+    for name in tutorial_pages.outdated():
+        log.warning('the page of tutorial %s is not of its script as it is now: make tutorials ARGS="%s"', name, name)
     for path, content in REFERENCE.pages().items():
         files.append(File.generated(config, path, content=content))
 

@@ -18,6 +18,9 @@ from teachenv.tasks import TASKS
 from teachenv.tasks.base import Task
 from teachenv.tasks.decisions import Decisions
 from teachenv.tasks.measures import ClassificationMeasure, Measure
+from teachenv.tasks.multi_label import MultiLabel
+from teachenv.tasks.regression import Regression
+from teachenv.tasks.soft_labels import SoftLabels
 from teachenv.vector_env import TeachVectorEnv
 
 if TYPE_CHECKING:
@@ -34,9 +37,12 @@ __all__ = [
     "Episode",
     "LossFamily",
     "Measure",
+    "MultiLabel",
     "Prediction",
+    "Regression",
     "SampleBox",
     "Settings",
+    "SoftLabels",
     "StudentState",
     "Task",
     "TeachEnv",

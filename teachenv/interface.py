@@ -227,7 +227,7 @@ class Interface:
             students: the state of the student, or of the batch.
             inputs: samples in the task's form, (n, ...).
         """
-        tensor = checked_inputs(inputs, self.problem.task)
+        tensor = checked_inputs(inputs, self.problem.task, self.dynamics.student.dtype)
         outputs = self.dynamics.outputs(students, tensor.expand(*np.shape(students.step), *tensor.shape))
         return halves(outputs)[1] if self.dynamics.loss.of_pairs else outputs
 

@@ -20,6 +20,7 @@ from teachenv.optimizers import Tensors
 from teachenv.randomness import Purpose, generator
 from teachenv.rows import Rows
 from teachenv.state import Episode, StudentState
+from teachenv.students.calling import as_floats
 from teachenv.students.functional import FunctionalStudent
 from teachenv.tasks.base import Augmentation, Task
 from teachenv.tasks.decisions import Decisions
@@ -87,6 +88,7 @@ class Model:
         augmentation = self.augmentation
         if augmentation is None:
             return inputs
+        inputs = as_floats(inputs, self.student.dtype)
         randoms = [
             generator(seed, Purpose.AUGMENTATION, int(t))
             for seed, t in zip(episode.seeds, np.atleast_1d(step), strict=True)

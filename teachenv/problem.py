@@ -171,9 +171,7 @@ class Problem:
     @property
     def classifies(self) -> bool:
         """Whether each sample has one label, and a student is judged by how many of them it finds."""
-        measure = self.task.measure
-        of_labels = self.task.decisions is None and (measure is None or measure.of_labels)
-        return of_labels and self.settings.teacher is None
+        return self.task.target_kind == "labels" and self.settings.teacher is None
 
     def _measure(self, loss: LossFamily) -> Measure:
         likelihood = self.settings.objective == "likelihood"

@@ -12,8 +12,11 @@ import torch
 from teachenv import checks
 from teachenv.episodes import Episodes
 from teachenv.losses import LossFamily
+from teachenv.losses.plain import USUAL, reads
 from teachenv.settings import Settings
 from teachenv.tasks.base import Task
+from teachenv.tasks.splits import in_form_of
+from teachenv.tasks.targets import possible_kinds
 
 _ROUNDINGS = 4
 """How many roundings an action may lie outside of the box."""
@@ -108,21 +111,25 @@ def check_observed(settings: Settings, task: Task, loss: LossFamily, classifies:
 
 
 def check_targets(settings: Settings, task: Task, loss: LossFamily) -> None:
-    """Refuses losses of class labels for a task whose targets are something else, such as numbers to predict.
+    """Refuses losses of other targets than the task has: of class labels for numbers to predict, say.
 
     Raises:
-        ValueError: the loss reads labels, or the warm start's cross-entropy does.
+        ValueError: the loss reads other targets, or the warm start's cross-entropy does.
     """
-    targets = task.pool[1]
-    if task.decisions is not None or (targets.dim() == 1 and not targets.is_floating_point()):
+    if task.decisions is not None:
         return
-    found = f"targets of task {task.name!r} are {targets.dtype} of shape {tuple(targets.shape[1:])} a sample"
-    if loss.needs_labels:
+    targets = task.pool[1]
+    kinds = possible_kinds(targets) if task.target_kind is None else {task.target_kind}
+    what = "" if task.target_kind is None else f"{task.target_kind}, "
+    found = f"targets of task {task.name!r} are {what}{targets.dtype} of shape {tuple(targets.shape[1:])} a sample"
+    if loss.reads and not kinds & {*loss.reads}:
+        read = " or ".join("class labels" if each == "labels" else each for each in loss.reads)
+        base = USUAL["numbers" if "numbers" in kinds else min(kinds)]
         raise ValueError(
-            f"loss={checks.shown(settings.loss)} is of class labels, but {found}: choose a loss that fits, such as "
-            'loss="sample-weights", loss_kwargs={"base": "squared-error"}, or a teachenv.LossFamily of your own'
+            f"loss={checks.shown(settings.loss)} is of {read}, but {found}: choose a loss that fits, such as "
+            f'loss="sample-weights", loss_kwargs={{"base": "{base}"}}, or a teachenv.LossFamily of your own'
         )
-    if settings.warm_start:
+    if settings.warm_start and not kinds & {*reads("cross-entropy")}:
         raise ValueError(
             f"warm_start={settings.warm_start} is steps of cross-entropy, which is of class labels, but {found}: "
             "leave it at 0"
@@ -164,12 +171,13 @@ def checked_action(action: Any, shape: tuple[int, ...], space: gym.spaces.Box) -
     return array if array.flags.writeable else array.copy()  # PyTorch warns of arrays that it may not write to
 
 
-def checked_inputs(inputs: Any, task: Task) -> torch.Tensor:
+def checked_inputs(inputs: Any, task: Task, dtype: torch.dtype) -> torch.Tensor:
     """Samples that a student shall predict, as a tensor in the form of the task's inputs.
 
     Args:
         inputs: what a user gave: a tensor, an array or lists of numbers.
         task: the task.
+        dtype: the student's.
 
     Raises:
         ValueError: they are no numbers, or no batch of samples of the task's shape.
@@ -177,7 +185,8 @@ def checked_inputs(inputs: Any, task: Task) -> torch.Tensor:
     like = task.pool[0]
     expected = f"({', '.join(map(str, ('n', *like.shape[1:])))})"
     try:
-        tensor = torch.as_tensor(inputs, dtype=like.dtype, device=like.device)
+        pixels = like.dtype == torch.uint8
+        tensor = torch.as_tensor(inputs, dtype=None if pixels else like.dtype, device=like.device)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"predict takes an array of samples, {expected} of task {task.name!r}, found {checks.shown(inputs)}"
@@ -190,7 +199,7 @@ def checked_inputs(inputs: Any, task: Task) -> torch.Tensor:
             f"predict takes a batch of samples of shape {expected} of task {task.name!r}, found shape "
             f"{tuple(tensor.shape)}{one}"
         )
-    return tensor
+    return in_form_of(like, tensor, dtype, f"samples of task {task.name!r} to predict")
 
 
 def reset_options(options: Any, known: Collection[str]) -> dict[str, Any]:

@@ -31,12 +31,16 @@ from teachenv.dynamics import Dynamics
 from teachenv.env import TeachEnv
 from teachenv.experiment.progress import bar
 from teachenv.experiment.writing import write_atomically
+from teachenv.losses.plain import USUAL, plain_loss
 from teachenv.optional import needed_for
 from teachenv.problem_checks import check_learned
 from teachenv.randomness import SEED_BOUND
 from teachenv.state import Episode
+from teachenv.students import Prediction
+from teachenv.tasks.base import Task
 from teachenv.tasks.measures import Measure
-from teachenv.tasks.splits import Split, checked_split, labels_of
+from teachenv.tasks.splits import Split, checked_split, in_form_of
+from teachenv.tasks.targets import labels_of
 from teachenv.trees import bytes_of
 
 Objective = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -130,7 +134,7 @@ def attribute(
         tests: (inputs, targets) of the tests, in the form of the training's data: tensors, arrays, lists, data frames.
         objective: what a test measures: a function of outputs and targets to a scalar, differentiable in the outputs.
             It gets one test at a time, as a batch of one, or all of them if `together`. None: the cross-entropy; of
-            targets that are floating-point numbers the mean squared error.
+            numbers to predict the mean squared error, of several classes a sample the binary cross-entropy.
         together: whether there is one value for all tests, of their mean loss (or of the objective of all).
         seeds: the trainings, by the seeds that `env.reset` takes; values are their mean. None: the training of the
             environment's current episode, or the seed of an `OwnTraining`.
@@ -247,13 +251,18 @@ def _weighing(teach: TeachEnv, objective: Objective | None) -> Dynamics:
         )
     check_learned(teach.problem.settings, teach.task, family)
     (move,) = dynamics.moves
-    usual = _squared_error if teach.task.pool[1].is_floating_point() else F.cross_entropy
-    measure = _TestLoss(usual if objective is None else objective)
+    measure = _TestLoss(_usual(teach.task) if objective is None else objective)
     return replace(dynamics, moves=(replace(move, loss=family),), measure=measure)
 
 
-def _squared_error(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return F.mse_loss(outputs, targets.view(outputs.shape))
+def _usual(task: Task) -> Objective:
+    """The mean of the loss that targets of the task's kind are usually trained with."""
+    numbers = task.decisions is None and task.pool[1].is_floating_point()
+    kind = task.target_kind or ("numbers" if numbers else "labels")
+    if kind == "labels":
+        return F.cross_entropy
+    loss = plain_loss(USUAL[kind])
+    return lambda outputs, targets: loss(Prediction(outputs), targets).mean()
 
 
 def _tests(teach: TeachEnv, tests: Any) -> Split:
@@ -274,7 +283,8 @@ def _tests(teach: TeachEnv, tests: Any) -> Split:
             f"task {teach.task.name!r}"
         )
     pool_inputs, pool_targets = teach.task.pool
-    return given[0].to(pool_inputs), given[1].to(pool_targets)
+    dtype = teach.dynamics.student.dtype
+    return in_form_of(pool_inputs, given[0], dtype, "inputs of tests"), given[1].to(pool_targets)
 
 
 def _some(seeds: Sequence[int]) -> list[int]:

@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from teachenv import checks
 from teachenv.env import TeachEnv
 from teachenv.errors import unknown_name
 from teachenv.losses import PLAIN_LOSSES, DataWeights, LossFamily
+from teachenv.losses.plain import reads
 from teachenv.students import FunctionalStudent
 from teachenv.students.prediction import Prediction
 from teachenv.tasks.base import Task
 from teachenv.tasks.measures import Measure
-from teachenv.tasks.splits import Split, checked_split, labels_of
+from teachenv.tasks.multi_label import MultiLabel
+from teachenv.tasks.reading import numbers_of, pair_of, texts_of
+from teachenv.tasks.regression import Regression
+from teachenv.tasks.soft_labels import SoftLabels
+from teachenv.tasks.splits import checked_split
+from teachenv.tasks.targets import CHECKS, TargetKind
 
 SampleLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(outputs, targets) of a minibatch to the loss of each of its samples, (batch,)."""
-
-_ASKED_TWICE = 16
-"""Samples of a Dataset that are read twice, to see whether it answers the same."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -45,8 +47,9 @@ class OwnTraining:
 
     Attributes:
         module: builds a fresh network: a function without arguments, called under the seed.
-        data: (inputs, targets), tensors, arrays, lists or data frames; or a Dataset of such pairs, read once. Targets
-            are labels, integers from 0 on or texts, or, for regression, floating-point numbers.
+        data: (inputs, targets), tensors, arrays, lists or data frames; or a Dataset or a DataLoader of such pairs,
+            read once. Targets are what the loss reads: labels, integers from 0 on or texts; for regression numbers;
+            probabilities of classes, or 0 and 1 of several classes (`teachenv.tasks.targets`).
         loss: the loss of a sample: a name in `teachenv.losses.PLAIN_LOSSES`, or a function of (outputs, targets) to a
             loss for each sample of the minibatch, (batch,); a step takes their mean.
         optimizer: `torch.optim.SGD`, `Adam`, `AdamW` or `RMSprop`.
@@ -78,12 +81,12 @@ class OwnTraining:
         object.__setattr__(self, "seed", checks.integer("seed", self.seed, least=0))  # frozen for everybody else
         object.__setattr__(self, "steps", checks.integer("steps", self.steps, least=1))
         object.__setattr__(self, "batch_size", checks.integer("batch_size", self.batch_size, least=1))
-        _ = self._settings, self._pool  # what cannot be taken is said now
+        _ = self._settings, self._task  # what cannot be taken is said now
 
     @property
-    def classes(self) -> np.ndarray | None:
+    def classes(self) -> tuple[str, ...] | None:
         """The texts that labels were given as, in the order of their numbers; None: labels were numbers."""
-        return self._read[1]
+        return self._task.classes
 
     def environment(self) -> TeachEnv:
         """A teaching environment whose training under the zero action, `reset(seed=seed)`, is this one.
@@ -91,7 +94,7 @@ class OwnTraining:
         Raises:
             ValueError: the network does not fit the data, or is no function of its tensors, inputs and seed.
         """
-        inputs, targets = self._pool
+        inputs = self._task.pool[0]
         dtype, device = getattr(torch, self.dtype), torch.device(self.device)
         example = inputs[: self.batch_size]
         example = example.to(device, dtype if example.is_floating_point() else None)
@@ -105,16 +108,15 @@ class OwnTraining:
             raise ValueError(
                 "the network has outputs of shape (batch,), expected (batch, outputs): leave out squeeze or flatten"
             )
-        outputs, measure = student.output_shape[0], None if self._classifies else _SquaredError()
-        if self._classifies and not 0 <= (lowest := int(targets.min())) <= (highest := int(targets.max())) < outputs:
+        targets, outputs = self._task.pool[1], student.output_shape[0]
+        if self._task.target_kind == "labels" and int(targets.max()) >= outputs:
             raise ValueError(
-                f"labels of the data go from {lowest} to {highest}, but the network has {outputs} outputs, one for "
-                "each class from 0 on: number the classes from 0, or give the network more outputs; for one output and "
-                "a loss of your own give the targets as floating-point numbers"
+                f"labels of the data go from {int(targets.min())} to {int(targets.max())}, but the network has {outputs} "
+                "outputs, one for each class from 0 on: number the classes from 0, or give the network more outputs; for "
+                "one output and a loss of your own give the targets as floating-point numbers"
             )
-        task = Task("own training", "own data", (inputs, targets), (inputs[:1], targets[:1]), outputs, measure)
         return TeachEnv(
-            task=task,
+            task=replace(self._task, num_outputs=student.output_shape[0]),
             student=self.module,
             loss=self._family,
             horizon=self.steps,
@@ -133,45 +135,45 @@ class OwnTraining:
         Raises:
             ValueError: a label that the data does not have.
         """
-        is_pair = isinstance(tests, tuple | list) and len(tests) == 2
-        labels = _texts(tests[1]) if is_pair else None
-        if self.classes is None or labels is None:
+        if self.classes is None:
             return tests
-        numbers = np.searchsorted(self.classes, labels).clip(max=len(self.classes) - 1)
-        if unknown := labels[self.classes[numbers] != labels].tolist():
-            raise ValueError(f"tests have the label {unknown[0]!r}, expected one of {self.classes.tolist()}")
-        return tests[0], numbers
+        inputs, labels = pair_of(tests, "tests")
+        texts = texts_of(labels, "tests")
+        return inputs, labels if texts is None else numbers_of(texts, np.asarray(self.classes), "tests")
 
     @cached_property
-    def _read(self) -> tuple[Any, np.ndarray | None]:
-        """(Inputs, targets) with numbers as targets, and the texts that they were."""
-        data: Any = self.data if isinstance(self.data, tuple | list) else _collected(self.data)
-        texts = _texts(data[1]) if len(data) == 2 else None  # another number is refused later
-        if texts is not None:
-            classes = np.array(sorted(set(texts.tolist())))
-            return (data[0], np.searchsorted(classes, texts)), classes
-        return data, None
-
-    @cached_property
-    def _pool(self) -> Split:
-        inputs, targets = checked_split(self._read[0], "data")
-        if not self._classifies:
-            return inputs, targets.to(getattr(torch, self.dtype))
-        targets = labels_of(targets, "data")
-        if int(targets.min()) == int(targets.max()):
+    def _task(self) -> Task:
+        """The data as a pool; one of its samples stands in the place of the test split."""
+        pair = pair_of(self.data, "data")
+        texts = texts_of(pair[1], "data")
+        classes = None if texts is None else np.unique(texts)
+        labels = pair[1] if texts is None or classes is None else numbers_of(texts, classes, "data")
+        inputs, targets = checked_split((pair[0], labels), "data")
+        kind = self._kind(targets)
+        targets = CHECKS[kind](targets, "data", None)
+        if kind == "labels" and int(targets.min()) == int(targets.max()):
             raise ValueError(
                 f"all {len(targets)} samples of the data have the label {int(targets[0])}, expected two classes or "
                 'more; for numbers to predict use loss="squared-error"'
             )
-        return inputs, targets
+        return Task(
+            "own training",
+            "own data",
+            (inputs, targets),
+            (inputs[:1], targets[:1]),
+            measure=_MEASURES[kind](),
+            classes=None if classes is None else tuple(classes.tolist()),
+        )
 
-    @cached_property
-    def _classifies(self) -> bool:
-        if isinstance(self.loss, str):
-            if self.loss not in PLAIN_LOSSES:
-                raise unknown_name("loss", self.loss, PLAIN_LOSSES)
-            return self.loss != "squared-error"
-        return not checked_split(self._read[0], "data")[1].is_floating_point()
+    def _kind(self, targets: torch.Tensor) -> TargetKind:
+        """What the targets are: what a named loss reads; of one's own labels if they are integers, else numbers."""
+        if not isinstance(self.loss, str):
+            return "numbers" if targets.is_floating_point() else "labels"
+        if self.loss not in PLAIN_LOSSES:
+            raise unknown_name("loss", self.loss, PLAIN_LOSSES)
+        kinds = reads(self.loss)
+        soft = targets.ndim == 2 and targets.shape[1] > 1 and targets.is_floating_point()
+        return "distributions" if soft and "distributions" in kinds else kinds[0]
 
     @property
     def _family(self) -> LossFamily:
@@ -190,8 +192,6 @@ class OwnLoss(DataWeights):
         function: (outputs, targets) of a minibatch to the loss of each sample, (batch,).
     """
 
-    needs_labels = False
-
     def __init__(self, function: SampleLoss) -> None:
         if not callable(function):
             raise TypeError(
@@ -199,7 +199,7 @@ class OwnLoss(DataWeights):
                 f"{', '.join(map(repr, PLAIN_LOSSES))}, or a function of (outputs, targets) to a loss for each sample"
             )
         super().__init__()
-        self._sample_loss = partial(_of_samples, function)
+        self._sample_loss, self.reads = partial(_of_samples, function), ()
 
     def of_data(self) -> OwnLoss:
         """The family itself."""
@@ -217,16 +217,13 @@ def _of_samples(function: SampleLoss, prediction: Prediction, targets: torch.Ten
     return losses
 
 
-class _SquaredError(Measure):
-    """What a regression is judged by in its environment; tests have an objective of their own."""
-
-    def objective(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return -F.mse_loss(outputs, targets.view(outputs.shape))
-
-    def score(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return 1.0 / (1.0 - self.objective(outputs, targets))
-
-
+_MEASURES: dict[TargetKind, Callable[[], Measure | None]] = {
+    "labels": lambda: None,
+    "numbers": Regression,
+    "distributions": SoftLabels,
+    "indicators": MultiLabel,
+}
+"""What the environment of each kind of targets is judged by; tests have an objective of their own."""
 _NAMES: dict[Callable[..., torch.optim.Optimizer], str] = {
     torch.optim.SGD: "sgd",
     torch.optim.Adam: "adam",
@@ -275,50 +272,3 @@ def optimizer_settings(optimizer: Callable[..., torch.optim.Optimizer], given: M
     elif "momentum" in values:
         options["momentum"] = values["momentum"]
     return {"optimizer": name, **settings} | ({"optimizer_kwargs": options} if options else {})
-
-
-def _texts(labels: Any) -> np.ndarray | None:
-    """The labels as an array of texts; None if they are something else."""
-    array = np.asarray(labels) if not isinstance(labels, torch.Tensor) else None
-    if array is None or array.dtype.kind not in "OUS" or not all(isinstance(each, str) for each in array.flat):
-        return None
-    return array.astype(str)
-
-
-def _collected(data: Any) -> tuple[Any, Any]:
-    """(Inputs, labels) of a Dataset's samples.
-
-    Raises:
-        TypeError: it is none, it has no length, or its samples are no pairs of (input, label).
-        ValueError: it answers differently each time.
-    """
-    readable = hasattr(data, "__getitem__") and hasattr(data, "__len__")
-    if not readable or hasattr(data, "__array__"):
-        raise TypeError(
-            f"data must be (inputs, targets) or a Dataset with a length and samples by number, found a "
-            f"{type(data).__name__}; give {'its inputs and its targets apart' if readable else 'its samples as arrays'}"
-        )
-    pairs = [_pair(data[i], i) for i in range(len(data))]
-    for i in np.linspace(0, len(pairs) - 1, min(len(pairs), _ASKED_TWICE), dtype=int):
-        again = _pair(data[int(i)], i)
-        if not all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(pairs[i], again, strict=True)):
-            raise ValueError(
-                f"the Dataset answers differently each time: its sample {i} changed between two readings; leave random "
-                "augmentation out of it, since the training of which samples are weighed must be one"
-            )
-    if not pairs:
-        raise ValueError("the Dataset has no samples, expected at least one")
-    inputs, labels = zip(*pairs, strict=True)
-    return torch.stack([torch.as_tensor(each) for each in inputs]), np.stack([np.asarray(each) for each in labels])
-
-
-def _pair(sample: Any, i: int) -> tuple[Any, Any]:
-    if not isinstance(sample, tuple | list) or len(sample) != 2:
-        raise TypeError(f"sample {i} of the Dataset is {checks.shown(sample)}, expected a pair (input, label)")
-    for what, part in zip(("input", "label"), sample, strict=True):
-        if np.asarray(part).dtype.kind not in ("biuf" if what == "input" else "biufUS"):
-            raise TypeError(
-                f"the {what} of sample {i} of the Dataset is of type {type(part).__name__}, expected numbers: turn "
-                "images into tensors by transform=torchvision.transforms.ToTensor()"
-            )
-    return sample[0], sample[1]

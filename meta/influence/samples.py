@@ -11,6 +11,7 @@ import torch
 
 from teachenv import checks
 from teachenv.tasks.base import Task
+from teachenv.tasks.reading import names_of, numbers_of, pair_of
 from teachenv.tasks.splits import checked_split
 
 
@@ -55,11 +56,11 @@ def samples_of(data: Task | tuple[Any, Any], trusted: tuple[Any, Any] | None) ->
                 raise ValueError(f"task {data.name!r} has a trusted dev set already; leave trusted out")
             trusted = data.dev
     else:
-        parts = [_pair(data, "data")]
+        parts = [pair_of(data, "data")]
     if trusted is not None:
-        parts.append(_pair(trusted, "trusted"))
-    labels = [_names(targets, where) for (_, targets), where in zip(parts, ("data", "trusted"), strict=False)]
-    classes, numbers = _numbered(labels, data)
+        parts.append(pair_of(trusted, "trusted"))
+    names = [names_of(targets, where) for (_, targets), where in zip(parts, ("data", "trusted"), strict=False)]
+    classes, numbers = _numbered(names, data)
     inputs = [
         checked_split((given if isinstance(data, Task) else _floating(given), of_class), where)[0]
         for (given, _), of_class, where in zip(parts, numbers, ("data", "trusted"), strict=False)
@@ -85,15 +86,9 @@ def _of_labels(task: Task) -> Task:
     Raises:
         ValueError: its samples have something else.
     """
-    if task.decisions is not None or not (task.measure is None or task.measure.of_labels):
+    if task.target_kind != "labels":
         raise ValueError(f"samples of task {task.name!r} do not have one label each; expected classification")
     return task
-
-
-def _pair(data: Any, where: str) -> tuple[Any, Any]:
-    if not isinstance(data, tuple | list) or len(data) != 2:
-        raise TypeError(f"{where} must be a pair (inputs, labels), found {checks.shown(data)}")
-    return data[0], data[1]
 
 
 def _floating(inputs: Any) -> Any:
@@ -108,30 +103,6 @@ def _floating(inputs: Any) -> Any:
     return array.astype(np.float32 if array.dtype.itemsize <= 2 else np.float64)
 
 
-def _names(labels: Any, where: str) -> np.ndarray:
-    """Labels as an array of numbers or texts, (n,)."""
-    array = labels.detach().cpu().numpy() if isinstance(labels, torch.Tensor) else np.asarray(labels)
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    if array.ndim != 1:
-        raise ValueError(
-            f"{where}: labels have shape {array.shape}, expected one label a sample, (n,): labels.argmax(1) makes them "
-            "of one-hot rows"
-        )
-    if array.dtype.kind == "O":
-        if missing := [i for i, label in enumerate(array) if label is None or label != label]:
-            raise ValueError(
-                f"{where}: {len(missing)} samples have no label, sample {missing[0]} first; leave them out"
-            )
-        array = (
-            np.array([str(label) for label in array]) if any(isinstance(v, str) for v in array) else array.astype(float)
-        )
-    if array.dtype.kind == "f" and not (array == np.round(array)).all():
-        broken = array[~(array == np.round(array))]
-        raise ValueError(f"{where}: labels such as {broken[0]:g} are no classes; expected whole numbers or texts")
-    return array.astype(np.int64) if array.dtype.kind == "f" else array
-
-
 def _numbered(labels: list[np.ndarray], data: Any) -> tuple[tuple[Any, ...], list[torch.Tensor]]:
     """The classes' names and the labels' numbers; a task's labels are numbers already."""
     if len({array.dtype.kind in "US" for array in labels}) > 1:
@@ -139,14 +110,12 @@ def _numbered(labels: list[np.ndarray], data: Any) -> tuple[tuple[Any, ...], lis
     names = np.unique(labels[0])
     if len(names) < 2:
         raise ValueError(f"all samples have the label {checks.shown(names[0].item())}; expected at least two classes")
+    called = tuple(names.tolist())
     if isinstance(data, Task):
         names = np.arange(data.num_outputs)
-    if len(labels) > 1 and len(unknown := np.setdiff1d(labels[1], names)):
-        raise ValueError(
-            f"trusted has the label {checks.shown(unknown[0].item())}, which no sample of data has; expected labels "
-            "that data has"
-        )
-    return tuple(names.tolist()), [torch.from_numpy(np.searchsorted(names, array)) for array in labels]
+        called = tuple(names.tolist()) if data.classes is None else data.classes
+    numbers = [numbers_of(each, names, where) for each, where in zip(labels, ("data", "trusted"), strict=False)]
+    return called, [torch.from_numpy(each) for each in numbers]
 
 
 def _standardised(inputs: torch.Tensor, count: int) -> torch.Tensor:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from teachenv.experiment.methods import Candidate, Method
+from teachenv.losses.plain import USUAL
 from teachenv.problem import Problem
 
 LEARN_FROM = {"dev only": "dev", "train + dev": "pool and dev"}
@@ -20,9 +21,9 @@ LEARN_FROM = {"dev only": "dev", "train + dev": "pool and dev"}
 def baselines(problem: Problem, candidates: int) -> dict[str, Method]:
     """Methods that train on the labels of a trusted dev set: on them alone, and on the pool's with them.
 
-    Each is cross-entropy (the squared error where targets are numbers, the plain loss beside a teacher network) with
-    weight decays from 0 to 0.01. It is tuned on one half of the dev set by students that learn from the other, and its
-    final students learn from all of it.
+    Each is the usual loss of the task's targets (cross-entropy of labels, the squared error of numbers; the plain loss
+    beside a teacher network) with weight decays from 0 to 0.01. It is tuned on one half of the dev set by students that
+    learn from the other, and its final students learn from all of it.
 
     Args:
         problem: the task, and the options that the methods of the comparison share.
@@ -36,8 +37,9 @@ def baselines(problem: Problem, candidates: int) -> dict[str, Method]:
     settings, dev = problem.settings, len(problem.task.dev[0])
     own: dict[str, Any] = {"dev_size": None, "dev_measured": None}
     if settings.teacher is None:
-        targets = problem.task.pool[1]
-        base = "squared-error" if problem.task.decisions is None and targets.is_floating_point() else "cross-entropy"
+        task = problem.task
+        numbers = task.decisions is None and task.pool[1].is_floating_point()
+        base = USUAL[task.target_kind or ("numbers" if numbers else "labels")]
         own |= {"loss": "sample-weights", "loss_kwargs": {"base": base}}
     decays = [0.0, *(float(f"{decay:.1g}") for decay in np.geomspace(1e-3, 1e-2, candidates - 1))]
     methods = {}

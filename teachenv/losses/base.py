@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 import torch
 
 from teachenv.students.prediction import Prediction
+from teachenv.tasks.targets import TargetKind
 
 
 class LossFamily(ABC):
@@ -22,7 +23,8 @@ class LossFamily(ABC):
         of_pairs: whether the outputs are those of a teacher network and of a student; see `teachenv.joint`.
         of_places: whether an action's coordinates belong to the places of a minibatch, so that they mean nothing for a
             batch of another size.
-        needs_labels: whether targets must be class labels.
+        reads: kinds of targets that the loss is of, see `teachenv.tasks.targets`: `"labels"`, `"numbers"`,
+            `"distributions"`, `"indicators"`; those of decisions are labels. Empty: whatever the task has.
         drops_samples: whether the action −1 at a place drops the sample there from the minibatch's loss.
         of_pool: whether an action has coordinates for each sample of the pool, as many for each and side by side, of
             which a step gives the loss those of its minibatch; `action_size` is then the number that the loss is given.
@@ -32,7 +34,7 @@ class LossFamily(ABC):
     needs_head: bool = False
     of_pairs: bool = False
     of_places: bool = False
-    needs_labels: bool = False
+    reads: tuple[TargetKind, ...] = ()
     drops_samples: bool = False
     of_pool: bool = False
     coefficient_label: str = "coefficients"

@@ -9,19 +9,21 @@ from torch.nn import functional as F
 
 from teachenv import checks
 from teachenv.losses.base import LossFamily
+from teachenv.losses.plain import expected
 from teachenv.students.prediction import Prediction
 
 
 class Bilinear(LossFamily):
     """l = −e_y' Φ log p with Φ = I + scale · A, the action read as the C×C matrix A (row: label, column: class).
 
-    L2T-DLF's form without its sigmoid. The zero action, Φ = I, is cross-entropy, bitwise.
+    L2T-DLF's form without its sigmoid. The zero action, Φ = I, is cross-entropy, bitwise. Of soft labels the
+    distribution q stands in the place of e_y.
 
     Args:
         scale: how far the box reaches: the entries of Φ lie within `scale` of the identity's.
     """
 
-    needs_labels = True
+    reads = ("labels", "distributions")
 
     def __init__(self, scale: float = 0.5) -> None:
         self.scale = checks.number("scale", scale, above=0)
@@ -42,10 +44,10 @@ class Bilinear(LossFamily):
     def _scores(self, action: torch.Tensor, prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:
         """e_y' Φ log p of each sample, shape (batch,), as log p_y + scale · e_y' A log p: exact where A = 0."""
         log_p = self._logarithm(F.log_softmax(prediction.outputs, 1))
-        log_p_y = log_p.gather(1, targets.unsqueeze(1)).squeeze(1)
-        rows = action.view(log_p.shape[1], log_p.shape[1]).index_select(0, targets)
+        matrix = action.view(log_p.shape[1], log_p.shape[1])
+        rows = targets @ matrix if targets.is_floating_point() else matrix.index_select(0, targets)
         # A class whose logit is −∞ is not there: Φ's zero times its logarithm would be NaN.
-        return log_p_y + self.scale * (rows * log_p.masked_fill(log_p == -math.inf, 0.0)).sum(1)
+        return expected(log_p, targets) + self.scale * (rows * log_p.masked_fill(log_p == -math.inf, 0.0)).sum(1)
 
     def _logarithm(self, log_p: torch.Tensor) -> torch.Tensor:
         """What stands in the logarithm's place, (batch, C)."""

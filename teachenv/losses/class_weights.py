@@ -24,7 +24,7 @@ class ClassWeights(LossFamily):
     """
 
     coefficient_label = "weights of the classes"
-    needs_labels = True
+    reads = ("labels",)
 
     def __init__(self, scale: float = 0.5) -> None:
         self.scale = checks.number("scale", scale, above=0, most=0.999)

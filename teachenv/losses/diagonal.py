@@ -22,7 +22,7 @@ class Diagonal(LossFamily):
         scale: how far the box reaches: coefficients lie within `scale` of 1.
     """
 
-    needs_labels = True
+    reads = ("labels",)
 
     def __init__(self, scale: float = 0.5) -> None:
         self.scale = checks.number("scale", scale, above=0)

@@ -76,7 +76,7 @@ class Distillation(LossFamily):
 
     coefficient_label = "weights of the minibatch in the teacher's distillation loss"
     of_pairs = True
-    needs_labels = True
+    reads = ("labels",)
     of_places = True
 
     def __init__(

@@ -165,7 +165,7 @@ class DynamicNetwork(LossFamily):
     """
 
     coefficient_label = "loss (row: label's σ, column: class's)"
-    needs_labels = True
+    reads = ("labels",)
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from teachenv import checks
 from teachenv.losses.base import LossFamily, weighted
+from teachenv.losses.plain import cross_entropy
 from teachenv.students.prediction import Prediction
 
 
@@ -23,7 +24,7 @@ class LabelWeights(LossFamily):
     """
 
     coefficient_label = "changes of the pool's labels, the classes of a sample side by side"
-    needs_labels = True
+    reads = ("labels", "distributions")
     of_pool = True
 
     def __init__(self, scale: float = 1.0) -> None:
@@ -40,5 +41,5 @@ class LabelWeights(LossFamily):
         # Of a sample with many decisions (`teachenv.tasks.decisions`) all have its coordinates.
         of_decisions = of_samples.repeat_interleave(len(targets) // len(of_samples), 0)
         correction = -weighted(of_decisions, log_p).sum(1)
-        plain = prediction.mean(F.cross_entropy(prediction.outputs, targets, reduction="none"))
+        plain = prediction.mean(cross_entropy(prediction, targets))
         return plain + self.scale * prediction.mean(correction)

@@ -37,7 +37,7 @@ class Mixture(LossFamily):
             and the default).
     """
 
-    needs_labels = True
+    reads = ("labels",)
 
     def __init__(
         self,

@@ -13,7 +13,9 @@ from torch.nn import functional as F
 
 from teachenv import checks
 from teachenv.errors import unknown_name
+from teachenv.losses.base import weighted
 from teachenv.students.prediction import Prediction
+from teachenv.tasks.targets import TargetKind
 
 SampleLoss = Callable[[Prediction, torch.Tensor], torch.Tensor]
 
@@ -30,14 +32,26 @@ def _is_target(values: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return torch.arange(values.shape[1], device=values.device) == targets.unsqueeze(1)
 
 
+def expected(values: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """What a row of `values` is for the sample's class: v_y of labels, (batch,), Σ_c q_c v_c of distributions.
+
+    Args:
+        values: (batch, C).
+        targets: labels, (batch,), or distributions, (batch, C).
+    """
+    if not targets.is_floating_point():
+        return _pick(values, targets)
+    return weighted(targets, values).sum(1)
+
+
 def cross_entropy(prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy, −log p_y."""
+    """Cross-entropy, −log p_y; of distributions q over classes −Σ_c q_c log p_c."""
     # Picked by gather, since F.cross_entropy is slow under vmap; the gradient is bitwise F.cross_entropy's.
-    return -_pick(F.log_softmax(prediction.outputs, 1), targets)
+    return -expected(F.log_softmax(prediction.outputs, 1), targets)
 
 
 def label_smoothing(prediction: Prediction, targets: torch.Tensor, *, epsilon: float = 0.1) -> torch.Tensor:
-    """Cross-entropy to (1 − ε)·one-hot + ε·uniform (Szegedy et al. 2016)."""
+    """Cross-entropy to (1 − ε)·one-hot + ε·uniform (Szegedy et al. 2016), or to distributions smoothed likewise."""
     return F.cross_entropy(prediction.outputs, targets, reduction="none", label_smoothing=epsilon)
 
 
@@ -126,9 +140,10 @@ def class_balanced(
 
 
 def brier(prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:
-    """‖p − e_y‖², the squared error of the probabilities."""
+    """‖p − e_y‖², the squared error of the probabilities; of distributions q over classes ‖p − q‖²."""
     p = F.softmax(prediction.outputs, 1)
-    return (p - _is_target(p, targets).to(p.dtype)).square().sum(1)
+    given = targets if targets.is_floating_point() else _is_target(p, targets).to(p.dtype)
+    return (p - given).square().sum(1)
 
 
 def hinge(prediction: Prediction, targets: torch.Tensor, *, margin: float = 1.0) -> torch.Tensor:
@@ -138,10 +153,39 @@ def hinge(prediction: Prediction, targets: torch.Tensor, *, margin: float = 1.0)
     return F.relu(margin + other - _pick(z, targets))
 
 
+def _errors(prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:
+    """Errors y − z of numbers to predict, (batch, outputs)."""
+    return (targets.reshape(prediction.outputs.shape) - prediction.outputs).flatten(1)
+
+
 def squared_error(prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:
     """Mean squared error over a sample's outputs, for regression."""
-    error = prediction.outputs - targets.view(prediction.outputs.shape)
-    return error.square().flatten(1).mean(1)
+    return _errors(prediction, targets).square().mean(1)
+
+
+def absolute_error(prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:
+    """Mean absolute error over a sample's outputs, for regression."""
+    return _errors(prediction, targets).abs().mean(1)
+
+
+def huber(prediction: Prediction, targets: torch.Tensor, *, delta: float = 1.0) -> torch.Tensor:
+    """Huber's loss (1964), for regression: ½ e² where |e| ≤ δ and δ (|e| − ½ δ) beyond, the mean over outputs."""
+    error = _errors(prediction, targets).abs()
+    # The square of what is clamped, so that no branch overflows.
+    near = error.clamp(max=delta)
+    return (0.5 * near.square() + delta * (error - near)).mean(1)
+
+
+def quantile(prediction: Prediction, targets: torch.Tensor, *, level: float = 0.5) -> torch.Tensor:
+    """The pinball loss max(α e, (α − 1) e), e = y − z, whose least value is the α-quantile (Koenker & Bassett 1978)."""
+    error = _errors(prediction, targets)
+    return torch.where(error > 0, level * error, (level - 1.0) * error).mean(1)
+
+
+def binary_cross_entropy(prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:
+    """The mean over classes of −t log σ(z) − (1 − t) log σ(−z), for samples with several classes each."""
+    z = prediction.outputs
+    return (F.softplus(z) - targets * z).mean(1)
 
 
 PLAIN_LOSSES: dict[str, Callable[..., torch.Tensor]] = {
@@ -155,7 +199,30 @@ PLAIN_LOSSES: dict[str, Callable[..., torch.Tensor]] = {
     "brier": brier,
     "hinge": hinge,
     "squared-error": squared_error,
+    "absolute-error": absolute_error,
+    "huber": huber,
+    "quantile": quantile,
+    "binary-cross-entropy": binary_cross_entropy,
 }
+_SOFT: tuple[TargetKind, ...] = ("labels", "distributions")
+_NUMBERS: tuple[TargetKind, ...] = ("numbers",)
+_READS: dict[str, tuple[TargetKind, ...]] = {
+    "cross-entropy": _SOFT,
+    "label-smoothing": _SOFT,
+    "brier": _SOFT,
+    "squared-error": _NUMBERS,
+    "absolute-error": _NUMBERS,
+    "huber": _NUMBERS,
+    "quantile": _NUMBERS,
+    "binary-cross-entropy": ("indicators",),
+}
+USUAL: dict[TargetKind, str] = {
+    "labels": "cross-entropy",
+    "numbers": "squared-error",
+    "distributions": "cross-entropy",
+    "indicators": "binary-cross-entropy",
+}
+"""The loss that each kind of targets is usually trained with."""
 
 
 def _counts(name: str, value: Any) -> tuple[float, ...] | None:
@@ -176,6 +243,8 @@ _RANGES: dict[str, dict[str, Callable[[str, Any], Any]]] = {
     "generalized-cross-entropy": {"q": partial(checks.number, above=0, most=1)},
     "class-balanced": {"beta": partial(checks.number, least=0, below=1), "counts": _counts},
     "hinge": {"margin": _AT_LEAST_ZERO},
+    "huber": {"delta": partial(checks.number, above=0)},
+    "quantile": {"level": partial(checks.number, above=0, below=1)},
 }
 
 
@@ -201,6 +270,11 @@ def plain_loss(name: str, /, **options: Any) -> partial[torch.Tensor]:
     checks.known_options(f"loss {name!r}", options, plain_options(name))
     function, ranges = PLAIN_LOSSES[name], _RANGES.get(name, {})
     return partial(function, **{option: ranges[option](option, value) for option, value in options.items()})
+
+
+def reads(name: str) -> tuple[TargetKind, ...]:
+    """The kinds of targets that the named loss is of, the usual one first."""
+    return _READS.get(name, ("labels",))
 
 
 def needs_head(name: str) -> bool:

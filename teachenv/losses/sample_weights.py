@@ -8,7 +8,7 @@ import torch
 
 from teachenv import checks
 from teachenv.losses.base import LossFamily, weighted
-from teachenv.losses.plain import needs_head, plain_loss, plain_options, squared_error
+from teachenv.losses.plain import needs_head, plain_loss, plain_options, reads
 from teachenv.students.prediction import Prediction
 
 
@@ -38,12 +38,7 @@ class SampleWeights(LossFamily):
         checks.known_options(f"weighted samples of {base!r}:", options, known)
         self.base, self.options = base, options
         self._sample_loss = plain_loss(base, **options)
-        self.needs_head = needs_head(base)
-
-    @property
-    def needs_labels(self) -> bool:  # type: ignore[override]
-        """Whether the base loss is of class labels: all but the squared error are."""
-        return self._sample_loss.func is not squared_error
+        self.needs_head, self.reads = needs_head(base), reads(base)
 
     @property
     def drops_samples(self) -> bool:  # type: ignore[override]

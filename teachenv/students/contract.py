@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from teachenv.students.attributes import attributes_of, changed
+from teachenv.students.calling import Call, as_floats
 from teachenv.students.culprits import likely_cause
 from teachenv.students.derivatives import compare_derivatives
 from teachenv.students.factories import StudentFactory
@@ -42,6 +43,7 @@ def functional_student(
     *,
     autocast: bool = False,
     known: bool = False,
+    call: Call | None = None,
 ) -> FunctionalStudent:
     """A network as a pure function, which has been compared with the module itself.
 
@@ -52,11 +54,13 @@ def functional_student(
         device: where they live.
         autocast: run the network in bfloat16, see `FunctionalStudent`.
         known: whether the network is one of this package's, which its tests compare with the module itself.
+        call: how it is called, see `FunctionalStudent`.
 
     Raises:
         ValueError: the network is not what a student must be; names the module, what differs and what to do.
     """
-    student = FunctionalStudent(factory, example, dtype, device, autocast=autocast, known=known)
+    example = as_floats(example, dtype)
+    student = FunctionalStudent(factory, example, dtype, device, autocast=autocast, known=known, call=call)
     few = example[: student.few]
     reached = watch_passes(student, few)
     if not known:

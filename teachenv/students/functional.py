@@ -11,9 +11,10 @@ from torch import nn
 
 from teachenv.optimizers import Tensors
 from teachenv.randomness import Purpose, all_seeded, generator_states, torch_seed
+from teachenv.students.calling import Call, NoOutputs, as_floats
 from teachenv.students.factories import StudentFactory, built
 from teachenv.students.kernels import DifferentiableKernels
-from teachenv.students.prediction import Prediction, logits_of
+from teachenv.students.prediction import Prediction
 from teachenv.students.skeleton import modes_of, places_of
 
 _FEW = 8
@@ -35,14 +36,15 @@ class FunctionalStudent:
     `functional_student` makes one and compares it with the module itself.
 
     Args:
-        factory: builds the network. Its outputs are a tensor, or something with a tensor as `logits`, attribute or key.
-            Lazy modules are completed by a pass of zeros.
+        factory: builds the network. Lazy modules are completed by a pass of zeros.
         example: a minibatch of inputs, used once to see what the forward pass does and where its head is.
         dtype: floating type of parameters and buffers.
         device: where they live.
         autocast: run the network under `torch.autocast` in bfloat16. Each use of a weight is cast anew, so that what
             comes back from several uses (tied or recurrent weights) is added up in the parameters' own type.
         known: whether the network is one of this package's, of which a few inputs show what is asked of it.
+        call: how it is called, and which part of its answer its outputs are; by default a tensor, or something with a
+            tensor as `logits`, attribute or key.
 
     Attributes:
         module: the skeleton: a module into which tensors are put for a pass.
@@ -73,8 +75,10 @@ class FunctionalStudent:
         *,
         autocast: bool = False,
         known: bool = False,
+        call: Call | None = None,
     ) -> None:
         self.factory, self._dtype, self.device, self.autocast = factory, dtype, device, autocast
+        self.call, example = call or Call(), as_floats(example, dtype)
         self._shape_of_inputs, self._type_of_inputs = example[:2].shape, example.dtype
         self._make_skeleton()
         self.name = type(self.module).__name__
@@ -148,7 +152,7 @@ class FunctionalStudent:
         Args:
             parameters: trainable parameters.
             buffers: running statistics and other buffers; left as they are.
-            inputs: a minibatch of inputs, (batch, ...).
+            inputs: a minibatch of inputs, (batch, ...); pixels as uint8 are brought to [0, 1].
             training: training mode (batch statistics, dropout) or evaluation mode.
             differentiable: make the new buffers, and evaluation with respect to the buffers, differentiable;
                 `"batched"`: the same, arranged for `torch.func.vmap` and for forward mode.
@@ -178,7 +182,7 @@ class FunctionalStudent:
             buffers = {name: b.clone() for name, b in buffers.items()}
         kernels = self._kernels(buffers, training, differentiable)
         with self.holding(parameters | buffers, training), kernels, self.precision():
-            outputs = logits_of(self.module(inputs), self.name, training)
+            outputs = self.call(self.module, as_floats(inputs, self._dtype), self.name, training)
             # Read back, since a forward pass may assign a buffer anew.
             return outputs, {name: self.tensor_at(name) for name in buffers}
 
@@ -289,11 +293,15 @@ class FunctionalStudent:
             few = example[:_FEW]
             try:
                 outputs = self._run_once(few)
+            except NoOutputs:
+                raise
             except Exception:
                 few = example
             if not known or few is example:
                 # What the network does with a whole minibatch is what counts, and it may fail on that alone.
                 outputs = self._run_once(example)
+        except NoOutputs:
+            raise
         except Exception as error:
             # oneDNN, for one, has no LSTM in bfloat16 for processors without AVX-512.
             hint = "; this machine may lack it in bfloat16: try autocast=None" if self.autocast else ""
@@ -303,18 +311,17 @@ class FunctionalStudent:
             ) from error
         for handle in handles:
             handle.remove()
-        outputs = logits_of(outputs, self.name, training=True)
         self._head_name = next((name for name, out in linear_outputs.items() if out is outputs), None)
         self.output_shape = tuple(outputs.shape[1:])
         return few
 
-    def _run_once(self, inputs: torch.Tensor) -> Any:
-        """What a training pass returns; notes which generators it draws from."""
+    def _run_once(self, inputs: torch.Tensor) -> torch.Tensor:
+        """The outputs of a training pass; notes which generators it draws from."""
         parameters, buffers = (copied(tensors) for tensors in self.tensors_of(self.module))
         with all_seeded(0, Purpose.DROPOUT, device=self.device), torch.no_grad():
             before = generator_states(self.device)
             with self.holding(parameters | buffers, training=True), self.precision():
-                outputs = self.module(inputs)
+                outputs = self.call(self.module, inputs, self.name, training=True)
             after = generator_states(self.device)
         self._draws_from = {name for name, state in before.items() if state != after[name]}
         return outputs

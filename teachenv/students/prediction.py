@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -31,31 +29,3 @@ class Prediction:
             return losses.mean()
         # A minibatch in which nothing counts has no loss, rather than 0 / 0.
         return (self.weights * losses).sum() / self.weights.sum().clamp(min=1e-12)
-
-
-def logits_of(outputs: Any, name: str, training: bool) -> torch.Tensor:
-    """What a network returned, if it is a tensor; else its `logits`, as of the models of transformers.
-
-    Args:
-        outputs: what its forward pass returned.
-        name: the network's name, for errors.
-        training: the mode of the pass, for errors.
-
-    Raises:
-        ValueError: there is neither.
-    """
-    if isinstance(outputs, torch.Tensor):
-        return outputs
-    logits = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", None)
-    if isinstance(logits, torch.Tensor):
-        return logits
-    content = ""
-    if isinstance(outputs, Mapping):
-        content = f" with keys {', '.join(map(repr, outputs))}"
-    elif isinstance(outputs, tuple | list):
-        content = f" of {', '.join(type(part).__name__ for part in outputs)}"
-    raise ValueError(
-        f"the student {name} returns {type(outputs).__name__}{content} in "
-        f"{'training' if training else 'evaluation'} mode, expected a tensor of logits, or something with a tensor "
-        "as .logits or ['logits']; wrap it in a module that returns its logits"
-    )

@@ -15,7 +15,6 @@ from teachenv.randomness import Purpose, all_seeded, generator_states
 from teachenv.students.culprits import place_of_draws
 from teachenv.students.derivatives import random_direction
 from teachenv.students.functional import FunctionalStudent
-from teachenv.students.prediction import logits_of
 from teachenv.students.traces import Trace, equal, gradient_of, passed
 
 _EXACT = {torch.float32: 1e-5, torch.float64: 1e-10}
@@ -92,7 +91,7 @@ class Trial:
         def evaluated() -> torch.Tensor:
             module.eval()
             with torch.no_grad(), student.precision():
-                return logits_of(module(self.minibatches[0]), student.name, training=False).clone()
+                return student.call(module, self.minibatches[0], student.name, training=False).clone()
 
         def move() -> None:
             with torch.no_grad():
@@ -104,7 +103,7 @@ class Trial:
         for t, inputs in enumerate(self.minibatches):
             module.train()
             with student.random_state(0, t), student.precision(), torch.enable_grad():
-                outputs = logits_of(module(inputs), student.name, training=True)
+                outputs = student.call(module, inputs, student.name, training=True)
                 gradient = gradient_of(outputs, parameters) if t else {}
             for child in module.modules():
                 # One that is updated with its graph would keep it, and every loop detaches it.

@@ -16,7 +16,6 @@ from torch.autograd import _get_sequence_nr  # type: ignore[attr-defined]
 from teachenv.randomness import Purpose, all_seeded
 from teachenv.students.functional import FunctionalStudent, copied
 from teachenv.students.kernels import DATA, DifferentiableKernels
-from teachenv.students.prediction import logits_of
 from teachenv.trees import tensors_of
 
 # What stops gradients, some within itself; and what takes of a tensor its shape alone.
@@ -128,7 +127,7 @@ def watch_passes(student: FunctionalStudent, few: torch.Tensor) -> set[str] | No
                 watch,
                 student.precision(),
             ):
-                outputs = logits_of(student.module(few), student.name, training)
+                outputs = student.call(student.module, few, student.name, training)
                 after = [student.tensor_at(name) for name in buffers if name in leaves]
         except Exception:
             student.opens, reached = False, None  # something in the network needs its gradients stopped

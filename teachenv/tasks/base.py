@@ -23,7 +23,10 @@ from teachenv.tasks.decisions import Decisions
 from teachenv.tasks.imbalance import imbalanced_indices
 from teachenv.tasks.measures import Measure
 from teachenv.tasks.noise import corrupt_labels
-from teachenv.tasks.splits import Split, as_bytes, checked_split, checked_targets, labels_of, shared_samples
+from teachenv.tasks.reading import numbers_of, pair_of, texts_of
+from teachenv.tasks.regression import Regression
+from teachenv.tasks.splits import Split, as_bytes, checked_split, shared_samples
+from teachenv.tasks.targets import CHECKS, TargetKind, indices, likely_kind, outputs_of
 
 VOID = -1
 """The label of what has none, in tasks with many decisions a sample; it counts for nothing."""
@@ -41,8 +44,10 @@ class Augmentation(Protocol):
 class Task:
     """A dataset cut into a labelled pool and a disjoint test split, ready for a student.
 
-    NumPy arrays, and what converts to them (lists, data frames), are accepted in place of tensors; integer targets
-    become int64. Labels of ordinary classification may stand in a column, (n, 1), and be whole floating-point numbers.
+    NumPy arrays, and what converts to them (lists, data frames), are accepted in place of tensors, and a Dataset or a
+    DataLoader in place of a pair, which is then read once. Integer targets become int64. Labels of ordinary
+    classification may stand in a column, (n, 1), be whole floating-point numbers, or texts, which are numbered in the
+    order of `classes`. `docs/own_data.md` has an example of each.
 
     Arrays are copied, so that what becomes of them later does not change the task; 100 MB take a quarter of a second
     and as much memory again. Tensors are not: `torch.from_numpy(array)` spares that where nobody changes the data.
@@ -50,12 +55,16 @@ class Task:
     Attributes:
         name: the setting's name, e.g. `"digits"` or `"digits-noisy-40"`.
         dataset: what the data really is, e.g. `"cifar10"`, `"cifar10-subset-20000"`, `"synthetic"`.
-        pool: labelled samples that episodes draw train and dev splits from: inputs `(n, ...)`, floating point (or
-            int64 token indices), and targets `(n, ...)`, int64 class indices or floating point.
+        pool: labelled samples that episodes draw train and dev splits from, or a Dataset or DataLoader of such. Inputs
+            `(n, ...)` are floating point, integers for token indices, or uint8 for pixels, which stay so in memory and
+            come to a student as x / 255; targets `(n, ...)` are class indices or floating point.
         test: samples for the final evaluation, disjoint from the pool, of the same trailing shapes and dtypes.
-        num_outputs: number of classes (or of regression outputs).
+        num_outputs: number of classes (or of regression outputs); None: as many classes as there are names, or as the
+            labels have, or as many outputs as a sample's target has numbers.
         measure: what a student is judged by; None stands for that of `decisions` at the environment's temperature:
-            `ClassificationMeasure` for ordinary classification.
+            `ClassificationMeasure` for ordinary classification. Where targets are floating-point numbers that can be no
+            labels it is `Regression()`. `SoftLabels()` and `MultiLabel()` are for probabilities of classes and for
+            several classes a sample.
         augment: augmentation of each training minibatch, used only when the environment asks for it.
         decisions: how a student's outputs are read as classifications; None: one for each sample. With them integer
             targets may be `VOID`, too.
@@ -66,10 +75,12 @@ class Task:
             it counts them from the end.
         dev: a trusted dev set: labelled samples that are not in the pool, of the same trailing shapes and dtypes, on
             which J is measured. Label noise leaves them as they are. None: episodes draw dev from the pool.
+        classes: names of the classes, texts, by the classes' numbers. None: if labels are texts, those of the pool in
+            alphabetical order, else none.
 
     Raises:
-        ValueError: the parts do not fit together, dev has samples of the pool, or a value is not finite or not a class
-            index.
+        ValueError: the parts do not fit together, dev has samples of the pool, a value is not finite or not a class
+            index, a label is none of the classes, or a Dataset answers differently each time.
         TypeError: inputs or targets have a dtype that no student can read.
     """
 
@@ -77,28 +88,43 @@ class Task:
     dataset: str
     pool: Split
     test: Split
-    num_outputs: int
+    num_outputs: int = None  # type: ignore[assignment] # a number, once the data has been looked at
     measure: Measure | None = None
     augment: Augmentation | None = None
     decisions: Decisions | None = None
     lengths: npt.NDArray[np.int64] | None = None
     trim: Callable[[torch.Tensor, torch.Tensor], Split] | None = None
     dev: Split | None = None
+    classes: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         for part in ("name", "dataset"):
             if not isinstance(getattr(self, part), str) or not getattr(self, part):
                 raise ValueError(f"a task's {part} must be a text, found {checks.shown(getattr(self, part))}")
         where = f"task {self.name!r}"
-        object.__setattr__(self, "num_outputs", checks.integer(f"{where}: num_outputs", self.num_outputs, least=1))
+        if self.num_outputs is not None:
+            self._set("num_outputs", checks.integer(f"{where}: num_outputs", self.num_outputs, least=1))
         if self.measure is not None and not isinstance(self.measure, Measure):
             raise TypeError(
                 f"{where}: measure must be None or an instance of teachenv.Measure, found {checks.shown(self.measure)}"
             )
-        for part in ("pool", "test") if self.dev is None else ("pool", "test", "dev"):
-            split = self._checked(getattr(self, part), f"{where}, {part}")
-            object.__setattr__(self, part, split)  # the dataclass is frozen for everybody else
-            self._check_form(part, split)
+        parts = ("pool", "test") if self.dev is None else ("pool", "test", "dev")
+        pairs = {part: pair_of(getattr(self, part), f"{where}, {part}") for part in parts}
+        for part, pair in self._numbered(pairs).items():
+            self._set(part, checked_split(pair, f"{where}, {part}"))
+        targets = self.pool[1]
+        if self.measure is None and self.decisions is None and likely_kind(targets, self.num_outputs) == "numbers":
+            self._set("measure", Regression())
+        for part in parts:
+            inputs, targets = getattr(self, part)
+            self._set(part, (inputs, self._checked(targets, f"{where}, {part}")))
+            self._check_form(part, getattr(self, part))
+        given: int | None = self.num_outputs
+        if given is None:
+            named = 0 if self.classes is None else len(self.classes)
+            found = [outputs_of(getattr(self, part)[1], self.target_kind) for part in parts]
+            self._set("num_outputs", max(named, *found))
+        self._check_classes(where)
         samples = len(self.pool[0]) + (0 if self.dev is None else len(self.dev[0]))
         if self.lengths is not None and np.shape(self.lengths) != (samples,):
             raise ValueError(
@@ -121,12 +147,63 @@ class Task:
                     f"{forms[1][0]} {forms[1][1]} in {part}; expected both splits to be prepared in the same way"
                 )
 
-    def _checked(self, split: Any, where: str) -> Split:
-        """A split as tensors, its targets as the task needs them."""
-        inputs, targets = checked_split(split, where)
-        if self.decisions is None and (self.measure is None or self.measure.of_labels):
-            targets = labels_of(targets, where)
-        return inputs, checked_targets(targets, where, self.num_outputs, 0 if self.decisions is None else VOID)
+    @property
+    def target_kind(self) -> TargetKind | None:
+        """What a sample's target is; None: there are many decisions a sample, or what a measure of one's own reads."""
+        if self.decisions is not None:
+            return None
+        return "labels" if self.measure is None else self.measure.target_kind
+
+    def named(self, outputs: Any) -> npt.NDArray[Any]:
+        """The class of each sample's largest output, by its name; by its number where classes have no names.
+
+        Args:
+            outputs: what `env.unwrapped.predict` returns, (n, classes).
+        """
+        numbers = torch.as_tensor(outputs).argmax(-1).cpu().numpy()
+        return numbers if self.classes is None else np.asarray(self.classes)[numbers]
+
+    def _set(self, part: str, value: Any) -> None:
+        object.__setattr__(self, part, value)  # the dataclass is frozen for everybody else
+
+    def _numbered(self, pairs: dict[str, tuple[Any, Any]]) -> dict[str, tuple[Any, Any]]:
+        """The splits with numbers in the place of labels that are texts; sets `classes`."""
+        where = f"task {self.name!r}"
+        if self.classes is not None:
+            names = checks.listed(f"{where}: classes", self.classes, "names")
+            if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+                raise ValueError(f"{where}: classes must be different texts, found {checks.shown(self.classes)}")
+            self._set("classes", tuple(map(str, names)))
+        texts = {part: texts_of(targets, f"{where}, {part}") for part, (_, targets) in pairs.items()}
+        if self.classes is None and texts["pool"] is not None:
+            self._set("classes", tuple(np.unique(texts["pool"]).tolist()))
+        for part, labels in texts.items():
+            if labels is None:
+                continue
+            if self.classes is None:
+                raise ValueError(
+                    f"{where}: labels are texts in {part} and numbers in pool; expected texts in both, or the names of "
+                    "the numbers: classes=(...)"
+                )
+            pairs[part] = pairs[part][0], numbers_of(labels, np.asarray(self.classes), f"{where}, {part}")
+        return pairs
+
+    def _check_classes(self, where: str) -> None:
+        """Refuses names of classes that there are not."""
+        if self.classes is None:
+            return
+        if self.target_kind == "numbers" or len(self.classes) != self.num_outputs:
+            found = "targets are numbers to predict" if self.target_kind == "numbers" else f"found {self.num_outputs}"
+            raise ValueError(
+                f"{where}: classes has {len(self.classes)} names, expected one for each of num_outputs classes, "
+                f"{found}; correct one of the two"
+            )
+
+    def _checked(self, targets: torch.Tensor, where: str) -> torch.Tensor:
+        """Targets in the form that the task needs."""
+        if self.target_kind is not None:
+            return CHECKS[self.target_kind](targets, where, self.num_outputs)
+        return indices(targets, where, self.num_outputs, 0 if self.decisions is None else VOID)
 
     def to(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> Task:
         """Returns the task with inputs and floating-point targets in `dtype`, and everything on `device`.

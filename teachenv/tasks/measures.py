@@ -9,6 +9,8 @@ from typing import ClassVar, Protocol
 import torch
 from torch import nn
 
+from teachenv.tasks.targets import TargetKind
+
 
 class Network(Protocol):
     """A student with its parameters, in evaluation mode."""
@@ -41,7 +43,10 @@ class Measure(ABC):
 
     @abstractmethod
     def score(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """The real measure: a scalar in [0, 1], larger is better, in the dtype of `outputs`."""
+        """The real measure, larger is better: a scalar in [0, 1], in the dtype of `outputs`.
+
+        One that says that a student is worse than knowing nothing may be negative (R²); observations show it as 0.
+        """
 
     def features(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """What else a teacher observes of the dev split: shape `(len(feature_names),)`, each entry in [0, 1]."""
@@ -66,8 +71,9 @@ class Measure(ABC):
 
     decodes: ClassVar[bool] = False
     """Whether the following need the network itself, which then is called outside of `torch.func.vmap`."""
-    of_labels: ClassVar[bool] = False
-    """Whether a sample's target is the number of its one class, so that labels can be checked and counted."""
+    target_kind: ClassVar[TargetKind | None] = None
+    """What the target of a sample is, see `teachenv.tasks.targets`, by which a task checks its data and an environment
+    its loss; `"labels"` are counted, too. None: whatever the measure reads."""
     score_name: str = "accuracy"
     """What the score is called in observations, infos and evaluations: `train_accuracy`, `dev_accuracy`, ..."""
 
@@ -103,7 +109,7 @@ class ClassificationMeasure(Measure):
         ValueError: an argument is outside its range.
     """
 
-    of_labels = True
+    target_kind = "labels"
 
     def __init__(self, num_classes: int, temperature: float = 0.2) -> None:
         if num_classes < 2:

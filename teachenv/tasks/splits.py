@@ -8,16 +8,26 @@ from typing import Any
 import numpy as np
 import torch
 
+from teachenv.tasks.reading import pair_of
+
 Split = tuple[torch.Tensor, torch.Tensor]
 """Inputs `(n, ...)` and targets `(n, ...)` of the same samples."""
 
 
 def checked_split(split: Any, where: str) -> Split:
-    """Returns the split as tensors, or raises an error that names `where` and what is wrong with it."""
-    if not isinstance(split, tuple | list) or len(split) != 2:
-        raise TypeError(f"{where}: expected a pair (inputs, targets), found {type(split).__name__}")
+    """The split as tensors.
+
+    Args:
+        split: what `teachenv.tasks.reading.pair_of` takes.
+        where: what it is, for messages.
+
+    Raises:
+        TypeError: it is no pair of arrays of numbers.
+        ValueError: inputs and targets of different numbers of samples, or of none, or inputs that are not finite.
+    """
     inputs, targets = (
-        _tensor(part, f"{where}: {name}") for part, name in zip(split, ("inputs", "targets"), strict=True)
+        _tensor(part, f"{where}: {name}")
+        for part, name in zip(pair_of(split, where), ("inputs", "targets"), strict=True)
     )
     if inputs.ndim < 1 or targets.ndim < 1 or len(inputs) != len(targets):
         raise ValueError(
@@ -26,11 +36,13 @@ def checked_split(split: Any, where: str) -> Split:
         )
     if len(inputs) == 0:
         raise ValueError(f"{where}: no samples; expected at least one")
-    if not inputs.is_floating_point() and inputs.dtype != torch.int64:
+    if inputs.is_complex():
         raise TypeError(
-            f"{where}: inputs are {inputs.dtype}; expected a floating-point dtype (int64 for token indices): scale "
-            f"pixels to floats first"
+            f"{where}: inputs are {inputs.dtype}; expected floating-point numbers, integers for token indices, or "
+            "uint8 for pixels: torch.view_as_real(inputs) has both parts"
         )
+    if not inputs.is_floating_point() and inputs.dtype != torch.uint8:
+        inputs = inputs.to(torch.float32 if inputs.dtype == torch.bool else torch.int64)
     if inputs.is_floating_point() and not bool(torch.isfinite(inputs).all()):
         sample = int((~torch.isfinite(inputs)).reshape(len(inputs), -1).any(1).nonzero()[0])
         raise ValueError(
@@ -72,44 +84,28 @@ def _tensor(part: Any, where: str) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(array) if array.ndim else array)
 
 
-def labels_of(targets: torch.Tensor, where: str) -> torch.Tensor:
-    """Labels of ordinary classification: a column of them as a row, and whole floating-point numbers as integers."""
-    if targets.ndim == 2 and targets.shape[1] == 1:
-        targets = targets[:, 0]
-    if targets.ndim != 1:
-        raise ValueError(
-            f"{where}: targets have shape {tuple(targets.shape)}; expected one class index a sample, (n,): "
-            "targets.argmax(1) makes them of one-hot rows; other targets need a measure of the task's own"
-        )
-    if not targets.is_floating_point():
-        return targets
-    broken = targets[~((targets == targets.round()) & (targets.abs() < 2**53))]  # NaN and infinity among them
-    if len(broken):
-        raise ValueError(
-            f"{where}: targets such as {float(broken[0]):g} are no class indices; number them from 0, or give the "
-            "task a measure of its own"
-        )
-    return targets.to(torch.int64)
+def in_form_of(pool: torch.Tensor, inputs: torch.Tensor, dtype: torch.dtype, where: str) -> torch.Tensor:
+    """Inputs in the dtype of a pool's and on its device; of pixels floating-point ones lie in [0, 1] and stay so.
 
+    Args:
+        pool: the pool's inputs.
+        inputs: others, for the same students.
+        dtype: the students'.
+        where: what they are, for messages.
 
-def checked_targets(targets: torch.Tensor, where: str, num_outputs: int, least: int) -> torch.Tensor:
-    """Returns class indices as int64, or floating-point targets as they are, or raises an error."""
-    if targets.is_floating_point():
-        if not bool(torch.isfinite(targets).all()):
-            raise ValueError(f"{where}: targets contain NaN or infinity; expected finite numbers, clean the data first")
-        return targets
-    if targets.is_complex() or targets.dtype == torch.bool:
-        raise TypeError(
-            f"{where}: targets are {targets.dtype}; expected int64 class indices or floating point: convert them"
-        )
-    targets = targets.to(torch.int64)
-    low, high = int(targets.min()), int(targets.max())
-    if low < least or high >= num_outputs:
+    Raises:
+        ValueError: integers outside of [0, 255] where the pool has pixels.
+    """
+    if pool.dtype != torch.uint8 or inputs.dtype == torch.uint8:
+        return inputs.to(pool)
+    if inputs.is_floating_point():
+        return inputs.to(pool.device, dtype)
+    if inputs.numel() and not 0 <= int(inputs.min()) <= int(inputs.max()) <= 255:
         raise ValueError(
-            f"{where}: class indices lie in [{low}, {high}], expected [{least}, {num_outputs}); number the classes "
-            f"from 0 or correct num_outputs"
+            f"{where} go from {int(inputs.min())} to {int(inputs.max())}, expected pixels, integers from 0 to 255 or "
+            "floating-point numbers from 0 to 1"
         )
-    return targets
+    return inputs.to(pool)
 
 
 def shared_samples(inputs: torch.Tensor, others: torch.Tensor) -> list[int]:

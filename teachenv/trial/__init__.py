@@ -48,7 +48,7 @@ def try_pieces(dynamics: Dynamics, batch_size: int, action: torch.Tensor, optimi
     if not (losses or judges_own or of_data):
         return
     inputs, targets = _minibatch(dynamics, batch_size)
-    trained = trimmed(task, augmented(task, dynamics.augmentation, inputs), targets)
+    trained = trimmed(task, augmented(task, dynamics.augmentation, inputs, dtype), targets)
     if not losses and not judges_own:
         return
     parameters, buffers = student.init(0)

@@ -6,13 +6,14 @@ import torch
 
 from teachenv import checks
 from teachenv.randomness import Purpose, generator
+from teachenv.students.calling import as_floats
 from teachenv.students.prediction import Prediction
 from teachenv.tasks.base import Augmentation, Task
 from teachenv.tasks.decisions import Decided, Decisions
 from teachenv.trial.calls import called, form, ours, scalar
 
 
-def augmented(task: Task, augmentation: Augmentation | None, inputs: torch.Tensor) -> torch.Tensor:
+def augmented(task: Task, augmentation: Augmentation | None, inputs: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """The inputs of a minibatch as training sees them, after a trial of an augmentation of a user's own.
 
     Raises:
@@ -21,6 +22,7 @@ def augmented(task: Task, augmentation: Augmentation | None, inputs: torch.Tenso
     if augmentation is None or ours(augmentation):
         return inputs
     piece = f"the augmentation of task {task.name!r}"
+    inputs = as_floats(inputs, dtype)
     result = called(
         piece, augmentation, lambda: (inputs.clone(), generator(0, Purpose.AUGMENTATION)), device=inputs.device
     )

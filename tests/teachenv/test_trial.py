@@ -282,7 +282,7 @@ class Regression(teachenv.Measure):
 def test_a_loss_of_labels_is_not_for_numbers(loss):
     chosen = {} if loss is None else {"loss": loss}
     regression = task(X.sum(1, keepdims=True), 1, measure=Regression())
-    refused({"task": regression} | chosen, "is of class labels, but targets .*float32.*squared-error")
+    refused({"task": regression} | chosen, "is of class labels.*, but targets .*float32.*squared-error")
 
 
 def test_numbers_are_learnt_by_a_loss_that_fits_and_without_a_warm_start():

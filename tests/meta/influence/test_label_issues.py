@@ -198,7 +198,7 @@ OF_ANOTHER_POOL = {"loss": "bilinear", "pool_size": 30, "trusted_dev": 5, "imbal
 @pytest.mark.parametrize(
     ("data", "options", "message"),
     [
-        (X, {}, r"data must be a pair \(inputs, labels\), found"),
+        (X, {}, r"data: expected a pair \(inputs, targets\) or a Dataset .* found a ndarray"),
         ((X, Y[:20]), {}, "same number of samples"),
         ((X, np.zeros(30, int)), {}, "all samples have the label 0; expected at least two classes"),
         ((X, Y + 0.5), {}, r"labels such as 0.5 are no classes; expected whole numbers or texts"),
@@ -206,7 +206,7 @@ OF_ANOTHER_POOL = {"loss": "bilinear", "pool_size": 30, "trusted_dev": 5, "imbal
         ((X, ["a", None, "b"] * 10), {}, "10 samples have no label, sample 1 first; leave them out"),
         ((np.where(X > 2, np.nan, X), Y), {}, "NaN or infinity"),
         ((X, Y), {"trusted": (X[:, :2], Y)}, r"shape \(4,\) in data but \(2,\) in trusted"),
-        ((X, Y), {"trusted": (X, Y + 3)}, "trusted has the label 3, which no sample of data has"),
+        ((X, Y), {"trusted": (X, Y + 3)}, r"trusted: unknown label 3, expected one of \[0, 1, 2\]"),
         ((X, Y), {"trusted": (X, ["a"] * 30)}, "texts in one of data and trusted"),
         ((X, Y), {"folds": 1}, "folds must be"),
         ((X, Y), {"folds": 20}, "30 samples are too few for 20 folds"),

@@ -32,7 +32,7 @@ def network() -> nn.Module:
 
 
 class Distance(teachenv.Measure):
-    of_labels = False
+    target_kind = None
 
     def objective(self, outputs, targets):
         return -((outputs - targets) ** 2).mean()

@@ -52,6 +52,8 @@ def _idle(settings: Settings, given: Collection[str], task: Task) -> Iterator[tu
         network = getattr(settings, name)
         if network is not None and not isinstance(network, str):
             yield f"{name}_kwargs", f"with a function as {name}, which builds what it builds"
+    if isinstance(settings.student, str) and isinstance(settings.teacher, str | None):
+        yield "output", "with networks by name, which return their outputs"
     if settings.teacher is None:
         for name in ("teacher_kwargs", "teacher_learning_rate"):
             yield name, "without a teacher network"

@@ -25,6 +25,7 @@ from teachenv.schedules import Schedule, make_schedule
 from teachenv.settings import Settings
 from teachenv.student_update import Move
 from teachenv.students import FunctionalStudent, StudentFactory, functional_student, make_student
+from teachenv.students.calling import Call
 from teachenv.students.pair import TEACHER, Pair
 from teachenv.tasks import OPTIONS_OF_ALL, make_task
 from teachenv.tasks.base import Task
@@ -138,9 +139,10 @@ class Problem:
     def _student(self, dtype: torch.dtype, device: torch.device) -> FunctionalStudent:
         settings, inputs = self.settings, self.task.pool[0]
         factory, networks = self._network(settings.student, settings.student_kwargs), 1
+        call = Call(settings.output)
         if settings.teacher is not None:
-            factory = partial(_pair, self._network(settings.teacher, settings.teacher_kwargs), factory)
-            networks = 2
+            factory = partial(_pair, self._network(settings.teacher, settings.teacher_kwargs), factory, call)
+            networks, call = 2, Call()
         student = functional_student(
             factory,
             inputs[: settings.batch_size],
@@ -148,6 +150,7 @@ class Problem:
             device,
             autocast=settings.autocast is not None,
             known=isinstance(settings.student, str) and isinstance(settings.teacher, str | None),
+            call=call,
         )
         each = self._output_shape
         expected = (networks * each[0], *each[1:])
@@ -213,8 +216,8 @@ class Problem:
         return Vmap(recorder, (*dynamics.pieces, *(move.loss for move in dynamics.moves)))
 
 
-def _pair(teacher: StudentFactory, student: StudentFactory) -> Pair:
-    return Pair(teacher(), student())
+def _pair(teacher: StudentFactory, student: StudentFactory, call: Call) -> Pair:
+    return Pair(teacher(), student(), call)
 
 
 def _device(name: str) -> torch.device:

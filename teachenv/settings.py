@@ -19,6 +19,7 @@ from teachenv.optimizers import OPTIMIZERS
 from teachenv.parts import PARTS, laid_over, spelled_out
 from teachenv.schedules import SCHEDULES
 from teachenv.students import STUDENTS, StudentFactory
+from teachenv.students.calling import Output
 from teachenv.tasks import TASKS
 from teachenv.tasks.base import Task
 from teachenv.tasks.noise import NOISE_KINDS
@@ -56,6 +57,9 @@ class Settings:
             what else than its parameters, its buffers and the global generators it depends on (a Python counter, a
             tensor outside its buffers) is refused at once, by name.
         student_kwargs: options of a named student.
+        output: which part of what a student of your own returns its outputs are, where that is no tensor: a name (a key
+            or an attribute), a place in a tuple, or a function of what it returns, tensor or not, to the outputs. None:
+            its `logits`. It holds in training and in evaluation, and for a teacher network, too.
         teacher: a second network, which learns beside the student and teaches it (`teachenv.joint`): as `student`.
             None: there is none. It goes with `loss="distillation"`, and only with it.
         teacher_kwargs: options of a named teacher network.
@@ -114,6 +118,7 @@ class Settings:
     dev_noise: bool = True
     student: str | StudentFactory = "mlp"
     student_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    output: Output | None = None
     teacher: str | StudentFactory | None = None
     teacher_kwargs: Mapping[str, Any] = field(default_factory=dict)
     teacher_learning_rate: float | None = None
@@ -251,6 +256,19 @@ def _network(name: str, value: object) -> object:
     return checks.choice(name, value, STUDENTS, "teachenv.STUDENTS")
 
 
+def _output(name: str, value: object) -> object:
+    if (callable(value) and not isinstance(value, nn.Module | type)) or (isinstance(value, str) and value):
+        return value
+    if not isinstance(value, str) and not callable(value):
+        try:
+            return checks.integer(name, value)
+        except ValueError:
+            pass
+    raise ValueError(
+        f"{name} must be a name, a place or a function of what a student returns, found {checks.shown(value)}"
+    )
+
+
 def _choice_or(alternative: str, name: str, value: object, names: Iterable[str], listed: str) -> str:
     if not isinstance(value, str):
         raise ValueError(
@@ -291,6 +309,7 @@ _CHECKS: dict[str, Check] = {
     "dev_noise": checks.flag,
     "student": _network,
     "student_kwargs": checks.options,
+    "output": _or_none(_output),
     "teacher": _or_none(_network),
     "teacher_kwargs": checks.options,
     "loss": _loss,

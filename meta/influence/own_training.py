@@ -18,6 +18,7 @@ from teachenv.errors import unknown_name
 from teachenv.losses import PLAIN_LOSSES, DataWeights, LossFamily
 from teachenv.losses.plain import reads
 from teachenv.students import FunctionalStudent
+from teachenv.students.calling import Call, Output
 from teachenv.students.prediction import Prediction
 from teachenv.tasks.base import Task
 from teachenv.tasks.measures import Measure
@@ -50,6 +51,7 @@ class OwnTraining:
         data: (inputs, targets), tensors, arrays, lists or data frames; or a Dataset or a DataLoader of such pairs,
             read once. Targets are what the loss reads: labels, integers from 0 on or texts; for regression numbers;
             probabilities of classes, or 0 and 1 of several classes (`teachenv.tasks.targets`).
+        output: which part of what the network returns its outputs are, as in `teachenv.Settings`.
         loss: the loss of a sample: a name in `teachenv.losses.PLAIN_LOSSES`, or a function of (outputs, targets) to a
             loss for each sample of the minibatch, (batch,); a step takes their mean.
         optimizer: `torch.optim.SGD`, `Adam`, `AdamW` or `RMSprop`.
@@ -67,6 +69,7 @@ class OwnTraining:
 
     module: Callable[[], nn.Module]
     data: tuple[Any, Any] | Dataset[Any]
+    output: Output | None = None
     loss: str | SampleLoss = "cross-entropy"
     optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.SGD
     optimizer_kwargs: Mapping[str, Any] = field(default_factory=dict)
@@ -99,7 +102,7 @@ class OwnTraining:
         example = inputs[: self.batch_size]
         example = example.to(device, dtype if example.is_floating_point() else None)
         try:
-            student = FunctionalStudent(self.module, example, dtype, device)
+            student = FunctionalStudent(self.module, example, dtype, device, call=Call(self.output))
         except ValueError as error:
             if example.is_floating_point() or "fails on inputs" not in str(error):
                 raise
@@ -118,6 +121,7 @@ class OwnTraining:
         return TeachEnv(
             task=replace(self._task, num_outputs=student.output_shape[0]),
             student=self.module,
+            output=self.output,
             loss=self._family,
             horizon=self.steps,
             steps_per_action=self.steps,

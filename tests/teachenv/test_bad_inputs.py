@@ -44,6 +44,7 @@ BAD = {
     "dev_noise": (None, *FLAG),
     "student": (None, *NETWORK),
     "student_kwargs": OPTIONS,
+    "output": ("", True, 2.0, nan, [0], nn.Linear(2, 2), torch.nn.Linear),
     "teacher": NETWORK,
     "teacher_kwargs": OPTIONS,
     "teacher_learning_rate": (*NUMBER, *IN_FLOAT32),

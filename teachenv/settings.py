@@ -19,7 +19,7 @@ from teachenv.optimizers import OPTIMIZERS
 from teachenv.parts import PARTS, laid_over, spelled_out
 from teachenv.schedules import SCHEDULES
 from teachenv.students import STUDENTS, StudentFactory
-from teachenv.students.calling import Output
+from teachenv.students.calling import Output, checked_output
 from teachenv.tasks import TASKS
 from teachenv.tasks.base import Task
 from teachenv.tasks.noise import NOISE_KINDS
@@ -256,19 +256,6 @@ def _network(name: str, value: object) -> object:
     return checks.choice(name, value, STUDENTS, "teachenv.STUDENTS")
 
 
-def _output(name: str, value: object) -> object:
-    if (callable(value) and not isinstance(value, nn.Module | type)) or (isinstance(value, str) and value):
-        return value
-    if not isinstance(value, str) and not callable(value):
-        try:
-            return checks.integer(name, value)
-        except ValueError:
-            pass
-    raise ValueError(
-        f"{name} must be a name, a place or a function of what a student returns, found {checks.shown(value)}"
-    )
-
-
 def _choice_or(alternative: str, name: str, value: object, names: Iterable[str], listed: str) -> str:
     if not isinstance(value, str):
         raise ValueError(
@@ -309,7 +296,7 @@ _CHECKS: dict[str, Check] = {
     "dev_noise": checks.flag,
     "student": _network,
     "student_kwargs": checks.options,
-    "output": _or_none(_output),
+    "output": _or_none(checked_output),
     "teacher": _or_none(_network),
     "teacher_kwargs": checks.options,
     "loss": _loss,

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from teachenv import checks
+
 Output = str | int | Callable[[Any], torch.Tensor]
 """What of a network's answer its outputs are: a name, a place, or a function of the answer."""
 
@@ -68,6 +70,24 @@ class Call:
             f"the student {name} returns {_described(answer)} in {mode} mode, expected {wanted}; say which part its "
             "outputs are, as output=0, output='name' or output=lambda answer: ..."
         )
+
+
+def checked_output(name: str, value: object) -> object:
+    """An `Output`.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if (callable(value) and not isinstance(value, nn.Module | type)) or (isinstance(value, str) and value):
+        return value
+    if not isinstance(value, str) and not callable(value):
+        try:
+            return checks.integer(name, value)
+        except ValueError:
+            pass
+    raise ValueError(
+        f"{name} must be a name, a place or a function of what a student returns, found {checks.shown(value)}"
+    )
 
 
 def as_floats(inputs: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

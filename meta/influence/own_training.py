@@ -114,12 +114,12 @@ class OwnTraining:
         targets, outputs = self._task.pool[1], student.output_shape[0]
         if self._task.target_kind == "labels" and int(targets.max()) >= outputs:
             raise ValueError(
-                f"labels of the data go from {int(targets.min())} to {int(targets.max())}, but the network has {outputs} "
-                "outputs, one for each class from 0 on: number the classes from 0, or give the network more outputs; for "
-                "one output and a loss of your own give the targets as floating-point numbers"
+                f"labels of the data go from {int(targets.min())} to {int(targets.max())}, but the network has "
+                f"{outputs} outputs, one for each class from 0 on: number the classes from 0, or give the network more "
+                "outputs; for one output and a loss of your own give the targets as floating-point numbers"
             )
         return TeachEnv(
-            task=replace(self._task, num_outputs=student.output_shape[0]),
+            task=replace(self._task, num_outputs=outputs),
             student=self.module,
             output=self.output,
             loss=self._family,

@@ -19,7 +19,7 @@ import agents.methods
 import meta.methods
 import teachenv  # noqa: F401 - registers the environments
 from benchmarks.options import Names, ParallelOptions, Preset
-from teachenv.experiment import comparison_report, figures
+from teachenv.experiment import comparison_report
 from teachenv.experiment.comparison import Comparison
 from teachenv.experiment.comparison_report import Results
 from teachenv.experiment.contest import Contest, Effort, Rung
@@ -29,6 +29,7 @@ from teachenv.experiment.setting import Configuration, Setting
 from teachenv.experiment.tables import Column, Measure, interval
 from teachenv.experiment.trusted_dev import LEARN_FROM, baselines
 from teachenv.experiment.weighing import AUC, RMS
+from teachenv.plot import series, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -269,9 +270,9 @@ def wrong_labels(results: Results) -> Figure | None:
     tasks = {task: groups for task, groups in results.tasks.items() if any(map(AREA.values, groups))}
     if not tasks:
         return None
-    figure, axes = figures.panels(list(tasks), (6.4, 3.6))
+    figure, axes = series.bar_panels(list(tasks), list(tasks.values()))
     for axis, groups in zip(axes, tasks.values(), strict=True):
-        axis.axvline(0.5, color="black", linewidth=0.8)
-        figures.bars(axis, groups, AREA, results.color)
-        figures.describe(axis, "AUC of wrong labels (mean, 95 % interval; dots: teacher seeds)")
+        axis.axvline(0.5, color=style.GREY, linewidth=0.8)
+        series.bars(axis, groups, AREA, results.color)
+        style.describe(axis, "AUC of wrong labels (mean, 95 % interval; dots: teacher seeds)")
     return figure

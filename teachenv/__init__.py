@@ -3,6 +3,7 @@
 Importing this package registers the environments that `teachenv.registration` lists, such as `TeachDigits-v0`.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from teachenv.dynamics import Dynamics
@@ -24,6 +25,7 @@ from teachenv.tasks.soft_labels import SoftLabels
 from teachenv.vector_env import TeachVectorEnv
 
 if TYPE_CHECKING:
+    from teachenv import plot
     from teachenv.experiment.comparing import compare
 
 __all__ = [
@@ -49,6 +51,7 @@ __all__ = [
     "TeachVectorEnv",
     "compare",
     "plain_loss",
+    "plot",
 ]
 
 __version__ = "0.1.0"
@@ -57,7 +60,9 @@ register()
 
 
 def __getattr__(name: str) -> Any:
-    # Imported when it is first used: it needs Stable-Baselines3 and more.
+    # Imported when they are first used: they need more than environments do.
+    if name == "plot":
+        return importlib.import_module("teachenv.plot")
     if name == "compare":
         from teachenv.experiment.comparing import compare
 

@@ -22,7 +22,6 @@ WIDTH, HEIGHT = 960, 480
 """Pixels of a frame; even, because video codecs insist on it."""
 
 _DPI = 100
-_OBJECTIVE, _ACCURACY, _LOSS = "#1f5fa8", "#2a9d6f", "#d1642a"
 _INK, _GRID = "#333333", "#e4e4e4"
 _BARS = "▁▂▃▄▅▆▇█"
 _TEXT_WIDTH = 40  # characters of the progress bar and the sparkline
@@ -138,20 +137,23 @@ def _sparkline(values: Sequence[float]) -> str:
 
 
 def _draw_curves(figure: Figure, frame: Frame) -> None:
+    from teachenv.plot import style
+
     axes = figure.add_axes((0.065, 0.13, 0.40, 0.66))
     loss_axes = axes.twinx()
     axes.set_zorder(loss_axes.get_zorder() + 1)  # the measures lie over the loss, which is only context
     axes.patch.set_visible(False)
 
-    _curve(loss_axes, frame, frame.train_loss, "train loss", _LOSS, width=1.3, style=(0, (4, 1.5)))
-    _curve(axes, frame, frame.dev_score, f"dev {frame.score_name}", _ACCURACY, width=1.8)
-    _curve(axes, frame, frame.objective, "dev objective", _OBJECTIVE, width=2.2)
+    of_objective, of_loss, of_score = style.PALETTE[1:4]
+    _curve(loss_axes, frame, frame.train_loss, "train loss", of_loss, width=1.3, style=(0, (4, 1.5)))
+    _curve(axes, frame, frame.dev_score, f"dev {frame.score_name}", of_score, width=1.8)
+    _curve(axes, frame, frame.objective, "dev objective", of_objective, width=2.2)
 
     axes.set_xlim(0, frame.horizon)
     axes.set_ylim(*_measure_limits(frame))
     loss_axes.set_ylim(*_padded_limits(frame.train_loss))
     axes.set_xlabel("student step", fontsize=10, color=_INK)
-    loss_axes.set_ylabel("train loss", fontsize=10, color=_LOSS)
+    loss_axes.set_ylabel("train loss", fontsize=10, color=of_loss)
     axes.grid(visible=True, color=_GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     for each in (axes, loss_axes):
@@ -159,7 +161,7 @@ def _draw_curves(figure: Figure, frame: Frame) -> None:
         each.tick_params(labelsize=9, color="#999999", labelcolor=_INK)
         for spine in each.spines.values():
             spine.set_color("#999999")
-    loss_axes.tick_params(labelcolor=_LOSS)
+    loss_axes.tick_params(labelcolor=of_loss)
 
     lines = [*reversed(axes.get_lines()), *loss_axes.get_lines()]
     axes.legend(
@@ -262,11 +264,13 @@ def _color_scale(matrix: np.ma.MaskedArray[tuple[int, ...], np.dtype[np.float64]
     A square matrix is Φ, whose sign is its meaning, even where no entry happens to be negative; the scale must not
     switch when the first one is. Limits are round numbers, so that they seldom change between frames.
     """
+    from teachenv.plot import style
+
     finite = matrix.compressed()
     largest = float(np.abs(finite).max()) if finite.size else 0.0
     limit = _round_up(largest)
     signed = bool((finite < 0).any()) or matrix.shape[0] == matrix.shape[1] > 1
-    return (-limit, limit, "RdBu_r") if signed else (0.0, limit, "viridis")
+    return (-limit, limit, style.DIVERGING) if signed else (0.0, limit, style.SEQUENTIAL)
 
 
 def _round_up(value: float) -> float:

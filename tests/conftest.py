@@ -115,5 +115,5 @@ def few_scenes(monkeypatch):
 @pytest.fixture
 def undrawn(monkeypatch):
     """Figures are made, but not drawn, which takes longest: for tests of what else a report has."""
-    monkeypatch.setattr("teachenv.experiment.figures.png", lambda figure: b"")
-    monkeypatch.setattr("teachenv.experiment.figures.svg", lambda figure, name: "<svg ></svg>")
+    monkeypatch.setattr("teachenv.plot.files.png", lambda figure: b"")
+    monkeypatch.setattr("teachenv.plot.files.svg", lambda figure, name: "<svg ></svg>")

@@ -10,7 +10,6 @@ import numpy as np
 
 from benchmarks.attribution.labels import METHODS as LABELS
 from benchmarks.attribution.methods import METHODS
-from teachenv.experiment import figures
 from teachenv.experiment.report import Report
 from teachenv.experiment.row import Row
 from teachenv.experiment.tables import (
@@ -25,6 +24,7 @@ from teachenv.experiment.tables import (
     number,
     seeds,
 )
+from teachenv.plot import series, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -99,20 +99,20 @@ def _figure(parts: dict[str, list[Group]]) -> Figure | None:
     """The score against the share of samples left out, a panel for each training."""
     if not any(group.values("lds_1") for groups in parts.values() for group in groups):
         return None
-    figure, axes = figures.panels(list(parts), (4.6, 4.0))
-    names, lines = list(METHODS), {}
-    for axis, groups in zip(axes, parts.values(), strict=True):
+    scored = {title: [group for group in groups if group.values("lds_1")] for title, groups in parts.items()}
+    shown = series.parted(scored)
+    colors = style.distinct([[group.name for group in groups] for _, _, groups in shown])
+    figure, axes = series.parted_panels(shown)
+    for axis, (_, _, groups) in zip(axes, shown, strict=True):
         for group in groups:
-            if group.values("lds_1"):
-                values = [float(np.mean(list(group.values(metric).values()))) for metric in _SHARES]
-                color = figures.color(names.index(group.name))
-                (lines[group.name],) = axis.plot([1, 5, 20, 50], values, "-o", markersize=3, color=color)
+            values = [float(np.mean(list(group.values(metric).values()))) for metric in _SHARES]
+            line = {"color": colors[group.name], "label": style.as_it_is(group.name)}
+            axis.plot([1, 5, 20, 50], values, "-o", markersize=3, **line)
         axis.set_xscale("log")
         axis.set_xticks([1, 5, 20, 50], ["1", "5", "20", "50"])
         axis.minorticks_off()
         axis.set_ylim(-0.2, 1.02)
-        figures.describe(axis, "samples left out, %", "LDS, trainings of the same seed")
-    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=2 * min(3, len(parts)), fontsize=8)
+        style.describe(axis, "samples left out, %", "LDS, trainings of the same seed")
     return figure
 
 
@@ -120,10 +120,9 @@ def _bars(parts: dict[str, list[Group]]) -> Figure | None:
     """The area under the curve of each method, a panel for each task."""
     if not any(group.values("auc") for groups in parts.values() for group in groups):
         return None
-    figure, axes = figures.panels(list(parts), (4.6, 2.4))
-    names = list(LABELS)
+    figure, axes = series.bar_panels(list(parts), list(parts.values()))
     for axis, groups in zip(axes, parts.values(), strict=True):
-        figures.bars(axis, groups, _AUC, lambda group: figures.color(names.index(group.name)))
+        series.bars(axis, groups, _AUC, lambda group: style.PALETTE[1])
         axis.margins(x=0.12)
-        figures.describe(axis, "area under the curve of wrong labels")
+        style.describe(axis, "area under the curve of wrong labels")
     return figure

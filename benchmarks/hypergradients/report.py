@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from teachenv.experiment import figures
 from teachenv.experiment.report import Report
 from teachenv.experiment.row import Row
 from teachenv.experiment.tables import Column, Group, Section, by, grouped, number
+from teachenv.plot import series, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -88,19 +88,21 @@ def _figure(rows: Sequence[Row]) -> Figure | None:
     """Time and memory of the perceptron against T, both axes logarithmic."""
     if not rows:
         return None
-    figure, axes = figures.panels(["time over plain training", "extra memory, MB"], (5.5, 4.2))
+    figure, axes = style.panels(["time over plain training", "extra memory, MB"])
     for axis, (metric, factor) in zip(axes, (("time_ratio", 1.0), ("extra_bytes", 1e-6)), strict=True):
-        for contender, points in _by_length(rows, metric).items():
+        for color, (contender, points) in zip(style.PALETTE, _by_length(rows, metric).items(), strict=False):
             # At least 10 kB, since an axis of logarithms has no zero.
             shown = [[(steps, max(0.01, factor * value)) for steps, value in points]]
-            style = "--o" if ":" not in contender else "-o"
+            line = "--o" if ":" not in contender else "-o"
             if points:
-                figures.curve(axis, shown, style=style, markersize=3, label=contender)
+                series.curve(axis, shown, style=line, color=color, markersize=3, label=contender)
         axis.set_xscale("log")
         axis.set_yscale("log")
         for formatted in (axis.xaxis, axis.yaxis):
             formatted.set_major_formatter("{x:,g}")
-        figures.describe(axis, "length of the training T, student steps")
+        style.describe(axis, "length of the training T, student steps")
     axes[0].yaxis.set_minor_formatter("{x:g}")
-    figure.suptitle("Hypergradients of a 784-500-10 perceptron; a line ends where the memory limit is passed")
+    figure.suptitle(
+        "Hypergradients of a 784-500-10 perceptron; a line ends where the memory limit is passed", fontsize=style.TEXT
+    )
     return figure

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from benchmarks.l2t_dlf_images.published import ERRORS
-from teachenv.experiment import comparison_report, figures
+from teachenv.experiment import comparison_report
 from teachenv.experiment.comparison_report import ERROR, OBJECTIVE, Results, along, learns, objective
 from teachenv.experiment.report import Report
 from teachenv.experiment.tables import Column, Group, against
+from teachenv.plot import series
+from teachenv.plot.teaching import heat_maps
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -101,7 +103,7 @@ def teacher_steps(results: Results) -> Figure | None:
 
     x, y = "steps of the teacher's optimiser", "J of fresh students on dev"
     drawn: dict[str, Any] = {"style": lambda group: "-o", "band": "range", "markersize": 3}
-    return figures.curves(results.panels(), x, y, by_update, colors=results.color, **drawn)
+    return series.curves(results.panels(), x, y, by_update, colors=results.color, **drawn)
 
 
 def chosen_rows(results: Results, task: str) -> Figure | None:
@@ -123,11 +125,11 @@ def chosen_rows(results: Results, task: str) -> Figure | None:
     def finish(axis: Any, column: int) -> None:
         label = labels[column]
         axis.axvline(len(label.similar) - 0.5, color="black", linewidth=1)
-        axis.set_xticks(range(len(label.others)), list(label.others), fontsize=8)
-        axis.set_yticks(range(len(steps)), [str(step) for step in steps], fontsize=8)
+        axis.set_xticks(range(len(label.others)), list(label.others))
+        axis.set_yticks(range(len(steps)), [str(step) for step in steps])
 
     title = f"{task}: Φ of a label between it and similar (left) and dissimilar classes"
-    return figures.heat_maps(lines, title, (3.6, 2.9), finish, aspect="auto")
+    return heat_maps(lines, title, (3.6, 2.9), finish, aspect="auto")
 
 
 def _coefficients(group: Group) -> Any:

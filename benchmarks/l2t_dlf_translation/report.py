@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.l2t_dlf_translation.methods import METHODS
-from teachenv.experiment import figures, tables
+from teachenv.experiment import tables
 from teachenv.experiment.report import Report
 from teachenv.experiment.row import Row
 from teachenv.experiment.tables import METHOD, Measure, Section, deviation, grouped
+from teachenv.plot import series, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -82,10 +83,11 @@ def _bars(parts: Mapping[Any, Sequence[Row]]) -> Figure | None:
     """Test BLEU by method, with each seed."""
     if not parts:
         return None
-    figure, axes = figures.panels([f"{rows[0].student} ({rows[0].dataset})" for rows in parts.values()])
-    for axis, rows in zip(axes, parts.values(), strict=True):
-        figures.bars(axis, grouped(rows, METHODS), BLEU, lambda group: "tab:blue")
-        figures.describe(axis, "test BLEU, greedy (mean, 95 % interval; dots: seeds)")
+    groups = [grouped(rows, METHODS) for rows in parts.values()]
+    figure, axes = series.bar_panels([f"{rows[0].student} ({rows[0].dataset})" for rows in parts.values()], groups)
+    for axis, shown in zip(axes, groups, strict=True):
+        series.bars(axis, shown, BLEU, lambda group: style.PALETTE[1])
+        style.describe(axis, "test BLEU, greedy (mean, 95 % interval; dots: seeds)")
     return figure
 
 
@@ -94,12 +96,12 @@ def _coefficients(rows: Sequence[Row]) -> Figure | None:
     shown = [row for row in rows if row.data is not None and row.seed == 0]
     if not shown:
         return None
-    figure, axes = figures.panels([f"{row.student}, {row.method}" for row in shown], (4.4, 4.4))
+    figure, axes = style.panels([f"{row.student}, {row.method}" for row in shown])
     for axis, row in zip(axes, shown, strict=True):
         places = [step for step, _ in row.data["spread"]]
         quantiles = np.array([values for _, values in row.data["spread"]])
-        axis.fill_between(places, quantiles[:, 0], quantiles[:, -1], alpha=0.15, color="tab:blue", label="all")
-        axis.fill_between(places, quantiles[:, 1], quantiles[:, -2], alpha=0.3, color="tab:blue", label="90 %")
-        axis.plot(places, quantiles[:, 3], color="tab:blue", label="median")
-        figures.describe(axis, "student step after the warm start", "coefficient of a token")
+        axis.fill_between(places, quantiles[:, 0], quantiles[:, -1], alpha=0.15, color=style.PALETTE[1], label="all")
+        axis.fill_between(places, quantiles[:, 1], quantiles[:, -2], alpha=0.3, color=style.PALETTE[1], label="90 %")
+        axis.plot(places, quantiles[:, 3], color=style.PALETTE[1], label="median")
+        style.describe(axis, "student step after the warm start", "coefficient of a token")
     return figure

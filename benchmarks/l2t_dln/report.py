@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from benchmarks.l2t_dln.methods import ARCHITECTURES, METHODS, REPLAYED
-from teachenv.experiment import figures, tables
+from teachenv.experiment import tables
 from teachenv.experiment.report import Report
 from teachenv.experiment.row import Row
 from teachenv.experiment.tables import METHOD, Column, Group, Measure, Section, by, grouped, number
 from teachenv.files import whole_file
+from teachenv.plot import series, style
+from teachenv.plot.teaching import loss_surface
 
 if TYPE_CHECKING:
     from matplotlib.animation import FuncAnimation
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 # Methods in the order of the table, each with its replay.
 ORDER = tuple(dict.fromkeys(name for method in METHODS for name in (method, method.replace("l2t-dln", REPLAYED, 1))))
+
+_OTHER, _LABEL = "σ(z_k) of another class", "σ(z_y) of the label"
 
 # A measure that is better when it is smaller.
 _ERROR = "error"
@@ -63,8 +67,8 @@ def make(rows: Sequence[Row], metrics: Mapping[str, str]) -> Report:
     for task, task_rows in tasks.items():
         drawn |= {f"loss-{task}": partial(_surfaces, task_rows), f"learned-{task}": partial(_learned, task_rows)}
     captions = {
-        "test": "Test measure of each method: mean, 95 % interval, and a dot a seed",
-        "curves": "J on dev as the final students train",
+        "test": "Test measure of each method (red: online): mean, 95 % interval, and a dot a seed",
+        "curves": "J on dev as the final students train; those of dashed lines train on dev, too",
         "errors": "Dev error after each window, as previewed and as it came about",
         "cost": "Cost of an iteration by the length of its window",
         "imitation": "A random loss network on its way to cross-entropy",
@@ -115,31 +119,29 @@ def _described(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in flat.items() if name != "base")
 
 
-def _color(group: Group) -> Any:
-    return figures.color(list(METHODS).index(_method(group.first)))
+def _color(group: Group) -> str:
+    """Those that learn online stand out."""
+    return style.PALETTE[2 if METHODS[_method(group.first)].kind == "online" else 1]
 
 
 def _bars(parts: Sequence[_Part]) -> Figure | None:
     if not parts:
         return None
-    most = max(len(part.groups) for part in parts)
-    figure, axes = figures.panels([part.title for part in parts], (5.5, max(4.4, 0.36 * most)))
+    figure, axes = series.bar_panels([part.title for part in parts], [part.groups for part in parts])
     for axis, part in zip(axes, parts, strict=True):
-        figures.bars(axis, part.groups, part.measure, _color)
+        series.bars(axis, part.groups, part.measure, _color)
         metric = part.measure.metric.replace("_", " ").replace("map ", "mAP ").replace("miou", "mIoU")
-        figures.describe(axis, f"{metric}, % (mean, 95 % interval; dots: seeds)")
+        style.describe(axis, f"{metric}, % (mean, 95 % interval; dots: seeds)")
     return figure
 
 
 def _curves(parts: Sequence[_Part]) -> Figure | None:
     """Draws J on dev as the final students train: means over seeds."""
-    return figures.curves(
+    return series.curves(
         {part.title: grouped(part.rows, ORDER) for part in parts},
         "student steps",
-        "J on dev, mean over seeds (what does not learn online trains on dev, too)",
-        colors=_color,
+        "J on dev, mean over seeds",
         style=lambda group: "-" if METHODS[group.name].kind == "online" else "--",
-        legend={"fontsize": 6, "loc": "lower right", "ncols": 2},
     )
 
 
@@ -148,14 +150,14 @@ def _errors(rows: Sequence[Row]) -> Figure | None:
     taught = [row for row in rows if row.data and row.data["errors"] and row.seed == 0 and row.method == "l2t-dln"]
     if not taught:
         return None
-    figure, axes = figures.panels([row.task for row in taught])
+    figure, axes = style.panels([row.task for row in taught])
     for axis, row in zip(axes, taught, strict=True):
         places, previewed, actual = np.array(row.data["errors"]).T
-        axis.plot(places, previewed, color="#7f7f7f", label="previewed, last loss")
-        axis.plot(places, actual, color="#1f77b4", label="new loss")
+        axis.plot(places, previewed, color=style.PALETTE[0], label="previewed, last loss")
+        axis.plot(places, actual, color=style.PALETTE[1], label="new loss")
         gain = float(np.mean(previewed - actual))
         x = f"student steps (mean gain of a window {gain:.1e})"
-        figures.describe(axis, x, "dev error at the end of a window, −J")
+        style.describe(axis, x, "dev error at the end of a window, −J")
     return figure
 
 
@@ -172,33 +174,22 @@ def _range(row: Row) -> tuple[float, float]:
 
 def _draw(axis: Any, picture: Any, limits: tuple[float, float], title: str) -> Any:
     image = axis.imshow(
-        np.array(picture), origin="lower", extent=(0, 1, 0, 1), vmin=limits[0], vmax=limits[1], cmap="viridis"
+        np.array(picture), origin="lower", extent=(0, 1, 0, 1), vmin=limits[0], vmax=limits[1], cmap=style.SEQUENTIAL
     )
-    axis.set_title(title, fontsize=9)
-    axis.set_xlabel("σ(z_k) of another class", fontsize=8)
-    axis.set_ylabel("σ(z_y) of the label", fontsize=8)
+    axis.set_title(title, fontsize=style.TEXT)
+    axis.set_xlabel(_OTHER, fontsize=style.TEXT)
+    axis.set_ylabel(_LABEL, fontsize=style.TEXT)
     return image
 
 
 def _surfaces(rows: Sequence[Row]) -> Figure | None:
     """Draws the learned loss of a pair at some moments of the training."""
-    from matplotlib.figure import Figure
-
     row = shown_run(rows)
     if row is None:
         return None
-    pictures, limits = row.data["pictures"], _range(row)
-    columns = min(4, len(pictures))
-    lines = -(-len(pictures) // columns)
-    figure = Figure(figsize=(3.2 * columns, 3.0 * lines), dpi=110, layout="constrained")
-    axes = figure.subplots(lines, columns, squeeze=False).ravel()
-    for axis, (step, picture) in zip(axes, pictures, strict=False):
-        image = _draw(axis, picture, limits, f"after {step} steps")
-    for axis in axes[len(pictures) :]:
-        axis.set_visible(False)
-    figure.colorbar(image, ax=list(axes), shrink=0.7)
-    figure.suptitle(f"{row.task}: loss of the label against another class", fontsize=11)
-    return figure
+    pictures = {f"after {step} steps": picture for step, picture in row.data["pictures"]}
+    u = np.linspace(0, 1, len(next(iter(pictures.values()))))
+    return loss_surface(u, u, pictures, x_label=_OTHER, y_label=_LABEL, title=f"{row.task}: loss of a pair")
 
 
 def _learned(rows: Sequence[Row]) -> Figure | None:
@@ -206,21 +197,19 @@ def _learned(rows: Sequence[Row]) -> Figure | None:
     taught = [row for row in rows if row.method == "l2t-dln:trainings" and row.data and row.data["pictures"]]
     if not taught:
         return None
-    titles = ["along the label's logit, the other 0", "along another class's logit, the label's 0"]
-    figure, axes = figures.panels(titles)
-    for row in sorted(taught, key=lambda row: row.seed):
+    figure, axes = style.panels(["along the label's logit, the other 0", "along another class's logit, the label's 0"])
+    for color, row in zip(style.PALETTE[1:], sorted(taught, key=lambda row: row.seed), strict=False):
         loss = np.array(row.data["pictures"][-1][1])
         middle = len(loss) // 2
         u = np.linspace(0, 1, len(loss))[1:-1]
         z = np.log(u / (1 - u))
         for axis, line in zip(axes, (loss[1:-1, middle], loss[middle, 1:-1]), strict=True):
-            axis.plot(z, line - loss[middle, middle], label=f"{row.method}, seed {row.seed}")
+            axis.plot(z, line - loss[middle, middle], color=color, label=f"{row.method}, seed {row.seed}")
     for axis, sign in zip(axes, (-1, 1), strict=True):
-        axis.plot(z, np.log1p(np.exp(sign * z)) - np.log(2), "k--", label="cross-entropy of two classes")
-        axis.set_xlabel("logit")
-        axis.set_ylabel("loss of a pair")
-        axis.legend(fontsize=7)
-    figure.suptitle(rows[0].task, fontsize=11)
+        plain = np.log1p(np.exp(sign * z)) - np.log(2)
+        axis.plot(z, plain, "--", color=style.PALETTE[0], label="cross-entropy of two classes")
+        style.describe(axis, "logit", "loss of a pair")
+    figure.suptitle(rows[0].task, fontsize=style.TEXT)
     return figure
 
 
@@ -274,14 +263,14 @@ def _cost_figure(groups: Sequence[Group]) -> Figure | None:
     if not groups:
         return None
     students = by((row for group in groups for row in group.rows), lambda row: row.student)
-    figure, axes = figures.panels(list(students))
+    figure, axes = style.panels(list(students))
     for axis, rows in zip(axes, students.values(), strict=True):
-        for metric, metric_rows in by(rows, lambda row: row.metric).items():
+        for color, (metric, metric_rows) in zip(style.PALETTE, by(rows, lambda r: r.metric).items(), strict=False):
             label = metric.removesuffix("_seconds").replace("plain", "2N plain steps")
             points = sorted((row.config["n"], row.value) for row in metric_rows)
-            figures.curve(axis, [points], style="-o", markersize=4, label=label)
+            series.curve(axis, [points], style="-o", color=color, markersize=4, label=label)
         axis.set_ylim(bottom=0)
-        figures.describe(axis, "length of the window N, student steps", "seconds")
+        style.describe(axis, "length of the window N, student steps", "seconds")
     return figure
 
 
@@ -291,17 +280,21 @@ def _imitation(rows: Sequence[Row]) -> Figure | None:
     if not errors:
         return None
     titles = ["error of the slopes (seeds)", "loss along the label's logit, other logit 0 (seed 0)"]
-    figure, axes = figures.panels(titles)
-    for seed, seed_rows in sorted(by(errors, lambda row: row.seed).items()):
-        points = sorted((max(row.config["steps"], 10), row.value) for row in seed_rows)
-        axes[0].plot(*zip(*points, strict=True), "-o", markersize=4, label=f"seed {seed}")
+    figure, axes = style.panels(titles)
+    for color, (seed, of_seed) in zip(
+        style.PALETTE[1:], sorted(by(errors, lambda row: row.seed).items()), strict=False
+    ):
+        points = sorted((max(row.config["steps"], 10), row.value) for row in of_seed)
+        axes[0].plot(*zip(*points, strict=True), "-o", color=color, markersize=4, label=f"seed {seed}")
     axes[0].set_xscale("log")
     first = sorted((row for row in errors if row.seed == 0), key=lambda row: int(row.config["steps"]))
-    for row in first:
-        axes[1].plot(*row.data, label=f"{row.config['steps']} steps")
+    # The first ones and the last, for there are more than a panel can show.
+    shown = [*first[: style.MOST_LINES - 2], *first[style.MOST_LINES - 2 :][-1:]]
+    for color, row in zip(style.PALETTE[1:], shown, strict=False):
+        axes[1].plot(*row.data, color=color, label=f"{row.config['steps']} steps")
     x = np.array(first[0].data[0])
-    axes[1].plot(x, np.log1p(np.exp(-x)), "k--", label="cross-entropy of two classes")
+    axes[1].plot(x, np.log1p(np.exp(-x)), "--", color=style.PALETTE[0], label="cross-entropy of two classes")
     y = "‖slopes − cross-entropy's‖ / ‖cross-entropy's‖"
-    figures.describe(axes[0], "steps of imitation (leftmost: none)", y)
-    figures.describe(axes[1], "z_y, the label's logit", "loss")
+    style.describe(axes[0], "steps of imitation (leftmost: none)", y)
+    style.describe(axes[1], "z_y, the label's logit", "loss")
     return figure

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks.lgtm.methods import METHODS, TABLE
-from teachenv.experiment import figures, tables
-from teachenv.experiment.figures import color
+from teachenv.experiment import tables
 from teachenv.experiment.report import Report
 from teachenv.experiment.row import Row
 from teachenv.experiment.tables import METHOD, Column, Group, Measure, Section, deviation, grouped, number
+from teachenv.plot import series, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -78,13 +78,12 @@ def _costs(rows: Sequence[Row]) -> list[Section]:
 def _curves(rows: Sequence[Row]) -> Figure | None:
     """Draws students on dev as they are distilled, means over seeds; the studies' methods have panels of their own."""
     parts = tables.by(rows, lambda row: f"{row.task}, {row.student}" + ("" if row.method in TABLE else ": studies"))
-    return figures.curves(
+    return series.curves(
         {title: grouped(panel_rows, ORDER) for title, panel_rows in parts.items()},
         "student steps",
-        "student on dev, mean over seeds, % (F1 where the task has it)",
+        "student on dev, % (F1 where the task has it)",
         style=lambda group: "-" if group.name.startswith("lgtm") else "--",
         scale=(1, 100),
-        legend={"ncols": 2},
     )
 
 
@@ -93,15 +92,15 @@ def _influence(rows: Sequence[Row]) -> Figure | None:
     followed = [row for row in rows if row.data and row.data["influences"] and row.seed == 0]
     if not followed:
         return None
-    figure, axes = figures.panels(["mean |influence| of the watched samples", "two samples"])
-    for n, row in enumerate(followed):
+    figure, axes = style.panels(["mean |influence| of the watched samples", "two samples"])
+    for color, row in zip(style.PALETTE[1:], followed, strict=False):
         places, values = [point[0] for point in row.data["curve"]], np.array(row.data["influences"], dtype=float)
-        draw, label = partial(axes[1].plot, color=color(n), marker="o", markersize=3), f"{row.task}: {row.method}"
-        axes[0].plot(places, np.abs(values).mean(1), "-o", color=color(n), markersize=3, label=label)
+        draw, label = partial(axes[1].plot, color=color, marker="o", markersize=3), f"{row.task}: {row.method}"
+        axes[0].plot(places, np.abs(values).mean(1), "-o", color=color, markersize=3, label=label)
         # The two that moved most.
-        for style, sample in zip(("-", "--"), np.argsort(-np.ptp(values, axis=0))[:FOLLOWED], strict=False):
-            draw(places, values[:, sample], style, label=f"{label}, sample {sample}")
-    axes[1].axhline(0, color="black", linewidth=0.7)
+        for dashes, sample in zip(("-", "--"), np.argsort(-np.ptp(values, axis=0))[:FOLLOWED], strict=False):
+            draw(places, values[:, sample], dashes, label=f"{label}, sample {sample}")
+    axes[1].axhline(0, color=style.GREY, linewidth=0.7)
     for axis, y in zip(axes, ("influence on the loss of feedback", ""), strict=True):
-        figures.describe(axis, "student steps", y)
+        style.describe(axis, "student steps", y)
     return figure

@@ -7,12 +7,13 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from benchmarks.lot.methods import METHODS
-from teachenv.experiment import figures, tables
+from teachenv.experiment import tables
 from teachenv.experiment.cases import DIVERGED
 from teachenv.experiment.report import Report
 from teachenv.experiment.row import Row
 from teachenv.experiment.statistics import iqm
 from teachenv.experiment.tables import METHOD, Column, Measure, Section, deviation, grouped
+from teachenv.plot.series import curves
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,7 +27,7 @@ def make(rows: Sequence[Row], name: str) -> Report:
     tasks = tables.by((row for row in rows if row.metric.startswith(_KINDS)), lambda row: row.task)
     tasks = {task: part for task, part in tasks.items() if any(row.metric.startswith("test_") for row in part)}
     sections = [section for task, task_rows in tasks.items() for section in _sections(rows, task, task_rows)]
-    captions = {"curves": "What is kept and its student on validation data: means over seeds"}
+    captions = {"curves": "What is kept and its student on validation data: mean and range over seeds"}
     return Report(f"Learning from teaching: {name}", sections, {"curves": partial(_curves, tasks)}, rows, captions)
 
 
@@ -69,8 +70,7 @@ def _curves(tasks: Mapping[str, Sequence[Row]]) -> Figure | None:
     parts = {f"{task}, {rows[0].student}": grouped(rows, METHODS) for task, rows in tasks.items()}
     measure = _measure([row for rows in tasks.values() for row in rows]) if tasks else Measure("")
     x, y = "epochs of the model that is kept (dashed: its student)", f"{_name(measure)} on validation data"
-    y += " (mean and range over seeds)"
-    figure = figures.curves(parts, x, y, dashed=2, scale=(1, measure.scale), band="range")
+    figure = curves(parts, x, y, dashed=2, scale=(1, measure.scale), band="range")
     for axis in figure.axes if figure and measure.metric == "test_perplexity" else []:
         axis.set_yscale("log")
         axis.yaxis.set_major_formatter("{x:g}")

@@ -8,11 +8,12 @@ from functools import partial
 import numpy as np
 
 from benchmarks.lot_atari.methods import METHODS
-from teachenv.experiment import figures, tables
+from teachenv.experiment import tables
 from teachenv.experiment.report import Report
 from teachenv.experiment.row import Row
 from teachenv.experiment.statistics import iqm
 from teachenv.experiment.tables import METHOD, Column, Measure, Section, deviation, grouped, number
+from teachenv.plot.series import curves
 
 BASELINE = "teacher-only"
 RETURN = Measure("episode_return", digits=1)
@@ -52,7 +53,7 @@ def make(rows: Sequence[Row]) -> Report:
         about = "Medians over turns in one process; ratios to ppo, and to make_atari_env."
         sections.append(Section.of(title, columns, grouped(costs), about))
     parts = {task: grouped(task_rows, METHODS) for task, task_rows in tasks.items()}
-    y = "return of the episodes that ended (mean and 95 % interval over seeds)"
-    drawn = {"curves": partial(figures.curves, parts, "environment steps", y, band="interval")}
+    y = "return of the episodes that ended"
+    drawn = {"curves": partial(curves, parts, "environment steps", y, band="interval")}
     captions = {"curves": "Returns as training goes on: means over seeds with 95 % intervals"}
     return Report("Learning from teaching: policies", sections, drawn, rows, captions)

@@ -7,11 +7,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from benchmarks.lot_images.imitation import KINDS
-from teachenv.experiment import figures
-from teachenv.experiment.figures import color
 from teachenv.experiment.report import Report
 from teachenv.experiment.row import Row
 from teachenv.experiment.tables import Column, Measure, Section, by, deviation, grouped, heading, in_precision, seeds
+from teachenv.plot import series, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,12 +43,12 @@ def make(rows: Sequence[Row]) -> Report:
 def _figure(rows: Sequence[Row]) -> Figure | None:
     if not rows:
         return None
-    figure, axes = figures.panels(["training images", "test images"])
+    figure, axes = style.panels(["training images", "test images"])
     for number, group in enumerate(grouped((row for row in rows if row.data), ORDER)):
         curves, label = [row.data for row in group.rows], f"{group.name.removeprefix('imitate:')} teacher"
         for axis, column in zip(axes, (1, 2), strict=True):
-            figures.curve(axis, curves, column=column, band="range", color=color(number), label=label)
+            series.curve(axis, curves, column=column, band="range", color=style.PALETTE[number], label=label)
     for axis, y in zip(axes, ("KL(teacher ‖ student), nats; band: all seeds", ""), strict=True):
         axis.set_yscale("log")
-        figures.describe(axis, "student steps", y)
+        style.describe(axis, "student steps", y)
     return figure

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from teachenv.experiment.report import Report
 from teachenv.experiment.row import Row
 from teachenv.experiment.tables import Column, Group, Section, grouped, number
+from teachenv.plot import style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -111,25 +112,25 @@ def note(group: Group) -> str:
 
 def _figure(groups: Sequence[Group]) -> Figure:
     """Horizontal bars of the ratios, on a logarithmic axis around 1, with the targets as marks."""
-    from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator
 
-    figure = Figure(figsize=(11, 0.45 * len(groups) + 1.2), dpi=130, layout="constrained")
-    axes = figure.add_subplot()
+    figure, (axes,) = style.panels([""], (7.0, 0.42 * len(groups) + 1.2))
     for y, group in enumerate(groups):
         values, middle, limit = ratios(group), ratio(group), target(group)
-        axes.barh(y, middle - 1, left=1, color="tab:blue" if limit else "tab:gray", height=0.6)
+        axes.barh(y, middle - 1, left=1, color=style.PALETTE[1] if limit else style.GREY, height=0.6)
         axes.plot([min(values), max(values)], [y, y], color="black", linewidth=1)
         if limit:
-            axes.plot([limit] * 2, [y - 0.4, y + 0.4], color="tab:red", linewidth=2)
-        axes.annotate(f" {middle:.2f}", (max(*values, 1), y), va="center", fontsize=8)
+            axes.plot([limit] * 2, [y - 0.4, y + 0.4], color=style.PALETTE[2], linewidth=2)
+        axes.annotate(f" {middle:.2f}", (max(*values, 1), y), va="center", fontsize=style.SMALL - 1)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("")
     axes.axvline(1, color="black", linewidth=0.8)
-    axes.set_yticks(range(len(groups)), [f"{what(group)}\n{label(group)}" for group in groups], fontsize=7)
+    axes.set_yticks(
+        range(len(groups)), [f"{what(group)}\n{label(group)}" for group in groups], fontsize=style.SMALL - 1
+    )
     axes.invert_yaxis()
     axes.margins(x=0.1)
-    axes.set_xlabel("ratio (median; line: range over repetitions; red: target)")
+    style.describe(axes, "ratio (median; black line: range over repetitions; red line: target)")
     return figure

@@ -35,7 +35,7 @@ import torch
 
 from meta.influence.held_out import HeldOut
 from meta.influence.samples import Samples, samples_of
-from teachenv import checks
+from teachenv import checks, plot
 from teachenv.experiment.progress import bar
 from teachenv.experiment.writing import write_atomically
 from teachenv.randomness import Purpose, generator
@@ -93,7 +93,7 @@ class LabelIssues:
         """Draws the most suspect samples as images, with the labels given and the likely ones.
 
         Args:
-            path: where the figure is written; its ending says in which format.
+            path: the file, which ends in .png, .svg or .pdf; without an ending all three are written.
             count: how many are drawn.
             shape: height and width of a sample, (height, width) or (height, width, channels), where samples are rows of
                 numbers. None: samples are images, (channels, height, width).
@@ -101,12 +101,9 @@ class LabelIssues:
         Raises:
             ValueError: samples are no images, or not of this shape.
         """
-        from meta.influence.suspects_figure import draw  # matplotlib is slow to import
-
         shown = self.ranked()[: checks.integer("count", count, least=1)]
-        names = [[self.classes[label] for label in labels[shown]] for labels in (self.given, self.likely)]
-        titles = [f"given {given}\nlikely {likely}" for given, likely in zip(*names, strict=True)]
-        draw(self.inputs[shown], titles, path, shape)
+        given, likely = ([self.classes[label] for label in labels[shown]] for labels in (self.given, self.likely))
+        plot.save(plot.suspects(self.inputs[shown], given, likely, shape=shape), path)
 
 
 def label_issues(

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import numpy as np
 
-from teachenv.experiment import figures, tables
-from teachenv.experiment.colors import COLORS
+from teachenv.experiment import tables
 from teachenv.experiment.methods import Method
 from teachenv.experiment.report import Report
 from teachenv.experiment.row import Row
 from teachenv.experiment.statistics import iqm
 from teachenv.experiment.tables import Column, Group, Measure, Section, by, grouped, interval, leaves, seeds
+from teachenv.plot import series, style
+from teachenv.plot.teaching import class_ticks, heat_maps
 from teachenv.settings import Settings
 
 if TYPE_CHECKING:
@@ -65,10 +66,12 @@ class Results:
         for task, task_rows in by(shown, lambda row: row.task).items():
             # By seed: the bootstrap draws others in another order.
             self.tasks[task] = grouped(sorted(task_rows, key=lambda row: row.seed), methods)
+        parts = (style.split([group.name for group in groups]) for groups in self.panels().values())
+        self._colors = style.distinct([panel for panels in parts for panel in panels])
 
     def color(self, group: Group) -> Any:
         """The method's colour in all figures."""
-        return COLORS.get(group.name) or figures.color(self.methods.index(group.name))
+        return self._colors[group.name]
 
     def best_fixed(self, group: Group) -> Group | None:
         """The fixed loss of the smallest test error beside a method."""
@@ -132,7 +135,8 @@ def make(
     """
     captions = {
         "test_error": "Test error of each method: mean, 95 % interval, and a dot a seed",
-        "teacher_training": f"{_J}: that of fresh students, along the student steps spent on their teachers",
+        "teacher_training": f"{_J}: that of fresh students, along the student steps spent on their teachers; mean and "
+        "range over seeds; curves may leave the panel",
         "learning_curves": f"{_J}: that of students along their own training",
         **{f"coefficients-{task}": f"{task}: {_PHI}" for task in results.tasks},
     }
@@ -185,47 +189,47 @@ def _error(group: Group) -> float:
 
 def test_error(results: Results) -> Figure:
     """Draws the test error of each method, a dot a seed."""
-    most = max(map(len, results.tasks.values()), default=0)
-    figure, axes = figures.panels(list(results.tasks) or [""], (6.4, max(4.4, 0.36 * most)))
+    figure, axes = series.bar_panels(list(results.tasks) or [""], list(results.tasks.values()))
     for axis, groups in zip(axes, results.tasks.values(), strict=False):
-        figures.bars(axis, groups, ERROR, results.color, logarithmic=True)
-        figures.describe(axis, "test error, % (mean, 95 % interval; dots: teacher seeds)")
+        series.bars(axis, groups, ERROR, results.color, logarithmic=True)
+        style.describe(axis, "test error, % (mean, 95 % interval; dots: teacher seeds)")
     return figure
 
 
 def teacher_training(results: Results) -> Figure | None:
     """Draws J of students under teachers that learn, along the student steps spent on them."""
-    panels = results.panels(learning=True)
-    if not panels:
+    parts = {title: _shown_learning(results, groups) for title, groups in results.panels(learning=True).items()}
+    shown = series.parted(parts)
+    if not shown:
         return None
-    figure, axes = figures.panels(list(panels))
-    for axis, groups in zip(axes, panels.values(), strict=True):
-        shown: list[float] = []
-        untaught = next((group for group in groups if group.name in results.fixed and group.of(OBJECTIVE)), None)
+    figure, axes = series.parted_panels(shown)
+    for axis, (_, _, groups) in zip(axes, shown, strict=True):
+        levels: list[float] = []
         for group in groups:
             color = results.color(group)
             if learns(group):
                 # Dashed: it lies on the curve of rmd, whose gradient it approximates.
-                style = "--o" if group.name == "finite-difference" else "-o"
-                means = figures.curve(
-                    axis, along(group), style=style, band="range", color=color, markersize=3, label=group.name
-                )
+                line = "--o" if group.name == "finite-difference" else "-o"
+                drawn = {"color": color, "markersize": 3, "label": group.name}
+                means = series.curve(axis, along(group), style=line, band="range", **drawn)
                 if group.name != _RUINED:
-                    shown.extend([*means, *(value for seed in along(group) for _, value in seed if value > means[0])])
-            elif group is untaught:
-                shown.append(float(np.mean([row.value for row in group.of(OBJECTIVE)])))
-                axis.axhline(
-                    shown[-1], color=color, linestyle="--", label=f"{figures.as_it_is(group.name)}, untaught", zorder=1
-                )
-        if shown:
-            span = max(max(shown) - min(shown), 1e-3)
-            axis.set_ylim(min(shown) - 0.6 * span, max(shown) + 0.15 * span)
-        figures.describe(axis, "student steps spent on teacher training", "J of fresh students on dev")
+                    levels.extend([*means, *(value for seed in along(group) for _, value in seed if value > means[0])])
+            else:
+                levels.append(float(np.mean([row.value for row in group.of(OBJECTIVE)])))
+                label = f"{style.as_it_is(group.name)}, untaught"
+                axis.axhline(levels[-1], color=color, linestyle="--", label=label, zorder=1)
+        if levels:
+            span = max(max(levels) - min(levels), 1e-3)
+            axis.set_ylim(min(levels) - 0.6 * span, max(levels) + 0.15 * span)
+        style.describe(axis, "student steps spent on teacher training", "J of fresh students on dev")
         axis.xaxis.set_major_formatter("{x:,.0f}")
-    figure.suptitle(
-        "Students under teachers as these learn\n(mean and range over seeds; curves may leave the panel)", fontsize=11
-    )
     return figure
+
+
+def _shown_learning(results: Results, groups: Sequence[Group]) -> list[Group]:
+    """The teachers that learn, after the first fixed loss, whose students they are compared with."""
+    untaught = next((group for group in groups if group.name in results.fixed and group.of(OBJECTIVE)), None)
+    return [*filter(None, [untaught]), *(group for group in groups if learns(group) and group is not untaught)]
 
 
 def learning_curves(results: Results) -> Figure | None:
@@ -236,7 +240,7 @@ def learning_curves(results: Results) -> Figure | None:
         measured = [row.data["curve"] for row in group.of(OBJECTIVE) if row.data]
         return [list(zip(np.linspace(0, 100, len(curve)), curve, strict=True)) for curve in measured]
 
-    return figures.curves(
+    return series.curves(
         results.panels(),
         "% of the students' training",
         "J on dev, mean over seeds",
@@ -261,15 +265,7 @@ def coefficients(results: Results, task: str) -> Figure | None:
     if not lines:
         return None
     title = f"{task}: Φ − I over the episode (mean over students, seed 0)"
-    return figures.heat_maps(lines, title, finish=_of_classes)
-
-
-def _of_classes(axis: Any, column: int) -> None:
-    few = range(count) if (count := round(axis.get_xlim()[1] + 0.5)) <= 10 else []
-    axis.set_xticks(few)
-    axis.set_yticks(few)
-    axis.tick_params(labelsize=6, length=0)
-    axis.set_xlabel("class", fontsize=8)
+    return heat_maps(lines, title, finish=lambda axis, column: class_ticks(axis))
 
 
 def _is_square(matrices: Sequence[Any]) -> bool:

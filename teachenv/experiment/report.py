@@ -19,11 +19,11 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from teachenv.experiment import figures
 from teachenv.experiment.naming import file_name
 from teachenv.experiment.row import Row
 from teachenv.experiment.tables import Section, leaves
 from teachenv.experiment.writing import write_atomically
+from teachenv.plot import files
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -93,7 +93,7 @@ class Report:
 
         write_atomically(folder / f"{table}.md", self.table())
         for name, figure in self.figures.items():
-            write_atomically(folder / f"{file_name(name)}.png", figures.png(figure))
+            write_atomically(folder / f"{file_name(name)}.png", files.png(figure))
         self.html = folder / f"{page}.html"
         write_atomically(self.html, self.page())
         for name, other in self.beside.items():
@@ -120,7 +120,7 @@ class Report:
 
     def _figure(self, name: str) -> str:
         caption = html.escape(self._captions.get(name, re.sub("[-_]", " ", name)))
-        drawn = figures.svg(self.figures[name], re.sub(r"\W", "-", name))
+        drawn = files.svg(self.figures[name], re.sub(r"\W", "-", name))
         drawn = drawn.replace("<svg ", f'<svg role="img" aria-label="{caption}" ', 1)
         return f"<figure>{drawn}<figcaption>{caption}</figcaption></figure>"
 

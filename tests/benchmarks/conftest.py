@@ -10,5 +10,5 @@ def pages_without_pictures(request: pytest.FixtureRequest) -> Iterator[None]:
     """Figures are drawn once, as PNG, and not once more for the page, but for one benchmark that has every kind."""
     with pytest.MonkeyPatch.context() as patch:
         if not request.module.__name__.endswith(DRAWS_PAGES):
-            patch.setattr("teachenv.experiment.figures.svg", lambda figure, name: "<svg ></svg>")
+            patch.setattr("teachenv.plot.files.svg", lambda figure, name: "<svg ></svg>")
         yield

@@ -17,7 +17,6 @@ from benchmarks.l2t_dlf_images.published import ERRORS
 from teachenv.experiment import Session, make_backend
 from teachenv.experiment import comparison as engine
 from teachenv.experiment.cases import Outcome
-from teachenv.experiment.colors import COLORS
 from teachenv.experiment.comparison_report import Results, teacher_training
 from teachenv.experiment.contest import Effort, Rung
 from teachenv.experiment.row import Row
@@ -122,7 +121,6 @@ def test_every_task_of_every_preset_can_be_made(preset: str, monkeypatch: pytest
             assert horizon["horizon"] % horizon["steps_per_action"] == 0
         actions = {o["horizon"] // o["steps_per_action"] for o in (one.options, {**one.options, **one.final})}
         assert len(actions) == 1
-        assert set(one.methods) <= set(COLORS)
 
 
 def test_rows_table_and_figures(finished: Path) -> None:

@@ -263,8 +263,8 @@ def compared(tmp_path_factory):
     """Rows of all methods, compared in the environments that they need."""
     rows = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("teachenv.experiment.figures.png", lambda figure: b"")
-        patch.setattr("teachenv.experiment.figures.svg", lambda figure, name: "<svg ></svg>")
+        patch.setattr("teachenv.plot.files.png", lambda figure: b"")
+        patch.setattr("teachenv.plot.files.svg", lambda figure, name: "<svg ></svg>")
         for wrapper in {method.wrapper for method in METHODS.values()}:
             some = {name: method for name, method in METHODS.items() if method.wrapper is wrapper}
             report = teachenv.compare(

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from teachenv.experiment import figures, tables
+from teachenv.experiment import tables
 from teachenv.experiment.comparison_report import objective
 from teachenv.experiment.naming import file_name
 from teachenv.experiment.report import Report
@@ -23,6 +23,7 @@ from teachenv.experiment.row import Row
 from teachenv.experiment.rows import read_rows
 from teachenv.experiment.statistics import iqm
 from teachenv.experiment.tables import METHOD, Measure, Section, grouped
+from teachenv.plot import series, style
 
 ERROR = Measure("test_error", 100)
 EVIL = "<script>alert('|')</script>"
@@ -56,15 +57,15 @@ def made(rows: list[Row], **more: Any) -> Report:
     groups = grouped(rows)
     drawn: dict[str, Callable[[], Figure | None]] = {
         "bars of <methods>": partial(_bars, groups),
-        "curves": partial(figures.curves, {"digits": groups}, "steps", "J", band="interval"),
+        "curves": partial(series.curves, {"digits": groups}, "steps", "J", band="interval"),
         "nothing": lambda: None,
     }
     return Report("R & D", [Section.of("digits & letters", COLUMNS, groups, "Of `code`.")], drawn, rows, **more)
 
 
 def _bars(groups: list[tables.Group]) -> Figure:
-    figure, axes = figures.panels(["digits"])
-    figures.bars(axes[0], groups, ERROR, lambda group: "black")
+    figure, axes = style.panels(["digits"])
+    series.bars(axes[0], groups, ERROR, lambda group: "black")
     return figure
 
 
@@ -145,9 +146,9 @@ def test_the_rows_of_a_page_can_be_taken_from_it(many: int, tmp_path: Path) -> N
 
 
 def test_curves_are_along_the_points_that_all_seeds_have() -> None:
-    _, axes = figures.panels(["one"])
+    _, axes = style.panels(["one"])
     curves = [[(0, 1.0), (1, None), (2, 3.0), (3, 9.0)], [(0, 3.0), (1, 2.0), (2, 5.0)]]
-    assert list(figures.curve(axes[0], curves, scale=(1, 10), band="range")) == [20, 40]
+    assert list(series.curve(axes[0], curves, scale=(1, 10), band="range")) == [20, 40]
     assert list(axes[0].get_lines()[0].get_xdata()) == [0, 2]
 
 

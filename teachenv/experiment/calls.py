@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any
@@ -10,6 +12,13 @@ import cloudpickle  # type: ignore[import-untyped]
 import torch
 
 from teachenv.experiment.jobs import Failure, Job, Kept, Shared, failure, pickled
+
+_SECONDS_WORTH_COLLECTING = 1.0
+"""How long a job takes after which garbage is collected, which takes a quarter of a second.
+
+A teacher and what it is called by refer to each other. Python's collector counts objects, not bytes, and would let such
+rings pile up: 100 MB for each RL teacher of a few thousand steps.
+"""
 
 
 class Parcel:
@@ -46,7 +55,7 @@ def call(label: str, function: Callable[..., Any], arguments: Mapping[str, Any],
     Raises:
         KeyboardInterrupt: or what is derived from it; all else that the job raises is a `Failure`.
     """
-    before = torch.get_num_threads()
+    before, begun = torch.get_num_threads(), time.monotonic()
     try:
         torch.set_num_threads(threads)
         with ExitStack() as stack:
@@ -61,6 +70,8 @@ def call(label: str, function: Callable[..., Any], arguments: Mapping[str, Any],
         return failure(label, error)
     finally:
         torch.set_num_threads(before)
+        if time.monotonic() - begun >= _SECONDS_WORTH_COLLECTING:
+            gc.collect()
 
 
 def answer(label: str, message: bytes, more: Mapping[str, Any] | None = None) -> bytes:

@@ -1,18 +1,20 @@
 """Jobs in this process and on others; on Ray: `test_ray.py`."""
 
 import contextlib
+import gc
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
 
-from teachenv.experiment import Failure, Job, Kept, Shared, alone, make_backend
+from teachenv.experiment import Failure, Job, Kept, Shared, alone, calls, make_backend
 from teachenv.experiment import progress as progress_module
 from teachenv.files import whole_file
 
@@ -345,3 +347,19 @@ def test_in_a_terminal_a_bar_shows_how_many_jobs_are_done(capsys, monkeypatch):
     assert captured.out == ""
     assert "ddpg [seed 1]" in captured.err
     assert "2/2" in captured.err
+
+
+class Ring:
+    """Refers to itself, as a teacher and its callbacks do to each other."""
+
+    def __init__(self):
+        self.own = self
+
+
+@pytest.mark.parametrize("seconds", [0.0, 60.0])
+def test_what_a_long_job_leaves_behind_is_collected(monkeypatch, seconds):
+    monkeypatch.setattr(calls, "_SECONDS_WORTH_COLLECTING", seconds)
+    gc.collect()
+    rings = weakref.WeakSet()
+    values(make_backend("inline"), Job("ring", lambda: rings.add(Ring())))
+    assert bool(rings) == bool(seconds)

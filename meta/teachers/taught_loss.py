@@ -5,22 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import nn
 
 from meta.teachers.policies import Attention, perceptron
-from teachenv import checkpoints
+from teachenv import checkpoints, checks
 from teachenv.errors import unknown_name
-from teachenv.losses import LOSSES, make_loss
+from teachenv.losses import LOSSES, LossFamily, make_loss
 from teachenv.problem import Problem
 from teachenv.students import Prediction
 from teachenv.tasks.measures import ClassificationMeasure
 from teachenv.teacher import HasActor, lacking
 
 _FILE, _KIND, _FORMAT = "taught_loss.zip", "a taught loss", 1
+_OWN = "own"
 # By the kind that a file names: the activations of the hidden layers. PPO's are tanh.
 _PERCEPTRONS: dict[str, type[nn.Module]] = {"perceptron": nn.ReLU, "tanh-perceptron": nn.Tanh}
 
@@ -41,28 +42,54 @@ class TaughtLoss(nn.Module):
 
     The teacher's own parameters are frozen.
 
+    As in `torch.nn.CrossEntropyLoss`, targets of `ignore_index` count for nothing, and logits may have further
+    dimensions behind the classes, (batch, C, ...) with targets (batch, ...): each place is then a classification. A
+    loss that is a mean over samples has no value for each of them; `"sum"` is the mean times how many count.
+
     Args:
         actor: the teacher's network, from observation to action.
         config: what `save` writes as JSON: `loss`, `loss_kwargs`, `outputs`, `actor` and `steps_per_action`, and for
             the reader `task`, `dataset`, `student` and `learning_rate` of the training that it was taught in.
+        family: the loss family, if it is one of your own; None: the one that `config` names.
+        ignore_index: targets that count for nothing.
+        reduction: `"mean"` or `"sum"` over the samples that count.
+
+    Raises:
+        ValueError: another reduction, or an index that is no whole number.
     """
 
-    def __init__(self, actor: nn.Module, config: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        actor: nn.Module,
+        config: dict[str, Any],
+        *,
+        family: LossFamily | None = None,
+        ignore_index: int = -100,
+        reduction: Literal["mean", "sum"] = "mean",
+    ) -> None:
         """Builds the loss family, and freezes the actor."""
         super().__init__()
         self.config = config
-        self.family = make_loss(config["loss"], config["loss_kwargs"])
+        self.family = make_loss(config["loss"], config["loss_kwargs"]) if family is None else family
+        self.ignore_index = checks.integer("ignore_index", ignore_index)
+        self.reduction = checks.choice("reduction", reduction, ("mean", "sum"))
         self.actor = actor.requires_grad_(False)
         self._action: torch.Tensor | None = None
 
     @classmethod
-    def of(cls, teacher: HasActor) -> TaughtLoss:
+    def of(cls, teacher: HasActor, **options: Any) -> TaughtLoss:
         """Makes the loss that a teacher has learned: one from `meta` or `agents`, or another that keeps `HasActor`.
+
+        Of a loss family of your own, which has no name in a file, `load` is given the family.
+
+        Args:
+            teacher: the teacher.
+            **options: `ignore_index` and `reduction`.
 
         Raises:
             TypeError: the teacher lacks something of `HasActor`.
-            ValueError: no environment; a task that is not classification; a loss family of your own, or
-                `"sample-weights"`, whose actions belong to places in a minibatch; or another kind of policy.
+            ValueError: no environment; a task that is not classification; `"sample-weights"`, whose actions belong to
+                places in a minibatch; or another kind of policy.
         """
         if names := lacking(teacher, HasActor):
             raise TypeError(
@@ -74,19 +101,19 @@ class TaughtLoss(nn.Module):
         problem: Problem = teacher.env.get_attr("problem")[0]
         settings = problem.settings
         loss = problem.dynamics.loss
-        if not isinstance(settings.loss, str) or loss.of_places or loss.of_pool:
-            known = [name for name, family in LOSSES.items() if not (family.of_places or family.of_pool)]
+        if loss.of_places or loss.of_pool or loss.of_pairs:
+            known = [name for name, each in LOSSES.items() if not (each.of_places or each.of_pool or each.of_pairs)]
             raise ValueError(
-                f"found loss={settings.loss!r}, expected one of {known}: a loss that is saved needs a "
-                "name, and an action that does not belong to the samples of one minibatch or pool"
+                f"found loss={settings.loss!r}, expected one of {known}, or a family of your own: an action must not "
+                "belong to the samples of one minibatch or pool, nor the loss to two networks"
             )
         if not problem.classifies:
             raise ValueError(f"task {problem.task.name!r} is not classification, which is all that TaughtLoss tells of")
-        actor = teacher.actor_network
+        actor, named = teacher.actor_network, isinstance(settings.loss, str)
         config = {
             "format": _FORMAT,
-            "loss": settings.loss,
-            "loss_kwargs": dict(settings.loss_kwargs),
+            "loss": settings.loss if named else _OWN,
+            "loss_kwargs": dict(settings.loss_kwargs) if named else {},
             "outputs": problem.task.num_outputs,
             "actor": _config_of(actor),
             "steps_per_action": settings.steps_per_action,
@@ -95,9 +122,10 @@ class TaughtLoss(nn.Module):
             "student": settings.student if isinstance(settings.student, str) else "own",
             "learning_rate": settings.learning_rate,
         }
-        frozen_actor = _actor_of(config)
+        family = None if named else loss
+        frozen_actor = _actor_of(config, family)
         frozen_actor.load_state_dict({name: t.detach().clone() for name, t in actor.state_dict().items()})
-        return cls(frozen_actor.to(next(actor.parameters()).dtype), config)
+        return cls(frozen_actor.to(next(actor.parameters()).dtype), config, family=family, **options)
 
     def save(self, path: str | Path) -> None:
         """Writes the folder with its one file, `taught_loss.zip`: JSON and safetensors; at once or not at all.
@@ -111,12 +139,18 @@ class TaughtLoss(nn.Module):
         checkpoints.save(Path(path) / _FILE, {"config": self.config, "weights": dict(weights)}, _KIND)
 
     @classmethod
-    def load(cls, path: str | Path) -> TaughtLoss:
+    def load(cls, path: str | Path, *, family: LossFamily | None = None, **options: Any) -> TaughtLoss:
         """Reads what `save` wrote, on the CPU.
+
+        Args:
+            path: the folder.
+            family: the loss family, if it is one of your own.
+            **options: `ignore_index` and `reduction`.
 
         Raises:
             FileNotFoundError: the folder or its file is not there.
-            ValueError: the file is damaged, of something else or of a newer version, or its weights are not finite.
+            ValueError: the file is damaged, of something else or of a newer version, its weights are not finite, or its
+                family is one of your own and was not given, or none and was given.
         """
         file = Path(path) / _FILE
         if Path(path).is_file():
@@ -128,13 +162,16 @@ class TaughtLoss(nn.Module):
             config, weights = saved["config"], saved["weights"]
             if config["format"] != _FORMAT:
                 raise ValueError(f"its format is {config['format']}, and this version reads {_FORMAT}")
-            actor = _actor_of(config).to(next(iter(weights.values())).dtype)
+            if (config["loss"] == _OWN) != (family is not None):
+                own = "your own, which load(path, family=...) is given"
+                raise ValueError(f"its loss is {own if family is None else config['loss']}, found family={family}")
+            actor = _actor_of(config, family).to(next(iter(weights.values())).dtype)
             actor.load_state_dict(weights)
         except (ValueError, KeyError, TypeError, AttributeError, StopIteration, RuntimeError) as error:
             reason = " ".join(str(error).split()) or "it has no weights"
             raise ValueError(f"{file} is no taught loss that can be read: {reason}; save it again") from error
         _check_finite(weights, str(file), "save the loss of a teacher that has not diverged")
-        return cls(actor, config)
+        return cls(actor, config, family=family, **options)
 
     def tell(
         self, *, progress: float, train_accuracy: float, dev_accuracy: float, dev_precision: Sequence[float]
@@ -179,23 +216,38 @@ class TaughtLoss(nn.Module):
         """Computes the loss of a minibatch, a scalar.
 
         Args:
-            outputs: the network's logits, (batch, C).
-            targets: the samples' classes, (batch,).
+            outputs: the network's logits, (batch, C) or (batch, C, ...).
+            targets: the samples' classes, (batch,) or (batch, ...); those of `ignore_index` count for nothing.
             features: the inputs of the network's last linear layer; only for a mixture with large-margin softmax.
             head_weight: the weight of that layer; only for a mixture with large-margin softmax.
 
         Raises:
             RuntimeError: nothing was told yet.
-            ValueError: features and head weight are missing, or the logits are of another number of classes.
+            ValueError: features and head weight are missing, or logits or targets are of another shape.
         """
         if self._action is None:
             raise RuntimeError("this loss depends on how the training stands: call tell(progress=0.0, ...) first")
-        if outputs.shape[-1] != self.config["outputs"]:
-            raise ValueError(f"found logits of {outputs.shape[-1]} classes, expected {self.config['outputs']}")
+        classes = self.config["outputs"]
+        if outputs.dim() < 2 or outputs.shape[1] != classes:
+            found = outputs.shape[1] if outputs.dim() > 1 else 1
+            raise ValueError(f"found logits of {found} classes, expected {classes}: (batch, {classes}, ...)")
+        if targets.shape != (outputs.shape[0], *outputs.shape[2:]):
+            raise ValueError(
+                f"found targets of shape {tuple(targets.shape)} for logits of shape {tuple(outputs.shape)}, expected "
+                f"{(outputs.shape[0], *outputs.shape[2:])}: a class for each place"
+            )
         if self.family.needs_head and (features is None or head_weight is None):
             raise ValueError("this mixture has large-margin softmax in it: pass features and head_weight, too")
         action = self._action.to(device=outputs.device, dtype=outputs.dtype)
-        return self.family(action, Prediction(outputs, features, head_weight), targets)
+        logits, labels = outputs.movedim(1, -1).reshape(-1, classes), targets.reshape(-1)
+        counts = labels != self.ignore_index
+        if not bool(counts.all()):
+            logits, labels = logits[counts], labels[counts]
+            features = None if features is None else features[counts]
+        if not len(labels):
+            return outputs.flatten()[:0].sum()  # 0, and a gradient of 0: nothing counts
+        loss = self.family(action, Prediction(logits, features, head_weight), labels)
+        return loss * len(labels) if self.reduction == "sum" else loss
 
 
 def _check_finite(weights: Mapping[str, torch.Tensor], what: str, remedy: str) -> None:
@@ -221,10 +273,11 @@ def _config_of(actor: nn.Module) -> dict[str, Any]:
     )
 
 
-def _actor_of(config: dict[str, Any]) -> nn.Module:
-    """Makes a new actor of the kind and sizes in a config."""
+def _actor_of(config: dict[str, Any], family: LossFamily | None) -> nn.Module:
+    """Makes a new actor of the kind and sizes in a config, for its loss or for a family of a user's own."""
     classes, about = config["outputs"], config["actor"]
-    states, actions = 3 + classes, make_loss(config["loss"], config["loss_kwargs"]).action_size(classes, 1)
+    family = make_loss(config["loss"], config["loss_kwargs"]) if family is None else family
+    states, actions = 3 + classes, family.action_size(classes, 1)
     if about["kind"] == "attention":
         return Attention(states, actions, about["keys"], static=about["static"])
     if about["kind"] in _PERCEPTRONS:

@@ -137,16 +137,66 @@ class Own(LossFamily):
         return torch.nn.functional.cross_entropy(prediction.outputs, targets) * (1 + action.sum())
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"loss": "sample-weights", "loss_kwargs": {}}, "samples of one minibatch"),
-        ({"loss": Own(), "loss_kwargs": {}}, "needs a name"),
-    ],
-)
-def test_losses_that_cannot_leave_are_refused(changes, message):
-    with pytest.raises(ValueError, match=message):
+def test_losses_that_cannot_leave_are_refused():
+    changes = {"loss": "sample-weights", "loss_kwargs": {}}
+    with pytest.raises(ValueError, match="samples of one minibatch"):
         TaughtLoss.of(RMD("AttentionPolicy", TeachVectorEnv(2, **SETTINGS | changes)))
+
+
+PROGRESS = {"progress": 0.5, "train_accuracy": 0.3, "dev_accuracy": 0.4, "dev_precision": [0.2] * 10}
+
+
+def told(loss):
+    loss.tell(**PROGRESS)
+    return loss
+
+
+def test_a_family_of_ones_own_is_handed_to_the_file(tmp_path):
+    model, family = taught(loss=Own(), loss_kwargs={}), Own()
+    loss = told(TaughtLoss.of(model))
+    loss.save(tmp_path)
+    again = told(TaughtLoss.load(tmp_path, family=family))
+    outputs, labels = torch.randn(6, 10), torch.arange(6)
+    value = again(outputs, labels)
+    assert value == loss(outputs, labels)
+    assert value != nn.functional.cross_entropy(outputs, labels)
+    with pytest.raises(ValueError, match=r"its loss is your own, which load\(path, family=...\) is given"):
+        TaughtLoss.load(tmp_path)
+    TaughtLoss.of(taught()).save(tmp_path / "named")
+    with pytest.raises(ValueError, match="its loss is bilinear, found family="):
+        TaughtLoss.load(tmp_path / "named", family=family)
+
+
+@pytest.mark.parametrize("loss_kwargs", [{"scale": 0.5}, None])
+def test_targets_that_are_ignored_count_for_nothing(loss_kwargs):
+    model = taught() if loss_kwargs else taught(loss=Own(), loss_kwargs={})
+    loss, other = told(TaughtLoss.of(model)), told(TaughtLoss.of(model, ignore_index=7, reduction="sum"))
+    outputs = torch.randn(6, 10).requires_grad_()
+    labels = torch.tensor([1, -100, 3, 2, -100, 5])
+    kept = [0, 2, 3, 5]
+    expected = loss(outputs[kept], labels[kept])
+    found = loss(outputs, labels)
+    torch.testing.assert_close(found, expected)
+    (gradient,) = torch.autograd.grad(found, outputs)
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected, outputs)[0])
+    assert (gradient[[1, 4]] == 0).all()
+    torch.testing.assert_close(other(outputs, labels.where(labels >= 0, 7)), 4 * expected)
+    nothing = loss(outputs, torch.full((6,), -100))
+    assert nothing == 0
+    assert (torch.autograd.grad(nothing, outputs)[0] == 0).all()
+    tokens = outputs.view(2, 3, 10).movedim(-1, 1)
+    torch.testing.assert_close(loss(tokens, labels.view(2, 3)), expected)
+
+
+def test_what_a_taught_loss_does_not_take_is_said():
+    loss = told(TaughtLoss.of(taught()))
+    with pytest.raises(ValueError, match="found logits of 7 classes, expected 10"):
+        loss(torch.zeros(3, 7), torch.zeros(3, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"found targets of shape \(2,\) for logits of shape \(3, 10\)"):
+        loss(torch.zeros(3, 10), torch.zeros(2, dtype=torch.int64))
+    for wrong, message in (({"reduction": "none"}, "reduction"), ({"ignore_index": 0.5}, "ignore_index must be")):
+        with pytest.raises(ValueError, match=message):
+            TaughtLoss.of(taught(), **wrong)
 
 
 def test_other_policies_and_teachers_without_environment_are_refused(tmp_path):

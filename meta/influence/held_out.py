@@ -32,6 +32,7 @@ DEFAULTS: dict[str, Any] = {
 OPTIONS = (
     "student",
     "student_kwargs",
+    "output",
     "optimizer",
     "optimizer_kwargs",
     "learning_rate",

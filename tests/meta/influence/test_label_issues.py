@@ -211,7 +211,7 @@ OF_ANOTHER_POOL = {"loss": "bilinear", "pool_size": 30, "trusted_dev": 5, "imbal
         ((X, Y), {"folds": 1}, "folds must be"),
         ((X, Y), {"folds": 20}, "30 samples are too few for 20 folds"),
         *(
-            ((X, Y), {name: value}, f"unknown option of label_issues '{name}'")
+            ((X, Y), {name: value}, f"label_issues got an unexpected keyword argument '{name}'")
             for name, value in OF_ANOTHER_POOL.items()
         ),
         ((X, Y), {"learning_rat": 0.1}, "learning_rate"),

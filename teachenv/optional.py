@@ -23,10 +23,8 @@ EXTRAS: dict[str, tuple[str, str]] = {
 def needed_for(purpose: str) -> Iterator[None]:
     """Imports stand in this context, so that the error about a missing package says how to install it.
 
-    ```
-    with needed_for("BLEU"):
-        import sacrebleu
-    ```
+        with needed_for("BLEU"):
+            import sacrebleu
 
     What is not in `EXTRAS`, a package that a package of an extra lacks for instance, raises Python's own error.
 

@@ -162,6 +162,6 @@ def test_families_say_what_they_are(name):
 
 @pytest.mark.parametrize("name", ["sample-weights", "data-weights"])
 def test_options_of_weighted_samples_are_theirs_and_the_base_losss(name):
-    with pytest.raises(TypeError, match=r"weighted samples of 'focal': 'scal', did you mean 'scale'"):
+    with pytest.raises(TypeError, match=r"weighted samples of 'focal': .*'scal', did you mean 'scale'"):
         make_loss(name, {"base": "focal", "scal": 0.5})
     assert make_loss(name, {"base": "focal", "gamma": 3.0, "scale": 0.5}).scale == 0.5

@@ -128,7 +128,7 @@ def test_what_is_no_training_is_said(training):
 
 def test_tests_that_are_no_numbers_are_said():
     env = make()
-    with pytest.raises(TypeError, match=r"tests: expected a pair \(inputs, targets\), found ndarray"):
+    with pytest.raises(TypeError, match=r"tests: expected a pair \(inputs, targets\) or a Dataset.*found a ndarray"):
         meta.attribute(env, np.zeros((3, 5)), seeds=[0])
     with pytest.raises(TypeError, match=r"tests: targets are of dtype <U3; expected numbers: .*return_inverse=True"):
         meta.attribute(env, (np.zeros((2, 5)), ["cat", "dog"]), seeds=[0])

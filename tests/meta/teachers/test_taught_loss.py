@@ -273,7 +273,7 @@ def test_damaged_files_are_named(tmp_path):
     [
         ({"weights": {}}, "no taught loss that can be read: it has no weights"),
         ({"weights": []}, "no taught loss that can be read"),
-        ({"config": {"format": 1}}, "no taught loss that can be read: 'outputs'"),
+        ({"config": {"format": 1}}, "no taught loss that can be read: 'loss'"),
     ],
 )
 def test_a_file_that_lacks_something_is_refused(changes, message, tmp_path):

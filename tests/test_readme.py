@@ -63,7 +63,8 @@ BY_HAND = {"lightning", "ray", "tianshou", "torchrl", "wandb"}
 
 
 def skip_without_its_package(snippet: str) -> None:
-    imported = {*re.findall(r"^(?:import|from) (\w+)", snippet, flags=re.MULTILINE)}
+    lines = re.findall(r"^(?:import (.*)|from (\w+))", snippet, flags=re.MULTILINE)
+    imported = {re.split(r"[. ]", name.strip())[0] for several, one in lines for name in (several or one).split(",")}
     if by_hand := imported & BY_HAND:
         pytest.skip(f"{by_hand} is tried by hand: see docs/recipes.md")
     for package, sign in WHERE_INSTALLED.items():

@@ -227,7 +227,11 @@ COMMANDS = [
         ["compare", "TeachDigit-v0"],
         "unknown environment 'TeachDigit-v0', did you mean 'TeachDigits-v0'?",
     ),
-    (teachenv_main, ["compare", "ALE/Pong-v5"], "unknown environment 'ALE/Pong-v5': expected one of 'TeachCIFAR-v0'"),
+    (
+        teachenv_main,
+        ["compare", "Games/Pong-v5"],
+        "unknown environment 'Games/Pong-v5': expected one of 'TeachCIFAR-v0'",
+    ),
     (teachenv_main, ["compare", "TeachDigits-v0", "--set", "horizn=3"], "'horizn', did you mean 'horizon'"),
     (benchmarks_main, ["compare", "--env", "CartPole-v1"], "found --env CartPole-v1, which trains no student"),
     (benchmarks_main, ["compare", "--env", "zzz"], "unknown environment 'zzz': expected one of 'TeachCIFAR-v0'"),

@@ -124,7 +124,12 @@ def test_a_family_of_pixels_is_that_of_as_many_samples(family: str) -> None:
     found = loss(action, decided.prediction, decided.labels)
     logits, labels = outputs.permute(0, 2, 3, 1).reshape(-1, 4), targets.reshape(-1)
     known = labels != VOID
-    if loss.of_places or loss.of_pool:
+    if family == "label-weights":
+        labelled = F.one_hot(labels.clamp(min=0), 4) + action.view(3, 1, 4).expand(-1, len(labels) // 3, -1).reshape(
+            -1, 4
+        )
+        expected = -(labelled * logits.log_softmax(1)).sum(1)[known].mean()
+    elif loss.of_places or loss.of_pool:
         each = F.cross_entropy(logits, labels, reduction="none", ignore_index=VOID).view(3, -1)
         expected = ((1 + action).unsqueeze(1) * each).sum() / known.sum()
     else:

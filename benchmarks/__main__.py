@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         after a request to end (SIGTERM).
 
     Raises:
-        SystemExit: from the parser of the options, after `--help` or an option that there is not.
+        SystemExit: from the parser of the options, after `--help`.
     """
     name, *rest = (sys.argv[1:] if arguments is None else arguments) or [""]
     if name in ("-h", "--help"):
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(name: str, rest: Sequence[str]) -> None:
-    from teachenv.experiment.command import parsed
+    from teachenv.experiment.parsing import parsed
 
     entry = BENCHMARKS[name]
     module_name, _, class_name = entry.options.partition(":")

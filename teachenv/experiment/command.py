@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
 import importlib.metadata
-import inspect
 import json
 import os
 import signal
 import sys
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, make_dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 from teachenv.experiment import interrupts
+from teachenv.experiment.parsing import parsed
 
 TRACEBACK = "TEACHENV_TRACEBACK"
 """Environment variable: if it is set, errors have their traceback."""
-
-T = TypeVar("T")
 
 _METHODS = "teachenv.methods"
 """The group of entry points that name dictionaries of methods: those of this package's own, and of any other."""
@@ -61,66 +57,6 @@ def fail(message: str) -> int:
     """Says on stderr, in one line, what went wrong; returns the exit code."""
     print("error:", " ".join(message.split()), file=sys.stderr)
     return 2
-
-
-def parsed(options: type[T], program: str, description: str, arguments: Sequence[str]) -> T:
-    """The options that a command line gives.
-
-    Args:
-        options: a dataclass, with a sentence below each field, which is the option's help; one without a default is an
-            argument without a flag.
-        program: the command's name in the help.
-        description: what the command does, for the help.
-        arguments: the command line.
-
-    Raises:
-        SystemExit: after `--help`, or an option that there is not.
-        ValueError: from the dataclass, about a value.
-    """
-    import tyro
-
-    texts, hints, described = _sentences(options), get_type_hints(options), []
-    for field in fields(options):  # type: ignore[arg-type]
-        name, hint = field.name, hints[field.name]
-        shown: dict[str, Any] = {"help": texts.get(name), "metavar": _values_shown(hint)}
-        if field.default is MISSING:
-            shown["metavar"] = name.upper()
-        elif field.default in (None, ()):
-            shown["help_behavior_hint"] = ""  # the sentence says what is done without it
-        more = () if field.default is MISSING else (field.default,)
-        described.append((name, Annotated[hint, tyro.conf.arg(**shown)], *more))
-    # What the parser builds checks nothing: it would put the one line of an error into a box of many.
-    plain = make_dataclass(options.__name__, described)
-    config = (tyro.conf.PositionalRequiredArgs,)
-    return options(**vars(tyro.cli(plain, prog=program, description=description, args=arguments, config=config)))
-
-
-def _sentences(options: type) -> dict[str, str]:
-    """What is written below the fields of a dataclass and of those that it is derived from, each in one line."""
-    sentences: dict[str, str] = {}
-    for kind in reversed(options.__mro__[:-1]):
-        try:
-            (body,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
-        except OSError:  # a class without a file: of its options the help has the names alone
-            continue
-        assert isinstance(body, ast.ClassDef)
-        for statement, following in zip(body.body, body.body[1:], strict=False):
-            if isinstance(statement, ast.AnnAssign) and isinstance(following, ast.Expr):
-                text = ast.literal_eval(following.value)
-                sentences[ast.unparse(statement.target)] = " ".join(text.split())
-    return sentences
-
-
-def _values_shown(hint: Any) -> str | None:
-    """How the help shows what an option takes: `INT`, `TEXT ...`, `{a,b}`; None: nothing, of a flag."""
-    parts = [part for part in get_args(hint) if part is not type(None)]
-    if get_origin(hint) is Literal:
-        return f"{{{','.join(map(str, parts))}}}"
-    if get_origin(hint) is tuple:
-        return f"{_values_shown(parts[0])} ..."
-    if parts:  # of a union with None
-        return _values_shown(parts[0])
-    return None if hint is bool else {str: "TEXT"}.get(hint, hint.__name__.upper())
 
 
 def _is_for_the_user(error: BaseException) -> bool:

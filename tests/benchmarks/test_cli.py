@@ -148,16 +148,10 @@ def test_without_options_the_laptop_preset_goes_to_a_folder_named_after_the_benc
     assert dataclasses.replace(options, out=Path("here")).output_folder("toy_benchmark") == Path("here")
 
 
-@pytest.mark.parametrize("arguments", [["--preset", "huge"], ["--widht", "3"], ["--seeds", "many"]])
-def test_options_that_make_no_sense_end_with_code_two_before_any_work(arguments, ran, capsys):
-    with pytest.raises(SystemExit) as exit_:
-        main(["toy_benchmark", *arguments])
-    assert exit_.value.code == 2
-    assert arguments[0] in capsys.readouterr().err
-    assert ran == []
-
-
 BAD = [
+    (["toy_benchmark", "--preset", "huge"], "huge"),
+    (["toy_benchmark", "--widht", "3"], "no option --widht; did you mean --width? (see python -m benchmarks toy_b"),
+    (["toy_benchmark", "--seeds", "many"], "many"),
     (["toy_benchmark", "--seeds", "0"], "found --seeds 0, expected at least 1"),
     (["toy_benchmark", "--width", "-3"], "found --width -3, expected at least 1"),
     (["compare", "--workers", "0"], "found --workers 0, expected at least 1"),

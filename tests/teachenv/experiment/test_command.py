@@ -35,6 +35,14 @@ def test_without_arguments_it_says_what_it_does(capsys) -> None:
         (["compare", "TeachDigits-v0", "--set", "horizon=3", "horizon=4"], "found horizon twice after --set, expected"),
         (["compare", "TeachDigits-v0", "--tune", "horizon=3", "horizon=4"], "found horizon twice after --tune"),
         (["compare", "TeachDigits-v0", "--set", "learning_rate=0.1,0.4"], "found 2 values of learning_rate after"),
+        (["compare"], " (see teachenv compare --help)"),
+        (
+            ["compare", "TeachDigits-v0", "--budgt=3"],
+            "no option --budgt; did you mean --budget? (see teachenv",
+        ),
+        (["compare", "--sed", "3", "TeachDigits-v0"], "no option --sed; did you mean --seeds? (see teachenv"),
+        (["compare", "TeachDigits-v0", "--xyz"], "no option --xyz (see teachenv compare --help)"),
+        (["compare", "TeachDigits-v0", "more"], "more (see teachenv compare --help)"),
         (["compare", "TeachDigits-v0", "--seeds", "0"], "seeds must be an integer of at least 1, found 0"),
     ],
 )

@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from benchmarks.lot import report, work
-from benchmarks.lot.methods import METHODS, SIZES, STUDIES, Method
+from benchmarks.lot.methods import ALPHAS, SIZES, STEPS, Method, studies
+from benchmarks.lot.regularisers import STUDENT_STEPS, Comparison, Regime, Regulariser, regularisers
 from benchmarks.lot.work import Problem
 from benchmarks.options import Names, ParallelOptions
-from teachenv.experiment.cases import Case
+from teachenv.experiment.cases import Case, Stage
 from teachenv.experiment.report import Report
 from teachenv.experiment.row import Row
 from teachenv.experiment.rows import agreeing
 
-Study = Literal["table", "peers", "alpha", "n", "form", "size"]
+Study = Literal["table", "peers", "alpha", "n", "form", "size", "regularisers"]
+
+
+class Further(NamedTuple):
+    """A study that only one of the benchmarks has.
+
+    Attributes:
+        name: what its table is called.
+        cases: its trainings.
+        report: makes its report of the folder's rows.
+    """
+
+    name: str
+    cases: list[Case]
+    report: Callable[[Sequence[Row]], Report]
 
 
 @dataclass(frozen=True)
@@ -25,7 +41,7 @@ class StudyOptions(ParallelOptions):
     study: tuple[Study, ...] = ("table",)
     """What is asked: table (with students and without), peers (mutual learning, self-distillation), alpha, n (student
     steps for each of the teacher's), form (students that see labels, L2, two students), size (smaller and larger
-    students)."""
+    students), regularisers (LoT beside weight decay, dropout and others where models overfit, each tuned)."""
 
     methods: tuple[str, ...] | None = None
     """Which of the study's methods; by default all."""
@@ -33,26 +49,90 @@ class StudyOptions(ParallelOptions):
     epochs: int | None = None
     """Epochs of the teacher; by default what the preset says."""
 
+    alpha: tuple[float, ...] | None = None
+    """Weights of LoT's term: those that the study alpha has a line of, and that regularisers tries."""
+
+    student_steps: tuple[int, ...] | None = None
+    """Student steps N for each of the teacher's: the studies n and regularisers have a line of each."""
+
+    optimizer: Literal["sgd", "adam"] | None = None
+    """Optimiser of all networks; by default what the preset says, and in the study regularisers both are tried."""
+
+    train_size: int | None = None
+    """Labelled samples: images, or tokens of text; by default what the preset says."""
+
+    def __post_init__(self) -> None:
+        """Checks weights and steps.
+
+        Raises:
+            ValueError: a weight of LoT's term that is not positive, or a number of student steps below 1.
+        """
+        super().__post_init__()
+        for name, values in (("alpha", self.alpha), ("student-steps", self.student_steps)):
+            for value in values or ():
+                if not 0 < value < math.inf:
+                    raise ValueError(f"found --{name} {value:g}, expected more than 0")
+
     def _names(self) -> Names:
-        return {"method": (self.methods, METHODS)}
+        known = {name for study in self.studies().values() for name in study}
+        return {"method": (self.methods, known | self.compared().keys())}
+
+    def studies(self) -> dict[str, Mapping[str, Method]]:
+        """The methods of the studies in which nothing is tuned."""
+        return studies(self.alpha or ALPHAS, self.student_steps or STEPS)
+
+    def compared(self) -> dict[str, Regulariser]:
+        """What the study regularisers compares."""
+        return regularisers(self.alpha, self.student_steps or STUDENT_STEPS)
 
 
-def cases(name: str, options: StudyOptions, problems: Mapping[str, Problem], seeds: int) -> list[Case]:
-    """The trainings that the options ask for, but for studies that only one benchmark has; problems are by task."""
-    return [case for seed in range(seeds) for case in _of_seed(name, options, problems, seed)]
+def run(
+    name: str,
+    options: StudyOptions,
+    problems: Mapping[str, Problem],
+    seeds: int,
+    regimes: Callable[[], Mapping[str, Regime]],
+    shown: Mapping[str, Problem] | None = None,
+    further: Further | None = None,
+) -> None:
+    """Runs what the folder does not hold yet; writes rows, tables and figures.
 
+    Args:
+        name: the benchmark's name.
+        options: what is asked.
+        problems: what is learned, by the task's name; the study of regularisers has its own.
+        seeds: repetitions; likewise.
+        regimes: gives what is learned in the study of regularisers, by the task's name.
+        shown: what the tables show beside, where the folder has rows of it; None: nothing.
+        further: a study that only this benchmark has.
+    """
+    wanted = [case for seed in range(seeds) for case in _of_seed(name, options, problems, seed)]
+    wanted += further.cases if further is not None else []
+    stages: list[Stage] = [lambda session: wanted]
+    compared = None
+    if "regularisers" in options.study:
+        compared = Comparison(name, regimes(), options.compared(), options.methods, options.seeds)
+        stages += compared.stages
 
-def make_report(name: str, options: StudyOptions, problems: Mapping[str, Problem], rows: Sequence[Row]) -> Report:
-    """The report of all studies and methods in the settings of these problems."""
-    shown = _of_seed(name, replace(options, study=get_args(Study), methods=None), problems, 0)
-    return report.make(agreeing(rows, [case.identity for case in shown]), name)
+    def reports(rows: Sequence[Row]) -> Report:
+        everything = replace(options, study=get_args(Study), methods=None)
+        settings = [case.identity for case in _of_seed(name, everything, shown or problems, 0)]
+        whole = report.make(agreeing(rows, settings), name)
+        if further is not None:
+            whole.beside[further.name] = further.report(rows)
+        if compared is not None:
+            trained = compared.shown(rows)
+            whole.beside["regularisers"] = report.of_regularisers(trained, name, tuple(options.compared()))
+        return whole
+
+    options.execute(name, stages, reports)
 
 
 def _of_seed(name: str, options: StudyOptions, problems: Mapping[str, Problem], seed: int) -> list[Case]:
     chosen: list[tuple[str, str, Problem, Method]] = []
     for task, problem in problems.items():
         for study in options.study:
-            for label, method in STUDIES.get(study, {}).items():
+            for label, method in options.studies().get(study, {}).items():
                 variant = problem.sizes.get(SIZES[label]) if label in SIZES else problem
                 if variant is not None and (options.methods is None or label in options.methods):
                     chosen.append((task, label, variant, method))

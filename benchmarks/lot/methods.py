@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -20,6 +20,8 @@ class Method:
         temperature: temperature τ of the KL.
         labels: whether students see labels.
         metric: how far two networks are apart; see `meta.LoT`.
+        label_smoothing: share of the model's targets that is spread over all classes.
+        average: decay of a moving average of the model's weights, which is measured in the model's place; 0: none.
     """
 
     students: int = 0
@@ -29,6 +31,8 @@ class Method:
     temperature: float = 1.5
     labels: bool = False
     metric: str = "kl"
+    label_smoothing: float = 0.0
+    average: float = 0.0
 
     @property
     def self_distillation(self) -> bool:
@@ -58,25 +62,37 @@ PEERS = {
 SIZES: Mapping[str, Literal["smaller", "larger"]] = {"lot:student-smaller": "smaller", "lot:student-larger": "larger"}
 """Students of other sizes than the teacher's, by method; `Problem.sizes` says what they are."""
 
-STUDIES: Mapping[str, Mapping[str, Method]] = {
-    "table": TABLE,
-    "peers": PEERS,
-    "alpha": {f"lot:alpha-{a:g}": replace(LOT, alpha=a) for a in (0.1, 0.5, 2.0)},
-    "n": {
-        name: method
-        for n in (2, 5)
-        for name, method in (
-            (f"lot:n-{n}", replace(LOT, student_steps=n)),
-            (f"teacher-only:total-steps-n-{n}", Method(longer=1.0 + n)),
-        )
-    },
-    "form": {
-        "lot:labels": replace(LOT, labels=True),
-        "lot:l2": replace(LOT, metric="l2"),
-        "lot:k-2": replace(LOT, students=2),
-    },
-    "size": dict.fromkeys(SIZES, LOT),
-}
-"""Methods by study."""
+ALPHAS, STEPS = (0.1, 0.5, 2.0), (2, 5)
+"""What the studies vary if nobody chose otherwise: the weight of LoT's term, and N."""
 
-METHODS = {name: method for study in STUDIES.values() for name, method in study.items()}
+
+def studies(alphas: Sequence[float] = ALPHAS, student_steps: Sequence[int] = STEPS) -> dict[str, Mapping[str, Method]]:
+    """Methods by study.
+
+    Args:
+        alphas: weights of LoT's term, for the study of these.
+        student_steps: values of N, for the study of these.
+    """
+    return {
+        "table": TABLE,
+        "peers": PEERS,
+        "alpha": {f"lot:alpha-{alpha:g}": replace(LOT, alpha=alpha) for alpha in alphas},
+        "n": {
+            name: method
+            for n in student_steps
+            for name, method in (
+                (f"lot:n-{n}", replace(LOT, student_steps=n)),
+                (f"teacher-only:total-steps-n-{n}", Method(longer=1.0 + n)),
+            )
+        },
+        "form": {
+            "lot:labels": replace(LOT, labels=True),
+            "lot:l2": replace(LOT, metric="l2"),
+            "lot:k-2": replace(LOT, students=2),
+        },
+        "size": dict.fromkeys(SIZES, LOT),
+    }
+
+
+METHODS = {name: method for study in studies().values() for name, method in study.items()}
+"""All methods of the studies, by name."""

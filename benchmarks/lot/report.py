@@ -3,32 +3,105 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.lot.methods import METHODS
-from teachenv.experiment import tables
+from teachenv.experiment import evidence, tables
 from teachenv.experiment.cases import DIVERGED
 from teachenv.experiment.report import Report
 from teachenv.experiment.row import Row
 from teachenv.experiment.statistics import iqm
 from teachenv.experiment.tables import METHOD, Column, Measure, Section, deviation, grouped
-from teachenv.plot.series import curves
+from teachenv.plot import style
+from teachenv.plot.series import bar_panels, bars, curves
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BASELINE = "teacher-only"
-_KINDS = ("test_", "student_test_", "valid_")
+_KINDS = ("test_", "student_test_", "valid_", "last_test_", "term_share")
 
 
 def make(rows: Sequence[Row], name: str) -> Report:
     """The report of a benchmark of this name."""
-    tasks = tables.by((row for row in rows if row.metric.startswith(_KINDS)), lambda row: row.task)
-    tasks = {task: part for task, part in tasks.items() if any(row.metric.startswith("test_") for row in part)}
+    tasks = _tasks(rows)
     sections = [section for task, task_rows in tasks.items() for section in _sections(rows, task, task_rows)]
     captions = {"curves": "What is kept and its student on validation data: mean and range over seeds"}
     return Report(f"Learning from teaching: {name}", sections, {"curves": partial(_curves, tasks)}, rows, captions)
+
+
+def of_regularisers(rows: Sequence[Row], name: str, order: Sequence[str]) -> Report:
+    """The report of `benchmarks.lot.regularisers`, from the rows of its trainings.
+
+    Args:
+        rows: those of the trainings, without what tuned them.
+        name: the benchmark's.
+        order: names of what is compared.
+    """
+    tasks = _tasks(rows)
+    sections = [_regularised(task_rows, order) for task_rows in tasks.values()]
+    captions = {
+        "regularisers": "Test at the best epoch on validation data: mean, 95 % interval, and a dot a seed",
+        "regularisers_last": "Test at the last epoch",
+    }
+    drawn = {
+        "regularisers": partial(_bars, tasks, order, ""),
+        "regularisers_last": partial(_bars, tasks, order, "last_"),
+    }
+    return Report(f"Learning from teaching beside other regularisers: {name}", sections, drawn, rows, captions)
+
+
+def _tasks(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    tasks = tables.by((row for row in rows if row.metric.startswith(_KINDS)), lambda row: row.task)
+    return {task: part for task, part in tasks.items() if any(row.metric.startswith("test_") for row in part)}
+
+
+def _regularised(rows: Sequence[Row], order: Sequence[str]) -> Section:
+    test = _measure(rows)
+    last = replace(test, metric=f"last_{test.metric}")
+    taught = evidence.beside(BASELINE, "term_share", test)
+    columns = [
+        evidence.name_column(taught),
+        tables.interval(f"test {_name(test)}, best epoch", test),
+        tables.against(BASELINE, f"against {BASELINE} [95 %]", test),
+        tables.interval("last epoch", last),
+        tables.against(BASELINE, f"last epoch, against {BASELINE} [95 %]", last),
+        deviation("its student", Measure(f"student_{test.metric}", test.scale)),
+        evidence.moved_column("LoT's term, % of the loss", taught),
+        tables.seeds(test),
+        tables.steps(test, "all steps"),
+        Column("tuned", lambda group: _tuned(group.config)),
+    ]
+    text = (
+        "Each line was tuned in twelve trainings on validation data. Mean over seeds with a bootstrap interval; mean\n"
+        "difference over pairs of one seed, with Student's interval. The best epoch is that on validation data"
+        f"{tables.in_precision(rows)}."
+    )
+    groups = [group for group in grouped(rows, order) if group.of(test.metric)]
+    return Section.of(tables.heading(rows[0]), columns, groups, text, shown=4)
+
+
+def _tuned(config: Mapping[str, Any]) -> str:
+    """What tuning chose, in words."""
+    chosen, option = config["tuned"], config["tried"]["option"]
+    strength = "" if option is None else f", {option.replace('_', ' ')} {chosen['strength']:g}"
+    return f"{chosen['optimizer_name']} {chosen['learning_rate']:g}{strength}"
+
+
+def _bars(tasks: Mapping[str, Sequence[Row]], order: Sequence[str], which: str) -> Figure | None:
+    """Draws what is compared, a panel a task."""
+    if not tasks:
+        return None
+    parts = {task: grouped(rows, order) for task, rows in tasks.items()}
+    measure = _measure([row for rows in tasks.values() for row in rows])
+    shown = replace(measure, metric=which + measure.metric)
+    figure, axes = bar_panels(list(parts), list(parts.values()))
+    for axis, groups in zip(axes, parts.values(), strict=False):
+        bars(axis, groups, shown, lambda group: style.PALETTE[int(group.name.startswith("lot"))])
+        style.describe(axis, f"test {_name(measure)} (mean, 95 % interval; dots: seeds)")
+    return figure
 
 
 def _sections(rows: Sequence[Row], task: str, task_rows: Sequence[Row]) -> list[Section]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from benchmarks.lot.methods import Method
 from meta import LoT
@@ -64,6 +64,9 @@ class Problem(ABC):
         higher_is_better: whether more of it is better.
         epochs: how many the teacher has.
         learning_rate: the first one of teacher and students.
+        optimizer_name: `"sgd"`, or `"adam"` (with the weight decay of AdamW).
+        momentum: momentum of `"sgd"`.
+        weight_decay: weight decay of either optimiser.
         clip: the largest norm of a gradient; None: any.
         schedule: how learning rates change; see `teachenv.schedules`.
         patience: epochs without progress after which weights are averaged (NT-ASGD); None: never.
@@ -72,8 +75,13 @@ class Problem(ABC):
 
     metric: ClassVar[str]
     higher_is_better: ClassVar[bool]
+    nesterov: ClassVar[bool]
+    """Whether the momentum has Nesterov's form."""
     epochs: int
     learning_rate: float
+    optimizer_name: Literal["sgd", "adam"] = "sgd"
+    momentum: float = 0.9
+    weight_decay: float = 0.0
     clip: float | None = None
     schedule: str = "cosine"
     patience: int | None = None
@@ -104,13 +112,32 @@ class Problem(ABC):
     def sizes(self) -> dict[str, Problem]:
         """The problem with a `"smaller"` and with a `"larger"` student, as far as there are any."""
 
+    def changed(self, options: Mapping[str, Any]) -> Problem:
+        """The problem with other options: attributes of the problem, and two more.
+
+        - `dropout`: the share of units that its networks drop;
+        - `decay`: the share by which weight decay shrinks the weights in a step at the first learning rate.
+        """
+        options = dict(options)
+        decay = options.pop("decay", None)
+        other = replace(self, **options)
+        if decay is None:
+            return other
+        # Each step's decay goes on in the steps after it where there is momentum.
+        steps = 1 - other.momentum if other.optimizer_name == "sgd" else 1.0
+        return replace(other, weight_decay=decay * steps / other.learning_rate)
+
     @abstractmethod
     def network(self, role: Role) -> nn.Module:
         """Makes a network, initialised from torch's global generator."""
 
-    @abstractmethod
     def optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
         """Makes a network's optimiser."""
+        chosen: dict[str, Any] = {"lr": self.learning_rate, "weight_decay": self.weight_decay}
+        if self.optimizer_name == "adam":
+            return torch.optim.AdamW(network.parameters(), **chosen)
+        nesterov = self.nesterov and self.momentum > 0
+        return torch.optim.SGD(network.parameters(), momentum=self.momentum, nesterov=nesterov, **chosen)
 
     @property
     @abstractmethod
@@ -130,8 +157,16 @@ class Problem(ABC):
         return Reader()
 
 
-def train(problem: Problem, method: Method, seed: int, folder: Path) -> Outcome:
-    """Trains a model, and measures it and its first student on test, each at its best epoch on valid."""
+def train(problem: Problem, method: Method, seed: int, folder: Path, *, test: bool = True) -> Outcome:
+    """Trains a model, and measures it and its first student.
+
+    Args:
+        problem: what is learned.
+        method: how.
+        seed: decides all randomness.
+        folder: where the training is kept, and from where it goes on.
+        test: whether test is touched: by model and student at their best epochs on valid, and by the model at the end.
+    """
     start, guide, records = time.perf_counter(), None, []
     with matmuls("medium"):
         if method.self_distillation:
@@ -142,10 +177,14 @@ def train(problem: Problem, method: Method, seed: int, folder: Path) -> Outcome:
         records.append(record := run.finish(folder / "training"))
     metric = problem.metric
     values = {f"valid_{metric}": record.best["teacher"].value}
-    values[f"test_{metric}"] = problem.evaluate(run.at_best(record), "test")
-    if run.imitators:
-        run.imitators[0].load_state_dict(record.best["student"].weights)
-        values[f"student_test_{metric}"] = problem.evaluate(run.imitators[0], "test")
+    if method.students:
+        values["term_share"] = _share(record)
+    if test:
+        values[f"last_test_{metric}"] = problem.evaluate(run.shown, "test")
+        values[f"test_{metric}"] = problem.evaluate(run.at_best(record), "test")
+        if run.imitators:
+            run.imitators[0].load_state_dict(record.best["student"].weights)
+            values[f"student_test_{metric}"] = problem.evaluate(run.imitators[0], "test")
     teacher_steps = sum(training.step for training in records)
     return Outcome(
         values=values,
@@ -160,6 +199,12 @@ def train(problem: Problem, method: Method, seed: int, folder: Path) -> Outcome:
         },
         versions={"matmul_precision": "medium", "precision": problem.precision},
     )
+
+
+def _share(record: Record) -> float:
+    """LoT's term as a part of the loss that it is added to: means over the whole training."""
+    term, loss = (sum(point.logged[name] for point in record.curve) for name in ("term", "loss"))
+    return term / loss
 
 
 class _StudentBatches(Iterator[Batch]):
@@ -183,7 +228,7 @@ class Run:
         with torch_seed(seed, Purpose.INIT, 0 if guide is None else 1):
             self.model = problem.network("teacher")
         self.optimizers = [problem.optimizer(self.model)]
-        self.average: AveragedModel | None = None
+        self.average = self._averaged() if method.average else None
         self.reader, self.lot = problem.reader(), None
         self.student_batches = _StudentBatches(problem, seed)
         self.imitators: list[nn.Module] = []
@@ -226,6 +271,18 @@ class Run:
         if self.problem.clip is not None:
             nn.utils.clip_grad_norm_(network.parameters(), self.problem.clip)
 
+    def _averaged(self) -> AveragedModel:
+        """An average of the model's weights that begins now."""
+        if not self.method.average:
+            return AveragedModel(self.model)
+        update = get_ema_multi_avg_fn(self.method.average)  # type: ignore[no-untyped-call]
+        return AveragedModel(self.model, multi_avg_fn=update, use_buffers=True)
+
+    @property
+    def shown(self) -> nn.Module:
+        """The network that is measured: the model, or the average of its weights."""
+        return self.model if self.average is None else self.average.module
+
     def finish(self, file: Path) -> Record:
         """Trains to the end; goes on from the file, which is written after each epoch."""
         stops = range(self.problem.steps, self.steps + 1, self.problem.steps)
@@ -236,19 +293,22 @@ class Run:
         self.model.load_state_dict(record.best["teacher"].weights)
         return self.model
 
-    def step(self, number: int) -> None:
-        """Takes a step of the model, and those of its students that go with it."""
+    def step(self, number: int) -> dict[str, float]:
+        """Takes a step of the model, and those of its students that go with it; gives its loss and LoT's term."""
         groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
         for group, rate in zip(groups, self.rates, strict=True):
             group["lr"] = rate * float(self.schedule(number))
         inputs, targets = self.problem.batch(self.seed, number, for_students=False)
         with torch_seed(self.seed, Purpose.DROPOUT, number):
             logits, penalty = self.reader(self.model, inputs)
-            loss = nn.functional.cross_entropy(logits.flatten(0, -2), targets.flatten())
+            smoothing = self.method.label_smoothing
+            loss = nn.functional.cross_entropy(logits.flatten(0, -2), targets.flatten(), label_smoothing=smoothing)
             if penalty is not None:
                 loss = loss + penalty
+            logged = {"loss": float(loss.detach())}
             if self.lot is not None:
-                loss = loss + self.lot(logits, inputs, targets)
+                term = self.lot(logits, inputs, targets)
+                loss, logged["term"] = loss + term, float(term.detach())
             self.optimizers[0].zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             self._clip(self.model)
@@ -257,11 +317,12 @@ class Run:
             self.average.update_parameters(self.model)
         if self.lot is not None:
             self.lot.step(self.model)
+        return logged
 
     def evaluate(self, record: Record) -> dict[str, float]:
         """Measures on valid the model, or the average of its weights, and the first student."""
         problem = self.problem
-        shown = {"teacher": self.model if self.average is None else self.average.module}
+        shown: dict[str, nn.Module] = {"teacher": self.shown}
         if self.imitators:
             shown["student"] = self.imitators[0]
         values = {}
@@ -273,7 +334,7 @@ class Run:
             earlier = [point.values["teacher"] for point in record.curve][: -problem.patience or None]
             # Worse than the best of those before the last few (Merity et al. 2018).
             if any(loop.better(value, values["teacher"], problem.higher_is_better) for value in earlier):
-                self.average = AveragedModel(self.model)
+                self.average = self._averaged()
         for network in (self.model, *self.imitators):
             network.train()
         return values
@@ -294,7 +355,7 @@ class Run:
         self.model.load_state_dict(state["model"])
         self.optimizers[0].load_state_dict(state["optimizer"])
         if state["average"] is not None:
-            self.average = AveragedModel(self.model)
+            self.average = self._averaged()
             self.average.load_state_dict(state["average"])
         if self.lot is not None:
             self.lot.load_state_dict(state["lot"])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
 
-from benchmarks.lot.main import Study, StudyOptions, cases, make_report
+from benchmarks.lot import main as lot
+from benchmarks.lot.main import Further, Study, StudyOptions
+from benchmarks.lot.regularisers import Regime
 from benchmarks.lot_images import imitation, report
 from benchmarks.lot_images.imitation import KINDS
 from benchmarks.lot_images.networks import NETWORKS
@@ -19,8 +21,7 @@ from teachenv.experiment.rows import agreeing
 NAME = "lot_images"
 
 
-@dataclass(frozen=True)
-class Size:
+class Size(NamedTuple):
     """What a preset trains, and for how long.
 
     Attributes:
@@ -28,14 +29,14 @@ class Size:
         model: name of the teacher's network.
         epochs: how many the teacher trains.
         seeds: repetitions.
-        pool_size: labelled images; None: all.
+        train_size: labelled images; None: all.
     """
 
     task: str
     model: str
     epochs: int
     seeds: int
-    pool_size: int | None = None
+    train_size: int | None = None
 
 
 SIZES: Mapping[Preset, Size] = {
@@ -44,6 +45,21 @@ SIZES: Mapping[Preset, Size] = {
     # The released code's; it also takes N = 2 and α = 0.5, and a learning rate of 1.
     "paper": Size("cifar100", "preresnet-20", 180, 3),
 }
+
+# Where networks overfit: few images, and labels of which some are wrong. Networks without a regulariser of their own.
+_OVERFITTING: Mapping[Preset, tuple[Size, ...]] = {
+    "smoke": (Size("synthetic", "cnn", 1, 1, 80),),
+    "laptop": (
+        Size("mnist", "mlp-200", 40, 10, 1_000),
+        Size("mnist", "mlp-200", 40, 10, 5_000),
+        Size("cifar10", "cnn", 30, 5, 5_000),
+    ),
+    "paper": (Size("cifar100", "preresnet-20", 180, 3),),
+}
+_NOISES = 0.0, 0.4
+# Images beside the training images, with labels as wrong as theirs.
+_VALIDATION = 1_000
+_RATES: Mapping[str, tuple[float, float, float]] = {"adam": (3e-4, 1e-3, 3e-3), "sgd": (0.01, 0.03, 0.1)}
 
 
 @dataclass(frozen=True)
@@ -65,14 +81,25 @@ class Options(StudyOptions):
     image_size: int = 64
     """Side to which the images of a folder are resized."""
 
-    pool_size: int | None = None
-    """Labelled images; by default all."""
+    label_noise: tuple[float, ...] | None = None
+    """Shares of wrong labels (any other class), for the study regularisers; by default 0 and 0.4."""
 
     model: str | None = None
     """Teacher: preresnet-20 (or 8, 14, 32, 56, 110), resnet-18, resnet-50, mobilenet-v2, vit, swin."""
 
     student: str | None = None
     """Network of the students; by default the teacher's network."""
+
+    def __post_init__(self) -> None:
+        """Checks the shares of wrong labels, beside what all benchmarks check.
+
+        Raises:
+            ValueError: a share that is no number from 0 up to 1.
+        """
+        super().__post_init__()
+        for share in self.label_noise or ():
+            if not 0 <= share < 1:
+                raise ValueError(f"found --label-noise {share:g}, expected a share from 0 up to 1, such as 0.4")
 
     def _names(self) -> Names:
         networks = [name for name in (self.model, self.student) if name is not None]
@@ -81,11 +108,13 @@ class Options(StudyOptions):
 
 def problem(options: Options) -> ImageProblem:
     """The problem that the options ask for."""
-    size = SIZES[options.preset]
-    task = options.task or size.task
-    chosen: dict[str, Any] = {}
-    if options.pool_size or size.pool_size:
-        chosen["pool_size"] = options.pool_size or size.pool_size
+    return _sized(options, SIZES[options.preset])
+
+
+def _sized(options: Options, size: Size, **more: Any) -> ImageProblem:
+    """A problem of this size, unless the options ask for another."""
+    task, images = options.task or size.task, options.train_size or size.train_size
+    chosen: dict[str, Any] = {"pool_size": images} if images else {}
     if task == "image-folder":
         chosen |= {"dataset": options.dataset, "image_size": options.image_size}
     return ImageProblem(
@@ -94,25 +123,43 @@ def problem(options: Options) -> ImageProblem:
         options.student,
         chosen,
         epochs=options.epochs or size.epochs,
-        learning_rate=0.1,
+        optimizer_name=options.optimizer or "sgd",
+        learning_rate=_RATES[options.optimizer][1] if options.optimizer == "adam" else 0.1,
         data_root=options.root,
+        **more,
     )
+
+
+def regimes(options: Options) -> dict[str, Regime]:
+    """Where networks overfit, by the task's name in rows; options narrow it."""
+    chosen: dict[str, Regime] = {}
+    rates = {name: _RATES[name] for name in _RATES if options.optimizer in (None, name)}
+    noises = options.label_noise or _NOISES
+    if options.preset == "smoke":
+        rates, noises = {name: values[:1] for name, values in rates.items()}, noises[-1:]
+    sizes = _OVERFITTING[options.preset]
+    for size in [size for size in sizes if size.task == options.task] or sizes:
+        plain = _sized(options, size, augment=False, batch_size=100, weight_decay=0.0)
+        images = plain.task_options.get("pool_size")
+        if images is not None:
+            held = min(_VALIDATION, images)
+            pool = {**plain.task_options, "pool_size": images + held}
+            plain = replace(plain, task_options=pool, valid_size=held / (images + held))
+        for share in noises:
+            name = f"{plain.task}-{images or 'all'}" + (f"-symmetric-{100 * share:g}" if share else "")
+            chosen.setdefault(name, Regime(replace(plain, label_noise=share), rates, size.seeds))
+    return chosen
 
 
 def run(options: Options) -> None:
     """Runs what the folder does not hold yet; writes rows, tables and figures."""
-    images, size = problem(options), SIZES[options.preset]
-    seeds, problems = options.seeds or size.seeds, {images.task: images}
-    wanted_cases = cases(NAME, options, problems, seeds)
+    images, size, further = problem(options), SIZES[options.preset], None
+    seeds = options.seeds or size.seeds
     if "imitation" in options.study:
-        wanted_cases += [imitation.case(NAME, images, kind, seed) for seed in range(seeds) for kind in KINDS]
 
-    def reports(rows: Sequence[Row]) -> Report:
-        whole = make_report(NAME, options, problems, rows)
-        if "imitation" in options.study:
-            whole.beside["imitation"] = report.make(
-                agreeing(rows, [imitation.case(NAME, images, kind, 0).identity for kind in KINDS])
-            )
-        return whole
+        def imitations(rows: Sequence[Row]) -> Report:
+            return report.make(agreeing(rows, [imitation.case(NAME, images, kind, 0).identity for kind in KINDS]))
 
-    options.execute(NAME, [lambda session: wanted_cases], reports)
+        cases = [imitation.case(NAME, images, kind, seed) for seed in range(seeds) for kind in KINDS]
+        further = Further("imitation", cases, imitations)
+    lot.run(NAME, options, {images.task: images}, seeds, lambda: regimes(options), further=further)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from benchmarks.lot.work import Batch, Problem, Reader, Reading, Role
-from benchmarks.lot_images.networks import make_network, other_sizes
+from benchmarks.lot_images.networks import PLAIN, make_network, other_sizes
 from teachenv.experiment.precision import has_bfloat16
 from teachenv.randomness import Purpose, generator
 from teachenv.tasks import Task, make_task
@@ -32,9 +32,10 @@ class Images:
         self.test = task.test
 
 
-@functools.lru_cache(maxsize=1)
-def _images(name: str, valid_size: float, options: tuple[tuple[str, Any], ...]) -> Images:
-    return Images(make_task(name, **dict(options)), valid_size)
+@functools.lru_cache(maxsize=4)
+def _images(name: str, valid_size: float, label_noise: float, options: tuple[tuple[str, Any], ...]) -> Images:
+    task = make_task(name, **dict(options))
+    return Images(task.with_label_noise(label_noise, "symmetric", seed=0) if label_noise else task, valid_size)
 
 
 @functools.lru_cache(maxsize=4)
@@ -64,11 +65,11 @@ class ImageProblem(Problem):
         model: the teacher, a name in `NETWORKS`.
         student: likewise the students' network; None: the teacher's.
         task_options: the task's options: `dataset`, `pool_size`, `image_size`.
-        momentum: SGD's, in Nesterov's form.
-        weight_decay: weight decay of SGD.
         batch_size: images in a minibatch.
         augment: whether images are cropped and flipped.
         valid_size: which part of the pool the validation data are.
+        dropout: share of the hidden units that networks drop; see `make_network` for which networks have it.
+        label_noise: share of the pool's labels, validation data included, that are wrong: any other class.
         shuffled: part of the training images whose labels are shuffled among them.
     """
 
@@ -76,21 +77,23 @@ class ImageProblem(Problem):
     model: str
     student: str | None = None
     task_options: Mapping[str, Any] = field(default_factory=dict)
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
+    weight_decay: float = field(default=1e-4, kw_only=True)
     batch_size: int = 128
     augment: bool = True
     valid_size: float = 0.1
+    dropout: float = 0.0
+    label_noise: float = 0.0
     shuffled: float = 0.0
 
     metric: ClassVar[str] = "accuracy"
     higher_is_better: ClassVar[bool] = True
+    nesterov: ClassVar[bool] = True
 
     @property
     def data(self) -> Images:
         """The images, read once in a process."""
         options = {**self.task_options, "data_root": self.data_root}
-        return _images(self.task, self.valid_size, tuple(sorted(options.items())))
+        return _images(self.task, self.valid_size, self.label_noise, tuple(sorted(options.items())))
 
     @property
     def dataset(self) -> str:
@@ -104,8 +107,8 @@ class ImageProblem(Problem):
 
     @property
     def precision(self) -> str:
-        """The precision in which networks are called: bfloat16 where this machine is fast at it."""
-        return "bfloat16" if has_bfloat16() else "float32"
+        """The precision in which networks are called: bfloat16 for deep ones where this machine is fast at it."""
+        return "bfloat16" if has_bfloat16() and self.model not in PLAIN else "float32"
 
     @property
     def sizes(self) -> dict[str, Problem]:
@@ -116,22 +119,12 @@ class ImageProblem(Problem):
     def network(self, role: Role) -> nn.Module:
         """Makes a network, initialised from torch's global generator."""
         name = self.student if role == "student" and self.student is not None else self.model
-        network = make_network(name, self._shape, self.data.task.num_outputs)
+        network = make_network(name, self._shape, self.data.task.num_outputs, self.dropout)
         return network.to(memory_format=torch.channels_last)
 
     @property
     def _shape(self) -> tuple[int, ...]:
         return tuple(self.data.train[0].shape[1:])
-
-    def optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
-        """Makes a network's optimiser."""
-        return torch.optim.SGD(
-            network.parameters(),
-            self.learning_rate,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-            nesterov=self.momentum > 0,
-        )
 
     @property
     def steps(self) -> int:

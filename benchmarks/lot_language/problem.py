@@ -65,9 +65,6 @@ class LanguageProblem(Problem):
         options: the options of the teacher's network.
         student: likewise the students' model; None: the teacher's.
         student_options: the options of the students' networks; None: the teacher's.
-        optimizer_name: `"sgd"` or `"adam"`.
-        momentum: momentum of `"sgd"`.
-        weight_decay: weight decay of either optimiser.
         batch_size: number B of texts that are read side by side.
         bptt: number T of words in a piece of text.
         train_size: how many training tokens are used; None: all.
@@ -78,15 +75,14 @@ class LanguageProblem(Problem):
     options: Mapping[str, Any] = field(default_factory=dict)
     student: str | None = None
     student_options: Mapping[str, Any] | None = None
-    optimizer_name: Literal["sgd", "adam"] = "sgd"
-    momentum: float = 0.3
-    weight_decay: float = 0.0
+    momentum: float = field(default=0.3, kw_only=True)
     batch_size: int = 20
     bptt: int = 35
     train_size: int | None = None
 
     metric: ClassVar[str] = "perplexity"
     higher_is_better: ClassVar[bool] = False
+    nesterov: ClassVar[bool] = False
 
     @property
     def data(self) -> Corpus:
@@ -112,6 +108,12 @@ class LanguageProblem(Problem):
             for label, factor in (("smaller", 0.5), ("larger", 2.0))
         }
 
+    def changed(self, options: Mapping[str, Any]) -> Problem:
+        """The problem with other options; dropout is one of the networks'."""
+        of_networks = {name: value for name, value in options.items() if name == "dropout"}
+        others = {name: value for name, value in options.items() if name not in of_networks}
+        return super().changed({**others, "options": {**self.options, **of_networks}})
+
     def network(self, role: Role) -> nn.Module:
         """Makes a network, initialised from torch's global generator."""
         words = len(self.data.vocabulary)
@@ -119,14 +121,6 @@ class LanguageProblem(Problem):
             options = self.student_options if self.student_options is not None else {}
             return make_language_model(self.student or self.model, words, **options)
         return make_language_model(self.model, words, **self.options)
-
-    def optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
-        """Makes a network's optimiser."""
-        if self.optimizer_name == "adam":
-            return torch.optim.Adam(network.parameters(), self.learning_rate, weight_decay=self.weight_decay)
-        return torch.optim.SGD(
-            network.parameters(), self.learning_rate, momentum=self.momentum, weight_decay=self.weight_decay
-        )
 
     @functools.cached_property
     def _train(self) -> torch.Tensor:

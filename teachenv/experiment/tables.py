@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from teachenv.experiment.row import Row
-from teachenv.experiment.statistics import Statistic, bootstrap_interval, mean, paired
+from teachenv.experiment.statistics import Paired, Statistic, bootstrap_interval, mean, paired
 
 T = TypeVar("T")
 
@@ -197,16 +197,19 @@ def against(baseline: str, header: str, measure: Measure, p: str = "") -> Column
     """
 
     def cell(group: Group) -> str:
-        if baseline not in group.beside or group.name == baseline:
-            return ""
-        values, others = measure.values(group), measure.values(group.beside[baseline])
-        both = sorted(values.keys() & others.keys())
-        if len(both) < 2:
-            return ""
-        difference = paired([values[seed] for seed in both], [others[seed] for seed in both])
-        return difference.interval(measure.digits) + p.format(difference.p)
+        found = difference(group, baseline, measure)
+        return "" if found is None else found.interval(measure.digits) + p.format(found.p)
 
     return Column(header, cell)
+
+
+def difference(group: Group, baseline: str, measure: Measure) -> Paired | None:
+    """How much a line lies above another one beside it, over pairs of one seed; None: of fewer than two pairs."""
+    if baseline not in group.beside or group.name == baseline:
+        return None
+    values, others = measure.values(group), measure.values(group.beside[baseline])
+    both = sorted(values.keys() & others.keys())
+    return paired([values[seed] for seed in both], [others[seed] for seed in both]) if len(both) > 1 else None
 
 
 def published(header: str, numbers: Mapping[str, float], digits: int = 2) -> Column:

@@ -72,8 +72,8 @@ class Options(StudyOptions):
     students), imitation (is a teacher that generalises easier to imitate than one that knows shuffled labels by
     heart?)."""
 
-    task: Literal["cifar10", "cifar100", "image-folder", "synthetic"] | None = None
-    """Data: cifar10, cifar100, image-folder (see --dataset), synthetic (made here); by default the preset's."""
+    task: Literal["mnist", "cifar10", "cifar100", "image-folder", "synthetic"] | None = None
+    """Data: mnist, cifar10, cifar100, image-folder (see --dataset), synthetic (made here); by default the preset's."""
 
     dataset: str | None = None
     """Folder of an image-folder task in the data root: train/CLASS/* and val/CLASS/*."""

@@ -93,6 +93,7 @@ def interrupt_after_each_checkpoint(monkeypatch: pytest.MonkeyPatch) -> list[Pat
         ("transformer-xl", replace(LOT, students=2, labels=True)),
         ("lstm", PEERS["self-distillation"]),
         ("images", replace(LOT, student_steps=2)),
+        ("images", Method(average=0.9, label_smoothing=0.1)),
     ],
 )
 def test_an_interrupted_training_ends_as_a_whole_one(
@@ -328,7 +329,7 @@ def test_a_table_does_not_mix_settings(undrawn: None, tmp_path: Path) -> None:
     short = shown("--epochs", "1")
     long = shown("--epochs", "2", "--seeds", "2")
     both = shown("--epochs", "1", "--model", "awd-lstm")
-    assert len(read_rows(tmp_path / "results.jsonl")) == 2 * (1 + 2 + 1)
+    assert len(read_rows(tmp_path / "results.jsonl")) == 3 * (1 + 2 + 1)
     steps = [int(table.splitlines()[-1].split("|")[7]) for table in (short, long)]
     assert steps[1] == 2 * steps[0]
     assert short in both
@@ -359,6 +360,9 @@ def test_differences_are_of_pairs() -> None:
         (language_main.Options, {"corpus": "ptv"}, "ptb"),
         (images_main.Options, {"model": "resnet"}, "resnet-18"),
         (images_main.Options, {"epochs": 0}, "at least 1"),
+        (images_main.Options, {"label_noise": (1.0,)}, "share from 0 up to 1"),
+        (language_main.Options, {"alpha": (0.0,)}, "--alpha 0, expected more than 0"),
+        (language_main.Options, {"student_steps": (0,)}, "--student-steps 0"),
     ],
 )
 def test_mistakes_are_named(options: Any, wrong: dict[str, Any], message: str) -> None:

@@ -9,8 +9,8 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from benchmarks.lot import report, work
 from benchmarks.lot.methods import ALPHAS, SIZES, STEPS, Method, studies
+from benchmarks.lot.problem import Problem
 from benchmarks.lot.regularisers import STUDENT_STEPS, Comparison, Regime, Regulariser, regularisers
-from benchmarks.lot.work import Problem
 from benchmarks.options import Names, ParallelOptions
 from teachenv.experiment.cases import Case, Stage
 from teachenv.experiment.report import Report

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.lot import work
 from benchmarks.lot.methods import LOT, PEERS, Method
-from benchmarks.lot.work import Problem
+from benchmarks.lot.problem import Problem
 from teachenv.experiment.cases import Case, Session, Stage
 from teachenv.experiment.row import Row
 from teachenv.experiment.rows import agreeing

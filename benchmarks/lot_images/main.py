@@ -59,7 +59,7 @@ _OVERFITTING: Mapping[Preset, tuple[Size, ...]] = {
 _NOISES = 0.0, 0.4
 # Images beside the training images, with labels as wrong as theirs.
 _VALIDATION = 1_000
-_RATES: Mapping[str, tuple[float, float, float]] = {"adam": (3e-4, 1e-3, 3e-3), "sgd": (0.01, 0.03, 0.1)}
+_RATES: Mapping[str, tuple[float, ...]] = {"adam": (3e-4, 1e-3, 3e-3), "sgd": (0.01, 0.03, 0.1)}
 
 
 @dataclass(frozen=True)

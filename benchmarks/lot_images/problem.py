@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.lot.work import Batch, Problem, Reader, Reading, Role
+from benchmarks.lot.problem import Batch, Problem, Reader, Reading, Role
 from benchmarks.lot_images.networks import PLAIN, make_network, other_sizes
 from teachenv.experiment.precision import has_bfloat16
 from teachenv.randomness import Purpose, generator

@@ -93,7 +93,7 @@ SEEDS: Mapping[Preset, int] = {"smoke": 1, "laptop": 3, "paper": 3}
 
 # Words of which a model of 2 x 100 units knows many by heart, and the rates that are tried there.
 _OVERFITTING: Mapping[Preset, tuple[int, ...]] = {"smoke": (800,), "laptop": (30_000,), "paper": (30_000, 100_000)}
-_RATES: Mapping[str, tuple[float, float, float]] = {"adam": (1e-3, 3e-3, 1e-2), "sgd": (3.0, 7.0, 15.0)}
+_RATES: Mapping[str, tuple[float, ...]] = {"adam": (1e-3, 3e-3, 1e-2), "sgd": (3.0, 7.0, 15.0)}
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.lot.work import Batch, Problem, Reader, Reading, Role
+from benchmarks.lot.problem import Batch, Problem, Reader, Reading, Role
 from teachenv.data import Corpus, columns, load_language
 from teachenv.randomness import Purpose, generator
 from teachenv.students.language import LanguageModel, make_language_model

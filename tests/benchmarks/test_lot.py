@@ -15,7 +15,8 @@ import torch
 from benchmarks.__main__ import main as command_line
 from benchmarks.lot import report
 from benchmarks.lot.methods import LOT, METHODS, PEERS, TABLE, Method
-from benchmarks.lot.work import Problem, Run, train
+from benchmarks.lot.problem import Problem
+from benchmarks.lot.work import Run, train
 from benchmarks.lot_images import imitation, networks
 from benchmarks.lot_images import main as images_main
 from benchmarks.lot_images import problem as images_problem

@@ -125,6 +125,24 @@ def choice(name: str, value: object, known: Iterable[str], listed: str = "") -> 
     raise unknown_name(name, value, names, listed)
 
 
+def device(name: str, value: object) -> torch.device:
+    """A device that tensors can be put on.
+
+    Raises:
+        ValueError: it is none, or not one of this machine.
+    """
+    try:
+        if not isinstance(value, str | torch.device):
+            raise RuntimeError("no device")
+        found = torch.device(value)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        expected = "expected one that this machine has, such as 'cpu'"
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{name} {shown(value)} cannot be used here, {expected}: {reason}") from error
+    return found
+
+
 def options(name: str, value: object) -> dict[str, Any]:
     """The value, a mapping of names to values, as a dict of its own.
 

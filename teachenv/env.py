@@ -126,13 +126,13 @@ class TeachEnv(gym.Env[np.ndarray, np.ndarray]):
             raise gym.error.ResetNeeded("there is no student yet: call env.reset() first")
         return self._standing
 
-    def predict(self, inputs: torch.Tensor) -> torch.Tensor:
+    def predict(self, inputs: Any) -> torch.Tensor:
         """Outputs of the current student in evaluation mode, (n, outputs, ...), without gradients.
 
         With a teacher network they are the student's alone, (n, classes).
 
         Args:
-            inputs: samples in the task's form, (n, ...).
+            inputs: samples in the task's form, (n, ...), or a dictionary of such.
 
         Raises:
             ValueError: they are no such samples.

@@ -25,6 +25,7 @@ from teachenv.students.functional import FunctionalStudent
 from teachenv.tasks.base import Augmentation, Task
 from teachenv.tasks.decisions import Decisions
 from teachenv.tasks.measures import Measure, Network
+from teachenv.tasks.packing import augmented
 
 T = TypeVar("T")
 Metrics = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -94,8 +95,9 @@ class Model:
             for seed, t in zip(episode.seeds, np.atleast_1d(step), strict=True)
         ]
         if not isinstance(step, np.ndarray):
-            return augmentation(inputs, *randoms)
-        return torch.stack([augmentation(x, rng) for x, rng in zip(inputs, randoms, strict=True)])
+            return augmented(augmentation, self.task.packing, inputs, *randoms)
+        pairs = zip(inputs, randoms, strict=True)
+        return torch.stack([augmented(augmentation, self.task.packing, x, random) for x, random in pairs])
 
     def dev(self, episode: Episode) -> tuple[torch.Tensor, torch.Tensor]:
         """The dev inputs and targets that J and the metrics are taken on."""

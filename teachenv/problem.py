@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from teachenv import checks
 from teachenv.dynamics import Dynamics
 from teachenv.episodes import Episodes
 from teachenv.fingerprints import describe
@@ -59,7 +60,7 @@ class Problem:
     def __init__(self, settings: Settings, given: Collection[str] = ()) -> None:
         """Loads the data and builds the student's dynamics."""
         self.settings = settings
-        device = _device(settings.device)
+        device = checks.device("device", settings.device)
         dtype = torch.float64 if settings.dtype == "float64" else torch.float32
         self.task, self.rows = _load(settings, dtype, device)
         refuse_idle(settings, given, self.task)
@@ -139,7 +140,8 @@ class Problem:
     def _student(self, dtype: torch.dtype, device: torch.device) -> FunctionalStudent:
         settings, inputs = self.settings, self.task.pool[0]
         factory, networks = self._network(settings.student, settings.student_kwargs), 1
-        call = Call(settings.output)
+        packing = self.task.packing
+        call = Call(settings.output, None if packing is None else packing.unpack)
         if settings.teacher is not None:
             factory = partial(_pair, self._network(settings.teacher, settings.teacher_kwargs), factory, call)
             networks, call = 2, Call()
@@ -164,6 +166,11 @@ class Problem:
     def _network(self, chosen: str | StudentFactory, options: Mapping[str, Any]) -> StudentFactory:
         if not isinstance(chosen, str):
             return chosen
+        if self.task.packing is not None:
+            raise ValueError(
+                f"student {chosen!r} takes one array, but samples of task {self.task.name!r} have the inputs "
+                f"{self.task.packing.names}; pass your own network, whose forward takes them by these names"
+            )
         return make_student(chosen, tuple(self.task.pool[0].shape[1:]), self._output_shape[0], options)
 
     @property
@@ -218,15 +225,6 @@ class Problem:
 
 def _pair(teacher: StudentFactory, student: StudentFactory, call: Call) -> Pair:
     return Pair(teacher(), student(), call)
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
-    return device
 
 
 def _load(settings: Settings, dtype: torch.dtype, device: torch.device) -> tuple[Task, Rows]:

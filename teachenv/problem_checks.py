@@ -15,7 +15,7 @@ from teachenv.losses import LossFamily
 from teachenv.losses.plain import USUAL, reads
 from teachenv.settings import Settings
 from teachenv.tasks.base import Task
-from teachenv.tasks.splits import in_form_of
+from teachenv.tasks.splits import in_form_of, inputs_of
 from teachenv.tasks.targets import possible_kinds
 
 _ROUNDINGS = 4
@@ -175,7 +175,7 @@ def checked_inputs(inputs: Any, task: Task, dtype: torch.dtype) -> torch.Tensor:
     """Samples that a student shall predict, as a tensor in the form of the task's inputs.
 
     Args:
-        inputs: what a user gave: a tensor, an array or lists of numbers.
+        inputs: what a user gave: a tensor, an array or lists of numbers, or such by name.
         task: the task.
         dtype: the student's.
 
@@ -183,6 +183,9 @@ def checked_inputs(inputs: Any, task: Task, dtype: torch.dtype) -> torch.Tensor:
         ValueError: they are no numbers, or no batch of samples of the task's shape.
     """
     like = task.pool[0]
+    where = f"samples of task {task.name!r} to predict"
+    if task.packing is not None or isinstance(inputs, Mapping):
+        return in_form_of(like, inputs_of(inputs, task.packing, where), dtype, where)
     expected = f"({', '.join(map(str, ('n', *like.shape[1:])))})"
     try:
         pixels = like.dtype == torch.uint8
@@ -199,7 +202,7 @@ def checked_inputs(inputs: Any, task: Task, dtype: torch.dtype) -> torch.Tensor:
             f"predict takes a batch of samples of shape {expected} of task {task.name!r}, found shape "
             f"{tuple(tensor.shape)}{one}"
         )
-    return in_form_of(like, tensor, dtype, f"samples of task {task.name!r} to predict")
+    return in_form_of(like, tensor, dtype, where)
 
 
 def reset_options(options: Any, known: Collection[str]) -> dict[str, Any]:

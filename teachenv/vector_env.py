@@ -153,13 +153,13 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray], m
             raise gym.error.ResetNeeded("there are no students yet: call reset() first")
         return self._standing
 
-    def predict(self, inputs: torch.Tensor) -> torch.Tensor:
+    def predict(self, inputs: Any) -> torch.Tensor:
         """Outputs of the current students in evaluation mode, (B, n, outputs, ...), without gradients.
 
         With teacher networks they are the students' alone, (B, n, classes).
 
         Args:
-            inputs: samples in the task's form, (n, ...), the same for all students.
+            inputs: samples in the task's form, (n, ...), or a dictionary of such; the same for all students.
 
         Raises:
             ValueError: they are no such samples.

@@ -42,6 +42,7 @@ from teachenv.tasks.measures import Measure
 from teachenv.tasks.splits import Split, checked_split, in_form_of
 from teachenv.tasks.targets import labels_of
 from teachenv.trees import bytes_of
+from teachenv.trial.losses import refuse_broadcasting
 
 Objective = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(outputs, targets) of some tests to a scalar."""
@@ -165,7 +166,10 @@ def attribute(
             'environment with gym.make("TeachDigits-v0", loss="data-weights")'
         )
     episodes = [teach.episode] if seeds is None else [_episode(teach, seed) for seed in _some(seeds)]
-    results = _differentiated(_weighing(teach, objective), episodes, _tests(teach, tests), together, memory)
+    dynamics, split = _weighing(teach, objective), _tests(teach, tests)
+    if objective is not None and together:
+        refuse_broadcasting("the objective of tests", objective, dynamics.student.output_shape, split[1])
+    results = _differentiated(dynamics, episodes, split, together, memory)
     return _attribution(results, len(episodes), teach.problem.settings.horizon)
 
 
@@ -267,7 +271,7 @@ def _usual(task: Task) -> Objective:
 
 def _tests(teach: TeachEnv, tests: Any) -> Split:
     """The tests as tensors, in the form of the task's data."""
-    inputs, targets = checked_split(tests, "tests")
+    inputs, targets = checked_split(tests, "tests", teach.task.packing)
     classifies = teach.problem.classifies
     given = inputs, labels_of(targets, "tests") if classifies else targets
     for what, tensor, pool in zip(("inputs", "targets"), given, teach.task.pool, strict=True):

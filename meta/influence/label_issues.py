@@ -34,7 +34,7 @@ import numpy as np
 import torch
 
 from meta.influence.held_out import HeldOut
-from meta.influence.samples import Samples, samples_of
+from meta.influence.samples import Inputs, Samples, samples_of
 from teachenv import checks, plot
 from teachenv.experiment.progress import bar
 from teachenv.experiment.writing import write_atomically
@@ -56,7 +56,7 @@ class LabelIssues:
             `given` to `likely`; 0 where both are the same.
         confusion: (C, C) which share of the samples that look like the class of a row is labelled as that of a column.
         classes: what the numbers of classes stand for.
-        inputs: (N, ...) the samples.
+        inputs: (N, ...) the samples, or such by name.
     """
 
     scores: np.ndarray
@@ -66,7 +66,7 @@ class LabelIssues:
     gains: np.ndarray
     confusion: np.ndarray
     classes: tuple[Any, ...]
-    inputs: np.ndarray = field(repr=False)
+    inputs: Inputs = field(repr=False)
 
     def ranked(self) -> np.ndarray:
         """The samples' numbers, the most suspect first."""
@@ -101,6 +101,11 @@ class LabelIssues:
         Raises:
             ValueError: samples are no images, or not of this shape.
         """
+        if isinstance(self.inputs, dict):
+            raise ValueError(
+                f"samples have several inputs, {', '.join(map(repr, self.inputs))}, and are no images; draw one of "
+                "them with teachenv.plot.suspects(issues.inputs['name'][issues.suspects()[:24]], given, likely)"
+            )
         shown = self.ranked()[: checks.integer("count", count, least=1)]
         given, likely = ([self.classes[label] for label in labels[shown]] for labels in (self.given, self.likely))
         plot.save(plot.suspects(self.inputs[shown], given, likely, shape=shape), path)
@@ -127,7 +132,8 @@ def label_issues(
         data: (inputs, labels), or a `teachenv.Task`, whose pool is looked at and whose dev set is trusted. Arrays,
             tensors and data frames of numbers serve as inputs, (N, ...); labels are whole numbers or texts, (N,). Of a
             pair each column of a table is brought to mean 0 and variance 1, and images, (N, channels, height, width),
-            as a whole; a task's inputs stay as they are.
+            as a whole; a task's inputs stay as they are, and so do several inputs by name, a dictionary of arrays,
+            which need a `student` that takes them.
         trusted: (inputs, labels) in the same form whose labels are known to be right; students are trained on them,
             too.
         folds: into how many parts the samples are cut; students judge one that were trained on the others.

@@ -21,13 +21,15 @@ from teachenv.students import FunctionalStudent
 from teachenv.students.calling import Call, Output
 from teachenv.students.prediction import Prediction
 from teachenv.tasks.base import Task
+from teachenv.tasks.labels import numbered, numbers_of, texts_of
 from teachenv.tasks.measures import Measure
 from teachenv.tasks.multi_label import MultiLabel
-from teachenv.tasks.reading import numbers_of, pair_of, texts_of
+from teachenv.tasks.reading import pair_of
 from teachenv.tasks.regression import Regression
 from teachenv.tasks.soft_labels import SoftLabels
-from teachenv.tasks.splits import checked_split
+from teachenv.tasks.splits import checked_split, packing_of
 from teachenv.tasks.targets import CHECKS, TargetKind
+from teachenv.trial.losses import refuse_broadcasting
 
 SampleLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(outputs, targets) of a minibatch to the loss of each of its samples, (batch,)."""
@@ -48,9 +50,10 @@ class OwnTraining:
 
     Attributes:
         module: builds a fresh network: a function without arguments, called under the seed.
-        data: (inputs, targets), tensors, arrays, lists or data frames; or a Dataset or a DataLoader of such pairs,
-            read once. Targets are what the loss reads: labels, integers from 0 on or texts; for regression numbers;
-            probabilities of classes, or 0 and 1 of several classes (`teachenv.tasks.targets`).
+        data: (inputs, targets), tensors, arrays, lists or data frames, inputs also a dictionary of such, which the
+            network gets by name; or a Dataset or a DataLoader of such pairs, read once. Targets are what the loss
+            reads: labels, integers from 0 on or texts; for regression numbers; probabilities of classes, or 0 and 1 of
+            several classes (`teachenv.tasks.targets`).
         output: which part of what the network returns its outputs are, as in `teachenv.Settings`.
         loss: the loss of a sample: a name in `teachenv.losses.PLAIN_LOSSES`, or a function of (outputs, targets) to a
             loss for each sample of the minibatch, (batch,); a step takes their mean.
@@ -81,6 +84,7 @@ class OwnTraining:
 
     def __post_init__(self) -> None:
         checks.choice("dtype", self.dtype, ("float32", "float64"))
+        checks.device("device", self.device)
         object.__setattr__(self, "seed", checks.integer("seed", self.seed, least=0))  # frozen for everybody else
         object.__setattr__(self, "steps", checks.integer("steps", self.steps, least=1))
         object.__setattr__(self, "batch_size", checks.integer("batch_size", self.batch_size, least=1))
@@ -99,12 +103,13 @@ class OwnTraining:
         """
         inputs = self._task.pool[0]
         dtype, device = getattr(torch, self.dtype), torch.device(self.device)
-        example = inputs[: self.batch_size]
+        example, packing = inputs[: self.batch_size], self._task.packing
         example = example.to(device, dtype if example.is_floating_point() else None)
+        call = Call(self.output, None if packing is None else packing.unpack)
         try:
-            student = FunctionalStudent(self.module, example, dtype, device, call=Call(self.output))
+            student = FunctionalStudent(self.module, example, dtype, device, call=call)
         except ValueError as error:
-            if example.is_floating_point() or "fails on inputs" not in str(error):
+            if packing is not None or example.is_floating_point() or "fails on inputs" not in str(error):
                 raise
             raise ValueError(f"{error}; integers are taken as tokens: give features as floats") from error
         if not student.output_shape:
@@ -112,6 +117,8 @@ class OwnTraining:
                 "the network has outputs of shape (batch,), expected (batch, outputs): leave out squeeze or flatten"
             )
         targets, outputs = self._task.pool[1], student.output_shape[0]
+        if not isinstance(self.loss, str):
+            refuse_broadcasting("the loss", self.loss, student.output_shape, targets[: self.batch_size].to(device))
         if self._task.target_kind == "labels" and int(targets.max()) >= outputs:
             raise ValueError(
                 f"labels of the data go from {int(targets.min())} to {int(targets.max())}, but the network has "
@@ -148,11 +155,9 @@ class OwnTraining:
     @cached_property
     def _task(self) -> Task:
         """The data as a pool; one of its samples stands in the place of the test split."""
-        pair = pair_of(self.data, "data")
-        texts = texts_of(pair[1], "data")
-        classes = None if texts is None else np.unique(texts)
-        labels = pair[1] if texts is None or classes is None else numbers_of(texts, classes, "data")
-        inputs, targets = checked_split((pair[0], labels), "data")
+        pairs, classes = numbered({"pool": pair_of(self.data, "data")}, None, "data")
+        packing = packing_of(pairs["pool"][0], "data")
+        inputs, targets = checked_split(pairs["pool"], "data", packing)
         kind = self._kind(targets)
         targets = CHECKS[kind](targets, "data", None)
         if kind == "labels" and int(targets.min()) == int(targets.max()):
@@ -166,7 +171,8 @@ class OwnTraining:
             (inputs, targets),
             (inputs[:1], targets[:1]),
             measure=_MEASURES[kind](),
-            classes=None if classes is None else tuple(classes.tolist()),
+            classes=classes,
+            packing=packing,
         )
 
     def _kind(self, targets: torch.Tensor) -> TargetKind:

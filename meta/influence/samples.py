@@ -11,8 +11,13 @@ import torch
 
 from teachenv import checks
 from teachenv.tasks.base import Task
-from teachenv.tasks.reading import names_of, numbers_of, pair_of
-from teachenv.tasks.splits import checked_split
+from teachenv.tasks.labels import names_of, numbers_of
+from teachenv.tasks.packing import Packing
+from teachenv.tasks.reading import pair_of
+from teachenv.tasks.splits import checked_split, packing_of
+
+Inputs = np.ndarray | dict[str, np.ndarray]
+"""Inputs of samples, or several by name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,13 +28,13 @@ class Samples:
         task: all of them as the pool of a task; one of them stands in the place of its test split.
         classes: what the labels were called, by their numbers.
         count: N, how many are not trusted.
-        shown: (N, ...) inputs as they were given.
+        shown: inputs as they were given, (N, ...) each.
     """
 
     task: Task
     classes: tuple[Any, ...]
     count: int
-    shown: np.ndarray
+    shown: Inputs
 
     @property
     def labels(self) -> torch.Tensor:
@@ -42,7 +47,8 @@ def samples_of(data: Task | tuple[Any, Any], trusted: tuple[Any, Any] | None) ->
 
     Args:
         data: a task, whose pool is read and whose dev set is trusted, or (inputs, labels). Of a pair each column of a
-            table is brought to mean 0 and variance 1, and arrays of more dimensions as a whole.
+            table is brought to mean 0 and variance 1, and arrays of more dimensions as a whole; inputs that are a
+            dictionary stay as they are.
         trusted: (inputs, labels) in the same form, whose labels are known to be right; None: there are none.
 
     Raises:
@@ -61,8 +67,10 @@ def samples_of(data: Task | tuple[Any, Any], trusted: tuple[Any, Any] | None) ->
         parts.append(pair_of(trusted, "trusted"))
     names = [names_of(targets, where) for (_, targets), where in zip(parts, ("data", "trusted"), strict=False)]
     classes, numbers = _numbered(names, data)
+    packing = data.packing if isinstance(data, Task) else packing_of(parts[0][0], "data")
+    as_given = isinstance(data, Task) or packing is not None
     inputs = [
-        checked_split((given if isinstance(data, Task) else _floating(given), of_class), where)[0]
+        checked_split((given if as_given else _floating(given), of_class), where, packing)[0]
         for (given, _), of_class, where in zip(parts, numbers, ("data", "trusted"), strict=False)
     ]
     if len({tuple(part.shape[1:]) for part in inputs}) > 1:
@@ -71,13 +79,24 @@ def samples_of(data: Task | tuple[Any, Any], trusted: tuple[Any, Any] | None) ->
             "prepare both in the same way"
         )
     joined, count = torch.cat([part.to(inputs[0]) for part in inputs]), len(inputs[0])
-    pool = joined if isinstance(data, Task) else _standardised(joined, count), torch.cat(numbers)
+    pool = joined if as_given else _standardised(joined, count), torch.cat(numbers)
     test = pool[0][:1], pool[1][:1]
     if isinstance(data, Task):
         task = dataclasses.replace(data, pool=pool, test=test, dev=None)
     else:
-        task = Task(name="samples", dataset="samples", pool=pool, test=test, num_outputs=len(classes))
-    return Samples(task, classes, count, inputs[0].cpu().numpy())
+        task = Task("samples", "samples", pool, test, num_outputs=len(classes), packing=packing)
+    return Samples(task, classes, count, _shown(inputs[0], packing))
+
+
+def _shown(inputs: torch.Tensor, packing: Packing | None) -> Inputs:
+    if packing is None:
+        return _array(inputs)
+    return {name: _array(part) for name, part in packing.unpack(inputs).items()}
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    array: np.ndarray = tensor.cpu().numpy()
+    return array
 
 
 def _of_labels(task: Task) -> Task:

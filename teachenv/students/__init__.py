@@ -78,6 +78,8 @@ def make_student(
     """
     size = math.prod(input_shape)
     options = _checked(name, options or {})
+    if not input_shape:
+        raise ValueError(f"student {name!r} takes arrays, found samples that are single numbers; reshape to (n, 1)")
     if name == "mlp":
         return partial(mlp, size, outputs, **{"hidden": _usual_hidden(size), **options})
     if name in _OF_TOKENS:

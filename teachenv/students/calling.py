@@ -26,7 +26,8 @@ class Call:
     Attributes:
         output: which part of the answer the outputs are, where it is no tensor: the key or attribute of a name, the
             part at a place; or a function of the answer, which is asked of a tensor, too. None: its `logits`.
-        unpack: makes the network's keyword arguments of the inputs; None: the inputs are its one argument.
+        unpack: takes inputs apart, which are the network's keyword arguments then, as `teachenv.tasks.packing` does;
+            None: the inputs are its one argument.
     """
 
     output: Output | None = None
@@ -44,8 +45,17 @@ class Call:
         Raises:
             NoOutputs: the answer has no such part, or it is no tensor.
         """
-        answer = module(inputs) if self.unpack is None else module(**self.unpack(inputs))
-        return self._chosen(answer, name, training)
+        return self._chosen(self.answer(module, inputs), name, training)
+
+    def answer(self, module: nn.Module, inputs: torch.Tensor) -> Any:
+        """What the network returns, whatever it is."""
+        return module(inputs) if self.unpack is None else module(**self.unpack(inputs))
+
+    def described(self, inputs: torch.Tensor) -> str:
+        """What a network is called with, for messages."""
+        if self.unpack is None:
+            return f"inputs of shape {tuple(inputs.shape)} and type {inputs.dtype}"
+        return "inputs " + ", ".join(f"{n}={tuple(t.shape)} {t.dtype}" for n, t in self.unpack(inputs).items())
 
     def _chosen(self, answer: Any, name: str, training: bool) -> torch.Tensor:
         output = self.output

@@ -16,16 +16,13 @@ StudentFactory = Callable[[], nn.Module]
 """Builds a freshly initialised network; called once per episode, under the episode's seed."""
 
 
-def built(
-    factory: StudentFactory, like: torch.Tensor, shape_of_inputs: torch.Size, type_of_inputs: torch.dtype
-) -> nn.Module:
+def built(factory: StudentFactory, like: torch.Tensor, complete: Callable[[nn.Module], None]) -> nn.Module:
     """A fresh network from a user's factory.
 
     Args:
         factory: builds the network.
         like: a tensor of the dtype and on the device that it shall have.
-        shape_of_inputs: shape of a minibatch that completes lazy modules.
-        type_of_inputs: dtype of that minibatch.
+        complete: takes a pass of a network, which completes its lazy modules.
 
     Raises:
         ValueError: the factory is none, needs an argument, or builds no network.
@@ -43,7 +40,7 @@ def built(
     if any(is_lazy(p) for p in (*module.parameters(), *module.buffers())):
         _refuse_forward_that_is_lost(module)
         with torch.no_grad():
-            module.eval()(torch.zeros(shape_of_inputs, dtype=type_of_inputs, device=like.device))
+            complete(module)
     return module
 
 

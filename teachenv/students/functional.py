@@ -122,7 +122,12 @@ class FunctionalStudent:
     def build(self) -> nn.Module:
         """A fresh network, from torch's, Python's and NumPy's global generators."""
         like = torch.empty(0, dtype=self._dtype, device=self.device)
-        return built(self.factory, like, self._shape_of_inputs, self._type_of_inputs)
+
+        def complete(module: nn.Module) -> None:
+            zeros = torch.zeros(self._shape_of_inputs, dtype=self._type_of_inputs, device=self.device)
+            self.call.answer(module.eval(), zeros)
+
+        return built(self.factory, like, complete)
 
     def init(self, seed: int) -> tuple[Tensors, Tensors]:
         """Fresh (parameters, buffers), a function of the seed."""
@@ -305,9 +310,12 @@ class FunctionalStudent:
         except Exception as error:
             # oneDNN, for one, has no LSTM in bfloat16 for processors without AVX-512.
             hint = "; this machine may lack it in bfloat16: try autocast=None" if self.autocast else ""
+            if self.call.unpack is not None and isinstance(error, TypeError) and "argument" in str(error):
+                hint = "; name the inputs of a sample as the arguments of the network's forward"
+            elif example.dim() == 1:
+                hint = "; samples are single numbers: if it takes vectors, reshape the inputs to (n, 1)"
             raise ValueError(
-                f"the student {self.name} fails on inputs of shape {tuple(example.shape)} and "
-                f"type {example.dtype}: {error}{hint}"
+                f"the student {self.name} fails on {self.call.described(example)}: {error}{hint}"
             ) from error
         for handle in handles:
             handle.remove()

@@ -21,11 +21,13 @@ from teachenv import checks
 from teachenv.randomness import Purpose, generator
 from teachenv.tasks.decisions import Decisions
 from teachenv.tasks.imbalance import imbalanced_indices
+from teachenv.tasks.labels import numbered
 from teachenv.tasks.measures import Measure
 from teachenv.tasks.noise import corrupt_labels
-from teachenv.tasks.reading import numbers_of, pair_of, texts_of
+from teachenv.tasks.packing import Packing
+from teachenv.tasks.reading import pair_of
 from teachenv.tasks.regression import Regression
-from teachenv.tasks.splits import Split, as_bytes, checked_split, shared_samples
+from teachenv.tasks.splits import Split, as_bytes, checked_split, packing_of, shared_samples
 from teachenv.tasks.targets import CHECKS, TargetKind, indices, likely_kind, outputs_of
 
 VOID = -1
@@ -57,7 +59,8 @@ class Task:
         dataset: what the data really is, e.g. `"cifar10"`, `"cifar10-subset-20000"`, `"synthetic"`.
         pool: labelled samples that episodes draw train and dev splits from, or a Dataset or DataLoader of such. Inputs
             `(n, ...)` are floating point, integers for token indices, or uint8 for pixels, which stay so in memory and
-            come to a student as x / 255; targets `(n, ...)` are class indices or floating point.
+            come to a student as x / 255, or a dictionary of such, of which a network gets each by its name; targets
+            `(n, ...)` are class indices or floating point.
         test: samples for the final evaluation, disjoint from the pool, of the same trailing shapes and dtypes.
         num_outputs: number of classes (or of regression outputs); None: as many classes as there are names, or as the
             labels have, or as many outputs as a sample's target has numbers.
@@ -65,7 +68,8 @@ class Task:
             `ClassificationMeasure` for ordinary classification. Where targets are floating-point numbers that can be no
             labels it is `Regression()`. `SoftLabels()` and `MultiLabel()` are for probabilities of classes and for
             several classes a sample.
-        augment: augmentation of each training minibatch, used only when the environment asks for it.
+        augment: augmentation of each training minibatch, used only when the environment asks for it. Inputs that are a
+            dictionary come to it as one.
         decisions: how a student's outputs are read as classifications; None: one for each sample. With them integer
             targets may be `VOID`, too.
         lengths: the length of each of the pool's samples, and then of dev's, `(n,)`; a minibatch then has samples of
@@ -77,6 +81,8 @@ class Task:
             which J is measured. Label noise leaves them as they are. None: episodes draw dev from the pool.
         classes: names of the classes, texts, by the classes' numbers. None: if labels are texts, those of the pool in
             alphabetical order, else none.
+        packing: how inputs that are a dictionary lie in one tensor, which they are in `pool`, `test` and `dev` then:
+            `packing.unpack(task.test[0])` has them by name. It follows from the pool, and need not be given.
 
     Raises:
         ValueError: the parts do not fit together, dev has samples of the pool, a value is not finite or not a class
@@ -96,6 +102,7 @@ class Task:
     trim: Callable[[torch.Tensor, torch.Tensor], Split] | None = None
     dev: Split | None = None
     classes: tuple[str, ...] | None = None
+    packing: Packing | None = None
 
     def __post_init__(self) -> None:
         for part in ("name", "dataset"):
@@ -110,8 +117,16 @@ class Task:
             )
         parts = ("pool", "test") if self.dev is None else ("pool", "test", "dev")
         pairs = {part: pair_of(getattr(self, part), f"{where}, {part}") for part in parts}
-        for part, pair in self._numbered(pairs).items():
-            self._set(part, checked_split(pair, f"{where}, {part}"))
+        pairs, classes = numbered(pairs, self.classes, where)
+        self._set("classes", classes)
+        if self.packing is None:
+            self._set("packing", packing_of(pairs["pool"][0], f"{where}, pool"))
+        if self.packing is not None and self.trim is not None:
+            raise ValueError(
+                f"{where}: trim takes samples of one input, found {self.packing.names}; leave it out, and pad less"
+            )
+        for part, pair in pairs.items():
+            self._set(part, checked_split(pair, f"{where}, {part}", self.packing))
         targets = self.pool[1]
         if self.measure is None and self.decisions is None and likely_kind(targets, self.num_outputs) == "numbers":
             self._set("measure", Regression())
@@ -166,28 +181,6 @@ class Task:
     def _set(self, part: str, value: Any) -> None:
         object.__setattr__(self, part, value)  # the dataclass is frozen for everybody else
 
-    def _numbered(self, pairs: dict[str, tuple[Any, Any]]) -> dict[str, tuple[Any, Any]]:
-        """The splits with numbers in the place of labels that are texts; sets `classes`."""
-        where = f"task {self.name!r}"
-        if self.classes is not None:
-            names = checks.listed(f"{where}: classes", self.classes, "names")
-            if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
-                raise ValueError(f"{where}: classes must be different texts, found {checks.shown(self.classes)}")
-            self._set("classes", tuple(map(str, names)))
-        texts = {part: texts_of(targets, f"{where}, {part}") for part, (_, targets) in pairs.items()}
-        if self.classes is None and texts["pool"] is not None:
-            self._set("classes", tuple(np.unique(texts["pool"]).tolist()))
-        for part, labels in texts.items():
-            if labels is None:
-                continue
-            if self.classes is None:
-                raise ValueError(
-                    f"{where}: labels are texts in {part} and numbers in pool; expected texts in both, or the names of "
-                    "the numbers: classes=(...)"
-                )
-            pairs[part] = pairs[part][0], numbers_of(labels, np.asarray(self.classes), f"{where}, {part}")
-        return pairs
-
     def _check_classes(self, where: str) -> None:
         """Refuses names of classes that there are not."""
         if self.classes is None:
@@ -215,6 +208,8 @@ class Task:
         """
         if not dtype.is_floating_point:
             raise TypeError(f"dtype is {dtype}: expected a floating-point dtype such as torch.float32")
+        if self.packing is not None:
+            self.packing.check_dtype(dtype)
 
         def cast(split: Split) -> Split:
             inputs, targets = (t.to(device=device, dtype=dtype if t.is_floating_point() else None) for t in split)

@@ -1,4 +1,4 @@
-"""Labelled data as a user has it: pairs of arrays or tables, Datasets and DataLoaders; labels as numbers or texts.
+"""Labelled data as a user has it: pairs of arrays or tables, Datasets and DataLoaders.
 
 What is read here becomes tensors, and is checked, in `teachenv.tasks.splits`.
 """
@@ -24,7 +24,8 @@ def pair_of(data: Any, where: str) -> tuple[Any, Any]:
     """(Inputs, targets) of what a user gives: a pair of them as it is, or all samples of a Dataset or a DataLoader.
 
     Of a DataLoader the samples are taken in its order, whatever its batches are: trainings draw minibatches of their
-    own. Samples that are dictionaries have their label as `"label"`, `"labels"`, `"target"` or `"targets"`.
+    own. Samples that are dictionaries have their label as `"label"`, `"labels"`, `"target"` or `"targets"`; what is
+    left is the input, or a dictionary of several.
 
     Raises:
         TypeError: it is none of these, it has no length, or its samples are no pairs of numbers.
@@ -114,7 +115,9 @@ def _sample(sample: Any, what: str, where: str) -> tuple[Any, Any]:
             rest[name] = _numbers(part, f"{name!r} of {what}", where)
         return (next(iter(rest.values())) if len(rest) == 1 else rest), _label(sample[found[0]], what, where)
     if not isinstance(sample, tuple | list) or len(sample) != 2:
-        raise TypeError(f"{where}: {what} is {checks.shown(sample)}, expected a pair (input, label)")
+        several = isinstance(sample, tuple | list) and len(sample) > 2
+        remedy = "; give several inputs as a dictionary, by the names that the network has for them" if several else ""
+        raise TypeError(f"{where}: {what} is {checks.shown(sample)}, expected a pair (input, label){remedy}")
     given, label = sample
     if isinstance(given, Mapping):
         given = {name: _numbers(part, f"{name!r} of {what}", where) for name, part in given.items()}
@@ -174,94 +177,3 @@ def _stacked(samples: Sequence[tuple[Any, Any]], where: str) -> tuple[Any, Any]:
 
 def _array_of(labels: Sequence[Any]) -> np.ndarray:
     return np.stack([np.asarray(label) for label in labels])
-
-
-# --- labels ----------------------------------------------------------------------------------------------------------
-
-
-def texts_of(labels: Any, where: str) -> np.ndarray | None:
-    """Labels that are texts, as an array of them, (n,); None of labels that are something else.
-
-    Raises:
-        ValueError: some are missing, or they stand in several columns.
-        TypeError: numbers are among them.
-    """
-    if isinstance(labels, torch.Tensor | Mapping):
-        return None
-    try:
-        array = np.asarray(labels)
-    except ValueError:  # rows of different lengths, which is said elsewhere
-        return None
-    if array.dtype.kind not in "OUST" or not any(isinstance(each, str) for each in array.flat):
-        return None
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    if array.ndim != 1:
-        raise ValueError(
-            f"{where}: labels are texts of shape {array.shape}, expected one label a sample, (n,); of several labels a "
-            "sample make a column of 0 and 1 for each, with measure=teachenv.MultiLabel()"
-        )
-    refuse_missing(array, where)
-    if others := [each for each in array if not isinstance(each, str)]:
-        raise TypeError(
-            f"{where}: targets are of dtype {array.dtype}, texts with {checks.shown(others[0])} among them; expected "
-            "labels of one kind: np.asarray(labels).astype(str)"
-        )
-    return array.astype(str)
-
-
-def refuse_missing(labels: np.ndarray, where: str) -> None:
-    """Refuses labels, (n,), of which some are None, NaN or pandas' NA.
-
-    Raises:
-        ValueError: says how many, and which is the first.
-    """
-    if labels.dtype.kind not in "Of":
-        return
-    missing = [
-        i
-        for i, label in enumerate(labels)
-        if label is None or type(label).__name__ == "NAType" or (isinstance(label, float) and label != label)
-    ]
-    if missing:
-        raise ValueError(f"{where}: {len(missing)} samples have no label, sample {missing[0]} first; leave them out")
-
-
-def names_of(labels: Any, where: str) -> np.ndarray:
-    """Labels of classes as a user calls them, an array of whole numbers or of texts, (n,).
-
-    Raises:
-        ValueError: some are missing, are no whole numbers, or a sample has several.
-        TypeError: texts and numbers, or something else.
-    """
-    if (texts := texts_of(labels, where)) is not None:
-        return texts
-    array = labels.detach().cpu().numpy() if isinstance(labels, torch.Tensor) else np.asarray(labels)
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    if array.ndim != 1:
-        raise ValueError(
-            f"{where}: labels have shape {array.shape}, expected one label a sample, (n,): labels.argmax(1) makes them "
-            "of one-hot rows"
-        )
-    refuse_missing(array, where)
-    array = array.astype(float) if array.dtype.kind == "O" else array
-    if array.dtype.kind == "f" and len(broken := array[array != np.round(array)]):
-        raise ValueError(f"{where}: labels such as {broken[0]:g} are no classes; expected whole numbers or texts")
-    return array.astype(np.int64) if array.dtype.kind == "f" else array
-
-
-def numbers_of(labels: np.ndarray, classes: np.ndarray, where: str) -> np.ndarray:
-    """The place of each label, (n,), among the classes, which are in ascending order or in any other.
-
-    Raises:
-        ValueError: a label that is none of them.
-    """
-    order = np.argsort(classes, kind="stable")
-    places = np.searchsorted(classes, labels, sorter=order).clip(max=len(classes) - 1)
-    numbers = order[places]
-    if (wrong := classes[numbers] != labels).any():
-        raise ValueError(
-            f"{where}: unknown label {labels[wrong][0].item()!r}, expected one of {checks.shown(classes.tolist())}"
-        )
-    return np.asarray(numbers)

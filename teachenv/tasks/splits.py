@@ -2,33 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
+from teachenv.tasks.packing import Packing
 from teachenv.tasks.reading import pair_of
 
 Split = tuple[torch.Tensor, torch.Tensor]
 """Inputs `(n, ...)` and targets `(n, ...)` of the same samples."""
 
 
-def checked_split(split: Any, where: str) -> Split:
+def packing_of(inputs: Any, where: str) -> Packing | None:
+    """How a pool's inputs lie in one tensor, if they are a dictionary of arrays; None of one array.
+
+    Raises:
+        TypeError: one of them is no array of numbers.
+        ValueError: they have no names, or what one consists of cannot be told.
+    """
+    if not isinstance(inputs, Mapping):
+        return None
+    # One sample shows the form.
+    first = {name: part[:1] if hasattr(part, "__len__") else part for name, part in inputs.items()}
+    return Packing.of({name: _tensor(part, f"{where}: {name!r}") for name, part in first.items()}, where)
+
+
+def checked_split(split: Any, where: str, packing: Packing | None = None) -> Split:
     """The split as tensors.
 
     Args:
         split: what `teachenv.tasks.reading.pair_of` takes.
         where: what it is, for messages.
+        packing: how inputs that are a dictionary lie in one tensor, as in the pool; None: the pool's are one array.
 
     Raises:
         TypeError: it is no pair of arrays of numbers.
         ValueError: inputs and targets of different numbers of samples, or of none, or inputs that are not finite.
     """
-    inputs, targets = (
-        _tensor(part, f"{where}: {name}")
-        for part, name in zip(pair_of(split, where), ("inputs", "targets"), strict=True)
-    )
+    given, labels = pair_of(split, where)
+    inputs, targets = inputs_of(given, packing, where), _tensor(labels, f"{where}: targets")
     if inputs.ndim < 1 or targets.ndim < 1 or len(inputs) != len(targets):
         raise ValueError(
             f"{where}: inputs {tuple(inputs.shape)} and targets {tuple(targets.shape)} must have the same number of "
@@ -36,6 +50,37 @@ def checked_split(split: Any, where: str) -> Split:
         )
     if len(inputs) == 0:
         raise ValueError(f"{where}: no samples; expected at least one")
+    return inputs, targets
+
+
+def inputs_of(given: Any, packing: Packing | None, where: str) -> torch.Tensor:
+    """Inputs of samples as one tensor, (n, ...).
+
+    Args:
+        given: an array, or arrays by their names.
+        packing: how named ones lie in one tensor, as in the pool; None: the pool's inputs are one array.
+        where: what they are, for messages.
+
+    Raises:
+        TypeError: no numbers, or numbers that no network reads.
+        ValueError: they are not finite, or named where the pool's are not, or otherwise than there.
+    """
+    if isinstance(given, Mapping):
+        if packing is None:
+            raise ValueError(
+                f"{where}: inputs are a dictionary of {', '.join(map(repr, given))}, but the pool's are one array; "
+                "give one array here, or a dictionary there"
+            )
+        named = {name: _tensor(part, f"{where}: {name!r}") for name, part in given.items()}
+        for name, tensor in named.items():
+            _check_finite(tensor, f"{where}: {name!r}")
+        return packing.pack(named, where)
+    inputs = _tensor(given, f"{where}: inputs")
+    if packing is not None and (inputs.ndim != 2 or inputs.shape[1] != packing.size):
+        raise ValueError(
+            f"{where}: inputs are an array of shape {tuple(inputs.shape)}, expected a dictionary of {packing.names}, "
+            "as the pool has"
+        )
     if inputs.is_complex():
         raise TypeError(
             f"{where}: inputs are {inputs.dtype}; expected floating-point numbers, integers for token indices, or "
@@ -43,13 +88,17 @@ def checked_split(split: Any, where: str) -> Split:
         )
     if not inputs.is_floating_point() and inputs.dtype != torch.uint8:
         inputs = inputs.to(torch.float32 if inputs.dtype == torch.bool else torch.int64)
-    if inputs.is_floating_point() and not bool(torch.isfinite(inputs).all()):
+    _check_finite(inputs, f"{where}: inputs")
+    return inputs
+
+
+def _check_finite(inputs: torch.Tensor, what: str) -> None:
+    if inputs.ndim and inputs.is_floating_point() and not bool(torch.isfinite(inputs).all()):
         sample = int((~torch.isfinite(inputs)).reshape(len(inputs), -1).any(1).nonzero()[0])
         raise ValueError(
-            f"{where}: inputs contain NaN or infinity, first in sample {sample}; expected finite numbers: clean "
+            f"{what} contain NaN or infinity, first in sample {sample}; expected finite numbers: clean "
             f"the data, and do not divide by the deviation of a channel that is constant"
         )
-    return inputs, targets
 
 
 def _tensor(part: Any, where: str) -> torch.Tensor:

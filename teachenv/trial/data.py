@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from teachenv import checks
@@ -10,6 +12,7 @@ from teachenv.students.calling import as_floats
 from teachenv.students.prediction import Prediction
 from teachenv.tasks.base import Augmentation, Task
 from teachenv.tasks.decisions import Decided, Decisions
+from teachenv.tasks.packing import augmented as result_of
 from teachenv.trial.calls import called, form, ours, scalar
 
 
@@ -24,7 +27,10 @@ def augmented(task: Task, augmentation: Augmentation | None, inputs: torch.Tenso
     piece = f"the augmentation of task {task.name!r}"
     inputs = as_floats(inputs, dtype)
     result = called(
-        piece, augmentation, lambda: (inputs.clone(), generator(0, Purpose.AUGMENTATION)), device=inputs.device
+        piece,
+        partial(result_of, augmentation, task.packing),
+        lambda: (inputs.clone(), generator(0, Purpose.AUGMENTATION)),
+        device=inputs.device,
     )
     _require_like(f"{piece} returns", result, inputs, "the shape and dtype of the inputs")
     return result

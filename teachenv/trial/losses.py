@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import math
+import warnings
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -97,8 +101,52 @@ def try_loss(loss: LossFamily, action: torch.Tensor, decided: Decided, dtype: to
         "return the mean over the minibatch, losses.mean(); of an action with one coordinate, action[0]",
         dtype,
     )
+    refuse_broadcasting(
+        piece,
+        lambda outputs, targets: loss(action.clone(), replace(decided.prediction, outputs=outputs), targets),
+        tuple(decided.prediction.outputs.shape[1:]),
+        decided.labels,
+    )
     if not value.requires_grad:
         raise ValueError(
             f"the value of {piece} does not depend on the student, expected a function of prediction.outputs that has "
             "a gradient; leave out .detach(), .item() and torch.no_grad()"
+        )
+
+
+def refuse_broadcasting(
+    piece: str, function: Callable[[torch.Tensor, torch.Tensor], Any], each: tuple[int, ...], targets: torch.Tensor
+) -> None:
+    """Refuses a function of numbers that compares the outputs of each sample with the targets of all.
+
+    PyTorch does so where shapes are (n, 1) and (n,), and makes (n, n) of them. The total over the samples then stays
+    what it is when targets change places.
+
+    Args:
+        piece: what it is, for messages.
+        function: (outputs, targets) to a tensor, a user's own.
+        each: shape of the outputs of a sample.
+        targets: those of some samples, (n, ...).
+
+    Raises:
+        ValueError: it does so; says which shapes meet.
+    """
+    outputs_shape = (len(targets), *each)
+    turned = targets.roll(1, 0)
+    alike = outputs_shape == tuple(targets.shape) or targets.numel() != math.prod(outputs_shape)
+    if alike or not targets.is_floating_point() or torch.equal(turned, targets):
+        return
+    draws = torch.randn(outputs_shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    outputs = (draws.to(targets.device) * targets.double().std() + targets.double().mean()).to(targets.dtype)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's losses warn of it
+        values = [function(outputs.clone(), given) for given in (targets, turned)]
+    if not all(isinstance(value, torch.Tensor) for value in values):
+        return  # which is said elsewhere
+    before, after = (value.double().sum() for value in values)
+    if torch.allclose(before, after, rtol=1e-5, atol=0.0):
+        raise ValueError(
+            f"{piece} compares the outputs of each sample with the targets of all, since outputs have shape "
+            f"{outputs_shape} and targets {tuple(targets.shape)}; bring both to one: outputs[:, 0], or targets of "
+            f"shape {outputs_shape}"
         )

@@ -10,6 +10,7 @@ import torch
 
 from teachenv.tasks.measures import Measure, Network
 from teachenv.trial.calls import called, form, fractions, scalar
+from teachenv.trial.losses import refuse_broadcasting
 
 
 def check_names(measure: object) -> None:
@@ -53,6 +54,7 @@ def try_measure(
         _check_score(piece, score)
         # On outputs first, which tells the functions of an ordinary measure apart.
         if not measure.decodes:
+            refuse_broadcasting(f"objective of {piece}", measure.objective, tuple(outputs.shape[1:]), targets)
             called(f"objective of {piece}", measure.objective, lambda: (outputs.clone(), targets), device)
             called(f"features of {piece}", measure.assess, lambda: (outputs.clone(), targets), device)
         judged: object = called(piece, measure.judge, lambda: (network, inputs, targets), device)

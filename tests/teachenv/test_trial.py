@@ -429,3 +429,36 @@ def test_a_snapshot_of_many_keeps_those_that_ended_in_the_last_step():
     del older["stepped"]
     other.set_state(older)
     assert other.final_students is None
+
+
+class AllWithAll(teachenv.LossFamily):
+    """(n, 1) against (n,) is (n, n) in PyTorch, without a word."""
+
+    def action_size(self, num_outputs, batch_size):
+        return 1
+
+    def __call__(self, action, prediction, targets):
+        return (1 + action[0]) * (prediction.outputs - targets).square().mean()
+
+
+class OwnError(teachenv.Measure):
+    def __init__(self, one_each):
+        self.one_each = one_each
+
+    def objective(self, outputs, targets):
+        return -((outputs[:, 0] if self.one_each else outputs) - targets).square().mean()
+
+    def score(self, outputs, targets):
+        return outputs.sum() * 0
+
+
+def test_pieces_that_compare_all_outputs_with_all_targets_are_refused():
+    numbers = X.sum(1)
+    weights = {"loss": "sample-weights", "loss_kwargs": {"base": "squared-error"}} | SMALL
+    message = r"compares the outputs of each .* outputs have shape \(8, 1\) and targets \(8,\); .* outputs\[:, 0\]"
+    with pytest.raises(ValueError, match=f"loss AllWithAll {message}"):
+        teachenv.TeachEnv(task=task(numbers, 1), loss=AllWithAll(), **SMALL)
+    with pytest.raises(ValueError, match=f"objective of measure OwnError {message}"):
+        teachenv.TeachEnv(task=task(numbers, 1, measure=OwnError(False)), **weights)
+    teachenv.TeachEnv(task=task(numbers[:, None], 1), loss=AllWithAll(), **SMALL)
+    teachenv.TeachEnv(task=task(numbers, 1, measure=OwnError(True)), **weights)

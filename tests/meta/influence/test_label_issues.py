@@ -141,6 +141,29 @@ def test_tokens_of_a_task_stay_tokens():
     assert issues.scores.shape == (30,)
 
 
+class Reader(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.head = torch.nn.Embedding(9, 4), torch.nn.Linear(20, 3)
+
+    def forward(self, tokens, lengths=None):
+        seen = 1.0 if lengths is None else (torch.arange(5) < lengths[:, None])[..., None]
+        return self.head((self.embedding(tokens) * seen).flatten(1))
+
+
+def test_inputs_by_name_stay_as_they_are(tmp_path):
+    """They are not standardised: the scores are those of a task of tokens."""
+    tokens, labels = np.random.default_rng(0).integers(0, 9, (30, 5)), np.arange(30) % CLASSES
+    of_task = Task("words", "made-up", pool=(tokens, labels), test=(tokens, labels), num_outputs=CLASSES)
+    expected = meta.label_issues(of_task, **ONCE | {"student": Reader})
+    given = {"tokens": tokens, "lengths": np.full(30, 5)}
+    issues = meta.label_issues((given, labels), **ONCE | {"student": Reader})
+    np.testing.assert_allclose(issues.scores, expected.scores, atol=1e-6)
+    assert np.array_equal(issues.inputs["tokens"], tokens)
+    with pytest.raises(ValueError, match="several inputs, 'tokens', 'lengths', and are no images; draw one of them"):
+        issues.plot(tmp_path / "suspects.png")
+
+
 def test_a_convolutional_network_judges_images(tmp_path):
     inputs, labels = blobs(30)
     images = np.repeat(inputs, 4, 1).reshape(-1, 1, 4, 4)
@@ -202,7 +225,15 @@ OF_ANOTHER_POOL = {"loss": "bilinear", "pool_size": 30, "trusted_dev": 5, "imbal
         ((X, Y[:20]), {}, "same number of samples"),
         ((X, np.zeros(30, int)), {}, "all samples have the label 0; expected at least two classes"),
         ((X, Y + 0.5), {}, r"labels such as 0.5 are no classes; expected whole numbers or texts"),
-        ((X, np.eye(3)[Y]), {}, r"expected one label a sample, \(n,\): labels.argmax\(1\)"),
+        ((X, np.eye(3)[Y]), {}, r"expected one a sample, \(n,\); labels.argmax\(1\)"),
+        ((X, np.where(Y == 2, np.inf, Y)), {}, "labels such as inf are no classes"),
+        ((X, np.where(Y == 2, 1e300, Y)), {}, r"labels such as 1e\+300 are no classes"),
+        ((X[:0], Y[:0]), {}, "data: no samples; expected at least one"),
+        ((X[:0], []), {}, "data: no samples; expected at least one"),
+        ((X[:, 0], Y), {}, r"found samples that are single numbers; reshape to \(n, 1\)"),
+        ((X[:, 0], Y), {"student": lambda: torch.nn.Linear(1, 3)}, r"reshape the inputs to \(n, 1\)"),
+        (({"x": X}, Y), {}, "student 'mlp' takes one array, but samples of task 'samples' have the inputs 'x'"),
+        (({"x": X}, Y), {"trusted": (X[:, :2], Y)}, "trusted: inputs are an array .* expected a dictionary of 'x'"),
         ((X, ["a", None, "b"] * 10), {}, "10 samples have no label, sample 1 first; leave them out"),
         ((np.where(X > 2, np.nan, X), Y), {}, "NaN or infinity"),
         ((X, Y), {"trusted": (X[:, :2], Y)}, r"shape \(4,\) in data but \(2,\) in trusted"),

@@ -213,6 +213,10 @@ class Unpaired(Restless):
         ({"batch_size": 31}, ValueError, "batch_size=31 is larger"),
         ({"batch_size": "8"}, ValueError, "batch_size must be"),
         ({"steps": 0}, ValueError, "steps must be"),
+        ({"data": (POOL[0][:, 0], POOL[1])}, ValueError, r"fails on .* reshape the inputs to \(n, 1\)"),
+        ({"data": (POOL[0][:0], POOL[1][:0])}, ValueError, "data: no samples; expected at least one"),
+        ({"device": "cuda:99"}, ValueError, "device 'cuda:99' cannot be used here, expected one that this machine has"),
+        ({"device": 3}, ValueError, "device 3 cannot be used here"),
         ({"seed": -1}, ValueError, "seed must be"),
         ({"dtype": "float16"}, ValueError, "dtype"),
         ({"module": network()}, ValueError, "a function that builds a fresh"),
@@ -229,6 +233,55 @@ class Unpaired(Restless):
 def test_what_cannot_be_taken_is_said(changes, error, message):
     with pytest.raises(error, match=message):
         make(**changes).environment()
+
+
+HEIGHTS = POOL[0] @ np.arange(5.0)
+
+
+def regression(loss, targets=HEIGHTS, **options):
+    return make(module=lambda: nn.Linear(5, 1), data=(POOL[0], targets), loss=loss, **options)
+
+
+@pytest.mark.parametrize("all_with_all", [lambda z, y: (z - y).square().mean(1), lambda z, y: (z - y).abs().mean(0)])
+def test_a_loss_that_compares_all_outputs_with_all_targets_is_refused(all_with_all):
+    """(n, 1) against (n,) is (n, n) in PyTorch, without a word."""
+    with pytest.raises(ValueError, match=r"the loss compares .* shape \(5, 1\) and targets \(5,\); .* outputs\[:, 0\]"):
+        regression(all_with_all).environment()
+    regression(lambda z, y: (z - y).square().mean(1), HEIGHTS[:, None]).environment()
+    own = regression(lambda z, y: (z[:, 0] - y).square(), optimizer_kwargs={"lr": 0.01})
+    tests = TESTS[0], TESTS[0] @ np.arange(5.0)
+    with pytest.raises(ValueError, match=r"the objective of tests compares .* \(4, 1\) and targets \(4,\)"):
+        meta.attribute(own, tests, objective=lambda z, y: (z - y).square().mean(), together=True)
+    each = meta.attribute(own, tests, objective=lambda z, y: (z - y).square().mean())  # one test at a time
+    named = meta.attribute(own, tests, objective=lambda z, y: (z[:, 0] - y).square().mean(), together=True)
+    np.testing.assert_allclose(each.values.mean(0), named.values[0], rtol=1e-9, atol=1e-12)
+
+
+class Reader(nn.Module):
+    def __init__(self, by_name: bool) -> None:
+        super().__init__()
+        self.by_name, self.body, self.age = by_name, nn.Linear(4, CLASSES), nn.Linear(1, CLASSES)
+
+    def forward(self, x=None, marks=None, age=None):
+        if not self.by_name:
+            x, marks, age = x[:, :4], x[:, 4:8] != 0, x[:, 8]
+        return self.body(x * marks) + self.age(age[:, None])
+
+
+def named(x):
+    return {"x": x[:, :4], "marks": x[:, :4] > 0, "age": x[:, 4]}
+
+
+def test_inputs_by_name_have_the_values_of_one_tensor():
+    """Of tests in one walk, and of labels that are texts."""
+    names = np.array(["ape", "bee", "cow"])
+    own = make(module=lambda: Reader(True), data=(named(POOL[0]), names[POOL[1]]))
+    found = meta.attribute(own, (named(TESTS[0]), names[TESTS[1]]))
+    flat = [np.concatenate([x[:, :4], x[:, :4] > 0, x[:, 4:]], 1) for x in (POOL[0], TESTS[0])]
+    expected = meta.attribute(make(module=lambda: Reader(False), data=(flat[0], POOL[1])), (flat[1], TESTS[1]))
+    np.testing.assert_allclose(found.values, expected.values, rtol=1e-12, atol=1e-15)
+    with pytest.raises(ValueError, match="tests: inputs have the keys 'x', 'age', expected 'x', 'marks', 'age'"):
+        meta.attribute(own, ({"x": TESTS[0][:, :4], "age": TESTS[0][:, 4]}, TESTS[1]))
 
 
 def test_texts_with_numbers_among_them_are_refused():

@@ -42,7 +42,7 @@ def test_without_arguments_it_says_what_it_does(capsys) -> None:
         ),
         (["compare", "--sed", "3", "TeachDigits-v0"], "no option --sed; did you mean --seeds? (see teachenv"),
         (["compare", "TeachDigits-v0", "--xyz"], "no option --xyz (see teachenv compare --help)"),
-        (["compare", "TeachDigits-v0", "more"], "more (see teachenv compare --help)"),
+        (["compare", "TeachDigits-v0", "more"], " (see teachenv compare --help)"),
         (["compare", "TeachDigits-v0", "--seeds", "0"], "seeds must be an integer of at least 1, found 0"),
     ],
 )

@@ -100,18 +100,14 @@ class Size(Effort):
     candidates: int
 
 
-_SMOKE = Size(
+_SMOKE = Size.smallest(
+    horizon=6,
+    parallel=4,
     env="TeachDigits-v0",
     options={"lr_schedule": "linear", "horizon": 6, "batch_size": 16},
     problems=("pair-40", "pair-40-noisy-dev", "imbalance-50"),
     rates=(0.2,),
     candidates=1,
-    student_steps=48,
-    parallel=4,
-    rungs=(Rung(1, 24, 4, 1),),
-    points=1,
-    students=2,
-    final_students=2,
 )
 _DIGITS = Size(
     env="TeachDigits-v0",
@@ -273,6 +269,6 @@ def wrong_labels(results: Results) -> Figure | None:
     figure, axes = series.bar_panels(list(tasks), list(tasks.values()))
     for axis, groups in zip(axes, tasks.values(), strict=True):
         axis.axvline(0.5, color=style.GREY, linewidth=0.8)
-        series.bars(axis, groups, AREA, results.color)
+        series.bars(axis, groups, AREA, results.look)
         style.describe(axis, "AUC of wrong labels (mean, 95 % interval; dots: teacher seeds)")
     return figure

@@ -82,11 +82,16 @@ class StudentUpdate(Update):
         shape = (*part.shape[:-1], action.shape[-1])
         return torch.sparse_coo_tensor(places.flatten(1), part.flatten(), shape, check_invariants=False)
 
-    def _read(self, step: int | np.ndarray, action: torch.Tensor) -> torch.Tensor:
-        """What the step's loss is given of an action: all, or the coordinates of its minibatch's samples."""
-        if not self.move.loss.of_pool:
-            return action
-        return action.gather(-1, self._places(step, action))
+    def _read(
+        self, step: int | np.ndarray, action: torch.Tensor
+    ) -> tuple[Iterator[AbstractContextManager[None]], torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What a step's pass reads: its random states, inputs, targets, and what its loss is given of the action.
+
+        Of an action that is all, or the coordinates of the minibatch's samples.
+        """
+        if self.move.loss.of_pool:
+            action = action.gather(-1, self._places(step, action))
+        return self.model.random_states(self.episode, step), *self.model.minibatch(self.episode, step), action
 
     def _places(self, step: int | np.ndarray, action: torch.Tensor) -> torch.Tensor:
         """Which coordinates of an action on the pool belong to the step's minibatch; a sample may have several."""
@@ -105,7 +110,7 @@ class StudentUpdate(Update):
         student = self.model.student
         names = list(state.parameters) if of_all else self.moved(state.parameters)
         of_statistics = student.statistics if of_all and student.reads_statistics else []
-        random_states = self.model.random_states(self.episode, state.step)
+        random_states, *read = self._read(state.step, action)
 
         def gradient(
             parameters: Tensors, buffers: Tensors, inputs: torch.Tensor, targets: torch.Tensor, action: torch.Tensor
@@ -113,40 +118,30 @@ class StudentUpdate(Update):
             parameters = leaves(parameters)
             statistics = leaves({name: buffers[name] for name in of_statistics})
             action = action.detach().requires_grad_(with_action)
-            with torch.enable_grad():
-                losses, scores, new_buffers = self.model.mapping(
-                    self._forward(random_states, differentiable=bool(of_statistics))
-                )(parameters, buffers | statistics, inputs, targets, action)
-                wanted = [*(parameters[name] for name in names), *statistics.values()]
-                grads = torch.autograd.grad(
-                    _total(losses), wanted + ([action] if with_action else []), materialize_grads=True
-                )
+            wanted = [*(parameters[name] for name in names), *statistics.values(), *([action] if with_action else [])]
+            forward = self._forward(random_states, differentiable=bool(of_statistics))
+            at = parameters, buffers | statistics, inputs, targets, action
+            grads, new_buffers, outcome = self._differentiated(forward, at, wanted)
             of_parameters = dict(zip(names, grads, strict=False))
             d_statistics = dict(zip(of_statistics, grads[len(names) :], strict=False))
             of_action = grads[-1] if with_action else None
-            outcome = Outcome(losses.detach(), scores)
             return Gradient(of_parameters, of_action, _detached(new_buffers), outcome, d_statistics)
 
-        minibatch = self.model.minibatch(self.episode, state.step)
-        return self._recorded(gradient, "gradient", with_action, of_all)(
-            state.parameters, state.buffers, *minibatch, self._read(state.step, action)
-        )
+        return self._recorded(gradient, "gradient", with_action, of_all)(state.parameters, state.buffers, *read)
 
     def _recorded(self, function: Callable[..., T], *name: Hashable) -> Callable[..., T]:
         return self.model.mapping.recorded(function, (*self.model.pieces, self.move.loss), self.move.prefix, *name)
 
     def linearize(self, state: StudentState, action: torch.Tensor) -> tuple[Gradient, Adjoint]:
         """The gradient and its adjoint, see `Update.linearize`."""
-        random_states = self.model.random_states(self.episode, state.step)
-        inputs, targets = self.model.minibatch(self.episode, state.step)
-        action = self._read(state.step, action)
-        return self._linearized(random_states, state.parameters, state.buffers, inputs, targets, action)
+        random_states, *read = self._read(state.step, action)
+        return self._linearized(random_states, state.parameters, state.buffers, *read)
 
     def pullback(
         self, state: StudentState, action: torch.Tensor, d_gradient: Tensors | None, d_statistics: Tensors
     ) -> Pullback:
         """The adjoint by double backward, see `Update.pullback`."""
-        random_states = self.model.random_states(self.episode, state.step)
+        random_states, *read = self._read(state.step, action)
         second_order = d_gradient is not None
 
         def pullback(*at: Any) -> Pullback:
@@ -154,10 +149,8 @@ class StudentUpdate(Update):
             _, adjoint = self._linearized(random_states, *of_gradient, second_order=second_order)
             return adjoint(d_gradient, d_statistics)
 
-        inputs, targets = self.model.minibatch(self.episode, state.step)
-        action = self._read(state.step, action)
         return self._recorded(pullback, "pullback", second_order)(
-            state.parameters, state.buffers, inputs, targets, action, d_gradient or {}, d_statistics
+            state.parameters, state.buffers, *read, d_gradient or {}, d_statistics
         )
 
     def _linearized(
@@ -174,9 +167,12 @@ class StudentUpdate(Update):
         """What `linearize` returns; without `second_order`, no gradient, and only the statistics are pulled back."""
         parameters, action = leaves(parameters), action.detach().requires_grad_()
         statistics = leaves({name: buffers[name] for name in self.model.student.statistics})
-        gradient, new_buffers, outcome = self._with_graph(
-            random_states, parameters, buffers | statistics, inputs, targets, action, second_order=second_order
-        )
+        names = self.moved(parameters) if second_order else []
+        forward = self._forward(random_states, differentiable=True)
+        at = parameters, buffers | statistics, inputs, targets, action
+        wanted = [parameters[name] for name in names]
+        grads, new_buffers, outcome = self._differentiated(forward, at, wanted, create_graph=True)
+        gradient = dict(zip(names, grads, strict=True))
 
         def adjoint(d_gradient: Tensors, d_statistics: Tensors) -> Pullback:
             outputs = [*gradient.values(), *(new_buffers[name] for name in d_statistics)]
@@ -193,34 +189,37 @@ class StudentUpdate(Update):
         self, parameters: Tensors, buffers: Tensors, step: int | np.ndarray, action: torch.Tensor
     ) -> tuple[Tensors, Tensors]:
         """The gradient with its graph, see `Update.gradient_with_graph`."""
-        inputs, targets = self.model.minibatch(self.episode, step)
-        action = self._read(step, action)
-        random_states = self.model.random_states(self.episode, step)
-        return self._with_graph(random_states, parameters, buffers, inputs, targets, action, form="batched")[:2]
+        random_states, *read = self._read(step, action)
+        names = self.moved(parameters)
+        forward = self._forward(random_states, differentiable="batched")
+        wanted = [parameters[name] for name in names]
+        grads, new_buffers, _ = self._differentiated(forward, (parameters, buffers, *read), wanted, create_graph=True)
+        return dict(zip(names, grads, strict=True)), new_buffers
 
-    def _with_graph(
+    def _differentiated(
         self,
-        random_states: Iterator[AbstractContextManager[None]],
-        parameters: Tensors,
-        buffers: Tensors,
-        inputs: torch.Tensor,
-        targets: torch.Tensor,
-        action: torch.Tensor,
+        forward: Callable[..., tuple[torch.Tensor, torch.Tensor, Tensors]],
+        at: tuple[Any, ...],
+        wanted: list[torch.Tensor],
         *,
-        second_order: bool = True,
-        form: Literal[True, "batched"] = True,
-    ) -> tuple[Tensors, Tensors, Outcome]:
+        create_graph: bool = False,
+    ) -> tuple[tuple[torch.Tensor, ...], Tensors, Outcome]:
+        """(derivatives of the students' losses with respect to what is wanted, new buffers, outcome) of one pass.
+
+        Args:
+            forward: one student's pass, from `_forward`.
+            at: its tensors, of all students.
+            wanted: those of them, or what they were made from; none: nothing is differentiated.
+            create_graph: whether the derivatives can be differentiated again.
+        """
         with torch.enable_grad():
-            losses, scores, new_buffers = self.model.mapping(self._forward(random_states, differentiable=form))(
-                parameters, buffers, inputs, targets, action
+            losses, scores, new_buffers = self.model.mapping(forward)(*at)
+            # A student's loss depends on its own parameters only, so the sum gives each its own.
+            total = losses.sum() if losses.dim() else losses
+            grads = (
+                torch.autograd.grad(total, wanted, create_graph=create_graph, materialize_grads=True) if wanted else ()
             )
-            gradient: Tensors = {}
-            if second_order:
-                names = self.moved(parameters)
-                wanted = [parameters[name] for name in names]
-                grads = torch.autograd.grad(_total(losses), wanted, create_graph=True, materialize_grads=True)
-                gradient = dict(zip(names, grads, strict=True))
-        return gradient, new_buffers, Outcome(losses.detach(), scores)
+        return grads, new_buffers, Outcome(losses.detach(), scores)
 
     def _forward(
         self, random_states: Iterator[AbstractContextManager[None]], *, differentiable: bool | Literal["batched"]
@@ -270,8 +269,3 @@ def _products(
 
 def _detached(tensors: Tensors) -> Tensors:
     return {name: t.detach() for name, t in tensors.items()}
-
-
-def _total(losses: torch.Tensor) -> torch.Tensor:
-    """What to differentiate: a student's loss depends on its own parameters only, so the sum gives each its own."""
-    return losses.sum() if losses.dim() else losses

@@ -101,13 +101,12 @@ def _figure(parts: dict[str, list[Group]]) -> Figure | None:
         return None
     scored = {title: [group for group in groups if group.values("lds_1")] for title, groups in parts.items()}
     shown = series.parted(scored)
-    colors = style.distinct([[group.name for group in groups] for _, _, groups in shown])
+    looks = style.distinct([[group.name for group in groups] for _, _, groups in shown])
     figure, axes = series.parted_panels(shown)
     for axis, (_, _, groups) in zip(axes, shown, strict=True):
         for group in groups:
             values = [float(np.mean(list(group.values(metric).values()))) for metric in _SHARES]
-            line = {"color": colors[group.name], "label": style.as_it_is(group.name)}
-            axis.plot([1, 5, 20, 50], values, "-o", markersize=3, **line)
+            axis.plot([1, 5, 20, 50], values, label=style.as_it_is(group.name), **looks[group.name].line("o"))
         axis.set_xscale("log")
         axis.set_xticks([1, 5, 20, 50], ["1", "5", "20", "50"])
         axis.minorticks_off()
@@ -122,7 +121,6 @@ def _bars(parts: dict[str, list[Group]]) -> Figure | None:
         return None
     figure, axes = series.bar_panels(list(parts), list(parts.values()))
     for axis, groups in zip(axes, parts.values(), strict=True):
-        series.bars(axis, groups, _AUC, lambda group: style.PALETTE[1])
-        axis.margins(x=0.12)
+        series.bars(axis, groups, _AUC, lambda group: style.Look(style.PALETTE[1]))
         style.describe(axis, "area under the curve of wrong labels")
     return figure

@@ -48,16 +48,7 @@ class Size(Effort):
 Preset = Literal["smoke", "quick", "laptop", "paper"]
 
 PRESETS: dict[Preset, Size] = {
-    "smoke": Size(
-        seeds=1,
-        student_steps=960,
-        parallel=8,
-        rungs=(Rung(2, 480, 8, 4),),
-        points=1,
-        students=4,
-        final_students=8,
-        label_noise=(0.0,),
-    ),
+    "smoke": Size.smallest(60, 8, seeds=1, label_noise=(0.0,)),
     # Whole updates of 16 students of 60 steps: 100, and 3, 6 and 20 for tuning.
     "laptop": Size(
         seeds=3,

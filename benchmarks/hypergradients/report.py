@@ -89,13 +89,14 @@ def _figure(rows: Sequence[Row]) -> Figure | None:
     if not rows:
         return None
     figure, axes = style.panels(["time over plain training", "extra memory, MB"])
+    looks = style.distinct([list(_by_length(rows, "time_ratio"))])
     for axis, (metric, factor) in zip(axes, (("time_ratio", 1.0), ("extra_bytes", 1e-6)), strict=True):
-        for color, (contender, points) in zip(style.PALETTE, _by_length(rows, metric).items(), strict=False):
+        for contender, points in _by_length(rows, metric).items():
             # At least 10 kB, since an axis of logarithms has no zero.
             shown = [[(steps, max(0.01, factor * value)) for steps, value in points]]
-            line = "--o" if ":" not in contender else "-o"
+            line = "--" if ":" not in contender else "-"
             if points:
-                series.curve(axis, shown, style=line, color=color, markersize=3, label=contender)
+                series.curve(axis, shown, style=line, label=contender, **looks[contender].line("o"))
         axis.set_xscale("log")
         axis.set_yscale("log")
         for formatted in (axis.xaxis, axis.yaxis):

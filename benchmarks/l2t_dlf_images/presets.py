@@ -144,7 +144,7 @@ def _effort(updates: int, horizon: int, students: int, first: float, finalists: 
     return Effort(student_steps=steps, parallel=1, rungs=rungs, points=5, students=2, final_students=students)
 
 
-_ONE = Effort(student_steps=20, parallel=1, rungs=(Rung(1, 10, 1, 1),), points=1, students=1, final_students=1)
+_ONE = Effort.smallest(horizon=10)
 _SMOKE = Size(_ONE, 10, 20, 5, {"batch_size": 50, "dev_size": 200, "dev_measured": 100}, 1000)
 _SMOKE_CIFAR = Size(
     replace(_ONE, student_steps=4, rungs=()),

@@ -102,8 +102,7 @@ def teacher_steps(results: Results) -> Figure | None:
         return [[(steps / horizon, value) for steps, value in points] for points in along(group)]
 
     x, y = "steps of the teacher's optimiser", "J of fresh students on dev"
-    drawn: dict[str, Any] = {"style": lambda group: "-o", "band": "range", "markersize": 3}
-    return series.curves(results.panels(), x, y, by_update, colors=results.color, **drawn)
+    return series.curves(results.panels(), x, y, by_update, looks=results.look, marker="o", band="range")
 
 
 def chosen_rows(results: Results, task: str) -> Figure | None:

@@ -86,7 +86,7 @@ def _bars(parts: Mapping[Any, Sequence[Row]]) -> Figure | None:
     groups = [grouped(rows, METHODS) for rows in parts.values()]
     figure, axes = series.bar_panels([f"{rows[0].student} ({rows[0].dataset})" for rows in parts.values()], groups)
     for axis, shown in zip(axes, groups, strict=True):
-        series.bars(axis, shown, BLEU, lambda group: style.PALETTE[1])
+        series.bars(axis, shown, BLEU, lambda group: style.Look(style.PALETTE[1]))
         style.describe(axis, "test BLEU, greedy (mean, 95 % interval; dots: seeds)")
     return figure
 

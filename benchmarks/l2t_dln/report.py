@@ -119,9 +119,9 @@ def _described(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in flat.items() if name != "base")
 
 
-def _color(group: Group) -> str:
+def _look(group: Group) -> style.Look:
     """Those that learn online stand out."""
-    return style.PALETTE[2 if METHODS[_method(group.first)].kind == "online" else 1]
+    return style.Look(style.PALETTE[2 if METHODS[_method(group.first)].kind == "online" else 1])
 
 
 def _bars(parts: Sequence[_Part]) -> Figure | None:
@@ -129,7 +129,7 @@ def _bars(parts: Sequence[_Part]) -> Figure | None:
         return None
     figure, axes = series.bar_panels([part.title for part in parts], [part.groups for part in parts])
     for axis, part in zip(axes, parts, strict=True):
-        series.bars(axis, part.groups, part.measure, _color)
+        series.bars(axis, part.groups, part.measure, _look)
         metric = part.measure.metric.replace("_", " ").replace("map ", "mAP ").replace("miou", "mIoU")
         style.describe(axis, f"{metric}, % (mean, 95 % interval; dots: seeds)")
     return figure

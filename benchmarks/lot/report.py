@@ -99,7 +99,7 @@ def _bars(tasks: Mapping[str, Sequence[Row]], order: Sequence[str], which: str) 
     shown = replace(measure, metric=which + measure.metric)
     figure, axes = bar_panels(list(parts), list(parts.values()))
     for axis, groups in zip(axes, parts.values(), strict=False):
-        bars(axis, groups, shown, lambda group: style.PALETTE[int(group.name.startswith("lot"))])
+        bars(axis, groups, shown, lambda group: style.Look(style.PALETTE[group.name.startswith("lot")]))
         style.describe(axis, f"test {_name(measure)} (mean, 95 % interval; dots: seeds)")
     return figure
 

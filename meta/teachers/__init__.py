@@ -6,9 +6,10 @@ rules, L2T's teacher of data, Meta-Weight-Net's teacher, and teachers that learn
 of your own.
 """
 
-from meta.teachers.base import EpisodicTeacher, LearningTeacher, TaughtStudent, Teacher
+from meta.teachers.base import Teacher
 from meta.teachers.data_teaching import DataTeacher, DataTeaching, RandomDropTeacher, SelfPacedTeacher
 from meta.teachers.dynamic_loss import DynamicLossTeacher
+from meta.teachers.episodic import EpisodicTeacher, LearningTeacher, TaughtStudent
 from meta.teachers.evolution import EvolutionStrategies
 from meta.teachers.fixed import ConstantTeacher, RandomTeacher
 from meta.teachers.gradient import RMD, FiniteDifference, GradientTeacher

@@ -1,11 +1,10 @@
-"""Teachers with Stable-Baselines3's model API (`learn`, `predict`, `save`, `load`); most learn from whole episodes."""
+"""What teachers have in common: Stable-Baselines3's model API (`learn`, `predict`, `save`, `load`)."""
 
 from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import gymnasium as gym
 import numpy as np
@@ -18,8 +17,6 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
 from meta.saving.resume import Resumable
-from meta.teachers.policies import AttentionPolicy, FreePolicy, MlpPolicy, SamplePolicy
-from meta.teachers.sample_policies import LossPolicy
 from meta.wrappers.actions import wrapped_once
 from meta.wrappers.base import TeachWrapper
 from teachenv import checks
@@ -29,17 +26,20 @@ Self = TypeVar("Self", bound="Teacher[Any]")
 Experience = TypeVar("Experience")
 
 
-@dataclass(frozen=True)
-class TaughtStudent:
-    """One student's training, as its teacher saw it.
+class Step(NamedTuple):
+    """What came of one step of all environments.
 
     Attributes:
-        observations: (actions taken, observation coordinates).
-        info: the `info` of the step that ended the episode.
+        observations: the next ones, (envs, ...).
+        dones: (envs,) whose episode ended.
+        infos: one for each environment.
+        stopped: a callback asked to stop.
     """
 
-    observations: np.ndarray
-    info: dict[str, Any]
+    observations: Any
+    dones: np.ndarray
+    infos: list[dict[str, Any]]
+    stopped: bool
 
 
 class Teacher(Resumable, Generic[Experience]):
@@ -189,6 +189,22 @@ class Teacher(Resumable, Generic[Experience]):
     def _collect(self, callback: BaseCallback) -> Experience | None:
         """Gathers what the next update learns from; None if a callback asked to stop."""
 
+    def _step(self, actions: np.ndarray, callback: BaseCallback) -> Step:
+        """Takes one step in all environments, counts it, and tells the callback, who finds its results by their names.
+
+        A step after which the callback asked to stop is in none of the counts of episodes.
+        """
+        assert self.env is not None
+        step: tuple[Any, ...] = self.env.step(actions)
+        observations, rewards, dones, infos = step
+        self.num_timesteps += self.env.num_envs
+        callback.update_locals(locals())
+        stopped = not callback.on_step()
+        if not stopped:
+            self._update_info_buffer(infos, dones)
+            self._episode_num += int(dones.sum())
+        return Step(observations, dones, infos, stopped)
+
     @abstractmethod
     def _improve(self, experience: Experience, /) -> None:
         """Updates the policy once, by what `_collect` gathered."""
@@ -238,113 +254,3 @@ def checked_norm(max_grad_norm: float | None) -> float | None:
     if max_grad_norm is None or max_grad_norm == math.inf:
         return max_grad_norm
     return checks.number("max_grad_norm", max_grad_norm, above=0)
-
-
-class EpisodicTeacher(Teacher[list[TaughtStudent]]):
-    """Collects the trainings of some students under a fixed teacher, then improves the teacher by them.
-
-    Args:
-        policy: the name of a policy in `policy_aliases`, or a policy class.
-        env: a `TeachEnv` (or its id), a `TeachVectorEnv`, or an SB3 `VecEnv` of them.
-        learning_rate: the step size of the optimiser of θ: a number, or a function of the remaining progress.
-        students_per_update: the number of trainings for each update, rounded up to a multiple of those that the
-            environment has in parallel; None: as many as it has.
-        **kwargs: further options of `Teacher`.
-    """
-
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
-        kind.__name__: kind for kind in (AttentionPolicy, FreePolicy, LossPolicy, MlpPolicy, SamplePolicy)
-    }
-
-    def __init__(
-        self,
-        policy: str | type[BasePolicy],
-        env: Any,
-        learning_rate: float | Schedule = 1e-2,
-        students_per_update: int | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Checks the options and builds the policy."""
-        if students_per_update is not None:
-            students_per_update = checks.integer("students_per_update", students_per_update, least=1)
-        self.students_per_update = students_per_update
-        super().__init__(policy, env, learning_rate, **kwargs)
-
-    def _collect(self, callback: BaseCallback) -> list[TaughtStudent] | None:
-        """Teaches `students_per_update` students from beginning to end; None if a callback asked to stop."""
-        assert self.env is not None
-        self.policy.set_training_mode(False)
-        callback.on_rollout_start()
-        count = self.students_per_update or self.env.num_envs
-        students: list[TaughtStudent] = []
-        while len(students) < count:
-            batch = self._collect_batch(self.env, callback)
-            if batch is None:
-                return None
-            students += batch
-        callback.on_rollout_end()
-        return students
-
-    def _collect_batch(self, env: VecEnv, callback: BaseCallback) -> list[TaughtStudent] | None:
-        """Teaches one student in each environment, all from the beginning."""
-        observations, self._last_obs = self._last_obs, None  # if interrupted, the next learn() resets the environment
-        assert isinstance(observations, np.ndarray)
-        history: list[np.ndarray] = []
-        taught: dict[int, TaughtStudent] = {}
-        dones = np.zeros(env.num_envs, dtype=bool)
-        while len(taught) < env.num_envs:
-            actions = self._act(observations)
-            history.append(observations)
-            step: tuple[Any, ...] = env.step(actions)
-            observations, rewards, dones, infos = step
-            self.num_timesteps += env.num_envs
-            callback.update_locals(locals())
-            if not callback.on_step():
-                return None
-            self._update_info_buffer(infos, dones)
-            for i in np.flatnonzero(dones).tolist():
-                self._episode_num += 1
-                if i not in taught:
-                    taught[i] = TaughtStudent(np.stack([s[i] for s in history]), infos[i])
-        if not dones.all():
-            # Some student diverged and made room for another one, who is in mid-training: all begin together.
-            observations = np.asarray(env.reset())
-        self._last_obs = observations
-        return [taught[i] for i in range(env.num_envs)]
-
-    def _act(self, observations: np.ndarray) -> np.ndarray:
-        """Returns the actions that the teacher takes while its students are collected."""
-        return self.predict(observations, deterministic=True)[0]
-
-
-class LearningTeacher(EpisodicTeacher):
-    """A teacher that follows some gradient of its parameters θ.
-
-    Logged: `train/gradient_norm` (before clipping; an update where it is not finite is not made) and
-    `train/learning_rate`.
-
-    Args:
-        policy: the name of a policy in `policy_aliases`, or a policy class.
-        env: a `TeachEnv` (or its id), a `TeachVectorEnv`, or an SB3 `VecEnv` of them.
-        learning_rate: the step size of the policy's optimiser, Adam by default.
-        students_per_update: how many trainings are collected for each update; None: as many as the environment has in
-            parallel.
-        max_grad_norm: the norm to which the gradient of θ is clipped; None: not clipped.
-        **kwargs: further options of `Teacher`.
-
-    Raises:
-        ValueError: a norm that is not positive.
-    """
-
-    def __init__(
-        self,
-        policy: str | type[BasePolicy],
-        env: Any,
-        learning_rate: float | Schedule = 1e-2,
-        students_per_update: int | None = None,
-        max_grad_norm: float | None = 1.0,
-        **kwargs: Any,
-    ) -> None:
-        """Checks the options and builds the policy."""
-        self.max_grad_norm = checked_norm(max_grad_norm)
-        super().__init__(policy, env, learning_rate, students_per_update, **kwargs)

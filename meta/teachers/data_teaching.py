@@ -22,7 +22,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
-from meta.teachers.base import EpisodicTeacher, LearningTeacher, TaughtStudent
+from meta.teachers.episodic import EpisodicTeacher, LearningTeacher, TaughtStudent
 from meta.teachers.fixed import FixedTeacher
 from meta.teachers.policies import PerSample, TeacherPolicy, sample_box, sample_fields
 from meta.wrappers.base import RememberingWrapper

@@ -252,16 +252,11 @@ class DynamicLossTeacher(Teacher[torch.Tensor]):
                 observations, self.policy.restarted(observations, memory, self._last_episode_starts)
             )
             actions = moved.detach().cpu().numpy()
-            step: tuple[Any, ...] = self.env.step(actions)
-            self._last_obs, rewards, dones, infos = step
+            self._last_obs, dones, infos, stopped = self._step(actions, callback)
             self._last_episode_starts = dones & ~np.array(self.env.get_attr("carry"))
             self._memory = tuple(t.detach() for t in memory)
-            self.num_timesteps += self.env.num_envs
-            callback.update_locals(locals())
-            if not callback.on_step():
+            if stopped:
                 return None
-            self._update_info_buffer(infos, dones)
-            self._episode_num += int(dones.sum())
             gradient = torch.as_tensor(np.stack([info["window_gradient"] for info in infos]), device=self.device)
             total = total + (gradient.nan_to_num() * moved).sum() / len(infos)
             self._log(actions, infos)

@@ -20,7 +20,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
 
-from meta.teachers.base import LearningTeacher, TaughtStudent
+from meta.teachers.episodic import LearningTeacher, TaughtStudent
 from teachenv import checks
 
 _SEEDS = 2**31 - 1

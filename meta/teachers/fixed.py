@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from stable_baselines3.common.policies import BasePolicy
 
-from meta.teachers.base import EpisodicTeacher, TaughtStudent
+from meta.teachers.episodic import EpisodicTeacher, TaughtStudent
 from meta.teachers.policies import ConstantPolicy, RandomPolicy
 
 

@@ -13,7 +13,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.vec_env import VecEnv
 
 from meta.hypergradients.action_gradient import ActionGradient, VectorActionGradient
-from meta.teachers.base import LearningTeacher, TaughtStudent
+from meta.teachers.episodic import LearningTeacher, TaughtStudent
 from meta.teachers.policies import TeacherPolicy
 from meta.wrappers.actions import check_actions_unchanged, is_wrapped, wrapped_once
 from teachenv import checks

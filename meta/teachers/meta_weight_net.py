@@ -27,7 +27,8 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
 from meta.hypergradients.look_ahead import LookAhead, likelihood, look_ahead
-from meta.teachers.base import EpisodicTeacher, Teacher
+from meta.teachers.base import Teacher
+from meta.teachers.episodic import EpisodicTeacher
 from meta.wrappers.actions import check_actions_unchanged
 from teachenv.env import TeachEnv
 from teachenv.vector_env import TeachVectorEnv
@@ -97,17 +98,13 @@ class MetaWeightNet(Teacher[torch.Tensor]):
         assert isinstance(self._last_obs, np.ndarray)
         callback.on_rollout_start()
         actions, _ = self.predict(self._last_obs, deterministic=True)
-        step: tuple[Any, ...] = self.env.step(actions)
-        self._last_obs, rewards, dones, infos = step
-        self.num_timesteps += self.env.num_envs
-        callback.update_locals(locals())
-        if not callback.on_step():
+        step = self._step(actions, callback)
+        self._last_obs = step.observations
+        if step.stopped:
             return None
-        self._update_info_buffer(infos, dones)
-        self._episode_num += int(dones.sum())
         callback.on_rollout_end()
         self.policy.set_training_mode(True)
-        moved: torch.Tensor = self.policy(torch.as_tensor(self._last_obs, device=self.device))
+        moved: torch.Tensor = self.policy(torch.as_tensor(step.observations, device=self.device))
         ahead = self._look_ahead(moved.detach())
         self.logger.record("train/error_ahead", float(ahead.error.mean()))
         gradient = ahead.action.to(moved)

@@ -67,11 +67,11 @@ class Results:
             # By seed: the bootstrap draws others in another order.
             self.tasks[task] = grouped(sorted(task_rows, key=lambda row: row.seed), methods)
         parts = (style.split([group.name for group in groups]) for groups in self.panels().values())
-        self._colors = style.distinct([panel for panels in parts for panel in panels])
+        self._looks = style.distinct([panel for panels in parts for panel in panels])
 
-    def color(self, group: Group) -> Any:
-        """The method's colour in all figures."""
-        return self._colors[group.name]
+    def look(self, group: Group) -> style.Look:
+        """The method's look in all figures."""
+        return self._looks[group.name]
 
     def best_fixed(self, group: Group) -> Group | None:
         """The fixed loss of the smallest test error beside a method."""
@@ -191,7 +191,7 @@ def test_error(results: Results) -> Figure:
     """Draws the test error of each method, a dot a seed."""
     figure, axes = series.bar_panels(list(results.tasks) or [""], list(results.tasks.values()))
     for axis, groups in zip(axes, results.tasks.values(), strict=False):
-        series.bars(axis, groups, ERROR, results.color, logarithmic=True)
+        series.bars(axis, groups, ERROR, results.look, logarithmic=True)
         style.describe(axis, "test error, % (mean, 95 % interval; dots: teacher seeds)")
     return figure
 
@@ -206,18 +206,18 @@ def teacher_training(results: Results) -> Figure | None:
     for axis, (_, _, groups) in zip(axes, shown, strict=True):
         levels: list[float] = []
         for group in groups:
-            color = results.color(group)
+            look = results.look(group)
             if learns(group):
                 # Dashed: it lies on the curve of rmd, whose gradient it approximates.
-                line = "--o" if group.name == "finite-difference" else "-o"
-                drawn = {"color": color, "markersize": 3, "label": group.name}
+                line = "--" if group.name == "finite-difference" else "-"
+                drawn = {**look.line("o"), "label": group.name}
                 means = series.curve(axis, along(group), style=line, band="range", **drawn)
                 if group.name != _RUINED:
                     levels.extend([*means, *(value for seed in along(group) for _, value in seed if value > means[0])])
             else:
                 levels.append(float(np.mean([row.value for row in group.of(OBJECTIVE)])))
                 label = f"{style.as_it_is(group.name)}, untaught"
-                axis.axhline(levels[-1], color=color, linestyle="--", label=label, zorder=1)
+                axis.axhline(levels[-1], color=look.color, linestyle="--", label=label, zorder=1)
         if levels:
             span = max(max(levels) - min(levels), 1e-3)
             axis.set_ylim(min(levels) - 0.6 * span, max(levels) + 0.15 * span)
@@ -245,7 +245,7 @@ def learning_curves(results: Results) -> Figure | None:
         "% of the students' training",
         "J on dev, mean over seeds",
         curves,
-        colors=results.color,
+        looks=results.look,
         style=lambda group: "--" if group.name in results.fixed else "-",
     )
 

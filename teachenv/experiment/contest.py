@@ -5,13 +5,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from teachenv import checks
 from teachenv.experiment.methods import Method
 from teachenv.experiment.naming import in_words
 from teachenv.experiment.setting import Configuration, Setting
 from teachenv.problem import Problem
+
+E = TypeVar("E", bound="Effort")
 
 
 class Rung(NamedTuple):
@@ -54,6 +56,26 @@ class Effort:
     points: int
     students: int
     final_students: int
+
+    @classmethod
+    def smallest(cls: type[E], horizon: int, parallel: int = 1, **more: Any) -> E:
+        """The least that goes through all stages: tuning by one update of a teacher, and training by two.
+
+        Args:
+            horizon: student steps of a training.
+            parallel: students that a teacher has at a time, and that are measured.
+            **more: what a subclass has besides.
+        """
+        update = horizon * parallel
+        return cls(
+            student_steps=2 * update,
+            parallel=parallel,
+            rungs=(Rung(1, update, parallel, parallel),),
+            points=1,
+            students=parallel,
+            final_students=parallel,
+            **more,
+        )
 
     def __post_init__(self) -> None:
         """Checks the numbers: a wrong one would be met hours later."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from teachenv.experiment.statistics import bootstrap_interval, mean
 from teachenv.experiment.tables import Group, Measure
-from teachenv.plot.style import MOST_LINES, PANEL, SMALL, as_it_is, describe, distinct, panels, split
+from teachenv.plot.style import MOST_LINES, PANEL, SMALL, Look, as_it_is, describe, distinct, panels, split
 
 # Imported where something is drawn: each process of a comparison imports this module, and only one of them draws.
 if TYPE_CHECKING:
@@ -35,21 +35,22 @@ def bar_panels(titles: Sequence[str], parts: Sequence[Sequence[Any]]) -> tuple[F
 
 
 def bars(
-    axis: Any, groups: Sequence[Group], measure: Measure, colors: Callable[[Group], Any], logarithmic: bool = False
+    axis: Any, groups: Sequence[Group], measure: Measure, looks: Callable[[Group], Look], logarithmic: bool = False
 ) -> None:
     """Draws a line for each group: a dot for each seed, the mean and, of several seeds, its bootstrap interval."""
     shown = [group for group in groups if measure.values(group)]
     for place, group in enumerate(reversed(shown)):
-        values, color = list(measure.values(group).values()), colors(group)
+        values, look = list(measure.values(group).values()), looks(group)
         middle = mean(values)
-        axis.plot(values, [place] * len(values), "o", color=color, alpha=0.35, markersize=4)
+        axis.plot(values, [place] * len(values), "o", color=look.color, alpha=0.35, markersize=4)
         if len(values) > 1:
-            axis.plot(bootstrap_interval(values), [place, place], "-", color=color, linewidth=3)
-        axis.plot([middle], [place], "D", color=color, markersize=7)
+            axis.plot(bootstrap_interval(values), [place, place], "-", color=look.color, linewidth=3)
+        axis.plot([middle], [place], **look.line("D") | {"markersize": 7})
         above = {"xytext": (0, 8), "textcoords": "offset points", "ha": "center", "fontsize": SMALL}
         axis.annotate(measure(middle), (middle, place), **above)
     axis.set_yticks(range(len(shown)), [as_it_is(group.name) for group in reversed(shown)], fontsize=SMALL)
     axis.set_ylim(-0.6, len(shown) - 0.2)
+    axis.margins(x=0.12)  # of the numbers above the means
     if logarithmic:
         axis.set_xscale("log")
         axis.xaxis.set_major_formatter("{x:g}")
@@ -76,7 +77,7 @@ def curve(
         scale: what places and numbers are multiplied by.
         style: the line's style, as Matplotlib writes it.
         band: around it: from the lowest to the highest seed, or the bootstrap interval of the mean.
-        line: what else Matplotlib takes, such as `color` and `label`.
+        line: what else Matplotlib takes, such as `color`, `marker` and `label`.
 
     Returns:
         The means, without points at which a seed has no number; nothing is drawn if none are left.
@@ -104,8 +105,9 @@ def curves(
     y: str,
     curves_of: Callable[[Group], Sequence[Curve]] | None = None,
     *,
-    colors: Callable[[Group], Any] | None = None,
+    looks: Callable[[Group], Look] | None = None,
     style: Callable[[Group], str] = lambda group: "-",
+    marker: str = "",
     dashed: int | None = None,
     **options: Any,
 ) -> Figure | None:
@@ -118,8 +120,9 @@ def curves(
         x: what runs to the right.
         y: what runs upwards.
         curves_of: gives the curves of a group's seeds; by default the `curve` of each row's data.
-        colors: gives the colour of a group; by default each name has its own in a panel, and the same in all panels.
-        style: gives the style of a group's line, as `curve` takes it.
+        looks: gives the look of a group; by default each name has its own, the same in all panels.
+        style: gives the style of a group's line, as `curve` takes it, without a marker.
+        marker: of the lines whose look has none.
         dashed: which of a point's numbers is drawn as a dashed line besides; None: none is.
         options: what else `curve` takes.
     """
@@ -133,7 +136,9 @@ def curves(
     figure, axes = parted_panels(shown)
     for axis, (_, _, pairs) in zip(axes, shown, strict=True):
         for group, of_seeds in pairs:
-            line = {"color": colors(group) if colors else own[group.name], **options}
+            line = {**(looks(group) if looks else own[group.name]).line(marker), **options}
+            if not marker:  # a few marks on a curve of many points
+                line["markevery"] = max(1, -(-min(map(len, of_seeds)) // 8))
             curve(axis, of_seeds, style=style(group), label=group.name, **line)
             if dashed is not None:
                 curve(axis, of_seeds, style="--", column=dashed, **line)

@@ -1,7 +1,8 @@
 """The house style: sizes, colours, titles and legends of every figure that the library draws.
 
 A panel is 4.2 inches (10.7 cm) wide. Printed 8 cm wide its letters are 6.7 points or larger. Legends stand below their
-panels, where they cover no data. A panel has at most eight lines, one for each colour of the palette.
+panels, where they cover no data. A panel has at most eight lines, one for each colour of the palette; of more names in
+a figure those of one colour have different markers.
 
 Matplotlib is imported where something is drawn, so that `import teachenv` does not load it.
 """
@@ -11,8 +12,8 @@ from __future__ import annotations
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
-from itertools import chain, pairwise
-from typing import TYPE_CHECKING, Any, TypeVar
+from itertools import chain, pairwise, product
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,11 +27,35 @@ The first one, black, is for what others are compared with. They are those of Ok
 (2008), with a dark red of Paul Tol's in the place of the yellow, which is hard to see on white.
 """
 
+MARKERS = ("", "s", "^", "v")
+"""Of what has a palette's colour for the second time and further: squares and triangles; empty: the figure's own."""
+
 GREY = "#888888"
 """For what is only context: a line at zero, samples in the background."""
 
 DIVERGING, SEQUENTIAL = "RdBu_r", "viridis"
 """Colour maps of values around zero, and of values from low to high; both serve people with colour blindness."""
+
+
+class Look(NamedTuple):
+    """What tells a line, and a name, from others in a figure.
+
+    Attributes:
+        color: one of `PALETTE`.
+        marker: one of `MARKERS`.
+    """
+
+    color: str
+    marker: str = ""
+
+    def line(self, marker: str = "") -> dict[str, Any]:
+        """Matplotlib's options for a line of this look.
+
+        Args:
+            marker: the figure's own, for the looks that have none; empty: lines have none.
+        """
+        return {"color": self.color, "marker": self.marker or marker, "markersize": 4}
+
 
 MOST_LINES = len(PALETTE)
 """How many lines a panel has at most."""
@@ -98,7 +123,9 @@ def describe(axis: Any, x: str, y: str = "", **legend: Any) -> None:
     from matplotlib.transforms import ScaledTranslation
 
     figure, grid = axis.figure, axis.get_gridspec()
-    axis.set_xlabel(wrapped(x, figure.get_figwidth() / grid.ncols - 0.7), fontsize=TEXT)
+    # The name stands in the middle of the axis, which is shorter where names stand at its ticks.
+    names = _LETTER * SMALL / TEXT * max((len(tick.get_text()) for tick in axis.get_yticklabels()), default=0)
+    axis.set_xlabel(wrapped(x, figure.get_figwidth() / grid.ncols - max(0.7, 0.3 + names)), fontsize=TEXT)
     axis.set_ylabel(wrapped(y, figure.get_figheight() / grid.nrows - 0.6), fontsize=TEXT)
     handles, labels = axis.get_legend_handles_labels()
     if not handles:
@@ -130,20 +157,22 @@ def split(lines: Sequence[T], most: int = MOST_LINES) -> list[list[T]]:
     return [[first, *others[start:end]] for start, end in pairwise(ends)]
 
 
-def distinct(panels: Sequence[Sequence[str]]) -> dict[str, str]:
-    """A colour of the palette for each name: the same in all panels, and no two alike in one panel.
+def distinct(panels: Sequence[Sequence[str]]) -> dict[str, Look]:
+    """A look for each name, the same in all panels: no two are alike, and no two in one panel have one colour.
+
+    Of 32 looks those without a marker come first. Further names share the look of others.
 
     Args:
         panels: the names of the lines in each panel, at most `MOST_LINES`. Rarely, names that stand in many panels with
-            many different neighbours leave no colour; then two of a panel are alike.
+            many different neighbours leave no colour; then two of a panel have the same, with different markers.
     """
-    colors: dict[str, str] = {}
+    looks: dict[str, Look] = {}
+    every = [Look(color, marker) for marker, color in product(MARKERS, PALETTE)]
     for name in dict.fromkeys(chain.from_iterable(panels)):
-        taken = {colors[other] for panel in panels if name in panel for other in panel if other in colors}
-        used = Counter(colors.values())
-        free = [color for color in PALETTE if color not in taken] or PALETTE
-        colors[name] = min(free, key=lambda color: used[color])
-    return colors
+        taken = {looks[other].color for panel in panels if name in panel for other in panel if other in looks}
+        used = Counter(looks.values())
+        looks[name] = min(every, key=lambda look: (used[look], look.color in taken))
+    return looks
 
 
 def as_it_is(text: str, longest: int = _LONGEST_NAME) -> str:

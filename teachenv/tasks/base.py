@@ -7,7 +7,6 @@ splits from the pool, or have a trusted dev set beside it; the test split is for
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -205,18 +204,21 @@ class Task:
 
         Raises:
             TypeError: `dtype` is not a floating-point dtype.
+            ValueError: a number is too large for it.
         """
         if not dtype.is_floating_point:
             raise TypeError(f"dtype is {dtype}: expected a floating-point dtype such as torch.float32")
         if self.packing is not None:
             self.packing.check_dtype(dtype)
 
-        def cast(split: Split) -> Split:
-            inputs, targets = (t.to(device=device, dtype=dtype if t.is_floating_point() else None) for t in split)
-            return inputs, targets
-
-        dev = None if self.dev is None else cast(self.dev)
-        return dataclasses.replace(self, pool=cast(self.pool), test=cast(self.test), dev=dev)
+        parts = {"pool": self.pool, "test": self.test} | ({} if self.dev is None else {"dev": self.dev})
+        cast = {}
+        for part, split in parts.items():
+            tensors = tuple(t.to(device=device, dtype=dtype if t.is_floating_point() else None) for t in split)
+            where = f"task {self.name!r} in {dtype}, {part}"
+            inputs, targets = checked_split(tensors, where, self.packing)  # a number may be too large for the dtype
+            cast[part] = inputs, self._checked(targets, where)
+        return self.derived(**cast)
 
     def derived(self, **parts: Any) -> Task:
         """Returns the task with other parts, which are made of its own ones and are not checked again.

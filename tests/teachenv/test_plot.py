@@ -18,7 +18,8 @@ from matplotlib.text import Text
 
 from teachenv import plot
 from teachenv.experiment.row import Row
-from teachenv.plot import style
+from teachenv.experiment.tables import Measure, grouped
+from teachenv.plot import series, style
 
 PRINTED = 8 / 2.54  # inches: the width at which a panel is still readable
 SMALLEST = 6  # points
@@ -40,6 +41,17 @@ def teachers(count: int, name: str = "method {}") -> list[Row]:
         for seed in range(2)
         for steps in (0, 100, 200)
     ]
+
+
+def bars() -> Figure:
+    """Thirteen methods in each of three columns."""
+    groups = grouped(teachers(13, "generalized cross-entropy {}"))
+    looks = style.distinct([[group.name for group in groups]])
+    figure, axes = series.bar_panels(["a", "b", "c"], [groups] * 3)
+    for axis in axes:
+        series.bars(axis, groups, Measure("dev_objective"), lambda group: looks[group.name])
+        style.describe(axis, "test error, % (mean, 95 % interval; dots: teacher seeds)")
+    return figure
 
 
 RANDOM = np.random.default_rng(0)
@@ -72,6 +84,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "curves of students": lambda: plot.learning_curves(
         [row("a", data={"curve": [0.1, 0.5]}), row("a", 1, data={"curve": [0.1, 0.6]}), row("b", data=None)]
     ),
+    "bars": bars,
     "curves with steps": lambda: plot.learning_curves([row("a", data={"curve": [[0, 0.1], [50, 0.5]]}, task=LONG)]),
 }
 
@@ -133,10 +146,12 @@ def test_many_methods_have_panels_of_eight_that_begin_with_the_first() -> None:
     assert [len(panel) for panel in names] == [6, 6, 6, 1]
     assert {panel[0] for panel in names[:3]} == {"method 0"}
     assert len(set(itertools.chain(*names))) == 16
-    # A name has one colour everywhere, and no two of a panel have the same.
-    colors = [[line.get_color() for line in axis.get_legend().get_lines()] for axis in shown]
-    assert all(len(set(panel)) == len(panel) for panel in colors)
-    assert colors[3][0] == colors[0][names[0].index("method 3")]
+    # A name looks the same everywhere, no two of a panel have one colour, and no two names look alike.
+    lines = [axis.get_legend().get_lines() for axis in shown]
+    assert all(len({line.get_color() for line in panel}) == len(panel) for panel in lines)
+    looks = [[(line.get_color(), line.get_marker()) for line in panel] for panel in lines]
+    assert looks[3][0] == looks[0][names[0].index("method 3")]
+    assert len(set(itertools.chain(*looks))) == 16
     assert shown[0].get_ylim() == shown[1].get_ylim()
 
 
@@ -189,16 +204,25 @@ def test_colours_stand_out_from_white() -> None:
     assert min(contrast.values()) > 2.2
 
 
-def test_names_have_one_colour_and_no_neighbour_has_the_same() -> None:
+def test_no_two_names_look_alike_and_no_two_of_a_panel_have_one_colour() -> None:
     panels = [
         [f"{n}" for n in range(8)],
         ["0", "8", "9", "3"],
         ["10", "8", "1"],
         ["0", *(f"{n}" for n in range(8, 15))],
     ]
-    colors = style.distinct(panels)
-    assert colors["0"] == style.PALETTE[0]
-    assert all(len({colors[name] for name in panel}) == len(panel) for panel in panels)
+    looks = style.distinct(panels)
+    assert [looks[f"{n}"] for n in range(8)] == [style.Look(color) for color in style.PALETTE]
+    assert len(set(looks.values())) == 15
+    assert all(len({looks[name].color for name in panel}) == len(panel) for panel in panels)
+    # There are 32 looks.
+    many = style.distinct([[f"{n}" for n in range(33)]])
+    assert len(set(many.values())) == 32
+
+
+def test_bars_of_more_methods_than_colours_have_other_markers() -> None:
+    lines = [line for line in bars().axes[0].get_lines() if line.get_markersize() == 7]
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == len(lines) == 13
 
 
 def test_a_figure_is_saved_as_png_svg_and_pdf(tmp_path: Path) -> None:

@@ -100,6 +100,9 @@ def test_to_casts_inputs_and_floating_targets_but_not_class_indices():
     assert regression.to(torch.float64).pool[1].dtype == torch.float64
     with pytest.raises(TypeError, match="floating-point dtype"):
         task.to(torch.int64)
+    large = (torch.full((1, 2), 1e300, dtype=torch.float64), torch.tensor([0]))
+    with pytest.raises(ValueError, match=r"in torch.float32, test: inputs contain NaN or infinity"):
+        tiny(pool=tiny().to(torch.float64).pool, test=large).to(torch.float32)
 
 
 def test_label_noise_touches_the_labels_of_the_pool_only_and_is_part_of_the_name():

@@ -35,7 +35,7 @@ from meta import (
     RandomTeacher,
     VectorActionGradient,
 )
-from meta.teachers.base import TaughtStudent
+from meta.teachers.episodic import TaughtStudent
 from meta.wrappers.vec_env import as_vec_env
 from teachenv import LossFamily, Measure, Task, TeachEnv, TeachVectorEnv
 

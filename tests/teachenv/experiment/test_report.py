@@ -65,7 +65,7 @@ def made(rows: list[Row], **more: Any) -> Report:
 
 def _bars(groups: list[tables.Group]) -> Figure:
     figure, axes = style.panels(["digits"])
-    series.bars(axes[0], groups, ERROR, lambda group: "black")
+    series.bars(axes[0], groups, ERROR, lambda group: style.Look("black"))
     return figure
 
 

@@ -112,8 +112,18 @@ def few_scenes(monkeypatch):
         monkeypatch.setattr(task, "draw_scenes", lambda count, *others: shapes.draw_scenes(min(count, 40), *others))
 
 
+@pytest.fixture(scope="session")
+def leave_undrawn():
+    """Has figures made, but not drawn, which takes longest: for tests of what else a report has."""
+
+    def patched(patch):
+        patch.setattr("teachenv.plot.files.png", lambda figure: b"")
+        patch.setattr("teachenv.plot.files.svg", lambda figure, name: "<svg ></svg>")
+
+    return patched
+
+
 @pytest.fixture
-def undrawn(monkeypatch):
-    """Figures are made, but not drawn, which takes longest: for tests of what else a report has."""
-    monkeypatch.setattr("teachenv.plot.files.png", lambda figure: b"")
-    monkeypatch.setattr("teachenv.plot.files.svg", lambda figure, name: "<svg ></svg>")
+def undrawn(monkeypatch, leave_undrawn):
+    """See `leave_undrawn`."""
+    leave_undrawn(monkeypatch)

@@ -259,12 +259,11 @@ EFFORT = Effort(student_steps=16, parallel=2, rungs=(), points=1, students=1, fi
 
 
 @pytest.fixture(scope="module")
-def compared(tmp_path_factory):
+def compared(tmp_path_factory, leave_undrawn):
     """Rows of all methods, compared in the environments that they need."""
     rows = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("teachenv.plot.files.png", lambda figure: b"")
-        patch.setattr("teachenv.plot.files.svg", lambda figure, name: "<svg ></svg>")
+        leave_undrawn(patch)
         for wrapper in {method.wrapper for method in METHODS.values()}:
             some = {name: method for name, method in METHODS.items() if method.wrapper is wrapper}
             report = teachenv.compare(

@@ -237,8 +237,10 @@ def test_a_pullback_is_the_derivative_of_gradient_and_running_statistics(second_
 @pytest.mark.parametrize(
     ("name", "path", "dtype", "tolerance"),
     [
-        *[(n, p, d, t) for n in ("mlp", "normed") for p in ("vmap", "loop") for d, t in
-          (("float32", 1e-5), ("float64", 1e-10))],
+        ("mlp", "vmap", "float32", 1e-5),
+        ("mlp", "loop", "float64", 1e-10),
+        ("normed", "vmap", "float64", 1e-10),
+        ("normed", "loop", "float32", 1e-5),
         ("lenet", "loop", "float32", 1e-5),
         ("lenet", "vmap", "float64", 1e-10),
         ("resnet8", "loop", "float32", 1e-5),

@@ -155,9 +155,9 @@ def test_inputs_by_name_stay_as_they_are(tmp_path):
     """They are not standardised: the scores are those of a task of tokens."""
     tokens, labels = np.random.default_rng(0).integers(0, 9, (30, 5)), np.arange(30) % CLASSES
     of_task = Task("words", "made-up", pool=(tokens, labels), test=(tokens, labels), num_outputs=CLASSES)
-    expected = meta.label_issues(of_task, **ONCE | {"student": Reader})
+    expected = meta.label_issues(of_task, **ONCE | {"student": Reader, "steps": 4})
     given = {"tokens": tokens, "lengths": np.full(30, 5)}
-    issues = meta.label_issues((given, labels), **ONCE | {"student": Reader})
+    issues = meta.label_issues((given, labels), **ONCE | {"student": Reader, "steps": 4})
     np.testing.assert_allclose(issues.scores, expected.scores, atol=1e-6)
     assert np.array_equal(issues.inputs["tokens"], tokens)
     with pytest.raises(ValueError, match="several inputs, 'tokens', 'lengths', and are no images; draw one of them"):

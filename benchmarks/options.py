@@ -45,6 +45,10 @@ class CommonOptions:
     data_root: Path | None = None
     """Folder of the data sets; by default $TEACHENV_DATA, then the user's cache."""
 
+    check: bool = False
+    """Run nothing: read the folder's rows, and fail if a taught line has nothing that shows that its teacher taught, or
+    if the table in the folder is not the rows' own."""
+
     def __post_init__(self) -> None:
         for field in fields(self):
             name, value = field.name, getattr(self, field.name)
@@ -82,13 +86,20 @@ class CommonOptions:
     ) -> None:
         """Does the cases that the folder does not hold yet, and writes tables, figures and page; see `cases.execute`.
 
+        With `check` nothing is done but what `teachenv.experiment.evidence.check` does.
+
         Raises:
-            ValueError: the folder holds the results of something else.
+            ValueError: the folder holds the results of something else; or the check found a fault.
         """
         from teachenv.experiment.cases import execute
         from teachenv.experiment.rows import ResultsFile
 
         path = self.output_folder(name) / f"{part or 'results'}.jsonl"
+        if self.check:
+            from teachenv.experiment.evidence import check
+
+            check(path, report, part or "table")
+            return
         with ResultsFile(path) as results:
             for row in results.rows():
                 if row.benchmark != name:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,20 @@ def make(rows: Sequence[Row], name: str) -> Report:
     tasks = _tasks(rows)
     sections = [section for task, task_rows in tasks.items() for section in _sections(rows, task, task_rows)]
     captions = {"curves": "What is kept and its student on validation data: mean and range over seeds"}
-    return Report(f"Learning from teaching: {name}", sections, {"curves": partial(_curves, tasks)}, rows, captions)
+    drawn = {"curves": partial(_curves, tasks)}
+    report = Report(f"Learning from teaching: {name}", sections, drawn, rows, captions)
+    report.unproven = _unproven(tasks, METHODS)
+    return report
+
+
+def _unproven(tasks: Mapping[str, Sequence[Row]], order: Collection[str]) -> list[str]:
+    """The lines with students of which no row says how large LoT's term was."""
+    return [
+        f"{task}: {group.name}"
+        for task, rows in tasks.items()
+        for group in grouped(rows, order)
+        if group.of(f"student_{_measure(rows).metric}") and not group.of("term_share")
+    ]
 
 
 def of_regularisers(rows: Sequence[Row], name: str, order: Sequence[str]) -> Report:
@@ -50,7 +63,9 @@ def of_regularisers(rows: Sequence[Row], name: str, order: Sequence[str]) -> Rep
         "regularisers": partial(_bars, tasks, order, ""),
         "regularisers_last": partial(_bars, tasks, order, "last_"),
     }
-    return Report(f"Learning from teaching beside other regularisers: {name}", sections, drawn, rows, captions)
+    report = Report(f"Learning from teaching beside other regularisers: {name}", sections, drawn, rows, captions)
+    report.unproven = _unproven(tasks, order)
+    return report
 
 
 def _tasks(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -63,13 +78,13 @@ def _regularised(rows: Sequence[Row], order: Sequence[str]) -> Section:
     last = replace(test, metric=f"last_{test.metric}")
     taught = evidence.beside(BASELINE, "term_share", test)
     columns = [
-        evidence.name_column(taught),
+        Column("method", lambda group: evidence.marked(group, taught)),
         tables.interval(f"test {_name(test)}, best epoch", test),
         tables.against(BASELINE, f"against {BASELINE} [95 %]", test),
         tables.interval("last epoch", last),
         tables.against(BASELINE, f"last epoch, against {BASELINE} [95 %]", last),
         deviation("its student", Measure(f"student_{test.metric}", test.scale)),
-        evidence.moved_column("LoT's term, % of the loss", taught),
+        Column("LoT's term, % of the loss", lambda group: f"{100 * of.moved:.3g}" if (of := taught(group)) else ""),
         tables.seeds(test),
         tables.steps(test, "all steps"),
         Column("tuned", lambda group: _tuned(group.config)),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import numpy as np
 
-from teachenv.experiment import tables
+from teachenv.experiment import evidence, tables
 from teachenv.experiment.methods import Method
 from teachenv.experiment.report import Report
 from teachenv.experiment.row import Row
@@ -148,17 +148,25 @@ def make(
         **{f"coefficients-{task}": partial(coefficients, results, task) for task in results.tasks},
     }
     sections = [_section(results, task, columns) for task in results.tasks]
-    return Report(name, sections, drawn, results.all, captions)
+    report = Report(name, sections, drawn, results.all, captions)
+    report.unproven = [
+        f"{task}: {group.name}"
+        for task, groups in results.tasks.items()
+        for group in groups
+        if group.config["loss"] is not None and evidence.measured(group) is None
+    ]
+    return report
 
 
 def _section(results: Results, task: str, columns: Sequence[Column]) -> Section:
     groups = [group for group in results.tasks[task] if ERROR.values(group)]
     all_columns = [
-        Column("method", lambda g: f"{g.name} (best fixed)" if g is results.best_fixed(g) else g.name),
+        Column("method", lambda g: f"{g.name} (best fixed)" if g is results.best_fixed(g) else evidence.marked(g)),
         interval("test error % (95 %)", ERROR),
         Column("IQM", lambda g: ERROR(iqm(list(ERROR.values(g).values())))),
         Column("of best fixed", lambda g: f"{_error(g) / _error(b):.2f}" if (b := results.best_fixed(g)) else ""),
         *columns,
+        *(Column(header, partial(_of_taught, cell)) for header, cell in evidence.COLUMNS.items()),
         seeds(ERROR),
         Column("student steps", lambda g: f"{n:,}" if (n := g.student_steps(ERROR.metric)) else "-"),
         Column("teacher s", lambda g: f"{g.seconds(ERROR.metric):.0f}" if g.student_steps(ERROR.metric) else "-"),
@@ -167,10 +175,15 @@ def _section(results: Results, task: str, columns: Sequence[Column]) -> Section:
     row, rows = results.tasks[task][0].first, [row for group in results.tasks[task] for row in group.rows]
     text = (
         f"{row.student} on {row.dataset}; a seed's error is the mean over {row.config['final_students']} fresh "
-        f"students on the whole pool{tables.in_precision(rows)}{_of_dev(groups)}"
+        f"students on the whole pool{tables.in_precision(rows)}{_of_dev(groups)}{_of_untaught(groups)}"
     )
     shown = ("method", "test error % (95 %)", "of best fixed", "seeds", "teacher s")
     return Section.of(task, all_columns, groups, text, shown)
+
+
+def _of_taught(cell: Callable[[Group], str], group: Group) -> str:
+    """A cell of what shows that a teacher taught: of the lines that have a teacher."""
+    return "-" if group.config["loss"] is None else cell(group) or "not measured"
 
 
 def _of_dev(groups: Sequence[Group]) -> str:
@@ -181,6 +194,12 @@ def _of_dev(groups: Sequence[Group]) -> str:
     if not said:
         return ""
     return f"; methods are judged on a trusted dev set and learn from the labels of the pool, but {', '.join(said)}"
+
+
+def _of_untaught(groups: Sequence[Group]) -> str:
+    """What the mark means, if a line has it."""
+    marked = any(shown.untaught for group in groups if (shown := evidence.measured(group)) is not None)
+    return f"; {evidence.MEANING}" if marked else ""
 
 
 def _error(group: Group) -> float:

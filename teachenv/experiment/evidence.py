@@ -8,16 +8,30 @@ taught.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from teachenv.experiment.statistics import Paired
-from teachenv.experiment.tables import Column, Group, Measure, difference
+from teachenv.experiment.report import Report
+from teachenv.experiment.row import Row
+from teachenv.experiment.rows import read_rows
+from teachenv.experiment.statistics import Paired, paired
+from teachenv.experiment.tables import Group, Measure, difference
+
+MOVED, MOVED_MOST, EFFECT = "teacher_moved", "teacher_moved_most", "teacher_effect"
+"""Metrics: the mean and the largest change of a coefficient of the loss, as shares of the largest neutral one (see
+`teachenv.experiment.teaching.Moved`); J of fresh students on dev, minus that of untaught ones of the same seeds."""
 
 LEAST_MOVE = 0.01
 """A teacher that moved by a smaller share, without a measurable effect, has not taught."""
+
+
+MEANING = (
+    f"a teacher is called untaught if it moved the loss by less than {LEAST_MOVE:.0%} and had no effect on J "
+    "that can be told from none"
+)
 
 
 class Evidence(NamedTuple):
@@ -59,21 +73,66 @@ def beside(baseline: str, moved: str, measure: Measure) -> Gives:
     return evidence
 
 
-def name_column(evidence: Gives) -> Column:
+def measured(group: Group) -> Evidence | None:
+    """Evidence that the rows of a comparison of teachers have themselves."""
+    moves, effects = (list(group.values(metric).values()) for metric in (MOVED, EFFECT))
+    if not moves or not effects:
+        return None
+    effect = paired(effects, [0.0] * len(effects)) if len(effects) > 1 else None
+    return Evidence(float(np.mean(moves)), effect)
+
+
+def marked(group: Group, evidence: Gives = measured) -> str:
     """The method's name, with "(untaught)" where the evidence says so."""
-
-    def cell(group: Group) -> str:
-        shown = evidence(group)
-        return f"{group.name} (untaught)" if shown is not None and shown.untaught else group.name
-
-    return Column("method", cell)
+    shown = evidence(group)
+    return f"{group.name} (untaught)" if shown is not None and shown.untaught else group.name
 
 
-def moved_column(header: str, evidence: Gives) -> Column:
-    """The share by which the teacher moved, in percent."""
+def _moves(group: Group) -> str:
+    mean, most = (list(group.values(metric).values()) for metric in (MOVED, MOVED_MOST))
+    return f"{100 * np.mean(mean):.3g} ({100 * np.mean(most):.3g})" if mean and most else ""
 
-    def cell(group: Group) -> str:
-        shown = evidence(group)
-        return "" if shown is None else f"{100 * shown.moved:.3g}"
 
-    return Column(header, cell)
+def _effect(group: Group) -> str:
+    shown = measured(group)
+    if shown is None:
+        return ""
+    if shown.effect is None:
+        return f"{next(iter(group.values(EFFECT).values())):+.4f}"
+    return shown.effect.interval(4)
+
+
+COLUMNS: Mapping[str, Callable[[Group], str]] = {
+    "teacher moved, % (most)": _moves,
+    "J against untaught (95 %)": _effect,
+}
+"""What the rows of a comparison of teachers say of them, by the column's header; cells are empty without such rows."""
+
+
+def check(path: Path, report: Callable[[list[Row]], Report], table: str) -> None:
+    """Reads rows, and says on stdout what is well.
+
+    Args:
+        path: the file of the rows.
+        report: makes the report of them.
+        table: name of the table's file beside it, without suffix.
+
+    Raises:
+        ValueError: there are no rows; a line of the tables is called after a teacher, and no row shows that it taught;
+            or a table beside the rows is another than theirs, so that it may lack a mark.
+    """
+    if not path.exists():
+        raise ValueError(f"found no rows at {path}; run the benchmark first, or name its folder with --out")
+    made = report(read_rows(path))
+    reports = {table: made, **made.beside}
+    unproven = [line for each in reports.values() for line in each.unproven]
+    if unproven:
+        raise ValueError(
+            f"found {len(unproven)} taught lines without evidence that their teacher taught ({', '.join(unproven)}); "
+            "rows of today's code have it: measure these methods again"
+        )
+    for name, each in reports.items():
+        written = path.parent / f"{name}.md"
+        if not written.exists() or written.read_text() != each.table():
+            raise ValueError(f"{written} is not the table of {path}; the command without --check writes it")
+    print(f"{path}: every taught line has evidence, and every untaught one is marked")

@@ -41,6 +41,7 @@ class Report:
         rows: all that the tables and figures are made from.
         html: path of the page; None before it is written.
         beside: further reports that are written with it, by the names of their files.
+        unproven: lines of the tables that are called after a teacher, and have nothing that shows that it taught.
 
     Args:
         name: title of the page.
@@ -65,6 +66,7 @@ class Report:
         self._draw = figures
         self.html: Path | None = None
         self.beside: dict[str, Report] = {}
+        self.unproven: list[str] = []
         self._captions = captions or {}
         self._command = command or shlex.join([Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]])
 

@@ -102,6 +102,47 @@ class Coefficients:
             self.shown.append(matrix.round(decimals=self.decimals).tolist())
 
 
+# More would tell little more of the mean, and cost time.
+_MOST_STUDENTS = 8
+
+
+@dataclass
+class Moved:
+    """A watcher that measures how far a teacher moves the coefficients of the loss from the neutral ones.
+
+    Both numbers are shares of the largest neutral coefficient. The coefficients are those of the first eight students,
+    at all actions.
+
+    Attributes:
+        total: the sum of the changes' sizes so far.
+        count: how many they are.
+        largest: the largest of them.
+    """
+
+    total: float = 0.0
+    count: int = 0
+    largest: float = 0.0
+
+    def __call__(self, moment: Moment) -> None:
+        """Adds the changes of one action."""
+        problem = moment.env.problem
+        loss = problem.dynamics.loss
+        actions = moment.env.interface.parse_action(moment.actions, moment.actions.shape)
+        actions = actions.reshape(-1, actions.shape[-1])[:_MOST_STUDENTS]
+        neutral = loss.coefficients(problem.neutral_action.to(actions)).double()
+        unit = float(neutral.abs().max()) or 1.0
+        for action in actions:
+            changes = (loss.coefficients(action).double() - neutral).abs() / unit
+            self.total += float(changes.sum())
+            self.count += changes.numel()
+            self.largest = max(self.largest, float(changes.max()))
+
+    @property
+    def mean(self) -> float:
+        """The mean size of a change."""
+        return self.total / self.count if self.count else 0.0
+
+
 def places(length: int, count: int) -> list[int]:
     """At most `count` places in a list of some length, at even distances, its two ends among them."""
     indices: list[int] = np.linspace(0, length - 1, min(count, length)).round().astype(int).tolist()

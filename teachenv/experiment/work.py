@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from teachenv.experiment.cases import Outcome, Reading
+from teachenv.experiment.evidence import EFFECT, MOVED, MOVED_MOST
 from teachenv.experiment.methods import Method
 from teachenv.experiment.precision import precision
-from teachenv.experiment.setting import Configuration, Setting, problem_of
+from teachenv.experiment.setting import Configuration, OneByOne, Setting, problem_of
 from teachenv.experiment.teachers import TEACHER, learned, steps_per_action
-from teachenv.experiment.teaching import Coefficients, teach, thinned
+from teachenv.experiment.teaching import Coefficients, Moment, Moved, Watcher, teach, thinned
 from teachenv.experiment.weighing import Weighed
+from teachenv.vector_env import TeachVectorEnv
 
 # Disjoint ranges of seeds: what tunes a method never meets what judges it.
 TUNING_SEED, CURVE_SEED, FINAL_SEED, TEACHER_SEED = 1_000_000, 2_000_000, 3_000_000, 4_000_000
@@ -65,6 +69,9 @@ def train(
 ) -> Outcome:
     """Trains a teacher (if the method has one that learns), and then students under it.
 
+    Under a teacher the outcome has `teachenv.experiment.evidence` beside the result: how far it moves the loss, and how
+    much better fresh students are on dev than those of the same seeds that nobody teaches.
+
     What is learned is kept in the folder as it goes, from which an interrupted job continues, and in the end. `source`
     is the folder of a teacher that was trained elsewhere.
     """
@@ -83,24 +90,14 @@ def train(
         spent = measurements[-1].student_steps
     if source is not None:
         teacher.set_parameters(str(source / TEACHER), exact_match=False)
-    seeds, coefficients = (CURVE_SEED, FINAL_SEED + 10_000 * seed), Coefficients()
-    fresh = setting.students(students, method, configuration)
-    watched = teacher is not None and method.wrapper is None
-    split = teach(fresh, teacher, seeds[0], watch=coefficients if watched else None)
+    values, shown = _on_split(setting, method, configuration, teacher, students)
     final = setting.lasting().students(final_students, method, configuration, train_on="pool")
     weighed = None if teacher is None else Weighed(teacher, final)
-    pool = teach(final, weighed, seeds[1], test=True)
-    shown = {
-        "curve": thinned(split.curve),
-        "coefficients": coefficients.shown,
-        "actions_at": coefficients.at,
-        "mean_action": split.mean_action,
-    }
+    pool = teach(final, weighed, FINAL_SEED + 10_000 * seed, test=True)
     if pool.diverged:
         shown["diverged"] = pool.diverged
     return Outcome(
-        values={"dev_objective": split.objective, "test_error": pool.scores["test_error"]}
-        | ({} if weighed is None else weighed.measures),
+        values=values | {"test_error": pool.scores["test_error"]} | ({} if weighed is None else weighed.measures),
         student_steps=spent,
         seconds=time.perf_counter() - start,
         data=shown,
@@ -108,3 +105,44 @@ def train(
         readings=readings,
         versions=precision(setting.options),
     )
+
+
+def _on_split(
+    setting: Setting, method: Method, configuration: Configuration, teacher: Any, students: int
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Fresh students on a split of the pool: their J on dev with the evidence, and what figures need."""
+    fresh, coefficients, moved = setting.students(students, method, configuration), Coefficients(), Moved()
+    split = teach(fresh, teacher, CURVE_SEED, watch=_watcher(teacher, fresh, coefficients, moved))
+    values = {"dev_objective": split.objective}
+    if teacher is not None:
+        alone = setting.students(students, replace(method, wrapper=None), configuration)
+        values[EFFECT] = split.objective - teach(alone, None, CURVE_SEED).objective
+        if moved.count:
+            values |= {MOVED: moved.mean, MOVED_MOST: moved.largest}
+    shown = {
+        "curve": thinned(split.curve),
+        "coefficients": coefficients.shown,
+        "actions_at": coefficients.at,
+        "mean_action": split.mean_action,
+    }
+    return values, shown
+
+
+def _watcher(
+    teacher: Any, students: TeachVectorEnv | OneByOne, coefficients: Coefficients, moved: Moved
+) -> Watcher | None:
+    """What watches a teacher's actions, as far as they are those of the environment itself."""
+    if teacher is None:
+        return None
+    if not isinstance(students, OneByOne):
+        watchers: tuple[Watcher, ...] = (coefficients, moved)
+    elif students.env.action_space == students.env.unwrapped.action_space:
+        watchers = (moved,)
+    else:
+        return None
+
+    def watch(moment: Moment) -> None:
+        for each in watchers:
+            each(moment)
+
+    return watch

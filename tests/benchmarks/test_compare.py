@@ -141,6 +141,26 @@ def test_running_again_changes_nothing(finished: Path, monkeypatch: pytest.Monke
     assert (finished / "results.jsonl").read_bytes() == before
 
 
+def test_a_check_runs_nothing_and_finds_what_lacks_evidence(finished: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"found no rows .* run the benchmark first"):
+        main.run(options(tmp_path, check=True))
+    for file in finished.iterdir():
+        if file.is_file():
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    rows = tmp_path / "results.jsonl"
+    before = rows.read_bytes()
+    main.run(options(tmp_path, check=True))
+    assert rows.read_bytes() == before
+    (tmp_path / "table.md").write_text((tmp_path / "table.md").read_text().replace("rmd", "rmd*"))
+    with pytest.raises(ValueError, match=r"table\.md is not the table of"):
+        main.run(options(tmp_path, check=True))
+    rows.write_bytes(b"".join(line for line in before.splitlines(True) if b'"teacher_effect"' not in line))
+    with pytest.raises(
+        ValueError, match=r"found 2 taught lines without evidence .*\(digits: rmd, digits-noisy-40: rmd"
+    ):
+        main.run(options(tmp_path, check=True))
+
+
 def test_an_interrupted_run_continues(finished: Path, tmp_path: Path) -> None:
     lines = (finished / "results.jsonl").read_text().splitlines(keepends=True)
     kept = [line for line in lines if json.loads(line)["method"] != "rmd" or json.loads(line)["seed"] == 0]

@@ -124,10 +124,11 @@ def chosen_rows(results: Results, task: str) -> Figure | None:
     def finish(axis: Any, column: int) -> None:
         label = labels[column]
         axis.axvline(len(label.similar) - 0.5, color="black", linewidth=1)
-        axis.set_xticks(range(len(label.others)), list(label.others))
+        long = any(len(name) > 2 for name in label.others)
+        axis.set_xticks(range(len(label.others)), list(label.others), rotation=45 if long else 0)
         axis.set_yticks(range(len(steps)), [str(step) for step in steps])
 
-    title = f"{task}: Φ of a label between it and similar (left) and dissimilar classes"
+    title = f"{task}: rows of Φ − I, similar classes on the left"
     return heat_maps(lines, title, (3.6, 2.9), finish, aspect="auto")
 
 

@@ -87,7 +87,7 @@ def _bars(parts: Mapping[Any, Sequence[Row]]) -> Figure | None:
     figure, axes = series.bar_panels([f"{rows[0].student} ({rows[0].dataset})" for rows in parts.values()], groups)
     for axis, shown in zip(axes, groups, strict=True):
         series.bars(axis, shown, BLEU, lambda group: style.Look(style.PALETTE[1]))
-        style.describe(axis, "test BLEU, greedy (mean, 95 % interval; dots: seeds)")
+        style.describe(axis, "test BLEU, greedy (dots: seeds)")
     return figure
 
 

@@ -131,7 +131,7 @@ def _bars(parts: Sequence[_Part]) -> Figure | None:
     for axis, part in zip(axes, parts, strict=True):
         series.bars(axis, part.groups, part.measure, _look)
         metric = part.measure.metric.replace("_", " ").replace("map ", "mAP ").replace("miou", "mIoU")
-        style.describe(axis, f"{metric}, % (mean, 95 % interval; dots: seeds)")
+        style.describe(axis, f"{metric}, % (dots: seeds)")
     return figure
 
 

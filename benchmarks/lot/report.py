@@ -115,7 +115,7 @@ def _bars(tasks: Mapping[str, Sequence[Row]], order: Sequence[str], which: str) 
     figure, axes = bar_panels(list(parts), list(parts.values()))
     for axis, groups in zip(axes, parts.values(), strict=False):
         bars(axis, groups, shown, lambda group: style.Look(style.PALETTE[group.name.startswith("lot")]))
-        style.describe(axis, f"test {_name(measure)} (mean, 95 % interval; dots: seeds)")
+        style.describe(axis, f"test {_name(measure)} (dots: seeds)")
     return figure
 
 

@@ -132,5 +132,5 @@ def _figure(groups: Sequence[Group]) -> Figure:
     )
     axes.invert_yaxis()
     axes.margins(x=0.1)
-    style.describe(axes, "ratio (median; black line: range over repetitions; red line: target)")
+    style.describe(axes, "ratio (median; black: range over repetitions; red: target)")
     return figure

@@ -211,7 +211,7 @@ def test_error(results: Results) -> Figure:
     figure, axes = series.bar_panels(list(results.tasks) or [""], list(results.tasks.values()))
     for axis, groups in zip(axes, results.tasks.values(), strict=False):
         series.bars(axis, groups, ERROR, results.look, logarithmic=True)
-        style.describe(axis, "test error, % (mean, 95 % interval; dots: teacher seeds)")
+        style.describe(axis, "test error, % (dots: teachers)")
     return figure
 
 

@@ -53,9 +53,18 @@ def bars(
     axis.margins(x=0.12)  # of the numbers above the means
     if logarithmic:
         axis.set_xscale("log")
-        axis.xaxis.set_major_formatter("{x:g}")
-        axis.xaxis.set_minor_formatter("{x:g}")
-        axis.tick_params(axis="x", which="both", labelsize=SMALL)
+        few_ticks(axis)
+
+
+def few_ticks(axis: Any) -> None:
+    """Names so few places of a logarithmic x axis that their names do not touch."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+
+    low, high = axis.get_xlim()
+    axis.xaxis.set_major_locator(MaxNLocator(4) if high < 5 * low else LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.tick_params(axis="x", labelsize=SMALL)
 
 
 def curve(

@@ -153,7 +153,7 @@ def make(
         f"{task}: {group.name}"
         for task, groups in results.tasks.items()
         for group in groups
-        if group.config["loss"] is not None and evidence.measured(group) is None
+        if group.name not in results.fixed and evidence.measured(group) is None
     ]
     return report
 
@@ -166,7 +166,7 @@ def _section(results: Results, task: str, columns: Sequence[Column]) -> Section:
         Column("IQM", lambda g: ERROR(iqm(list(ERROR.values(g).values())))),
         Column("of best fixed", lambda g: f"{_error(g) / _error(b):.2f}" if (b := results.best_fixed(g)) else ""),
         *columns,
-        *(Column(header, partial(_of_taught, cell)) for header, cell in evidence.COLUMNS.items()),
+        *(Column(header, partial(_of_taught, results, cell)) for header, cell in evidence.COLUMNS.items()),
         seeds(ERROR),
         Column("student steps", lambda g: f"{n:,}" if (n := g.student_steps(ERROR.metric)) else "-"),
         Column("teacher s", lambda g: f"{g.seconds(ERROR.metric):.0f}" if g.student_steps(ERROR.metric) else "-"),
@@ -181,9 +181,9 @@ def _section(results: Results, task: str, columns: Sequence[Column]) -> Section:
     return Section.of(task, all_columns, groups, text, shown)
 
 
-def _of_taught(cell: Callable[[Group], str], group: Group) -> str:
+def _of_taught(results: Results, cell: Callable[[Group], str], group: Group) -> str:
     """A cell of what shows that a teacher taught: of the lines that have a teacher."""
-    return "-" if group.config["loss"] is None else cell(group) or "not measured"
+    return "-" if group.name in results.fixed else cell(group) or "not measured"
 
 
 def _of_dev(groups: Sequence[Group]) -> str:

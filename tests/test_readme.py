@@ -36,7 +36,7 @@ def test_the_readme_is_read_in_a_few_minutes() -> None:
 # What takes minutes or several seconds with the numbers of the text takes less with these.
 SHORTER = {
     "teachenv.compare(": {
-        "budget=96_000": "budget=12", "seeds=3": "seeds=1", "horizon=60": "horizon=6", "workers=2": 'backend="inline"'
+        "budget=48_000": "budget=12", "seeds=3": "seeds=1", "horizon=60": "horizon=6", "workers=2": 'backend="inline"'
     },
     "label_issues((x": {"rounds=3": "rounds=1, steps=30"},
     "learn(19_200)": {"learn(19_200)": "learn(960)"},

@@ -27,19 +27,21 @@ Experience = TypeVar("Experience")
 
 
 class Step(NamedTuple):
-    """What came of one step of all environments.
+    """What came of one step of all environments; callbacks find it by these names.
 
     Attributes:
+        actions: those that were taken, (envs, ...).
         observations: the next ones, (envs, ...).
+        rewards: (envs,).
         dones: (envs,) whose episode ended.
         infos: one for each environment.
-        stopped: a callback asked to stop.
     """
 
+    actions: np.ndarray
     observations: Any
+    rewards: np.ndarray
     dones: np.ndarray
     infos: list[dict[str, Any]]
-    stopped: bool
 
 
 class Teacher(Resumable, Generic[Experience]):
@@ -189,21 +191,24 @@ class Teacher(Resumable, Generic[Experience]):
     def _collect(self, callback: BaseCallback) -> Experience | None:
         """Gathers what the next update learns from; None if a callback asked to stop."""
 
-    def _step(self, actions: np.ndarray, callback: BaseCallback) -> Step:
-        """Takes one step in all environments, counts it, and tells the callback, who finds its results by their names.
+    def _step(self, actions: np.ndarray) -> Step:
+        """Takes one step in all environments, and counts it.
 
-        A step after which the callback asked to stop is in none of the counts of episodes.
+        What the teacher goes on from has to be put down before `_goes_on`: a callback may save the teacher.
         """
         assert self.env is not None
         step: tuple[Any, ...] = self.env.step(actions)
-        observations, rewards, dones, infos = step
         self.num_timesteps += self.env.num_envs
-        callback.update_locals(locals())
-        stopped = not callback.on_step()
-        if not stopped:
-            self._update_info_buffer(infos, dones)
-            self._episode_num += int(dones.sum())
-        return Step(observations, dones, infos, stopped)
+        return Step(actions, *step)
+
+    def _goes_on(self, step: Step, callback: BaseCallback) -> bool:
+        """Shows a step to the callback; unless that asks to stop, the episodes that ended with it are counted."""
+        callback.update_locals({"self": self, **step._asdict()})
+        if not callback.on_step():
+            return False
+        self._update_info_buffer(step.infos, step.dones)
+        self._episode_num += int(step.dones.sum())
+        return True
 
     @abstractmethod
     def _improve(self, experience: Experience, /) -> None:

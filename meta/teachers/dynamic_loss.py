@@ -252,14 +252,15 @@ class DynamicLossTeacher(Teacher[torch.Tensor]):
                 observations, self.policy.restarted(observations, memory, self._last_episode_starts)
             )
             actions = moved.detach().cpu().numpy()
-            self._last_obs, dones, infos, stopped = self._step(actions, callback)
-            self._last_episode_starts = dones & ~np.array(self.env.get_attr("carry"))
+            step = self._step(actions)
+            self._last_obs = step.observations
+            self._last_episode_starts = step.dones & ~np.array(self.env.get_attr("carry"))
             self._memory = tuple(t.detach() for t in memory)
-            if stopped:
+            if not self._goes_on(step, callback):
                 return None
-            gradient = torch.as_tensor(np.stack([info["window_gradient"] for info in infos]), device=self.device)
-            total = total + (gradient.nan_to_num() * moved).sum() / len(infos)
-            self._log(actions, infos)
+            gradient = torch.as_tensor(np.stack([info["window_gradient"] for info in step.infos]), device=self.device)
+            total = total + (gradient.nan_to_num() * moved).sum() / len(step.infos)
+            self._log(actions, step.infos)
         callback.on_rollout_end()
         return total / self.bptt
 

@@ -85,12 +85,13 @@ class EpisodicTeacher(Teacher[list[TaughtStudent]]):
         while len(taught) < env.num_envs:
             actions = self._act(observations)
             history.append(observations)
-            observations, dones, infos, stopped = self._step(actions, callback)
-            if stopped:
+            step = self._step(actions)
+            observations, dones = step.observations, step.dones
+            if not self._goes_on(step, callback):
                 return None
             for i in np.flatnonzero(dones).tolist():
                 if i not in taught:
-                    taught[i] = TaughtStudent(np.stack([s[i] for s in history]), infos[i])
+                    taught[i] = TaughtStudent(np.stack([s[i] for s in history]), step.infos[i])
         if not dones.all():
             # Some student diverged and made room for another one, who is in mid-training: all begin together.
             observations = np.asarray(env.reset())

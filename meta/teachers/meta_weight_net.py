@@ -98,9 +98,9 @@ class MetaWeightNet(Teacher[torch.Tensor]):
         assert isinstance(self._last_obs, np.ndarray)
         callback.on_rollout_start()
         actions, _ = self.predict(self._last_obs, deterministic=True)
-        step = self._step(actions, callback)
+        step = self._step(actions)
         self._last_obs = step.observations
-        if step.stopped:
+        if not self._goes_on(step, callback):
             return None
         callback.on_rollout_end()
         self.policy.set_training_mode(True)

@@ -8,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 from torch import nn
 from torch.func import functional_call
@@ -140,3 +141,22 @@ def test_what_it_cannot_look_into_is_refused() -> None:
     elsewhere.observation_space = turned.observation_space
     with pytest.raises(ValueError, match="whose students are in other processes; pass a TeachVectorEnv"):
         meta.MetaWeightNet("LossPolicy", elsewhere)
+
+
+def test_a_callback_sees_the_teacher_after_the_step() -> None:
+    """It may save it: what goes on from there must not begin with the observation before the step."""
+
+    class Looks(BaseCallback):
+        seen = 0
+
+        def _on_step(self) -> bool:
+            assert isinstance(self.model, meta.MetaWeightNet)
+            assert self.model._last_obs is self.locals["observations"]
+            assert self.locals["self"] is self.model
+            assert {"actions", "rewards", "dones", "infos"} <= self.locals.keys()
+            self.seen += 1
+            return True
+
+    looks = Looks()
+    meta.MetaWeightNet("LossPolicy", made(), seed=3).learn(7, callback=looks)
+    assert looks.seen == 7

@@ -184,11 +184,11 @@ class Problem:
         return self.task.target_kind == "labels" and self.settings.teacher is None
 
     def _measure(self, loss: LossFamily) -> Measure:
-        likelihood = self.settings.objective == "likelihood"
+        named = self.settings.objective
         if self.task.measure is not None:
-            if likelihood:
+            if named in ("likelihood", "margin"):
                 raise ValueError(
-                    f"task {self.task.name!r} has an objective of its own, found objective='likelihood'; leave it out"
+                    f"task {self.task.name!r} has an objective of its own, found objective={named!r}; leave it out"
                 )
             return self.task.measure
         if loss.of_pairs:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from teachenv.students import STUDENTS, StudentFactory
 from teachenv.students.calling import Output, checked_output
 from teachenv.tasks import TASKS
 from teachenv.tasks.base import Task
+from teachenv.tasks.decisions import Objective
 from teachenv.tasks.noise import NOISE_KINDS
 
 RENDER_MODES = ("ansi", "rgb_array")
@@ -90,11 +91,12 @@ class Settings:
         weight_decay: λ.
         lr_schedule: `"constant"`, `"linear"`, `"cosine"`, `"step"`, or
             `{"name": "step", "milestones": [...], "gamma": 0.1}`.
-        objective: J on dev: `"accuracy"`, smoothed, or `"likelihood"`, minus the cross-entropy (L2T-DLN's; always that
-            of the student in distillation). Of translation `"token-accuracy"` (what `"accuracy"` means there) and
-            `"expected-bleu"`. Tasks with a measure of their own have their own.
-        objective_temperature: τ of the smoothed accuracy J; 1 is L2T-DLF's relaxation, small is close to the accuracy
-            itself.
+        objective: J on dev: `"accuracy"`, smoothed; `"likelihood"`, minus the cross-entropy (L2T-DLN's; always that
+            of the student in distillation); or `"margin"`, minus the margin error of L2T-DLF's released code. Of
+            translation `"token-accuracy"` (what `"accuracy"` means there) and `"expected-bleu"`. Tasks with a measure
+            of their own have their own.
+        objective_temperature: τ of the smoothed accuracy (1 is L2T-DLF's relaxation, small is close to the accuracy
+            itself) and of the margin error (the released code's k = 50 is 0.02).
         observe_samples: whether the teacher sees the samples that its next action weighs, six numbers of each
             (`teachenv.samples.LabelledSamples`). It goes with losses whose actions weigh the samples of one minibatch
             (`"sample-weights"` with one student step an action) and with samples of one label.
@@ -142,7 +144,7 @@ class Settings:
     nesterov: bool = False
     weight_decay: float = 0.0
     lr_schedule: str | Mapping[str, Any] = "constant"
-    objective: Literal["accuracy", "likelihood", "token-accuracy", "expected-bleu"] = "accuracy"
+    objective: Objective = "accuracy"
     objective_temperature: float = 0.2
     observe_samples: bool = False
     divergence_penalty: float = 1.0
@@ -280,7 +282,6 @@ def _schedule(name: str, value: object) -> object:
     return checks.options(name, value) if isinstance(value, Mapping) else checks.choice(name, value, SCHEDULES)
 
 
-_OBJECTIVES = ("accuracy", "likelihood", "token-accuracy", "expected-bleu")
 _AT_LEAST_ONE = partial(checks.integer, least=1)
 
 _CHECKS: dict[str, Check] = {
@@ -316,7 +317,7 @@ _CHECKS: dict[str, Check] = {
     "optimizer_kwargs": checks.options,
     "nesterov": checks.flag,
     "lr_schedule": _schedule,
-    "objective": partial(checks.choice, known=_OBJECTIVES),
+    "objective": partial(checks.choice, known=get_args(Objective)),
     "observe_samples": checks.flag,
     "device": _device,
 }

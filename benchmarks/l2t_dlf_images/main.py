@@ -11,7 +11,8 @@ import torch
 
 from benchmarks.l2t_dlf_images import large, report
 from benchmarks.l2t_dlf_images.methods import methods as methods_at
-from benchmarks.l2t_dlf_images.presets import PRESETS, SEEDS, Part
+from benchmarks.l2t_dlf_images.methods import published
+from benchmarks.l2t_dlf_images.presets import PRESETS, SEEDS, Part, Presets
 from benchmarks.options import Names, ParallelOptions
 from teachenv.experiment.cases import one_at_a_time
 from teachenv.experiment.comparison import Comparison, shipped_rows
@@ -28,6 +29,10 @@ SHIPPED = Path(__file__).resolve().parent.parent / "results" / NAME / "results.j
 @dataclass(frozen=True)
 class Options(ParallelOptions):
     """Options of `python -m benchmarks l2t_dlf_images`."""
+
+    preset: Presets = "laptop"  # type: ignore[assignment]
+    """Size of the run: smoke proves the wiring, laptop gives real results on two cores, published is the paper's way on
+    MNIST without any tuning (hours for each seed), paper is the paper's sizes, tuned."""
 
     table: Literal[1, 2] | None = None
     """The paper's table: 1 is MNIST, 2 is CIFAR; by default both."""
@@ -129,8 +134,8 @@ def comparison_of(options: Options) -> Comparison:
 
 
 def _contest(name: str, parts: Mapping[str, Part], options: Options) -> Contest:
-    part, rates = parts[name], (0.05, 0.1, 0.2)
-    known, run = methods_at(rates), part.methods
+    part = parts[name]
+    known, run = {**methods_at(part.rates), **published()}, part.methods
     for method in part.methods:
         taught_as = known[method].taught_as
         source = parts.get(part.source or "")
@@ -144,6 +149,5 @@ def _contest(name: str, parts: Mapping[str, Part], options: Options) -> Contest:
             )
         run = tuple(other for other in run if other != method)
     setting = Setting(part.env, on_this_machine({**part.options, **_of_machine(options)}), final=part.final)
-    schedules = ("linear", "cosine") if part.table == 1 else ("step", "cosine")
-    tuned = {"learning_rate": rates, "lr_schedule": schedules}
+    tuned = {"learning_rate": part.rates, "lr_schedule": part.schedules}
     return Contest.of(setting, part.effort, known, lambda method: tuned, run, name=name, source=part.source)

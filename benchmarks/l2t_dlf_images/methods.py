@@ -28,9 +28,19 @@ _STEPS: dict[str, Any] = {"scale": [0.05, 0.5], "learning_rate": [0.03, 0.04]}
 # The sigmoid's slope is a quarter of cross-entropy's at the most (teachenv.losses.BilinearSigmoid). The first rate is
 # the paper's: an update of Adam changes Φ by 1e-4. Larger ones than the second ruined the students at once.
 _SIGMOID: dict[str, Any] = {"loss": "bilinear-sigmoid", "scale": 0.05, "learning_rate": [0.002, 0.02]}
+_PUBLISHED: dict[str, Any] = {"loss": "bilinear-sigmoid", "scale": 1.0}
+_MARGIN: dict[str, Any] = {"objective": "margin", "objective_temperature": 0.02}
 # Under label noise: over a bounded logarithm, whose neutral action is generalised cross-entropy. Its students are
 # trained at that loss's rates, at which the gradient of their training is noise.
 _BOUNDED: dict[str, Any] = {"loss": "bilinear-generalized", "scale": 0.5, "q": [0.7, 0.9], "learning_rate": 0.04}
+
+
+def _published(**options: Any) -> Method:
+    return replace(learning(meta.RMD, {**_PUBLISHED, "learning_rate": 1e-4, **options}), make=_constant)
+
+
+def _constant(env: TeachEnv, seed: int, options: Mapping[str, Any]) -> Any:
+    return meta.RMD("AttentionPolicy", env, seed=seed, **options)
 
 
 def _data_teacher(env: TeachEnv, seed: int, options: Mapping[str, Any]) -> Any:
@@ -105,5 +115,23 @@ def methods(rates: tuple[float, ...]) -> dict[str, Method]:
         "rmd:transferred": replace(rmd(_STEPS), learns=False, tuned_as="cross-entropy", taught_as="rmd"),
         "rmd:generalized-transferred": replace(
             rmd(_BOUNDED), learns=False, tuned_as="generalized-cross-entropy", taught_as="rmd:generalized"
+        ),
+    }
+
+
+def published() -> dict[str, Method]:
+    """L2T-DLF as it is published, and what it is compared with, by name; nothing of them is tuned.
+
+    Φ₀ = I, in a box that 60 updates of 1e-4 do not reach the sides of; the rate is constant. "margin" has the released
+    code's objective, and "mixture" its final students, half of whose loss is cross-entropy.
+    """
+    return {
+        "sigmoid": Method(candidates("sigmoid", _PUBLISHED)),
+        "sigmoid:mixture": Method(candidates("sigmoid:mixture", {**_PUBLISHED, "cross_entropy": 0.5})),
+        "published": _published(objective_temperature=1.0),
+        "published:tau-0.2": _published(objective_temperature=0.2),
+        "published:margin": _published(**_MARGIN),
+        "published:mixture": replace(
+            _published(**_MARGIN, cross_entropy=0.5), learns=False, taught_as="published:margin"
         ),
     }

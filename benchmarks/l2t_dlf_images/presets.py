@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from benchmarks.options import Preset
 from teachenv.experiment.contest import Effort, Rung
 
 CLEAN = ("cross-entropy", "smooth-01", "large-margin", "focal", "label-smoothing")
@@ -19,6 +18,9 @@ ABLATIONS = ("rmd:static", "finite-difference")
 TRANSFERRED = "rmd:transferred"
 # For wrong labels.
 BOUNDED, BOUNDED_TRANSFERRED = "rmd:generalized", "rmd:generalized-transferred"
+# Of students that are trained as the paper's are; the second of the released code.
+PUBLISHED = ("cross-entropy", "sigmoid", "published", "published:tau-0.2")
+RELEASED = ("published:margin", "published:mixture", "sigmoid:mixture")
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Part:
         final: the options in which the final students' training differs.
         source: the task whose teachers are used.
         by_default: its methods where none are asked for; None: all; none: all if the task is asked for.
+        rates: learning rates of students that are tuned over.
+        schedules: likewise their schedules.
     """
 
     table: int
@@ -44,6 +48,8 @@ class Part:
     final: Mapping[str, Any] = field(default_factory=dict)
     source: str | None = None
     by_default: tuple[str, ...] | None = None
+    rates: tuple[float, ...] = (0.05, 0.1, 0.2)
+    schedules: tuple[str, ...] = ("linear", "cosine")
 
 
 @dataclass(frozen=True)
@@ -123,8 +129,20 @@ def _parts(sizes: Mapping[str, Size], by_default: Mapping[str, tuple[str, ...]] 
             final if final != taught else {},
             task.source,
             (by_default or {}).get(name),
+            schedules=("linear", "cosine") if task.table == 1 else ("step", "cosine"),
         )
     return parts
+
+
+def _published(student: str, steps: int, options: Mapping[str, Any], methods: tuple[str, ...], name: str) -> Part:
+    """L2T-DLF as it is published, without any tuning: rate 0.01, momentum 0.9, 60 updates by one student each.
+
+    What the paper does not say is ours: how long a student is trained, the size of dev, a constant rate, and 120
+    actions where the paper's Φ may change at every step.
+    """
+    effort = Effort(student_steps=60 * steps, parallel=1, rungs=(), points=3, students=2, final_students=3)
+    taught = {"student": student, "horizon": steps, "steps_per_action": steps // 120, "dev_size": 5000, **options}
+    return Part(1, "TeachMNIST-v0", taught, effort, methods, source=name, rates=(0.01,), schedules=("constant",))
 
 
 def _effort(updates: int, horizon: int, students: int, first: float, finalists: int, tuned: int = 5) -> Effort:
@@ -192,7 +210,8 @@ _PAPERS_CIFAR = Size(_effort(100, 31_200, 1, 1 / 3, 3), 31_200, 31_200, 200, {"d
 # 70 states of WRN-40-10 and its momentum are 31 GB, and √31,200 · 2 of them would be 160.
 _PAPERS_LARGE = Size(_effort(100, 1_200, 1, 1 / 3, 3), 1_200, 31_200, 40, {"dev_size": 5000})
 
-SEEDS: dict[Preset, int] = {"smoke": 1, "laptop": 5, "paper": 5}
+Presets = Literal["smoke", "laptop", "published", "paper"]
+SEEDS: dict[Presets, int] = {"smoke": 1, "laptop": 5, "published": 2, "paper": 5}
 
 _LAPTOP = {
     "mnist-mlp": _MLP,
@@ -203,7 +222,7 @@ _LAPTOP = {
     "cifar10-resnet20": _RESNET,
 }
 
-PRESETS: dict[Preset, dict[str, Part]] = {
+PRESETS: dict[Presets, dict[str, Part]] = {
     "smoke": _parts(
         {
             "mnist-mlp": _SMOKE,
@@ -238,6 +257,14 @@ PRESETS: dict[Preset, dict[str, Part]] = {
             "cifar10-resnet20": (),
         },
     ),
+    "published": {
+        "mnist-mlp-published": _published(
+            "mlp", 15_000, {"batch_size": 20}, (*PUBLISHED, *RELEASED), "mnist-mlp-published"
+        ),
+        "mnist-lenet-published": _published(
+            "lenet", 1_200, {"batch_size": 500, "autocast": "bfloat16"}, PUBLISHED, "mnist-lenet-published"
+        ),
+    },
     "paper": _parts(
         dict.fromkeys(_TASKS, _PAPERS_CIFAR)
         | dict.fromkeys(("mnist-mlp", "mnist-mlp-noisy-40"), _PAPERS_MLP)

@@ -102,6 +102,8 @@ def objective(group: Group) -> str:
     options = {**of_env, **of_loss, **group.config["options"], **group.config["own"]}
     if options.get("objective") == "likelihood" or options.get("loss") == "distillation":
         return "J = − cross-entropy"
+    if options.get("objective") == "margin":
+        return f"J = − margin error, τ = {options.get('objective_temperature', Settings.objective_temperature):g}"
     return f"J with τ = {options.get('objective_temperature', Settings.objective_temperature):g}"
 
 

@@ -66,11 +66,24 @@ class BilinearSigmoid(Bilinear):
     vanishes on confidently wrong samples, so students need a larger learning rate (0.3 to 1.0 where cross-entropy wants
     0.1) or a warm start. Where the identity sits in Φ is our choice: the paper leaves Φ's range and initialisation
     open.
+
+    Args:
+        scale: how far the box reaches, as in `Bilinear`.
+        cross_entropy: share s of cross-entropy in the loss: s · cross-entropy + (1 − s) · l. The released code trains
+            its final students with s = 1/2, its teacher with s = 0.
     """
 
+    def __init__(self, scale: float = 0.5, cross_entropy: float = 0.0) -> None:
+        super().__init__(scale)
+        self.cross_entropy = checks.number("cross_entropy", cross_entropy, least=0, most=1)
+
     def __call__(self, action: torch.Tensor, prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:
-        """Mean of −σ(e_y' Φ log p)."""
-        return -prediction.mean(torch.sigmoid(self._scores(action, prediction, targets)))
+        """Mean of −σ(e_y' Φ log p), and of cross-entropy with its share."""
+        loss = -prediction.mean(torch.sigmoid(self._scores(action, prediction, targets)))
+        if not self.cross_entropy:
+            return loss
+        plain = -prediction.mean(expected(F.log_softmax(prediction.outputs, 1), targets))
+        return self.cross_entropy * plain + (1 - self.cross_entropy) * loss
 
 
 class BilinearGeneralized(Bilinear):

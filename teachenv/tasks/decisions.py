@@ -9,12 +9,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch.nn import functional as F
 
 from teachenv.students.prediction import Prediction
 from teachenv.tasks.measures import ClassificationMeasure, Measure
+
+
+Objective = Literal["accuracy", "likelihood", "margin", "token-accuracy", "expected-bleu"]
+"""What J is; the last two are of translation alone."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +57,18 @@ class Decisions(ABC):
     def judged_by(self, num_classes: int, temperature: float, objective: str) -> Measure:
         """What such students are judged by, with an objective of `teachenv.Settings`.
 
-        By default `measure`, whose own objective `"likelihood"` replaces by minus the cross-entropy.
+        By default `measure`, whose own objective `"likelihood"` replaces by minus the cross-entropy, and `"margin"` by
+        minus the margin error.
 
         Raises:
             ValueError: the objective is of other tasks.
         """
-        if objective not in ("accuracy", "likelihood"):
-            raise ValueError(f"objective={objective!r} is of translation; expected 'accuracy' or 'likelihood' here")
+        if objective not in ("accuracy", "likelihood", "margin"):
+            known = "'accuracy', 'likelihood' or 'margin'"
+            raise ValueError(f"objective={objective!r} is of translation; expected {known} here")
         measure = self.measure(num_classes, temperature)
+        if objective == "margin":
+            return MarginMeasure(measure, self, temperature)
         return LikelihoodMeasure(measure, self) if objective == "likelihood" else measure
 
     @abstractmethod
@@ -83,8 +92,8 @@ class SingleDecisions(Decisions):
         return Decided(prediction, targets, None)
 
 
-class LikelihoodMeasure(Measure):
-    """A measure with another objective: minus the mean cross-entropy of the decisions, as in L2T-DLN, less the rest.
+class OtherObjective(Measure):
+    """A measure with another objective, of the decisions that are read off the outputs.
 
     Args:
         measure: what all but the objective is taken from.
@@ -95,17 +104,20 @@ class LikelihoodMeasure(Measure):
         """Keeps the measure and its name for the score."""
         self.judged, self.decisions, self.score_name = measure, decisions, measure.score_name
 
+    @abstractmethod
+    def error(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The error of each decision, (decisions,), from logits (decisions, C) and labels (decisions,)."""
+
+    def objective(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Minus the mean error of the decisions, less the rest of the loss."""
+        decided = self.decisions(Prediction(outputs), targets)
+        error = decided.prediction.mean(self.error(decided.prediction.outputs, decided.labels))
+        return -error if decided.rest is None else -error - decided.rest
+
     @property
     def feature_names(self) -> tuple[str, ...]:
         """Names of the measure's features."""
         return self.judged.feature_names
-
-    def objective(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Minus the mean cross-entropy, less the rest of the loss: at most 0, and unbounded below."""
-        decided = self.decisions(Prediction(outputs), targets)
-        losses = F.cross_entropy(decided.prediction.outputs, decided.labels, reduction="none")
-        error = decided.prediction.mean(losses)
-        return -error if decided.rest is None else -error - decided.rest
 
     def score(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The measure's score."""
@@ -123,3 +135,34 @@ class LikelihoodMeasure(Measure):
     def report(self, outputs: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
         """What the measure reports."""
         return self.judged.report(outputs, targets)
+
+
+class LikelihoodMeasure(OtherObjective):
+    """A measure whose objective is minus the mean cross-entropy, as in L2T-DLN: at most 0, and unbounded below."""
+
+    def error(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The cross-entropy of each decision."""
+        return F.cross_entropy(outputs, labels, reduction="none")
+
+
+class MarginMeasure(OtherObjective):
+    """A measure whose objective is minus the margin error of L2T-DLF's released code: from −1 to 0.
+
+    The error of a decision is 2σ((max_j p_j − p_y)/τ) − 1: 0 if the label's class is the likeliest, else above it.
+    The code calls k what is 1/τ here, and has k = 50.
+
+    Args:
+        measure: what all but the objective is taken from.
+        decisions: how outputs are read.
+        temperature: τ > 0.
+    """
+
+    def __init__(self, measure: Measure, decisions: Decisions, temperature: float) -> None:
+        super().__init__(measure, decisions)
+        self.temperature = temperature
+
+    def error(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The margin error of each decision."""
+        p = outputs.softmax(1)
+        lead = p.amax(1) - p.gather(1, labels.unsqueeze(1)).squeeze(1)
+        return 2 * torch.sigmoid(lead / self.temperature) - 1

@@ -14,7 +14,7 @@ from benchmarks.compare.main import DISTILLATION, LOSSES
 from benchmarks.hypergradients import report as hypergradients
 from benchmarks.l2t_dlf_images import large
 from benchmarks.l2t_dlf_images import report as images
-from benchmarks.l2t_dlf_images.methods import methods
+from benchmarks.l2t_dlf_images.methods import methods, published
 from benchmarks.l2t_dlf_translation import report as translation
 from benchmarks.l2t_dln import report as l2t_dln
 from benchmarks.l2t_dln.main import PRESETS
@@ -40,7 +40,7 @@ REPORTS: dict[str, Callable[[Sequence[Row]], Report]] = {
     "compare/table": lambda rows: compared(Results(rows, LOSSES.methods, 10, "bilinear")),
     "compare_distillation/table": lambda rows: compared(Results(rows, DISTILLATION.methods, 3, "distillation")),
     "hypergradients/table": hypergradients.make,
-    "l2t_dlf_images/table": lambda rows: images.make(Results(rows, methods((0.1, 0.1, 0.1)), 5, "bilinear")),
+    "l2t_dlf_images/table": lambda rows: images.make(Results(rows, {**methods((0.1,)), **published()}, 5, "bilinear")),
     "l2t_dlf_images/large": large.report_of,
     "l2t_dlf_translation/table": translation.make,
     "l2t_dln/table": lambda rows: l2t_dln.make(rows, METRICS),

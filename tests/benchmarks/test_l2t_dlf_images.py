@@ -13,7 +13,7 @@ import pytest
 
 import meta
 from benchmarks.l2t_dlf_images import Options, large, main, report
-from benchmarks.l2t_dlf_images.methods import methods
+from benchmarks.l2t_dlf_images.methods import methods, published
 from benchmarks.l2t_dlf_images.published import ERRORS
 from teachenv.experiment import Session, make_backend
 from teachenv.experiment import comparison as engine
@@ -111,14 +111,42 @@ def test_tasks_and_methods_are_the_presets_unless_they_are_asked_for(monkeypatch
     assert set(asked(preset="laptop", methods=("rmd:sigmoid",))) == {"mnist-mlp", "mnist-mlp-noisy-40"}
 
 
-@pytest.mark.parametrize("preset", ["smoke", "laptop", "paper"])
+def test_the_published_preset_is_the_papers_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is tuned; 60 updates of one student each, at a constant rate of Adam, in a box whose sides are far."""
+    monkeypatch.undo()
+    parts, known = main.PRESETS["published"], {**METHODS, **published()}
+    assert [part.options["batch_size"] for part in parts.values()] == [20, 500]
+    for part in parts.values():
+        assert not part.effort.rungs
+        assert part.effort.student_steps == 60 * part.options["horizon"]
+        assert (part.rates, part.schedules, part.effort.parallel) == ((0.01,), ("constant",), 1)
+    options = {"horizon": 4, "steps_per_action": 2, "dev_size": 50, "batch_size": 8}
+    setting, configuration = Setting("TeachDigits-v0", options), Configuration({})
+    objectives = {}
+    for name, method in known.items():
+        if name.startswith("published"):
+            teacher = setting.teacher(method, configuration, 0, 1)
+            assert teacher.lr_schedule(1.0) == teacher.lr_schedule(0.0) == 1e-4
+            settings = teacher.env.get_attr("problem")[0].settings
+            assert (settings.momentum, settings.loss, settings.loss_kwargs["scale"]) == (0.9, "bilinear-sigmoid", 1.0)
+            objectives[name] = settings.objective, settings.objective_temperature
+    assert objectives == {
+        "published": ("accuracy", 1.0),
+        "published:tau-0.2": ("accuracy", 0.2),
+        "published:margin": ("margin", 0.02),
+        "published:mixture": ("margin", 0.02),
+    }
+
+
+@pytest.mark.parametrize("preset", ["smoke", "laptop", "published", "paper"])
 def test_every_task_of_every_preset_can_be_made(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    parts = main.PRESETS[preset]  # type: ignore[index]
+    parts, known = main.PRESETS[preset], {**METHODS, **published()}  # type: ignore[index]
     for name, one in parts.items():
-        assert set(one.by_default or ()) <= set(one.methods) <= set(METHODS), name
+        assert set(one.by_default or ()) <= set(one.methods) <= known.keys(), name
         assert one.source is None or one.source in parts
-        assert ("rmd:transferred" in one.methods) == (one.source is not None)
+        transferred = [method for method in one.methods if known[method].taught_as is not None]
+        assert bool(transferred) <= (one.source is not None)
         for horizon in (one.options, {**one.options, **one.final}):
             assert horizon["horizon"] % horizon["steps_per_action"] == 0
         actions = {o["horizon"] // o["steps_per_action"] for o in (one.options, {**one.options, **one.final})}

@@ -63,7 +63,7 @@ def test_the_score_has_one_name_whatever_the_objective(name):
         score = env.interface.observation_fields[2]
         assert values[score] == pytest.approx(info[score])
         assert values["dev_error"] == pytest.approx(1 - values[score])
-        assert info["objective"] <= 0 if objective == "likelihood" else info["objective"] >= 0
+        assert info["objective"] >= 0 if objective == "accuracy" else info["objective"] <= 0
         seen.append((env.interface.observation_fields, sorted(info), sorted(values)))
     assert seen[0] == seen[1]
 

@@ -7,9 +7,11 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 
 import meta
 from teachenv import TeachEnv
+from teachenv.tasks.decisions import SingleDecisions
 
 pytestmark = pytest.mark.usefixtures("few_scenes")
 
@@ -31,7 +33,21 @@ def made(case: str, **settings: Any) -> TeachEnv:
     return env
 
 
-@pytest.mark.parametrize("objective", ["accuracy", "likelihood"])
+def test_the_margin_error_is_that_of_the_released_code() -> None:
+    """2σ(k(max_j p_j − p_y)) − 1 with k = 1/τ: nothing where the label's class is the likeliest."""
+    rng = np.random.default_rng(0)
+    p, y = rng.dirichlet(np.ones(4), size=9), np.arange(9) % 4
+    lead = p.max(1) - p[np.arange(9), y]
+    expected = (2 / (1 + np.exp(-50 * lead)) - 1).mean()
+    measure = SingleDecisions().judged_by(4, 0.02, "margin")
+    logits, labels = torch.log(torch.from_numpy(p)), torch.from_numpy(y)
+    assert float(measure.objective(logits, labels)) == pytest.approx(-expected, abs=1e-12)
+    right = labels == logits.argmax(1)
+    assert float(measure.objective(logits[right], labels[right])) == 0.0
+    assert float(measure.score(logits, labels)) == pytest.approx(float(right.double().mean()))
+
+
+@pytest.mark.parametrize("objective", ["accuracy", "likelihood", "margin"])
 @pytest.mark.parametrize("case", CASES)
 def test_the_action_gradient_is_that_of_differences(case: str, objective: str) -> None:
     rng = np.random.default_rng(0)

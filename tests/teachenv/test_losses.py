@@ -61,6 +61,17 @@ def test_bilinear_losses_are_their_formula(name):
     torch.testing.assert_close(loss.coefficients(action), phi)
 
 
+def test_cross_entropy_has_its_share_of_the_sigmoid_loss():
+    """The released code's final mixture at a half; at 0 the loss is the sigmoid alone, at 1 cross-entropy alone."""
+    *head, y = data()
+    action, prediction = action_of(make_loss("bilinear-sigmoid")), predict(*head)
+    alone = make_loss("bilinear-sigmoid")(action, prediction, y)
+    plain = F.cross_entropy(prediction.outputs, y)
+    for share in (0.0, 0.5, 1.0):
+        mixture = make_loss("bilinear-sigmoid", {"cross_entropy": share})(action, prediction, y)
+        torch.testing.assert_close(mixture, share * plain + (1 - share) * alone)
+
+
 def test_the_generalised_bilinear_loss_is_bounded_and_tends_to_the_bilinear_one():
     *head, y = data(scale=1e3)
     action = action_of(make_loss("bilinear", {"scale": 2.0}))
@@ -351,6 +362,7 @@ def test_an_environment_gives_its_pools_counts():
         ("bilinaer", {}, ValueError, "did you mean 'bilinear'"),
         ("bilinear", {"scale": 0}, ValueError, "scale must be a finite number above 0, found 0"),
         ("bilinear-sigmoid", {"scale": -1}, ValueError, "scale must be a finite number above 0"),
+        ("bilinear-sigmoid", {"cross_entropy": 2}, ValueError, "cross_entropy must be"),
         ("bilinear", {"scal": 1}, TypeError, "scal"),
         ("sample-weights", {"scale": 1.5}, ValueError, r"in \(0, 1\], found 1.5"),
         (

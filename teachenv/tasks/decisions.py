@@ -17,7 +17,6 @@ from torch.nn import functional as F
 from teachenv.students.prediction import Prediction
 from teachenv.tasks.measures import ClassificationMeasure, Measure
 
-
 Objective = Literal["accuracy", "likelihood", "margin", "token-accuracy", "expected-bleu"]
 """What J is; the last two are of translation alone."""
 

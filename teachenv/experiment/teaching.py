@@ -20,7 +20,8 @@ class Moment:
     Attributes:
         number: number of the action, from 0.
         env: the environment of all students, or of the one who is being taught.
-        actions: what was taken, (B, n) for B students, (n,) for one.
+        actions: what reached the environment, which a wrapper may have made of what the teacher took, (B, n) for B
+            students, (n,) for one; of a teacher that learns, what it took.
         infos: what the environment said.
     """
 
@@ -189,7 +190,7 @@ def _teach_together(
         observation, _, over, _, infos = env.step(actions)
         curve.append(ended.step(over, infos))
         if watch is not None:
-            watch(Moment(number, env, actions, infos))
+            watch(Moment(number, env, env.actions.cpu().numpy(), infos))
     return Taught(
         {name: float(values.mean()) for name, values in ended.scores.items()},
         curve,
@@ -255,7 +256,7 @@ def _teach_one_by_one(
             over = terminated or truncated
             curve.append(info["objective"])
             if watch is not None:
-                watch(Moment(len(curve) - 2, single, action, info))
+                watch(Moment(len(curve) - 2, single, single.action.cpu().numpy(), info))
         # One that diverged stays as it was.
         curves.append(curve + curve[-1:] * (single.problem.actions + 1 - len(curve)))
         diverged += bool(info["diverged"])

@@ -9,6 +9,7 @@ import torch
 
 from teachenv.env import TeachEnv
 from teachenv.experiment.setting import OneByOne
+from teachenv.experiment.teaching import Moment
 from teachenv.losses import SampleWeights
 from teachenv.vector_env import TeachVectorEnv
 
@@ -22,6 +23,9 @@ class Weighed:
     divided by their mean over the minibatch. Of other losses nothing is kept. Of a student that diverges the weights of
     the one in its place are kept too.
 
+    It stands in the teacher's place and is a watcher too: asked for an action, it notes whose turn it is, and what then
+    reaches the environment, which a wrapper may have made of that action, are the weights.
+
     Args:
         teacher: what decides the actions, by `predict`.
         students: whom it teaches; it is asked for each action before they take it.
@@ -34,15 +38,33 @@ class Weighed:
         self._env, self._loss = env, env.problem.dynamics.loss
         self._rows = len(env.problem.rows.inputs)
         self._squares, self._weights = 0.0, 0
+        # Of the minibatches that the next action weighs: the seeds of their students, and places in the pool.
+        self._seeds: tuple[int, ...] = ()
+        self._next: list[torch.Tensor] = []
         # By student, or by the seed of one who is taught alone: sums of a sample's weights, and how many they are.
         self._of_student: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def predict(self, observation: Any, **options: Any) -> Any:
         """What the teacher predicts."""
-        prediction = self._teacher.predict(observation, **options)
-        if isinstance(self._loss, SampleWeights) and isinstance(prediction, tuple):
-            self._keep(self._loss, np.asarray(prediction[0]))
-        return prediction
+        if isinstance(self._loss, SampleWeights):
+            self._note()
+        return self._teacher.predict(observation, **options)
+
+    def __call__(self, moment: Moment) -> None:
+        """Keeps the weights of an action."""
+        if not isinstance(self._loss, SampleWeights):
+            return
+        loss, single = self._loss, isinstance(self._env, TeachEnv)
+        actions = torch.from_numpy(moment.actions).reshape(len(self._seeds), -1)
+        for indices in self._next:
+            weights = loss.weights(actions.gather(-1, indices) if loss.of_pool else actions).double().numpy()
+            self._squares += float(np.square(weights - 1.0).sum())
+            self._weights += weights.size
+            for number, (seed, rows, each) in enumerate(zip(self._seeds, indices.numpy(), weights, strict=True)):
+                zeros = np.zeros(self._rows), np.zeros(self._rows)
+                total, seen = self._of_student.setdefault(seed if single else number, zeros)
+                total += np.bincount(rows, each, self._rows)
+                seen += np.bincount(rows, minlength=self._rows)
 
     @property
     def measures(self) -> dict[str, float]:
@@ -61,23 +83,15 @@ class Weighed:
         areas = [area for area in found if area is not None]
         return measures | ({AUC: float(np.mean(areas))} if areas else {})
 
-    def _keep(self, loss: SampleWeights, actions: np.ndarray) -> None:
+    def _note(self) -> None:
         env = self._env
         single = isinstance(env, TeachEnv)
         state, episodes = (env.student, env.episode) if isinstance(env, TeachEnv) else (env.students, env.episodes)
-        tensor = torch.as_tensor(actions).reshape(1 if single else len(actions), -1)
+        self._seeds, self._next = tuple(episodes.seeds), []
         for ahead in range(env.problem.settings.steps_per_action):
             steps = np.atleast_1d(state.step) + ahead
             indices = env.dynamics.indices(episodes, int(steps[0]) if single else steps).cpu()
-            indices = indices.reshape(len(tensor), -1)
-            weights = loss.weights(tensor.gather(-1, indices) if loss.of_pool else tensor).double().numpy()
-            self._squares += float(np.square(weights - 1.0).sum())
-            self._weights += weights.size
-            for number, (seed, rows, each) in enumerate(zip(episodes.seeds, indices.numpy(), weights, strict=True)):
-                zeros = np.zeros(self._rows), np.zeros(self._rows)
-                total, seen = self._of_student.setdefault(seed if single else number, zeros)
-                total += np.bincount(rows, each, self._rows)
-                seen += np.bincount(rows, minlength=self._rows)
+            self._next.append(indices.reshape(len(self._seeds), -1))
 
 
 def _area(wrong: np.ndarray, weights: np.ndarray) -> float | None:

@@ -19,6 +19,8 @@ from teachenv.vector_env import TeachVectorEnv
 
 # Disjoint ranges of seeds: what tunes a method never meets what judges it.
 TUNING_SEED, CURVE_SEED, FINAL_SEED, TEACHER_SEED = 1_000_000, 2_000_000, 3_000_000, 4_000_000
+_STUDENTS = 10_000
+"""A repetition has fewer students."""
 
 
 def tune(
@@ -76,6 +78,8 @@ def train(
     is the folder of a teacher that was trained elsewhere.
     """
     start, spent, readings = time.perf_counter(), 0, []
+    # Each seed has students of its own: those of a teacher that does not learn would be the same in all.
+    on_dev, on_test = (first + _STUDENTS * seed for first in (CURVE_SEED, FINAL_SEED))
     teacher = setting.teacher(method, configuration, TEACHER_SEED + seed, max(parallel, 1) if method.learns else 1)
     if method.learns:
         measured = setting.students(students, method, configuration)
@@ -84,16 +88,16 @@ def train(
             budget,
             folder,
             every=budget / points,
-            measure=lambda teacher: teach(measured, teacher, CURVE_SEED).objective,
+            measure=lambda teacher: teach(measured, teacher, on_dev).objective,
         )
         readings = [Reading("dev_objective", p.value, p.student_steps, p.seconds) for p in measurements[:-1]]
         spent = measurements[-1].student_steps
     if source is not None:
         teacher.set_parameters(str(source / TEACHER), exact_match=False)
-    values, shown = _on_split(setting, method, configuration, teacher, students)
+    values, shown = _on_split(setting, method, configuration, teacher, students, on_dev)
     final = setting.lasting().students(final_students, method, configuration, train_on="pool")
     weighed = None if teacher is None else Weighed(teacher, final)
-    pool = teach(final, weighed, FINAL_SEED + 10_000 * seed, test=True)
+    pool = teach(final, weighed, on_test, test=True, watch=weighed)
     if pool.diverged:
         shown["diverged"] = pool.diverged
     return Outcome(
@@ -108,17 +112,16 @@ def train(
 
 
 def _on_split(
-    setting: Setting, method: Method, configuration: Configuration, teacher: Any, students: int
+    setting: Setting, method: Method, configuration: Configuration, teacher: Any, students: int, seed: int
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """Fresh students on a split of the pool: their J on dev with the evidence, and what figures need."""
+    """Fresh students of a seed on a split of the pool: their J on dev with the evidence, and what figures need."""
     fresh, coefficients, moved = setting.students(students, method, configuration), Coefficients(), Moved()
-    split = teach(fresh, teacher, CURVE_SEED, watch=_watcher(teacher, fresh, coefficients, moved))
+    split = teach(fresh, teacher, seed, watch=_watcher(teacher, fresh, coefficients, moved))
     values = {"dev_objective": split.objective}
     if teacher is not None:
         alone = setting.students(students, replace(method, wrapper=None), configuration)
-        values[EFFECT] = split.objective - teach(alone, None, CURVE_SEED).objective
-        if moved.count:
-            values |= {MOVED: moved.mean, MOVED_MOST: moved.largest}
+        values[EFFECT] = split.objective - teach(alone, None, seed).objective
+        values |= {MOVED: moved.mean, MOVED_MOST: moved.largest}
     shown = {
         "curve": thinned(split.curve),
         "coefficients": coefficients.shown,
@@ -131,18 +134,12 @@ def _on_split(
 def _watcher(
     teacher: Any, students: TeachVectorEnv | OneByOne, coefficients: Coefficients, moved: Moved
 ) -> Watcher | None:
-    """What watches a teacher's actions, as far as they are those of the environment itself."""
-    if teacher is None:
-        return None
-    if not isinstance(students, OneByOne):
-        watchers: tuple[Watcher, ...] = (coefficients, moved)
-    elif students.env.action_space == students.env.unwrapped.action_space:
-        watchers = (moved,)
-    else:
-        return None
+    """What watches a teacher's actions; figures show coefficients of students that are trained together."""
+    if teacher is None or isinstance(students, OneByOne):
+        return None if teacher is None else moved
 
     def watch(moment: Moment) -> None:
-        for each in watchers:
-            each(moment)
+        coefficients(moment)
+        moved(moment)
 
     return watch

@@ -28,10 +28,12 @@ class Call:
             part at a place; or a function of the answer, which is asked of a tensor, too. None: its `logits`.
         unpack: takes inputs apart, which are the network's keyword arguments then, as `teachenv.tasks.packing` does;
             None: the inputs are its one argument.
+        copies: whether the network gets a copy of its inputs, since it writes into them.
     """
 
     output: Output | None = None
     unpack: Callable[[torch.Tensor], Mapping[str, torch.Tensor]] | None = None
+    copies: bool = False
 
     def __call__(self, module: nn.Module, inputs: torch.Tensor, name: str, training: bool) -> torch.Tensor:
         """The outputs.
@@ -49,6 +51,7 @@ class Call:
 
     def answer(self, module: nn.Module, inputs: torch.Tensor) -> Any:
         """What the network returns, whatever it is."""
+        inputs = inputs.clone() if self.copies else inputs
         return module(inputs) if self.unpack is None else module(**self.unpack(inputs))
 
     def described(self, inputs: torch.Tensor) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -324,12 +325,15 @@ class FunctionalStudent:
         return few
 
     def _run_once(self, inputs: torch.Tensor) -> torch.Tensor:
-        """The outputs of a training pass; notes which generators it draws from."""
+        """The outputs of a training pass; notes from what it draws, and whether it writes into its inputs."""
+        inputs = inputs.clone()
         parameters, buffers = (copied(tensors) for tensors in self.tensors_of(self.module))
         with all_seeded(0, Purpose.DROPOUT, device=self.device), torch.no_grad():
             before = generator_states(self.device)
             with self.holding(parameters | buffers, training=True), self.precision():
                 outputs = self.call(self.module, inputs, self.name, training=True)
+            if inputs._version:
+                self.call = replace(self.call, copies=True)
             after = generator_states(self.device)
         self._draws_from = {name for name, state in before.items() if state != after[name]}
         return outputs

@@ -66,7 +66,13 @@ class Packing:
                 f"{where}: inputs are a dictionary with {_keys(inputs)}, expected arrays by the names that the "
                 "network's forward has for them"
             )
-        return cls(tuple(Part(name, tuple(part.shape[1:]), _kind(name, part, where)) for name, part in inputs.items()))
+        parts = tuple(Part(name, tuple(part.shape[1:]), _kind(name, part, where)) for name, part in inputs.items())
+        for part in parts:
+            if 0 in part.shape:
+                raise ValueError(
+                    f"{where}: {part.name!r} of one sample has shape {part.shape}, no numbers; leave it out"
+                )
+        return cls(parts)
 
     @property
     def names(self) -> str:
@@ -206,11 +212,13 @@ def _kind(name: str, tensor: torch.Tensor, where: str) -> Kind:
 
 
 def _floating(part: Part, tensor: torch.Tensor, dtype: torch.dtype, where: str) -> torch.Tensor:
-    if part.kind == "whole numbers" and tensor.numel() and int(tensor.abs().max()) > _EXACT:
-        raise ValueError(
-            f"{where}: {part.name!r} has numbers as large as {int(tensor.abs().max())}, expected at most {_EXACT} in "
-            "whole numbers beside floating-point inputs; number them from 0 on"
-        )
+    if part.kind == "whole numbers" and tensor.numel():
+        largest = max(map(abs, map(int, tensor.to(torch.int64).aminmax())))  # PyTorch has no abs of unsigned types
+        if largest > _EXACT:
+            raise ValueError(
+                f"{where}: {part.name!r} has numbers as large as {largest}, expected at most {_EXACT} in whole numbers "
+                "beside floating-point inputs; number them from 0 on"
+            )
     return tensor.to(dtype).div_(255) if tensor.dtype == torch.uint8 else tensor.to(dtype)
 
 

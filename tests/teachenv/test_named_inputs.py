@@ -134,6 +134,7 @@ def test_datasets_and_loaders_are_read_by_name(pool):
         ({}, torch.int64),
         ({"ages": AGES}, torch.float32),
         ({"ages": AGES.astype(np.float64)}, torch.float64),
+        ({"ages": AGES, "input_ids": IDS.astype(np.uint16)}, torch.float32),
         ({"input_ids": None, "attention_mask": None, "left": AGES, "right": np.stack([AGES] * 2, 1)}, torch.float32),
         ({"pixels": RNG.integers(0, 256, (SAMPLES, 1, 2, 2), np.uint8)}, torch.float32),
         ({"input_ids": None, "attention_mask": None, "a": np.zeros((SAMPLES, 1, 2, 2), np.uint8)}, torch.uint8),
@@ -179,6 +180,35 @@ def test_an_augmentation_gets_a_dictionary_and_returns_one():
     ):
         with pytest.raises(ValueError, match=f"augmentation of task 'own' fails with .*{message}"):
             TeachEnv(task=task(augment=wrong), student=Reader, **SMALL)
+
+
+class Writes(Reader):
+    """Writes into its inputs before it reads them."""
+
+    def forward(self, input_ids, attention_mask, ages=None):
+        input_ids[..., 0] += 1
+        return super().forward(input_ids % WORDS, attention_mask, None if ages is None else ages.mul_(0.5))
+
+
+class WithoutWriting(Writes):
+    def forward(self, input_ids, attention_mask, ages=None):
+        return super().forward(*(None if each is None else each.clone() for each in (input_ids, attention_mask, ages)))
+
+
+@pytest.mark.parametrize("path", ["vmap", "loop"])
+@pytest.mark.parametrize("ages", [None, AGES])
+def test_a_network_that_writes_into_its_inputs_leaves_the_data_as_it_is(path, ages):
+    found = []
+    for student in (Writes, WithoutWriting):
+        own = task(ages)
+        env = TeachVectorEnv(num_envs=2, task=own, student=student, path=path, **SMALL)
+        rewards, _ = episode(env)
+        found.append((rewards, env.evaluate_final("test")["test_objective"]))
+        assert all(
+            torch.equal(a, b) for a, b in zip((*own.pool, *own.test), (*own.pool, *task(ages).test), strict=True)
+        )
+    for mine, expected in zip(*found, strict=True):
+        np.testing.assert_allclose(mine, expected, rtol=1e-5)
 
 
 def test_lazy_modules_and_pairs_are_called_by_name():
@@ -241,6 +271,10 @@ HUGE = IDS + 2**24 * (IDS == 1)
         ({"pool": ({**inputs(slice(N)), "attention_mask": MASK}, Y[:N])}, "30 of 'input_ids' and 42 of 'attention_ma"),
         ({"pool": (inputs(slice(N)), Y[:9])}, "must have the same number of samples"),
         ({"pool": ({}, Y[:N])}, "a dictionary with no keys, expected arrays by the names"),
+        (
+            {"pool": (inputs(slice(N), ages=AGES[:, None][:, :0]), Y[:N])},
+            r"'ages' of one sample has shape \(0,\), no num",
+        ),
         ({"pool": ({0: IDS[:N]}, Y[:N])}, "a dictionary with the keys 0, expected arrays by the names"),
         ({"pool": ({"input_ids": 3}, Y[:N])}, "'input_ids' is a single number, expected an array"),
         ({"pool": (inputs(slice(N), attention_mask=MASK.astype(np.uint8)), Y[:N])}, "give a mask as bool"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
@@ -17,6 +18,7 @@ from teachenv.experiment.row import Row
 from teachenv.experiment.setting import Configuration, OneByOne, Setting
 from teachenv.experiment.tables import grouped
 from teachenv.experiment.teaching import Moved, teach
+from teachenv.experiment.weighing import RMS
 from teachenv.experiment.work import CURVE_SEED, train
 
 OPTIONS: dict[str, Any] = {"batch_size": 8, "horizon": 6, "pool_size": 60, "dev_size": 20, "dev_measured": 20}
@@ -62,10 +64,10 @@ def test_the_move_is_a_share_of_the_neutral_coefficients(
     assert (moved.mean, moved.largest) == pytest.approx((mean, most), abs=1e-6)
 
 
-def trained(tmp_path: Path, action: float, **more: Any) -> dict[str, float]:
-    method = Method((Candidate(teacher={"action": action}),), ForAnyNumber, **more)
+def trained(tmp_path: Path, action: float, seed: int = 0) -> dict[str, float]:
+    method = Method((Candidate(teacher={"action": action}),), ForAnyNumber)
     setting = Setting("TeachDigits-v0", {**OPTIONS, "horizon": 12, "learning_rate": 0.5})
-    outcome = train(setting, method, Configuration({}), 0, 0, 1, 1, 3, 2, tmp_path)
+    outcome = train(setting, method, Configuration({}), seed, 0, 1, 1, 3, 2, tmp_path)
     return dict(outcome.values)
 
 
@@ -116,3 +118,35 @@ def test_untaught_is_who_neither_moved_nor_changed_anything(moved: float, effect
     assert shown is not None
     assert shown.untaught == untaught
     assert evidence.marked(group) == ("rmd (untaught)" if untaught else "rmd")
+
+
+class Halves(gym.ActionWrapper[Any, Any, Any]):
+    """Hands on half of an action."""
+
+    def action(self, action: Any) -> Any:
+        return action / 2
+
+
+class AllAlike(gym.ActionWrapper[Any, Any, Any]):
+    """One number for all coordinates."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env)
+        self.action_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+
+    def action(self, action: Any) -> Any:
+        return np.repeat(action, self.env.action_space.shape[0])  # type: ignore[index]
+
+
+@pytest.mark.parametrize(("wrapper", "mean"), [(Halves, 0.25), (AllAlike, 0.5)])
+def test_the_move_is_of_the_action_that_reaches_the_environment(tmp_path: Path, wrapper: Any, mean: float) -> None:
+    candidate = Candidate({"loss": "sample-weights"}, {"action": 0.5})
+    method = Method((candidate,), lambda env, seed, options: Says(wrapper(env), seed, options), wrapper=wrapper)
+    values = train(Setting("TeachDigits-v0", OPTIONS), method, Configuration({}), 0, 0, 1, 1, 1, 1, tmp_path).values
+    assert [values[name] for name in (MOVED, MOVED_MOST, RMS)] == pytest.approx([mean] * 3)
+
+
+def test_each_seed_has_students_of_its_own(tmp_path: Path) -> None:
+    first, second = (trained(tmp_path / str(seed), -0.9, seed) for seed in range(2))
+    assert first["dev_objective"] != second["dev_objective"]
+    assert first[EFFECT] != second[EFFECT]

@@ -44,7 +44,7 @@ class Knows:
 def test_weights_that_follow_the_labels_are_seen_to_do_so(loss: str, action: float, area: float) -> None:
     env = TeachVectorEnv(3, task="digits", loss=loss, **OPTIONS)
     weighed = Weighed(Knows(env, action), env)
-    teach(env, weighed, 0)
+    teach(env, weighed, 0, watch=weighed)
     measures = weighed.measures
     assert measures["wrong_label_auc"] == area
     # About 40 % of the samples have w − 1 = action.
@@ -56,8 +56,8 @@ def test_students_one_by_one_give_what_students_together_give() -> None:
     single, many = TeachEnv(task="digits", loss=loss, **OPTIONS), TeachVectorEnv(3, task="digits", loss=loss, **OPTIONS)
     one_by_one = OneByOne(single, 3)
     apart, together = Weighed(Knows(single, -1.0), one_by_one), Weighed(Knows(many, -1.0), many)
-    teach(one_by_one, apart, 4)
-    teach(many, together, 4)
+    teach(one_by_one, apart, 4, watch=apart)
+    teach(many, together, 4, watch=together)
     assert apart.measures == pytest.approx(together.measures)
     # Weights of right labels are raised to a mean of 1, wrong ones are 0.
     assert apart.measures["weight_rms"] > 0.7
@@ -67,7 +67,7 @@ def test_students_one_by_one_give_what_students_together_give() -> None:
 def test_held_weights_belong_to_the_samples_of_each_step() -> None:
     env = TeachVectorEnv(2, task="digits", loss="data-weights", steps_per_action=6, **OPTIONS)
     weighed = Weighed(Knows(env, -1.0), env)
-    teach(env, weighed, 0)
+    teach(env, weighed, 0, watch=weighed)
     assert weighed.measures["wrong_label_auc"] == 1.0
 
 
@@ -75,10 +75,10 @@ def test_without_weights_or_wrong_labels_there_is_nothing_to_measure() -> None:
     bilinear = TeachVectorEnv(2, task="digits", horizon=2)
     teacher = meta.RandomTeacher("RandomPolicy", bilinear)
     weighed = Weighed(teacher, bilinear)
-    teach(bilinear, weighed, 0)
+    teach(bilinear, weighed, 0, watch=weighed)
     assert weighed.measures == {}
     clean = TeachVectorEnv(2, task="digits", horizon=2, loss="sample-weights")
     weighed = Weighed(meta.RandomTeacher("RandomPolicy", clean), clean)
-    teach(clean, weighed, 0)
+    teach(clean, weighed, 0, watch=weighed)
     assert list(weighed.measures) == ["weight_rms"]
     assert weighed.measures["weight_rms"] == pytest.approx(1 / 3**0.5, rel=0.1)

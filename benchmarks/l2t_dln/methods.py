@@ -109,6 +109,15 @@ def _between_trainings(environment: Mapping[str, Any]) -> Method:
     )
 
 
+def untaught(name: str) -> str | None:
+    """The method that is the same loss without a teacher; None: the method has none."""
+    method = METHODS[name]
+    if method.kind == "fixed":
+        return None
+    alike = (other for other, fixed in METHODS.items() if fixed.environment == method.environment)
+    return next((other for other in alike if METHODS[other].kind == "fixed"), "cross-entropy")
+
+
 FIXED = ("cross-entropy", "focal", "label-smoothing", "generalized-cross-entropy", "loss-network")
 BOUNDED = ("loss-network:bounded", "l2t-dln:bounded")
 CROWD = "l2t-dlf:crowd"

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from benchmarks.l2t_dln import methods
 from benchmarks.l2t_dln.methods import ARCHITECTURES, METHODS, REPLAYED
-from teachenv.experiment import tables
+from benchmarks.l2t_dln.work import COSINE
+from teachenv.experiment import evidence, tables
+from teachenv.experiment.evidence import MOVED
 from teachenv.experiment.report import Report
 from teachenv.experiment.row import Row
-from teachenv.experiment.tables import METHOD, Column, Group, Measure, Section, by, grouped, number
+from teachenv.experiment.tables import Column, Group, Measure, Section, by, grouped, number
 from teachenv.files import whole_file
 from teachenv.plot import series, style
 from teachenv.plot.teaching import loss_surface
@@ -74,18 +77,25 @@ def make(rows: Sequence[Row], metrics: Mapping[str, str]) -> Report:
         "imitation": "A random loss network on its way to cross-entropy",
     }
     sections = [*map(_section, parts), *_cost_section(costs)]
-    return Report("L2T-DLN: a loss network taught online", sections, drawn, rows, captions)
+    report = Report("L2T-DLN: a loss network taught online", sections, drawn, rows, captions)
+    report.unproven = [
+        f"{part.title}: {group.name}"
+        for part in parts
+        for group in part.groups
+        if _untaught(group) is not None and _evidence(part.measure)(group) is None
+    ]
+    return report
 
 
 def _parts(rows: Sequence[Row], measure: Measure) -> list[_Part]:
     """A task's losses and teachers; teachers of the loss network; lengths of its windows."""
     windows = [name for name in METHODS if ":n-" in name]
     studies = {"teachers of the loss network": ARCHITECTURES, "length of a window": windows}
-    task, apart = rows[0].task, {name for methods in studies.values() for name in methods}
+    task, apart = rows[0].task, {name for compared in studies.values() for name in compared}
     parts = [_Part(task, [row for row in rows if _method(row) not in apart], measure, "cross-entropy")]
-    for title, methods in studies.items():
-        if any(_method(row) in methods for row in rows):
-            studied = [row for row in rows if _method(row) in ("l2t-dln", *methods)]
+    for title, compared in studies.items():
+        if any(_method(row) in compared for row in rows):
+            studied = [row for row in rows if _method(row) in ("l2t-dln", "loss-network", *compared)]
             parts.append(_Part(f"{task}: {title}", studied, measure, "l2t-dln"))
     return parts
 
@@ -98,9 +108,12 @@ def _method(row: Row) -> str:
 def _section(part: _Part) -> Section:
     first, measure, metric = part.rows[0], part.measure, part.measure.metric.removeprefix("test_")
     columns = [
-        METHOD,
+        Column("method", lambda g: evidence.marked(g, _evidence(measure))),
         tables.interval("test", measure),
         tables.against(part.reference, f"against {part.reference}, points (95 %, paired t)", measure, ", p {:.2g}"),
+        Column("against the untaught loss, points (95 %)", lambda g: _effect(g, measure)),
+        Column("φ or Φ moved, % (most)", lambda g: "" if _untaught(g) is None else evidence.moves(g) or "not measured"),
+        number("cosine with −gradient", COSINE, ".3f", statistic=np.mean),
         tables.seeds(measure),
         tables.steps(measure),
         tables.seconds(measure),
@@ -110,6 +123,21 @@ def _section(part: _Part) -> Section:
     about = f"Test {metric} in %, mean over seeds [95 % interval]; {better} is better{tables.in_precision(part.rows)}."
     shown = ("method", "test", "seeds", "student steps", "seconds")
     return Section.of(f"{part.title} ({first.dataset}, {first.student})", columns, part.groups, about, shown)
+
+
+def _untaught(group: Group) -> str | None:
+    """The name of the same loss without a teacher, if the group's has one."""
+    return methods.untaught(_method(group.first))
+
+
+def _evidence(measure: Measure) -> evidence.Gives:
+    return evidence.beside(_untaught, MOVED, measure)
+
+
+def _effect(group: Group, measure: Measure) -> str:
+    baseline = _untaught(group)
+    found = None if baseline is None else tables.difference(group, baseline, measure)
+    return "" if found is None else found.interval(measure.digits)
 
 
 def _described(values: Mapping[str, Any]) -> str:

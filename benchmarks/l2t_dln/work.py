@@ -14,10 +14,14 @@ import meta
 from benchmarks.l2t_dln.methods import REPLAYED, Method
 from teachenv.env import TeachEnv
 from teachenv.experiment.cases import DIVERGED, Outcome
+from teachenv.experiment.evidence import MOVED, MOVED_MOST
 from teachenv.experiment.precision import precision
 from teachenv.experiment.setting import Configuration, OneByOne, Setting, candidate_of
 from teachenv.experiment.teachers import learned
-from teachenv.experiment.teaching import Coefficients, Moment, Playback, Taught, places, teach
+from teachenv.experiment.teaching import Coefficients, Moment, Moved, Playback, Taught, places, teach
+
+COSINE = "move_cosine"
+"""The metric of how an online teacher's moves lie to minus the gradients that it saw."""
 
 # Seeds of episodes: no student that tuned is one of those that are reported.
 TUNING_SEED, TEACHER_SEED, FINAL_SEED = 900_000, 500_000, 0
@@ -34,18 +38,47 @@ class History:
         actions: all that it took, in order.
         curve: (student step, J on dev) after each.
         errors: (student step, dev error after the window as previewed, as it came about).
+        gradients: that of each window's error with respect to its action.
     """
 
     actions: list[np.ndarray] = field(default_factory=list)
     curve: list[tuple[int, float]] = field(default_factory=list)
     errors: list[tuple[int, float, float]] = field(default_factory=list)
+    gradients: list[np.ndarray] = field(default_factory=list)
+
+    @property
+    def measures(self) -> dict[str, float]:
+        """The mean cosine of a move, from one action to the next, with minus the gradient before it."""
+        cosines = []
+        for before, after, gradient in zip(self.actions, self.actions[1:], self.gradients, strict=False):
+            move, sizes = after - before, np.linalg.norm(after - before) * np.linalg.norm(gradient)
+            if sizes > 0:
+                cosines.append(float(-(move * gradient).sum() / sizes))
+        return {COSINE: float(np.mean(cosines))} if cosines else {}
 
     def __call__(self, moment: Moment) -> None:
         """Keeps what the teacher did at an action."""
         info, step = moment.infos, moment.infos["student_step"]
         self.actions.append(moment.actions)
+        self.gradients.append(np.asarray(info["window_gradient"]))
         self.curve.append((step, info["objective"]))
         self.errors.append((step, round(info["previewed_error"], 6), round(info["window_error"], 6)))
+
+
+class _Watch:
+    """A watcher of the coefficients that a teacher sets, and of how far it moves them."""
+
+    def __init__(self) -> None:
+        self.shown, self._moved = Coefficients(PICTURES, decimals=3), Moved()
+
+    def __call__(self, moment: Moment) -> None:
+        self.shown(moment)
+        self._moved(moment)
+
+    @property
+    def measures(self) -> dict[str, float]:
+        """How far the teacher moved, if there was one."""
+        return {MOVED: self._moved.mean, MOVED_MOST: self._moved.largest} if self._moved.count else {}
 
 
 def run(
@@ -72,39 +105,40 @@ def run(
         final: whether it is for the report, and test may be looked at; else it is for tuning.
         folder: where an interrupted run of a teacher is taken up again.
     """
-    start, spent, shared, students = time.perf_counter(), 0, method.shared, setting.lasting()
-    episode = seed + (FINAL_SEED if final else TUNING_SEED)
-    pool = {"train_on": "pool"} if final else {}
-    shown, errors, replayed = Coefficients(PICTURES, decimals=3), list[tuple[int, float, float]](), dict[str, float]()
+    start, shared = time.perf_counter(), method.shared
+    episode, pool = seed + (FINAL_SEED if final else TUNING_SEED), {"train_on": "pool"} if final else {}
+    students, watch = setting.lasting(), _Watch()
+    errors, replayed = list[tuple[int, float, float]](), dict[str, float]()
     if method.kind == "online":
         env = students.make_single(shared, configuration)
         history, spent = _taught_meanwhile(env, method, configuration, wrapper, episode, folder)
         values = env.evaluate("dev") | (env.evaluate("test") if final else {})
         curve, errors = history.curve, history.errors
         for number, action in enumerate(history.actions):
-            shown(Moment(number, env, action, {}))
+            watch(Moment(number, env, action, {}))
+        values |= history.measures
         if final:
             on_pool = OneByOne(students.make_single(shared, configuration, **pool))
             replayed = _values(teach(on_pool, Playback(history.actions), episode, test=True))
             spent += env.problem.settings.horizon
     else:
         env = students.make_single(shared, configuration, **pool)
-        teacher, horizon = None, env.problem.settings.horizon
+        teacher, horizon, spent = None, env.problem.settings.horizon, 0
         if method.kind == "episodes":
             spent = trainings * horizon
             teacher = _taught_before(setting, method, configuration, spent, episode, folder)
-        taught = teach(OneByOne(env), teacher, episode, test=final, watch=None if teacher is None else shown)
+        taught = teach(OneByOne(env), teacher, episode, test=final, watch=None if teacher is None else watch)
         values = _values(taught)
         curve = [(number * env.problem.settings.steps_per_action, value) for number, value in enumerate(taught.curve)]
         spent += horizon
     outcome = Outcome(
-        values=values,
+        values={**watch.measures, **values},
         student_steps=spent,
         seconds=round(time.perf_counter() - start, 2),
-        data={"curve": _thinned(curve), **_pictured(name, seed, shown, env, errors)} if final else None,
+        data={"curve": _thinned(curve), **_pictured(name, seed, watch.shown, env, errors)} if final else None,
         versions=precision(setting.options),
     )
-    other = replace(outcome, values=replayed, data=None)
+    other = replace(outcome, values={**watch.measures, **replayed}, data=None)
     return replace(outcome, others={name.replace("l2t-dln", REPLAYED, 1): other} if replayed else {})
 
 

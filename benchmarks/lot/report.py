@@ -76,7 +76,7 @@ def _tasks(rows: Sequence[Row]) -> dict[str, list[Row]]:
 def _regularised(rows: Sequence[Row], order: Sequence[str]) -> Section:
     test = _measure(rows)
     last = replace(test, metric=f"last_{test.metric}")
-    taught = evidence.beside(BASELINE, "term_share", test)
+    taught = evidence.beside(lambda group: BASELINE, "term_share", test)
     columns = [
         Column("method", lambda group: evidence.marked(group, taught)),
         tables.interval(f"test {_name(test)}, best epoch", test),

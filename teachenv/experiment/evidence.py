@@ -21,7 +21,7 @@ from teachenv.experiment.statistics import Paired, paired
 from teachenv.experiment.tables import Group, Measure, difference
 
 MOVED, MOVED_MOST, EFFECT = "teacher_moved", "teacher_moved_most", "teacher_effect"
-"""Metrics: the mean and the largest change of a coefficient of the loss, as shares of the largest neutral one (see
+"""Metrics: the mean and the largest change of a coefficient of the loss, as shares of the neutral ones (see
 `teachenv.experiment.teaching.Moved`); J of fresh students on dev, minus that of untaught ones of the same seeds."""
 
 LEAST_MOVE = 0.01
@@ -55,20 +55,20 @@ Gives = Callable[[Group], Evidence | None]
 """The evidence of a table's line; None: there is no teacher, or the rows have no evidence."""
 
 
-def beside(baseline: str, moved: str, measure: Measure) -> Gives:
+def beside(baseline: Callable[[Group], str | None], moved: str, measure: Measure) -> Gives:
     """Evidence by comparison with an untaught line of the same table.
 
     Args:
-        baseline: the untaught line's name.
+        baseline: gives the name of the untaught line; None: nobody teaches the line itself.
         moved: the metric of the share by which the teacher moved.
         measure: what students are compared by.
     """
 
     def evidence(group: Group) -> Evidence | None:
-        shares = list(group.values(moved).values())
-        if not shares:
+        shares, untaught = list(group.values(moved).values()), baseline(group)
+        if not shares or untaught is None:
             return None
-        return Evidence(float(np.mean(shares)), difference(group, baseline, measure))
+        return Evidence(float(np.mean(shares)), difference(group, untaught, measure))
 
     return evidence
 
@@ -88,7 +88,8 @@ def marked(group: Group, evidence: Gives = measured) -> str:
     return f"{group.name} (untaught)" if shown is not None and shown.untaught else group.name
 
 
-def _moves(group: Group) -> str:
+def moves(group: Group) -> str:
+    """A table's cell of how far a teacher moved: `1.8 (7.3)`, in percent; empty if that was not measured."""
     mean, most = (list(group.values(metric).values()) for metric in (MOVED, MOVED_MOST))
     return f"{100 * np.mean(mean):.3g} ({100 * np.mean(most):.3g})" if mean and most else ""
 
@@ -103,7 +104,7 @@ def _effect(group: Group) -> str:
 
 
 COLUMNS: Mapping[str, Callable[[Group], str]] = {
-    "teacher moved, % (most)": _moves,
+    "teacher moved, % (most)": moves,
     "J against untaught (95 %)": _effect,
 }
 """What the rows of a comparison of teachers say of them, by the column's header; cells are empty without such rows."""

@@ -109,10 +109,10 @@ _MOST_STUDENTS = 8
 
 @dataclass
 class Moved:
-    """A watcher that measures how far a teacher moves the coefficients of the loss from the neutral ones.
+    """A watcher that measures how far a teacher moves the numbers of the loss from the neutral ones.
 
-    Both numbers are shares of the largest neutral coefficient. The coefficients are those of the first eight students,
-    at all actions.
+    They are the loss's coefficients, or the weights of a loss network, of the first eight students at all actions. Both
+    measures are shares of the mean size of the neutral numbers, zeros left out: 1 for Φ = I and for weights of samples.
 
     Attributes:
         total: the sum of the changes' sizes so far.
@@ -130,10 +130,11 @@ class Moved:
         loss = problem.dynamics.loss
         actions = moment.env.interface.parse_action(moment.actions, moment.actions.shape)
         actions = actions.reshape(-1, actions.shape[-1])[:_MOST_STUDENTS]
-        neutral = loss.coefficients(problem.neutral_action.to(actions)).double()
-        unit = float(neutral.abs().max()) or 1.0
+        neutral = loss.numbers(problem.neutral_action.to(actions)).double()
+        sizes = neutral.abs()[neutral != 0]
+        unit = float(sizes.mean()) if len(sizes) else 1.0
         for action in actions:
-            changes = (loss.coefficients(action).double() - neutral).abs() / unit
+            changes = (loss.numbers(action).double() - neutral).abs() / unit
             self.total += float(changes.sum())
             self.count += changes.numel()
             self.largest = max(self.largest, float(changes.max()))

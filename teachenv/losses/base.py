@@ -85,6 +85,10 @@ class LossFamily(ABC):
         """What the action stands for, as a matrix to look at; by default the action itself, one row."""
         return action.view(1, -1)
 
+    def numbers(self, action: torch.Tensor) -> torch.Tensor:
+        """The numbers of the loss that the action sets, of any shape; by default its `coefficients`."""
+        return self.coefficients(action)
+
 
 def weighted(weights: torch.Tensor, losses: torch.Tensor) -> torch.Tensor:
     """Products with 0 · ∞ = 0: where a class has the logit −∞ a loss may be infinite, and needs a weight to matter."""

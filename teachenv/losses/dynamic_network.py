@@ -200,4 +200,8 @@ class DynamicNetwork(LossFamily):
         u = torch.linspace(0, 1, _GRID, dtype=action.dtype, device=action.device)
         right, wrong = torch.meshgrid(u, u, indexing="ij")
         rows = torch.stack([right, wrong, torch.ones_like(right), torch.zeros_like(right)], -1)
-        return evaluate(self.initial.to(action) + self.scale * action, rows, self.activation)
+        return evaluate(self.numbers(action), rows, self.activation)
+
+    def numbers(self, action: torch.Tensor) -> torch.Tensor:
+        """The weights φ, (5000,)."""
+        return self.initial.to(action) + self.scale * action

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks.lgtm.methods import METHODS, TABLE
-from teachenv.experiment import tables
+from teachenv.experiment import evidence, tables
 from teachenv.experiment.report import Report
 from teachenv.experiment.row import Row
-from teachenv.experiment.tables import METHOD, Column, Group, Measure, Section, deviation, grouped, number
+from teachenv.experiment.tables import Column, Group, Measure, Section, deviation, grouped, number
 from teachenv.plot import series, style
 
 if TYPE_CHECKING:
@@ -25,6 +25,9 @@ PUBLISHED = {"kd": 81.6, "lgtm": 83.4}
 ACCURACY, F1 = Measure("test_accuracy", 100, 1), Measure("test_f1", 100, 1)
 ORDER = ("fine-tuned-teacher", *METHODS)
 
+# LGTM whose influence term is left out.
+UNTAUGHT = "prokt"
+
 # Two samples whose influence is followed.
 FOLLOWED = 2
 
@@ -32,10 +35,13 @@ FOLLOWED = 2
 def make(rows: Sequence[Row]) -> Report:
     """The report of the rows."""
     columns = [
-        METHOD,
+        Column("method", lambda group: evidence.marked(group, _evidence)),
         deviation("test accuracy %", ACCURACY),
         deviation("test F1 %", F1),
-        Column("influence / rest", _ratio),
+        Column(
+            "influence term, % of the rest", lambda group: f"{100 * e.moved:.2g}" if (e := _evidence(group)) else ""
+        ),
+        Column(f"against {UNTAUGHT}, points (95 %)", _effect),
         tables.seeds(ACCURACY),
         tables.steps(ACCURACY),
         tables.seconds(ACCURACY),
@@ -49,13 +55,36 @@ def make(rows: Sequence[Row]) -> Report:
     ]
     drawn = {"curves": partial(_curves, tests), "influence": partial(_influence, tests)}
     captions = {"curves": "Students on dev as they are distilled: means over seeds"}
-    return Report("LGTM: distillation of text", [*sections, *_costs(rows)], drawn, rows, captions)
+    report = Report("LGTM: distillation of text", [*sections, *_costs(rows)], drawn, rows, captions)
+    groups = [
+        (title, group) for title, part in tables.by(tests, tables.heading).items() for group in grouped(part, ORDER)
+    ]
+    report.unproven = [f"{title}: {group.name}" for title, group in groups if _taught(group) and not _evidence(group)]
+    return report
 
 
-def _ratio(group: Group) -> str:
+def _taught(group: Group) -> bool:
+    """Whether the teacher follows influence."""
+    return group.name.startswith("lgtm")
+
+
+def _evidence(group: Group) -> evidence.Evidence | None:
+    """The influence term, as a share of the rest of the teacher's gradient, and the difference to the same without."""
     logged = [[n["influence_ratio"] for _, n in r.data["logged"] if "influence_ratio" in n] for r in group.with_data]
-    ratios = [np.mean(numbers) for numbers in logged if numbers]
-    return f"{np.mean(ratios):.1e}" if ratios else ""
+    ratios = [float(np.mean(numbers)) for numbers in logged if numbers]
+    if not ratios or not _taught(group):
+        return None
+    return evidence.Evidence(float(np.mean(ratios)), tables.difference(group, UNTAUGHT, ACCURACY))
+
+
+def _term(group: Group) -> str:
+    found = _evidence(group)
+    return "" if found is None else f"{100 * found.moved:.2g}"
+
+
+def _effect(group: Group) -> str:
+    found = tables.difference(group, UNTAUGHT, ACCURACY) if _taught(group) else None
+    return "" if found is None else found.interval(ACCURACY.digits)
 
 
 def _costs(rows: Sequence[Row]) -> list[Section]:

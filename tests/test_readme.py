@@ -41,6 +41,8 @@ SHORTER = {
     "label_issues((x": {"rounds=3": "rounds=1, steps=30"},
     "learn(19_200)": {"learn(19_200)": "learn(960)"},
     "OwnTraining(": {"steps=300": "steps=30"},
+    "TfidfVectorizer": {"rounds=2": "rounds=1, steps=30"},
+    "import SAC": {"learn(480)": "learn(96)", "num_envs=4": "num_envs=4, horizon=5"},
     'get_dummies': {'table["kind"])': 'table["kind"]), rounds=1, repeats=1, steps=30'},
     "TeachCIFAR-v0": {"horizon=5": "horizon=2", "dev_size=200": "dev_size=20"},
     "steps_per_action=5, horizon=100": {"horizon=100": "horizon=20", "learn(20)": "learn(4)"},

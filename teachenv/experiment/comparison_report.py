@@ -177,7 +177,8 @@ def _section(results: Results, task: str, columns: Sequence[Column]) -> Section:
     row, rows = results.tasks[task][0].first, [row for group in results.tasks[task] for row in group.rows]
     text = (
         f"{row.student} on {row.dataset}; a seed's error is the mean over {row.config['final_students']} fresh "
-        f"students on the whole pool{tables.in_precision(rows)}{_of_dev(groups)}{_of_untaught(groups)}"
+        f"students on the whole pool{tables.in_precision(rows)}{_of_worse(groups)}{_of_dev(groups)}"
+        f"{_of_untaught(groups)}"
     )
     shown = ("method", "test error % (95 %)", "of best fixed", "seeds", "teacher s")
     return Section.of(task, all_columns, groups, text, shown)
@@ -186,6 +187,16 @@ def _section(results: Results, task: str, columns: Sequence[Column]) -> Section:
 def _of_taught(results: Results, cell: Callable[[Group], str], group: Group) -> str:
     """A cell of what shows that a teacher taught: of the lines that have a teacher."""
     return "-" if group.name in results.fixed else cell(group) or "not measured"
+
+
+def _of_worse(groups: Sequence[Group]) -> str:
+    """What an error over 100 % means, if there is one."""
+    if max((error for group in groups for error in ERROR.values(group).values()), default=0.0) <= 1:
+        return ""
+    return (
+        "; an error is one minus the score, over 100 % where the score is negative, as R² is of students worse than "
+        "the mean of the targets: a too large learning rate makes such students"
+    )
 
 
 def _of_dev(groups: Sequence[Group]) -> str:

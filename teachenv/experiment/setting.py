@@ -234,7 +234,14 @@ def registered(env: str) -> str:
     if module:
         imported(module, env)
     if name not in gym.registry:
-        raise unknown_name("environment", name, [known for known in gym.registry if known.startswith("Teach")])
+        error = unknown_name("environment", name, [known for known in gym.registry if known.startswith("Teach")])
+        raise (
+            error
+            if module
+            else ValueError(
+                f"{error}, or one of your own with the module that registers it before it, such as mypackage:Mine-v0"
+            )
+        )
     return name
 
 

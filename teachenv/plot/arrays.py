@@ -70,7 +70,8 @@ def images(name: str, value: Any, shape: Sequence[int] | None) -> Array:
     else:
         raise ValueError(
             f"{name} of shape {inputs.shape} are no images, which are (samples, channels, height, width) or (samples, "
-            "height, width); give the height and width of a sample, as in shape=(8, 8)"
+            "height, width); give the height and width of a sample, as in shape=(8, 8). Rows of a table are read "
+            "better than drawn: table.iloc[numbers], with the numbers of samples that ranked() or suspects() returns"
         )
     if len(pictures) == 0:
         raise ValueError(f"{name} has shape {inputs.shape}, expected at least one sample")

@@ -118,6 +118,11 @@ def _one_each(labels: np.ndarray, where: str) -> np.ndarray:
     """
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
+    if labels.ndim == 0:
+        raise ValueError(
+            f"{where}: labels are {checks.shown(labels.item())}, expected one a sample, (n,); of a table "
+            'give the column itself, table["label"]'
+        )
     if labels.ndim != 1:
         raise ValueError(
             f"{where}: labels have shape {labels.shape}, expected one a sample, (n,); labels.argmax(1) makes them of "

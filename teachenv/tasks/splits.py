@@ -111,26 +111,31 @@ def _tensor(part: Any, where: str) -> torch.Tensor:
         if part.layout != torch.strided:
             raise TypeError(f"{where} are a sparse tensor; expected a dense one: call to_dense() first")
         return part.detach()
+    if hasattr(part, "toarray"):  # SciPy's, as scikit-learn's vectorizers of texts return
+        raise TypeError(f"{where} are a sparse matrix; expected a dense array: call toarray() first")
     try:
         array = np.asarray(part)
     except ValueError as error:  # rows of different lengths
         raise ValueError(f"{where} make no array ({error}); expected rows of one length") from error
     if array.dtype.kind not in "biuf":
-        remedy = "np.asarray(data, dtype=np.float32)"
-        if array.dtype.kind in "US" or any(isinstance(each, str) for each in array.ravel()[:1000]):
-            remedy = (
-                "of texts, np.unique(data, return_inverse=True)[1] has the number of each one's class: number those of "
-                "all splits together"
-                if array.ndim < 2 or array.size == len(array)
-                else "make columns of numbers of those of texts, as pandas.get_dummies(data, dtype=float) does, for "
-                "all splits together"
-            )
-        raise TypeError(f"{where} are of dtype {array.dtype}; expected numbers: {remedy}")
+        raise TypeError(f"{where} are of dtype {array.dtype}; expected numbers: {_as_numbers(array)}")
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:  # PyTorch has none so long
         array = array.astype(np.float64)
     # A list's array is nobody else's.
     array = array.astype(array.dtype.newbyteorder("="), copy=not isinstance(part, list | tuple))
     return torch.from_numpy(np.ascontiguousarray(array) if array.ndim else array)
+
+
+def _as_numbers(array: np.ndarray) -> str:
+    """How to make numbers of what is none, for a message."""
+    if array.dtype.kind not in "US" and not any(isinstance(each, str) for each in array.ravel()[:1000]):
+        return "np.asarray(data, dtype=np.float32)"
+    sentences = "of sentences, scikit-learn's TfidfVectorizer().fit_transform(texts).toarray() makes columns of numbers"
+    if array.ndim < 2 or array.size == len(array):
+        names = "of names of classes, np.unique(data, return_inverse=True)[1] has the number of each one's"
+        return f"{sentences}; {names}; all splits together"
+    columns = "of columns with a few different texts, pandas.get_dummies(data, dtype=float) makes columns of numbers"
+    return f"{columns}; {sentences}; all splits together"
 
 
 def in_form_of(pool: torch.Tensor, inputs: torch.Tensor, dtype: torch.dtype, where: str) -> torch.Tensor:

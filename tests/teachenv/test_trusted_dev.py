@@ -268,7 +268,7 @@ class Frame:
         ((X, Y - 0.5), "targets such as -0.5 are no class indices"),
         ((X, Y.astype(str)), "labels are texts in dev and numbers in pool; expected texts in both"),
         ((X, np.array(["a", "b", "c"] * 4, dtype=object)), "labels are texts in dev and numbers in pool"),
-        ((Frame(), Y), r"dev: inputs are of dtype object; expected numbers: make columns of numbers .*get_dummies"),
+        ((Frame(), Y), r"dev: inputs are of dtype object; expected numbers: of columns .*get_dummies"),
         ((X * np.nan, Y), "dev: inputs contain NaN"),
         ((X[:0], Y[:0]), "dev: no samples"),
         (X, r"dev: expected a pair \(inputs, targets\)"),

@@ -189,7 +189,7 @@ def test_files_name_the_classes(tmp_path):
     assert lines[0]["likely"] == names[issues.likely[first]]
     issues.plot(tmp_path / "suspects.svg", count=3, shape=(2, 2))
     assert b"<svg" in (tmp_path / "suspects.svg").read_bytes()
-    with pytest.raises(ValueError, match=r"are no images.*shape=\(8, 8\)"):
+    with pytest.raises(ValueError, match=r"are no images.*shape=\(8, 8\).*table.iloc"):
         issues.plot(tmp_path / "suspects.png")
     with pytest.raises(ValueError, match="shape must be a list of integers, found 4"):
         issues.plot(tmp_path / "suspects.png", shape=4)
@@ -235,6 +235,11 @@ OF_ANOTHER_POOL = {"loss": "bilinear", "pool_size": 30, "trusted_dev": 5, "imbal
         (({"x": X}, Y), {}, "student 'mlp' takes one array, but samples of task 'samples' have the inputs 'x'"),
         (({"x": X}, Y), {"trusted": (X[:, :2], Y)}, "trusted: inputs are an array .* expected a dictionary of 'x'"),
         ((X, ["a", None, "b"] * 10), {}, "10 samples have no label, sample 1 first; leave them out"),
+        (
+            (X, "kind"),
+            {},
+            r"labels are 'kind', expected one a sample, .* of a table give the column itself, table\[\"label",
+        ),
         ((np.where(X > 2, np.nan, X), Y), {}, "NaN or infinity"),
         ((X, Y), {"trusted": (X[:, :2], Y)}, r"shape \(4,\) in data but \(2,\) in trusted"),
         ((X, Y), {"trusted": (X, Y + 3)}, r"trusted: unknown label 3, expected one of \[0, 1, 2\]"),

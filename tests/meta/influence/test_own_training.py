@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_array
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
@@ -194,6 +195,8 @@ class Unpaired(Restless):
         ({"data": POOL[0]}, TypeError, "found a ndarray; give its inputs and its targets apart"),
         ({"data": (POOL[0].astype(int), POOL[1])}, ValueError, "fails on inputs .* give features as floats"),
         ({"data": (POOL[0].astype("U3"), POOL[1])}, TypeError, "data: inputs are of dtype <U3; expected numbers"),
+        ({"data": (["a tree", "a cat"] * (SAMPLES // 2), POOL[1])}, TypeError, r"Tfidf.*toarray\(\).*np.unique"),
+        ({"data": (csr_array(POOL[0]), POOL[1])}, TypeError, r"inputs are a sparse matrix.*call toarray\(\)"),
         ({"data": (POOL[0] * np.nan, POOL[1])}, ValueError, "data: inputs contain NaN or infinity"),
         ({"data": (POOL[0], POOL[1][:4])}, ValueError, "must have the same number of samples"),
         ({"data": Restless()}, ValueError, "answers differently each time: its sample 0"),

@@ -26,6 +26,10 @@ def test_without_arguments_it_says_what_it_does(capsys) -> None:
     [
         (["comprae"], "found 'comprae', expected compare"),
         (["compare", "nowhere:Mine-v0"], "found no module 'nowhere' (of 'nowhere:Mine-v0')"),
+        (
+            ["compare", "Mine-v0"],
+            "or one of your own with the module that registers it before it, such as mypackage:Mine",
+        ),
         (["compare", "TeachDigits-v0", "--methods", "nowhere:method"], "found no module 'nowhere'"),
         (["compare", "TeachDigits-v0", "--methods", "rdm"], "did you mean 'rmd'"),
         (["compare", "TeachDigits-v0", "--set", "horizon"], "found 'horizon', expected an option"),

@@ -65,17 +65,21 @@ class StudyOptions(ParallelOptions):
         """Checks weights and steps.
 
         Raises:
-            ValueError: a weight of LoT's term that is not positive, or a number of student steps below 1.
+            ValueError: a weight of LoT's term that is not positive, or that differs from another in no digit that names
+                have; or a number of student steps below 1.
         """
         super().__post_init__()
+        check_names_differ("--alpha", self.alpha)
         for name, values in (("alpha", self.alpha), ("student-steps", self.student_steps)):
             for value in values or ():
                 if not 0 < value < math.inf:
                     raise ValueError(f"found --{name} {value:g}, expected more than 0")
 
     def _names(self) -> Names:
-        known = {name for study in self.studies().values() for name in study}
-        return {"method": (self.methods, known | self.compared().keys())}
+        known = {name for study, methods in self.studies().items() if study in self.study for name in methods}
+        if "regularisers" in self.study:
+            known |= self.compared().keys()
+        return {f"method of --study {' '.join(self.study)}": (self.methods, known)}
 
     def studies(self) -> dict[str, Mapping[str, Method]]:
         """The methods of the studies in which nothing is tuned."""
@@ -84,6 +88,26 @@ class StudyOptions(ParallelOptions):
     def compared(self) -> dict[str, Regulariser]:
         """What the study regularisers compares."""
         return regularisers(self.alpha, self.student_steps or STUDENT_STEPS)
+
+
+def check_names_differ(flag: str, values: Sequence[float] | None, factor: float = 1.0) -> None:
+    """Refuses numbers whose names in rows would be one, so that one of them would be left out.
+
+    Args:
+        flag: the option.
+        values: its values.
+        factor: what they are multiplied by in names.
+
+    Raises:
+        ValueError: there are two such.
+    """
+    named: dict[str, float] = {}
+    for value in values or ():
+        if (other := named.setdefault(f"{factor * value:g}", value)) != value:
+            raise ValueError(
+                f"found {flag} {other} {value}, which rows would call {factor * value:g} both; expected numbers that "
+                "differ in six digits"
+            )
 
 
 def run(

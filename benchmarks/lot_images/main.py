@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from benchmarks.lot import main as lot
-from benchmarks.lot.main import Further, Study, StudyOptions
+from benchmarks.lot.main import Further, Study, StudyOptions, check_names_differ
 from benchmarks.lot.regularisers import Regime
 from benchmarks.lot_images import imitation, report
 from benchmarks.lot_images.imitation import KINDS
@@ -94,9 +94,10 @@ class Options(StudyOptions):
         """Checks the shares of wrong labels, beside what all benchmarks check.
 
         Raises:
-            ValueError: a share that is no number from 0 up to 1.
+            ValueError: a share that is no number from 0 up to 1, or two that rows would call the same.
         """
         super().__post_init__()
+        check_names_differ("--label-noise", self.label_noise, 100.0)
         for share in self.label_noise or ():
             if not 0 <= share < 1:
                 raise ValueError(f"found --label-noise {share:g}, expected a share from 0 up to 1, such as 0.4")

@@ -179,3 +179,17 @@ def test_the_command_tunes_and_measures(tmp_path: Path, monkeypatch: pytest.Monk
     assert LOT.alpha != 4
     for picture in ("regularisers", "regularisers_last"):
         assert (tmp_path / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"label_noise": (0.4, 0.4000000001)}, r"found --label-noise 0.4 0.4000000001, which rows would call 40 both"),
+        ({"alpha": (2.0, 2.0000001)}, r"found --alpha 2.0 2.0000001, which rows would call 2 both"),
+        ({"study": ("regularisers",), "methods": ("lot:l2",)}, r"unknown method of --study regularisers 'lot:l2'"),
+        ({"study": ("table", "n"), "methods": ("weight-decay",)}, r"unknown method of --study table n 'weight-decay'"),
+    ],
+)
+def test_what_would_be_left_out_without_a_word_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        images_main.Options(**options)

@@ -125,9 +125,11 @@ def check_targets(settings: Settings, task: Task, loss: LossFamily) -> None:
     if loss.reads and not kinds & {*loss.reads}:
         read = " or ".join("class labels" if each == "labels" else each for each in loss.reads)
         base = USUAL["numbers" if "numbers" in kinds else min(kinds)]
+        options = f" with loss_kwargs={checks.shown(settings.loss_kwargs)}" if settings.loss_kwargs else ""
         raise ValueError(
-            f"loss={checks.shown(settings.loss)} is of {read}, but {found}: choose a loss that fits, such as "
-            f'loss="sample-weights", loss_kwargs={{"base": "{base}"}}, or a teachenv.LossFamily of your own'
+            f"loss={checks.shown(settings.loss)}{options} is of {read}, but {found}: choose a loss that fits, such as "
+            f'loss="sample-weights", loss_kwargs={{"base": "{base}"}} (as a method of teachenv.compare: '
+            f'teachenv.experiment.fixed("{base}")), or a teachenv.LossFamily of your own'
         )
     if settings.warm_start and not kinds & {*reads("cross-entropy")}:
         raise ValueError(

@@ -191,7 +191,7 @@ def _of_taught(results: Results, cell: Callable[[Group], str], group: Group) -> 
 
 def _of_worse(groups: Sequence[Group]) -> str:
     """What an error over 100 % means, if there is one."""
-    if max((error for group in groups for error in ERROR.values(group).values()), default=0.0) <= 1:
+    if max((error for group in groups for error in ERROR.values(group).values()), default=0.0) <= 100:
         return ""
     return (
         "; an error is one minus the score, over 100 % where the score is negative, as R² is of students worse than "

@@ -282,7 +282,15 @@ class Regression(teachenv.Measure):
 def test_a_loss_of_labels_is_not_for_numbers(loss):
     chosen = {} if loss is None else {"loss": loss}
     regression = task(X.sum(1, keepdims=True), 1, measure=Regression())
-    refused({"task": regression} | chosen, "is of class labels.*, but targets .*float32.*squared-error")
+    refused({"task": regression} | chosen, "is of class labels.*, but targets .*float32.*fixed\\(.squared-error")
+
+
+def test_a_loss_of_labels_is_named_with_the_loss_that_it_weighs():
+    chosen = {"loss": "sample-weights", "loss_kwargs": {"base": "focal"}}
+    regression = task(X.sum(1, keepdims=True), 1, measure=Regression())
+    refused(
+        {"task": regression} | chosen, "loss='sample-weights' with loss_kwargs={'base': 'focal'} is of class labels"
+    )
 
 
 def test_numbers_are_learnt_by_a_loss_that_fits_and_without_a_warm_start():

@@ -16,7 +16,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from teachenv.experiment import tables
-from teachenv.experiment.comparison_report import objective
+from teachenv.experiment.comparison_report import Results, make, objective
+from teachenv.experiment.methods import fixed
 from teachenv.experiment.naming import file_name
 from teachenv.experiment.report import Report
 from teachenv.experiment.row import Row
@@ -188,3 +189,10 @@ def test_on_a_narrow_terminal_long_headers_make_room_for_the_cells(capsys, monke
 def test_which_j_rows_have_is_known_by_their_environment_too(config, shown) -> None:
     rows = [row("prokt", 0, 0.1, config={"options": {}, "own": {}, **config})]
     assert objective(grouped(rows)[0]) == shown
+
+
+@pytest.mark.parametrize(("error", "said"), [(0.9, False), (1.2, True)])
+def test_an_error_over_100_percent_is_explained(error: float, said: bool) -> None:
+    config = {"stage": "training", "final_students": 4, "loss": None, "env": None, "options": {}, "own": {}}
+    results = Results([row("plain", 0, error, config=config)], {"plain": fixed("squared-error")}, 1)
+    assert ("100 % where the score is negative" in make("mine", results).table()) == said

@@ -43,7 +43,12 @@ BENCHMARKS: dict[str, Entry] = {
     "l2t_dlf_images": Entry(
         options="benchmarks.l2t_dlf_images:Options",
         summary="Do learned dynamic losses (L2T-DLF) make better image classifiers than tuned fixed losses?",
-        minutes={"smoke": "1 min", "laptop": "4 h (MNIST 3.4 h)", "paper": "weeks, for a GPU"},
+        minutes={
+            "smoke": "1 min",
+            "laptop": "4 h (MNIST 3.4 h)",
+            "published": "hours for each seed",
+            "paper": "weeks, for a GPU",
+        },
     ),
     # Wu et al. 2018, table 3.
     "l2t_dlf_translation": Entry(

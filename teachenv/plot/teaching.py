@@ -129,7 +129,7 @@ def loss_surface(
         title: stands above the figure.
 
     Raises:
-        ValueError: arrays of other shapes, or no finite value.
+        ValueError: arrays of other shapes, a single value of x or y, or no finite loss.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -139,6 +139,8 @@ def loss_surface(
     finite = np.concatenate([each[np.isfinite(each)] for each in maps.values()]) if maps else np.empty(0)
     if not finite.size:
         raise ValueError("losses has no finite value, expected at least one: the student may have diverged")
+    if min(len(right), len(up)) < 2:
+        raise ValueError(f"found {len(right)} values of x and {len(up)} of y, expected at least two of each")
     levels = MaxNLocator(12).tick_values(finite.min(), max(finite.max(), finite.min() + 1e-9))
     figure, axes = panels(list(maps), (3.6, 3.2))
     for axis, values in zip(axes, maps.values(), strict=True):

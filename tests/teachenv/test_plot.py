@@ -256,6 +256,7 @@ def test_a_figure_is_saved_as_png_svg_and_pdf(tmp_path: Path) -> None:
         (lambda: plot.loss_curves(X, X, plain=[1]), "plain has shape (1,), expected (5,)"),
         (lambda: plot.loss_surface(X, X[:2], np.ones((5, 2))), "losses has shape (5, 2), expected (2, 5)"),
         (lambda: plot.loss_surface(X, X, np.full((5, 5), np.nan)), "losses has no finite value"),
+        (lambda: plot.loss_surface(X[:1], X, np.ones((5, 1))), "found 1 values of x and 5 of y, expected at least two"),
         (lambda: plot.loss_surface(X, X, {}), "losses has no finite value"),
         (lambda: plot.sample_weights(X, X[:2]), "weights has shape (2,), expected (5,)"),
         (lambda: plot.sample_weights(X, X, wrong=[1]), "wrong has shape (1,), expected (5,)"),

@@ -235,13 +235,7 @@ def registered(env: str) -> str:
         imported(module, env)
     if name not in gym.registry:
         error = unknown_name("environment", name, [known for known in gym.registry if known.startswith("Teach")])
-        raise (
-            error
-            if module
-            else ValueError(
-                f"{error}, or one of your own with the module that registers it before it, such as mypackage:Mine-v0"
-            )
-        )
+        raise (error if module else ValueError(f"{error}, or yours as mypackage:Mine-v0"))
     return name
 
 

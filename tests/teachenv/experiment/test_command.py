@@ -28,7 +28,7 @@ def test_without_arguments_it_says_what_it_does(capsys) -> None:
         (["compare", "nowhere:Mine-v0"], "found no module 'nowhere' (of 'nowhere:Mine-v0')"),
         (
             ["compare", "Mine-v0"],
-            "or one of your own with the module that registers it before it, such as mypackage:Mine",
+            ", or yours as mypackage:Mine-v0",
         ),
         (["compare", "TeachDigits-v0", "--methods", "nowhere:method"], "found no module 'nowhere'"),
         (["compare", "TeachDigits-v0", "--methods", "rdm"], "did you mean 'rmd'"),

@@ -159,5 +159,5 @@ def _show(axis: Any, picture: Array, caption: str, color: str = GREY) -> None:
     axis.set_xticks([])
     axis.set_yticks([])
     axis.spines[:].set_color(color)
-    lines = [wrapped(line, 1.5 * _TILE, 30) for line in caption.split("\n")]
+    lines = [wrapped(line, 1.3 * _TILE, 30) for line in caption.split("\n")]
     axis.set_title("\n".join(lines), fontsize=SMALL)

@@ -89,7 +89,7 @@ def panels(titles: Sequence[str], size: tuple[float, float] = PANEL) -> tuple[Fi
         axis.set_visible(False)
     axes = axes[: len(titles)]
     for axis, title in zip(axes, titles, strict=True):
-        axis.set_title(wrapped(title, size[0], _LONGEST_TITLE), fontsize=TEXT)
+        axis.set_title(wrapped(title, size[0] - 0.4, _LONGEST_TITLE), fontsize=TEXT)
         plain(axis)
     return figure, axes
 

@@ -120,7 +120,10 @@ def _section(part: _Part) -> Section:
         Column("tuned", lambda g: f"lr {g.config['learning_rate']:g}, {_described(g.config['own'])}"),
     ]
     better = "smaller" if metric == _ERROR else "larger"
-    about = f"Test {metric} in %, mean over seeds [95 % interval]; {better} is better{tables.in_precision(part.rows)}."
+    about = (
+        f"Test {metric} in %, mean over seeds [95 % interval]; {better} is better{tables.in_precision(part.rows)}"
+        f"{evidence.meaning(part.groups, _evidence(measure))}."
+    )
     shown = ("method", "test", "seeds", "student steps", "seconds")
     return Section.of(f"{part.title} ({first.dataset}, {first.student})", columns, part.groups, about, shown)
 
@@ -130,7 +133,7 @@ def _untaught(group: Group) -> str | None:
     return methods.untaught(_method(group.first))
 
 
-def _evidence(measure: Measure) -> evidence.Gives:
+def _evidence(measure: Measure) -> evidence.EvidenceOf:
     return evidence.beside(_untaught, MOVED, measure)
 
 

@@ -38,28 +38,29 @@ def make(rows: Sequence[Row]) -> Report:
         Column("method", lambda group: evidence.marked(group, _evidence)),
         deviation("test accuracy %", ACCURACY),
         deviation("test F1 %", F1),
-        Column(
-            "influence term, % of the rest", lambda group: f"{100 * e.moved:.2g}" if (e := _evidence(group)) else ""
-        ),
+        Column("influence term, % of the rest", _term),
         Column(f"against {UNTAUGHT}, points (95 %)", _effect),
         tables.seeds(ACCURACY),
         tables.steps(ACCURACY),
         tables.seconds(ACCURACY),
         tables.published("the paper's average", PUBLISHED, 1),
     ]
-    about, shown = "Mean ± standard deviation over seeds.", ("method", "test accuracy %", "test F1 %", "seeds")
     tests = [row for row in rows if row.task != "cost" and row.metric.startswith("test_")]
+    parts = {title: grouped(part, ORDER) for title, part in tables.by(tests, tables.heading).items()}
+    about, shown = "Mean ± standard deviation over seeds", ("method", "test accuracy %", "test F1 %", "seeds")
     sections = [
-        Section.of(title, columns, grouped(table_rows, ORDER), about, shown)
-        for title, table_rows in tables.by(tests, tables.heading).items()
+        Section.of(title, columns, groups, f"{about}{evidence.meaning(groups, _evidence)}.", shown)
+        for title, groups in parts.items()
     ]
     drawn = {"curves": partial(_curves, tests), "influence": partial(_influence, tests)}
     captions = {"curves": "Students on dev as they are distilled: means over seeds"}
     report = Report("LGTM: distillation of text", [*sections, *_costs(rows)], drawn, rows, captions)
-    groups = [
-        (title, group) for title, part in tables.by(tests, tables.heading).items() for group in grouped(part, ORDER)
+    report.unproven = [
+        f"{title}: {group.name}"
+        for title, groups in parts.items()
+        for group in groups
+        if _taught(group) and not _evidence(group)
     ]
-    report.unproven = [f"{title}: {group.name}" for title, group in groups if _taught(group) and not _evidence(group)]
     return report
 
 

@@ -65,15 +65,15 @@ class StudyOptions(ParallelOptions):
         """Checks weights and steps.
 
         Raises:
-            ValueError: a weight of LoT's term that is not positive, or that differs from another in no digit that names
-                have; or a number of student steps below 1.
+            ValueError: a weight of LoT's term that is no finite number above 0, or that differs from another in no
+                digit that names have; or a number of student steps below 1.
         """
         super().__post_init__()
         check_names_differ("--alpha", self.alpha)
         for name, values in (("alpha", self.alpha), ("student-steps", self.student_steps)):
             for value in values or ():
                 if not 0 < value < math.inf:
-                    raise ValueError(f"found --{name} {value:g}, expected more than 0")
+                    raise ValueError(f"found --{name} {value:g}, expected a finite number above 0")
 
     def _names(self) -> Names:
         known = {name for study, methods in self.studies().items() if study in self.study for name in methods}

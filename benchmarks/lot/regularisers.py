@@ -36,7 +36,7 @@ class Regulariser:
         option: what says how strong it is: an attribute of the method, or an option of the problem (see
             `Problem.changed`); None: nothing.
         strengths: its values from weak to strong, seven if nobody chose others; the first trainings have that in the
-            middle. None: the rate is varied instead.
+            middle. Empty where there is no option: the rate is varied instead.
     """
 
     method: Method = field(default_factory=Method)

@@ -13,7 +13,7 @@ from teachenv.experiment.cases import DIVERGED
 from teachenv.experiment.report import Report
 from teachenv.experiment.row import Row
 from teachenv.experiment.statistics import iqm
-from teachenv.experiment.tables import METHOD, Column, Measure, Section, deviation, grouped
+from teachenv.experiment.tables import Column, Measure, Section, deviation, grouped
 from teachenv.plot import style
 from teachenv.plot.series import bar_panels, bars, curves
 
@@ -75,8 +75,7 @@ def _tasks(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 def _regularised(rows: Sequence[Row], order: Sequence[str]) -> Section:
     test = _measure(rows)
-    last = replace(test, metric=f"last_{test.metric}")
-    taught = evidence.beside(lambda group: BASELINE, "term_share", test)
+    last, taught = replace(test, metric=f"last_{test.metric}"), _evidence(test)
     columns = [
         Column("method", lambda group: evidence.marked(group, taught)),
         tables.interval(f"test {_name(test)}, best epoch", test),
@@ -89,12 +88,12 @@ def _regularised(rows: Sequence[Row], order: Sequence[str]) -> Section:
         tables.steps(test, "all steps"),
         Column("tuned", lambda group: _tuned(group.config)),
     ]
-    text = (
-        "Each line was tuned in twelve trainings on validation data. Mean over seeds with a bootstrap interval; mean\n"
-        "difference over pairs of one seed, with Student's interval. The best epoch is that on validation data"
-        f"{tables.in_precision(rows)}."
-    )
     groups = [group for group in grouped(rows, order) if group.of(test.metric)]
+    text = (
+        "Each line was tuned on validation data. Mean over seeds with a bootstrap interval; mean difference over\n"
+        "pairs of one seed, with Student's interval. The best epoch is that on validation data"
+        f"{tables.in_precision(rows)}{evidence.meaning(groups, taught)}."
+    )
     return Section.of(tables.heading(rows[0]), columns, groups, text, shown=4)
 
 
@@ -122,8 +121,9 @@ def _bars(tasks: Mapping[str, Sequence[Row]], order: Sequence[str], which: str) 
 def _sections(rows: Sequence[Row], task: str, task_rows: Sequence[Row]) -> list[Section]:
     """The table, and what is said of trainings whose numbers are not finite, and of which it has nothing."""
     test = _measure(task_rows)
+    taught = _evidence(test)
     columns = [
-        METHOD,
+        Column("method", lambda group: evidence.marked(group, taught)),
         deviation(f"test {_name(test)}", test),
         tables.interval("interquartile mean [95 %]", test, iqm),
         tables.against(BASELINE, f"against {BASELINE} [95 %]", test),
@@ -133,15 +133,20 @@ def _sections(rows: Sequence[Row], task: str, task_rows: Sequence[Row]) -> list[
         tables.steps(test, "all steps"),
         tables.seconds(test),
     ]
+    groups = [group for group in grouped(task_rows, METHODS) if group.of(test.metric)]
     text = (
         "Mean ± standard deviation over seeds, each network at its best epoch on the validation data; the\n"
         "interquartile mean with a bootstrap interval; the mean difference over pairs of one seed, with Student's\n"
-        f"interval{tables.in_precision(task_rows)}."
+        f"interval{tables.in_precision(task_rows)}{evidence.meaning(groups, taught)}."
     )
-    groups = [group for group in grouped(task_rows, METHODS) if group.of(test.metric)]
     trainings = sorted(f"{row.method} (seed {row.seed})" for row in rows if (row.task, row.metric) == (task, DIVERGED))
     diverged = [Section(text=f"Diverged: {', '.join(trainings)}.")] if trainings else []
     return [Section.of(tables.heading(task_rows[0]), columns, groups, text, shown=5), *diverged]
+
+
+def _evidence(test: Measure) -> evidence.EvidenceOf:
+    """The share of LoT's term in the loss, and the difference to the model that is trained alone."""
+    return evidence.beside(lambda group: BASELINE, "term_share", test)
 
 
 def _measure(rows: Sequence[Row]) -> Measure:

@@ -69,8 +69,8 @@ class Options(StudyOptions):
     study: tuple[Study | Literal["imitation"], ...] = ("table",)  # type: ignore[assignment]
     """What is asked: table (with students and without), peers (mutual learning, self-distillation), alpha, n (student
     steps for each of the teacher's), form (students that see labels, L2, two students), size (smaller and larger
-    students), imitation (is a teacher that generalises easier to imitate than one that knows shuffled labels by
-    heart?)."""
+    students), regularisers (LoT beside weight decay, dropout and others where models overfit, each tuned), imitation
+    (is a teacher that generalises easier to imitate than one that knows shuffled labels by heart?)."""
 
     task: Literal["mnist", "cifar10", "cifar100", "image-folder", "synthetic"] | None = None
     """Data: mnist, cifar10, cifar100, image-folder (see --dataset), synthetic (made here); by default the preset's."""
@@ -85,7 +85,7 @@ class Options(StudyOptions):
     """Shares of wrong labels (any other class), for the study regularisers; by default 0 and 0.4."""
 
     model: str | None = None
-    """Teacher: preresnet-20 (or 8, 14, 32, 56, 110), resnet-18, resnet-50, mobilenet-v2, vit, swin."""
+    """Teacher: preresnet-20 (or 8, 14, 32, 56, 110), resnet-18, resnet-50, mobilenet-v2, vit, swin, mlp-200, cnn."""
 
     student: str | None = None
     """Network of the students; by default the teacher's network."""

@@ -178,7 +178,7 @@ def _section(results: Results, task: str, columns: Sequence[Column]) -> Section:
     text = (
         f"{row.student} on {row.dataset}; a seed's error is the mean over {row.config['final_students']} fresh "
         f"students on the whole pool{tables.in_precision(rows)}{_of_worse(groups)}{_of_dev(groups)}"
-        f"{_of_untaught(groups)}"
+        f"{evidence.meaning(groups)}"
     )
     shown = ("method", "test error % (95 %)", "of best fixed", "seeds", "teacher s")
     return Section.of(task, all_columns, groups, text, shown)
@@ -207,12 +207,6 @@ def _of_dev(groups: Sequence[Group]) -> str:
     if not said:
         return ""
     return f"; methods are judged on a trusted dev set and learn from the labels of the pool, but {', '.join(said)}"
-
-
-def _of_untaught(groups: Sequence[Group]) -> str:
-    """What the mark means, if a line has it."""
-    marked = any(shown.untaught for group in groups if (shown := evidence.measured(group)) is not None)
-    return f"; {evidence.MEANING}" if marked else ""
 
 
 def _error(group: Group) -> float:

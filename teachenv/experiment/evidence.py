@@ -8,7 +8,7 @@ taught.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,12 +28,6 @@ LEAST_MOVE = 0.01
 """A teacher that moved by a smaller share, without a measurable effect, has not taught."""
 
 
-MEANING = (
-    f"a teacher is called untaught if it moved the loss by less than {LEAST_MOVE:.0%} and had no effect on J "
-    "that can be told from none"
-)
-
-
 class Evidence(NamedTuple):
     """What shows that a teacher taught.
 
@@ -51,11 +45,11 @@ class Evidence(NamedTuple):
         return self.moved < LEAST_MOVE and (self.effect is None or self.effect.low <= 0.0 <= self.effect.high)
 
 
-Gives = Callable[[Group], Evidence | None]
+EvidenceOf = Callable[[Group], Evidence | None]
 """The evidence of a table's line; None: there is no teacher, or the rows have no evidence."""
 
 
-def beside(baseline: Callable[[Group], str | None], moved: str, measure: Measure) -> Gives:
+def beside(baseline: Callable[[Group], str | None], moved: str, measure: Measure) -> EvidenceOf:
     """Evidence by comparison with an untaught line of the same table.
 
     Args:
@@ -82,10 +76,20 @@ def measured(group: Group) -> Evidence | None:
     return Evidence(float(np.mean(moves)), effect)
 
 
-def marked(group: Group, evidence: Gives = measured) -> str:
+def marked(group: Group, evidence: EvidenceOf = measured) -> str:
     """The method's name, with "(untaught)" where the evidence says so."""
     shown = evidence(group)
     return f"{group.name} (untaught)" if shown is not None and shown.untaught else group.name
+
+
+def meaning(groups: Iterable[Group], evidence: EvidenceOf = measured) -> str:
+    """What "(untaught)" means, with a semicolon before it, to end a caption with; empty if no line is marked so."""
+    if not any(shown is not None and shown.untaught for shown in map(evidence, groups)):
+        return ""
+    return (
+        f"; a teacher is called untaught if it changed the loss, or added to it, by less than {100 * LEAST_MOVE:g} % "
+        "and had no effect on students that can be told from none"
+    )
 
 
 def moves(group: Group) -> str:

@@ -45,14 +45,14 @@ def parsed(options: type[T], program: str, description: str, arguments: Sequence
     # What the parser builds checks nothing: it would put the one line of an error into a box of many.
     plain = make_dataclass(options.__name__, described)
     config = (tyro.conf.PositionalRequiredArgs,)
-    told = io.StringIO()
+    printed = io.StringIO()
     try:
-        with contextlib.redirect_stderr(told):
+        with contextlib.redirect_stderr(printed):
             values: Any = tyro.cli(plain, prog=program, description=description, args=arguments, config=config)
     except SystemExit as end:
         if not end.code:
             raise  # after --help
-        point = _unknown(arguments, [name for name, *_ in described]) or _without_box(told.getvalue())
+        point = _unknown(arguments, [name for name, *_ in described]) or _without_box(printed.getvalue())
         raise ValueError(f"{point} (see {program} --help)") from None
     return options(**vars(values))
 

@@ -103,7 +103,7 @@ class Coefficients:
             self.shown.append(matrix.round(decimals=self.decimals).tolist())
 
 
-# More would tell little more of the mean, and cost time.
+# The mean over more would hardly differ, and take longer.
 _MOST_STUDENTS = 8
 
 
@@ -111,8 +111,9 @@ _MOST_STUDENTS = 8
 class Moved:
     """A watcher that measures how far a teacher moves the numbers of the loss from the neutral ones.
 
-    They are the loss's coefficients, or the weights of a loss network, of the first eight students at all actions. Both
-    measures are shares of the mean size of the neutral numbers, zeros left out: 1 for Φ = I and for weights of samples.
+    They are the loss's coefficients, or the weights of a loss network, at all actions; of students that are taught
+    together those of the first eight. Changes are shares of the mean size of the neutral numbers, zeros left out: 1 for
+    Φ = I and for weights of samples.
 
     Attributes:
         total: the sum of the changes' sizes so far.

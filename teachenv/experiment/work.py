@@ -135,8 +135,10 @@ def _watcher(
     teacher: Any, students: TeachVectorEnv | OneByOne, coefficients: Coefficients, moved: Moved
 ) -> Watcher | None:
     """What watches a teacher's actions; figures show coefficients of students that are trained together."""
-    if teacher is None or isinstance(students, OneByOne):
-        return None if teacher is None else moved
+    if teacher is None:
+        return None
+    if isinstance(students, OneByOne):
+        return moved
 
     def watch(moment: Moment) -> None:
         coefficients(moment)

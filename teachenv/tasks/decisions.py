@@ -147,8 +147,8 @@ class LikelihoodMeasure(OtherObjective):
 class MarginMeasure(OtherObjective):
     """A measure whose objective is minus the margin error of L2T-DLF's released code: from −1 to 0.
 
-    The error of a decision is 2σ((max_j p_j − p_y)/τ) − 1: 0 if the label's class is the likeliest, else above it.
-    The code calls k what is 1/τ here, and has k = 50.
+    The error of a decision is 2σ((max_j p_j − p_y)/τ) − 1: 0 if the label's class is the likeliest, else between 0
+    and 1. The code calls k what is 1/τ here, and has k = 50.
 
     Args:
         measure: what all but the objective is taken from.

@@ -127,7 +127,7 @@ class Packing:
         """
         pieces = torch.split(inputs, self._sizes, -1)
         return {
-            part.name: _as(part.kind, piece.reshape(*piece.shape[:-1], *part.shape))
+            part.name: _restored(part.kind, piece.reshape(*piece.shape[:-1], *part.shape))
             for part, piece in zip(self.parts, pieces, strict=True)
         }
 
@@ -222,7 +222,8 @@ def _floating(part: Part, tensor: torch.Tensor, dtype: torch.dtype, where: str) 
     return tensor.to(dtype).div_(255) if tensor.dtype == torch.uint8 else tensor.to(dtype)
 
 
-def _as(kind: Kind, tensor: torch.Tensor) -> torch.Tensor:
+def _restored(kind: Kind, tensor: torch.Tensor) -> torch.Tensor:
+    """An input in a dtype of its kind; numbers that are whole or floating-point in all inputs stay as they are."""
     if kind == "truth values":
         return tensor != 0
     return tensor.to(torch.int64) if kind == "whole numbers" else tensor

@@ -362,7 +362,7 @@ def test_differences_are_of_pairs() -> None:
         (images_main.Options, {"model": "resnet"}, "resnet-18"),
         (images_main.Options, {"epochs": 0}, "at least 1"),
         (images_main.Options, {"label_noise": (1.0,)}, "share from 0 up to 1"),
-        (language_main.Options, {"alpha": (0.0,)}, "--alpha 0, expected more than 0"),
+        (language_main.Options, {"alpha": (0.0,)}, "--alpha 0, expected a finite number above 0"),
         (language_main.Options, {"student_steps": (0,)}, "--student-steps 0"),
     ],
 )

@@ -155,9 +155,11 @@ def test_a_line_says_whether_its_students_taught(values: list[float], share: flo
     """A term of less than a percent of the loss, and no difference that can be told from none: untaught."""
     rows = rows_of("teacher-only", [0.5, 0.6, 0.7], None) + rows_of("lot", values, share)
     table = report.of_regularisers(rows, "lot_images", ["teacher-only", "lot"]).table()
-    assert ("| lot (untaught) |" in table) == untaught
-    assert ("| lot |" in table) == (not untaught)
-    assert "| teacher-only |" in table
+    for shown in (table, report.make(rows, "lot_images").table()):
+        assert ("| lot (untaught) |" in shown) == untaught
+        assert ("| lot |" in shown) == (not untaught)
+        assert ("is called untaught if" in shown) == untaught
+        assert "| teacher-only |" in shown
     assert f"| {100 * share:.3g} |" in table
     assert "adam 0.001, alpha 8" in table
 

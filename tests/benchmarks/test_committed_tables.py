@@ -20,6 +20,7 @@ from benchmarks.l2t_dln import report as l2t_dln
 from benchmarks.l2t_dln.main import PRESETS
 from benchmarks.lgtm import report as lgtm
 from benchmarks.lot import report as lot
+from benchmarks.lot.regularisers import STUDENT_STEPS, regularisers
 from benchmarks.lot_atari import report as lot_atari
 from benchmarks.lot_images import report as imitation
 from benchmarks.throughput import report as throughput
@@ -46,7 +47,12 @@ REPORTS: dict[str, Callable[[Sequence[Row]], Report]] = {
     "l2t_dln/table": lambda rows: l2t_dln.make(rows, METRICS),
     "lgtm/table": lgtm.make,
     "lot_atari/table": lot_atari.make,
-    "lot_images/table": lambda rows: lot.make(rows, "lot_images"),
+    "lot_images/table": lambda rows: lot.make([row for row in rows if "stage" not in row.config], "lot_images"),
+    "lot_images/regularisers": lambda rows: lot.of_regularisers(
+        [row for row in rows if row.config.get("stage") == "training"],
+        "lot_images",
+        list(regularisers(None, STUDENT_STEPS)),
+    ),
     "lot_images/imitation": lambda rows: imitation.make([row for row in rows if row.method.startswith("imitate:")]),
     "lot_language/table": lambda rows: lot.make(rows, "lot_language"),
     "sample_weights/table": lambda rows: sample_weights.make(

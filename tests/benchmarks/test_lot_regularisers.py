@@ -126,7 +126,7 @@ def test_wrong_labels_are_those_of_training_and_validation() -> None:
         for split in ("train", "valid", "test")
     }
     assert parts["train"] == pytest.approx(0.4, abs=0.1)
-    assert parts["valid"] == pytest.approx(0.4, abs=0.35)
+    assert 0 < parts["valid"] < 1  # of eight images
     assert parts["test"] == 0
 
 

@@ -271,7 +271,7 @@ def test_the_language_command_keeps_what_it_has(
     assert students == {"lot", "dml"}
     assert not list((tmp_path / "checkpoints").glob("*"))
     table = (tmp_path / "table.md").read_text()
-    assert table.count("| self-distillation |") == 2
+    assert table.count("\n| self-distillation") == 2  # with or without a mark
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     request.getfixturevalue("undrawn")
     assert command_line(command) == 0
@@ -291,7 +291,7 @@ def test_the_image_command_asks_all_studies(tmp_path: Path, monkeypatch: pytest.
     assert "| spurious |" in (tmp_path / "imitation.md").read_text()
     assert {row.versions["precision"] for row in rows} == {"bfloat16"}
     for table in ("table", "imitation"):
-        assert "; networks in bfloat16." in (tmp_path / f"{table}.md").read_text()
+        assert "; networks in bfloat16" in (tmp_path / f"{table}.md").read_text()
     for picture in ("curves", "imitation"):
         assert (tmp_path / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
 

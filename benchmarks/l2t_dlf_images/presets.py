@@ -34,7 +34,7 @@ class Part:
         effort: what is spent on it.
         methods: names of those that the task can have; see `benchmarks.l2t_dlf_images.methods`.
         final: the options in which the final students' training differs.
-        source: the task whose teachers are used.
+        source: the task whose teachers are used by methods that learn none; it may be the part itself.
         by_default: its methods where none are asked for; None: all; none: all if the task is asked for.
         rates: learning rates of students that are tuned over.
         schedules: likewise their schedules.

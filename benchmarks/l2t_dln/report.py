@@ -111,7 +111,7 @@ def _section(part: _Part) -> Section:
         Column("method", lambda g: evidence.marked(g, _evidence(measure))),
         tables.interval("test", measure),
         tables.against(part.reference, f"against {part.reference}, points (95 %, paired t)", measure, ", p {:.2g}"),
-        Column("against the untaught loss, points (95 %)", lambda g: _effect(g, measure)),
+        tables.against(_untaught, "against the untaught loss, points (95 %)", measure),
         Column("φ or Φ moved, % (most)", lambda g: "" if _untaught(g) is None else evidence.moves(g) or "not measured"),
         number("cosine with −gradient", COSINE, ".3f", statistic=np.mean),
         tables.seeds(measure),
@@ -135,12 +135,6 @@ def _untaught(group: Group) -> str | None:
 
 def _evidence(measure: Measure) -> evidence.EvidenceOf:
     return evidence.beside(_untaught, MOVED, measure)
-
-
-def _effect(group: Group, measure: Measure) -> str:
-    baseline = _untaught(group)
-    found = None if baseline is None else tables.difference(group, baseline, measure)
-    return "" if found is None else found.interval(measure.digits)
 
 
 def _described(values: Mapping[str, Any]) -> str:

@@ -39,7 +39,7 @@ def make(rows: Sequence[Row]) -> Report:
         deviation("test accuracy %", ACCURACY),
         deviation("test F1 %", F1),
         Column("influence term, % of the rest", _term),
-        Column(f"against {UNTAUGHT}, points (95 %)", _effect),
+        tables.against(lambda g: UNTAUGHT if _taught(g) else None, f"against {UNTAUGHT}, points (95 %)", ACCURACY),
         tables.seeds(ACCURACY),
         tables.steps(ACCURACY),
         tables.seconds(ACCURACY),
@@ -81,11 +81,6 @@ def _evidence(group: Group) -> evidence.Evidence | None:
 def _term(group: Group) -> str:
     found = _evidence(group)
     return "" if found is None else f"{100 * found.moved:.2g}"
-
-
-def _effect(group: Group) -> str:
-    found = tables.difference(group, UNTAUGHT, ACCURACY) if _taught(group) else None
-    return "" if found is None else found.interval(ACCURACY.digits)
 
 
 def _costs(rows: Sequence[Row]) -> list[Section]:

@@ -186,18 +186,19 @@ def deviation(header: str, measure: Measure, form: str | None = None, spread: st
     return Column(header, cell)
 
 
-def against(baseline: str, header: str, measure: Measure, p: str = "") -> Column:
+def against(baseline: str | Callable[[Group], str | None], header: str, measure: Measure, p: str = "") -> Column:
     """The mean difference from a baseline over pairs of one seed, with Student's interval.
 
     Args:
-        baseline: name of a group beside.
+        baseline: name of a group beside; or a function that gives the name for a group, or None for an empty cell.
         header: the column's name.
         measure: what is compared.
-        p: how the p-value of the paired t-test is told, such as `", p {:.2g}"`; by default not at all.
+        p: how the p-value of the paired t-test is written, such as `", p {:.2g}"`; by default not at all.
     """
 
     def cell(group: Group) -> str:
-        found = difference(group, baseline, measure)
+        name = baseline(group) if callable(baseline) else baseline
+        found = None if name is None else difference(group, name, measure)
         return "" if found is None else found.interval(measure.digits) + p.format(found.p)
 
     return Column(header, cell)

@@ -43,6 +43,20 @@ class Update(ABC):
     def rate(self, state: StudentState) -> Rate:
         """The learning rate η at the state's step."""
 
+    @property
+    def adjusts(self) -> bool:
+        """Whether the action sets the optimiser too, and not the loss alone."""
+        return False
+
+    def optimizer_at(self, state: StudentState, action: torch.Tensor) -> tuple[Optimizer, Rate]:
+        """The optimiser and the learning rate of a step; where the action sets them, differentiable in it.
+
+        Args:
+            state: the student, or a batch of them.
+            action: the teacher's action, (n,) or (B, n); settings are tensors where it carries derivatives.
+        """
+        return self.optimizer, self.rate(state)
+
     def moved(self, parameters: Tensors) -> list[str]:
         """Names of the parameters that the update moves."""
         return list(parameters)
@@ -109,13 +123,16 @@ class Update(ABC):
     ) -> tuple[StudentState, Outcome]:
         """Takes the step; the arguments stay as they are, but that the new parameters may be written to `out`."""
         gradient = self.gradient(state, action)
-        return self.apply(state, gradient, out), gradient.outcome
+        return self.apply(state, action, gradient, out), gradient.outcome
 
-    def apply(self, state: StudentState, gradient: Gradient, out: Tensors | None = None) -> StudentState:
+    def apply(
+        self, state: StudentState, action: torch.Tensor, gradient: Gradient, out: Tensors | None = None
+    ) -> StudentState:
         """The state after the optimiser's step along a gradient.
 
         Args:
             state: the state before it.
+            action: the teacher's action, (n,) or (B, n), which may set the optimiser.
             gradient: the gradient of all parameters; or of some, and the others stay where they are.
             out: where the new parameters are written, if all of them move; None: to new memory.
         """
@@ -125,9 +142,8 @@ class Update(ABC):
             parameters, out = {name: parameters[name] for name in gradient.parameters}, None
             slots = slots_of(slots, parameters)
         with torch.no_grad():
-            parameters, slots = self.optimizer.update(
-                parameters, gradient.parameters, slots, self.rate(state), state.step, out
-            )
+            optimizer, rate = self.optimizer_at(state, action.detach())
+            parameters, slots = optimizer.update(parameters, gradient.parameters, slots, rate, state.step, out)
         if some:
             parameters, slots = state.parameters | parameters, state.slots | slots
         step = state.step + 1 if self.ends_step else state.step

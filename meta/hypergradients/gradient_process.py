@@ -32,9 +32,9 @@ RADIUS = {torch.float32: 1e-2, torch.float64: 3e-8}
 """How far central differences move the parameters, by their dtype; see `meta.hypergradient`."""
 
 
-def without_slots(state: StudentState, optimizer: Optimizer) -> StudentState:
-    """Returns the state without the optimiser's slots, if its reverse rule does not read them, as that of SGD."""
-    return state if optimizer.needs_gradient else replace(state, slots={})
+def needed_if(reads: bool, state: StudentState) -> StudentState:
+    """Returns what is kept of a state: all if reversing a step reads gradient and slots, else no slots."""
+    return state if reads else replace(state, slots={})
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,7 @@ class _Reversed:
         direct: the cotangent of the parameters on the way that does not lead through the gradient.
         carried: the cotangent of the optimiser's slots, divided by `factor`, as in `Cotangent`.
         factor: the number that `carried` still has to be multiplied by.
+        of_settings: the cotangent of the action on the way through the optimiser's settings; None: it sets none.
     """
 
     direction: Tensors
@@ -77,6 +78,7 @@ class _Reversed:
     direct: Tensors
     carried: Tensors
     factor: float
+    of_settings: torch.Tensor | None = None
 
     def before(self, statistics: Tensors) -> Tensors:
         """Cotangents that go through the gradient's adjoint beside the direction, which leaves out the scale."""
@@ -116,6 +118,8 @@ class GradientProcess(Process):
     ) -> None:
         """Keeps the update, its optimiser and the objective; nothing is computed yet."""
         self.update, self.optimizer = update, update.optimizer
+        # The derivative with respect to the optimiser's settings reads the gradient, as some rules of optimisers do.
+        self._reads = update.optimizer.needs_gradient or update.adjusts
         self._objective, self._statistics = objective, statistics
         self.stops_gradients = stops_gradients
 
@@ -125,7 +129,7 @@ class GradientProcess(Process):
 
     def needed(self, state: StudentState) -> StudentState:
         """Returns what `pullback` reads of a state: no slots, if the optimiser's reverse rule does not read them."""
-        return without_slots(state, self.optimizer)
+        return needed_if(self._reads, state)
 
     def finished(self, cotangent: Cotangent) -> Cotangent:
         """Multiplies the factor into the cotangents of the optimiser's slots."""
@@ -165,25 +169,25 @@ class GradientProcess(Process):
         """Returns (next state, adjoint of the step); the graph kept is that of the gradient, not of the update."""
         gradient, adjoint_of_gradient = self.update.linearize(state, action)
         # What the adjoint holds on to is held for every step at once under memory="all".
-        reads = self.optimizer.needs_gradient
+        reads = self._reads
         read_by_rule = state if reads else replace(state, parameters={}, slots={}, buffers={})
         values = gradient.parameters if reads else None
 
         def adjoint(cotangent: Cotangent) -> tuple[Cotangent, torch.Tensor]:
-            back = self._reversed(read_by_rule, cotangent, values)
+            back = self._reversed(read_by_rule, action, cotangent, values)
             with explained():
                 through = adjoint_of_gradient(back.direction, back.before(cotangent.buffers))
             return self._joined(read_by_rule, action, back, through)
 
-        return self.update.apply(state, gradient), adjoint
+        return self.update.apply(state, action, gradient), adjoint
 
     def pullback(
         self, state: StudentState, action: torch.Tensor, t: int, cotangent: Cotangent
     ) -> tuple[Cotangent, torch.Tensor]:
         """Applies the adjoint at once, without keeping it: a batch of students has a recording of that."""
-        if self.optimizer.needs_gradient:
+        if self._reads:
             return self.linearize(state, action, t)[1](cotangent)
-        back = self._reversed(state, cotangent, None)
+        back = self._reversed(state, action, cotangent, None)
         with explained():
             statistics = back.before(cotangent.buffers)
             through = self.update.pullback(state, action, back.direction, statistics)
@@ -200,8 +204,8 @@ class GradientProcess(Process):
         """
         if self.stops_gradients:
             return self.pullback(state, action, t, cotangent)
-        gradient = self.update.gradient(state, action).parameters if self.optimizer.needs_gradient else None
-        back = self._reversed(state, cotangent, gradient)
+        gradient = self.update.gradient(state, action).parameters if self._reads else None
+        back = self._reversed(state, action, cotangent, gradient)
         d_gradient = back.direction
         with torch.no_grad():
             size = self.batch(state)
@@ -241,13 +245,11 @@ class GradientProcess(Process):
             parameters = {n: dual(p, tangent.parameters[n]) for n, p in leaves(state.parameters).items()}
             slots = {n: dual(slot, tangent.slots[n]) for n, slot in state.slots.items()}
             buffers = {n: dual(b, tangent.buffers[n]) if n in tangent.buffers else b for n, b in state.buffers.items()}
-            gradient, new_buffers = self.update.gradient_with_graph(
-                parameters, buffers, state.step, dual(action.detach(), of_action)
-            )
+            taken = dual(action.detach(), of_action)
+            gradient, new_buffers = self.update.gradient_with_graph(parameters, buffers, state.step, taken)
             moving = {n: parameters[n] for n in gradient}
-            after, new_slots = self.optimizer.update(
-                moving, gradient, slots_of(slots, moving), self.update.rate(state), state.step
-            )
+            optimizer, rate = self.update.optimizer_at(state, taken)
+            after, new_slots = optimizer.update(moving, gradient, slots_of(slots, moving), rate, state.step)
             return Cotangent(
                 {n: tangent_of(p) for n, p in (parameters | after).items()},
                 {n: tangent_of(slot) for n, slot in (slots | new_slots).items()},
@@ -261,29 +263,57 @@ class GradientProcess(Process):
     ) -> tuple[Cotangent, torch.Tensor]:
         """Returns (cotangent of the state, cotangent of the whole action), given those through the gradient."""
         cotangent, part = back.joined(through)
-        return cotangent, self.update.of_action(state, action, part)
+        of_action = self.update.of_action(state, action, part)
+        return cotangent, of_action if back.of_settings is None else of_action + back.of_settings
 
-    def _reversed(self, state: StudentState, cotangent: Cotangent, gradient: Tensors | None) -> _Reversed:
-        rate, d_parameters = self.update.rate(state), cotangent.parameters
+    def _reversed(
+        self, state: StudentState, action: torch.Tensor, cotangent: Cotangent, gradient: Tensors | None
+    ) -> _Reversed:
+        d_parameters = cotangent.parameters
         names = self.update.moved(d_parameters)
         with torch.no_grad():
+            optimizer, rate = self.update.optimizer_at(state, action.detach())
             if len(names) < len(d_parameters):
-                return self._reversed_in_part(state, rate, cotangent, gradient, names)
-            if self.optimizer.scales(rate):
-                return _Reversed(
-                    *self.optimizer.reverse_scaled(d_parameters, cotangent.carried, rate, cotangent.factor)
+                back = self._reversed_in_part(optimizer, state, rate, cotangent, gradient, names)
+            elif optimizer.scales(rate):
+                back = _Reversed(*optimizer.reverse_scaled(d_parameters, cotangent.carried, rate, cotangent.factor))
+            else:
+                direction, direct, slots = optimizer.reverse(
+                    d_parameters, cotangent.slots, rate, state.step, state.parameters, gradient, state.slots
                 )
-            direction, direct, slots = self.optimizer.reverse(
-                d_parameters, cotangent.slots, rate, state.step, state.parameters, gradient, state.slots
-            )
-            return _Reversed(direction, 1.0, direct, slots, 1.0)
+                back = _Reversed(direction, 1.0, direct, slots, 1.0)
+        if gradient is None or not self.update.adjusts:
+            return back
+        return replace(back, of_settings=self._of_settings(state, action, cotangent, gradient))
+
+    def _of_settings(
+        self, state: StudentState, action: torch.Tensor, cotangent: Cotangent, gradient: Tensors
+    ) -> torch.Tensor:
+        """Returns the cotangent of the action on the way through the optimiser's settings: autograd over the update."""
+        moving, slots = {n: state.parameters[n] for n in gradient}, slots_of(state.slots, gradient)
+        with torch.enable_grad():
+            leaf = action.detach().requires_grad_()
+            optimizer, rate = self.update.optimizer_at(state, leaf)
+            after, new_slots = optimizer.update(moving, gradient, slots, rate, state.step)
+            pairs = [(after[n], cotangent.parameters[n]) for n in after]
+            pairs += [(new_slots[n], d) for n, d in cotangent.slots.items() if n in new_slots]
+            outputs, cotangents = zip(*((output, d) for output, d in pairs if output.requires_grad), strict=True)
+            of_settings: torch.Tensor
+            (of_settings,) = torch.autograd.grad(outputs, [leaf], cotangents, materialize_grads=True)
+        return of_settings
 
     def _reversed_in_part(
-        self, state: StudentState, rate: Rate, cotangent: Cotangent, gradient: Tensors | None, names: list[str]
+        self,
+        optimizer: Optimizer,
+        state: StudentState,
+        rate: Rate,
+        cotangent: Cotangent,
+        gradient: Tensors | None,
+        names: list[str],
     ) -> _Reversed:
         """Reverses a step that moves some of the parameters; the cotangents of the others stay as they are."""
-        parameters = {n: state.parameters[n] for n in names} if self.optimizer.needs_gradient else None
-        direction, direct, slots = self.optimizer.reverse(
+        parameters = {n: state.parameters[n] for n in names} if optimizer.needs_gradient else None
+        direction, direct, slots = optimizer.reverse(
             {n: cotangent.parameters[n] for n in names},
             slots_of(cotangent.slots, names),
             rate,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from meta.hypergradients.gradient_process import Cotangent, GradientProcess, without_slots
+from meta.hypergradients.gradient_process import Cotangent, GradientProcess, needed_if
 from meta.hypergradients.memory import Arena
 from meta.hypergradients.process import Adjoint, Process
 from teachenv.dynamics import Dynamics
@@ -128,7 +128,7 @@ class Training(Process):
 
 def needed_of(dynamics: Dynamics, state: StudentState) -> StudentState:
     """Returns what has to be kept of a state to differentiate the step from it: all, if there are several updates."""
-    return state if len(dynamics.moves) > 1 else without_slots(state, dynamics.optimizer)
+    return needed_if(len(dynamics.moves) > 1 or dynamics.optimizer.needs_gradient, state)
 
 
 def _reversed(adjoints: list[Adjoint]) -> Adjoint:

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from teachenv import checks
-from teachenv.optimizers.base import Optimizer, Rate, Step, Tensors, along, root_of
+from teachenv.optimizers.base import Optimizer, Rate, Step, Tensors, acts, along, root_of, scaled_sum
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Adam(Optimizer):
 
     betas: tuple[float, float] = (0.9, 0.999)
     epsilon: float = 1e-8
-    weight_decay: float = 0.0
+    weight_decay: Rate = 0.0
     decoupled: bool = False
     needs_gradient: ClassVar[bool] = True
 
@@ -75,7 +75,8 @@ class Adam(Optimizer):
             mean, square = self._moments(name, p, gradient[name], slots)
             size, correction = self._corrections(p, rate, step)
             denominator = root_of(square) / correction + self.epsilon
-            decayed = p.mul(along(1 - rate * self.weight_decay, p)) if self.decoupled and self.weight_decay else p
+            decays = self.decoupled and acts(self.weight_decay)
+            decayed = p.mul(along(1 - rate * self.weight_decay, p)) if decays else p
             if isinstance(size, torch.Tensor):
                 new[name] = decayed - size * (mean / denominator)
             else:
@@ -112,14 +113,15 @@ class Adam(Optimizer):
             d_mean = d_slots[f"mean:{name}"] - through
             bend = through * mean / (2.0 * correction * denominator * root)
             d_square = d_slots[f"square:{name}"] + torch.where(root > 0, bend, torch.zeros_like(bend))
-            shrunk = self.weight_decay if not self.decoupled else 0.0
-            decayed = g.add(p, alpha=shrunk) if shrunk else g
+            decay = self.weight_decay
+            coupled = acts(decay) and not self.decoupled
+            decayed = scaled_sum(g, p, decay) if coupled else g
             d_gradient[name] = (1 - self.betas[0]) * d_mean + 2 * (1 - self.betas[1]) * decayed * d_square
             d_old[name] = d
-            if shrunk:
-                d_old[name] = d.add(d_gradient[name], alpha=shrunk)
-            elif self.weight_decay:
-                d_old[name] = d * along(1 - rate * self.weight_decay, d)
+            if coupled:
+                d_old[name] = scaled_sum(d, d_gradient[name], decay)
+            elif acts(decay):
+                d_old[name] = d * along(1 - rate * decay, d)
             d_moments |= {f"mean:{name}": self.betas[0] * d_mean, f"square:{name}": self.betas[1] * d_square}
         return d_gradient, d_old, {name: d_moments[name] for name in slots}
 
@@ -127,8 +129,8 @@ class Adam(Optimizer):
         self, name: str, parameter: torch.Tensor, gradient: torch.Tensor, slots: Tensors
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The new moments (m', s')."""
-        if self.weight_decay and not self.decoupled:
-            gradient = gradient.add(parameter, alpha=self.weight_decay)
+        if acts(self.weight_decay) and not self.decoupled:
+            gradient = scaled_sum(gradient, parameter, self.weight_decay)
         mean = slots[f"mean:{name}"].lerp(gradient, 1 - self.betas[0])
         return mean, slots[f"square:{name}"].mul(self.betas[1]).addcmul(gradient, gradient, value=1 - self.betas[1])
 

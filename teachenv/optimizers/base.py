@@ -6,18 +6,24 @@ hand: it costs a few element-wise operations where autograd would keep a graph.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch.autograd import forward_ad
 
+Self = TypeVar("Self", bound="Optimizer")
+
 Tensors = dict[str, torch.Tensor]
 """Named tensors: a student's parameters, a gradient, or an optimiser's slot."""
 
 Rate = float | torch.Tensor
-"""A learning rate: a number, or one number per student, shape (B,), for B students that stand at different steps."""
+"""A learning rate, or another setting of an optimiser: a number, or one for each of B students, shape (B,)."""
+
+SETTINGS = ("learning_rate", "momentum", "weight_decay")
+"""What of an optimiser an action can set; momentum where the optimiser has a slot for it."""
 
 Step = int | np.ndarray
 """How many steps were taken: a number, or one number per student, shape (B,)."""
@@ -33,7 +39,7 @@ def scaled_sum(
 ) -> torch.Tensor:
     """The sum tensor + factor · direction, where a tensor of factors multiplies along the leading dimension."""
     if isinstance(factor, torch.Tensor):
-        direction, factor = factor.view(-1, *[1] * (direction.dim() - 1)) * direction, 1.0
+        direction, factor = along(factor, direction) * direction, 1.0
     return torch.add(tensor, direction, alpha=factor, out=out)
 
 
@@ -48,6 +54,11 @@ def root_of(square: torch.Tensor) -> torch.Tensor:
         return square.sqrt()
     positive = square > 0
     return torch.where(positive, square, 1.0).sqrt() * positive
+
+
+def acts(setting: Rate) -> bool:
+    """Whether a momentum or a weight decay does anything: it is not 0, or is a tensor."""
+    return isinstance(setting, torch.Tensor) or setting != 0
 
 
 def along(factor: Rate, like: torch.Tensor) -> Rate:
@@ -125,6 +136,16 @@ class Optimizer(Protocol):
             of the old slots.
         """
         ...
+
+    def under(self: Self, **settings: Rate) -> Self:
+        """This optimiser with other settings, names in `SETTINGS` but the learning rate; they are not checked.
+
+        Each is a number, one for each of B students, (B,), or a scalar tensor, in which `update` is differentiable.
+        """
+        adjusted = copy.copy(self)
+        for name, value in settings.items():
+            object.__setattr__(adjusted, name, value)  # the dataclasses here are frozen
+        return adjusted
 
     def scales(self, rate: Rate) -> bool:
         """Whether there is `reverse_scaled` for this η; an optimiser has none unless it says so."""

@@ -23,7 +23,7 @@ from typing import ClassVar
 import torch
 
 from teachenv import checks
-from teachenv.optimizers.base import Optimizer, Rate, Step, Tensors, along, root_of, scaled_sum
+from teachenv.optimizers.base import Optimizer, Rate, Step, Tensors, acts, along, root_of, scaled_sum
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class RMSprop(Optimizer):
 
     alpha: float = 0.99
     epsilon: float = 1e-8
-    weight_decay: float = 0.0
-    momentum: float = 0.0
+    weight_decay: Rate = 0.0
+    momentum: Rate = 0.0
     needs_gradient: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -72,8 +72,8 @@ class RMSprop(Optimizer):
             decayed, square = self._moments(name, p, gradient[name], slots)
             denominator = root_of(square) + self.epsilon
             new_slots[f"square:{name}"] = square
-            if self.momentum:
-                velocity = slots[f"velocity:{name}"].mul(self.momentum).addcdiv(decayed, denominator)
+            if f"velocity:{name}" in slots:
+                velocity = slots[f"velocity:{name}"].mul(along(self.momentum, p)).addcdiv(decayed, denominator)
                 new_slots[f"velocity:{name}"] = velocity
                 new[name] = scaled_sum(p, velocity, -rate)
             elif isinstance(rate, torch.Tensor):
@@ -110,16 +110,16 @@ class RMSprop(Optimizer):
             bend = d_quotient * decayed / (2.0 * denominator * root)
             d_square = d_slots[f"square:{name}"] - torch.where(root > 0, bend, torch.zeros_like(bend))
             d_gradient[name] = d_quotient + 2 * (1 - self.alpha) * decayed * d_square
-            d_old[name] = d.add(d_gradient[name], alpha=self.weight_decay) if self.weight_decay else d
+            d_old[name] = scaled_sum(d, d_gradient[name], self.weight_decay) if acts(self.weight_decay) else d
             d_old_slots[f"square:{name}"] = self.alpha * d_square
-            if self.momentum:
-                d_old_slots[f"velocity:{name}"] = self.momentum * d_velocity
+            if f"velocity:{name}" in d_slots:
+                d_old_slots[f"velocity:{name}"] = along(self.momentum, d) * d_velocity
         return d_gradient, d_old, {name: d_old_slots[name] for name in slots}
 
     def _moments(
         self, name: str, parameter: torch.Tensor, gradient: torch.Tensor, slots: Tensors
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The gradient with weight decay and the new mean square, (g̃, s')."""
-        if self.weight_decay:
-            gradient = gradient.add(parameter, alpha=self.weight_decay)
+        if acts(self.weight_decay):
+            gradient = scaled_sum(gradient, parameter, self.weight_decay)
         return gradient, slots[f"square:{name}"].mul(self.alpha).addcmul(gradient, gradient, value=1 - self.alpha)

@@ -22,7 +22,7 @@ from typing import ClassVar
 import torch
 
 from teachenv import checks
-from teachenv.optimizers.base import Optimizer, Rate, Step, Tensors, scaled_sum
+from teachenv.optimizers.base import Optimizer, Rate, Step, Tensors, acts, along, scaled_sum
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class SGD(Optimizer):
         nesterov: Nesterov's momentum; needs momentum > 0.
     """
 
-    momentum: float = 0.0
-    weight_decay: float = 0.0
+    momentum: Rate = 0.0
+    weight_decay: Rate = 0.0
     nesterov: bool = False
     needs_gradient: ClassVar[bool] = False
 
@@ -61,14 +61,15 @@ class SGD(Optimizer):
         out: Tensors | None = None,
     ) -> tuple[Tensors, Tensors]:
         """Takes one step; `Optimizer.update` says more."""
-        if self.weight_decay:
-            gradient = {name: g.add(parameters[name], alpha=self.weight_decay) for name, g in gradient.items()}
-        if self.momentum:
+        decay, momentum = self.weight_decay, self.momentum
+        if acts(decay):
+            gradient = {name: scaled_sum(g, parameters[name], decay) for name, g in gradient.items()}
+        if slots:
             # In place on the product, which nobody else holds: a large student is bound by memory traffic.
-            slots = {name: slots[name].mul(self.momentum).add_(g) for name, g in gradient.items()}
+            slots = {name: slots[name].mul(along(momentum, g)).add_(g) for name, g in gradient.items()}
             direction = slots
             if self.nesterov:
-                direction = {name: g.add(slots[name], alpha=self.momentum) for name, g in gradient.items()}
+                direction = {name: scaled_sum(g, slots[name], momentum) for name, g in gradient.items()}
         else:
             direction = gradient
         places = out or dict.fromkeys(parameters)
@@ -85,7 +86,7 @@ class SGD(Optimizer):
         slots: Tensors | None = None,
     ) -> tuple[Tensors, Tensors, Tensors]:
         """The adjoint of `update`; the module has the formulas."""
-        if not self.momentum:
+        if not d_slots:
             d_gradient = {name: scaled_sum(torch.zeros_like(d), d, -rate) for name, d in d_parameters.items()}
             d_old_slots: Tensors = {}
         else:
@@ -94,15 +95,17 @@ class SGD(Optimizer):
             d_gradient = d_velocity
             if self.nesterov:
                 d_gradient = {name: scaled_sum(d, d_parameters[name], -rate) for name, d in d_velocity.items()}
-            d_old_slots = {name: self.momentum * d for name, d in d_velocity.items()}
+            d_old_slots = {name: along(self.momentum, d) * d for name, d in d_velocity.items()}
         d_old = d_parameters
-        if self.weight_decay:
-            d_old = {name: d.add(d_gradient[name], alpha=self.weight_decay) for name, d in d_parameters.items()}
+        if acts(self.weight_decay):
+            d_old = {name: scaled_sum(d, d_gradient[name], self.weight_decay) for name, d in d_parameters.items()}
         return d_gradient, d_old, d_old_slots
 
     def scales(self, rate: Rate) -> bool:
-        """True of one number η ≠ 0, without Nesterov's form."""
-        return not isinstance(rate, torch.Tensor) and rate != 0 and not self.nesterov
+        """True of one number η ≠ 0, without Nesterov's form, if the other settings are numbers too."""
+        if isinstance(rate, torch.Tensor) or self.nesterov:
+            return False
+        return rate != 0 and not any(isinstance(each, torch.Tensor) for each in (self.momentum, self.weight_decay))
 
     def reverse_scaled(
         self, d_parameters: Tensors, d_slots: Tensors, rate: Rate, factor: float
@@ -114,9 +117,9 @@ class SGD(Optimizer):
         """
         scale = -float(rate)
         direction = d_old = d_parameters
-        if self.momentum:
+        if d_slots:
             direction = {name: d.add(d_slots[name], alpha=factor / scale) for name, d in d_parameters.items()}
         if self.weight_decay:
-            decay = self.weight_decay * scale
+            decay = float(self.weight_decay) * scale
             d_old = {name: d.add(direction[name], alpha=decay) for name, d in d_parameters.items()}
-        return direction, scale, d_old, direction if self.momentum else {}, scale * self.momentum
+        return direction, scale, d_old, direction if d_slots else {}, scale * float(self.momentum)

@@ -56,14 +56,16 @@ def decoded(observation: torch.Tensor) -> torch.Tensor:
 class WindowGradient(RememberingWrapper):
     """Shows the gradient of the dev error through a window with respect to its action.
 
-    Observation, (2n,) in [-1, 1]: `encoded` −dJ(ω_N)/da, where ω_N is the student after the N steps of the window. J is
-    the environment's (`objective="likelihood"` makes it the paper's, minus the cross-entropy). Zeros, encoded, where
-    there is no such window: at the end, with `window="last"` at the beginning, and of a student that diverges.
+    Observation, (2n,) in [-1, 1]: `encoded` −dJ(ω_N)/da over `unit`, where ω_N is the student after the N steps of the
+    window. J is the environment's (`objective="likelihood"` makes it the paper's, minus the cross-entropy). Zeros,
+    encoded, where there is no such window: at the end, with `window="last"` at the beginning, and of a student that
+    diverges.
 
     Reward and action stay as they are. Added to the info of `step`:
         window_gradient: −dJ(ω_N)/da of the window just trained, (n,): what a teacher learns from.
         window_error: −J(ω_N) there.
         previewed_error: −J at the end of the window that was shown before; with `window="last"`, of the last one.
+        previewed_gradient: its gradient, (n,): what the teacher's observation said before this action.
 
     Args:
         env: a `TeachEnv`.
@@ -78,6 +80,8 @@ class WindowGradient(RememberingWrapper):
         carry: whether a training begins under the action that the last one ended with, as far as the first window shown
             is concerned, and `DynamicLossTeacher` goes on from there: the loss then is improved over many trainings.
             Windows may be whole trainings. False: each training has a teacher that begins anew.
+        unit: how far the loss's own numbers move when a coordinate of the action moves by 1, such as the `scale` of a
+            loss network: a gradient by the action over it is one by these numbers, whatever the size of the box.
         memory: the memory policy of `meta.hypergradient`. Graphs of a loss network over pixels or boxes are large:
             `"auto"` keeps those of all steps of a window only if they fit.
         byte_budget: how many bytes states and graphs may take with `memory="auto"`.
@@ -85,7 +89,7 @@ class WindowGradient(RememberingWrapper):
     Raises:
         TypeError: the environment is no `TeachEnv`.
         ValueError: a wrapper that changes actions, an unknown window, source or memory policy, more dev samples than
-            there are, or none of the pool.
+            there are, or none of the pool, or a unit that is not positive.
     """
 
     state_name = "window_gradient"
@@ -97,6 +101,7 @@ class WindowGradient(RememberingWrapper):
         dev_batch: int | None = None,
         dev_from: Source = "dev",
         carry: bool = False,
+        unit: float = 1.0,
         memory: MemoryOption = "auto",
         byte_budget: int = _BYTE_BUDGET,
     ) -> None:
@@ -123,6 +128,7 @@ class WindowGradient(RememberingWrapper):
         memory_policy(memory)  # it is refused here if there is none
         self.window, self.dev_batch, self.dev_from, self.memory = window, dev_batch, dev_from, memory
         self.carry, self.byte_budget = checks.flag("carry", carry), byte_budget
+        self.unit = checks.number("unit", unit, above=0)
         size, dtype = self._teach.problem.neutral_action.numel(), self._teach.action_space.dtype
         self.observation_space = gym.spaces.Box(-1.0, 1.0, (2 * size,), dtype)  # type: ignore[arg-type]
         self._shown = (math.nan, torch.zeros(0))
@@ -153,7 +159,7 @@ class WindowGradient(RememberingWrapper):
         before = self._teach.student
         _, reward, terminated, truncated, info = self.env.step(action)
         self._action = self._teach.action
-        info["previewed_error"] = self._shown[0]
+        info["previewed_error"], info["previewed_gradient"] = self._shown[0], self._shown[1].cpu().numpy()
         if info["diverged"]:
             self._shown = self._nothing(-float(info["objective"]))
         else:
@@ -195,5 +201,5 @@ class WindowGradient(RememberingWrapper):
         return error, torch.zeros_like(self._teach.problem.neutral_action)
 
     def _observation(self) -> np.ndarray:
-        observation: np.ndarray = encoded(self._shown[1].nan_to_num()).cpu().numpy()
+        observation: np.ndarray = encoded(self._shown[1].nan_to_num() / self.unit).cpu().numpy()
         return observation

@@ -29,7 +29,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 from torch import nn
 
-from meta.hypergradients.window_gradient import WindowGradient
+from meta.hypergradients.window_gradient import WindowGradient, decoded, encoded
 from meta.teachers.base import Teacher, checked_norm
 from meta.teachers.policies import TeacherPolicy
 from meta.teachers.update_rules import (
@@ -46,6 +46,9 @@ from meta.teachers.update_rules import (
 )
 from teachenv import checks
 
+# A mean square below it is that of no update at all.
+_LEAST_SQUARE = 1e-30
+
 
 class UpdatePolicy(TeacherPolicy):
     """Moves the last action by an update rule, one coordinate like the other.
@@ -53,8 +56,14 @@ class UpdatePolicy(TeacherPolicy):
     It remembers the last action and what the rule remembers: `predict` takes and gives its memory as SB3's recurrent
     policies do, a tuple of arrays whose first dimension is that of the environments.
 
-    Options: `step_size` γ (1e-3, the released code's where the family's scale is 1, since actions are in its units),
-    and those of the rule.
+    Options, beside those of the rule:
+        step_size: γ, in units of the action: 1e-3, which is the released code's where the family's scale is 1.
+        centred: subtracts from an update its mean over the coordinates (ours). A learned rule begins, and often ends,
+            with one and the same step for all of them, whatever their gradients are: what moves the whole loss network
+            in one direction then takes all of the step.
+        normalised: divides an update by its root mean square over the coordinates, after centring (ours): each step
+            then has the length γ √n. A learned rule's own lengths change tenfold as it learns, since a sigmoid bounds
+            them.
     """
 
     rule: ClassVar[type[UpdateRule]]
@@ -63,6 +72,7 @@ class UpdatePolicy(TeacherPolicy):
     def _build(self, states: int, actions: int) -> nn.Module:
         options = dict(self._network)
         self.step_size = checks.number("step_size", options.pop("step_size", 1e-3), above=0)
+        self.centred, self.normalised = (checks.flag(n, options.pop(n, False)) for n in ("centred", "normalised"))
         if states != INPUTS * actions:
             raise ValueError(
                 f"this policy moves {actions} coordinates by as many encoded gradients, found an observation of "
@@ -96,7 +106,12 @@ class UpdatePolicy(TeacherPolicy):
         last, *rule_memory = memory
         inputs = torch.stack(observation.chunk(INPUTS, 1), -1).reshape(-1, INPUTS)
         update, rule_memory_after = self.actor(inputs, tuple(t.reshape(len(inputs), *t.shape[2:]) for t in rule_memory))
-        action = (last - self.step_size * update.view_as(last)).clamp(-1.0, 1.0)
+        update = update.view_as(last)
+        if self.centred:
+            update = update - update.mean(1, keepdim=True)
+        if self.normalised:
+            update = update / update.square().mean(1, keepdim=True).clamp_min(_LEAST_SQUARE).sqrt()
+        action = (last - self.step_size * update).clamp(-1.0, 1.0)
         return action, (action, *(t.reshape(*last.shape, *t.shape[1:]) for t in rule_memory_after))
 
     def predict(
@@ -178,6 +193,9 @@ class DynamicLossTeacher(Teacher[torch.Tensor]):
             paper. Within them the memory and earlier actions are followed; students at the beginning of each count as
             constants.
         max_grad_norm: the norm to which the gradient of ψ is clipped; None: not clipped, as in the released code.
+        together: whether the students of several environments have one loss, which the teacher moves by the mean of
+            their gradients (ours): one student's gradient through a few steps is mostly noise. Their trainings must be
+            of one length. False: each student has a loss of its own.
         **kwargs: further options of `Teacher`.
 
     Raises:
@@ -212,10 +230,12 @@ class DynamicLossTeacher(Teacher[torch.Tensor]):
         learning_rate: float | Schedule = 1e-3,
         bptt: int = 1,
         max_grad_norm: float | None = None,
+        together: bool = False,
         **kwargs: Any,
     ) -> None:
         """Builds the policy; wraps the environment in the window's gradient if it is not yet."""
         self.bptt, self.max_grad_norm = checks.integer("bptt", bptt, least=1), checked_norm(max_grad_norm)
+        self.together = checks.flag("together", together)
         self._memory: Memory | None = None
         super().__init__(policy, env, learning_rate, **kwargs)
 
@@ -248,6 +268,8 @@ class DynamicLossTeacher(Teacher[torch.Tensor]):
             assert isinstance(self._last_obs, np.ndarray)
             assert self._last_episode_starts is not None
             observations = torch.as_tensor(self._last_obs, device=self.device)
+            if self.together:
+                observations = encoded(decoded(observations).mean(0)).expand_as(observations)
             moved, memory = self.policy(
                 observations, self.policy.restarted(observations, memory, self._last_episode_starts)
             )

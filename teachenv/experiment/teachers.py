@@ -58,8 +58,9 @@ def learned(
             that do not resume exactly (SB3's own) are not kept.
         every: student steps between two measurements and checkpoints; 0: both before each update.
         measure: says how good a teacher is; None: there are no measurements, only checkpoints.
-        watch: called after each action, of a teacher with one student at a time. Its attributes (plain values) are kept
-            with the teacher and set again when an interrupted training goes on. None: nobody watches.
+        watch: called after each action, of students in environments of their own with the first one's. Its attributes
+            (plain values) are kept with the teacher and set again when an interrupted training goes on. None: nobody
+            watches.
     """
     follower = _Follower(folder, every, measure, watch)
     teacher, resumed = follower.resumed(teacher)
@@ -132,7 +133,7 @@ class _Follower(BaseCallback):
     def _on_step(self) -> bool:
         if self.watch is not None:
             assert self.training_env is not None
-            (env,) = self.training_env.get_attr("unwrapped")
+            env = self.training_env.get_attr("unwrapped")[0]
             self.watch(Moment(self.num_timesteps - 1, env, self.locals["actions"][0], self.locals["infos"][0]))
         return True
 

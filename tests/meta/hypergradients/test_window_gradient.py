@@ -54,6 +54,20 @@ def test_the_two_branches_meet() -> None:
     torch.testing.assert_close(below, above, rtol=0, atol=3e-5)
 
 
+@pytest.mark.parametrize("window", ["next", "last"])
+def test_what_was_shown_is_told_afterwards_and_counted_in_units(window: Any) -> None:
+    env, plain = (meta.WindowGradient(made(), window, unit=unit) for unit in (4.0, 1.0))
+    for wrapped in (env, plain):
+        wrapped.reset(seed=0)
+    for number in range(2):
+        shown, *_, info = env.step(action_of(env, number))
+        expected = plain.step(action_of(env, number))[-1]
+        np.testing.assert_array_equal(info["window_gradient"], expected["window_gradient"])
+    *_, info = env.step(action_of(env, 2))
+    np.testing.assert_allclose(4 * decoded(torch.as_tensor(shown)), info["previewed_gradient"], rtol=1e-9, atol=1e-9)
+    assert info["previewed_gradient"].any()
+
+
 @pytest.mark.parametrize("objective", ["accuracy", "likelihood"])
 @pytest.mark.parametrize("loss", ["dynamic-network", "bilinear"])
 def test_it_is_the_derivative_of_the_error_that_the_window_ends_with(loss: str, objective: str) -> None:
@@ -250,5 +264,7 @@ def test_wrong_arguments_are_refused() -> None:
         meta.WindowGradient(made(), dev_from="pool", dev_batch=977)
     with pytest.raises(ValueError, match="dev_batch=61, expected None or 1 to 60"):
         meta.WindowGradient(made(), dev_batch=61)
+    with pytest.raises(ValueError, match="unit must be a finite number above 0, found 0"):
+        meta.WindowGradient(made(), unit=0)
     with pytest.raises(ValueError, match="without WindowGradient"):
         meta.WindowGradient(made()).set_state(made().get_state())

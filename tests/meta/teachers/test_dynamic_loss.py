@@ -247,6 +247,45 @@ def test_several_environments_teach_one_teacher() -> None:
     assert teacher._episode_num == 3
 
 
+def test_steps_without_their_mean_and_of_one_length() -> None:
+    env = made()
+    observation, _ = env.reset(seed=0)
+    moves = {}
+    for options in ((), ("centred",), ("normalised",), ("centred", "normalised")):
+        chosen = {"hidden": 6, "step_size": 1e-2, **dict.fromkeys(options, True)}
+        moves[options] = teacher_of(env=env, policy_kwargs=chosen).predict(observation)[0]
+    raw = moves[()]
+    assert abs(raw.mean()) > 0.5 * np.sqrt(np.mean(raw**2))  # what centring is for
+    centred = raw - raw.mean()
+    np.testing.assert_allclose(moves["centred",], centred, atol=1e-8)
+    for found, plain in ((moves["normalised",], raw), (moves["centred", "normalised"], centred)):
+        np.testing.assert_allclose(found, 1e-2 * plain / np.sqrt(np.mean(plain**2)), rtol=1e-4, atol=1e-8)
+
+
+def test_students_together_have_one_loss_that_their_mean_gradient_moves() -> None:
+    from stable_baselines3.common.vec_env import DummyVecEnv
+
+    singles = [made(dtype="float64") for _ in range(2)]
+    teacher = teacher_of(
+        "SGDPolicy", DummyVecEnv([lambda e=e: e for e in singles]), together=True, policy_kwargs={"step_size": 1.0}
+    )
+    seen: list[tuple[np.ndarray, np.ndarray]] = []
+
+    class Seen(BaseCallback):
+        def _on_step(self) -> bool:
+            shown = np.stack([info["previewed_gradient"] for info in self.locals["infos"]])
+            seen.append((self.locals["actions"], shown))
+            return True
+
+    teacher.learn(6, callback=Seen())
+    assert np.abs(np.diff(seen[0][1], axis=0)).max() > 1e-4  # the students differ
+    last = np.zeros(100)
+    for actions, gradients in seen:
+        for action in actions:
+            np.testing.assert_allclose(action, last - gradients.mean(0), rtol=1e-6, atol=1e-9)
+        last = actions[0]
+
+
 def test_a_student_that_diverges_spoils_nothing() -> None:
     env = made(learning_rate=1e30, student_kwargs={"activation": "relu"}, horizon=50)
     teacher = teacher_of(env=env, policy_kwargs={"hidden": 6, "step_size": 0.1})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from benchmarks.l2t_dlf_translation import report, work
@@ -29,6 +30,8 @@ class Size(NamedTuple):
         rates: after the warm start, of which the dev split chooses one for each method.
         seeds: repetitions.
         methods: names of those that are run unless the command says otherwise; None: all.
+        teacher_students: trainings that a teacher learns from, by student; others have the setting's.
+        few: names of the methods of a student that has no time for all, by student.
     """
 
     setting: Setting
@@ -37,6 +40,8 @@ class Size(NamedTuple):
     rates: tuple[float, ...]
     seeds: int
     methods: tuple[str, ...] | None = None
+    teacher_students: Mapping[str, int] = MappingProxyType({})
+    few: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
 
 _SPLIT: Mapping[str, Any] = {"resplit": False}
@@ -61,6 +66,7 @@ SIZES: dict[Preset, Size] = {
             batch_size=32, teacher_students=4, teacher_rate=0.1, critic_steps=16,
         ),
         ("lstm-1", "transformer-2"), {"transformer-2": 1e-3}, (1e-4, 4e-4), 3,
+        teacher_students={"lstm-1": 20}, few={"lstm-2": ("warm-start", "cross-entropy", "sigmoid", "l2t-dlf:sigmoid")},
     ),
     # Steps of the teacher's episodes and rates are not in the paper.
     "paper": Size(
@@ -79,7 +85,8 @@ class Options(ParallelOptions):
     """Options of `python -m benchmarks l2t_dlf_translation`."""
 
     students: tuple[str, ...] | None = None
-    """lstm-1, lstm-2, transformer-2 or transformer-6 (layers); by default the preset's."""
+    """lstm-1, lstm-2, transformer-2 or transformer-6 (layers); by default the preset's. The preset laptop has four
+    methods for lstm-2."""
 
     methods: tuple[str, ...] | None = None
     """Which methods, such as cross-entropy or l2t-dlf; by default all (in the smoke preset five)."""
@@ -95,24 +102,25 @@ class Bench:
     Attributes:
         settings: each student's setting, by its name.
         students: names of those that are run.
-        methods: names of those that are run.
-        rates: learning rates, of which the dev split chooses one for each method.
+        methods: names of those that are run, by student.
+        rates: learning rates, of which the dev split chooses one for each method that has none of its own.
         seeds: repetitions.
         dataset: what the data really is.
     """
 
     settings: Mapping[str, Setting]
     students: tuple[str, ...]
-    methods: tuple[str, ...]
+    methods: Mapping[str, tuple[str, ...]]
     rates: tuple[float, ...]
     seeds: int
     dataset: str
 
     def tuning(self, session: Session) -> list[Case]:
         """The cases of the tuning: every learning rate of each method."""
-        tuned = dict.fromkeys(METHODS[name].tuned_as or name for name in self.methods if METHODS[name].trains)
-        cases = _long_first(case for name in tuned for student in self.students for _, case in self.grid(student, name))
-        if len(self.rates) == 1 or all(map(session.is_done, cases)):
+        tuned = dict.fromkeys((s, _tuned_as(m)) for s in self.students for m in self.methods[s] if METHODS[m].trains)
+        grids = [grid for student, name in tuned if len(grid := self.grid(student, name)) > 1]
+        cases = _long_first(case for grid in grids for _, case in grid)
+        if all(map(session.is_done, cases)):
             return []
         # Warm starts of all seeds first: left to the end, the longest would leave the other cores idle.
         return [*(self.start(student, seed) for seed in range(self.seeds) for student in self.students), *cases]
@@ -123,19 +131,21 @@ class Bench:
             self.case(student, name, rate, seed, final=True)
             for seed in range(self.seeds)
             for student in self.students
-            for name in self.methods
+            for name in self.methods[student]
             for rate in self.best(student, name, session)
         )
 
     def best(self, student: str, name: str, session: Session) -> list[float]:
         """The rate of the best dev score; none if the tuning failed."""
-        if len(self.rates) == 1 or not METHODS[name].trains:
-            return [self.rates[0]]
-        return session.best_first("dev_bleu", self.grid(student, METHODS[name].tuned_as or name))[:1]
+        grid = self.grid(student, _tuned_as(name))
+        if len(grid) == 1 or not METHODS[name].trains:
+            return [grid[0][0]]
+        return session.best_first("dev_bleu", grid)[:1]
 
     def grid(self, student: str, name: str) -> list[tuple[float, Case]]:
         """The rates of a method, with what tunes them."""
-        return [(rate, self.case(student, name, rate, 0, final=False)) for rate in self.rates]
+        rates = METHODS[name].rates or self.rates
+        return [(rate, self.case(student, name, rate, 0, final=False)) for rate in rates]
 
     def case(self, student: str, name: str, rate: float, seed: int, final: bool) -> Case:
         """The case of a call of `work.run`."""
@@ -194,6 +204,11 @@ class Bench:
         return report.make(agreeing(rows, shown))
 
 
+def _tuned_as(name: str) -> str:
+    """The method whose tuning a method has; often itself."""
+    return METHODS[name].tuned_as or name
+
+
 def _without(options: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in names}
 
@@ -211,6 +226,7 @@ def run(options: Options) -> None:
             size.setting,
             student=name,
             warm_rate=size.warm_rates.get(name, size.setting.warm_rate),
+            teacher_students=size.teacher_students.get(name, size.setting.teacher_students),
             data_root=options.root,
         )
         for name in NETWORKS
@@ -218,7 +234,7 @@ def run(options: Options) -> None:
     bench = Bench(
         settings,
         options.students or size.students,
-        options.methods or size.methods or tuple(METHODS),
+        {name: options.methods or size.few.get(name) or size.methods or tuple(METHODS) for name in NETWORKS},
         size.rates,
         options.seeds or size.seeds,
         # Made once here, so that missing data is said before anything runs.

@@ -23,6 +23,8 @@ class Method:
         teacher: who decides the environment's actions; None: the zero action.
         options: the options of the sequence loss or of the teacher.
         tuned_as: the method whose learning rate it takes over, if it is not tuned itself.
+        rates: learning rates that its tuning chooses from; None: those of the preset, which are Adam's.
+        untaught: the method with the same loss and optimiser and without the teacher.
         trains: whether the student does anything after its warm start.
     """
 
@@ -31,6 +33,8 @@ class Method:
     teacher: Teacher | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     tuned_as: str | None = None
+    rates: tuple[float, ...] | None = None
+    untaught: str | None = None
     trains: bool = True
 
     @property
@@ -50,6 +54,10 @@ _SMOOTH: Mapping[str, Any] = {
     "loss": "sample-weights",
     "loss_kwargs": {"base": "label-smoothing", "epsilon": 0.1},
 }
+# The paper's students: plain SGD at 0.1. Its loss is a sum over a sentence's tokens, ours their mean: 0.1 times a mean
+# sentence is the second rate.
+_SGD: Mapping[str, Any] = {"optimizer": "sgd", "momentum": 0.0, "lr_schedule": "constant"}
+_SGD_RATES = (0.1, 1.4)
 _CANDIDATES: Mapping[str, Any] = {"candidates": 4, "likelihood": _BESIDE}
 METHODS: dict[str, Method] = {
     "warm-start": Method(trains=False),
@@ -62,7 +70,11 @@ METHODS: dict[str, Method] = {
     # The paper's loss with Φ = 1: what the teacher adds to it is the difference.
     "sigmoid": Method(_SIGMOID, tuned_as="cross-entropy"),
     # The form without the sigmoid, whose zero action is cross-entropy.
-    "l2t-dlf": Method(_DIAGONAL, teacher="rmd", tuned_as="cross-entropy"),
-    "l2t-dlf:sigmoid": Method(_SIGMOID, teacher="rmd", tuned_as="cross-entropy"),
-    "l2t-dlf:ddpg": Method(_DIAGONAL, teacher="ddpg", tuned_as="cross-entropy"),
+    "l2t-dlf": Method(_DIAGONAL, teacher="rmd", tuned_as="cross-entropy", untaught="cross-entropy"),
+    "l2t-dlf:sigmoid": Method(_SIGMOID, teacher="rmd", tuned_as="cross-entropy", untaught="sigmoid"),
+    "l2t-dlf:ddpg": Method(_DIAGONAL, teacher="ddpg", tuned_as="cross-entropy", untaught="cross-entropy"),
+    # The paper's loss and optimiser.
+    "cross-entropy:sgd": Method({**_DIAGONAL, **_SGD}, rates=_SGD_RATES),
+    "sigmoid:sgd": Method({**_SIGMOID, **_SGD}, tuned_as="cross-entropy:sgd"),
+    "l2t-dlf:sgd": Method({**_SIGMOID, **_SGD}, teacher="rmd", tuned_as="cross-entropy:sgd", untaught="sigmoid:sgd"),
 }

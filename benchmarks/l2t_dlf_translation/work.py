@@ -25,10 +25,11 @@ from teachenv.decoding import beam, translated
 from teachenv.env import TeachEnv
 from teachenv.experiment import loop
 from teachenv.experiment.cases import Outcome
+from teachenv.experiment.evidence import MOVED, MOVED_MOST
 from teachenv.experiment.precision import matmuls
 from teachenv.experiment.setting import OneByOne
 from teachenv.experiment.teachers import learned
-from teachenv.experiment.teaching import Moment, places, teach
+from teachenv.experiment.teaching import Moment, Moved, places, teach
 from teachenv.problem import Problem
 from teachenv.randomness import Purpose, torch_seed
 from teachenv.sequence_losses import ActorCritic, CandidateLoss, MinimumRisk, Reinforce, SequenceLoss, SoftmaxMargin
@@ -52,7 +53,7 @@ NETWORKS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 TOKENS, TIMES = 10, 5
 
 _BEAM, _KEPT_EVERY = 5, 500
-_SCORES = ("dev_bleu", "test_bleu", "test_token_accuracy")
+_SCORES = ("dev_bleu", "test_bleu", "test_token_accuracy", MOVED, MOVED_MOST)
 
 START = "start.pt"
 """The file of a warm start."""
@@ -237,14 +238,20 @@ def run(setting: Setting, method: Method, rate: float, seed: int, final: bool, s
         folder: where an interrupted teacher is taken up again.
     """
     begun, seeds = time.perf_counter(), (FINAL_SEED if final else TUNING_SEED) + seed
-    env, emphasis = setting.after(start / START, method, rate), Emphasis()
+    env, emphasis, moved = setting.after(start / START, method, rate), Emphasis(), Moved()
     spent = setting.steps if method.trains else 0
     with matmuls("medium"):
         env.reset(seed=seeds)
         if method.teacher is not None:
             teacher = _taught(setting, method, rate, seed, start / START, folder)
             spent += setting.teacher_students * setting.steps
-            scores = teach(OneByOne(env), teacher, env.episode.seeds[0], test=final, watch=emphasis).scores
+
+            def watch(moment: Moment) -> None:
+                emphasis(moment)
+                moved(moment)
+
+            scores = teach(OneByOne(env), teacher, env.episode.seeds[0], test=final, watch=watch).scores
+            scores = {**scores, MOVED: moved.mean, MOVED_MOST: moved.largest}
         elif method.trains and method.sequence is None:
             scores = teach(OneByOne(env), None, seeds, test=final).scores
         else:

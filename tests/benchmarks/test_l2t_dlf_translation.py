@@ -12,10 +12,12 @@ import pytest
 import torch
 
 from benchmarks.l2t_dlf_translation import Options, run, work
-from benchmarks.l2t_dlf_translation.main import SIZES
+from benchmarks.l2t_dlf_translation.main import SIZES, Bench
 from benchmarks.l2t_dlf_translation.methods import METHODS
 from teachenv import checkpoints
-from teachenv.experiment.rows import read_rows
+from teachenv.experiment import Session, make_backend
+from teachenv.experiment.evidence import MOVED, MOVED_MOST
+from teachenv.experiment.rows import ResultsFile, read_rows
 from teachenv.experiment.setting import OneByOne
 from teachenv.experiment.teaching import teach
 from teachenv.sequence_losses import TokenLoss
@@ -44,11 +46,15 @@ def test_rows_table_and_figures(tmp_path: Path, request: pytest.FixtureRequest) 
     run(Options(preset="smoke", out=tmp_path, backend="inline"))
     rows = read_rows(tmp_path / "results.jsonl")
     assert {row.method for row in rows} == set(SIZES["smoke"].methods or ())
-    assert {row.metric for row in rows} == {"dev_bleu", "test_bleu", "test_bleu_beam", "test_token_accuracy"}
+    scores = {"dev_bleu", "test_bleu", "test_bleu_beam", "test_token_accuracy"}
+    assert {row.metric for row in rows} == scores | {MOVED, MOVED_MOST}
+    assert {row.method for row in rows if row.metric == MOVED} == {"l2t-dlf"}
     assert all("version" in row.versions["bleu"] for row in rows)
     table = (tmp_path / "table.md").read_text()
     assert "28.12" not in table
     assert "27.53" in table
+    assert "teacher moved" in table
+    run(Options(preset="smoke", out=tmp_path, check=True))
     assert "Coefficients of tokens under l2t-dlf" in table
     assert {p.name for p in tmp_path.glob("*.png")} == {"bleu.png", "coefficients.png"}
     # Warm starts stay, for more methods.
@@ -120,6 +126,26 @@ def test_every_sequence_loss_is_made(start: Path) -> None:
             inputs, targets = env.dynamics.minibatch(env.episode, 0)
             loss = work._sequence_loss(SETTING, env, method, model)
             assert loss(model, inputs, targets, torch.Generator().manual_seed(0)).isfinite(), name
+
+
+def test_sgd_has_rates_of_its_own_and_the_papers_optimiser(start: Path, tmp_path: Path) -> None:
+    size = SIZES["laptop"]
+    settings = {name: replace(size.setting, student=name) for name in work.NETWORKS}
+    bench = Bench(settings, ("lstm-1",), {"lstm-1": ("l2t-dlf:sgd",)}, size.rates, 1, "multi30k")
+    session = Session(ResultsFile(tmp_path / "results.jsonl"), make_backend("inline"))
+    tuned = [(case.method, case.config["rate"]) for case in bench.tuning(session) if case.config["stage"] == "tuning"]
+    assert tuned == [("cross-entropy:sgd", 0.1), ("cross-entropy:sgd", 1.4)]
+    settings_of = SETTING.after(start, METHODS["l2t-dlf:sgd"], 0.1).problem.settings
+    assert (settings_of.optimizer, settings_of.momentum, settings_of.lr_schedule) == ("sgd", 0.0, "constant")
+
+
+def test_untaught_lines_of_taught_ones_have_their_loss_and_rates() -> None:
+    for name, method in METHODS.items():
+        assert (method.teacher is None) == (method.untaught is None), name
+        if method.untaught is not None:
+            untaught = METHODS[method.untaught]
+            assert untaught.environment == method.environment
+            assert (untaught.tuned_as or method.untaught) == method.tuned_as
 
 
 def test_unknown_names_are_said() -> None:

@@ -72,7 +72,12 @@ BENCHMARKS: dict[str, Entry] = {
     "lot_language": Entry(
         options="benchmarks.lot_language:Options",
         summary="Do language models that students can imitate (LoT) generalise better, at equal steps and in total?",
-        minutes={"smoke": "1 min", "laptop": "2.7 h", "paper": "days, for a GPU"},
+        minutes={
+            "smoke": "1 min",
+            "laptop": "2.7 h",
+            "released": "weeks (estimated)",
+            "paper": "days, for a GPU",
+        },
     ),
     "lot_atari": Entry(
         options="benchmarks.lot_atari:Options",
@@ -82,7 +87,12 @@ BENCHMARKS: dict[str, Entry] = {
     "lot_images": Entry(
         options="benchmarks.lot_images:Options",
         summary="Do image classifiers that students can imitate (LoT) generalise better, at equal steps and in total?",
-        minutes={"smoke": "1 min", "laptop": "1.3 h (regularisers 6 h, estimated)", "paper": "days, for a GPU"},
+        minutes={
+            "smoke": "1 min",
+            "laptop": "1.3 h (regularisers 6 h, estimated)",
+            "released": "days, for a GPU",
+            "paper": "days, for a GPU",
+        },
     ),
     # Time, memory and error of every way to differentiate a training, peers among them.
     "hypergradients": Entry(

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple, get_args
 
 from benchmarks.lot import report, work
-from benchmarks.lot.methods import ALPHAS, SIZES, STEPS, Method, studies
+from benchmarks.lot.methods import ALPHAS, SIZES, STEPS, Method, released, studies
 from benchmarks.lot.problem import Problem
 from benchmarks.lot.regularisers import STUDENT_STEPS, Comparison, Regime, Regulariser, regularisers
 from benchmarks.options import Names, ParallelOptions
@@ -18,6 +18,7 @@ from teachenv.experiment.row import Row
 from teachenv.experiment.rows import agreeing
 
 Study = Literal["table", "peers", "alpha", "n", "form", "size", "regularisers"]
+Presets = Literal["smoke", "laptop", "released", "paper"]
 
 
 class Further(NamedTuple):
@@ -37,6 +38,10 @@ class Further(NamedTuple):
 @dataclass(frozen=True)
 class StudyOptions(ParallelOptions):
     """Options that both benchmarks have."""
+
+    preset: Presets = "laptop"  # type: ignore[assignment]
+    """Size of the run: smoke proves the wiring, laptop gives real results on two cores, released has the released
+    code's recipe (its sizes, epochs, α, N, and labels for students), paper has its sizes and epochs for any study."""
 
     study: tuple[Study, ...] = ("table",)
     """What is asked: table (with students and without), peers (mutual learning, self-distillation), alpha, n (student
@@ -76,13 +81,21 @@ class StudyOptions(ParallelOptions):
                     raise ValueError(f"found --{name} {value:g}, expected a finite number above 0")
 
     def _names(self) -> Names:
-        known = {name for study, methods in self.studies().items() if study in self.study for name in methods}
+        tasks = self.recipes() or [""]
+        of_studies = [self.studies(task).get(study, {}) for task in tasks for study in self.study]
+        known = {name for methods in of_studies for name in methods}
         if "regularisers" in self.study:
             known |= self.compared().keys()
         return {f"method of --study {' '.join(self.study)}": (self.methods, known)}
 
-    def studies(self) -> dict[str, Mapping[str, Method]]:
+    def recipes(self) -> Mapping[str, Method]:
+        """The released code's recipes by task, in the preset that trains by them."""
+        return {}
+
+    def studies(self, task: str) -> dict[str, Mapping[str, Method]]:
         """The methods of the studies in which nothing is tuned."""
+        if task in (recipes := self.recipes()):
+            return {"table": released(recipes[task])}
         return studies(self.alpha or ALPHAS, self.student_steps or STEPS)
 
     def compared(self) -> dict[str, Regulariser]:
@@ -129,7 +142,15 @@ def run(
         regimes: gives what is learned in the study of regularisers, by the task's name.
         shown: what the tables show beside, where the folder has rows of it; None: nothing.
         further: a study that only this benchmark has.
+
+    Raises:
+        ValueError: the preset released is asked for another study than its table.
     """
+    if options.preset == "released" and options.study != ("table",):
+        raise ValueError(
+            f"found --study {' '.join(options.study)} with --preset released, expected table: the released code has "
+            "one recipe; --preset paper has its sizes for any study"
+        )
     wanted = [case for seed in range(seeds) for case in _of_seed(name, options, problems, seed)]
     wanted += further.cases if further is not None else []
     stages: list[Stage] = [lambda session: wanted]
@@ -156,7 +177,7 @@ def _of_seed(name: str, options: StudyOptions, problems: Mapping[str, Problem], 
     chosen: list[tuple[str, str, Problem, Method]] = []
     for task, problem in problems.items():
         for study in options.study:
-            for label, method in options.studies().get(study, {}).items():
+            for label, method in options.studies(task).get(study, {}).items():
                 variant = problem.sizes.get(SIZES[label]) if label in SIZES else problem
                 if variant is not None and (options.methods is None or label in options.methods):
                     chosen.append((task, label, variant, method))

@@ -94,5 +94,19 @@ def studies(alphas: Sequence[float] = ALPHAS, student_steps: Sequence[int] = STE
     }
 
 
+def released(recipe: Method) -> dict[str, Method]:
+    """What the preset `released` trains: a recipe of the released code, and models alone at its two kinds of steps.
+
+    Args:
+        recipe: how the released code trains, with its α, N and labels.
+    """
+    n = recipe.student_steps
+    return {
+        "teacher-only": Method(),
+        f"teacher-only:total-steps-n-{n}": Method(longer=1.0 + n),
+        "lot:released": recipe,
+    }
+
+
 METHODS = {name: method for study in studies().values() for name, method in study.items()}
 """All methods of the studies, by name."""

@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from benchmarks.lot import main as lot
-from benchmarks.lot.main import Further, Study, StudyOptions, check_names_differ
+from benchmarks.lot.main import Further, Presets, Study, StudyOptions, check_names_differ
+from benchmarks.lot.methods import LOT, Method
 from benchmarks.lot.regularisers import Regime
 from benchmarks.lot_images import imitation, report
 from benchmarks.lot_images.imitation import KINDS
 from benchmarks.lot_images.networks import NETWORKS
 from benchmarks.lot_images.problem import ImageProblem
-from benchmarks.options import Names, Preset
+from benchmarks.options import Names
 from teachenv.experiment.report import Report
 from teachenv.experiment.row import Row
 from teachenv.experiment.rows import agreeing
@@ -39,15 +40,18 @@ class Size(NamedTuple):
     train_size: int | None = None
 
 
-SIZES: Mapping[Preset, Size] = {
+SIZES: Mapping[Presets, Size] = {
     "smoke": Size("synthetic", "preresnet-8", 8, 1, 1_000),
     "laptop": Size("cifar10", "preresnet-20", 15, 3),
-    # The released code's; it also takes N = 2 and α = 0.5, and a learning rate of 1.
+    "released": Size("cifar100", "preresnet-20", 180, 3),
     "paper": Size("cifar100", "preresnet-20", 180, 3),
 }
+# The rest of the released recipe.
+_RECIPE = replace(LOT, alpha=0.5, student_steps=2, labels=True)
+_RELEASED = {"learning_rate": 1.0, "batch_size": 256}
 
 # Where networks overfit: few images, and labels of which some are wrong. Networks without a regulariser of their own.
-_OVERFITTING: Mapping[Preset, tuple[Size, ...]] = {
+_OVERFITTING: Mapping[Presets, tuple[Size, ...]] = {
     "smoke": (Size("synthetic", "cnn", 1, 1, 80),),
     "laptop": (
         Size("mnist", "mlp-200", 40, 10, 1_000),
@@ -102,6 +106,10 @@ class Options(StudyOptions):
             if not 0 <= share < 1:
                 raise ValueError(f"found --label-noise {share:g}, expected a share from 0 up to 1, such as 0.4")
 
+    def recipes(self) -> Mapping[str, Method]:
+        """The released code's recipe by task, in the preset that trains by it."""
+        return {self.task or SIZES["released"].task: _RECIPE} if self.preset == "released" else {}
+
     def _names(self) -> Names:
         networks = [name for name in (self.model, self.student) if name is not None]
         return {**super()._names(), "network": (networks, NETWORKS)}
@@ -109,7 +117,8 @@ class Options(StudyOptions):
 
 def problem(options: Options) -> ImageProblem:
     """The problem that the options ask for."""
-    return _sized(options, SIZES[options.preset])
+    sized = _sized(options, SIZES[options.preset])
+    return replace(sized, **_RELEASED) if options.preset == "released" else sized  # type: ignore[arg-type]
 
 
 def _sized(options: Options, size: Size, **more: Any) -> ImageProblem:

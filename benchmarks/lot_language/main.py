@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from benchmarks.lot import main as lot
-from benchmarks.lot.main import StudyOptions
+from benchmarks.lot.main import Presets, StudyOptions
+from benchmarks.lot.methods import LOT, Method
 from benchmarks.lot.regularisers import Regime
 from benchmarks.lot_language.problem import LanguageProblem
-from benchmarks.options import Names, Preset
+from benchmarks.options import Names
 from teachenv.data import LANGUAGE
 
 NAME = "lot_language"
@@ -77,6 +78,14 @@ SETTINGS: Mapping[str, LanguageProblem] = {
 }
 """The released code's settings, and AWD-LSTM's own."""
 
+# (α, N, epochs) of each; its students see labels, and have α on their KL.
+_RECIPES: Mapping[str, tuple[float, int, int]] = {
+    "ptb-lstm": (1.0, 5, 60),
+    "ptb-transformer-xl": (0.5, 5, 10),
+    "wikitext-103-lstm": (0.1, 4, 3),
+    "wikitext-103-transformer-xl": (0.1, 4, 4),
+}
+
 # Widths for which an epoch of the Penn Treebank is minutes, not hours.
 _SMALL: Mapping[str, dict[str, Any]] = {
     "lstm": {"width": 200, "layers": 2, "dropout": 0.2},
@@ -88,11 +97,11 @@ _TINY: Mapping[str, dict[str, Any]] = {
     "awd-lstm": {"embedding": 24, "width": 48, "layers": 2, "weight_dropout": 0.1},
     "transformer-xl": {"width": 32, "layers": 2, "heads": 2, "head_width": 16, "inner": 64, "memory": 35},
 }
-EPOCHS: Mapping[Preset, int] = {"smoke": 8, "laptop": 4}
-SEEDS: Mapping[Preset, int] = {"smoke": 1, "laptop": 3, "paper": 3}
+EPOCHS: Mapping[Presets, int] = {"smoke": 8, "laptop": 4}
+SEEDS: Mapping[Presets, int] = {"smoke": 1, "laptop": 3, "released": 3, "paper": 3}
 
 # Words of which a model of 2 x 100 units knows many by heart, and the rates that are tried there.
-_OVERFITTING: Mapping[Preset, tuple[int, ...]] = {"smoke": (800,), "laptop": (30_000,), "paper": (30_000, 100_000)}
+_OVERFITTING: Mapping[Presets, tuple[int, ...]] = {"smoke": (800,), "laptop": (30_000,), "paper": (30_000, 100_000)}
 _RATES: Mapping[str, tuple[float, ...]] = {"adam": (1e-3, 3e-3, 1e-2), "sgd": (3.0, 7.0, 15.0)}
 
 
@@ -106,18 +115,40 @@ class Options(StudyOptions):
     corpus: str | None = None
     """ptb, wikitext-2, wikitext-103, or numbers (made here); by default ptb, in the smoke preset numbers."""
 
+    def recipes(self) -> Mapping[str, Method]:
+        """The released code's recipes by task, in the preset that trains by them."""
+        if self.preset != "released":
+            return {}
+        recipes = {task: (alpha, steps) for task, (alpha, steps, _) in _RECIPES.items()}
+        return {
+            task: replace(LOT, alpha=alpha, student_steps=steps, labels=True)
+            for task, (alpha, steps) in recipes.items()
+        }
+
     def _names(self) -> Names:
         return {**super()._names(), "corpus": (None if self.corpus is None else [self.corpus], LANGUAGE)}
 
 
 def problems(options: Options) -> dict[str, LanguageProblem]:
-    """The problems that the options ask for, by the names of the tasks."""
+    """The problems that the options ask for, by the names of the tasks.
+
+    Raises:
+        ValueError: the released code has no recipe for one of them, and the preset is its.
+    """
     preset = options.preset
     corpus = options.corpus or ("numbers" if preset == "smoke" else "ptb")
     chosen = {}
     for model in options.model:
         problem = SETTINGS.get(f"{corpus}-{model}", SETTINGS[model])
-        if preset != "paper":
+        if preset == "released":
+            if f"{corpus}-{model}" not in _RECIPES:
+                known = ", ".join(_RECIPES)
+                raise ValueError(
+                    f"found --model {model} and the corpus {corpus} with --preset released, expected one of the "
+                    f"released recipes: {known}"
+                )
+            problem = replace(problem, epochs=_RECIPES[f"{corpus}-{model}"][2])
+        elif preset != "paper":
             problem = replace(
                 problem,
                 epochs=EPOCHS[preset],
@@ -160,6 +191,8 @@ def regimes(options: Options) -> dict[str, Regime]:
 def run(options: Options) -> None:
     """Runs what the folder does not hold yet; writes rows, tables and figures."""
     # The tables show all models, whichever this command trains.
-    shown = problems(replace(options, model=get_args(Model)))
+    asked, corpus = problems(options), options.corpus or "ptb"
+    models = [m for m in get_args(Model) if options.preset != "released" or f"{corpus}-{m}" in _RECIPES]
+    shown = problems(replace(options, model=tuple(models)))
     seeds = options.seeds or SEEDS[options.preset]
-    lot.run(NAME, options, problems(options), seeds, lambda: regimes(options), shown)
+    lot.run(NAME, options, asked, seeds, lambda: regimes(options), shown)

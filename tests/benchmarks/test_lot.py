@@ -6,7 +6,7 @@ import functools
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
@@ -30,6 +30,8 @@ from teachenv.experiment.cases import Outcome
 from teachenv.experiment.row import Row
 from teachenv.experiment.rows import read_rows
 from teachenv.tasks import synthetic
+
+Options: TypeAlias = language_main.Options | images_main.Options
 
 TEXT = LanguageProblem(
     "numbers", "lstm", {"width": 16, "dropout": 0.2}, batch_size=8, bptt=10, train_size=320, epochs=2,
@@ -336,6 +338,44 @@ def test_a_table_does_not_mix_settings(undrawn: None, tmp_path: Path) -> None:
     assert short in both
     assert both.count("| teacher-only |") == 2
     assert shown("--epochs", "2") == long
+
+
+def test_the_released_preset_is_the_released_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """α, N, epochs and labels of each run, and models alone at its teacher's steps and at all of its steps."""
+    ran: dict[str, tuple[Problem, Options]] = {}
+
+    def note(name: str, options: Options, problems: dict[str, Problem], *_: Any, **__: Any) -> None:
+        ran.update({task: (problem, options) for task, problem in problems.items()})
+
+    monkeypatch.setattr("benchmarks.lot.main.run", note)
+    models = ("lstm", "transformer-xl")
+    for corpus in ("ptb", "wikitext-103"):
+        language_main.run(language_main.Options("released", corpus=corpus, model=models))  # type: ignore[arg-type]
+    images_main.run(images_main.Options("released"))
+    recipes = {}
+    for task, (problem, options) in ran.items():
+        table = options.studies(task)["table"]
+        method = table["lot:released"]
+        assert method.labels
+        assert [m.updates for m in table.values()] == [1, 1 + method.student_steps, 1 + method.student_steps]
+        recipes[task] = (method.alpha, method.student_steps, problem.epochs, problem.learning_rate)
+    assert recipes == {
+        "ptb-lstm": (1.0, 5, 60, 30.0),
+        "ptb-transformer-xl": (0.5, 5, 10, 1e-3),
+        "wikitext-103-lstm": (0.1, 4, 3, 40.0),
+        "wikitext-103-transformer-xl": (0.1, 4, 4, 1e-3),
+        "cifar100": (0.5, 2, 180, 1.0),
+    }
+
+
+def test_the_released_preset_has_its_recipes_alone() -> None:
+    with pytest.raises(ValueError, match=r"--model awd-lstm.*ptb-transformer-xl"):
+        language_main.problems(language_main.Options("released", model=("awd-lstm",)))
+    options = language_main.Options("released", study=("n",))
+    with pytest.raises(ValueError, match="--study n with --preset released, expected table"):
+        language_main.lot.run("lot_language", options, {}, 1, dict)
+    with pytest.raises(ValueError, match="lot:released"):
+        language_main.Options("released", methods=("lot:releases",))
 
 
 def test_differences_are_of_pairs() -> None:

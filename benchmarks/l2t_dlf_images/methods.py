@@ -25,9 +25,16 @@ _RL_SPENDS = 3
 
 # What regularises on clean labels changes Φ by hundredths, what undoes label noise by tenths.
 _STEPS: dict[str, Any] = {"scale": [0.05, 0.5], "learning_rate": [0.03, 0.04]}
-# The sigmoid's slope is a quarter of cross-entropy's at the most (teachenv.losses.BilinearSigmoid). The first rate is
-# the paper's: an update of Adam changes Φ by 1e-4. Larger ones than the second ruined the students at once.
-_SIGMOID: dict[str, Any] = {"loss": "bilinear-sigmoid", "scale": 0.05, "learning_rate": [0.002, 0.02]}
+# The sigmoid's slope is a quarter of cross-entropy's at the most (teachenv.losses.BilinearSigmoid), and its students'
+# rates are larger. The teacher's first rate is the paper's: an update of Adam changes Φ by 1e-4. Larger ones than the
+# second ruined the students at once.
+_SIGMOID: dict[str, Any] = {"loss": "bilinear-sigmoid", "scale": 0.05}
+_SIGMOID_STEPS: dict[str, Any] = {**_SIGMOID, "learning_rate": [0.002, 0.02]}
+# The loss's slope is K times that of a margin, so each K has rates of its own; the last K is the paper's.
+_SMOOTH: dict[str, list[float]] = {
+    "sharpness": [1.0, 1.0, 5.0, 50.0, 50.0, 50.0],
+    "learning_rate": [0.05, 0.2, 0.05, 0.0005, 0.001, 0.002],
+}
 _PUBLISHED: dict[str, Any] = {"loss": "bilinear-sigmoid", "scale": 1.0}
 _MARGIN: dict[str, Any] = {"objective": "margin", "objective_temperature": 0.02}
 # Under label noise: over a bounded logarithm, whose neutral action is generalised cross-entropy. Its students are
@@ -77,6 +84,7 @@ def methods(rates: tuple[float, ...]) -> dict[str, Method]:
         rates: learning rates of students under cross-entropy.
     """
     steeper = tuple(4 * rate for rate in rates)
+    widest = tuple(factor * rates[0] for factor in (4, 16, 64))
 
     def rmd(options: Mapping[str, Any], **more: Any) -> Method:
         return learning(meta.RMD, options, **more)
@@ -84,8 +92,7 @@ def methods(rates: tuple[float, ...]) -> dict[str, Method]:
     evolution = {"scale": [0.05, 0.5], "learning_rate": 0.05, "sigma": 0.1}
     return {
         "cross-entropy": fixed("cross-entropy", weight_decay=[0.0, 5e-4]),
-        # Its slope is K times that of a margin: the paper's K of 50 ruins students at these rates.
-        "smooth-01": replace(fixed("smooth-01", sharpness=[1.0, 5.0]), rates=(rates[0] / 2, rates[0], rates[-1])),
+        "smooth-01": replace(fixed("smooth-01", **_SMOOTH), rates=()),
         # In so short trainings a smaller λ, with more of the margin, leaves students behind.
         "large-margin": fixed("large-margin", margin=2, annealing=[20.0, 100.0]),
         "focal": fixed("focal", gamma=[1.0, 2.0]),
@@ -108,8 +115,9 @@ def methods(rates: tuple[float, ...]) -> dict[str, Method]:
         "rmd:generalized": rmd(_BOUNDED, rates=steeper, episode_rate=0.25),
         "rmd:tau-1": rmd({**_STEPS, "objective_temperature": 1.0}),
         # The paper's loss family; with τ = 1, the paper's relaxation, L2T-DLF as it is published.
-        "rmd:sigmoid": rmd(_SIGMOID, rates=steeper),
-        "l2t-dlf": rmd({**_SIGMOID, "objective_temperature": 1.0}, rates=steeper),
+        "sigmoid:tuned": Method(candidates("sigmoid:tuned", {**_SIGMOID, "weight_decay": [0.0, 5e-4]}), rates=widest),
+        "rmd:sigmoid": rmd(_SIGMOID_STEPS, rates=widest, episode_rate=0.25),
+        "l2t-dlf": rmd({**_SIGMOID_STEPS, "objective_temperature": 1.0}, rates=widest, episode_rate=0.25),
         "rmd:static": replace(rmd(_STEPS), make=decaying(meta.RMD, policy_kwargs={"static": True}), tuned_as="rmd"),
         "finite-difference": learning(meta.FiniteDifference, _STEPS, tuned_as="rmd"),
         "rmd:transferred": replace(rmd(_STEPS), learns=False, tuned_as="cross-entropy", taught_as="rmd"),

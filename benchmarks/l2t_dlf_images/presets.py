@@ -13,7 +13,7 @@ CLEAN = ("cross-entropy", "smooth-01", "large-margin", "focal", "label-smoothing
 NOISY = (*CLEAN, "generalized-cross-entropy")
 DATA = ("self-paced", "random-drop", "l2t-data")
 RL = ("ddpg", "td3", "sac", "evolution-strategies")
-GRADIENT = ("rmd", "rmd:tau-1", "rmd:sigmoid", "l2t-dlf")
+GRADIENT = ("rmd", "rmd:tau-1", "sigmoid:tuned", "rmd:sigmoid", "l2t-dlf")
 ABLATIONS = ("rmd:static", "finite-difference")
 TRANSFERRED = "rmd:transferred"
 # For wrong labels.
@@ -245,8 +245,8 @@ PRESETS: dict[Presets, dict[str, Part]] = {
     "laptop": _parts(
         _LAPTOP,
         {
-            # The sigmoid with our relaxation and finite differences, RMD's gradient again, are left to --methods.
-            "mnist-mlp": (*CLEAN, *DATA, *RL, "rmd", "rmd:tau-1", "l2t-dlf", "rmd:static"),
+            # Finite differences, RMD's gradient again, are left to --methods.
+            "mnist-mlp": (*CLEAN, *DATA, *RL, *GRADIENT, "rmd:static"),
             "mnist-mlp-noisy-40": (*NOISY, "ddpg", "rmd", BOUNDED),
             "mnist-lenet": (*CLEAN, "rmd", TRANSFERRED),
             # On the perceptron teachers of as short trainings as LeNet's own did not learn to undo noise; of those that

@@ -149,7 +149,9 @@ class Contest:
         """All configurations of a method: the student's options times its candidates."""
         method = self.methods[name]
         tuned = dict(self.tune(method))
-        if method.rates is not None:
+        if method.rates == ():
+            tuned.pop("learning_rate", None)
+        elif method.rates is not None:
             tuned["learning_rate"] = method.rates
         values = itertools.product(*tuned.values(), range(len(method.candidates)))
         return [Configuration(dict(zip(tuned, combination, strict=False)), combination[-1]) for combination in values]

@@ -50,7 +50,8 @@ class Method:
         spends: factor on the budget of student steps that the teacher has.
         taught_as: the method whose trained teacher and candidate it uses; they come from another task, the `source` of
             its `Contest`. The learning rate of its students is that of `tuned_as`.
-        rates: learning rates of the student, where they are others than the comparison's.
+        rates: learning rates of the student, where they are others than the comparison's; `()`: each candidate has one
+            of its own.
         episode_rate: factor on the student's learning rate in the episodes that the teacher learns on. The gradient of
             a training is noise near the edge of stability, where the fastest training is.
         wrapper: wraps an environment of one student: the teacher sees something else through it, one student at a time.

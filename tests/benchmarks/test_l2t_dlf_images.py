@@ -85,6 +85,15 @@ def test_grids_are_of_equal_size(tmp_path: Path) -> None:
     assert {method.tuned_as for method in METHODS.values()} <= {None, *own}
 
 
+def test_each_sharpness_of_the_smooth_error_has_rates_at_which_it_trains(tmp_path: Path) -> None:
+    (contest,) = main.comparison_of(options(tmp_path, table=2)).contests
+    tried = [contest.setting.make_single(METHODS["smooth-01"], c).problem.settings for c in contest.grid("smooth-01")]
+    rates = {settings.learning_rate for settings in tried if settings.loss_kwargs["sharpness"] == 50}
+    assert rates == {0.0005, 0.001, 0.002}
+    sigmoid = {configuration.student["learning_rate"] for configuration in contest.grid("sigmoid:tuned")}
+    assert max(sigmoid) == pytest.approx(3.2)
+
+
 def test_episodes_can_have_a_gentler_learning_rate_than_the_final_training() -> None:
     setting = Setting("TeachDigits-v0", SHORT, final={"horizon": 12})
     fastest = Configuration({"learning_rate": 0.4, "lr_schedule": "linear"})
@@ -107,7 +116,8 @@ def test_tasks_and_methods_are_the_presets_unless_they_are_asked_for(monkeypatch
     assert "ddpg" in asked(preset="smoke", tasks=("mnist-lenet",))["mnist-lenet"]
     assert asked(preset="smoke", tasks=("mnist-lenet",), methods=("focal",)) == {"mnist-lenet": ("focal",)}
     laptop = asked(preset="laptop")
-    assert "rmd:sigmoid" not in laptop["mnist-mlp"]
+    assert {"rmd:sigmoid", "sigmoid:tuned"} <= {*laptop["mnist-mlp"]}
+    assert "rmd:sigmoid" not in laptop["mnist-mlp-noisy-40"]
     assert set(asked(preset="laptop", methods=("rmd:sigmoid",))) == {"mnist-mlp", "mnist-mlp-noisy-40"}
 
 

@@ -66,7 +66,12 @@ BENCHMARKS: dict[str, Entry] = {
     "l2t_dln": Entry(
         options="benchmarks.l2t_dln:Options",
         summary="Does a loss network steered by a recurrent teacher (L2T-DLN) train better students than fixed losses?",
-        minutes={"smoke": "1 min", "laptop": "3.6 h", "paper": "weeks, for a GPU"},
+        minutes={
+            "smoke": "1 min",
+            "laptop": "3.6 h",
+            "released": "hours for each seed",
+            "paper": "weeks, for a GPU",
+        },
     ),
     # Jin et al. 2024: what is easy to imitate generalises.
     "lot_language": Entry(

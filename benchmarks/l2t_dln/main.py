@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from benchmarks.l2t_dln import cost, imitation, report, work
-from benchmarks.l2t_dln.methods import ARCHITECTURES, BOUNDED, CROWD, FIXED, METHODS, SMOOTH, WINDOWS
-from benchmarks.options import Names, ParallelOptions, Preset
+from benchmarks.l2t_dln.methods import METHODS, STUDIES, StudyOfMethods
+from benchmarks.l2t_dln.presets import PRESETS, Presets, Task
+from benchmarks.options import Names, ParallelOptions
 from teachenv.experiment.cases import Case, Session, Stage, one_at_a_time
-from teachenv.experiment.precision import on_any_machine, on_this_machine
+from teachenv.experiment.precision import on_this_machine
 from teachenv.experiment.report import Report
 from teachenv.experiment.row import Row
 from teachenv.experiment.rows import agreeing
@@ -20,147 +21,25 @@ from teachenv.experiment.setting import Configuration, Setting
 
 NAME = "l2t_dln"
 
-Study = Literal["table", "architectures", "windows", "cost", "imitation"]
-
-
-@dataclass(frozen=True)
-class Task:
-    """A task of a preset.
-
-    Attributes:
-        setting: environment and options.
-        rates: learning rates of the grid.
-        metric: what the report shows, as `evaluate` calls it after the split's name.
-        methods: names of those that the table has.
-        wrapper: options of `meta.WindowGradient`.
-        teacher_students: trainings that a teacher that learns from whole ones may have.
-        architectures: whether the study of teachers and that of N are run on it.
-        seeds: repetitions, unless the command says otherwise.
-    """
-
-    setting: Setting
-    rates: tuple[float, ...]
-    metric: str
-    methods: tuple[str, ...]
-    wrapper: Mapping[str, Any] = field(default_factory=dict)
-    teacher_students: int = 8
-    architectures: bool = False
-    seeds: int = 3
-
-    @property
-    def shared(self) -> dict[str, Any]:
-        """The part of the rows' config that is the same for all methods."""
-        setting = self.setting
-        return {"env": setting.env, "options": on_any_machine(setting.options), "wrapper": dict(self.wrapper)}
-
-
-_LEARNED = ("l2t-dlf", "l2t-dln")
-_PLAIN = ("cross-entropy", "focal", "label-smoothing", "loss-network", *_LEARNED)
-_NOISY = (*FIXED, *_LEARNED, CROWD, *BOUNDED, *SMOOTH)
-_BOXES = ("cross-entropy", "focal", "loss-network", *_LEARNED)
-_LINEAR: Mapping[str, Any] = {"lr_schedule": "linear", "steps_per_action": 15}
-
-
-def _task(env: str, rates: tuple[float, ...], metric: str, methods: tuple[str, ...], **options: Any) -> Task:
-    return Task(Setting(env, {**_LINEAR, **options}, loss=None), rates, metric, methods)
-
-
-def _with(task: Task, *, students: int = 8, dev_batch: int | None = None, **changes: Any) -> Task:
-    wrapper = {} if dev_batch is None else {"dev_batch": dev_batch}
-    return replace(task, wrapper=wrapper, teacher_students=students, **changes)
-
-
-_LAPTOP = {
-    "digits-noisy-40": _with(
-        _task("TeachDigits-v0", (0.1, 0.2, 0.4), "error", _NOISY, horizon=300, label_noise=0.4),
-        students=40,
-        architectures=True,
-        seeds=5,
-    ),
-    "cifar10-resnet8": _with(
-        _task(
-            "TeachCIFAR-v0", (0.02, 0.05), "error", _PLAIN, horizon=600, batch_size=25, dev_size=2000,
-            dev_measured=500, autocast="bfloat16",
-        ),
-        students=4,
-        dev_batch=100,
-    ),
-    "segmentation-camvid": _with(
-        _task(
-            "TeachSegmentation-v0", (0.05, 0.1), "miou", _PLAIN, dataset="camvid",
-            task_kwargs={"image_size": [45, 60]}, horizon=300, batch_size=4, dev_size=15,
-        ),
-        students=4,
-        dev_batch=8,
-    ),
-    "detection-coco128": _with(
-        _task(
-            "TeachDetection-v0", (0.02, 0.05), "map_50", _BOXES, dataset="coco128",
-            task_kwargs={"image_size": 64}, horizon=300, batch_size=4, dev_size=24,
-        ),
-        students=4,
-        dev_batch=12,
-    ),
-}  # fmt: skip
-
-_SMOKE_OPTIONS: Mapping[str, Any] = {"steps_per_action": 2, "horizon": 4, "batch_size": 4, "dev_size": 10}
-_SMOKE = {
-    name: _with(_task(env, (0.05,), metric, methods, **options, **_SMOKE_OPTIONS), students=1, dev_batch=5, seeds=1)
-    for name, env, metric, methods, options in (
-        ("digits-noisy-40", "TeachDigits-v0", "error", ("cross-entropy", "l2t-dlf", "l2t-dln"), {"label_noise": 0.4}),
-        ("segmentation-shapes", "TeachSegmentation-v0", "miou", ("cross-entropy", "l2t-dln"), {"pool_size": 40}),
-        ("detection-shapes", "TeachDetection-v0", "map_50", ("cross-entropy", "l2t-dln"), {"pool_size": 40}),
-    )
-}
-
-# The released code's: ten times 250 windows of 15 steps, batches of 25, 100 dev images a window, no momentum.
-_PAPERS: Mapping[str, Any] = {
-    "horizon": 37_500, "steps_per_action": 15, "batch_size": 25, "dev_size": 25_000, "dev_measured": 5_000,
-    "momentum": 0.0, "lr_schedule": "constant", "objective": "likelihood",
-}  # fmt: skip
-_PAPER = {
-    f"{data}-{student}": _with(
-        _task(env, (0.05, 0.1), "error", _PLAIN, student=student, **_PAPERS),
-        dev_batch=100,
-        architectures=student == "resnet8-wide" and data == "cifar10",
-        seeds=5,
-    )
-    for data, env in (("cifar10", "TeachCIFAR-v0"), ("cifar100", "TeachCIFAR100-v0"))
-    for student in ("resnet8-wide", "resnet20-wide", "resnet32-wide")
-} | {
-    f"segmentation-{data}": _with(
-        _task(
-            "TeachSegmentation-v0", (0.02, 0.05, 0.1), "miou", _PLAIN, dataset=data, student="deeplab",
-            student_kwargs={"width": 64}, task_kwargs={"image_size": [side, side]}, horizon=30_000, batch_size=16,
-            dev_size=dev,
-        ),
-        dev_batch=16, seeds=5,
-    )
-    for data, side, dev in (("camvid", 256, 100), ("voc2012", 256, 300))
-} | {
-    f"detection-{data}": _with(
-        _task(
-            "TeachDetection-v0", (0.01, 0.03), "map", _BOXES, dataset=data, student_kwargs={"width": 64},
-            task_kwargs={"image_size": 320}, horizon=90_000, batch_size=32, dev_size=1000,
-        ),
-        dev_batch=32, seeds=5,
-    )
-    for data in ("voc2012", "coco")
-}  # fmt: skip
-
-PRESETS: dict[Preset, dict[str, Task]] = {"smoke": _SMOKE, "laptop": _LAPTOP, "paper": _PAPER}
+Study = Literal["table", StudyOfMethods, "cost", "imitation"]
 
 
 @dataclass(frozen=True)
 class Options(ParallelOptions):
     """Options of `python -m benchmarks l2t_dln`."""
 
+    preset: Presets = "laptop"  # type: ignore[assignment]
+    """Size of the run: smoke proves the wiring, laptop gives real results on two cores, released is the released code's
+    setting with nothing tuned (hours for each seed), paper is the paper's networks and data, tuned."""
+
     study: tuple[Study, ...] = ("table",)
     """What is asked: table (losses and teachers on each task), architectures (of the teacher), windows (their length
-    N), cost (of a hypergradient and of an iteration, by N), imitation (of cross-entropy by a random loss network)."""
+    N), mends (what might mend the released teacher), cost (of a hypergradient and of an iteration, by N), imitation (of
+    cross-entropy by a random loss network)."""
 
     tasks: tuple[str, ...] | None = None
-    """Names of tasks, such as segmentation-camvid; by default all of the preset."""
+    """Names of tasks, such as segmentation-camvid; by default all of the preset, of released without
+    cifar10-resnet8-released and digits-noisy-40-redivided-released."""
 
     methods: tuple[str, ...] | None = None
     """Which of the study's methods; by default all."""
@@ -190,13 +69,23 @@ class Part(NamedTuple):
 
     def grid(self, name: str) -> list[tuple[Configuration, Case]]:
         """All configurations of a method, with what tunes them."""
-        rates = [rate * METHODS[name].steeper for rate in self.task.rates]
-        configurations = [Configuration({"learning_rate": rate}, candidate) for rate in rates for candidate in (0, 1)]
+        rates = [round(rate * METHODS[name].steeper, 10) for rate in self.task.rates]
+        candidates = range(len(METHODS[name].candidates))
+        configurations = [
+            Configuration({"learning_rate": rate}, candidate) for rate in rates for candidate in candidates
+        ]
         return [(configuration, self.case(name, configuration, 0, final=False)) for configuration in configurations]
+
+    def best(self, session: Session, name: str) -> list[Configuration]:
+        """The method's configuration that was best on dev, or its only one; empty if tuning it failed."""
+        grid = self.grid(METHODS[name].tuned_as or name)
+        if not self.task.tuned:
+            return [grid[0][0]]
+        return session.best_first("dev_error", grid, sign=-1)[:1]
 
     def case(self, name: str, configuration: Configuration, seed: int, final: bool) -> Case:
         """The case of a call of `work.run`."""
-        task, method = self.task, METHODS[name]
+        task, method = self.task, METHODS[name].seeded(seed)
         students = task.teacher_students * method.crowd
         return Case(
             benchmark=NAME,
@@ -208,7 +97,11 @@ class Part(NamedTuple):
             config={
                 "stage": "training" if final else "tuning",
                 **task.shared,
-                "teacher_students": students if method.kind == "episodes" else None,
+                "teacher_students": students
+                if method.kind == "episodes"
+                else method.crowd
+                if method.crowd > 1
+                else None,
                 "environment": dict(method.environment),
                 "teacher": {"policy": method.policy, **method.options},
                 "steps_per_action": method.steps_per_action,
@@ -234,7 +127,8 @@ class Part(NamedTuple):
 def run(options: Options) -> None:
     """Tunes, trains, measures, and writes rows, tables and figures."""
     tasks = PRESETS[options.preset]
-    chosen = {name: _methods(task, options) for name, task in tasks.items() if name in (options.tasks or (name,))}
+    named = options.tasks or [name for name, task in tasks.items() if task.by_default]
+    chosen = {name: _methods(task, options) for name, task in tasks.items() if name in named}
     parts = [_part(name, tasks[name], methods, options) for name, methods in chosen.items() if methods]
     stages: list[Stage] = []
     if "cost" in options.study:
@@ -256,6 +150,7 @@ def _tuning(parts: list[Part], session: Session) -> list[Case]:
     return _long_first(
         case
         for part in parts
+        if part.task.tuned
         for method in dict.fromkeys(METHODS[m].tuned_as or m for m in part.methods)
         for _, case in part.grid(method)
     )
@@ -267,7 +162,7 @@ def _training(parts: list[Part], seeds: int | None, session: Session) -> list[Ca
         part.case(method, best, seed, final=True)
         for part in parts
         for method in part.methods
-        for best in session.best_first("dev_error", part.grid(METHODS[method].tuned_as or method), sign=-1)[:1]
+        for best in part.best(session, method)
         for seed in range(seeds or part.task.seeds)
     )
 
@@ -291,8 +186,7 @@ def _methods(task: Task, options: Options) -> tuple[str, ...]:
     methods: list[str] = []
     if "table" in options.study:
         methods += task.methods
-    if "architectures" in options.study and task.architectures:
-        methods += ["l2t-dln", *ARCHITECTURES]
-    if "windows" in options.study and task.architectures:
-        methods += ["l2t-dln", *(f"l2t-dln:n-{n}" for n in WINDOWS)]
+    for studied in STUDIES:
+        if studied.study in options.study and studied.base == task.studied:
+            methods += [studied.base, *studied.compared]
     return tuple(m for m in dict.fromkeys(methods) if options.methods is None or m in options.methods)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from teachenv.experiment import methods
 from teachenv.experiment.methods import Candidate
@@ -27,21 +27,31 @@ class Method:
         steeper: factor on the learning rates of the grid.
         tuned_as: the method whose tuning it shares.
         steps_per_action: number N of student steps under each action, if it is not the task's.
-        crowd: students at a time whose trainings a teacher of episodes learns from, in as many updates.
+        crowd: students at a time: whose trainings a teacher of episodes learns from, in as many updates; or that have
+            one loss together, which an online teacher moves.
         episode_rate: factor on the students' learning rate there: near the edge of stability, where the fastest
             training is, the gradient of a training is noise.
+        replays: whether a fresh student is trained under the losses that an online teacher found.
     """
 
     kind: Kind
     environment: Mapping[str, Any]
     policy: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
-    candidates: tuple[Mapping[str, Any], Mapping[str, Any]] = ({}, {})
+    candidates: tuple[Mapping[str, Any], ...] = ({}, {})
     steeper: float = 1.0
     tuned_as: str | None = None
     steps_per_action: int | None = None
     crowd: int = 1
     episode_rate: float = 1.0
+    replays: bool = True
+
+    def seeded(self, seed: int) -> Method:
+        """The method in a repetition: a φ₀ that is drawn is drawn anew."""
+        loss = self.environment.get("loss_kwargs", {})
+        if loss.get("initial") != "random":
+            return self
+        return replace(self, environment={**self.environment, "loss_kwargs": {**loss, "seed": seed}})
 
     @property
     def shared(self) -> methods.Method:
@@ -92,7 +102,7 @@ _DLF = Method(
 
 def _online(policy: str, steps: tuple[float, float], **changes: Any) -> Method:
     values = tuple({"policy": {"step_size": step}} for step in steps)
-    method = Method("online", _NETWORK, f"{policy}Policy", candidates=(values[0], values[1]), steeper=_STEEPER)
+    method = Method("online", _NETWORK, f"{policy}Policy", candidates=values, steeper=_STEEPER)
     return replace(method, **changes)
 
 
@@ -107,6 +117,19 @@ def _between_trainings(environment: Mapping[str, Any]) -> Method:
         crowd=_CROWD,
         episode_rate=0.25,
     )
+
+
+# The released code's. The box is so wide that no teacher reaches its edge: 2,500 steps of 1e-3 come to 2.5.
+RELEASED_SCALE = 10.0
+_RELEASED: Mapping[str, Any] = {"loss": "dynamic-network", "loss_kwargs": {"scale": RELEASED_SCALE, "per": "rows"}}
+_DRAWN: Mapping[str, Any] = {**_RELEASED, "loss_kwargs": {**_RELEASED["loss_kwargs"], "initial": "random"}}
+
+
+def _released(policy: str = "LSTM", step: float = 1e-3, flags: tuple[str, ...] = (), **changes: Any) -> Method:
+    """An online teacher as it is released, or with changes, by the step size in units of φ; nothing is tuned."""
+    options = {"step_size": step / RELEASED_SCALE, **dict.fromkeys(flags, True)}
+    method = Method("online", _RELEASED, f"{policy}Policy", candidates=({"policy": options},), replays=False)
+    return replace(method, **changes)
 
 
 def untaught(name: str) -> str | None:
@@ -162,7 +185,94 @@ METHODS: dict[str, Method] = {
         f"l2t-dln:n-{n}": _online("LSTM", (1e-3, 1e-2), steps_per_action=n, tuned_as="l2t-dln")
         for n in WINDOWS
     },
+    # As released, and what is beside it in that setting; rates are those of the task times `steeper`.
+    "cross-entropy:rate-0.025": replace(_fixed("cross-entropy"), steeper=0.25),
+    "cross-entropy:rate-0.01": replace(_fixed("cross-entropy"), steeper=0.1),
+    # With the labels of dev, which the others do not train on.
+    "cross-entropy:pool": Method(
+        "fixed", {"loss": "sample-weights", "loss_kwargs": {"base": "cross-entropy"}, "train_on": "pool"}, steeper=0.1
+    ),
+    "loss-network:released": Method("fixed", _RELEASED),
+    "loss-network:released:random": Method("fixed", _DRAWN),
+    "l2t-dln:released": _released(),
+    "l2t-dln:released:random": _released(environment=_DRAWN),
+    # SGD at the students' own rate: by 1e-3 times the gradient it would hardly move.
+    "l2t-dln:released:sgd": _released("SGD", 0.1),
+    "l2t-dln:released:adam": _released("Adam"),
+    "l2t-dln:released:rmsprop": _released("RMSProp"),
+    "l2t-dln:released:memoryless": _released("Memoryless"),
+    "l2t-dln:released:gru": _released("GRU"),
+    "l2t-dln:released:transformer": _released("Transformer"),
+    **{f"l2t-dln:released:n-{n}": _released(steps_per_action=n) for n in WINDOWS},
+    # What might mend it. ψ may learn too slowly, or upset what it has learned.
+    "l2t-dln:released:rate-1e-4": _released(options={"learning_rate": 1e-4}),
+    "l2t-dln:released:rate-1e-2": _released(options={"learning_rate": 1e-2}),
+    # φ may move too far before ψ has learned where to, or not far enough.
+    "l2t-dln:released:step-1e-4": _released(step=1e-4),
+    "l2t-dln:released:step-1e-2": _released(step=1e-2),
+    # The LSTM's step becomes one drift of all weights, of a length that the sigmoid decides.
+    "l2t-dln:released:centred": _released(flags=("centred",)),
+    "l2t-dln:released:normalised": _released(flags=("normalised",)),
+    "l2t-dln:released:centred-normalised": _released(flags=("centred", "normalised")),
+    # The gradient through one student's window is mostly noise.
+    "l2t-dln:released:students-4": _released(crowd=4, options={"together": True}),
+    # What a step of φ does shows in later windows.
+    "l2t-dln:released:bptt-5": _released(options={"bptt": 5}),
+    "l2t-dln:released:bptt-25": _released(options={"bptt": 25}),
 }  # fmt: skip
-ARCHITECTURES = tuple(
-    name for name in METHODS if name.startswith("l2t-dln:") and ":n-" not in name and name not in BOUNDED + SMOOTH
+RELEASED_METHOD = "l2t-dln:released"
+SHOWN = ("l2t-dln", RELEASED_METHOD)
+"""Whose windows and losses figures show, of the first seed."""
+
+RELEASED = (
+    "cross-entropy",
+    "cross-entropy:rate-0.025",
+    "cross-entropy:rate-0.01",
+    "cross-entropy:pool",
+    "loss-network:released",
+    "loss-network:released:random",
+    RELEASED_METHOD,
+    "l2t-dln:released:random",
+    "l2t-dln:released:sgd",
+    "l2t-dln:released:adam",
+)
+"""What the preset of that name compares."""
+
+_LENGTHS = tuple(f"n-{n}" for n in WINDOWS)
+_TEACHERS = ("memoryless", "gru", "transformer", "sgd", "adam", "rmsprop")
+_MENDS = (
+    *("rate-1e-4", "rate-1e-2", "step-1e-4", "step-1e-2", "centred", "normalised", "centred-normalised"),
+    *("students-4", "bptt-5", "bptt-25"),
+)
+StudyOfMethods = Literal["architectures", "windows", "mends"]
+
+
+class Studied(NamedTuple):
+    """What a study holds against a method.
+
+    Attributes:
+        study: what the command calls it.
+        title: what the report calls it.
+        base: the method.
+        compared: the others, each a variant of it.
+    """
+
+    study: StudyOfMethods
+    title: str
+    base: str
+    compared: tuple[str, ...]
+
+    @classmethod
+    def of(cls, study: StudyOfMethods, title: str, base: str, *suffixes: str) -> Studied:
+        """A study of variants that are called after the method."""
+        return cls(study, title, base, tuple(f"{base}:{suffix}" for suffix in suffixes))
+
+
+_BY_TEACHER, _BY_LENGTH = "teachers of the loss network", "length of a window"
+STUDIES = (
+    Studied.of("architectures", _BY_TEACHER, "l2t-dln", *_TEACHERS, "bptt-5"),
+    Studied.of("windows", _BY_LENGTH, "l2t-dln", *_LENGTHS),
+    Studied.of("architectures", _BY_TEACHER, RELEASED_METHOD, *_TEACHERS),
+    Studied.of("windows", _BY_LENGTH, RELEASED_METHOD, *_LENGTHS),
+    Studied.of("mends", "what might mend it", RELEASED_METHOD, *_MENDS),
 )

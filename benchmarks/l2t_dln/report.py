@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.l2t_dln import methods
-from benchmarks.l2t_dln.methods import ARCHITECTURES, METHODS, REPLAYED
+from benchmarks.l2t_dln import drift, methods
+from benchmarks.l2t_dln.methods import METHODS, RELEASED, REPLAYED, SHOWN, STUDIES
 from benchmarks.l2t_dln.work import COSINE
 from teachenv.experiment import evidence, tables
 from teachenv.experiment.evidence import MOVED
@@ -69,12 +69,14 @@ def make(rows: Sequence[Row], metrics: Mapping[str, str]) -> Report:
     }
     for task, task_rows in tasks.items():
         drawn |= {f"loss-{task}": partial(_surfaces, task_rows), f"learned-{task}": partial(_learned, task_rows)}
+    drawn |= {f"drift-{part.title}": partial(drift.figure, part.title, part.groups) for part in parts}
     captions = {
         "test": "Test measure of each method (red: online): mean, 95 % interval, and a dot a seed",
         "curves": "J on dev as the final students train; those of dashed lines train on dev, too",
         "errors": "Dev error after each window, as previewed and as it came about",
         "cost": "Cost of an iteration by the length of its window",
         "imitation": "A random loss network on its way to cross-entropy",
+        **{f"drift-{part.title}": f"{part.title}: where the teachers' moves of the loss go" for part in parts},
     }
     sections = [*map(_section, parts), *_cost_section(costs)]
     report = Report("L2T-DLN: a loss network taught online", sections, drawn, rows, captions)
@@ -88,15 +90,15 @@ def make(rows: Sequence[Row], metrics: Mapping[str, str]) -> Report:
 
 
 def _parts(rows: Sequence[Row], measure: Measure) -> list[_Part]:
-    """A task's losses and teachers; teachers of the loss network; lengths of its windows."""
-    windows = [name for name in METHODS if ":n-" in name]
-    studies = {"teachers of the loss network": ARCHITECTURES, "length of a window": windows}
-    task, apart = rows[0].task, {name for compared in studies.values() for name in compared}
+    """A task's losses and teachers, and its studies, each of variants of a method."""
+    task, present = rows[0].task, {_method(row) for row in rows}
+    studies = [studied for studied in STUDIES if present & {*studied.compared} - {*RELEASED}]
+    apart = {name for studied in studies for name in studied.compared} - {*RELEASED}
     parts = [_Part(task, [row for row in rows if _method(row) not in apart], measure, "cross-entropy")]
-    for title, compared in studies.items():
-        if any(_method(row) in compared for row in rows):
-            studied = [row for row in rows if _method(row) in ("l2t-dln", "loss-network", *compared)]
-            parts.append(_Part(f"{task}: {title}", studied, measure, "l2t-dln"))
+    for studied in studies:
+        shown = {studied.base, methods.untaught(studied.base), *studied.compared}
+        of_study = [row for row in rows if _method(row) in shown]
+        parts.append(_Part(f"{task}: {studied.title}", of_study, measure, studied.base))
     return parts
 
 
@@ -117,7 +119,7 @@ def _section(part: _Part) -> Section:
         tables.seeds(measure),
         tables.steps(measure),
         tables.seconds(measure),
-        Column("tuned", lambda g: f"lr {g.config['learning_rate']:g}, {_described(g.config['own'])}"),
+        Column("tuned", lambda g: _described({"lr": f"{g.config['learning_rate']:g}", **g.config["own"]})),
     ]
     better = "smaller" if metric == _ERROR else "larger"
     about = (
@@ -172,7 +174,7 @@ def _curves(parts: Sequence[_Part]) -> Figure | None:
 
 def _errors(rows: Sequence[Row]) -> Figure | None:
     """Draws the dev error after each window: as previewed under the last loss, and under the teacher's new one."""
-    taught = [row for row in rows if row.data and row.data["errors"] and row.seed == 0 and row.method == "l2t-dln"]
+    taught = [row for row in rows if row.data and row.data["errors"] and row.seed == 0 and row.method in SHOWN]
     if not taught:
         return None
     figure, axes = style.panels([row.task for row in taught])
@@ -187,8 +189,8 @@ def _errors(rows: Sequence[Row]) -> Figure | None:
 
 
 def shown_run(rows: Sequence[Row]) -> Row | None:
-    """The run of a task whose loss is shown: of L2T-DLN, the first seed."""
-    runs = [row for row in rows if (row.method, row.seed) == ("l2t-dln", 0) and row.data and row.data["pictures"]]
+    """The run of a task whose loss is shown: of L2T-DLN, as it is released in that setting, the first seed."""
+    runs = [row for row in rows if row.method in SHOWN and row.seed == 0 and row.data and row.data["pictures"]]
     return runs[0] if runs else None
 
 

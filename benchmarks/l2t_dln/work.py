@@ -5,13 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 import meta
-from benchmarks.l2t_dln.methods import REPLAYED, Method
+from benchmarks.l2t_dln.methods import REPLAYED, SHOWN, Method
 from teachenv.env import TeachEnv
 from teachenv.experiment.cases import DIVERGED, Outcome
 from teachenv.experiment.evidence import MOVED, MOVED_MOST
@@ -26,43 +29,74 @@ COSINE = "move_cosine"
 # Seeds of episodes: no student that tuned is one of those that are reported.
 TUNING_SEED, TEACHER_SEED, FINAL_SEED = 900_000, 500_000, 0
 
-# Pictures of the loss, and points of a curve, that a row keeps; actions between two checkpoints of an online teacher.
-PICTURES, POINTS, KEPT_EVERY = 12, 40, 50
+# Pictures of the loss, points of a curve, and points of an online teacher's windows, that a row keeps.
+PICTURES, POINTS, WINDOWS = 12, 40, 100
+
+KEPT_EVERY = 1500
+"""Student steps between two checkpoints of an online teacher."""
 
 
 @dataclass
 class History:
-    """What an online teacher did.
+    """What an online teacher did; each point stands for some windows.
 
     Attributes:
-        actions: all that it took, in order.
-        curve: (student step, J on dev) after each.
-        errors: (student step, dev error after the window as previewed, as it came about).
-        gradients: that of each window's error with respect to its action.
+        every: how many.
+        actions: (number, action) of each point's last window, and of those that pictures are made of.
+        curve: (student step, J on dev) at each.
+        errors: (student step, mean dev error over the point's windows as previewed, as it came about).
+        drift: (student step, mean cosine of the teacher's move with minus the gradient that it answered, mean cosine
+            with the vector of ones, root mean square of the way from the neutral loss's numbers as a share of theirs)
+            at each; the cosine of no move is 0.
+        last: the action before; None: there was none.
+        open: the numbers of those windows that no point stands for yet.
     """
 
-    actions: list[np.ndarray] = field(default_factory=list)
+    every: int = 1
+    actions: list[tuple[int, np.ndarray]] = field(default_factory=list)
     curve: list[tuple[int, float]] = field(default_factory=list)
     errors: list[tuple[int, float, float]] = field(default_factory=list)
-    gradients: list[np.ndarray] = field(default_factory=list)
+    drift: list[tuple[int, float, float, float]] = field(default_factory=list)
+    last: np.ndarray | None = None
+    open: list[tuple[float, float, float, float]] = field(default_factory=list)
 
     @property
     def measures(self) -> dict[str, float]:
-        """The mean cosine of a move, from one action to the next, with minus the gradient before it."""
-        cosines = []
-        for before, after, gradient in zip(self.actions, self.actions[1:], self.gradients, strict=False):
-            move, sizes = after - before, np.linalg.norm(after - before) * np.linalg.norm(gradient)
-            if sizes > 0:
-                cosines.append(float(-(move * gradient).sum() / sizes))
-        return {COSINE: float(np.mean(cosines))} if cosines else {}
+        """The mean cosine of a move, from one action to the next, with minus the gradient that it answered."""
+        return {COSINE: float(np.mean([point[1] for point in self.drift]))} if self.drift else {}
 
     def __call__(self, moment: Moment) -> None:
         """Keeps what the teacher did at an action."""
         info, step = moment.infos, moment.infos["student_step"]
-        self.actions.append(moment.actions)
-        self.gradients.append(np.asarray(info["window_gradient"]))
+        move = moment.actions if self.last is None else moment.actions - self.last
+        down = -np.nan_to_num(info["previewed_gradient"])
+        cosines = _cosine(move, down), _cosine(move, np.ones_like(move))
+        self.open.append((info["previewed_error"], info["window_error"], *cosines))
+        self.last = moment.actions
+        count = moment.env.problem.actions
+        closed = len(self.open) == self.every or moment.number + 1 == count
+        if closed or moment.number in places(count, PICTURES):
+            self.actions.append((moment.number, moment.actions))
+        if not closed:
+            return
+        previewed, came, along, ones = (float(np.mean(numbers)) for numbers in zip(*self.open, strict=True))
         self.curve.append((step, info["objective"]))
-        self.errors.append((step, round(info["previewed_error"], 6), round(info["window_error"], 6)))
+        self.errors.append((step, round(previewed, 6), round(came, 6)))
+        self.drift.append((step, round(along, 4), round(ones, 4), round(_way(moment), 4)))
+        self.open = []
+
+
+def _way(moment: Moment) -> float:
+    """How far the loss's numbers are from the neutral ones, as a share of these; root mean squares."""
+    problem = moment.env.problem
+    neutral = problem.dynamics.loss.numbers(problem.neutral_action)
+    moved = problem.dynamics.loss.numbers(torch.as_tensor(moment.actions).to(problem.neutral_action))
+    return float((moved - neutral).norm() / neutral.norm())
+
+
+def _cosine(one: np.ndarray, other: np.ndarray) -> float:
+    sizes = float(np.linalg.norm(one) * np.linalg.norm(other))
+    return float((one * other).sum()) / sizes if sizes > 0 else 0.0
 
 
 class _Watch:
@@ -106,23 +140,27 @@ def run(
         folder: where an interrupted run of a teacher is taken up again.
     """
     start, shared = time.perf_counter(), method.shared
-    episode, pool = seed + (FINAL_SEED if final else TUNING_SEED), {"train_on": "pool"} if final else {}
-    students, watch = setting.lasting(), _Watch()
-    errors, replayed = list[tuple[int, float, float]](), dict[str, float]()
+    episode, watch = seed + (FINAL_SEED if final else TUNING_SEED), _Watch()
+    tuned = replace(setting, final={}).lasting()
+    lasting = setting.lasting() if final else tuned
+    history, replayed = History(), dict[str, float]()
     if method.kind == "online":
-        env = students.make_single(shared, configuration)
-        history, spent = _taught_meanwhile(env, method, configuration, wrapper, episode, folder)
+        envs = [tuned.make_single(shared, configuration) for _ in range(method.crowd)]
+        env, horizon = envs[0], envs[0].problem.settings.horizon
+        if not method.replays:
+            history.every = -(-env.problem.actions // WINDOWS)
+        spent = _taught_meanwhile(envs, method, configuration, wrapper, episode, folder, history)
         values = env.evaluate("dev") | (env.evaluate("test") if final else {})
-        curve, errors = history.curve, history.errors
-        for number, action in enumerate(history.actions):
+        curve = history.curve
+        for number, action in history.actions:
             watch(Moment(number, env, action, {}))
         values |= history.measures
-        if final:
-            on_pool = OneByOne(students.make_single(shared, configuration, **pool))
-            replayed = _values(teach(on_pool, Playback(history.actions), episode, test=True))
-            spent += env.problem.settings.horizon
+        if final and method.replays:
+            fresh = OneByOne(lasting.make_single(shared, configuration))
+            replayed = _values(teach(fresh, Playback([action for _, action in history.actions]), episode, test=True))
+            spent += horizon
     else:
-        env = students.make_single(shared, configuration, **pool)
+        env = lasting.make_single(shared, configuration)
         teacher, horizon, spent = None, env.problem.settings.horizon, 0
         if method.kind == "episodes":
             spent = trainings * horizon
@@ -135,7 +173,7 @@ def run(
         values={**watch.measures, **values},
         student_steps=spent,
         seconds=round(time.perf_counter() - start, 2),
-        data={"curve": _thinned(curve), **_pictured(name, seed, watch.shown, env, errors)} if final else None,
+        data={"curve": _thinned(curve), **_pictured(name, seed, watch.shown, env, history)} if final else None,
         versions=precision(setting.options),
     )
     other = replace(outcome, values={**watch.measures, **replayed}, data=None)
@@ -155,28 +193,41 @@ def _taught_before(
 
 
 def _taught_meanwhile(
-    env: TeachEnv, method: Method, configuration: Configuration, wrapper: Mapping[str, Any], seed: int, folder: Path
-) -> tuple[History, int]:
-    """What an online teacher did, with its student in the environment; and student steps that it cost."""
-    settings, history = env.problem.settings, History()
-    shown = meta.WindowGradient(env, **wrapper)
+    envs: Sequence[TeachEnv],
+    method: Method,
+    configuration: Configuration,
+    wrapper: Mapping[str, Any],
+    seed: int,
+    folder: Path,
+    history: History,
+) -> int:
+    """Has an online teacher teach, which leaves its students in the environments; returns what it cost, in steps."""
+    steps = len(envs) * envs[0].problem.settings.horizon
+    shown = [meta.WindowGradient(env, **wrapper) for env in envs]
     options = candidate_of(method.shared, configuration).teacher
-    teacher = meta.DynamicLossTeacher(method.policy, shown, seed=seed, **options)
-    every = KEPT_EVERY * settings.steps_per_action
-    learned(teacher, settings.horizon, folder, every=every, watch=history)
-    assert shown.final_state is not None
-    env.set_state(shown.final_state)
-    return history, settings.horizon * (2 if shown.window == "next" else 1)
+    env: Any = shown[0]
+    if len(shown) > 1:
+        env = DummyVecEnv([partial(_itself, window) for window in shown])
+    teacher = meta.DynamicLossTeacher(method.policy, env, seed=seed, **options)
+    learned(teacher, steps, folder, every=len(envs) * KEPT_EVERY, watch=history)
+    for single, window in zip(envs, shown, strict=True):
+        assert window.final_state is not None
+        single.set_state(window.final_state)
+    return steps * (2 if shown[0].window == "next" else 1)
 
 
-def _pictured(
-    name: str, seed: int, shown: Coefficients, env: TeachEnv, errors: list[tuple[int, float, float]]
-) -> dict[str, Any]:
+def _itself(env: meta.WindowGradient) -> meta.WindowGradient:
+    """What makes an environment that there is, as SB3 asks for it."""
+    return env
+
+
+def _pictured(name: str, seed: int, shown: Coefficients, env: TeachEnv, history: History) -> dict[str, Any]:
     """The part of a run that figures and animations show."""
     pictures = _pictures(shown, env.problem.settings.steps_per_action)
-    if (name, seed) == ("l2t-dln", 0):
-        return {"errors": errors, "pictures": pictures}
-    return {"errors": [], "pictures": pictures[-1:] if name == "l2t-dln:trainings" else []}
+    drift = {"drift": history.drift} if history.drift else {}
+    if name in SHOWN and seed == 0:
+        return {"errors": history.errors, "pictures": pictures, **drift}
+    return {"errors": [], "pictures": pictures[-1:] if name == "l2t-dln:trainings" else [], **drift}
 
 
 def _pictures(shown: Coefficients, each: int) -> list[tuple[int, list[list[float]]]]:

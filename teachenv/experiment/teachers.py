@@ -134,7 +134,8 @@ class _Follower(BaseCallback):
         if self.watch is not None:
             assert self.training_env is not None
             env = self.training_env.get_attr("unwrapped")[0]
-            self.watch(Moment(self.num_timesteps - 1, env, self.locals["actions"][0], self.locals["infos"][0]))
+            number = self.num_timesteps // self.training_env.num_envs - 1
+            self.watch(Moment(number, env, self.locals["actions"][0], self.locals["infos"][0]))
         return True
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,21 @@ import pytest
 
 from benchmarks.__main__ import main as command_line
 from benchmarks.l2t_dln import cost, imitation, main, report, work
-from benchmarks.l2t_dln.main import PRESETS, Options, Task
-from benchmarks.l2t_dln.methods import ARCHITECTURES, METHODS, REPLAYED, WINDOWS
+from benchmarks.l2t_dln.main import Options
+from benchmarks.l2t_dln.methods import METHODS, RELEASED, RELEASED_METHOD, REPLAYED, STUDIES, Studied
+from benchmarks.l2t_dln.presets import PRESETS, Task
 from teachenv.experiment.cases import Outcome
 from teachenv.experiment.evidence import MOVED, MOVED_MOST
 from teachenv.experiment.rows import read_rows
 from teachenv.experiment.setting import Configuration, Setting, candidate_of
+from teachenv.experiment.teaching import Moment
+from teachenv.losses.dynamic_network import initial_weights
 
 DIGITS = Setting(
     "TeachDigits-v0",
     {"steps_per_action": 2, "horizon": 6, "batch_size": 4, "dev_size": 20, "pool_size": 60, "label_noise": 0.4},
     loss=None,
+    final={"train_on": "pool"},
 )
 WRAPPER = {"dev_batch": 10}
 RATES = (0.05, 0.1)
@@ -30,7 +35,7 @@ RATES = (0.05, 0.1)
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    task = Task(DIGITS, RATES, "error", ("cross-entropy", "l2t-dlf", "l2t-dln"), WRAPPER, 2, True, 2)
+    task = Task(DIGITS, RATES, "error", ("cross-entropy", "l2t-dlf", "l2t-dln"), WRAPPER, 2, "l2t-dln", 2)
     monkeypatch.setitem(main.PRESETS, "smoke", {"digits-noisy-40": task})
 
 
@@ -109,9 +114,10 @@ def test_the_studies_of_teachers_and_windows(
 ) -> None:
     # Every kind of teacher and rule of update has tests in `meta`; here one of each.
     some = ("l2t-dln:gru", "l2t-dln:adam", "l2t-dln:bptt-5")
-    assert {*some} < {*ARCHITECTURES}
-    monkeypatch.setattr(main, "ARCHITECTURES", some)
-    monkeypatch.setattr(main, "WINDOWS", (1,))
+    teachers, lengths = STUDIES[:2]
+    assert {*some} < {*teachers.compared}
+    studies = (teachers._replace(compared=some), lengths._replace(compared=("l2t-dln:n-1",)))
+    monkeypatch.setattr(main, "STUDIES", studies)
     task = PRESETS["smoke"]["digits-noisy-40"]
     monkeypatch.setitem(PRESETS, "smoke", {"digits-noisy-40": replace(task, teacher_students=1)})
     assert command_line(command(tmp_path, "--study", "architectures", "windows", "--seeds", "1")) == 0
@@ -162,13 +168,38 @@ def test_a_replay_is_the_same_sequence_of_losses_on_the_whole_pool(
     assert found.others[REPLAYED].values == untaught
 
 
-def test_the_cosine_is_that_of_a_move_with_minus_the_gradient_before_it() -> None:
-    gradients = [np.array([1.0, 0.0]), np.array([0.0, 2.0]), np.array([5.0, 5.0])]
-    down = work.History([np.zeros(2), np.array([-1.0, 0.0]), np.array([-1.0, -3.0])], gradients=gradients)
+def windows(history: work.History, moves: Sequence[Any], gradients: Sequence[Any]) -> None:
+    """Shows a history the windows of a teacher that moved so after such gradients."""
+    env = DIGITS.make_single(METHODS["l2t-dln"].shared, Configuration({"learning_rate": 0.1}))
+    actions = np.cumsum(moves, axis=0, dtype=np.float32)
+    for number, (action, gradient) in enumerate(zip(actions, gradients, strict=True)):
+        info = {"previewed_gradient": gradient, "previewed_error": number, "window_error": -number}
+        history(Moment(number, env, action, {**info, "student_step": 2 * number + 2, "objective": 0.5}))
+
+
+def test_cosines_are_those_of_a_move_with_minus_the_gradient_that_it_answered_and_with_ones() -> None:
+    one, two = np.zeros(5000), np.zeros(5000)
+    one[0], two[1] = 1.0, 2.0
+    down, across, still = work.History(), work.History(), work.History()
+    windows(down, [-one, -two, -np.ones(5000)], [one, two, np.ones(5000)])
     assert down.measures == {work.COSINE: pytest.approx(1.0)}
-    across = work.History([np.zeros(2), np.array([0.0, 1.0]), np.array([0.0, 1.0])], gradients=gradients)
+    assert [point[2] for point in down.drift] == pytest.approx([-(5000**-0.5), -(5000**-0.5), -1], abs=1e-4)
+    windows(across, [one, two, one], [two, one, two])
     assert across.measures == {work.COSINE: pytest.approx(0.0)}
-    assert work.History([np.zeros(2)], gradients=gradients[:1]).measures == {}
+    windows(still, np.zeros((3, 5000)), np.ones((3, 5000)))
+    assert still.drift == [(2, 0, 0, 0), (4, 0, 0, 0), (6, 0, 0, 0)]
+
+
+def test_a_point_of_a_history_stands_for_some_windows() -> None:
+    history, unit = work.History(every=2), np.ones(5000)
+    windows(history, [unit, -unit, unit], [unit, unit, unit])
+    assert history.errors == [(4, 0.5, -0.5), (6, 2.0, -2.0)]
+    assert [(step, along, ones) for step, along, ones, _ in history.drift] == [(4, 0, 0), (6, -1, 1)]
+    size = float(initial_weights("cross-entropy").square().mean().sqrt())
+    assert [way for *_, way in history.drift] == pytest.approx([0, 1 / size], rel=1e-3)
+    # Of three windows all have a picture; of many more only some, whose actions are kept beside the points' own.
+    assert [number for number, _ in history.actions] == [0, 1, 2]
+    assert work.History().measures == {}
 
 
 def test_costs_and_imitation_are_rows_and_figures(
@@ -214,8 +245,60 @@ def test_presets_fit_their_tasks() -> None:
             options = task.setting.options
             assert options["horizon"] % options["steps_per_action"] == 0, (preset, name)
             assert set(task.methods) <= set(METHODS)
-            if task.architectures and preset != "smoke":
-                assert all(options["horizon"] % n == 0 for n in WINDOWS)
+            for name in (n for study in STUDIES if study.base == task.studied for n in study.compared):
+                length = METHODS[name].steps_per_action or 1
+                assert options["horizon"] % length == 0 or preset == "smoke"
+
+
+def test_the_released_preset_is_the_released_codes_setting() -> None:
+    by_default = {name for name, task in PRESETS["released"].items() if task.by_default}
+    assert len(by_default) == 6
+    for name, task in PRESETS["released"].items():
+        for method in (*RELEASED, *(n for study in STUDIES if study.base == task.studied for n in study.compared)):
+            teaches, options = METHODS[method], {**task.setting.options, **METHODS[method].environment}
+            assert len(task.rates) == 1
+            if "loss-network" in method or "l2t-dln" in method:
+                assert teaches.steeper == 1.0
+            assert (options["momentum"], options["lr_schedule"], options["batch_size"]) == (0.0, "constant", 25)
+            assert options["horizon"] == 2500 * 15
+            assert (task.wrapper["dev_batch"], options["objective"]) == (100, "likelihood")
+            if teaches.kind == "online":
+                loss, policy = options["loss_kwargs"], teaches.candidates[0]["policy"]
+                assert (loss["per"], loss["scale"]) == ("rows", task.wrapper["unit"])
+                if not any(part in method for part in (":sgd", ":step-")):
+                    assert policy["step_size"] * loss["scale"] == pytest.approx(1e-3), name
+
+
+def test_the_released_teacher_is_compared_without_tuning_and_what_might_mend_it_studied(
+    still: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    options = {**DIGITS.options, "objective": "likelihood", "dev_size": 30}
+    monkeypatch.setattr(work, "WINDOWS", 2)
+    fixed = ("cross-entropy:rate-0.01", "loss-network:released", "loss-network:released:random")
+    taught = RELEASED_METHOD
+    task = replace(
+        PRESETS["released"]["digits-noisy-40-released"],
+        setting=replace(DIGITS, options=options, final={}),
+        methods=(*fixed, taught),
+        wrapper={"dev_batch": 10, "unit": 10.0},
+        seeds=1,
+    )
+    monkeypatch.setitem(PRESETS, "smoke", {"digits": task})
+    mends = Studied.of("mends", "what might mend it", taught, "students-4")
+    (mended,) = mends.compared
+    monkeypatch.setattr(main, "STUDIES", (mends,))
+    monkeypatch.setitem(METHODS, mended, replace(METHODS[mended], crowd=2))
+    assert command_line(command(tmp_path, "--study", "table", "mends")) == 0
+    rows = read_rows(tmp_path / "results.jsonl")
+    assert {row.config["stage"] for row in rows} == {"training"}
+    spent = {row.method: row.student_steps for row in rows}
+    assert spent == {**dict.fromkeys(fixed, 6), taught: 12, mended: 24}
+    configs = {row.method: row.config for row in rows}
+    assert configs[fixed[0]]["learning_rate"] == 0.01
+    assert configs[fixed[2]]["environment"]["loss_kwargs"]["seed"] == 0
+    drifts = {row.method: row.data["drift"] for row in rows if row.data and "drift" in row.data}
+    assert {name: [step for step, *_ in drift] for name, drift in drifts.items()} == {taught: [4, 6], mended: [4, 6]}
+    assert command_line(command(tmp_path, "--check")) == 0
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,16 @@ Memory of the reverse methods, in states x and graphs g of one step, for T steps
     `"states"`: T states and one graph; each step is taken again when it is differentiated.
     an integer k: k checkpoints and T/k states and one graph; each step is taken twice again.
     `"sqrt"`: ⌈√T⌉ checkpoints, hence about 2√T states.
-    `"auto"`: the first of `"all"`, `"states"`, `"sqrt"` whose predicted bytes are within `byte_budget`; without one,
-        `"states"`.
+    `"log"`: 2⌈log₂ T⌉ checkpoints and one graph, by binomial checkpointing; beside the forward walk each step is taken
+        2.2 times on average for T = 5,000 and 2.9 times for 50,000.
+    `"disk"`: one state and one graph, and T states in a file; each step is taken again when it is differentiated.
+    `"auto"`: the fastest that is predicted to fit into `byte_budget`, by default half of the memory that is free. The
+        result's `plan` says what it chose and why. From 64 steps on, three are taken and differentiated beforehand to
+        measure their pace.
+
+States may be kept in 16 bits (`state_dtype`). The gradient is then that of the steps at the rounded states. Relative
+errors measured over 300 steps of perceptrons: bfloat16 3e-3 (tanh) and 2e-2 (ReLU, whose kinks are crossed), float16
+4e-4 and 5e-3, whose numbers end at 65,504 and 6e-8: not for Adam's squares.
 """
 
 from __future__ import annotations
@@ -35,7 +43,7 @@ from typing import Any
 
 import torch
 
-from meta.hypergradients.memory_policies import GIVEN, MemoryOption, memory_policy
+from meta.hypergradients.memory_policies import GIVEN, MemoryOption, StateType, check_state_dtype, policies_of
 from meta.hypergradients.process import Process, PureProcess, as_process, double_backward_kernels
 from meta.hypergradients.steps import Steps
 from meta.hypergradients.sweep import (
@@ -72,6 +80,8 @@ def hypergradient(
     method: Method = "rmd",
     memory: MemoryOption = "auto",
     byte_budget: int | None = None,
+    state_dtype: StateType | None = None,
+    folder: str | None = None,
     last: int | None = None,
     steps_per_action: int = 1,
     states: Mapping[int, Any] | None = None,
@@ -84,9 +94,13 @@ def hypergradient(
         initial: x_0: a tensor, or nested dictionaries, tuples and dataclasses of tensors.
         actions: a_0, a_1, …, one tensor each, all of one shape.
         method: `"rmd"`, `"finite-difference"`, `"truncated"` or `"forward"`; the module says what each computes.
-        memory: what is kept between forward and backward pass: `"auto"`, `"all"`, `"states"`, `"sqrt"` or a number of
-            checkpoints; the module says what each costs.
-        byte_budget: how many bytes states and graphs may take with `memory="auto"`; None: that takes `"states"`.
+        memory: what is kept between forward and backward pass: `"auto"`, `"all"`, `"states"`, `"sqrt"`, `"log"`,
+            `"disk"` or a number of checkpoints; the module says what each costs.
+        byte_budget: how many bytes states and graphs may take with `memory="auto"`; None: half of the memory that is
+            free.
+        state_dtype: `"bfloat16"` or `"float16"`: states are kept in this type, in half the bytes, and the gradient is
+            that of the steps at the rounded states; the module says how far it is off. None: as they are.
+        folder: where `memory="disk"` keeps its file; None: the system's for temporary files (`TMPDIR`).
         last: how many steps at the end are differentiated; for `"truncated"`, and for `"finite-difference"` if
             wanted.
         steps_per_action: how many steps are taken under each action.
@@ -95,12 +109,19 @@ def hypergradient(
 
     Raises:
         TypeError: `process` is none, or `"finite-difference"` of an arbitrary step.
-        ValueError: an unknown method or policy, a truncation longer than the episode, or a budget that nothing fits.
+        ValueError: an unknown method, policy or type, a policy that keeps no states to round, a truncation longer than
+            the episode, or a budget that nothing fits.
+        OSError: the folder has no room.
         RuntimeError: a step taken again differs from the first time.
     """
     process, method = as_process(process), check_method(method)
     steps = len(actions) * steps_per_action
     check_last(method, last, steps)
+    if state_dtype is not None and method == "forward":
+        raise ValueError(
+            f'found state_dtype={state_dtype!r} with method="forward", which keeps no states; leave it out'
+        )
+    dtype, policies = check_state_dtype(state_dtype), policies_of(memory, folder, rounded=state_dtype is not None)
     if states is None and (singles := process.singles(initial)):
         results = [
             hypergradient(
@@ -110,6 +131,8 @@ def hypergradient(
                 method=method,
                 memory=memory,
                 byte_budget=byte_budget,
+                state_dtype=state_dtype,
+                folder=folder,
                 last=last,
                 steps_per_action=steps_per_action,
             )
@@ -119,11 +142,11 @@ def hypergradient(
     with double_backward_kernels():
         if method == "forward":
             return forward(process, initial, actions, steps_per_action)
-        taken = Steps(process, actions, steps_per_action, by_differences=method == "finite-difference")
+        taken = Steps(process, actions, steps_per_action, method == "finite-difference", dtype)
         begin = 0 if last is None else steps - last
         if states is not None:
             return backwards(taken, starting_from(taken, states, initial, begin), begin, GIVEN, None)
-        return forwards_and_backwards(taken, initial, begin, memory_policy(memory), byte_budget)
+        return forwards_and_backwards(taken, initial, begin, policies, byte_budget)
 
 
 def check_last(method: Method, last: int | None, steps: int) -> None:

@@ -27,11 +27,11 @@ class MemoryMeter:
         self.peak = self._graphs = self.graph_bytes = 0
 
     @contextmanager
-    def graph(self, times: int = 1) -> Iterator[None]:
+    def graph(self, times: int = 1) -> Iterator[GraphBytes]:
         """Weighs the graph that is built inside; so many like it count as held until `release`."""
         weight = GraphBytes()
         with torch.autograd.graph.saved_tensors_hooks(weight.pack, lambda tensor: tensor):
-            yield
+            yield weight
         self.graph_bytes = max(self.graph_bytes, weight.bytes)
         self._graphs += times * weight.bytes
         self.peak = max(self.peak, self._graphs)
@@ -109,6 +109,14 @@ class GraphBytes:
         size = min(storage.nbytes(), tensor.numel() * tensor.element_size())
         self._storages[storage.data_ptr()] = max(size, self._storages.get(storage.data_ptr(), 0))
         return tensor
+
+    def add_held(self, function: Any) -> None:
+        """Counts the tensors that a function holds on to: of an adjoint the inputs and outputs of its graph."""
+        for cell in getattr(function, "__closure__", None) or ():
+            if callable(cell.cell_contents):
+                self.add_held(cell.cell_contents)
+            for tensor in tensors_of(cell.cell_contents):
+                self.pack(tensor)
 
     @property
     def bytes(self) -> int:

@@ -1,4 +1,4 @@
-"""Memory policies: what is kept of a process's steps on the way forwards, and how the way back is made from it.
+"""The table of memory policies: what is kept of a process's steps, and how the way back is made from it.
 
 A policy is one object in the table `MEMORY_POLICIES`. It predicts its bytes, keeps something of each step (a state, a
 graph, or nothing), and gives back the adjoints of the steps from the last one to the first. The docstring of
@@ -7,121 +7,32 @@ graph, or nothing), and gives back the adjoints of the steps from the last one t
 
 from __future__ import annotations
 
-import functools
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, get_args
 
-from meta.hypergradients.memory import Arena
+import torch
+
+from meta.hypergradients.checkpoints import Binomial, Checkpoints
+from meta.hypergradients.disk import Disk
+from meta.hypergradients.policy import MemoryPolicy
 from meta.hypergradients.process import Adjoint
 from meta.hypergradients.steps import WEIGHED_EVERY, Sizes, Steps
 from teachenv.errors import unknown_name
 
-MemoryOption = Literal["auto", "all", "states", "sqrt"] | int
+MemoryOption = Literal["auto", "all", "states", "sqrt", "log", "disk"] | int
 """How a user names a policy: `"auto"`, which lets a byte budget choose, a name of the table, or so many checkpoints."""
 
-
-@dataclass(frozen=True)
-class MemoryPolicy(ABC):
-    """What is kept between the forward and the backward pass.
-
-    Attributes:
-        name: how it is called in options and results.
-        error: the largest relative error of its gradients in float64, beyond rounding: 0 where they are exact.
-    """
-
-    name: str | int
-    error: ClassVar[float] = 0.0
-
-    @property
-    def without_graphs(self) -> MemoryPolicy:
-        """The policy that is followed in its place where a method has no graphs to keep."""
-        return self
-
-    def spacing(self, steps: int) -> int | None:
-        """Returns k if the policy keeps every k-th of so many states and nothing else; None if it works otherwise."""
-        return None
-
-    @abstractmethod
-    def predicted_bytes(self, sizes: Sizes) -> int:
-        """Returns the bytes that are held at the peak, besides the initial state."""
-
-    @abstractmethod
-    def keep(self, steps: Steps, state: Any, begin: int) -> dict[int, Any]:
-        """Takes the steps from x_begin on.
-
-        Returns:
-            What `restore` needs, each under its step t, and the final state under `steps.total`.
-        """
-
-    @abstractmethod
-    def restore(self, steps: Steps, kept: dict[int, Any], final: Any) -> Iterator[tuple[int, Adjoint]]:
-        """Yields (t, adjoint of step t) from the last step to the first; each adjoint is called before the next.
-
-        Args:
-            steps: the steps of the process.
-            kept: what `keep` returned, without the final state. It is emptied, so that nothing is held too long.
-            final: the final state.
-        """
-
-
-@dataclass(frozen=True)
-class Checkpoints(MemoryPolicy):
-    """Keeps a number of states, evenly spaced; the steps between them are taken again on the way back.
-
-    Attributes:
-        count: the number of states to keep of so many steps; beyond the number of steps it means all of them.
-    """
-
-    count: Callable[[int], int]
-
-    def spacing(self, steps: int) -> int:
-        """Returns k if every k-th state is kept."""
-        return -(-steps // self.count(steps))
-
-    def predicted_bytes(self, sizes: Sizes) -> int:
-        """Returns the bytes of the checkpoints, of the states of one stretch between them, and of one graph."""
-        every = self.spacing(sizes.steps)
-        checkpoints = min(self.count(sizes.steps), sizes.steps) + 1
-        at_each = sizes.state if every > 1 else sizes.needed
-        return checkpoints * at_each + every * sizes.needed + sizes.graph + sizes.state
-
-    def keep(self, steps: Steps, state: Any, begin: int) -> dict[int, Any]:
-        """Keeps checkpoints, and all states from the last one on: those steps need not be taken again."""
-        every = self.spacing(steps.total - begin)
-        last = begin + (steps.total - 1 - begin) // every * every if every > 1 else begin
-        states, arena = {begin: state}, Arena()
-        for t in range(begin, steps.total):
-            keep = t >= last or (t + 1 - begin) % every == 0
-            state = steps.step(state, t, arena if keep else None)
-            if keep:
-                states[t + 1] = arena.put(steps.needed(state, t + 1) if t >= last else state)
-        return states
-
-    def restore(self, steps: Steps, kept: dict[int, Any], final: Any) -> Iterator[tuple[int, Adjoint]]:
-        """Computes the states between the kept ones, whichever those are, again: one stretch at a time."""
-        end, after, arena = steps.total, final, Arena()
-        for start in sorted(kept, reverse=True):
-            state = kept.pop(start)
-            arena.clear()
-            stretch = [steps.needed(state, start)]
-            for t in range(start + 1, end):
-                state = steps.step(state, t - 1, arena)
-                stretch.append(arena.put(steps.needed(state, t)))
-            del state
-            if end > steps.total - 2 * (end - start):  # later on fewer states are held
-                steps.meter.states(kept, stretch)
-            for t in range(end - 1, start - 1, -1):
-                yield t, functools.partial(steps.pullback, stretch.pop(), t, after)
-                after = None
-            end = start
+StateType = Literal["bfloat16", "float16"]
+"""What states can be rounded to while they are kept."""
 
 
 @dataclass(frozen=True)
 class Graphs(MemoryPolicy):
     """Keeps the graph of every step, and takes none again."""
+
+    keeps_states: ClassVar[bool] = False
 
     @property
     def without_graphs(self) -> MemoryPolicy:
@@ -130,7 +41,11 @@ class Graphs(MemoryPolicy):
 
     def predicted_bytes(self, sizes: Sizes) -> int:
         """Returns the bytes of all graphs and a state; where there are none to keep, those of all states."""
-        return sizes.steps * sizes.graph + sizes.state if sizes.graph else STATES.predicted_bytes(sizes)
+        return sizes.steps * sizes.graph + sizes.live if sizes.graph else STATES.predicted_bytes(sizes)
+
+    def predicted_steps(self, steps: int) -> int:
+        """Returns 0: each step is taken with its graph, and no other."""
+        return 0
 
     def keep(self, steps: Steps, state: Any, begin: int) -> dict[int, Any]:
         """Keeps the adjoints themselves, which hold the graphs."""
@@ -151,18 +66,34 @@ def _root(steps: int) -> int:
     return math.isqrt(steps - 1) + 1
 
 
+def _twice_the_logarithm(steps: int) -> int:
+    """Returns 2⌈log₂ T⌉: 26 for T = 5,000, 32 for 50,000: no step is taken again more than 4 times."""
+    return max(1, 2 * (steps - 1).bit_length())
+
+
 STATES = Checkpoints("states", lambda steps: steps)
 GIVEN = Checkpoints("given", STATES.count)
 """Restores from states that are known already."""
 
 MEMORY_POLICIES: dict[str | int, MemoryPolicy] = {
-    policy.name: policy for policy in (Graphs("all"), STATES, Checkpoints("sqrt", _root))
+    policy.name: policy
+    for policy in (
+        Graphs("all"),
+        STATES,
+        Checkpoints("sqrt", _root),
+        Binomial("log", _twice_the_logarithm),
+        Disk("disk"),
+    )
 }
-"""The policies by name, the fastest first."""
+"""The policies by name."""
 
 
-def memory_policy(memory: MemoryOption) -> MemoryPolicy | None:
-    """Returns the policy that an option names; None for `"auto"`, of which `within` makes one.
+def memory_policy(memory: MemoryOption, folder: str | None = None) -> MemoryPolicy | None:
+    """Returns the policy that an option names; None for `"auto"`, for which `planned` chooses one.
+
+    Args:
+        memory: the option.
+        folder: where `"disk"` keeps its file.
 
     Raises:
         ValueError: it is neither a known name nor a positive number of checkpoints.
@@ -175,23 +106,46 @@ def memory_policy(memory: MemoryOption) -> MemoryPolicy | None:
         return None
     if memory not in list(MEMORY_POLICIES):
         raise unknown_name("memory policy", memory, ["auto", *map(str, MEMORY_POLICIES)])
-    return MEMORY_POLICIES[memory]
+    return _placed(MEMORY_POLICIES[memory], folder)
 
 
-def within(byte_budget: int | None, sizes: Sizes) -> MemoryPolicy:
-    """Returns the fastest exact policy that is predicted to fit into a budget; without a budget, `"states"`.
+def _placed(policy: MemoryPolicy, folder: str | None) -> MemoryPolicy:
+    return replace(policy, folder=folder) if isinstance(policy, Disk) else policy
+
+
+def policies_of(memory: MemoryOption, folder: str | None, rounded: bool) -> list[MemoryPolicy]:
+    """Returns the policy that an option names; for `"auto"` all that there are to choose from.
+
+    Args:
+        memory: the option.
+        folder: where `"disk"` keeps its file.
+        rounded: whether states are to be rounded: only policies that keep some will do.
 
     Raises:
-        ValueError: none of them fits.
+        ValueError: it is neither a known name nor a positive number of checkpoints, or keeps nothing to be rounded.
     """
-    if byte_budget is None:
-        return STATES
-    needs = {policy: policy.predicted_bytes(sizes) for policy in MEMORY_POLICIES.values() if not policy.error}
-    for policy, needed in needs.items():
-        if needed <= byte_budget:
-            return policy
-    raise ValueError(
-        f"byte_budget={byte_budget:,} holds no policy: over {sizes.steps} steps "
-        + ", ".join(f"{policy.name!r} needs {needed:,}" for policy, needed in needs.items())
-        + '; raise it, or differentiate fewer steps (method="truncated")'
-    )
+    policy = memory_policy(memory, folder)
+    if policy is None:
+        every = [_placed(each, folder) for each in MEMORY_POLICIES.values()]
+        return [each for each in every if each.keeps_states or not rounded]
+    if rounded and not policy.keeps_states:
+        able = [str(name) for name, other in MEMORY_POLICIES.items() if other.keeps_states]
+        raise ValueError(
+            f"found state_dtype with memory={memory!r}, which keeps no states to round; leave it out, or take one of "
+            f"{', '.join(map(repr, able))}"
+        )
+    return [policy]
+
+
+def check_state_dtype(name: str | None) -> torch.dtype | None:
+    """Returns the type of a name; None for None.
+
+    Raises:
+        ValueError: it is none that states can be kept in.
+    """
+    if name is None:
+        return None
+    if name not in get_args(StateType):
+        raise unknown_name("state_dtype", name, get_args(StateType))
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype

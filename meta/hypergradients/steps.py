@@ -10,7 +10,7 @@ import torch
 
 from meta.hypergradients.memory import Arena, MemoryMeter
 from meta.hypergradients.process import Adjoint, Process
-from teachenv.trees import bytes_of, tensors_of
+from teachenv.trees import bytes_of, mapped, tensors_of, with_tensors
 
 # A replayed step may differ by rounding, since kernels do; by this part of the step's own length it may not.
 _REPLAY_TOLERANCE = 0.1
@@ -25,15 +25,48 @@ class Sizes:
 
     Attributes:
         steps: how many steps are differentiated.
-        state: the bytes of a state.
+        state: the bytes of a state that is kept.
         needed: the bytes of what has to be kept of a state to differentiate there.
         graph: the bytes of a step's graph; 0 where there is none to keep.
+        live: the bytes of a state that is stepped: more than of one that is kept, if those are rounded.
     """
 
     steps: int
     state: int
     needed: int
     graph: int
+    live: int
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """A state whose floating-point numbers are kept in fewer bits.
+
+    Attributes:
+        state: the state in them.
+        dtypes: of each of its tensors what it had.
+    """
+
+    state: Any
+    dtypes: tuple[torch.dtype, ...]
+
+    @classmethod
+    def of(cls, state: Any, dtype: torch.dtype) -> Rounded:
+        """Rounds all floating-point numbers that have more bits."""
+
+        def rounded(tensor: torch.Tensor) -> torch.Tensor:
+            wide = tensor.is_floating_point() and tensor.element_size() > dtype.itemsize
+            return tensor.to(dtype) if wide else tensor
+
+        return cls(mapped(rounded, state), tuple(tensor.dtype for tensor in tensors_of(state)))
+
+
+def loaded(state: Any) -> Any:
+    """Returns a state in its own types again, rounded or not."""
+    if not isinstance(state, Rounded):
+        return state
+    tensors = tensors_of(state.state)
+    return with_tensors(state.state, [t.to(dtype) for t, dtype in zip(tensors, state.dtypes, strict=True)])
 
 
 class Steps:
@@ -44,6 +77,7 @@ class Steps:
         actions: the actions, one after the other.
         per_action: how many steps are taken under each of them.
         by_differences: whether the adjoint of a step is taken by central differences, which keep no graph.
+        state_dtype: the type that states are kept in; None: their own.
 
     Attributes:
         total: the number of steps.
@@ -52,9 +86,17 @@ class Steps:
         meter: the account of the memory that is held.
     """
 
-    def __init__(self, process: Process, actions: Any, per_action: int, by_differences: bool) -> None:
+    def __init__(
+        self,
+        process: Process,
+        actions: Any,
+        per_action: int,
+        by_differences: bool,
+        state_dtype: torch.dtype | None = None,
+    ) -> None:
         """Begins with no step taken."""
         self.process, self.actions, self.per_action, self.by_differences = process, actions, per_action, by_differences
+        self.state_dtype = state_dtype
         self.total = len(actions) * per_action
         self.evaluations = self.products = 0
         self.meter = MemoryMeter()
@@ -62,10 +104,10 @@ class Steps:
 
     def sizes(self, state: Any, begin: int) -> Sizes:
         """Weighs what the steps from x_begin on would hold; that step is taken here, and not again by the next call."""
-        needed = bytes_of(self.process.needed(state))
         if not self.by_differences:
             self._taken = (begin, *self.weighed(state, begin))
-        return Sizes(self.total - begin, bytes_of(state), needed, self.meter.graph_bytes)
+        kept = [bytes_of(self._rounded(part)) for part in (state, self.process.needed(state))]
+        return Sizes(self.total - begin, kept[0], kept[1], self.meter.graph_bytes, bytes_of(state))
 
     def step(self, state: Any, t: int, arena: Arena | None = None) -> Any:
         """Returns x_{t+1}, without a graph; in the arena, as far as it can be written there at once."""
@@ -74,7 +116,7 @@ class Steps:
             self.meter.release()
             return after
         self.evaluations += self.process.gradient_evaluations
-        return self.process.step(state, self._action(t), t, arena)
+        return self.process.step(state, self.action(t), t, arena if self.state_dtype is None else None)
 
     def linearize(self, state: Any, t: int) -> tuple[Any, Adjoint]:
         """Returns x_{t+1} and the adjoint of the step to it, which holds the step's graph."""
@@ -83,23 +125,27 @@ class Steps:
             return taken[0], taken[1]
         self.evaluations += self.process.gradient_evaluations
         self.products += self.process.hessian_vector_products
-        return self.process.linearize(state, self._action(t), t)
+        return self.process.linearize(state, self.action(t), t)
 
     def weighed(self, state: Any, t: int) -> tuple[Any, Adjoint]:
         """Does what `linearize` does, and accounts for the graph and for as many like it as until the next weighing."""
-        with self.meter.graph(min(WEIGHED_EVERY, self.total - t)):
+        if self._taken is not None and self._taken[0] == t:
             return self.linearize(state, t)
+        with self.meter.graph(min(WEIGHED_EVERY, self.total - t)) as weight:
+            after, adjoint = self.linearize(state, t)
+            weight.add_held(adjoint)
+        return after, adjoint
 
     def pullback(self, state: Any, t: int, after: Any, cotangent: Any) -> tuple[Any, torch.Tensor]:
         """Goes one step back.
 
         Args:
-            state: x_t, or what is needed of it.
+            state: x_t, or what is needed of it, rounded or not.
             t: the step.
             after: the state that the step led to before, if it is to be compared.
             cotangent: the cotangent of x_{t+1}.
         """
-        action, compared = self._action(t), after is not None and not self.process.replays_exactly
+        state, action, compared = loaded(state), self.action(t), after is not None and not self.process.replays_exactly
         if self.by_differences:
             if compared:
                 _compare(state, self.step(state, t), after, t)
@@ -117,7 +163,15 @@ class Steps:
         """Returns what is kept of x_t to differentiate there; all of the last two states, which a comparison reads."""
         return state if t >= self.total - 1 else self.process.needed(state)
 
-    def _action(self, t: int) -> torch.Tensor:
+    def stored(self, state: Any, t: int) -> Any:
+        """Returns x_t as it is kept; the last two as they are, since a comparison reads them."""
+        return state if t >= self.total - 1 else self._rounded(state)
+
+    def _rounded(self, state: Any) -> Any:
+        return state if self.state_dtype is None else Rounded.of(state, self.state_dtype)
+
+    def action(self, t: int) -> torch.Tensor:
+        """Returns the action of a step."""
         action: torch.Tensor = self.actions[t // self.per_action]
         return action
 

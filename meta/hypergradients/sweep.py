@@ -12,7 +12,9 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from meta.hypergradients.memory_policies import STATES, MemoryPolicy, within
+from meta.hypergradients.memory_policies import STATES
+from meta.hypergradients.planner import planned
+from meta.hypergradients.policy import MemoryPolicy
 from meta.hypergradients.process import Process
 from meta.hypergradients.steps import Steps
 from teachenv.trees import bytes_of, mapped, stack, tensors_of
@@ -31,6 +33,7 @@ class Hypergradient:
             method does not give it (`"truncated"`, `"forward"`).
         objective: J.
         memory: the memory policy that was followed.
+        plan: what `memory="auto"` chose and why; None where nothing was chosen.
         gradient_evaluations: the number of gradients of minibatch losses that were computed for each student.
         hessian_vector_products: the number of double backward passes for each student.
         predicted_bytes: what the policy was expected to hold at its peak, besides the initial state; None where nothing
@@ -38,6 +41,7 @@ class Hypergradient:
             taken together (path `"loop"`) are differentiated one by one, and this is of one of them.
         measured_bytes: the bytes at the peak, measured on the tensors in memory: states, and graphs, of `"all"` those
             of every 16th step, the others taken to be like them.
+        predicted_seconds: how long it was expected to take, where `"auto"` measured the pace of the steps.
         nonfinite_step: the last step whose gradient is not finite, where it arose; None if all are finite.
     """
 
@@ -50,6 +54,8 @@ class Hypergradient:
     predicted_bytes: int | None
     measured_bytes: int
     nonfinite_step: int | None
+    plan: str | None = None
+    predicted_seconds: float | None = None
 
 
 def starting_from(steps: Steps, states: Mapping[int, Any], initial: Any, begin: int) -> dict[int, Any]:
@@ -62,7 +68,7 @@ def starting_from(steps: Steps, states: Mapping[int, Any], initial: Any, begin: 
 
 
 def forwards_and_backwards(
-    steps: Steps, state: Any, begin: int, policy: MemoryPolicy | None, byte_budget: int | None
+    steps: Steps, state: Any, begin: int, policies: Sequence[MemoryPolicy], byte_budget: int | None
 ) -> Hypergradient:
     """Follows a process from x_0 and differentiates the steps from `begin` on.
 
@@ -70,19 +76,21 @@ def forwards_and_backwards(
         steps: the steps of the process.
         state: x_0.
         begin: the first step that is differentiated.
-        policy: what is kept on the way; None: what fits into the budget.
-        byte_budget: the bytes that may be held; None: any number.
+        policies: what is kept on the way: the one, or one of several that fits into the budget.
+        byte_budget: the bytes that may be held; None: half of what is free.
     """
     for t in range(begin):
         state = steps.step(state, t)
     if begin == steps.total:
         return backwards(steps, {begin: state}, begin, STATES, 0)
     sizes = steps.sizes(state, begin)
-    policy = within(byte_budget, sizes) if policy is None else policy
+    plan = planned(policies, steps, sizes, state, begin, byte_budget) if len(policies) > 1 else None
+    policy = policies[0] if plan is None else plan.policy
     predicted = policy.predicted_bytes(sizes)
     if steps.by_differences:
         policy = policy.without_graphs
-    return backwards(steps, policy.keep(steps, state, begin), begin, policy, predicted)
+    result = backwards(steps, policy.keep(steps, state, begin), begin, policy, predicted)
+    return result if plan is None else replace(result, plan=plan.text, predicted_seconds=plan.seconds)
 
 
 def backwards(

@@ -1,0 +1,136 @@
+"""Chooses a memory policy: the fastest that is predicted to fit.
+
+Seconds are predicted from those of a step and of a step back, which are measured first where that is a small part of
+the whole: T steps back, the steps of the policy's walks, and what it writes and reads or encodes.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from meta.hypergradients.policy import MemoryPolicy, Pace
+from meta.hypergradients.steps import Sizes, Steps
+from teachenv.trees import tensors_of
+
+_MEASURED_FROM = 64
+"""The least number of steps for which their pace is measured: that takes three of them forwards and back."""
+_BACK = 7 / 3
+"""Double backward over gradient, by count of operations, where the pace is not measured."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A choice of memory policy.
+
+    Attributes:
+        policy: what is followed.
+        text: what was predicted and why it was chosen, in a sentence or two.
+        seconds: how long the whole is predicted to take; None where the pace was not measured.
+    """
+
+    policy: MemoryPolicy
+    text: str
+    seconds: float | None
+
+
+def planned(
+    policies: Sequence[MemoryPolicy], steps: Steps, sizes: Sizes, state: Any, begin: int, byte_budget: int | None
+) -> Plan:
+    """Returns the fastest policy within a budget; if none is within what is free, the one that needs the least memory.
+
+    Args:
+        policies: what there is to choose from.
+        steps: the steps of the process.
+        sizes: what they would hold.
+        state: the state before the first step that is differentiated.
+        begin: that step.
+        byte_budget: how much memory there is; None: half of what is free.
+
+    Raises:
+        ValueError: no policy fits into a budget that was given.
+    """
+    given = byte_budget is not None
+    budget = available_memory(tensors_of(state)) // 2 if byte_budget is None else byte_budget
+    measured = pace_of(steps, state, begin) if sizes.steps >= _MEASURED_FROM else None
+    pace = measured or Pace(1.0, 1.0 + _BACK)
+    possible = [policy for policy in policies if policy.has_room(sizes)]
+    if steps.by_differences:
+        possible = [policy for policy in possible if policy.without_graphs is policy]
+    needs = {policy.name: policy.predicted_bytes(sizes) for policy in possible}
+    seconds = {policy.name: policy.predicted_seconds(sizes, pace) for policy in possible}
+    fitting = [policy for policy in possible if needs[policy.name] <= budget]
+    if given and not fitting:
+        raise ValueError(
+            f"byte_budget={byte_budget:,} holds no policy: over {sizes.steps} steps "
+            + ", ".join(f"{name!r} needs {needed:,}" for name, needed in needs.items())
+            + '; raise it, or differentiate fewer steps (method="truncated")'
+        )
+    if fitting:
+        chosen = min(fitting, key=lambda policy: (seconds[policy.name], needs[policy.name]))
+    else:
+        chosen = min(possible, key=lambda policy: needs[policy.name])
+    reason = "the fastest of those that fit into" if fitting else "none fits, but this takes the least, into"
+
+    def described(policy: MemoryPolicy) -> str:
+        took = f" in {seconds[policy.name]:.3g} s" if measured else ""
+        return f"{policy.name!r}: {needs[policy.name]:,} bytes{took}"
+
+    text = f"{described(chosen)}, {reason} {budget:,} bytes ({'as given' if given else 'half of what is free'}). "
+    text += "; ".join(described(policy) for policy in possible if policy is not chosen)
+    return Plan(chosen, text, seconds[chosen.name] if measured else None)
+
+
+def pace_of(steps: Steps, state: Any, t: int) -> Pace:
+    """Measures a step and a step back: the mean of two each, after a first one."""
+    process, action = steps.process, steps.action(t)
+    cotangent = process.value(state)[1]
+    forwards, backwards = [], []
+    for _ in range(3):
+        start = time.perf_counter()
+        process.step(state, action, t)
+        middle = time.perf_counter()
+        if steps.by_differences:
+            process.pullback_by_differences(state, action, t, cotangent)
+        else:
+            process.pullback(state, action, t, cotangent)
+        forwards.append(middle - start)
+        backwards.append(time.perf_counter() - middle)
+    return Pace(statistics.fmean(forwards[1:]), statistics.fmean(backwards[1:]))
+
+
+def available_memory(tensors: Sequence[torch.Tensor] = ()) -> int:
+    """Returns the bytes of memory that can still be had: on the device of a state's tensors, or of the system.
+
+    Of the system it is what Linux calls available, at most what a control group leaves; elsewhere half of all memory.
+    """
+    for tensor in tensors:
+        if tensor.is_cuda:
+            return int(torch.cuda.mem_get_info(tensor.device)[0])
+    found = []
+    for line in _lines("/proc/meminfo"):
+        if line.startswith("MemAvailable:"):
+            found.append(int(line.split()[1]) * 1024)
+    limit, used = (_lines(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
+    if limit and used and limit[0].isdigit():
+        found.append(max(0, int(limit[0]) - int(used[0])))
+    if found:
+        return min(found)
+    names = getattr(os, "sysconf_names", {})
+    if "SC_PHYS_PAGES" in names:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    return 4 << 30  # Windows does not tell without a package
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []

@@ -9,6 +9,7 @@ from meta.hypergradients.action_gradient import ActionGradient, VectorActionGrad
 from meta.hypergradients.descent import Descent
 from meta.hypergradients.gradient_process import Cotangent, GradientProcess
 from meta.hypergradients.hypergradient import hypergradient
+from meta.hypergradients.loop import Loop, LoopGradient
 from meta.hypergradients.process import Adjoint, Process, PureProcess
 from meta.hypergradients.sweep import METHODS, Hypergradient
 from meta.hypergradients.training import Training
@@ -22,6 +23,8 @@ __all__ = [
     "Descent",
     "GradientProcess",
     "Hypergradient",
+    "Loop",
+    "LoopGradient",
     "Process",
     "PureProcess",
     "Training",

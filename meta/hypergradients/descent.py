@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 
 from meta.hypergradients.gradient_process import GradientProcess
+from meta.hypergradients.loss_update import Derivatives, LossUpdate
 from meta.hypergradients.process import Normalizations
 from teachenv.optimizers import SGD, Optimizer, Rate, Tensors
-from teachenv.state import Gradient, Outcome, Pullback, StudentState
-from teachenv.trees import leaves
-from teachenv.update import Adjoint, Update
+from teachenv.state import StudentState
 
 Loss = Callable[[Tensors, torch.Tensor, int], torch.Tensor]
 """(parameters, action, t) to the loss, a scalar."""
@@ -49,8 +47,8 @@ class Descent(GradientProcess):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class _Update(Update):
-    """A step along the gradient of a loss of the parameters."""
+class _Update(LossUpdate):
+    """A step along the gradient of a loss of the parameters alone."""
 
     loss: Loss
     learning_rate: float | Callable[[int], float]
@@ -59,46 +57,8 @@ class _Update(Update):
     def rate(self, state: StudentState) -> Rate:
         return self.learning_rate(int(state.step)) if callable(self.learning_rate) else self.learning_rate
 
-    def gradient(
-        self, state: StudentState, action: torch.Tensor, *, with_action: bool = False, of_all: bool = False
-    ) -> Gradient:
-        parameters, leaf = leaves(state.parameters), action.detach().requires_grad_(with_action)
-        with torch.enable_grad():
-            loss = self.loss(parameters, leaf, int(state.step))
-            sources = [*parameters.values()] + ([leaf] if with_action else [])
-            grads = torch.autograd.grad(loss, sources, materialize_grads=True)
-        outcome = Outcome(loss.detach(), torch.full_like(loss.detach(), math.nan))
-        return Gradient(dict(zip(parameters, grads, strict=False)), grads[-1] if with_action else None, {}, outcome)
-
-    def linearize(self, state: StudentState, action: torch.Tensor) -> tuple[Gradient, Adjoint]:
-        parameters, leaf = leaves(state.parameters), action.detach().requires_grad_()
-        with self.normalizations.exchanged():
-            gradient, _ = self.gradient_with_graph(parameters, {}, state.step, leaf)
-
-        def adjoint(d_gradient: Tensors, d_statistics: Tensors) -> Pullback:
-            names = [name for name, g in gradient.items() if g.requires_grad]
-            *grads, of_action = torch.autograd.grad(
-                [gradient[name] for name in names],
-                [*parameters.values(), leaf],
-                [d_gradient[name] for name in names],
-                materialize_grads=True,
-            )
-            return Pullback(dict(zip(parameters, grads, strict=True)), {}, of_action)
-
-        unknown = torch.tensor(math.nan)
-        values = {name: g.detach() for name, g in gradient.items()}
-        return Gradient(values, None, {}, Outcome(unknown, unknown)), adjoint
-
-    def pullback(
-        self, state: StudentState, action: torch.Tensor, d_gradient: Tensors | None, d_statistics: Tensors
-    ) -> Pullback:
-        assert d_gradient is not None  # only running statistics have none, and there are none here
-        return self.linearize(state, action)[1](d_gradient, d_statistics)
-
-    def gradient_with_graph(
-        self, parameters: Tensors, buffers: Tensors, step: int | np.ndarray, action: torch.Tensor
-    ) -> tuple[Tensors, Tensors]:
-        with torch.enable_grad():
-            loss, sources = self.loss(parameters, action, int(step)), list(parameters.values())
-            grads = torch.autograd.grad(loss, sources, create_graph=True, materialize_grads=True)
-        return dict(zip(parameters, grads, strict=True)), {}
+    def loss_at(
+        self, parameters: Tensors, buffers: Tensors, step: int, action: torch.Tensor, derivatives: Derivatives
+    ) -> tuple[torch.Tensor, Tensors]:
+        with self.normalizations.exchanged() if derivatives == "reverse" else nullcontext():
+            return self.loss(parameters, action, step), {}

@@ -114,7 +114,7 @@ def backwards(
         gradients.add(t // steps.per_action, d_action)
     initial = steps.process.finished(cotangent) if begin == 0 else None
     actions = gradients.stacked()
-    if len(actions) and not actions.any():
+    if actions.numel() and not actions.any():
         warnings.warn(
             "the gradient is zero for every action: no action reaches the objective. Does the step detach it, take "
             "gradients without create_graph=True, or have a learning rate of 0?",

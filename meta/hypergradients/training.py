@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
+from torch import nn
 
 from meta.hypergradients.gradient_process import Cotangent, GradientProcess, needed_if
+from meta.hypergradients.loop import Loop
 from meta.hypergradients.memory import Arena
 from meta.hypergradients.process import Adjoint, Process
 from teachenv.dynamics import Dynamics
@@ -49,6 +52,51 @@ class Training(Process):
                 "gradient shall not see it, and it is followed",
                 stacklevel=2,
             )
+
+    @staticmethod
+    def of(
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        batches: Iterable[Any],
+        loss: Callable[..., torch.Tensor],
+        objective: Callable[[nn.Module], torch.Tensor],
+        **options: Any,
+    ) -> Loop:
+        """Makes a process of a training loop of your own.
+
+            weights = torch.ones(len(x))
+            training = meta.Training.of(
+                model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), torch.arange(len(x)).split(32),
+                lambda model, rows, weights: (weights[rows] * errors(model(x[rows]), y[rows])).mean(),
+                lambda model: errors(model(x_dev), y_dev).mean(),
+                hyperparameters={"weights": weights},
+            )
+            gradient = training.gradient()
+            gradient.hyperparameters["weights"], gradient.settings["learning_rate"], gradient.initial
+
+        `training.gradient()` differentiates J with respect to all of these at once. Model, optimiser and scheduler stay
+        as they are. What a step draws from the global generators of torch, Python and NumPy (dropout) is a function of
+        `seed` and the step. The model is called in the mode that it is in; a mode that loss or objective set is put
+        back. Gradients that are clipped or scaled, and optimisers that have stepped already, are not taken.
+
+        Args:
+            model: its trainable parameters that the first step's loss depends on move; buffers are part of the state.
+            optimizer: a fresh `torch.optim.SGD`, `Adam`, `AdamW` or `RMSprop`, also with several `param_groups`.
+            batches: the batch of each step, whatever the loss takes; read once, so that their order is fixed.
+            loss: (model, batch), and each hyperparameter by its name, to a scalar.
+            objective: (model) to J, a scalar.
+            **options: `scheduler`, one of `torch.optim.lr_scheduler` on the optimiser, called after every
+                `scheduler_every` steps (1); `hyperparameters`, tensors that the loss reads, by name; `settings`, which
+                of the optimiser's are differentiated (`"learning_rate"`, `"momentum"`, `"weight_decay"`; by default the
+                first and the last); `epochs`, how often the batches are read (1); `seed` (0).
+
+        Raises:
+            TypeError: an optimiser, a scheduler or a hyperparameter of another kind.
+            ValueError: no batches; a loss that is no scalar or reaches no parameter; an optimiser that has stepped, or
+                a setting that it does not have.
+            RuntimeError: the first step, taken twice, is not the same: says which module, or which kernel, differs.
+        """
+        return Loop(model, optimizer, batches, loss, objective, **options)
 
     def batch(self, state: StudentState) -> tuple[int, ...]:
         """Returns the shape in which students are stacked: (B,) for a batch, () for a single one."""

@@ -17,6 +17,7 @@ from teachenv.env import TeachEnv
 from teachenv.errors import unknown_name
 from teachenv.losses import PLAIN_LOSSES, DataWeights, LossFamily
 from teachenv.losses.plain import reads
+from teachenv.optimizers.of_torch import optimizer_settings
 from teachenv.students import FunctionalStudent
 from teachenv.students.calling import Call, Output
 from teachenv.students.prediction import Prediction
@@ -234,51 +235,3 @@ _MEASURES: dict[TargetKind, Callable[[], Measure | None]] = {
     "indicators": MultiLabel,
 }
 """What the environment of each kind of targets is judged by; tests have an objective of their own."""
-_NAMES: dict[Callable[..., torch.optim.Optimizer], str] = {
-    torch.optim.SGD: "sgd",
-    torch.optim.Adam: "adam",
-    torch.optim.AdamW: "adamw",
-    torch.optim.RMSprop: "rmsprop",
-}
-_OPTIONS = {"betas": "betas", "eps": "epsilon", "alpha": "alpha"}
-"""Options of an optimiser beside those of the environment itself: PyTorch's names and ours."""
-
-
-def optimizer_settings(optimizer: Callable[..., torch.optim.Optimizer], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a teaching environment that make its student's optimiser equal to one of PyTorch's.
-
-    Args:
-        optimizer: a class of `torch.optim`.
-        given: its settings, by PyTorch's names.
-
-    Raises:
-        TypeError: it is none of the classes that there are here.
-        ValueError: a setting that PyTorch does not take, or that there is not here.
-    """
-    name = _NAMES.get(optimizer)
-    if name is None:
-        expected = ", ".join(f"torch.optim.{each}" for each in ("SGD", "Adam", "AdamW", "RMSprop"))
-        raise TypeError(
-            f"optimizer must be one of the classes {expected}, found {checks.shown(optimizer)}; give the class, "
-            'and its settings as optimizer_kwargs={"lr": 0.1}'
-        )
-    given = checks.options("optimizer_kwargs", given)
-    usual = optimizer([torch.zeros(1)]).defaults
-    try:
-        values = optimizer([torch.zeros(1)], **given).defaults
-    except Exception as error:  # PyTorch raises what it meets
-        raise ValueError(f"optimizer {name!r} of PyTorch does not take optimizer_kwargs={given}: {error}") from error
-    known = {"lr", "weight_decay", "momentum", *_OPTIONS} | ({"nesterov"} if name == "sgd" else set())
-    for option, value in values.items():
-        if option not in known and value != usual[option]:
-            raise ValueError(
-                f"optimizer_kwargs has {option}={checks.shown(value)}, of which there is no derivative here: leave it "
-                f"out; known are {', '.join(sorted(known & usual.keys()))}"
-            )
-    settings: dict[str, Any] = {"weight_decay": values["weight_decay"], "learning_rate": float(values["lr"])}
-    options = {ours: values[theirs] for theirs, ours in _OPTIONS.items() if theirs in values}
-    if name == "sgd":
-        settings |= {"momentum": values["momentum"], "nesterov": values["nesterov"]}
-    elif "momentum" in values:
-        options["momentum"] = values["momentum"]
-    return {"optimizer": name, **settings} | ({"optimizer_kwargs": options} if options else {})

@@ -16,7 +16,7 @@ from teachenv.students.calling import Call, NoOutputs, as_floats
 from teachenv.students.factories import StudentFactory, built
 from teachenv.students.kernels import DifferentiableKernels
 from teachenv.students.prediction import Prediction
-from teachenv.students.skeleton import modes_of, places_of
+from teachenv.students.skeleton import Skeleton, modes_of
 
 _FEW = 8
 """Inputs on which a network is looked at when it is made."""
@@ -92,8 +92,8 @@ class FunctionalStudent:
 
     def _make_skeleton(self) -> None:
         with all_seeded(0, Purpose.INIT, device=self.device):
-            self.module = self.build()
-        self._places = places_of(self.module)
+            self._skeleton = Skeleton(self.build())
+        self.module = self._skeleton.module
         self._modes = modes_of(self.module)
         self._trainable = [name for name, p in self.module.named_parameters() if p.requires_grad]
         self.buffers = [name for name, _ in self.module.named_buffers()]
@@ -101,7 +101,7 @@ class FunctionalStudent:
 
     def __getstate__(self) -> dict[str, Any]:
         # A skeleton's hooks and leftovers need not be picklable, and it can be built anew.
-        rebuilt = ("module", "_places", "_modes")
+        rebuilt = ("module", "_skeleton", "_modes")
         return {name: value for name, value in self.__dict__.items() if name not in rebuilt}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -140,7 +140,7 @@ class FunctionalStudent:
         """The (parameters, buffers) of a network that `build` built."""
         named, buffers = dict(module.named_parameters()), dict(module.named_buffers())
         parameters = {name: named.pop(name).detach() for name in self._trainable}
-        frozen = {name: p.detach() for name, p in named.items() if name in self._places}
+        frozen = {name: p.detach() for name, p in named.items() if name in self._skeleton.places}
         return parameters, frozen | {name: buffers[name].detach() for name in self.buffers}
 
     def __call__(
@@ -194,9 +194,7 @@ class FunctionalStudent:
 
     def tensor_at(self, name: str) -> torch.Tensor:
         """The tensor that is in the skeleton under a name."""
-        registry, key = self._places[name][0]
-        tensor: torch.Tensor = registry[key]
-        return tensor
+        return self._skeleton.tensor_at(name)
 
     def _kernels(
         self, buffers: Tensors, training: bool, differentiable: bool | Literal["batched"]
@@ -219,26 +217,9 @@ class FunctionalStudent:
         with self.holding(parameters | buffers, training=False), self.precision():
             yield self.module
 
-    @contextmanager
-    def holding(self, tensors: Tensors, training: bool) -> Iterator[None]:
-        """Puts tensors and mode into the skeleton inside the block, and what was there back after it.
-
-        It is `torch.func.functional_call` with the names looked up once and not at each call, which a small student
-        feels.
-        """
-        places, modes = self._places, self._modes[training]
-        previous = [(registry, key, registry[key]) for name in tensors for registry, key in places[name]]
-        previous += [(attributes, key, attributes[key]) for attributes, key, _ in modes]
-        try:
-            for name, tensor in tensors.items():
-                for registry, key in places[name]:
-                    registry[key] = tensor
-            for attributes, key, value in modes:
-                attributes[key] = value
-            yield
-        finally:
-            for registry, key, tensor in previous:
-                registry[key] = tensor
+    def holding(self, tensors: Tensors, training: bool) -> AbstractContextManager[None]:
+        """Puts tensors and mode into the skeleton inside the block, and what was there back after it."""
+        return self._skeleton.holding(tensors, self._modes[training])
 
     def precision(self) -> AbstractContextManager[object]:
         """The context in which the network computes: autocast's, if that is asked for."""

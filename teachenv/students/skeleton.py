@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -50,7 +52,51 @@ def places_of(module: nn.Module) -> dict[str, list[Place]]:
     return places
 
 
-def modes_of(module: nn.Module) -> dict[bool, list[tuple[dict[str, Any], str, Any]]]:
+Mode = tuple[dict[str, Any], str, Any]
+"""An attribute of a module that depends on its mode: the module's dictionary, the key there, the value."""
+
+
+class Skeleton:
+    """A module into which tensors are put for a pass.
+
+    It is `torch.func.functional_call` with the names looked up once and not at each call, which a small student feels.
+
+    Args:
+        module: the module; between passes it has its own tensors.
+
+    Attributes:
+        module: the module.
+        places: all places of each parameter and buffer, by the tensor's first name.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module, self.places = module, places_of(module)
+
+    @contextmanager
+    def holding(self, tensors: dict[str, torch.Tensor], modes: Iterable[Mode] = ()) -> Iterator[None]:
+        """Puts tensors, and what depends on a mode, into the module inside the block, and what was there back."""
+        modes = list(modes)
+        previous = [(registry, key, registry[key]) for name in tensors for registry, key in self.places[name]]
+        previous += [(attributes, key, attributes[key]) for attributes, key, _ in modes]
+        try:
+            for name, tensor in tensors.items():
+                for registry, key in self.places[name]:
+                    registry[key] = tensor
+            for attributes, key, value in modes:
+                attributes[key] = value
+            yield
+        finally:
+            for registry, key, value in previous:
+                registry[key] = value
+
+    def tensor_at(self, name: str) -> torch.Tensor:
+        """The tensor that is in the module under a name."""
+        registry, key = self.places[name][0]
+        tensor: torch.Tensor = registry[key]
+        return tensor
+
+
+def modes_of(module: nn.Module) -> dict[bool, list[Mode]]:
     """What `train()` and `eval()` set in a module and its children, by `training`.
 
     Setting just that is faster than calling them, and leaves alone what else a forward pass has changed.

@@ -1,0 +1,282 @@
+"""A training loop of your own as a process: `meta.Training.of`.
+
+    for batch in batches:                                    ω_{t+1}, v_{t+1} = optimizer(ω_t, v_t, ∇_ω loss)
+        optimizer.zero_grad()
+        loss(model, batch, **hyperparameters).backward()
+        optimizer.step(); scheduler.step()
+    J = objective(model)
+
+What J is differentiated with respect to is one action, under which all steps are taken: the hyperparameters that the
+loss reads, flat and one after the other, and then the optimiser's settings of each step and parameter group. The
+action is in float64, so that a learning rate is the number that PyTorch's optimiser has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.autograd import forward_ad
+
+from meta.hypergradients.gradient_process import GradientProcess
+from meta.hypergradients.hypergradient import hypergradient
+from meta.hypergradients.loop_settings import Schedule
+from meta.hypergradients.loss_update import Derivatives, LossUpdate
+from meta.hypergradients.process import double_backward_kernels
+from meta.hypergradients.replay import check_replay
+from meta.hypergradients.sweep import Hypergradient
+from teachenv import checks
+from teachenv.errors import unknown_name
+from teachenv.optimizers import Optimizer, Rate, Tensors
+from teachenv.optimizers.base import SETTINGS
+from teachenv.randomness import Purpose, all_seeded
+from teachenv.state import StudentState
+from teachenv.students.kernels import DifferentiableKernels
+from teachenv.students.skeleton import Skeleton, refuse_foreign_tensors
+
+
+@dataclass(frozen=True)
+class LoopGradient:
+    """What J depends on, and how: the gradient of a training loop's objective.
+
+    Attributes:
+        objective: J, a scalar.
+        hyperparameters: dJ/d(each tensor that the loss reads), by name, in its shape and type.
+        settings: dJ/d(each setting of the optimiser), by name, (steps, parameter groups) in float64; those of a step
+            are as PyTorch would have them there, `"learning_rate"` with the scheduler's factor.
+        initial: dJ/d(each parameter before the first step), by name; empty if the method does not give it.
+        cost: the memory policy that was followed, bytes, gradients and so on.
+    """
+
+    objective: torch.Tensor
+    hyperparameters: Tensors
+    settings: Tensors
+    initial: Tensors
+    cost: Hypergradient
+
+
+class Loop(GradientProcess):
+    """A training loop of your own as a process over `StudentState`; `meta.Training.of` makes it and says more.
+
+    Attributes:
+        initial: the state before the first step.
+        actions: the one action, (1, n), in float64: hyperparameters and settings as the loop has them.
+        steps: how many steps the loop has, all under that action.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        batches: Iterable[Any],
+        loss: Callable[..., torch.Tensor],
+        objective: Callable[[nn.Module], torch.Tensor],
+        *,
+        scheduler: Any = None,
+        scheduler_every: int = 1,
+        hyperparameters: Mapping[str, torch.Tensor] | None = None,
+        settings: Sequence[str] = ("learning_rate", "weight_decay"),
+        epochs: int = 1,
+        seed: int = 0,
+    ) -> None:
+        """Reads the batches, and takes the first step twice to see that it is a function of its arguments."""
+        checks.integer("epochs", epochs, least=1)
+        kept = [batch for _ in range(epochs) for batch in batches]
+        if not kept:
+            raise ValueError("found no batches, expected a list of them or a DataLoader")
+        refuse_foreign_tensors(model)
+        read = _checked(hyperparameters or {})
+        schedule = Schedule.of(model, optimizer, len(kept), scheduler, scheduler_every, _known(settings))
+        called = _Called(Skeleton(model), loss, kept, read, checks.integer("seed", seed, least=0))
+        parameters, buffers, idle = called.parted(schedule.names)
+        update = _Update(
+            optimizer=schedule.optimizer_at(0)[0],
+            statistics=[name for name, b in buffers.items() if b.is_floating_point()],
+            idle=idle,
+            called=called,
+            schedule=schedule,
+        )
+        super().__init__(update, lambda state: called.objective(objective, state), update.statistics)
+        self.steps = len(kept)
+        self.initial = StudentState(parameters, self.optimizer.init(parameters), buffers, 0)
+        flat = [each.detach().flatten().to("cpu", torch.float64) for each in read.values()]
+        device = next(iter(parameters.values())).device
+        self.actions = torch.cat([*flat, schedule.chosen.flatten()])[None].to(device)
+        self._read, self._schedule = read, schedule
+        with double_backward_kernels():
+            check_replay(model, update, self.initial, self.actions[0], kept[0])
+
+    def gradient(self, **options: Any) -> LoopGradient:
+        """Differentiates J with respect to everything that the loop was made with.
+
+        Args:
+            **options: `method`, `memory`, `byte_budget` and `last`, as in `meta.hypergradient`.
+        """
+        cost = hypergradient(self, self.initial, self.actions, steps_per_action=self.steps, **options)
+        of_read, of_settings = cost.actions[0][: _size(self._read)], cost.actions[0][_size(self._read) :]
+        shaped = of_settings.view(self._schedule.chosen.shape)
+        return LoopGradient(
+            cost.objective,
+            {name: part.to(self._read[name]) for name, part in _unflattened(of_read, self._read).items()},
+            {name: shaped[..., i] for i, name in enumerate(self._schedule.settings)},
+            {} if cost.initial is None else cost.initial.parameters,
+            cost,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Called:
+    """The loss and the objective as functions of tensors that are put into the model.
+
+    Attributes:
+        skeleton: the model; it has its own tensors again after each call.
+        loss: (model, batch, and hyperparameters by name) to a scalar.
+        batches: the batch of each step.
+        read: the hyperparameters, by name.
+        seed: decides what a step draws from the global generators.
+    """
+
+    skeleton: Skeleton
+    loss: Callable[..., torch.Tensor]
+    batches: Sequence[Any]
+    read: Mapping[str, torch.Tensor]
+    seed: int
+
+    def parted(self, moving: Sequence[str]) -> tuple[Tensors, Tensors, Tensors]:
+        """(Parameters that move, buffers, parameters that do not since the first step's loss does not read them)."""
+        model = self.skeleton.module
+        named = {n: p for n, p in model.named_parameters() if n in moving and p.requires_grad}
+        buffers = {n: b.detach().clone() for n, b in model.named_buffers() if n in self.skeleton.places}
+        action = torch.cat([torch.zeros(0, dtype=torch.float64), *(r.flatten().double() for r in self.read.values())])
+        with torch.enable_grad(), double_backward_kernels():
+            loss, _ = self.at({}, buffers, 0, action, "none")
+            found: Sequence[torch.Tensor | None] = ()
+            if loss.requires_grad:
+                found = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+        moved = [name for name, grad in zip(named, found, strict=False) if grad is not None]
+        if not moved:
+            raise ValueError(
+                "the loss of the first batch has no derivative with respect to any parameter of the optimizer; compute "
+                "it without torch.no_grad, .detach() and .item()"
+            )
+        parameters = {name: named[name].detach().clone() for name in moved}
+        return parameters, buffers, {name: p for name, p in named.items() if name not in parameters}
+
+    def at(
+        self, parameters: Tensors, buffers: Tensors, step: int, action: torch.Tensor, derivatives: Derivatives
+    ) -> tuple[torch.Tensor, Tensors]:
+        """(Loss, new buffers) of a step; see `LossUpdate.loss_at`."""
+        buffers = {name: b.clone() for name, b in buffers.items()}  # a module may update them in place
+        kernels: Any = nullcontext()
+        if derivatives != "none":
+            kernels = DifferentiableKernels(fused=derivatives == "reverse", opens=True, buffers=buffers.values())
+        read = _unflattened(action[: _size(self.read)], self.read)
+        with self._holding(parameters | buffers, step, action.device), kernels:
+            loss = self.loss(
+                self.skeleton.module,
+                self.batches[step],
+                **{name: part.to(self.read[name]) for name, part in read.items()},
+            )
+            new_buffers = {name: self.skeleton.tensor_at(name) for name in buffers}
+        return _scalar("loss", loss), new_buffers
+
+    def objective(self, objective: Callable[[nn.Module], torch.Tensor], state: StudentState) -> torch.Tensor:
+        """J of a state, differentiable with respect to parameters and buffers."""
+        kernels = DifferentiableKernels(fused=True, opens=True, buffers=state.buffers.values())
+        device = next(iter(state.parameters.values())).device
+        with self._holding(state.parameters | state.buffers, len(self.batches), device), kernels:
+            return _scalar("objective", objective(self.skeleton.module))
+
+    @contextmanager
+    def _holding(self, tensors: Tensors, step: int, device: torch.device) -> Iterator[None]:
+        """Puts tensors into the model and seeds global generators; after the block all is as before, modes too."""
+        modes = [(module, module.training) for module in self.skeleton.module.modules()]
+        try:
+            with all_seeded(self.seed, Purpose.DROPOUT, step, device), self.skeleton.holding(tensors):
+                yield
+        finally:
+            for module, training in modes:
+                module.training = training
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Update(LossUpdate):
+    """A step of the loop: the loss on its batch, and the optimiser under that step's settings."""
+
+    called: _Called
+    schedule: Schedule
+
+    @property
+    def adjusts(self) -> bool:
+        return bool(self.schedule.settings)
+
+    def rate(self, state: StudentState) -> Rate:
+        return self.schedule.optimizer_at(int(state.step))[1]
+
+    def optimizer_at(self, state: StudentState, action: torch.Tensor) -> tuple[Optimizer, Rate]:
+        step = int(state.step)
+        if not self.schedule.settings:
+            return self.schedule.optimizer_at(step)
+        chosen = action[_size(self.called.read) :].view(self.schedule.chosen.shape)[step]
+        carries = chosen.requires_grad or forward_ad.unpack_dual(chosen).tangent is not None  # type: ignore[no-untyped-call]
+        return self.schedule.optimizer_at(step, chosen if carries else chosen.tolist())
+
+    def loss_at(
+        self, parameters: Tensors, buffers: Tensors, step: int, action: torch.Tensor, derivatives: Derivatives
+    ) -> tuple[torch.Tensor, Tensors]:
+        return self.called.at(parameters, buffers, step, action, derivatives)
+
+    def reached(self, step: int, without: list[str], beside: list[str]) -> None:
+        if without:
+            raise RuntimeError(
+                f"the loss of step {step} does not depend on {without[0]!r}, and that of step 0 did: PyTorch's "
+                "optimiser leaves such a parameter out, which is not followed here; add 0 times its sum to the loss, "
+                "or freeze it (requires_grad_(False))"
+            )
+        if beside:
+            raise RuntimeError(
+                f"the loss of step {step} depends on {beside[0]!r}, and that of step 0 did not: which parameters are "
+                "trained must be the same in all steps; begin with a batch whose loss depends on all of them, or add 0 "
+                "times their sum to the loss"
+            )
+
+
+def _checked(read: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    for name, tensor in read.items():
+        if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
+            raise TypeError(
+                f"hyperparameters[{name!r}] must be a tensor of floating-point numbers, found {checks.shown(tensor)}"
+            )
+    return dict(read)
+
+
+def _known(settings: Sequence[str]) -> tuple[str, ...]:
+    for name in settings:
+        if name not in SETTINGS:
+            raise unknown_name("setting", name, SETTINGS)
+    return tuple(settings)
+
+
+def _size(read: Mapping[str, torch.Tensor]) -> int:
+    return sum(tensor.numel() for tensor in read.values())
+
+
+def _unflattened(flat: torch.Tensor, like: Mapping[str, torch.Tensor]) -> Tensors:
+    """Parts of a vector by name, in the shapes of other tensors."""
+    parts: Tensors = {}
+    begin = 0
+    for name, tensor in like.items():
+        parts[name] = flat[begin : begin + tensor.numel()].view(tensor.shape)
+        begin += tensor.numel()
+    return parts
+
+
+def _scalar(name: str, value: Any) -> torch.Tensor:
+    if not isinstance(value, torch.Tensor) or value.numel() != 1:
+        form = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else checks.shown(value)
+        raise ValueError(f"the {name} must be one number, a tensor; found {form}: take the mean of what it is of")
+    return value.reshape(())

@@ -1,0 +1,139 @@
+"""The update of a loss that is any function of the parameters: autograd gives its gradient and the adjoint of that.
+
+`meta.Descent` has such a loss, and so has a training loop of one's own (`meta.Training.of`).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from teachenv.optimizers import Tensors
+from teachenv.state import Gradient, Outcome, Pullback, StudentState
+from teachenv.students.kernels import opened
+from teachenv.trees import leaves
+from teachenv.update import Adjoint, Update
+
+Derivatives = Literal["none", "reverse", "forward"]
+"""How often, and how, a pass of the loss is differentiated: once; twice; or in forward mode over reverse mode."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LossUpdate(Update):
+    """A step along the gradient of a loss of the parameters.
+
+    Attributes:
+        statistics: names of the buffers that the loss may change, and that a later step or J may depend on.
+        idle: tensors that do not move, by name, on which no step's loss should depend.
+    """
+
+    statistics: Sequence[str] = ()
+    idle: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+    @abstractmethod
+    def loss_at(
+        self, parameters: Tensors, buffers: Tensors, step: int, action: torch.Tensor, derivatives: Derivatives
+    ) -> tuple[torch.Tensor, Tensors]:
+        """Returns (loss, a scalar; new buffers).
+
+        Args:
+            parameters: what moves, by name.
+            buffers: running statistics and other buffers, by name; they stay as they are.
+            step: the number of the step.
+            action: the action, (n,).
+            derivatives: what is taken of the loss beyond its gradient.
+        """
+
+    def reached(self, step: int, without: list[str], beside: list[str]) -> None:
+        """Called with what a step's gradient says of the loss.
+
+        Args:
+            step: the number of the step.
+            without: names of parameters that it does not depend on; their gradient is taken as zero.
+            beside: names of tensors in `idle` that it does depend on.
+        """
+
+    def gradient(
+        self, state: StudentState, action: torch.Tensor, *, with_action: bool = False, of_all: bool = False
+    ) -> Gradient:
+        """The gradient of the loss, see `Update.gradient`."""
+        parameters, leaf = leaves(state.parameters), action.detach().requires_grad_(with_action)
+        statistics = leaves({name: state.buffers[name] for name in self.statistics}) if of_all else {}
+        with torch.enable_grad():
+            # Statistics that are leaves cannot be updated in place, unless by operations that are differentiable.
+            derivatives: Derivatives = "reverse" if statistics else "none"
+            buffers = state.buffers | statistics
+            loss, new_buffers = self.loss_at(parameters, buffers, int(state.step), leaf, derivatives)
+            sources = [*parameters.values(), *statistics.values()] + ([leaf] if with_action else [])
+            found: Any = torch.autograd.grad(loss, [*sources, *self.idle.values()], allow_unused=True)
+            self.reached(
+                int(state.step),
+                [name for name, grad in zip(parameters, found, strict=False) if grad is None],
+                [name for name, grad in zip(self.idle, found[len(sources) :], strict=True) if grad is not None],
+            )
+            grads = [torch.zeros_like(s) if g is None else g for s, g in zip(sources, found, strict=False)]
+        of_statistics = dict(zip(statistics, grads[len(parameters) :], strict=False))
+        return Gradient(
+            dict(zip(parameters, grads, strict=False)),
+            grads[-1] if with_action else None,
+            _detached(new_buffers),
+            Outcome(loss.detach(), torch.full_like(loss.detach(), math.nan)),
+            of_statistics,
+        )
+
+    def linearize(self, state: StudentState, action: torch.Tensor) -> tuple[Gradient, Adjoint]:
+        """The gradient and its adjoint, see `Update.linearize`."""
+        parameters, leaf = leaves(state.parameters), action.detach().requires_grad_()
+        statistics = leaves({name: state.buffers[name] for name in self.statistics})
+        gradient, new_buffers = self._with_graph(
+            parameters, state.buffers | statistics, int(state.step), leaf, "reverse"
+        )
+        sources = [*parameters.values(), *statistics.values(), leaf]
+
+        def adjoint(d_gradient: Tensors, d_statistics: Tensors) -> Pullback:
+            outputs = [*gradient.values(), *(new_buffers[name] for name in d_statistics)]
+            cotangents = [*d_gradient.values(), *d_statistics.values()]
+            reached = [i for i, output in enumerate(outputs) if output.requires_grad]
+            with opened():
+                *grads, of_action = torch.autograd.grad(
+                    [outputs[i] for i in reached], sources, [cotangents[i] for i in reached], materialize_grads=True
+                )
+            of_parameters = dict(zip(parameters, grads, strict=False))
+            return Pullback(of_parameters, dict(zip(statistics, grads[len(parameters) :], strict=True)), of_action)
+
+        unknown = torch.tensor(math.nan)
+        return Gradient(_detached(gradient), None, _detached(new_buffers), Outcome(unknown, unknown)), adjoint
+
+    def pullback(
+        self, state: StudentState, action: torch.Tensor, d_gradient: Tensors | None, d_statistics: Tensors
+    ) -> Pullback:
+        """The adjoint, applied at once, see `Update.pullback`."""
+        adjoint = self.linearize(state, action)[1]
+        return adjoint(
+            {n: torch.zeros_like(p) for n, p in state.parameters.items()} if d_gradient is None else d_gradient,
+            d_statistics,
+        )
+
+    def gradient_with_graph(
+        self, parameters: Tensors, buffers: Tensors, step: int | np.ndarray, action: torch.Tensor
+    ) -> tuple[Tensors, Tensors]:
+        """The gradient with its graph, in forward mode, see `Update.gradient_with_graph`."""
+        return self._with_graph(parameters, buffers, int(step), action, "forward")
+
+    def _with_graph(
+        self, parameters: Tensors, buffers: Tensors, step: int, action: torch.Tensor, derivatives: Derivatives
+    ) -> tuple[Tensors, Tensors]:
+        with torch.enable_grad():
+            loss, new_buffers = self.loss_at(parameters, buffers, step, action, derivatives)
+            grads = torch.autograd.grad(loss, list(parameters.values()), create_graph=True, materialize_grads=True)
+        return dict(zip(parameters, grads, strict=True)), new_buffers
+
+
+def _detached(tensors: Tensors) -> Tensors:
+    return {name: t.detach() for name, t in tensors.items()}

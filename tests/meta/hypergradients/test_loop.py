@@ -1,0 +1,255 @@
+"""A training loop of one's own: its gradients are the slopes of the plain PyTorch loop, and what cannot be is named."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import meta
+from teachenv.randomness import Purpose, all_seeded
+
+STEPS, BATCH = 6, 4
+RNG = torch.Generator().manual_seed(0)
+X, X_DEV = (torch.randn(n, 5, generator=RNG, dtype=torch.float64) for n in (STEPS * BATCH, 10))
+Y, Y_DEV = (torch.randint(3, (n,), generator=RNG) for n in (STEPS * BATCH, 10))
+WEIGHTS = torch.rand(len(X), generator=RNG, dtype=torch.float64) + 0.5
+BATCHES = list(torch.arange(len(X)).split(BATCH))
+
+
+def network() -> nn.Module:
+    torch.manual_seed(1)
+    layers = nn.Linear(5, 6, bias=False), nn.BatchNorm1d(6), nn.Tanh(), nn.Dropout(0.1), nn.Linear(6, 3)
+    return nn.Sequential(*layers).double()
+
+
+def loss(model: nn.Module, rows: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    return (weights[rows] * F.cross_entropy(model(X[rows]), Y[rows], reduction="none")).mean()
+
+
+def objective(model: nn.Module) -> torch.Tensor:
+    model.eval()
+    return F.cross_entropy(model(X_DEV), Y_DEV)
+
+
+def sgd_of_two_groups(model: nn.Module) -> torch.optim.Optimizer:
+    groups = [
+        {"params": model[0].parameters(), "lr": 0.1},
+        {"params": [*model[1].parameters(), *model[4].parameters()]},
+    ]
+    return torch.optim.SGD(groups, lr=0.3, momentum=0.9, weight_decay=0.01, nesterov=True)
+
+
+def one_cycle(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+
+
+def cosine(optimizer):
+    return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
+
+
+OPTIMIZERS = {
+    "sgd": (sgd_of_two_groups, cosine),
+    "one-cycle": (one_cycle, lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 0.2, total_steps=STEPS + 1)),
+    "adam": (lambda m: torch.optim.Adam(m.parameters(), lr=0.02, weight_decay=0.1, foreach=True), cosine),
+    "adamw": (lambda m: torch.optim.AdamW(m.parameters(), lr=0.02), lambda o: None),
+    "rmsprop": (lambda m: torch.optim.RMSprop(m.parameters(), lr=0.01, momentum=0.5, eps=1e-3), cosine),
+}
+TORCH_NAMES = {"learning_rate": "lr", "momentum": "momentum", "weight_decay": "weight_decay"}
+
+
+def plain_loop(kind: str, weights=WEIGHTS, first=None, **moved: torch.Tensor) -> float:
+    """J of the loop as it is written in PyTorch, with settings of its steps, (steps, groups), moved by something."""
+    make, schedule = OPTIMIZERS[kind]
+    model = network()
+    if first is not None:
+        model.load_state_dict(model.state_dict() | first)
+    optimizer = make(model)
+    scheduler = schedule(optimizer)
+    for step, rows in enumerate(BATCHES):
+        before = [dict(group) for group in optimizer.param_groups]
+        for name, by in moved.items():
+            for group, of_group in zip(optimizer.param_groups, by[step], strict=True):
+                group[TORCH_NAMES[name]] += float(of_group)
+        optimizer.zero_grad()
+        with all_seeded(0, Purpose.DROPOUT, step):
+            loss(model, rows, weights).backward()
+        optimizer.step()
+        for group, settings in zip(optimizer.param_groups, before, strict=True):
+            group.update({name: settings[name] for name in TORCH_NAMES.values() if name in settings})
+        if scheduler is not None:
+            scheduler.step()
+    return float(objective(model).detach())
+
+
+def slope(function, at: torch.Tensor, along: torch.Tensor, step: float = 1e-5) -> float:
+    return (function(at + step * along) - function(at - step * along)) / (2 * step)
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_gradients_are_the_slopes_of_the_plain_loop(kind):
+    make, schedule = OPTIMIZERS[kind]
+    model = network()
+    before, optimizer = copy.deepcopy(model.state_dict()), make(model)
+    settings = ("learning_rate", "weight_decay") + (() if "adam" in kind else ("momentum",))
+    training = meta.Training.of(
+        model, optimizer, BATCHES, loss, objective,
+        scheduler=schedule(optimizer), hyperparameters={"weights": WEIGHTS}, settings=settings,
+    )  # fmt: skip
+    gradient = training.gradient()
+    assert float(gradient.objective) == plain_loop(kind)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert model.training
+
+    rng = torch.Generator().manual_seed(2)
+    along = torch.randn(len(X), generator=rng, dtype=torch.float64)
+    found = float(gradient.hyperparameters["weights"] @ along)
+    assert found == pytest.approx(slope(lambda w: plain_loop(kind, w), WEIGHTS, along), rel=1e-6, abs=1e-9)
+    for name in settings:
+        along = torch.randn(STEPS, len(optimizer.param_groups), generator=rng, dtype=torch.float64)
+        wanted = slope(lambda by, name=name: plain_loop(kind, **{name: by}), torch.zeros_like(along), along, 1e-6)
+        assert float((gradient.settings[name] * along).sum()) == pytest.approx(wanted, rel=1e-6, abs=1e-8)
+    weight = before["4.weight"]
+    along = torch.randn(weight.shape, generator=rng, dtype=torch.float64)
+    wanted = slope(lambda w: plain_loop(kind, first={"4.weight": w}), weight, along)
+    assert float((gradient.initial["4.weight"] * along).sum()) == pytest.approx(wanted, rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize("options", [{"memory": "all"}, {"memory": 2}, {"method": "finite-difference"}], ids=str)
+def test_every_way_to_the_gradient_gives_it(options):
+    def training() -> meta.Loop:
+        model = network()
+        made = {"hyperparameters": {"weights": WEIGHTS}}
+        return meta.Training.of(model, sgd_of_two_groups(model), BATCHES, loss, objective, **made)
+
+    gradient, other = training().gradient(memory="states"), training().gradient(**options)
+    for one, two in ((gradient.hyperparameters, other.hyperparameters), (gradient.settings, other.settings)):
+        for name, tensor in one.items():
+            torch.testing.assert_close(two[name], tensor, rtol=1e-5, atol=1e-8)
+
+
+def test_forward_mode_is_reverse_mode():
+    model = nn.Sequential(nn.Linear(5, 2), nn.Tanh(), nn.Linear(2, 3)).double()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    weights = WEIGHTS[:8].clone()
+    training = meta.Training.of(model, optimizer, BATCHES[:2], loss, objective, hyperparameters={"weights": weights})
+    reverse, forward = training.gradient(), training.gradient(method="forward")
+    torch.testing.assert_close(forward.settings, reverse.settings, rtol=1e-8, atol=1e-12)
+    torch.testing.assert_close(forward.hyperparameters, reverse.hyperparameters, rtol=1e-8, atol=1e-12)
+    assert not forward.initial
+
+
+def test_only_the_initial_parameters_may_be_asked_for():
+    model = network()
+    batches = [(X[rows], Y[rows]) for rows in BATCHES]
+    training = meta.Training.of(
+        model, one_cycle(model), batches, lambda m, b: F.cross_entropy(m(b[0]), b[1]), objective, settings=()
+    )
+    gradient = training.gradient()
+    assert not gradient.settings
+    assert not gradient.hyperparameters
+    assert gradient.initial.keys() == dict(model.named_parameters()).keys()
+
+
+def test_a_transformers_model_is_fine_tuned_through_its_own_loss():
+    transformers = pytest.importorskip("transformers")
+    configuration = transformers.BertConfig(
+        vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, num_labels=2
+    )
+    torch.manual_seed(0)
+    model = transformers.BertForSequenceClassification(configuration).double()
+    tokens = torch.randint(20, (6, 5), generator=RNG)
+    batches = [{"input_ids": rows, "labels": rows[:, 0] % 2} for rows in tokens.split(2)]
+    # Biases of keys have no effect on attention, and a gradient that is rounding alone.
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, eps=1e-4)
+    dev = {"input_ids": tokens, "labels": tokens[:, 1] % 2}
+
+    def run(rate: float) -> float:
+        tuned = copy.deepcopy(model)
+        its_optimizer = torch.optim.AdamW(tuned.parameters(), lr=rate, eps=1e-4)
+        for step, batch in enumerate(batches):
+            its_optimizer.zero_grad()
+            with all_seeded(0, Purpose.DROPOUT, step):
+                tuned(**batch).loss.backward()
+            its_optimizer.step()
+        return tuned.eval()(**dev).loss.item()
+
+    training = meta.Training.of(
+        model.train(), optimizer, batches, lambda m, batch: m(**batch).loss, lambda m: m.eval()(**dev).loss
+    )
+    found = float(training.gradient().settings["learning_rate"].sum())
+    assert found == pytest.approx((run(1e-2 + 1e-6) - run(1e-2 - 1e-6)) / 2e-6, rel=1e-4)
+
+
+class OwnNoise(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator = torch.Generator().manual_seed(0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.randn(x.shape, generator=self.generator, dtype=x.dtype)
+
+
+def noisy(model: nn.Module) -> nn.Module:
+    return nn.Sequential(model, OwnNoise())
+
+
+def writing(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+    return model(batch.mul_(0.5)).mean()
+
+
+def sometimes(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+    calls = getattr(model, "calls", 0)
+    model.calls = calls + 1
+    return model(batch).mean() * (1 + calls)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"batches": []}, ValueError, "found no batches"),
+        ({"model": noisy}, RuntimeError, r"first to differ is the module '1' \(OwnNoise\)"),
+        ({"loss": writing, "batches": [X[:4].clone()]}, RuntimeError, "writes into its batch"),
+        ({"loss": sometimes}, RuntimeError, "first to differ is the loss itself"),
+        ({"loss": lambda m, b: m(b)}, ValueError, r"loss must be one number, a tensor; found a tensor of shape \(4, 3"),
+        ({"loss": lambda m, b: m(b).detach().mean()}, ValueError, "no derivative with respect to any parameter"),
+        ({"optimizer": lambda m: torch.optim.Adagrad(m.parameters())}, TypeError, "class Adagrad.*SGD, Adam, AdamW"),
+        ({"optimizer": lambda m: torch.optim.SGD(network().parameters())}, ValueError, "is not of the model"),
+        ({"optimizer": lambda m: torch.optim.SGD(m.parameters(), maximize=True)}, ValueError, "maximize=True"),
+        ({"hyperparameters": {"w": 3}}, TypeError, r"hyperparameters\['w'\] must be a tensor"),
+        ({"settings": ("lr",)}, ValueError, "unknown setting 'lr'"),
+        ({"settings": ("momentum",)}, ValueError, "the optimizer has none"),
+        ({"scheduler": torch.optim.lr_scheduler.ReduceLROnPlateau}, TypeError, "ReduceLROnPlateau"),
+        ({"epochs": 0}, ValueError, "epochs"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_taken_is_said(changes, error, message):
+    model = changes.pop("model", lambda m: m)(nn.Sequential(nn.Linear(5, 3)).double())
+    optimizer = changes.pop("optimizer", lambda m: torch.optim.SGD(m.parameters(), lr=0.1))(model)
+    if "scheduler" in changes:
+        changes["scheduler"] = changes["scheduler"](optimizer)
+    given = {"batches": [X[:4], X[4:8]], "loss": lambda m, b: m(b).mean(), "objective": lambda m: m(X).mean()} | changes
+    with pytest.raises(error, match=message):
+        meta.Training.of(model, optimizer, given.pop("batches"), given.pop("loss"), given.pop("objective"), **given)
+
+
+def test_an_optimizer_that_has_stepped_and_a_parameter_that_comes_later_are_refused():
+    model = nn.ModuleList([nn.Linear(5, 1), nn.Linear(5, 1)]).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+
+    def of_one(model: nn.ModuleList, which: tuple[int, ...]) -> torch.Tensor:
+        return torch.stack([model[i](X).square().mean() for i in which]).sum()
+
+    for first, second, message in (
+        ((0,), (0, 1), "depends on '1.weight', and that of step 0 did not"),
+        ((0, 1), (0,), "does not depend on '1.weight', and that of step 0 did"),
+    ):
+        training = meta.Training.of(model, optimizer, [first, second], of_one, lambda m: m[0](X).mean())
+        with pytest.raises(RuntimeError, match=message):
+            training.gradient()
+    assert meta.Training.of(model, optimizer, [(0,), (0,)], of_one, lambda m: m[0](X).mean()).gradient().initial
+    model[0](X).mean().backward()
+    optimizer.step()
+    with pytest.raises(ValueError, match="has taken steps already"):
+        meta.Training.of(model, optimizer, [(0,)], of_one, lambda m: m[0](X).mean())

@@ -210,7 +210,6 @@ class Unpaired(Restless):
         ({"optimizer_kwargs": {"lr": 0.1, "maximize": True}}, ValueError, "has maximize=True"),
         ({"optimizer_kwargs": {"lr": 0.1, "momentum": 0.9, "dampening": 0.1}}, ValueError, "has dampening=0.1"),
         ({"optimizer": torch.optim.Adam, "optimizer_kwargs": {"amsgrad": True}}, ValueError, "has amsgrad=True"),
-        ({"optimizer": torch.optim.Adam, "optimizer_kwargs": {"amsgrad": True}}, ValueError, "has amsgrad=True"),
         ({"optimizer": torch.optim.RMSprop, "optimizer_kwargs": {"centered": True}}, ValueError, "has centered=True"),
         ({"optimizer_kwargs": {"learning_rate": 0.1}}, ValueError, "PyTorch does not take"),
         ({"batch_size": 31}, ValueError, "batch_size=31 is larger"),

@@ -13,6 +13,9 @@ rewards, by PPO's clipped loss on the policy's own rollouts (deep mutual learnin
 steps of the environment for itself). `student_steps=0`: the student stays as it is, a policy that was trained before
 (self-distillation; "kickstarting", Schmitt et al. 2018).
 
+How much α weighs depends on how large KL is, which in control is about a thousandth. `term_share` chooses α by
+measuring: see the class.
+
 With α = 0 the policy is SB3's PPO's to the last bit: students draw from a random stream of their own.
 """
 
@@ -35,6 +38,9 @@ from meta.lot import LoT
 from meta.saving.generators import Stream
 from meta.saving.models import PlainModel
 from teachenv import checks
+
+# Rollouts over which sizes are measured where α is chosen by them.
+_MEASURED = 10
 
 
 class _AddTerm(torch.autograd.Function):
@@ -71,13 +77,18 @@ class LoTPPO(PlainModel, PPO):
     """SB3's PPO with LoT's regulariser.
 
     Logged beside PPO's: `train/student_kl` (τ² KL(π_T ‖ π_S) on the policy's minibatches, a mean over students),
-    `train/alpha`, `lot/teacher_steps` and `lot/student_steps` (of each student).
+    `train/alpha`, `train/term_share` (α · that KL, over the size of the policy's loss), `lot/teacher_steps` and
+    `lot/student_steps` (of each student).
 
     Args:
         policy: the policy class or its alias, as for SB3's PPO.
         env: the environment to learn in, as for SB3's PPO.
         alpha: α ≥ 0, the weight of the students' distances in PPO's loss; the released code has 0.5, or 0.1 for some
-            games.
+            games. None: 0.5, or what `term_share` measures.
+        term_share: how large LoT's term shall be as a part of the policy's loss, such as 0.05, in place of `alpha`. In
+            the ten rollouts after `warm_up` α is 0, and two sizes are measured: the students' KL, and the mean over
+            samples of |PPO's clipped gain| (the gains themselves cancel out, since advantages have the mean 0).
+            From then on α is `term_share` times the second over the first, and stays so.
         student_steps: N, the number of steps of each student for each of the policy's; 0: students stay as they are:
             give them the weights of a trained policy
             (`model.students[0].load_state_dict(trained.policy.state_dict())`).
@@ -93,7 +104,8 @@ class LoTPPO(PlainModel, PPO):
         **kwargs: further options of SB3's PPO.
 
     Raises:
-        ValueError: numbers out of range, or `labels` with another N than 1 (rewards are those of present rollouts).
+        ValueError: numbers out of range, both of `alpha` and `term_share`, or `labels` with another N than 1 (rewards
+            are those of present rollouts).
 
     Example:
         >>> from agents import LoTPPO
@@ -108,7 +120,8 @@ class LoTPPO(PlainModel, PPO):
         policy: str | type[ActorCriticPolicy],
         env: Any,
         *,
-        alpha: float = 0.5,
+        alpha: float | None = None,
+        term_share: float | None = None,
         student_steps: int = 1,
         temperature: float = 1.0,
         students: int = 1,
@@ -130,7 +143,13 @@ class LoTPPO(PlainModel, PPO):
             checks.integer("warm_up", warm_up, 0),
             checks.integer("student_steps", student_steps, 0),
         )
-        alpha = checks.number("alpha", alpha, least=0)
+        if term_share is not None:
+            if alpha is not None:
+                raise ValueError(
+                    f"found alpha={alpha} and term_share={term_share}, expected one of them: the share chooses alpha"
+                )
+            term_share = checks.number("term_share", term_share, above=0)
+        alpha = 0.0 if term_share is not None else checks.number("alpha", 0.5 if alpha is None else alpha, least=0)
         temperature = checks.number("temperature", temperature, above=0)
         student_weight_decay = checks.number("student_weight_decay", student_weight_decay, least=0)
         labels = checks.flag("labels", labels)
@@ -147,8 +166,11 @@ class LoTPPO(PlainModel, PPO):
         )
         self.student_policy, self.student_policy_kwargs = student_policy, student_policy_kwargs
         self.student_weight_decay, self.replay, self.warm_up = student_weight_decay, replay, warm_up
-        self.labels = labels
+        self.labels, self.term_share = labels, term_share
         self.rollouts_seen = 0
+        # Sums over rollouts: of the students' KL and of the size of the policy's loss while they are measured, and of
+        # LoT's term and that size while it is there.
+        self.measured, self.spent = [0.0, 0.0], [0.0, 0.0]
         self.lot_state: dict[str, Any] | None = None
         super().__init__(policy, env, _init_setup_model=_init_setup_model, **kwargs)
 
@@ -200,23 +222,27 @@ class LoTPPO(PlainModel, PPO):
     def _clip(self, student: nn.Module) -> None:
         nn.utils.clip_grad_norm_(student.parameters(), self.max_grad_norm)
 
-    def _clipped_loss(self, distribution: Distribution, rewarded: Rewarded) -> torch.Tensor:
-        """Computes PPO's clipped loss of a student, without the part of the value network."""
+    def _gains(self, log_prob: torch.Tensor, rewarded: Rewarded) -> torch.Tensor:
+        """Computes the clipped gain of each sample, of which PPO maximises the mean."""
         advantages = rewarded.advantages
         if self.normalize_advantage and len(advantages) > 1:
             advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
-        log_prob, entropy = distribution.log_prob(rewarded.actions), distribution.entropy()
         ratio, clip = torch.exp(log_prob - rewarded.log_prob), self.clip_range(self._current_progress_remaining)  # type: ignore[operator]
-        gain = torch.min(advantages * ratio, advantages * ratio.clamp(1 - clip, 1 + clip))
+        return torch.min(advantages * ratio, advantages * ratio.clamp(1 - clip, 1 + clip))
+
+    def _clipped_loss(self, distribution: Distribution, rewarded: Rewarded) -> torch.Tensor:
+        """Computes PPO's clipped loss of a student, without the part of the value network."""
+        log_prob, entropy = distribution.log_prob(rewarded.actions), distribution.entropy()
         # Squashed Gaussians have no entropy in closed form.
-        return -gain.mean() - self.ent_coef * (-log_prob if entropy is None else entropy).mean()
+        entropy = -log_prob if entropy is None else entropy
+        return -self._gains(log_prob, rewarded).mean() - self.ent_coef * entropy.mean()
 
     def train(self) -> None:
         """Runs SB3's `train` with LoT's term in each minibatch's loss, and each student's steps after the policy's."""
         if self.student_steps > 1:
             self.last_rollouts.add(self.rollout_buffer.observations)
         self.lot.alpha = self.alpha if self.rollouts_seen >= self.warm_up else 0.0
-        policy, lot, divergences = self.policy, self.lot, []
+        policy, lot, divergences, sizes = self.policy, self.lot, [], []
         evaluate, minibatches = policy.evaluate_actions, self.rollout_buffer.get
         present: list[RolloutBufferSamples] = []
         for student in self.students:
@@ -232,6 +258,7 @@ class LoTPPO(PlainModel, PPO):
         ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
             values, log_prob, entropy = evaluate(observations, actions)
             rewarded = Rewarded(actions, present[0].advantages, present[0].old_log_prob)
+            sizes.append(self._gains(log_prob.detach(), rewarded).abs().mean())
             term = lot(copy.copy(policy.action_dist), observations, rewarded)
             # SB3's loop takes three tensors and makes its loss of them: the term comes in by the gradient of one.
             if lot.alpha:
@@ -247,12 +274,26 @@ class LoTPPO(PlainModel, PPO):
             del policy.evaluate_actions, self.rollout_buffer.get
             hook.remove()
             lot.skip()  # of a minibatch at which target_kl stopped the update
-        self.rollouts_seen += 1
         if divergences:
-            self.logger.record("train/student_kl", float(torch.stack(divergences).mean()))
+            kl, size = float(torch.stack(divergences).mean()), float(torch.stack(sizes).mean())
+            self.logger.record("train/student_kl", kl)
+            self.logger.record("train/term_share", lot.alpha * kl / max(size, 1e-12))
+            self._count(kl, size)
+        self.rollouts_seen += 1
         self.logger.record("train/alpha", lot.alpha)
         self.logger.record("lot/teacher_steps", lot.teacher_steps)
         self.logger.record("lot/student_steps", lot.updates)
+
+    def _count(self, kl: float, size: float) -> None:
+        """Adds a rollout's sizes to the sums; the last of those that are measured chooses α."""
+        if self.lot.alpha:
+            self.spent = [self.spent[0] + self.lot.alpha * kl, self.spent[1] + size]
+        measured_until = self.warm_up + _MEASURED
+        if self.term_share is None or not self.warm_up <= self.rollouts_seen < measured_until:
+            return
+        self.measured = [self.measured[0] + kl, self.measured[1] + size]
+        if self.rollouts_seen == measured_until - 1:
+            self.alpha = self.term_share * self.measured[1] / max(self.measured[0], 1e-12)
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "students", "lot", "last_rollouts"]

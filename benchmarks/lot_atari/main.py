@@ -18,7 +18,7 @@ from teachenv.experiment.rows import agreeing
 
 NAME = "lot_atari"
 
-Study = Literal["table", "peers", "n", "alpha", "size", "students", "throughput"]
+Study = Literal["table", "peers", "n", "alpha", "share", "size", "students", "throughput"]
 
 _GAMES = ("BeamRider", "Breakout", "UpNDown", "Gravitar")
 # The released code's, with its cosine; 20 million steps in the paper.
@@ -97,6 +97,7 @@ class Size:
         turns: how many each contender takes in the study of throughput.
         game_studies: what is asked of Atari games, unless `--study` says otherwise.
         control_studies: likewise what is asked of the other environments.
+        share_steps: steps of an Atari game in the study share; None: `game_steps`.
     """
 
     environments: Mapping[str, int]
@@ -105,13 +106,18 @@ class Size:
     turns: int = 9
     game_studies: tuple[Study, ...] = ("table",)
     control_studies: tuple[Study, ...] = ("table", "n")
+    share_steps: int | None = None
 
 
 _ALL: tuple[Study, ...] = ("table", "peers", "n")
 SIZES: Mapping[Preset, Size] = {
     "smoke": Size({"CartPole-v1": 1, "Pendulum-v1": 1}, 2_048, 0.1, 1),
     # Control is where ten seeds can be had.
-    "laptop": Size({"CartPole-v1": 10, "Acrobot-v1": 10, "LunarLander-v3": 10, "Breakout": 3, "UpNDown": 3}, 102_400),
+    "laptop": Size(
+        {"CartPole-v1": 10, "Acrobot-v1": 10, "LunarLander-v3": 10, "Breakout": 3, "UpNDown": 3},
+        102_400,
+        share_steps=1_024_000,
+    ),
     "paper": Size(dict.fromkeys(_GAMES, 10), None, game_studies=_ALL, control_studies=_ALL),
 }
 
@@ -122,7 +128,8 @@ class Options(ParallelOptions):
 
     study: tuple[Study, ...] | None = None
     """What is asked: table (with students and without), peers (mutual learning, self-distillation), n (student steps
-    for each of the policy's), alpha, size (of the student), students (two), throughput (environment steps a second); by
+    for each of the policy's), alpha, share (α so large that LoT's term is a part of the policy's loss; games have ten
+    times the steps there), size (of the student), students (two), throughput (environment steps a second); by
     default table, in control n too, in the paper preset table, peers and n."""
 
     environments: tuple[str, ...] | None = None
@@ -153,9 +160,10 @@ def _shown(rows: list[Row], options: Options) -> list[Row]:
     """What the report shows: all environments and studies with trainings as long as this preset's, and throughput."""
     size, environments = SIZES[options.preset], dict.fromkeys(row.task for row in rows if row.task != "throughput")
     identities = [
-        _case(_training(name, size), label, method, 0).identity
+        _case(_training(name, size, study), label, method, 0).identity
         for name in environments
-        for label, method in METHODS.items()
+        for study, methods in STUDIES.items()
+        for label, method in methods.items()
     ]
     return agreeing(rows, [*identities, {"task": "throughput", "config": {"turns": size.turns}}])
 
@@ -169,7 +177,7 @@ def _case(training: Training, label: str, method: Method, seed: int, videos: Pat
         student=training.policy,
         method=label,
         seed=seed,
-        config={"training": asdict(training), "method": asdict(method)},
+        config={"training": asdict(training), "method": {k: v for k, v in asdict(method).items() if v is not None}},
         label=f"{training.environment}: {label}, seed {seed}",
         function=work.play,
         last="episode_return",
@@ -185,9 +193,10 @@ def _cases(options: Options) -> list[Case]:
     size, cases = SIZES[options.preset], []
     videos = options.output_folder(NAME) / "videos" if options.videos else None
     for name in options.environments or size.environments:
-        training = _training(name, size)
+        atari = _training(name, size, "table").atari
         for seed in range(options.seeds or size.environments.get(name, 3)):
-            for study in options.study or (size.game_studies if training.atari else size.control_studies):
+            for study in options.study or (size.game_studies if atari else size.control_studies):
+                training = _training(name, size, study)
                 for label, method in STUDIES.get(study, {}).items():
                     if options.methods is None or label in options.methods:
                         cases.append(_case(training, label, method, seed, videos))
@@ -195,12 +204,14 @@ def _cases(options: Options) -> list[Case]:
     return sorted(cases, key=lambda case: case.seed)
 
 
-def _training(name: str, size: Size) -> Training:
+def _training(name: str, size: Size, study: str) -> Training:
     training = ENVIRONMENTS.get(name) or replace(_GAME, environment=name)
     if not training.atari:
         return replace(training, steps=round(training.steps * size.control_steps))
     if size.game_steps is None:
         return training
+    if study == "share" and size.share_steps is not None:
+        return replace(training, steps=size.share_steps, segment=100)
     return replace(training, steps=size.game_steps, segment=50)
 
 

@@ -12,7 +12,8 @@ class Method:
 
     Attributes:
         students: how many students imitate the policy, K; 0: SB3's PPO.
-        alpha: weight of the KL.
+        alpha: weight of the KL; None: what `term_share` comes to.
+        term_share: how large LoT's term shall be as a part of the policy's loss; see `agents.LoTPPO`.
         temperature: temperature τ of the KL.
         student_steps: N; 0: the student is a policy that was trained alone before (self-distillation).
         labels: whether students learn from rewards too.
@@ -21,7 +22,8 @@ class Method:
     """
 
     students: int = 0
-    alpha: float = 0.5
+    alpha: float | None = 0.5
+    term_share: float | None = None
     temperature: float = 1.0
     student_steps: int = 1
     labels: bool = False
@@ -48,6 +50,10 @@ STUDIES: Mapping[str, Mapping[str, Method]] = {
     "alpha": {f"lot:alpha-{a:g}": replace(LOT, alpha=a) for a in (0.1, 1.0)},
     "size": {
         f"lot:student-{size}": replace(LOT, student_width=width) for size, width in (("smaller", 0.25), ("larger", 2.0))
+    },
+    "share": {
+        "teacher-only": Method(),
+        **{f"lot:share-{s:g}": replace(LOT, alpha=None, term_share=s) for s in (0.01, 0.03, 0.1)},
     },
     "students": {"lot:k-2": replace(LOT, students=2)},
 }

@@ -8,20 +8,39 @@ from functools import partial
 import numpy as np
 
 from benchmarks.lot_atari.methods import METHODS
-from teachenv.experiment import tables
+from teachenv.experiment import evidence, tables
 from teachenv.experiment.report import Report
 from teachenv.experiment.row import Row
 from teachenv.experiment.statistics import iqm
-from teachenv.experiment.tables import METHOD, Column, Measure, Section, deviation, grouped, number
+from teachenv.experiment.tables import Column, Group, Measure, Section, deviation, grouped, number
 from teachenv.plot.series import curves
 
 BASELINE = "teacher-only"
 RETURN = Measure("episode_return", digits=1)
+
+
+def _untaught(group: Group) -> str | None:
+    """The policy without students, of a line that has some."""
+    return BASELINE if group.of("student_kl") else None
+
+
+_evidence = evidence.beside(_untaught, "term_share", RETURN)
+
+
+def _share(group: Group) -> str:
+    """LoT's term, in percent of the policy's loss; of lines with students."""
+    if _untaught(group) is None:
+        return ""
+    shares = list(group.values("term_share").values())
+    return f"{100 * np.mean(shares):.2g}" if shares else "not measured"
+
+
 COLUMNS = (
-    METHOD,
+    Column("method", lambda group: evidence.marked(group, _evidence)),
     tables.interval("return (interquartile mean [95 %])", RETURN, iqm),
     deviation("mean ± deviation", RETURN),
     tables.against(BASELINE, f"mean against {BASELINE} [95 %], p", RETURN, ", {:.2g}"),
+    Column("LoT's term, % of the policy's loss", _share),
     number("student's KL", "student_kl", ".2g", statistic=np.mean),
     tables.seeds(RETURN),
     Column("environment steps", lambda group: f"{group.of(RETURN.metric)[0].data['env_steps']:,}"),
@@ -31,18 +50,20 @@ COLUMNS = (
 )
 ABOUT = (
     "True returns of the last 100 episodes of a training. Intervals of interquartile means are of the\n"
-    "bootstrap, those of differences, over pairs of one seed, Student's."
+    "bootstrap, those of differences, over pairs of one seed, Student's"
 )
 
 
 def make(rows: Sequence[Row]) -> Report:
     """The report of the rows."""
-    tasks = tables.by(rows, lambda row: row.task)
-    costs, sections = tasks.pop("throughput", []), []
+    costs, trained = ([row for row in rows if (row.task == "throughput") == of_cost] for of_cost in (True, False))
+    tasks = tables.by(trained, lambda row: f"{row.task}, {row.config['training']['steps']:,} steps")
+    sections, unproven = [], []
     for task, task_rows in tasks.items():
         groups = [group for group in grouped(task_rows, METHODS) if group.of(RETURN.metric)]
-        title = f"{task}, {task_rows[0].config['training']['steps']:,} steps"
-        sections.append(Section.of(title, COLUMNS, groups, ABOUT, shown=6))
+        about = ABOUT + evidence.meaning(groups, _evidence) + "."
+        sections.append(Section.of(task, COLUMNS, groups, about, shown=6))
+        unproven += [f"{task}: {g.name}" for g in groups if _untaught(g) is not None and _evidence(g) is None]
     if costs:
         columns = [
             Column("what", lambda group: group.name),
@@ -56,4 +77,6 @@ def make(rows: Sequence[Row]) -> Report:
     y = "return of the episodes that ended"
     drawn = {"curves": partial(curves, parts, "environment steps", y, band="interval")}
     captions = {"curves": "Returns as training goes on: means over seeds with 95 % intervals"}
-    return Report("Learning from teaching: policies", sections, drawn, rows, captions)
+    report = Report("Learning from teaching: policies", sections, drawn, rows, captions)
+    report.unproven = unproven
+    return report

@@ -138,6 +138,7 @@ def make_model(training: Training, method: Method, env: VecEnv, seed: int) -> PP
         training.policy,
         env,
         alpha=method.alpha,
+        term_share=method.term_share,
         temperature=method.temperature,
         student_steps=method.student_steps,
         students=method.students,
@@ -166,10 +167,11 @@ def play(training: Training, method: Method, seed: int, folder: Path, video: Pat
         video: where a game of the trained policy is shown, if it is an Atari game.
 
     Returns:
-        `episode_return` (the mean true return of the last episodes) and `student_kl` (KL(policy ‖ student) on the
-        policy's last minibatches); student steps are the updates of policy and students. With them come the `curve`
-        (step, mean return of the episodes that ended since the point before, or None) and the numbers of `episodes`,
-        `env_steps` and `policy_updates`, of self-distillation those of both policies.
+        `episode_return` (the mean true return of the last episodes); with students `student_kl` (KL(policy ‖ student)
+        on the policy's last minibatches), `alpha`, and `term_share` (LoT's term as a part of the policy's loss, since
+        it began; see `agents.LoTPPO`). Student steps are the updates of policy and students. With them come the
+        `curve` (step, mean return of the episodes that ended since the point before, or None) and the numbers of
+        `episodes`, `env_steps` and `policy_updates`, of self-distillation those of both policies.
     """
     seconds, generations, weights = 0.0, 1, None
     if method.self_distillation:
@@ -186,9 +188,13 @@ def play(training: Training, method: Method, seed: int, folder: Path, video: Pat
     rollouts = model._n_updates // model.n_epochs
     updates = generations * rollouts * model.n_epochs * -(-model.n_steps * model.n_envs // model.batch_size)
     kl = model.student_kl  # type: ignore[attr-defined]
+    of_students = {} if kl is None else {"student_kl": kl}
+    if isinstance(model, LoTPPO):
+        term, size = model.spent
+        of_students |= {"alpha": model.alpha, "term_share": term / size if size else 0.0}
     return Outcome(
         values={
-            **({} if kl is None else {"student_kl": kl}),
+            **of_students,
             "episode_return": float(np.mean([value for _, value in returns[-LAST:]])),
         },
         student_steps=updates + (model.lot.updates * model.num_students if isinstance(model, LoTPPO) else 0),

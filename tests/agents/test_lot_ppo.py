@@ -157,6 +157,33 @@ def test_alpha_warms_up() -> None:
     assert seen == [0.0, 0.0, 0.5, 0.5]
 
 
+def test_a_share_chooses_alpha_by_what_is_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("agents.lot_ppo._MEASURED", 2)
+    # A whole rollout is one minibatch: its gains are the normalised advantages.
+    options = {**SMALL, "batch_size": 32, "n_epochs": 1}
+    model = LoTPPO("MlpPolicy", "CartPole-v1", term_share=0.05, warm_up=1, **options)
+    sizes, kls = [], []
+    for rollout in range(4):
+        model.learn(32, reset_num_timesteps=False)
+        kls.append(model.logger.name_to_value["train/student_kl"])
+        advantages = model.rollout_buffer.advantages
+        sizes.append(np.abs((advantages - advantages.mean()) / advantages.std(ddof=1)).mean())
+        assert (model.lot.alpha > 0) == (rollout == 3)
+        if rollout == 1:
+            model.save(tmp_path / "model")
+            model = LoTPPO.load(tmp_path / "model", env=model.get_env())
+    expected = 0.05 * sum(sizes[1:3]) / sum(kls[1:3])
+    assert model.lot.alpha == pytest.approx(expected, rel=1e-4)
+    share = expected * kls[3] / sizes[3]
+    assert model.logger.name_to_value["train/term_share"] == pytest.approx(share, rel=1e-4)
+    assert model.spent == pytest.approx([expected * kls[3], sizes[3]], rel=1e-4)
+
+
+def test_alpha_and_its_share_are_not_both_chosen() -> None:
+    with pytest.raises(ValueError, match=r"alpha=0.5 and term_share=0.1, expected one"):
+        LoTPPO("MlpPolicy", "CartPole-v1", alpha=0.5, term_share=0.1, **SMALL)
+
+
 def test_students_are_counted_where_an_update_is_stopped_early() -> None:
     model = LoTPPO("MlpPolicy", "CartPole-v1", student_steps=3, target_kl=1e-6, learning_rate=0.01, **SMALL)
     steps = 0
@@ -243,7 +270,8 @@ def test_of_categories_it_is_imitability() -> None:
     "options",
     [
         {"students": 0}, {"replay": 0}, {"warm_up": -1}, {"student_weight_decay": -1.0}, {"students": 2.0},
-        {"replay": True}, {"alpha": float("nan")}, {"temperature": 0}, {"student_steps": "1"}, {"labels": "no"},
+        {"replay": True}, {"alpha": float("nan")}, {"term_share": 0.0}, {"temperature": 0}, {"student_steps": "1"},
+        {"labels": "no"},
     ],
 )  # fmt: skip
 def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:

@@ -162,7 +162,9 @@ def test_the_command_keeps_what_it_has(
         "lot:n-2",
         "lot:n-5",
     }
-    assert "| lot |" in (tmp_path / "table.md").read_text()
+    assert "\n| lot" in (tmp_path / "table.md").read_text()  # with or without a mark
+    shares = {row.method: row.value for row in rows if row.metric == "term_share"}
+    assert set(shares) == {"lot", "dml", "self-distillation", "lot:n-2", "lot:n-5"}
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert not list((tmp_path / "checkpoints").glob("*"))
     request.getfixturevalue("undrawn")
@@ -189,6 +191,21 @@ def test_what_is_asked_by_default(
     for case in wanted:
         found.setdefault(case.task, set()).add(case.method)
     assert found == expected
+
+
+def test_games_have_more_steps_in_the_study_of_shares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted: list[Case] = []
+    monkeypatch.setattr(Options, "execute", lambda self, name, stages, report: wanted.extend(stages[0](None)))
+    command = ["lot_atari", "--study", "table", "share", "--environments", "Breakout", "CartPole-v1", "--seeds", "1"]
+    assert command_line([*command, "--out", str(tmp_path)]) == 0
+    steps = {(case.task, case.method): case.config["training"]["steps"] for case in wanted}
+    assert steps["Breakout", "lot"] < 1_000_000 <= steps["Breakout", "lot:share-0.1"]
+    assert steps["CartPole-v1", "lot"] == steps["CartPole-v1", "lot:share-0.1"]
+    # Rows that are older than shares are those of today's methods.
+    methods = {case.method: case.config["method"] for case in wanted}
+    assert methods["lot"].keys() == methods["teacher-only"].keys() >= {"alpha"}
+    assert "term_share" not in methods["lot"]
+    assert methods["lot:share-0.1"]["term_share"] == 0.1
 
 
 def test_a_table_does_not_mix_presets(undrawn: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,14 +70,8 @@ class LossUpdate(Update):
             derivatives: Derivatives = "reverse" if statistics else "none"
             buffers = state.buffers | statistics
             loss, new_buffers = self.loss_at(parameters, buffers, int(state.step), leaf, derivatives)
-            sources = [*parameters.values(), *statistics.values()] + ([leaf] if with_action else [])
-            found: Any = torch.autograd.grad(loss, [*sources, *self.idle.values()], allow_unused=True)
-            self.reached(
-                int(state.step),
-                [name for name, grad in zip(parameters, found, strict=False) if grad is None],
-                [name for name, grad in zip(self.idle, found[len(sources) :], strict=True) if grad is not None],
-            )
-            grads = [torch.zeros_like(s) if g is None else g for s, g in zip(sources, found, strict=False)]
+            sources = [*parameters.values(), *statistics.values(), *([leaf] if with_action else [])]
+            grads = self._derivatives(loss, list(parameters), sources, int(state.step))
         of_statistics = dict(zip(statistics, grads[len(parameters) :], strict=False))
         return Gradient(
             dict(zip(parameters, grads, strict=False)),
@@ -131,8 +125,23 @@ class LossUpdate(Update):
     ) -> tuple[Tensors, Tensors]:
         with torch.enable_grad():
             loss, new_buffers = self.loss_at(parameters, buffers, step, action, derivatives)
-            grads = torch.autograd.grad(loss, list(parameters.values()), create_graph=True, materialize_grads=True)
+            sources = list(parameters.values())
+            grads = self._derivatives(loss, list(parameters), sources, step, create_graph=True)
         return dict(zip(parameters, grads, strict=True)), new_buffers
+
+    def _derivatives(
+        self, loss: torch.Tensor, names: list[str], sources: list[torch.Tensor], step: int, create_graph: bool = False
+    ) -> list[torch.Tensor]:
+        """The derivatives with respect to the sources, the first of which are the parameters of these names."""
+        found: Any = torch.autograd.grad(
+            loss, [*sources, *self.idle.values()], create_graph=create_graph, allow_unused=True
+        )
+        self.reached(
+            step,
+            [name for name, grad in zip(names, found, strict=False) if grad is None],
+            [name for name, grad in zip(self.idle, found[len(sources) :], strict=True) if grad is not None],
+        )
+        return [torch.zeros_like(s) if g is None else g for s, g in zip(sources, found, strict=False)]
 
 
 def _detached(tensors: Tensors) -> Tensors:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 PANELS = {
     "cosine of a move with minus the gradient": 1,
-    "cosine of a move with all ones": 2,
+    "size of a move's cosine with all ones": 2,
     "way from φ₀, as a share of φ₀ (rms)": 3,
 }
 """What panels show, with the place of its numbers in `benchmarks.l2t_dln.work.History.drift`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from teachenv.experiment import methods
@@ -125,10 +126,18 @@ _RELEASED: Mapping[str, Any] = {"loss": "dynamic-network", "loss_kwargs": {"scal
 _DRAWN: Mapping[str, Any] = {**_RELEASED, "loss_kwargs": {**_RELEASED["loss_kwargs"], "initial": "random"}}
 
 
-def _released(policy: str = "LSTM", step: float = 1e-3, flags: tuple[str, ...] = (), **changes: Any) -> Method:
+def _released(
+    policy: str = "LSTM",
+    step: float = 1e-3,
+    flags: tuple[str, ...] = (),
+    options: Mapping[str, Any] = MappingProxyType({}),
+    **changes: Any,
+) -> Method:
     """An online teacher as it is released, or with changes, by the step size in units of φ; nothing is tuned."""
-    options = {"step_size": step / RELEASED_SCALE, **dict.fromkeys(flags, True)}
-    method = Method("online", _RELEASED, f"{policy}Policy", candidates=({"policy": options},), replays=False)
+    steps = {"step_size": step / RELEASED_SCALE, **dict.fromkeys(flags, True)}
+    method = Method(
+        "online", _RELEASED, f"{policy}Policy", {"policy_kwargs": steps, **options}, candidates=({},), replays=False
+    )
     return replace(method, **changes)
 
 

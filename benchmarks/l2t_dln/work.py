@@ -45,9 +45,9 @@ class History:
         actions: (number, action) of each point's last window, and of those that pictures are made of.
         curve: (student step, J on dev) at each.
         errors: (student step, mean dev error over the point's windows as previewed, as it came about).
-        drift: (student step, mean cosine of the teacher's move with minus the gradient that it answered, mean cosine
-            with the vector of ones, root mean square of the way from the neutral loss's numbers as a share of theirs)
-            at each; the cosine of no move is 0.
+        drift: (student step, mean cosine of the teacher's moves with minus the gradients that they answered, mean size
+            of their cosines with the vector of ones, root mean square of the way from the neutral loss's numbers as a
+            share of theirs) at each; the cosine of no move is 0.
         last: the action before; None: there was none.
         open: the numbers of those windows that no point stands for yet.
     """
@@ -70,7 +70,7 @@ class History:
         info, step = moment.infos, moment.infos["student_step"]
         move = moment.actions if self.last is None else moment.actions - self.last
         down = -np.nan_to_num(info["previewed_gradient"])
-        cosines = _cosine(move, down), _cosine(move, np.ones_like(move))
+        cosines = _cosine(move, down), abs(_cosine(move, np.ones_like(move)))
         self.open.append((info["previewed_error"], info["window_error"], *cosines))
         self.last = moment.actions
         count = moment.env.problem.actions

@@ -183,7 +183,7 @@ def test_cosines_are_those_of_a_move_with_minus_the_gradient_that_it_answered_an
     down, across, still = work.History(), work.History(), work.History()
     windows(down, [-one, -two, -np.ones(5000)], [one, two, np.ones(5000)])
     assert down.measures == {work.COSINE: pytest.approx(1.0)}
-    assert [point[2] for point in down.drift] == pytest.approx([-(5000**-0.5), -(5000**-0.5), -1], abs=1e-4)
+    assert [point[2] for point in down.drift] == pytest.approx([5000**-0.5, 5000**-0.5, 1], abs=1e-4)
     windows(across, [one, two, one], [two, one, two])
     assert across.measures == {work.COSINE: pytest.approx(0.0)}
     windows(still, np.zeros((3, 5000)), np.ones((3, 5000)))
@@ -194,7 +194,7 @@ def test_a_point_of_a_history_stands_for_some_windows() -> None:
     history, unit = work.History(every=2), np.ones(5000)
     windows(history, [unit, -unit, unit], [unit, unit, unit])
     assert history.errors == [(4, 0.5, -0.5), (6, 2.0, -2.0)]
-    assert [(step, along, ones) for step, along, ones, _ in history.drift] == [(4, 0, 0), (6, -1, 1)]
+    assert [(step, along, ones) for step, along, ones, _ in history.drift] == [(4, 0, 1), (6, -1, 1)]
     size = float(initial_weights("cross-entropy").square().mean().sqrt())
     assert [way for *_, way in history.drift] == pytest.approx([0, 1 / size], rel=1e-3)
     # Of three windows all have a picture; of many more only some, whose actions are kept beside the points' own.
@@ -263,7 +263,7 @@ def test_the_released_preset_is_the_released_codes_setting() -> None:
             assert options["horizon"] == 2500 * 15
             assert (task.wrapper["dev_batch"], options["objective"]) == (100, "likelihood")
             if teaches.kind == "online":
-                loss, policy = options["loss_kwargs"], teaches.candidates[0]["policy"]
+                loss, policy = options["loss_kwargs"], teaches.options["policy_kwargs"]
                 assert (loss["per"], loss["scale"]) == ("rows", task.wrapper["unit"])
                 if not any(part in method for part in (":sgd", ":step-")):
                     assert policy["step_size"] * loss["scale"] == pytest.approx(1e-3), name

@@ -45,7 +45,7 @@ BENCHMARKS: dict[str, Entry] = {
         summary="Do learned dynamic losses (L2T-DLF) make better image classifiers than tuned fixed losses?",
         minutes={
             "smoke": "1 min",
-            "laptop": "4 h (MNIST 3.4 h)",
+            "laptop": "4.5 h (MNIST 3.9 h; estimated)",
             "published": "hours for each seed",
             "paper": "weeks, for a GPU",
         },
@@ -54,7 +54,7 @@ BENCHMARKS: dict[str, Entry] = {
     "l2t_dlf_translation": Entry(
         options="benchmarks.l2t_dlf_translation:Options",
         summary="Do learned losses of tokens (L2T-DLF) translate better than sequence losses, from one warm start?",
-        minutes={"smoke": "1 min", "laptop": "2.8 h", "paper": "weeks, for a GPU"},
+        minutes={"smoke": "1 min", "laptop": "3.6 h (estimated; LSTM-2 another hour)", "paper": "weeks, for a GPU"},
     ),
     # Ren et al. 2023, table 1 and its ablations.
     "lgtm": Entry(
@@ -87,7 +87,7 @@ BENCHMARKS: dict[str, Entry] = {
     "lot_atari": Entry(
         options="benchmarks.lot_atari:Options",
         summary="Does PPO play better when students can imitate its policy (LoT), on Atari games and in control?",
-        minutes={"smoke": "2 min", "laptop": "3.5 h", "paper": "days"},
+        minutes={"smoke": "2 min", "laptop": "3.5 h (share, Breakout: 15 h, estimated)", "paper": "days"},
     ),
     "lot_images": Entry(
         options="benchmarks.lot_images:Options",

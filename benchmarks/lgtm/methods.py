@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
-from meta.distillation import DISTILLERS, DistillationSettings, Distiller
+from meta.distillation import DISTILLERS, DistillationSettings, Distiller, FineTuning
 from meta.distillation.text import TextClassifier
 
-Networks = Callable[[int | None], nn.Module]
-"""Builds a pre-trained network of so many layers; None: all."""
+ALONE = "cross-entropy"
+"""The student learns from the labels, and nobody teaches it."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,10 @@ class Method:
     """A method of the benchmark: a way to distil, with its options.
 
     Attributes:
-        distiller: its name in `meta.distillation.DISTILLERS`.
+        distiller: its name in `meta.distillation.DISTILLERS`, or `ALONE`.
         tuned: whether its teacher is fine-tuned on the task before.
+        tuned_on_feedback: whether that is on the feedback alone, and not on the training data.
+        mixed: share of each minibatch that is feedback, in place of training data: another use of right labels.
         options: the distiller's options.
         settings: what differs in the `DistillationSettings`.
     """
@@ -31,6 +33,15 @@ class Method:
     tuned: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    tuned_on_feedback: bool = False
+    mixed: float = 0.0
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What rows are known by; of later options only those that differ from the default, which old rows lack."""
+        config = {"options": dict(self.options), "settings": dict(self.settings)}
+        later = {"tuned_on_feedback": self.tuned_on_feedback, "mixed": self.mixed}
+        return config | {name: value for name, value in later.items() if value}
 
     def build(
         self,
@@ -41,6 +52,8 @@ class Method:
     ) -> Distiller:
         """The distiller, given the teacher's checkpoints on its way."""
         options = copy.deepcopy(dict(self.options))
+        if self.distiller == ALONE:
+            return FineTuning(student, settings)
         if self.distiller == "rco":
             options["route"] = route
         if self.distiller == "pesf-kd":

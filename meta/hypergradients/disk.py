@@ -45,7 +45,7 @@ class Disk(MemoryPolicy):
         """Returns the bytes of the states that are stepped and read, and of one graph."""
         return 2 * sizes.live + sizes.needed + sizes.graph
 
-    def has_room(self, sizes: Sizes) -> bool:
+    def possible(self, sizes: Sizes) -> bool:
         """Returns whether the folder has room for the file."""
         try:
             free = shutil.disk_usage(self.folder or tempfile.gettempdir()).free
@@ -57,9 +57,9 @@ class Disk(MemoryPolicy):
         """Returns how long the steps take, and the file."""
         return super().predicted_seconds(sizes, pace) + 2 * sizes.steps * sizes.needed / _BYTES_A_SECOND
 
-    def predicted_steps(self, steps: int) -> int:
+    def predicted_steps(self, sizes: Sizes) -> int:
         """Returns the steps forwards."""
-        return steps
+        return sizes.steps
 
     def keep(self, steps: Steps, state: Any, begin: int) -> dict[int, Any]:
         """Writes what differentiating reads of each state, as it comes by."""

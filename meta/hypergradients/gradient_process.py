@@ -22,10 +22,12 @@ import torch
 from meta.hypergradients.forward_mode import dual, in_forward_mode, tangent_of
 from meta.hypergradients.memory import Arena
 from meta.hypergradients.process import Adjoint, Process, explained
+from meta.hypergradients.reversal import Reversal
 from teachenv.optimizers import Optimizer, Rate, Tensors, slots_of
 from teachenv.state import Gradient, Pullback, StudentState
 from teachenv.students.kernels import opened
 from teachenv.trees import leaves
+from teachenv.update import Adjoint as AdjointOfGradient
 from teachenv.update import Update
 
 RADIUS = {torch.float32: 1e-2, torch.float64: 3e-8}
@@ -167,7 +169,13 @@ class GradientProcess(Process):
 
     def linearize(self, state: StudentState, action: torch.Tensor, t: int) -> tuple[StudentState, Adjoint]:
         """Returns (next state, adjoint of the step); the graph kept is that of the gradient, not of the update."""
-        gradient, adjoint_of_gradient = self.update.linearize(state, action)
+        gradient, of_gradient = self.update.linearize(state, action)
+        return self.update.apply(state, action, gradient), self.adjoint_at(state, action, gradient, of_gradient)
+
+    def adjoint_at(
+        self, state: StudentState, action: torch.Tensor, gradient: Gradient, of_gradient: AdjointOfGradient
+    ) -> Adjoint:
+        """Returns the adjoint of a step, given the gradient in it and the adjoint of that."""
         # What the adjoint holds on to is held for every step at once under memory="all".
         reads = self._reads
         read_by_rule = state if reads else replace(state, parameters={}, slots={}, buffers={})
@@ -176,10 +184,29 @@ class GradientProcess(Process):
         def adjoint(cotangent: Cotangent) -> tuple[Cotangent, torch.Tensor]:
             back = self._reversed(read_by_rule, action, cotangent, values)
             with explained():
-                through = adjoint_of_gradient(back.direction, back.before(cotangent.buffers))
+                through = of_gradient(back.direction, back.before(cotangent.buffers))
             return self._joined(read_by_rule, action, back, through)
 
-        return self.update.apply(state, action, gradient), adjoint
+        return adjoint
+
+    def irreversible(self, state: StudentState) -> str | None:
+        """Returns why a step cannot be taken backwards; None if it can, as with momentum and Adam."""
+        if len(self.update.moved(state.parameters)) < len(state.parameters):
+            return "a step moves some of the parameters only"
+        if len({p.dtype for p in state.parameters.values()}) > 1:
+            return "the parameters are of several types"
+        reason = self.optimizer.irreversible()
+        if reason is None and self._reads and not self.optimizer.restores_slots:
+            return "where actions set the optimiser, its slots are differentiated too, which are not restored"
+        return reason
+
+    def coded_bytes(self, state: StudentState) -> int:
+        """Returns about how many bytes take the state before a step from the one after it."""
+        return int(self.optimizer.correction_bits / 8 * sum(p.numel() for p in state.parameters.values()))
+
+    def reversal(self, state: StudentState, first: int, graphs: bool) -> Reversal:
+        """Returns steps from a state on, to be taken forwards and then backwards; see `Reversal`."""
+        return Reversal(self.update, self.adjoint_at, state, first, graphs)
 
     def pullback(
         self, state: StudentState, action: torch.Tensor, t: int, cotangent: Cotangent

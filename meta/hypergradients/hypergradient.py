@@ -22,6 +22,9 @@ Methods:
 Memory of the reverse methods, in states x and graphs g of one step, for T steps:
     `"all"`: T graphs; each step is taken once, its graph kept. Fastest.
     `"states"`: T states and one graph; each step is taken again when it is differentiated.
+    `"reversible"`: T times some 2 bits a parameter (Adam: 4), and one graph; for SGD with momentum and for Adam. Each
+        state is restored to the bit (`meta.hypergradients.reversal`). Beyond 16 states' bytes they are kept of one
+        stretch at a time, and each step is taken once more.
     an integer k: k checkpoints and T/k states and one graph; each step is taken twice again.
     `"sqrt"`: ⌈√T⌉ checkpoints, hence about 2√T states.
     `"log"`: 2⌈log₂ T⌉ checkpoints and one graph, by binomial checkpointing; beside the forward walk each step is taken
@@ -94,8 +97,8 @@ def hypergradient(
         initial: x_0: a tensor, or nested dictionaries, tuples and dataclasses of tensors.
         actions: a_0, a_1, …, one tensor each, all of one shape.
         method: `"rmd"`, `"finite-difference"`, `"truncated"` or `"forward"`; the module says what each computes.
-        memory: what is kept between forward and backward pass: `"auto"`, `"all"`, `"states"`, `"sqrt"`, `"log"`,
-            `"disk"` or a number of checkpoints; the module says what each costs.
+        memory: what is kept between forward and backward pass: `"auto"`, `"all"`, `"states"`, `"reversible"`, `"sqrt"`,
+            `"log"`, `"disk"` or a number of checkpoints; the module says what each costs.
         byte_budget: how many bytes states and graphs may take with `memory="auto"`; None: half of the memory that is
             free.
         state_dtype: `"bfloat16"` or `"float16"`: states are kept in this type, in half the bytes, and the gradient is

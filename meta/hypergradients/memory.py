@@ -43,7 +43,11 @@ class MemoryMeter:
 
     def states(self, *trees: Any) -> None:
         """Notes that these states are in memory at the same time, beside one graph."""
-        self.peak = max(self.peak, bytes_of(*trees) + self.graph_bytes)
+        self.held(bytes_of(*trees))
+
+    def held(self, size: int) -> None:
+        """Notes that so many bytes are held beside one graph."""
+        self.peak = max(self.peak, size + self.graph_bytes)
 
 
 class Arena:

@@ -18,10 +18,11 @@ from meta.hypergradients.checkpoints import Binomial, Checkpoints
 from meta.hypergradients.disk import Disk
 from meta.hypergradients.policy import MemoryPolicy
 from meta.hypergradients.process import Adjoint
+from meta.hypergradients.reversible import Reversible
 from meta.hypergradients.steps import WEIGHED_EVERY, Sizes, Steps
 from teachenv.errors import unknown_name
 
-MemoryOption = Literal["auto", "all", "states", "sqrt", "log", "disk"] | int
+MemoryOption = Literal["auto", "all", "states", "reversible", "sqrt", "log", "disk"] | int
 """How a user names a policy: `"auto"`, which lets a byte budget choose, a name of the table, or so many checkpoints."""
 
 StateType = Literal["bfloat16", "float16"]
@@ -43,7 +44,7 @@ class Graphs(MemoryPolicy):
         """Returns the bytes of all graphs and a state; where there are none to keep, those of all states."""
         return sizes.steps * sizes.graph + sizes.live if sizes.graph else STATES.predicted_bytes(sizes)
 
-    def predicted_steps(self, steps: int) -> int:
+    def predicted_steps(self, sizes: Sizes) -> int:
         """Returns 0: each step is taken with its graph, and no other."""
         return 0
 
@@ -80,6 +81,7 @@ MEMORY_POLICIES: dict[str | int, MemoryPolicy] = {
     for policy in (
         Graphs("all"),
         STATES,
+        Reversible("reversible"),
         Checkpoints("sqrt", _root),
         Binomial("log", _twice_the_logarithm),
         Disk("disk"),

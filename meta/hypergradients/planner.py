@@ -61,7 +61,7 @@ def planned(
     budget = available_memory(tensors_of(state)) // 2 if byte_budget is None else byte_budget
     measured = pace_of(steps, state, begin) if sizes.steps >= _MEASURED_FROM else None
     pace = measured or Pace(1.0, 1.0 + _BACK)
-    possible = [policy for policy in policies if policy.has_room(sizes)]
+    possible = [policy for policy in policies if policy.possible(sizes)]
     if steps.by_differences:
         possible = [policy for policy in possible if policy.without_graphs is policy]
     needs = {policy.name: policy.predicted_bytes(sizes) for policy in possible}

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from meta.hypergradients.process import Adjoint
+from meta.hypergradients.process import Adjoint, Process
 from meta.hypergradients.steps import Sizes, Steps
 
 
@@ -45,20 +45,32 @@ class MemoryPolicy(ABC):
         """Returns k if the policy keeps every k-th of so many states and nothing else; None if it works otherwise."""
         return None
 
+    def check(self, process: Process, state: Any) -> None:
+        """Refuses what the policy cannot be followed for.
+
+        Args:
+            process: what is differentiated.
+            state: where it begins.
+
+        Raises:
+            ValueError: the policy asks more of a process than `process` has.
+        """
+        return
+
     @abstractmethod
     def predicted_bytes(self, sizes: Sizes) -> int:
         """Returns the bytes of memory that are held at the peak, besides the initial state."""
 
     @abstractmethod
-    def predicted_steps(self, steps: int) -> int:
-        """Returns how many steps are taken without a graph, on the way forwards and again, of so many steps."""
+    def predicted_steps(self, sizes: Sizes) -> int:
+        """Returns how many steps are taken without a graph, on the way forwards and again."""
 
     def predicted_seconds(self, sizes: Sizes, pace: Pace) -> float:
         """Returns how long the whole takes."""
-        return self.predicted_steps(sizes.steps) * pace.step + sizes.steps * pace.back
+        return self.predicted_steps(sizes) * pace.step + sizes.steps * pace.back
 
-    def has_room(self, sizes: Sizes) -> bool:
-        """Returns whether what is not memory is enough; a policy that takes memory alone has it."""
+    def possible(self, sizes: Sizes) -> bool:
+        """Returns whether the policy can be followed, however much memory there is."""
         return True
 
     @abstractmethod

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch.nn import functional as F
@@ -23,6 +23,9 @@ from meta.hypergradients.memory import Arena
 from teachenv.students.batch_norm import batch_normalized
 from teachenv.students.kernels import weight_norm
 from teachenv.trees import mapped, tensors_of, with_tensors
+
+if TYPE_CHECKING:
+    from meta.hypergradients.reversal import Reversal
 
 Adjoint = Callable[[Any], tuple[Any, torch.Tensor]]
 """Takes the cotangent of the state after a step to (cotangent of the state before it, of the action)."""
@@ -69,6 +72,18 @@ class Process:
     def needed(self, state: Any) -> Any:
         """Returns what of a state `pullback` reads: all that has to be kept of it."""
         return state
+
+    def irreversible(self, state: Any) -> str | None:
+        """Returns why steps from a state cannot be taken backwards; None if they can, and there is `reversal`."""
+        return "an arbitrary step(state, action, t) does not say what its optimiser is, as meta.Descent does"
+
+    def coded_bytes(self, state: Any) -> int:
+        """Returns about how many bytes take the state before a step from the one after it."""
+        raise TypeError(f"{self.irreversible(state)}: ask irreversible(state) first")
+
+    def reversal(self, state: Any, first: int, graphs: bool) -> Reversal:
+        """Returns steps from a state on, to be taken forwards and then backwards; see `Reversal`."""
+        raise TypeError(f"{self.irreversible(state)}: ask irreversible(state) first")
 
     def finished(self, cotangent: Any) -> Any:
         """Returns the cotangent of the initial state in the form that the caller gets."""

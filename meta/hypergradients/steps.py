@@ -29,6 +29,7 @@ class Sizes:
         needed: the bytes of what has to be kept of a state to differentiate there.
         graph: the bytes of a step's graph; 0 where there is none to keep.
         live: the bytes of a state that is stepped: more than of one that is kept, if those are rounded.
+        coded: the bytes of what takes the state before a step from the one after it; None where that cannot be done.
     """
 
     steps: int
@@ -36,6 +37,7 @@ class Sizes:
     needed: int
     graph: int
     live: int
+    coded: int | None
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,18 @@ class Steps:
         if not self.by_differences:
             self._taken = (begin, *self.weighed(state, begin))
         kept = [bytes_of(self._rounded(part)) for part in (state, self.process.needed(state))]
-        return Sizes(self.total - begin, kept[0], kept[1], self.meter.graph_bytes, bytes_of(state))
+        coded = None if self.process.irreversible(state) else self.process.coded_bytes(state)
+        return Sizes(self.total - begin, kept[0], kept[1], self.meter.graph_bytes, bytes_of(state), coded)
+
+    def forget_weighed(self) -> None:
+        """Drops the step that was weighed, for a policy that cannot use it."""
+        self._taken = None
+        self.meter.release()
+
+    def count(self, gradients: int, products: int = 0) -> None:
+        """Counts what was computed past this object."""
+        self.evaluations += gradients * self.process.gradient_evaluations
+        self.products += products * self.process.hessian_vector_products
 
     def step(self, state: Any, t: int, arena: Arena | None = None) -> Any:
         """Returns x_{t+1}, without a graph; in the arena, as far as it can be written there at once."""

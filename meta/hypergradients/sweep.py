@@ -83,6 +83,8 @@ def forwards_and_backwards(
         state = steps.step(state, t)
     if begin == steps.total:
         return backwards(steps, {begin: state}, begin, STATES, 0)
+    if len(policies) == 1:
+        policies[0].check(steps.process, state)
     sizes = steps.sizes(state, begin)
     plan = planned(policies, steps, sizes, state, begin, byte_budget) if len(policies) > 1 else None
     policy = policies[0] if plan is None else plan.policy

@@ -13,6 +13,7 @@ from meta.hypergradients.gradient_process import Cotangent, GradientProcess, nee
 from meta.hypergradients.loop import Loop
 from meta.hypergradients.memory import Arena
 from meta.hypergradients.process import Adjoint, Process
+from meta.hypergradients.reversal import Reversal
 from teachenv.dynamics import Dynamics
 from teachenv.mapping import One
 from teachenv.state import Episode, StudentState, apart
@@ -112,6 +113,20 @@ class Training(Process):
     def needed(self, state: StudentState) -> StudentState:
         """Returns what of a state `pullback` reads: all that has to be kept of it."""
         return needed_of(self.dynamics, state)
+
+    def irreversible(self, state: StudentState) -> str | None:
+        """Returns why a step cannot be taken backwards; None if it can."""
+        if len(self._updates) > 1:
+            return "a step moves several networks, one after the other"
+        return self._updates[0].irreversible(state)
+
+    def coded_bytes(self, state: StudentState) -> int:
+        """Returns about how many bytes take the state before a step from the one after it."""
+        return self._updates[0].coded_bytes(state)
+
+    def reversal(self, state: StudentState, first: int, graphs: bool) -> Reversal:
+        """Returns steps from a state on, to be taken forwards and then backwards; see `Reversal`."""
+        return self._updates[0].reversal(state, first, graphs)
 
     def finished(self, cotangent: Cotangent) -> Cotangent:
         """Returns the cotangent of the initial state in the form that the caller gets."""

@@ -46,6 +46,8 @@ class Adam(Optimizer):
     weight_decay: Rate = 0.0
     decoupled: bool = False
     needs_gradient: ClassVar[bool] = True
+    restores_slots: ClassVar[bool] = True
+    correction_bits: ClassVar[float] = 3.5
 
     def __post_init__(self) -> None:
         pair = checks.listed("betas", self.betas, "numbers in [0, 1)", count=2)
@@ -124,6 +126,41 @@ class Adam(Optimizer):
                 d_old[name] = d * along(1 - rate * decay, d)
             d_moments |= {f"mean:{name}": self.betas[0] * d_mean, f"square:{name}": self.betas[1] * d_square}
         return d_gradient, d_old, {name: d_moments[name] for name in slots}
+
+    def irreversible(self) -> str | None:
+        """None, but where a moment has no memory."""
+        return None if all(self.betas) else f"betas={list(self.betas)} has a 0: that moment does not remember anything"
+
+    def parameters_before(self, parameters: Tensors, slots: Tensors, rate: Rate, step: Step = 0) -> Tensors:
+        """Predicts ω = ω' + αm'/D; of AdamW that divided by 1 − ηλ."""
+        before: Tensors = {}
+        for name, p in parameters.items():
+            size, correction = self._corrections(p, rate, step)
+            denominator = slots[f"square:{name}"].sqrt().div_(correction).add_(self.epsilon)
+            before[name] = torch.div(slots[f"mean:{name}"], denominator, out=denominator).mul_(size).add_(p)
+            if self.decoupled and acts(self.weight_decay):
+                before[name].div_(along(1 - rate * self.weight_decay, p))
+        return before
+
+    def slots_before(
+        self,
+        parameters: Tensors,
+        parameters_after: Tensors,
+        gradient: Tensors,
+        slots: Tensors,
+        rate: Rate,
+        step: Step = 0,
+    ) -> Tensors:
+        """Predicts m = (m' − (1 − β₁)g̃)/β₁ and s = (s' − (1 − β₂)g̃²)/β₂."""
+        before: Tensors = {}
+        for name, p in parameters.items():
+            g = gradient[name]
+            if acts(self.weight_decay) and not self.decoupled:
+                g = scaled_sum(g, p, self.weight_decay)
+            (first, second), mean, square = self.betas, f"mean:{name}", f"square:{name}"
+            before[mean] = slots[mean].sub(g, alpha=1 - first).div_(first)
+            before[square] = slots[square].addcmul(g, g, value=second - 1).div_(second)
+        return {name: before[name] for name in slots}
 
     def _moments(
         self, name: str, parameter: torch.Tensor, gradient: torch.Tensor, slots: Tensors

@@ -7,6 +7,7 @@ hand: it costs a few element-wise operations where autograd would keep a graph.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Collection
 from typing import ClassVar, Protocol, TypeVar
 
@@ -167,3 +168,50 @@ class Optimizer(Protocol):
             direct path only); the cotangent of the old slots but for a factor, and that factor.
         """
         raise TypeError(f"{type(self).__name__} has no scaled reverse rule: ask scales(rate) first, and take reverse")
+
+    restores_slots: ClassVar[bool] = False
+    """Whether slots are restored bitwise when steps are reversed; else they are only a help to restore parameters."""
+
+    correction_bits: ClassVar[float] = math.inf
+    """About how many bits of corrections a parameter and step takes, where steps can be reversed."""
+
+    def irreversible(self) -> str | None:
+        """Returns why the state before a step cannot be predicted from the one after it; None if it can.
+
+        Steps are reversed by two predictions, each corrected by what was written down on the way forwards: of the
+        parameters from the state after the step, then, with the gradient there, of the slots. An optimiser has none
+        unless it says so.
+        """
+        return f"{type(self).__name__} has no rule that predicts the state before a step"
+
+    def parameters_before(self, parameters: Tensors, slots: Tensors, rate: Rate, step: Step = 0) -> Tensors:
+        """Predicts the parameters before a step, up to rounding.
+
+        Args:
+            parameters: ω' after the step.
+            slots: the slots after it, or what `slots_before` predicted of them.
+            rate: learning rate η of the step.
+            step: how many steps were taken before it.
+        """
+        raise TypeError(f"{self.irreversible()}: ask irreversible() first")
+
+    def slots_before(
+        self,
+        parameters: Tensors,
+        parameters_after: Tensors,
+        gradient: Tensors,
+        slots: Tensors,
+        rate: Rate,
+        step: Step = 0,
+    ) -> Tensors:
+        """Predicts the slots before a step.
+
+        Args:
+            parameters: ω before the step.
+            parameters_after: ω' after it.
+            gradient: gradient g of the step.
+            slots: the slots after it; read only where `restores_slots`.
+            rate: learning rate η of the step.
+            step: how many steps were taken before it.
+        """
+        raise TypeError(f"{self.irreversible()}: ask irreversible() first")

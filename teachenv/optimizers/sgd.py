@@ -39,6 +39,7 @@ class SGD(Optimizer):
     weight_decay: Rate = 0.0
     nesterov: bool = False
     needs_gradient: ClassVar[bool] = False
+    correction_bits: ClassVar[float] = 2.2
 
     def __post_init__(self) -> None:
         for name in ("momentum", "weight_decay"):
@@ -123,3 +124,37 @@ class SGD(Optimizer):
             decay = float(self.weight_decay) * scale
             d_old = {name: d.add(direction[name], alpha=decay) for name, d in d_parameters.items()}
         return direction, scale, d_old, direction if d_slots else {}, scale * float(self.momentum)
+
+    def irreversible(self) -> str | None:
+        """Of SGD with momentum None; without it, and in Nesterov's form, the last gradient is not in the state."""
+        if self.nesterov:
+            return (
+                "in Nesterov's form ω = ω' + η(g̃ + μv') needs the gradient at the parameters that are to be found; "
+                "nesterov=False is reversible"
+            )
+        if not acts(self.momentum):
+            return "without momentum ω = ω' + ηg needs the gradient at the parameters that are to be found"
+        return None
+
+    def parameters_before(self, parameters: Tensors, slots: Tensors, rate: Rate, step: Step = 0) -> Tensors:
+        """Predicts ω = ω' + ηv'."""
+        return {name: scaled_sum(p, slots[name], rate) for name, p in parameters.items()}
+
+    def slots_before(
+        self,
+        parameters: Tensors,
+        parameters_after: Tensors,
+        gradient: Tensors,
+        slots: Tensors,
+        rate: Rate,
+        step: Step = 0,
+    ) -> Tensors:
+        """Predicts v = ((ω − ω')/η − g̃)/μ, which v' is not needed for: parameters are restored with one correction."""
+        if not (acts(rate) and acts(self.momentum)):  # nothing of v is in ω'
+            return {name: torch.zeros_like(p) for name, p in parameters.items()}
+        before: Tensors = {}
+        for name, p in parameters.items():
+            g = scaled_sum(gradient[name], p, self.weight_decay) if acts(self.weight_decay) else gradient[name]
+            velocity = torch.sub(p, parameters_after[name]).div_(along(rate * self.momentum, p))
+            before[name] = scaled_sum(velocity, g, -1 / self.momentum)
+        return before

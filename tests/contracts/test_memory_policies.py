@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import meta
 from meta import hypergradient
 from meta.hypergradients.memory_policies import MEMORY_POLICIES, MemoryOption, StateType, memory_policy
-from meta.hypergradients.steps import Steps
+from meta.hypergradients.steps import Sizes, Steps
 from teachenv import TeachEnv, TeachVectorEnv
 from teachenv.optimizers import OPTIMIZERS as OPTIMIZER_NAMES
 from teachenv.optimizers import SGD, Adam
@@ -34,8 +34,13 @@ from tests.processes import (
 )
 
 NAMES = [*MEMORY_POLICIES]
-POLICIES = [*NAMES, 1, 2, 3, T, 50]
+ANY = [name for name in NAMES if name != "reversible"]
+"""Those for any process; steps of an optimiser can be reversed alone, and not of each."""
+POLICIES = [*ANY, 1, 2, 3, T, 50]
 FEW = [*NAMES, 2]
+BOTH = [(optimizer, memory) for optimizer in OPTIMIZERS for memory in FEW]
+BOTH = [(optimizer, memory) for optimizer, memory in BOTH if memory != "reversible" or not optimizer.irreversible()]
+
 # Those that keep every k-th state: the steps between them are taken again, and a wrapper can keep the states as they
 # come by.
 SPACED = [name for name in NAMES if MEMORY_POLICIES[name].spacing(T) is not None]
@@ -65,8 +70,7 @@ def test_an_arbitrary_step_is_differentiated(memory):
 
 
 @pytest.mark.parametrize("rate", [0.05, lambda t: 0.1 / (t + 1)], ids=["constant", "schedule"])
-@pytest.mark.parametrize("memory", FEW)
-@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=str)
+@pytest.mark.parametrize(("optimizer", "memory"), BOTH, ids=str)
 def test_a_descent_is_differentiated_through_every_optimizer(optimizer, memory, rate):
     actions, parameters = actions_of(), start()
     _, wanted, initial = unrolled(Unrolled(optimizer, rate), (parameters, optimizer.init(parameters)), actions)
@@ -93,7 +97,7 @@ def test_a_truncation_is_the_end_of_the_gradient(last, memory):
     assert found.hessian_vector_products < whole.hessian_vector_products + 2 - (T - last)
 
 
-@given(steps=st.integers(1, 12), per_action=st.integers(1, 3), memory=st.sampled_from([*NAMES, 1, 2, 5]))
+@given(steps=st.integers(1, 12), per_action=st.integers(1, 3), memory=st.sampled_from([*ANY, 1, 2, 5]))
 @settings(max_examples=25, deadline=None)
 def test_any_length_is_differentiated(steps, per_action, memory):
     process, actions = Pendulum(), actions_of(steps, seed=steps)
@@ -120,7 +124,7 @@ def test_large_states_are_differentiated_alike():
     state = {"count": torch.tensor(0), "none": torch.zeros(0), "body": body}
     actions = actions_of(30)
     expected = hypergradient(LongVectors(), state, actions, memory="all")
-    for memory in [*NAMES[1:], 3]:
+    for memory in [*ANY[1:], 3]:
         found = hypergradient(LongVectors(), state, actions, memory=memory)
         assert torch.equal(found.actions, expected.actions), memory
         for one, other in zip(found.initial, expected.initial, strict=True):
@@ -132,7 +136,7 @@ def test_large_states_are_differentiated_alike():
 
 
 @pytest.mark.parametrize("begin", [0, 3])
-@pytest.mark.parametrize("memory", POLICIES)
+@pytest.mark.parametrize("memory", [*POLICIES, "reversible"])
 @pytest.mark.parametrize("by_differences", [False, True])
 def test_what_was_kept_gives_the_adjoint_of_each_step_back(memory, begin, by_differences):
     process, actions = descent(SGD(0.9)), actions_of()
@@ -170,29 +174,33 @@ def test_a_step_that_draws_anew_when_it_is_taken_again_is_named(memory):
 
 # --- bytes ------------------------------------------------------------------------------------------------------------
 
+
+def assert_predicted(found, state):
+    assert found.measured_bytes <= found.predicted_bytes <= 1.3 * found.measured_bytes + 4 * bytes_of(state)
+
+
 # What is held grows like the number of steps to this power.
 GROWTH = {"all": 1.0, "states": 1.0, "sqrt": 0.5, "log": 0.25, "disk": 0.0}
 
 
-@pytest.mark.parametrize("memory", FEW)
+@pytest.mark.parametrize("memory", [name for name in FEW if name != "reversible"])  # whose bytes depend on the numbers
 def test_predictions_are_what_is_measured_and_grow_as_they_should(memory):
     process, held = descent(SGD(0.9)), {}
     state = process.begin(start())
     for steps in (16, 64, 256):
         found = hypergradient(process, state, actions_of(steps), memory=memory)
-        assert found.measured_bytes <= found.predicted_bytes <= 1.3 * found.measured_bytes + 4 * bytes_of(state)
+        assert_predicted(found, state)
         held[steps] = found.measured_bytes
     if memory in GROWTH:  # a logarithm doubles from 16 to 256
         assert abs(np.log(held[256] / held[16]) / np.log(16) - GROWTH[memory]) < 0.12
 
 
-@pytest.mark.parametrize("memory", FEW)
-@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=str)
+@pytest.mark.parametrize(("optimizer", "memory"), [pair for pair in BOTH if pair[1] != "reversible"], ids=str)
 def test_predictions_hold_with_every_optimizer(optimizer, memory):
     process = descent(optimizer)
     state = process.begin(start())
     found = hypergradient(process, state, actions_of(16), memory=memory)
-    assert found.measured_bytes <= found.predicted_bytes <= 1.3 * found.measured_bytes + 4 * bytes_of(state)
+    assert_predicted(found, state)
 
 
 def test_a_budget_chooses_the_fastest_policy_that_fits_and_says_why():
@@ -217,7 +225,7 @@ def test_a_full_disk_leaves_the_other_policies(monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=0))
     needed = hypergradient(process, state, actions, memory="sqrt").predicted_bytes
     found = hypergradient(process, state, actions, byte_budget=needed)
-    assert found.memory in ("sqrt", "log")
+    assert found.memory in ("reversible", "sqrt", "log")
     assert "'disk'" not in found.plan
 
 
@@ -225,16 +233,18 @@ def test_a_full_disk_leaves_the_other_policies(monkeypatch):
 def test_a_logarithm_of_checkpoints_takes_few_steps_again(steps, most):
     policy = MEMORY_POLICIES["log"]
     assert policy.count(steps) <= 2 * np.log2(steps) + 2
-    assert steps <= policy.predicted_steps(steps) <= most * steps
+    assert steps <= policy.predicted_steps(Sizes(steps, 0, 0, 0, 0, None)) <= most * steps
 
 
 @pytest.mark.parametrize("memory", [*NAMES, 2])
 @pytest.mark.parametrize("steps", [1, 2, 9, 40])
 def test_predicted_steps_are_those_taken(steps, memory):
-    process = descent(SGD(0.9))
-    found = hypergradient(process, process.begin(start()), actions_of(steps), memory=memory)
-    # One step is weighed with its graph beforehand, and counts as a step of the walk.
-    assert found.gradient_evaluations == memory_policy(memory).predicted_steps(steps) + steps
+    process, actions = descent(SGD(0.9)), actions_of(steps)
+    sizes = Steps(process, actions, 1, by_differences=False).sizes(process.begin(start()), 0)
+    found = hypergradient(process, process.begin(start()), actions, memory=memory)
+    # One step is weighed with its graph beforehand; it counts as one of the walk, but where the walk cannot use it.
+    wanted = memory_policy(memory).predicted_steps(sizes) + steps + (memory == "reversible")
+    assert found.gradient_evaluations == wanted
 
 
 @pytest.mark.parametrize("last", [None, 5])

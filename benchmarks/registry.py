@@ -54,7 +54,7 @@ BENCHMARKS: dict[str, Entry] = {
     "l2t_dlf_translation": Entry(
         options="benchmarks.l2t_dlf_translation:Options",
         summary="Do learned losses of tokens (L2T-DLF) translate better than sequence losses, from one warm start?",
-        minutes={"smoke": "1 min", "laptop": "3.6 h (estimated; LSTM-2 another hour)", "paper": "weeks, for a GPU"},
+        minutes={"smoke": "1 min", "laptop": "3.6 h (estimated; LSTM-2 40 min more)", "paper": "weeks, for a GPU"},
     ),
     # Ren et al. 2023, table 1 and its ablations.
     "lgtm": Entry(

@@ -116,8 +116,8 @@ def methods(rates: tuple[float, ...]) -> dict[str, Method]:
         "rmd:tau-1": rmd({**_STEPS, "objective_temperature": 1.0}),
         # The paper's loss family; with τ = 1, the paper's relaxation, L2T-DLF as it is published.
         "sigmoid:tuned": Method(candidates("sigmoid:tuned", {**_SIGMOID, "weight_decay": [0.0, 5e-4]}), rates=widest),
-        "rmd:sigmoid": rmd(_SIGMOID_STEPS, rates=widest, episode_rate=0.25),
-        "l2t-dlf": rmd({**_SIGMOID_STEPS, "objective_temperature": 1.0}, rates=widest, episode_rate=0.25),
+        "rmd:sigmoid": rmd(_SIGMOID_STEPS, rates=widest),
+        "l2t-dlf": rmd({**_SIGMOID_STEPS, "objective_temperature": 1.0}, rates=widest),
         "rmd:static": replace(rmd(_STEPS), make=decaying(meta.RMD, policy_kwargs={"static": True}), tuned_as="rmd"),
         "finite-difference": learning(meta.FiniteDifference, _STEPS, tuned_as="rmd"),
         "rmd:transferred": replace(rmd(_STEPS), learns=False, tuned_as="cross-entropy", taught_as="rmd"),

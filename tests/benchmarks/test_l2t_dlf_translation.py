@@ -146,6 +146,9 @@ def test_untaught_lines_of_taught_ones_have_their_loss_and_rates() -> None:
             untaught = METHODS[method.untaught]
             assert untaught.environment == method.environment
             assert (untaught.tuned_as or method.untaught) == method.tuned_as
+    for size in SIZES.values():
+        for few in size.few.values():
+            assert {METHODS[name].untaught for name in few} - {None} <= {*few} <= METHODS.keys()
 
 
 def test_unknown_names_are_said() -> None:

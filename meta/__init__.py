@@ -19,6 +19,8 @@ from meta.distillation import DISTILLERS, LGTM, Batch, DistillationSettings
 from meta.hypergradients import (
     METHODS,
     ActionGradient,
+    Audit,
+    AuditRow,
     Cotangent,
     Descent,
     Hypergradient,
@@ -29,6 +31,7 @@ from meta.hypergradients import (
     Training,
     VectorActionGradient,
     WindowGradient,
+    audit,
     hypergradient,
 )
 from meta.influence import (
@@ -81,6 +84,8 @@ __all__ = [
     "ActionGradient",
     "AttentionPolicy",
     "Attribution",
+    "Audit",
+    "AuditRow",
     "Batch",
     "ConstantTeacher",
     "Cotangent",
@@ -119,6 +124,7 @@ __all__ = [
     "VectorActionGradient",
     "WindowGradient",
     "attribute",
+    "audit",
     "directional_derivative",
     "held_out_gradient",
     "hypergradient",

@@ -2,10 +2,12 @@
 
 `hypergradient` differentiates any process (`Process`, `PureProcess`): a `Training` of an environment's students, or
 `Descent` on a loss of your own. `ActionGradient` and `VectorActionGradient` put the derivatives into an environment's
-`info`, and `WindowGradient` shows those of a window of steps as the observation.
+`info`, and `WindowGradient` shows those of a window of steps as the observation. `audit` says whether the second
+derivatives of a model, which all of this is made of, are right.
 """
 
 from meta.hypergradients.action_gradient import ActionGradient, VectorActionGradient
+from meta.hypergradients.audit import Audit, AuditRow, audit
 from meta.hypergradients.descent import Descent
 from meta.hypergradients.gradient_process import Cotangent, GradientProcess
 from meta.hypergradients.hypergradient import hypergradient
@@ -19,6 +21,8 @@ __all__ = [
     "METHODS",
     "ActionGradient",
     "Adjoint",
+    "Audit",
+    "AuditRow",
     "Cotangent",
     "Descent",
     "GradientProcess",
@@ -30,5 +34,6 @@ __all__ = [
     "Training",
     "VectorActionGradient",
     "WindowGradient",
+    "audit",
     "hypergradient",
 ]

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from teachenv.students.kernels import weight_norm
+from teachenv.students.kernels import embedding_bag, weight_norm
 
 T = TypeVar("T")
 
@@ -39,10 +39,9 @@ def in_forward_mode(compute: Callable[[], T]) -> T:
     Raises:
         NoForwardMode: no kernels of an operation have one.
     """
-    _load_forward_mode()
     for last in (False, True):
         try:
-            with _kernels(plain=last), forward_ad.dual_level():
+            with _kernels(plain=last), dual_level():
                 return compute()
         except RuntimeError as error:
             message = str(error).splitlines()[0]
@@ -51,6 +50,14 @@ def in_forward_mode(compute: Callable[[], T]) -> T:
             if last:
                 raise NoForwardMode(f"there is no forward-mode derivative ({message})") from error
     raise AssertionError
+
+
+@contextmanager
+def dual_level() -> Iterator[None]:
+    """A level of forward-mode differentiation, by PyTorch's own kernels."""
+    _load_forward_mode()
+    with forward_ad.dual_level():
+        yield
 
 
 def dual(primal: torch.Tensor, tangent: torch.Tensor) -> torch.Tensor:
@@ -103,35 +110,8 @@ def _cdist(x1: torch.Tensor, x2: torch.Tensor, p: float = 2.0, compute_mode: str
     return distances
 
 
-def _embedding_bag(
-    input: torch.Tensor,
-    weight: torch.Tensor,
-    offsets: torch.Tensor | None = None,
-    max_norm: float | None = None,
-    norm_type: float = 2.0,
-    scale_grad_by_freq: bool = False,
-    mode: str = "mean",
-    sparse: bool = False,
-    per_sample_weights: torch.Tensor | None = None,
-    include_last_offset: bool = False,
-    padding_idx: int | None = None,
-) -> torch.Tensor:
-    """Computes `F.embedding_bag`, by a table lookup where bags are rows of a matrix and nothing is left out."""
-    if input.dim() != 2 or input.shape[1] == 0 or max_norm is not None or padding_idx is not None:
-        return F.embedding_bag(
-            input, weight, offsets, max_norm, norm_type, scale_grad_by_freq, mode, sparse, per_sample_weights,
-            include_last_offset, padding_idx,
-        )  # fmt: skip
-    rows = F.embedding(input, weight)
-    if mode == "max":
-        return rows.max(1).values
-    if per_sample_weights is not None:
-        rows = rows * per_sample_weights.unsqueeze(-1)
-    return rows.mean(1) if mode == "mean" else rows.sum(1)
-
-
 _REPLACED: dict[Any, Callable[..., Any]] = {
     torch._weight_norm: weight_norm,
     torch.cdist: _cdist,
-    F.embedding_bag: _embedding_bag,
+    F.embedding_bag: embedding_bag,
 }

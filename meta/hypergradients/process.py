@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from meta.hypergradients.forward_mode import dual, in_forward_mode, tangent_of
 from meta.hypergradients.memory import Arena
 from teachenv.students.batch_norm import batch_normalized
-from teachenv.students.kernels import weight_norm
+from teachenv.students.kernels import embedding_bag, weight_norm
 from teachenv.trees import mapped, tensors_of, with_tensors
 
 if TYPE_CHECKING:
@@ -247,7 +247,11 @@ def _batch_norm(
     return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
 
 
-_REPLACED: dict[Any, Callable[..., Any]] = {F.batch_norm: _batch_norm, torch._weight_norm: weight_norm}
+_REPLACED: dict[Any, Callable[..., Any]] = {
+    F.batch_norm: _batch_norm,
+    F.embedding_bag: embedding_bag,
+    torch._weight_norm: weight_norm,
+}
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """What a network's operations are exchanged for where a training step is differentiated.
 
-The network runs as it is, whatever its modules are; while it runs, calls of four operations and of stopped gradients
+The network runs as it is, whatever its modules are; while it runs, calls of some operations and of stopped gradients
 are seen and replaced, each by something with the same value. Hence a subclass of `nn.BatchNorm1d`, or a module that
 calls `F.batch_norm` itself, is treated as well as the original.
 
@@ -9,15 +9,18 @@ calls `F.batch_norm` itself, is treated as well as the original.
 * **Weight norm**: PyTorch's fused `torch._weight_norm` has a wrong double backward (`torch.autograd.gradgradcheck`
   fails on it, at torch 2.14). A hypergradient through it was off by 4e-4 in our test, silently. Replaced: by elementary
   operations.
+* **Bags of embeddings** have no second derivative. Replaced: by a table lookup, where bags are rows of a matrix.
 * **Stopped gradients**: what a module computes under `torch.no_grad`, and what it detaches (a running mean, the vectors
-  of `spectral_norm`), is constant to the *step's own* gradient, but the step's *result* does depend on it. Replaced: by
-  `let_through`, whose derivative is zero in the first derivative and one in the second, see `opened`.
+  of `spectral_norm`, an embedding's row for padding), is constant to the *step's own* gradient, but the step's *result*
+  does depend on it. Replaced: by `let_through`, whose derivative is zero in the first derivative and one in the second,
+  see `opened`.
 * **Linear layers**, under `torch.func.vmap`: the bias is added in place. vmap has no fused kernel for them, and memory
   traffic is what bounds it.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -57,14 +60,16 @@ class DifferentiableKernels(TorchFunctionMode):
         self.fused, self.opens, self.used = fused, opens, False
         self._buffers = {id(buffer) for buffer in buffers}
         self._replaced: dict[Any, Callable[..., Any]] = {
-            F.batch_norm: self._batch_norm,
-            F.instance_norm: self._instance_norm,
-            torch._weight_norm: self._weight_norm,
+            F.batch_norm: self._noted(functools.partial(batch_norm, fused=fused)),
+            F.instance_norm: self._noted(instance_norm),
+            torch._weight_norm: self._noted(weight_norm),
+            F.embedding_bag: self._noted(embedding_bag),
         }
         if batched:
             self._replaced[F.linear] = _linear
         if opens:
             self._replaced |= dict.fromkeys((torch.Tensor.detach, torch.detach, DATA), self._detach)
+            self._replaced[F.embedding] = self._embedding
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Called in the place of each of PyTorch's functions."""
@@ -73,17 +78,21 @@ class DifferentiableKernels(TorchFunctionMode):
             return self._with_graph(replacement, getattr(func, "__name__", ""), args, kwargs or {})
         return replacement(*args, **(kwargs or {}))
 
-    def _batch_norm(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        self.used = True
-        return batch_norm(*args, **kwargs, fused=self.fused)
+    def _noted(self, replacement: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*args: Any, **kwargs: Any) -> Any:
+            self.used = True
+            return replacement(*args, **kwargs)
 
-    def _instance_norm(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        self.used = True
-        return instance_norm(*args, **kwargs)
+        return called
 
-    def _weight_norm(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def _embedding(
+        self, input: torch.Tensor, weight: torch.Tensor, padding_idx: int | None = None, *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
+        rows = F.embedding(input, weight, None, *args, **kwargs)
+        if padding_idx is None:
+            return rows
         self.used = True
-        return weight_norm(*args, **kwargs)
+        return torch.where((input == padding_idx % len(weight)).unsqueeze(-1), let_through(rows), rows)
 
     def _detach(self, tensor: torch.Tensor) -> torch.Tensor:
         if id(tensor) in self._buffers:
@@ -121,6 +130,33 @@ DATA = torch.Tensor.data.__get__  # type: ignore[attr-defined]
 def weight_norm(v: torch.Tensor, g: torch.Tensor, dim: int = 0) -> torch.Tensor:
     """`torch._weight_norm` from elementary operations: g v / ‖v‖, v's shape, the norm over all dimensions but `dim`."""
     return v * (g / torch.norm_except_dim(v, 2, dim))
+
+
+def embedding_bag(
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    offsets: torch.Tensor | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    mode: str = "mean",
+    sparse: bool = False,
+    per_sample_weights: torch.Tensor | None = None,
+    include_last_offset: bool = False,
+    padding_idx: int | None = None,
+) -> torch.Tensor:
+    """`F.embedding_bag` by a table lookup, where bags are rows of a matrix and nothing is left out."""
+    if input.dim() != 2 or input.shape[1] == 0 or max_norm is not None or padding_idx is not None:
+        return F.embedding_bag(
+            input, weight, offsets, max_norm, norm_type, scale_grad_by_freq, mode, sparse, per_sample_weights,
+            include_last_offset, padding_idx,
+        )  # fmt: skip
+    rows = F.embedding(input, weight)
+    if mode == "max":
+        return rows.max(1).values
+    if per_sample_weights is not None:
+        rows = rows * per_sample_weights.unsqueeze(-1)
+    return rows.mean(1) if mode == "mean" else rows.sum(1)
 
 
 def _linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:

@@ -87,6 +87,7 @@ class Part(NamedTuple):
         """The case of a call of `work.run`."""
         task, method = self.task, METHODS[name].seeded(seed)
         students = task.teacher_students * method.crowd
+        learned_from = {"episodes": students, "online": method.crowd if method.crowd > 1 else None}.get(method.kind)
         return Case(
             benchmark=NAME,
             task=self.name,
@@ -97,11 +98,7 @@ class Part(NamedTuple):
             config={
                 "stage": "training" if final else "tuning",
                 **task.shared,
-                "teacher_students": students
-                if method.kind == "episodes"
-                else method.crowd
-                if method.crowd > 1
-                else None,
+                "teacher_students": learned_from,
                 "environment": dict(method.environment),
                 "teacher": {"policy": method.policy, **method.options},
                 "steps_per_action": method.steps_per_action,

@@ -120,7 +120,7 @@ def _between_trainings(environment: Mapping[str, Any]) -> Method:
     )
 
 
-# The released code's. The box is so wide that no teacher reaches its edge: 2,500 steps of 1e-3 come to 2.5.
+# The released code's. The box is so wide that its edge stops no teacher: 2,500 steps of 1e-3 come to 2.5.
 RELEASED_SCALE = 10.0
 _RELEASED: Mapping[str, Any] = {"loss": "dynamic-network", "loss_kwargs": {"scale": RELEASED_SCALE, "per": "rows"}}
 _DRAWN: Mapping[str, Any] = {**_RELEASED, "loss_kwargs": {**_RELEASED["loss_kwargs"], "initial": "random"}}

@@ -114,9 +114,10 @@ _RELEASED_CODE: Mapping[str, Any] = {
     "horizon": 37_500, "steps_per_action": 15, "batch_size": 25, "momentum": 0.0, "lr_schedule": "constant",
     "objective": "likelihood",
 }  # fmt: skip
+_SEEN: Mapping[str, Any] = {"dev_batch": 100, "unit": RELEASED_SCALE}
 
 
-def _released(env: str, dev_size: int, *, studied: bool = False, dev_from: str = "dev", **options: Any) -> Task:
+def _released(env: str, dev_size: int, *, studied: bool = False, **options: Any) -> Task:
     """The released code's setting, without any tuning: half of the pool is dev, and no student trains on that half."""
     chosen = {**_RELEASED_CODE, "dev_size": dev_size, **options}
     return Task(
@@ -124,7 +125,7 @@ def _released(env: str, dev_size: int, *, studied: bool = False, dev_from: str =
         (0.1,),
         "error",
         RELEASED,
-        {"dev_batch": 100, "unit": RELEASED_SCALE} | ({"dev_from": dev_from} if dev_from != "dev" else {}),
+        _SEEN,
         studied=RELEASED_METHOD if studied else None,
         seeds=5,
         tuned=False,
@@ -144,7 +145,7 @@ _RELEASED = {
     "mnist-released": _released(**_MNIST),
     # Each sample is for training and for dev by turns; the released code's halves change places.
     "digits-noisy-40-redivided-released": replace(
-        _released(**_DIGITS, **_NOISE, train_on="pool", dev_from="pool"), by_default=False
+        _released(**_DIGITS, **_NOISE, train_on="pool"), wrapper={**_SEEN, "dev_from": "pool"}, by_default=False
     ),
     "cifar10-resnet8-released": replace(
         _released("TeachCIFAR-v0", 10_000, dev_measured=1_000, autocast="bfloat16"), seeds=1, by_default=False

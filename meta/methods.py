@@ -127,7 +127,7 @@ def random(**options: Any) -> Method:
 
 
 def influence(**options: Any) -> Method:
-    """Makes a method of `meta.InfluenceTeacher`, which weighs samples by distillation influence, as LGTM does.
+    """Makes a method of `meta.InfluenceTeacher`, which weighs samples by their distillation influence.
 
     Args:
         **options: options of the loss family or of the environment; a list is a grid.

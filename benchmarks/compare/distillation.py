@@ -12,7 +12,7 @@ _TWICE = [1.0, 1.0, 4.0, 4.0]
 METHODS: dict[str, Method] = {
     # Uniform weights; without others what is left to choose is how much the teacher network listens to its student.
     "prokt": Method(candidates("prokt", {"teacher_labels": [0.3, 0.6, 0.8, 1.0]})),
-    "lgtm:reweight": meta.methods.influence(scale=_SCALES),
+    "influence-weights": meta.methods.influence(scale=_SCALES),
     "random": meta.methods.random(scale=_SCALES),
     "ddpg": agents.methods.ddpg(
         "SamplePolicy",

@@ -141,7 +141,7 @@ _PAIRS = replace(
 )
 DISTILLATION = Kind(
     distillation.METHODS,
-    ("prokt", "random", "lgtm:reweight", "ddpg", "rmd"),
+    ("prokt", "random", "influence-weights", "ddpg", "rmd"),
     "distillation",
     f"{NAME}_distillation",
     sizes={"laptop": _PAIRS, "quick": _quick(_PAIRS)},
@@ -174,8 +174,8 @@ class Options(ParallelOptions):
     methods: tuple[str, ...] | None = None
     """What is run; by default cross-entropy, smooth-01, large-margin, label-smoothing, random, ddpg, rmd and, unless
     the preset is quick, finite-difference; there are also ddpg:default (SB3's, out of the box), td3, sac, ppo,
-    evolution-strategies and focal. On TeachDistill-v0: prokt (uniform weights), random, lgtm:reweight (influence), ddpg
-    and rmd, and finite-difference. The table has all methods whose rows the folder holds."""
+    evolution-strategies and focal. On TeachDistill-v0: prokt (uniform weights), random, influence-weights, ddpg and
+    rmd, and finite-difference. The table has all methods whose rows the folder holds."""
 
     loss: Literal["bilinear", "bilinear-sigmoid"] | None = None
     """The teachers' loss family, by default bilinear; TeachDistill-v0 has its own."""

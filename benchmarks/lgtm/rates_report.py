@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmarks.lgtm.methods import ALONE
 from benchmarks.lgtm.rates import FOLLOWED, MODES, RATES, SHARES, influenced, lines, mixed, untaught
 from benchmarks.lgtm.report import ACCURACY, evidence_of
 from teachenv.experiment import evidence, tables
@@ -22,7 +23,7 @@ from teachenv.plot.series import Curve, curve
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_NAMES = tuple(lines())
+_LINES = lines()
 _DEV = Measure("dev_accuracy", 100, 1)
 
 # Lines whose losses on dev, and whose entropies, are drawn.
@@ -34,7 +35,7 @@ _FORETOLD = ("cross-entropy", "prokt", FOLLOWED)
 def make(rows: Sequence[Row]) -> Report:
     """The report of the rows that judge."""
     tests = [row for row in rows if row.metric in ("test_accuracy", "dev_accuracy")]
-    parts = {title: grouped(part, _NAMES) for title, part in tables.by(tests, tables.heading).items()}
+    parts = {title: grouped(part, _LINES) for title, part in tables.by(tests, tables.heading).items()}
     sections = [_section(title, groups) for title, groups in parts.items()]
     figures = {"rates": partial(_rates, parts), "rates_on_the_way": partial(_on_the_way, parts)}
     captions = {
@@ -62,7 +63,7 @@ def _section(title: str, groups: Sequence[Group]) -> Section:
         ),
         Column("influence term, % of the rest", _term),
         Column("loss on dev, least → last", _overfitting),
-        Column("rates", lambda group: " and ".join(f"{rate:g}" for rate in group.config["tuned"].values())),
+        Column("rates", _chosen),
         tables.seeds(ACCURACY),
         tables.steps(ACCURACY),
         tables.seconds(ACCURACY),
@@ -92,7 +93,14 @@ def _evidence(group: Group) -> evidence.Evidence | None:
 
 def _term(group: Group) -> str:
     found = _evidence(group)
-    return "" if found is None else f"{100 * found.moved:.2g}"
+    return "" if found is None else f"{100 * found.moved:.3g}"
+
+
+def _chosen(group: Group) -> str:
+    """The student's rate, and the teacher's if there is one."""
+    chosen = group.config["tuned"]
+    alone = _LINES[group.name].distiller == ALONE
+    return f"{chosen['student_rate']:g}" + ("" if alone else f" and {chosen['teacher_rate']:g}")
 
 
 def _overfitting(group: Group) -> str:
@@ -113,7 +121,7 @@ def _rates(parts: Mapping[str, Sequence[Group]]) -> Figure | None:
         return None
     names = ["0", *("η" if isinstance(rate, str) else f"{rate:g}" for rate in RATES)]
     figure, axes = style.panels(
-        [f"{groups[0].first.task}{f', {100 * share:g} % of each minibatch is feedback' if share else ''}"
+        [f"{groups[0].first.task}{f', {100 * share:g} % feedback' if share else ''}"
          for _, groups, share in shown]
     )  # fmt: skip
     for axis, (_, groups, share) in zip(axes, shown, strict=True):
@@ -122,10 +130,12 @@ def _rates(parts: Mapping[str, Sequence[Group]]) -> Figure | None:
         def named(name: str, share: float = share) -> str:
             return mixed(name, share) if share else name
 
-        for color, mode in zip(style.PALETTE[1:], MODES, strict=False):
+        for number, mode in enumerate(MODES):
             line = [named("prokt"), *(named(influenced(mode, rate)) for rate in RATES)]
-            found = [(place, by_name[name]) for place, name in enumerate(line) if name in by_name]
-            _with_intervals(axis, found, color=color, label=f"LGTM, {mode}")
+            # Beside one another, so that no interval hides another.
+            places = [place + 0.1 * (number - 1) for place in range(len(line))]
+            found = [(place, by_name[name]) for place, name in zip(places, line, strict=True) if name in by_name]
+            _with_intervals(axis, found, color=style.PALETTE[1 + number], label=f"LGTM, {mode}")
         controls = [named("cross-entropy"), named("kd"), *([] if share else ["kd:teacher-of-feedback"])]
         for dashes, name in zip(("--", ":", "-."), controls, strict=False):
             if name in by_name and ACCURACY.values(by_name[name]):
@@ -136,7 +146,7 @@ def _rates(parts: Mapping[str, Sequence[Group]]) -> Figure | None:
     return figure
 
 
-def _with_intervals(axis: Any, found: Sequence[tuple[int, Group]], **look: Any) -> None:
+def _with_intervals(axis: Any, found: Sequence[tuple[float, Group]], **look: Any) -> None:
     points = [(place, list(ACCURACY.values(group).values())) for place, group in found]
     points = [(place, values) for place, values in points if values]
     middles = np.array([np.mean(values) for _, values in points])

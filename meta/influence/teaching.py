@@ -75,10 +75,12 @@ class InfluencePolicy(TeacherPolicy):
 
 
 class InfluenceTeacher(FixedTeacher):
-    """LGTM's reweighting (Ren et al. 2023, eq. 9) as a teacher of `TeachDistill-v0`; learning leaves it as it is.
+    """Weights by distillation influence on `TeachDistill-v0`; learning leaves the teacher as it is.
 
     Sample i weighs 1 + scale · Î_i in the loss of the teacher network, Î its influence over the largest of the
-    minibatch: the paper's w_i = I_i are added to uniform weights, and scaled, since an action lies in a box.
+    minibatch. It is akin to LGTM's reweighting (Ren et al. 2023, eq. 9) and not the same: what is weighed here is the
+    environment's KL(S_i ‖ T_i), beside uniform weights and with influences that are scaled into the action's box; the
+    paper adds CE(T_i, S_i), weighed by I_i as they are. That is `meta.LGTM(mode="reweight")`.
 
     Args:
         policy: `"InfluencePolicy"`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 from benchmarks.lgtm import cost, rates, rates_report, report, work
 from benchmarks.lgtm.images import IMAGES, noisy_images
@@ -14,11 +14,13 @@ from benchmarks.options import Names, ParallelOptions, Preset
 from teachenv import checks
 from teachenv.data import GLUE
 from teachenv.experiment.cases import Case, Stage, one_at_a_time
-from teachenv.experiment.report import Report
 from teachenv.experiment.row import Row
 from teachenv.experiment.rows import agreeing
 
 NAME = "lgtm"
+
+RATES: Final = "rates"
+"""The study of the influence term's factor, and the name of its files."""
 
 # Checkpoints on the teacher's way that RCO follows.
 STOPS = 3
@@ -123,38 +125,31 @@ class Options(ParallelOptions):
             checks.number("--teacher-rate", self.teacher_rate, above=0)
 
     def _names(self) -> Names:
-        tasks = [*GLUE, *(IMAGES if self.study == ("rates",) else ())]
+        tasks = [*GLUE, *(IMAGES if self.study == (RATES,) else ())]
         return {f"task of --study {' '.join(self.study)}": (self.tasks, tasks), "method": (self.methods, self.known)}
 
     @property
     def known(self) -> dict[str, Method]:
         """The methods of the studies that are asked for."""
-        found = rates.lines(self.student_labels) if "rates" in self.study else {}
-        return found if self.study == ("rates",) else {**METHODS, **found}
+        found = rates.lines(self.student_labels) if RATES in self.study else {}
+        return found if self.study == (RATES,) else {**METHODS, **found}
 
 
 def run(options: Options) -> None:
-    """Runs what the folder does not hold yet; writes rows, tables and figures."""
-    costs: list[Case] = []
-    if "cost" in options.study:
-        checkpoint = found_checkpoint(options.checkpoint)
-        costs = cost.cases(NAME, checkpoint, name_of(checkpoint))
+    """Runs what the folder does not hold yet; writes rows, tables and figures. The study rates has files of its own."""
     if options.layers is not None:
         check_layers(options.layers, found_checkpoint(options.checkpoint))
-    cases = [] if options.study == ("rates",) else _cases(options)
-    stages: list[Stage] = [one_at_a_time(lambda session: costs), lambda session: cases]
-    study = _rates(options) if "rates" in options.study else None
-    if study is not None:
-        stages += study.stages
-
-    def reports(rows: Sequence[Row]) -> Report:
-        if study is None:
-            return report.make(_shown(rows, options))
-        whole = report.make([] if options.study == ("rates",) else _shown(rows, options))
-        whole.beside["rates"] = rates_report.make(study.shown(rows))
-        return whole
-
-    options.execute(NAME, stages, reports)
+    if options.study != (RATES,):
+        costs: list[Case] = []
+        if "cost" in options.study:
+            checkpoint = found_checkpoint(options.checkpoint)
+            costs = cost.cases(NAME, checkpoint, name_of(checkpoint))
+        cases = _cases(options)
+        stages: list[Stage] = [one_at_a_time(lambda session: costs), lambda session: cases]
+        options.execute(NAME, stages, lambda rows: report.make(_shown(rows, options)))
+    if RATES in options.study:
+        study = _rates(options)
+        options.execute(NAME, study.stages, lambda rows: rates_report.make(study.shown(rows)), RATES)
 
 
 class Variant(NamedTuple):

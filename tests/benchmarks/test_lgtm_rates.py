@@ -176,12 +176,13 @@ def test_the_command_makes_table_and_figures_and_checks_them(
     assert command_line(command) == 0
     for name in ("rates", "rates_on_the_way"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert not (tmp_path / "table.md").exists()  # the other studies' stays as it is
     table = (tmp_path / "rates.md").read_text()
     assert "digits-symmetric-20" in table
     assert "(prokt)" in table  # the best control
     assert command_line([*command, "--check"]) == 0
     # Without the series there is nothing that shows that the teacher taught.
-    rows = [replace(row, data=None) for row in read_rows(tmp_path / "results.jsonl")]
+    rows = [replace(row, data=None) for row in read_rows(tmp_path / "rates.jsonl")]
     assert rates_report.make(rows).unproven == ["digits-symmetric-20, perceptrons, 200 to 100 (digits): lgtm:meta-0.3"]
     capsys.readouterr()
 

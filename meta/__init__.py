@@ -28,11 +28,13 @@ from meta.hypergradients import (
     LoopGradient,
     Process,
     PureProcess,
+    Smoothness,
     Training,
     VectorActionGradient,
     WindowGradient,
     audit,
     hypergradient,
+    smoothness,
 )
 from meta.influence import (
     INFLUENCE_METHODS,
@@ -119,6 +121,7 @@ __all__ = [
     "Reweighting",
     "SamplePolicy",
     "SelfPacedTeacher",
+    "Smoothness",
     "TaughtLoss",
     "Training",
     "VectorActionGradient",
@@ -132,4 +135,5 @@ __all__ = [
     "influence",
     "label_issues",
     "methods",
+    "smoothness",
 ]

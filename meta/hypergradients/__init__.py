@@ -11,6 +11,7 @@ from meta.hypergradients.audit import Audit, AuditRow, audit
 from meta.hypergradients.descent import Descent
 from meta.hypergradients.gradient_process import Cotangent, GradientProcess
 from meta.hypergradients.hypergradient import hypergradient
+from meta.hypergradients.landscape import Smoothness, smoothness
 from meta.hypergradients.loop import Loop, LoopGradient
 from meta.hypergradients.process import Adjoint, Process, PureProcess
 from meta.hypergradients.sweep import METHODS, Hypergradient
@@ -31,9 +32,11 @@ __all__ = [
     "LoopGradient",
     "Process",
     "PureProcess",
+    "Smoothness",
     "Training",
     "VectorActionGradient",
     "WindowGradient",
     "audit",
     "hypergradient",
+    "smoothness",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -29,7 +30,9 @@ class GradientTeacher(LearningTeacher):
 
     Logged: `train/gradient_norm` (before clipping; an update where it is not finite is not made),
     `train/learning_rate`, `train/objective` (mean final J), `train/skipped_students` (diverged or with a gradient that
-    is not finite; they are left out of the update), `train/differentiated_steps` (if `last` is given).
+    is not finite; they are left out of the update), `train/differentiated_steps` (if `last` is given),
+    `train/predicted_change` (of J by an update, as its derivative says; one that is larger than J itself cannot be, and
+    is warned of once: `meta.smoothness`).
 
     Args:
         policy: `"AttentionPolicy"`, `"MlpPolicy"`, or a policy class.
@@ -58,6 +61,7 @@ class GradientTeacher(LearningTeacher):
         **kwargs: Any,
     ) -> None:
         """Builds the policy; wraps the environment in the action gradient if it is not yet."""
+        self._warned_of_step = False
         self.last = last if last is None or callable(last) else checks.integer("last", last, least=1)
         super().__init__(policy, env, learning_rate, students_per_update, max_grad_norm, **kwargs)
 
@@ -93,9 +97,33 @@ class GradientTeacher(LearningTeacher):
         if isinstance(self.policy, TeacherPolicy):
             gradient = gradient * torch.as_tensor(self.policy.reach, dtype=gradient.dtype, device=self.device)
         self.policy.optimizer.zero_grad()
+        actions = self.policy(observations)
         # Its gradient with respect to θ is minus the return's: the optimiser minimises.
-        (-(gradient * self.policy(observations)).sum() / len(usable)).backward()
+        (-(gradient * actions).sum() / len(usable)).backward()
         self._follow(self.max_grad_norm)
+        with torch.no_grad():
+            moved = self.policy(observations) - actions
+        self._check_step(
+            float((gradient * moved).sum()) / len(usable), float(np.mean([s.info["objective"] for s in usable]))
+        )
+
+    def _check_step(self, predicted: float, objective: float) -> None:
+        """Logs the change of J that an update expects, and warns once of one that cannot be.
+
+        Args:
+            predicted: the change of J, by its derivative with respect to the actions and by how these have moved.
+            objective: J, the mean over students.
+        """
+        self.logger.record("train/predicted_change", predicted)
+        if abs(predicted) > abs(objective) and not self._warned_of_step:
+            self._warned_of_step = True
+            warnings.warn(
+                f"an update of {type(self).__name__} expects J to change by {predicted:.3g}, more than J itself, which "
+                f"is {objective:.3g}: its step is larger than the gradient is good for. meta.smoothness(env) measures "
+                "how large it may be, and tries what helps: a smaller learning_rate of the teacher, a calmer or "
+                "shorter training, last=...",
+                stacklevel=2,
+            )
 
     def _gradient_of(self, student: TaughtStudent) -> np.ndarray:
         if "action_gradient" not in student.info:

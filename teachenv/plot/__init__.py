@@ -11,6 +11,7 @@ drawn.
 """
 
 from teachenv.plot.files import save
+from teachenv.plot.gradients import smoothness
 from teachenv.plot.learning import learning_curves
 from teachenv.plot.samples import attribution, sample_weights, suspects
 from teachenv.plot.style import PALETTE
@@ -25,5 +26,6 @@ __all__ = [
     "loss_surface",
     "sample_weights",
     "save",
+    "smoothness",
     "suspects",
 ]

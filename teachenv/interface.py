@@ -11,7 +11,8 @@ divergence, an observation) is written once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -28,12 +29,22 @@ from teachenv.problem_checks import checked_action, checked_inputs
 from teachenv.samples import LabelledSamples, SampleObserver
 from teachenv.spaces import SampleBox
 from teachenv.standing import Standing, check_saved
-from teachenv.state import Episode, StudentState, stack_episodes
+from teachenv.state import Episode, Outcome, StudentState, stack_episodes
 
 BASE_FIELDS = ("progress", "train_accuracy", "dev_accuracy")
 """The first observed fields; the name of the measure's score stands in the place of "accuracy"."""
 
 _MEASURED = ("objective", "dev_score", "train_score", "train_loss")
+
+
+StudentStep = Callable[[Dynamics, StudentState, Episode, torch.Tensor], tuple[StudentState, Outcome]]
+"""Takes a student's step, as `Dynamics.step` does."""
+
+
+def _plain_step(
+    dynamics: Dynamics, student: StudentState, episode: Episode, action: torch.Tensor
+) -> tuple[StudentState, Outcome]:
+    return dynamics.step(student, episode, action)
 
 
 class Interface:
@@ -52,6 +63,7 @@ class Interface:
 
     def __init__(self, problem: Problem, dynamics: Dynamics) -> None:
         self.problem, self.dynamics = problem, dynamics
+        self._taking: StudentStep = _plain_step
         settings, measure = problem.settings, dynamics.measure
         fields = tuple(field.replace("accuracy", measure.score_name) for field in BASE_FIELDS)
         self.observation_fields = fields + tuple(measure.feature_names)
@@ -66,6 +78,15 @@ class Interface:
                 0.0, 1.0, shape, floating, sample_fields=each, samples=settings.batch_size
             )
         self.action_space = gym.spaces.Box(-1.0, 1.0, tuple(problem.neutral_action.shape), floating)
+
+    @contextmanager
+    def stepping(self, taking: StudentStep) -> Iterator[None]:
+        """Inside the block student steps are taken by another function, which gives what `Dynamics.step` does."""
+        before, self._taking = self._taking, taking
+        try:
+            yield
+        finally:
+            self._taking = before
 
     def parse_action(self, action: Any, shape: tuple[int, ...]) -> torch.Tensor:
         """An action, or a batch of them, as a tensor; see `checked_action`."""
@@ -170,7 +191,7 @@ class Interface:
         """(state, mean loss, mean score) after the student steps of an action."""
         losses, scores = [], []
         for _ in range(self.problem.settings.steps_per_action):
-            student, outcome = self.dynamics.step(student, episode, action)
+            student, outcome = self._taking(self.dynamics, student, episode, action)
             losses.append(outcome.loss)
             scores.append(outcome.train_score)
         return student, _mean(losses), _mean(scores)

@@ -2,147 +2,23 @@
 
 from __future__ import annotations
 
-import math
-from collections import deque
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
-import torch
 
-from meta.hypergradients.hypergradient import check_last, check_method, hypergradient
-from meta.hypergradients.memory_policies import MEMORY_POLICIES, memory_policy
+from meta.hypergradients.memory_policies import StateType
 from meta.hypergradients.sweep import Method
-from meta.hypergradients.training import Training, needed_of
+from meta.hypergradients.tape import Tape, TapeMemory
 from meta.wrappers.actions import Passage
 from meta.wrappers.base import TeachWrapper
-from teachenv.dynamics import Dynamics
-from teachenv.errors import unknown_name
-from teachenv.problem import Problem
-from teachenv.state import Episode, StudentState, take
 from teachenv.vector_env import TeachVectorEnv
-
-TapeMemory = Literal["states", "sqrt"] | int
-"""Which students are kept while an episode goes on: all, about the square root of their number, or so many."""
-
-
-class _Tape:
-    """What is kept of an environment's last steps, and how it is differentiated; of one student or of a batch.
-
-    Args:
-        problem: the environment's problem: settings, task, student and loss.
-        method: how gradients are computed, as in `ActionGradient`.
-        memory: which students are kept, as in `ActionGradient`.
-        last: how many student steps at the end are differentiated; None: all of them.
-    """
-
-    def __init__(self, problem: Problem, method: str, memory: TapeMemory, last: int | None) -> None:
-        self.problem, self.method, self.memory = problem, check_method(method), memory
-        policy = memory_policy(memory)
-        check_last(self.method, last, problem.settings.horizon)
-        self.per_action, self.last = problem.settings.steps_per_action, last
-        length = problem.actions if last is None else math.ceil(last / self.per_action)
-        spacing = None if policy is None else policy.spacing(length)
-        if spacing is None:
-            known = [str(name) for name, other in MEMORY_POLICIES.items() if other.spacing(length) is not None]
-            raise unknown_name("memory policy of an action gradient", memory, known)
-        # The beginning of a truncated stretch is not known before its end.
-        self.every = 1 if last is not None else spacing
-        self.window: deque[tuple[StudentState | None, torch.Tensor]] = deque(maxlen=length)
-        self.slopes: deque[np.ndarray | None] = deque(maxlen=length)
-        self.expected: StudentState | None = None
-        self.clear()
-
-    def of_last(self, last: int | None) -> _Tape:
-        """Makes an empty tape that differentiates the last steps only, or all; its method changes accordingly."""
-        method = self.method
-        if method in ("rmd", "truncated"):
-            method = "rmd" if last is None else "truncated"
-        return self if (method, last) == (self.method, self.last) else _Tape(self.problem, method, self.memory, last)
-
-    def clear(self) -> None:
-        """Empties the tape: no step of the episode under way is known."""
-        self.window.clear()
-        self.slopes.clear()
-        self.added, self.fresh = 0, True
-
-    def add(
-        self,
-        before: StudentState,
-        action: torch.Tensor,
-        after: StudentState,
-        slope: np.ndarray | None = None,
-        began: bool = False,
-    ) -> None:
-        """Keeps what is needed of one environment step.
-
-        Args:
-            before: the students before the step.
-            action: the students' actions, as they reached the environment, (n,) or (B, n).
-            after: the students after the step.
-            slope: the derivative of these actions with respect to those that the teacher took, of their shape; None: 1.
-            began: True if an episode of one of them began anew at the end of the step: the next state must be kept.
-        """
-        if self.window and self.every == self.per_action == 1 and self.method != "forward":
-            # A student that will not be stepped again; the last one may be, to compare a replay.
-            student, earlier = self.window[-1]
-            needed = None if student is None else needed_of(self.problem.dynamics, student)
-            self.window[-1] = needed, earlier
-        self.window.append((before if self.fresh or self.added % self.every == 0 else None, action))
-        self.slopes.append(slope)
-        self.added, self.fresh, self.expected = self.added + 1, began, after
-
-    def restart(self, before: StudentState, after: StudentState) -> None:
-        """Goes on where some students were put anew between two steps.
-
-        Args:
-            before: all students, as they were.
-            after: all students, as they are.
-        """
-        if before is self.expected:
-            self.fresh, self.expected = True, after
-
-    def gradient(
-        self, dynamics: Dynamics, episode: Episode, final: StudentState, rows: list[int] | None = None
-    ) -> torch.Tensor:
-        """Returns the derivative of the final objective with respect to the actions on the tape.
-
-        Args:
-            dynamics: the dynamics of the environment.
-            episode: the episodes of the students.
-            final: the students at the end, which the last action led to.
-            rows: the students of a batch that are differentiated; None: all of them.
-
-        Returns:
-            (actions on the tape, n) for one student, (actions on the tape, B, n) for a batch.
-        """
-        states = {i * self.per_action: state for i, (state, _) in enumerate(self.window) if state is not None}
-        states[len(self.window) * self.per_action] = final
-        actions = [action for _, action in self.window]
-        if rows is not None:
-            states = {t: take(state, rows) for t, state in states.items()}
-            actions, episode = [action[rows] for action in actions], take(episode, rows)
-        steps = len(actions) * self.per_action
-        gradient = hypergradient(
-            Training(dynamics, episode),
-            states[0],
-            actions,
-            method=self.method,
-            last=None if self.last is None else min(self.last, steps),
-            steps_per_action=self.per_action,
-            states=states,
-        ).actions
-        slopes = [slope for slope in self.slopes if slope is not None]
-        if not slopes:
-            return gradient
-        slope_of_actions = torch.as_tensor(np.stack(slopes), dtype=gradient.dtype, device=gradient.device)
-        return gradient * (slope_of_actions if rows is None else slope_of_actions[:, rows])
 
 
 class _Differentiating:
     """What `ActionGradient` and `VectorActionGradient` share: the method, and how many last steps it covers."""
 
-    _tape: _Tape
+    _tape: Tape
 
     @property
     def method(self) -> Method:
@@ -173,28 +49,33 @@ class ActionGradient(_Differentiating, TeachWrapper):
     Args:
         env: a `TeachEnv`, possibly wrapped.
         method: `"rmd"` (exact), `"finite-difference"`, `"truncated"` or `"forward"`; see `meta.hypergradient`.
-        memory: which students are kept on the way: `"states"`, one before each action (references to values: no copy,
-            no graph); `"sqrt"` or an integer, so many, and the steps between are taken again, bitwise.
+        memory: what is kept on the way: `"all"`, the adjoints of all student steps, which are then taken once, with
+            their graphs, where that is the same to the bit (it is not for attention and LSTMs); `"states"`, the student
+            before each action (references to values: no copy, no graph); `"sqrt"` or an integer, so many students, and
+            the steps between are taken again, bitwise. `"auto"`: `"all"` where the graphs take at most half of the
+            memory that is free, else `"states"`; that too for students trained in one call, whose steps are recorded.
         last: how many student steps at the end are differentiated, for `"truncated"` and `"finite-difference"`; None:
             all of them.
+        state_dtype: the type in which students are kept, as in `meta.hypergradient`; None: their own.
 
     Raises:
         TypeError: the environment is no `TeachEnv`.
-        ValueError: an unknown method or memory policy, or a wrapper of unknown derivative.
+        ValueError: an unknown method, memory policy or type, or a wrapper of unknown derivative.
     """
 
     def __init__(
         self,
         env: gym.Env[np.ndarray, np.ndarray],
         method: str = "rmd",
-        memory: TapeMemory = "states",
+        memory: TapeMemory = "auto",
         last: int | None = None,
+        state_dtype: StateType | None = None,
     ) -> None:
         """Wraps the environment and empties the tape."""
         super().__init__(env)
         self._passage = Passage(env, type(self).__name__)
         self.action_space = self._passage.outermost_bounded.action_space
-        self._tape = _Tape(self._teach.problem, method, memory, last)
+        self._tape = Tape(self._teach.problem, method, memory, last, state_dtype)
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:
         """Steps the environment, and differentiates the episode when it ends.
@@ -208,7 +89,8 @@ class ActionGradient(_Differentiating, TeachWrapper):
         if before is not self._tape.expected:
             self._tape.clear()
         expected, slope = self._passage.through(action)
-        observation, reward, terminated, truncated, info = self.env.step(action)
+        with self._tape.watching(self._teach.interface):
+            observation, reward, terminated, truncated, info = self.env.step(action)
         self._passage.check(expected, self._teach.action)
         self._tape.add(before, self._teach.action, self._teach.student, slope)
         if terminated or truncated:
@@ -247,8 +129,9 @@ class VectorActionGradient(_Differentiating, _VectorWrapper):
     Args:
         env: a `TeachVectorEnv`, possibly in wrappers that `ActionGradient` allows.
         method: `"rmd"`, `"finite-difference"`, `"truncated"` or `"forward"`, as in `ActionGradient`.
-        memory: which students are kept on the way, as in `ActionGradient`.
+        memory: what is kept on the way, as in `ActionGradient`.
         last: how many student steps at the end are differentiated; None: all of them.
+        state_dtype: the type in which students are kept, as in `ActionGradient`.
 
     Raises:
         TypeError: the environment is no `TeachVectorEnv`.
@@ -259,8 +142,9 @@ class VectorActionGradient(_Differentiating, _VectorWrapper):
         self,
         env: gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray],
         method: str = "rmd",
-        memory: TapeMemory = "states",
+        memory: TapeMemory = "auto",
         last: int | None = None,
+        state_dtype: StateType | None = None,
     ) -> None:
         """Wraps the environment and empties the tape."""
         super().__init__(env)
@@ -271,7 +155,7 @@ class VectorActionGradient(_Differentiating, _VectorWrapper):
         self._passage = Passage(env, type(self).__name__)
         bounded = self._passage.outermost_bounded
         self.action_space, self.single_action_space = bounded.action_space, bounded.single_action_space
-        self._tape = _Tape(self._teach.problem, method, memory, last)
+        self._tape = Tape(self._teach.problem, method, memory, last, state_dtype)
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
@@ -298,7 +182,8 @@ class VectorActionGradient(_Differentiating, _VectorWrapper):
         if before is not tape.expected:
             tape.clear()
         expected, slope = self._passage.through(actions)
-        observation, rewards, terminated, truncated, infos = self.env.step(actions)
+        with tape.watching(teach.interface):
+            observation, rewards, terminated, truncated, infos = self.env.step(actions)
         self._passage.check(expected, teach.actions)
         ended = terminated | truncated
         began = resting.any() or (ended & ~teach.ended).any()

@@ -24,7 +24,7 @@ from meta.hypergradients.memory import Arena
 from meta.hypergradients.process import Adjoint, Process, explained
 from meta.hypergradients.reversal import Reversal
 from teachenv.optimizers import Optimizer, Rate, Tensors, slots_of
-from teachenv.state import Gradient, Pullback, StudentState
+from teachenv.state import Gradient, Outcome, Pullback, StudentState
 from teachenv.students.kernels import opened
 from teachenv.trees import leaves
 from teachenv.update import Adjoint as AdjointOfGradient
@@ -169,8 +169,13 @@ class GradientProcess(Process):
 
     def linearize(self, state: StudentState, action: torch.Tensor, t: int) -> tuple[StudentState, Adjoint]:
         """Returns (next state, adjoint of the step); the graph kept is that of the gradient, not of the update."""
+        return self.linearized(state, action)[:2]
+
+    def linearized(self, state: StudentState, action: torch.Tensor) -> tuple[StudentState, Adjoint, Outcome]:
+        """Returns (next state, adjoint of the step, what the step reports)."""
         gradient, of_gradient = self.update.linearize(state, action)
-        return self.update.apply(state, action, gradient), self.adjoint_at(state, action, gradient, of_gradient)
+        adjoint = self.adjoint_at(state, action, gradient, of_gradient)
+        return self.update.apply(state, action, gradient), adjoint, gradient.outcome
 
     def adjoint_at(
         self, state: StudentState, action: torch.Tensor, gradient: Gradient, of_gradient: AdjointOfGradient

@@ -16,7 +16,7 @@ from meta.hypergradients.memory_policies import STATES
 from meta.hypergradients.planner import planned
 from meta.hypergradients.policy import MemoryPolicy
 from meta.hypergradients.process import Process
-from meta.hypergradients.steps import Steps
+from meta.hypergradients.steps import Steps, loaded
 from teachenv.trees import bytes_of, mapped, stack, tensors_of
 
 Method = Literal["rmd", "finite-difference", "truncated", "forward"]
@@ -61,7 +61,7 @@ class Hypergradient:
 def starting_from(steps: Steps, states: Mapping[int, Any], initial: Any, begin: int) -> dict[int, Any]:
     """Returns the given states from x_begin on, which is computed if it is not among them."""
     nearest = max((t for t in states if t <= begin), default=0)
-    state = states.get(nearest, initial)
+    state = loaded(states.get(nearest, initial))
     for t in range(nearest, begin):
         state = steps.step(state, t)
     return {t: x for t, x in states.items() if t > begin} | {begin: state}

@@ -16,7 +16,7 @@ from meta.hypergradients.process import Adjoint, Process
 from meta.hypergradients.reversal import Reversal
 from teachenv.dynamics import Dynamics
 from teachenv.mapping import One
-from teachenv.state import Episode, StudentState, apart
+from teachenv.state import Episode, Outcome, StudentState, apart
 
 
 class Training(Process):
@@ -144,11 +144,15 @@ class Training(Process):
 
     def linearize(self, state: StudentState, action: torch.Tensor, t: int) -> tuple[StudentState, Adjoint]:
         """Returns (next state, adjoint of the step), composed of those of its updates."""
+        return self.linearized(state, action)[:2]
+
+    def linearized(self, state: StudentState, action: torch.Tensor) -> tuple[StudentState, Adjoint, Outcome]:
+        """Returns (next state, adjoint of the step, what it reports), of a student or a batch."""
         adjoints = []
         for update in self._updates:
-            state, adjoint = update.linearize(state, action, t)
+            state, adjoint, outcome = update.linearized(state, action)
             adjoints.append(adjoint)
-        return state, _reversed(adjoints)
+        return state, _reversed(adjoints), outcome
 
     def pullback(
         self, state: StudentState, action: torch.Tensor, t: int, cotangent: Cotangent

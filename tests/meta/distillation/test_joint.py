@@ -114,7 +114,7 @@ def test_other_methods_agree(method: str, settings: dict[str, Any]) -> None:
     np.testing.assert_allclose(other, exact, rtol=1e-5, atol=1e-8)
 
 
-@pytest.mark.parametrize("memory", [*(name for name, p in MEMORY_POLICIES.items() if p.spacing(1)), 2])
+@pytest.mark.parametrize("memory", ["all", *(name for name, p in MEMORY_POLICIES.items() if p.spacing(1)), 2])
 def test_memory_policies_agree(memory: Any) -> None:
     given = actions(made())
     one, other = (

@@ -285,7 +285,7 @@ def test_a_reset_in_mid_episode_forgets_it(vector):
     np.testing.assert_array_equal(final_info(env, actions, 0)["action_gradient"], wanted)
 
 
-@pytest.mark.parametrize("memory", [name for name, p in MEMORY_POLICIES.items() if p.spacing(1)])
+@pytest.mark.parametrize("memory", ["all", *(name for name, p in MEMORY_POLICIES.items() if p.spacing(1))])
 def test_a_reset_mask_leaves_the_gradients_of_the_others_as_they_are(memory):
     """Two of three go on; the third begins anew after two actions and ends two actions later."""
     env, unbroken = (VectorActionGradient(TeachVectorEnv(3, **settings()), memory=memory) for _ in range(2))

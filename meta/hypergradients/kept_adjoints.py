@@ -1,0 +1,87 @@
+"""Adjoints of an environment's student steps, kept as the environment takes the steps.
+
+An environment steps without graphs, and a step that is differentiated later has to be taken again. Where a step with
+its graph is the same to the bit, and the graphs of all steps fit into memory, it is enough to take it once, with its
+graph. Whether it is the same, and whether its adjoint is that of the kernels which a second derivative needs, is tried
+on the first step: of attention and LSTMs it is not.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from meta.hypergradients.memory import MemoryMeter
+from meta.hypergradients.planner import available_memory
+from meta.hypergradients.process import Adjoint, double_backward_kernels
+from meta.hypergradients.training import Training
+from teachenv.dynamics import Dynamics
+from teachenv.state import Episode, Outcome, StudentState
+from teachenv.trees import tensors_of
+
+
+class KeptAdjoints:
+    """Takes an environment's student steps, and keeps their adjoints if that can be.
+
+    Args:
+        steps: how many steps' adjoints are kept at a time.
+        bounded: whether only if their graphs take at most half of the memory that is free.
+
+    Attributes:
+        used: whether adjoints are kept; None: the first step will tell.
+    """
+
+    def __init__(self, steps: int, bounded: bool) -> None:
+        """Begins with no step taken."""
+        self._steps, self._bounded = steps, bounded
+        self.used: bool | None = None
+        self._latest: list[Adjoint] = []
+        self._training: Training | None = None
+
+    def step(
+        self, dynamics: Dynamics, state: StudentState, episode: Episode, action: torch.Tensor
+    ) -> tuple[StudentState, Outcome]:
+        """Takes a student's step, in the place of `dynamics.step` and equal to it to the bit."""
+        training = self._training
+        if training is None or training.dynamics is not dynamics or training.episode is not episode:
+            training = self._training = Training(dynamics, episode)
+        if self.used is None:
+            self.used = self._can_be_kept(training, state, action)
+        if not self.used:
+            return dynamics.step(state, episode, action)
+        after, adjoint, outcome = training.linearized(state, action)
+        self._latest.append(adjoint)
+        return after, outcome
+
+    def taken(self) -> list[Adjoint]:
+        """Returns the adjoints of the steps since the last call, in their order."""
+        latest, self._latest = self._latest, []
+        return latest
+
+    def _can_be_kept(self, training: Training, state: StudentState, action: torch.Tensor) -> bool:
+        meter = MemoryMeter()
+        try:
+            with meter.graph() as weight:
+                after, adjoint, outcome = training.linearized(state, action)
+                weight.add_held(adjoint)
+            if self._bounded and 2 * self._steps * meter.graph_bytes > available_memory(tensors_of(state)):
+                return False
+            plain = training.dynamics.step(state, training.episode, action)
+            if not all(map(_same, tensors_of((after, outcome)), tensors_of(plain))):
+                return False
+            cotangent = training.value(state)[1]
+            found = adjoint(cotangent)
+        except RuntimeError:  # an operation has no second derivative
+            return False
+        with double_backward_kernels():
+            wanted = training.pullback(state, action, 0, cotangent)
+        return all(map(_close, tensors_of(found), tensors_of(wanted)))
+
+
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return bool(((one == other) | ((one != one) & (other != other))).all())
+
+
+def _close(one: torch.Tensor, other: torch.Tensor) -> bool:
+    one, other = one.to_dense(), other.to_dense()
+    tolerance = 1e-9 if one.dtype == torch.float64 else 1e-3
+    return bool((one - other).norm() <= tolerance * other.norm())

@@ -1,0 +1,132 @@
+"""Adjoints kept while an environment steps: its steps stay what they are, and the gradient what it was."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from meta import ActionGradient, VectorActionGradient
+from teachenv import TeachEnv, TeachVectorEnv
+from teachenv.trees import tensors_of
+
+SHARED = {"horizon": 6, "steps_per_action": 2, "batch_size": 8, "dev_size": 20}
+
+
+def normed() -> nn.Module:
+    return nn.Sequential(nn.Linear(64, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Dropout(0.3), nn.Linear(12, 10))
+
+
+class Attentive(nn.Module):
+    """PyTorch's fused attention, whose backward pass has no derivative."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.head = nn.Linear(8, 8), nn.Linear(8, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = self.enter(x.view(len(x), 1, 8, 8))
+        return self.head(nn.functional.scaled_dot_product_attention(tokens, tokens, tokens)[:, 0].mean(1))
+
+
+class Recurrent(nn.Module):
+    """An LSTM, whose step has other kernels with a graph than without."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(8, 12, batch_first=True), nn.Linear(12, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.lstm(x.view(len(x), 8, 8))[0][:, -1])
+
+
+def play(env, episodes=2):
+    """Returns all that an environment reports, and its students."""
+    rng, told = np.random.default_rng(0), []
+    for seed in range(episodes):
+        told.append(env.reset(seed=seed))
+        for _ in range(env.unwrapped.problem.actions):
+            told.append(env.step(rng.uniform(-0.4, 0.4, env.action_space.shape).astype(np.float32)))
+            one = isinstance(env.unwrapped, TeachEnv)
+            told.append(tensors_of(env.unwrapped.student if one else env.unwrapped.students))
+    return told
+
+
+def without_gradients(told):
+    if isinstance(told, dict):
+        left_out = ("action_gradient", "_action_gradient", "final_obs", "final_info")
+        return {key: without_gradients(value) for key, value in told.items() if key not in left_out}
+    if isinstance(told, list | tuple):
+        return [without_gradients(value) for value in told]
+    return told.numpy() if isinstance(told, torch.Tensor) else told
+
+
+def gradients(told):
+    return [part[4]["action_gradient"] for part in told if isinstance(part, tuple) and "action_gradient" in part[-1]]
+
+
+CASES = [
+    ({}, True),
+    ({"loss": "sample-weights", "optimizer": "adam", "learning_rate": 0.01}, True),
+    ({"student": normed}, False),  # running variances have another last bit where they are differentiated
+    ({"student": Attentive}, None),
+    ({"student": Recurrent}, None),
+]
+
+
+@pytest.mark.parametrize(("options", "keeps"), CASES, ids=str)
+@pytest.mark.parametrize("memory", ["auto", "all"])
+def test_an_environments_steps_stay_what_they_are(options, keeps, memory):
+    plain = play(TeachEnv(**SHARED | options))
+    env = ActionGradient(TeachEnv(**SHARED | options), memory=memory)
+    told = play(env)
+    np.testing.assert_equal(without_gradients(told), without_gradients(plain))
+    if keeps is not None:
+        assert env._tape.kept.used == keeps
+    wanted = gradients(play(ActionGradient(TeachEnv(**SHARED | options), memory="states")))
+    for found, expected in zip(gradients(told), wanted, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5 * abs(expected).max())
+
+
+@pytest.mark.parametrize("path", ["vmap", "loop"])
+@pytest.mark.parametrize("memory", ["auto", "all"])
+def test_many_students_steps_stay_what_they_are(path, memory):
+    plain = play(TeachVectorEnv(3, path=path, **SHARED))
+    env = VectorActionGradient(TeachVectorEnv(3, path=path, **SHARED), memory=memory)
+    told = play(env)
+    np.testing.assert_equal(without_gradients(told), without_gradients(plain))
+    # Steps that are recorded, or taken student by student, are not worth it.
+    assert env._tape.kept.used is (True if memory == "all" else None)
+    wanted = gradients(play(VectorActionGradient(TeachVectorEnv(3, path=path, **SHARED), memory="states")))
+    for found, expected in zip(gradients(told), wanted, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_each_step_is_taken_once_where_adjoints_are_kept(monkeypatch):
+    env = ActionGradient(TeachEnv(**SHARED))
+    play(env, 1)
+    taken = []
+    dynamics = type(env.unwrapped.dynamics)
+    plain = dynamics.step
+    monkeypatch.setattr(dynamics, "step", lambda *arguments: taken.append(1) or plain(*arguments))
+    play(env, 1)
+    assert not taken
+
+
+def test_graphs_that_do_not_fit_are_not_kept(monkeypatch):
+    monkeypatch.setattr("meta.hypergradients.kept_adjoints.available_memory", lambda tensors: 1000)
+    env, kept = ActionGradient(TeachEnv(**SHARED)), ActionGradient(TeachEnv(**SHARED), memory="all")
+    for one, other in zip(gradients(play(env)), gradients(play(kept)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-7)
+    assert env._tape.kept.used is False
+    assert kept._tape.kept.used is True
+
+
+@pytest.mark.parametrize("memory", ["states", "sqrt", "auto"])
+def test_students_can_be_kept_in_fewer_bits(memory):
+    options = SHARED | {"steps_per_action": 1, "dtype": "float64"}
+    exact = gradients(play(ActionGradient(TeachEnv(**options)), 1))[0]
+    rounded = ActionGradient(TeachEnv(**options), memory=memory, state_dtype="bfloat16")
+    error = np.linalg.norm(gradients(play(rounded, 1))[0] - exact) / np.linalg.norm(exact)
+    assert 1e-6 < error < 0.05
+    with pytest.raises(ValueError, match="memory='all', which keeps no states to round"):
+        ActionGradient(TeachEnv(**options), memory="all", state_dtype="bfloat16")

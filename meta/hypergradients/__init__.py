@@ -8,8 +8,9 @@ derivatives of a model, which all of this is made of, are right.
 
 from meta.hypergradients.action_gradient import ActionGradient, VectorActionGradient
 from meta.hypergradients.audit import Audit, AuditRow, audit
+from meta.hypergradients.cotangent import Cotangent
 from meta.hypergradients.descent import Descent
-from meta.hypergradients.gradient_process import Cotangent, GradientProcess
+from meta.hypergradients.gradient_process import GradientProcess
 from meta.hypergradients.hypergradient import hypergradient
 from meta.hypergradients.landscape import Smoothness, smoothness
 from meta.hypergradients.loop import Loop, LoopGradient

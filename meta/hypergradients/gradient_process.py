@@ -15,10 +15,11 @@ without double backward, by central differences of the gradient along dg.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
+from meta.hypergradients.cotangent import Cotangent, Reversed
 from meta.hypergradients.forward_mode import dual, in_forward_mode, tangent_of
 from meta.hypergradients.memory import Arena
 from meta.hypergradients.process import Adjoint, Process, explained
@@ -37,64 +38,6 @@ RADIUS = {torch.float32: 1e-2, torch.float64: 3e-8}
 def needed_if(reads: bool, state: StudentState) -> StudentState:
     """Returns what is kept of a state: all if reversing a step reads gradient and slots, else no slots."""
     return state if reads else replace(state, slots={})
-
-
-@dataclass(frozen=True)
-class Cotangent:
-    """dJ/dx of the state x of a descent: one tensor for each of its tensors that J can depend on.
-
-    Attributes:
-        parameters: dJ/dω, by name, in the shapes of the parameters ω.
-        carried: dJ/d(slots) of the optimiser, by name, to be multiplied by `factor`.
-        buffers: dJ/d(running statistics), by name.
-        factor: the number that `carried` still has to be multiplied by. To multiply a large student's momentum at
-            every step would be a tenth of its time.
-    """
-
-    parameters: Tensors
-    carried: Tensors
-    buffers: Tensors
-    factor: float = 1.0
-
-    @property
-    def slots(self) -> Tensors:
-        """dJ/d(slots) of the optimiser, by name, with `factor` multiplied in."""
-        return self.carried if self.factor == 1.0 else {n: self.factor * d for n, d in self.carried.items()}
-
-
-@dataclass(frozen=True)
-class _Reversed:
-    """The optimiser's part of an adjoint.
-
-    Attributes:
-        direction: the cotangent of the gradient, dg in the module's equations, divided by `scale`.
-        scale: the number that `direction` has to be multiplied by to be dg.
-        direct: the cotangent of the parameters on the way that does not lead through the gradient.
-        carried: the cotangent of the optimiser's slots, divided by `factor`, as in `Cotangent`.
-        factor: the number that `carried` still has to be multiplied by.
-        of_settings: the cotangent of the action on the way through the optimiser's settings; None: it sets none.
-    """
-
-    direction: Tensors
-    scale: float
-    direct: Tensors
-    carried: Tensors
-    factor: float
-    of_settings: torch.Tensor | None = None
-
-    def before(self, statistics: Tensors) -> Tensors:
-        """Cotangents that go through the gradient's adjoint beside the direction, which leaves out the scale."""
-        return statistics if self.scale == 1.0 else {n: d / self.scale for n, d in statistics.items()}
-
-    def joined(self, through: Pullback) -> tuple[Cotangent, torch.Tensor]:
-        """Returns cotangents (of the state, of what the step reads of the action), given those through the gradient."""
-        with torch.no_grad():
-            parameters = {n: d.add(through.parameters[n], alpha=self.scale) for n, d in self.direct.items()}
-            statistics, of_action = through.statistics, through.action
-            if self.scale != 1.0:
-                statistics = {n: self.scale * d for n, d in statistics.items()}
-                of_action = self.scale * of_action
-        return Cotangent(parameters, self.carried, statistics, self.factor), of_action
 
 
 class GradientProcess(Process):
@@ -200,18 +143,15 @@ class GradientProcess(Process):
             return "a step moves some of the parameters only"
         if len({p.dtype for p in state.parameters.values()}) > 1:
             return "the parameters are of several types"
-        reason = self.optimizer.irreversible()
-        if reason is None and self._reads and not self.optimizer.restores_slots:
-            return "where actions set the optimiser, its slots are differentiated too, which are not restored"
-        return reason
+        return self.optimizer.irreversible()
 
     def coded_bytes(self, state: StudentState) -> int:
         """Returns about how many bytes take the state before a step from the one after it."""
-        return int(self.optimizer.correction_bits / 8 * sum(p.numel() for p in state.parameters.values()))
+        return int(self.optimizer.correction_bits(self._reads) / 8 * sum(p.numel() for p in state.parameters.values()))
 
     def reversal(self, state: StudentState, first: int, graphs: bool) -> Reversal:
         """Returns steps from a state on, to be taken forwards and then backwards; see `Reversal`."""
-        return Reversal(self.update, self.adjoint_at, state, first, graphs)
+        return Reversal(self.update, self.adjoint_at, state, first, with_slots=self._reads, graphs=graphs)
 
     def pullback(
         self, state: StudentState, action: torch.Tensor, t: int, cotangent: Cotangent
@@ -291,7 +231,7 @@ class GradientProcess(Process):
         return in_forward_mode(pushed)
 
     def _joined(
-        self, state: StudentState, action: torch.Tensor, back: _Reversed, through: Pullback
+        self, state: StudentState, action: torch.Tensor, back: Reversed, through: Pullback
     ) -> tuple[Cotangent, torch.Tensor]:
         """Returns (cotangent of the state, cotangent of the whole action), given those through the gradient."""
         cotangent, part = back.joined(through)
@@ -300,7 +240,7 @@ class GradientProcess(Process):
 
     def _reversed(
         self, state: StudentState, action: torch.Tensor, cotangent: Cotangent, gradient: Tensors | None
-    ) -> _Reversed:
+    ) -> Reversed:
         d_parameters = cotangent.parameters
         names = self.update.moved(d_parameters)
         with torch.no_grad():
@@ -308,12 +248,12 @@ class GradientProcess(Process):
             if len(names) < len(d_parameters):
                 back = self._reversed_in_part(optimizer, state, rate, cotangent, gradient, names)
             elif optimizer.scales(rate):
-                back = _Reversed(*optimizer.reverse_scaled(d_parameters, cotangent.carried, rate, cotangent.factor))
+                back = Reversed(*optimizer.reverse_scaled(d_parameters, cotangent.carried, rate, cotangent.factor))
             else:
                 direction, direct, slots = optimizer.reverse(
                     d_parameters, cotangent.slots, rate, state.step, state.parameters, gradient, state.slots
                 )
-                back = _Reversed(direction, 1.0, direct, slots, 1.0)
+                back = Reversed(direction, 1.0, direct, slots, 1.0)
         if gradient is None or not self.update.adjusts:
             return back
         return replace(back, of_settings=self._of_settings(state, action, cotangent, gradient))
@@ -342,7 +282,7 @@ class GradientProcess(Process):
         cotangent: Cotangent,
         gradient: Tensors | None,
         names: list[str],
-    ) -> _Reversed:
+    ) -> Reversed:
         """Reverses a step that moves some of the parameters; the cotangents of the others stay as they are."""
         parameters = {n: state.parameters[n] for n in names} if optimizer.needs_gradient else None
         direction, direct, slots = optimizer.reverse(
@@ -354,4 +294,4 @@ class GradientProcess(Process):
             gradient,
             slots_of(state.slots, names),
         )
-        return _Reversed(direction, 1.0, cotangent.parameters | direct, cotangent.slots | slots, 1.0)
+        return Reversed(direction, 1.0, cotangent.parameters | direct, cotangent.slots | slots, 1.0)

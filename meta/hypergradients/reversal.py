@@ -5,7 +5,7 @@ it, and slots with the gradient there, which the way back computes anyway (`Opti
 `slots_before`). What the predictions lack is written down on the way forwards (`Corrections`): some two bits of a
 parameter and step for SGD with momentum, six for Adam, where states take 32 and 96.
 
-For SGD the momentum is not restored, since its adjoint does not read it. With ω_{t+1} = ω_t − η(μv_t + g̃_t) and
+For SGD the momentum is not restored where its adjoint does not read it. With ω_{t+1} = ω_t − η(μv_t + g̃_t) and
 ω_t = ω_{t−1} − ηv_t, it is enough to correct ω_{t−1} ≈ ω_t + η v̂_t with v̂_t = ((ω_t − ω_{t+1})/η − g̃_t)/μ.
 
 All parameters of a student, or of a batch of students, lie side by side in one tensor of one dimension.
@@ -100,6 +100,7 @@ class Reversal:
         adjoint_at: (state, action, gradient there, its adjoint) to the adjoint of the step.
         state: where the stretch begins.
         first: the number of the first step, for messages.
+        with_slots: whether slots are restored, too.
         graphs: whether the gradients of the way back are wanted with their adjoints.
 
     Attributes:
@@ -107,9 +108,18 @@ class Reversal:
         bytes: the bytes of what was written down, and of the buffers that changed.
     """
 
-    def __init__(self, update: Update, adjoint_at: AdjointAt, state: StudentState, first: int, graphs: bool) -> None:
+    def __init__(
+        self,
+        update: Update,
+        adjoint_at: AdjointAt,
+        state: StudentState,
+        first: int,
+        *,
+        with_slots: bool,
+        graphs: bool,
+    ) -> None:
         """Copies the parameters of the first state to where they lie side by side."""
-        self._adjoint_at, self._graphs = adjoint_at, graphs
+        self._adjoint_at, self._restores, self._graphs = adjoint_at, with_slots, graphs
         self._update, self._optimizer, self._first = update, update.optimizer, first
         self._layout = Layout(state.parameters)
         self._kinds = list(dict.fromkeys(slot.rpartition(":")[0] for slot in state.slots))
@@ -118,7 +128,7 @@ class Reversal:
         self._sums: dict[int, int] = {}
         self._now, self._before = self._layout.flat(state.parameters), torch.empty(0)
         self._gradient: torch.Tensor | None = None  # of the last step forwards
-        self._slots = self._flat_slots(state) if self._optimizer.restores_slots else {}
+        self._slots = self._flat_slots(state) if self._restores else {}
         self._spare = torch.empty_like(self._now)
         self._settings_before: tuple[Optimizer, Rate, Step] = (self._optimizer, 0.0, 0)
         self.state = replace(state, parameters=self._layout.views(self._now))
@@ -130,7 +140,7 @@ class Reversal:
 
     def step(self, action: torch.Tensor) -> StudentState:
         """Takes a step forwards; the state before last is overwritten."""
-        state, layout, restores = self.state, self._layout, self._optimizer.restores_slots
+        state, layout, restores = self.state, self._layout, self._restores
         gradient = self._update.gradient(state, action)
         after = self._update.apply(state, action, gradient, layout.views(self._spare))
         optimizer, rate, step = settings = self._settings(state, action)
@@ -183,8 +193,9 @@ class Reversal:
         state = replace(state, parameters=layout.views(before))
         gradient, of_gradient, gradients = self._gradient_again(state, action)
         g = {_ALL: layout.flat(gradient.parameters)}
-        slots = optimizer.slots_before({_ALL: before}, {_ALL: after}, g, self._slots, rate, step)
-        if optimizer.restores_slots:
+        known = self._slots if self._restores else {}
+        slots = optimizer.slots_before({_ALL: before}, {_ALL: after}, g, known, rate, step)
+        if self._restores:
             slots |= {name: self._codes.pop(slots[name]) for name in reversed(slots)}
             of_kinds = [layout.views(slots[_slot(kind)], kind) for kind in self._kinds]
             state = replace(state, slots={name: slot for views in of_kinds for name, slot in views.items()})

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from meta.hypergradients.gradient_process import Cotangent, GradientProcess, needed_if
+from meta.hypergradients.cotangent import Cotangent
+from meta.hypergradients.gradient_process import GradientProcess, needed_if
 from meta.hypergradients.loop import Loop
 from meta.hypergradients.memory import Arena
 from meta.hypergradients.process import Adjoint, Process

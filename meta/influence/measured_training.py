@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, fields, replace
 import numpy as np
 import torch
 
-from meta.hypergradients.gradient_process import Cotangent
+from meta.hypergradients.cotangent import Cotangent
 from meta.hypergradients.memory import GraphBytes
 from meta.hypergradients.memory_policies import MEMORY_POLICIES, MemoryOption
 from meta.hypergradients.process import Adjoint, double_backward_kernels

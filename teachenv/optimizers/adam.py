@@ -46,8 +46,6 @@ class Adam(Optimizer):
     weight_decay: Rate = 0.0
     decoupled: bool = False
     needs_gradient: ClassVar[bool] = True
-    restores_slots: ClassVar[bool] = True
-    correction_bits: ClassVar[float] = 3.5
 
     def __post_init__(self) -> None:
         pair = checks.listed("betas", self.betas, "numbers in [0, 1)", count=2)
@@ -130,6 +128,10 @@ class Adam(Optimizer):
     def irreversible(self) -> str | None:
         """None, but where a moment has no memory."""
         return None if all(self.betas) else f"betas={list(self.betas)} has a 0: that moment does not remember anything"
+
+    def correction_bits(self, with_slots: bool) -> float:
+        """3.5 to 4.5 were measured, the more in the first steps; the slots are always read."""
+        return 4.0
 
     def parameters_before(self, parameters: Tensors, slots: Tensors, rate: Rate, step: Step = 0) -> Tensors:
         """Predicts ω = ω' + αm'/D; of AdamW that divided by 1 − ηλ."""

@@ -7,7 +7,6 @@ hand: it costs a few element-wise operations where autograd would keep a graph.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Collection
 from typing import ClassVar, Protocol, TypeVar
 
@@ -169,12 +168,6 @@ class Optimizer(Protocol):
         """
         raise TypeError(f"{type(self).__name__} has no scaled reverse rule: ask scales(rate) first, and take reverse")
 
-    restores_slots: ClassVar[bool] = False
-    """Whether slots are restored bitwise when steps are reversed; else they are only a help to restore parameters."""
-
-    correction_bits: ClassVar[float] = math.inf
-    """About how many bits of corrections a parameter and step takes, where steps can be reversed."""
-
     def irreversible(self) -> str | None:
         """Returns why the state before a step cannot be predicted from the one after it; None if it can.
 
@@ -183,6 +176,14 @@ class Optimizer(Protocol):
         unless it says so.
         """
         return f"{type(self).__name__} has no rule that predicts the state before a step"
+
+    def correction_bits(self, with_slots: bool) -> float:
+        """Returns about how many bits corrections take, of a parameter and step.
+
+        Args:
+            with_slots: whether slots are restored to the bit too; parameters always are.
+        """
+        raise TypeError(f"{self.irreversible()}: ask irreversible() first")
 
     def parameters_before(self, parameters: Tensors, slots: Tensors, rate: Rate, step: Step = 0) -> Tensors:
         """Predicts the parameters before a step, up to rounding.
@@ -210,7 +211,7 @@ class Optimizer(Protocol):
             parameters: ω before the step.
             parameters_after: ω' after it.
             gradient: gradient g of the step.
-            slots: the slots after it; read only where `restores_slots`.
+            slots: the slots after it; empty where they are only a help to restore parameters, and need not be near.
             rate: learning rate η of the step.
             step: how many steps were taken before it.
         """

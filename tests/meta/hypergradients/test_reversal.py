@@ -92,7 +92,7 @@ def test_every_state_comes_back_to_the_bit(optimizer, dtype, rate):
         assert restored.state.step == t
         for name, parameter in states[t].parameters.items():
             assert torch.equal(restored.state.parameters[name], parameter)
-        for name, slot in states[t].slots.items() if optimizer.restores_slots else ():
+        for name, slot in states[t].slots.items() if optimizer.needs_gradient else ():
             assert torch.equal(restored.state.slots[name], slot)
 
 
@@ -145,6 +145,18 @@ def test_a_student_takes_about_as_much_as_predicted_and_much_less_than_its_state
     found = takes["reversible"]
     assert 0.8 < found.measured_bytes / found.predicted_bytes < 1.25
     assert found.measured_bytes < share * takes["states"].measured_bytes
+
+
+def test_learning_rates_of_a_loop_of_ones_own_are_differentiated_from_restored_momentum():
+    torch.manual_seed(0)
+    x, model = torch.randn(60, 8), nn.Sequential(nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 1))
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
+    rows = torch.arange(60).split(10)
+    training = Training.of(model, sgd, rows, lambda m, b: m(x[b]).square().mean(), lambda m: m(x).mean(), epochs=4)
+    found, wanted = (training.gradient(memory=memory) for memory in ("reversible", "states"))
+    assert wanted.settings["learning_rate"].any()
+    for name, values in wanted.settings.items():
+        assert torch.equal(found.settings[name], values)
 
 
 def test_long_walks_are_reversed_in_stretches(monkeypatch):

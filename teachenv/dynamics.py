@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from teachenv.control import Control
 from teachenv.losses.base import LossFamily
 from teachenv.losses.sample_weights import SampleWeights
 from teachenv.mapping import Mapping
@@ -50,6 +51,23 @@ class Dynamics(Model):
     def loss(self) -> LossFamily:
         """The student's loss family."""
         return self.moves[-1].loss
+
+    @property
+    def control(self) -> Control:
+        """What an action sets: of the student's loss, and of its optimiser."""
+        return self.moves[-1].control
+
+    def coefficients(self, action: torch.Tensor) -> torch.Tensor:
+        """What an action, (n,), makes of the loss, as a matrix to look at; see `LossFamily.coefficients`."""
+        return self.loss.coefficients(self.control.of_loss(action))
+
+    def numbers(self, action: torch.Tensor) -> torch.Tensor:
+        """All numbers that an action, (n,), sets, in one row: of the loss, and factors on the optimiser's settings."""
+        of_loss = self.loss.numbers(self.control.of_loss(action)).flatten().double()
+        if not self.control.settings:
+            return of_loss
+        factors = self.control.numbers(action, getattr(self.optimizer, "momentum", 0.0)).to(of_loss.device)
+        return torch.cat([of_loss, factors]) if self.control.loss else factors
 
     def mapped(self, mapping: Mapping) -> Dynamics:
         """The training of one student, or of many, as the mapping says."""
@@ -94,7 +112,14 @@ class Dynamics(Model):
             return state
         plain = replace(
             self,
-            moves=(Move(SampleWeights(), self.moves[-1].learning_rate, make_schedule("constant", self.warm_start)),),
+            moves=(
+                Move(
+                    SampleWeights(),
+                    self.moves[-1].learning_rate,
+                    make_schedule("constant", self.warm_start),
+                    Control(episode.batches.shape[-1]),
+                ),
+            ),
         )
         warm = self._warm_episode(episode)
         neutral = torch.zeros_like(warm.batches[..., 0, :], dtype=self.student.dtype)

@@ -229,7 +229,7 @@ class TeachEnv(gym.Env[np.ndarray, np.ndarray]):
             dev_score=curves[2],
             train_loss=curves[3],
             horizon=self.problem.settings.horizon,
-            coefficients=self.dynamics.loss.coefficients(self.action).cpu().numpy(),
+            coefficients=self.dynamics.coefficients(self.action).cpu().numpy(),
             coefficient_label=self.dynamics.loss.coefficient_label,
             title=f"{self.task.name} · {self.task.dataset}",
             score_name=self.dynamics.measure.score_name.replace("_", " "),

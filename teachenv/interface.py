@@ -116,6 +116,7 @@ class Interface:
             dev_score=score,
             train_score=train_score,
             train_loss=np.zeros_like(objective),
+            rate=np.broadcast_to(self.dynamics.rate(student.step), np.shape(objective)).copy(),
             observation=self._observation(student.step, train_score, score, features),
             diverged=np.zeros(np.shape(objective), dtype=bool),
             memory=memory,
@@ -153,6 +154,7 @@ class Interface:
             dev_score=score,
             train_score=train_score,
             train_loss=loss,
+            rate=self._rate(before, action),
             observation=self._observation(students.step, train_score, score, features),
             diverged=diverged,
             memory=memory,
@@ -178,12 +180,19 @@ class Interface:
             f"dev_{score}": standing.dev_score,
             f"train_{score}": standing.train_score,
             "train_loss": standing.train_loss,
-            "learning_rate": np.asarray(self.dynamics.rate(np.maximum(step - 1, 0))),
+            "learning_rate": standing.rate,
             "student_step": step,
             "diverged": standing.diverged,
             "task": task.name,
             "dataset": task.dataset,
         }
+
+    def _rate(self, before: Standing, action: torch.Tensor) -> np.ndarray:
+        """The learning rate of the last of an action's steps, () or (B,)."""
+        step = np.asarray(before.students.step) + self.problem.settings.steps_per_action - 1
+        rate = np.asarray(self.dynamics.rate(step), dtype=float)
+        factors: np.ndarray = rate * self.dynamics.control.factor_of_rate(action)
+        return factors
 
     def _trained(
         self, student: StudentState, episode: Episode, action: torch.Tensor

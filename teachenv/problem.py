@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from teachenv import checks
+from teachenv.control import Control
 from teachenv.dynamics import Dynamics
 from teachenv.episodes import Episodes
 from teachenv.fingerprints import describe
@@ -18,7 +19,14 @@ from teachenv.joint import PairMeasure
 from teachenv.losses import LossFamily, make_loss
 from teachenv.mapping import Vmap
 from teachenv.optimizers import make_optimizer
-from teachenv.problem_checks import check_learned, check_networks, check_observed, check_sizes, check_targets
+from teachenv.problem_checks import (
+    check_control,
+    check_learned,
+    check_networks,
+    check_observed,
+    check_sizes,
+    check_targets,
+)
 from teachenv.problem_fingerprint import ProblemFingerprint
 from teachenv.recording import recorder_of
 from teachenv.rows import Rows
@@ -105,10 +113,7 @@ class Problem:
             known_pure=self._known(loss, measure) and all(map(ours, drawn_and_moved)),
         )
         self.actions = settings.horizon // settings.steps_per_action
-        size = action_size(loss, self.task.num_outputs, settings.batch_size)
-        if loss.of_pool:
-            size = size // settings.batch_size * len(self.task.pool[0])
-        self.neutral_action = torch.zeros(size, dtype=dtype, device=device)
+        self.neutral_action = torch.zeros(self.dynamics.control.size, dtype=dtype, device=device)
         try_pieces(self.dynamics, settings.batch_size, self.neutral_action, settings.optimizer)
 
     @property
@@ -117,11 +122,17 @@ class Problem:
         return self._fingerprint.current()
 
     def _moves(self, loss: LossFamily, schedule: Schedule) -> tuple[Move, ...]:
+        size = action_size(loss, self.task.num_outputs, self.settings.batch_size)
+        if loss.of_pool:
+            size = size // self.settings.batch_size * len(self.task.pool[0])
+        controlled = check_control(self.settings)
+        control = Control(size, "loss" in controlled, tuple(name for name in controlled if name != "loss"))
         rate, teacher_rate = self.settings.learning_rate, self.settings.teacher_learning_rate
         if teacher_rate is None:
             teacher_rate = rate
         return tuple(
-            Move(side, teacher_rate if prefix == TEACHER else rate, schedule, prefix) for side, prefix in sides(loss)
+            Move(side, teacher_rate if prefix == TEACHER else rate, schedule, control, prefix)
+            for side, prefix in sides(loss)
         )
 
     def _schedule(self, dtype: torch.dtype) -> Schedule:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from teachenv import checks
+from teachenv.control import SETTINGS
 from teachenv.episodes import Episodes
 from teachenv.losses import LossFamily
 from teachenv.losses.plain import USUAL, reads
@@ -39,6 +40,44 @@ def check_learned(settings: Settings, task: Task, loss: LossFamily) -> None:
         raise ValueError(
             f"weights of the pool's samples do not go with learn_from={settings.learn_from!r}, which trains on samples "
             'of dev: leave learn_from at "pool"'
+        )
+
+
+def check_control(settings: Settings) -> tuple[str, ...]:
+    """Refuses settings of the optimiser that cannot be controlled; returns the names of what is.
+
+    Raises:
+        ValueError: a setting that is 0, which its map leaves at 0, or that the optimiser does not have.
+    """
+    for name in settings.control:
+        setting = SETTINGS.get(name)
+        if setting == "momentum" and settings.optimizer != "sgd":
+            raise ValueError(
+                f"control holds 'momentum', which optimizer={settings.optimizer!r} does not have as an option of the "
+                "environment; take optimizer='sgd', or leave it out"
+            )
+        if setting is not None and not getattr(settings, setting):
+            raise ValueError(
+                f"control holds {name!r}, whose actions change {setting}=0 by a factor, to no effect; give {setting} "
+                "a value above 0, or leave it out"
+            )
+    return settings.control
+
+
+def check_loss_alone(problem: Any, who: str) -> None:
+    """Refuses a problem whose actions set more, or other things, than the loss.
+
+    Args:
+        problem: a `Problem`.
+        who: what takes an action for the loss's, for the message.
+
+    Raises:
+        ValueError: it is such a one.
+    """
+    if problem.settings.control != ("loss",):
+        raise ValueError(
+            f"{who} goes with actions that set the loss alone, found control={problem.settings.control}; leave control "
+            "out"
         )
 
 

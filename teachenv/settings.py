@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import nn
 
 from teachenv import checks
 from teachenv.fingerprints import describe
-from teachenv.losses import LOSSES, LossFamily
-from teachenv.optimizers import OPTIMIZERS
+from teachenv.losses import LossFamily
 from teachenv.parts import PARTS, laid_over, spelled_out
-from teachenv.schedules import SCHEDULES
-from teachenv.students import STUDENTS, StudentFactory
-from teachenv.students.calling import Output, checked_output
-from teachenv.tasks import TASKS
+from teachenv.setting_checks import CHECKS, NUMBERS
+from teachenv.students import StudentFactory
+from teachenv.students.calling import Output
 from teachenv.tasks.base import Task
 from teachenv.tasks.decisions import Objective
-from teachenv.tasks.noise import NOISE_KINDS
 
 RENDER_MODES = ("ansi", "rgb_array")
 NOT_COMPARED = ("data_root", "device", "divergence_penalty")
@@ -91,6 +85,9 @@ class Settings:
         weight_decay: λ.
         lr_schedule: `"constant"`, `"linear"`, `"cosine"`, `"step"`, or
             `{"name": "step", "milestones": [...], "gamma": 0.1}`.
+        control: what actions set, one or more of `"loss"`, `"learning-rate"`, `"momentum"` and `"weight-decay"`: the
+            loss's coordinates, and after them one for each of the others (`teachenv.control` has the maps; zero leaves
+            each as it is). Of a pair of networks the student's alone.
         objective: J on dev: `"accuracy"`, smoothed; `"likelihood"`, minus the cross-entropy (L2T-DLN's; always that
             of the student in distillation); or `"margin"`, minus the margin error of L2T-DLF's released code. Of
             translation `"token-accuracy"` (what `"accuracy"` means there) and `"expected-bleu"`. Tasks with a measure
@@ -144,6 +141,7 @@ class Settings:
     nesterov: bool = False
     weight_decay: float = 0.0
     lr_schedule: str | Mapping[str, Any] = "constant"
+    control: tuple[str, ...] = ("loss",)
     objective: Objective = "accuracy"
     objective_temperature: float = 0.2
     observe_samples: bool = False
@@ -160,10 +158,10 @@ class Settings:
         """
         checks.choice("dtype", self.dtype, ("float32", "float64"))
         dtype = torch.float64 if self.dtype == "float64" else torch.float32
-        for name, check in _CHECKS.items():
+        for name, check in CHECKS.items():
             # The dataclass is frozen for everybody else.
             object.__setattr__(self, name, check(name, getattr(self, name)))
-        for name, check in _NUMBERS.items():
+        for name, check in NUMBERS.items():
             object.__setattr__(self, name, check(name, getattr(self, name), dtype=dtype))
         if "epsilon" in self.optimizer_kwargs:
             checks.number("epsilon", self.optimizer_kwargs["epsilon"], above=0, dtype=dtype)
@@ -214,125 +212,6 @@ def _fit_defaults_of_dev(settings: dict[str, Any], kwargs: Mapping[str, Any]) ->
         settings["dev_measured"] = max(1, min(settings["dev_measured"], int(kwargs["dev_size"])))
 
 
-Check = Callable[..., Any]
-
-
-def _or_none(check: Check) -> Check:
-    def checked(name: str, value: object, **more: Any) -> Any:
-        if value is None:
-            return None
-        try:
-            return check(name, value, **more)
-        except ValueError as error:
-            raise ValueError(str(error).replace(" must be ", " must be None or ", 1)) from None
-
-    return checked
-
-
-def _text(name: str, value: object) -> str:
-    if isinstance(value, str) and value:
-        return str(value)
-    raise ValueError(f"{name} must be a name, found {checks.shown(value)}")
-
-
-def _folder(name: str, value: object) -> str:
-    if isinstance(value, str | os.PathLike) and os.fspath(value):
-        return os.fsdecode(value)
-    raise ValueError(f"{name} must be the path of a folder, found {checks.shown(value)}")
-
-
-def _device(name: str, value: object) -> str:
-    if isinstance(value, str | torch.device) and str(value):
-        return str(value)
-    raise ValueError(f"{name} must be a torch device such as 'cpu' or 'cuda:0', found {checks.shown(value)}")
-
-
-def _network(name: str, value: object) -> object:
-    if callable(value) and not isinstance(value, nn.Module):
-        return value
-    if isinstance(value, nn.Module):
-        raise ValueError(
-            f"{name} must be a name or a function that builds a fresh network, as lambda: nn.Linear(64, 10) does, "
-            f"found a network: {checks.shown(value)}"
-        )
-    return checks.choice(name, value, STUDENTS, "teachenv.STUDENTS")
-
-
-def _choice_or(alternative: str, name: str, value: object, names: Iterable[str], listed: str) -> str:
-    if not isinstance(value, str):
-        raise ValueError(
-            f"unknown {name} {checks.shown(value)}: expected {alternative} or one of {', '.join(map(repr, names))}"
-        )
-    return checks.choice(name, value, names, listed)
-
-
-def _loss(name: str, value: object) -> object:
-    if isinstance(value, LossFamily):
-        return value
-    return _choice_or(f"a {LossFamily.__name__} object", name, value, LOSSES, "teachenv.LOSSES")
-
-
-def _task(name: str, value: object) -> object:
-    if isinstance(value, Task):
-        return value
-    return _choice_or("a teachenv.Task", name, value, TASKS, "teachenv.TASKS")
-
-
-def _schedule(name: str, value: object) -> object:
-    return checks.options(name, value) if isinstance(value, Mapping) else checks.choice(name, value, SCHEDULES)
-
-
-_AT_LEAST_ONE = partial(checks.integer, least=1)
-
-_CHECKS: dict[str, Check] = {
-    "task": _task,
-    "task_kwargs": checks.options,
-    "dataset": _or_none(_text),
-    "data_root": _or_none(_folder),
-    "pool_size": _or_none(_AT_LEAST_ONE),
-    "split_seed": partial(checks.integer, least=0),
-    "trusted_dev": _or_none(_AT_LEAST_ONE),
-    "imbalance": partial(checks.number, least=1, dtype=None),
-    "label_noise_kind": partial(checks.choice, known=NOISE_KINDS),
-    "dev_noise": checks.flag,
-    "student": _network,
-    "student_kwargs": checks.options,
-    "output": _or_none(checked_output),
-    "teacher": _or_none(_network),
-    "teacher_kwargs": checks.options,
-    "loss": _loss,
-    "loss_kwargs": checks.options,
-    "horizon": _AT_LEAST_ONE,
-    "steps_per_action": _AT_LEAST_ONE,
-    "batch_size": _AT_LEAST_ONE,
-    "learn_from": partial(checks.choice, known=("pool", "dev", "pool and dev")),
-    "train_size": _or_none(_AT_LEAST_ONE),
-    "dev_size": _or_none(_AT_LEAST_ONE),
-    "dev_measured": _or_none(_AT_LEAST_ONE),
-    "resplit": checks.flag,
-    "warm_start": partial(checks.integer, least=0),
-    "train_on": partial(checks.choice, known=("split", "pool")),
-    "augment": _or_none(checks.flag),
-    "optimizer": partial(checks.choice, known=OPTIMIZERS),
-    "optimizer_kwargs": checks.options,
-    "nesterov": checks.flag,
-    "lr_schedule": _schedule,
-    "objective": partial(checks.choice, known=get_args(Objective)),
-    "observe_samples": checks.flag,
-    "device": _device,
-}
-_NUMBERS: dict[str, Check] = {
-    "label_noise": partial(checks.number, least=0, below=1),
-    "teacher_learning_rate": _or_none(partial(checks.number, least=0)),
-    "learning_rate": partial(checks.number, least=0),
-    "momentum": partial(checks.number, least=0),
-    "weight_decay": partial(checks.number, least=0),
-    "objective_temperature": partial(checks.number, above=0),
-    "divergence_penalty": partial(checks.number, least=0),
-}
-"""Those that meet the student's tensors, and are checked to be numbers of its dtype."""
-
-
 def plain(name: str, value: object) -> Any:
     """The value of one option as `Settings` keeps it, a plain Python value; of a part written together a mapping.
 
@@ -344,6 +223,6 @@ def plain(name: str, value: object) -> Any:
         for option, each in spelled_out({name: value}).items():
             plain(option, each)
         return checks.options(name, value)
-    if name in _NUMBERS:
-        return _NUMBERS[name](name, value, dtype=torch.float64)
-    return _CHECKS[name](name, value) if name in _CHECKS else value
+    if name in NUMBERS:
+        return NUMBERS[name](name, value, dtype=torch.float64)
+    return CHECKS[name](name, value) if name in CHECKS else value

@@ -26,6 +26,7 @@ class Standing:
         dev_score: the measure's score on dev.
         train_score: the score on the last minibatches, before each update.
         train_loss: mean taught loss of the last minibatches; 0.0 before the first.
+        rate: the learning rate of the last step, or of the first one to come.
         observation: what a teacher sees.
         diverged: whether a loss, score, objective or feature was not finite.
         memory: what the observer of samples remembers; None where there is none.
@@ -38,6 +39,7 @@ class Standing:
     dev_score: np.ndarray
     train_score: np.ndarray
     train_loss: np.ndarray
+    rate: np.ndarray
     observation: np.ndarray
     diverged: np.ndarray
     memory: Any = None

@@ -10,9 +10,10 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import torch
 
+from teachenv.control import Control
 from teachenv.losses.base import LossFamily
 from teachenv.model import Model
-from teachenv.optimizers import Rate, Tensors
+from teachenv.optimizers import Optimizer, Rate, Tensors
 from teachenv.schedules import Schedule
 from teachenv.state import Episode, Gradient, Outcome, Pullback, StudentState
 from teachenv.students.kernels import opened
@@ -30,12 +31,14 @@ class Move:
         loss: the family that gives actions their meaning.
         learning_rate: base learning rate η.
         schedule: factor on η by student step.
+        control: what of an action the loss reads, and what sets the optimiser.
         prefix: how the names of the parameters that move begin.
     """
 
     loss: LossFamily
     learning_rate: float
     schedule: Schedule
+    control: Control
     prefix: str = ""
 
     def rate(self, step: int | np.ndarray) -> float | np.ndarray:
@@ -69,10 +72,20 @@ class StudentUpdate(Update):
             step = int(step[0])
         return float(self.move.rate(step))
 
+    @property
+    def adjusts(self) -> bool:
+        """Whether the action sets the optimiser, too: that of the student, whose update is the last."""
+        return self.ends_step and bool(self.move.control.settings)
+
+    def optimizer_at(self, state: StudentState, action: torch.Tensor) -> tuple[Optimizer, Rate]:
+        """The optimiser and the learning rate of a step, see `Update.optimizer_at`."""
+        rate = self.rate(state)
+        return self.move.control.applied(self.optimizer, rate, action) if self.adjusts else (self.optimizer, rate)
+
     def of_action(self, state: StudentState, action: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
         """Puts the derivative of the minibatch's coordinates into their places, see `Update.of_action`."""
         if not self.move.loss.of_pool:
-            return part
+            return self.move.control.of_action(part)
         # Of many students each has a minibatch of its own; of many cotangents of one student all have the same.
         of_one = self._places(state.step, action).expand_as(part)
         places = of_one[None]
@@ -87,8 +100,9 @@ class StudentUpdate(Update):
     ) -> tuple[Iterator[AbstractContextManager[None]], torch.Tensor, torch.Tensor, torch.Tensor]:
         """What a step's pass reads: its random states, inputs, targets, and what its loss is given of the action.
 
-        Of an action that is all, or the coordinates of the minibatch's samples.
+        Of an action that is what control gives the loss, or the coordinates of the minibatch's samples.
         """
+        action = self.move.control.of_loss(action)
         if self.move.loss.of_pool:
             action = action.gather(-1, self._places(step, action))
         return self.model.random_states(self.episode, step), *self.model.minibatch(self.episode, step), action
@@ -96,6 +110,7 @@ class StudentUpdate(Update):
     def _places(self, step: int | np.ndarray, action: torch.Tensor) -> torch.Tensor:
         """Which coordinates of an action on the pool belong to the step's minibatch; a sample may have several."""
         indices = self.model.indices(self.episode, step)
+        # The few coordinates that set the optimiser make no sample's.
         each = action.shape[-1] // len(self.model.task.pool[0])
         return (indices[..., None] * each + torch.arange(each, device=indices.device)).flatten(-2)
 

@@ -156,7 +156,7 @@ class Emphasis:
     def __call__(self, moment: Moment) -> None:
         """Keeps the coefficients of an action."""
         problem = moment.env.problem
-        values = problem.dynamics.loss.coefficients(torch.as_tensor(moment.actions)).ravel().numpy()
+        values = problem.dynamics.coefficients(torch.as_tensor(moment.actions)).ravel().numpy()
         quantiles = np.quantile(values, [0, 0.05, 0.25, 0.5, 0.75, 0.95, 1])
         self.spread.append((moment.step, quantiles.round(4).tolist()))
         if moment.number in places(problem.actions, TIMES):

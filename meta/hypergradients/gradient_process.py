@@ -236,7 +236,8 @@ class GradientProcess(Process):
         """Returns (cotangent of the state, cotangent of the whole action), given those through the gradient."""
         cotangent, part = back.joined(through)
         of_action = self.update.of_action(state, action, part)
-        return cotangent, of_action if back.of_settings is None else of_action + back.of_settings
+        # The second may be sparse.
+        return cotangent, of_action if back.of_settings is None else back.of_settings + of_action
 
     def _reversed(
         self, state: StudentState, action: torch.Tensor, cotangent: Cotangent, gradient: Tensors | None

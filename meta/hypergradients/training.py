@@ -196,7 +196,8 @@ class Training(Process):
 
 def needed_of(dynamics: Dynamics, state: StudentState) -> StudentState:
     """Returns what has to be kept of a state to differentiate the step from it: all, if there are several updates."""
-    return needed_if(len(dynamics.moves) > 1 or dynamics.optimizer.needs_gradient, state)
+    reads = dynamics.optimizer.needs_gradient or bool(dynamics.control.settings)
+    return needed_if(len(dynamics.moves) > 1 or reads, state)
 
 
 def _reversed(adjoints: list[Adjoint]) -> Adjoint:

@@ -23,6 +23,7 @@ from meta.wrappers.actions import check_actions_unchanged
 from meta.wrappers.base import RememberingWrapper
 from teachenv import checks
 from teachenv.errors import unknown_name
+from teachenv.problem_checks import check_loss_alone
 from teachenv.randomness import Purpose, generator
 from teachenv.state import StudentState
 
@@ -112,6 +113,7 @@ class WindowGradient(RememberingWrapper):
             raise unknown_name("window", window, get_args(Window))
         if dev_from not in get_args(Source):
             raise unknown_name("source of dev samples", dev_from, get_args(Source))
+        check_loss_alone(self._teach.problem, type(self).__name__)
         settings = self._teach.problem.settings
         if dev_from == "dev":
             most, which = (

@@ -33,7 +33,7 @@ from teachenv.experiment.progress import bar
 from teachenv.experiment.writing import write_atomically
 from teachenv.losses.plain import USUAL, plain_loss
 from teachenv.optional import needed_for
-from teachenv.problem_checks import check_learned
+from teachenv.problem_checks import check_learned, check_loss_alone
 from teachenv.randomness import SEED_BOUND
 from teachenv.state import Episode
 from teachenv.students import Prediction
@@ -247,6 +247,7 @@ class _TestLoss(Measure):
 def _weighing(teach: TeachEnv, objective: Objective | None) -> Dynamics:
     """The environment's training under weights of the pool's samples, measured by the tests."""
     dynamics = teach.dynamics
+    check_loss_alone(teach.problem, "attribution")
     family = dynamics.loss.of_data()
     if family is None:
         raise ValueError(

@@ -16,6 +16,7 @@ from meta.influence.wrapper import SampleInfluence
 from meta.teachers.fixed import FixedTeacher
 from meta.teachers.policies import TeacherPolicy
 from teachenv.losses.sample_weights import SampleWeights
+from teachenv.problem_checks import check_loss_alone
 
 
 class Reweighting(SampleInfluence):
@@ -51,6 +52,7 @@ class Reweighting(SampleInfluence):
 
     def _check_fits(self) -> None:
         problem = self._teach.problem
+        check_loss_alone(problem, type(self).__name__)
         loss, settings = problem.dynamics.loss, problem.settings
         if not (isinstance(loss, SampleWeights) and loss.drops_samples):
             raise ValueError(

@@ -15,6 +15,7 @@ from meta.teachers.fixed import FixedTeacher
 from meta.teachers.policies import TeacherPolicy
 from teachenv.losses.distillation import Distillation, halves
 from teachenv.optimizers import Tensors
+from teachenv.problem_checks import check_loss_alone
 
 
 class InfluenceTeaching(SampleInfluence):
@@ -58,6 +59,7 @@ class InfluenceTeaching(SampleInfluence):
 
     def _check_fits(self) -> None:
         problem = self._teach.problem
+        check_loss_alone(problem, type(self).__name__)
         if not problem.dynamics.loss.of_pairs:
             raise ValueError(f"distillation influence needs loss='distillation', found loss={problem.settings.loss!r}")
 

@@ -29,6 +29,7 @@ from meta.wrappers.base import RememberingWrapper
 from teachenv import checks
 from teachenv.model import Model
 from teachenv.optimizers import Tensors
+from teachenv.problem_checks import check_loss_alone
 from teachenv.samples import SampleObserver, next_step
 from teachenv.spaces import SampleBox
 from teachenv.state import Episode, StudentState
@@ -105,6 +106,7 @@ class DataTeaching(RememberingWrapper):
     ) -> None:
         """Wraps the environment, and checks that its actions weigh the samples of one minibatch."""
         super().__init__(env)
+        check_loss_alone(self._teach.problem, type(self).__name__)
         settings, loss = self._teach.problem.settings, self._teach.dynamics.loss
         if not loss.drops_samples:
             raise ValueError(

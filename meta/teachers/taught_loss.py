@@ -16,6 +16,7 @@ from teachenv import checkpoints, checks
 from teachenv.errors import unknown_name
 from teachenv.losses import LOSSES, LossFamily, make_loss
 from teachenv.problem import Problem
+from teachenv.problem_checks import check_loss_alone
 from teachenv.students import Prediction
 from teachenv.tasks.measures import ClassificationMeasure
 from teachenv.teacher import HasActor, lacking
@@ -100,6 +101,7 @@ class TaughtLoss(nn.Module):
             raise ValueError("the teacher has no environment, which knows its loss family: load it with env=...")
         problem: Problem = teacher.env.get_attr("problem")[0]
         settings = problem.settings
+        check_loss_alone(problem, cls.__name__)
         loss = problem.dynamics.loss
         if loss.of_places or loss.of_pool or loss.of_pairs:
             known = [name for name, each in LOSSES.items() if not (each.of_places or each.of_pool or each.of_pairs)]

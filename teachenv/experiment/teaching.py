@@ -99,7 +99,7 @@ class Coefficients:
             action = moment.env.interface.parse_action(moment.actions, moment.actions.shape)
             mean = action.mean(0) if action.dim() > 1 else action
             self.at.append(moment.step)
-            matrix = problem.dynamics.loss.coefficients(mean).cpu().double()  # short in JSON
+            matrix = problem.dynamics.coefficients(mean).cpu().double()  # short in JSON
             self.shown.append(matrix.round(decimals=self.decimals).tolist())
 
 
@@ -128,14 +128,14 @@ class Moved:
     def __call__(self, moment: Moment) -> None:
         """Adds the changes of one action."""
         problem = moment.env.problem
-        loss = problem.dynamics.loss
+        numbers = problem.dynamics.numbers
         actions = moment.env.interface.parse_action(moment.actions, moment.actions.shape)
         actions = actions.reshape(-1, actions.shape[-1])[:_MOST_STUDENTS]
-        neutral = loss.numbers(problem.neutral_action.to(actions)).double()
+        neutral = numbers(problem.neutral_action.to(actions))
         sizes = neutral.abs()[neutral != 0]
         unit = float(sizes.mean()) if len(sizes) else 1.0
         for action in actions:
-            changes = (loss.numbers(action).double() - neutral).abs() / unit
+            changes = (numbers(action) - neutral).abs() / unit
             self.total += float(changes.sum())
             self.count += changes.numel()
             self.largest = max(self.largest, float(changes.max()))

@@ -56,6 +56,7 @@ class Weighed:
             return
         loss, single = self._loss, isinstance(self._env, TeachEnv)
         actions = torch.from_numpy(moment.actions).reshape(len(self._seeds), -1)
+        actions = moment.env.problem.dynamics.control.of_loss(actions)
         for indices in self._next:
             weights = loss.weights(actions.gather(-1, indices) if loss.of_pool else actions).double().numpy()
             self._squares += float(np.square(weights - 1.0).sum())

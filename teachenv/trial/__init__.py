@@ -60,7 +60,8 @@ def try_pieces(dynamics: Dynamics, batch_size: int, action: torch.Tensor, optimi
         prediction, _ = student(leaves, buffers, trained[0], training=True, with_head=with_head)
         seen = decided(task, dynamics.decisions, prediction, trained[1], dtype)
         for loss in losses:
-            of_batch = action[: len(action) // len(task.pool[0]) * batch_size] if loss.of_pool else action
+            of_loss = dynamics.control.of_loss(action)
+            of_batch = of_loss[: len(of_loss) // len(task.pool[0]) * batch_size] if loss.of_pool else of_loss
             try_loss(loss, of_batch, seen, dtype)
     if judges_own:
         try_measure(dynamics.measure, dynamics.network(parameters, buffers), *trimmed(task, inputs, targets), dtype)

@@ -69,6 +69,7 @@ BAD = {
     "nesterov": (None, *FLAG),
     "weight_decay": (None, *NUMBER, *IN_FLOAT32),
     "lr_schedule": (None, *NAME),
+    "control": (None, 3, (), "", "nonsense", True, b"loss", {"loss": 1}),
     "objective": (None, *NAME),
     "objective_temperature": (None, 0, *NUMBER, *IN_FLOAT32),
     "divergence_penalty": (None, *NUMBER),

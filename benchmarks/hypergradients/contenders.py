@@ -97,7 +97,10 @@ CONTENDERS: dict[str, Contender] = {
     "torchopt": by_torchopt,
     "rmd:all": ours(memory="all"),
     "rmd:states": ours(memory="states"),
+    "rmd:reversible": ours(memory="reversible"),
     "rmd:sqrt": ours(memory="sqrt"),
+    "rmd:log": ours(memory="log"),
+    "rmd:disk": ours(memory="disk"),
     "finite-difference:states": ours(method="finite-difference", memory="states"),
     "finite-difference:sqrt": ours(method="finite-difference", memory="sqrt"),
 }

@@ -48,7 +48,7 @@ SIZES: dict[Preset, Size] = {
     "smoke": Size(1, 1, 0.0, ("mlp",), (*PEERS, "rmd:all", "rmd:sqrt", "finite-difference:states"), 3, (), ()),
     "laptop": Size(3, 3, 60.0, tuple(STUDENTS), tuple(CONTENDERS), 100, (16, 64, 256, 1024, 5000), tuple(BATCHES)),
     "paper": Size(
-        10, 5, 120.0, tuple(STUDENTS), tuple(CONTENDERS), 100, (16, 64, 256, 1024, 5000, 20_000), tuple(BATCHES)
+        10, 5, 120.0, tuple(STUDENTS), tuple(CONTENDERS), 100, (16, 64, 256, 1024, 5000, 50_000), tuple(BATCHES)
     ),
 }
 

@@ -33,12 +33,14 @@ class Corrections:
         self._blocks: list[torch.Tensor] = []
         self._pieces: list[tuple[int, int, int]] = []
         self._end = _BLOCK
+        self._scratch: list[torch.Tensor] = []
 
     def push(self, predicted: torch.Tensor, actual: torch.Tensor) -> None:
         """Writes down what takes a prediction to the actual numbers; both have one dimension, a multiple of PADDED."""
         integers = _INTEGERS[actual.element_size()]
-        difference = actual.view(integers) - predicted.view(integers)
-        symbols = difference.clamp(-2, 2).to(torch.int8).bitwise_and_(3)  # -2 and 2 both become 2
+        difference, clamped, symbols = self._scratch_like(actual.view(integers))
+        torch.sub(actual.view(integers), predicted.view(integers), out=difference)
+        symbols.copy_(torch.clamp(difference, -2, 2, out=clamped)).bitwise_and_(3)  # -2 and 2 both become 2
         larger = difference[_places(symbols, 2)]
         wide = (larger < -127) | (larger > 127)
         quarters = symbols.view(torch.uint8).view(4, -1)
@@ -55,12 +57,11 @@ class Corrections:
         present, packed = self._take(torch.uint8), self._take(torch.uint8)
         packed = _with_zeros(packed, present, len(predicted) // PADDED).view(torch.int8)
         larger, wide = self._take(torch.int8).to(integers), self._take(integers)
-        symbols = torch.empty(4, len(packed), dtype=torch.int8, device=packed.device)
-        for i in range(4):  # to the top of the byte and back: its sign goes along
-            torch.bitwise_left_shift(packed, 6 - 2 * i, out=symbols[i])
-        difference = symbols.bitwise_right_shift_(6).view(-1)
-        places = _places(difference, -2)
-        whole = difference.to(integers)
+        whole, _, symbols = self._scratch_like(predicted.view(integers))
+        for i, quarter in enumerate(symbols.view(4, -1)):  # to the top of the byte and back: its sign goes along
+            torch.bitwise_left_shift(packed, 6 - 2 * i, out=quarter)
+        places = _places(symbols.bitwise_right_shift_(6), -2)
+        whole.copy_(symbols)
         if len(wide):
             larger[larger == -128] = wide
         if len(places):
@@ -68,6 +69,12 @@ class Corrections:
         predicted.view(integers).add_(whole)
         self.numbers -= predicted.numel()
         return predicted
+
+    def _scratch_like(self, integers: torch.Tensor) -> list[torch.Tensor]:
+        """Returns memory for two such tensors and one of bytes; to map new memory each time would double the cost."""
+        if not self._scratch or self._scratch[0].shape != integers.shape or self._scratch[0].dtype != integers.dtype:
+            self._scratch = [torch.empty_like(integers, dtype=dtype) for dtype in (None, None, torch.int8)]
+        return self._scratch
 
     def _put(self, values: torch.Tensor) -> None:
         raw = values.view(torch.uint8)

@@ -51,10 +51,10 @@ class Layout:
         self._padding = like.new_zeros(-size % PADDED)
         self.size = size + len(self._padding)
 
-    def flat(self, tensors: Tensors, kind: str = "") -> torch.Tensor:
-        """Copies the tensors of all parameters, or their slots of a kind, side by side."""
+    def flat(self, tensors: Tensors, kind: str = "", out: torch.Tensor | None = None) -> torch.Tensor:
+        """Copies the tensors of all parameters, or their slots of a kind, side by side; to `out`, if there is one."""
         prefix = f"{kind}:" if kind else ""
-        return torch.cat([*(tensors[prefix + name].reshape(-1) for name in self._shapes), self._padding])
+        return torch.cat([*(tensors[prefix + name].reshape(-1) for name in self._shapes), self._padding], out=out)
 
     def views(self, flat: torch.Tensor, kind: str = "") -> Tensors:
         """Returns the parts of a flat tensor as those of the parameters, or of their slots of a kind."""
@@ -127,7 +127,8 @@ class Reversal:
         self._taken: list[StudentState] = []  # without parameters and slots
         self._sums: dict[int, int] = {}
         self._now, self._before = self._layout.flat(state.parameters), torch.empty(0)
-        self._gradient: torch.Tensor | None = None  # of the last step forwards
+        self._gradient = torch.empty_like(self._now)  # of the last step
+        self._compared = False
         self._slots = self._flat_slots(state) if self._restores else {}
         self._spare = torch.empty_like(self._now)
         self._settings_before: tuple[Optimizer, Rate, Step] = (self._optimizer, 0.0, 0)
@@ -144,7 +145,7 @@ class Reversal:
         gradient = self._update.gradient(state, action)
         after = self._update.apply(state, action, gradient, layout.views(self._spare))
         optimizer, rate, step = settings = self._settings(state, action)
-        self._gradient = layout.flat(gradient.parameters)
+        layout.flat(gradient.parameters, out=self._gradient)
         g, new = {_ALL: self._gradient}, {_ALL: self._spare}
         now, slots, slots_after = {_ALL: self._now}, self._slots, {}
         if restores:
@@ -192,7 +193,7 @@ class Reversal:
             )
         state = replace(state, parameters=layout.views(before))
         gradient, of_gradient, gradients = self._gradient_again(state, action)
-        g = {_ALL: layout.flat(gradient.parameters)}
+        g = {_ALL: layout.flat(gradient.parameters, out=self._gradient)}
         known = self._slots if self._restores else {}
         slots = optimizer.slots_before({_ALL: before}, {_ALL: after}, g, known, rate, step)
         if self._restores:
@@ -214,10 +215,11 @@ class Reversal:
         gradients = 0
         if self._graphs:
             gradient, adjoint = self._update.linearize(state, action)
-            known, self._gradient = self._gradient, None
-            if known is None or torch.equal(self._layout.flat(gradient.parameters), known):
+            # At the first call it is the gradient of the last step forwards.
+            self._graphs = self._compared or torch.equal(self._layout.flat(gradient.parameters), self._gradient)
+            self._compared, gradients = True, 1
+            if self._graphs:
                 return gradient, adjoint, 1
-            self._graphs, gradients = False, 1
             del adjoint
         return self._update.gradient(state, action), None, gradients + 1
 

@@ -34,11 +34,18 @@ class Checkpoints(MemoryPolicy):
         return -(-steps // self.count(steps))
 
     def predicted_bytes(self, sizes: Sizes) -> int:
-        """Returns the bytes of the checkpoints, of the states of one stretch between them, and of one graph."""
+        """Returns the bytes of the checkpoints and of one stretch's states, of one graph, and of the state stepped.
+
+        The most are held at the end of the way forwards, or when the last stretch but one is taken again.
+        """
         every = self.spacing(sizes.steps)
-        checkpoints = min(self.count(sizes.steps), sizes.steps) + 1
-        at_each = sizes.state if every > 1 else sizes.needed
-        return checkpoints * at_each + every * sizes.needed + sizes.graph + sizes.live
+        stretches = -(-sizes.steps // every)
+        last = sizes.steps - (stretches - 1) * every
+        of_checkpoint = sizes.state if every > 1 else sizes.needed
+        at_the_end = (stretches - 1) * of_checkpoint + last * sizes.needed
+        on_the_way_back = (stretches - 2) * of_checkpoint + every * sizes.needed
+        not_rounded = 2 * (sizes.live - sizes.state)  # the last two
+        return max(at_the_end, on_the_way_back) + not_rounded + sizes.needed + sizes.graph + sizes.live
 
     def predicted_steps(self, sizes: Sizes) -> int:
         """Returns the steps forwards, and again those of each stretch but the last one, all but one of each."""

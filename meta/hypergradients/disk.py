@@ -27,7 +27,7 @@ from teachenv.trees import tensors_of, with_tensors
 
 _FILLED = 0.9
 """How much of a disk's free room a plan takes."""
-_BYTES_A_SECOND = 1e9
+_BYTES_A_SECOND = 2e9
 """How fast a plan takes it to be written and read."""
 
 
@@ -42,8 +42,8 @@ class Disk(MemoryPolicy):
     folder: str | None = None
 
     def predicted_bytes(self, sizes: Sizes) -> int:
-        """Returns the bytes of the states that are stepped and read, and of one graph."""
-        return 2 * sizes.live + sizes.needed + sizes.graph
+        """Returns the bytes of two states, before and after a step, and of one graph."""
+        return 2 * sizes.live + sizes.graph
 
     def possible(self, sizes: Sizes) -> bool:
         """Returns whether the folder has room for the file."""
@@ -68,7 +68,10 @@ class Disk(MemoryPolicy):
         try:
             for t in range(begin, steps.total):
                 kept[t] = file.put(steps.stored(steps.needed(state, t), t))
-                state = steps.step(state, t)
+                after = steps.step(state, t)
+                if t - begin < 2:  # all are alike
+                    steps.meter.states(state, after)
+                state = after
         except BaseException:
             file.close()
             raise
@@ -80,7 +83,6 @@ class Disk(MemoryPolicy):
         try:
             for t in sorted(kept, reverse=True):
                 state = kept.pop(t).read()
-                steps.meter.states(state, state)
                 yield t, functools.partial(steps.pullback, state, t, after)
                 after = None
         finally:

@@ -31,7 +31,7 @@ Memory of the reverse methods, in states x and graphs g of one step, for T steps
         2.2 times on average for T = 5,000 and 2.9 times for 50,000.
     `"disk"`: one state and one graph, and T states in a file; each step is taken again when it is differentiated.
     `"auto"`: the fastest that is predicted to fit into `byte_budget`, by default half of the memory that is free. The
-        result's `plan` says what it chose and why. From 64 steps on, three are taken and differentiated beforehand to
+        result's `plan` says what it chose and why. From 64 steps on, a few are taken and differentiated beforehand, to
         measure their pace.
 
 States may be kept in 16 bits (`state_dtype`). The gradient is then that of the steps at the rounded states. Relative

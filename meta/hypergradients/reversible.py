@@ -17,7 +17,7 @@ from teachenv.trees import bytes_of
 
 _STATES = 16
 """How many states' bytes the corrections of all steps may take before they are kept in stretches."""
-_SECONDS = 3e-9
+_SECONDS = 6e-9
 """What a plan takes it to last to write down and read the corrections of a number."""
 
 

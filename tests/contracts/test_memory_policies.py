@@ -259,7 +259,7 @@ def test_states_are_rounded_if_that_is_asked_for(memory, state_dtype, last):
     assert 1e-6 < error < 0.1
     assert found.objective == exact.objective
     assert found.actions.dtype == torch.float64
-    if memory == "states":
+    if memory == "states" and last is None:
         assert found.predicted_bytes < 0.5 * exact.predicted_bytes
     assert found.measured_bytes <= found.predicted_bytes
 

@@ -19,6 +19,12 @@ def pytest_collection():
     gc.freeze()
 
 
+def pytest_runtest_setup(item):
+    """Skips what needs a GPU where there is none."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("PyTorch sees no GPU")
+
+
 # What a new process does; what it prints, and what it says on the error stream, goes to files.
 _IN_NEW_PROCESS = """
 import sys

@@ -8,13 +8,17 @@ process of its own for its memory; for their times all take turns in one, with o
 * `extra_bytes`: growth of the process's resident memory at its peak;
 * `relative_error`: of its gradient, to one by unrolled autograd in float64 on the same (rounded) data.
 
+* `bytes_ratio`, `seconds_ratio`: of ours, what the planner predicts of bytes and time over what was measured.
+
 A second part follows time and memory of the perceptron over the length of the training, each contender until it would
 pass the memory limit.
 
 A third part differentiates many students of an environment at once and one after the other: `speedup` is the time of
 the loop over that of the batch.
 
-Peers (`pip install -e ".[peers]"`): higher and TorchOpt. One that is not installed, or fails, is reported as that.
+Peers (`pip install -e ".[peers]"`): higher, TorchOpt, and JAX with optax and equinox. One that is not installed, or
+fails, is reported as that. JAX compiles the whole gradient for each network and length: its memory is that of compiling
+too, its time is not. `--device cuda` measures all but JAX on a GPU, the memory by what its allocator hands out.
 """
 
 from benchmarks.hypergradients.main import Options, run

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import meta
+from benchmarks.hypergradients import jax_peer
 from benchmarks.hypergradients.problems import MOMENTUM, Problem
+from meta.hypergradients.memory_policies import MemoryOption, memory_policy
+from meta.hypergradients.planner import pace_of
+from meta.hypergradients.process import double_backward_kernels
+from meta.hypergradients.steps import Steps
+from meta.hypergradients.sweep import Method
 from teachenv.optimizers import SGD
+from teachenv.state import StudentState
 
 Contender = Callable[[Problem], torch.Tensor]
 
@@ -72,10 +80,43 @@ def by_torchopt(problem: Problem) -> torch.Tensor:
         return torch.autograd.grad(problem.objective(module), actions)[0]
 
 
-def ours(**options: Any) -> Contender:
-    """The gradient by `meta.hypergradient` with the given options."""
+def by_jax(kept: jax_peer.Kept) -> Contender:
+    """The gradient by JAX, which keeps so much of the training."""
+    return partial(jax_peer.gradient, kept=kept)
 
-    def differentiate(problem: Problem) -> torch.Tensor:
+
+@dataclass(frozen=True)
+class Ours:
+    """The gradient by `meta.hypergradient`.
+
+    Attributes:
+        memory: the memory policy.
+        method: what differentiates.
+    """
+
+    memory: MemoryOption
+    method: Method = "rmd"
+
+    def __call__(self, problem: Problem) -> torch.Tensor:
+        """The gradient alone."""
+        return self.result(problem).actions
+
+    def result(self, problem: Problem) -> meta.Hypergradient:
+        """The gradient, and what it held."""
+        process, begin = self._process(problem)
+        return meta.hypergradient(process, begin, problem.actions, memory=self.memory, method=self.method)
+
+    def predicted_seconds(self, problem: Problem) -> float:
+        """What the planner of `memory="auto"` predicts of the time, from the pace of three steps."""
+        process, begin = self._process(problem)
+        steps = Steps(process, problem.actions, 1, self.method == "finite-difference")
+        policy = memory_policy(self.memory)
+        assert policy is not None
+        with double_backward_kernels():
+            return policy.predicted_seconds(steps.sizes(begin, 0), pace_of(steps, begin, 0))
+
+    @staticmethod
+    def _process(problem: Problem) -> tuple[meta.Descent, StudentState]:
         module = problem.module
 
         def loss(parameters: dict[str, torch.Tensor], action: torch.Tensor, t: int) -> torch.Tensor:
@@ -85,23 +126,23 @@ def ours(**options: Any) -> Contender:
             return problem.objective(lambda x: functional_call(module, parameters, (x,)))
 
         process = meta.Descent(loss, objective, SGD(MOMENTUM), problem.student.learning_rate)
-        begin = process.begin(dict(module.named_parameters()))
-        return meta.hypergradient(process, begin, problem.actions, **options).actions
-
-    return differentiate
+        return process, process.begin(dict(module.named_parameters()))
 
 
 CONTENDERS: dict[str, Contender] = {
     "unrolled": unrolled,
     "higher": by_higher,
     "torchopt": by_torchopt,
-    "rmd:all": ours(memory="all"),
-    "rmd:states": ours(memory="states"),
-    "rmd:reversible": ours(memory="reversible"),
-    "rmd:sqrt": ours(memory="sqrt"),
-    "rmd:log": ours(memory="log"),
-    "rmd:disk": ours(memory="disk"),
-    "finite-difference:states": ours(method="finite-difference", memory="states"),
-    "finite-difference:sqrt": ours(method="finite-difference", memory="sqrt"),
+    "jax": by_jax("all"),
+    "jax-states": by_jax("states"),
+    "jax-sqrt": by_jax("sqrt"),
+    "rmd:all": Ours("all"),
+    "rmd:states": Ours("states"),
+    "rmd:reversible": Ours("reversible"),
+    "rmd:sqrt": Ours("sqrt"),
+    "rmd:log": Ours("log"),
+    "rmd:disk": Ours("disk"),
+    "finite-difference:states": Ours("states", "finite-difference"),
+    "finite-difference:sqrt": Ours("sqrt", "finite-difference"),
 }
-PEERS = ("unrolled", "higher", "torchopt")
+PEERS = ("unrolled", "higher", "torchopt", "jax")

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+import torch
 
 from benchmarks.hypergradients import measure, report
 from benchmarks.hypergradients.contenders import CONTENDERS, PEERS
@@ -46,7 +48,9 @@ class Size:
 
 SIZES: dict[Preset, Size] = {
     "smoke": Size(1, 1, 0.0, ("mlp",), (*PEERS, "rmd:all", "rmd:sqrt", "finite-difference:states"), 3, (), ()),
-    "laptop": Size(3, 3, 60.0, tuple(STUDENTS), tuple(CONTENDERS), 100, (16, 64, 256, 1024, 5000), tuple(BATCHES)),
+    "laptop": Size(
+        3, 3, 60.0, tuple(STUDENTS), tuple(CONTENDERS), 100, (16, 64, 256, 1024, 5000, 50_000), tuple(BATCHES)
+    ),
     "paper": Size(
         10, 5, 120.0, tuple(STUDENTS), tuple(CONTENDERS), 100, (16, 64, 256, 1024, 5000, 50_000), tuple(BATCHES)
     ),
@@ -69,15 +73,25 @@ class Options(CommonOptions):
     memory_limit: float = 4.0
     """GiB that a contender may take beyond what its process has at the start."""
 
+    disk_limit: float = 16.0
+    """GiB that a contender's file may take."""
+
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where all contenders compute; on cuda their memory is that of the GPU, and JAX is left out."""
+
     def __post_init__(self) -> None:
-        """Checks the memory limit, beside what all benchmarks check.
+        """Checks the limits and the device, beside what all benchmarks check.
 
         Raises:
             ValueError: an unknown name, or a number out of range.
         """
         super().__post_init__()
-        if not self.memory_limit > 0:
-            raise ValueError(f"found --memory-limit {self.memory_limit}, expected a positive number of GiB")
+        for name in ("memory_limit", "disk_limit"):
+            if not getattr(self, name) > 0:
+                flag = f"--{name.replace('_', '-')}"
+                raise ValueError(f"found {flag} {getattr(self, name)}, expected a positive number of GiB")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("found --device cuda, but PyTorch sees no GPU; leave it out to measure on the CPU")
 
     def _names(self) -> Names:
         return {"student": (self.students, STUDENTS), "contender": (self.contenders, CONTENDERS)}
@@ -126,18 +140,20 @@ def _lengths(size: Size) -> list[Training]:
 
 
 def _stages(options: Options) -> Iterator[Stage]:
-    # What fails on a length is not asked for on a longer one, so each of these has stages of its own.
-    for trainings in (_usual(options.size), *([training] for training in _lengths(options.size))):
-        yield partial(_memory, options, trainings)
-        yield partial(_times, options, trainings)
+    usual = _usual(options.size)
+    yield partial(_memory, options, usual)
+    yield partial(_times, options, usual)
+    # What fails on a length is not asked for on a longer one, so each of these has a stage of its own.
+    for training in _lengths(options.size):
+        yield partial(_memory, options, [training])
     yield lambda session: _batches(options)
 
 
 def _memory(options: Options, trainings: Sequence[Training], session: Session) -> list[Case]:
     """Each contender in a process of its own. One that failed may do better now, unless it passed the memory limit."""
-    limit = int(options.memory_limit * 2**30)
+    limits = {"limit": int(options.memory_limit * 2**30), "disk_limit": int(options.disk_limit * 2**30)}
     return [
-        _case(options, training, name, {"contender": name, "limit": limit, "error": training.task == "usual"})
+        _case(options, training, name, {"contender": name, **limits, "whole": training.task == "usual"})
         for training in trainings
         for name in _missing(options, training, session)
         if "allocate memory" not in _failure(options, training, name, session)
@@ -150,9 +166,8 @@ def _times(options: Options, trainings: Sequence[Training], session: Session) ->
     for training in trainings:
         names = [n for n in _missing(options, training, session) if not _failure(options, training, n, session)]
         if names:
-            turns, seconds = (size.turns, size.seconds) if training.task == "usual" else (1, 0.0)
-            arguments = {"contenders": names, "turns": turns, "seconds": seconds}
-            cases.append(_case(options, training, names[0], arguments, measure.times, "time_ratio"))
+            arguments = {"contenders": names, "turns": size.turns, "seconds": size.seconds}
+            cases.append(_case(options, training, names[0], arguments, measure.times))
     return cases
 
 
@@ -181,9 +196,9 @@ def _case(
     contender: str,
     arguments: dict[str, Any] | None = None,
     function: Any = measure.memory,
-    last: str = "extra_bytes",
 ) -> Case:
     task, student, steps, seed = training
+    in_turns = function is measure.times
     return Case(
         benchmark=NAME,
         task=task,
@@ -197,11 +212,13 @@ def _case(
             "threads": options.threads,
             "batch_size": STUDENTS[student].batch,
             "memory_limit": options.memory_limit,
+            # Rows of a CPU are known without a device.
+            **({} if options.device == "cpu" else {"device": options.device}),
         },
-        label=f"{student}, T = {steps}: {contender if last == 'extra_bytes' else 'in turns'}",
+        label=f"{student}, T = {steps}: {'in turns' if in_turns else contender}",
         function=function,
-        arguments={"training": (student, steps, seed), **(arguments or {})},
-        last=last,
+        arguments={"training": (student, steps, seed, options.device), **(arguments or {})},
+        last="time_ratio" if in_turns or task == "length" else "extra_bytes",
         resources={"num_cpus": options.threads},
     )
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,74 +14,147 @@ from typing import Any
 import torch
 
 import meta
-from benchmarks.hypergradients.contenders import CONTENDERS, plain, unrolled
-from benchmarks.hypergradients.problems import Problem
+from benchmarks.hypergradients.contenders import CONTENDERS, Contender, Ours, plain, unrolled
+from benchmarks.hypergradients.problems import STUDENTS, Problem
 from teachenv import TeachVectorEnv
 from teachenv.experiment.cases import Outcome
 from teachenv.experiment.processes import alone
 from teachenv.experiment.timing import Times, in_turns, peak, seconds_of
 
 # What a contender may fail with, a peer that is not installed and a process that runs out of memory among it.
-_FAILURES = (ImportError, RuntimeError, TypeError, AttributeError, MemoryError, ChildProcessError)
+_FAILURES = (ImportError, RuntimeError, TypeError, AttributeError, MemoryError, OSError)
+
+_PACE = 1024
+"""So many steps of plain training tell how long a longer one takes, and trainings up to here are taken twice."""
+
+Setting = tuple[str, int, int, str]
+"""What is differentiated: arguments of `Problem` (student, steps, seed, device)."""
 
 
-def memory(contender: str, training: tuple[str, int, int], limit: int | None, error: bool, folder: Path) -> Outcome:
-    """The memory of one hypergradient, as a user has it, and perhaps the error of the gradient; or why there is none.
+@dataclass(frozen=True)
+class Differentiated:
+    """One hypergradient in a process of its own.
+
+    Attributes:
+        gradient: the gradient.
+        extra_bytes: how much the process's memory grew; None where the system does not tell.
+        seconds: how long it took, without what is done once in a process.
+        plain_seconds: how long plain training takes, from its pace.
+        predictions: of ours, predicted over measured: `bytes_ratio` (of the tensors that are held), `seconds_ratio`.
+    """
+
+    gradient: torch.Tensor
+    extra_bytes: int | None
+    seconds: float
+    plain_seconds: float
+    predictions: Mapping[str, float]
+
+
+def memory(contender: str, training: Setting, limit: int | None, disk_limit: int, whole: bool, folder: Path) -> Outcome:
+    """The memory of one hypergradient, as a user has it, and what else that run tells; or why there is none.
 
     Args:
         contender: the contender's name.
-        training: arguments of `Problem`.
+        training: the training.
         limit: bytes that it may take beyond what its process has at the start.
-        error: whether it is compared with the gradient in float64.
+        disk_limit: bytes that its file may take.
+        whole: whether the gradient is compared with the one in float64; if not, this run tells its time as well.
         folder: is not used.
     """
+    student, steps = training[:2]
+    file = steps * sum(4 * p.numel() for p in STUDENTS[student].build().parameters())
+    if contender == "rmd:disk" and file > disk_limit:
+        return _failed(f"its file would take {file / 2**30:.3g} GiB, more than --disk-limit", training)
     try:
-        grown, gradient = alone(differentiated, contender=contender, training=training, limit=limit)
+        found = alone(differentiated, contender=contender, training=training, limit=limit)
     except _FAILURES as failure:
         reason = f"not installed: {failure.name}" if isinstance(failure, ImportError) else str(failure)
         return _failed(reason.splitlines()[0] if reason else type(failure).__name__, training)
-    values = {} if grown is None else {"extra_bytes": float(grown)}
-    if error:
-        expected = _reference(*training)
-        values["relative_error"] = float((gradient.double() - expected).norm() / expected.norm())
+    values = {} if found.extra_bytes is None else {"extra_bytes": float(found.extra_bytes)}
+    values |= found.predictions
+    if whole:
+        expected = _reference(training)
+        values["relative_error"] = float((found.gradient.double() - expected).norm() / expected.norm())
         if not math.isfinite(values["relative_error"]):
             return _failed("its gradient is not finite", training)
-    return Outcome(values=values, student_steps=training[1], seconds=0.0)
+    else:
+        values["time_ratio"] = found.seconds / found.plain_seconds
+    return Outcome(values=values, student_steps=steps, seconds=found.seconds)
 
 
-def _failed(reason: str, training: tuple[str, int, int]) -> Outcome:
+def _failed(reason: str, training: Setting) -> Outcome:
     data = {"failed": reason}
     return Outcome(values={"failed": 1.0}, data=data, data_of="failed", student_steps=training[1], seconds=0.0)
 
 
-def differentiated(
-    contender: str, training: tuple[str, int, int], limit: int | None
-) -> tuple[int | None, torch.Tensor]:
-    """Runs in a process of its own: (bytes that a hypergradient takes, the gradient)."""
-    problem, warm, differentiate = Problem(*training), Problem(training[0], 2, training[2]), CONTENDERS[contender]
+def differentiated(contender: str, training: Setting, limit: int | None) -> Differentiated:
+    """Runs in a process of its own: a hypergradient, and what it costs."""
+    student, steps, seed, device = training
+    problem, warm, differentiate = Problem(*training), Problem(student, 2, seed, device), CONTENDERS[contender]
     plain(warm)
     differentiate(warm)
-    return peak(lambda: differentiate(problem), limit)
+    ours = differentiate if isinstance(differentiate, Ours) else None
+    predicted_seconds = ours.predicted_seconds(problem) if ours else 0.0
+    results: list[meta.Hypergradient] = []
+
+    def once() -> torch.Tensor:
+        if ours is None:
+            return differentiate(problem)
+        results[:] = [ours.result(problem)]
+        return results[0].actions
+
+    start = time.perf_counter()
+    extra_bytes, gradient = _peak(once, limit, device)
+    seconds = time.perf_counter() - start
+    if steps <= _PACE or contender.startswith("jax"):  # compiled, and with memory that the process has already
+        seconds = _seconds_of(differentiate, problem)
+    predictions = {}
+    for result in results:
+        assert result.predicted_bytes is not None
+        predictions = {
+            "bytes_ratio": result.predicted_bytes / result.measured_bytes,
+            "seconds_ratio": predicted_seconds / seconds,
+        }
+    pace = Problem(student, min(steps, _PACE), seed, device)
+    plain_seconds = _seconds_of(plain, pace) * steps / pace.steps
+    return Differentiated(gradient.cpu(), extra_bytes, seconds, plain_seconds, predictions)
+
+
+def _peak(function: Callable[[], torch.Tensor], limit: int | None, device: str) -> tuple[int | None, torch.Tensor]:
+    """Calls a function and measures its memory: on a GPU that of the GPU's tensors."""
+    if device == "cpu":
+        return peak(function, limit)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    value = function()
+    return torch.cuda.max_memory_allocated(device) - before, value
+
+
+def _seconds_of(function: Contender, problem: Problem) -> float:
+    """The seconds that a contender takes, on a GPU until that is done."""
+    start = time.perf_counter()
+    function(problem)
+    if problem.actions.is_cuda:
+        torch.cuda.synchronize(problem.actions.device)
+    return time.perf_counter() - start
 
 
 @functools.cache
-def _reference(student: str, steps: int, seed: int) -> torch.Tensor:
-    return alone(exact, student=student, steps=steps, seed=seed)
+def _reference(training: Setting) -> torch.Tensor:
+    return alone(exact, training=training)
 
 
-def exact(student: str, steps: int, seed: int) -> torch.Tensor:
+def exact(training: Setting) -> torch.Tensor:
     """Runs in a process of its own: the gradient in float64, by unrolled autograd."""
-    return unrolled(Problem(student, steps, seed, torch.float64))
+    return unrolled(Problem(*training, dtype=torch.float64)).cpu()
 
 
-def times(
-    contenders: Sequence[str], training: tuple[str, int, int], turns: int, seconds: float, folder: Path
-) -> Outcome:
+def times(contenders: Sequence[str], training: Setting, turns: int, seconds: float, folder: Path) -> Outcome:
     """The times of contenders over that of plain training, all in turns: the first one's, with the others' beside.
 
     Args:
         contenders: the contenders' names.
-        training: arguments of `Problem`.
+        training: the training.
         turns: how many turns each takes at least.
         seconds: how long turns are taken at least.
         folder: is not used.
@@ -97,18 +171,12 @@ def times(
     return replace(first, others=dict(zip(contenders[1:], others, strict=True)))
 
 
-def in_turn(contenders: Sequence[str], training: tuple[str, int, int], turns: int, seconds: float) -> Times:
-    """Runs in a process of its own: the times of contenders and of plain training."""
+def in_turn(contenders: Sequence[str], training: Setting, turns: int, seconds: float) -> Times:
+    """Runs in a process of its own: the times of contenders and of plain training, each warmed up by a first turn."""
     functions = {name: CONTENDERS[name] for name in contenders} | {"plain": plain}
-    # A process that takes memory for the first time waits for its pages. One turn of a long training is long enough to
-    # forget that, and to warm up by another would take as long.
-    short = Problem(training[0], 2, training[2])
-    if turns == 1:
-        for function in functions.values():
-            function(short)
     problem = Problem(*training)
-    calls = {name: partial(seconds_of, function, problem) for name, function in functions.items()}
-    return in_turns(calls, turns, seconds, warm_up=turns > 1)
+    calls = {name: partial(_seconds_of, function, problem) for name, function in functions.items()}
+    return in_turns(calls, turns, seconds)
 
 
 @dataclass(frozen=True)

@@ -77,35 +77,40 @@ class Problem:
         student: what is trained.
         steps: number T of student steps.
         module: a network of the initial weights.
+        inputs: (pool, *shape), the samples.
+        targets: (pool,), their classes.
+        order: (T, batch), the samples of each step's minibatch.
         actions: (T, classes), around 0; the weight of a sample of class c in step t is 1 + a[t, c].
     """
 
-    def __init__(self, student: str, steps: int, seed: int, dtype: torch.dtype = torch.float32) -> None:
-        """Draws it all from the seed, in float32, and casts it."""
+    def __init__(
+        self, student: str, steps: int, seed: int, device: str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> None:
+        """Draws it all from the seed, in float32 and on the CPU, and casts and moves it."""
         self.student, self.steps = STUDENTS[student], steps
         generator = torch.Generator().manual_seed(seed)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            self.module = self.student.build().to(dtype).train()
+            self.module = self.student.build().to(device, dtype).train()
         pool = 4 * self.student.batch
-        self._targets = torch.randint(CLASSES, (pool,), generator=generator)
+        targets = torch.randint(CLASSES, (pool,), generator=generator)
         means = torch.randn(CLASSES, *self.student.shape, generator=generator)
         noise = torch.randn(pool, *self.student.shape, generator=generator)
-        self._inputs = (noise + 0.3 * means[self._targets]).to(dtype)
-        self._order = torch.randint(pool, (steps, self.student.batch), generator=generator)
-        self.actions = (0.1 * torch.randn(steps, CLASSES, generator=generator)).to(dtype)
+        self.inputs, self.targets = (noise + 0.3 * means[targets]).to(device, dtype), targets.to(device)
+        self.order = torch.randint(pool, (steps, self.student.batch), generator=generator).to(device)
+        self.actions = (0.1 * torch.randn(steps, CLASSES, generator=generator)).to(device, dtype)
 
     def batch(self, t: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The minibatch of step t."""
-        rows = self._order[t]
-        return self._inputs[rows], self._targets[rows]
+        rows = self.order[t]
+        return self.inputs[rows], self.targets[rows]
 
     def loss(self, outputs: torch.Tensor, action: torch.Tensor, t: int) -> torch.Tensor:
         """Cross-entropy of the step's minibatch, weighed by class."""
-        targets = self._targets[self._order[t]]
+        targets = self.targets[self.order[t]]
         return ((1 + action[targets]) * F.cross_entropy(outputs, targets, reduction="none")).mean()
 
     def objective(self, network: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
         """Cross-entropy on the first samples, in training mode (batch statistics), for every contender alike."""
         size = self.student.batch
-        return F.cross_entropy(network(self._inputs[:size]), self._targets[:size])
+        return F.cross_entropy(network(self.inputs[:size]), self.targets[:size])

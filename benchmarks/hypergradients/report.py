@@ -21,14 +21,12 @@ def make(rows: Sequence[Row]) -> Report:
     """The report of the rows."""
     tasks = by(rows, lambda row: row.task)
     lengths = tasks.get("length", [])
-    sections = [*usual(tasks.get("usual", [])), *_batches(tasks.get("batched", []))]
-    if growth := exponents(lengths):
-        sections.append(Section(text=f"Extra memory grows like T to the power of {growth}."))
+    sections = [*usual(tasks.get("usual", [])), *by_length(lengths), *_batches(tasks.get("batched", []))]
     captions = {"lengths": "Time and memory of a hypergradient by the length of the training"}
     return Report("Hypergradients", sections, {"lengths": partial(_figure, lengths)}, rows, captions)
 
 
-def usual(rows: Sequence[Row]) -> list[Section]:
+def usual(rows: Sequence[Row], title: str = "") -> list[Section]:
     """A line a contender and training: medians over repetitions."""
     time = number("", "time_ratio", ".2f")
     columns = [
@@ -38,9 +36,18 @@ def usual(rows: Sequence[Row]) -> list[Section]:
         Column("time / plain", lambda group: f"failed: {reason}" if (reason := failed(group)) else time.cell(group)),
         number("extra memory, MB", "extra_bytes", ",.0f", 1e-6),
         number("relative error", "relative_error", ".1e"),
+        number("bytes: predicted / held", "bytes_ratio", ".2f"),
+        number("time: predicted / taken", "seconds_ratio", ".2f"),
     ]
     groups = grouped(rows, key=lambda row: f"{row.student} {row.config['steps']} {row.method}")
-    return [Section.of("", columns, groups)] if groups else []
+    return [Section.of(title, columns, groups)] if groups else []
+
+
+def by_length(rows: Sequence[Row]) -> list[Section]:
+    """A line a contender and length of the perceptron's training."""
+    sections = usual(rows, "By length")
+    growth = exponents(rows)
+    return [*sections, Section(text=f"Extra memory grows like T to the power of {growth}.")] if growth else sections
 
 
 def failed(group: Group, metric: str = "time_ratio") -> str:
@@ -59,7 +66,7 @@ def _batches(rows: Sequence[Row]) -> list[Section]:
     ]
     groups = grouped(rows, key=lambda row: f"{row.method.split()[0]} {row.student}")
     groups = [group for group in groups if group.values("speedup")]
-    return [Section.of("", columns, groups)] if groups else []
+    return [Section.of("Many students at once", columns, groups)] if groups else []
 
 
 def _by_length(rows: Sequence[Row], metric: str) -> dict[str, list[tuple[int, float]]]:

@@ -5,14 +5,14 @@ import torch
 
 from benchmarks.__main__ import main as command_line
 from benchmarks.hypergradients import Options, main, measure, report
-from benchmarks.hypergradients.contenders import CONTENDERS, plain, unrolled
+from benchmarks.hypergradients.contenders import CONTENDERS, Ours, plain, unrolled
 from benchmarks.hypergradients.main import Size
 from benchmarks.hypergradients.measure import BATCHES, Batch, in_turn, speedup
 from benchmarks.hypergradients.problems import STUDENTS, Problem
 from teachenv.experiment.row import Row
 from teachenv.experiment.rows import ResultsFile, read_rows
 
-OURS = [name for name in CONTENDERS if ":" in name]
+OURS = [name for name, contender in CONTENDERS.items() if isinstance(contender, Ours)]
 
 
 @pytest.mark.parametrize("student", STUDENTS)
@@ -38,7 +38,7 @@ def test_a_gradient_is_the_slope_of_the_plain_training():
 
 
 def test_problems_are_functions_of_their_seed_in_every_dtype():
-    single, double, other = Problem("mlp", 3, 0), Problem("mlp", 3, 0, torch.float64), Problem("mlp", 3, 1)
+    single, double, other = Problem("mlp", 3, 0), Problem("mlp", 3, 0, dtype=torch.float64), Problem("mlp", 3, 1)
     assert torch.equal(single.batch(1)[0].double(), double.batch(1)[0])
     assert torch.equal(single.actions.double(), double.actions)
     assert not torch.equal(single.actions, other.actions)
@@ -73,7 +73,7 @@ def test_the_command_writes_rows_table_and_figure_and_takes_up_where_it_stopped(
     assert all(r.value > 0 for r in rows if r.metric == "time_ratio")
     assert (tmp_path / "lengths.png").read_bytes().startswith(b"\x89PNG")
     table = (tmp_path / "table.md").read_text()
-    assert len([line for line in table.splitlines() if line.startswith("|")]) == 2 + 3 + 2 + 1
+    assert len([line for line in table.splitlines() if line.startswith("|")]) == (2 + 3) + (2 + 9) + (2 + 1)
     assert "grows like T to the power of" in table
     assert "| 2 lenet | 2 | loop |" in table
     assert "rmd:sqrt" in capsys.readouterr().out
@@ -114,12 +114,34 @@ def test_contenders_are_warm_before_they_take_turns(monkeypatch):
     calls = []
     for name in ("unrolled", "higher"):
         monkeypatch.setitem(CONTENDERS, name, lambda problem, name=name: calls.append((name, problem.steps)))
-    found = in_turn(("unrolled", "higher"), ("lstm", 4, 0), 2, 0.0)
+    found = in_turn(("unrolled", "higher"), ("lstm", 4, 0, "cpu"), 2, 0.0)
     assert calls == [("unrolled", 4), ("higher", 4)] * 3
     assert set(found.turns) == {"unrolled", "higher", "plain"}
-    calls.clear()
-    in_turn(("unrolled",), ("lstm", 4, 0), 1, 0.0)
-    assert calls == [("unrolled", 2), ("unrolled", 4)]
+
+
+@pytest.mark.parametrize(
+    ("student", "name"), [("mlp", "jax"), ("mlp", "jax-states"), ("mlp", "jax-sqrt"), ("lstm", "jax")]
+)
+def test_jax_computes_the_same_gradient(student, name, monkeypatch):
+    pytest.importorskip("equinox")
+    pytest.importorskip("optax")
+    monkeypatch.setitem(STUDENTS, student, dataclasses.replace(STUDENTS[student], batch=4))
+    problem = Problem(student, 3, seed=0)
+    wanted = unrolled(problem)
+    assert (CONTENDERS[name](problem) - wanted).norm() < 1e-3 * wanted.norm()
+
+
+def test_a_file_beyond_the_limit_is_not_written(monkeypatch, tmp_path):
+    monkeypatch.setattr(measure, "alone", None)
+    found = measure.memory("rmd:disk", ("lstm", 1000, 0, "cpu"), None, 2**20, False, tmp_path)
+    assert found.data == {"failed": "its file would take 0.22 GiB, more than --disk-limit"}
+
+
+def test_what_was_predicted_of_a_hypergradient_is_beside_what_it_took(here):
+    found = measure.differentiated("rmd:log", ("lstm", 8, 0, "cpu"), None)
+    assert found.predictions["bytes_ratio"] == pytest.approx(1, abs=0.3)
+    assert found.predictions["seconds_ratio"] > 0
+    assert measure.differentiated("unrolled", ("lstm", 2, 0, "cpu"), None).predictions == {}
 
 
 @pytest.mark.parametrize("name", BATCHES)

@@ -69,6 +69,30 @@ def test_an_arbitrary_step_is_differentiated(memory):
     assert found.nonfinite_step is None
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize(("optimizer", "memory"), BOTH, ids=str)
+def test_a_gradient_on_a_gpu_is_the_cpus(optimizer, memory):
+    parameters, actions, process = start(), actions_of(), descent(optimizer)
+    wanted = hypergradient(process, process.begin(parameters), actions, memory="states")
+    moved = process.begin({name: p.cuda() for name, p in parameters.items()})
+    found = hypergradient(process, moved, actions.cuda(), memory=memory)
+    assert found.actions.is_cuda
+    torch.testing.assert_close(found.actions.cpu(), wanted.actions, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("memory", NAMES)
+def test_students_of_an_environment_are_differentiated_on_a_gpu(memory):
+    found = {}
+    for device in ("cpu", "cuda"):
+        env = TeachEnv(horizon=5, dtype="float64", device=device)
+        env.reset(seed=0)
+        action = torch.zeros(env.action_space.shape, dtype=torch.float64, device=device)
+        process = meta.Training(env.dynamics, env.episode)
+        found[device] = hypergradient(process, env.student, [action] * 5, memory=memory).actions.cpu()
+    torch.testing.assert_close(found["cuda"], found["cpu"], rtol=1e-7, atol=1e-12)
+
+
 @pytest.mark.parametrize("rate", [0.05, lambda t: 0.1 / (t + 1)], ids=["constant", "schedule"])
 @pytest.mark.parametrize(("optimizer", "memory"), BOTH, ids=str)
 def test_a_descent_is_differentiated_through_every_optimizer(optimizer, memory, rate):

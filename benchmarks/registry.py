@@ -117,4 +117,10 @@ BENCHMARKS: dict[str, Entry] = {
         summary="Do weights of samples, learned with a small trusted dev set, make better students from bad data?",
         minutes={"smoke": "1 min", "laptop": "90 min on one core", "paper": "weeks (estimated)"},
     ),
+    # Actions that set the optimiser: dynamic algorithm configuration by gradients, RL and search.
+    "schedules": Entry(
+        options="benchmarks.schedules:Options",
+        summary="Does a learned schedule of the learning rate beat tuned constant, cosine, step and one-cycle ones?",
+        minutes={"smoke": "1 min", "laptop": "3 h (digits 2 h; estimated)", "paper": "weeks (estimated)"},
+    ),
 }

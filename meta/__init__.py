@@ -56,6 +56,7 @@ from meta.lot import LoT, imitability
 from meta.teachers import (
     RMD,
     AttentionPolicy,
+    Bandit,
     ConstantTeacher,
     DataTeacher,
     DataTeaching,
@@ -88,6 +89,7 @@ __all__ = [
     "Attribution",
     "Audit",
     "AuditRow",
+    "Bandit",
     "Batch",
     "ConstantTeacher",
     "Cotangent",

@@ -16,6 +16,7 @@ from meta.influence.reweighting import L2RW, Reweighting
 from meta.influence.teaching import InfluenceTeacher, InfluenceTeaching
 from meta.saving.codecs import declare
 from meta.saving.models import PlainModel
+from meta.teachers.bandit import Bandit
 from meta.teachers.data_teaching import SelfPacedTeacher
 from meta.teachers.evolution import EvolutionStrategies
 from meta.teachers.fixed import RandomTeacher
@@ -115,6 +116,23 @@ def finite_difference(policy: str = "AttentionPolicy", *, tuned_as: str | None =
 def evolution_strategies(policy: str = "AttentionPolicy", **options: Any) -> Method:
     """Makes a method of `meta.EvolutionStrategies`, by default at a learning rate of 0.03; arguments as for `rmd`."""
     return learning(EvolutionStrategies, {"learning_rate": 0.03, **options}, policy)
+
+
+def bandit(**options: Any) -> Method:
+    """Makes a method of `meta.Bandit`, which tries constant actions (UCB1).
+
+    Args:
+        **options: options of the teacher, `arms` of its policy, and options of the loss family or of the environment; a
+            list is a grid.
+    """
+    settings = candidates("bandit", options, teacher_options={*_options_of(Bandit), "arms"})
+    return Method(settings, _bandit, learns=True)
+
+
+def _bandit(env: Any, seed: int, options: Mapping[str, Any]) -> Any:
+    options = dict(options)
+    policy = {"arms": options.pop("arms")} if "arms" in options else {}
+    return Bandit("ArmsPolicy", env, seed=seed, policy_kwargs=policy, **options)
 
 
 def random(**options: Any) -> Method:

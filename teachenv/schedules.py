@@ -13,7 +13,7 @@ from teachenv import checks
 Schedule = Callable[[np.ndarray | int], np.ndarray | float]
 """Maps student step(s) t = 0 … horizon − 1 to the factor(s) by which the base learning rate is multiplied."""
 
-SCHEDULES = ("constant", "linear", "cosine", "step")
+SCHEDULES = ("constant", "linear", "cosine", "step", "one-cycle")
 
 
 def make_schedule(spec: str | Mapping[str, Any], horizon: int) -> Schedule:
@@ -21,7 +21,9 @@ def make_schedule(spec: str | Mapping[str, Any], horizon: int) -> Schedule:
 
     Args:
         spec: `"constant"` (1), `"linear"` (1 − t/horizon), `"cosine"` (½(1 + cos πt/horizon)), `"step"` (divided by 10
-            after one half and after three quarters of the horizon), or a mapping
+            after one half and after three quarters of the horizon), `"one-cycle"` (from 1/25 up to 1 over the first
+            three tenths of the horizon and down to 4e-6 over the rest, half a cosine each way: PyTorch's `OneCycleLR`
+            with its defaults, without its cycle of momentum; Smith and Topin 2018), or a mapping
             `{"name": "step", "milestones": [30, 45], "gamma": 0.1}` with milestones in student steps.
         horizon: student steps in an episode.
 
@@ -35,7 +37,9 @@ def make_schedule(spec: str | Mapping[str, Any], horizon: int) -> Schedule:
     checks.known_options(f"lr_schedule {kind!r}", options, ("milestones", "gamma") if kind == "step" else ())
     if kind == "step":
         return _step(options.get("milestones", (horizon / 2, horizon * 3 / 4)), options.get("gamma", 0.1))
-    return partial({"constant": _constant, "linear": _linear, "cosine": _cosine}[kind], horizon)
+    return partial(
+        {"constant": _constant, "linear": _linear, "cosine": _cosine, "one-cycle": _one_cycle}[kind], horizon
+    )
 
 
 def shortest(spec: str | Mapping[str, Any], horizon: int) -> str | dict[str, Any]:
@@ -68,6 +72,20 @@ def _linear(horizon: int, step: np.ndarray | int) -> np.ndarray | float:
 
 def _cosine(horizon: int, step: np.ndarray | int) -> np.ndarray | float:
     return 0.5 * (1.0 + np.cos(np.pi * step / horizon))
+
+
+def _one_cycle(horizon: int, step: np.ndarray | int) -> np.ndarray | float:
+    peak, last = 0.3 * horizon - 1, horizon - 1
+    # Of a training so short that nothing comes before the peak the first step is the peak.
+    up = 1.0 if peak <= 0 else np.clip(step / peak, 0.0, 1.0)
+    down = np.clip((step - max(peak, 0)) / max(last - max(peak, 0), 1e-9), 0.0, 1.0)
+    rising = _between(1 / 25, 1.0, up)
+    return np.where(np.asarray(step) <= peak, rising, _between(1.0, 1 / 25e4, down))[()]
+
+
+def _between(start: float, end: float, part: np.ndarray | float) -> np.ndarray | float:
+    """Half a cosine from `start` (part 0) to `end` (part 1)."""
+    return end + (start - end) * 0.5 * (1.0 + np.cos(np.pi * part))
 
 
 def _stepped(bounds: np.ndarray, factor: float, step: np.ndarray | int) -> np.ndarray | float:

@@ -83,7 +83,7 @@ class Settings:
         momentum: SGD's μ.
         nesterov: SGD's: Nesterov's momentum.
         weight_decay: λ.
-        lr_schedule: `"constant"`, `"linear"`, `"cosine"`, `"step"`, or
+        lr_schedule: `"constant"`, `"linear"`, `"cosine"`, `"step"`, `"one-cycle"`, or
             `{"name": "step", "milestones": [...], "gamma": 0.1}`.
         control: what actions set, one or more of `"loss"`, `"learning-rate"`, `"momentum"` and `"weight-decay"`: the
             loss's coordinates, and after them one for each of the others (`teachenv.control` has the maps; zero leaves

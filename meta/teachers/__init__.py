@@ -1,11 +1,12 @@
 """Teachers, their policy networks, and the loss that a teacher has learned.
 
-Gradient teachers (`RMD`, `FiniteDifference`), evolution strategies, L2T-DLN's teacher of a loss network and its update
-rules, L2T's teacher of data, Meta-Weight-Net's teacher, and teachers that learn nothing: all have Stable-Baselines3's
-`learn`, `predict`, `save` and `load`. `TaughtLoss` takes a learned loss out of the environments, into a training loop
-of your own.
+Gradient teachers (`RMD`, `FiniteDifference`), evolution strategies, a bandit, L2T-DLN's teacher of a loss network and
+its update rules, L2T's teacher of data, Meta-Weight-Net's teacher, and teachers that learn nothing: all have
+Stable-Baselines3's `learn`, `predict`, `save` and `load`. `TaughtLoss` takes a learned loss out of the environments,
+into a training loop of your own.
 """
 
+from meta.teachers.bandit import ArmsPolicy, Bandit
 from meta.teachers.base import Teacher
 from meta.teachers.data_teaching import DataTeacher, DataTeaching, RandomDropTeacher, SelfPacedTeacher
 from meta.teachers.dynamic_loss import DynamicLossTeacher
@@ -20,7 +21,9 @@ from meta.teachers.taught_loss import TaughtLoss
 
 __all__ = [
     "RMD",
+    "ArmsPolicy",
     "AttentionPolicy",
+    "Bandit",
     "ConstantTeacher",
     "DataTeacher",
     "DataTeaching",

@@ -263,20 +263,37 @@ class SamplePolicy(TeacherPolicy):
 
 
 class _Free(nn.Module):
-    """One learned number for each coordinate of the action."""
+    """One learned number for each coordinate of the action, in each segment of a training.
 
-    def __init__(self, actions: int) -> None:
+    Args:
+        actions: the number of coordinates of the action.
+        segments: into how many equal parts of a training its steps fall.
+
+    Raises:
+        ValueError: `segments` is no whole number of at least 1.
+    """
+
+    def __init__(self, actions: int, segments: int = 1) -> None:
         super().__init__()
-        self.action = nn.Parameter(torch.zeros(actions))
+        self.segments = checks.integer("segments", segments, least=1)
+        shape = (actions,) if segments == 1 else (segments, actions)
+        self.action = nn.Parameter(torch.zeros(shape))
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        return torch.tanh(self.action).expand(len(states), -1)
+        action = torch.tanh(self.action)
+        if self.segments == 1:
+            return action.expand(len(states), -1)
+        # Progress comes first in every observation; just before a boundary it may be rounded down.
+        place = (states[:, 0] * self.segments + 1e-4).long().clamp(0, self.segments - 1)
+        return (place[:, None] == torch.arange(self.segments, device=place.device)).to(action) @ action
 
 
 class FreePolicy(TeacherPolicy):
     """The same action in every state, tanh(θ), each coordinate of which is learned; it begins at the zero action.
 
-    With `loss="data-weights"` these are the weights of the training samples themselves, by gradient descent.
+    With `loss="data-weights"` these are the weights of the training samples themselves, by gradient descent. Option
+    `segments` (1): in each of so many equal parts of a training another action, as schedules are learned with shared
+    hyperparameters (FDS, Micaelli and Storkey 2021).
     """
 
     network_class = _Free

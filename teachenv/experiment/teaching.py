@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 
+from teachenv.control import SETTINGS
 from teachenv.env import TeachEnv
 from teachenv.experiment.setting import OneByOne
 from teachenv.vector_env import TeachVectorEnv
@@ -101,6 +103,31 @@ class Coefficients:
             self.at.append(moment.step)
             matrix = problem.dynamics.coefficients(mean).cpu().double()  # short in JSON
             self.shown.append(matrix.round(decimals=self.decimals).tolist())
+
+
+@dataclass
+class Controlled:
+    """A watcher that keeps what actions make of the optimiser's settings, where they set any (`control`).
+
+    Attributes:
+        settings: the mean over the students that each action leaves, by the setting's name, in the first student step
+            under it.
+    """
+
+    settings: dict[str, list[float]] = field(default_factory=dict)
+
+    def __call__(self, moment: Moment) -> None:
+        """Keeps the settings of an action."""
+        dynamics = moment.env.problem.dynamics
+        control = dynamics.control
+        if not control.settings:
+            return
+        action = moment.env.interface.parse_action(moment.actions, moment.actions.shape)
+        optimizer, rate = control.applied(dynamics.optimizer, float(dynamics.rate(moment.step)), action)
+        for name in map(SETTINGS.__getitem__, control.settings):
+            value = rate if name == "learning_rate" else getattr(optimizer, name)
+            mean = float(torch.as_tensor(value, dtype=torch.float64).mean())
+            self.settings.setdefault(name, []).append(float(f"{mean:.5g}"))
 
 
 # The mean over more would hardly differ, and take longer.

@@ -20,8 +20,8 @@ class Weighed:
     """A teacher as it is, of which the weights are kept that it gives to the samples of minibatches.
 
     The weights are those of `loss="sample-weights"` and of `"data-weights"`, as a step has them: with `normalise=True`
-    divided by their mean over the minibatch. Of other losses nothing is kept. Of a student that diverges the weights of
-    the one in its place are kept too.
+    divided by their mean over the minibatch. Of other losses nothing is kept, nor of one that actions do not set. Of a
+    student that diverges the weights of the one in its place are kept too.
 
     It stands in the teacher's place and is a watcher too: asked for an action, it notes whose turn it is, and what then
     reaches the environment, which a wrapper may have made of that action, are the weights.
@@ -35,7 +35,8 @@ class Weighed:
         self._teacher = teacher
         env = students.env.unwrapped if isinstance(students, OneByOne) else students
         assert isinstance(env, TeachEnv | TeachVectorEnv)
-        self._env, self._loss = env, env.problem.dynamics.loss
+        loss = env.problem.dynamics.loss
+        self._env, self._loss = env, loss if env.problem.dynamics.control.loss else None
         self._rows = len(env.problem.rows.inputs)
         self._squares, self._weights = 0.0, 0
         # Of the minibatches that the next action weighs: the seeds of their students, and places in the pool.

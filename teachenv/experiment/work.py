@@ -13,7 +13,7 @@ from teachenv.experiment.methods import Method
 from teachenv.experiment.precision import precision
 from teachenv.experiment.setting import Configuration, OneByOne, Setting, problem_of
 from teachenv.experiment.teachers import TEACHER, learned, steps_per_action
-from teachenv.experiment.teaching import Coefficients, Moment, Moved, Watcher, teach, thinned
+from teachenv.experiment.teaching import Coefficients, Controlled, Moment, Moved, Watcher, teach, thinned
 from teachenv.experiment.weighing import Weighed
 from teachenv.vector_env import TeachVectorEnv
 
@@ -115,8 +115,9 @@ def _on_split(
     setting: Setting, method: Method, configuration: Configuration, teacher: Any, students: int, seed: int
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Fresh students of a seed on a split of the pool: their J on dev with the evidence, and what figures need."""
-    fresh, coefficients, moved = setting.students(students, method, configuration), Coefficients(), Moved()
-    split = teach(fresh, teacher, seed, watch=_watcher(teacher, fresh, coefficients, moved))
+    fresh = setting.students(students, method, configuration)
+    coefficients, moved, controlled = Coefficients(), Moved(), Controlled()
+    split = teach(fresh, teacher, seed, watch=_watcher(teacher, fresh, moved, coefficients, controlled))
     values = {"dev_objective": split.objective}
     if teacher is not None:
         alone = setting.students(students, replace(method, wrapper=None), configuration)
@@ -128,20 +129,22 @@ def _on_split(
         "actions_at": coefficients.at,
         "mean_action": split.mean_action,
     }
+    if controlled.settings:
+        shown["settings"] = controlled.settings
     return values, shown
 
 
-def _watcher(
-    teacher: Any, students: TeachVectorEnv | OneByOne, coefficients: Coefficients, moved: Moved
-) -> Watcher | None:
-    """What watches a teacher's actions; figures show coefficients of students that are trained together."""
+def _watcher(teacher: Any, students: TeachVectorEnv | OneByOne, moved: Moved, *drawn: Watcher) -> Watcher | None:
+    """What watches a teacher's actions; figures show those of students that are trained together (`drawn`)."""
     if teacher is None:
         return None
     if isinstance(students, OneByOne):
         return moved
 
+    watchers: tuple[Watcher, ...] = (moved, *drawn)
+
     def watch(moment: Moment) -> None:
-        coefficients(moment)
-        moved(moment)
+        for watcher in watchers:
+            watcher(moment)
 
     return watch

@@ -167,7 +167,7 @@ def test_learning_moves_its_whole_actor_or_nothing_of_a_teacher_that_learns_noth
 def test_training_is_a_function_of_the_seed(name):
     torch.manual_seed(7)
     assert digest(fresh(name).learn(TOTAL)) == digest(unbroken(name))
-    if name in LEARNING:
+    if name in LEARNING and any(True for _ in fresh(name).policy.parameters()):  # what is drawn
         before, other = actor(fresh(name)), actor(fresh(name, seed=4))
         assert any(not torch.equal(before[key], other[key]) for key in before)
 

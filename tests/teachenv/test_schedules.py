@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,6 +26,26 @@ def test_schedules_are_their_formulas_for_one_step_and_for_many(spec, expected):
     schedule = make_schedule(spec, 10)
     assert [float(schedule(t)) for t in range(10)] == pytest.approx(expected, abs=1e-15)
     assert np.asarray(schedule(np.arange(10))) == pytest.approx(np.array(expected), abs=1e-15)
+
+
+@pytest.mark.parametrize("horizon", [1, 3, 4, 10, 57])
+def test_one_cycle_is_pytorchs(horizon):
+    parameter = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    schedule = make_schedule("one-cycle", horizon)
+    factors = np.asarray(schedule(np.arange(horizon)))
+    assert [float(schedule(t)) for t in range(horizon)] == factors.tolist()
+    if horizon < 4:  # nothing before the peak, where PyTorch divides by zero
+        assert factors[0] == 1.0
+        return
+    theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1.0, total_steps=horizon, cycle_momentum=False)
+    rates = []
+    for _ in range(horizon):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        if len(rates) < horizon:
+            theirs.step()
+    assert factors == pytest.approx(np.array(rates), rel=1e-9)
 
 
 @given(spec=st.sampled_from(["constant", "linear", "cosine", "step"]), horizon=st.integers(1, 10_000))

@@ -157,6 +157,19 @@ def test_the_free_policy_learns_each_coordinate_of_one_action():
     assert ((policy(torch.as_tensor(states))[0] - wanted).abs() < before.clamp(min=0.15)).all()
 
 
+def test_the_free_policy_has_an_action_for_each_segment_of_a_training():
+    policy = build(FreePolicy, segments=3)
+    states = np.stack([STATES.sample()] * 12)
+    states[:, 0] = np.arange(12, dtype=np.float32) / 12
+    with torch.no_grad():
+        policy.actor.action += torch.arange(3.0)[:, None]
+    first = policy.predict(states)[0][:, 0]
+    np.testing.assert_allclose(first, np.tanh(np.repeat([0.0, 1.0, 2.0], 4)), rtol=1e-6)
+    (gradient,) = torch.autograd.grad(policy(torch.as_tensor(states[:4])).sum(), policy.actor.action)
+    assert (gradient[0] == 4).all()
+    assert not gradient[1:].any()
+
+
 def test_the_constant_policy_takes_one_action():
     states = np.stack([STATES.sample()] * 3)
     np.testing.assert_array_equal(build(ConstantPolicy).predict(states)[0], np.zeros((3, 100)))

@@ -61,10 +61,15 @@ def batch_norm(
         dims = [0, *range(2, input.dim())]
         variance, mean = torch.var_mean(input, dim=dims, correction=0)
         count = input.numel() // input.shape[1]
+        before = running_mean.detach().clone(), running_var.detach().clone()
         _follow(running_mean, mean, momentum)
         _follow(running_var, variance * (count / (count - 1)), momentum)
         if fused:
-            return batch_normalized(input, weight, bias, eps).to(input_dtype)
+            normal = batch_normalized(input, weight, bias, eps, *before, momentum)
+            # To the last bit those of PyTorch's kernel, which has left its own there.
+            for running, exact in zip((running_mean, running_var), before, strict=True):
+                running.add_(exact - running.detach())
+            return normal.to(input_dtype)
     else:
         mean, variance = running_mean, running_var
     shape = (1, -1, *[1] * (input.dim() - 2))

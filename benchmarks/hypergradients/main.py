@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from benchmarks.hypergradients import measure, report
+from benchmarks.hypergradients import estimators, measure, report
 from benchmarks.hypergradients.contenders import CONTENDERS, PEERS
 from benchmarks.hypergradients.measure import BATCHES
 from benchmarks.hypergradients.problems import STUDENTS
@@ -19,6 +19,7 @@ from teachenv.experiment.rows import agreeing
 from teachenv.experiment.tables import grouped
 
 NAME = "hypergradients"
+Study = Literal["cost", "estimators"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Size:
         part: how long the trainings of the first part are, in percent of their usual length.
         lengths: numbers T of student steps in the second part, ascending.
         batches: names in `BATCHES`, the third part.
+        horizons: numbers T of student steps in the study of estimators.
     """
 
     seeds: int
@@ -44,16 +46,18 @@ class Size:
     part: int
     lengths: tuple[int, ...]
     batches: tuple[str, ...]
+    horizons: tuple[int, ...]
 
+
+HORIZONS = (60, 240, 720, 2400, 5000)
+LENGTHS = (16, 64, 256, 1024, 5000, 50_000)
+_EVERY = {"students": tuple(STUDENTS), "contenders": tuple(CONTENDERS), "batches": tuple(BATCHES)}
+_FEW = (*PEERS, "rmd:all", "rmd:sqrt", "finite-difference:states")
 
 SIZES: dict[Preset, Size] = {
-    "smoke": Size(1, 1, 0.0, ("mlp",), (*PEERS, "rmd:all", "rmd:sqrt", "finite-difference:states"), 3, (), ()),
-    "laptop": Size(
-        3, 3, 60.0, tuple(STUDENTS), tuple(CONTENDERS), 100, (16, 64, 256, 1024, 5000, 50_000), tuple(BATCHES)
-    ),
-    "paper": Size(
-        10, 5, 120.0, tuple(STUDENTS), tuple(CONTENDERS), 100, (16, 64, 256, 1024, 5000, 50_000), tuple(BATCHES)
-    ),
+    "smoke": Size(1, 1, 0.0, ("mlp",), _FEW, part=3, lengths=(), batches=(), horizons=(20,)),
+    "laptop": Size(3, 3, 60.0, **_EVERY, part=100, lengths=LENGTHS, horizons=HORIZONS),
+    "paper": Size(10, 5, 120.0, **_EVERY, part=100, lengths=LENGTHS, horizons=HORIZONS),
 }
 
 
@@ -61,11 +65,17 @@ SIZES: dict[Preset, Size] = {
 class Options(CommonOptions):
     """Options of `python -m benchmarks hypergradients`."""
 
+    study: tuple[Study, ...] = ("cost",)
+    """What is asked: cost (time and memory of what differentiates), estimators (how far other estimates are off)."""
+
     students: tuple[str, ...] | None = None
     """Networks of the first part; by default all of them, in the smoke preset the mlp."""
 
     contenders: tuple[str, ...] | None = None
     """What differentiates them; by default everything, in the smoke preset one of each kind."""
+
+    estimators: tuple[str, ...] | None = None
+    """Which of the study estimators; by default all."""
 
     threads: int = 1
     """Torch threads of every contender."""
@@ -94,7 +104,11 @@ class Options(CommonOptions):
             raise ValueError("found --device cuda, but PyTorch sees no GPU; leave it out to measure on the CPU")
 
     def _names(self) -> Names:
-        return {"student": (self.students, STUDENTS), "contender": (self.contenders, CONTENDERS)}
+        return {
+            "student": (self.students, STUDENTS),
+            "contender": (self.contenders, CONTENDERS),
+            "estimator": (self.estimators, estimators.ESTIMATORS),
+        }
 
     @property
     def size(self) -> Size:
@@ -118,13 +132,19 @@ class Training(NamedTuple):
 
 
 def run(options: Options) -> None:
-    """Measures what the folder does not hold yet, one after the other; writes rows, table and figure."""
-    # All contenders that the folder has: those that were asked for earlier, too.
-    every = replace(options, students=tuple(STUDENTS), contenders=tuple(CONTENDERS))
-    trainings = [*_usual(every.size), *_lengths(every.size)]
-    cases = [_case(every, training, name) for training in trainings for name in CONTENDERS] + _batches(every)
-    identities = [case.identity for case in cases]
-    options.execute(NAME, _stages(options), lambda rows: report.make(agreeing(rows, identities)))
+    """Measures what the folder does not hold yet, one after the other. The study estimators has files of its own."""
+    if "cost" in options.study:
+        # All contenders that the folder has: those that were asked for earlier, too.
+        every = replace(options, students=tuple(STUDENTS), contenders=tuple(CONTENDERS))
+        trainings = [*_usual(every.size), *_lengths(every.size)]
+        cases = [_case(every, training, name) for training in trainings for name in CONTENDERS] + _batches(every)
+        identities = [case.identity for case in cases]
+        options.execute(NAME, _stages(options), lambda rows: report.make(agreeing(rows, identities)))
+    if "estimators" in options.study:
+        size = options.size
+        names = options.estimators or tuple(estimators.ESTIMATORS)
+        cases = estimators.cases(NAME, names, size.horizons, size.seeds)
+        options.execute(NAME, [lambda session: cases], estimators.report, estimators.TASK)
 
 
 def _usual(size: Size) -> list[Training]:

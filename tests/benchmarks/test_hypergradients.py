@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from benchmarks.__main__ import main as command_line
-from benchmarks.hypergradients import Options, main, measure, report
+from benchmarks.hypergradients import Options, estimators, main, measure, report
 from benchmarks.hypergradients.contenders import CONTENDERS, Ours, plain, unrolled
 from benchmarks.hypergradients.main import Size
 from benchmarks.hypergradients.measure import BATCHES, Batch, in_turn, speedup
 from benchmarks.hypergradients.problems import STUDENTS, Problem
+from meta.hypergradients import Estimates
 from teachenv.experiment.row import Row
 from teachenv.experiment.rows import ResultsFile, read_rows
 
@@ -57,7 +58,7 @@ def here(monkeypatch):
 def test_the_command_writes_rows_table_and_figure_and_takes_up_where_it_stopped(
     here, few_images, monkeypatch, tmp_path, capsys, request
 ):
-    monkeypatch.setitem(main.SIZES, "smoke", Size(1, 1, 0.0, ("mlp",), ("unrolled",), 1, (4, 5, 6), ("lenet",)))
+    monkeypatch.setitem(main.SIZES, "smoke", Size(1, 1, 0.0, ("mlp",), ("unrolled",), 1, (4, 5, 6), ("lenet",), ()))
     monkeypatch.setitem(STUDENTS, "lstm", dataclasses.replace(STUDENTS["lstm"], steps=6, batch=4))
     monkeypatch.setitem(BATCHES, "lenet", Batch(2, 2, {"task": "synthetic", "student": "lenet", "dev_size": 8}))
     command = ["hypergradients", "--preset", "smoke", "--students", "lstm", "--out", str(tmp_path)]
@@ -94,7 +95,7 @@ def test_what_fails_is_reported_tried_again_and_not_on_longer_trainings(here, un
         import no_such_library  # noqa: F401
 
     monkeypatch.setitem(CONTENDERS, "higher", absent)
-    monkeypatch.setitem(main.SIZES, "smoke", Size(1, 1, 0.0, ("mlp",), ("unrolled",), 3, (4, 5), ()))
+    monkeypatch.setitem(main.SIZES, "smoke", Size(1, 1, 0.0, ("mlp",), ("unrolled",), 3, (4, 5), (), ()))
     options = Options(preset="smoke", students=("lstm",), contenders=("higher",), out=tmp_path)
     main.run(options)
     assert len(tried) == 2  # of two lengths the first
@@ -159,3 +160,41 @@ def test_the_growth_of_memory_is_its_exponent():
 
     rows = [row(steps, 7e6 * steps**0.5) for steps in (16, 64, 256)]
     assert report.exponents(rows) == "0.50 (ours, T = 16 to 256)"
+
+
+def test_the_study_of_estimators_has_files_of_its_own(undrawn, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(estimators, "PAIRS", 2)
+    command = ["hypergradients", "--preset", "smoke", "--study", "estimators", "--out", str(tmp_path), "--estimators"]
+    names = ["rmd", "truncated:10", "implicit:cg-20", "nres", "reinforce"]
+    assert command_line([*command, *names]) == 0
+    rows = read_rows(tmp_path / "estimators.jsonl")
+    assert {row.method for row in rows} == set(names)
+    assert [row.value for row in rows if (row.method, row.metric) == ("rmd", "relative_error")] == [0.0]
+    assert "| 20 | truncated:10 |" in (tmp_path / "estimators.md").read_text()
+    assert not (tmp_path / "results.jsonl").exists()
+
+
+def test_errors_to_expect_are_those_of_means_of_samples():
+    generator = torch.Generator().manual_seed(0)
+    exact, offset = torch.tensor([3.0, 4.0]).double(), torch.tensor([0.5, 0.0]).double()
+    samples = exact + offset + 2 * torch.randn(20_000, 2, generator=generator, dtype=torch.float64)
+    values = estimators.compared(Estimates(samples, 2 * 10 * len(samples)), exact, steps=10)
+    # A sample costs two trainings: there are two at the smaller budget.
+    means = samples.view(-1, 2, 2).mean(1)
+    assert values["bias"] == pytest.approx(0.1, abs=0.02)
+    assert values["bias_error"] == pytest.approx(8**0.5 / 20_000**0.5 / 5, rel=0.05)
+    assert values["relative_error"] == pytest.approx(float((means - exact).square().sum(1).mean().sqrt()) / 5, rel=0.05)
+    length = float(means.square().sum(1).mean().sqrt())
+    assert values["cosine"] == pytest.approx(float(means.mean(0) @ exact) / (5 * length), rel=0.02)
+    assert values["cosine_many"] > values["cosine"]
+
+
+def test_trainings_of_a_batch_are_that_of_the_exact_gradient():
+    training = estimators.Static(steps=3, seed=1)
+    process, state = training.batch(2)
+    for t in range(3):
+        state = process.step(state, training.action.expand(2, -1), t)
+    single, begin = training.single()
+    wanted = single.value(training.end)[0]
+    torch.testing.assert_close(process.value(state)[0], wanted.expand(2))
+    assert not torch.equal(single.value(begin)[0], wanted)

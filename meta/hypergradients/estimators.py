@@ -260,7 +260,7 @@ def _flat(tree: Any) -> torch.Tensor:
 
 def _split(vector: torch.Tensor, template: Any) -> list[torch.Tensor]:
     tensors = tensors_of(template)
-    parts = torch.split(vector, [tensor.numel() for tensor in tensors])  # type: ignore[no-untyped-call]
+    parts = torch.split(vector, [tensor.numel() for tensor in tensors])
     return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 
 

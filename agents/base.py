@@ -15,7 +15,7 @@ from torch import nn
 
 from agents.policies import Gaussian, Small
 from meta.saving.resume import Resumable
-from teachenv import TeachEnv, TeachVectorEnv, checks
+from teachenv import checks
 from teachenv.teacher import HasActor, Resumes
 
 Self = TypeVar("Self", bound="RLTeacher")
@@ -24,7 +24,7 @@ Self = TypeVar("Self", bound="RLTeacher")
 def trains_students(env: Any) -> bool:
     """Whether an environment is a teaching one, or a batch of them; SB3's are asked through all their wrappers."""
     if isinstance(env, gym.Env | gym.vector.VectorEnv):
-        return isinstance(env.unwrapped, TeachEnv | TeachVectorEnv)
+        return hasattr(env.unwrapped, "problem")
     return isinstance(env, VecEnv) and env.has_attr("problem")
 
 
@@ -42,8 +42,9 @@ def _check_actions(env: Any) -> None:
 class RLTeacher(Resumable):
     """An algorithm of SB3 as a teacher; everything that is not named here, and every other argument, is SB3's.
 
-    These defaults hold where an environment trains students (`TeachEnv`, `TeachVectorEnv`). In every other environment
-    all defaults are SB3's: `"MlpPolicy"` is then SB3's algorithm to the last bit. What is given holds everywhere.
+    These defaults hold where an environment trains students (`TeachEnv`, `TeachVectorEnv`, `TeachControlEnv`, and what
+    else has a `problem` that is `teachenv.teacher.Taught`). In every other environment all defaults are SB3's:
+    `"MlpPolicy"` is then SB3's algorithm to the last bit. What is given holds everywhere.
 
     * Rewards are increases of accuracy, 0.01 or so a step: `reward_scale` brings them to the size that the critic is
       made for.

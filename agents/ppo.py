@@ -22,7 +22,7 @@ from torch import nn
 from agents.base import NoiseLearner
 from agents.policies import Attentive, Gaussian, Shared, log_std
 from meta.teachers.policies import INITIAL_SCALE
-from teachenv.problem import Problem
+from teachenv.teacher import Taught
 
 Self = TypeVar("Self", bound="PPO")
 
@@ -134,7 +134,7 @@ class PPO(NoiseLearner, stable_baselines3.PPO):
     }
 
     def _teaching_defaults(self, env: Any, given: dict[str, Any]) -> dict[str, Any]:
-        problem: Problem = env.get_attr("problem")[0] if isinstance(env, VecEnv) else env.unwrapped.problem
+        problem: Taught = env.get_attr("problem")[0] if isinstance(env, VecEnv) else env.unwrapped.problem
         count = env.num_envs if isinstance(env, VecEnv | gym.vector.VectorEnv) else 1
         # PPO normalises advantages, for which there must be two.
         steps = given.get("n_steps", max(problem.actions, 2))

@@ -9,6 +9,7 @@ The names that most users need are here; a package for each subject has them and
   training does to tests. The attribute `meta.influence` is the function: import the rest by
   `from meta.influence import ...`.
 - `meta.lot`: Learning from Teaching.
+- `meta.self_tuning`: the meta-gradient of students that learn by reinforcement.
 - `meta.methods`: teachers as methods of a comparison.
 - `meta.saving`: models in files that run no code when they are read, and trainings that resume.
 - `meta.wrappers`: what the wrappers of environments have in common, and `GymVecEnv`.
@@ -53,6 +54,7 @@ from meta.influence import (
     label_issues,
 )
 from meta.lot import LoT, imitability
+from meta.self_tuning import SelfTuned, meta_gradient, self_tune
 from meta.teachers import (
     RMD,
     AttentionPolicy,
@@ -123,6 +125,7 @@ __all__ = [
     "Reweighting",
     "SamplePolicy",
     "SelfPacedTeacher",
+    "SelfTuned",
     "Smoothness",
     "TaughtLoss",
     "Training",
@@ -136,6 +139,8 @@ __all__ = [
     "imitability",
     "influence",
     "label_issues",
+    "meta_gradient",
     "methods",
+    "self_tune",
     "smoothness",
 ]

@@ -190,6 +190,11 @@ class Problem:
         return output_shape(self.task, self.decisions)
 
     @property
+    def classes(self) -> str | None:
+        """What the classes of the task are, where coordinates of actions stand for them; see `Decisions.classes`."""
+        return self.decisions.classes
+
+    @property
     def classifies(self) -> bool:
         """Whether each sample has one label, and a student is judged by how many of them it finds."""
         return self.task.target_kind == "labels" and self.settings.teacher is None

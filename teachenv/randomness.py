@@ -30,6 +30,9 @@ class Purpose(IntEnum):
     DEV_BATCH = 6
     TRUSTED_DEV = 7
     IMBALANCE = 8
+    ROLLOUT = 9
+    EVALUATION = 10
+    HELD_OUT = 11
 
 
 def generator(seed: int, purpose: Purpose, step: int = 0) -> np.random.Generator:

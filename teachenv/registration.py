@@ -66,9 +66,17 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
     },
 }
 
+RL_ENVIRONMENTS: dict[str, dict[str, Any]] = {
+    # PPO on CartPole; `task="Acrobot-v1"` or `"Pendulum-v1"` for the others. Actions set its coefficients.
+    "TeachControl-v0": {},
+}
+"""Those whose students learn by reinforcement, with options of their own: `teachenv.rl.ControlSettings`."""
+
 
 def register() -> None:
     """Registers the environments with Gymnasium."""
+    for name, kwargs in RL_ENVIRONMENTS.items():
+        gym.register(id=name, entry_point="teachenv.rl.env:TeachControlEnv", kwargs={"defaults": kwargs})
     for name, kwargs in ENVIRONMENTS.items():
         gym.register(
             id=name,

@@ -10,6 +10,9 @@ These are protocols: a class keeps one by having its methods, and derives from n
 | `Followed` | `teachenv.compare`, to measure a teacher as it learns; Stable-Baselines3's algorithms keep it |
 | `Resumes` | `teachenv.compare`, to go on with a teacher's training after an interruption |
 | `HasActor` | `meta.TaughtLoss`, which takes the actor out of the teacher |
+
+What teachers ask of an environment is that its `problem` keeps `Taught`: by that attribute they know that students are
+trained in it.
 """
 
 from __future__ import annotations
@@ -18,6 +21,18 @@ import inspect
 from typing import Any, Protocol
 
 from torch import nn
+
+
+class Taught(Protocol):
+    """The `problem` of an environment in which students are trained."""
+
+    @property
+    def actions(self) -> int:
+        """The number of actions in an episode."""
+
+    @property
+    def classes(self) -> str | None:
+        """What is fixed of the meaning of actions beyond the spaces; a trained teacher goes with no other."""
 
 
 class Acts(Protocol):

@@ -195,7 +195,7 @@ class Resumable(PlainModel):
     def _check_classes(self) -> None:
         if self.env is None or not self.env.has_attr("problem"):
             return
-        classes = self.env.get_attr("problem")[0].decisions.classes
+        classes = self.env.get_attr("problem")[0].classes
         if self.num_timesteps and classes != self.classes:
             raise ValueError(
                 f"this teacher was trained on {self.classes or 'classes'}, found an environment of "

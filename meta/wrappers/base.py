@@ -8,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 
 from teachenv.env import TeachEnv
+from teachenv.rl import TeachControlEnv
 
 
 class TeachWrapper(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
@@ -17,12 +18,18 @@ class TeachWrapper(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
         env: a `TeachEnv`, possibly wrapped.
 
     Raises:
-        TypeError: the innermost environment is no `TeachEnv`.
+        TypeError: the innermost environment is no `TeachEnv`, whose students learn from data.
     """
 
     def __init__(self, env: gym.Env[np.ndarray, np.ndarray]) -> None:
         """Wraps the environment, and checks that there is a `TeachEnv` at the bottom."""
         super().__init__(env)
+        if isinstance(env.unwrapped, TeachControlEnv):
+            raise TypeError(
+                f"{type(self).__name__} needs a training that is differentiable, found students that draw what they "
+                "learn from by acting: teach them with agents.DDPG, meta.EvolutionStrategies or meta.BanditTeacher; "
+                "meta.self_tune follows the gradient through one update"
+            )
         if not isinstance(env.unwrapped, TeachEnv):
             raise TypeError(
                 f"{type(self).__name__} needs a TeachEnv, found {type(env.unwrapped).__name__}; make one, such as "

@@ -9,10 +9,11 @@ import pytest
 
 from teachenv import LOSSES, STUDENTS
 from teachenv.optimizers import OPTIMIZERS
-from teachenv.registration import ENVIRONMENTS
+from teachenv.registration import ENVIRONMENTS, RL_ENVIRONMENTS
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
+IDS = {*ENVIRONMENTS, *RL_ENVIRONMENTS}
 ENVIRONMENTS_PAGE = ROOT / "docs" / "environments.md"
 # The pages of tutorials are made by running them; a snippet that stands in two places runs once.
 PAGES = (README, *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "how-to").glob("*.md")))
@@ -98,14 +99,14 @@ def test_snippet_runs(
     skip_without_its_package(snippet)
     monkeypatch.chdir(tmp_path)
     few_test_sentences(monkeypatch)
-    for name in {*re.findall(r'"(\w+-v\d+)"', snippet)} - {*ENVIRONMENTS}:  # another test may have such an id, too
+    for name in {*re.findall(r'"(\w+-v\d+)"', snippet)} - IDS:  # another test may have such an id, too
         monkeypatch.delitem(gym.registry, name, raising=False)
     exec(compile(shortened(snippet), "snippet", "exec"), {"__name__": "readme"})
 
 
 def test_environment_table_names_every_id() -> None:
     text = ENVIRONMENTS_PAGE.read_text(encoding="utf-8")
-    assert {*re.findall(r"^\| `(Teach[^`]*)` \|", text, flags=re.MULTILINE)} == {*ENVIRONMENTS}
+    assert {*re.findall(r"^\| `(Teach[^`]*)` \|", text, flags=re.MULTILINE)} == IDS
 
 
 @pytest.mark.parametrize("argument", ["student", "loss", "optimizer"])

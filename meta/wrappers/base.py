@@ -27,7 +27,7 @@ class TeachWrapper(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
         if isinstance(env.unwrapped, TeachControlEnv):
             raise TypeError(
                 f"{type(self).__name__} needs a training that is differentiable, found students that draw what they "
-                "learn from by acting: teach them with agents.DDPG, meta.EvolutionStrategies or meta.BanditTeacher; "
+                "learn from by acting: teach them with agents.DDPG, meta.EvolutionStrategies or meta.Bandit; "
                 "meta.self_tune follows the gradient through one update"
             )
         if not isinstance(env.unwrapped, TeachEnv):

@@ -140,7 +140,8 @@ class Pendulum:
 
     def begin(self, uniform: np.ndarray) -> np.ndarray:
         """At any angle, with any speed up to 1."""
-        return np.multiply(2 * uniform - 1, [np.pi, 1.0])
+        first: np.ndarray = (2 * uniform - 1) * np.array([np.pi, 1.0])
+        return first
 
     def observe(self, state: np.ndarray) -> np.ndarray:
         """Cosine and sine of the angle, and its speed."""

@@ -33,7 +33,7 @@ def usual(rows: Sequence[Row], title: str = "") -> list[Section]:
         Column("student", lambda group: group.first.student),
         Column("T", lambda group: str(group.config["steps"])),
         Column("contender", lambda group: group.first.method),
-        Column("time / plain", lambda group: f"failed: {reason}" if (reason := failed(group)) else time.cell(group)),
+        Column("time / plain", lambda group: _shortly(reason) if (reason := failed(group)) else time.cell(group)),
         number("extra memory, MB", "extra_bytes", ",.0f", 1e-6),
         number("relative error", "relative_error", ".1e"),
         number("bytes: predicted / held", "bytes_ratio", ".2f"),
@@ -54,6 +54,10 @@ def failed(group: Group, metric: str = "time_ratio") -> str:
     """Why a contender failed; empty if it did not, or the metric was measured later."""
     reasons = [row.data["failed"] for row in group.rows if row.metric == "failed"]
     return str(reasons[-1]) if reasons and not group.values(metric) else ""
+
+
+def _shortly(reason: str) -> str:
+    return "memory limit passed" if "allocate memory" in reason else f"failed: {reason}"
 
 
 def _batches(rows: Sequence[Row]) -> list[Section]:

@@ -157,15 +157,14 @@ class _Rows:
     """
 
     def __init__(self, actions: Any) -> None:
-        self._rows: list[torch.Tensor | None] = [None] * len(actions)
-        self._blank = torch.zeros_like(actions[0]) if len(actions) else torch.zeros(0)
+        self._actions = actions
+        self._rows: torch.Tensor | None = None  # of all actions at once: small tensors that stay break up the heap
 
     def add(self, index: int, gradient: torch.Tensor) -> None:
+        if self._rows is None:
+            shape = (len(self._actions), *gradient.shape)
+            self._rows = torch.zeros(shape, dtype=gradient.dtype, device=gradient.device)
         row = self._rows[index]
-        if row is None:  # a part may be sparse, or read-only
-            row = self._rows[index] = self._blank = torch.zeros(
-                gradient.shape, dtype=gradient.dtype, device=gradient.device
-            )
         if gradient.is_sparse:
             # By hand: PyTorch sorts the places first, which takes longer than a small student's step.
             places, values = gradient._indices(), gradient._values()
@@ -175,8 +174,12 @@ class _Rows:
             row += gradient
 
     def stacked(self) -> torch.Tensor:
-        rows = [torch.zeros_like(self._blank) if row is None else row for row in self._rows]
-        return torch.stack(rows) if rows else self._blank
+        if self._rows is not None:
+            return self._rows
+        return torch.stack([torch.zeros_like(action) for action in self._actions]) if len(self._actions) else _NOTHING
+
+
+_NOTHING = torch.zeros(0)
 
 
 def forward(process: Process, state: Any, actions: Any, steps_per_action: int) -> Hypergradient:

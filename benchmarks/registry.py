@@ -102,7 +102,7 @@ BENCHMARKS: dict[str, Entry] = {
     # Time, memory and error of every way to differentiate a training, peers among them.
     "hypergradients": Entry(
         options="benchmarks.hypergradients:Options",
-        summary="What does the gradient of a whole training cost, here and in other libraries, and what do estimates miss?",
+        summary="What does the gradient of a whole training cost, here and elsewhere, and what do estimates miss?",
         minutes={"smoke": "1 min", "laptop": "3 h (estimators 40 min; estimated)", "paper": "10 h (estimated)"},
     ),
     # What the weight of each training sample does to each test, and which labels are wrong, peers among the methods.

@@ -123,4 +123,10 @@ BENCHMARKS: dict[str, Entry] = {
         summary="Does a learned schedule of the learning rate beat tuned constant, cosine, step and one-cycle ones?",
         minutes={"smoke": "1 min", "laptop": "3 h (digits 2 h; estimated)", "paper": "weeks (estimated)"},
     ),
+    # Hyperparameters of reinforcement learning as actions: Xu et al. 2018 beside teachers of this library.
+    "rl_students": Entry(
+        options="benchmarks.rl_students:Options",
+        summary="Who sets PPO's coefficients best while it learns: RL, evolution, a bandit, its meta-gradient, nobody?",
+        minutes={"smoke": "1 min", "laptop": "1 h (estimated)", "paper": "a week (estimated)"},
+    ),
 }

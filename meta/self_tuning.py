@@ -32,11 +32,13 @@ class SelfTuned(NamedTuple):
 
     Attributes:
         actions: those taken, (updates, coordinates).
+        objectives: J before the first update and after each, updates + 1 numbers.
         gradients: dJ'/da after each but the last, (updates − 1, coordinates).
         info: that of the last step.
     """
 
     actions: np.ndarray
+    objectives: list[float]
     gradients: np.ndarray
     info: dict[str, Any]
 
@@ -109,7 +111,8 @@ def self_tune(env: gym.Env[Any, Any], *, learning_rate: float = 0.1, seed: int |
             'gym.make("TeachControl-v0")'
         )
     rate = checks.number("learning_rate", learning_rate, above=0)
-    env.reset(seed=seed)
+    _, first = env.reset(seed=seed)
+    objectives = [first["objective"]]
     tuned, adam = {"action": torch.zeros(len(bottom.problem.settings.control), dtype=torch.float64)}, Adam()
     slots = adam.init(tuned)
     actions: list[np.ndarray] = []
@@ -118,8 +121,9 @@ def self_tune(env: gym.Env[Any, Any], *, learning_rate: float = 0.1, seed: int |
         before, taken = bottom.student, tuned["action"].numpy().astype(np.float32)
         actions.append(taken)
         *_, terminated, truncated, info = env.step(taken)
+        objectives.append(info["objective"])
         if terminated or truncated:
-            return SelfTuned(np.stack(actions), np.array(gradients).reshape(-1, len(taken)), info)
+            return SelfTuned(np.stack(actions), objectives, np.array(gradients).reshape(-1, len(taken)), info)
         held_out, _, _ = bottom.dynamics.collect(bottom.student, bottom.episode)
         gradients.append(meta_gradient(bottom.dynamics, before, taken, bottom.episode, held_out))
         if np.isfinite(gradients[-1]).all():

@@ -26,7 +26,7 @@ ABOUT = (
 
 def _moved(group: Group) -> str:
     sizes = list(group.values("teacher_moved").values())
-    return f"{np.mean(sizes):.2f}" if group.name != UNTAUGHT else ""
+    return f"{np.mean(sizes):.2f}" if sizes and group.name != UNTAUGHT else ""
 
 
 def _last_action(group: Group) -> str:

@@ -129,4 +129,10 @@ BENCHMARKS: dict[str, Entry] = {
         summary="Who sets PPO's coefficients best while it learns: RL, evolution, a bandit, its meta-gradient, nobody?",
         minutes={"smoke": "1 min", "laptop": "1 h (estimated)", "paper": "a week (estimated)"},
     ),
+    # One problem in 1 to 1,000 coordinates and over 10 to 1,000 steps: the project's own question.
+    "rl_and_gradient": Entry(
+        options="benchmarks.rl_and_gradient.main:Options",
+        summary="Where does RL find what the exact gradient finds, and where is the exact gradient of no use?",
+        minutes={"smoke": "1 min", "laptop": "3 h (estimated)", "paper": "weeks (estimated)"},
+    ),
 }

@@ -42,7 +42,7 @@ CONTROLS: dict[str, tuple[str, ...]] = {"learning-rate": ("learning-rate",), "op
 """What actions set, by the name that ends a task's name."""
 
 _TEACHER_RATES = [0.1, 0.03, 0.3, 0.1]
-_PENALTIES = [1.0, 10.0, 0.1, 1.0]
+_PENALTIES = [0.1, 1.0, 10.0, 0.1]
 _RL_RATES = [1e-3, 1e-3, 1e-3, 1e-4]
 _SEGMENTS: dict[str, Any] = {"policy_kwargs": {"segments": 5}}
 
@@ -61,7 +61,8 @@ def methods(control: str, horizon: int) -> dict[str, Method]:
         kept = {"weight_decay": 1e-3}
         tuned = {"weight_decay": [1e-3, 1e-2, 1e-3, 1e-4], "momentum": [0.9, 0.95, 0.8, 0.9]}
     gradient: dict[str, Any] = {"learning_rate": _TEACHER_RATES, **kept}
-    rl: dict[str, Any] = {"learning_rate": _RL_RATES, "action_penalty": _PENALTIES, **kept}
+    # A critic's update for each transition: with SB3's one for each step of all students it hardly learns.
+    rl: dict[str, Any] = {"learning_rate": _RL_RATES, "action_penalty": _PENALTIES, "gradient_steps": -1, **kept}
     evolution: dict[str, Any] = {"learning_rate": _TEACHER_RATES, "sigma": [0.1, 0.1, 0.3, 0.3], **kept}
     return {
         **{name: fixed("cross-entropy", lr_schedule=name, **tuned) for name in SCHEDULES},

@@ -1,0 +1,1 @@
+"""Where reinforcement learning finds what the exact gradient finds, and where neither does."""

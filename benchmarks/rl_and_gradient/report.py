@@ -91,10 +91,7 @@ def _section(task: str, groups: Sequence[Group]) -> Section:
         interval("J at the end (95 %)", OBJECTIVE),
         Column("of what can be gained, %", lambda g: "" if (part := gained(g)) is None else f"{100 * part:.0f}"),
         Column("student steps to half of it", _steps_cell),
-        *(
-            Column(head, lambda g, c=cell: "-" if g.name == UNTAUGHT else c(g))
-            for head, cell in evidence.COLUMNS.items()
-        ),
+        *(Column(head, partial(_of_taught, cell)) for head, cell in evidence.COLUMNS.items()),
         seeds(OBJECTIVE),
         Column("student steps", lambda g: f"{n:,}" if (n := g.student_steps(OBJECTIVE.metric)) else "-"),
         Column("teacher s", lambda g: f"{g.seconds(OBJECTIVE.metric):.0f}"),
@@ -108,6 +105,11 @@ def _section(task: str, groups: Sequence[Group]) -> Section:
         f"J of {row.config['students']} fresh students{evidence.meaning(groups)}"
     )
     return Section.of(task, columns, groups, text, 4)
+
+
+def _of_taught(cell: Callable[[Group], str], group: Group) -> str:
+    """A cell of what shows that a teacher taught."""
+    return "-" if group.name == UNTAUGHT else cell(group)
 
 
 def _of_smoothness(groups: Sequence[Group]) -> list[Section]:

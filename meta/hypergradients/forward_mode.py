@@ -62,6 +62,9 @@ def dual_level() -> Iterator[None]:
 
 def dual(primal: torch.Tensor, tangent: torch.Tensor) -> torch.Tensor:
     """Makes a dual tensor: a primal value with the tangent that forward mode carries along."""
+    if primal.untyped_storage().nbytes() > primal.numel() * primal.element_size():
+        # PyTorch gives the tangent as much memory as all has that the primal is a view of: an arena of states, say.
+        primal = primal.detach().clone().requires_grad_(primal.requires_grad)
     dual_tensor: torch.Tensor = forward_ad.make_dual(primal, tangent)  # type: ignore[no-untyped-call]
     return dual_tensor
 
@@ -70,6 +73,12 @@ def tangent_of(tensor: torch.Tensor) -> torch.Tensor:
     """Returns the tangent of a dual tensor, detached; zeros for a tensor that has none."""
     tangent = forward_ad.unpack_dual(tensor).tangent  # type: ignore[no-untyped-call]
     return torch.zeros_like(tensor) if tangent is None else tangent.detach()
+
+
+def value_of(tensor: torch.Tensor) -> torch.Tensor:
+    """Returns the primal value of a dual tensor, detached."""
+    value: torch.Tensor = forward_ad.unpack_dual(tensor).primal.detach()  # type: ignore[no-untyped-call]
+    return value
 
 
 @functools.cache

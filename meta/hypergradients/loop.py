@@ -16,12 +16,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 from torch.autograd import forward_ad
 
+from meta.hypergradients.blocks import Blocks, Kernels
 from meta.hypergradients.gradient_process import GradientProcess
 from meta.hypergradients.hypergradient import hypergradient
 from meta.hypergradients.loop_settings import Schedule
@@ -37,6 +38,8 @@ from teachenv.randomness import Purpose, all_seeded
 from teachenv.state import StudentState
 from teachenv.students.kernels import DifferentiableKernels
 from teachenv.students.skeleton import Skeleton, refuse_foreign_tensors
+
+ADJOINTS = ("double-backward", "blockwise")
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,8 @@ class Loop(GradientProcess):
         settings: Sequence[str] = ("learning_rate", "weight_decay"),
         epochs: int = 1,
         seed: int = 0,
+        adjoint: Literal["double-backward", "blockwise"] = "double-backward",
+        blocks: Sequence[str] | None = None,
     ) -> None:
         """Reads the batches, and takes the first step twice to see that it is a function of its arguments."""
         checks.integer("epochs", epochs, least=1)
@@ -91,7 +96,8 @@ class Loop(GradientProcess):
         refuse_foreign_tensors(model)
         read = _checked(hyperparameters or {})
         schedule = Schedule.of(model, optimizer, len(kept), scheduler, scheduler_every, _known(settings))
-        called = _Called(Skeleton(model), loss, kept, read, checks.integer("seed", seed, least=0))
+        exchanged = _chosen(model, adjoint, blocks)
+        called = _Called(Skeleton(model), loss, kept, read, checks.integer("seed", seed, least=0), exchanged)
         parameters, buffers, idle = called.parted(schedule.names)
         update = _Update(
             optimizer=schedule.optimizer_at(0)[0],
@@ -109,6 +115,8 @@ class Loop(GradientProcess):
         self._read, self._schedule = read, schedule
         with double_backward_kernels():
             check_replay(model, update, self.initial, self.actions[0], kept[0])
+        if exchanged is not None and not exchanged.called:
+            raise ValueError(f"the first step's loss calls none of the blocks {', '.join(exchanged.names[:3])}")
 
     def gradient(self, **options: Any) -> LoopGradient:
         """Differentiates J with respect to everything that the loop was made with.
@@ -138,6 +146,7 @@ class _Called:
         batches: the batch of each step.
         read: the hyperparameters, by name.
         seed: decides what a step draws from the global generators.
+        blocks: modules that keep no graph but where the step is differentiated twice in the usual way; None: none.
     """
 
     skeleton: Skeleton
@@ -145,6 +154,7 @@ class _Called:
     batches: Sequence[Any]
     read: Mapping[str, torch.Tensor]
     seed: int
+    blocks: Blocks | None
 
     def parted(self, moving: Sequence[str]) -> tuple[Tensors, Tensors, Tensors]:
         """(Parameters that move, buffers, parameters that do not since the first step's loss does not read them)."""
@@ -171,11 +181,19 @@ class _Called:
     ) -> tuple[torch.Tensor, Tensors]:
         """(Loss, new buffers) of a step; see `LossUpdate.loss_at`."""
         buffers = {name: b.clone() for name, b in buffers.items()}  # a module may update them in place
-        kernels: Any = nullcontext()
-        if derivatives != "none":
-            kernels = DifferentiableKernels(fused=derivatives == "reverse", opens=True, buffers=buffers.values())
+
+        def kernels() -> Any:
+            if derivatives == "none":
+                return nullcontext()
+            return DifferentiableKernels(fused=derivatives == "reverse", opens=True, buffers=buffers.values())
+
+        keeps = derivatives in ("reverse", "forward")
         read = _unflattened(action[: _size(self.read)], self.read)
-        with self._holding(parameters | buffers, step, action.device), kernels:
+        with (
+            self._holding(parameters | buffers, step, action.device),
+            self._exchanged(kernels, pushed=derivatives == "blockwise", keeps=keeps),
+            kernels(),
+        ):
             loss = self.loss(
                 self.skeleton.module,
                 self.batches[step],
@@ -186,10 +204,17 @@ class _Called:
 
     def objective(self, objective: Callable[[nn.Module], torch.Tensor], state: StudentState) -> torch.Tensor:
         """J of a state, differentiable with respect to parameters and buffers."""
-        kernels = DifferentiableKernels(fused=True, opens=True, buffers=state.buffers.values())
+
+        def kernels() -> Any:
+            return DifferentiableKernels(fused=True, opens=True, buffers=state.buffers.values())
+
         device = next(iter(state.parameters.values())).device
-        with self._holding(state.parameters | state.buffers, len(self.batches), device), kernels:
+        holding = self._holding(state.parameters | state.buffers, len(self.batches), device)
+        with holding, self._exchanged(kernels), kernels():
             return _scalar("objective", objective(self.skeleton.module))
+
+    def _exchanged(self, kernels: Kernels, *, pushed: bool = False, keeps: bool = False) -> Any:
+        return nullcontext() if self.blocks is None or keeps else self.blocks.exchanged(kernels, pushed=pushed)
 
     @contextmanager
     def _holding(self, tensors: Tensors, step: int, device: torch.device) -> Iterator[None]:
@@ -209,6 +234,10 @@ class _Update(LossUpdate):
 
     called: _Called
     schedule: Schedule
+
+    @property
+    def blockwise(self) -> bool:
+        return self.called.blocks is not None
 
     @property
     def adjusts(self) -> bool:
@@ -243,6 +272,16 @@ class _Update(LossUpdate):
                 "trained must be the same in all steps; begin with a batch whose loss depends on all of them, or add 0 "
                 "times their sum to the loss"
             )
+
+
+def _chosen(model: nn.Module, adjoint: str, blocks: Sequence[str] | None) -> Blocks | None:
+    if adjoint not in ADJOINTS:
+        raise unknown_name("adjoint", adjoint, ADJOINTS)
+    if adjoint == "blockwise":
+        return Blocks(model, blocks)
+    if blocks is not None:
+        raise ValueError(f'found blocks={list(blocks)!r} with adjoint="double-backward"; take adjoint="blockwise"')
+    return None
 
 
 def _checked(read: Mapping[str, Any]) -> dict[str, torch.Tensor]:

@@ -14,14 +14,16 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from meta.hypergradients.forward_mode import dual, in_forward_mode, tangent_of, value_of
 from teachenv.optimizers import Tensors
 from teachenv.state import Gradient, Outcome, Pullback, StudentState
-from teachenv.students.kernels import opened
+from teachenv.students.kernels import opened, transposed
 from teachenv.trees import leaves
 from teachenv.update import Adjoint, Update
 
-Derivatives = Literal["none", "reverse", "forward"]
-"""How often, and how, a pass of the loss is differentiated: once; twice; or in forward mode over reverse mode."""
+Derivatives = Literal["none", "reverse", "forward", "blockwise"]
+"""How often, and how, a pass of the loss is differentiated: once; twice; in forward mode over reverse mode; in the same
+way, its blocks one after the other."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -35,6 +37,11 @@ class LossUpdate(Update):
 
     statistics: Sequence[str] = ()
     idle: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+    @property
+    def blockwise(self) -> bool:
+        """Whether the adjoint is taken block by block, by forward mode over reverse mode."""
+        return False
 
     @abstractmethod
     def loss_at(
@@ -83,6 +90,8 @@ class LossUpdate(Update):
 
     def linearize(self, state: StudentState, action: torch.Tensor) -> tuple[Gradient, Adjoint]:
         """The gradient and its adjoint, see `Update.linearize`."""
+        if self.blockwise:
+            return self.gradient(state, action), lambda *cotangents: self._by_blocks(state, action, *cotangents)
         parameters, leaf = leaves(state.parameters), action.detach().requires_grad_()
         statistics = leaves({name: state.buffers[name] for name in self.statistics})
         gradient, new_buffers = self._with_graph(
@@ -108,11 +117,36 @@ class LossUpdate(Update):
         self, state: StudentState, action: torch.Tensor, d_gradient: Tensors | None, d_statistics: Tensors
     ) -> Pullback:
         """The adjoint, applied at once, see `Update.pullback`."""
-        adjoint = self.linearize(state, action)[1]
-        return adjoint(
-            {n: torch.zeros_like(p) for n, p in state.parameters.items()} if d_gradient is None else d_gradient,
-            d_statistics,
-        )
+        if d_gradient is None:
+            d_gradient = {n: torch.zeros_like(p) for n, p in state.parameters.items()}
+        if self.blockwise:
+            return self._by_blocks(state, action, d_gradient, d_statistics)
+        return self.linearize(state, action)[1](d_gradient, d_statistics)
+
+    def _by_blocks(
+        self, state: StudentState, action: torch.Tensor, d_gradient: Tensors, d_statistics: Tensors
+    ) -> Pullback:
+        """The adjoint by forward mode over reverse mode, see `meta.hypergradients.blocks`."""
+
+        def pushed() -> list[torch.Tensor]:
+            parameters = {n: dual(p, d_gradient[n]) for n, p in leaves(state.parameters).items()}
+            statistics, leaf = leaves({n: state.buffers[n] for n in self.statistics}), action.detach().requires_grad_()
+            sources = [*parameters.values(), *statistics.values(), leaf]
+            with torch.enable_grad(), transposed():
+                loss, new = self.loss_at(parameters, state.buffers | statistics, int(state.step), leaf, "blockwise")
+                grads = self._derivatives(loss, list(parameters), sources, int(state.step), create_graph=True)
+                outputs = [(new[n], d) for n, d in d_statistics.items() if new[n].requires_grad]
+                if not outputs:
+                    return [tangent_of(grad) for grad in grads]
+            with opened():
+                values, cotangents = zip(*outputs, strict=True)
+                through = torch.autograd.grad(values, sources, cotangents, materialize_grads=True)
+            return [tangent_of(grad) + value_of(part) for grad, part in zip(grads, through, strict=True)]
+
+        found = in_forward_mode(pushed)
+        count = len(state.parameters)
+        of_parameters = dict(zip(state.parameters, found, strict=False))
+        return Pullback(of_parameters, dict(zip(self.statistics, found[count:-1], strict=True)), found[-1])
 
     def gradient_with_graph(
         self, parameters: Tensors, buffers: Tensors, step: int | np.ndarray, action: torch.Tensor

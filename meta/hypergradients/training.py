@@ -90,12 +90,15 @@ class Training(Process):
             **options: `scheduler`, one of `torch.optim.lr_scheduler` on the optimiser, called after every
                 `scheduler_every` steps (1); `hyperparameters`, tensors that the loss reads, by name; `settings`, which
                 of the optimiser's are differentiated (`"learning_rate"`, `"momentum"`, `"weight_decay"`; by default the
-                first and the last); `epochs`, how often the batches are read (1); `seed` (0).
+                first and the last); `epochs`, how often the batches are read (1); `seed` (0);
+                `adjoint="blockwise"`, which holds the graph of one block of the model at a time instead of all of it,
+                for more time; `blocks`, names of the modules that these are, of an `nn.Sequential` or `nn.ModuleList`
+                its members (by default those of the model's outermost ones).
 
         Raises:
             TypeError: an optimiser, a scheduler or a hyperparameter of another kind.
             ValueError: no batches; a loss that is no scalar or reaches no parameter; an optimiser that has stepped, or
-                a setting that it does not have.
+                a setting that it does not have; no blocks, or one that updates its buffers.
             RuntimeError: the first step, taken twice, is not the same: says which module, or which kernel, differs.
         """
         return Loop(model, optimizer, batches, loss, objective, **options)

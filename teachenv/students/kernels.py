@@ -22,11 +22,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 
 from teachenv.students.batch_norm import batch_norm, instance_norm
@@ -165,18 +166,35 @@ def _linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
     return product if bias is None else product.add_(bias)
 
 
-_passes = False
+_DERIVATIVE = "stopped"
+"""What `let_through` does: `"stopped"`, `"opened"` or `"transposed"`."""
 
 
 @contextmanager
-def opened() -> Iterator[None]:
-    """Derivatives taken inside the block go through what the network's own gradients stop at."""
-    global _passes
-    before, _passes = _passes, True
+def _derivative(of_stopped: str) -> Iterator[None]:
+    global _DERIVATIVE
+    before, _DERIVATIVE = _DERIVATIVE, of_stopped
     try:
         yield
     finally:
-        _passes = before
+        _DERIVATIVE = before
+
+
+def opened() -> AbstractContextManager[None]:
+    """Derivatives taken inside the block go through what the network's own gradients stop at."""
+    return _derivative("opened")
+
+
+def transposed() -> AbstractContextManager[None]:
+    """Forward mode over reverse mode, inside the block, is the product with the transposed derivative of a gradient.
+
+    For the gradient g(ω) = ∂₁S(ω, c(ω)), whose network stops at c, and a direction d, that is
+
+        (∂g/∂ω)ᵀ d = ∂₁₁S d + (∂c/∂ω)ᵀ ∂₂₁S d
+
+    Hence the tangent ends at c, and of what flows back to it, the pair (∂₂S, ∂₂₁S d), the tangent alone goes on.
+    """
+    return _derivative("transposed")
 
 
 def let_through(tensor: torch.Tensor) -> torch.Tensor:
@@ -198,8 +216,15 @@ class _LetThrough(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dy: torch.Tensor) -> torch.Tensor:
-        return dy if _passes else torch.zeros_like(dy)
+        if _DERIVATIVE == "opened":
+            return dy
+        if _DERIVATIVE == "transposed":
+            tangent = forward_ad.unpack_dual(dy).tangent  # type: ignore[no-untyped-call]
+            if tangent is not None:
+                pair: torch.Tensor = forward_ad.make_dual(torch.zeros_like(tangent), tangent)  # type: ignore[no-untyped-call]
+                return pair
+        return torch.zeros_like(dy)
 
     @staticmethod
     def jvp(ctx: Any, tangent: torch.Tensor) -> torch.Tensor:
-        return tangent.clone()
+        return torch.zeros_like(tangent) if _DERIVATIVE == "transposed" else tangent.clone()

@@ -153,7 +153,7 @@ def test_inputs_come_by_position_or_by_name_and_the_report_is_a_table():
     assert reports[0].ok
     assert str(reports[0]).splitlines() == [
         'double backward, for method="rmd", "truncated": right (modules checked: 1)',
-        'forward over reverse, for method="forward": right (modules checked: 1)',
+        'forward over reverse, for method="forward", adjoint="blockwise": right (modules checked: 1)',
     ]
     report = meta.audit(nn.ModuleDict({"used": Cubed(), "other": nn.Linear(1, 1)})["used"], x)
     lines = str(report).splitlines()

@@ -68,11 +68,14 @@ def make(rows: Sequence[Row], methods: Sequence[str], seeds: int) -> Report:
     figures: dict[str, Callable[[], Figure | None]] = {
         "coordinates": partial(along, tasks, "coordinates"),
         "horizons": partial(along, tasks, "horizon"),
+        "smoothness": partial(_smoothness, smooth),
     }
     captions = {
         "coordinates": "What teachers gain, and how many student steps they need, by the coordinates of an action; a "
         "cross at the upper edge: never within the budget",
-        "horizons": "The same by the length of a training, ten coordinates",
+        "horizons": "The same by the length of a training",
+        "smoothness": "Up to which step the gradient is of use (`meta.smoothness`; the largest that is tried is 0.1), "
+        "by the length of a training; 0: not at all",
     }
     sections = [*(_section(task, groups) for task, groups in tasks.items()), *_of_smoothness(smooth)]
     report = Report("RL and the exact gradient", sections, figures, rows, captions)
@@ -121,6 +124,21 @@ def _of_smoothness(groups: Sequence[Group]) -> list[Section]:
     ]
     text = "What `meta.smoothness` says of the gradient at the neutral action; a radius of 0: of no use"
     return [Section.of("Smoothness", columns, groups, text)] if groups else []
+
+
+def _smoothness(groups: Sequence[Group]) -> Figure | None:
+    """Draws the usable radius of the gradient by the horizon, a dot a place."""
+    if not groups:
+        return None
+    figure, (axis,) = style.panels(["ten actions a training"])
+    for rough, name, look in ((False, "calm learning rate", "o"), (True, "rough learning rate", "x")):
+        places = {group.name: where(group.name) for group in groups}
+        radii = [(places[g.name].horizon, *g.values("usable_radius").values()) for g in groups]
+        of_kind = [pair for pair, g in zip(radii, groups, strict=True) if places[g.name].rough is rough]
+        axis.plot(*np.array(of_kind).reshape(-1, 2).T, look, label=name)
+    axis.set_xscale("log")
+    style.describe(axis, "horizon", "usable radius of the gradient")
+    return figure
 
 
 def _bounds(group: Group) -> tuple[float, float] | None:
@@ -199,11 +217,11 @@ def along(tasks: Mapping[str, Sequence[Group]], axis: str) -> Figure | None:
         middles = {x: _median(reached(group)) for x, group in found.items()}
         seen = [(x, y) for x, y in middles.items() if y is not None]
         right.plot(*np.array(seen).reshape(-1, 2).T, label=name, **line)
-        never = [x for x, y in middles.items() if y is None]
-        right.plot(
-            never, [1.0] * len(never), "x", color=line["color"], transform=right.get_xaxis_transform(), clip_on=False
-        )
+        if never := [x for x, y in middles.items() if y is None]:
+            at_the_edge = {"transform": right.get_xaxis_transform(), "clip_on": False}
+            right.plot(never, [1.0] * len(never), "x", color=line["color"], **at_the_edge)
     left.axhline(100, color=style.GREY, linewidth=0.8)
+    right.set_yscale("log")
     for panel, what in ((left, "% of what can be gained"), (right, _Y)):
         panel.set_xscale("log")
         style.describe(panel, axis, what)

@@ -89,7 +89,11 @@ class Loop(GradientProcess):
         blocks: Sequence[str] | None = None,
     ) -> None:
         """Reads the batches, and takes the first step twice to see that it is a function of its arguments."""
-        checks.integer("epochs", epochs, least=1)
+        if checks.integer("epochs", epochs, least=1) > 1 and isinstance(batches, Iterator):
+            raise ValueError(
+                f"found epochs={epochs} and {type(batches).__name__} of batches, which can be read once; give a list "
+                "or a DataLoader"
+            )
         kept = [batch for _ in range(epochs) for batch in batches]
         if not kept:
             raise ValueError("found no batches, expected a list of them or a DataLoader")
@@ -159,11 +163,12 @@ class _Called:
     def parted(self, moving: Sequence[str]) -> tuple[Tensors, Tensors, Tensors]:
         """(Parameters that move, buffers, parameters that do not since the first step's loss does not read them)."""
         model = self.skeleton.module
-        named = {n: p for n, p in model.named_parameters() if n in moving and p.requires_grad}
+        every = {n: p.detach().clone().requires_grad_(p.requires_grad) for n, p in model.named_parameters()}
+        named = {n: p for n, p in every.items() if n in moving and p.requires_grad}
         buffers = {n: b.detach().clone() for n, b in model.named_buffers() if n in self.skeleton.places}
         action = torch.cat([torch.zeros(0, dtype=torch.float64), *(r.flatten().double() for r in self.read.values())])
         with torch.enable_grad(), double_backward_kernels():
-            loss, _ = self.at({}, buffers, 0, action, "none")
+            loss, _ = self.at(every, buffers, 0, action, "none")
             found: Sequence[torch.Tensor | None] = ()
             if loss.requires_grad:
                 found = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
@@ -173,13 +178,19 @@ class _Called:
                 "the loss of the first batch has no derivative with respect to any parameter of the optimizer; compute "
                 "it without torch.no_grad, .detach() and .item()"
             )
-        parameters = {name: named[name].detach().clone() for name in moved}
-        return parameters, buffers, {name: p for name, p in named.items() if name not in parameters}
+        parameters = {name: named[name].detach() for name in moved}
+        own = dict(model.named_parameters())
+        return parameters, buffers, {name: own[name] for name in named if name not in parameters}
 
     def at(
         self, parameters: Tensors, buffers: Tensors, step: int, action: torch.Tensor, derivatives: Derivatives
     ) -> tuple[torch.Tensor, Tensors]:
-        """(Loss, new buffers) of a step; see `LossUpdate.loss_at`."""
+        """(Loss, new buffers) of a step; see `LossUpdate.loss_at`.
+
+        Raises:
+            RuntimeError: the pass writes into a parameter.
+        """
+        versions = {name: p._version for name, p in parameters.items()}
         buffers = {name: b.clone() for name, b in buffers.items()}  # a module may update them in place
 
         def kernels() -> Any:
@@ -200,6 +211,12 @@ class _Called:
                 **{name: part.to(self.read[name]) for name, part in read.items()},
             )
             new_buffers = {name: self.skeleton.tensor_at(name) for name in buffers}
+        for name, version in versions.items():
+            if parameters[name]._version != version:
+                raise RuntimeError(
+                    f"the loss of step {step} writes into the parameter {name!r}, which belongs to the optimizer (an "
+                    "embedding's max_norm does so); compute the changed weight from the parameter in the forward pass"
+                )
         return _scalar("loss", loss), new_buffers
 
     def objective(self, objective: Callable[[nn.Module], torch.Tensor], state: StudentState) -> torch.Tensor:

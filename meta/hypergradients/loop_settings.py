@@ -119,7 +119,8 @@ def _has_momentum(optimizer: Optimizer) -> bool:
 
 def _rows(optimizer: torch.optim.Optimizer, steps: int, scheduler: Any, every: int) -> list[list[list[float]]]:
     """The settings of all groups at each step, from copies of optimiser and scheduler without the parameters."""
-    groups = [{**group, "params": [torch.zeros(1)]} for group in optimizer.param_groups]
+    # A learning rate may be a tensor, which schedulers write into.
+    groups = [copy.deepcopy({**group, "params": [torch.zeros(1)]}) for group in optimizer.param_groups]
     make: Callable[..., torch.optim.Optimizer] = type(optimizer)
     like = make(groups)
     if scheduler is not None:
@@ -144,5 +145,13 @@ def _rows(optimizer: torch.optim.Optimizer, steps: int, scheduler: Any, every: i
             raise ValueError(
                 "the scheduler changes betas, of which there is no derivative here; a OneCycleLR takes "
                 "cycle_momentum=False"
+            )
+    at = SETTINGS.index("momentum")
+    for group in range(len(betas)):
+        has = [row[group][at] != 0 for row in rows]
+        if sorted(has, reverse=True) != has:
+            raise ValueError(
+                f"the scheduler sets momentum to 0 at step {has.index(False)} and to more later: PyTorch's optimiser "
+                "keeps the velocity from before such a step, which is not followed here; take a least momentum above 0"
             )
     return rows

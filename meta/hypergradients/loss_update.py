@@ -170,6 +170,12 @@ class LossUpdate(Update):
         found: Any = torch.autograd.grad(
             loss, [*sources, *self.idle.values()], create_graph=create_graph, allow_unused=True
         )
+        for name, grad in zip(names, found, strict=False):
+            if grad is not None and grad.layout != torch.strided:
+                raise ValueError(
+                    f"the loss has a sparse gradient of {name!r}, which no optimizer here takes; build it with "
+                    "sparse=False"
+                )
         self.reached(
             step,
             [name for name, grad in zip(names, found, strict=False) if grad is None],

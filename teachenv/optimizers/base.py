@@ -63,9 +63,11 @@ def acts(setting: Rate) -> bool:
 
 def along(factor: Rate, like: torch.Tensor) -> Rate:
     """The factors of students, shaped to multiply along the leading dimension of `like`; a number stays as it is."""
-    if isinstance(factor, torch.Tensor) and factor.dim():
+    if not isinstance(factor, torch.Tensor):
+        return factor
+    if factor.dim():
         return factor.view(-1, *[1] * (like.dim() - 1))
-    return factor
+    return factor if like.dim() else factor.to(like.dtype)  # between two scalars the wider type would win
 
 
 class Optimizer(Protocol):

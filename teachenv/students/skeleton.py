@@ -11,10 +11,10 @@ from torch import nn
 
 
 def refuse_foreign_tensors(module: nn.Module) -> None:
-    """Refuses what cannot be an argument of a function over real tensors.
+    """Refuses what cannot be an argument of a function over real tensors, or has other gradients than that function.
 
     Raises:
-        ValueError: a TorchScript module, complex tensors, or hooks on parameters.
+        ValueError: a TorchScript module, complex tensors, hooks on parameters, or gradients scaled by frequency.
     """
     name = type(module).__name__
     if any(isinstance(m, torch.jit.ScriptModule) for m in module.modules()):
@@ -22,6 +22,12 @@ def refuse_foreign_tensors(module: nn.Module) -> None:
             f"the student {name} is a TorchScript module, whose tensors cannot be exchanged; pass the torch.nn.Module "
             "that it was made from"
         )
+    for key, child in module.named_modules():
+        if getattr(child, "scale_grad_by_freq", False):
+            raise ValueError(
+                f"the student {name} has scale_grad_by_freq=True in {key or 'itself'!r}, and PyTorch's second "
+                "derivative of such a gradient is wrong; build it without, and weigh the samples in the loss"
+            )
     for key, tensor in (*module.named_parameters(), *module.named_buffers()):
         if tensor.is_complex():
             raise ValueError(

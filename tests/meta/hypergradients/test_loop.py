@@ -205,6 +205,17 @@ def sometimes(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
     return model(batch).mean() * (1 + calls)
 
 
+def looked_up(**options):
+    return lambda model: nn.Sequential(nn.Embedding(9, 5, **options), model).double()
+
+
+WORDS = {"batches": [torch.arange(4)]}
+
+
+def momentum_comes_late(optimizer):
+    return torch.optim.lr_scheduler.CyclicLR(optimizer, 0.1, 0.2, 2, base_momentum=0.9, max_momentum=0.0)
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
@@ -222,6 +233,11 @@ def sometimes(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
         ({"settings": ("momentum",)}, ValueError, "the optimizer has none"),
         ({"scheduler": torch.optim.lr_scheduler.ReduceLROnPlateau}, TypeError, "ReduceLROnPlateau"),
         ({"epochs": 0}, ValueError, "epochs"),
+        ({"epochs": 2, "batches": iter([X])}, ValueError, "list_iterator of batches, which can be read once"),
+        ({**WORDS, "model": looked_up(max_norm=0.1)}, RuntimeError, "writes into the parameter '0.weight'"),
+        ({**WORDS, "model": looked_up(sparse=True)}, ValueError, "sparse gradient of '0.weight'"),
+        ({**WORDS, "model": looked_up(scale_grad_by_freq=True)}, ValueError, "scale_grad_by_freq=True in '0'"),
+        ({"scheduler": momentum_comes_late}, ValueError, "sets momentum to 0 at step 0 and to more later"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_taken_is_said(changes, error, message):
@@ -253,3 +269,23 @@ def test_an_optimizer_that_has_stepped_and_a_parameter_that_comes_later_are_refu
     optimizer.step()
     with pytest.raises(ValueError, match="has taken steps already"):
         meta.Training.of(model, optimizer, [(0,)], of_one, lambda m: m[0](X).mean())
+
+
+@pytest.mark.parametrize("make", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW], ids=lambda make: make.__name__)
+def test_single_numbers_stay_in_their_type_and_a_tensor_of_a_rate_as_it_is(make):
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.factor = nn.Linear(5, 3), nn.Parameter(torch.tensor(1.3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x.float()) * self.factor
+
+    model, rate = Scaled(), torch.tensor(0.1)
+    optimizer = make(model.parameters(), lr=rate, weight_decay=0.01)
+    training = meta.Training.of(
+        model, optimizer, BATCHES[:2], lambda m, rows: F.cross_entropy(m(X[rows]), Y[rows]), objective,
+        scheduler=torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5),
+    )  # fmt: skip
+    assert training.gradient().initial["factor"].dtype == torch.float32
+    assert float(rate) == pytest.approx(0.1)

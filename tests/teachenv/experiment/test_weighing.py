@@ -82,3 +82,10 @@ def test_without_weights_or_wrong_labels_there_is_nothing_to_measure() -> None:
     teach(clean, weighed, 0, watch=weighed)
     assert list(weighed.measures) == ["weight_rms"]
     assert weighed.measures["weight_rms"] == pytest.approx(1 / 3**0.5, rel=0.1)
+
+
+def test_weights_that_actions_do_not_set_are_not_measured() -> None:
+    env = TeachVectorEnv(2, loss="sample-weights", control="learning-rate", horizon=2, batch_size=8, dev_size=40)
+    weighed = Weighed(meta.RandomTeacher("RandomPolicy", env), env)
+    teach(env, weighed, 0, watch=weighed)
+    assert weighed.measures == {}

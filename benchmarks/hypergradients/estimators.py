@@ -218,6 +218,7 @@ def report(rows: Sequence[Row]) -> Report:
     columns = [
         Column("T", lambda group: f"{group.config['steps']:,}"),
         Column("estimator", lambda group: group.first.method),
+        Column("seeds", lambda group: str(len(group.values("bias")))),
         number("time / plain", "time_ratio", ".3g"),
         number("bias", "bias", ".2g"),
         number("± of the bias", "bias_error", ".1g"),

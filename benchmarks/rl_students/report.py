@@ -11,7 +11,7 @@ from benchmarks.rl_students.work import LEARNING, METHODS, UNTAUGHT
 from teachenv.experiment import evidence, tables
 from teachenv.experiment.report import Report
 from teachenv.experiment.row import Row
-from teachenv.experiment.tables import Column, Group, Measure, Section, grouped, number
+from teachenv.experiment.tables import Column, Group, Measure, Section, grouped
 from teachenv.plot.series import curves
 
 RETURN = Measure("episode_return", digits=1)
@@ -45,7 +45,6 @@ COLUMNS = (
     tables.interval("J [95 %]", J),
     Column("mean size of a coordinate", _moved),
     Column("action at the last update", _last_action),
-    number("diverged", "diverged", ".2f", statistic=np.mean),
     tables.seeds(RETURN),
     Column("environment steps", lambda group: f"{max(r.data['env_steps'] for r in group.of(RETURN.metric)):,}"),
     tables.seconds(RETURN),

@@ -110,7 +110,12 @@ class Loop(GradientProcess):
             called=called,
             schedule=schedule,
         )
-        super().__init__(update, lambda state: called.objective(objective, state), update.statistics)
+        super().__init__(
+            update,
+            lambda state: called.objective(objective, state),
+            update.statistics,
+            stops_gradients=called.stops_gradients(parameters, buffers),
+        )
         self.steps = len(kept)
         self.initial = StudentState(parameters, self.optimizer.init(parameters), buffers, 0)
         flat = [each.detach().flatten().to("cpu", torch.float64) for each in read.values()]
@@ -181,6 +186,14 @@ class _Called:
         parameters = {name: named[name].detach() for name in moved}
         own = dict(model.named_parameters())
         return parameters, buffers, {name: own[name] for name in named if name not in parameters}
+
+    def stops_gradients(self, parameters: Tensors, buffers: Tensors) -> bool:
+        """Whether the first step's own gradient may leave out a dependence: it detaches something, or has batch norm."""
+        buffers = {name: b.clone() for name, b in buffers.items()}
+        kernels = DifferentiableKernels(fused=True, opens=True, buffers=buffers.values())
+        with self._holding(parameters | buffers, 0, next(iter(parameters.values())).device), kernels:
+            self.loss(self.skeleton.module, self.batches[0], **self.read)
+        return kernels.used
 
     def at(
         self, parameters: Tensors, buffers: Tensors, step: int, action: torch.Tensor, derivatives: Derivatives

@@ -289,3 +289,19 @@ def test_single_numbers_stay_in_their_type_and_a_tensor_of_a_rate_as_it_is(make)
     )  # fmt: skip
     assert training.gradient().initial["factor"].dtype == torch.float32
     assert float(rate) == pytest.approx(0.1)
+
+
+def test_differences_are_not_taken_where_the_loss_detaches_something():
+    def detaching(model: nn.Module, rows: torch.Tensor) -> torch.Tensor:
+        outputs = model(X[rows])
+        return F.cross_entropy(outputs / outputs.detach().norm(), Y[rows])
+
+    def gradient(method: str) -> torch.Tensor:
+        model = nn.Sequential(nn.Linear(5, 3)).double()
+        with torch.no_grad():
+            model[0].weight.copy_(torch.arange(15.0).view(3, 5).sin())
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
+        training = meta.Training.of(model, optimizer, BATCHES, detaching, objective)
+        return training.gradient(method=method).settings["learning_rate"]
+
+    torch.testing.assert_close(gradient("finite-difference"), gradient("rmd"), rtol=1e-6, atol=1e-12)

@@ -188,7 +188,7 @@ class _Called:
         return parameters, buffers, {name: own[name] for name in named if name not in parameters}
 
     def stops_gradients(self, parameters: Tensors, buffers: Tensors) -> bool:
-        """Whether the first step's own gradient may leave out a dependence: it detaches something, or has batch norm."""
+        """Whether the first step's gradient may leave out a dependence: it detaches something, or has batch norm."""
         buffers = {name: b.clone() for name, b in buffers.items()}
         kernels = DifferentiableKernels(fused=True, opens=True, buffers=buffers.values())
         with self._holding(parameters | buffers, 0, next(iter(parameters.values())).device), kernels:

@@ -300,6 +300,7 @@ def test_differences_are_not_taken_where_the_loss_detaches_something():
         model = nn.Sequential(nn.Linear(5, 3)).double()
         with torch.no_grad():
             model[0].weight.copy_(torch.arange(15.0).view(3, 5).sin())
+            model[0].bias.zero_()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
         training = meta.Training.of(model, optimizer, BATCHES, detaching, objective)
         return training.gradient(method=method).settings["learning_rate"]

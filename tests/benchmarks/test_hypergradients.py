@@ -12,6 +12,7 @@ from benchmarks.hypergradients.problems import STUDENTS, Problem
 from meta.hypergradients import Estimates
 from teachenv.experiment.row import Row
 from teachenv.experiment.rows import ResultsFile, read_rows
+from teachenv.experiment.tables import grouped
 
 OURS = [name for name, contender in CONTENDERS.items() if isinstance(contender, Ours)]
 
@@ -198,3 +199,17 @@ def test_trainings_of_a_batch_are_that_of_the_exact_gradient():
     wanted = single.value(training.end)[0]
     torch.testing.assert_close(process.value(state)[0], wanted.expand(2))
     assert not torch.equal(single.value(begin)[0], wanted)
+
+
+def test_a_noisy_mean_is_not_taken_for_a_direction():
+    def line(**values):
+        named = ("hypergradients", "estimators", "digits", "mlp", "nres", 0)
+        rows = [Row(*named, metric, value, 60, 1.0, {"steps": 60}, "", {}) for metric, value in values.items()]
+        return grouped(rows, key=lambda row: "")[0]
+
+    stored = {"deviation": 6.0, "bias_error": 1.0, "cosine": 0.99, "relative_error_many": 5.0}
+    unclear, clear = line(bias=1.5, **stored), line(bias=4.0, **stored)
+    assert estimators.expected(unclear, "cosine", 4) == [pytest.approx(10**-0.5)]
+    assert estimators.expected(unclear, "relative_error", 64) == [pytest.approx(6 / 8)]
+    assert estimators.expected(clear, "cosine", 4) == [0.99]
+    assert estimators.expected(clear, "relative_error", 64) == [5.0]

@@ -1,5 +1,6 @@
 """Small processes that tests differentiate, and the unrolled autograd that they are compared with."""
 
+import re
 from collections import namedtuple
 
 import torch
@@ -93,3 +94,8 @@ OPTIMIZERS = [
     SGD(0.9, 0.01, nesterov=True),
     RMSprop(0.9, 1e-3, momentum=0.8),
 ]
+
+
+def readable(value: object) -> str:
+    """The id of a test's parameter, the same in every process: a function's is without its address."""
+    return re.sub(r"<function (\w+) at 0x[0-9a-f]+>", r"\1", str(value))

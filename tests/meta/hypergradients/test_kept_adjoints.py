@@ -8,6 +8,7 @@ from torch import nn
 from meta import ActionGradient, VectorActionGradient
 from teachenv import TeachEnv, TeachVectorEnv
 from teachenv.trees import tensors_of
+from tests.processes import readable
 
 SHARED = {"horizon": 6, "steps_per_action": 2, "batch_size": 8, "dev_size": 20}
 
@@ -73,7 +74,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("options", "keeps"), CASES, ids=str)
+@pytest.mark.parametrize(("options", "keeps"), CASES, ids=readable)
 @pytest.mark.parametrize("memory", ["auto", "all"])
 def test_an_environments_steps_stay_what_they_are(options, keeps, memory):
     plain = play(TeachEnv(**SHARED | options))

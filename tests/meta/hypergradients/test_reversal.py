@@ -12,7 +12,7 @@ from meta.hypergradients.corrections import Corrections
 from teachenv import TeachEnv, TeachVectorEnv
 from teachenv.optimizers import SGD, Adam, RMSprop
 from teachenv.trees import tensors_of, with_tensors
-from tests.processes import Pendulum, actions_of, descent, pendulum_state, start
+from tests.processes import Pendulum, actions_of, descent, pendulum_state, readable, start
 
 REVERSED = [
     SGD(0.9),
@@ -30,7 +30,7 @@ def normed() -> nn.Module:
 # --- corrections ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=readable)
 def test_corrections_restore_anything_to_the_bit(dtype):
     rng, corrections, pairs = torch.Generator().manual_seed(0), Corrections(), []
     for near in (0.0, 0.01, 1.0, 30.0, 1e9):
@@ -77,8 +77,8 @@ def single_precision(state):
 
 
 @pytest.mark.parametrize("rate", [0.05, lambda t: 0.0 if t == 3 else 0.1 / (t + 1)], ids=["constant", "schedule"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("optimizer", REVERSED, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=readable)
+@pytest.mark.parametrize("optimizer", REVERSED, ids=readable)
 def test_every_state_comes_back_to_the_bit(optimizer, dtype, rate):
     process, actions = descent(optimizer, rate), actions_of(40).to(dtype)
     state = process.begin({name: p.to(dtype) for name, p in start().items()})
@@ -105,7 +105,7 @@ ENVIRONMENTS = [
 ]
 
 
-@pytest.mark.parametrize(("options", "students"), ENVIRONMENTS, ids=str)
+@pytest.mark.parametrize(("options", "students"), ENVIRONMENTS, ids=readable)
 def test_students_have_bitwise_the_gradient_of_kept_states(options, students):
     shared = {"horizon": 12, "batch_size": 8, "dev_size": 12}
     env = TeachEnv(**shared | options) if students == 1 else TeachVectorEnv(students, **shared | options)
@@ -132,7 +132,7 @@ def test_students_of_a_batch_at_different_steps_are_reversed_each_at_its_own():
 
 
 @pytest.mark.parametrize(
-    ("options", "share"), [({}, 0.2), ({"optimizer": "adam", "learning_rate": 0.01}, 0.15)], ids=str
+    ("options", "share"), [({}, 0.2), ({"optimizer": "adam", "learning_rate": 0.01}, 0.15)], ids=readable
 )
 def test_a_student_takes_about_as_much_as_predicted_and_much_less_than_its_states(options, share):
     env = TeachEnv(horizon=100, batch_size=8, dev_size=12, **options)
@@ -195,7 +195,7 @@ def test_a_step_that_is_not_repeated_to_the_bit_is_named():
         (Adam((0.0, 0.9)), r"betas=\[0.0, 0.9\] has a 0"),
         (RMSprop(), "RMSprop has no rule"),
     ],
-    ids=str,
+    ids=readable,
 )
 def test_what_cannot_be_reversed_says_why_and_what_can_be_done(optimizer, reason):
     process, actions = descent(optimizer), actions_of(20)

@@ -63,6 +63,7 @@ class Smoothness:
         jumps: the part of the change over the smallest radius that no derivative accounts for, from 0 to 1.
         agreement: the cosine between the gradients of two halves of the students.
         steps_per_action: student steps under each action.
+        rounding: of J; changes that are smaller say nothing.
         repairs: the usable radius with one thing changed, by what is changed; empty: none was tried.
     """
 
@@ -75,12 +76,13 @@ class Smoothness:
     jumps: float
     agreement: float
     steps_per_action: int
+    rounding: float
     repairs: Mapping[str, float]
 
     @property
     def radius(self) -> float:
         """The usable radius; 0: not even the smallest of `radii` is usable."""
-        return _usable(self.radii, self.predicted, self.changed)
+        return _usable(self.radii, _Changes(self.predicted, self.changed, self.rounding))
 
     @property
     def usable(self) -> bool:
@@ -113,13 +115,20 @@ class Smoothness:
         if better:
             each = ", ".join(f"{name} {radius:g}" for name, radius in sorted(better.items(), key=lambda pair: -pair[1]))
             lines.append(f"Usable steps with one thing changed: {each}.")
-        elif self.repairs:
+        elif self.repairs and self.radius < self.radii[-1]:
             lines.append(f"None of these helps: {', '.join(self.repairs)}.")
         return "\n".join(lines)
 
     def _cause(self) -> str:
         if self.usable:
             return f"Usable for steps of up to {self.radius:g} in each coordinate of the action."
+        if not self.norms.any():
+            return "Not usable: the gradient is zero; the students' outputs are saturated, or J does not see actions."
+        if np.isfinite(self.norms).all() and _LEAST * self.predicted[-1] <= 2 * self.rounding:
+            return (
+                f"Not usable: within {self.radii[-1]:g} J changes by less than its rounding, {self.rounding:.0e}; a "
+                "larger learning rate or more steps let actions count, and dtype='float64' rounds less."
+            )
         if not np.isfinite(self.norms).all() or self.growth > _CHAOTIC:
             return (
                 f"Not usable: the gradient grows {self.growth:.0e} times towards early actions, so the training is "
@@ -206,12 +215,12 @@ def smoothness(
         if (last := _steady(measured.norms)) < len(measured.norms):
             late = gradient.clone()
             late[: len(late) - last] = 0
-            tried[LAST] = _usable(sizes, *_along(trainings, late, _mean_direction(late), sizes))
+            tried[LAST] = _usable(sizes, _along(trainings, late, _mean_direction(late), sizes))
         for name, changes in changes_of.items():
             done()
             repaired = _Trainings(TeachVectorEnv(students, defaults={**settings, **changes}), seed)
             gradient = repaired.gradient()
-            tried[name] = _usable(sizes, *_along(repaired, gradient, _mean_direction(gradient), sizes))
+            tried[name] = _usable(sizes, _along(repaired, gradient, _mean_direction(gradient), sizes))
     return replace(measured, repairs=tried)
 
 
@@ -246,10 +255,11 @@ class _Trainings:
 
 
 class _Changes(NamedTuple):
-    """The predicted and the real mean change of J, each (radii,)."""
+    """The predicted and the real mean change of J, each (radii,), and the rounding of J."""
 
     predicted: np.ndarray
     changed: np.ndarray
+    rounding: float
 
 
 def _measured(trainings: _Trainings, gradient: torch.Tensor, sizes: np.ndarray, done: Callable[[], None]) -> Smoothness:
@@ -265,6 +275,7 @@ def _measured(trainings: _Trainings, gradient: torch.Tensor, sizes: np.ndarray, 
         done()
     change = float(along.changed[0])
     whole = abs(change) + abs(integral)
+    jump = max(0.0, abs(change - integral) - along.rounding)
     half = gradient.shape[1] // 2
     one, other = (part.mean(1).flatten() for part in (gradient[:, :half], gradient[:, half:]))
     return Smoothness(
@@ -274,9 +285,10 @@ def _measured(trainings: _Trainings, gradient: torch.Tensor, sizes: np.ndarray, 
         predicted_random=random.predicted,
         changed_random=random.changed,
         norms=gradient.square().mean((1, 2)).sqrt().cpu().numpy(),
-        jumps=float(min(1.0, abs(change - integral) / whole)) if np.isfinite(whole) and whole > 0 else 0.0,
+        jumps=float(min(1.0, jump / whole)) if np.isfinite(whole) and whole > 0 else 0.0,
         agreement=float(torch.nn.functional.cosine_similarity(one, other, dim=0)),
         steps_per_action=trainings.per_action,
+        rounding=along.rounding,
         repairs={},
     )
 
@@ -302,16 +314,20 @@ def _along(
     for radius in sizes:
         changed.append(float(trainings.objective(direction * float(radius)).mean() - plain))
         done()
-    return _Changes(sizes * slope, np.array(changed))
+    eps = torch.finfo(trainings.neutral.dtype).eps
+    return _Changes(sizes * slope, np.array(changed), eps * max(abs(float(plain)), eps))
 
 
-def _usable(radii: np.ndarray, predicted: np.ndarray, changed: np.ndarray) -> float:
-    """The largest radius up to which the change is between half and twice its prediction; 0: there is none."""
-    with np.errstate(all="ignore"):
-        ratio = changed / predicted
-    within = (ratio >= _LEAST) & (ratio <= _MOST)
-    count = len(within) if within.all() else int(np.argmin(within))
-    return float(radii[count - 1]) if count else 0.0
+def _usable(radii: np.ndarray, along: _Changes) -> float:
+    """The largest radius up to which the change is between half and twice its prediction; 0: there is none.
+
+    Changes may be off by twice the rounding of J; of a radius whose prediction is not beyond that, larger ones decide.
+    """
+    slack = 2 * along.rounding
+    least, most = _LEAST * along.predicted, _MOST * along.predicted
+    passed = (along.changed >= least - slack) & (along.changed <= most + slack)
+    count = len(passed) if passed.all() else int(np.argmin(passed))
+    return float(radii[count - 1]) if (least[:count] > slack).any() else 0.0
 
 
 def _late(norms: np.ndarray) -> float:

@@ -234,12 +234,13 @@ class _Called:
 
     def objective(self, objective: Callable[[nn.Module], torch.Tensor], state: StudentState) -> torch.Tensor:
         """J of a state, differentiable with respect to parameters and buffers."""
+        buffers = {name: b.clone() for name, b in state.buffers.items()}  # a module in training mode updates them
 
         def kernels() -> Any:
-            return DifferentiableKernels(fused=True, opens=True, buffers=state.buffers.values())
+            return DifferentiableKernels(fused=True, opens=True, buffers=buffers.values())
 
         device = next(iter(state.parameters.values())).device
-        holding = self._holding(state.parameters | state.buffers, len(self.batches), device)
+        holding = self._holding(state.parameters | buffers, len(self.batches), device)
         with holding, self._exchanged(kernels), kernels():
             return _scalar("objective", objective(self.skeleton.module))
 

@@ -109,6 +109,7 @@ class Tape:
         unfit = self.memory == "auto" and (mapping.records or mapping.one_by_one)
         if self.kept is None or unfit or self.kept.used is False:
             return nullcontext()
+        self.kept.taken()  # of a step that was interrupted
         return interface.stepping(self.kept.step)
 
     def add(

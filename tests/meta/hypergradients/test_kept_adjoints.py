@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from meta import ActionGradient, VectorActionGradient
+from meta.hypergradients.training import Training
 from teachenv import TeachEnv, TeachVectorEnv
 from teachenv.trees import tensors_of
 from tests.processes import readable
@@ -131,3 +132,32 @@ def test_students_can_be_kept_in_fewer_bits(memory):
     assert 1e-6 < error < 0.05
     with pytest.raises(ValueError, match="memory='all', which keeps no states to round"):
         ActionGradient(TeachEnv(**options), memory="all", state_dtype="bfloat16")
+
+
+def test_an_interrupted_step_leaves_no_adjoints_behind(monkeypatch):
+    options = SHARED | {"steps_per_action": 2, "dtype": "float64"}
+
+    def last(env, interrupts):
+        env.reset(seed=0)
+        action = np.full(env.action_space.shape, 0.1)
+        env.step(action)
+        if interrupts:
+            calls, linearized = [], Training.linearized
+
+            def interrupted(*arguments):
+                calls.append(1)
+                if len(calls) == 2:
+                    raise KeyboardInterrupt
+                return linearized(*arguments)
+
+            with monkeypatch.context() as patched:
+                patched.setattr(Training, "linearized", interrupted)
+                with pytest.raises(KeyboardInterrupt):
+                    env.step(action)
+        while True:
+            *_, terminated, _, info = env.step(action)
+            if terminated:
+                return info["action_gradient"]
+
+    found, wanted = (last(ActionGradient(TeachEnv(**options)), interrupts) for interrupts in (True, False))
+    np.testing.assert_array_equal(found, wanted)

@@ -306,3 +306,19 @@ def test_differences_are_not_taken_where_the_loss_detaches_something():
         return training.gradient(method=method).settings["learning_rate"]
 
     torch.testing.assert_close(gradient("finite-difference"), gradient("rmd"), rtol=1e-6, atol=1e-12)
+
+
+def test_an_objective_in_training_mode_is_that_of_the_plain_loop():
+    def batch_loss(model: nn.Module, rows: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(model(X[rows]), Y[rows])
+
+    plain, model = (nn.Sequential(nn.Linear(5, 3), nn.BatchNorm1d(3)).double() for _ in range(2))
+    plain.load_state_dict(model.state_dict())
+    optimizer = torch.optim.SGD(plain.parameters(), lr=0.1)
+    batch_loss(plain, BATCHES[0]).backward()
+    optimizer.step()
+    training = meta.Training.of(
+        model, one_cycle(model), BATCHES[:1], batch_loss, lambda m: F.cross_entropy(m(X_DEV), Y_DEV)
+    )
+    objective = training.gradient().objective
+    torch.testing.assert_close(objective, F.cross_entropy(plain(X_DEV), Y_DEV).detach(), rtol=1e-12, atol=0)

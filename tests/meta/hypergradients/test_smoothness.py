@@ -49,6 +49,19 @@ def test_kinks_of_the_loss_network_are_jumps() -> None:
     assert "kinks" not in smooth.verdict
 
 
+def test_rounding_of_the_objective_is_neither_a_kink_nor_a_change() -> None:
+    tiny = {"horizon": 2, "batch_size": 8, "dev_size": 20}
+    slow, slower = (
+        meta.smoothness(TeachEnv(**tiny, learning_rate=rate), students=2, radii=(1e-4, 1e-1), repairs=False)
+        for rate in (1e-5, 1e-12)
+    )
+    assert slow.predicted[0] < slow.rounding  # whatever changes there
+    assert slow.radius == 1e-1
+    assert not slower.usable
+    assert slow.jumps == slower.jumps == 0
+    assert "less than its rounding" in slower.verdict
+
+
 def test_it_is_a_function_of_the_environment_and_the_seed() -> None:
     env = TeachEnv(**LINEAR)
     env.reset(seed=7)

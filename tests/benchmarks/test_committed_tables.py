@@ -36,7 +36,7 @@ from teachenv.experiment.trusted_dev import LEARN_FROM
 
 compared = partial(comparison_report.make, "Teachers compared")
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
-METRICS = {name: task.metric for name, task in PRESETS["laptop"].items()}
+METRICS, RELEASED = ({name: task.metric for name, task in PRESETS[size].items()} for size in ("laptop", "released"))
 
 REPORTS: dict[str, Callable[[Sequence[Row]], Report]] = {
     "attribution/table": attribution.make,
@@ -48,6 +48,7 @@ REPORTS: dict[str, Callable[[Sequence[Row]], Report]] = {
     "l2t_dlf_images/large": large.report_of,
     "l2t_dlf_translation/table": translation.make,
     "l2t_dln/table": lambda rows: l2t_dln.make(rows, METRICS),
+    "l2t_dln_released/table": lambda rows: l2t_dln.make(rows, RELEASED),
     "lgtm/table": lgtm.make,
     "lot_atari/table": lot_atari.make,
     "lot_images/table": lambda rows: lot.make([row for row in rows if "stage" not in row.config], "lot_images"),

@@ -131,7 +131,7 @@ BENCHMARKS: dict[str, Entry] = {
     ),
     # One problem in 1 to 1,000 coordinates and over 10 to 1,000 steps: the project's own question.
     "rl_and_gradient": Entry(
-        options="benchmarks.rl_and_gradient.main:Options",
+        options="benchmarks.rl_and_gradient:Options",
         summary="Where does RL find what the exact gradient finds, and where is the exact gradient of no use?",
         minutes={"smoke": "1 min", "laptop": "3 h (estimated)", "paper": "weeks (estimated)"},
     ),

@@ -17,7 +17,7 @@ def test_citation_and_changelog_are_of_this_version() -> None:
 
 
 def test_the_changelog_names_every_environment() -> None:
-    from teachenv.registration import ENVIRONMENTS
+    from teachenv.registration import ENVIRONMENTS, RL_ENVIRONMENTS
 
     text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    assert {*re.findall(r"`(Teach\w+-v\d+)`", text)} == {*ENVIRONMENTS}
+    assert {*re.findall(r"`(Teach\w+-v\d+)`", text)} == {*ENVIRONMENTS, *RL_ENVIRONMENTS}

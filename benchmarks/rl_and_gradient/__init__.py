@@ -1,1 +1,5 @@
 """Where reinforcement learning finds what the exact gradient finds, and where neither does."""
+
+from benchmarks.rl_and_gradient.main import Options, run
+
+__all__ = ["Options", "run"]

@@ -70,7 +70,10 @@ class KeptAdjoints:
                 return False
             cotangent = training.value(state)[1]
             found = adjoint(cotangent)
-        except RuntimeError:  # an operation has no second derivative
+        except (
+            RuntimeError,
+            ValueError,
+        ):  # an operation has no second derivative, or J none: the episode's end says so
             return False
         with double_backward_kernels():
             wanted = training.pullback(state, action, 0, cotangent)

@@ -89,12 +89,13 @@ def planned(
 
 
 def pace_of(steps: Steps, state: Any, t: int) -> Pace:
-    """Measures a step and a step back: the medians of a few, after a first one."""
+    """Measures a step and a step back: the medians of a few, after a first one where there are several."""
     process = steps.process
     cotangent = process.value(state)[1]
     back = process.pullback_by_differences if steps.by_differences else process.pullback
     forwards, backwards = [], []
-    for at in range(t, t + 1 + min(8, max(2, (steps.total - t) // _MEASURED_FROM))):
+    count = 1 + min(8, max(2, (steps.total - t) // _MEASURED_FROM))
+    for at in range(t, min(t + count, steps.total)):
         start = time.perf_counter()
         after = process.step(state, steps.action(at), at)
         middle = time.perf_counter()
@@ -102,7 +103,7 @@ def pace_of(steps: Steps, state: Any, t: int) -> Pace:
         state = after
         forwards.append(middle - start)
         backwards.append(time.perf_counter() - middle)
-    return Pace(statistics.median(forwards[1:]), statistics.median(backwards[1:]))
+    return Pace(*(statistics.median(seconds[1:] or seconds) for seconds in (forwards, backwards)))
 
 
 def available_memory(tensors: Sequence[torch.Tensor] = ()) -> int:

@@ -19,6 +19,7 @@ from benchmarks.l2t_dlf_images.methods import methods, published
 from benchmarks.l2t_dlf_translation import report as translation
 from benchmarks.l2t_dln import report as l2t_dln
 from benchmarks.l2t_dln.main import PRESETS
+from benchmarks.lgtm import rates_report
 from benchmarks.lgtm import report as lgtm
 from benchmarks.lot import report as lot
 from benchmarks.lot.regularisers import STUDENT_STEPS, regularisers
@@ -50,6 +51,7 @@ REPORTS: dict[str, Callable[[Sequence[Row]], Report]] = {
     "l2t_dln/table": lambda rows: l2t_dln.make(rows, METRICS),
     "l2t_dln_released/table": lambda rows: l2t_dln.make(rows, RELEASED),
     "lgtm/table": lgtm.make,
+    "lgtm/rates": lambda rows: rates_report.make([row for row in rows if row.config["stage"] == "training"]),
     "lot_atari/table": lot_atari.make,
     "lot_images/table": lambda rows: lot.make([row for row in rows if "stage" not in row.config], "lot_images"),
     "lot_images/regularisers": lambda rows: lot.of_regularisers(

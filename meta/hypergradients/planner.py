@@ -18,6 +18,7 @@ import torch
 
 from meta.hypergradients.policy import MemoryPolicy, Pace
 from meta.hypergradients.steps import Sizes, Steps
+from teachenv import checks
 from teachenv.trees import tensors_of
 
 _MEASURED_FROM = 64
@@ -58,7 +59,9 @@ def planned(
         ValueError: no policy fits into a budget that was given.
     """
     given = byte_budget is not None
-    budget = available_memory(tensors_of(state)) // 2 if byte_budget is None else byte_budget
+    budget = available_memory(tensors_of(state)) // 2
+    if byte_budget is not None:
+        budget = checks.integer("byte_budget", byte_budget, least=1)
     measured = pace_of(steps, state, begin) if sizes.steps >= _MEASURED_FROM else None
     pace = measured or Pace(1.0, 1.0 + _BACK)
     possible = [policy for policy in policies if policy.possible(sizes)]

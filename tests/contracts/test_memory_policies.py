@@ -241,6 +241,9 @@ def test_a_budget_chooses_the_fastest_policy_that_fits_and_says_why():
         assert found.predicted_seconds > 0
     with pytest.raises(ValueError, match=r"byte_budget=100 holds no policy.*'sqrt' needs .*raise it"):
         hypergradient(process, state, actions, byte_budget=100)
+    for budget in ("a", 1.5, 0, -5):
+        with pytest.raises(ValueError, match="byte_budget must be"):
+            hypergradient(process, state, actions, byte_budget=budget)
 
 
 def test_a_full_disk_leaves_the_other_policies(monkeypatch):

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gymnasium as gym
@@ -240,8 +241,13 @@ class _Trainings:
         result = hypergradient(process, self.env.students, actions, steps_per_action=self.per_action)
         return result.actions.double()
 
-    def objective(self, by: torch.Tensor | None = None) -> torch.Tensor:
-        """J of each student, (students,), in float64."""
+    @cached_property
+    def plain(self) -> torch.Tensor:
+        """J of each student under the neutral action, (students,), in float64."""
+        return self.objective(torch.zeros_like(self.neutral))
+
+    def objective(self, by: torch.Tensor) -> torch.Tensor:
+        """J of each student with its actions moved by something, (students,), in float64."""
         dynamics, episodes, students = self.env.dynamics, self.env.episodes, self.env.students
         for action in self._moved(by):
             for _ in range(self.per_action):
@@ -309,7 +315,7 @@ def _along(
 ) -> _Changes:
     """The mean changes of J along a direction, (actions, 1, n)."""
     slope = float((gradient * direction).sum((0, 2)).mean())
-    plain = trainings.objective().mean()
+    plain = trainings.plain.mean()
     changed = []
     for radius in sizes:
         changed.append(float(trainings.objective(direction * float(radius)).mean() - plain))

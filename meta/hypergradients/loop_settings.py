@@ -6,6 +6,7 @@ import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ class Schedule:
         """The names of all parameters that the optimiser has."""
         return [name for group in self.groups for name in group.names]
 
-    @property
+    @cached_property  # each step asks for its shape
     def chosen(self) -> torch.Tensor:
         """The settings that are differentiated, (steps, groups, len(settings)) in float64."""
         return self.table[..., [SETTINGS.index(name) for name in self.settings]]

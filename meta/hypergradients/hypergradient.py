@@ -42,6 +42,7 @@ of it, but its numbers end at 65,504 and 6e-8: not for Adam's squares.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -126,22 +127,17 @@ def hypergradient(
         )
     dtype, policies = check_state_dtype(state_dtype), policies_of(memory, folder, rounded=state_dtype is not None)
     if states is None and (singles := process.singles(initial)):
-        results = [
-            hypergradient(
-                single,
-                single_initial,
-                [action[i] for action in actions],
-                method=method,
-                memory=memory,
-                byte_budget=byte_budget,
-                state_dtype=state_dtype,
-                folder=folder,
-                last=last,
-                steps_per_action=steps_per_action,
-            )
-            for i, (single, single_initial) in enumerate(singles)
-        ]
-        return stacked_results(results)
+        of_one = partial(
+            hypergradient,
+            method=method,
+            memory=memory,
+            byte_budget=byte_budget,
+            state_dtype=state_dtype,
+            folder=folder,
+            last=last,
+            steps_per_action=steps_per_action,
+        )
+        return stacked_results([of_one(*single, [a[i] for a in actions]) for i, single in enumerate(singles)])
     with double_backward_kernels():
         if method == "forward":
             return forward(process, initial, actions, steps_per_action)

@@ -60,7 +60,7 @@ BENCHMARKS: dict[str, Entry] = {
     "lgtm": Entry(
         options="benchmarks.lgtm:Options",
         summary="Does a teacher that follows distillation influence (LGTM) teach transformers better than ten others?",
-        minutes={"smoke": "1 min", "laptop": "3.5 h (rates 1 h, estimated)", "paper": "days, for a GPU"},
+        minutes={"smoke": "1 min", "laptop": "3.5 h (rates 1 h)", "paper": "days, for a GPU"},
     ),
     # Hai et al. 2023: a loss network steered within the training, on labels of images, pixels and boxes.
     "l2t_dln": Entry(

@@ -15,6 +15,7 @@ from torch import nn
 
 from agents.policies import Gaussian, Small
 from meta.saving.resume import Resumable
+from meta.wrappers.vec_env import as_vec_env
 from teachenv import checks
 from teachenv.teacher import HasActor, Resumes
 
@@ -22,14 +23,14 @@ Self = TypeVar("Self", bound="RLTeacher")
 
 
 def trains_students(env: Any) -> bool:
-    """Whether an environment is a teaching one, or a batch of them; SB3's are asked through all their wrappers."""
-    if isinstance(env, gym.Env | gym.vector.VectorEnv):
+    """Whether an environment is a teaching one, or SB3's of them, which is asked through all its wrappers."""
+    if isinstance(env, gym.Env):
         return hasattr(env.unwrapped, "problem")
     return isinstance(env, VecEnv) and env.has_attr("problem")
 
 
 def _check_actions(env: Any) -> None:
-    space = env.single_action_space if isinstance(env, gym.vector.VectorEnv) else env.action_space
+    space = env.action_space
     if not isinstance(space, gym.spaces.Box):
         raise ValueError(f"expected actions in a Box, found {space}; SB3's PPO and A2C take such actions")
     if not space.is_bounded():
@@ -87,7 +88,7 @@ class RLTeacher(Resumable):
         action_penalty = checks.number("action_penalty", action_penalty, least=0)
         noise = None if noise is None else checks.number("noise", noise, least=0)
         reward_scale = None if reward_scale is None else checks.number("reward_scale", reward_scale)
-        env = maybe_make_env(env, kwargs.get("verbose", 0))
+        env = as_vec_env(maybe_make_env(env, kwargs.get("verbose", 0)))
         if env is not None:
             _check_actions(env)
         teaching = trains_students(env)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
-from stable_baselines3.common.vec_env import VecEnv, VecMonitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor
 
 Indices = None | int | Iterable[int]
 
@@ -106,8 +107,30 @@ class GymVecEnv(VecEnv):
 
 
 def as_vec_env(env: Any) -> Any:
-    """Adapts a Gymnasium vector environment as a monitored `VecEnv`; everything else is returned as it is."""
-    return VecMonitor(GymVecEnv(env)) if isinstance(env, gym.vector.VectorEnv) else env
+    """Adapts a Gymnasium vector environment as a monitored `VecEnv`; everything else is returned as it is.
+
+    The environments of a `SyncVectorEnv` go into SB3's own vector environment, which shows what each of them has.
+
+    Raises:
+        ValueError: a vector environment that does not reset in the step that ends an episode, or students in one of
+            Gymnasium's own that hides them, since it has other processes or wrappers around all.
+    """
+    if not isinstance(env, gym.vector.VectorEnv):
+        return env
+    if isinstance(env, gym.vector.SyncVectorEnv):
+        return VecMonitor(DummyVecEnv([partial(_itself, member) for member in env.envs]))
+    batch = env.unwrapped
+    hides = isinstance(batch, gym.vector.SyncVectorEnv | gym.vector.AsyncVectorEnv)
+    if hides and any(batch.call("has_wrapper_attr", "problem")):
+        raise ValueError(
+            f"expected students in Stable-Baselines3's DummyVecEnv or SubprocVecEnv, found {env}; make them by "
+            "stable_baselines3.common.vec_env.SubprocVecEnv([lambda: gym.make(...)] * 4)"
+        )
+    return VecMonitor(GymVecEnv(env))
+
+
+def _itself(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+    return env
 
 
 def _rows(infos: dict[str, Any], count: int) -> list[dict[str, Any]]:

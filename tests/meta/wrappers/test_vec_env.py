@@ -101,6 +101,32 @@ def test_other_autoreset_modes_are_refused(mode):
             adapt(venv)
 
 
+@pytest.mark.parametrize("name", ["TeachDigits-v0", "TeachControl-v0"])
+def test_students_in_gymnasiums_own_vector_environment_are_known_as_students(name):
+    model = DDPG("AttentionPolicy", gym.make_vec(name, 2, "sync", horizon=2), seed=0)
+    assert (model.gamma, model.reward_scale) == (1.0, 100.0)  # a teacher's defaults
+    single = gym.make_vec(name, 2, "sync", horizon=2)
+    alone = DummyVecEnv([lambda: gym.make(name, horizon=2)] * 2)
+    together = as_vec_env(single)
+    for envs in (alone, together):
+        envs.seed(1)
+    np.testing.assert_array_equal(together.reset(), alone.reset())
+
+
+class Plain(gym.vector.VectorWrapper):
+    """A wrapper around all environments."""
+
+
+@pytest.mark.parametrize("wrap", [Plain, lambda envs: envs], ids=["wrapped", "in processes"])
+def test_students_that_a_vector_environment_hides_are_refused(wrap):
+    envs = gym.make_vec("TeachDigits-v0", 1, "sync" if wrap is Plain else "async", horizon=2)
+    try:
+        with pytest.raises(ValueError, match="expected students in Stable-Baselines3's DummyVecEnv or SubprocVecEnv"):
+            DDPG("AttentionPolicy", wrap(envs))
+    finally:
+        envs.close()
+
+
 def test_algorithms_of_stable_baselines3_say_what_they_take_a_batch_as():
     envs = TeachVectorEnv(2, **settings())
     for algorithm in (stable_baselines3.PPO, stable_baselines3.TD3):

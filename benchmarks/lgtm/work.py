@@ -69,7 +69,7 @@ def evaluate(model: nn.Module, batch: Batch, right: torch.Tensor, parts: Parts) 
     model.eval()
     with torch.no_grad():
         places = range(0, len(batch.labels), _EVALUATION_BATCH)
-        logits = torch.cat([outputs_of(model, batch.at(slice(i, i + _EVALUATION_BATCH)).inputs).logits for i in places])
+        logits = torch.cat([outputs_of(model, batch.at(slice(i, i + _EVALUATION_BATCH))).logits for i in places])
         logs = F.log_softmax(logits, -1)
         return Measured(
             parts.scores(logits.argmax(-1).numpy(), batch.labels.numpy()),
@@ -298,11 +298,13 @@ def _influences(distiller: LGTM, data: Parts, setting: Setting) -> list[float]:
     for i in range(0, len(watched.labels), size):
         batch = watched.at(slice(i, i + size))
         with torch.no_grad():
-            taught = distiller.teacher.outputs(batch.inputs, training=False).logits
+            taught = distiller.teacher.outputs(batch, training=False).logits
 
         def losses(student: nn.Module, part: Any) -> torch.Tensor:
-            inputs, logits = part
-            return soft_cross_entropy(logits, outputs_of(student, inputs).logits, distiller.settings.temperature)
+            batch, logits = part
+            each = soft_cross_entropy(logits, outputs_of(student, batch).logits, distiller.settings.temperature)
+            found: torch.Tensor = batch.of_samples(each)
+            return found
 
-        values += influence(distiller.student.network, losses, (batch.inputs, taught), v).tolist()
+        values += influence(distiller.student.network, losses, (batch, taught), v).tolist()
     return [round(value, 6) for value in values]

@@ -1,6 +1,7 @@
 """Distillation: one trainer, one file a method; LGTM and what it is compared with."""
 
-from meta.distillation.base import Batch, DistillationSettings, Distiller, OnlineDistiller
+from meta.distillation.base import DistillationSettings, Distiller, OnlineDistiller
+from meta.distillation.batch import Batch
 from meta.distillation.dist import DIST
 from meta.distillation.dml import DML
 from meta.distillation.fine_tuning import FineTuning
@@ -12,6 +13,7 @@ from meta.distillation.pesf_kd import PESFKD
 from meta.distillation.pkd import PKD
 from meta.distillation.prokt import ProKT
 from meta.distillation.rco import RCO
+from meta.distillation.sequence_kd import SequenceKD
 from meta.distillation.skd import SKD
 from meta.distillation.takd import TAKD
 
@@ -27,8 +29,9 @@ DISTILLERS = {
     "pesf-kd": PESFKD,
     "meta-distill": MetaDistill,
     "lgtm": LGTM,
+    "sequence-kd": SequenceKD,
 }
-"""The methods by the names that benchmarks use."""
+"""The methods by the names that benchmarks use; `sequence-kd` is of translators alone."""
 
 __all__ = [
     "DIST",
@@ -50,4 +53,5 @@ __all__ = [
     "OnlineDistiller",
     "Outputs",
     "ProKT",
+    "SequenceKD",
 ]

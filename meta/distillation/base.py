@@ -4,35 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from meta.distillation.batch import Batch
 from meta.distillation.learner import Learner, Outputs
 from meta.distillation.losses import divergence
 from teachenv import checks
 from teachenv.optimizers import Adam, Tensors
 from teachenv.schedules import make_schedule
-from teachenv.trees import at
-
-
-class Batch(NamedTuple):
-    """A minibatch of labelled samples.
-
-    Attributes:
-        inputs: the argument that networks are called with: a tensor, or tensors in a nesting of dicts, lists and
-            tuples.
-        labels: the class of each sample, (B,).
-    """
-
-    inputs: Any
-    labels: torch.Tensor
-
-    def at(self, indices: torch.Tensor | slice) -> Batch:
-        """Returns the samples at the indices, as a smaller batch."""
-        return at(self, indices)
 
 
 @dataclass(frozen=True)
@@ -141,21 +124,27 @@ class Distiller:
         """
         if taught is None:
             with torch.no_grad():
-                taught = self.teacher.outputs(batch.inputs, training=False)
-        loss = self.student_loss(self.student.outputs(batch.inputs, training=training), taught, batch.labels)
+                taught = self.teacher.outputs(batch, training=False)
+        loss = self.student_loss(self.student.outputs(batch, training=training), taught, batch.classes)
         return self.student.gradient(loss), float(loss.detach())
 
     def student_loss(self, outputs: Outputs, taught: Outputs, labels: torch.Tensor) -> torch.Tensor:
-        """Computes λ CE(y, S) + (1 − λ) · `distillation_loss`, λ the settings' `student_labels`."""
+        """Computes λ CE(y, S) + (1 − λ) · `distillation_loss`, λ the settings' `student_labels`.
+
+        Args:
+            outputs: the student's, of N decisions.
+            taught: the teacher's.
+            labels: the decisions' classes, (N,).
+        """
         weight, loss = self.settings.student_labels, self.distillation_loss(outputs, taught)
         return weight * F.cross_entropy(outputs.logits, labels) + (1 - weight) * loss if weight else loss
 
     def distillation_loss(self, outputs: Outputs, taught: Outputs) -> torch.Tensor:
-        """Computes KL(T ‖ S), averaged over the batch (Hinton et al. 2015)."""
+        """Computes KL(T ‖ S), averaged over decisions (Hinton et al. 2015)."""
         return divergence(taught.logits, outputs.logits, self.settings.temperature).mean()
 
     def loss_of_logits(self, taught: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-        """Computes the distillation loss from the teacher's logits and the student's, (B, classes) each."""
+        """Computes the distillation loss from the teacher's logits and the student's, (N, classes) each."""
         return self.distillation_loss(Outputs(logits), Outputs(taught))
 
     def state(self) -> dict[str, Any]:
@@ -182,8 +171,8 @@ class OnlineDistiller(Distiller):
     def teacher_gradient(self, batch: Batch, feedback: Batch | None) -> tuple[Tensors, dict[str, float]]:
         """Computes the gradient of the teacher's loss α CE(y, T) + (1 − α) KL(S ‖ T), S detached, and what to log."""
         with torch.no_grad():
-            student = self.student.outputs(batch.inputs, training=False).logits
-        logits, weight = self.teacher.outputs(batch.inputs, training=True).logits, self.settings.teacher_labels
+            student = self.student.outputs(batch, training=False).logits
+        logits, weight = self.teacher.outputs(batch, training=True).logits, self.settings.teacher_labels
         near = divergence(student, logits, self.settings.temperature).mean()
-        loss = weight * F.cross_entropy(logits, batch.labels) + (1 - weight) * near
+        loss = weight * F.cross_entropy(logits, batch.classes) + (1 - weight) * near
         return self.teacher.gradient(loss), {"teacher_loss": float(loss.detach())}

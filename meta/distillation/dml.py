@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from meta.distillation.base import Batch, OnlineDistiller
+from meta.distillation.base import OnlineDistiller
+from meta.distillation.batch import Batch
 from meta.distillation.learner import Outputs
 from meta.distillation.losses import divergence
 from teachenv.optimizers import Tensors
@@ -20,8 +21,8 @@ class DML(OnlineDistiller):
     def teacher_gradient(self, batch: Batch, feedback: Batch | None) -> tuple[Tensors, dict[str, float]]:
         """Computes the gradient of the teacher's loss CE(y, T) + KL(S ‖ T), and that loss to log."""
         with torch.no_grad():
-            student = self.student.outputs(batch.inputs, training=False)
-        loss = self.student_loss(self.teacher.outputs(batch.inputs, training=True), student, batch.labels)
+            student = self.student.outputs(batch, training=False)
+        loss = self.student_loss(self.teacher.outputs(batch, training=True), student, batch.classes)
         return self.teacher.gradient(loss), {"teacher_loss": float(loss.detach())}
 
     def student_loss(self, outputs: Outputs, taught: Outputs, labels: torch.Tensor) -> torch.Tensor:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from torch import nn
 from torch.nn import functional as F
 
-from meta.distillation.base import Batch, DistillationSettings, Distiller
+from meta.distillation.base import DistillationSettings, Distiller
+from meta.distillation.batch import Batch
 from meta.distillation.learner import Outputs
+from teachenv import checks
 from teachenv.optimizers import Tensors
 
 
@@ -16,12 +18,20 @@ class FineTuning(Distiller):
     Args:
         network: the network that is trained, at the settings' `student_rate`.
         settings: options that all methods share.
+        smoothing: share of each label that goes to all classes alike: label smoothing (Szegedy et al. 2016), which is
+            a teacher that knows nothing. 0: none.
+
+    Raises:
+        ValueError: a smoothing outside of [0, 1].
     """
 
-    def __init__(self, network: nn.Module, settings: DistillationSettings) -> None:
+    def __init__(self, network: nn.Module, settings: DistillationSettings, smoothing: float = 0.0) -> None:
         super().__init__(network, network, settings)
+        checks.number("smoothing", smoothing, least=0, most=1)
+        self.smoothing = smoothing
 
     def student_gradient(self, batch: Batch, *, training: bool, taught: Outputs | None = None) -> tuple[Tensors, float]:
         """Returns (the gradient of the labels' cross-entropy, that loss); there is no teacher."""
-        loss = F.cross_entropy(self.student.outputs(batch.inputs, training=training).logits, batch.labels)
+        logits = self.student.outputs(batch, training=training).logits
+        loss = F.cross_entropy(logits, batch.classes, label_smoothing=self.smoothing)
         return self.student.gradient(loss), float(loss.detach())

@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
+from meta.distillation.batch import Batch
 from meta.influence.derivatives import held_out_gradient
 from teachenv.optimizers import Optimizer, Tensors
 from teachenv.schedules import Schedule
@@ -19,7 +21,8 @@ class Outputs:
     """What a network says about a batch.
 
     Attributes:
-        logits: the network's logits, (B, classes).
+        logits: the network's logits: (B, classes), or (B, classes, L) of sequences, as it gives them; the trainer hands
+            those of the N decisions of a batch to losses, (N, classes).
         hidden: a vector for each sample, (B, d), of each layer that may be imitated, first to last; empty if the
             network shows none.
     """
@@ -64,14 +67,14 @@ class Learner:
         """The learning rate of the next step."""
         return self._rate * float(self._schedule(self.steps))
 
-    def outputs(self, inputs: Any, *, training: bool) -> Outputs:
-        """Computes the network's outputs, with a graph if gradients are enabled.
+    def outputs(self, batch: Batch, *, training: bool) -> Outputs:
+        """Computes what the network says of a batch's decisions, with a graph if gradients are enabled.
 
         Args:
-            inputs: the inputs of a batch.
+            batch: the samples; of the labels it matters only where there is one.
             training: whether the network has its dropout and takes batch statistics.
         """
-        return outputs_of(self.network.train(training), inputs)
+        return outputs_of(self.network.train(training), batch)
 
     def gradient(self, loss: torch.Tensor) -> Tensors:
         """Computes the gradient of a loss, by name of parameter; zeros where the loss does not depend on one."""
@@ -92,8 +95,8 @@ class Learner:
                 if name in parameters:
                     parameter.copy_(parameters[name])
 
-    def held_out_gradient(self, batch: Any, parameters: Tensors) -> Tensors:
-        """Computes the gradient of the labels' cross-entropy on held-out data, at given parameters, without dropout."""
+    def held_out_gradient(self, batch: Batch, parameters: Tensors) -> Tensors:
+        """Computes the gradient of the labels' mean cross-entropy on held-out data, at given parameters, no dropout."""
         return held_out_gradient(self.network, label_losses, batch, parameters)
 
     def _update(self, gradient: Tensors) -> tuple[Tensors, Tensors]:
@@ -116,13 +119,21 @@ class Learner:
         self.slots, self.steps = dict(state["slots"]), state["steps"]
 
 
-def outputs_of(network: nn.Module, inputs: Any) -> Outputs:
-    """Calls a network, and returns its outputs as `Outputs` in whatever form it gives them."""
-    result = network(inputs)
+def outputs_of(network: nn.Module, batch: Batch) -> Outputs:
+    """Calls a network, and returns its outputs for the batch's decisions in whatever form it gives them.
+
+    Raises:
+        ValueError: logits that do not fit the batch's labels.
+    """
+    outputs = as_outputs(network(batch.inputs))
+    return Outputs(batch.decided(outputs.logits), outputs.hidden)
+
+
+def as_outputs(result: torch.Tensor | Outputs) -> Outputs:
+    """What a network returned, logits or `Outputs`, as `Outputs`."""
     return result if isinstance(result, Outputs) else Outputs(result)
 
 
-def label_losses(network: nn.Module, batch: Any) -> torch.Tensor:
-    """Computes the cross-entropy with the label of each sample, (B,)."""
-    inputs, labels = batch
-    return torch.nn.functional.cross_entropy(outputs_of(network, inputs).logits, labels, reduction="none")
+def label_losses(network: nn.Module, batch: Batch) -> torch.Tensor:
+    """Computes the cross-entropy with the labels of each sample, (B,); of sequences see `Batch.of_samples`."""
+    return batch.of_samples(F.cross_entropy(outputs_of(network, batch).logits, batch.classes, reduction="none"))

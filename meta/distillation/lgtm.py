@@ -16,7 +16,8 @@ from typing import Literal, get_args
 import torch
 from torch import nn
 
-from meta.distillation.base import Batch, DistillationSettings
+from meta.distillation.base import DistillationSettings
+from meta.distillation.batch import Batch
 from meta.distillation.influence_term import Derivative, influence_gradient, logits_along
 from meta.distillation.losses import divergence, soft_cross_entropy
 from meta.distillation.prokt import Loss, ProKT
@@ -50,7 +51,9 @@ class LGTM(ProKT):
         radius: the length of the step of `"finite-difference"`, in the space of the parameters.
 
     Attributes:
-        influence: (B,) distillation influence I_i of the last batch's samples; None before it.
+        influence: (B,) distillation influence I_i of the last batch's samples; None before it. That of a sentence is of
+            the sum of its tokens' losses over the mean number of tokens in the batch's sentences: the mean of I_i is
+            that of the batch's loss, which is the mean over tokens. The paper has no sequences.
     """
 
     needs_feedback = True
@@ -90,7 +93,7 @@ class LGTM(ProKT):
         if rate == 0:
             return gradient, logged
         assert feedback is not None
-        taught = self.teacher.outputs(batch.inputs, training=False)
+        taught = self.teacher.outputs(batch, training=False)
         student_gradient, _ = self.student_gradient(batch, training=False, taught=taught.detached)
         v = self.student.held_out_gradient(feedback, self.student.after(student_gradient))
         term = self._term(batch, taught.logits, v)
@@ -110,11 +113,12 @@ class LGTM(ProKT):
     def _term(self, batch: Batch, taught: torch.Tensor, v: Tensors) -> Tensors:
         """Computes the term of the mode, not times the rate; `taught`: the teacher's logits with their graph."""
         settings, tau = self.settings, self.settings.temperature
-        logits, derivative = logits_along(self.student, batch.inputs, v, self.derivative, self.radius)
+        logits, derivative = logits_along(self.student, batch, v, self.derivative, self.radius)
         difference = torch.softmax(logits / tau, -1) - torch.softmax(taught.detach() / tau, -1)
-        self.influence = (difference * derivative / tau).sum(-1)  # ⟨∇_s CE(T_i, S_i), v⟩
+        self.influence = batch.of_samples((difference * derivative / tau).sum(-1))  # ⟨∇_s CE(T_i, S_i), v⟩
         if self.mode == "reweight":
-            return self.teacher.gradient((self.influence * soft_cross_entropy(taught, logits, tau)).mean())
+            weights = batch.to_decisions(self.influence)
+            return self.teacher.gradient((weights * soft_cross_entropy(taught, logits, tau)).mean())
         loss, weight = self.loss_of_logits, 1 - settings.student_labels
         if self.mode == "released":
             loss, weight = (lambda taught, logits: divergence(logits, taught, tau).mean()), 1 - settings.teacher_labels

@@ -1,4 +1,6 @@
-"""Losses between a teacher and a student: one number a sample, (B,), but for `relational`.
+"""Losses between a teacher and a student: one number a decision, (B,), but for `relational`.
+
+A sample of a classification is one decision, and a sentence one for each of its tokens (see `batch`).
 
 T and S are the distributions softmax(z/τ) of a teacher's and a student's logits, (B, classes). The plainest of them,
 `divergence`, is that of the distillation environment.

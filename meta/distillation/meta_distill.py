@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from meta.distillation.base import Batch, DistillationSettings, OnlineDistiller
+from meta.distillation.base import DistillationSettings, OnlineDistiller
+from meta.distillation.batch import Batch
 from meta.distillation.influence_term import Derivative, influence_gradient, logits_along
 from teachenv.optimizers import Tensors
 
@@ -43,11 +44,11 @@ class MetaDistill(OnlineDistiller):
         """Computes −η_s (1 − λ) ∇_t ⟨g(t), v⟩, v the quiz gradient after the trial step, and numbers to log."""
         assert feedback is not None
         rate = self.student.rate if self.trial_rate is None else self.trial_rate
-        taught = self.teacher.outputs(batch.inputs, training=False)
+        taught = self.teacher.outputs(batch, training=False)
         gradient, loss = self.student_gradient(batch, training=False, taught=taught.detached)
         tried = {name: p - rate * gradient[name] for name, p in self.student.parameters.items()}
         v = self.student.held_out_gradient(feedback, tried)
-        logits, derivative = logits_along(self.student, batch.inputs, v, self.derivative, self.radius)
+        logits, derivative = logits_along(self.student, batch, v, self.derivative, self.radius)
         of_term = influence_gradient(self.teacher, taught.logits, self.loss_of_logits, logits, derivative)
         factor = -rate * (1 - self.settings.student_labels)
         return {name: factor * g for name, g in of_term.items()}, {"trial_loss": loss}

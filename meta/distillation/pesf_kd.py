@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from meta.distillation.base import DistillationSettings, OnlineDistiller
-from meta.distillation.learner import Outputs, outputs_of
+from meta.distillation.learner import Outputs, as_outputs
 
 
 class PESFKD(OnlineDistiller):
@@ -63,8 +63,9 @@ class Adapted(nn.Module):
 
     def forward(self, inputs: Any) -> Outputs:
         """Returns the network's outputs with adapted logits, and its hidden vectors as they are."""
-        outputs = outputs_of(self.network, inputs)
+        outputs = as_outputs(self.network(inputs))
         # A class whose logit is −∞ (a padded vocabulary) stays so; the adapter reads 0 of it.
-        logits = outputs.logits.masked_fill(outputs.logits == -torch.inf, 0.0)
+        logits = outputs.logits.masked_fill(outputs.logits == -torch.inf, 0.0).movedim(1, -1)
         adapter_inputs = torch.cat([logits, outputs.hidden[-1]], -1) if self.features else logits
-        return Outputs(outputs.logits + self.up(nn.functional.gelu(self.down(adapter_inputs))), outputs.hidden)
+        change = self.up(nn.functional.gelu(self.down(adapter_inputs)))
+        return Outputs(outputs.logits + change.movedim(-1, 1), outputs.hidden)

@@ -38,7 +38,7 @@ class ProKT(OnlineDistiller):
         self.loss: Loss = loss
 
     def distillation_loss(self, outputs: Outputs, taught: Outputs) -> torch.Tensor:
-        """Computes KL(T ‖ S), or the loss that was chosen, averaged over the batch."""
+        """Computes KL(T ‖ S), or the loss that was chosen, averaged over decisions."""
         if self.loss == "dist":
             return torch.stack(relational(taught.logits, outputs.logits, self.settings.temperature)).sum()
         if self.loss == "mse":

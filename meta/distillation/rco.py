@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from meta.distillation.base import Batch, DistillationSettings
+from meta.distillation.base import DistillationSettings
+from meta.distillation.batch import Batch
 from meta.distillation.kd import KD
 
 

@@ -13,5 +13,5 @@ class SKD(Distiller):
     """λ CE(y, S) + (1 − λ) KL between normalised logits, under a fixed, fine-tuned teacher; see `losses.spherical`."""
 
     def distillation_loss(self, outputs: Outputs, taught: Outputs) -> torch.Tensor:
-        """Computes `losses.spherical`, averaged over the batch."""
+        """Computes `losses.spherical`, averaged over decisions."""
         return spherical(taught.logits, outputs.logits, self.settings.temperature).mean()

@@ -14,7 +14,7 @@ import safetensors
 import torch
 from torch import nn
 
-from meta.distillation.base import Batch
+from meta.distillation.batch import Batch
 from meta.distillation.learner import Outputs
 from teachenv.data import Texts
 from teachenv.errors import unknown_name

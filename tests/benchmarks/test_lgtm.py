@@ -70,7 +70,7 @@ def test_the_table_has_all_methods_and_the_run_goes_on(
 ) -> None:
     assert command_line(command(checkpoint, data, tmp_path)) == 0
     rows = read_rows(tmp_path / "results.jsonl")
-    assert set(TABLE) == set(DISTILLERS)
+    assert set(TABLE) == set(DISTILLERS) - {"sequence-kd"}  # texts are classified here
     for metric in ("test_accuracy", "test_f1"):
         assert {row.method for row in rows if row.metric == metric} == {*TABLE, "fine-tuned-teacher"}
     assert {row.dataset for row in rows} == {"glue-mrpc-subset-80"}

@@ -1,0 +1,94 @@
+"""What a minibatch is, and which decisions its samples are made of: one, or one for each place of a sequence.
+
+Losses and methods see decisions alone, (N, classes) logits and (N,) labels, and their means are over decisions: of
+sequences over the tokens of a minibatch, so that a long sentence counts for more than a short one, as in the loss of
+translations elsewhere in this library. Where a sequence has ended (`VOID`) there is no decision: what a network says
+there, and how far sequences are padded, changes nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+
+from teachenv.tasks.base import VOID
+from teachenv.trees import at
+
+
+class Batch(NamedTuple):
+    """A minibatch of labelled samples.
+
+    Attributes:
+        inputs: the argument that networks are called with: a tensor, or tensors in a nesting of dicts, lists and
+            tuples.
+        labels: the class of each sample, (B,); of sequences the class of each of L places, (B, L). Where it is `VOID`
+            (-1) there is nothing to decide.
+    """
+
+    inputs: Any
+    labels: torch.Tensor
+
+    def at(self, indices: torch.Tensor | slice) -> Batch:
+        """Returns the samples at the indices, as a smaller batch."""
+        return at(self, indices)
+
+    @property
+    def decisions(self) -> torch.Tensor:
+        """Where there is a decision: N places in the labels, sample after sample, (N,).
+
+        Raises:
+            ValueError: there is none.
+        """
+        places = (self.labels.flatten() != VOID).nonzero()[:, 0]
+        if not len(places):
+            raise ValueError(f"found a batch all of whose labels are {VOID}: nothing to learn; leave it out")
+        return places
+
+    @property
+    def classes(self) -> torch.Tensor:
+        """The label of each decision, (N,)."""
+        return self.labels.flatten()[self.decisions]
+
+    def decided(self, logits: torch.Tensor) -> torch.Tensor:
+        """Takes the logits of a network to those of each decision.
+
+        Args:
+            logits: (B, classes), or (B, classes, L) for labels (B, L): classes second, as PyTorch's losses have them.
+
+        Returns:
+            (N, classes).
+
+        Raises:
+            ValueError: logits of another shape.
+        """
+        shape = self.labels.shape
+        if logits.ndim != len(shape) + 1 or (logits.shape[0], *logits.shape[2:]) != tuple(shape):
+            expected = ", ".join(map(str, (shape[0], "classes", *shape[1:])))
+            raise ValueError(
+                f"found logits of shape {tuple(logits.shape)}, expected ({expected}) for labels of shape {tuple(shape)}"
+            )
+        return logits.movedim(1, -1).flatten(0, -2).index_select(0, self.decisions)
+
+    def of_samples(self, values: torch.Tensor) -> torch.Tensor:
+        """Sums a number of each decision within samples, and divides by the mean count of decisions in a sample.
+
+        So the mean over samples is the mean over decisions; with one decision a sample nothing changes.
+
+        Args:
+            values: (N,).
+
+        Returns:
+            (B,).
+        """
+        samples = len(self.labels)
+        return values.new_zeros(samples).index_add(0, self._samples, values) * (samples / len(values))
+
+    def to_decisions(self, values: torch.Tensor) -> torch.Tensor:
+        """Repeats a number of each sample, (B,), for each of its decisions, (N,)."""
+        return values[self._samples]
+
+    @property
+    def _samples(self) -> torch.Tensor:
+        """The sample of each decision, (N,)."""
+        return self.decisions // (self.labels.numel() // len(self.labels))

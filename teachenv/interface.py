@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from teachenv import checks
+from teachenv.domain_observer import DomainLikelihoods
 from teachenv.dynamics import Dynamics
 from teachenv.joint import PairSamples
 from teachenv.losses.distillation import halves
@@ -54,7 +55,8 @@ class Interface:
         observation_fields: name of each observation coordinate.
         observation_space: Box(0, 1), of one student.
         action_space: Box(-1, 1), of one student.
-        observer: observes the samples of the minibatch that the next action weighs; None: nothing does.
+        observer: observes the samples of the minibatch that the next action weighs, or those of the domains that it
+            weighs; None: nothing does.
 
     Args:
         problem: what is taught.
@@ -69,13 +71,13 @@ class Interface:
         self.observation_fields = fields + tuple(measure.feature_names)
         self.observer = _observer(problem)
         floating = np.float64 if settings.dtype == "float64" else np.float32
-        if self.observer is None:
-            self.observation_space: gym.spaces.Box = gym.spaces.Box(0.0, 1.0, (len(self.observation_fields),), floating)
-        else:
+        if self.observer is not None:
             self.observation_fields += self.observer.names(settings.batch_size)
-            shape, each = (len(self.observation_fields),), self.observer.fields
+        shape, of_samples = (len(self.observation_fields),), () if self.observer is None else self.observer.fields
+        self.observation_space: gym.spaces.Box = gym.spaces.Box(0.0, 1.0, shape, floating)
+        if of_samples:
             self.observation_space = SampleBox(
-                0.0, 1.0, shape, floating, sample_fields=each, samples=settings.batch_size
+                0.0, 1.0, shape, floating, sample_fields=of_samples, samples=settings.batch_size
             )
         self.action_space = gym.spaces.Box(-1.0, 1.0, tuple(problem.neutral_action.shape), floating)
 
@@ -290,7 +292,7 @@ class Interface:
         measure = self.dynamics.measure
         if not measure.reported:
             return {}
-        if measure.decodes:
+        if measure.decodes or measure.reports_in_parts:
             report = self.dynamics.report(students, inputs, targets)
             return {f"{split}_{name}": value.numpy() for name, value in report.items()}
         outputs = self.dynamics.outputs(students, inputs)
@@ -307,9 +309,11 @@ class Interface:
 
 
 def _observer(problem: Problem) -> SampleObserver | None:
-    """What observes the samples of the minibatch that the next action weighs, if anything does."""
+    """What observes the samples or the domains that the next action weighs, if anything does."""
     if problem.dynamics.loss.of_pairs:
         return PairSamples()
+    if problem.dynamics.loss.of_domains:
+        return DomainLikelihoods(problem.task)
     return LabelledSamples(problem.task) if problem.settings.observe_samples else None
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from teachenv.mapping import Mapping, One
+from teachenv.mapping import Loop, Mapping, One, Vmap
 from teachenv.optimizers import Tensors
 from teachenv.randomness import Purpose, generator
 from teachenv.rows import Rows
@@ -167,7 +167,7 @@ class Model:
             return self.mapping(metrics)(state.parameters, state.buffers, inputs, targets)
 
     def report(self, state: StudentState, inputs: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:
-        """What a measure that decodes reports of the student: each () or (B,)."""
+        """What a measure reports of each student alone: each () or (B,)."""
 
         def report(
             parameters: Tensors, buffers: Tensors, inputs: torch.Tensor, targets: torch.Tensor
@@ -175,8 +175,9 @@ class Model:
             reported = self.measure.report_of(_Network(self, parameters, buffers), inputs, targets)
             return {name: torch.tensor(value, dtype=torch.float64) for name, value in reported.items()}
 
+        mapping = Loop() if isinstance(self.mapping, Vmap) else self.mapping
         with torch.no_grad():
-            return self.mapping(report)(state.parameters, state.buffers, inputs, targets)
+            return mapping(report)(state.parameters, state.buffers, inputs, targets)
 
     def network(self, parameters: Tensors, buffers: Tensors) -> Network:
         """One student with its tensors, as measures see it."""

@@ -79,7 +79,7 @@ class Problem:
         self.episodes = Episodes(self.task, settings, self.rows)
         check_sizes(self.episodes)
         check_networks(settings, self.task, loss)
-        loss = loss.fitted(self.task.pool[1], self.task.num_outputs)
+        loss = loss.fitted(self.task)
         check_observed(settings, self.task, loss, self.classifies)
         check_targets(settings, self.task, loss)
         self.decisions = SingleDecisions() if self.task.decisions is None else self.task.decisions
@@ -125,6 +125,8 @@ class Problem:
         size = action_size(loss, self.task.num_outputs, self.settings.batch_size)
         if loss.of_pool:
             size = size // self.settings.batch_size * len(self.task.pool[0])
+        if loss.of_domains:
+            size -= self.settings.batch_size
         controlled = check_control(self.settings)
         control = Control(size, "loss" in controlled, tuple(name for name in controlled if name != "loss"))
         rate, teacher_rate = self.settings.learning_rate, self.settings.teacher_learning_rate

@@ -64,6 +64,20 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
         "dev_size": 400,
         "dev_measured": 64,
     },
+    # Next tokens of documents of several domains, dev and test of one of them: Markov chains by default,
+    # `dataset="text"` for Penn Treebank, WikiText-2 and Multi30k; a causal transformer. Actions weigh the domains.
+    "TeachLanguage-v0": {
+        "task": "language",
+        "student": "causal-transformer",
+        "student_kwargs": {"width": 32, "layers": 1, "inner": 64},
+        "loss": "domain-weights",
+        "optimizer": "adam",
+        "learning_rate": 0.005,
+        "horizon": 100,
+        "steps_per_action": 10,
+        "batch_size": 32,
+        "objective": "likelihood",
+    },
 }
 
 RL_ENVIRONMENTS: dict[str, dict[str, Any]] = {

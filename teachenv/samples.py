@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ class SampleObserver(ABC):
         fields: names of the numbers of each sample.
     """
 
-    of_minibatch: ClassVar[tuple[str, ...]] = ()
+    of_minibatch: tuple[str, ...] = ()
     fields: tuple[str, ...]
 
     def names(self, batch_size: int) -> tuple[str, ...]:

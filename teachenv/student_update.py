@@ -14,6 +14,7 @@ from teachenv.control import Control
 from teachenv.losses.base import LossFamily
 from teachenv.model import Model
 from teachenv.optimizers import Optimizer, Rate, Tensors
+from teachenv.rows import Rows
 from teachenv.schedules import Schedule
 from teachenv.state import Episode, Gradient, Outcome, Pullback, StudentState
 from teachenv.students.kernels import opened
@@ -45,6 +46,23 @@ class Move:
         """The learning rate at a step, or at each of an array of steps."""
         factor = self.schedule(step)
         return self.learning_rate * (np.asarray(factor, dtype=float) if isinstance(step, np.ndarray) else float(factor))
+
+    def places(self, rows: Rows, samples: torch.Tensor) -> torch.Tensor | None:
+        """Which of the loss's coordinates the loss of a minibatch is given, (..., m); None: all of them.
+
+        Args:
+            rows: the labelled samples.
+            samples: where the minibatch's samples are in the rows, (..., batch).
+        """
+        size = self.control.loss_size
+        if self.loss.of_domains:
+            assert rows.domains is not None
+            every = torch.arange(size, device=samples.device).expand(*samples.shape[:-1], -1)
+            return torch.cat([rows.domains[samples], every], -1)
+        if not self.loss.of_pool:
+            return None
+        each = size // rows.pool  # a sample may have several
+        return (samples[..., None] * each + torch.arange(each, device=samples.device)).flatten(-2)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -84,10 +102,13 @@ class StudentUpdate(Update):
 
     def of_action(self, state: StudentState, action: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
         """Puts the derivative of the minibatch's coordinates into their places, see `Update.of_action`."""
-        if not self.move.loss.of_pool:
-            return self.move.control.of_action(part)
+        control, found = self.move.control, self._places(state.step)
+        if found is None or not control.loss:
+            return control.of_action(part)
         # Of many students each has a minibatch of its own; of many cotangents of one student all have the same.
-        of_one = self._places(state.step, action).expand_as(part)
+        of_one = found.expand_as(part)
+        if self.move.loss.of_domains:
+            return control.of_action(part.new_zeros(*part.shape[:-1], control.loss_size).scatter_add(-1, of_one, part))
         places = of_one[None]
         if part.dim() > 1:
             rows = torch.arange(len(part), device=part.device)[:, None].expand_as(part)
@@ -102,17 +123,13 @@ class StudentUpdate(Update):
 
         Of an action that is what control gives the loss, or the coordinates of the minibatch's samples.
         """
-        action = self.move.control.of_loss(action)
-        if self.move.loss.of_pool:
-            action = action.gather(-1, self._places(step, action))
+        action, places = self.move.control.of_loss(action), self._places(step)
+        if places is not None:
+            action = action.gather(-1, places)
         return self.model.random_states(self.episode, step), *self.model.minibatch(self.episode, step), action
 
-    def _places(self, step: int | np.ndarray, action: torch.Tensor) -> torch.Tensor:
-        """Which coordinates of an action on the pool belong to the step's minibatch; a sample may have several."""
-        indices = self.model.indices(self.episode, step)
-        # The few coordinates that set the optimiser make no sample's.
-        each = action.shape[-1] // len(self.model.task.pool[0])
-        return (indices[..., None] * each + torch.arange(each, device=indices.device)).flatten(-2)
+    def _places(self, step: int | np.ndarray) -> torch.Tensor | None:
+        return self.move.places(self.model.rows, self.model.indices(self.episode, step))
 
     def moved(self, parameters: Tensors) -> list[str]:
         """Names of the parameters that the update moves."""

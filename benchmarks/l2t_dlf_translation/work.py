@@ -36,7 +36,7 @@ from teachenv.sequence_losses import ActorCritic, CandidateLoss, MinimumRisk, Re
 from teachenv.state import StudentState
 from teachenv.students import make_student
 from teachenv.students.translation import Translator
-from teachenv.tasks.translation import TokenDecisions
+from teachenv.tasks.tokens import TokenDecisions
 
 # Seeds of episodes: the warm start's, those that tune, those that teachers learn on, those that are reported.
 START_SEED, TUNING_SEED, TEACHER_SEED, FINAL_SEED = 400_000, 900_000, 500_000, 0

@@ -103,11 +103,11 @@ class TaughtLoss(nn.Module):
         settings = problem.settings
         check_loss_alone(problem, cls.__name__)
         loss = problem.dynamics.loss
-        if loss.of_places or loss.of_pool or loss.of_pairs:
-            known = [name for name, each in LOSSES.items() if not (each.of_places or each.of_pool or each.of_pairs)]
+        if _belongs(loss):
+            known = [name for name, each in LOSSES.items() if not _belongs(each)]
             raise ValueError(
                 f"found loss={settings.loss!r}, expected one of {known}, or a family of your own: an action must not "
-                "belong to the samples of one minibatch or pool, nor the loss to two networks"
+                "belong to the samples of one minibatch or pool, nor to their domains, nor the loss to two networks"
             )
         if not problem.classifies:
             raise ValueError(f"task {problem.task.name!r} is not classification, which is all that TaughtLoss tells of")
@@ -256,6 +256,11 @@ def _check_finite(weights: Mapping[str, torch.Tensor], what: str, remedy: str) -
     broken = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
     if broken:
         raise ValueError(f"{what} has weights that are not finite ({', '.join(broken)}); {remedy}")
+
+
+def _belongs(loss: LossFamily | type[LossFamily]) -> bool:
+    """Whether actions of a family belong to samples or domains, or the loss to two networks."""
+    return loss.of_places or loss.of_pool or loss.of_domains or loss.of_pairs
 
 
 def _config_of(actor: nn.Module) -> dict[str, Any]:

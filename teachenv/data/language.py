@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -84,13 +84,7 @@ def load_language(
     Warns:
         UserWarning: the files are not the official ones; `dataset` then says so.
     """
-    if name not in LANGUAGE:
-        raise unknown_name("corpus", name, LANGUAGE)
-    if name == "numbers":
-        texts = {split: list(_additions(split)) for split in SPLITS}
-    else:
-        paths, changed = _files(name, data_root)
-        texts = {split: list(_words(path)) for split, path in paths.items()}
+    texts, dataset = load_words(name, data_root=data_root)
     counts = Counter(texts["train"])
     for split in ("valid", "test"):
         # A word that the training text lacks is an unknown one, in files without `<unk>` as well.
@@ -101,15 +95,43 @@ def load_language(
     number = {word: place for place, word in enumerate(vocabulary)}
     unknown = number.get(UNKNOWN, -1)
     arrays = {s: np.array([number.get(word, unknown) for word in texts[s]], dtype=np.int64) for s in SPLITS}
-    dataset = name
-    if name in _OFFICIAL:
-        sizes = {f"{split} tokens": len(array) for split, array in arrays.items()}
-        dataset = honest_name(name, paths["train"].parent, sizes, _OFFICIAL[name], changed=changed)
     if train_size is not None:
         if not 0 < train_size <= len(arrays["train"]):
             raise ValueError(f"found train_size={train_size}, expected 1 to {len(arrays['train'])}, which {name} has")
         arrays["train"], dataset = arrays["train"][:train_size], f"{name}-subset-{train_size}"
     return Corpus(name, dataset, vocabulary, **arrays)
+
+
+def load_words(
+    name: str, splits: Sequence[str] = SPLITS, *, data_root: str | os.PathLike[str] | None = None
+) -> tuple[dict[str, list[str]], str]:
+    """Loads a corpus's words as its files have them, the end of each line among them.
+
+    Args:
+        name: as in `load_language`.
+        splits: which of `SPLITS` are wanted; the files of the others are not asked for.
+        data_root: as in `load_language`.
+
+    Returns:
+        The words of each split, and what the data really is: the name, or `"<name>-subset-<tokens>"` with the tokens of
+        the first split, if these splits are not those of the official release.
+
+    Raises:
+        DatasetUnavailable: the files cannot be had, or one is empty or no text.
+        ValueError: an unknown name.
+
+    Warns:
+        UserWarning: the files are not the official ones.
+    """
+    if name not in LANGUAGE:
+        raise unknown_name("corpus", name, LANGUAGE)
+    if name == "numbers":
+        return {split: list(_additions(split)) for split in splits}, name
+    paths, changed = _files(name, splits, data_root)
+    texts = {split: list(_words(path)) for split, path in paths.items()}
+    sizes = {f"{split} tokens": len(words) for split, words in texts.items()}
+    official = {part: size for part, size in _OFFICIAL[name].items() if part in sizes}
+    return texts, honest_name(name, paths[splits[0]].parent, sizes, official, changed=changed)
 
 
 def columns(tokens: np.ndarray, batch_size: int) -> np.ndarray:
@@ -141,16 +163,18 @@ def _words(path: Path) -> Iterator[str]:
         raise damaged(path, "it has no word in it")
 
 
-def _files(name: str, data_root: str | os.PathLike[str] | None) -> tuple[dict[str, Path], list[str]]:
+def _files(
+    name: str, splits: Sequence[str], data_root: str | os.PathLike[str] | None
+) -> tuple[dict[str, Path], list[str]]:
     """The file of each split, and those whose checksums are not the official ones."""
     if name == "ptb":
-        names = {split: f"ptb.{split}.txt" for split in SPLITS}
-        sums = {names[split]: _PTB_SUMS[split] for split in SPLITS}
+        names = {split: f"ptb.{split}.txt" for split in splits}
+        sums = {names[split]: _PTB_SUMS[split] for split in splits}
         treebank = FileDataset("Penn Treebank", "ptb", sums, _download_ptb)
         folder = find_dataset(treebank, data_root)
         return {split: folder / file for split, file in names.items()}, treebank.unofficial(folder)
     # In the archive's folder, for which train.txt would be too common a name; examples rename the files so.
-    renamed, official = ({s: f"{name}/{file.format(s)}" for s in SPLITS} for file in ("{}.txt", "wiki.{}.tokens"))
+    renamed, official = ({s: f"{name}/{file.format(s)}" for s in splits} for file in ("{}.txt", "wiki.{}.tokens"))
     title = f"WikiText-{name.rsplit('-', 1)[1]}"
     try:
         files, folder = renamed, find_dataset(FileDataset(title, name, dict.fromkeys(renamed.values(), "")), data_root)

@@ -18,7 +18,7 @@ from teachenv.files import whole_file
 from teachenv.optional import needed_for
 
 PAD, UNKNOWN, BEGIN, END = range(4)
-_SPECIAL = ("<pad>", "<unk>", "<bos>", "<eos>")
+SPECIAL = ("<pad>", "<unk>", "<bos>", "<eos>")
 
 
 class Vocabulary:
@@ -49,9 +49,9 @@ class Vocabulary:
         else:
             numbers = [self._numbers.get(word, UNKNOWN) for word in text.split()]
         # A text that writes "<eos>" itself does not end there.
-        return [UNKNOWN if number < len(_SPECIAL) else number for number in numbers]
+        return [UNKNOWN if number < len(SPECIAL) else number for number in numbers]
 
-    def decode(self, numbers: Iterable[int], unknown: str = _SPECIAL[UNKNOWN]) -> str:
+    def decode(self, numbers: Iterable[int], unknown: str = SPECIAL[UNKNOWN]) -> str:
         """The text of numbers up to the first end; padding and begin are left out.
 
         Args:
@@ -72,8 +72,8 @@ class Vocabulary:
 
 def words_of(texts: Iterable[str]) -> Vocabulary:
     """All words of texts, frequent ones first; what a text writes as one of the special tokens is an unknown word."""
-    counts = Counter(word for text in texts for word in text.split() if word not in _SPECIAL)
-    return Vocabulary([*_SPECIAL, *sorted(counts, key=lambda word: (-counts[word], word))])
+    counts = Counter(word for text in texts for word in text.split() if word not in SPECIAL)
+    return Vocabulary([*SPECIAL, *sorted(counts, key=lambda word: (-counts[word], word))])
 
 
 def pieces_of(texts: Sequence[str], size: int) -> Vocabulary:
@@ -90,8 +90,8 @@ def pieces_of(texts: Sequence[str], size: int) -> Vocabulary:
         ModuleNotFoundError: the package tokenizers is not installed.
         ValueError: a size that leaves no room for a piece.
     """
-    if size <= len(_SPECIAL):
-        raise ValueError(f"found a vocabulary of {size}, expected more than the {len(_SPECIAL)} special tokens")
+    if size <= len(SPECIAL):
+        raise ValueError(f"found a vocabulary of {size}, expected more than the {len(SPECIAL)} special tokens")
     with needed_for("a vocabulary of pieces of words"):
         import tokenizers
     sums = hashlib.sha256(f"{tokenizers.__version__} {size}\n".encode())
@@ -108,13 +108,13 @@ def pieces_of(texts: Sequence[str], size: int) -> Vocabulary:
 
 
 def _trained(tokenizers: Any, texts: Sequence[str], size: int) -> Any:
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token=_SPECIAL[UNKNOWN]))
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token=SPECIAL[UNKNOWN]))
     tokenizer.normalizer = tokenizers.normalizers.NFC()
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
         [tokenizers.pre_tokenizers.Metaspace(), tokenizers.pre_tokenizers.Punctuation()]
     )
     tokenizer.decoder = tokenizers.decoders.Metaspace()
-    trainer = tokenizers.trainers.BpeTrainer(vocab_size=size, special_tokens=list(_SPECIAL), show_progress=False)
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=size, special_tokens=list(SPECIAL), show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
 

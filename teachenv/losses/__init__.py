@@ -13,6 +13,7 @@ from teachenv.losses.bilinear import Bilinear, BilinearGeneralized, BilinearSigm
 from teachenv.losses.class_weights import ClassWeights
 from teachenv.losses.diagonal import Diagonal, DiagonalSigmoid
 from teachenv.losses.distillation import Distillation
+from teachenv.losses.domain_weights import DomainWeights
 from teachenv.losses.dynamic_network import DynamicNetwork
 from teachenv.losses.label_weights import LabelWeights
 from teachenv.losses.mixture import Mixture
@@ -30,6 +31,7 @@ __all__ = [
     "Diagonal",
     "DiagonalSigmoid",
     "Distillation",
+    "DomainWeights",
     "DynamicNetwork",
     "LabelWeights",
     "LossFamily",
@@ -48,6 +50,7 @@ LOSSES: dict[str, type[LossFamily]] = {
     "diagonal": Diagonal,
     "diagonal-sigmoid": DiagonalSigmoid,
     "distillation": Distillation,
+    "domain-weights": DomainWeights,
     "dynamic-network": DynamicNetwork,
     "label-weights": LabelWeights,
     "mixture": Mixture,

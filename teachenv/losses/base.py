@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
 
 import torch
 
 from teachenv.students.prediction import Prediction
 from teachenv.tasks.targets import TargetKind
+
+if TYPE_CHECKING:
+    from teachenv.tasks.base import Task
 
 
 class LossFamily(ABC):
@@ -28,6 +32,9 @@ class LossFamily(ABC):
         drops_samples: whether the action −1 at a place drops the sample there from the minibatch's loss.
         of_pool: whether an action has coordinates for each sample of the pool, as many for each and side by side, of
             which a step gives the loss those of its minibatch; `action_size` is then the number that the loss is given.
+        of_domains: whether an action has a coordinate for each of the task's domains. A step gives the loss, for each
+            sample of its minibatch, the coordinate of its domain, and behind them all coordinates; `action_size` is
+            then the number of both.
         coefficient_label: what `coefficients` shows, for figures.
     """
 
@@ -37,6 +44,7 @@ class LossFamily(ABC):
     reads: tuple[TargetKind, ...] = ()
     drops_samples: bool = False
     of_pool: bool = False
+    of_domains: bool = False
     coefficient_label: str = "coefficients"
 
     @abstractmethod
@@ -65,15 +73,14 @@ class LossFamily(ABC):
         """
         return ((self, ""),)
 
-    def fitted(self, targets: torch.Tensor, num_classes: int) -> LossFamily:
+    def fitted(self, task: Task) -> LossFamily:
         """The family with what it takes from the data, such as how frequent a class is; by default as it is.
 
         Args:
-            targets: those of the pool, as they are labelled.
-            num_classes: the number of classes, or of outputs.
+            task: the data, as it is labelled.
 
         Raises:
-            ValueError: the family does not fit such targets.
+            ValueError: the family does not fit such data.
         """
         return self
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -10,6 +10,9 @@ from teachenv import checks
 from teachenv.losses.base import LossFamily, weighted
 from teachenv.losses.plain import needs_head, plain_loss, plain_options, reads
 from teachenv.students.prediction import Prediction
+
+if TYPE_CHECKING:
+    from teachenv.tasks.base import Task
 
 
 class SampleWeights(LossFamily):
@@ -61,7 +64,7 @@ class SampleWeights(LossFamily):
         beyond = _over(weights - (mean := prediction.mean(weights)), mean, otherwise=-1.0)
         return prediction.mean(losses) + prediction.mean(weighted(beyond, losses))
 
-    def fitted(self, targets: torch.Tensor, num_classes: int) -> LossFamily:
+    def fitted(self, task: Task) -> SampleWeights:
         """The family whose base loss knows the counts of the pool's labels, if it asks for them.
 
         Raises:
@@ -69,6 +72,7 @@ class SampleWeights(LossFamily):
         """
         if "counts" not in plain_options(self.base):
             return self
+        targets, num_classes = task.pool[1], task.num_outputs
         if (counts := self.options.get("counts")) is not None:
             if len(counts) != num_classes:
                 raise ValueError(f"counts has {len(counts)} numbers, expected one for each of {num_classes} classes")

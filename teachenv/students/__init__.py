@@ -56,7 +56,10 @@ _OF_IMAGES = {
 _OF_PIXELS = {"deeplab": "segmentation:deeplab", "fcn": "segmentation:fcn"}
 # Networks that translate, made from (tokens of a sentence, words).
 _OF_TOKENS = {"lstm": "translation:AttentiveLSTM", "transformer": "translation:Transformer"}
-STUDENTS = ("mlp", *_OF_IMAGES, *_OF_PIXELS, *_OF_TOKENS)
+# Networks that predict each next word, made from (tokens of a piece of text, words).
+_OF_TEXTS = {"causal-transformer": "causal_transformer:CausalTransformer"}
+_BUILT = {**_OF_IMAGES, **_OF_PIXELS, **_OF_TOKENS, **_OF_TEXTS}
+STUDENTS = ("mlp", *_BUILT)
 
 
 def make_student(
@@ -66,7 +69,7 @@ def make_student(
 
     Args:
         name: one of `STUDENTS`.
-        input_shape: shape of one input: (features,), (channels, height, width), or of translation (2L,).
+        input_shape: shape of one input: (features,), (channels, height, width), of translation (2L,), of language (L,).
         outputs: number of classes.
         options: the named network's own, such as `hidden` and `activation` of `"mlp"`; `student_options` lists them
             with their defaults, and the functions of the tables above say what they are. The hidden layer of `"mlp"`
@@ -86,6 +89,10 @@ def make_student(
         if len(input_shape) != 1 or size % 2:
             raise ValueError(f"student {name!r} takes source and translation, (2L,) tokens, found inputs {input_shape}")
         return partial(_loaded(_OF_TOKENS[name]), size // 2, outputs, **options)
+    if name in _OF_TEXTS:
+        if len(input_shape) != 1:
+            raise ValueError(f"student {name!r} takes pieces of text, (L,) tokens, found inputs {input_shape}")
+        return partial(_loaded(_OF_TEXTS[name]), size, outputs, **options)
     if name in _OF_PIXELS:
         if len(input_shape) != 3:
             raise ValueError(f"student {name!r} takes images (channels, height, width), found inputs {input_shape}")
@@ -126,7 +133,7 @@ def student_options(name: str) -> dict[str, Any]:
         return {"hidden": (32,), "activation": "tanh"}
     if name not in STUDENTS:
         raise unknown_name("student", name, STUDENTS, "teachenv.STUDENTS")
-    parameters = inspect.signature(_loaded({**_OF_IMAGES, **_OF_PIXELS, **_OF_TOKENS}[name])).parameters.values()
+    parameters = inspect.signature(_loaded(_BUILT[name])).parameters.values()
     return {p.name: p.default for p in parameters if p.default is not p.empty}
 
 

@@ -20,6 +20,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from teachenv.data.vocabulary import PAD
+from teachenv.students.attention import TransformerLayer, hidden_scores, place_codes
 
 
 class Memory(NamedTuple):
@@ -186,7 +187,7 @@ class AttentiveLSTM(Translator):
 
     def _attended(self, states: torch.Tensor, memory: Memory) -> torch.Tensor:
         scores = self.query(states) @ memory.states.transpose(1, 2)
-        weights = F.softmax(scores + _hidden(memory.there)[:, None], -1)
+        weights = F.softmax(scores + hidden_scores(memory.there)[:, None], -1)
         combined = torch.tanh(self.combined(torch.cat([weights @ memory.states, states], -1)))
         dropped: torch.Tensor = self.dropout(combined)
         return dropped
@@ -219,17 +220,17 @@ class Transformer(Translator):
         if width % heads:
             raise ValueError(f"expected a width that {heads} heads divide, found {width}")
         self.dropout = nn.Dropout(dropout)
-        self.encoder = nn.ModuleList(_Layer(width, heads, inner, dropout, False) for _ in range(layers))
-        self.decoder: Sequence[_Layer]
-        self.decoder = nn.ModuleList(_Layer(width, heads, inner, dropout, True) for _ in range(layers))  # type: ignore[assignment]
+        self.encoder = nn.ModuleList(TransformerLayer(width, heads, inner, dropout, False) for _ in range(layers))
+        self.decoder: Sequence[TransformerLayer]
+        self.decoder = nn.ModuleList(TransformerLayer(width, heads, inner, dropout, True) for _ in range(layers))  # type: ignore[assignment]
         self.encoded, self.decoded = nn.LayerNorm(width), nn.LayerNorm(width)
         self.places: torch.Tensor
-        self.register_buffer("places", _places(length, width), persistent=False)
+        self.register_buffer("places", place_codes(length, width), persistent=False)
 
     def encode(self, source: torch.Tensor) -> Memory:
         """Reads (n, L') words of a source."""
         there = (source != PAD).to(self.embedding.weight.dtype)
-        states, hidden = self._embedded(source), _hidden(there)[:, None]
+        states, hidden = self._embedded(source), hidden_scores(there)[:, None]
         for layer in self.encoder:
             states, _ = layer(states, hidden)
         states = self.encoded(states)
@@ -249,13 +250,13 @@ class Transformer(Translator):
         return self.logits(states[:, -1]), state
 
     def _read(self, target: torch.Tensor, memory: Memory, before: Any) -> tuple[torch.Tensor, Any]:
-        begin, hidden, after = 0 if before is None else before[0][0].shape[2], _hidden(memory.there)[:, None], []
+        begin, hidden, after = 0 if before is None else before[0][0].shape[2], hidden_scores(memory.there)[:, None], []
         states = self._embedded(target, begin)
         length = target.shape[1]
         visible = torch.ones(length, begin + length, dtype=states.dtype, device=states.device).tril(begin)
         for number, layer in enumerate(self.decoder):
             pair = None if before is None else before[number]
-            states, pair = layer(states, _hidden(visible), pair, memory.first[number], hidden)
+            states, pair = layer(states, hidden_scores(visible), pair, memory.first[number], hidden)
             after.append(pair)
         return self.decoded(states), after
 
@@ -263,80 +264,3 @@ class Transformer(Translator):
         states = self.embedding(tokens) * math.sqrt(self.width)
         embedded: torch.Tensor = self.dropout(states + self.places[begin : begin + tokens.shape[1]])
         return embedded
-
-
-Pair = tuple[torch.Tensor, torch.Tensor]
-
-
-class _Layer(nn.Module):
-    def __init__(self, width: int, heads: int, inner: int, dropout: float, decodes: bool) -> None:
-        super().__init__()
-        self.attention, self.norm = _Attention(width, heads), nn.LayerNorm(width)
-        self.cross = _Attention(width, heads) if decodes else None
-        self.cross_norm = nn.LayerNorm(width) if decodes else None
-        self.feed = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, inner), nn.ReLU(), nn.Linear(inner, width))
-        self.dropout = nn.Dropout(dropout)
-
-    def read_source(self, states: torch.Tensor) -> Pair:
-        """Keys and values of a source, of a layer that decodes."""
-        assert self.cross is not None
-        return self.cross.keys_and_values(states)
-
-    def forward(
-        self,
-        states: torch.Tensor,
-        hidden: torch.Tensor,
-        before: Pair | None = None,
-        source: Pair | None = None,
-        hidden_source: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, Pair]:
-        """States, and keys and values of all up to here; `before` has those of earlier places."""
-        normed = self.norm(states)
-        pair = self.attention.keys_and_values(normed)
-        if before is not None:
-            pair = torch.cat([before[0], pair[0]], 2), torch.cat([before[1], pair[1]], 2)
-        states = states + self.dropout(self.attention(normed, pair, hidden))
-        if self.cross is not None:
-            assert self.cross_norm is not None
-            states = states + self.dropout(self.cross(self.cross_norm(states), source, hidden_source))
-        return states + self.dropout(self.feed(states)), pair
-
-
-class _Attention(nn.Module):
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
-        for projection in (self.query, self.key, self.value, self.out):
-            nn.init.xavier_uniform_(projection.weight)
-            nn.init.zeros_(projection.bias)
-
-    def keys_and_values(self, states: torch.Tensor) -> Pair:
-        """(n, L, d) to two of (n, heads, L, d / heads)."""
-        return self._by_heads(self.key(states)), self._by_heads(self.value(states))
-
-    def forward(self, states: torch.Tensor, pair: Pair, hidden: torch.Tensor) -> torch.Tensor:
-        q, (k, v) = self._by_heads(self.query(states)), pair
-        scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
-        # (…, queries, keys) with a place for heads.
-        weights = F.softmax(scores + (hidden if hidden.ndim == 2 else hidden[:, None]), -1)
-        mixed: torch.Tensor = self.out((weights @ v).transpose(1, 2).flatten(-2))
-        return mixed
-
-    def _by_heads(self, states: torch.Tensor) -> torch.Tensor:
-        return states.view(*states.shape[:2], self.heads, -1).transpose(1, 2)
-
-
-def _hidden(there: torch.Tensor) -> torch.Tensor:
-    """What is added to scores: 0 where something is, a large negative number where not.
-
-    Not −∞, of which a row without any word would make NaN.
-    """
-    return (there - 1) * 1e9
-
-
-def _places(length: int, width: int) -> torch.Tensor:
-    """Sines and cosines, (length, width)."""
-    rates = 10_000 ** -(torch.arange(0, width, 2) / width)
-    angles = torch.arange(length)[:, None] * rates
-    return torch.cat([angles.sin(), angles.cos()], -1)[:, :width]

@@ -34,6 +34,7 @@ TASKS: dict[str, str] = {
     "detection": "teachenv.tasks.detection:detection",  # boxes of objects: shapes, COCO or VOC 2012
     "digits": "teachenv.tasks.digits:digits",  # 8x8 handwritten digits: 1,000 pool, 797 test
     "image-folder": "teachenv.tasks.image_folder:image_folder",  # photographs in folders of classes, as ImageNet
+    "language": "teachenv.tasks.language:language",  # next tokens: Markov chains, Penn Treebank, WikiText-2, Multi30k
     "mnist": "teachenv.tasks.mnist:mnist",  # 28x28 handwritten digits: 60,000 pool, 10,000 test
     "cifar10": "teachenv.tasks.cifar:cifar10",  # 32x32 photographs, 10 classes: 50,000 pool, 10,000 test
     "cifar100": "teachenv.tasks.cifar:cifar100",  # 32x32 photographs, 100 classes: 50,000 pool, 10,000 test

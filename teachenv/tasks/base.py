@@ -19,6 +19,7 @@ import torch
 from teachenv import checks
 from teachenv.randomness import Purpose, generator
 from teachenv.tasks.decisions import Decisions
+from teachenv.tasks.domains import Domains
 from teachenv.tasks.imbalance import imbalanced_indices
 from teachenv.tasks.labels import numbered
 from teachenv.tasks.measures import Measure
@@ -82,6 +83,8 @@ class Task:
             alphabetical order, else none.
         packing: how inputs that are a dictionary lie in one tensor, which they are in `pool`, `test` and `dev` then:
             `packing.unpack(task.test[0])` has them by name. It follows from the pool, and need not be given.
+        domains: which domain each of the pool's samples is of, and then each of dev's, for losses that weigh domains
+            (`"domain-weights"`), and which of them were corrupted; None: samples have no domains.
 
     Raises:
         ValueError: the parts do not fit together, dev has samples of the pool, a value is not finite or not a class
@@ -102,6 +105,7 @@ class Task:
     dev: Split | None = None
     classes: tuple[str, ...] | None = None
     packing: Packing | None = None
+    domains: Domains | None = None
 
     def __post_init__(self) -> None:
         for part in ("name", "dataset"):
@@ -139,12 +143,7 @@ class Task:
             found = [outputs_of(getattr(self, part)[1], self.target_kind) for part in parts]
             self._set("num_outputs", max(named, *found))
         self._check_classes(where)
-        samples = len(self.pool[0]) + (0 if self.dev is None else len(self.dev[0]))
-        if self.lengths is not None and np.shape(self.lengths) != (samples,):
-            raise ValueError(
-                f"{where}: lengths must be one number for each of the {samples} samples of the pool"
-                f"{'' if self.dev is None else ' and of dev'}, found shape {np.shape(self.lengths)}"
-            )
+        self._check_known(where)
         if self.dev is not None and (shared := shared_samples(self.dev[0], self.pool[0])):
             raise ValueError(
                 f"{where}: {len(shared)} of the {len(self.dev[0])} samples of dev are in the pool too, the first is "
@@ -190,6 +189,19 @@ class Task:
                 f"{where}: classes has {len(self.classes)} names, expected one for each of num_outputs classes, "
                 f"{found}; correct one of the two"
             )
+
+    def _check_known(self, where: str) -> None:
+        """Refuses lengths and domains of other samples than the pool's and dev's."""
+        if not isinstance(self.domains, Domains | None):
+            raise TypeError(f"{where}: domains must be a Domains or None, found {checks.shown(self.domains)}")
+        samples = len(self.pool[0]) + (0 if self.dev is None else len(self.dev[0]))
+        of_samples = None if self.domains is None else self.domains.of_samples
+        for part, known in (("lengths", self.lengths), ("domains", of_samples)):
+            if known is not None and np.shape(known) != (samples,):
+                raise ValueError(
+                    f"{where}: {part} must be one number for each of the {samples} samples of the pool"
+                    f"{'' if self.dev is None else ' and of dev'}, found shape {np.shape(known)}"
+                )
 
     def _checked(self, targets: torch.Tensor, where: str) -> torch.Tensor:
         """Targets in the form that the task needs."""
@@ -262,9 +274,20 @@ class Task:
         Raises:
             ValueError: the pool has fewer than `size` samples, or `size` is below 1.
         """
-        kept, total = subset_indices(len(self.pool[0]), size, seed), len(self.pool[0])
-        lengths = None if self.lengths is None else np.concatenate([self.lengths[kept], self.lengths[total:]])
-        return self.derived(pool=_samples(self.pool, kept), lengths=lengths)
+        return self._with_pool_of(subset_indices(len(self.pool[0]), size, seed))
+
+    def _with_pool_of(self, kept: npt.NDArray[np.int64], **parts: Any) -> Task:
+        """The task with some of the pool's samples, what is known of them, and other parts."""
+        total = len(self.pool[0])
+        order = np.concatenate([kept, np.arange(total, total + (0 if self.dev is None else len(self.dev[0])))])
+        return self.derived(pool=_samples(self.pool, kept), **self._known_of(order), **parts)
+
+    def _known_of(self, order: npt.NDArray[np.int64]) -> dict[str, Any]:
+        """What is known of each labelled sample, for samples of the pool and of dev in another order."""
+        return {
+            "lengths": None if self.lengths is None else self.lengths[order],
+            "domains": None if self.domains is None else self.domains.at(order),
+        }
 
     def with_dev(self, size: int, seed: int) -> Task:
         """Returns the task, named `<name>-dev-<size>`, with a random part of the pool as its trusted dev set.
@@ -292,7 +315,7 @@ class Task:
             name=f"{self.name}-dev-{size}",
             pool=_samples(self.pool, kept),
             dev=_samples(self.pool, chosen),
-            lengths=None if self.lengths is None else self.lengths[np.concatenate([kept, chosen])],
+            **self._known_of(np.concatenate([kept, chosen])),
         )
 
     def with_imbalance(self, factor: float, seed: int) -> Task:
@@ -318,12 +341,8 @@ class Task:
                 f"imbalance makes some classes of samples rare, but samples of task {self.name!r} have many labels; "
                 f"leave it at 1, found {factor}"
             )
-        found = self.pool[1]
-        kept = imbalanced_indices(found, self.num_outputs, factor, seed)
-        lengths = None
-        if self.lengths is not None:
-            lengths = np.concatenate([self.lengths[kept], self.lengths[len(found) :]])
-        return self.derived(name=f"{self.name}-imbalanced-{factor:g}", pool=_samples(self.pool, kept), lengths=lengths)
+        kept = imbalanced_indices(self.pool[1], self.num_outputs, factor, seed)
+        return self._with_pool_of(kept, name=f"{self.name}-imbalanced-{factor:g}")
 
 
 def _samples(split: Split, indices: npt.NDArray[np.int64]) -> Split:

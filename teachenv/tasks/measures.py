@@ -71,6 +71,9 @@ class Measure(ABC):
 
     decodes: ClassVar[bool] = False
     """Whether the following need the network itself, which then is called outside of `torch.func.vmap`."""
+    reports_in_parts: ClassVar[bool] = False
+    """Whether `report_of` asks a network for its outputs on a part of the inputs at a time, since all take too much
+    memory: each of many students is then reported of alone."""
     target_kind: ClassVar[TargetKind | None] = None
     """What the target of a sample is, see `teachenv.tasks.targets`, by which a task checks its data and an environment
     its loss; `"labels"` are counted, too. None: whatever the measure reads."""

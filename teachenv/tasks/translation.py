@@ -11,11 +11,9 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from teachenv.bleu import corpus_bleu, references, texts
 from teachenv.data.translation import TRANSLATIONS, Lines, Parallel, load_translation
@@ -23,12 +21,11 @@ from teachenv.data.vocabulary import BEGIN, END, PAD, Vocabulary, pieces_of, wor
 from teachenv.decoding import by_length, greedy, translated
 from teachenv.errors import unknown_name
 from teachenv.sequence_losses import drawn_candidates, expected_bleu, log_probabilities
-from teachenv.students.prediction import Prediction
 from teachenv.students.translation import Translator
 from teachenv.tasks.base import VOID, Task, subset_indices
-from teachenv.tasks.decisions import Decided, Decisions
 from teachenv.tasks.measures import Measure, Network
 from teachenv.tasks.splits import Split
+from teachenv.tasks.tokens import TokenDecisions, TokenMeasure
 
 _PIECES = {"multi30k": 8_000, "iwslt14": 25_000}
 # Sentences that are run at once: logits of a thousand have gigabytes.
@@ -90,7 +87,7 @@ def translation(
         pool=_split(pool, limit),
         test=_split(fitting["test"], limit),
         num_outputs=len(vocabulary),
-        decisions=TokenDecisions(vocabulary),
+        decisions=TranslationDecisions(vocabulary),
         lengths=np.array([max(map(len, pair)) for pair in pool]),
         trim=trimmed,
     )
@@ -160,7 +157,7 @@ def trimmed(inputs: torch.Tensor, targets: torch.Tensor) -> Split:
     return torch.cat([source[..., :longest], before[..., :longest]], -1), targets[..., :longest]
 
 
-class TranslationMeasure(Measure):
+class TranslationMeasure(TokenMeasure):
     """BLEU of greedy translations, over 100, by sacrebleu; and a smooth objective by name.
 
     `"token-accuracy"`: the mean over tokens of the probability of the right one at temperature τ, the words before it
@@ -187,32 +184,11 @@ class TranslationMeasure(Measure):
         candidates: int = 8,
         sharpness: float = 0.05,
     ) -> None:
-        if not temperature > 0:
-            raise ValueError(f"temperature must be positive, found {temperature}")
         if objective not in OBJECTIVES:
             raise unknown_name("objective", objective, OBJECTIVES)
-        self.vocabulary, self.temperature, self.name = vocabulary, temperature, objective
+        super().__init__(temperature, objective == "likelihood")
+        self.vocabulary, self.name = vocabulary, objective
         self.candidates, self.sharpness = candidates, sharpness
-
-    def objective(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """The objective of given outputs (n, words, L): token accuracy, or minus the cross-entropy."""
-        return self._sums(outputs, targets).sum() / (targets != VOID).sum().clamp(min=1)
-
-    def _sums(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        known = targets != VOID
-        labels = targets.clamp(min=0)
-        if self.name == "likelihood":
-            each = -F.cross_entropy(outputs, labels, reduction="none")
-        else:
-            each = torch.softmax(outputs / self.temperature, 1).gather(1, labels.unsqueeze(1)).squeeze(1)
-        return (each * known).sum(1)
-
-    def score(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """The fraction of tokens that are right in given outputs, the words before each given."""
-        return self._right(outputs, targets).sum().to(outputs.dtype) / (targets != VOID).sum().clamp(min=1)
-
-    def _right(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return ((outputs.argmax(1) == targets) & (targets != VOID)).sum(1)
 
     def _mean(
         self,
@@ -278,20 +254,8 @@ class TranslationMeasure(Measure):
         return expected_bleu(log_p.sum(2), candidates, self.sharpness)
 
 
-class TokenDecisions(Decisions):
-    """Each token of the translation is classified, from outputs (batch, words, L) and targets (batch, L).
-
-    Args:
-        vocabulary: the words that outputs stand for.
-    """
-
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        self.vocabulary = vocabulary
-        self.classes = f"a vocabulary of {len(vocabulary)} tokens ({vocabulary.digest})"
-
-    def output_shape(self, num_classes: int, target_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape of a sample's outputs, (words, L)."""
-        return (num_classes, *target_shape)
+class TranslationDecisions(TokenDecisions):
+    """Each token of the translation is classified; see `TokenDecisions`."""
 
     def measure(self, num_classes: int, temperature: float) -> Measure:
         """The measure of translations, a `TranslationMeasure`."""
@@ -300,11 +264,3 @@ class TokenDecisions(Decisions):
     def judged_by(self, num_classes: int, temperature: float, objective: str) -> Measure:
         """The measure of translations with one of its own objectives."""
         return TranslationMeasure(self.vocabulary, temperature, objective)
-
-    def __call__(self, prediction: Prediction, targets: torch.Tensor) -> Decided:
-        """The tokens as decisions, sentence by sentence."""
-        outputs = prediction.outputs
-        logits = outputs.movedim(1, -1).reshape(-1, outputs.shape[1])
-        labels = targets.reshape(-1)
-        weights = (labels != VOID).to(logits.dtype)
-        return Decided(replace(prediction, outputs=logits, weights=weights), labels.clamp(min=0), None)

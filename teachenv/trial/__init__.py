@@ -36,7 +36,7 @@ def try_pieces(dynamics: Dynamics, batch_size: int, action: torch.Tensor, optimi
             do.
     """
     task, student, dtype = dynamics.task, dynamics.student, dynamics.student.dtype
-    losses = [move.loss for move in dynamics.moves if not ours(move.loss)]
+    moves = [move for move in dynamics.moves if not ours(move.loss)]
     if not ours(dynamics.optimizer):
         in_part = any(move.prefix for move in dynamics.moves)
         OptimizerTrial(dynamics.optimizer, optimizer, dtype, student.device).one(0, in_part=in_part)
@@ -45,24 +45,24 @@ def try_pieces(dynamics: Dynamics, batch_size: int, action: torch.Tensor, optimi
     if judges_own:
         check_names(dynamics.measure)
     of_data = [piece for piece in (dynamics.augmentation, task.trim) if piece is not None and not ours(piece)]
-    if not (losses or judges_own or of_data):
+    if not (moves or judges_own or of_data):
         return
     inputs, targets = _minibatch(dynamics, batch_size)
     trained = trimmed(task, augmented(task, dynamics.augmentation, inputs, dtype), targets)
-    if not losses and not judges_own:
+    if not moves and not judges_own:
         return
     parameters, buffers = student.init(0)
-    if losses:
+    if moves:
         check_prefixes(dynamics.loss, dynamics.moves, parameters)
     leaves = {name: parameter.detach().requires_grad_() for name, parameter in parameters.items()}
     with student.random_state(0, 0), torch.enable_grad():
-        with_head = any(loss.needs_head for loss in losses)
+        with_head = any(move.loss.needs_head for move in moves)
         prediction, _ = student(leaves, buffers, trained[0], training=True, with_head=with_head)
         seen = decided(task, dynamics.decisions, prediction, trained[1], dtype)
-        for loss in losses:
+        for move in moves:
             of_loss = dynamics.control.of_loss(action)
-            of_batch = of_loss[: len(of_loss) // len(task.pool[0]) * batch_size] if loss.of_pool else of_loss
-            try_loss(loss, of_batch, seen, dtype)
+            places = move.places(dynamics.rows, torch.arange(batch_size, device=student.device))
+            try_loss(move.loss, of_loss if places is None else of_loss.gather(-1, places), seen, dtype)
     if judges_own:
         try_measure(dynamics.measure, dynamics.network(parameters, buffers), *trimmed(task, inputs, targets), dtype)
 

@@ -12,7 +12,9 @@ from teachenv.losses.plain import reads
 from teachenv.students import Prediction
 
 SAMPLES, CLASSES, FEATURES = 12, 5, 7
-FAMILIES = {name: {} for name in LOSSES if not make_loss(name).of_pairs}
+# What a family needs to know, where there is no task to take it from.
+NEEDED = {"domain-weights": {"shares": [0.5, 0.2, 0.3]}}
+FAMILIES = {name: NEEDED.get(name, {}) for name in LOSSES if not make_loss(name).of_pairs}
 # The same families with other options.
 VARIANTS = {
     "sample-weights/large-margin": {"base": "large-margin", "margin": 3},
@@ -149,9 +151,9 @@ def test_vmap_over_students_is_each_student(name):
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_families_say_what_they_are(name):
-    loss = make_loss(name)
+    loss = make_loss(name, NEEDED.get(name))
     assert "scale" in inspect.signature(type(loss)).parameters  # how far the box reaches
-    action = torch.zeros(loss.action_size(CLASSES, SAMPLES))
+    action = torch.zeros(len(loss.shares) if loss.of_domains else loss.action_size(CLASSES, SAMPLES))
     assert action.dim() == 1
     assert len(action) > 0
     assert loss.coefficients(action).dim() == 2

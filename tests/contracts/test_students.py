@@ -15,6 +15,7 @@ SMALL = {
     "mlp-mixer": {"patch": 8, "width": 8, "depth": 2},
     "transformer": {"width": 16, "layers": 1, "heads": 2, "inner": 16},
     "lstm": {"width": 16},
+    "causal-transformer": {"width": 16, "layers": 1, "heads": 2, "inner": 16},
 }
 LARGE = 1_000_000
 
@@ -87,5 +88,6 @@ def test_options_of_a_named_network_are_checked_by_it(name):
 
 @pytest.mark.parametrize("name", [name for name in STUDENTS if name != "mlp"])
 def test_inputs_that_a_named_network_cannot_take_are_refused(name):
+    wrong = IMAGES if name == "causal-transformer" else (7,)
     with pytest.raises(ValueError, match=rf"student '{name}' takes .* found inputs"):
-        make_student(name, (7,), OUTPUTS)
+        make_student(name, wrong, OUTPUTS)

@@ -48,7 +48,14 @@ def test_what_a_task_does_not_know_is_refused(name, tmp_path):
         make_task(name, pool_size=0, data_root=tmp_path, **OPTIONS.get(name, {}))
 
 
-STUDENTS = {"detection": "ssd", "segmentation": "fcn", "translation": "lstm", "cifar10": "lenet", "cifar100": "lenet"}
+STUDENTS = {
+    "detection": "ssd",
+    "segmentation": "fcn",
+    "translation": "lstm",
+    "language": "causal-transformer",
+    "cifar10": "lenet",
+    "cifar100": "lenet",
+}
 
 
 @pytest.mark.parametrize("name", [name for name in TASKS if name not in OF_FILES])
@@ -77,7 +84,10 @@ OF_IDS = {
 }
 
 
-@pytest.mark.parametrize("name", [name for name, kwargs in ENVIRONMENTS.items() if kwargs["task"] not in OF_FILES])
+# The language task brings a trusted dev set: see `test_language_task.py`.
+@pytest.mark.parametrize(
+    "name", [name for name, kwargs in ENVIRONMENTS.items() if kwargs["task"] not in (*OF_FILES, "language")]
+)
 def test_every_id_has_a_trusted_dev_set_if_asked_for(name):
     options = {"pool_size": POOL, "trusted_dev": 6, "batch_size": 4, "horizon": 2, **OF_IDS.get(name, {})}
     for learn_from, dev, train in (("pool", 6, POOL - 6), ("dev", 3, 3), ("pool and dev", 3, POOL - 3)):

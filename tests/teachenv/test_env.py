@@ -50,6 +50,14 @@ SMALL = {
         "steps_per_action": 1,
         "student_kwargs": {"width": 8},
     },
+    "TeachLanguage-v0": {
+        "pool_size": 40,
+        "task_kwargs": {"length": 5, "dev_documents": 8, "test_documents": 8},
+        "batch_size": 4,
+        "horizon": 3,
+        "steps_per_action": 1,
+        "student_kwargs": {"width": 8},
+    },
     "TeachCIFAR-v0": SYNTHETIC,
     "TeachCIFAR100-v0": SYNTHETIC | {"student": "lenet"},
 }
@@ -80,8 +88,10 @@ def losses_of(name):
     if "teacher" in ENVIRONMENTS[name]:
         return ["distillation"]
     # Large-margin softmax, one of the mixture's, works on a last linear layer, which networks of many decisions lack.
-    many = name in ("TeachSegmentation-v0", "TeachDetection-v0", "TeachTranslation-v0")
-    return [loss for loss, family in FAMILIES.items() if not (many and family.needs_head)]
+    many = name in ("TeachSegmentation-v0", "TeachDetection-v0", "TeachTranslation-v0", "TeachLanguage-v0")
+    domains = name == "TeachLanguage-v0"
+    fit = {loss: family for loss, family in FAMILIES.items() if domains or not family.of_domains}
+    return [loss for loss, family in fit.items() if not (many and family.needs_head)]
 
 
 def make(name="TeachDigits-v0", **kwargs):
@@ -112,6 +122,7 @@ def assert_follows_the_contract(env):
     fields, settings = env.unwrapped.OBSERVATION_FIELDS, env.unwrapped.problem.settings
     assert env.observation_space.shape == (len(fields),)
     named = {"translation": "bleu", "segmentation": "miou", "detection": "box_accuracy"}
+    named |= {"language": "token_accuracy"}
     score = named.get(settings.task, "accuracy")
     assert fields[:3] == ("progress", f"train_{score}", f"dev_{score}")
     for step, (o, i) in enumerate(zip([observation, *observations], [info, *infos], strict=True)):

@@ -1,5 +1,6 @@
 import math
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -331,20 +332,23 @@ def test_class_balanced_weights_are_those_of_the_effective_numbers():
 
 @pytest.mark.parametrize("loss", ["sample-weights", "data-weights"])
 def test_a_family_takes_the_counts_of_the_pools_labels(loss):
+    def of(labels, classes):
+        return SimpleNamespace(pool=(None, labels), num_outputs=classes)
+
     labels = torch.tensor([0] * 7 + [2] * 3)
     family = make_loss(loss, {"base": "class-balanced", "beta": 0.9, "scale": 0.5, "normalise": True})
-    fitted = family.fitted(labels, 3)
+    fitted = family.fitted(of(labels, 3))
     assert type(fitted) is type(family)
     assert fitted.options == {"beta": 0.9, "counts": (7, 0, 3)}
     assert (fitted.scale, fitted.normalise) == (0.5, True)
     assert fitted.of_data().options == fitted.options
-    assert fitted.fitted(labels, 3) is fitted
+    assert fitted.fitted(of(labels, 3)) is fitted
     plain = make_loss(loss)
-    assert plain.fitted(labels, 3) is plain
+    assert plain.fitted(of(labels, 3)) is plain
     with pytest.raises(ValueError, match="counts has 3 numbers, expected one for each of 4 classes"):
-        fitted.fitted(labels, 4)
+        fitted.fitted(of(labels, 4))
     with pytest.raises(ValueError, match=r"counts labels, one a sample.*float32 of shape \(2,\).*counts=\(\.\.\.\)"):
-        family.fitted(torch.zeros(4, 2), 2)
+        family.fitted(of(torch.zeros(4, 2), 2))
 
 
 def test_an_environment_gives_its_pools_counts():

@@ -22,7 +22,7 @@ from teachenv.tasks.base import VOID
 from teachenv.tasks.segmentation import PixelDecisions, SegmentationMeasure
 from teachenv.tasks.shapes import CLASSES, draw_scenes
 
-FAMILIES = [name for name in LOSSES if not make_loss(name).of_pairs]
+FAMILIES = [name for name in LOSSES if not (make_loss(name).of_pairs or make_loss(name).of_domains)]
 SMALL = {"pool_size": 30, "dev_size": 10, "batch_size": 4, "horizon": 3, "task_kwargs": {"image_size": (24, 24)}}
 
 

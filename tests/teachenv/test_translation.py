@@ -36,7 +36,8 @@ from teachenv.students.prediction import Prediction
 from teachenv.students.translation import Translator
 from teachenv.tasks import make_task
 from teachenv.tasks.base import VOID
-from teachenv.tasks.translation import TokenDecisions, TranslationMeasure, trimmed
+from teachenv.tasks.tokens import TokenDecisions
+from teachenv.tasks.translation import TranslationMeasure, trimmed
 
 REAL = os.environ.get("TEACHENV_DATA")
 WORDS = 12

@@ -18,7 +18,7 @@ from teachenv.tasks.synthetic import make_synthetic
 
 REVERSE = ("rmd", "finite-difference")
 CLASSES = 10
-FAMILIES = [name for name in LOSSES if not make_loss(name).of_pairs]
+FAMILIES = [name for name in LOSSES if not (make_loss(name).of_pairs or make_loss(name).of_domains)]
 
 
 @functools.cache

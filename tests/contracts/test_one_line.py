@@ -22,7 +22,7 @@ from teachenv.experiment import fixed
 from teachenv.experiment.command import main as teachenv_main
 
 SMALL = {"horizon": 2, "batch_size": 8, "dev_size": 40}
-SHORT = 320
+SHORT = 360
 """How many characters a line may have; Gymnasium adds all options of the environment to what `gym.make` raises."""
 
 

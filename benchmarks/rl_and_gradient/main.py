@@ -88,6 +88,7 @@ def _known(env: Any, seed: int, options: Mapping[str, Any]) -> Any:
 _REPLAY: dict[str, Any] = {"learning_rate": [1e-3, 3e-3, 1e-3, 1e-4], "action_penalty": [0.1, 0.1, 1.0, 1.0]} | {
     "gradient_steps": -1
 }
+_EVOLUTION: dict[str, Any] = {"learning_rate": [0.1, 0.03, 0.3, 0.1], "sigma": [0.1, 0.1, 0.3, 0.3]}
 _GRADIENT: dict[str, Any] = {"learning_rate": [0.1, 0.3, 0.03, 0.01]}
 
 
@@ -98,9 +99,8 @@ def methods(horizon: int) -> dict[str, Method]:
         KNOWN: Method(tuple(Candidate(teacher={"u": u}) for u in (1.0, 0.5, 0.75, 0.25)), _known),
         "rmd": meta.methods.rmd(**_GRADIENT),
         "rmd:truncated": meta.methods.rmd(last=max(1, horizon // 5), **_GRADIENT),
-        "evolution-strategies": meta.methods.evolution_strategies(
-            learning_rate=[0.1, 0.03, 0.3, 0.1], sigma=[0.1, 0.1, 0.3, 0.3]
-        ),
+        "evolution-strategies": meta.methods.evolution_strategies(**_EVOLUTION),
+        "evolution-strategies:persistent": meta.methods.evolution_strategies(window=_ACTIONS // 5, **_EVOLUTION),
         "ddpg": agents.methods.ddpg(**_REPLAY),
         "td3": agents.methods.td3(**_REPLAY),
         "sac": agents.methods.sac(**_REPLAY),
@@ -166,8 +166,8 @@ class Options(ParallelOptions):
 
     methods: tuple[str, ...] | None = None
     """Who teaches, by default all: untaught and known (nobody, and the best constant action: between them shares are
-    counted), rmd, rmd:truncated (the gradient of the last fifth of a training), evolution-strategies, ddpg, td3, sac,
-    ppo."""
+    counted), rmd, rmd:truncated (the gradient of the last fifth of a training), evolution-strategies and
+    evolution-strategies:persistent (PES, with new noise in each fifth of a training), ddpg, td3, sac, ppo."""
 
     def _names(self) -> Names:
         return {"place": (self.places, PLACES), "method": (self.methods, METHODS)}

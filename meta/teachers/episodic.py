@@ -23,10 +23,12 @@ class TaughtStudent:
 
     Attributes:
         observations: (actions taken, observation coordinates).
+        rewards: (actions taken,); as the environment gave them, where SB3's `VecNormalize` has changed them since.
         info: the `info` of the step that ended the episode.
     """
 
     observations: np.ndarray
+    rewards: np.ndarray
     info: dict[str, Any]
 
 
@@ -80,18 +82,23 @@ class EpisodicTeacher(Teacher[list[TaughtStudent]]):
         observations, self._last_obs = self._last_obs, None  # if interrupted, the next learn() resets the environment
         assert isinstance(observations, np.ndarray)
         history: list[np.ndarray] = []
+        rewards: list[np.ndarray] = []
+        normalizer = self.get_vec_normalize_env()
         taught: dict[int, TaughtStudent] = {}
         dones = np.zeros(env.num_envs, dtype=bool)
         while len(taught) < env.num_envs:
             actions = self._act(observations)
             history.append(observations)
             step = self._step(actions)
+            rewards.append(step.rewards if normalizer is None else normalizer.get_original_reward())
             observations, dones = step.observations, step.dones
             if not self._goes_on(step, callback):
                 return None
             for i in np.flatnonzero(dones).tolist():
                 if i not in taught:
-                    taught[i] = TaughtStudent(np.stack([s[i] for s in history]), step.infos[i])
+                    taught[i] = TaughtStudent(
+                        np.stack([s[i] for s in history]), np.stack([r[i] for r in rewards]), step.infos[i]
+                    )
         if not dones.all():
             # Some student diverged and made room for another one, who is in mid-training: all begin together.
             observations = np.asarray(env.reset())

@@ -127,11 +127,12 @@ def test_the_teachers_gradient_is_the_slope_of_the_mean_return(policy):
     students, seen = [], []
     for seed in range(2):
         observation, _ = env.reset(seed=seed)
+        rewards = np.zeros(HORIZON)
         seen.append([])
-        for _ in range(HORIZON):
+        for step in range(HORIZON):
             seen[-1].append(observation)
-            observation, *_, info = env.step(model.predict(observation)[0])
-        students.append(TaughtStudent(np.stack(seen[-1]), info))
+            observation, rewards[step], *_, info = env.step(model.predict(observation)[0])
+        students.append(TaughtStudent(np.stack(seen[-1]), rewards, info))
     kept = [p.detach().clone() for p in model.policy.parameters()]
 
     def actions():
@@ -591,6 +592,46 @@ def test_evolution_strategies_estimate_the_gradient_of_the_return():
     expected = (pairs / (pairs + len(wanted))) ** 0.5
     assert torch.cosine_similarity(found, wanted, dim=0) > 0.9 * expected
     assert float(found.norm() / wanted.norm()) == pytest.approx(1 / expected, rel=0.2)
+
+
+class Steps(gym.Env):
+    """Four actions, and rewards of which each is of the last action alone, or of the last two."""
+
+    observation_space = gym.spaces.Box(0, 1, (2,), np.float32)
+    action_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+    seen = np.array([[0.2, 0.5], [0.8, 0.1], [0.4, 0.4], [0.1, 0.9]], np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self._taken = [0.0]
+        return self.seen[0], {}
+
+    def step(self, action):
+        self._taken.append(float(action[0]))
+        number = len(self._taken) - 1
+        reward = (number * self._taken[-1]) + self._taken[-1] * self._taken[-2]
+        return self.seen[number % 4], reward, number == 4, False, {"objective": reward}
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 4, 9])
+def test_persistent_evolution_strategies_estimate_the_gradient_of_the_return(window):
+    pairs = 600
+    env = DummyVecEnv([lambda: Monitor(Steps())] * pairs)
+    model = make(
+        EvolutionStrategies, "AttentionPolicy", env, sigma=0.05, max_grad_norm=None, learning_rate=0.0, window=window
+    )
+    model.learn(1)
+    found = torch.cat([p.grad.flatten() for p in model.policy.parameters()])
+    actions = model.policy(torch.tensor(Steps.seen)).flatten()
+    before = torch.cat([torch.zeros(1), actions[:-1]])
+    model.policy.zero_grad()
+    (-(torch.arange(1, 5) * actions + actions * before).sum()).backward()
+    wanted = torch.cat([p.grad.flatten() for p in model.policy.parameters()])
+    # Noise of several windows adds up: the variance of an estimate is up to four times that of one window.
+    windows = -(-4 // window)
+    expected = (pairs / (pairs + windows * len(wanted))) ** 0.5
+    assert torch.cosine_similarity(found, wanted, dim=0) > 0.9 * expected
+    assert float(found.norm() / wanted.norm()) == pytest.approx(1 / expected, rel=0.25)
 
 
 def test_evolution_strategies_find_the_best_action():

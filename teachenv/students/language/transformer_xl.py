@@ -63,6 +63,11 @@ class TransformerXL(LanguageModel):
 
     def forward(self, tokens: torch.Tensor, state: State | None = None) -> Spoken:
         """Predicts each next word, as `LanguageModel` says; the state is the memory, (M, B, width) of each layer."""
+        states, after = self.read(tokens, state)
+        return Spoken(self.head(states), after)
+
+    def read(self, tokens: torch.Tensor, state: State | None = None) -> tuple[torch.Tensor, State]:
+        """Returns (what the classifier of words gets, (T, B, width), dropout included; the memory afterwards)."""
         states = self.dropout(self.embedding(tokens) * math.sqrt(self.embedding.embedding_dim))
         past = 0 if state is None else len(state[0])
         places = self.dropout(_encoding(past + len(tokens), states))
@@ -73,7 +78,7 @@ class TransformerXL(LanguageModel):
             context = states if state is None else torch.cat([state[number], states])
             after.append(context[len(context) - min(self.memory, len(context)) :].detach())
             states = layer(states, context, places, hidden, self.content_bias, self.place_bias)
-        return Spoken(self.head(self.dropout(states)), after)
+        return self.dropout(states), after
 
 
 class _Layer(nn.Module):

@@ -1,0 +1,199 @@
+"""Two kinds of text in one vocabulary: a corpus to learn the next word of, and sentences to classify.
+
+The vocabulary has the corpus's most frequent words; the others are `<unk>`, in the sentences as well. Perplexities are
+of this vocabulary: with fewer words they are lower, and no two vocabularies compare.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from meta.distillation import Batch
+from teachenv.data import GLUE, Corpus, load_glue, load_language
+from teachenv.data.language import END, UNKNOWN
+from teachenv.randomness import Purpose, generator
+from teachenv.trees import mapped
+
+MADE = "numbers"
+"""The corpus, and the task, that are made here: additions in number words, of which half have two words exchanged."""
+
+TASKS = (*(name for name, task in GLUE.items() if len(task.texts) == 1), MADE)
+"""The tasks of single sentences."""
+
+FEEDBACK = 0.1
+"""The part of the training data by which LGTM measures influence; all other methods train on it as well."""
+
+# What the Penn Treebank writes apart, and what its files lack: brackets and punctuation.
+_CLITICS = re.compile(r"(n't|'(?:s|re|ve|ll|d|m))(?![a-z])")
+_BRACKETS = re.compile(r"-[lr][rcs]b-")
+_NUMBER = re.compile(r"[\d.,:/]*\d[\d.,:/]*")
+_PUNCTUATION = '.,;:!?`"()[]{}*-'
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Which texts are used, and how much of them.
+
+    Attributes:
+        corpus: what language models learn, a name that `load_language` knows.
+        task: what is classified, one of `TASKS`.
+        words: size of the vocabulary.
+        tokens: tokens of the corpus to train on, feedback included.
+        dev_tokens: tokens of its dev split that are used.
+        window: tokens T of a piece of the corpus; its words are read without what stands before it.
+        sentences: sentences to train on, feedback included.
+        dev_sentences: sentences of dev, drawn from the task's training data.
+        length: tokens to which sentences are cut and filled up.
+        data_root: where the files are.
+    """
+
+    corpus: str
+    task: str
+    words: int
+    tokens: int
+    dev_tokens: int
+    window: int
+    sentences: int
+    dev_sentences: int
+    length: int
+    data_root: str | None = None
+
+
+class Windows(Batch):
+    """Pieces of a text: inputs and labels are (n, T), and a minibatch has its tokens for samples, (B·T,) each."""
+
+    def at(self, indices: torch.Tensor | slice) -> Batch:
+        """Returns the tokens of the pieces at the indices."""
+        chosen = super().at(indices)
+        return Batch(chosen.inputs.flatten(), chosen.labels.flatten())
+
+
+class Parts(NamedTuple):
+    """A phase's samples by what they are for.
+
+    Attributes:
+        dataset: what the data really is.
+        train: what all train on.
+        feedback: what LGTM measures influence by, and the other methods train on as well.
+        dev: what rates and checkpoints are selected on.
+        test: what is reported.
+    """
+
+    dataset: str
+    train: Batch
+    feedback: Batch
+    dev: Batch
+    test: Batch
+
+    @property
+    def labelled(self) -> Batch:
+        """What methods without feedback train on: `train` and `feedback`."""
+        joined: Batch = mapped(lambda *both: torch.cat(both), self.train, self.feedback)
+        return joined
+
+
+@functools.lru_cache(maxsize=2)
+def _corpus(source: Source) -> tuple[Corpus, Mapping[str, int]]:
+    """The corpus, and the numbers of the words that the vocabulary keeps."""
+    corpus = load_language(source.corpus, data_root=source.data_root)
+    kept = [word for word in corpus.vocabulary if word not in (UNKNOWN, END)][: source.words - 2]
+    return corpus, {word: number for number, word in enumerate([UNKNOWN, END, *kept])}
+
+
+@functools.lru_cache(maxsize=2)
+def windows(source: Source) -> Parts:
+    """The corpus as pieces of T words and the word after each of them; feedback is the last part of train.
+
+    Raises:
+        ValueError: the corpus has fewer tokens than asked for.
+    """
+    corpus, numbers = _corpus(source)
+    if not 0 < source.tokens <= len(corpus.train):
+        raise ValueError(f"found {source.tokens} tokens, expected 1 to {len(corpus.train)}, which {corpus.name} has")
+    table = torch.tensor([numbers.get(word, 0) for word in corpus.vocabulary])
+
+    def pieces(tokens: np.ndarray) -> Windows:
+        text, size = table[torch.from_numpy(tokens)], source.window
+        count = (len(text) - 1) // size
+        return Windows(text[: count * size].view(count, size), text[1 : count * size + 1].view(count, size))
+
+    whole = corpus.train[: source.tokens]
+    cut = round((1 - FEEDBACK) * len(whole))
+    dataset = corpus.dataset if len(whole) == len(corpus.train) else f"{corpus.dataset}-subset-{len(whole)}"
+    dev, test = corpus.valid[: source.dev_tokens], corpus.test
+    return Parts(dataset, *map(pieces, (whole[:cut], whole[cut:], dev, test)))
+
+
+@functools.lru_cache(maxsize=2)
+def sentences(source: Source) -> Parts:
+    """The task's sentences; of GLUE's, test is the official dev data, and all else is drawn from the training data."""
+    _, numbers = _corpus(source)
+    feedback = round(FEEDBACK * source.sentences)
+    if source.task == MADE:
+        sizes = [source.sentences - feedback, feedback, source.dev_sentences]
+        words, labels = _exchanged(source)
+        places = np.split(np.arange(len(words)), np.cumsum(sizes))
+        parts = [_batch([words[i] for i in place], labels[place], numbers, source.length) for place in places]
+        return Parts(MADE, *parts)
+    data = load_glue(
+        source.task,
+        data_root=source.data_root,
+        train_size=source.sentences - feedback,
+        feedback_size=feedback,
+        dev_size=source.dev_sentences,
+    )
+    parts = [
+        _batch([treebank_words(text) for text in texts.first], texts.labels, numbers, source.length)
+        for texts in (data.train, data.feedback, data.dev, data.test)
+    ]
+    return Parts(data.dataset, *parts)
+
+
+def treebank_words(text: str) -> list[str]:
+    """A sentence's words as the files of the Penn Treebank write them: small, without punctuation, numbers as `N`."""
+    spread = _CLITICS.sub(r" \1", _BRACKETS.sub(" ", text.lower()))
+    words = ("N" if _NUMBER.fullmatch(word) else word for word in spread.split())
+    return [word for word in words if word.strip(_PUNCTUATION)]
+
+
+def _batch(texts: Sequence[Sequence[str]], labels: np.ndarray, numbers: Mapping[str, int], length: int) -> Batch:
+    """Sentences as `{"tokens": (n, length), "lengths": (n,)}`: each ends with `<eos>`, and is filled up with it."""
+    end = numbers[END]
+    tokens, lengths = torch.full((len(texts), length), end), torch.empty(len(texts), dtype=torch.int64)
+    for row, words in enumerate(texts):
+        # "mr." is a word, and "film." is "film".
+        known = [numbers.get(word, numbers.get(word.strip(_PUNCTUATION), 0)) for word in words[: length - 1]]
+        tokens[row, : len(known)] = torch.tensor(known, dtype=torch.int64)
+        lengths[row] = len(known) + 1
+    return Batch({"tokens": tokens, "lengths": lengths}, torch.as_tensor(labels))
+
+
+def _exchanged(source: Source) -> tuple[list[list[str]], np.ndarray]:
+    """Sentences of number words that no language model trains on, and their classes: 0 if two words are exchanged."""
+    corpus, _ = _corpus(source)
+    rng = generator(0, Purpose.SPLIT)
+    texts = [*_lines(corpus, corpus.valid), *_lines(corpus, corpus.test)]
+    labels = rng.integers(0, 2, len(texts))
+    for words, label in zip(texts, labels, strict=True):
+        places = [i for i in range(len(words) - 1) if words[i] != words[i + 1]]
+        if not label:
+            place = int(rng.choice(places))
+            words[place : place + 2] = words[place + 1], words[place]
+    return texts, labels
+
+
+def _lines(corpus: Corpus, tokens: np.ndarray) -> Iterator[list[str]]:
+    words: list[str] = []
+    for number in tokens.tolist():
+        if corpus.vocabulary[number] == END:
+            yield words
+            words = []
+        else:
+            words.append(corpus.vocabulary[number])

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from benchmarks.lgtm_pretraining import report
-from benchmarks.lgtm_pretraining.methods import ALL, FIRST, METHODS, TELLING, Cell
-from benchmarks.lgtm_pretraining.phases import FineTuning, Pretraining
+from benchmarks.lgtm_pretraining.methods import ALL, FIRST, FOLLOWED, METHODS, NONE, SCRATCH, TELLING, Cell
+from benchmarks.lgtm_pretraining.phases import FineTuning, Pretraining, Role
 from benchmarks.lgtm_pretraining.study import Study
 from benchmarks.lgtm_pretraining.texts import MADE, TASKS, Source
 from benchmarks.options import Names, ParallelOptions, Preset
@@ -55,7 +55,7 @@ SIZES: dict[Preset, Size] = {
         (8, 1),
         {**_SMOKE_LENGTHS, "teacher_rate": 1e-2},
         {**_SMOKE_LENGTHS, "teacher_rate": 1e-2},
-        TELLING[:6],
+        ((NONE, NONE), (SCRATCH, NONE), (FOLLOWED, NONE), (NONE, "kd")),
         1,
     ),
     "laptop": Size(
@@ -134,7 +134,7 @@ def _shown(rows: Sequence[Row], studies: Iterable[Study]) -> list[Row]:
 def _study(options: Options, task: str) -> Study:
     size = SIZES[options.preset]
     source = Source(corpus=size.corpus, task=task, data_root=options.root, **size.source)
-    networks = {"teacher": _network(*size.teacher), "student": _network(*size.student)}
+    networks: dict[Role, dict[str, Any]] = {"teacher": _network(*size.teacher), "student": _network(*size.student)}
     # What is classified later does not shape the language models: one serves all tasks.
     words = replace(source, task="", sentences=0, dev_sentences=0, length=0)
     return Study(
@@ -147,11 +147,5 @@ def _study(options: Options, task: str) -> Study:
 
 
 def _network(width: int, layers: int) -> dict[str, Any]:
-    return {
-        "width": width,
-        "layers": layers,
-        "heads": 4,
-        "head_width": width // 4,
-        "inner": 2 * width,
-        "dropout": 0.1,
-    }
+    heads = {"heads": 4, "head_width": width // 4}
+    return {"width": width, "layers": layers, **heads, "inner": 2 * width, "dropout": 0.1}

@@ -178,6 +178,7 @@ def _cells(parts: Mapping[str, Sequence[Group]]) -> Figure | None:
                     _dots(axis, place + shift, by_cell[first, second], ACCURACY, color, label)
                     label = ""  # once in the legend
         axis.set_xticks(range(len(lines)), lines, fontsize=style.SMALL)
+        axis.set_xlim(-0.5, len(lines) - 0.5)
         style.describe(axis, "pre-training (colours: fine-tuning)", "test accuracy, %", ncols=len(METHODS))
     return figure
 

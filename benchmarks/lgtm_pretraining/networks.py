@@ -11,22 +11,23 @@ from teachenv.students.language import TransformerXL
 
 
 class WordModel(nn.Module):
-    """A language model: called with the tokens of pieces of T words, (B·T,), returns the next words' logits, (B·T, V).
+    """A language model: called with pieces of a text, (B, T), returns the logits of each next word, (B, words, T).
 
     Args:
-        words: size V of the vocabulary.
-        window: T.
+        words: size of the vocabulary.
         options: options of `TransformerXL`, whose memory is not used; its classifier is the table of words.
     """
 
-    def __init__(self, words: int, window: int, **options: Any) -> None:
+    def __init__(self, words: int, **options: Any) -> None:
         super().__init__()
-        self.reader, self.window = TransformerXL(words, memory=0, **options), window
+        self.reader = TransformerXL(words, memory=0, **options)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Computes the logits of each next word."""
-        logits: torch.Tensor = self.reader(tokens.view(-1, self.window).t()).logits
-        return logits.transpose(0, 1).flatten(0, 1)
+        # The trainer wants them by piece: it is the smaller states that are copied into that order.
+        states = self.reader.read(tokens.t())[0].transpose(0, 1)
+        logits: torch.Tensor = self.reader.head(states)
+        return logits.transpose(1, 2)
 
 
 class SentenceModel(nn.Module):

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from benchmarks.lgtm_pretraining.networks import SentenceModel, WordModel
 from benchmarks.lgtm_pretraining.texts import Parts, Source, sentences, windows
 from meta.distillation import Batch
+from meta.distillation.learner import outputs_of
 
 Role = Literal["teacher", "student"]
 
@@ -104,7 +105,7 @@ class Pretraining(Phase):
 
     def network(self, role: Role) -> nn.Module:
         """Makes a language model."""
-        return WordModel(self.source.words, self.source.window, **self.networks[role])
+        return WordModel(self.source.words, **self.networks[role])
 
     def measured(self, network: nn.Module, part: Batch) -> dict[str, float]:
         """Computes the perplexity; words at the begin of a piece have little before them to be foretold by."""
@@ -140,9 +141,9 @@ class FineTuning(Phase):
 
 
 def _said(network: nn.Module, part: Batch) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Gives (logits, labels) of minibatches of a split: all logits of a corpus at once would be gigabytes."""
+    """Gives (logits, labels) of a minibatch's decisions, one after the other: of a whole corpus they are gigabytes."""
     network.eval()
     for start in range(0, len(part.labels), _EVALUATION_BATCH):
         batch = part.at(slice(start, start + _EVALUATION_BATCH))
         with torch.no_grad():
-            yield network(batch.inputs), batch.labels
+            yield outputs_of(network, batch).logits, batch.classes

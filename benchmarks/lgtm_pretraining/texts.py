@@ -66,15 +66,6 @@ class Source:
     data_root: str | None = None
 
 
-class Windows(Batch):
-    """Pieces of a text: inputs and labels are (n, T), and a minibatch has its tokens for samples, (B·T,) each."""
-
-    def at(self, indices: torch.Tensor | slice) -> Batch:
-        """Returns the tokens of the pieces at the indices."""
-        chosen = super().at(indices)
-        return Batch(chosen.inputs.flatten(), chosen.labels.flatten())
-
-
 class Parts(NamedTuple):
     """A phase's samples by what they are for.
 
@@ -119,10 +110,10 @@ def windows(source: Source) -> Parts:
         raise ValueError(f"found {source.tokens} tokens, expected 1 to {len(corpus.train)}, which {corpus.name} has")
     table = torch.tensor([numbers.get(word, 0) for word in corpus.vocabulary])
 
-    def pieces(tokens: np.ndarray) -> Windows:
+    def pieces(tokens: np.ndarray) -> Batch:
         text, size = table[torch.from_numpy(tokens)], source.window
         count = (len(text) - 1) // size
-        return Windows(text[: count * size].view(count, size), text[1 : count * size + 1].view(count, size))
+        return Batch(text[: count * size].view(count, size), text[1 : count * size + 1].view(count, size))
 
     whole = corpus.train[: source.tokens]
     cut = round((1 - FEEDBACK) * len(whole))

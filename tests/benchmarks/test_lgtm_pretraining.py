@@ -53,12 +53,9 @@ def test_sentences_are_spelt_as_the_treebank_is(text: str, words: list[str]) -> 
 
 
 def test_pieces_of_a_text_have_the_next_words_for_labels(study: Study) -> None:
-    parts, size = study.pretraining.parts(), study.pretraining.source.window
+    parts = study.pretraining.parts()
     text = torch.cat([parts.train.inputs.flatten(), parts.train.labels[-1, -1:]])
     assert torch.equal(text[1:], parts.train.labels.flatten())
-    minibatch = parts.train.at(torch.tensor([3, 1]))
-    assert torch.equal(minibatch.inputs, torch.cat([parts.train.inputs[3], parts.train.inputs[1]]))
-    assert minibatch.labels.shape == (2 * size,)
     # A tenth is feedback; what has no use for feedback learns all of it.
     counts = [len(part.labels) for part in (parts.train, parts.feedback, parts.labelled)]
     assert counts[0] + counts[1] == counts[2]
@@ -79,14 +76,16 @@ def test_half_of_the_made_sentences_have_two_words_exchanged(study: Study) -> No
 
 
 def test_a_language_model_reads_pieces_apart_and_forwards() -> None:
-    model = draw(lambda: WordModel(20, 4, layers=1, **NETWORK)).eval()
-    tokens = torch.arange(8) * 2
+    model = draw(lambda: WordModel(20, layers=1, **NETWORK)).eval()
+    tokens = torch.arange(8).view(2, 4) * 2
     both = model(tokens)
-    torch.testing.assert_close(both[4:], model(tokens[4:]))
+    assert both.shape == (2, 20, 4)
+    torch.testing.assert_close(both[1:], model(tokens[1:]))
+    torch.testing.assert_close(both, model.reader(tokens.t()).logits.permute(1, 2, 0))
     changed = tokens.clone()
-    changed[2] = 19
-    assert torch.equal(model(changed)[:2], both[:2])
-    assert not torch.equal(model(changed)[3], both[3])
+    changed[0, 2] = 19
+    assert torch.equal(model(changed)[0, :, :2], both[0, :, :2])
+    assert not torch.equal(model(changed)[0, :, 3], both[0, :, 3])
 
 
 def test_what_fills_a_sentence_up_changes_nothing() -> None:
@@ -114,16 +113,14 @@ def test_the_influence_term_is_the_gradient_of_the_held_out_loss_after_a_step(st
     lgtm = LGTM(teacher, student, settings, mode="meta", influence_rate=rate)
     named = {name: p for name, p in student.eval().named_parameters() if p.requires_grad}
     loss = lgtm.student_loss(
-        lgtm.student.outputs(batch.inputs, training=False),
-        lgtm.teacher.outputs(batch.inputs, training=False),
-        batch.labels,
+        lgtm.student.outputs(batch, training=False), lgtm.teacher.outputs(batch, training=False), batch.classes
     )
     gradients = torch.autograd.grad(loss, list(named.values()), create_graph=True, materialize_grads=True)
     stepped = {name: p - rate * g for (name, p), g in zip(named.items(), gradients, strict=True)}
     held_out = F.cross_entropy(functional_call(student, stepped, (feedback.inputs,)), feedback.labels)
     expected = lgtm.teacher.gradient(held_out)
     v = lgtm.student.held_out_gradient(feedback, {name: p.detach() for name, p in stepped.items()})
-    found = lgtm._term(batch, lgtm.teacher.outputs(batch.inputs, training=False).logits, v)
+    found = lgtm._term(batch, lgtm.teacher.outputs(batch, training=False).logits, v)
     assert max(float(g.abs().max()) for g in expected.values()) > 1e-6
     for name, gradient in expected.items():
         torch.testing.assert_close(rate * found[name], gradient, rtol=1e-7, atol=1e-12)

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple, get_args
 
-from benchmarks.lot import report, work
-from benchmarks.lot.methods import ALPHAS, SIZES, STEPS, Method, released, studies
+from benchmarks.lot import report, sizes, sizes_report, work
+from benchmarks.lot.methods import ALPHAS, STEPS, Method, released, studies
 from benchmarks.lot.problem import Problem
 from benchmarks.lot.regularisers import STUDENT_STEPS, Comparison, Regime, Regulariser, regularisers
 from benchmarks.options import Names, ParallelOptions
@@ -17,7 +17,9 @@ from teachenv.experiment.report import Report
 from teachenv.experiment.row import Row
 from teachenv.experiment.rows import agreeing
 
-Study = Literal["table", "peers", "alpha", "n", "form", "size", "regularisers"]
+Study = Literal["table", "peers", "alpha", "n", "form", "regularisers", "sizes"]
+Tuned = Literal["regularisers", "sizes"]
+"""The studies in which each line is tuned."""
 Presets = Literal["smoke", "laptop", "released", "paper"]
 
 
@@ -45,8 +47,9 @@ class StudyOptions(ParallelOptions):
 
     study: tuple[Study, ...] = ("table",)
     """What is asked: table (with students and without), peers (mutual learning, self-distillation), alpha, n (student
-    steps for each of the teacher's), form (students that see labels, L2, two students), size (smaller and larger
-    students), regularisers (LoT beside weight decay, dropout and others where models overfit, each tuned)."""
+    steps for each of the teacher's), form (students that see labels, L2, two students), regularisers (LoT beside weight
+    decay, dropout and others where models overfit, each tuned), sizes (students of shares of the model's parameters,
+    there too)."""
 
     methods: tuple[str, ...] | None = None
     """Which of the study's methods; by default all."""
@@ -55,7 +58,11 @@ class StudyOptions(ParallelOptions):
     """Epochs of the teacher; by default what the preset says."""
 
     alpha: tuple[float, ...] | None = None
-    """Weights of LoT's term: those that the study alpha has a line of, and that regularisers tries."""
+    """Weights of LoT's term: those that the study alpha has a line of, and that regularisers and sizes try."""
+
+    student_size: tuple[str, ...] | None = None
+    """Students' shares of the model's parameters, for the study sizes: 1, 1/4, 0.25 and so on; by default 1, 1/4, 1/16
+    and 1/64."""
 
     student_steps: tuple[int, ...] | None = None
     """Student steps N for each of the teacher's: the studies n and regularisers have a line of each."""
@@ -75,6 +82,7 @@ class StudyOptions(ParallelOptions):
         """
         super().__post_init__()
         check_names_differ("--alpha", self.alpha)
+        sizes.shares(self.student_size or ())
         for name, values in (("alpha", self.alpha), ("student-steps", self.student_steps)):
             for value in values or ():
                 if not 0 < value < math.inf:
@@ -84,8 +92,9 @@ class StudyOptions(ParallelOptions):
         tasks = self.recipes() or [""]
         of_studies = [self.studies(task).get(study, {}) for task in tasks for study in self.study]
         known = {name for methods in of_studies for name in methods}
-        if "regularisers" in self.study:
-            known |= self.compared().keys()
+        for study in get_args(Tuned):
+            if study in self.study:
+                known |= self.compared(study).keys()
         return {f"method of --study {' '.join(self.study)}": (self.methods, known)}
 
     def recipes(self) -> Mapping[str, Method]:
@@ -98,8 +107,11 @@ class StudyOptions(ParallelOptions):
             return {"table": released(recipes[task])}
         return studies(self.alpha or ALPHAS, self.student_steps or STEPS)
 
-    def compared(self) -> dict[str, Regulariser]:
-        """What the study regularisers compares."""
+    def compared(self, study: Tuned) -> dict[str, Regulariser]:
+        """What a study compares whose lines are tuned."""
+        if study == "sizes":
+            default = sizes.SHARES[:2] if self.preset == "smoke" else sizes.SHARES
+            return sizes.sized(sizes.shares(self.student_size or default), self.alpha)
         return regularisers(self.alpha, self.student_steps or STUDENT_STEPS)
 
 
@@ -128,7 +140,7 @@ def run(
     options: StudyOptions,
     problems: Mapping[str, Problem],
     seeds: int,
-    regimes: Callable[[], Mapping[str, Regime]],
+    regimes: Callable[[Tuned], Mapping[str, Regime]],
     shown: Mapping[str, Problem] | None = None,
     further: Further | None = None,
 ) -> None:
@@ -137,9 +149,9 @@ def run(
     Args:
         name: the benchmark's name.
         options: what is asked.
-        problems: what is learned, by the task's name; the study of regularisers has its own.
+        problems: what is learned, by the task's name; the studies whose lines are tuned have their own.
         seeds: repetitions; likewise.
-        regimes: gives what is learned in the study of regularisers, by the task's name.
+        regimes: gives what is learned in such a study, by the task's name.
         shown: what the tables show beside, where the folder has rows of it; None: nothing.
         further: a study that only this benchmark has.
 
@@ -154,10 +166,12 @@ def run(
     wanted = [case for seed in range(seeds) for case in _of_seed(name, options, problems, seed)]
     wanted += further.cases if further is not None else []
     stages: list[Stage] = [lambda session: wanted]
-    compared = None
-    if "regularisers" in options.study:
-        compared = Comparison(name, regimes(), options.compared(), options.methods, options.seeds)
-        stages += compared.stages
+    compared: dict[str, Comparison] = {}
+    for study in get_args(Tuned):
+        if study in options.study:
+            lines = options.compared(study)
+            compared[study] = Comparison(name, regimes(study), lines, options.methods, options.seeds)
+            stages += compared[study].stages
 
     def reports(rows: Sequence[Row]) -> Report:
         everything = replace(options, study=get_args(Study), methods=None)
@@ -165,9 +179,9 @@ def run(
         whole = report.make(agreeing(rows, settings), name)
         if further is not None:
             whole.beside[further.name] = further.report(rows)
-        if compared is not None:
-            trained = compared.shown(rows)
-            whole.beside["regularisers"] = report.of_regularisers(trained, name, tuple(options.compared()))
+        for study, comparison in compared.items():
+            make = sizes_report.make if study == "sizes" else report.of_regularisers
+            whole.beside[study] = make(comparison.shown(rows), name, tuple(comparison.compared))
         return whole
 
     options.execute(name, stages, reports)
@@ -178,9 +192,8 @@ def _of_seed(name: str, options: StudyOptions, problems: Mapping[str, Problem], 
     for task, problem in problems.items():
         for study in options.study:
             for label, method in options.studies(task).get(study, {}).items():
-                variant = problem.sizes.get(SIZES[label]) if label in SIZES else problem
-                if variant is not None and (options.methods is None or label in options.methods):
-                    chosen.append((task, label, variant, method))
+                if options.methods is None or label in options.methods:
+                    chosen.append((task, label, problem, method))
     # Long ones first: begun last, they would leave the other cores idle. A step with a student has its KL besides.
     chosen.sort(key=lambda training: (training[-1].updates, training[-1].students), reverse=True)
     return [_case(name, *training, seed) for training in chosen]

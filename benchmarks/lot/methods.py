@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -59,9 +58,6 @@ PEERS = {
     "self-distillation": replace(LOT, student_steps=0),
 }
 
-SIZES: Mapping[str, Literal["smaller", "larger"]] = {"lot:student-smaller": "smaller", "lot:student-larger": "larger"}
-"""Students of other sizes than the teacher's, by method; `Problem.sizes` says what they are."""
-
 ALPHAS, STEPS = (0.1, 0.5, 2.0), (2, 5)
 """What the studies vary if nobody chose otherwise: the weight of LoT's term, and N."""
 
@@ -90,7 +86,6 @@ def studies(alphas: Sequence[float] = ALPHAS, student_steps: Sequence[int] = STE
             "lot:l2": replace(LOT, metric="l2"),
             "lot:k-2": replace(LOT, students=2),
         },
-        "size": dict.fromkeys(SIZES, LOT),
     }
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import bisect
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import nn
 
+from meta import imitability
+
 Role = Literal["teacher", "student"]
+Split = Literal["train", "valid", "test"]
 Batch = tuple[Any, torch.Tensor]
 """(inputs, targets)."""
 
@@ -94,10 +99,16 @@ class Problem(ABC):
         """The precision of networks on this machine; it is no option, see `teachenv.experiment.precision`."""
         return "float32"
 
-    @property
     @abstractmethod
-    def sizes(self) -> dict[str, Problem]:
-        """The problem with a `"smaller"` and with a `"larger"` student, as far as there are any."""
+    def with_students(self, share: float) -> Problem:
+        """The problem with students of the model's kind, whose width is such that they have a share of its parameters.
+
+        Args:
+            share: the share that is wanted; the students' is the nearest one that a whole width has.
+
+        Raises:
+            ValueError: networks of this kind have no width to choose.
+        """
 
     def changed(self, options: Mapping[str, Any]) -> Problem:
         """The problem with other options: attributes of the problem, and two more.
@@ -139,6 +150,37 @@ class Problem(ABC):
     def evaluate(self, network: nn.Module, split: Literal["valid", "test"]) -> float:
         """Measures the metric; the network is left in any mode."""
 
+    @abstractmethod
+    def read(self, network: nn.Module, split: Split) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Gives the logits of a network in evaluation mode, in which it is left, and the targets, part by part."""
+
+    def imitability(self, model: nn.Module, student: nn.Module, split: Split) -> float:
+        """Measures KL(model ‖ student) at temperature 1 in nats: the mean over all decisions of a split."""
+        total, count = 0.0, 0
+        with torch.no_grad():
+            for (taught, targets), (logits, _) in zip(self.read(model, split), self.read(student, split), strict=True):
+                total, count = total + float(imitability(logits, taught)) * targets.numel(), count + targets.numel()
+        return total / count
+
     def reader(self) -> Reader:
         """Makes a `Reader`, which calls networks."""
         return Reader()
+
+
+def nearest_width(parameters: Callable[[int], int], width: int, share: float) -> int:
+    """The width at which a network has the share of another one's parameters as nearly as a whole width can.
+
+    Args:
+        parameters: the number of parameters by width; it grows with it.
+        width: the other one's.
+        share: of its parameters.
+    """
+    wanted = share * parameters(width)
+    widths = range(1, math.ceil(width * max(share, 1.0)) + 1)
+    place = bisect.bisect_left(widths, wanted, key=parameters)
+    return min(widths[max(place - 1, 0) : place + 1], key=lambda w: abs(parameters(w) - wanted))
+
+
+def parameters_of(network: nn.Module) -> int:
+    """The number of a network's parameters."""
+    return sum(parameter.numel() for parameter in network.parameters())

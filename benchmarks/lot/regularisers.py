@@ -36,12 +36,16 @@ class Regulariser:
         option: what says how strong it is: an attribute of the method, or an option of the problem (see
             `Problem.changed`); None: nothing.
         strengths: its values from weak to strong, seven if nobody chose others; the first trainings have that in the
-            middle. Empty where there is no option: the rate is varied instead.
+            middle. Where there is no option, the best rate is multiplied by these instead; empty: by six factors.
+        share: of the model's parameters that students have; None: they are networks as the problem has them.
+        tuned_as: name of another line whose configuration this one has, instead of one that is tuned for it.
     """
 
     method: Method = field(default_factory=Method)
     option: str | None = None
     strengths: tuple[float, ...] = ()
+    share: float | None = None
+    tuned_as: str | None = None
 
 
 STUDENT_STEPS = (1, 2, 5)
@@ -138,13 +142,17 @@ class Comparison:
         return [(task, name) for task in self.regimes for name in wanted]
 
     def _each(self, tried: Callable[[str, str, Session], list[Configuration]], session: Session) -> list[Case]:
-        pairs = self._pairs()
+        pairs = dict.fromkeys((task, self._tuned(name)) for task, name in self._pairs())
         return [self._case(task, name, choice, None) for task, name in pairs for choice in tried(task, name, session)]
+
+    def _tuned(self, name: str) -> str:
+        """The line that is tuned for this one."""
+        return self.compared[name].tuned_as or name
 
     def _rates(self, task: str, name: str, session: Session) -> list[Configuration]:
         """The optimisers and rates, each with the strength in the middle."""
         strengths = self.compared[name].strengths
-        middle = strengths[len(strengths) // 2] if strengths else None
+        middle = None if self.compared[name].option is None else strengths[len(strengths) // 2]
         return [
             Configuration(optimizer, rate, middle)
             for optimizer, rates in self.regimes[task].rates.items()
@@ -156,9 +164,9 @@ class Comparison:
         best = self._best(task, name, self._rates(task, name, session), session)
         if best is None:
             return []
-        if best.strength is None:
-            return [best._replace(learning_rate=best.learning_rate * factor) for factor in _FACTORS]
         strengths = self.compared[name].strengths
+        if best.strength is None:
+            return [best._replace(learning_rate=best.learning_rate * factor) for factor in strengths or _FACTORS]
         return [best._replace(strength=value) for value in strengths if value != best.strength]
 
     def _best(self, task: str, name: str, choices: Sequence[Configuration], session: Session) -> Configuration | None:
@@ -170,8 +178,9 @@ class Comparison:
     def _trainings(self, session: Session) -> list[Case]:
         cases = []
         for task, name in self._pairs():
-            tried = self._rates(task, name, session) + self._strengths(task, name, session)
-            best = self._best(task, name, tried, session)
+            tuned = self._tuned(name)
+            tried = self._rates(task, tuned, session) + self._strengths(task, tuned, session)
+            best = self._best(task, tuned, tried, session)
             if best is not None:
                 cases += [self._case(task, name, best, seed) for seed in range(self.seeds or self.regimes[task].seeds)]
         # Long ones first: begun last, they would leave the other cores idle.
@@ -185,7 +194,8 @@ class Comparison:
             "option": regulariser.option,
             "strengths": list(regulariser.strengths),
         }
-        return {"regime": regime.problem.config, "compared": asdict(regulariser.method), "tried": tried}
+        students = {} if regulariser.share is None else {"share": regulariser.share}
+        return {"regime": regime.problem.config, "compared": asdict(regulariser.method), "tried": tried, **students}
 
     def _case(self, task: str, name: str, choice: Configuration, seed: int | None) -> Case:
         """A training of a configuration; no seed: one that tunes."""
@@ -220,7 +230,8 @@ def applied(problem: Problem, regulariser: Regulariser, choice: Configuration) -
         method = replace(method, **strength)
     elif regulariser.option is not None:
         options[regulariser.option] = choice.strength
-    return problem.changed(options), method
+    changed = problem.changed(options)
+    return changed if regulariser.share is None else changed.with_students(regulariser.share), method
 
 
 def _in_words(choice: Configuration) -> str:

@@ -21,27 +21,27 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BASELINE = "teacher-only"
-_KINDS = ("test_", "student_test_", "valid_", "last_test_", "term_share")
+_KINDS = ("test_", "student_test_", "student_kl_", "valid_", "last_test_", "term_share")
 
 
 def make(rows: Sequence[Row], name: str) -> Report:
     """The report of a benchmark of this name."""
-    tasks = _tasks(rows)
+    tasks = tasks_of(rows)
     sections = [section for task, task_rows in tasks.items() for section in _sections(rows, task, task_rows)]
     captions = {"curves": "What is kept and its student on validation data: mean and range over seeds"}
     drawn = {"curves": partial(_curves, tasks)}
     report = Report(f"Learning from teaching: {name}", sections, drawn, rows, captions)
-    report.unproven = _unproven(tasks, METHODS)
+    report.unproven = unproven(tasks, METHODS)
     return report
 
 
-def _unproven(tasks: Mapping[str, Sequence[Row]], order: Collection[str]) -> list[str]:
+def unproven(tasks: Mapping[str, Sequence[Row]], order: Collection[str]) -> list[str]:
     """The lines with students of which no row says how large LoT's term was."""
     return [
         f"{task}: {group.name}"
         for task, rows in tasks.items()
         for group in grouped(rows, order)
-        if group.of(f"student_{_measure(rows).metric}") and not group.of("term_share")
+        if group.of(f"student_{measure_of(rows).metric}") and not group.of("term_share")
     ]
 
 
@@ -53,7 +53,7 @@ def of_regularisers(rows: Sequence[Row], name: str, order: Sequence[str]) -> Rep
         name: the benchmark's.
         order: names of what is compared.
     """
-    tasks = _tasks(rows)
+    tasks = tasks_of(rows)
     sections = [_regularised(task_rows, order) for task_rows in tasks.values()]
     captions = {
         "regularisers": "Test at the best epoch on validation data: mean, 95 % interval, and a dot a seed",
@@ -64,21 +64,22 @@ def of_regularisers(rows: Sequence[Row], name: str, order: Sequence[str]) -> Rep
         "regularisers_last": partial(_bars, tasks, order, "last_"),
     }
     report = Report(f"Learning from teaching beside other regularisers: {name}", sections, drawn, rows, captions)
-    report.unproven = _unproven(tasks, order)
+    report.unproven = unproven(tasks, order)
     return report
 
 
-def _tasks(rows: Sequence[Row]) -> dict[str, list[Row]]:
+def tasks_of(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The rows that tables show, by task; tasks without a training that was measured on test have none."""
     tasks = tables.by((row for row in rows if row.metric.startswith(_KINDS)), lambda row: row.task)
     return {task: part for task, part in tasks.items() if any(row.metric.startswith("test_") for row in part)}
 
 
 def _regularised(rows: Sequence[Row], order: Sequence[str]) -> Section:
-    test = _measure(rows)
-    last, taught = replace(test, metric=f"last_{test.metric}"), _evidence(test)
+    test = measure_of(rows)
+    last, taught = replace(test, metric=f"last_{test.metric}"), evidence_of(test)
     columns = [
         Column("method", lambda group: evidence.marked(group, taught)),
-        tables.interval(f"test {_name(test)}, best epoch", test),
+        tables.interval(f"test {name_of(test)}, best epoch", test),
         tables.against(BASELINE, f"against {BASELINE} [95 %]", test),
         tables.interval("last epoch", last),
         tables.against(BASELINE, f"last epoch, against {BASELINE} [95 %]", last),
@@ -86,7 +87,7 @@ def _regularised(rows: Sequence[Row], order: Sequence[str]) -> Section:
         Column("LoT's term, % of the loss", lambda group: f"{100 * of.moved:.3g}" if (of := taught(group)) else ""),
         tables.seeds(test),
         tables.steps(test, "all steps"),
-        Column("tuned", lambda group: _tuned(group.config)),
+        Column("tuned", lambda group: in_words(group.config)),
     ]
     groups = [group for group in grouped(rows, order) if group.of(test.metric)]
     text = (
@@ -97,8 +98,8 @@ def _regularised(rows: Sequence[Row], order: Sequence[str]) -> Section:
     return Section.of(tables.heading(rows[0]), columns, groups, text, shown=4)
 
 
-def _tuned(config: Mapping[str, Any]) -> str:
-    """What tuning chose, in words."""
+def in_words(config: Mapping[str, Any]) -> str:
+    """Says what tuning chose: `adam 0.003, alpha 8`."""
     chosen, option = config["tuned"], config["tried"]["option"]
     strength = "" if option is None else f", {option.replace('_', ' ')} {chosen['strength']:g}"
     return f"{chosen['optimizer_name']} {chosen['learning_rate']:g}{strength}"
@@ -109,22 +110,22 @@ def _bars(tasks: Mapping[str, Sequence[Row]], order: Sequence[str], which: str) 
     if not tasks:
         return None
     parts = {task: grouped(rows, order) for task, rows in tasks.items()}
-    measure = _measure([row for rows in tasks.values() for row in rows])
+    measure = measure_of([row for rows in tasks.values() for row in rows])
     shown = replace(measure, metric=which + measure.metric)
     figure, axes = bar_panels(list(parts), list(parts.values()))
     for axis, groups in zip(axes, parts.values(), strict=False):
         bars(axis, groups, shown, lambda group: style.Look(style.PALETTE[group.name.startswith("lot")]))
-        style.describe(axis, f"test {_name(measure)} (dots: seeds)")
+        style.describe(axis, f"test {name_of(measure)} (dots: seeds)")
     return figure
 
 
 def _sections(rows: Sequence[Row], task: str, task_rows: Sequence[Row]) -> list[Section]:
     """The table, and what is said of trainings whose numbers are not finite, and of which it has nothing."""
-    test = _measure(task_rows)
-    taught = _evidence(test)
+    test = measure_of(task_rows)
+    taught = evidence_of(test)
     columns = [
         Column("method", lambda group: evidence.marked(group, taught)),
-        deviation(f"test {_name(test)}", test),
+        deviation(f"test {name_of(test)}", test),
         tables.interval("interquartile mean [95 %]", test, iqm),
         tables.against(BASELINE, f"against {BASELINE} [95 %]", test),
         deviation("its student", Measure(f"student_{test.metric}", test.scale)),
@@ -144,25 +145,27 @@ def _sections(rows: Sequence[Row], task: str, task_rows: Sequence[Row]) -> list[
     return [Section.of(tables.heading(task_rows[0]), columns, groups, text, shown=5), *diverged]
 
 
-def _evidence(test: Measure) -> evidence.EvidenceOf:
+def evidence_of(test: Measure) -> evidence.EvidenceOf:
     """The share of LoT's term in the loss, and the difference to the model that is trained alone."""
     return evidence.beside(lambda group: BASELINE, "term_share", test)
 
 
-def _measure(rows: Sequence[Row]) -> Measure:
+def measure_of(rows: Sequence[Row]) -> Measure:
+    """What models are compared by: accuracy on test in percent, or perplexity."""
     metric = next(row.metric for row in rows if row.metric.startswith("test_"))
     return Measure(metric, 100 if metric == "test_accuracy" else 1)
 
 
-def _name(measure: Measure) -> str:
+def name_of(measure: Measure) -> str:
+    """The name of such a measure: `accuracy %`."""
     return measure.metric.removeprefix("test_") + (" %" if measure.scale == 100 else "")
 
 
 def _curves(tasks: Mapping[str, Sequence[Row]]) -> Figure | None:
     """Draws the model (solid) and its student (dashed) on validation data: means and ranges over seeds."""
     parts = {f"{task}, {rows[0].student}": grouped(rows, METHODS) for task, rows in tasks.items()}
-    measure = _measure([row for rows in tasks.values() for row in rows]) if tasks else Measure("")
-    x, y = "epochs of the model that is kept (dashed: its student)", f"{_name(measure)} on validation data"
+    measure = measure_of([row for rows in tasks.values() for row in rows]) if tasks else Measure("")
+    x, y = "epochs of the model that is kept (dashed: its student)", f"{name_of(measure)} on validation data"
     figure = curves(parts, x, y, dashed=2, scale=(1, measure.scale), band="range")
     for axis in figure.axes if figure and measure.metric == "test_perplexity" else []:
         axis.set_yscale("log")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from benchmarks.lot.methods import Method
-from benchmarks.lot.problem import Batch, Problem
+from benchmarks.lot.problem import Batch, Problem, parameters_of
 from meta import LoT
 from meta.saving.generators import Generators
 from teachenv.experiment import loop
@@ -21,6 +21,9 @@ from teachenv.experiment.loop import Record
 from teachenv.experiment.precision import matmuls
 from teachenv.randomness import Purpose, torch_seed
 from teachenv.schedules import make_schedule
+
+Compared = Literal["train", "valid"]
+"""Where a student is compared with its model at the end of a training."""
 
 
 def train(problem: Problem, method: Method, seed: int, folder: Path, *, test: bool = True) -> Outcome:
@@ -31,7 +34,8 @@ def train(problem: Problem, method: Method, seed: int, folder: Path, *, test: bo
         method: how.
         seed: decides all randomness.
         folder: where the training is kept, and from where it goes on.
-        test: whether test is touched: by model and student at their best epochs on valid, and by the model at the end.
+        test: whether the training is measured: on test, by model and student at their best epochs on valid, and by the
+            model at the end; and how far the student is from the model at the end, on training and validation data.
     """
     start, guide, records = time.perf_counter(), None, []
     with matmuls("medium"):
@@ -46,6 +50,9 @@ def train(problem: Problem, method: Method, seed: int, folder: Path, *, test: bo
     if method.students:
         values["term_share"] = _share(record)
     if test:
+        if run.imitators:
+            for split in get_args(Compared):
+                values[f"student_kl_{split}"] = problem.imitability(run.model, run.imitators[0], split)
         values[f"last_test_{metric}"] = problem.evaluate(run.shown, "test")
         values[f"test_{metric}"] = problem.evaluate(run.at_best(record), "test")
         if run.imitators:
@@ -62,6 +69,7 @@ def train(problem: Problem, method: Method, seed: int, folder: Path, *, test: bo
                 for point in record.curve
             ],
             "teacher_steps": teacher_steps,
+            "parameters": [parameters_of(network) for network in (run.model, *run.imitators)],
         },
         versions={"matmul_precision": "medium", "precision": problem.precision},
     )

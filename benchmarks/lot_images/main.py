@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from benchmarks.lot import main as lot
-from benchmarks.lot.main import Further, Presets, Study, StudyOptions, check_names_differ
+from benchmarks.lot.main import Further, Presets, Study, StudyOptions, Tuned, check_names_differ
 from benchmarks.lot.methods import LOT, Method
 from benchmarks.lot.regularisers import Regime
 from benchmarks.lot_images import imitation, report
@@ -60,6 +60,16 @@ _OVERFITTING: Mapping[Presets, tuple[Size, ...]] = {
     ),
     "paper": (Size("cifar100", "preresnet-20", 180, 3),),
 }
+# Of these, where students of several sizes are compared.
+_SIZED: Mapping[Presets, tuple[Size, ...]] = {
+    "smoke": _OVERFITTING["smoke"],
+    "laptop": (Size("mnist", "mlp-200", 40, 5, 5_000),),
+    "paper": (
+        Size("mnist", "mlp-200", 40, 10, 5_000),
+        Size("cifar10", "cnn", 30, 10, 5_000),
+        *_OVERFITTING["paper"],
+    ),
+}
 _NOISES = 0.0, 0.4
 # Images beside the training images, with labels as wrong as theirs.
 _VALIDATION = 1_000
@@ -72,9 +82,10 @@ class Options(StudyOptions):
 
     study: tuple[Study | Literal["imitation"], ...] = ("table",)  # type: ignore[assignment]
     """What is asked: table (with students and without), peers (mutual learning, self-distillation), alpha, n (student
-    steps for each of the teacher's), form (students that see labels, L2, two students), size (smaller and larger
-    students), regularisers (LoT beside weight decay, dropout and others where models overfit, each tuned), imitation
-    (is a teacher that generalises easier to imitate than one that knows shuffled labels by heart?)."""
+    steps for each of the teacher's), form (students that see labels, L2, two students), regularisers (LoT beside weight
+    decay, dropout and others where models overfit, each tuned), sizes (students of shares of the model's parameters,
+    there too), imitation (is a teacher that generalises easier to imitate than one that knows shuffled labels by
+    heart?)."""
 
     task: Literal["mnist", "cifar10", "cifar100", "image-folder", "synthetic"] | None = None
     """Data: mnist, cifar10, cifar100, image-folder (see --dataset), synthetic (made here); by default the preset's."""
@@ -86,7 +97,7 @@ class Options(StudyOptions):
     """Side to which the images of a folder are resized."""
 
     label_noise: tuple[float, ...] | None = None
-    """Shares of wrong labels (any other class), for the study regularisers; by default 0 and 0.4."""
+    """Shares of wrong labels (any other class), for the studies regularisers (by default 0 and 0.4) and sizes (0.4)."""
 
     model: str | None = None
     """Teacher: preresnet-20 (or 8, 14, 32, 56, 110), resnet-18, resnet-50, mobilenet-v2, vit, swin, mlp-200, cnn."""
@@ -140,14 +151,14 @@ def _sized(options: Options, size: Size, **more: Any) -> ImageProblem:
     )
 
 
-def regimes(options: Options) -> dict[str, Regime]:
+def regimes(options: Options, study: Tuned) -> dict[str, Regime]:
     """Where networks overfit, by the task's name in rows; options narrow it."""
     chosen: dict[str, Regime] = {}
     rates = {name: _RATES[name] for name in _RATES if options.optimizer in (None, name)}
-    noises = options.label_noise or _NOISES
+    noises = options.label_noise or (_NOISES if study == "regularisers" else _NOISES[-1:])
     if options.preset == "smoke":
         rates, noises = {name: values[:1] for name, values in rates.items()}, noises[-1:]
-    sizes = _OVERFITTING[options.preset]
+    sizes = (_OVERFITTING if study == "regularisers" else _SIZED)[options.preset]
     for size in [size for size in sizes if size.task == options.task] or sizes:
         plain = _sized(options, size, augment=False, batch_size=100, weight_decay=0.0)
         images = plain.task_options.get("pool_size")
@@ -172,4 +183,4 @@ def run(options: Options) -> None:
 
         cases = [imitation.case(NAME, images, kind, seed) for seed in range(seeds) for kind in KINDS]
         further = Further("imitation", cases, imitations)
-    lot.run(NAME, options, {images.task: images}, seeds, lambda: regimes(options), further=further)
+    lot.run(NAME, options, {images.task: images}, seeds, lambda study: regimes(options, study), further=further)

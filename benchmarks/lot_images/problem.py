@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.lot.problem import Batch, Problem, Reader, Reading, Role
-from benchmarks.lot_images.networks import PLAIN, make_network, other_sizes
+from benchmarks.lot.problem import Batch, Problem, Reader, Reading, Role, Split
+from benchmarks.lot_images.networks import PLAIN, make_network, of_share
 from teachenv.experiment.precision import has_bfloat16
 from teachenv.randomness import Purpose, generator
 from teachenv.tasks import Task, make_task
@@ -110,11 +110,10 @@ class ImageProblem(Problem):
         """The precision in which networks are called: bfloat16 for deep ones where this machine is fast at it."""
         return "bfloat16" if has_bfloat16() and self.model not in PLAIN else "float32"
 
-    @property
-    def sizes(self) -> dict[str, Problem]:
-        """Students with half of the parameters or fewer, and with twice as many or more, as far as there are any."""
-        students = other_sizes(self.model, self._shape, self.data.task.num_outputs)
-        return {label: replace(self, student=name) for label, name in students.items()}
+    def with_students(self, share: float) -> Problem:
+        """The problem with students of the model's kind and a share of its parameters."""
+        student = of_share(self.model, share, self._shape, self.data.task.num_outputs)
+        return replace(self, student=None if student == self.model else student)
 
     def network(self, role: Role) -> nn.Module:
         """Makes a network, initialised from torch's global generator."""
@@ -151,6 +150,12 @@ class ImageProblem(Problem):
         if self.augment and self.data.task.augment is not None:
             chosen = self.data.task.augment(chosen, generator(seed, Purpose.AUGMENTATION, 2 * step + for_students))
         return chosen, labels[order]
+
+    def read(self, network: nn.Module, split: Split) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """The logits (n, classes) of a network on a split that is not augmented, and its labels (n,), part by part."""
+        images, labels = getattr(self.data, split)
+        for some, of_them in zip(*(torch.split(part, _EVALUATION_BATCH) for part in (images, labels)), strict=True):
+            yield self.logits(network, some), of_them
 
     def evaluate(self, network: nn.Module, split: Literal["valid", "test"]) -> float:
         """Measures the accuracy."""

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from benchmarks.lot import main as lot
-from benchmarks.lot.main import Presets, StudyOptions
+from benchmarks.lot.main import Presets, StudyOptions, Tuned
 from benchmarks.lot.methods import LOT, Method
 from benchmarks.lot.regularisers import Regime
-from benchmarks.lot_language.problem import LanguageProblem
+from benchmarks.lot_language.problem import FrequentWords, LanguageProblem
 from benchmarks.options import Names
 from teachenv.data import LANGUAGE
 
@@ -167,8 +167,10 @@ def problems(options: Options) -> dict[str, LanguageProblem]:
     return chosen
 
 
-def regimes(options: Options) -> dict[str, Regime]:
+def regimes(options: Options, study: Tuned) -> dict[str, Regime]:
     """Where models overfit, by the task's name in rows: few words, and no dropout; options narrow it."""
+    if study == "sizes" and options.preset != "paper":
+        return _sized(options)
     preset = options.preset
     corpus = options.corpus or ("numbers" if preset == "smoke" else "ptb")
     few = 1 if preset == "smoke" else None
@@ -188,6 +190,27 @@ def regimes(options: Options) -> dict[str, Regime]:
     return chosen
 
 
+def _sized(options: Options) -> dict[str, Regime]:
+    """Where students of several sizes are compared: 1,000 words in small minibatches, for which minutes are enough."""
+    smoke, tokens = options.preset == "smoke", options.train_size or _OVERFITTING[options.preset][0]
+    corpus = options.corpus or ("numbers" if smoke else "ptb")
+    problem = FrequentWords(
+        corpus,
+        "lstm",
+        {"width": 16 if smoke else 100, "layers": 2, "dropout": 0.0},
+        epochs=options.epochs or (1 if smoke else 12),
+        learning_rate=1e-3,
+        clip=0.25,
+        batch_size=10,
+        bptt=20,
+        train_size=tokens,
+        data_root=options.root,
+        words=20 if smoke else 1000,
+    )
+    rates = {"adam": _RATES["adam"][: 1 if smoke else None]} if options.optimizer != "sgd" else {"sgd": _RATES["sgd"]}
+    return {f"{corpus}-{tokens}": Regime(problem, rates, 1 if smoke else 3)}
+
+
 def run(options: Options) -> None:
     """Runs what the folder does not hold yet; writes rows, tables and figures."""
     # The tables show all models, whichever this command trains.
@@ -195,4 +218,4 @@ def run(options: Options) -> None:
     models = [m for m in get_args(Model) if options.preset != "released" or f"{corpus}-{m}" in _RECIPES]
     shown = problems(replace(options, model=tuple(models)))
     seeds = options.seeds or SEEDS[options.preset]
-    lot.run(NAME, options, asked, seeds, lambda: regimes(options), shown)
+    lot.run(NAME, options, asked, seeds, lambda study: regimes(options, study), shown)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.lot.problem import Batch, Problem, Reader, Reading, Role
+from benchmarks.lot.problem import Batch, Problem, Reader, Reading, Role, Split, nearest_width, parameters_of
 from teachenv.data import Corpus, columns, load_language
 from teachenv.randomness import Purpose, generator
 from teachenv.students.language import LanguageModel, make_language_model
@@ -25,8 +25,8 @@ Piece = tuple[bool, torch.Tensor]
 
 
 @functools.lru_cache(maxsize=1)
-def _corpus(name: str, data_root: str | None, train_size: int | None) -> Corpus:
-    return load_language(name, data_root=data_root, train_size=train_size)
+def _corpus(name: str, data_root: str | None, train_size: int | None, words: int | None) -> Corpus:
+    return load_language(name, data_root=data_root, train_size=train_size, words=words)
 
 
 class TextReader(Reader):
@@ -87,7 +87,7 @@ class LanguageProblem(Problem):
     @property
     def data(self) -> Corpus:
         """The corpus, read once in a process."""
-        return _corpus(self.corpus, self.data_root, self.train_size)
+        return _corpus(self.corpus, self.data_root, self.train_size, None)
 
     @property
     def dataset(self) -> str:
@@ -99,14 +99,21 @@ class LanguageProblem(Problem):
         """The teacher's network in words."""
         return " ".join([self.model, *(f"{name} {value}" for name, value in self.options.items())])
 
-    @property
-    def sizes(self) -> dict[str, Problem]:
-        """The problem with students of half the width and of twice the width."""
+    def with_students(self, share: float) -> Problem:
+        """The problem with students of the model's kind and a share of its parameters; widths keep their ratios."""
         widths = {name: self.options[name] for name in ("embedding", "width", "inner") if name in self.options}
-        return {
-            label: replace(self, student_options={**self.options, **{n: round(v * factor) for n, v in widths.items()}})
-            for label, factor in (("smaller", 0.5), ("larger", 2.0))
-        }
+        own = self.options["width"]
+
+        def options(width: int) -> dict[str, Any]:
+            return {**self.options, **{name: max(1, round(value * width / own)) for name, value in widths.items()}}
+
+        def parameters(width: int) -> int:
+            with torch.device("meta"):
+                network = make_language_model(self.model, len(self.data.vocabulary), **options(width))
+            return parameters_of(network)
+
+        width = nearest_width(parameters, own, share)
+        return replace(self, student=None, student_options=None if width == own else options(width))
 
     def changed(self, options: Mapping[str, Any]) -> Problem:
         """The problem with other options; dropout is one of the networks'."""
@@ -142,21 +149,43 @@ class LanguageProblem(Problem):
         piece = text[place]
         return (for_students, piece[:-1]), piece[1:]
 
-    def evaluate(self, network: nn.Module, split: Literal["valid", "test"]) -> float:
-        """Perplexity over all words of a split but the first of each column."""
+    def read(self, network: nn.Module, split: Split) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """The logits (T, B, words) of a network that reads a split, and the next words (T, B), piece by piece."""
         assert isinstance(network, LanguageModel)
         tokens: np.ndarray = getattr(self.data, split)
-        text, state, total, count = torch.from_numpy(columns(tokens, _EVALUATION_BATCH)), None, 0.0, 0
+        text, state = torch.from_numpy(columns(tokens, _EVALUATION_BATCH)), None
         network.eval()
+        for start in range(0, len(text) - 1, self.bptt):
+            stop = min(start + self.bptt, len(text) - 1)
+            spoken = network(text[start:stop], state)
+            state = spoken.state
+            yield spoken.logits, text[start + 1 : stop + 1]
+
+    def evaluate(self, network: nn.Module, split: Literal["valid", "test"]) -> float:
+        """Perplexity over all words of a split but the first of each column."""
+        total, count = 0.0, 0
         with torch.no_grad():
-            for start in range(0, len(text) - 1, self.bptt):
-                stop = min(start + self.bptt, len(text) - 1)
-                spoken = network(text[start:stop], state)
-                state, targets = spoken.state, text[start + 1 : stop + 1]
-                loss = nn.functional.cross_entropy(spoken.logits.flatten(0, 1), targets.flatten(), reduction="sum")
+            for logits, targets in self.read(network, split):
+                loss = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
                 total, count = total + float(loss), count + targets.numel()
         return math.exp(min(total / count, 50.0))
 
     def reader(self) -> Reader:
         """Makes the reader, which carries what networks remember."""
         return TextReader()
+
+
+@dataclass(frozen=True)
+class FrequentWords(LanguageProblem):
+    """A corpus of which the most frequent words alone are told apart.
+
+    Attributes:
+        words: how many, with the unknown one, which all others are.
+    """
+
+    words: int = field(default=1000, kw_only=True)
+
+    @property
+    def data(self) -> Corpus:
+        """The corpus, read once in a process."""
+        return _corpus(self.corpus, self.data_root, self.train_size, self.words)

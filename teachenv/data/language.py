@@ -52,7 +52,8 @@ class Corpus:
         name: the corpus's name, as `load_language` was called with it.
         dataset: what the data really is: the name, or `"<name>-subset-<training tokens>"` if they are not the whole
             official release.
-        vocabulary: the words; the number of a word is its place, frequent ones first.
+        vocabulary: the words; the number of a word is its place, frequent ones first (of `words=` given, `<unk>`
+            may be the last).
         train: the text to learn from, (tokens,) int64.
         valid: the text to select on, likewise.
         test: the text to report on, likewise.
@@ -67,7 +68,11 @@ class Corpus:
 
 
 def load_language(
-    name: str, *, data_root: str | os.PathLike[str] | None = None, train_size: int | None = None
+    name: str,
+    *,
+    data_root: str | os.PathLike[str] | None = None,
+    train_size: int | None = None,
+    words: int | None = None,
 ) -> Corpus:
     """Loads a corpus.
 
@@ -76,10 +81,12 @@ def load_language(
             additions in English number words, made here, of which a model can learn grammar and arithmetic.
         data_root: where the files are; None: the usual places (see `teachenv.data.root`).
         train_size: keep the first so many training tokens; None: all. The vocabulary stays.
+        words: keep the most frequent words of the whole training text, so many with `<unk>`, which all others become;
+            None: all. Perplexities of vocabularies of different sizes cannot be compared.
 
     Raises:
         DatasetUnavailable: the files cannot be had, or one is empty or no text.
-        ValueError: an unknown name, or more tokens than there are.
+        ValueError: an unknown name, more tokens or more words than there are, or fewer than two words.
 
     Warns:
         UserWarning: the files are not the official ones; `dataset` then says so.
@@ -92,14 +99,26 @@ def load_language(
             counts.setdefault(UNKNOWN, 0)
     # Sorted: words of one frequency would else be in the order of the file, and a subset's in another.
     vocabulary = tuple(sorted(counts, key=lambda word: (-counts[word], word)))
+    if words is not None:
+        vocabulary = _most_frequent(vocabulary, words, name)
     number = {word: place for place, word in enumerate(vocabulary)}
     unknown = number.get(UNKNOWN, -1)
     arrays = {s: np.array([number.get(word, unknown) for word in texts[s]], dtype=np.int64) for s in SPLITS}
+    few = "" if words is None else f"-{words}-words"
+    dataset += few
     if train_size is not None:
         if not 0 < train_size <= len(arrays["train"]):
             raise ValueError(f"found train_size={train_size}, expected 1 to {len(arrays['train'])}, which {name} has")
-        arrays["train"], dataset = arrays["train"][:train_size], f"{name}-subset-{train_size}"
+        arrays["train"], dataset = arrays["train"][:train_size], f"{name}{few}-subset-{train_size}"
     return Corpus(name, dataset, vocabulary, **arrays)
+
+
+def _most_frequent(vocabulary: tuple[str, ...], words: int, name: str) -> tuple[str, ...]:
+    """The first words of a vocabulary, with the unknown one, which is the last if it is none of them."""
+    if not 2 <= words <= len(vocabulary):
+        raise ValueError(f"found words={words}, expected 2 to {len(vocabulary)}, which {name} has")
+    kept = vocabulary[:words]
+    return kept if UNKNOWN in kept or words == len(vocabulary) else (*kept[:-1], UNKNOWN)
 
 
 def load_words(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +12,12 @@ from typing import Any, TypeAlias
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from benchmarks.__main__ import main as command_line
 from benchmarks.lot import report
 from benchmarks.lot.methods import LOT, METHODS, PEERS, TABLE, Method
-from benchmarks.lot.problem import Problem
+from benchmarks.lot.problem import Problem, nearest_width, parameters_of
 from benchmarks.lot.work import Run, train
 from benchmarks.lot_images import imitation, networks
 from benchmarks.lot_images import main as images_main
@@ -192,39 +194,49 @@ def test_images_of_an_epoch_are_each_seen_once() -> None:
     assert not valid & {image.numpy().tobytes() for image in pool}
 
 
-def test_students_have_sizes() -> None:
-    def parameters(problem: Problem, role: Any) -> int:
-        return sum(p.numel() for p in problem.network(role).parameters())
-
-    for problem in (TEXT, PROBLEMS["awd-lstm"], PROBLEMS["transformer-xl"], replace(PICTURES, model="preresnet-20")):
-        small, large = problem.sizes.values()
-        own = parameters(problem, "teacher")
-        assert parameters(problem, "student") == own == parameters(small, "teacher")
-        assert parameters(small, "student") < own < parameters(large, "student")
-
-
-@functools.cache
-def parameters(name: str, shape: tuple[int, int, int]) -> int:
-    with torch.device("meta"):
-        return sum(p.numel() for p in networks.make_network(name, shape, 7).parameters())
-
-
 @pytest.mark.parametrize(
-    ("name", "shape"),
+    "problem",
     [
-        *((name, (3, 32, 32)) for name in networks.NETWORKS),
-        *((name, (1, 28, 28)) for name in networks.NETWORKS if name not in ("vit", "swin")),
-        *((name, (3, 72, 72)) for name in networks.NETWORKS if name != "vit"),
+        TEXT, PROBLEMS["awd-lstm"], PROBLEMS["transformer-xl"], PICTURES, replace(PICTURES, model="cnn"),
+        replace(PICTURES, model="mlp-200"),
     ],
-)
-def test_other_sizes_are_what_they_are_called(name: str, shape: tuple[int, int, int]) -> None:
+    ids=lambda problem: problem.model,
+)  # fmt: skip
+def test_students_have_the_share_of_parameters_that_is_nearest(problem: Problem) -> None:
+    def parameters(problem: Problem, role: Any) -> int:
+        return parameters_of(problem.network(role))
+
     state = torch.get_rng_state()
-    found = networks.other_sizes(name, shape, 7)
+    found = {share: problem.with_students(share) for share in (4.0, 1.0, 0.25, 1 / 16)}
     assert torch.equal(torch.get_rng_state(), state)
-    for label, other in found.items():
-        ratio = parameters(other, shape) / parameters(name, shape)
-        assert ratio <= 0.5 if label == "smaller" else ratio >= 2
-    assert set(found) >= {"preresnet-8": {"larger"}, "preresnet-110": {"smaller", "larger"}}.get(name, set())
+    own = parameters(problem, "teacher")
+    shares = {share: parameters(other, "student") / own for share, other in found.items()}
+    assert shares[1.0] == 1.0
+    assert found[1.0] == problem
+    assert all(parameters(other, "teacher") == own for other in found.values())
+    assert sorted(shares.values(), reverse=True) == list(shares.values())
+    assert shares[4.0] == pytest.approx(4.0, rel=0.2)
+
+
+def test_the_nearest_width_is_nearest() -> None:
+    for width, share in itertools.product((1, 7, 50), (1 / 64, 1 / 3, 0.5, 1.0, 2.5)):
+        errors = {w: abs(w * (w + 3) - share * width * (width + 3)) for w in range(1, 4 * width)}
+        assert errors[nearest_width(lambda w: w * (w + 3), width, share)] == min(errors.values())
+
+
+def test_a_network_without_a_width_has_no_students_of_a_share() -> None:
+    with pytest.raises(ValueError, match=r"network 'vit' has one width; .* need mlp-200, cnn"):
+        networks.of_share("vit", 0.25, (3, 32, 32), 10)
+
+
+@pytest.mark.parametrize("problem", [TEXT, PICTURES], ids=["text", "images"])
+def test_imitability_is_the_mean_divergence_of_all_decisions(problem: Problem) -> None:
+    model, student = problem.network("teacher"), problem.with_students(0.25).network("student")
+    with torch.no_grad():
+        taught, given = (torch.cat([z.flatten(0, -2) for z, _ in problem.read(n, "valid")]) for n in (model, student))
+    expected = F.kl_div(given.log_softmax(-1), taught.log_softmax(-1), log_target=True, reduction="batchmean")
+    assert problem.imitability(model, student, "valid") == pytest.approx(float(expected), rel=1e-4)
+    assert problem.imitability(model, model, "train") == 0.0
 
 
 def test_spurious_labels_are_the_others_shuffled() -> None:
@@ -285,10 +297,10 @@ def test_the_image_command_asks_all_studies(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setitem(images_main.SIZES, "smoke", size)  # type: ignore[arg-type]
     monkeypatch.setattr(images_problem, "has_bfloat16", lambda: True)
     command = ["lot_images", "--preset", "smoke", "--backend", "inline", "--out", str(tmp_path)]
-    command += ["--study", "n", "form", "size", "imitation", "--methods", "lot:n-2", "lot:l2", "lot:student-larger"]
+    command += ["--study", "n", "form", "imitation", "--methods", "lot:n-2", "lot:l2"]
     assert command_line(command) == 0
     rows = read_rows(tmp_path / "results.jsonl")
-    methods = {"lot:n-2", "lot:l2", "lot:student-larger", *(f"imitate:{kind}" for kind in imitation.KINDS)}
+    methods = {"lot:n-2", "lot:l2", *(f"imitate:{kind}" for kind in imitation.KINDS)}
     assert {row.method for row in rows} == methods
     assert "| spurious |" in (tmp_path / "imitation.md").read_text()
     assert {row.versions["precision"] for row in rows} == {"bfloat16"}

@@ -167,7 +167,7 @@ def test_a_line_says_whether_its_students_taught(values: list[float], share: flo
 def test_the_command_tunes_and_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = {"lot": regularisers((4.0,), (1,))["lot"], "teacher-only": regularisers(None, ())["teacher-only"]}
     monkeypatch.setattr(images_main, "_RATES", {"adam": (1e-3,)})
-    monkeypatch.setattr(images_main.Options, "compared", lambda self: few)
+    monkeypatch.setattr(images_main.Options, "compared", lambda self, study: few)
     command = ["lot_images", "--preset", "smoke", "--study", "regularisers", "--train-size", "24", "--label-noise"]
     command += ["0.4", "--backend", "inline", "--out", str(tmp_path), "--methods", "lot", "teacher-only"]
     assert command_line(command) == 0

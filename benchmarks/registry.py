@@ -85,7 +85,7 @@ BENCHMARKS: dict[str, Entry] = {
         summary="Do language models that students can imitate (LoT) generalise better, at equal steps and in total?",
         minutes={
             "smoke": "1 min",
-            "laptop": "2.7 h",
+            "laptop": "2.7 h (sizes 30 min on one core, estimated)",
             "released": "weeks (estimated)",
             "paper": "days, for a GPU",
         },
@@ -100,7 +100,7 @@ BENCHMARKS: dict[str, Entry] = {
         summary="Do image classifiers that students can imitate (LoT) generalise better, at equal steps and in total?",
         minutes={
             "smoke": "1 min",
-            "laptop": "1.3 h (regularisers 6 h, estimated)",
+            "laptop": "1.3 h (regularisers 6 h, sizes 10 min on one core; estimated)",
             "released": "days, for a GPU",
             "paper": "days, for a GPU",
         },

@@ -162,6 +162,10 @@ class Problem(ABC):
                 total, count = total + float(imitability(logits, taught)) * targets.numel(), count + targets.numel()
         return total / count
 
+    def further(self, network: nn.Module) -> dict[str, float]:
+        """Measures on test what there is beside the metric, by name; the network is left in any mode."""
+        return {}
+
     def reader(self) -> Reader:
         """Makes a `Reader`, which calls networks."""
         return Reader()

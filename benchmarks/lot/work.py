@@ -54,7 +54,8 @@ def train(problem: Problem, method: Method, seed: int, folder: Path, *, test: bo
             for split in get_args(Compared):
                 values[f"student_kl_{split}"] = problem.imitability(run.model, run.imitators[0], split)
         values[f"last_test_{metric}"] = problem.evaluate(run.shown, "test")
-        values[f"test_{metric}"] = problem.evaluate(run.at_best(record), "test")
+        values |= problem.further(run.at_best(record))
+        values[f"test_{metric}"] = problem.evaluate(run.model, "test")
         if run.imitators:
             run.imitators[0].load_state_dict(record.best["student"].weights)
             values[f"student_test_{metric}"] = problem.evaluate(run.imitators[0], "test")

@@ -112,17 +112,18 @@ class ImageProblem(Problem):
 
     def with_students(self, share: float) -> Problem:
         """The problem with students of the model's kind and a share of its parameters."""
-        student = of_share(self.model, share, self._shape, self.data.task.num_outputs)
+        student = of_share(self.model, share, self.shape, self.data.task.num_outputs)
         return replace(self, student=None if student == self.model else student)
 
     def network(self, role: Role) -> nn.Module:
         """Makes a network, initialised from torch's global generator."""
         name = self.student if role == "student" and self.student is not None else self.model
-        network = make_network(name, self._shape, self.data.task.num_outputs, self.dropout)
+        network = make_network(name, self.shape, self.data.task.num_outputs, self.dropout)
         return network.to(memory_format=torch.channels_last)
 
     @property
-    def _shape(self) -> tuple[int, ...]:
+    def shape(self) -> tuple[int, ...]:
+        """Channels, height and width of the images."""
         return tuple(self.data.train[0].shape[1:])
 
     @property
@@ -143,13 +144,17 @@ class ImageProblem(Problem):
 
     def batch(self, seed: int, step: int, *, for_students: bool) -> Batch:
         """A minibatch of an epoch's order, each image once; the students' own has an order of its own."""
-        images, labels = self.data.train[0], self.labels(seed)
-        epoch, place = divmod(step, self.steps)
-        order = _order(seed, epoch, for_students, len(labels))[place * self.batch_size : (place + 1) * self.batch_size]
+        images, labels, order = self.data.train[0], self.labels(seed), self.chosen(seed, step, for_students)
         chosen = images[order]
         if self.augment and self.data.task.augment is not None:
             chosen = self.data.task.augment(chosen, generator(seed, Purpose.AUGMENTATION, 2 * step + for_students))
         return chosen, labels[order]
+
+    def chosen(self, seed: int, step: int, for_students: bool) -> np.ndarray:
+        """The places of a minibatch's images among the training images."""
+        epoch, place = divmod(step, self.steps)
+        order = _order(seed, epoch, for_students, len(self.data.train[1]))
+        return order[place * self.batch_size : (place + 1) * self.batch_size]
 
     def read(self, network: nn.Module, split: Split) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """The logits (n, classes) of a network on a split that is not augmented, and its labels (n,), part by part."""

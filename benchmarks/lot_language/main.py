@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -192,13 +192,13 @@ def regimes(options: Options, study: Tuned) -> dict[str, Regime]:
 
 def _sized(options: Options) -> dict[str, Regime]:
     """Where students of several sizes are compared: 1,000 words in small minibatches, for which minutes are enough."""
-    smoke, tokens = options.preset == "smoke", options.train_size or _OVERFITTING[options.preset][0]
+    smoke, tokens = options.preset == "smoke", options.train_size or (800 if options.preset == "smoke" else 10_000)
     corpus = options.corpus or ("numbers" if smoke else "ptb")
     problem = FrequentWords(
         corpus,
         "lstm",
         {"width": 16 if smoke else 100, "layers": 2, "dropout": 0.0},
-        epochs=options.epochs or (1 if smoke else 12),
+        epochs=options.epochs or (1 if smoke else 30),
         learning_rate=1e-3,
         clip=0.25,
         batch_size=10,
@@ -207,8 +207,9 @@ def _sized(options: Options) -> dict[str, Regime]:
         data_root=options.root,
         words=20 if smoke else 1000,
     )
-    rates = {"adam": _RATES["adam"][: 1 if smoke else None]} if options.optimizer != "sgd" else {"sgd": _RATES["sgd"]}
-    return {f"{corpus}-{tokens}": Regime(problem, rates, 1 if smoke else 3)}
+    optimizer = options.optimizer or "adam"
+    rates: dict[str, Sequence[float]] = {optimizer: _RATES[optimizer][1 : 2 if smoke else 3]}
+    return {f"{corpus}-{tokens}": Regime(problem, rates, 1 if smoke else 5)}
 
 
 def run(options: Options) -> None:

@@ -177,15 +177,18 @@ class LanguageProblem(Problem):
 
 @dataclass(frozen=True)
 class FrequentWords(LanguageProblem):
-    """A corpus of which the most frequent words alone are told apart.
+    """A corpus of which the most frequent words alone are told apart, and a part of the validation text is used.
 
     Attributes:
         words: how many, with the unknown one, which all others are.
+        valid_size: how many tokens of the validation text are used, from its beginning.
     """
 
     words: int = field(default=1000, kw_only=True)
+    valid_size: int = field(default=15_000, kw_only=True)
 
     @property
     def data(self) -> Corpus:
         """The corpus, read once in a process."""
-        return _corpus(self.corpus, self.data_root, self.train_size, self.words)
+        whole = _corpus(self.corpus, self.data_root, self.train_size, self.words)
+        return replace(whole, valid=whole.valid[: self.valid_size])

@@ -48,6 +48,20 @@ def test_the_number_words_are_a_text_that_is_always_the_same() -> None:
     assert len({tuple(array[:30]) for array in (corpus.train, corpus.valid, corpus.test)}) == 3
 
 
+def test_the_most_frequent_words_are_told_apart() -> None:
+    whole, few = load_language("numbers"), load_language("numbers", words=12, train_size=500)
+    assert few.dataset == "numbers-12-words-subset-500"
+    assert few.vocabulary == (*whole.vocabulary[:11], "<unk>")
+    for split in ("train", "valid", "test"):
+        all_words, kept = (getattr(corpus, split)[:500] for corpus in (whole, few))
+        assert np.array_equal(kept, np.minimum(all_words, 11))
+    again = load_language("numbers", words=len(whole.vocabulary))
+    assert np.array_equal(again.test, whole.test)
+    for words in (1, len(whole.vocabulary) + 1):
+        with pytest.raises(ValueError, match=f"found words={words}, expected 2 to {len(whole.vocabulary)}"):
+            load_language("numbers", words=words)
+
+
 NUMBERS = [number_words(n) for n in range(1000)]
 
 

@@ -229,8 +229,9 @@ def teacher_training(results: Results) -> Figure | None:
     if not shown:
         return None
     figure, axes = series.parted_panels(shown)
-    for axis, (_, _, groups) in zip(axes, shown, strict=True):
-        levels: list[float] = []
+    of_tasks: dict[str, list[float]] = {}
+    for axis, (title, _, groups) in zip(axes, shown, strict=True):
+        levels = of_tasks.setdefault(title, [])  # a task's panels share their axes
         for group in groups:
             look = results.look(group)
             if learns(group):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import sample_weights
+from benchmarks import sample_weights, schedules
 from benchmarks.attribution import report as attribution
 from benchmarks.compare.main import DISTILLATION, LOSSES
 from benchmarks.hypergradients import estimators
@@ -64,6 +64,9 @@ REPORTS: dict[str, Callable[[Sequence[Row]], Report]] = {
     "rl_students/table": rl_students.make,
     "sample_weights/table": lambda rows: sample_weights.make(
         Results(rows, {**sample_weights.METHODS, **dict.fromkeys(LEARN_FROM, Method())}, 3, "sample-weights")
+    ),
+    "schedules/table": lambda rows: schedules.make(
+        Results(rows, schedules.methods("learning-rate", 100), 3, "sample-weights")
     ),
     "throughput/table": throughput.make,
 }

@@ -129,6 +129,12 @@ BENCHMARKS: dict[str, Entry] = {
         summary="Does a learned schedule of the learning rate beat tuned constant, cosine, step and one-cycle ones?",
         minutes={"smoke": "1 min", "laptop": "3 h (digits 2 h; estimated)", "paper": "weeks (estimated)"},
     ),
+    # Eimer et al. 2021: a training whose learning rate is the action, elsewhere and here.
+    "dacbench": Entry(
+        options="benchmarks.dacbench:Options",
+        summary="Does DACBench's SGD environment give the same students here, and how many times as fast?",
+        minutes={"smoke": "1 min", "laptop": "20 min on one core (estimated)", "paper": "2 days (estimated)"},
+    ),
     # Hyperparameters of reinforcement learning as actions: Xu et al. 2018 beside teachers of this library.
     "rl_students": Entry(
         options="benchmarks.rl_students:Options",

@@ -1,0 +1,117 @@
+"""What is measured, and how much of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from benchmarks.dacbench.baselines import BASELINES
+from benchmarks.dacbench.instance import NETWORKS, Instance
+from benchmarks.options import Preset
+
+BATCH_SIZE = 32
+"""One of the two batch sizes in DACBench's sets of instances; with the other, 1,024, the reward is wrong there."""
+
+Measurement = Literal["trajectory", "baseline", "speed"]
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of everything a preset measures.
+
+    Attributes:
+        seeds: repetitions, unless `--seeds` says otherwise.
+        train: training images, a fifth of which are for validation.
+        test: test images.
+        trajectory: actions of a trajectory of steps, one of epochs, and one of steps of the convolutional network; 0:
+            there is none.
+        epochs: of a baseline's training.
+        turns: that each contender takes.
+        actions: one-step actions of a perceptron in a turn.
+        students: trained at once.
+        convolutions: whether the speed of the convolutional network is measured.
+    """
+
+    seeds: int
+    train: int
+    test: int
+    trajectory: tuple[int, int, int]
+    epochs: int
+    turns: int
+    actions: int
+    students: int
+    convolutions: bool = True
+
+
+SIZES: dict[Preset, Size] = {
+    "smoke": Size(1, 600, 100, (5, 2, 0), 2, 1, 2, 4, convolutions=False),
+    "laptop": Size(3, 6_000, 1_000, (50, 3, 15), 5, 3, 10, 64),
+    "paper": Size(5, 60_000, 10_000, (200, 5, 50), 100, 11, 20, 64),
+}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One piece of work.
+
+    Attributes:
+        measurement: see `benchmarks.dacbench`.
+        network: a name in `NETWORKS`.
+        by_epoch: whether an action holds for an epoch, or for a step.
+        actions: in an episode, or in a turn.
+        baseline: a name in `BASELINES`, of a baseline.
+    """
+
+    measurement: Measurement
+    network: str
+    by_epoch: bool
+    actions: int
+    baseline: str | None = None
+
+    @property
+    def method(self) -> str:
+        """What its rows are called after: the baseline, or how long an action holds."""
+        return self.baseline or ("epoch" if self.by_epoch else "step")
+
+    def instance(self, seed: int, cutoff: int | None = None) -> Instance:
+        """What is trained; the cutoff is the number of actions unless told otherwise."""
+        return Instance(
+            network=NETWORKS[self.network],
+            batch_size=BATCH_SIZE,
+            cutoff=self.actions if cutoff is None else cutoff,
+            by_epoch=self.by_epoch,
+            seed=seed,
+        )
+
+    def config(self, size: Size) -> dict[str, Any]:
+        """What shapes its numbers, as rows have it."""
+        config: dict[str, Any] = {
+            "measurement": self.measurement,
+            "batch_size": BATCH_SIZE,
+            "train": size.train,
+            "test": size.test,
+            "actions": self.actions,
+        }
+        return config | ({"turns": size.turns, "students": size.students} if self.measurement == "speed" else {})
+
+
+def measured(size: Size, compared: bool) -> Iterator[Measured]:
+    """The pieces of work of a preset, the most telling first.
+
+    Args:
+        size: how much.
+        compared: whether DACBench is there to be compared with; trajectories need it.
+    """
+    steps, epochs, of_convolutions = size.trajectory
+    if compared:
+        yield Measured("trajectory", "mlp", False, steps)
+        yield Measured("trajectory", "mlp", True, epochs)
+    if compared and of_convolutions:
+        yield Measured("trajectory", "dacbench-cnn-without-dropout", False, of_convolutions)
+    yield Measured("speed", "mlp", False, size.actions)
+    yield Measured("speed", "mlp", True, 1)
+    if size.convolutions:
+        yield Measured("speed", "dacbench-cnn", False, 1)
+    for baseline in BASELINES:
+        yield Measured("baseline", "mlp", True, size.epochs, baseline)

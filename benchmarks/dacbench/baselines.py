@@ -28,8 +28,8 @@ def cosine(rate: float, actions: int, seed: int) -> list[float]:
 def cosine_as_released(rate: float, actions: int, seed: int) -> list[float]:
     """What `dacbench.envs.policies.sgd_ca.CosineAnnealingAgent` 0.5.6 gives with `t_max=actions`.
 
-    Its recursion multiplies the rate of the action before by a factor, but that rate stays the first one: the rate
-    hardly falls until the last actions.
+    Its recursion multiplies the rate of the action before by a factor, but what it keeps as that rate stays the first
+    one: rates fall late, and not to 0.
     """
     factors = [
         (1 + math.cos(math.pi * t / actions)) / (1 + math.cos(math.pi * (t - 1) / actions)) for t in range(actions)

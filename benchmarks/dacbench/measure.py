@@ -179,7 +179,8 @@ def plain_actions(instance: Instance, task: Task, seed: int) -> Iterator[float]:
             loss.item()  # which the others report too
         network.eval()
         with torch.no_grad():
-            yield F.nll_loss(network(inputs[validation]), targets[validation]).item()
+            validated = F.nll_loss(network(inputs[validation]), targets[validation]).item()
+        yield validated  # outside of the block, which would hold for others meanwhile
 
 
 _MEASUREMENTS: dict[str, Callable[[Measured, Task, int, Size, bool, Path], Values]] = {

@@ -29,8 +29,9 @@ class Size:
         epochs: of a baseline's training.
         turns: that each contender takes.
         actions: one-step actions of a perceptron in a turn.
-        students: trained at once.
-        convolutions: whether the speed of the convolutional network is measured.
+        students: perceptrons trained at once.
+        convolutions: convolutional networks trained at once, which are trained one after the other in any case; 0:
+            their speed is not measured.
     """
 
     seeds: int
@@ -41,13 +42,13 @@ class Size:
     turns: int
     actions: int
     students: int
-    convolutions: bool = True
+    convolutions: int
 
 
 SIZES: dict[Preset, Size] = {
-    "smoke": Size(1, 600, 100, (5, 2, 0), 2, 1, 2, 4, convolutions=False),
-    "laptop": Size(3, 6_000, 1_000, (50, 3, 15), 5, 3, 10, 64),
-    "paper": Size(5, 60_000, 10_000, (200, 5, 50), 100, 11, 20, 64),
+    "smoke": Size(1, 600, 100, (5, 2, 0), 2, 1, 2, 4, 0),
+    "laptop": Size(3, 3_000, 1_000, (50, 3, 15), 5, 3, 10, 64, 8),
+    "paper": Size(5, 60_000, 10_000, (200, 5, 50), 100, 11, 20, 64, 64),
 }
 
 
@@ -61,6 +62,7 @@ class Measured:
         by_epoch: whether an action holds for an epoch, or for a step.
         actions: in an episode, or in a turn.
         baseline: a name in `BASELINES`, of a baseline.
+        students: how many are trained at once, where speed is measured.
     """
 
     measurement: Measurement
@@ -68,6 +70,7 @@ class Measured:
     by_epoch: bool
     actions: int
     baseline: str | None = None
+    students: int = 1
 
     @property
     def method(self) -> str:
@@ -93,7 +96,7 @@ class Measured:
             "test": size.test,
             "actions": self.actions,
         }
-        return config | ({"turns": size.turns, "students": size.students} if self.measurement == "speed" else {})
+        return config | ({"turns": size.turns, "students": self.students} if self.measurement == "speed" else {})
 
 
 def measured(size: Size, compared: bool) -> Iterator[Measured]:
@@ -109,9 +112,9 @@ def measured(size: Size, compared: bool) -> Iterator[Measured]:
         yield Measured("trajectory", "mlp", True, epochs)
     if compared and of_convolutions:
         yield Measured("trajectory", "dacbench-cnn-without-dropout", False, of_convolutions)
-    yield Measured("speed", "mlp", False, size.actions)
-    yield Measured("speed", "mlp", True, 1)
+    yield Measured("speed", "mlp", False, size.actions, students=size.students)
+    yield Measured("speed", "mlp", True, 1, students=size.students)
     if size.convolutions:
-        yield Measured("speed", "dacbench-cnn", False, 1)
+        yield Measured("speed", "dacbench-cnn", False, 1, students=size.convolutions)
     for baseline in BASELINES:
         yield Measured("baseline", "mlp", True, size.epochs, baseline)

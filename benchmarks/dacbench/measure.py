@@ -106,7 +106,7 @@ def _speed(case: Measured, task: Task, seed: int, size: Size, compared: bool, fo
     contenders = {
         "plain": (_plain(instance, task, seed), 1),
         "single": (_single(instance, task, seed), 1),
-        "vector": (_vector(instance, task, seed, size.students), size.students),
+        "vector": (_vector(instance, task, seed, case.students), case.students),
     }
     if compared:
         contenders["dacbench"] = (_dacbench(instance, folder), 1)

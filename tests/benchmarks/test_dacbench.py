@@ -22,7 +22,7 @@ from teachenv.experiment.row import Row
 from teachenv.experiment.rows import read_rows
 from teachenv.tasks.base import Task
 
-TINY = Size(1, 120, 70, (3, 2, 0), 2, 1, 1, 2, convolutions=False)
+TINY = Size(1, 120, 70, (3, 2, 0), 2, 1, 1, 2, 0)
 with_dacbench = pytest.mark.skipif(theirs.installed() is None, reason="DACBench is not installed: see the extra peers")
 
 

@@ -49,6 +49,7 @@ SHORTER = {
     'get_dummies': {'table["kind"])': 'table["kind"]), rounds=1, repeats=1, steps=30'},
     "TeachCIFAR-v0": {"horizon=5": "horizon=2", "dev_size=200": "dev_size=20"},
     "steps_per_action=5, horizon=100": {"horizon=100": "horizon=20", "learn(20)": "learn(4)"},
+    "by_rate = ": {"num_envs=64": "num_envs=2", "(64, 1)": "(2, 1)"},
     "total_timesteps=480": {"total_timesteps=480": "total_timesteps=240"},
     "RecordEpisodeStatistics": {"range(3)": "range(1)"},
     "SuccessiveHalvingPruner": {"n_trials=8": "n_trials=3"},

@@ -105,6 +105,12 @@ BENCHMARKS: dict[str, Entry] = {
             "paper": "days, for a GPU",
         },
     ),
+    # CLIP (Radford et al. 2021) in small, with captions made of class names of which some are wrong.
+    "lot_multimodal": Entry(
+        options="benchmarks.lot_multimodal:Options",
+        summary="Does LoT help a two-tower model to match images and captions of which some are wrong?",
+        minutes={"smoke": "1 min", "laptop": "40 min on one core (estimated)", "paper": "days (estimated)"},
+    ),
     # Time, memory and error of every way to differentiate a training, peers among them.
     "hypergradients": Entry(
         options="benchmarks.hypergradients:Options",

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BASELINE = "teacher-only"
-_KINDS = ("test_", "student_test_", "student_kl_", "valid_", "last_test_", "term_share")
+_KINDS = ("test_", "student_test_", "student_kl_", "valid_", "last_test_", "term_share", "recall_at_1")
+_FURTHER = {"recall_at_1": "recall at 1, %"}
+"""What `Problem.further` measures, in percent, by the rows' metric."""
 
 
 def make(rows: Sequence[Row], name: str) -> Report:
@@ -83,6 +85,7 @@ def _regularised(rows: Sequence[Row], order: Sequence[str]) -> Section:
         tables.against(BASELINE, f"against {BASELINE} [95 %]", test),
         tables.interval("last epoch", last),
         tables.against(BASELINE, f"last epoch, against {BASELINE} [95 %]", last),
+        *_further(rows),
         deviation("its student", Measure(f"student_{test.metric}", test.scale)),
         Column("LoT's term, % of the loss", lambda group: f"{100 * of.moved:.3g}" if (of := taught(group)) else ""),
         tables.seeds(test),
@@ -96,6 +99,18 @@ def _regularised(rows: Sequence[Row], order: Sequence[str]) -> Section:
         f"{tables.in_precision(rows)}{evidence.meaning(groups, taught)}."
     )
     return Section.of(tables.heading(rows[0]), columns, groups, text, shown=4)
+
+
+def _further(rows: Sequence[Row]) -> list[Column]:
+    """Two columns for each further measure that the rows have."""
+    columns = []
+    for metric in [name for name in _FURTHER if any(row.metric == name for row in rows)]:
+        measure = Measure(metric, 100)
+        columns += [
+            tables.interval(f"{_FURTHER[metric]}, best epoch", measure),
+            tables.against(BASELINE, f"{_FURTHER[metric]}, against {BASELINE} [95 %]", measure),
+        ]
+    return columns
 
 
 def in_words(config: Mapping[str, Any]) -> str:

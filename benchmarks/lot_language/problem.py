@@ -102,14 +102,14 @@ class LanguageProblem(Problem):
     def with_students(self, share: float) -> Problem:
         """The problem with students of the model's kind and a share of its parameters; widths keep their ratios."""
         widths = {name: self.options[name] for name in ("embedding", "width", "inner") if name in self.options}
-        own = self.options["width"]
+        own, words = self.options["width"], len(self.data.vocabulary)
 
         def options(width: int) -> dict[str, Any]:
             return {**self.options, **{name: max(1, round(value * width / own)) for name, value in widths.items()}}
 
         def parameters(width: int) -> int:
             with torch.device("meta"):
-                network = make_language_model(self.model, len(self.data.vocabulary), **options(width))
+                network = make_language_model(self.model, words, **options(width))
             return parameters_of(network)
 
         width = nearest_width(parameters, own, share)

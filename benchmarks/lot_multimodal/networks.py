@@ -1,7 +1,8 @@
 """Two small towers, one for images and one for texts, whose outputs are compared: CLIP (Radford et al. 2021) in small.
 
-The towers of the paper (arXiv 2103.00020) are a ResNet or ViT and a transformer; here they are three convolutions of
-images of half the side, and the mean of the embeddings of a caption's words with a hidden layer.
+The towers of the paper (arXiv 2103.00020) are a ResNet or ViT and a transformer. Here they are two convolutions of
+images of half the side with a wide hidden layer, which can know many images by heart, and the mean of the embeddings of
+a caption's words with a hidden layer.
 """
 
 from __future__ import annotations
@@ -11,8 +12,6 @@ import math
 import torch
 from torch import nn
 from torch.nn import functional as F
-
-from benchmarks.lot_images.networks import make_network
 
 Pairs = tuple[torch.Tensor, torch.Tensor]
 """(images (N, channels, height, width), captions (N, L)): the i-th caption belongs to the i-th image."""
@@ -30,18 +29,22 @@ class TwoTowers(nn.Module):
     Args:
         shape: the images' shape.
         words: number of words.
-        width: channels of the first convolution; all other widths are twice and four times as many.
+        width: channels of the first convolution; the second has twice as many, the common space four times, and the
+            hidden layer of images sixteen times.
         dropout: share of the hidden units that are dropped in training.
     """
 
     def __init__(self, shape: tuple[int, ...], words: int, width: int, dropout: float = 0.0) -> None:
         super().__init__()
-        half = (shape[0], shape[1] // 2, shape[2] // 2)
-        self.images = nn.Sequential(nn.AvgPool2d(2), make_network(f"cnn:width-{width}", half, 4 * width, dropout))
-        hidden = nn.Linear(4 * width, 4 * width), nn.ReLU(), nn.Dropout(dropout)
-        self.texts = nn.Sequential(
-            nn.EmbeddingBag(words, 4 * width, padding_idx=0), *hidden, nn.Linear(4 * width, 4 * width)
-        )
+        common, drop = 4 * width, nn.Dropout(dropout)
+        layers: list[nn.Module] = [nn.AvgPool2d(2)]
+        for before, after in ((shape[0], width), (width, 2 * width)):
+            layers += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+        flat = 2 * width * (shape[1] // 8) * (shape[2] // 8)
+        hidden = nn.Flatten(), nn.Linear(flat, 16 * width), nn.ReLU(), drop
+        self.images = nn.Sequential(*layers, *hidden, nn.Linear(16 * width, common))
+        words_to_hidden = nn.EmbeddingBag(words, common, padding_idx=0), nn.Linear(common, common), nn.ReLU(), drop
+        self.texts = nn.Sequential(*words_to_hidden, nn.Linear(common, common))
         self.log_scale = nn.Parameter(torch.tensor(math.log(_FIRST_SCALE)))
 
     def embedded(self, images: torch.Tensor) -> torch.Tensor:

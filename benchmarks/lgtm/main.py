@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, NamedTuple, get_args
 from benchmarks.lgtm import cost, rates, rates_report, report, work
 from benchmarks.lgtm.images import IMAGES, noisy_images
 from benchmarks.lgtm.methods import ALONE, METHODS, STUDIES, Method
+from benchmarks.lgtm.study import TunedStudy
 from benchmarks.lgtm.text import FEW_TEXTS, TextSetting, check_layers, found_checkpoint, name_of
 from benchmarks.options import Names, ParallelOptions, Preset
 from teachenv import checks
@@ -274,7 +275,7 @@ def _setting(options: Options, task: str) -> TextSetting:
     )
 
 
-def _rates(options: Options) -> rates.Study:
+def _rates(options: Options) -> TunedStudy:
     """The study of the influence term's factor, on images and texts."""
     small = options.preset == "smoke"
     tasks = options.tasks or (("digits",) if small else ("mnist",))
@@ -283,11 +284,12 @@ def _rates(options: Options) -> rates.Study:
     texts = [_setting(options, task).of_few(FEW_TEXTS) for task in tasks if task in GLUE]
     seeds = dict.fromkeys((setting.name for setting in images), 1 if small else 10)
     seeds |= dict.fromkeys((setting.name for setting in texts), 1 if small else 5)
-    return rates.Study(
+    lines = rates.lines(options.student_labels)
+    return TunedStudy(
         NAME,
         [*images, *texts],
-        rates.lines(options.student_labels),
+        lines,
         options.methods or (_SMOKE if small else None),
         {name: options.seeds or count for name, count in seeds.items()},
-        [] if small else [setting.name for setting in images],
+        rates.Grid(lines, [] if small else [setting.name for setting in images]),
     )

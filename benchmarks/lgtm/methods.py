@@ -25,7 +25,7 @@ class Method:
         tuned: whether its teacher is fine-tuned on the task before.
         tuned_on_feedback: whether that is on the feedback alone, and not on the training data.
         mixed: share of each minibatch that is feedback, in place of training data: another use of right labels.
-        options: the distiller's options.
+        options: the distiller's options; of `ALONE` those of `FineTuning`.
         settings: what differs in the `DistillationSettings`.
     """
 
@@ -53,7 +53,7 @@ class Method:
         """The distiller, given the teacher's checkpoints on its way."""
         options = copy.deepcopy(dict(self.options))
         if self.distiller == ALONE:
-            return FineTuning(student, settings)
+            return FineTuning(student, settings, **options)
         if self.distiller == "rco":
             options["route"] = route
         if self.distiller == "pesf-kd":

@@ -53,7 +53,7 @@ def make(rows: Sequence[Row]) -> Report:
 
 
 def _section(title: str, groups: Sequence[Group]) -> Section:
-    control = _best_control(groups)
+    control = best_control(groups, _DEV)
     columns = [
         Column("method", lambda group: evidence.marked(group, _evidence)),
         tables.interval("test accuracy % [95 %]", ACCURACY),
@@ -62,7 +62,7 @@ def _section(title: str, groups: Sequence[Group]) -> Section:
             lambda group: control if untaught(group.name) else None, "against the best control [95 %]", ACCURACY
         ),
         Column("influence term, % of the rest", _term),
-        Column("loss on dev, least → last", _overfitting),
+        Column("loss on dev, least → last", losses),
         Column("rates", _chosen),
         tables.seeds(ACCURACY),
         tables.steps(ACCURACY),
@@ -78,10 +78,10 @@ def _section(title: str, groups: Sequence[Group]) -> Section:
     return Section.of(title, columns, groups, text, shown=5)
 
 
-def _best_control(groups: Sequence[Group]) -> str | None:
-    """The line without influence that is best on dev; None: there is none."""
-    controls = [group for group in groups if untaught(group.name) is None and _DEV.values(group)]
-    best = max(controls, key=lambda group: float(np.mean(list(_DEV.values(group).values()))), default=None)
+def best_control(groups: Sequence[Group], dev: Measure) -> str | None:
+    """The line without influence that is best on dev, by a measure; None: there is none."""
+    controls = [group for group in groups if untaught(group.name) is None and dev.values(group)]
+    best = max(controls, key=lambda group: float(np.mean(list(dev.values(group).values()))), default=None)
     return None if best is None else best.name
 
 
@@ -103,10 +103,10 @@ def _chosen(group: Group) -> str:
     return f"{chosen['student_rate']:g}" + ("" if alone else f" and {chosen['teacher_rate']:g}")
 
 
-def _overfitting(group: Group) -> str:
+def losses(group: Group) -> str:
     """The least loss on dev, and that at the end, of the mean over seeds."""
-    losses = np.array([[point[1] for point in row.data["measured"]] for row in group.with_data])
-    return f"{losses.mean(0).min():.3f} → {losses.mean(0)[-1]:.3f}" if losses.size else ""
+    found = np.array([[point[1] for point in row.data["measured"]] for row in group.with_data])
+    return f"{found.mean(0).min():.3f} → {found.mean(0)[-1]:.3f}" if found.size else ""
 
 
 def _rates(parts: Mapping[str, Sequence[Group]]) -> Figure | None:

@@ -74,18 +74,19 @@ def _evidence(group: Group) -> evidence.Evidence | None:
     return evidence_of(group, UNTAUGHT) if _taught(group) else None
 
 
-def evidence_of(group: Group, untaught: str) -> evidence.Evidence | None:
+def evidence_of(group: Group, untaught: str, measure: Measure = ACCURACY) -> evidence.Evidence | None:
     """The influence term, as a share of the rest of the teacher's gradient, and the difference to the same without.
 
     Args:
         group: a line whose teacher follows influence.
         untaught: the name of the line that is the same without influence.
+        measure: what students are compared by.
     """
     logged = [[n["influence_ratio"] for _, n in r.data["logged"] if "influence_ratio" in n] for r in group.with_data]
     ratios = [float(np.mean(numbers)) for numbers in logged if numbers]
     if not ratios or not _taught(group):
         return None
-    return evidence.Evidence(float(np.mean(ratios)), tables.difference(group, untaught, ACCURACY))
+    return evidence.Evidence(float(np.mean(ratios)), tables.difference(group, untaught, measure))
 
 
 def _term(group: Group) -> str:

@@ -5,14 +5,38 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+import torch
 from torch import nn
+from torch.nn import functional as F
 
 from meta.distillation import Batch
+from meta.distillation.learner import outputs_of
 from teachenv.experiment.precision import MatmulPrecision
 from teachenv.tasks.noise import corrupt_labels
+
+SHOWN = 4
+"""Samples of dev whose predictions are kept at each evaluation."""
+
+_EVALUATION_BATCH = 128
+
+
+class Measured(NamedTuple):
+    """What a network says of dev or test.
+
+    Attributes:
+        scores: the task's metrics.
+        loss: the cross-entropy of the right labels.
+        entropy: the mean entropy of the predictions, in nats.
+        predictions: probabilities of the right labels of the first decisions, (SHOWN,).
+    """
+
+    scores: dict[str, float]
+    loss: float
+    entropy: float
+    predictions: list[float]
 
 
 @dataclass(frozen=True)
@@ -56,7 +80,7 @@ class Setting(ABC):
 
     Attributes:
         task: the name of the data.
-        epochs: how many every training has.
+        epochs: how many every training has, that of fixed teachers perhaps apart (`fine_tuning_epochs`).
         batch_size: samples in a minibatch, of training and of feedback alike.
         student_rate: learning rate of students.
         teacher_rate: learning rate of teachers, fine-tuned or learning beside the student.
@@ -103,6 +127,49 @@ class Setting(ABC):
     @abstractmethod
     def between(self, teacher: nn.Module) -> int:
         """The size of an assistant between a teacher and students."""
+
+    @property
+    def fine_tuning_epochs(self) -> float:
+        """How many epochs the fine-tuning of a teacher has: as many as a student's training."""
+        return self.epochs
+
+    @property
+    def versions(self) -> Mapping[str, str]:
+        """What shapes the numbers beside libraries."""
+        return {"matmul_precision": self.precision}
+
+    def lengths(self, batch: Batch) -> np.ndarray | None:
+        """The length of each sample, (n,), so that minibatches are of about one; None: samples have none."""
+        return None
+
+    def trimmed(self, batch: Batch) -> Batch:
+        """A minibatch without what it does not need."""
+        return batch
+
+    def evaluate(self, model: nn.Module, batch: Batch, right: torch.Tensor, parts: Parts) -> Measured:
+        """Measures a network on a split.
+
+        Args:
+            model: the network, which is left in evaluation mode.
+            batch: inputs and labels, (n,), of which scores are.
+            right: the samples' right labels, (n,).
+            parts: says what the scores are.
+        """
+        model.eval()
+        with torch.no_grad():
+            places = range(0, len(batch.labels), _EVALUATION_BATCH)
+            logits = torch.cat([outputs_of(model, batch.at(slice(i, i + _EVALUATION_BATCH))).logits for i in places])
+            logs = F.log_softmax(logits, -1)
+            return Measured(
+                parts.scores(logits.argmax(-1).numpy(), batch.labels.numpy()),
+                float(F.nll_loss(logs, right)),
+                float(-(logs.exp() * logs).sum(-1).mean()),
+                [round(float(p), 4) for p in logs[:SHOWN].exp().gather(-1, right[:SHOWN, None])[:, 0]],
+            )
+
+    def selecting(self, scores: Mapping[str, float]) -> float:
+        """What checkpoints are selected by: F1 where the task has it, else accuracy, as the released code does."""
+        return scores.get("f1", scores["accuracy"])
 
     @property
     def config(self) -> Mapping[str, Any]:

@@ -7,12 +7,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from benchmarks.lgtm.methods import ALONE, Method
 from benchmarks.lgtm.setting import Parts, Setting
@@ -29,59 +28,16 @@ from teachenv.minibatches import minibatches
 from teachenv.randomness import Purpose, generator, torch_seed
 from teachenv.trees import mapped
 
-_EVALUATION_BATCH = 128
-
 TEACHER = "teacher"
 """The file of a fine-tuned teacher: a list of its `state_dict`s on the way, the last of which is the finished one's."""
-
-SHOWN = 4
-"""Samples of dev whose predictions are kept at each evaluation."""
 
 # What files hold, as `teachenv.checkpoints` has it.
 _ROUTE, _TUNING = "a teacher that was fine-tuned", "the fine-tuning of a teacher"
 
 
-class Measured(NamedTuple):
-    """What a network says of dev or test.
-
-    Attributes:
-        scores: the task's metrics.
-        loss: the cross-entropy of the right labels.
-        entropy: the mean entropy of the predictions, in nats.
-        predictions: probabilities of the right labels of the first samples, (SHOWN,).
-    """
-
-    scores: dict[str, float]
-    loss: float
-    entropy: float
-    predictions: list[float]
-
-
-def evaluate(model: nn.Module, batch: Batch, right: torch.Tensor, parts: Parts) -> Measured:
-    """Measures a network on a split.
-
-    Args:
-        model: the network, which is left in evaluation mode.
-        batch: inputs and labels, (n,), of which scores are.
-        right: the samples' right labels, (n,).
-        parts: says what the scores are.
-    """
-    model.eval()
-    with torch.no_grad():
-        places = range(0, len(batch.labels), _EVALUATION_BATCH)
-        logits = torch.cat([outputs_of(model, batch.at(slice(i, i + _EVALUATION_BATCH))).logits for i in places])
-        logs = F.log_softmax(logits, -1)
-        return Measured(
-            parts.scores(logits.argmax(-1).numpy(), batch.labels.numpy()),
-            float(F.nll_loss(logs, right)),
-            float(-(logs.exp() * logs).sum(-1).mean()),
-            [round(float(p), 4) for p in logs[:SHOWN].exp().gather(-1, right[:SHOWN, None])[:, 0]],
-        )
-
-
-def steps_of(setting: Setting, samples: int) -> int:
+def steps_of(setting: Setting, epochs: float, samples: int) -> int:
     """The number of minibatches in a training."""
-    return max(1, round(setting.epochs * (samples // setting.batch_size)))
+    return max(1, round(epochs * (samples // setting.batch_size)))
 
 
 def fine_tune(
@@ -100,7 +56,7 @@ def fine_tune(
     start, parts = time.perf_counter(), setting.parts(seed)
     with torch_seed(seed, Purpose.INIT):
         teacher = setting.network(None, parts.classes)
-    total = steps_of(setting, len(parts.train.labels))
+    total = steps_of(setting, setting.fine_tuning_epochs, len(parts.train.labels))
     distiller = FineTuning(teacher, DistillationSettings(total, setting.teacher_rate))
     run = _Tuning(setting, method or Method(ALONE), distiller, parts, seed)
     half = folder / "half"
@@ -110,10 +66,10 @@ def fine_tune(
     if not test:
         return None
     return Outcome(
-        values=_named("test", evaluate(teacher, parts.test, parts.test.labels, parts).scores),
+        values=_named("test", setting.evaluate(teacher, parts.test, parts.test.labels, parts).scores),
         student_steps=0,  # students spend none on it
         seconds=record.earlier + time.perf_counter() - start,
-        versions={"matmul_precision": setting.precision},
+        versions=setting.versions,
     )
 
 
@@ -147,7 +103,7 @@ def distil(
     if method.distiller == "takd":
         # One assistant, of a size between theirs.
         hops.insert(0, setting.between(source))
-    total, records = steps_of(setting, len(parts.train.labels)), []
+    total, records = steps_of(setting, setting.epochs, len(parts.train.labels)), []
     rates = {"student_rate": setting.student_rate, "teacher_rate": setting.teacher_rate}
     for hop, size in enumerate(hops):
         hop_seed = seed + 1000 * hop
@@ -164,20 +120,20 @@ def distil(
     values = _named("dev", next(point.values["dev"] for point in curve if point.step == best.step))
     if test:
         source.load_state_dict(best.weights)
-        values |= _named("test", evaluate(source, parts.test, parts.test.labels, parts).scores)
+        values |= _named("test", setting.evaluate(source, parts.test, parts.test.labels, parts).scores)
     return Outcome(
         values=values,
         student_steps=total * len(hops),
         seconds=sum(record.earlier for record in records) + time.perf_counter() - start,
-        data=_data(curve) if test else None,
-        versions={"matmul_precision": setting.precision},
+        data=_data(setting, curve) if test else None,
+        versions=setting.versions,
     )
 
 
-def _data(curve: list[loop.Point]) -> dict[str, Any]:
+def _data(setting: Setting, curve: list[loop.Point]) -> dict[str, Any]:
     """What figures need of a training."""
     return {
-        "curve": [(point.step, _selecting(point.values["dev"]), point.values["teacher"]) for point in curve],
+        "curve": [(point.step, setting.selecting(point.values["dev"]), point.values["teacher"]) for point in curve],
         "logged": [(point.step, {key: _short(value) for key, value in point.logged.items()}) for point in curve],
         "measured": [(point.step, *map(_short, point.values["measured"])) for point in curve],
         "predictions": [point.values["predictions"] for point in curve],
@@ -201,20 +157,22 @@ class _Run:
 
         def order(batch: Batch, size: int) -> torch.Tensor:
             samples = len(batch.labels)
-            return torch.from_numpy(minibatches(rng, np.arange(samples), min(size, samples), total))
+            lengths = setting.lengths(batch)
+            return torch.from_numpy(minibatches(rng, np.arange(samples), min(size, samples), total, lengths))
 
         self.order, self.feedback = order(self.train, size - mixed), order(parts.feedback, size)
         self.mixed = order(parts.feedback, mixed) if mixed else None
+        distiller.prepare(self.train)
 
     def step(self, number: int) -> dict[str, float]:
         """Takes the distiller's step on the next minibatch."""
-        batch, feedback = self.train.at(self.order[number]), None
+        setting, batch, feedback = self.setting, self.train.at(self.order[number]), None
         if self.mixed is not None:
             batch = mapped(lambda *both: torch.cat(both), batch, self.parts.feedback.at(self.mixed[number]))
         if self.distiller.needs_feedback:
-            feedback = self.parts.feedback.at(self.feedback[number])
-        with matmuls(self.setting.precision), torch_seed(self.seed, Purpose.DROPOUT, number):
-            return self.distiller.step(batch, feedback)
+            feedback = setting.trimmed(self.parts.feedback.at(self.feedback[number]))
+        with matmuls(setting.precision), torch_seed(self.seed, Purpose.DROPOUT, number):
+            return self.distiller.step(setting.trimmed(batch), feedback)
 
     def state(self) -> dict[str, Any]:
         """All that changes in training."""
@@ -255,22 +213,22 @@ class _Distilling(_Run):
 
     def evaluate(self, record: Record) -> dict[str, Any]:
         """Measures the student on dev, and offers it to the record."""
-        student, parts = self.distiller.student.network, self.parts
+        student, parts, setting = self.distiller.student.network, self.parts, self.setting
         right = parts.true_dev.labels
-        found = evaluate(student, parts.dev, right, parts)
-        record.offer("student", _selecting(found.scores), student)
+        found = setting.evaluate(student, parts.dev, right, parts)
+        record.offer("student", setting.selecting(found.scores), student)
         values: dict[str, Any] = {"dev": found.scores, "predictions": found.predictions}
         if isinstance(self.distiller, FineTuning):
             taught: tuple[float | None, ...] = (None, None, None)
         elif self.distiller.teacher_learns or not record.curve:
-            whole = evaluate(self.distiller.teacher.network, parts.dev, right, parts)
-            taught = _selecting(whole.scores), whole.loss, whole.entropy
+            whole = setting.evaluate(self.distiller.teacher.network, parts.dev, right, parts)
+            taught = setting.selecting(whole.scores), whole.loss, whole.entropy
         else:
             before = record.curve[-1].values
             taught = (before["teacher"], *before["measured"][2:])
         values |= {"teacher": taught[0], "measured": (found.loss, found.entropy, *taught[1:])}
-        if isinstance(self.distiller, LGTM) and self.setting.watched:
-            values["influences"] = _influences(self.distiller, parts, self.setting)
+        if isinstance(self.distiller, LGTM) and setting.watched:
+            values["influences"] = _influences(self.distiller, parts, setting)
         return values
 
 
@@ -281,11 +239,6 @@ def _route(teacher: Path | None) -> list[Mapping[str, Any]]:
 
 def _named(split: str, scores: Mapping[str, float]) -> dict[str, float]:
     return {f"{split}_{name}": value for name, value in scores.items()}
-
-
-def _selecting(scores: Mapping[str, float]) -> float:
-    """What checkpoints are selected by: F1 where the task has it, else accuracy, as the released code does."""
-    return scores.get("f1", scores["accuracy"])
 
 
 def _influences(distiller: LGTM, data: Parts, setting: Setting) -> list[float]:

@@ -84,6 +84,9 @@ class Distiller:
         optimizer = Adam(weight_decay=settings.weight_decay, decoupled=True)
         return Learner(network, optimizer, rate, make_schedule("linear", settings.steps))
 
+    def prepare(self, data: Batch) -> None:
+        """Is told all of the training data before the first step; most methods make nothing of it."""
+
     def step(self, batch: Batch, feedback: Batch | None = None) -> dict[str, float]:
         """Takes the teacher's step, if it learns, and the student's, each with the other network as it is then.
 

@@ -23,7 +23,7 @@ class SequenceKD(KD):
     """λ CE(y, S) + (1 − λ) CE(ŷ, S), ŷ the teacher's own translation of the source, which a beam finds (section 3.2).
 
     The teacher's distribution over whole translations is replaced by its mode, as in the paper. The teacher is fixed,
-    so that it translates a source once, when it is first seen; `remember` does that for all of a data set. What it has
+    so that it translates a source once, when it is first seen; `prepare` does that for all of a data set. What it has
     said is no part of the state.
 
     Args:
@@ -57,9 +57,9 @@ class SequenceKD(KD):
         self._translate = functools.partial(beam, teacher, width=width, penalty=penalty)
         self._said: dict[tuple[int, ...], torch.Tensor] = {}
 
-    def remember(self, batch: Batch) -> None:
-        """Translates those sources of a batch of any size that have not been translated, of one length together."""
-        source = _sources(batch)
+    def prepare(self, data: Batch) -> None:
+        """Translates the sources that have not been translated yet, those of about one length together."""
+        source = _sources(data)
         new = {key: row for row, key in enumerate(_keys(source)) if key not in self._said}
         if new:
             self.teacher.network.eval()
@@ -68,7 +68,7 @@ class SequenceKD(KD):
 
     def said(self, batch: Batch) -> Batch:
         """The batch with the teacher's translations in place of the labels."""
-        self.remember(batch)
+        self.prepare(batch)
         source = cut(_sources(batch))
         rows = [self._said[key] for key in _keys(source)]
         tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD)

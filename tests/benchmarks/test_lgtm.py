@@ -15,6 +15,7 @@ from benchmarks.__main__ import main as command_line
 from benchmarks.lgtm import Options, cost, main, report, text, work
 from benchmarks.lgtm.main import Size
 from benchmarks.lgtm.methods import METHODS, STUDIES, TABLE
+from benchmarks.lgtm.setting import Measured
 from benchmarks.lgtm.text import TextSetting
 from benchmarks.lgtm.work import distil, fine_tune
 from meta import INFLUENCE_METHODS
@@ -182,10 +183,10 @@ def test_the_best_checkpoint_on_dev_is_reported(
 ) -> None:
     setting = replace(few(checkpoint, data), epochs=3, evaluations=3)
     measured: list[tuple[int, float]] = []
-    evaluate = work.evaluate
+    evaluate = TextSetting.evaluate
 
-    def pretend(model: Any, batch: Any, right: Any, parts: Any) -> work.Measured:
-        found = evaluate(model, batch, right, parts)
+    def pretend(setting: TextSetting, model: Any, batch: Any, right: Any, parts: Any) -> Measured:
+        found = evaluate(setting, model, batch, right, parts)
         weight = float(model.head.weight.detach().abs().sum())
         measured.append((len(batch.labels), weight))
         # The second student of three looks best; teachers are measured in between.
@@ -193,7 +194,7 @@ def test_the_best_checkpoint_on_dev_is_reported(
         return found._replace(scores={**found.scores, "f1": 1.0 if turn == 3 else 0.5})
 
     given = setting.parts(0)
-    monkeypatch.setattr(work, "evaluate", pretend)
+    monkeypatch.setattr(TextSetting, "evaluate", pretend)
     distil(setting, METHODS["prokt"], 0, tmp_path)
     assert measured[-1][1] == measured[2][1] != measured[4][1]
 

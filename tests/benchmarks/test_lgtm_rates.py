@@ -15,6 +15,8 @@ from benchmarks.lgtm import rates, rates_report, work
 from benchmarks.lgtm.images import ImageSetting, noisy_images
 from benchmarks.lgtm.main import Options, _rates
 from benchmarks.lgtm.methods import ALONE, Method
+from benchmarks.lgtm.setting import SHOWN
+from benchmarks.lgtm.study import TunedStudy
 from benchmarks.lgtm.text import TextSetting
 from meta.distillation import DistillationSettings
 from teachenv import checkpoints
@@ -74,6 +76,9 @@ def test_minibatches_have_the_share_of_feedback_that_is_asked_for() -> None:
         settings = DistillationSettings(6)
         needs_feedback = True
 
+        def prepare(self, data: Any) -> None:
+            assert data is parts.train
+
         def step(self, batch: Any, held_out: Any) -> dict[str, float]:
             seen.append((batch, held_out))
             return {}
@@ -109,7 +114,7 @@ def test_a_training_that_tunes_touches_no_test_and_one_that_judges_keeps_thin_se
     assert [point[0] for point in data["measured"]] == [3, 6]
     assert all(point[1] > 0 and point[2] > 0 for point in data["measured"])
     assert (data["measured"][0][3] is None) == (name == "cross-entropy")
-    assert [len(shown) for shown in data["predictions"]] == [work.SHOWN] * 2
+    assert [len(shown) for shown in data["predictions"]] == [SHOWN] * 2
     assert data["influences"] == []
     assert ("influence_ratio" in data["logged"][0][1]) == name.startswith("lgtm")
 
@@ -123,7 +128,7 @@ def test_each_line_is_tuned_in_six_trainings_on_dev(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(work, "distil", distil)
     monkeypatch.setattr(work, "fine_tune", lambda folder, **_: checkpoints.save(folder / work.TEACHER, [], work._ROUTE))
     names = ("cross-entropy", "kd", "kd:mixed-25", "lgtm:meta-1")
-    study = rates.Study("lgtm", [TINY], LINES, names, {TINY.name: 2}, [TINY.name])
+    study = TunedStudy("lgtm", [TINY], LINES, names, {TINY.name: 2}, rates.Grid(LINES, [TINY.name]))
     with ResultsFile(tmp_path / "results.jsonl") as results:
         session = Session(results, Inline())
         for stage in study.stages:
@@ -144,10 +149,10 @@ def test_each_line_is_tuned_in_six_trainings_on_dev(tmp_path: Path, monkeypatch:
 
 
 def test_teachers_are_shared_by_lines_that_want_the_same() -> None:
-    study = rates.Study("lgtm", [TINY], LINES, None, {TINY.name: 1}, [])
+    study = TunedStudy("lgtm", [TINY], LINES, None, {TINY.name: 1}, rates.Grid(LINES, []))
 
     def teacher(name: str, rate: float = 1e-3) -> Case:
-        found: Case = study._case(TINY, name, rates.Rates(1e-3, rate), 0).arguments["teacher"]
+        found: Case = study.case(TINY, name, rates.Rates(1e-3, rate), 0).arguments["teacher"]
         return found
 
     assert teacher("kd").digest == teacher("prokt:fine-tuned").digest
@@ -165,7 +170,7 @@ def test_texts_keep_their_rates_and_large_tasks_have_few_of_them() -> None:
     assert (large.data["train_size"], large.data["feedback_size"], large.data["dev_size"]) == (6_000, 600, 600)
     assert small.data["train_size"] is None
     assert study.seeds == {"sst-2-symmetric-30": 5, "mrpc-symmetric-30": 5}
-    assert len(study._grid(large, "lgtm:meta-1")) == 1
+    assert len(study.grid(large, "lgtm:meta-1")) == 1
 
 
 def test_the_command_makes_table_and_figures_and_checks_them(

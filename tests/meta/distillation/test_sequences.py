@@ -231,7 +231,7 @@ def test_sequence_kd_is_cross_entropy_with_what_the_teacher_says(labels: float) 
 def test_a_teacher_translates_a_source_once(monkeypatch: pytest.MonkeyPatch) -> None:
     distiller, batch = made("sequence-kd"), sentences(0)
     assert isinstance(distiller, SequenceKD)
-    distiller.remember(sentences(0, 12))
+    distiller.prepare(sentences(0, 12))
     monkeypatch.setattr(distiller, "_translate", None)
     said = distiller.said(batch.at(slice(1, 3)))
     # Whatever stands around a sentence, its translation is the same, with what stands before each word.

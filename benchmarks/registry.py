@@ -62,19 +62,17 @@ BENCHMARKS: dict[str, Entry] = {
         summary="Does a teacher that follows distillation influence (LGTM) teach transformers better than ten others?",
         minutes={"smoke": "1 min", "laptop": "3.5 h (rates 1 h)", "paper": "days, for a GPU"},
     ),
-<<<<<<< HEAD
     # The future work of Ren et al. 2023: the same teacher while students are pre-trained.
     "lgtm_pretraining": Entry(
         options="benchmarks.lgtm_pretraining:Options",
         summary="Does distillation influence help when a language model is distilled: in pre-training or fine-tuning?",
         minutes={"smoke": "1 min", "laptop": "50 min on one core (estimated)", "paper": "weeks (estimated)"},
-=======
+    ),
     # Future work of Ren et al. 2023: students that generate.
     "lgtm_generation": Entry(
         options="benchmarks.lgtm_generation:Options",
         summary="Does a teacher that follows distillation influence (LGTM) make better translators than others?",
-        minutes={"smoke": "1 min", "laptop": "50 min on one core (estimated)", "paper": "days, for a GPU (estimated)"},
->>>>>>> fc15ad1 (Benchmark lgtm_generation: distillation of translation, with influence and without)
+        minutes={"smoke": "1 min", "laptop": "1.5 h on one core (estimated)", "paper": "days, for a GPU (estimated)"},
     ),
     # Hai et al. 2023: a loss network steered within the training, on labels of images, pixels and boxes.
     "l2t_dln": Entry(

@@ -23,7 +23,8 @@ from teachenv.randomness import Purpose, generator
 from teachenv.students import make_student
 from teachenv.students.translation import Translator
 from teachenv.tasks.base import VOID
-from teachenv.tasks.translation import TokenDecisions, translation, trimmed
+from teachenv.tasks.tokens import TokenDecisions
+from teachenv.tasks.translation import translation, trimmed
 
 # Sentences that are measured at a time.
 _TOGETHER = 64

@@ -198,7 +198,7 @@ def _sized(options: Options) -> dict[str, Regime]:
         corpus,
         "lstm",
         {"width": 16 if smoke else 100, "layers": 2, "dropout": 0.0},
-        epochs=options.epochs or (1 if smoke else 30),
+        epochs=options.epochs or (1 if smoke else 25),
         learning_rate=1e-3,
         clip=0.25,
         batch_size=10,

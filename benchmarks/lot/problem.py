@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -154,12 +155,17 @@ class Problem(ABC):
     def read(self, network: nn.Module, split: Split) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Gives the logits of a network in evaluation mode, in which it is left, and the targets, part by part."""
 
-    def imitability(self, model: nn.Module, student: nn.Module, split: Split) -> float:
-        """Measures KL(model ‖ student) at temperature 1 in nats: the mean over all decisions of a split."""
+    def imitability(self, model: nn.Module, student: nn.Module | None, split: Split) -> float:
+        """Measures KL(model ‖ student) at temperature 1 in nats: the mean over all decisions of a split.
+
+        Without a student it is the distance from the uniform distribution: what there is to imitate.
+        """
         total, count = 0.0, 0
         with torch.no_grad():
-            for (taught, targets), (logits, _) in zip(self.read(model, split), self.read(student, split), strict=True):
-                total, count = total + float(imitability(logits, taught)) * targets.numel(), count + targets.numel()
+            given: Iterator[Any] = itertools.repeat((None, None)) if student is None else self.read(student, split)
+            for (taught, targets), (logits, _) in zip(self.read(model, split), given, strict=student is not None):
+                distance = float(imitability(torch.zeros_like(taught) if logits is None else logits, taught))
+                total, count = total + distance * targets.numel(), count + targets.numel()
         return total / count
 
     def further(self, network: nn.Module) -> dict[str, float]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BASELINE = "teacher-only"
-_KINDS = ("test_", "student_test_", "student_kl_", "valid_", "last_test_", "term_share", "recall_at_1")
+_KINDS = ("test_", "student_test_", "student_kl_", "uniform_kl_", "valid_", "last_test_", "term_share", "recall_at_1")
 _FURTHER = {"recall_at_1": "recall at 1, %"}
 """What `Problem.further` measures, in percent, by the rows' metric."""
 

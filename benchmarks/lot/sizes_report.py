@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from fractions import Fraction
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _LOT, _WATCHED = "lot:size-", "watched:size-"
 _COLORS = style.PALETTE[1:3]
+_UNIFORM = Measure("uniform_kl_valid", digits=4)
 _KL = {split: Measure(f"student_kl_{split}", digits=4) for split in ("train", "valid")}
 
 
@@ -50,7 +52,7 @@ def make(rows: Sequence[Row], name: str, order: Sequence[str]) -> Report:
 
 def share_of(group: Group) -> float | None:
     """The share of the model's parameters that the line's student really has; None: it has no student."""
-    parameters = next(row.data["parameters"] for row in group.rows if row.data)
+    parameters: list[int] = next((row.data.get("parameters", []) for row in group.rows if row.data), [])
     return parameters[1] / parameters[0] if len(parameters) > 1 else None
 
 
@@ -70,7 +72,8 @@ def _section(rows: Sequence[Row], order: Sequence[str]) -> Section:
         deviation("its student", Measure(f"student_{test.metric}", test.scale)),
         deviation("student's KL, training data", _KL["train"], ".3g", ".2g"),
         deviation("validation data", _KL["valid"], ".3g", ".2g"),
-        Column("KL to a model that does not care, validation data", lambda group: _watched(group)),
+        Column("KL to a model that does not care, validation data", _watched),
+        deviation("the model's KL from uniform, validation data", _UNIFORM, ".3g", ".2g"),
         Column("LoT's term, % of the loss", lambda group: f"{100 * of.moved:.3g}" if (of := taught(group)) else ""),
         tables.seeds(test),
         tables.steps(test, "all steps"),
@@ -81,15 +84,22 @@ def _section(rows: Sequence[Row], order: Sequence[str]) -> Section:
         "Each line was tuned on validation data, in equally many trainings. Mean over seeds with a bootstrap\n"
         "interval; mean difference over pairs of one seed, with Student's interval. The best epoch is that on\n"
         "validation data. KL in nats is that of the student from the model at the end; a model that does not care is\n"
-        f"trained alone, and its student watches (α = 0){tables.in_precision(rows)}{evidence.meaning(shown, taught)}."
+        "trained alone, and its student watches (α = 0). The model's KL from the uniform distribution says how much\n"
+        f"there is to imitate{_alone(groups)}{tables.in_precision(rows)}{evidence.meaning(shown, taught)}."
     )
-    return Section.of(tables.heading(shown[0].first), columns, shown, text, shown=4)
+    return Section.of(tables.heading(groups[0].first), columns, shown, text, shown=4)
 
 
 def _best_ordinary(groups: Sequence[Group], valid: Measure) -> str | None:
     """The ordinary regulariser that is the best on validation data; None: there is none."""
     means = {g.name: float(np.mean(list(valid.values(g).values()))) for g in groups if g.name in ORDINARY}
     return (max if valid.metric == "valid_accuracy" else min)(means, key=means.__getitem__, default=None)
+
+
+def _alone(groups: Sequence[Group]) -> str:
+    """What there is to imitate in a model that is trained alone, in words; empty if nobody watched one."""
+    found = next((group for group in groups if group.name.startswith(_WATCHED) and _UNIFORM.values(group)), None)
+    return "" if found is None else f"; it is {deviation('', _UNIFORM, '.3g', '.2g').cell(found)} of a model alone"
 
 
 def _watched(group: Group) -> str:
@@ -140,11 +150,15 @@ def _panels(
     draw: Callable[[Any, Mapping[str, Group], Sequence[Row]], None],
 ) -> Figure | None:
     """Draws a panel for each task."""
+    from matplotlib.ticker import NullLocator
+
     if not tasks:
         return None
     figure, axes = style.panels(list(tasks))
     for axis, rows in zip(axes, tasks.values(), strict=True):
-        axis.set_xscale("log", base=2)
+        axis.set_xscale("log", base=4)
+        axis.xaxis.set_major_formatter(lambda share, _: str(Fraction(share).limit_denominator(4096)))
+        axis.xaxis.set_minor_locator(NullLocator())
         draw(axis, {group.name: group for group in grouped(rows, order)}, rows)
     return figure
 
@@ -164,4 +178,5 @@ def _draw(axis: Any, points: Sequence[tuple[float, float, float, float]], number
     if points:
         shares, means, low, high = map(np.array, zip(*points, strict=True))
         look = {**style.Look(_COLORS[number]).line("o"), "capsize": 2}
-        axis.errorbar(shares, means, [means - low, high - means], label=label, **look)
+        # A little apart, so that intervals do not hide each other.
+        axis.errorbar(shares * 1.1**number, means, [means - low, high - means], label=label, **look)

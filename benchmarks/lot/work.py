@@ -35,7 +35,8 @@ def train(problem: Problem, method: Method, seed: int, folder: Path, *, test: bo
         seed: decides all randomness.
         folder: where the training is kept, and from where it goes on.
         test: whether the training is measured: on test, by model and student at their best epochs on valid, and by the
-            model at the end; and how far the student is from the model at the end, on training and validation data.
+            model at the end; and how far the student is from the model at the end, on training and validation data, and
+            the model from the uniform distribution.
     """
     start, guide, records = time.perf_counter(), None, []
     with matmuls("medium"):
@@ -53,6 +54,7 @@ def train(problem: Problem, method: Method, seed: int, folder: Path, *, test: bo
         if run.imitators:
             for split in get_args(Compared):
                 values[f"student_kl_{split}"] = problem.imitability(run.model, run.imitators[0], split)
+            values["uniform_kl_valid"] = problem.imitability(run.model, None, "valid")
         values[f"last_test_{metric}"] = problem.evaluate(run.shown, "test")
         values |= problem.further(run.at_best(record))
         values[f"test_{metric}"] = problem.evaluate(run.model, "test")

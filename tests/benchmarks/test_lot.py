@@ -237,6 +237,9 @@ def test_imitability_is_the_mean_divergence_of_all_decisions(problem: Problem) -
     expected = F.kl_div(given.log_softmax(-1), taught.log_softmax(-1), log_target=True, reduction="batchmean")
     assert problem.imitability(model, student, "valid") == pytest.approx(float(expected), rel=1e-4)
     assert problem.imitability(model, model, "train") == 0.0
+    probabilities = taught.softmax(-1)
+    information = (probabilities * taught.log_softmax(-1)).sum(-1).mean() + np.log(taught.shape[-1])
+    assert problem.imitability(model, None, "valid") == pytest.approx(float(information), rel=1e-3, abs=1e-6)
 
 
 def test_spurious_labels_are_the_others_shuffled() -> None:

@@ -79,7 +79,9 @@ def test_watched_lines_have_the_configuration_of_the_model_alone(
         strength = method.alpha * bool(method.students) + problem.dropout + problem.weight_decay
         values = {"valid_accuracy": problem.learning_rate + 1e-9 * strength}
         if test:
-            values |= dict.fromkeys(("student_kl_train", "student_kl_valid", "last_test_accuracy"), 0.5)
+            values |= dict.fromkeys(
+                ("student_kl_train", "student_kl_valid", "uniform_kl_valid", "last_test_accuracy"), 0.5
+            )
             values["test_accuracy"] = 0.5
         data = {"curve": [], "teacher_steps": 1, "parameters": [160, *[10] * method.students]}
         return Outcome(values=values, student_steps=1, seconds=1.0, data=data)
@@ -110,7 +112,7 @@ def test_the_table_says_what_students_of_each_size_gain() -> None:
         measured = [row(s, metric, v + add) for s, v in enumerate(values) for metric, add in metrics.items()]
         if len(parameters) == 1:
             return measured
-        shared = {"student_kl_valid": kl, "student_kl_train": kl / 2, "term_share": 0.05}
+        shared = {"student_kl_valid": kl, "student_kl_train": kl / 2, "uniform_kl_valid": 2.0, "term_share": 0.05}
         return measured + [row(s, metric, v) for s in range(len(values)) for metric, v in shared.items()]
 
     rows = [
@@ -127,9 +129,12 @@ def test_the_table_says_what_students_of_each_size_gain() -> None:
     assert cells[4].startswith("+5.50 [")
     assert cells[4] == cells[6]
     assert cells[7].startswith("-6.50 [")  # against dropout, the better one on validation data
-    assert cells[9:12] == ["0.1 ± 0", "0.2 ± 0", "0.7 ± 0"]
+    assert cells[9:13] == ["0.1 ± 0", "0.2 ± 0", "0.7 ± 0", "2 ± 0"]
+    assert "it is 2 ± 0 of a model alone" in report.table()
     assert "watched" not in report.table()
     assert set(report.figures) == {"sizes", "sizes_kl"}
+    watched = sizes_report.make([row for row in rows if row.method.startswith("watched")], "lot_images", ())
+    assert watched.table().startswith("## few, net (mnist)")
 
 
 def test_the_command_compares_sizes(undrawn: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

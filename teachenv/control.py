@@ -99,7 +99,10 @@ class Control:
                 rate = _plain(rate * 10.0**a, carries, action)
             elif name == "momentum":
                 rest = 1 - torch.as_tensor(optimizer.momentum, dtype=a.dtype, device=a.device)  # type: ignore[attr-defined]
-                changed["momentum"] = _plain(1 - rest ** (1 + a), carries, action)
+                momentum = 1 - rest ** (1 + a)
+                if not carries:  # 1 − (1 − μ) need not be μ to the bit
+                    momentum = torch.where(a == 0, optimizer.momentum, momentum)  # type: ignore[attr-defined]
+                changed["momentum"] = _plain(momentum, carries, action)
             else:
                 changed["weight_decay"] = _plain(optimizer.weight_decay * 10.0**a, carries, action)  # type: ignore[attr-defined]
         return (optimizer.under(**changed) if changed else optimizer), rate

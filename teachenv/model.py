@@ -80,10 +80,20 @@ class Model:
         return self._trimmed(self._augmented(inputs, episode, step), targets)
 
     def indices(self, episode: Episode, step: int | np.ndarray) -> torch.Tensor:
-        """Which of the rows the step's minibatch has, (batch,) or (B, batch); see `minibatch`."""
+        """Which of the rows the step's minibatch has, (batch,) or (B, batch); see `minibatch`.
+
+        Raises:
+            ValueError: the episode has no such step.
+        """
         steps: int | tuple[torch.Tensor, torch.Tensor]
         steps = (torch.arange(len(step)), torch.from_numpy(step)) if isinstance(step, np.ndarray) else step
-        return episode.batches[steps]
+        try:
+            return episode.batches[steps]
+        except IndexError as error:
+            raise ValueError(
+                f"found student step {int(np.max(step))} of an episode whose steps are 0 to "
+                f"{episode.batches.shape[-2] - 1}; take fewer actions, or make horizon larger"
+            ) from error
 
     def _augmented(self, inputs: torch.Tensor, episode: Episode, step: int | np.ndarray) -> torch.Tensor:
         augmentation = self.augmentation

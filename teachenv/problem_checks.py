@@ -47,7 +47,8 @@ def check_control(settings: Settings) -> tuple[str, ...]:
     """Refuses settings of the optimiser that cannot be controlled; returns the names of what is.
 
     Raises:
-        ValueError: a setting that is 0, which its map leaves at 0, or that the optimiser does not have.
+        ValueError: a setting that is 0, which its map leaves at 0, a momentum of 1 or more, or one that the optimiser
+            does not have.
     """
     for name in settings.control:
         setting = SETTINGS.get(name)
@@ -60,6 +61,11 @@ def check_control(settings: Settings) -> tuple[str, ...]:
             raise ValueError(
                 f"control holds {name!r}, whose actions change {setting}=0 by a factor, to no effect; give {setting} "
                 "a value above 0, or leave it out"
+            )
+        if setting == "momentum" and settings.momentum >= 1:
+            raise ValueError(
+                f"control holds 'momentum', whose map 1 - (1 - momentum)^(1 + a) needs momentum below 1, found "
+                f"{settings.momentum:g}; make it smaller, or leave it out"
             )
     return settings.control
 

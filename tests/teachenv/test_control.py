@@ -10,7 +10,8 @@ from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 import meta
 import teachenv
 from teachenv import TeachEnv, TeachVectorEnv
-from teachenv.control import CONTROLS
+from teachenv.control import CONTROLS, Control
+from teachenv.optimizers import SGD
 
 ALL = {"momentum": 0.8, "weight_decay": 0.01, "learning_rate": 0.05}
 SHORT = {"horizon": 6, "steps_per_action": 2, "dtype": "float64", "batch_size": 8, "dev_size": 20, **ALL}
@@ -46,6 +47,28 @@ def test_zero_leaves_the_training_bitwise_as_it_is(control, loss):
         assert torch.equal(tensor, controlled.student.parameters[name])
 
 
+def test_zero_leaves_a_setting_bitwise_as_it_is_beside_others_that_move():
+    control, action = Control(0, False, ("learning-rate", "momentum", "weight-decay")), torch.zeros(2, 3)
+    for momentum in (0.1, 0.3, 0.9):  # 1 - (1 - 0.1) is not 0.1
+        action[1] = action[0, 0] = 0.5
+        for of_one in (action[0], action):
+            optimizer, _ = control.applied(SGD(momentum, 0.01), 0.1, of_one)
+            first = {name: torch.as_tensor(getattr(optimizer, name)).flatten()[0] for name in vars(optimizer)}
+            assert first["momentum"] == torch.as_tensor(momentum, dtype=first["momentum"].dtype)
+            assert first["weight_decay"] == torch.as_tensor(0.01, dtype=first["weight_decay"].dtype)
+
+
+def test_a_step_that_an_episode_does_not_have_is_named():
+    for env in (TeachEnv(horizon=2), TeachVectorEnv(2, horizon=2)):
+        env.reset(seed=0)
+        state, episode = (env.student, env.episode) if isinstance(env, TeachEnv) else (env.students, env.episodes)
+        action = torch.zeros(env.action_space.shape)
+        for _ in range(2):
+            state, _ = env.dynamics.step(state, episode, action)
+        with pytest.raises(ValueError, match="found student step 2 of an episode whose steps are 0 to 1"):
+            env.dynamics.step(state, episode, action)
+
+
 def test_settings_are_what_the_maps_say():
     env = TeachEnv(**SHORT, control=("learning-rate", "momentum", "weight-decay"), lr_schedule="linear")
     actions = np.array([[0.5, -0.3, 1.0], [-1.0, 1.0, 0.0], [0.0, -1.0, -0.5]])
@@ -76,6 +99,8 @@ def test_settings_are_what_the_maps_say():
     [
         ({}, "rmd"),
         ({"loss": "data-weights", "pool_size": 60}, "rmd"),
+        ({"loss": "data-weights", "control": ("learning-rate", "momentum")}, "rmd"),
+        ({"loss": "data-weights", "pool_size": 3, "batch_size": 1, "dev_size": 1}, "rmd"),
         ({"nesterov": True}, "rmd"),
         ({"optimizer": "adam", "control": ("loss", "learning-rate", "weight-decay"), **SMOOTH}, "rmd"),
         ({"optimizer": "adamw", "control": ("learning-rate", "weight-decay"), **SMOOTH}, "rmd"),
@@ -159,6 +184,7 @@ def test_teachers_learn_to_control():
         ({"control": ("loss", "loss")}, "has a name twice"),
         ({"control": ("momentum",), "momentum": 0.0}, "change momentum=0 by a factor, to no effect"),
         ({"control": ("weight-decay",)}, "change weight_decay=0 by a factor"),
+        ({"control": ("momentum",), "momentum": 1.0}, "needs momentum below 1, found 1"),
         ({"control": ("momentum",), "optimizer": "adam"}, "'adam' does not have as an option"),
     ],
 )

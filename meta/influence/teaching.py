@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from stable_baselines3.common.policies import BasePolicy
@@ -67,12 +68,14 @@ class InfluenceTeaching(SampleInfluence):
 class InfluencePolicy(TeacherPolicy):
     """Weighs each sample by what it observes of it: its influence, times the option `gain` (1), within the box."""
 
+    defaults: ClassVar[Mapping[str, Any]] = {"gain": 1.0}
+
     def _build(self, states: int, actions: int) -> nn.Module:
         return nn.Module()
 
     def forward(self, observation: torch.Tensor) -> torch.Tensor:
         """Returns the weight of each sample, (batch of observations, samples), in [-1, 1]."""
-        action: torch.Tensor = (self._network.get("gain", 1.0) * observation).clamp(-1.0, 1.0)
+        action: torch.Tensor = (self._network["gain"] * observation).clamp(-1.0, 1.0)
         return action
 
 

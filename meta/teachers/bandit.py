@@ -12,6 +12,7 @@ hundredths, which c scales it to. It is what a search over constant settings doe
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -47,10 +48,11 @@ class ArmsPolicy(TeacherPolicy):
         arms: the actions, (arms, n).
     """
 
+    defaults: ClassVar[Mapping[str, Any]] = {"arms": 16}
     arms: np.ndarray
 
     def _build(self, states: int, actions: int) -> nn.Module:
-        count = checks.integer("arms", self._network.get("arms", 16), least=1)
+        count = checks.integer("arms", self._network["arms"], least=1)
         self.arms = _spread(count, actions)
         module = nn.Module()
         module.register_buffer("counts", torch.zeros(count, dtype=torch.float64))
@@ -131,7 +133,7 @@ class Bandit(EpisodicTeacher):
         counts, totals = self._arms.tried
         for arm, student in zip(np.concatenate(self._drawn).tolist(), students, strict=True):
             counts[arm] += 1
-            totals[arm] += float(student.info["episode"]["r"])
+            totals[arm] += student.total
         tried = counts > 0
         self.logger.record("train/best_return", float((totals[tried] / counts[tried]).max()))
         self.logger.record("train/untried", int((~tried).sum()))

@@ -11,6 +11,7 @@ step is taken on the minibatch with the dropped samples at weight zero, so that 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -191,8 +192,10 @@ class DataPolicy(_SamplePolicy):
     report it. Option `hidden` (12).
     """
 
+    defaults: ClassVar[Mapping[str, Any]] = {"hidden": 12}
+
     def _build(self, states: int, actions: int) -> nn.Module:
-        hidden, features = self._network.get("hidden", 12), sample_fields(self.observation_space, None)
+        hidden, features = self._network["hidden"], sample_fields(self.observation_space, None)
         shared = PerSample(states, actions, [hidden], features, 1.0, squash=False, activation_fn=nn.Tanh)
         nn.init.constant_(shared.network[-1].bias, 2.0)  # type: ignore[arg-type]
         return shared
@@ -217,9 +220,11 @@ class SelfPacedPolicy(_SamplePolicy):
             those of the classes that it happens to prefer.
     """
 
+    defaults: ClassVar[Mapping[str, Any]] = {"until": 1.0, "warm_up": 0.0}
+
     def _build(self, states: int, actions: int) -> nn.Module:
-        self.until = checks.number("until", self._network.get("until", 1.0), above=0)
-        self.warm_up = checks.number("warm_up", self._network.get("warm_up", 0.0), least=0)
+        self.until = checks.number("until", self._network["until"], above=0)
+        self.warm_up = checks.number("warm_up", self._network["warm_up"], least=0)
         space = sample_box(self.observation_space)
         self.ranked = "loss_rank" in space.sample_fields
         self.place = space.place("loss_rank" if self.ranked else "label_probability")
@@ -238,8 +243,10 @@ class SelfPacedPolicy(_SamplePolicy):
 class RandomDropPolicy(_SamplePolicy):
     """Keeps each sample with a probability; option `keep` (0.5). L2T sets it to what its teacher keeps."""
 
+    defaults: ClassVar[Mapping[str, Any]] = {"keep": 0.5}
+
     def _build(self, states: int, actions: int) -> nn.Module:
-        self.shape, self.keep = (-1, actions), self._network.get("keep", 0.5)
+        self.shape, self.keep = (-1, actions), checks.number("keep", self._network["keep"], least=0, most=1)
         return nn.Module()
 
     def forward(self, observation: torch.Tensor) -> torch.Tensor:
@@ -313,7 +320,7 @@ class DataTeacher(_DataTeachingTeacher, LearningTeacher):
         return actions
 
     def _improve(self, students: list[TaughtStudent], /) -> None:
-        rewards = [float(s.info["episode"]["r"]) for s in students]
+        rewards = [s.total for s in students]
         mean = float(np.mean(rewards))
         baseline = mean if self.baseline is None else self.baseline
         self.policy.set_training_mode(True)

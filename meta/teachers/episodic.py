@@ -31,6 +31,11 @@ class TaughtStudent:
     rewards: np.ndarray
     info: dict[str, Any]
 
+    @property
+    def total(self) -> float:
+        """The return of the training."""
+        return float(self.rewards.sum(dtype=np.float64))
+
 
 class EpisodicTeacher(Teacher[list[TaughtStudent]]):
     """Collects the trainings of some students under a fixed teacher, then improves the teacher by them.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -160,7 +161,9 @@ class TeacherPolicy(BasePolicy):
 
     Attributes:
         actor: the network of the actions.
-        network_class: what builds it, whose arguments are the policy's options; None: they are its own affair.
+        network_class: what builds it, whose arguments are the policy's options; None: nothing does.
+        defaults: the options of a policy that nothing builds, and what they are where they are not given; None: they
+            are its own affair.
 
     Args:
         observation_space: the observation space of the environment.
@@ -173,6 +176,7 @@ class TeacherPolicy(BasePolicy):
 
     actor: nn.Module
     network_class: ClassVar[Any] = None
+    defaults: ClassVar[Mapping[str, Any] | None] = None
 
     def __init__(
         self,
@@ -193,7 +197,9 @@ class TeacherPolicy(BasePolicy):
             squash_output=True,
         )
         self.features_extractor = self.make_features_extractor()
-        self._network = network
+        if self.defaults is not None:
+            checks.known_options(f"policy_kwargs of {type(self).__name__}", network, self.defaults)
+        self._network = {**(self.defaults or {}), **network}
         taken = checks.options_of(type(self).network_class or type(self))
         with checks.suggesting(
             f"policy_kwargs of {type(self).__name__}", network, taken - {"states", "actions", "space"}, ""
@@ -305,9 +311,16 @@ class FreePolicy(TeacherPolicy):
 class ConstantPolicy(TeacherPolicy):
     """The same action always; `action`: a number for all coordinates, or one for each (0: the neutral teacher)."""
 
+    defaults: ClassVar[Mapping[str, Any]] = {"action": 0.0}
+
     def _build(self, states: int, actions: int) -> nn.Module:
         module = nn.Module()
-        value = torch.as_tensor(self._network.get("action", 0.0), dtype=torch.float64)
+        value = torch.as_tensor(self._network["action"], dtype=torch.float64)
+        if value.shape not in ((), (actions,)):
+            raise ValueError(
+                f"action must be a number or {actions} numbers, one for each coordinate, found shape "
+                f"{tuple(value.shape)}"
+            )
         module.register_buffer("action", value.expand(actions).clone())
         return module
 
@@ -320,6 +333,8 @@ class ConstantPolicy(TeacherPolicy):
 class RandomPolicy(TeacherPolicy):
     """Uniform in the box; option `seed` (0). How often it was asked is saved too, so that it goes on after a load."""
 
+    defaults: ClassVar[Mapping[str, Any]] = {"seed": 0}
+
     def _build(self, states: int, actions: int) -> nn.Module:
         module = nn.Module()
         module.register_buffer("draws", torch.zeros((), dtype=torch.int64))
@@ -330,7 +345,7 @@ class RandomPolicy(TeacherPolicy):
         draws = self.actor.draws
         assert isinstance(draws, torch.Tensor)
         assert isinstance(self.action_space, gym.spaces.Box)
-        rng = np.random.default_rng((self._network.get("seed", 0), int(draws)))
+        rng = np.random.default_rng((self._network["seed"], int(draws)))
         draws += 1
         uniform = rng.uniform(-1.0, 1.0, (len(observation), *self.action_space.shape))
         return torch.from_numpy(uniform).to(observation.device)

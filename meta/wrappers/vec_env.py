@@ -120,11 +120,12 @@ def as_vec_env(env: Any) -> Any:
     if isinstance(env, gym.vector.SyncVectorEnv):
         return VecMonitor(DummyVecEnv([partial(_itself, member) for member in env.envs]))
     batch = env.unwrapped
-    hides = isinstance(batch, gym.vector.SyncVectorEnv | gym.vector.AsyncVectorEnv)
-    if hides and any(batch.call("has_wrapper_attr", "problem")):
+    gyms = gym.vector.SyncVectorEnv, gym.vector.AsyncVectorEnv
+    if isinstance(batch, gyms) and any(batch.call("has_wrapper_attr", "problem")):
         raise ValueError(
-            f"expected students in Stable-Baselines3's DummyVecEnv or SubprocVecEnv, found {env}; make them by "
-            "stable_baselines3.common.vec_env.SubprocVecEnv([lambda: gym.make(...)] * 4)"
+            f"found {env}, behind which teachers cannot see the students: its environments are in other processes, or "
+            "in wrappers around all of them; make it by "
+            "stable_baselines3.common.vec_env.SubprocVecEnv([lambda: gym.make(...)] * 4), and wrap each environment"
         )
     return VecMonitor(GymVecEnv(env))
 

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
 import meta
-from teachenv import TeachVectorEnv
+from teachenv import TeachEnv, TeachVectorEnv
 
 SMALL = {"horizon": 4, "steps_per_action": 2, "batch_size": 8, "dev_size": 40, "learning_rate": 0.01}
 
@@ -57,3 +58,13 @@ def test_a_wrong_option_is_named() -> None:
         bandit(exploration=-1.0)
     with pytest.raises(ValueError, match="arms must be"):
         bandit(arms=0)
+
+
+def test_returns_need_no_monitor() -> None:
+    tried = []
+    for monitored in (lambda envs: envs, VecMonitor):
+        envs = DummyVecEnv([lambda: TeachEnv(control="learning-rate", **SMALL)])
+        teacher = meta.Bandit("ArmsPolicy", monitored(envs), policy_kwargs={"arms": 2}, seed=0).learn(8)
+        tried.append(teacher.policy.tried[1])
+    np.testing.assert_array_equal(*tried)
+    assert tried[0].any()

@@ -6,6 +6,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
+from meta.teachers.bandit import ArmsPolicy
 from meta.teachers.policies import (
     Attention,
     AttentionPolicy,
@@ -17,6 +18,7 @@ from meta.teachers.policies import (
     SamplePolicy,
     perceptron,
 )
+from teachenv.errors import UnknownOption
 from teachenv.joint import BATCH_FIELDS
 from teachenv.samples import LabelledSamples
 
@@ -176,6 +178,14 @@ def test_the_constant_policy_takes_one_action():
     np.testing.assert_array_equal(build(ConstantPolicy, action=0.25).predict(states)[0], np.full((3, 100), 0.25))
     wanted = np.linspace(-0.75, 0.5, 100)
     np.testing.assert_allclose(build(ConstantPolicy, action=wanted).predict(states)[0][1], wanted, atol=1e-7)
+    with pytest.raises(ValueError, match=r"action must be a number or 100 numbers.*found shape \(3,\)"):
+        build(ConstantPolicy, action=[1.0, 0.0, 1.0])
+
+
+@pytest.mark.parametrize("policy", [ArmsPolicy, ConstantPolicy, FreePolicy, MlpPolicy, RandomPolicy])
+def test_an_option_that_a_policy_does_not_have_is_refused(policy):
+    with pytest.raises(UnknownOption, match=f"policy_kwargs of {policy.__name__} got an unexpected .*'acton'"):
+        build(policy, acton=1)
 
 
 def test_the_random_policy_is_uniform_in_the_box_and_reproducible():

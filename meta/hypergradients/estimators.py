@@ -28,7 +28,7 @@ With one window, PES and NRES are `evolution_strategies`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -36,6 +36,7 @@ import torch
 from meta.hypergradients.process import Process, PureProcess, as_process, double_backward_kernels
 from teachenv import checks
 from teachenv.errors import unknown_name
+from teachenv.state import StudentState
 from teachenv.trees import tensors_of, with_tensors
 
 Solver = Literal["neumann", "conjugate-gradients"]
@@ -213,6 +214,8 @@ def implicit(
     """
     process = as_process(process)
     checks.integer("terms", terms, least=1)
+    if isinstance(state, StudentState):
+        state = replace(state, step=state.step * 0)  # after the last one there is none
     if solver not in get_args(Solver):
         raise unknown_name("solver", solver, get_args(Solver))
     with double_backward_kernels():
@@ -272,6 +275,11 @@ def _windows(steps: int, window: int) -> int:
 def _noise(action: torch.Tensor, windows: int, trainings: int, generator: torch.Generator | None) -> torch.Tensor:
     """Draws ε, (windows, trainings, n)."""
     checks.integer("pairs", trainings, least=1)
+    if action.dim() != 1:
+        raise ValueError(
+            f"found an action of shape {tuple(action.shape)}, expected (n,): flatten it, and let the process's step "
+            "give it its shape"
+        )
     shape = windows, trainings, *action.shape
     return torch.randn(shape, generator=generator, dtype=action.dtype).to(action.device)
 

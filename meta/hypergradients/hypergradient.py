@@ -112,14 +112,18 @@ def hypergradient(
             again, and those between serve as checkpoints; `memory` then has nothing to decide.
 
     Raises:
-        TypeError: `process` is none, or `"finite-difference"` of an arbitrary step.
-        ValueError: an unknown method, policy or type, a policy that keeps no states to round, a truncation longer than
-            the episode, or a budget that nothing fits.
+        TypeError: `process` is none, `"finite-difference"` of an arbitrary step, or actions that are no tensors.
+        ValueError: actions of another shape than an environment's, or more than an episode has; an unknown method,
+            policy or type, a policy that keeps no states to round, a truncation longer than the episode, or a budget
+            that nothing fits.
         OSError: the folder has no room.
         RuntimeError: a step taken again differs from the first time.
     """
     process, method = as_process(process), check_method(method)
-    steps = len(actions) * steps_per_action
+    if other := [action for action in actions if not isinstance(action, torch.Tensor)]:
+        raise TypeError(f"actions must be tensors, found {checks.shown(other[0])}; torch.as_tensor makes one of it")
+    process.check_actions(initial, actions)
+    steps = len(actions) * checks.integer("steps_per_action", steps_per_action, least=1)
     check_last(method, last, steps)
     if state_dtype is not None and method == "forward":
         raise ValueError(

@@ -197,7 +197,7 @@ def smoothness(
     """
     checks.integer("students", students, least=2)
     sizes = np.asarray(radii, dtype=float)
-    if sizes.ndim != 1 or not len(sizes) or sizes[0] <= 0 or (np.diff(sizes) <= 0).any() or sizes[-1] > 1:
+    if sizes.ndim != 1 or not len(sizes) or not (np.diff(sizes, prepend=0) > 0).all() or not sizes[-1] <= 1:
         raise ValueError(f"found radii={radii!r}, expected numbers that ascend, above 0 and at most 1")
     teach = (gym.make(env) if isinstance(env, str) else env).unwrapped
     if not isinstance(teach, TeachEnv | TeachVectorEnv):

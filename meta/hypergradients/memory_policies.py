@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, get_args
 
+import numpy as np
 import torch
 
 from meta.hypergradients.checkpoints import Binomial, Checkpoints
@@ -100,10 +101,11 @@ def memory_policy(memory: MemoryOption, folder: str | None = None) -> MemoryPoli
     Raises:
         ValueError: it is neither a known name nor a positive number of checkpoints.
     """
-    if isinstance(memory, int) and not isinstance(memory, bool):
-        if memory < 1:
-            raise ValueError(f"found memory={memory}, expected at least 1 checkpoint")
-        return Checkpoints(memory, lambda steps: memory)
+    if isinstance(memory, int | np.integer) and not isinstance(memory, bool):
+        count = int(memory)
+        if count < 1:
+            raise ValueError(f"found memory={count}, expected at least 1 checkpoint")
+        return Checkpoints(count, lambda steps: count)
     if memory == "auto":
         return None
     if memory not in list(MEMORY_POLICIES):

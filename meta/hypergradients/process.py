@@ -9,7 +9,7 @@ function that takes dJ/dx_{t+1} to (dJ/dx_t, dJ/da_t). For an arbitrary `step`, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -64,6 +64,9 @@ class Process:
     def batch(self, state: Any) -> tuple[int, ...]:
         """Returns the shape in which independent processes are stacked in a state: (B,), or () for one."""
         return ()
+
+    def check_actions(self, state: Any, actions: Iterable[torch.Tensor]) -> None:
+        """Refuses actions that the process's step does not take, if it knows which it takes."""
 
     def singles(self, state: Any) -> list[tuple[Process, Any]]:
         """Returns (process, state) of each process stacked in a state, if taking them together gains nothing."""

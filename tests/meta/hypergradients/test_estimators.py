@@ -1,5 +1,6 @@
 """Estimates of a shared action's gradient, against the exact one on small processes."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -13,6 +14,7 @@ from meta.hypergradients.estimators import (
     persistent_evolution_strategies,
     reinforce,
 )
+from teachenv import TeachEnv
 from teachenv.optimizers import SGD
 
 T, N = 6, 3
@@ -122,6 +124,17 @@ def test_implicit_differentiation_is_exact_where_training_has_converged(solver):
     torch.testing.assert_close(implicit(process, state, ACTION, terms=1, solver=solver).mean, last)
 
 
+def test_implicit_differentiation_of_an_environment_takes_the_last_state_as_it_is():
+    env = TeachEnv(horizon=2, batch_size=8, dev_size=20, dtype="float64")
+    env.reset(seed=0)
+    process, action = meta.Training(env.dynamics, env.episode), torch.zeros(100, dtype=torch.float64)
+    state = process.step(process.step(env.student, action, 0), action, 1)
+    found = implicit(process, state, action, terms=1).mean
+    first = replace(state, step=0)
+    torch.testing.assert_close(found, process.pullback(first, action, 0, process.value(first)[1])[1])
+    assert found.any()
+
+
 def test_conjugate_gradients_end_where_the_curvature_is_not_positive():
     process = meta.Descent(lambda p, action, t: -(p["w"] - action).square().sum(), lambda p: p["w"].sum(), SGD())
     state = process.begin({"w": torch.ones(N).double()})
@@ -134,6 +147,9 @@ def test_what_cannot_be_estimated_is_said():
     start = torch.ones(3, 2).double()
     with pytest.raises(ValueError, match="found a batch of 3 students, expected 4, one for each training"):
         evolution_strategies(Drift(stacked=True), start, ACTION, T, pairs=2)
+    for action in (ACTION[0], ACTION[None]):
+        with pytest.raises(ValueError, match=r"found an action of shape \(.*\), expected \(n,\)"):
+            evolution_strategies(Drift(stacked=False), start[0], action, T, pairs=2)
     with pytest.raises(ValueError, match="sigma"):
         evolution_strategies(Drift(stacked=False), start[0], ACTION, T, pairs=2, sigma=0.0)
     with pytest.raises(ValueError, match="neumann"):

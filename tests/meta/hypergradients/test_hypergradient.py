@@ -537,3 +537,20 @@ def test_an_unknown_method_is_refused_with_a_suggestion():
     env.reset(seed=0)
     with pytest.raises(ValueError, match=r"unknown method 'finite-diference'.*did you mean 'finite-difference'\?"):
         differentiate(env, [], [], env.student, method="finite-diference")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("actions", "options", "error", "message"),
+    [
+        (torch.zeros(2, 7), {}, ValueError, r"found an action of shape \(7,\), expected \(100,\)"),
+        (torch.zeros(3, 100), {}, ValueError, "found student step 2 of an episode whose steps are 0 to 1"),
+        (np.zeros((2, 100)), {}, TypeError, "actions must be tensors, found array"),
+        (torch.zeros(2, 100), {"steps_per_action": 0}, ValueError, "steps_per_action must be an integer of at least 1"),
+    ],
+    ids=["width", "number", "NumPy", "no steps"],
+)
+def test_actions_that_are_not_the_environments_are_refused(actions, options, error, message):
+    env = TeachEnv(horizon=2, batch_size=8, dev_size=20)
+    env.reset(seed=0)
+    with pytest.raises(error, match=message):
+        hypergradient(Training(env.dynamics, env.episode), env.student, actions, **options)

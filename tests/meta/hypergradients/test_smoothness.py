@@ -105,6 +105,7 @@ def test_a_teacher_warns_once_of_steps_that_its_gradient_cannot_mean() -> None:
         ({"students": 1}, ValueError, "students"),
         ({"radii": (1e-2, 1e-3)}, ValueError, "numbers that ascend"),
         ({"radii": ()}, ValueError, "numbers that ascend"),
+        ({"radii": (float("nan"),)}, ValueError, "numbers that ascend"),
         ({"env": "CartPole-v1"}, TypeError, "found CartPoleEnv, expected a TeachEnv"),
     ],
 )

@@ -147,6 +147,11 @@ class _File:
         with contextlib.suppress(OSError):  # what could not be written is not needed
             self.stream.close()
 
+    def __del__(self) -> None:
+        """Closes the file of a walk that was given up between its ways forwards and back."""
+        with contextlib.suppress(AttributeError):  # there was no place for it
+            self.close()
+
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
         try:

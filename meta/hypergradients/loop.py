@@ -25,6 +25,7 @@ from torch.autograd import forward_ad
 from meta.hypergradients.blocks import Blocks, Kernels
 from meta.hypergradients.gradient_process import GradientProcess
 from meta.hypergradients.hypergradient import hypergradient
+from meta.hypergradients.left_out import parts_left_out, warn_of_parts_left_out
 from meta.hypergradients.loop_settings import Schedule
 from meta.hypergradients.loss_update import Derivatives, LossUpdate
 from meta.hypergradients.process import double_backward_kernels
@@ -124,6 +125,8 @@ class Loop(GradientProcess):
         self._read, self._schedule = read, schedule
         with double_backward_kernels():
             check_replay(model, update, self.initial, self.actions[0], kept[0])
+            if exchanged is None and (parts := parts_left_out(update, self.initial, self.actions[0])):
+                warn_of_parts_left_out(f"{', '.join(parts[:3])} of the model {type(model).__name__}", stacklevel=3)
         if exchanged is not None and not exchanged.called:
             raise ValueError(f"the first step's loss calls none of the blocks {', '.join(exchanged.names[:3])}")
 
@@ -176,15 +179,16 @@ class _Called:
             loss, _ = self.at(every, buffers, 0, action, "none")
             found: Sequence[torch.Tensor | None] = ()
             if loss.requires_grad:
-                found = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+                found = torch.autograd.grad(loss, list(named.values()), allow_unused=True, retain_graph=True)
         moved = [name for name, grad in zip(named, found, strict=False) if grad is not None]
+        own = dict(model.named_parameters())
+        _refuse_own(loss, {name: own[name] for name in every}, "the loss")
         if not moved:
             raise ValueError(
                 "the loss of the first batch has no derivative with respect to any parameter of the optimizer; compute "
                 "it without torch.no_grad, .detach() and .item()"
             )
         parameters = {name: named[name].detach() for name in moved}
-        own = dict(model.named_parameters())
         return parameters, buffers, {name: own[name] for name in named if name not in parameters}
 
     def stops_gradients(self, parameters: Tensors, buffers: Tensors) -> bool:
@@ -242,7 +246,10 @@ class _Called:
         device = next(iter(state.parameters.values())).device
         holding = self._holding(state.parameters | buffers, len(self.batches), device)
         with holding, self._exchanged(kernels), kernels():
-            return _scalar("objective", objective(self.skeleton.module))
+            value = _scalar("objective", objective(self.skeleton.module))
+        own = dict(self.skeleton.module.named_parameters())
+        _refuse_own(value, {name: own[name] for name in state.parameters}, "the objective")
+        return value
 
     def _exchanged(self, kernels: Kernels, *, pushed: bool = False, keeps: bool = False) -> Any:
         return nullcontext() if self.blocks is None or keeps else self.blocks.exchanged(kernels, pushed=pushed)
@@ -343,6 +350,21 @@ def _unflattened(flat: torch.Tensor, like: Mapping[str, torch.Tensor]) -> Tensor
         parts[name] = flat[begin : begin + tensor.numel()].view(tensor.shape)
         begin += tensor.numel()
     return parts
+
+
+def _refuse_own(value: torch.Tensor, own: Tensors, what: str) -> None:
+    """Refuses a value that depends on the model's own tensors, in whose places others were."""
+    sources = {name: tensor for name, tensor in own.items() if tensor.requires_grad}
+    if not value.requires_grad or not sources:
+        return
+    # A graph that none of them is in is looked through, and not walked.
+    found = torch.autograd.grad(value, list(sources.values()), allow_unused=True, retain_graph=True)
+    for name, grad in zip(sources, found, strict=True):
+        if grad is not None:
+            raise ValueError(
+                f"{what} reads the parameter {name!r} past the model that it is called with, as from a list that was "
+                "kept of model.parameters(), where it would stay as it is now; read it from that model"
+            )
 
 
 def _scalar(name: str, value: Any) -> torch.Tensor:

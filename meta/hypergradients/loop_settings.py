@@ -86,8 +86,8 @@ class Schedule:
 
         Raises:
             TypeError: another optimiser or scheduler than there is here.
-            ValueError: the optimiser has stepped already, or moves what is not of the model; a setting that it does
-                not have, or that the scheduler changes and that has no derivative here.
+            ValueError: the optimiser has stepped already, has a hook, or moves what is not of the model; a setting that
+                it does not have, or that the scheduler changes and that has no derivative here.
         """
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise TypeError(
@@ -106,6 +106,11 @@ class Schedule:
                 raise ValueError(
                     'settings has "momentum", and the optimizer has none: give it momentum, or leave it out'
                 )
+        if any(getattr(optimizer, f"_optimizer_step_{when}_hooks", None) for when in ("pre", "post")):
+            raise ValueError(
+                "the optimizer has a hook on its step, which may change gradients or parameters and is not followed; "
+                "make one without, and bound the gradient by the loss or the learning rate"
+            )
         if optimizer.state:
             raise ValueError(
                 "the optimizer has taken steps already; make a fresh one, since the loop begins with its first"

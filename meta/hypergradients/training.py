@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch import nn
 
 from meta.hypergradients.cotangent import Cotangent
 from meta.hypergradients.gradient_process import GradientProcess, needed_if
+from meta.hypergradients.left_out import warn_of_parts_left_out
 from meta.hypergradients.loop import Loop
 from meta.hypergradients.memory import Arena
 from meta.hypergradients.process import Adjoint, Process
@@ -46,14 +46,7 @@ class Training(Process):
         ]
         self.hessian_vector_products = self.gradient_evaluations = len(self._updates)
         if left_out := dynamics.student.unfollowed:
-            warnings.warn(
-                f"the gradient leaves out a part: {', '.join(left_out[:3])} of the student {dynamics.student.name} "
-                "depend(s) on its parameters in a way that has no derivative (.data, .item(), NumPy, in-place updates "
-                "of what is detached), or has a gradient that is not the derivative "
-                "(straight-through); compute it by differentiable operations, under torch.no_grad() if its own "
-                "gradient shall not see it, and it is followed",
-                stacklevel=2,
-            )
+            warn_of_parts_left_out(f"{', '.join(left_out[:3])} of the student {dynamics.student.name}", stacklevel=2)
 
     @staticmethod
     def of(
@@ -79,7 +72,8 @@ class Training(Process):
         `training.gradient()` differentiates J with respect to all of these at once. Model, optimiser and scheduler stay
         as they are. What a step draws from the global generators of torch, Python and NumPy (dropout) is a function of
         `seed` and the step. The model is called in the mode that it is in; a mode that loss or objective set is put
-        back. Gradients that are clipped or scaled, and optimisers that have stepped already, are not taken.
+        back. Gradients that are clipped or scaled, hooks that change a step, and optimisers that have stepped already,
+        are not taken.
 
         Args:
             model: its trainable parameters that the first step's loss depends on move; buffers are part of the state.
@@ -97,11 +91,25 @@ class Training(Process):
 
         Raises:
             TypeError: an optimiser, a scheduler or a hyperparameter of another kind.
-            ValueError: no batches; a loss that is no scalar or reaches no parameter; an optimiser that has stepped, or
-                a setting that it does not have; no blocks, or one that updates its buffers.
+            ValueError: no batches; a loss that is no scalar, reaches no parameter, or reads one past the model; hooks;
+                an optimiser that has stepped, or a setting that it does not have; no blocks, or one that updates its
+                buffers.
             RuntimeError: the first step, taken twice, is not the same: says which module, or which kernel, differs.
         """
         return Loop(model, optimizer, batches, loss, objective, **options)
+
+    def check_actions(self, state: StudentState, actions: Iterable[torch.Tensor]) -> None:
+        """Refuses actions that are not the environment's.
+
+        Raises:
+            ValueError: one has another shape.
+        """
+        shape = (*self.batch(state), self.dynamics.control.size)
+        for action in actions:
+            if tuple(action.shape) != shape:
+                raise ValueError(
+                    f"found an action of shape {tuple(action.shape)}, expected {shape}, as env.action_space has it"
+                )
 
     def batch(self, state: StudentState) -> tuple[int, ...]:
         """Returns the shape in which students are stacked: (B,) for a batch, () for a single one."""

@@ -14,7 +14,7 @@ def refuse_foreign_tensors(module: nn.Module) -> None:
     """Refuses what cannot be an argument of a function over real tensors, or has other gradients than that function.
 
     Raises:
-        ValueError: a TorchScript module, complex tensors, hooks on parameters, or gradients scaled by frequency.
+        ValueError: a TorchScript module, complex tensors, hooks on gradients, or gradients scaled by frequency.
     """
     name = type(module).__name__
     if any(isinstance(m, torch.jit.ScriptModule) for m in module.modules()):
@@ -23,6 +23,11 @@ def refuse_foreign_tensors(module: nn.Module) -> None:
             "that it was made from"
         )
     for key, child in module.named_modules():
+        if child._backward_hooks or child._backward_pre_hooks:
+            raise ValueError(
+                f"the student {name} has a backward hook on {key or 'itself'!r}, which second derivatives would pass "
+                "through twice; take it off, and change the gradient in the forward pass"
+            )
         if getattr(child, "scale_grad_by_freq", False):
             raise ValueError(
                 f"the student {name} has scale_grad_by_freq=True in {key or 'itself'!r}, and PyTorch's second "

@@ -535,6 +535,12 @@ def kept_in_a_list():
     return module
 
 
+def with_backward_hook() -> nn.Module:
+    module = around(nn.Tanh())
+    module[1].register_full_backward_hook(lambda layer, d_inputs, d_outputs: None)
+    return module
+
+
 def with_gradient_hook():
     module = around()
     module[0].weight.register_hook(lambda grad: 0.5 * grad)
@@ -609,6 +615,7 @@ REFUSED = {
     "gradient checkpointing": (lambda: around(Forward(checkpointed, layer=nn.Linear(8, 8))), "checkpointing"),
     "weights merged by eval()": (lambda: around(Merging()), r"in evaluation.*'1' \(Merging\)"),
     "a gradient hook": (with_gradient_hook, "gradient hook on '0.weight'"),
+    "a backward hook": (with_backward_hook, "backward hook on '1'"),
     "a lazy layer that becomes another": (
         lambda: nn.Sequential(LazyLoud(8), nn.Linear(8, CLASSES)),
         r"'0' \(LazyLoud\).*becomes Linear.*cls_to_become = None",

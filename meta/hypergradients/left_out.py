@@ -1,0 +1,91 @@
+"""Whether the derivative of a step's loss is what autograd takes it for.
+
+An adjoint by double backward is right if the gradients of a step's operations are their derivatives. They are not in a
+straight-through estimator, a reversal of gradients or a hook that scales them, nor where a value leaves the graph by
+`.data`, `.item()` or NumPy. Such a step is trained as its author meant it, and its adjoint would be wrong unseen.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+
+from meta.hypergradients.loss_update import Derivatives, LossUpdate
+from teachenv.optimizers import Tensors
+from teachenv.state import StudentState
+from teachenv.students.derivatives import random_direction
+from teachenv.students.kernels import opened
+from teachenv.trees import leaves
+
+_STEPS = {torch.float32: 1e-2, torch.float64: 1e-5}
+"""How far tensors are moved, in tenths of their size, by their dtype."""
+
+
+def warn_of_parts_left_out(what: str, stacklevel: int) -> None:
+    """Warns that a gradient is not complete.
+
+    Args:
+        what: what it leaves out a part of, the subject of a sentence.
+        stacklevel: how many calls above this one the warning is shown.
+    """
+    warnings.warn(
+        f"the gradient leaves out a part: {what} depend(s) on its parameters in a way that has no derivative (.data, "
+        ".item(), NumPy, in-place updates of what is detached), or has a gradient that is not the derivative "
+        "(straight-through, a hook); compute it by differentiable operations, under torch.no_grad() if its own "
+        "gradient shall not see it, and it is followed",
+        stacklevel=stacklevel + 1,
+    )
+
+
+def parts_left_out(update: LossUpdate, state: StudentState, action: torch.Tensor) -> list[str]:
+    """Compares derivatives of a step's loss and new buffers, along a random direction, with difference quotients.
+
+    Args:
+        update: the step.
+        state: the state before it.
+        action: its action.
+
+    Returns:
+        The names of those results whose derivative autograd does not follow: "the loss", "the buffer 'mean'". What two
+        difference quotients differ by (kinks), and rounding, is let pass.
+    """
+    point = state.parameters | {name: state.buffers[name] for name in update.statistics}
+    dtypes = {tensor.dtype for tensor in point.values()}
+    if not dtypes <= _STEPS.keys():
+        return []
+    step, rng = max(_STEPS[dtype] for dtype in dtypes), torch.Generator().manual_seed(1)
+    along = {name: random_direction(tensor, rng) for name, tensor in point.items()}
+
+    def results(tensors: Tensors, derivatives: Derivatives) -> Tensors:
+        parameters = {name: tensors[name] for name in state.parameters}
+        buffers = state.buffers | {name: tensors[name] for name in update.statistics}
+        loss, new = update.loss_at(parameters, buffers, int(state.step), action.detach(), derivatives)
+        return {"the loss": loss} | {f"the buffer {name!r}": new[name] for name in update.statistics}
+
+    def quotients(size: float) -> dict[str, float]:
+        with torch.no_grad():
+            plus, minus = (results({n: t + s * along[n] for n, t in point.items()}, "none") for s in (size, -size))
+        return {name: float((plus[name].double() - minus[name].double()).sum()) / (2 * size) for name in plus}
+
+    far, near, tensors = quotients(step), quotients(step / 2), leaves(point)
+    with torch.enable_grad():
+        here = results(tensors, "reverse")
+    found = []
+    for name, value in here.items():
+        slopes = _slopes(value, tensors, along)
+        rounding = torch.finfo(value.dtype).eps * float(value.detach().norm()) / step
+        # Parts of either sign may cancel; their norm is what they usually add up to.
+        size = max(abs(near[name]), float(slopes.norm()))
+        if abs(float(slopes.sum()) - near[name]) > 0.02 * size + 10 * abs(far[name] - near[name]) + 30 * rounding:
+            found.append(name)
+    return found
+
+
+def _slopes(value: torch.Tensor, tensors: Tensors, along: Tensors) -> torch.Tensor:
+    """The parts of the derivative of a value's sum along a direction, one of each number, in float64."""
+    if not value.requires_grad:
+        return torch.zeros(1, dtype=torch.float64)
+    with opened():
+        grads = torch.autograd.grad(value.sum(), list(tensors.values()), retain_graph=True, materialize_grads=True)
+    return torch.cat([(g * along[n]).flatten().double() for n, g in zip(tensors, grads, strict=True)])

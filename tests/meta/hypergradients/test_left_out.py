@@ -1,0 +1,128 @@
+"""What a training loop of one's own does beside its loss, and what autograd takes for a derivative, is looked for."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import meta
+
+RNG = torch.Generator().manual_seed(0)
+X = torch.randn(32, 5, generator=RNG)
+Y = torch.randint(3, (32,), generator=RNG)
+
+
+class Straight(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.sin()
+
+    @staticmethod
+    def backward(ctx, d):
+        return d
+
+
+def hooked(x: torch.Tensor) -> torch.Tensor:
+    if x.requires_grad:
+        x.register_hook(lambda d: -0.5 * d)
+    return x
+
+
+class Layer(nn.Module):
+    """A function between two layers; a buffer follows a weight in one of several ways, and is added to it."""
+
+    def __init__(self, function: Callable = torch.tanh, follow: Callable | None = None) -> None:
+        super().__init__()
+        self.function, self.follow = function, follow
+        self.first, self.norm, self.last = nn.Linear(5, 24), nn.BatchNorm1d(24), nn.Linear(24, 3)
+        self.register_buffer("mean", torch.ones(24, 5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training and self.follow:
+            self.follow(self)
+        hidden = self.norm(F.linear(x.to(self.mean), self.first.weight + self.mean, self.first.bias))
+        return self.last(F.dropout(self.function(hidden), 0.1, self.training))
+
+
+def followed(layer: Layer) -> None:
+    with torch.no_grad():
+        layer.mean.mul_(0.9).add_(layer.first.weight, alpha=0.1)
+
+
+def by_list(layer: Layer) -> None:
+    layer.mean = 0.5 * layer.mean + 0.5 * torch.tensor(layer.first.weight.tolist()).to(layer.mean)
+
+
+def loss(model: nn.Module, rows: torch.Tensor) -> torch.Tensor:
+    return F.cross_entropy(model(X[rows]), Y[rows])
+
+
+def loop(model: nn.Module, optimizer: torch.optim.Optimizer | None = None, **changes: Callable) -> object:
+    optimizer = optimizer or torch.optim.SGD(model.parameters(), lr=0.1)
+    of_loop = {"loss": loss, "objective": lambda m: F.cross_entropy(m(X), Y), **changes}
+    return meta.Training.of(model, optimizer, torch.arange(32).split(16), of_loop["loss"], of_loop["objective"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    ("layer", "part"),
+    [
+        ({"function": Straight.apply}, "the loss"),
+        ({"function": lambda x: hooked(x).tanh()}, "the loss"),
+        ({"function": lambda x: x.tanh() * x.max().item()}, "the loss"),
+        ({"follow": by_list}, "the loss, the buffer 'mean', the buffer 'norm.running_mean'"),
+    ],
+    ids=["straight-through", "hook", ".item()", "a list"],
+)
+def test_what_is_no_derivative_is_named(layer, part, dtype):
+    torch.manual_seed(0)
+    with pytest.warns(UserWarning, match=f"the gradient leaves out a part: {part} of the model Layer"):
+        loop(Layer(**layer).to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    "layer",
+    [
+        {"function": torch.relu},
+        {"function": lambda x: x + (x.sin() - x).detach()},
+        {"function": lambda x: x * x.detach().norm()},
+        {"follow": followed},
+    ],
+    ids=["kinks", "straight-through by detach", "detach", "no_grad"],
+)
+def test_what_is_followed_is_not(layer, dtype):
+    torch.manual_seed(0)
+    loop(Layer(**layer).to(dtype))  # a warning would be an error
+
+
+def test_hooks_that_change_a_step_are_refused():
+    model = nn.Sequential(nn.Linear(5, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    handle = optimizer.register_step_pre_hook(lambda *_: nn.utils.clip_grad_norm_(model.parameters(), 0.1) and None)
+    with pytest.raises(ValueError, match="the optimizer has a hook on its step"):
+        loop(model, optimizer)
+    handle.remove()
+    model[0].register_full_backward_hook(lambda module, d_inputs, d_outputs: None)
+    with pytest.raises(ValueError, match="has a backward hook on '0'"):
+        loop(model, optimizer)
+    with pytest.raises(ValueError, match="has a backward hook on '0'"):
+        meta.audit(model, X)
+
+
+@pytest.mark.parametrize("place", ["loss", "objective"])
+def test_parameters_that_are_read_past_the_model_are_refused(place):
+    model = nn.Sequential(nn.Linear(5, 3), nn.Linear(3, 3))
+    kept = list(model.parameters())
+
+    def penalty() -> torch.Tensor:
+        return kept[2].square().sum()
+
+    functions = {
+        "loss": lambda m, rows: loss(m, rows) + penalty(),
+        "objective": lambda m: F.cross_entropy(m(X), Y) + penalty(),
+    }
+    with pytest.raises(ValueError, match=f"the {place} reads the parameter '1.weight' past the model"):
+        loop(model, **{place: functions[place]}).gradient(memory="disk")

@@ -123,7 +123,7 @@ class FineTuning(Phase):
 
     @property
     def task(self) -> str:
-        """The task of GLUE."""
+        """What is classified."""
         return self.source.task
 
     def parts(self) -> Parts:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,11 +22,14 @@ from teachenv.data.language import END, UNKNOWN
 from teachenv.randomness import Purpose, generator
 from teachenv.trees import mapped
 
-MADE = "numbers"
-"""The corpus, and the task, that are made here: additions in number words, of which half have two words exchanged."""
+ORDER = "word-order"
+"""Whether the words of a sentence of the corpus stand in their order, or are shuffled."""
 
-TASKS = (*(name for name, task in GLUE.items() if len(task.texts) == 1), MADE)
+TASKS = (ORDER, *(name for name, task in GLUE.items() if len(task.texts) == 1))
 """The tasks of single sentences."""
+
+# Shorter ones are often no sentences.
+_LEAST_WORDS = 5
 
 FEEDBACK = 0.1
 """The part of the training data by which LGTM measures influence; all other methods train on it as well."""
@@ -124,22 +128,24 @@ def windows(source: Source) -> Parts:
 
 @functools.lru_cache(maxsize=2)
 def sentences(source: Source) -> Parts:
-    """The task's sentences; of GLUE's, test is the official dev data, and all else is drawn from the training data."""
-    _, numbers = _corpus(source)
+    """The task's sentences.
+
+    Of GLUE's tasks, test is the official dev data, and all else is drawn from the training data. `ORDER` has sentences
+    of the corpus's training text that no language model trains on here, and for test those of its test split.
+
+    Raises:
+        ValueError: there are fewer sentences than asked for.
+    """
     feedback = round(FEEDBACK * source.sentences)
-    if source.task == MADE:
-        sizes = [source.sentences - feedback, feedback, source.dev_sentences]
-        words, labels = _exchanged(source)
-        places = np.split(np.arange(len(words)), np.cumsum(sizes))
-        parts = [_batch([words[i] for i in place], labels[place], numbers, source.length) for place in places]
-        return Parts(MADE, *parts)
-    data = load_glue(
-        source.task,
-        data_root=source.data_root,
-        train_size=source.sentences - feedback,
-        feedback_size=feedback,
-        dev_size=source.dev_sentences,
-    )
+    sizes: dict[str, Any] = {
+        "train_size": source.sentences - feedback,
+        "feedback_size": feedback,
+        "dev_size": source.dev_sentences,
+    }
+    _, numbers = _corpus(source)
+    if source.task == ORDER:
+        return _ordered(source, list(sizes.values()))
+    data = load_glue(source.task, data_root=source.data_root, **sizes)
     parts = [
         _batch([treebank_words(text) for text in texts.first], texts.labels, numbers, source.length)
         for texts in (data.train, data.feedback, data.dev, data.test)
@@ -166,25 +172,33 @@ def _batch(texts: Sequence[Sequence[str]], labels: np.ndarray, numbers: Mapping[
     return Batch({"tokens": tokens, "lengths": lengths}, torch.as_tensor(labels))
 
 
-def _exchanged(source: Source) -> tuple[list[list[str]], np.ndarray]:
-    """Sentences of number words that no language model trains on, and their classes: 0 if two words are exchanged."""
-    corpus, _ = _corpus(source)
+def _ordered(source: Source, sizes: Sequence[int]) -> Parts:
+    """Sentences of the corpus, of which half are shuffled: these are class 0."""
+    corpus, numbers = _corpus(source)
     rng = generator(0, Purpose.SPLIT)
-    texts = [*_lines(corpus, corpus.valid), *_lines(corpus, corpus.test)]
-    labels = rng.integers(0, 2, len(texts))
-    for words, label in zip(texts, labels, strict=True):
-        places = [i for i in range(len(words) - 1) if words[i] != words[i + 1]]
-        if not label:
-            place = int(rng.choice(places))
-            words[place : place + 2] = words[place + 1], words[place]
-    return texts, labels
+    pool, test = (_lines(corpus, tokens) for tokens in (corpus.train[source.tokens :], corpus.test))
+    pool = [pool[i] for i in rng.permutation(len(pool))]
+    if len(pool) < sum(sizes):
+        raise ValueError(
+            f"found {len(pool)} sentences of {corpus.name} beyond the first {source.tokens} tokens, expected "
+            f"{sum(sizes)}; train on fewer tokens or sentences"
+        )
+
+    def half_shuffled(texts: Sequence[list[str]]) -> Batch:
+        labels = rng.integers(0, 2, len(texts))
+        changed = [
+            words if label else [words[i] for i in rng.permutation(len(words))]
+            for words, label in zip(texts, labels, strict=True)
+        ]
+        return _batch(changed, labels, numbers, source.length)
+
+    parts = (pool[i:j] for i, j in pairwise(np.cumsum([0, *sizes])))
+    return Parts(f"{corpus.dataset}-{ORDER}", *map(half_shuffled, (*parts, test)))
 
 
-def _lines(corpus: Corpus, tokens: np.ndarray) -> Iterator[list[str]]:
-    words: list[str] = []
-    for number in tokens.tolist():
-        if corpus.vocabulary[number] == END:
-            yield words
-            words = []
-        else:
-            words.append(corpus.vocabulary[number])
+def _lines(corpus: Corpus, tokens: np.ndarray) -> list[list[str]]:
+    """The whole sentences of a piece of the corpus, in words; what stands before its first end is none."""
+    words = [corpus.vocabulary[number] for number in tokens.tolist()]
+    ends = [place for place, word in enumerate(words) if word == END]
+    lines = [words[begin + 1 : end] for begin, end in pairwise(ends)]
+    return [line for line in lines if len(line) >= _LEAST_WORDS]

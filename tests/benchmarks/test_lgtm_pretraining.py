@@ -31,7 +31,7 @@ NETWORK = {"width": 8, "heads": 2, "head_width": 4, "inner": 8, "dropout": 0.0}
 
 @pytest.fixture(scope="module")
 def study() -> Study:
-    return _study(Options("smoke"), texts.MADE)
+    return _study(Options("smoke"), texts.ORDER)
 
 
 def draw(make: Callable[[], torch.nn.Module]) -> Any:
@@ -62,17 +62,21 @@ def test_pieces_of_a_text_have_the_next_words_for_labels(study: Study) -> None:
     assert counts[1] == pytest.approx(0.1 * counts[2], rel=0.05)
 
 
-def test_half_of_the_made_sentences_have_two_words_exchanged(study: Study) -> None:
-    parts = study.tuning.parts()
-    whole = study.pretraining.parts()
-    right = {tuple(pair.tolist()) for part in (whole.train, whole.feedback) for pair in
-             torch.stack([part.inputs.flatten(), part.labels.flatten()], 1)}  # fmt: skip
-    wrong = {0: 0, 1: 0}
+def test_sentences_of_one_class_are_shuffled(study: Study) -> None:
+    parts, whole = study.tuning.parts(), study.pretraining.parts()
+    pairs = torch.stack([whole.train.inputs.flatten(), whole.train.labels.flatten()], 1)
+    known, strange = {tuple(pair) for pair in pairs.tolist()}, {0: 0.0, 1: 0.0}
     for tokens, length, label in zip(*parts.train.inputs.values(), parts.train.labels.tolist(), strict=True):
-        pairs = zip(tokens[: length - 1].tolist(), tokens[1:length].tolist(), strict=True)
-        wrong[label] += any(pair not in right for pair in pairs)
-    # Pairs of words that no sentence of the corpus has.
-    assert wrong[0] > 5 * max(wrong[1], 1)
+        found = zip(tokens[: length - 1].tolist(), tokens[1:length].tolist(), strict=True)
+        strange[label] += sum(pair not in known for pair in found)
+    # Pairs of words that the corpus does not have.
+    assert strange[0] > 20 * max(strange[1], 1)
+    assert 0.3 < float(parts.train.labels.double().mean()) < 0.7
+
+
+def test_sentences_that_the_corpus_does_not_have_are_not_promised(study: Study) -> None:
+    with pytest.raises(ValueError, match=r"sentences of numbers beyond the first 4000 tokens, expected 9\d{4}"):
+        texts.sentences(replace(study.tuning.source, sentences=90_000))
 
 
 def test_a_language_model_reads_pieces_apart_and_forwards() -> None:

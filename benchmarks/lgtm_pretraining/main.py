@@ -26,7 +26,7 @@ class Size(NamedTuple):
         source: sizes of texts and vocabulary, as `Source` has them.
         teacher: width and layers of teachers.
         student: those of students.
-        pretraining: lengths of trainings, as `Phase` has them.
+        pretraining: lengths of trainings and rates, as `Phase` has them.
         tuning: the same of the second phase.
         cells: which pairs of methods.
         seeds: repetitions.
@@ -43,7 +43,19 @@ class Size(NamedTuple):
     seeds: int
 
 
-_SMOKE_LENGTHS: dict[str, Any] = {"steps": 4, "teacher_steps": 4, "batch_size": 8, "evaluations": 2}
+_SMOKE: dict[str, Any] = {
+    "steps": 4,
+    "teacher_steps": 4,
+    "batch_size": 8,
+    "evaluations": 2,
+    "teacher_rate": 1e-2,
+    "student_rates": (5e-3, 1e-2, 2e-2, 4e-2),
+    "influence_rates": (0.1, 0.3),
+}
+
+# The wider a transformer that is normalised after each layer, the smaller the rates at which it still learns.
+_SMALL: dict[str, Any] = {"student_rates": (1e-3, 2e-3, 4e-3, 8e-3), "teacher_rate": 1e-3}
+_LARGE: dict[str, Any] = {"student_rates": (1e-4, 2e-4, 4e-4, 8e-4), "teacher_rate": 2e-4, "evaluations": 10}
 
 SIZES: dict[Preset, Size] = {
     "smoke": Size(
@@ -53,8 +65,8 @@ SIZES: dict[Preset, Size] = {
          "length": 24},
         (16, 2),
         (8, 1),
-        {**_SMOKE_LENGTHS, "teacher_rate": 1e-2},
-        {**_SMOKE_LENGTHS, "teacher_rate": 1e-2},
+        _SMOKE,
+        _SMOKE,
         ((NONE, NONE), (SCRATCH, NONE), (FOLLOWED, NONE), (NONE, "kd")),
         1,
     ),
@@ -65,8 +77,8 @@ SIZES: dict[Preset, Size] = {
          "dev_sentences": 1_000, "length": 28},
         (128, 2),
         (64, 1),
-        {"steps": 900, "teacher_steps": 1_500, "batch_size": 8, "teacher_rate": 1e-3},
-        {"steps": 300, "teacher_steps": 300, "batch_size": 32, "teacher_rate": 1e-3},
+        {"steps": 800, "teacher_steps": 1_800, "batch_size": 8, "influence_rates": (0.3, 1.0), **_SMALL},
+        {"steps": 250, "teacher_steps": 500, "batch_size": 32, "influence_rates": (0.1, 0.3), **_SMALL},
         TELLING,
         3,
     ),
@@ -77,8 +89,8 @@ SIZES: dict[Preset, Size] = {
          "dev_sentences": 1_000, "length": 48},
         (512, 6),
         (256, 3),
-        {"steps": 20_000, "teacher_steps": 20_000, "batch_size": 32, "teacher_rate": 5e-4, "evaluations": 10},
-        {"steps": 5_000, "teacher_steps": 5_000, "batch_size": 32, "teacher_rate": 3e-4, "evaluations": 10},
+        {"steps": 20_000, "teacher_steps": 40_000, "batch_size": 32, "influence_rates": (0.3, 1.0), **_LARGE},
+        {"steps": 2_000, "teacher_steps": 4_000, "batch_size": 32, "influence_rates": (0.1, 0.3), **_LARGE},
         ALL,
         5,
     ),

@@ -7,6 +7,7 @@ from itertools import product, starmap
 from typing import Any, NamedTuple
 
 from benchmarks.lgtm.methods import ALONE, Method
+from benchmarks.lgtm_pretraining.phases import Phase
 
 # Students that have a teacher learn from it and from the labels, half and half, under each method: eq. 1 of Ren et al.
 # has 0.6 for the labels, their code 0.
@@ -76,30 +77,22 @@ class Rates(NamedTuple):
     """
 
     student_rate: float
-    teacher_rate: float = 1e-3
+    teacher_rate: float
     influence_rate: float | None = None
 
 
-def grid(method: str, phase: str) -> list[Rates]:
+def grid(method: str, phase: Phase) -> list[Rates]:
     """The four configurations that a method is tuned over in a phase.
 
-    LGTM at the released factor has none of its own: it is ProKT's with an influence term, at what ProKT's tuning chose.
+    LGTM at the released factor has none of its own: it is ProKT with an influence term, at what ProKT's tuning chose.
 
     Args:
         method: a name in `METHODS`.
-        phase: `"pre-training"` or `"fine-tuning"`.
+        phase: says which rates are tried.
     """
-    students = _STUDENT_RATES[phase]
+    students, middle, rate = phase.student_rates, phase.student_rates[1:3], phase.teacher_rate
     if METHODS[method].distiller in (ALONE, "kd"):
-        return [Rates(rate) for rate in students]
+        return [Rates(student, rate) for student in students]
     if method == FOLLOWED:
-        return list(starmap(Rates, product(students[1:3], (1e-3,), _FACTORS[phase])))
-    return list(starmap(Rates, product(students[1:3], (3e-4, 1e-3))))
-
-
-_STUDENT_RATES: Mapping[str, tuple[float, ...]] = {
-    "pre-training": (1e-3, 2e-3, 4e-3, 8e-3),
-    "fine-tuning": (3e-4, 1e-3, 3e-3, 1e-2),
-}
-
-_FACTORS: Mapping[str, tuple[float, ...]] = {"pre-training": (0.3, 1.0), "fine-tuning": (0.1, 0.3)}
+        return list(starmap(Rates, product(middle, (rate,), phase.influence_rates)))
+    return list(starmap(Rates, product(middle, (0.3 * rate, rate))))

@@ -34,7 +34,9 @@ class Phase(ABC):
         networks: options of `TransformerXL` by role.
         steps: minibatches of a student's training.
         teacher_steps: minibatches of the training of a teacher alone.
-        teacher_rate: AdamW's learning rate of a teacher alone.
+        teacher_rate: AdamW's learning rate of a teacher alone; of one that learns beside a student, it is tried.
+        student_rates: four learning rates of students, in order, that are tried.
+        influence_rates: two factors of LGTM's term that are tried.
         batch_size: pieces or sentences in a minibatch, of training and of feedback alike.
         evaluations: how often a training is measured on dev.
     """
@@ -44,6 +46,8 @@ class Phase(ABC):
     steps: int
     teacher_steps: int
     teacher_rate: float
+    student_rates: tuple[float, float, float, float]
+    influence_rates: tuple[float, float]
     batch_size: int
     evaluations: int = 4
 

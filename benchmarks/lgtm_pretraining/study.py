@@ -76,13 +76,13 @@ class Study:
 
     def _first_tried(self, name: str) -> list[tuple[Rates, Case]]:
         short = replace(self.pretraining, steps=max(1, self.pretraining.steps // 2))
-        return [(rates, self._pretrained(short, name, rates, None)) for rates in grid(name, short.name)]
+        return [(rates, self._pretrained(short, name, rates, None)) for rates in grid(name, short)]
 
     def _second_tried(self, session: Session, cell: Cell) -> list[tuple[Rates, Case]]:
         begin = self._first(session, cell[0], None)
         if begin is None and cell[0] != SCRATCH:
             return []
-        tried = grid(cell[1], self.tuning.name)
+        tried = grid(cell[1], self.tuning)
         return [(rates, self._classifier(cell, rates, None, begin)) for rates in tried]
 
     def _first(self, session: Session, name: str, seed: int | None) -> Case | None:
@@ -117,7 +117,9 @@ class Study:
     def _teacher(self, phase: Phase, seed: int | None) -> Case:
         """A teacher that learns alone: the language model, or the classifier that is made of it."""
         begin = None if phase is self.pretraining else self._teacher(self.pretraining, seed)
-        case = self._case(phase, TEACHER, NONE, Rates(phase.teacher_rate), seed, role="teacher", begin=begin)
+        case = self._case(
+            phase, TEACHER, NONE, Rates(phase.teacher_rate, phase.teacher_rate), seed, role="teacher", begin=begin
+        )
         return replace(case, makes=work.NETWORK)
 
     def _case(

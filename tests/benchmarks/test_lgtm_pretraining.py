@@ -17,7 +17,6 @@ from benchmarks.lgtm_pretraining import Options, report, texts, work
 from benchmarks.lgtm_pretraining.main import SIZES, _study
 from benchmarks.lgtm_pretraining.methods import ALL, FIRST, METHODS, TELLING, Rates, grid, name_of, untaught
 from benchmarks.lgtm_pretraining.networks import SentenceModel, WordModel
-from benchmarks.lgtm_pretraining.phases import FineTuning, Pretraining
 from benchmarks.lgtm_pretraining.study import Study
 from meta.distillation import LGTM, DistillationSettings
 from teachenv import checkpoints
@@ -132,7 +131,7 @@ def test_the_influence_term_is_the_gradient_of_the_held_out_loss_after_a_step(st
 
 def test_fine_tuning_begins_where_pre_training_ended(study: Study, tmp_path: Path) -> None:
     first, method = study.pretraining, METHODS["none"]
-    work.train(first, method, Rates(1e-2), 0, tmp_path / "first")
+    work.train(first, method, Rates(1e-2, 1e-2), 0, tmp_path / "first")
     saved = checkpoints.load(tmp_path / "first" / work.NETWORK, "a trained network")
     begun: Any = work._network(study.tuning, "student", 0, tmp_path / "first")
     drawn: Any = work._network(study.tuning, "student", 0, None)
@@ -151,7 +150,7 @@ def test_an_interrupted_training_ends_as_a_whole_one(
     study: Study, phase: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = getattr(study, phase)
-    work.train(study.pretraining, METHODS["none"], Rates(1e-2), 1, tmp_path / "teacher", role="teacher")
+    work.train(study.pretraining, METHODS["none"], Rates(1e-2, 1e-2), 1, tmp_path / "teacher", role="teacher")
 
     def train(folder: str) -> Any:
         rates = Rates(1e-2, 1e-2, 0.3)
@@ -173,8 +172,8 @@ def test_an_interrupted_training_ends_as_a_whole_one(
     assert {"influence_ratio", f"test_{chosen.metric}"} < whole.values.keys()
 
 
-def test_all_methods_are_tuned_over_as_many_configurations() -> None:
-    for phase in (Pretraining.name, FineTuning.name):
+def test_all_methods_are_tuned_over_as_many_configurations(study: Study) -> None:
+    for phase in (study.pretraining, study.tuning):
         assert {len(set(grid(name, phase))) for name in METHODS} == {4}
 
 
@@ -213,8 +212,8 @@ def test_who_needs_which_networks(study: Study, tmp_path: Path, monkeypatch: pyt
     measured = [row for row in rows if row.config["stage"] == "training"]
     tuned = {row.method: Rates(**row.config["tuned"]) for row in measured}
     for method, chosen in (("none", "none"), ("lgtm:released", "prokt")):
-        assert tuned[method] in grid(chosen, "pre-training")
-        assert tuned[method].student_rate == max(rates.student_rate for rates in grid(chosen, "pre-training"))
+        assert tuned[method] in grid(chosen, study.pretraining)
+        assert tuned[method].student_rate == max(rates.student_rate for rates in grid(chosen, study.pretraining))
     # What is shown was measured by seeds that tuned nothing, and these alone touched test.
     assert study.shown(rows) == measured
     assert {row.seed for row in measured} == {0}
@@ -239,7 +238,7 @@ def test_the_command_makes_tables_and_figures_and_goes_on(
 
 def row(method: str, seed: int, metric: str, value: float, phase: str = "fine-tuning") -> Row:
     task = "sst-2" if phase == "fine-tuning" else "ptb"
-    config = {"phase": phase, "setting": {}, "tuned": Rates(1e-3)._asdict(), "stage": "training"}
+    config = {"phase": phase, "setting": {}, "tuned": Rates(1e-3, 1e-3)._asdict(), "stage": "training"}
     return Row("lgtm_pretraining", task, task, "small", method, seed, metric, value, 5, 1.0, config, "c", {})
 
 

@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 PERPLEXITY, ACCURACY = Measure("test_perplexity"), Measure("test_accuracy", 100, 1)
 _TERM = "influence_ratio"
 _PHASES = "pre-training", "fine-tuning"
+_ABOUT = (
+    "Intervals are over seeds: of the bootstrap, those of differences Student's over pairs of one seed. Rates are the "
+    "student's, that of a teacher that learns, and the factor of influence; steps and seconds are of this phase alone"
+)
 
 
 def make(rows: Sequence[Row]) -> Report:
@@ -47,9 +51,9 @@ def make(rows: Sequence[Row]) -> Report:
     for phase, parts in zip(_PHASES, (models, cells), strict=True):
         for title, groups in parts.items():
             made, found = (_of_models(), _of_model) if phase == _PHASES[0] else (_of_cells(taught), _of_cell(taught))
-            about = f"Intervals are over seeds{evidence.meaning(groups, found)}."
-            if phase == _PHASES[1]:
-                sections.append(_matrix(title, groups))
+            lower, matrix = ("; lower is better", []) if phase == _PHASES[0] else ("", [_matrix(title, groups)])
+            sections += matrix
+            about = f"{_ABOUT}{lower}{evidence.meaning(groups, found)}."
             sections.append(Section.of(f"{phase}: {title}", made, groups, about, shown=4))
             unproven += [f"{title}: {g.name}" for g in groups if _follows(g) and found(g) is None]
     report = Report(
@@ -184,15 +188,19 @@ def _cells(parts: Mapping[str, Sequence[Group]]) -> Figure | None:
 
 
 def _perplexities(parts: Mapping[str, Sequence[Group]]) -> Figure | None:
-    """Draws the students' perplexity after each way to pre-train."""
+    """Draws the students' perplexity after each way to pre-train, and the mean of teachers that learned alone."""
     if not parts:
         return None
-    figure, axes = style.panels([groups[0].first.task for groups in parts.values()])
+    figure, axes = style.panels([groups[0].first.task for groups in parts.values()], (5.4, 3.0))
     for axis, groups in zip(axes, parts.values(), strict=True):
+        alone = [value for group in groups if group.name == TEACHER for value in PERPLEXITY.values(group).values()]
+        if alone:
+            axis.axhline(np.mean(alone), color=style.GREY, linestyle="--", linewidth=1, label="the teacher, alone")
         students = [group for group in groups if group.name != TEACHER]
         for place, (group, color) in enumerate(zip(students, style.PALETTE, strict=False)):
             _dots(axis, place, group, PERPLEXITY, color, "")
         axis.set_xticks(range(len(students)), [group.name for group in students], fontsize=style.SMALL)
+        axis.set_xlim(-0.6, len(students) - 0.4)
         style.describe(axis, "pre-training", "test perplexity")
     return figure
 

@@ -42,6 +42,7 @@ class TunedStudy:
         grid: takes a setting and the name of a line to what its tuning chooses from; one choice: there is no tuning.
         score: the metric that chooses, and that is reported, without `dev_` and `test_`.
         tuned_as: the line whose choice a line takes over, by its name; the others are tuned themselves.
+        tuning_part: how long trainings that tune are, as a part of those that judge.
     """
 
     benchmark: str
@@ -52,6 +53,7 @@ class TunedStudy:
     grid: Callable[[Setting, str], Sequence[Choice]]
     score: str = "accuracy"
     tuned_as: Mapping[str, str] = field(default_factory=dict)
+    tuning_part: float = 1.0
 
     @property
     def stages(self) -> Iterator[Stage]:
@@ -72,6 +74,8 @@ class TunedStudy:
         """A training of a line; no seed: one that tunes."""
         stage, number = ("tuning", _TUNING_SEED) if seed is None else ("training", seed)
         used, method = choice.applied(setting, self.methods[name])
+        if seed is None:
+            used = replace(used, epochs=used.epochs * self.tuning_part)
         arguments: dict[str, Any] = {"setting": used, "method": method, "test": seed is not None}
         if method.tuned:
             arguments["teacher"] = self._teacher(setting, used, method, number)
@@ -118,7 +122,9 @@ class TunedStudy:
     def _about(self, setting: Setting, name: str) -> dict[str, Any]:
         """What the rows of a line have in common."""
         tried = [list(choice) for choice in self.grid(setting, self.tuned_as.get(name, name))]
-        return {"setting": dict(setting.config), **self.methods[name].config, "tried": tried}
+        about = {"setting": dict(setting.config), **self.methods[name].config, "tried": tried}
+        # Rows from before there was such a part have none of it.
+        return about if self.tuning_part == 1 else {**about, "tuning_part": self.tuning_part}
 
     def _teacher(self, setting: Setting, used: Setting, method: Method, seed: int) -> Case:
         """The case of a fixed teacher, the same for all lines that want one of the same data; it makes no rows."""

@@ -23,6 +23,7 @@ class Size(NamedTuple):
         online_rate: learning rate of teachers that learn beside the student.
         seeds: repetitions.
         methods: names of those that are run unless the command says otherwise; None: all.
+        tuning_part: how long trainings that tune are, as a part of those that judge.
     """
 
     setting: TranslationSetting
@@ -30,6 +31,7 @@ class Size(NamedTuple):
     online_rate: float
     seeds: int
     methods: tuple[str, ...] | None
+    tuning_part: float = 1.0
 
 
 _VALUES = {
@@ -62,10 +64,10 @@ SIZES: dict[Preset, Size] = {
     "laptop": Size(
         TranslationSetting(
             task="multi30k", vocabulary_size=1_000, train_size=7_000, feedback_size=1_000, dev_size=500, epochs=3,
-            teacher_epochs=10, batch_size=32, student="lstm-1", width=64, teacher_width=128, dropout=0.1,
+            teacher_epochs=8, batch_size=32, student="lstm-1", width=64, teacher_width=128, dropout=0.1,
             student_rate=4e-3, teacher_rate=1e-3, evaluations=3, watched=0,
         ),
-        Grid((2e-3, 6e-3), _VALUES), 5e-4, 3, _LAPTOP,
+        Grid((2e-3, 6e-3), _VALUES), 5e-4, 3, _LAPTOP, tuning_part=0.5,
     ),
     "paper": Size(
         TranslationSetting(
@@ -123,4 +125,5 @@ def _study(options: Options, student: str) -> TunedStudy:
         size.grid,
         "bleu",
         tuned_as(list(methods)),
+        size.tuning_part,
     )

@@ -99,14 +99,14 @@ def test_minibatches_are_of_sentences_of_one_length_and_without_padding(monkeypa
 def test_lines_are_tuned_and_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     size, names = SIZES["smoke"], (UNTAUGHT, "lgtm:released")
     grid = Grid((1e-3, 4e-3), size.grid.values)
-    monkeypatch.setitem(SIZES, "smoke", size._replace(grid=grid, methods=names))
+    monkeypatch.setitem(SIZES, "smoke", size._replace(grid=grid, methods=names, tuning_part=0.5))
     command = ["lgtm_generation", "--preset", "smoke", "--backend", "inline", "--out", str(tmp_path)]
     assert command_line(command) == 0
     rows = read_rows(tmp_path / "results.jsonl")
     tunings = [row for row in rows if row.config["stage"] == "tuning"]
-    assert [(row.method, row.metric) for row in tunings] == [(UNTAUGHT, "dev_bleu")] * 2
+    assert [(row.method, row.metric, row.student_steps) for row in tunings] == [(UNTAUGHT, "dev_bleu", 4)] * 2
     tests = {row.method: row for row in rows if row.metric == "test_bleu"}
-    assert set(tests) == set(names)
+    assert {name: row.student_steps for name, row in tests.items()} == dict.fromkeys(names, 7)
     assert all(0 <= row.value < 1 and row.dataset == "numbers" for row in tests.values())
     assert tests["lgtm:released"].config["tuned"] == tests[UNTAUGHT].config["tuned"]
     assert all(n["influence_ratio"] > 0 for _, n in tests["lgtm:released"].data["logged"])

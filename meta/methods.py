@@ -18,6 +18,7 @@ from meta.saving.codecs import declare
 from meta.saving.models import PlainModel
 from meta.teachers.bandit import Bandit
 from meta.teachers.data_teaching import SelfPacedTeacher
+from meta.teachers.doremi import DoReMi
 from meta.teachers.evolution import EvolutionStrategies
 from meta.teachers.fixed import RandomTeacher
 from meta.teachers.gradient import RMD, FiniteDifference
@@ -133,6 +134,22 @@ def _bandit(env: Any, seed: int, options: Mapping[str, Any]) -> Any:
     options = dict(options)
     policy = {"arms": options.pop("arms")} if "arms" in options else {}
     return Bandit("ArmsPolicy", env, seed=seed, policy_kwargs=policy, **options)
+
+
+def doremi(**options: Any) -> Method:
+    """Makes a method of `meta.DoReMi`: a mixture of domains on which no domain falls behind (Xie et al. 2023).
+
+    The loss is `"domain-weights"`. It reads no dev set; students have the mixture that it learned on others.
+
+    Args:
+        **options: options of the teacher (`step_size`), of the loss family or of the environment; a list is a grid.
+    """
+    options = {"loss": "domain-weights", **options}
+    return Method(candidates("doremi", options, teacher_options=_options_of(DoReMi)), _doremi, learns=True)
+
+
+def _doremi(env: Any, seed: int, options: Mapping[str, Any]) -> Any:
+    return DoReMi("MixturePolicy", env, seed=seed, **options)
 
 
 def random(**options: Any) -> Method:

@@ -16,7 +16,7 @@ from typing import Any
 
 from teachenv.experiment import comparison_report
 from teachenv.experiment.cases import Case, Session, Stage
-from teachenv.experiment.comparison_report import Results
+from teachenv.experiment.comparison_report import TEST_ERROR, Result, Results
 from teachenv.experiment.contest import Contest, Rung
 from teachenv.experiment.jobs import Shared
 from teachenv.experiment.methods import Method
@@ -42,12 +42,14 @@ class Comparison:
         contests: what is compared, where.
         seeds: teachers of each kind.
         shipped: rows of an earlier run whose tuning is used where the settings agree.
+        result: what methods are compared by on test.
     """
 
     benchmark: str
     contests: Sequence[Contest]
     seeds: int
     shipped: Sequence[Row] = ()
+    result: Result = TEST_ERROR
     _shipped: dict[str, Row] = field(init=False)
     _sent: dict[str, Shared] = field(init=False, default_factory=dict)
 
@@ -76,7 +78,8 @@ class Comparison:
             for c in self.contests
         ]
         methods = {name: method for contest in self.contests for name, method in contest.methods.items()}
-        return Results(agreeing(rows, settings), methods, self.seeds, in_words(self.contests[0].setting.loss))
+        loss = in_words(self.contests[0].setting.loss)
+        return Results(agreeing(rows, settings), methods, self.seeds, loss, self.result)
 
     def report(self, rows: Sequence[Row]) -> Report:
         """The report: table, figures and page."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,29 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ERROR = Measure("test_error", scale=100)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What students are compared by on test, the smaller the better.
+
+    Attributes:
+        measure: the metric.
+        name: what it is called in headers and captions.
+        unit: what stands behind the name; empty of a number without one.
+    """
+
+    measure: Measure = ERROR
+    name: str = "test error"
+    unit: str = "%"
+
+    def __call__(self, group: Group) -> float:
+        """The mean over seeds."""
+        return float(np.mean(list(self.measure.values(group).values())))
+
+
+TEST_ERROR = Result()
+
 OBJECTIVE = "dev_objective"
 
 # Options of the environment that come with a method and are not tuned.
@@ -45,16 +69,25 @@ class Results:
         tasks: a group for each method that has rows, by the task's name.
         methods: names of all that there can be, in the order in which they are shown.
         fixed: names of the methods that are fixed losses.
+        result: what they are compared by.
 
     Args:
         rows: all rows of the run, tuning included.
         methods: all that there can be, by name, in the order in which they are shown.
         seeds: seeds 0 … seeds − 1 are shown.
         loss: the teachers' loss family that is shown.
+        result: what they are compared by.
     """
 
-    def __init__(self, rows: Sequence[Row], methods: Mapping[str, Method], seeds: int, loss: str | None = None) -> None:
-        self.all, self.methods = rows, list(methods)
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        methods: Mapping[str, Method],
+        seeds: int,
+        loss: str | None = None,
+        result: Result = TEST_ERROR,
+    ) -> None:
+        self.all, self.methods, self.result = rows, list(methods), result
         self.fixed = [name for name, method in methods.items() if method.make is None]
         latest = {}
         for row in rows:
@@ -74,9 +107,10 @@ class Results:
         return self._looks[group.name]
 
     def best_fixed(self, group: Group) -> Group | None:
-        """The fixed loss of the smallest test error beside a method."""
-        fixed = [other for other in group.beside.values() if other.name in self.fixed and ERROR.values(other)]
-        return min(fixed, key=_error, default=None)
+        """The fixed loss of the smallest result beside a method."""
+        measured = self.result.measure.values
+        fixed = [other for other in group.beside.values() if other.name in self.fixed and measured(other)]
+        return min(fixed, key=self.result, default=None)
 
     def panels(self, learning: bool = False) -> dict[str, list[Group]]:
         """Methods in panels, one for each task and kind of J; `learning`: only panels in which some teacher learns."""
@@ -135,15 +169,16 @@ def make(
         further: figures beside those of every comparison.
         columns: the table's columns beside those of every comparison.
     """
+    metric = results.result.measure.metric
     captions = {
-        "test_error": "Test error of each method: mean, 95 % interval, and a dot a seed",
+        metric: f"{results.result.name.capitalize()} of each method: mean, 95 % interval, and a dot a seed",
         "teacher_training": f"{_J}: that of fresh students, along the student steps spent on their teachers; mean and "
         "range over seeds; curves may leave the panel",
         "learning_curves": f"{_J}: that of students along their own training",
         **{f"coefficients-{task}": f"{task}: {_PHI}" for task in results.tasks},
     }
     drawn: dict[str, Callable[[], Figure | None]] = {
-        "test_error": partial(test_error, results),
+        metric: partial(test_result, results),
         "teacher_training": partial(teacher_training, results),
         "learning_curves": partial(learning_curves, results),
         **(further or {}),
@@ -161,26 +196,28 @@ def make(
 
 
 def _section(results: Results, task: str, columns: Sequence[Column]) -> Section:
-    groups = [group for group in results.tasks[task] if ERROR.values(group)]
+    result, measure = results.result, results.result.measure
+    header = f"{result.name} {result.unit}".strip() + " (95 %)"
+    groups = [group for group in results.tasks[task] if measure.values(group)]
     all_columns = [
         Column("method", lambda g: f"{g.name} (best fixed)" if g is results.best_fixed(g) else evidence.marked(g)),
-        interval("test error % (95 %)", ERROR),
-        Column("IQM", lambda g: ERROR(iqm(list(ERROR.values(g).values())))),
-        Column("of best fixed", lambda g: f"{_error(g) / _error(b):.2f}" if (b := results.best_fixed(g)) else ""),
+        interval(header, measure),
+        Column("IQM", lambda g: measure(iqm(list(measure.values(g).values())))),
+        Column("of best fixed", lambda g: f"{result(g) / result(b):.2f}" if (b := results.best_fixed(g)) else ""),
         *columns,
         *(Column(header, partial(_of_taught, results, cell)) for header, cell in evidence.COLUMNS.items()),
-        seeds(ERROR),
-        Column("student steps", lambda g: f"{n:,}" if (n := g.student_steps(ERROR.metric)) else "-"),
-        Column("teacher s", lambda g: f"{g.seconds(ERROR.metric):.0f}" if g.student_steps(ERROR.metric) else "-"),
+        seeds(measure),
+        Column("student steps", lambda g: f"{n:,}" if (n := g.student_steps(measure.metric)) else "-"),
+        Column("teacher s", lambda g: f"{g.seconds(measure.metric):.0f}" if g.student_steps(measure.metric) else "-"),
         Column("tuned", lambda g: described(g.config)),
     ]
     row, rows = results.tasks[task][0].first, [row for group in results.tasks[task] for row in group.rows]
     text = (
-        f"{row.student} on {row.dataset}; a seed's error is the mean over {row.config['final_students']} fresh "
-        f"students on the whole pool{tables.in_precision(rows)}{_of_worse(groups)}{_of_dev(groups)}"
-        f"{evidence.meaning(groups)}"
+        f"{row.student} on {row.dataset}; a seed's {result.name.removeprefix('test ')} is the mean over "
+        f"{row.config['final_students']} fresh students on the whole pool{tables.in_precision(rows)}"
+        f"{_of_worse(groups) if measure is ERROR else ''}{_of_dev(groups)}{evidence.meaning(groups)}"
     )
-    shown = ("method", "test error % (95 %)", "of best fixed", "seeds", "teacher s")
+    shown = ("method", header, "of best fixed", "seeds", "teacher s")
     return Section.of(task, all_columns, groups, text, shown)
 
 
@@ -209,16 +246,13 @@ def _of_dev(groups: Sequence[Group]) -> str:
     return f"; methods are judged on a trusted dev set and learn from the labels of the pool, but {', '.join(said)}"
 
 
-def _error(group: Group) -> float:
-    return float(np.mean(list(ERROR.values(group).values())))
-
-
-def test_error(results: Results) -> Figure:
-    """Draws the test error of each method, a dot a seed."""
+def test_result(results: Results) -> Figure:
+    """Draws the result of each method, a dot a seed."""
+    result = results.result
     figure, axes = series.bar_panels(list(results.tasks) or [""], list(results.tasks.values()))
     for axis, groups in zip(axes, results.tasks.values(), strict=False):
-        series.bars(axis, groups, ERROR, results.look, logarithmic=True)
-        style.describe(axis, "test error, % (dots: teachers)")
+        series.bars(axis, groups, result.measure, results.look, logarithmic=True)
+        style.describe(axis, f"{', '.join(filter(None, [result.name, result.unit]))} (dots: teachers)")
     return figure
 
 
@@ -280,12 +314,13 @@ def learning_curves(results: Results) -> Figure | None:
 def coefficients(results: Results, task: str) -> Figure | None:
     """Draws the mean Φ over the episode, minus the neutral one, as heat maps; a line a teacher, its first seed.
 
-    Weights of a minibatch's samples are left out: their places mean nothing.
+    Weights of samples are left out: their places mean nothing.
     """
     lines = {}
     for group in results.tasks[task]:
         data = next((row.data for row in group.of(OBJECTIVE) if row.data), None)
-        if data and _is_square(data["coefficients"]) and group.name not in (_RANDOM, _RUINED):
+        of_samples = group.config["own"].get("loss", group.config["loss"]) == "data-weights"
+        if data and _is_square(data["coefficients"]) and not of_samples and group.name not in (_RANDOM, _RUINED):
             changes = [np.asarray(matrix) - np.eye(len(matrix)) for matrix in data["coefficients"]]
             titles = [f"step {step}" for step in data["actions_at"]]
             lines[f"{group.name}\nlabel"] = list(zip(titles, changes, strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from teachenv.experiment.setting import Configuration, OneByOne, Setting, proble
 from teachenv.experiment.teachers import TEACHER, learned, steps_per_action
 from teachenv.experiment.teaching import Coefficients, Controlled, Moment, Moved, Watcher, teach, thinned
 from teachenv.experiment.weighing import Weighed
+from teachenv.problem import Problem
 from teachenv.vector_env import TeachVectorEnv
 
 # Disjoint ranges of seeds: what tunes a method never meets what judges it.
@@ -101,7 +103,7 @@ def train(
     if pool.diverged:
         shown["diverged"] = pool.diverged
     return Outcome(
-        values=values | {"test_error": pool.scores["test_error"]} | ({} if weighed is None else weighed.measures),
+        values=values | _of_test(pool.scores, problem_of(final)) | ({} if weighed is None else weighed.measures),
         student_steps=spent,
         seconds=time.perf_counter() - start,
         data=shown,
@@ -109,6 +111,12 @@ def train(
         readings=readings,
         versions=precision(setting.options),
     )
+
+
+def _of_test(scores: Mapping[str, float], problem: Problem) -> dict[str, float]:
+    """The test error, one minus the score, and what else the task's measure reports."""
+    names = ["test_error", *(f"test_{name}" for name in problem.dynamics.measure.reported)]
+    return {name: scores[name] for name in names}
 
 
 def _on_split(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from teachenv import checks
@@ -101,6 +102,21 @@ class DomainWeights(LossFamily):
     def coefficients(self, action: torch.Tensor) -> torch.Tensor:
         """The weights of the domains, (1, K)."""
         return 1.0 + self._beyond(action, action).view(1, -1)
+
+    def action_of(self, mixture: np.ndarray) -> np.ndarray:
+        """The action whose weights make a mixture of the domains, as near to it as the box allows, (…, K).
+
+        The logarithms of the weights α_k / p_k are centred between the least and the largest, divided by c and clipped.
+        A domain that the pool has no sample of counts as one of weight 1.
+
+        Args:
+            mixture: α, positive and of sum 1 over the domains, (…, K).
+        """
+        shares = np.asarray(self._known_shares())
+        logs = np.log(np.where(shares > 0, mixture / np.where(shares > 0, shares, 1.0), 1.0))
+        middle = (logs.max(-1, keepdims=True) + logs.min(-1, keepdims=True)) / 2
+        action: np.ndarray = np.clip((logs - middle) / self.scale, -1.0, 1.0)
+        return action
 
     def weights(self, action: torch.Tensor) -> torch.Tensor:
         """The weights of a minibatch's samples, or of several ones, (..., batch).

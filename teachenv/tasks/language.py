@@ -8,11 +8,13 @@ the target domain. A teacher decides what of the pool is learned (`"domain-weigh
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from teachenv import checks
 from teachenv.data.documents import Documents, Tokens, chain_documents, text_documents
@@ -209,19 +211,26 @@ def _split(documents: Tokens) -> Split:
 
 
 class LanguageMeasure(TokenMeasure):
-    """The accuracy of next tokens; J is the mean log-likelihood of a token, whose perplexity is exp(−J), or smoothed.
+    """How well next tokens are predicted: J is the mean log-likelihood of a token, or the smoothed accuracy.
 
-    Reported is `perplexity`, exp of the mean cross-entropy of a token. A student whose outputs are not finite counts as
-    one that gives all words the same probability.
+    With the mean cross-entropy l of a token, the perplexity is exp(l). The score is the likelihood on a scale of its
+    own, 1 − l / log C for C words: 1 of a student that is certain and right, 0 of one that gives all words the same
+    probability, or is worse. Reported are `perplexity` and `token_accuracy`. A student whose outputs are not finite
+    counts there as one that gives all words the same probability.
 
     Args:
         temperature: temperature τ of the smoothed accuracy.
-        likelihood: whether J is minus the mean cross-entropy, rather than the mean probability of the right token at
-            temperature τ.
+        likelihood: whether J is the mean log-likelihood −l, whose perplexity is exp(−J), rather than the mean
+            probability of the right token at temperature τ.
     """
 
-    score_name = "token_accuracy"
+    score_name = "likelihood"
     reports_in_parts = True
+
+    def score(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The likelihood of given outputs (n, words, L) on the scale from 0 to 1."""
+        mean = _log_likelihoods(outputs, targets).sum() / (targets != VOID).sum().clamp(min=1)
+        return _scaled(mean, outputs.shape[1])
 
     def _means(self, each: Each, network: Network, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The means over tokens of what sums over documents say, without gigabytes of logits at a time."""
@@ -236,28 +245,41 @@ class LanguageMeasure(TokenMeasure):
     def judge(
         self, network: Network, inputs: torch.Tensor, targets: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The objective, the accuracy of tokens, and no features."""
+        """The objective, the score, and no features."""
+        words = 0
 
         def both(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-            sums = self._sums(outputs, targets)
-            return torch.stack([sums, self._right(outputs, targets).to(sums.dtype)], 1)
+            nonlocal words
+            words, likelihoods = outputs.shape[1], _log_likelihoods(outputs, targets)
+            return torch.stack([likelihoods if self.likelihood else self._sums(outputs, targets), likelihoods], 1)
 
-        objective, score = self._means(both, network, inputs, targets)
-        return objective, score, objective.new_zeros(0)
+        objective, likelihood = self._means(both, network, inputs, targets)
+        return objective, _scaled(likelihood, words), objective.new_zeros(0)
 
     @property
     def reported(self) -> tuple[str, ...]:
-        """Names of what `report_of` gives: `perplexity`."""
-        return ("perplexity",)
+        """Names of what `report_of` gives: `perplexity` and `token_accuracy`."""
+        return ("perplexity", "token_accuracy")
 
     def report_of(self, network: Network, inputs: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
-        """The perplexity."""
-        likelihood = LanguageMeasure(self.temperature, likelihood=True)
+        """The perplexity, and the accuracy of tokens."""
 
-        def sums(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-            return likelihood._sums(torch.where(outputs.isfinite().all(), outputs, 0.0), targets)
+        def both(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            outputs = torch.where(outputs.isfinite().all(), outputs, 0.0).double()
+            return torch.stack([_log_likelihoods(outputs, targets), self._right(outputs, targets).double()], 1)
 
-        return {"perplexity": float(self._means(sums, network, inputs, targets).double().neg().exp())}
+        likelihood, accuracy = self._means(both, network, inputs, targets).tolist()
+        return {"perplexity": math.exp(-likelihood), "token_accuracy": accuracy}
+
+
+def _log_likelihoods(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The log-likelihood of each document's tokens, (n,)."""
+    losses = F.cross_entropy(outputs, targets.clamp(min=0), reduction="none")
+    return -(losses * (targets != VOID)).sum(1)
+
+
+def _scaled(mean: torch.Tensor, words: int) -> torch.Tensor:
+    return (1.0 + mean / math.log(words)).clamp(0.0, 1.0)
 
 
 class LanguageDecisions(TokenDecisions):

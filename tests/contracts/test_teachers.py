@@ -27,6 +27,7 @@ from meta.teachers.fixed import FixedTeacher
 from meta.wrappers.vec_env import as_vec_env
 from teachenv import Task, TeachEnv, TeachVectorEnv
 from teachenv.experiment import Effort
+from teachenv.tasks.domains import Domains
 from teachenv.teacher import Acts, Followed, HasActor, Learns, Resumes, lacking
 
 HORIZON, TOTAL = 4, 16
@@ -38,7 +39,10 @@ ENVIRONMENTS = {
     Reweighting: {"loss": "sample-weights", "loss_kwargs": {"normalise": True}},
 }
 # Of teachers that look through none.
-SEEING = {"SelfPacedTeacher": {"loss": "sample-weights", "observe_samples": True}}
+SEEING = {
+    "SelfPacedTeacher": {"loss": "sample-weights", "observe_samples": True},
+    "DoReMi": {"loss": "domain-weights"},
+}
 # A student is good enough soon, so that there are rewards.
 WRAPPED = {DataTeaching: {"threshold": 0.4}}
 # By the class that a teacher is derived from; the others have no sizes.
@@ -64,7 +68,8 @@ def task() -> Task:
     rng = np.random.default_rng(0)
     targets = np.arange(60) % 3
     inputs = rng.normal(size=(60, 5)) + rng.normal(size=(3, 5))[targets]
-    return Task("vectors", "made-up", (inputs[:50], targets[:50]), (inputs[50:], targets[50:]), 3)
+    domains = Domains(("few", "many"), (np.arange(50) % 5 > 0).astype(int))
+    return Task("vectors", "made-up", (inputs[:50], targets[:50]), (inputs[50:], targets[50:]), 3, domains=domains)
 
 
 def settings(wrapper=None):

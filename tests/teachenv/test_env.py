@@ -122,7 +122,7 @@ def assert_follows_the_contract(env):
     fields, settings = env.unwrapped.OBSERVATION_FIELDS, env.unwrapped.problem.settings
     assert env.observation_space.shape == (len(fields),)
     named = {"translation": "bleu", "segmentation": "miou", "detection": "box_accuracy"}
-    named |= {"language": "token_accuracy"}
+    named |= {"language": "likelihood"}
     score = named.get(settings.task, "accuracy")
     assert fields[:3] == ("progress", f"train_{score}", f"dev_{score}")
     for step, (o, i) in enumerate(zip([observation, *observations], [info, *infos], strict=True)):

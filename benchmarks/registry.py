@@ -135,6 +135,12 @@ BENCHMARKS: dict[str, Entry] = {
         summary="Do weights of samples, learned with a small trusted dev set, make better students from bad data?",
         minutes={"smoke": "1 min", "laptop": "90 min on one core", "paper": "weeks (estimated)"},
     ),
+    # Language models whose actions weigh domains of text: Xie et al. 2023 beside teachers of this library.
+    "data_mixture": Entry(
+        options="benchmarks.data_mixture:Options",
+        summary="Which mixture of texts, and which documents, make the best language model of one target text?",
+        minutes={"smoke": "1 min", "laptop": "50 min on one core (estimated)", "paper": "weeks, for a GPU (estimated)"},
+    ),
     # Actions that set the optimiser: dynamic algorithm configuration by gradients, RL and search.
     "schedules": Entry(
         options="benchmarks.schedules:Options",

@@ -20,7 +20,7 @@ from meta.teachers.bandit import Bandit
 from meta.teachers.data_teaching import SelfPacedTeacher
 from meta.teachers.doremi import DoReMi
 from meta.teachers.evolution import EvolutionStrategies
-from meta.teachers.fixed import RandomTeacher
+from meta.teachers.fixed import ConstantTeacher, RandomTeacher
 from meta.teachers.gradient import RMD, FiniteDifference
 from meta.teachers.meta_weight_net import MetaWeightNet
 from teachenv.experiment.methods import Make, Method, candidates
@@ -134,6 +134,20 @@ def _bandit(env: Any, seed: int, options: Mapping[str, Any]) -> Any:
     options = dict(options)
     policy = {"arms": options.pop("arms")} if "arms" in options else {}
     return Bandit("ArmsPolicy", env, seed=seed, policy_kwargs=policy, **options)
+
+
+def constant(action: Any, **options: Any) -> Method:
+    """Makes a method of `meta.ConstantTeacher`: the same action always, from which nothing is learned.
+
+    Args:
+        action: a number for all coordinates, or a tuple of one for each; a list is a grid of such.
+        **options: options of the loss family or of the environment; a list is a grid.
+    """
+    return Method(candidates("constant", {"action": action, **options}, teacher_options=("action",)), _constant)
+
+
+def _constant(env: Any, seed: int, options: Mapping[str, Any]) -> Any:
+    return ConstantTeacher("ConstantPolicy", env, policy_kwargs=dict(options), seed=seed)
 
 
 def doremi(**options: Any) -> Method:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -55,6 +55,7 @@ def language(
     split_seed: int = 0,
     domains: Mapping[str, float] | None = None,
     target: str | None = None,
+    kept: Sequence[str] | None = None,
     length: int | None = None,
     vocabulary_size: int | None = None,
     corruption: str = "replaced",
@@ -77,6 +78,8 @@ def language(
             (of which only the validation text is read) and `"multi30k"`. None: 5 % of the target, 35 % of each of the
             others, and 25 % of a corrupted copy of the first of those.
         target: the domain of dev and test; None: the first of `domains`.
+        kept: the domains whose documents stay in the pool, for baselines that know which those are; dev, test and the
+            vocabulary are as with all of them. None: all.
         length: number L of tokens of a document; None: 16 of chains, 32 of texts.
         vocabulary_size: words of texts, four special tokens included; None: 2,000.
         corruption: `"replaced"`: half of a document's tokens become words drawn uniformly; `"shuffled"`: its tokens
@@ -120,6 +123,8 @@ def language(
     pool, corrupted = _pool(rng, documents, counts, held_out_inputs, (corruption, corrupted_share))
     names = tuple(shares)
     of_pool = np.repeat(np.arange(len(names)), [counts[name] for name in names])
+    stays = np.isin(of_pool, _kept(names, kept))
+    pool, corrupted, of_pool = pool[stays], corrupted[stays], of_pool[stays]
     return Task(
         name=f"language-{target}",
         dataset=documents.dataset,
@@ -141,6 +146,17 @@ def _checked_shares(domains: object) -> dict[str, float]:
     if not given:
         raise ValueError("domains is empty; expected the share of each domain by its name, such as {'ptb': 1.0}")
     return {name: checks.number(f"domains[{name!r}]", share, above=0) for name, share in given.items()}
+
+
+def _kept(names: Sequence[str], kept: Sequence[str] | None) -> list[int]:
+    """The numbers of the domains that stay in the pool."""
+    chosen = names if kept is None else checks.listed("kept", kept, "names of domains")
+    for name in chosen:
+        if name not in names:
+            raise unknown_name("domain in kept", name, names)
+    if not chosen:
+        raise ValueError("kept is empty, expected the names of domains; leave it out for all")
+    return [names.index(name) for name in chosen]
 
 
 def _counts(shares: Mapping[str, float], size: int) -> dict[str, int]:

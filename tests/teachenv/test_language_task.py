@@ -68,6 +68,20 @@ def test_a_copy_has_documents_of_its_own_of_which_a_part_is_corrupted(corruption
     assert torch.equal(whole.pool[0][:, 1:], whole.pool[1][:, :-1])
 
 
+def test_domains_can_be_left_out_of_the_pool_alone() -> None:
+    options = {"pool_size": 40, "dev_documents": 5, "test_documents": 5}
+    whole, some = make_task("language", **options), make_task("language", kept=["target", "far"], **options)
+    assert whole.domains is not None
+    assert some.domains is not None
+    stays = torch.from_numpy(np.isin(whole.domains.of_samples[:40], [0, 2]))
+    assert all(torch.equal(part[stays], kept) for part, kept in zip(whole.pool, some.pool, strict=True))
+    assert whole.dev is not None
+    assert some.dev is not None
+    assert torch.equal(whole.dev[0], some.dev[0])
+    assert torch.equal(whole.test[0], some.test[0])
+    assert {*some.domains.of_samples.tolist()} == {0, 2}
+
+
 def test_domains_follow_the_samples_into_other_pools() -> None:
     inputs = torch.arange(30.0).view(30, 1)
     domains = Domains(("a", "b"), np.arange(30) % 2, np.arange(30) < 5)
@@ -140,6 +154,8 @@ def test_texts_come_in_one_form_and_one_vocabulary(tmp_path: Path) -> None:
         ({"corrupted_share": 0.0}, "corrupted_share must be"),
         ({"pool_size": 100_000}, "which has 6000; make it smaller, or length"),
         ({"dev_documents": 5_000}, r"dev_documents asks for 5000 documents of target \(valid\), which has 1000"),
+        ({"kept": ["nea"]}, "unknown domain in kept 'nea', did you mean 'near'"),
+        ({"kept": []}, "kept is empty"),
         ({"dataset": "text", "domains": {"wikitext-2-valid": 1.0}}, "has no text to test on"),
     ],
 )

@@ -55,6 +55,7 @@ SHORTER = {
     "SuccessiveHalvingPruner": {"n_trials=8": "n_trials=3"},
     "Pruning(BaseCallback)": {"n_trials=4": "n_trials=1"},
     "student_optimizer = ": {"steps=1000": "steps=20"},
+    "TeachLanguage-v0": {"horizon=20, steps_per_action=5": "horizon=4, steps_per_action=1"},
     "TeachTranslation-v0": {
         "warm_start=5": "warm_start=1",
         "horizon=10": 'horizon=2, steps_per_action=1, student_kwargs={"width": 16}',

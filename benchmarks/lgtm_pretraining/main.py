@@ -77,7 +77,7 @@ SIZES: dict[Preset, Size] = {
          "dev_sentences": 1_000, "length": 28},
         (128, 2),
         (64, 1),
-        {"steps": 800, "teacher_steps": 1_800, "batch_size": 8, "influence_rates": (0.3, 1.0), **_SMALL},
+        {"steps": 600, "teacher_steps": 1_500, "batch_size": 8, "influence_rates": (0.3, 1.0), **_SMALL},
         {"steps": 250, "teacher_steps": 500, "batch_size": 32, "influence_rates": (0.1, 0.3), **_SMALL},
         TELLING,
         3,

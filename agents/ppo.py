@@ -119,8 +119,9 @@ class PPO(NoiseLearner, stable_baselines3.PPO):
             in a state whose features have a mean square of 1. None: 0.1; in an environment that does not train students
             SB3's default, 1.
         **kwargs: further options of `agents.base.RLTeacher` and of SB3's PPO. Where they are not given, and students
-            are trained, a rollout is a whole training of each student (`n_steps`), and a minibatch is as large as one
-            student's rollout (`batch_size`).
+            are trained, a rollout is a whole training of each student (`n_steps`), a minibatch is as large as one
+            student's rollout (`batch_size`), and an update ends before ratios of probabilities overflow (`target_kl`,
+            100), as they did in 1,000 coordinates.
 
     Raises:
         ValueError: `noise` for a policy of SB3's, which has no such option.
@@ -138,7 +139,7 @@ class PPO(NoiseLearner, stable_baselines3.PPO):
         count = env.num_envs if isinstance(env, VecEnv | gym.vector.VectorEnv) else 1
         # PPO normalises advantages, for which there must be two.
         steps = given.get("n_steps", max(problem.actions, 2))
-        defaults = {"n_steps": steps, "batch_size": steps if steps > 1 else count}
+        defaults = {"n_steps": steps, "batch_size": steps if steps > 1 else count, "target_kl": 100.0}
         return super()._teaching_defaults(env, given) | defaults
 
     @property

@@ -79,6 +79,13 @@ def test_a_rollout_is_a_whole_training_of_each_student(count: int | None) -> Non
     assert PPO("AttentionPolicy", environment(horizon=1)).n_steps == 2
 
 
+def test_an_update_in_many_coordinates_ends_before_ratios_of_probabilities_overflow() -> None:
+    steps: dict[str, Any] = {"learning_rate": 1.0, "noise": 0.01, "seed": 0}
+    batch = gym.make_vec("TeachDigits-v0", num_envs=4, horizon=8, batch_size=8)
+    model = PPO("AttentionPolicy", batch, **steps).learn(96)
+    assert all(p.isfinite().all() for p in model.policy.parameters())
+
+
 @pytest.mark.parametrize("policy", ["AttentionPolicy", "MlpPolicy"])
 def test_its_actor_is_the_gradient_teachers_and_starts_near_the_neutral_action(policy: str) -> None:
     model = PPO(policy, environment(), seed=0, noise=0.2)

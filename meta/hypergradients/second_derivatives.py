@@ -31,8 +31,10 @@ Derivative = Literal["double backward", "forward over reverse"]
 Finding = Literal["right", "wrong", "missing", "nondeterministic", "unchecked"]
 
 _TOLERANCE = 1e-5
-# Differences across a kink are wrong themselves: tried anew along other directions, with shorter steps.
+# Differences across a kink are wrong themselves: tried anew along other directions, with shorter steps, and from points
+# nearby, since a call may stand on a kink, as a ReLU does after dropout.
 _STEPS = (1e-5, 1e-6, 1e-7)
+_NEARBY = (0.0, 0.0, 1e-2)
 _DIRECTIONS = 3
 
 
@@ -57,8 +59,9 @@ class Found:
 
 @dataclass(frozen=True, eq=False)
 class _Try:
-    """A cotangent d of g, directions e in z, and what central differences of g along each are; none: not compared."""
+    """A point z, a cotangent d of g, directions e, and central differences of g along each; none: not compared."""
 
+    z: list[torch.Tensor]
     cotangent: list[torch.Tensor]
     along: list[list[torch.Tensor]]
     differences: list[list[torch.Tensor]]
@@ -112,7 +115,10 @@ class SecondDerivatives:
             if self._narrow is not None:
                 compute(self._narrow, self._narrow._drawn_try([]), exchanged)
             for index in range(len(_STEPS)):
-                error = min(error, compute(self, self._tried(index), exchanged))
+                found = compute(self, self._tried(index), exchanged)
+                if not math.isfinite(found):
+                    break  # of points nearby it may be finite, which does not help
+                error = min(error, found)
                 if error <= _TOLERANCE:
                     return Found("right", error)
         except (RuntimeError, NotImplementedError) as raised:
@@ -142,7 +148,7 @@ class SecondDerivatives:
             return self._call.gradient(_leaves(z[:count]), z[count:])
 
     def _drawn_try(self, along: list[list[torch.Tensor]]) -> _Try:
-        return _Try([self._drawn(g) for g in self._gradient], along or [self._directions()], [])
+        return _Try(self._z, [self._drawn(g) for g in self._gradient], along or [self._directions()], [])
 
     def _directions(self) -> list[torch.Tensor]:
         return [random_direction(tensor, self._rng) for tensor in self._z]
@@ -150,21 +156,22 @@ class SecondDerivatives:
     def _tried(self, index: int) -> _Try:
         """Central differences along a few directions, computed once."""
         while len(self._tries) <= index:
-            step, differences = _STEPS[len(self._tries)], []
-            tried = self._drawn_try([self._directions() for _ in range(_DIRECTIONS)])
+            step, away = _STEPS[len(self._tries)], _NEARBY[len(self._tries)]
+            tried, differences = self._drawn_try([self._directions() for _ in range(_DIRECTIONS)]), []
+            point = [z + away * e for z, e in zip(self._z, self._directions(), strict=True)] if away else self._z
             for along in tried.along:
                 plus, minus = (
-                    self._gradient_at([z + sign * step * e for z, e in zip(self._z, along, strict=True)])
+                    self._gradient_at([z + sign * step * e for z, e in zip(point, along, strict=True)])
                     for sign in (1, -1)
                 )
                 differences.append([(p - m) / (2 * step) for p, m in zip(plus, minus, strict=True)])
-            self._tries.append(_Try(tried.cotangent, tried.along, differences))
+            self._tries.append(_Try(point, tried.cotangent, tried.along, differences))
         return self._tries[index]
 
     def _by_double_backward(self, tried: _Try, exchanged: bool) -> float:
         count, kernels = len(self._call.point), _kernels(exchanged, fused=True)
         with torch.enable_grad(), double_backward_kernels() if exchanged else nullcontext():
-            z = _leaves(self._z)
+            z = _leaves(tried.z)
             gradient = self._call.gradient(z[:count], z[count:], kernels, create_graph=True)
             reached = [(g, d) for g, d in zip(gradient, tried.cotangent, strict=True) if g.requires_grad]
             gradients, cotangents = zip(*reached, strict=True)
@@ -178,7 +185,7 @@ class SecondDerivatives:
 
         def tangents(along: list[torch.Tensor]) -> list[torch.Tensor]:
             with torch.enable_grad():
-                z = [dual(leaf, e) for leaf, e in zip(_leaves(self._z), along, strict=True)]
+                z = [dual(leaf, e) for leaf, e in zip(_leaves(tried.z), along, strict=True)]
                 return [tangent_of(g) for g in self._call.gradient(z[:count], z[count:], kernels, create_graph=True)]
 
         def plainly(compute: Callable[[], list[torch.Tensor]]) -> list[torch.Tensor]:

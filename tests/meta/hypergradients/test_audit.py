@@ -113,6 +113,19 @@ def test_the_row_of_an_embedding_for_padding_has_a_second_derivative():
     assert {row.found for key, row in rows.items() if key != ("", REVERSE)} == {"right"}
 
 
+class Root(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.square().sum(-1).sqrt()
+
+
+def test_a_call_may_stand_on_a_kink_but_not_where_there_is_no_number():
+    torch.manual_seed(0)
+    dropped = nn.Sequential(nn.Linear(5, 6), nn.Dropout(), nn.ReLU(), nn.Linear(6, 2))
+    assert meta.audit(dropped, torch.randn(4, 5)).ok
+    assert meta.audit(Root(), torch.randn(4, 5, requires_grad=True)).ok
+    assert not meta.audit(Root(), torch.zeros(4, 5, requires_grad=True)).ok
+
+
 def test_what_replaces_batch_norm_is_said_though_it_is_right():
     row = rows_of(nn.BatchNorm1d(2))["", REVERSE]
     assert (row.found, row.replaced) == ("right", "right")

@@ -185,7 +185,7 @@ class GradientProcess(Process):
             epsilon = RADIUS[norm.dtype] / norm.clamp(min=torch.finfo(norm.dtype).tiny ** 0.5)
 
         def scaled(factor: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
-            return factor.view(*size, *[1] * (tensor.dim() - len(size)))
+            return factor.view([*size, *[1] * (tensor.dim() - len(size))])
 
         def along(sign: float) -> Gradient:
             moved = {n: state.parameters[n].addcmul(d, scaled(sign * epsilon, d)) for n, d in d_gradient.items()}

@@ -49,7 +49,7 @@ import torch
 
 from meta.hypergradients.memory_policies import GIVEN, MemoryOption, StateType, check_state_dtype, policies_of
 from meta.hypergradients.process import Process, PureProcess, as_process, double_backward_kernels
-from meta.hypergradients.steps import Steps
+from meta.hypergradients.steps import Steps, loaded
 from meta.hypergradients.sweep import (
     METHODS,
     Hypergradient,
@@ -122,7 +122,7 @@ def hypergradient(
     process, method = as_process(process), check_method(method)
     if other := [action for action in actions if not isinstance(action, torch.Tensor)]:
         raise TypeError(f"actions must be tensors, found {checks.shown(other[0])}; torch.as_tensor makes one of it")
-    process.check_actions(initial, actions)
+    process.check_actions(loaded(initial), actions)
     steps = len(actions) * checks.integer("steps_per_action", steps_per_action, least=1)
     check_last(method, last, steps)
     if state_dtype is not None and method == "forward":

@@ -287,7 +287,10 @@ def test_single_numbers_stay_in_their_type_and_a_tensor_of_a_rate_as_it_is(make)
         model, optimizer, BATCHES[:2], lambda m, rows: F.cross_entropy(m(X[rows]), Y[rows]), objective,
         scheduler=torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5),
     )  # fmt: skip
-    assert training.gradient().initial["factor"].dtype == torch.float32
+    gradient = training.gradient()
+    assert gradient.initial["factor"].dtype == torch.float32
+    by_differences = training.gradient(method="finite-difference").initial["factor"]
+    torch.testing.assert_close(by_differences, gradient.initial["factor"], rtol=0.01, atol=1e-4)
     assert float(rate) == pytest.approx(0.1)
 
 

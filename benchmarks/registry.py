@@ -139,7 +139,7 @@ BENCHMARKS: dict[str, Entry] = {
     "data_mixture": Entry(
         options="benchmarks.data_mixture:Options",
         summary="Which mixture of texts, and which documents, make the best language model of one target text?",
-        minutes={"smoke": "1 min", "laptop": "50 min on one core (estimated)", "paper": "weeks, for a GPU (estimated)"},
+        minutes={"smoke": "1 min", "laptop": "45 min on one core (estimated)", "paper": "weeks, for a GPU (estimated)"},
     ),
     # Actions that set the optimiser: dynamic algorithm configuration by gradients, RL and search.
     "schedules": Entry(

@@ -102,9 +102,10 @@ def _section(task: str, groups: Sequence[Group]) -> Section:
     ]
     row, place = groups[0].first, where(task)
     rate = " at a rough learning rate" if place.rough else ""
+    coordinates = "1 coordinate" if place.coordinates == 1 else f"{place.coordinates:,} coordinates"
     text = (
-        f"{row.student} on {row.dataset}, 40 % wrong labels in the pool, right ones in dev; {place.coordinates:,} "
-        f"coordinates, trainings of {place.horizon:,} student steps{rate}; "
+        f"{row.student} on {row.dataset}, 40 % wrong labels in the pool, right ones in dev; {coordinates}, "
+        f"trainings of {place.horizon:,} student steps{rate}; "
         f"J of {row.config['students']} fresh students{evidence.meaning(groups)}"
     )
     return Section.of(task, columns, groups, text, 4)
@@ -211,7 +212,8 @@ def along(tasks: Mapping[str, Sequence[Group]], axis: str) -> Figure | None:
     figure, (left, right) = style.panels([title, title])
     for name in names:
         found = {x: group for x, groups in sorted(chosen.items()) for group in groups if group.name == name}
-        line = looks[name].line("o")
+        # Dashed where it can lie on the line of the whole gradient.
+        line = {**looks[name].line("o"), "linestyle": "--" if name == "rmd:truncated" else "-"}
         parts = [(x, 100 * part) for x, group in found.items() if (part := gained(group)) is not None]
         left.plot(*np.array(parts).reshape(-1, 2).T, label=name, **line)
         middles = {x: _median(reached(group)) for x, group in found.items()}

@@ -25,6 +25,8 @@ from benchmarks.lot import report as lot
 from benchmarks.lot.regularisers import STUDENT_STEPS, regularisers
 from benchmarks.lot_atari import report as lot_atari
 from benchmarks.lot_images import report as imitation
+from benchmarks.rl_and_gradient import report as rl_and_gradient
+from benchmarks.rl_and_gradient.main import METHODS as COMPARED
 from benchmarks.rl_students import report as rl_students
 from benchmarks.throughput import report as throughput
 from teachenv.experiment import comparison_report
@@ -61,6 +63,7 @@ REPORTS: dict[str, Callable[[Sequence[Row]], Report]] = {
     ),
     "lot_images/imitation": lambda rows: imitation.make([row for row in rows if row.method.startswith("imitate:")]),
     "lot_language/table": lambda rows: lot.make(rows, "lot_language"),
+    "rl_and_gradient/table": partial(rl_and_gradient.make, methods=COMPARED, seeds=3),
     "rl_students/table": rl_students.make,
     "sample_weights/table": lambda rows: sample_weights.make(
         Results(rows, {**sample_weights.METHODS, **dict.fromkeys(LEARN_FROM, Method())}, 3, "sample-weights")

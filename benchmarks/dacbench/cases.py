@@ -23,6 +23,8 @@ class Size:
     Attributes:
         seeds: repetitions, unless `--seeds` says otherwise.
         train: training images, a fifth of which are for validation.
+        whole: training images where the speed of single steps is measured too: validation after each of them takes a
+            time that grows with the validation set.
         test: test images.
         trajectory: actions of a trajectory of steps, one of epochs, and one of steps of the convolutional network; 0:
             there is none.
@@ -36,6 +38,7 @@ class Size:
 
     seeds: int
     train: int
+    whole: int
     test: int
     trajectory: tuple[int, int, int]
     epochs: int
@@ -46,9 +49,9 @@ class Size:
 
 
 SIZES: dict[Preset, Size] = {
-    "smoke": Size(1, 600, 100, (5, 2, 0), 2, 1, 2, 4, 0),
-    "laptop": Size(3, 3_000, 1_000, (50, 3, 15), 5, 3, 10, 64, 8),
-    "paper": Size(5, 60_000, 10_000, (200, 5, 50), 100, 11, 20, 64, 64),
+    "smoke": Size(1, 600, 700, 100, (5, 2, 0), 2, 1, 2, 4, 0),
+    "laptop": Size(3, 3_000, 60_000, 1_000, (50, 3, 15), 5, 3, 5, 64, 4),
+    "paper": Size(5, 60_000, 60_000, 10_000, (200, 5, 50), 100, 11, 20, 64, 64),
 }
 
 
@@ -61,6 +64,7 @@ class Measured:
         network: a name in `NETWORKS`.
         by_epoch: whether an action holds for an epoch, or for a step.
         actions: in an episode, or in a turn.
+        train: training images.
         baseline: a name in `BASELINES`, of a baseline.
         students: how many are trained at once, where speed is measured.
     """
@@ -69,6 +73,7 @@ class Measured:
     network: str
     by_epoch: bool
     actions: int
+    train: int
     baseline: str | None = None
     students: int = 1
 
@@ -92,7 +97,7 @@ class Measured:
         config: dict[str, Any] = {
             "measurement": self.measurement,
             "batch_size": BATCH_SIZE,
-            "train": size.train,
+            "train": self.train,
             "test": size.test,
             "actions": self.actions,
         }
@@ -108,13 +113,14 @@ def measured(size: Size, compared: bool) -> Iterator[Measured]:
     """
     steps, epochs, of_convolutions = size.trajectory
     if compared:
-        yield Measured("trajectory", "mlp", False, steps)
-        yield Measured("trajectory", "mlp", True, epochs)
+        yield Measured("trajectory", "mlp", False, steps, size.train)
+        yield Measured("trajectory", "mlp", True, epochs, size.train)
     if compared and of_convolutions:
-        yield Measured("trajectory", "dacbench-cnn-without-dropout", False, of_convolutions)
-    yield Measured("speed", "mlp", False, size.actions, students=size.students)
-    yield Measured("speed", "mlp", True, 1, students=size.students)
+        yield Measured("trajectory", "dacbench-cnn-without-dropout", False, of_convolutions, size.train)
+    for train in dict.fromkeys([size.whole, size.train]):
+        yield Measured("speed", "mlp", False, size.actions, train, students=size.students)
+    yield Measured("speed", "mlp", True, 1, size.train, students=size.students)
     if size.convolutions:
-        yield Measured("speed", "dacbench-cnn", False, 1, students=size.convolutions)
+        yield Measured("speed", "dacbench-cnn", False, 1, size.whole, students=size.convolutions)
     for baseline in BASELINES:
-        yield Measured("baseline", "mlp", True, size.epochs, baseline)
+        yield Measured("baseline", "mlp", True, size.epochs, size.train, baseline)

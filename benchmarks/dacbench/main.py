@@ -37,14 +37,16 @@ def run(options: Options) -> None:
             file=sys.stderr,
             flush=True,
         )
-    images = find_images(options.root, size.train, size.test)
+    images = {train: find_images(options.root, train, size.test) for train in {size.train, size.whole}}
     cases = [
-        _case(each, images, seed, size, version, threads)
+        _case(each, images[each.train], seed, size, version, threads)
         for seed in range(options.seeds or size.seeds)
         for each in measured(size, version is not None)
     ]
     # A table of rows is the same where DACBench is not installed.
-    shown = [_case(each, images, 0, size, version, threads).identity for each in measured(size, compared=True)]
+    shown = [
+        _case(each, images[each.train], 0, size, version, threads).identity for each in measured(size, compared=True)
+    ]
     for identity in shown:
         identity["config"].pop("dacbench")
     options.execute(NAME, [lambda session: cases], lambda rows: report.make(agreeing(rows, shown)))
@@ -59,7 +61,7 @@ def _case(each: Measured, images: Images, seed: int, size: Size, version: str | 
         method=each.method,
         seed=seed,
         config={**each.config(size), "threads": threads, "dacbench": version},
-        label=f"{each.measurement}: {each.network}, {each.method}, repetition {seed}",
+        label=f"{each.measurement}: {each.network}, {each.method}, {images.name}, repetition {seed}",
         function=measure,
         arguments={"case": each, "images": images, "seed": seed, "size": size, "compared": version is not None},
         last=_LAST[each.measurement],

@@ -50,10 +50,12 @@ def lines(rows: Sequence[Row]) -> list[Group]:
     return grouped(rows, key=lambda row: repr((row.dataset, row.student, row.method, sorted(row.config.items()))))
 
 
+_IMAGES = Column("training images", lambda group: f"{group.config['train']:,}")
+
+
 def _where(rows: Sequence[Row]) -> str:
-    config = rows[0].config
-    images = f"{rows[0].dataset}, {config['train']:,} training images of which a fifth is for validation"
-    return f"{images}, minibatches of {config['batch_size']}"
+    data = " and ".join(by(rows, lambda row: row.dataset))
+    return f"{data}; a fifth of the training images is for validation; minibatches of {rows[0].config['batch_size']}"
 
 
 def _trajectories(rows: Sequence[Row]) -> list[Section]:
@@ -79,6 +81,7 @@ def _speeds(rows: Sequence[Row]) -> list[Section]:
     columns = [
         _STUDENT,
         _HOLDS,
+        _IMAGES,
         *(number(f"{name}, steps/s", f"{key}_steps_per_second", ",.0f") for key, name in CONTENDERS.items()),
         Column("students at once", lambda group: str(group.config["students"])),
         Column("these / DACBench", lambda group: _range(group, "vector_speedup")),
@@ -123,7 +126,7 @@ def _baselines(rows: Sequence[Row]) -> list[Section]:
 
 def _figure(rows: Sequence[Row]) -> Figure | None:
     """Student steps per second, a panel for each network and time that actions hold for."""
-    panels = by(rows, lambda row: f"{row.student}, an action holds for one {row.method}")
+    panels = by(rows, lambda row: f"{row.student}, {row.dataset}, an action for one {row.method}")
     parts = [_contenders(part) for part in panels.values()]
     if not parts:
         return None

@@ -22,7 +22,7 @@ from teachenv.experiment.row import Row
 from teachenv.experiment.rows import read_rows
 from teachenv.tasks.base import Task
 
-TINY = Size(1, 120, 70, (3, 2, 0), 2, 1, 1, 2, 0)
+TINY = Size(1, 120, 150, 70, (3, 2, 0), 2, 1, 1, 2, 0)
 with_dacbench = pytest.mark.skipif(theirs.installed() is None, reason="DACBench is not installed: see the extra peers")
 
 
@@ -230,9 +230,8 @@ def test_the_table_judges_the_median_over_repetitions():
 @pytest.mark.parametrize(("by_epoch", "actions"), [(False, 6), (True, 2)])
 def test_the_trajectory_is_that_of_dacbench_itself(by_epoch, actions, tmp_path):
     images = find_images("/nowhere", 300, 70)
-    size = dataclasses.replace(TINY, train=300)
-    case = main.Measured("trajectory", "mlp", by_epoch, actions)
-    values = measure.measure(case, images, 1, size, True, tmp_path).values
+    case = main.Measured("trajectory", "mlp", by_epoch, actions, 300)
+    values = measure.measure(case, images, 1, TINY, True, tmp_path).values
     assert max(value for name, value in values.items() if name.endswith("difference")) < 1e-4
 
 

@@ -82,13 +82,13 @@ def _speeds(rows: Sequence[Row]) -> list[Section]:
         _STUDENT,
         _HOLDS,
         _IMAGES,
-        *(number(f"{name}, steps/s", f"{key}_steps_per_second", ",.0f") for key, name in CONTENDERS.items()),
+        *(number(f"{name}, steps/s", f"{key}_steps_per_second", ",.1f") for key, name in CONTENDERS.items()),
         Column("students at once", lambda group: str(group.config["students"])),
-        Column("these / DACBench", lambda group: _range(group, "vector_speedup")),
+        Column("TeachVectorEnv / DACBench", lambda group: _range(group, "vector_speedup")),
         Column(f"target: {TARGET:g}", verdict),
-        number("one student / DACBench", "single_speedup", ".1f"),
+        number("TeachEnv / DACBench", "single_speedup", ".1f"),
         number("plain loop / DACBench", "plain_speedup", ".1f"),
-        Column("these / plain loop", lambda group: _range(group, "vector_over_plain")),
+        Column("TeachVectorEnv / plain loop", lambda group: _range(group, "vector_over_plain")),
     ]
     text = (
         f"Student steps per second, validation after each action included ({_where(rows)}); contenders take turns, "
@@ -126,7 +126,7 @@ def _baselines(rows: Sequence[Row]) -> list[Section]:
 
 def _figure(rows: Sequence[Row]) -> Figure | None:
     """Student steps per second, a panel for each network and time that actions hold for."""
-    panels = by(rows, lambda row: f"{row.student}, {row.dataset}, an action for one {row.method}")
+    panels = by(rows, lambda row: f"{row.student}, by {row.method}, {row.config['train']:,} images")
     parts = [_contenders(part) for part in panels.values()]
     if not parts:
         return None
@@ -134,7 +134,7 @@ def _figure(rows: Sequence[Row]) -> Figure | None:
     looks = dict(zip(CONTENDERS.values(), map(style.Look, style.PALETTE), strict=False))
     for axis, groups in zip(axes, parts, strict=True):
         series.bars(
-            axis, groups, Measure("steps_per_second", digits=0), lambda group: looks[group.name], logarithmic=True
+            axis, groups, Measure("steps_per_second", digits=1), lambda group: looks[group.name], logarithmic=True
         )
         style.describe(axis, "student steps per second")
     return figure

@@ -151,7 +151,7 @@ BENCHMARKS: dict[str, Entry] = {
     "dacbench": Entry(
         options="benchmarks.dacbench:Options",
         summary="Does DACBench's SGD environment give the same students here, and how many times as fast?",
-        minutes={"smoke": "1 min", "laptop": "20 min on one core (estimated)", "paper": "2 days (estimated)"},
+        minutes={"smoke": "1 min", "laptop": "25 min on one core (estimated)", "paper": "2 days (estimated)"},
     ),
     # Hyperparameters of reinforcement learning as actions: Xu et al. 2018 beside teachers of this library.
     "rl_students": Entry(

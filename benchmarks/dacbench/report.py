@@ -82,7 +82,7 @@ def _speeds(rows: Sequence[Row]) -> list[Section]:
         _STUDENT,
         _HOLDS,
         _IMAGES,
-        *(number(f"{name}, steps/s", f"{key}_steps_per_second", ",.1f") for key, name in CONTENDERS.items()),
+        *(Column(f"{name}, steps/s", partial(_speed, contender=key)) for key, name in CONTENDERS.items()),
         Column("students at once", lambda group: str(group.config["students"])),
         Column("TeachVectorEnv / DACBench", lambda group: _range(group, "vector_speedup")),
         Column(f"target: {TARGET:g}", verdict),
@@ -95,6 +95,14 @@ def _speeds(rows: Sequence[Row]) -> list[Section]:
         "medians over repetitions, in brackets their range."
     )
     return [Section.of("Speed", columns, lines(rows), text)]
+
+
+def _speed(group: Group, contender: str) -> str:
+    values = list(group.values(f"{contender}_steps_per_second").values())
+    if not values:
+        return ""
+    median = statistics.median(values)
+    return f"{median:,.0f}" if median >= 100 else f"{median:.2g}"
 
 
 def _range(group: Group, metric: str) -> str:
@@ -134,7 +142,7 @@ def _figure(rows: Sequence[Row]) -> Figure | None:
     looks = dict(zip(CONTENDERS.values(), map(style.Look, style.PALETTE), strict=False))
     for axis, groups in zip(axes, parts, strict=True):
         series.bars(
-            axis, groups, Measure("steps_per_second", digits=1), lambda group: looks[group.name], logarithmic=True
+            axis, groups, Measure("steps_per_second", digits=2), lambda group: looks[group.name], logarithmic=True
         )
         style.describe(axis, "student steps per second")
     return figure

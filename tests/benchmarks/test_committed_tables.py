@@ -11,6 +11,7 @@ import pytest
 from benchmarks import sample_weights, schedules
 from benchmarks.attribution import report as attribution
 from benchmarks.compare.main import DISTILLATION, LOSSES
+from benchmarks.dacbench import report as dacbench
 from benchmarks.hypergradients import estimators
 from benchmarks.hypergradients import report as hypergradients
 from benchmarks.l2t_dlf_images import large
@@ -45,6 +46,7 @@ REPORTS: dict[str, Callable[[Sequence[Row]], Report]] = {
     "attribution/table": attribution.make,
     "compare/table": lambda rows: compared(Results(rows, LOSSES.methods, 10, "bilinear")),
     "compare_distillation/table": lambda rows: compared(Results(rows, DISTILLATION.methods, 3, "distillation")),
+    "dacbench/table": dacbench.make,
     "hypergradients/table": hypergradients.make,
     "hypergradients/estimators": estimators.report,
     "l2t_dlf_images/table": lambda rows: images.make(Results(rows, {**methods((0.1,)), **published()}, 5, "bilinear")),

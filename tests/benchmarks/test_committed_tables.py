@@ -23,6 +23,7 @@ from benchmarks.l2t_dln.main import PRESETS
 from benchmarks.lgtm import rates_report
 from benchmarks.lgtm import report as lgtm
 from benchmarks.lot import report as lot
+from benchmarks.lot import sizes, sizes_report
 from benchmarks.lot.regularisers import STUDENT_STEPS, regularisers
 from benchmarks.lot_atari import report as lot_atari
 from benchmarks.lot_images import report as imitation
@@ -64,6 +65,11 @@ REPORTS: dict[str, Callable[[Sequence[Row]], Report]] = {
         list(regularisers(None, STUDENT_STEPS)),
     ),
     "lot_images/imitation": lambda rows: imitation.make([row for row in rows if row.method.startswith("imitate:")]),
+    "lot_images_sizes/sizes": lambda rows: sizes_report.make(
+        [row for row in rows if row.config["stage"] == "training"],
+        "lot_images",
+        list(sizes.sized(sizes.shares(sizes.SHARES), None)),
+    ),
     "lot_language/table": lambda rows: lot.make(rows, "lot_language"),
     "rl_and_gradient/table": partial(rl_and_gradient.make, methods=COMPARED, seeds=3),
     "rl_students/table": rl_students.make,

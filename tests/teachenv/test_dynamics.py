@@ -456,5 +456,5 @@ def test_evaluation_in_pieces_is_evaluation_at_once(monkeypatch):
     dynamics, episode = problem.dynamics, problem.episodes.of(0)
     state, _ = dynamics.step(dynamics.init(episode), episode, problem.neutral_action)
     at_once = dynamics.metrics(state, *problem.task.test)
-    monkeypatch.setattr("teachenv.model._EVALUATION_BATCH", 100)
+    monkeypatch.setattr("teachenv.model._MOST_SAMPLES", 100)
     torch.testing.assert_close(dynamics.metrics(state, *problem.task.test), at_once)

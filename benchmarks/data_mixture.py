@@ -250,14 +250,18 @@ def dev_perplexity(results: Results) -> Figure | None:
         measured = [np.exp(-np.asarray(row.data["curve"])) for row in group.of(OBJECTIVE) if row.data]
         return [list(zip(np.linspace(0, 100, len(curve)), curve.tolist(), strict=True)) for curve in measured]
 
-    return series.curves(
+    figure = series.curves(
         results.tasks,
         "% of the students' training",
-        "perplexity of dev, mean over seeds",
+        "perplexity of dev",
         curves,
         looks=results.look,
         style=lambda group: "--" if group.name in results.fixed else "-",
     )
+    if figure is not None:
+        for axis in figure.axes:
+            axis.set_yscale("log")  # it begins at the number of words
+    return figure
 
 
 def mixtures(results: Results) -> Figure | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import sample_weights, schedules
+from benchmarks import data_mixture, sample_weights, schedules
 from benchmarks.attribution import report as attribution
 from benchmarks.compare.main import DISTILLATION, LOSSES
 from benchmarks.dacbench import report as dacbench
@@ -48,6 +48,15 @@ REPORTS: dict[str, Callable[[Sequence[Row]], Report]] = {
     "compare/table": lambda rows: compared(Results(rows, LOSSES.methods, 10, "bilinear")),
     "compare_distillation/table": lambda rows: compared(Results(rows, DISTILLATION.methods, 3, "distillation")),
     "dacbench/table": dacbench.make,
+    "data_mixture/table": lambda rows: data_mixture.make(
+        Results(
+            rows,
+            {**data_mixture.methods("texts"), **dict.fromkeys(LEARN_FROM, Method())},
+            3,
+            "domain-weights",
+            data_mixture.PERPLEXITY,
+        )
+    ),
     "hypergradients/table": hypergradients.make,
     "hypergradients/estimators": estimators.report,
     "l2t_dlf_images/table": lambda rows: images.make(Results(rows, {**methods((0.1,)), **published()}, 5, "bilinear")),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.nn import functional as F
 
 from teachenv.data.vocabulary import BEGIN, END, PAD
 from teachenv.students.translation import Memory, Translator
@@ -171,3 +172,10 @@ def _repeated(memory: Memory, width: int) -> Memory:
 def sayable(logits: torch.Tensor, dim: int = -1) -> torch.Tensor:
     """Logits without padding and begin, which no translation contains; words are in dimension `dim`."""
     return logits.index_fill(dim, torch.tensor([PAD, BEGIN], device=logits.device), -torch.inf)
+
+
+def beside(source: torch.Tensor, said: torch.Tensor) -> torch.Tensor:
+    """What a translator is called with to say given words: (n, L) and (n, L') to (n, 2 max(L, L'))."""
+    before = torch.cat([torch.full_like(said[:, :1], BEGIN), said[:, :-1]], 1)
+    length = max(source.shape[1], said.shape[1])
+    return torch.cat([F.pad(side, (0, length - side.shape[1]), value=PAD) for side in (source, before)], 1)

@@ -32,8 +32,8 @@ T = TypeVar("T")
 Metrics = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 # Evaluations without gradients go through the network in pieces of at most so many samples, to bound their memory. On
-# the CPU also of at most so many bytes of inputs: then what layers give stays in the processor's cache (ResNet-8 on 1,000
-# images of CIFAR-10 in a quarter of the time, LeNet on MNIST in two thirds; small inputs are not cut up).
+# the CPU also of at most so many bytes of inputs: then what layers give stays in the processor's cache (ResNet-8 on
+# 1,000 images of CIFAR-10 in a quarter of the time, LeNet on MNIST in two thirds; small inputs are not cut up).
 _MOST_SAMPLES, _MOST_BYTES = 2000, 1_500_000
 
 

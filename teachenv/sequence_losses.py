@@ -20,8 +20,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from teachenv.bleu import bleu_gains, sentence_bleus
-from teachenv.data.vocabulary import BEGIN, PAD, Vocabulary
-from teachenv.decoding import by_length, cut, sample, sayable
+from teachenv.data.vocabulary import PAD, Vocabulary
+from teachenv.decoding import beside, by_length, cut, sample, sayable
 from teachenv.students.translation import Translator
 from teachenv.tasks.base import VOID
 
@@ -88,13 +88,6 @@ def log_probabilities(forward: Forward, source: torch.Tensor, tokens: torch.Tens
 def saying(forward: Forward, source: torch.Tensor, said: torch.Tensor) -> torch.Tensor:
     """Outputs at each word of given translations: (n, L) and (n, L') to (n, words, L')."""
     return forward(beside(source, said))[..., : said.shape[1]]
-
-
-def beside(source: torch.Tensor, said: torch.Tensor) -> torch.Tensor:
-    """What a translator is called with to say given words: (n, L) and (n, L') to (n, 2 max(L, L'))."""
-    before = torch.cat([torch.full_like(said[:, :1], BEGIN), said[:, :-1]], 1)
-    length = max(source.shape[1], said.shape[1])
-    return torch.cat([F.pad(side, (0, length - side.shape[1]), value=PAD) for side in (source, before)], 1)
 
 
 def expected_bleu(log_p: torch.Tensor, candidates: Candidates, sharpness: float) -> torch.Tensor:

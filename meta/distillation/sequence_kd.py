@@ -12,9 +12,8 @@ from meta.distillation.batch import Batch
 from meta.distillation.kd import KD
 from meta.distillation.learner import Outputs
 from teachenv.data.vocabulary import PAD
-from teachenv.decoding import beam, cut, translated
+from teachenv.decoding import beam, beside, cut, translated
 from teachenv.optimizers import Tensors
-from teachenv.sequence_losses import beside
 from teachenv.students.translation import Translator
 from teachenv.tasks.base import VOID
 

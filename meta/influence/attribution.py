@@ -27,6 +27,7 @@ from meta.hypergradients.sweep import Hypergradient
 from meta.influence.measured_training import MeasuredTraining, Walk, WatchedDynamics, usual_memory, walk_of
 from meta.influence.own_training import OwnTraining
 from teachenv import checks
+from teachenv.control import Control
 from teachenv.dynamics import Dynamics
 from teachenv.env import TeachEnv
 from teachenv.experiment.progress import bar
@@ -257,7 +258,8 @@ def _weighing(teach: TeachEnv, objective: Objective | None) -> Dynamics:
     check_learned(teach.problem.settings, teach.task, family)
     (move,) = dynamics.moves
     measure = _TestLoss(_usual(teach.task) if objective is None else objective)
-    return replace(dynamics, moves=(replace(move, loss=family),), measure=measure)
+    weighing = replace(move, loss=family, control=Control(dynamics.rows.pool))
+    return replace(dynamics, moves=(weighing,), measure=measure)
 
 
 def _usual(task: Task) -> Objective:

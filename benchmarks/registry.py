@@ -145,7 +145,7 @@ BENCHMARKS: dict[str, Entry] = {
     "schedules": Entry(
         options="benchmarks.schedules:Options",
         summary="Does a learned schedule of the learning rate beat tuned constant, cosine, step and one-cycle ones?",
-        minutes={"smoke": "1 min", "laptop": "3 h (digits 2 h; estimated)", "paper": "weeks (estimated)"},
+        minutes={"smoke": "1 min", "laptop": "2 h on one core (digits 1 h)", "paper": "weeks (estimated)"},
     ),
     # Eimer et al. 2021: a training whose learning rate is the action, elsewhere and here.
     "dacbench": Entry(

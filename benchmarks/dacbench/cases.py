@@ -83,7 +83,7 @@ class Measured:
         return self.baseline or ("epoch" if self.by_epoch else "step")
 
     def instance(self, seed: int, cutoff: int | None = None) -> Instance:
-        """What is trained; the cutoff is the number of actions unless told otherwise."""
+        """What is trained; the cutoff is the number of actions by default."""
         return Instance(
             network=NETWORKS[self.network],
             batch_size=BATCH_SIZE,

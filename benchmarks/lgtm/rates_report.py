@@ -43,12 +43,7 @@ def make(rows: Sequence[Row]) -> Report:
         "rates_on_the_way": "Students on dev, with its right labels, as they are distilled: means over seeds",
     }
     report = Report("LGTM: the factor of its influence term", sections, figures, rows, captions)
-    report.unproven = [
-        f"{title}: {group.name}"
-        for title, groups in parts.items()
-        for group in groups
-        if untaught(group.name) and not _evidence(group)
-    ]
+    report.unproven = evidence.unproven(parts, lambda group: untaught(group.name) is not None, _evidence)
     return report
 
 

@@ -55,12 +55,7 @@ def make(rows: Sequence[Row]) -> Report:
     drawn = {"curves": partial(_curves, tests), "influence": partial(_influence, tests)}
     captions = {"curves": "Students on dev as they are distilled: means over seeds"}
     report = Report("LGTM: distillation of text", [*sections, *_costs(rows)], drawn, rows, captions)
-    report.unproven = [
-        f"{title}: {group.name}"
-        for title, groups in parts.items()
-        for group in groups
-        if _taught(group) and not _evidence(group)
-    ]
+    report.unproven = evidence.unproven(parts, _taught, _evidence)
     return report
 
 

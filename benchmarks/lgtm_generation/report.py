@@ -36,12 +36,7 @@ def make(rows: Sequence[Row]) -> Report:
     }
     sections = [_section(title, groups) for title, groups in parts.items()]
     report = Report("LGTM for generation: distillation of translation", sections, figures, rows, captions)
-    report.unproven = [
-        f"{title}: {group.name}"
-        for title, groups in parts.items()
-        for group in groups
-        if untaught(group.name) and not _evidence(group)
-    ]
+    report.unproven = evidence.unproven(parts, lambda group: untaught(group.name) is not None, _evidence)
     return report
 
 

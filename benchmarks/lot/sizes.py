@@ -1,9 +1,9 @@
 """How small may a student be? Learning from teaching with students of shares of the model's parameters.
 
 The model is trained alone, with weight decay, with dropout, and with a student of each size; each of these lines is
-tuned, in equally many trainings. For each size a model that is trained alone is besides watched by a student that has
-no say (α = 0): how far this one is from the model in the end says how easy a model is to imitate that does not care,
-and the distance of LoT's own student says what the model has changed for it.
+tuned, in equally many trainings. For each size there is also a student of a model that is trained alone (α = 0). Its
+distance from that model at the end says how easy an ordinary model is to imitate; the distance of LoT's student from
+its model says how much easier the model has become.
 """
 
 from __future__ import annotations

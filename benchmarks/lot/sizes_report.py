@@ -72,7 +72,7 @@ def _section(rows: Sequence[Row], order: Sequence[str]) -> Section:
         deviation("its student", Measure(f"student_{test.metric}", test.scale)),
         deviation("student's KL, training data", _KL["train"], ".3g", ".2g"),
         deviation("validation data", _KL["valid"], ".3g", ".2g"),
-        Column("KL to a model that does not care, validation data", _watched),
+        Column("KL from a model trained alone, validation data", _watched),
         deviation("the model's KL from uniform, validation data", _UNIFORM, ".3g", ".2g"),
         Column("LoT's term, % of the loss", lambda group: f"{100 * of.moved:.3g}" if (of := taught(group)) else ""),
         tables.seeds(test),
@@ -83,8 +83,8 @@ def _section(rows: Sequence[Row], order: Sequence[str]) -> Section:
     text = (
         "Each line was tuned on validation data, in equally many trainings. Mean over seeds with a bootstrap\n"
         "interval; mean difference over pairs of one seed, with Student's interval. The best epoch is that on\n"
-        "validation data. KL in nats is that of the student from the model at the end; a model that does not care is\n"
-        "trained alone, and its student watches (α = 0). The model's KL from the uniform distribution says how much\n"
+        "validation data. KL in nats is that of the student from the model at the end; beside it stands that of a\n"
+        "student of a model that is trained alone (α = 0). The model's KL from the uniform distribution says how much\n"
         f"there is to imitate{_alone(groups)}{tables.in_precision(rows)}{evidence.meaning(shown, taught)}."
     )
     return Section.of(tables.heading(groups[0].first), columns, shown, text, shown=4)

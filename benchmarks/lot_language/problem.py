@@ -177,7 +177,7 @@ class LanguageProblem(Problem):
 
 @dataclass(frozen=True)
 class FrequentWords(LanguageProblem):
-    """A corpus of which the most frequent words alone are told apart, and a part of the validation text is used.
+    """A corpus of the most frequent words, in which all others are one, and a part of the validation text is used.
 
     Attributes:
         words: how many, with the unknown one, which all others are.

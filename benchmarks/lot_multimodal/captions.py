@@ -1,6 +1,6 @@
 """Captions of images, made of a template, a name of the class, and two attributes that are measured on the image.
 
-Nobody wrote these captions: they say which class an image is told to have, in one of several words, and which colour
+Nobody wrote these captions: they name the class that an image is labelled with, in one of several words, and the colour
 and brightness its pixels have. Where a class label is wrong, the caption's name is wrong with it; its attributes are
 still right.
 """

@@ -79,12 +79,7 @@ def make(rows: Sequence[Row], methods: Sequence[str], seeds: int) -> Report:
     }
     sections = [*(_section(task, groups) for task, groups in tasks.items()), *_of_smoothness(smooth)]
     report = Report("RL and the exact gradient", sections, figures, rows, captions)
-    report.unproven = [
-        f"{task}: {group.name}"
-        for task, groups in tasks.items()
-        for group in groups
-        if group.name != UNTAUGHT and evidence.measured(group) is None
-    ]
+    report.unproven = evidence.unproven(tasks, lambda group: group.name != UNTAUGHT)
     return report
 
 

@@ -85,7 +85,7 @@ class Distiller:
         return Learner(network, optimizer, rate, make_schedule("linear", settings.steps))
 
     def prepare(self, data: Batch) -> None:
-        """Is told all of the training data before the first step; most methods make nothing of it."""
+        """Gets all of the training data before the first step; most methods do nothing with it."""
 
     def step(self, batch: Batch, feedback: Batch | None = None) -> dict[str, float]:
         """Takes the teacher's step, if it learns, and the student's, each with the other network as it is then.

@@ -186,12 +186,7 @@ def make(
     }
     sections = [_section(results, task, columns) for task in results.tasks]
     report = Report(name, sections, drawn, results.all, captions)
-    report.unproven = [
-        f"{task}: {group.name}"
-        for task, groups in results.tasks.items()
-        for group in groups
-        if group.name not in results.fixed and evidence.measured(group) is None
-    ]
+    report.unproven = evidence.unproven(results.tasks, lambda group: group.name not in results.fixed)
     return report
 
 

@@ -8,7 +8,7 @@ taught.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -90,6 +90,24 @@ def meaning(groups: Iterable[Group], evidence: EvidenceOf = measured) -> str:
         f"; a teacher is called untaught if it changed the loss, or added to it, by less than {100 * LEAST_MOVE:g} % "
         "and had no effect on students that can be told from none"
     )
+
+
+def unproven(
+    parts: Mapping[str, Sequence[Group]], taught: Callable[[Group], bool], evidence: EvidenceOf = measured
+) -> list[str]:
+    """The lines whose students a teacher taught, and that have no evidence of it, as "table: line".
+
+    Args:
+        parts: the lines of each table, by its title.
+        taught: whether a line is called after a teacher.
+        evidence: gives what the line has.
+    """
+    return [
+        f"{title}: {group.name}"
+        for title, groups in parts.items()
+        for group in groups
+        if taught(group) and evidence(group) is None
+    ]
 
 
 def moves(group: Group) -> str:

@@ -61,7 +61,7 @@ def test_every_caption_can_be_written_and_every_name_means_one_class(task: str) 
 
 
 def test_captions_say_what_images_are_told_to_be() -> None:
-    """The told class, wrong or not, and the colour and brightness that the pixels have."""
+    """The class of the label, wrong or not, and the colour and brightness that the pixels have."""
     problem = replace(PAIRS, label_noise=0.4)
     captions, data = problem.captions, problem.data
     (images, labels), names = data.train, NAMES["synthetic"]
@@ -117,7 +117,7 @@ def test_captions_stay_with_their_images() -> None:
 
 
 class Knowing(TwoTowers):
-    """Towers of which the one for texts reads the class, and the one for images is told it."""
+    """Towers of which the one for texts reads the class, and the one for images gets it as its input."""
 
     def __init__(self, labels: torch.Tensor, names: torch.Tensor) -> None:
         super().__init__((3, 32, 32), 4, 4)

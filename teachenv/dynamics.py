@@ -54,7 +54,7 @@ class Dynamics(Model):
 
     @property
     def control(self) -> Control:
-        """What an action sets: of the student's loss, and of its optimiser."""
+        """What an action sets: of the student's loss, and beside it."""
         return self.moves[-1].control
 
     def coefficients(self, action: torch.Tensor) -> torch.Tensor:
@@ -62,9 +62,9 @@ class Dynamics(Model):
         return self.loss.coefficients(self.control.of_loss(action))
 
     def numbers(self, action: torch.Tensor) -> torch.Tensor:
-        """All numbers that an action, (n,), sets, in one row: of the loss, and factors on the optimiser's settings."""
+        """All numbers that an action, (n,), sets, in one row: of the loss, and those of `Control.numbers`."""
         of_loss = self.loss.numbers(self.control.of_loss(action)).flatten().double()
-        if not self.control.settings:
+        if not self.control.others:
             return of_loss
         factors = self.control.numbers(action, getattr(self.optimizer, "momentum", 0.0)).to(of_loss.device)
         return torch.cat([of_loss, factors]) if self.control.loss else factors

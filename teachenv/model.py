@@ -68,19 +68,29 @@ class Model:
 
     # --- data ---------------------------------------------------------------------------------------------------------
 
-    def minibatch(self, episode: Episode, step: int | np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """Inputs (batch, ...) and targets (batch, ...) of the step, a function of (episode, step).
+    def minibatch(
+        self,
+        episode: Episode,
+        step: int | np.ndarray,
+        strength: torch.Tensor | None = None,
+        *,
+        around: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs (batch, ...) and targets (batch, ...) of the step, a function of (episode, step) and the strength.
 
         Args:
             episode: which training; of many students, a batch of episodes.
             step: t; of many students, an array (B,), and the results have a leading dimension B.
+            strength: the coordinate of the augmentation in [−1, 1], () or (B,), see `teachenv.control`; None: 0.
+            around: whether inputs are three minibatches, (3, batch, ...): the step's, and those of which the expected
+                loss is made: with the strength's larger number of times augmented, and with the smaller one.
         """
         indices = self.indices(episode, step)
         # By index_select, which is faster on a CPU than indexing.
         inputs, targets = (t.index_select(0, indices.reshape(-1)) for t in (self.rows.inputs, self.rows.targets))
         if indices.dim() > 1:
             inputs, targets = (t.view(*indices.shape, *t.shape[1:]) for t in (inputs, targets))
-        return self._trimmed(self._augmented(inputs, episode, step), targets)
+        return self._trimmed(self._augmented(inputs, episode, step, strength, around), targets)
 
     def indices(self, episode: Episode, step: int | np.ndarray) -> torch.Tensor:
         """Which of the rows the step's minibatch has, (batch,) or (B, batch); see `minibatch`.
@@ -98,19 +108,41 @@ class Model:
                 f"{episode.batches.shape[-2] - 1}; take fewer actions, or make horizon larger"
             ) from error
 
-    def _augmented(self, inputs: torch.Tensor, episode: Episode, step: int | np.ndarray) -> torch.Tensor:
-        augmentation = self.augmentation
-        if augmentation is None:
+    def _augmented(
+        self,
+        inputs: torch.Tensor,
+        episode: Episode,
+        step: int | np.ndarray,
+        strength: torch.Tensor | None,
+        around: bool,
+    ) -> torch.Tensor:
+        if self.augmentation is None:
             return inputs
-        inputs = as_floats(inputs, self.student.dtype)
-        randoms = [
-            generator(seed, Purpose.AUGMENTATION, int(t))
-            for seed, t in zip(episode.seeds, np.atleast_1d(step), strict=True)
-        ]
-        if not isinstance(step, np.ndarray):
-            return augmented(augmentation, self.task.packing, inputs, *randoms)
-        pairs = zip(inputs, randoms, strict=True)
-        return torch.stack([augmented(augmentation, self.task.packing, x, random) for x, random in pairs])
+        steps = np.atleast_1d(step)
+        strengths = [0.0] * len(steps) if strength is None else strength.reshape(-1).tolist()
+        each = as_floats(inputs, self.student.dtype)
+        one = not isinstance(step, np.ndarray)
+        of_students = zip([each] if one else each, episode.seeds, map(int, steps), strengths, strict=True)
+        results = [self._augmented_one(*of_student, around) for of_student in of_students]
+        return results[0] if one else torch.stack(results)
+
+    def _augmented_one(self, inputs: torch.Tensor, seed: int, step: int, strength: float, around: bool) -> torch.Tensor:
+        """One student's minibatch, or three; see `minibatch`."""
+        random = generator(seed, Purpose.AUGMENTATION, step)
+
+        def again(inputs: torch.Tensor) -> torch.Tensor:
+            return augmented(self.augmentation, self.task.packing, inputs, random)
+
+        once = again(inputs)
+        if not (strength or around):
+            return once
+        fewer = inputs if strength < 0 or (around and not strength) else once
+        more = again(once) if strength >= 0 else once
+        other = fewer if strength < 0 else more
+        drawn = torch.from_numpy(generator(seed, Purpose.AUGMENTED, step).random(len(inputs)) < abs(strength))
+        chosen = drawn.to(inputs.device).view(-1, *[1] * (inputs.dim() - 1))
+        taken = torch.where(chosen, other, once)
+        return torch.stack([taken, more, fewer]) if around else taken
 
     def dev(self, episode: Episode) -> tuple[torch.Tensor, torch.Tensor]:
         """The dev inputs and targets that J and the metrics are taken on."""
@@ -125,12 +157,14 @@ class Model:
     def _trimmed(self, inputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return (inputs, targets) if self.task.trim is None else self.task.trim(inputs, targets)
 
-    def random_states(self, episode: Episode, step: int | np.ndarray) -> Iterator[AbstractContextManager[None]]:
-        """The contexts in which the training pass of each student draws its random numbers, in order."""
+    def random_states(
+        self, episode: Episode, step: int | np.ndarray, passes: int = 1
+    ) -> Iterator[AbstractContextManager[None]]:
+        """The contexts in which the training passes of each student draw the same random numbers, in order."""
         if not self.student.stochastic:
             return repeat(nullcontext())
-        steps = np.atleast_1d(step)
-        return (self.student.random_state(seed, int(t)) for seed, t in zip(episode.seeds, steps, strict=True))
+        pairs = zip(episode.seeds, np.atleast_1d(step), strict=True)
+        return (self.student.random_state(seed, int(t)) for seed, t in pairs for _ in range(passes))
 
     # --- measurements -------------------------------------------------------------------------------------------------
 

@@ -127,7 +127,7 @@ class Problem:
             size = size // self.settings.batch_size * len(self.task.pool[0])
         if loss.of_domains:
             size -= self.settings.batch_size
-        controlled = check_control(self.settings)
+        controlled = check_control(self.settings, self.task, self._augments())
         control = Control(size, "loss" in controlled, tuple(name for name in controlled if name != "loss"))
         rate, teacher_rate = self.settings.learning_rate, self.settings.teacher_learning_rate
         if teacher_rate is None:

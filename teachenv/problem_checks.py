@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from teachenv import checks
-from teachenv.control import SETTINGS
+from teachenv.control import AUGMENTATION, SETTINGS
 from teachenv.episodes import Episodes
 from teachenv.losses import LossFamily
 from teachenv.losses.plain import USUAL, reads
@@ -43,13 +43,30 @@ def check_learned(settings: Settings, task: Task, loss: LossFamily) -> None:
         )
 
 
-def check_control(settings: Settings) -> tuple[str, ...]:
-    """Refuses settings of the optimiser that cannot be controlled; returns the names of what is.
+def check_control(settings: Settings, task: Task, augments: bool) -> tuple[str, ...]:
+    """Refuses what cannot be controlled; returns the names of what is.
+
+    Args:
+        settings: of the problem.
+        task: the data.
+        augments: whether minibatches are augmented.
 
     Raises:
-        ValueError: a setting that is 0, which its map leaves at 0, a momentum of 1 or more, or one that the optimiser
-            does not have.
+        ValueError: a setting of the optimiser that is 0, which its map leaves at 0, a momentum of 1 or more, or one
+            that the optimiser does not have; or an augmentation where minibatches are not augmented, or are trimmed.
     """
+    if AUGMENTATION in settings.control:
+        if not augments:
+            cause = f"task {task.name!r} has no augmentation" if task.augment is None else "augment=False"
+            raise ValueError(
+                f"control holds 'augmentation', but {cause}; give teachenv.Task(..., augment=...) and leave augment "
+                "out, or leave it out of control"
+            )
+        if task.trim is not None:
+            raise ValueError(
+                f"control holds 'augmentation', but task {task.name!r} trims minibatches, and those that are augmented "
+                "more or less often could differ in length; leave it out"
+            )
     for name in settings.control:
         setting = SETTINGS.get(name)
         if setting == "momentum" and settings.optimizer != "sgd":

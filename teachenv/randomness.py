@@ -33,6 +33,7 @@ class Purpose(IntEnum):
     ROLLOUT = 9
     EVALUATION = 10
     HELD_OUT = 11
+    AUGMENTED = 12
 
 
 def generator(seed: int, purpose: Purpose, step: int = 0) -> np.random.Generator:

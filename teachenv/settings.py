@@ -85,9 +85,9 @@ class Settings:
         weight_decay: λ.
         lr_schedule: `"constant"`, `"linear"`, `"cosine"`, `"step"`, `"one-cycle"`, or
             `{"name": "step", "milestones": [...], "gamma": 0.1}`.
-        control: what actions set, one or more of `"loss"`, `"learning-rate"`, `"momentum"` and `"weight-decay"`: the
-            loss's coordinates, and after them one for each of the others (`teachenv.control` has the maps; zero leaves
-            each as it is). Of a pair of networks the student's alone.
+        control: what actions set, one or more of `"loss"`, `"learning-rate"`, `"momentum"`, `"weight-decay"` and
+            `"augmentation"`: the loss's coordinates, and after them one for each of the others (`teachenv.control` has
+            the maps; zero leaves each as it is). Of a pair of networks the student's optimiser alone.
         objective: J on dev: `"accuracy"`, smoothed; `"likelihood"`, minus the cross-entropy (L2T-DLN's; always that
             of the student in distillation); or `"margin"`, minus the margin error of L2T-DLF's released code. Of
             translation `"token-accuracy"` (what `"accuracy"` means there) and `"expected-bleu"`. Tasks with a measure

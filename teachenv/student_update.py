@@ -9,8 +9,9 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
-from teachenv.control import Control
+from teachenv.control import AUGMENTATION, Control
 from teachenv.losses.base import LossFamily
 from teachenv.model import Model
 from teachenv.optimizers import Optimizer, Rate, Tensors
@@ -103,12 +104,19 @@ class StudentUpdate(Update):
     def of_action(self, state: StudentState, action: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
         """Puts the derivative of the minibatch's coordinates into their places, see `Update.of_action`."""
         control, found = self.move.control, self._places(state.step)
+        of_augmentation = part[..., -1] if control.augmentation else None
+        if control.augmentation:
+            part = part[..., :-1]
         if found is None or not control.loss:
-            return control.of_action(part)
+            return control.of_action(part, of_augmentation)
         # Of many students each has a minibatch of its own; of many cotangents of one student all have the same.
         of_one = found.expand_as(part)
         if self.move.loss.of_domains:
-            return control.of_action(part.new_zeros(*part.shape[:-1], control.loss_size).scatter_add(-1, of_one, part))
+            every = part.new_zeros(*part.shape[:-1], control.loss_size)
+            return control.of_action(every.scatter_add(-1, of_one, part), of_augmentation)
+        if of_augmentation is not None:
+            part = torch.cat([part, of_augmentation[..., None]], -1)
+            of_one = F.pad(of_one, (0, 1), value=control.place(AUGMENTATION))
         places = of_one[None]
         if part.dim() > 1:
             rows = torch.arange(len(part), device=part.device)[:, None].expand_as(part)
@@ -117,16 +125,25 @@ class StudentUpdate(Update):
         return torch.sparse_coo_tensor(places.flatten(1), part.flatten(), shape, check_invariants=False)
 
     def _read(
-        self, step: int | np.ndarray, action: torch.Tensor
+        self, step: int | np.ndarray, action: torch.Tensor, *, with_action: bool = True
     ) -> tuple[Iterator[AbstractContextManager[None]], torch.Tensor, torch.Tensor, torch.Tensor]:
         """What a step's pass reads: its random states, inputs, targets, and what its loss is given of the action.
 
-        Of an action that is what control gives the loss, or the coordinates of the minibatch's samples.
+        Of an action that is what control gives the loss, or the coordinates of the minibatch's samples. Where the pass
+        is differentiated with respect to an action that sets the augmentation, that coordinate comes last, and inputs
+        are three minibatches, see `Model.minibatch`.
         """
-        action, places = self.move.control.of_loss(action), self._places(step)
+        of_loss, places = self.move.control.of_loss(action), self._places(step)
         if places is not None:
-            action = action.gather(-1, places)
-        return self.model.random_states(self.episode, step), *self.model.minibatch(self.episode, step), action
+            of_loss = of_loss.gather(-1, places)
+        strength = self.move.control.of_augmentation(action)
+        around = False
+        if strength is not None and with_action:
+            around = True
+            of_loss = torch.cat([of_loss, strength[..., None]], -1)
+            strength = strength.detach()
+        random_states = self.model.random_states(self.episode, step, passes=3 if around else 1)
+        return random_states, *self.model.minibatch(self.episode, step, strength, around=around), of_loss
 
     def _places(self, step: int | np.ndarray) -> torch.Tensor | None:
         return self.move.places(self.model.rows, self.model.indices(self.episode, step))
@@ -142,7 +159,7 @@ class StudentUpdate(Update):
         student = self.model.student
         names = list(state.parameters) if of_all else self.moved(state.parameters)
         of_statistics = student.statistics if of_all and student.reads_statistics else []
-        random_states, *read = self._read(state.step, action)
+        random_states, *read = self._read(state.step, action, with_action=with_action)
 
         def gradient(
             parameters: Tensors, buffers: Tensors, inputs: torch.Tensor, targets: torch.Tensor, action: torch.Tensor
@@ -151,7 +168,7 @@ class StudentUpdate(Update):
             statistics = leaves({name: buffers[name] for name in of_statistics})
             action = action.detach().requires_grad_(with_action)
             wanted = [*(parameters[name] for name in names), *statistics.values(), *([action] if with_action else [])]
-            forward = self._forward(random_states, differentiable=bool(of_statistics))
+            forward = self._forward(random_states, differentiable=bool(of_statistics), with_action=with_action)
             at = parameters, buffers | statistics, inputs, targets, action
             grads, new_buffers, outcome = self._differentiated(forward, at, wanted)
             of_parameters = dict(zip(names, grads, strict=False))
@@ -254,13 +271,18 @@ class StudentUpdate(Update):
         return grads, new_buffers, Outcome(losses.detach(), scores)
 
     def _forward(
-        self, random_states: Iterator[AbstractContextManager[None]], *, differentiable: bool | Literal["batched"]
+        self,
+        random_states: Iterator[AbstractContextManager[None]],
+        *,
+        differentiable: bool | Literal["batched"],
+        with_action: bool = True,
     ) -> Callable[..., tuple[torch.Tensor, torch.Tensor, Tensors]]:
-        """One student's training pass, a function of its tensors to (loss, minibatch score, new buffers).
+        """One student's training pass, a function of what `_read` gives to (loss, minibatch score, new buffers).
 
         Args:
             random_states: the contexts in which the calls draw their random numbers, in order.
             differentiable: make the new buffers differentiable, too; see `FunctionalStudent.__call__`.
+            with_action: whether it was read to be differentiated with respect to the action.
         """
 
         def forward(
@@ -280,7 +302,19 @@ class StudentUpdate(Update):
             loss = self.move.loss(action, decided.prediction, decided.labels)
             return loss if decided.rest is None else loss + decided.rest, score, new_buffers
 
-        return forward
+        def expected(
+            parameters: Tensors, buffers: Tensors, inputs: torch.Tensor, targets: torch.Tensor, action: torch.Tensor
+        ) -> tuple[torch.Tensor, torch.Tensor, Tensors]:
+            """The step's pass, with the slope of the expected one in the augmentation's coordinate."""
+            of_loss, strength = action[..., :-1], action[..., -1]
+            passes = [forward(parameters, buffers, each, targets, of_loss) for each in inputs.unbind(0)]
+            (loss, score, after), (more_loss, _, more), (fewer_loss, _, fewer) = passes
+            # Its value is zero. At zero more and fewer are two apart.
+            by = (strength - strength.detach()) * torch.where(strength == 0, 0.5, 1.0)
+            moved = {n: b + by * (more[n] - fewer[n]) if b.is_floating_point() else b for n, b in after.items()}
+            return loss + by * (more_loss - fewer_loss), score, moved
+
+        return expected if with_action and self.move.control.augmentation else forward
 
 
 def _products(

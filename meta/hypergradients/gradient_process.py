@@ -204,8 +204,7 @@ class GradientProcess(Process):
             products = {n: p + of_new.parameters[n] for n, p in products.items()}
             of_old = {n: (g - minus.statistics[n]) / scaled(2 * epsilon, g) for n, g in plus.statistics.items()}
             of_old = {n: d + of_old[n] if n in of_old else d for n, d in of_new.statistics.items()}
-            # New statistics do not depend on the action.
-            through = Pullback(products, of_old, of_action)
+            through = Pullback(products, of_old, of_action + of_new.action)
         return self._joined(state, action, back, through)
 
     def pushforward(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from teachenv.control import SETTINGS
+from teachenv.control import AUGMENTATION, SETTINGS
 from teachenv.env import TeachEnv
 from teachenv.experiment.setting import OneByOne
 from teachenv.vector_env import TeachVectorEnv
@@ -107,11 +107,11 @@ class Coefficients:
 
 @dataclass
 class Controlled:
-    """A watcher that keeps what actions make of the optimiser's settings, where they set any (`control`).
+    """A watcher that keeps what actions set beside the loss (`control`), if anything.
 
     Attributes:
-        settings: the mean over the students that each action leaves, by the setting's name, in the first student step
-            under it.
+        settings: the mean over the students that each action leaves, in the first student step under it, by the name of
+            the optimiser's setting; of `"augmentation"` how often a sample is augmented.
     """
 
     settings: dict[str, list[float]] = field(default_factory=dict)
@@ -120,12 +120,15 @@ class Controlled:
         """Keeps the settings of an action."""
         dynamics = moment.env.problem.dynamics
         control = dynamics.control
-        if not control.settings:
+        if not control.others:
             return
         action = moment.env.interface.parse_action(moment.actions, moment.actions.shape)
         optimizer, rate = control.applied(dynamics.optimizer, float(dynamics.rate(moment.step)), action)
-        for name in map(SETTINGS.__getitem__, control.settings):
-            value = rate if name == "learning_rate" else getattr(optimizer, name)
+        names = map(SETTINGS.__getitem__, control.settings)
+        values = {name: rate if name == "learning_rate" else getattr(optimizer, name) for name in names}
+        if (strength := control.of_augmentation(action)) is not None:
+            values[AUGMENTATION] = 1 + strength
+        for name, value in values.items():
             mean = float(torch.as_tensor(value, dtype=torch.float64).mean())
             self.settings.setdefault(name, []).append(float(f"{mean:.5g}"))
 

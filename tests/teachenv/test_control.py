@@ -1,5 +1,7 @@
 """Actions that set the optimiser: neutral at zero, as the documented maps say, and differentiated exactly."""
 
+from dataclasses import replace
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -9,14 +11,32 @@ from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 
 import meta
 import teachenv
-from teachenv import TeachEnv, TeachVectorEnv
+from teachenv import Task, TeachEnv, TeachVectorEnv
 from teachenv.control import CONTROLS, Control
 from teachenv.optimizers import SGD
+from teachenv.state import stack_episodes
+from teachenv.tasks import flip_and_crop
+from teachenv.tasks.domains import Domains
 
 ALL = {"momentum": 0.8, "weight_decay": 0.01, "learning_rate": 0.05}
 SHORT = {"horizon": 6, "steps_per_action": 2, "dtype": "float64", "batch_size": 8, "dev_size": 20, **ALL}
-SMOOTH = {"optimizer_kwargs": {"epsilon": 1e-3}}  # with 1e-8 the first steps are signs, on which differences are large
-SUBSETS = [CONTROLS, ("learning-rate",), ("loss", "momentum"), ("weight-decay", "learning-rate")]
+SMOOTH = {"optimizer_kwargs": {"epsilon": 1e-2}}  # with 1e-8 the first steps are signs, on which differences are large
+SUBSETS = [CONTROLS, ("learning-rate",), ("loss", "momentum"), ("weight-decay", "learning-rate"), ("augmentation",)]
+
+
+def images(n, seed):
+    """Images of bright quarters, whose classes shifting and flipping blur."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 4, n)
+    pictures = rng.normal(size=(n, 1, 6, 6))
+    for picture, label in zip(pictures, labels, strict=True):
+        row, column = 3 * (label // 2), 3 * (label % 2)
+        picture[0, row : row + 3, column : column + 3] += 1
+    return torch.from_numpy(pictures).float(), torch.from_numpy(labels)
+
+
+IMAGES = Task("quarters", "made here", images(60, 0), images(4, 1), num_outputs=4, augment=flip_and_crop(1))
+SHORT["task"] = IMAGES
 
 
 def finished(env, actions, seed=3):
@@ -70,7 +90,7 @@ def test_a_step_that_an_episode_does_not_have_is_named():
 
 
 def test_settings_are_what_the_maps_say():
-    env = TeachEnv(**SHORT, control=("learning-rate", "momentum", "weight-decay"), lr_schedule="linear")
+    env = TeachEnv(**SHORT, control=("learning-rate", "momentum", "weight-decay"), lr_schedule="linear", augment=False)
     actions = np.array([[0.5, -0.3, 1.0], [-1.0, 1.0, 0.0], [0.0, -1.0, -0.5]])
     env.reset(seed=0)
     state, episode = env.student, env.episode
@@ -121,6 +141,8 @@ def test_the_gradient_is_the_slope_of_the_return(options, method):
     for part in (slice(None), slice(-len([c for c in given["control"] if c != "loss"]), None)):
         along = np.zeros_like(actions)
         along[..., part] = rng.normal(size=along[..., part].shape)
+        if "augmentation" in given["control"]:
+            along[..., -1] = 0  # in it J is a step function
         step = 1e-5
         slope = (finished(env, actions + step * along)[0] - finished(env, actions - step * along)[0]) / (2 * step)
         close = 2e-4 if method == "finite-difference" else 1e-6
@@ -153,8 +175,115 @@ def test_a_pair_has_its_students_optimiser_controlled():
     assert (gradient * along).sum() == pytest.approx(slope, rel=1e-6)
 
 
+def test_minibatches_are_augmented_as_often_as_the_map_says():
+    env = TeachEnv(**{**SHORT, "batch_size": 40}, control="augmentation")
+    episodes = [env.problem.episodes.of(seed) for seed in (0, 1)]
+    minibatch, plain = env.dynamics.minibatch, env.task.pool[0].double()
+    none, once, twice = (minibatch(episodes[0], 2, torch.tensor(a))[0] for a in (-1.0, 0.0, 1.0))
+    assert torch.equal(none, plain[episodes[0].batches[2]])
+    assert torch.equal(once, minibatch(episodes[0], 2)[0])
+    assert not torch.equal(twice, once)
+
+    def same(left, right):
+        return (left == right).flatten(1).all(1)
+
+    moved = ~same(none, once) & ~same(once, twice)
+    chosen = {}
+    for a, other in ((-0.7, none), (-0.3, none), (0.3, twice), (0.7, twice)):
+        inputs, _ = minibatch(episodes[0], 2, torch.tensor(a))
+        assert (same(inputs, once) | same(inputs, other)).all()
+        chosen[a] = same(inputs, other) & moved
+        assert float(chosen[a][moved].double().mean()) == pytest.approx(abs(a), abs=0.2)
+    assert torch.equal(chosen[0.3], chosen[-0.3])  # the same samples at the same share
+    assert (chosen[0.7] | ~chosen[0.3]).all()
+    batched = TeachVectorEnv(2, **{**SHORT, "batch_size": 40}, control="augmentation").dynamics
+    inputs, _ = batched.minibatch(stack_episodes(episodes), np.array([2, 1]), torch.tensor([-0.3, 0.7]))
+    for i, (step, a) in enumerate(((2, -0.3), (1, 0.7))):
+        assert torch.equal(inputs[i], minibatch(episodes[i], step, torch.tensor(a))[0])
+
+
+@pytest.mark.parametrize("at", [-1.0, 0.0, 1.0])
+@pytest.mark.parametrize(
+    "options", [{}, {"method": "forward"}, {"method": "finite-difference"}, {"memory": "all"}], ids=str
+)
+def test_of_augmentation_the_gradient_is_that_of_the_expected_steps(at, options):
+    """At these coordinates the expected minibatch is the step's, so that derivatives of all orders can be unrolled."""
+    env = TeachEnv(**SHORT, control=("augmentation", "learning-rate"))
+    wrapped = meta.ActionGradient(env, **options)
+    wrapped.reset(seed=0)
+    student, episode = env.student, env.episode
+    actions = np.array([[at, 0.3], [at, -0.2], [at, 0.1]])
+    strengths = torch.full((3,), at, dtype=torch.float64, requires_grad=True)
+    parameters = {name: p.clone().requires_grad_() for name, p in student.parameters.items()}
+    velocity = {name: torch.zeros_like(p) for name, p in parameters.items()}
+    for t in range(6):
+        a = strengths[t // 2]
+
+        def loss(number, t=t, parameters=parameters):
+            inputs, targets = env.dynamics.minibatch(episode, t, torch.tensor(number - 1.0))
+            outputs = torch.func.functional_call(env.dynamics.student.module, parameters, (inputs,))
+            return torch.nn.functional.cross_entropy(outputs, targets)
+
+        if at < 0:
+            expected = -a * loss(0) + (1 + a) * loss(1)
+        elif at > 0:
+            expected = (1 - a) * loss(1) + a * loss(2)
+        else:
+            expected = loss(1) + a * (loss(2) - loss(0)) / 2
+        gradients = torch.autograd.grad(expected, list(parameters.values()), create_graph=True)
+        rate = 0.05 * 10 ** actions[t // 2, 1]
+        velocity = {
+            name: 0.8 * v + g + 0.01 * p
+            for (name, v), g, p in zip(velocity.items(), gradients, parameters.values(), strict=True)
+        }
+        parameters = {name: p - rate * velocity[name] for name, p in parameters.items()}
+    inputs, targets = env.dynamics.dev(episode)
+    outputs = torch.func.functional_call(env.dynamics.student.module, parameters, (inputs,))
+    (slopes,) = torch.autograd.grad(env.dynamics.measure.objective(outputs, targets), strengths)
+    for action in actions:
+        *_, info = wrapped.step(action)
+    for name, p in parameters.items():
+        torch.testing.assert_close(env.student.parameters[name], p.detach(), rtol=1e-9, atol=1e-12)
+    assert slopes.abs().min() > 1e-6
+    close = 1e-4 if "method" in options and options["method"] == "finite-difference" else 1e-8
+    np.testing.assert_allclose(info["action_gradient"][:, 0], slopes.numpy(), rtol=close)
+
+
+@pytest.mark.parametrize("loss", ["bilinear", "sample-weights", "data-weights", "domain-weights"])
+def test_of_augmentation_the_gradient_is_the_same_beside_every_neutral_loss(loss):
+    domains = Domains(("one", "other"), np.arange(60) % 2)
+    given = {**SHORT, "steps_per_action": 1, "task": replace(IMAGES, domains=domains)}
+    gradients = []
+    for control in (("augmentation",), ("loss", "augmentation", "momentum")):
+        wrapped = meta.ActionGradient(TeachEnv(**given, loss=loss, control=control))
+        actions = np.zeros((6, *wrapped.action_space.shape))
+        place = actions.shape[1] - len(control[1:]) if "loss" in control else 0
+        actions[:, place] = [-1, -0.5, 0, 0.2, 0.5, 1]
+        gradients.append(finished(wrapped, actions)[1]["action_gradient"][:, place])
+    np.testing.assert_allclose(*gradients, rtol=1e-9)
+
+
+def network():
+    layers = torch.nn.Linear(36, 8), torch.nn.BatchNorm1d(8), torch.nn.Tanh(), torch.nn.Dropout(0.3)
+    return torch.nn.Sequential(torch.nn.Flatten(), *layers, torch.nn.Linear(8, 4))
+
+
+def test_of_augmentation_statistics_and_dropout_are_differentiated_likewise_by_all_methods():
+    control = ("augmentation", "learning-rate")
+    given = {**SHORT, "horizon": 2, "steps_per_action": 1, "control": control, "student": network}
+    for at in (-0.4, 0.0):
+        gradients = []
+        for options in ({"memory": "sqrt"}, {"memory": "all"}, {"method": "forward"}, {"method": "finite-difference"}):
+            wrapped = meta.ActionGradient(TeachEnv(**given), **options)
+            gradients.append(finished(wrapped, np.array([[at, 0.1], [at, 0.0]]))[1]["action_gradient"])
+        assert np.abs(gradients[0][:, 0]).min() > 1e-7
+        for gradient in gradients[1:]:
+            np.testing.assert_allclose(gradient, gradients[0], rtol=1e-4, atol=1e-8)
+
+
 def test_environments_under_control_pass_the_checkers_and_snapshots_continue():
-    env = gym.make("TeachDigits-v0", control=CONTROLS, horizon=6, steps_per_action=2, weight_decay=0.001)
+    controls = CONTROLS[:-1]  # digits are not augmented
+    env = gym.make("TeachDigits-v0", control=controls, horizon=6, steps_per_action=2, weight_decay=0.001)
     check_env(env.unwrapped, skip_render_check=True)
     check_env_for_sb3(env.unwrapped)
     actions = drawn(env)
@@ -186,6 +315,12 @@ def test_teachers_learn_to_control():
         ({"control": ("weight-decay",)}, "change weight_decay=0 by a factor"),
         ({"control": ("momentum",), "momentum": 1.0}, "needs momentum below 1, found 1"),
         ({"control": ("momentum",), "optimizer": "adam"}, "'adam' does not have as an option"),
+        ({"control": "augmentation"}, "task 'digits' has no augmentation; give teachenv.Task"),
+        ({"control": "augmentation", **SHORT, "augment": False}, "augmentation', but augment=False"),
+        (
+            {"control": "augmentation", **SHORT, "task": replace(IMAGES, trim=lambda x, y: (x, y))},
+            "'quarters' trims minibatches",
+        ),
     ],
 )
 def test_what_cannot_be_controlled_is_said(options, message):

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from teachenv import TeachVectorEnv
-from teachenv.experiment.teaching import Controlled, Moment, Playback, teach
+from teachenv.experiment.teaching import Controlled, Moment, Moved, Playback, teach
+from teachenv.tasks.synthetic import make_synthetic
 
 SETTINGS = {"learning_rate": 0.05, "momentum": 0.8, "weight_decay": 0.01, "lr_schedule": "linear"}
 
@@ -27,6 +28,21 @@ def test_settings_of_the_optimiser_are_kept_as_actions_leave_them() -> None:
     assert rates == pytest.approx([kept["learning_rate"][0] * 0.75, kept["learning_rate"][1] * 0.5], rel=1e-3)
     assert kept["momentum"] == pytest.approx([(1 - 0.2**0.7 + 0.8) / 2, 1 - 0.2**2], rel=1e-3)
     assert kept["weight_decay"] == pytest.approx([(0.1 + 0.01) / 2, 0.01], rel=1e-3)
+
+
+def test_how_often_samples_are_augmented_is_kept() -> None:
+    task = make_synthetic(pool_size=40, test_size=4)
+    env = TeachVectorEnv(2, task=task, student="mlp", horizon=2, batch_size=4, dev_size=8, control="augmentation")
+    actions = np.array([[[0.5], [-1.0]], [[0.0], [0.0]]], dtype=np.float32)
+    controlled, moved = Controlled(), Moved()
+
+    def watch(moment: Moment) -> None:
+        controlled(moment)
+        moved(moment)
+
+    teach(env, Playback(list(actions)), seed=0, watch=watch)
+    assert controlled.settings == {"augmentation": pytest.approx([0.75, 1.0])}
+    assert moved.mean == pytest.approx(0.375)
 
 
 def test_of_actions_that_set_the_loss_alone_no_settings_are_kept() -> None:

@@ -1,9 +1,9 @@
 """How small may a student be? Learning from teaching with students of shares of the model's parameters.
 
-The model is trained alone, with weight decay, with dropout, and with a student of each size; each of these lines is
-tuned, in equally many trainings. For each size there is also a student of a model that is trained alone (α = 0). Its
-distance from that model at the end says how easy an ordinary model is to imitate; the distance of LoT's student from
-its model says how much easier the model has become.
+The model is trained alone, with ordinary regularisers, for as many steps as model and student together take, and with a
+student of each size; each of these lines is tuned, in equally many trainings. For each size there is also a student of
+a model that is trained alone (α = 0). Its distance from that model at the end says how easy an ordinary model is to
+imitate; the distance of LoT's student from its model says how much easier the model has become.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ from benchmarks.lot.regularisers import Regulariser
 SHARES = ("1", "1/4", "1/16", "1/64")
 """The sizes of students."""
 
-ORDINARY = ("weight-decay", "dropout")
-"""The regularisers that students are compared with."""
+ORDINARY = ("teacher-only:total-steps", "weight-decay", "dropout", "label-smoothing", "weight-average")
+"""What students are compared with, apart from the model alone."""
 
 # One of each is tried with each rate (the third), the other three with the best rate.
 _ALPHAS = (1.0, 4.0, 16.0, 64.0)
 _DECAYS = (1e-4, 3e-4, 1e-3, 3e-3)
 _DROPOUTS = (0.2, 0.35, 0.5, 0.7)
+_SMOOTHED = (0.05, 0.1, 0.2, 0.4)
+_AVERAGES = (0.9, 0.97, 0.99, 0.997)
 # What the best rate of a model without a regulariser is multiplied by.
 _FACTORS = (0.3, 0.6, 1.7)
 
@@ -63,8 +65,11 @@ def sized(students: Sequence[Fraction], alphas: Sequence[float] | None) -> dict[
     watched = replace(LOT, alpha=0.0)
     return {
         "teacher-only": Regulariser(strengths=_FACTORS),
+        "teacher-only:total-steps": Regulariser(Method(longer=2.0), strengths=_FACTORS),
         "weight-decay": Regulariser(Method(), "decay", _DECAYS),
         "dropout": Regulariser(Method(), "dropout", _DROPOUTS),
+        "label-smoothing": Regulariser(Method(), "label_smoothing", _SMOOTHED),
+        "weight-average": Regulariser(Method(), "average", _AVERAGES),
         **{lot_of(share): Regulariser(LOT, "alpha", tried, float(share)) for share in students},
         **{
             watched_by(share): Regulariser(watched, None, _FACTORS, float(share), tuned_as="teacher-only")

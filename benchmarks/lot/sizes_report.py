@@ -40,7 +40,7 @@ def make(rows: Sequence[Row], name: str, order: Sequence[str]) -> Report:
     sections = [_section(task_rows, order) for task_rows in tasks.values()]
     captions = {
         "sizes": "Test by the size of LoT's student, against the model that is trained alone: means and 95 % intervals "
-        "over pairs of one seed. Above 0 is better",
+        "over pairs of one seed. Above 0 is better. Dashed: what is the best on validation data without a student",
         "sizes_kl": "How far students of each size are from their models at the end, on validation data: means and "
         "95 % intervals over seeds",
     }
@@ -60,7 +60,7 @@ def _section(rows: Sequence[Row], order: Sequence[str]) -> Section:
     test = measure_of(rows)
     last, taught = replace(test, metric=f"last_{test.metric}"), evidence_of(test)
     groups = [group for group in grouped(rows, order) if group.of(test.metric)]
-    best = _best_ordinary(groups, replace(test, metric=test.metric.replace("test_", "valid_")))
+    best = _best_ordinary(groups, _on_dev(test))
     columns = [
         Column("method", lambda group: evidence.marked(group, taught)),
         Column("student's share", lambda group: f"{share:.2g}" if (share := share_of(group)) else ""),
@@ -90,8 +90,13 @@ def _section(rows: Sequence[Row], order: Sequence[str]) -> Section:
     return Section.of(tables.heading(groups[0].first), columns, shown, text, shown=4)
 
 
+def _on_dev(test: Measure) -> Measure:
+    """The same measure on validation data."""
+    return replace(test, metric=test.metric.replace("test_", "valid_"))
+
+
 def _best_ordinary(groups: Sequence[Group], valid: Measure) -> str | None:
-    """The ordinary regulariser that is the best on validation data; None: there is none."""
+    """The line of `ORDINARY` that is the best on validation data; None: there is none."""
     means = {g.name: float(np.mean(list(valid.values(g).values()))) for g in groups if g.name in ORDINARY}
     return (max if valid.metric == "valid_accuracy" else min)(means, key=means.__getitem__, default=None)
 
@@ -108,7 +113,7 @@ def _watched(group: Group) -> str:
 
 
 def _gains(tasks: Mapping[str, Sequence[Row]], order: Sequence[str]) -> Figure | None:
-    """Draws the gain by the student's share at the best and at the last epoch, beside the ordinary regularisers."""
+    """Draws the gain by the student's share at the best and at the last epoch, beside the best without a student."""
 
     def panel(axis: Any, groups: Mapping[str, Group], rows: Sequence[Row]) -> None:
         test = measure_of(rows)
@@ -118,11 +123,11 @@ def _gains(tasks: Mapping[str, Sequence[Row]], order: Sequence[str]) -> Figure |
             found = _by_share(groups, _LOT, lambda group, m=measure: difference(group, BASELINE, m))  # type: ignore[misc]
             points = [(share, gain.mean, gain.low, gain.high) for share, gain in found]
             _draw(axis, points, number, f"LoT, {label}")
-            for name, dashes in zip(ORDINARY, ("--", ":"), strict=True):
-                beside = difference(groups[name], BASELINE, measure) if name in groups else None
-                if beside is not None:
-                    line = {"color": _COLORS[number], "linestyle": dashes, "linewidth": 1}
-                    axis.axhline(beside.mean, label=f"{name.replace('-', ' ')}, {label}", **line)
+            name = _best_ordinary(list(groups.values()), _on_dev(test))
+            beside = None if name is None else difference(groups[name], BASELINE, measure)
+            if beside is not None:
+                line = {"color": _COLORS[number], "linestyle": "--", "linewidth": 1}
+                axis.axhline(beside.mean, label=f"{name}, {label}", **line)
         axis.axhline(0.0, color="black", linewidth=0.6)
         unit = "points of accuracy" if better > 0 else "perplexity, less is above"
         style.describe(axis, "student's share of the model's parameters", f"gain over {BASELINE}, {unit}")

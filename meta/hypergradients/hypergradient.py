@@ -47,7 +47,14 @@ from typing import Any
 
 import torch
 
-from meta.hypergradients.memory_policies import GIVEN, MemoryOption, StateType, check_state_dtype, policies_of
+from meta.hypergradients.memory_policies import (
+    GIVEN,
+    MemoryOption,
+    StateType,
+    check_options,
+    check_state_dtype,
+    policies_of,
+)
 from meta.hypergradients.process import Process, PureProcess, as_process, double_backward_kernels
 from meta.hypergradients.steps import Steps, loaded
 from meta.hypergradients.sweep import (
@@ -114,8 +121,8 @@ def hypergradient(
     Raises:
         TypeError: `process` is none, `"finite-difference"` of an arbitrary step, or actions that are no tensors.
         ValueError: actions of another shape than an environment's, or more than an episode has; an unknown method,
-            policy or type, a policy that keeps no states to round, a truncation longer than the episode, or a budget
-            that nothing fits.
+            policy or type, a policy that keeps no states to round, a budget or a folder that the policy has no use
+            for, a truncation longer than the episode, or a budget that nothing fits.
         OSError: the folder has no room.
         RuntimeError: a step taken again differs from the first time.
     """
@@ -129,6 +136,7 @@ def hypergradient(
         raise ValueError(
             f'found state_dtype={state_dtype!r} with method="forward", which keeps no states; leave it out'
         )
+    check_options(memory, byte_budget, folder)
     dtype, policies = check_state_dtype(state_dtype), policies_of(memory, folder, rounded=state_dtype is not None)
     if states is None and (singles := process.singles(initial)):
         of_one = partial(

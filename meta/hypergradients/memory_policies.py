@@ -113,6 +113,23 @@ def memory_policy(memory: MemoryOption, folder: str | None = None) -> MemoryPoli
     return _placed(MEMORY_POLICIES[memory], folder)
 
 
+def check_options(memory: MemoryOption, byte_budget: int | None, folder: str | None = None) -> None:
+    """Refuses options that the memory policy would leave aside.
+
+    Raises:
+        ValueError: a budget of a policy that is chosen by name, or a folder of one that writes no file.
+    """
+    if byte_budget is not None and memory != "auto":
+        raise ValueError(
+            f'found byte_budget={byte_budget!r} with memory={memory!r}, expected memory="auto", which the budget lets '
+            "choose a policy; leave one of them out"
+        )
+    if folder is not None and memory not in ("auto", "disk"):
+        raise ValueError(
+            f'found folder={folder!r} with memory={memory!r}, which writes no file; leave it out, or take memory="disk"'
+        )
+
+
 def _placed(policy: MemoryPolicy, folder: str | None) -> MemoryPolicy:
     return replace(policy, folder=folder) if isinstance(policy, Disk) else policy
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from meta.hypergradients.hypergradient import hypergradient
-from meta.hypergradients.memory_policies import MemoryOption, memory_policy
+from meta.hypergradients.memory_policies import MemoryOption, check_options, memory_policy
 from meta.hypergradients.training import Training
 from meta.wrappers.actions import check_actions_unchanged
 from meta.wrappers.base import RememberingWrapper
@@ -85,12 +85,12 @@ class WindowGradient(RememberingWrapper):
             loss network: a gradient by the action over it is one by these numbers, whatever the size of the box.
         memory: the memory policy of `meta.hypergradient`. Graphs of a loss network over pixels or boxes are large:
             `"auto"` keeps those of all steps of a window only if they fit.
-        byte_budget: how many bytes states and graphs may take with `memory="auto"`.
+        byte_budget: how many bytes states and graphs may take with `memory="auto"`; None: 4 GiB.
 
     Raises:
         TypeError: the environment is no `TeachEnv`.
-        ValueError: a wrapper that changes actions, an unknown window, source or memory policy, more dev samples than
-            there are, or none of the pool, or a unit that is not positive.
+        ValueError: a wrapper that changes actions, an unknown window, source or memory policy, a budget beside a policy
+            that was named, more dev samples than there are, or none of the pool, or a unit that is not positive.
     """
 
     state_name = "window_gradient"
@@ -104,7 +104,7 @@ class WindowGradient(RememberingWrapper):
         carry: bool = False,
         unit: float = 1.0,
         memory: MemoryOption = "auto",
-        byte_budget: int = _BYTE_BUDGET,
+        byte_budget: int | None = None,
     ) -> None:
         """Wraps the environment and checks the options."""
         super().__init__(env)
@@ -128,6 +128,9 @@ class WindowGradient(RememberingWrapper):
         if dev_batch is not None and not 1 <= checks.integer("dev_batch", dev_batch) <= most:
             raise ValueError(f"dev_batch={dev_batch}, expected None or 1 to {most}, {which}")
         memory_policy(memory)  # it is refused here if there is none
+        check_options(memory, byte_budget)
+        if byte_budget is None and memory == "auto":
+            byte_budget = _BYTE_BUDGET
         self.window, self.dev_batch, self.dev_from, self.memory = window, dev_batch, dev_from, memory
         self.carry, self.byte_budget = checks.flag("carry", carry), byte_budget
         self.unit = checks.number("unit", unit, above=0)

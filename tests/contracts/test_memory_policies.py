@@ -246,6 +246,17 @@ def test_a_budget_chooses_the_fastest_policy_that_fits_and_says_why():
             hypergradient(process, state, actions, byte_budget=budget)
 
 
+@pytest.mark.parametrize("memory", [*(name for name in NAMES if name != "auto"), 3])
+def test_options_that_a_policy_would_leave_aside_are_refused(memory):
+    process = descent(SGD(0.9))
+    state = process.begin(start())
+    with pytest.raises(ValueError, match=r'found byte_budget=9 with memory=.*expected memory="auto"'):
+        hypergradient(process, state, actions_of(2), memory=memory, byte_budget=9)
+    if memory != "disk":
+        with pytest.raises(ValueError, match=r"found folder='x' with memory=.*which writes no file"):
+            hypergradient(process, state, actions_of(2), memory=memory, folder="x")
+
+
 def test_a_full_disk_leaves_the_other_policies(monkeypatch):
     process, actions = descent(SGD(0.9)), actions_of(64)
     state = process.begin(start())

@@ -49,13 +49,16 @@ _SMOKE: dict[str, Any] = {
     "batch_size": 8,
     "evaluations": 2,
     "teacher_rate": 1e-2,
+    "beside_rate": 1e-2,
     "student_rates": (5e-3, 1e-2, 2e-2, 4e-2),
     "influence_rates": (0.1, 0.3),
 }
 
-# The wider a transformer that is normalised after each layer, the smaller the rates at which it still learns.
-_SMALL: dict[str, Any] = {"student_rates": (1e-3, 2e-3, 4e-3, 8e-3), "teacher_rate": 1e-3}
-_LARGE: dict[str, Any] = {"student_rates": (1e-4, 2e-4, 4e-4, 8e-4), "teacher_rate": 2e-4, "evaluations": 10}
+# Rates of pre-training and of fine-tuning. The wider a transformer, the smaller are the rates at which it learns best.
+_SMALL: dict[str, Any] = {"student_rates": (2.5e-3, 5e-3, 1e-2, 2e-2), "teacher_rate": 3e-3, "beside_rate": 1e-3}
+_SMALL_TUNED: dict[str, Any] = {"student_rates": (1e-3, 2e-3, 4e-3, 8e-3), "teacher_rate": 1e-3, "beside_rate": 1e-3}
+_LARGE: dict[str, Any] = {"student_rates": (5e-4, 1e-3, 2e-3, 4e-3), "teacher_rate": 5e-4, "beside_rate": 2e-4}
+_LARGE_TUNED: dict[str, Any] = {"student_rates": (1e-4, 2e-4, 4e-4, 8e-4), "teacher_rate": 2e-4, "beside_rate": 2e-4}
 
 SIZES: dict[Preset, Size] = {
     "smoke": Size(
@@ -75,10 +78,10 @@ SIZES: dict[Preset, Size] = {
         (ORDER, "sst-2"),
         {"words": 4_000, "tokens": 200_000, "dev_tokens": 10_000, "window": 32, "sentences": 6_000,
          "dev_sentences": 1_000, "length": 28},
-        (128, 2),
-        (64, 1),
-        {"steps": 600, "teacher_steps": 1_500, "batch_size": 8, "influence_rates": (0.3, 1.0), **_SMALL},
-        {"steps": 250, "teacher_steps": 500, "batch_size": 32, "influence_rates": (0.1, 0.3), **_SMALL},
+        (128, 4),
+        (64, 2),
+        {"steps": 1_000, "teacher_steps": 2_500, "batch_size": 8, "influence_rates": (0.3, 1.0), **_SMALL},
+        {"steps": 300, "teacher_steps": 500, "batch_size": 32, "influence_rates": (0.1, 0.3), **_SMALL_TUNED},
         TELLING,
         3,
     ),
@@ -89,8 +92,10 @@ SIZES: dict[Preset, Size] = {
          "dev_sentences": 1_000, "length": 48},
         (512, 6),
         (256, 3),
-        {"steps": 20_000, "teacher_steps": 40_000, "batch_size": 32, "influence_rates": (0.3, 1.0), **_LARGE},
-        {"steps": 2_000, "teacher_steps": 4_000, "batch_size": 32, "influence_rates": (0.1, 0.3), **_LARGE},
+        {"steps": 20_000, "teacher_steps": 40_000, "batch_size": 32, "evaluations": 10, "influence_rates": (0.3, 1.0),
+         **_LARGE},
+        {"steps": 2_000, "teacher_steps": 4_000, "batch_size": 32, "evaluations": 10, "influence_rates": (0.1, 0.3),
+         **_LARGE_TUNED},
         ALL,
         5,
     ),
@@ -159,5 +164,4 @@ def _study(options: Options, task: str) -> Study:
 
 
 def _network(width: int, layers: int) -> dict[str, Any]:
-    heads = {"heads": 4, "head_width": width // 4}
-    return {"width": width, "layers": layers, **heads, "inner": 2 * width, "dropout": 0.1}
+    return {"width": width, "layers": layers, "heads": 4, "inner": 2 * width, "dropout": 0.1}

@@ -34,16 +34,14 @@ TELLING: tuple[Cell, ...] = (
     (NONE, NONE),
     (SCRATCH, NONE),
     ("kd", NONE),
+    (UNTAUGHT, NONE),
     (FOLLOWED, NONE),
     (NONE, "kd"),
+    (NONE, UNTAUGHT),
     (NONE, FOLLOWED),
     ("kd", "kd"),
-    (FOLLOWED, FOLLOWED),
-    (UNTAUGHT, NONE),
-    (NONE, UNTAUGHT),
     (UNTAUGHT, UNTAUGHT),
-    (RELEASED, NONE),
-    (NONE, RELEASED),
+    (FOLLOWED, FOLLOWED),
 )
 """The cells that answer the question, the most telling first: ProKT's are LGTM's without influence."""
 
@@ -90,7 +88,7 @@ def grid(method: str, phase: Phase) -> list[Rates]:
         method: a name in `METHODS`.
         phase: says which rates are tried.
     """
-    students, middle, rate = phase.student_rates, phase.student_rates[1:3], phase.teacher_rate
+    students, middle, rate = phase.student_rates, phase.student_rates[1:3], phase.beside_rate
     if METHODS[method].distiller in (ALONE, "kd"):
         return [Rates(student, rate) for student in students]
     if method == FOLLOWED:

@@ -12,10 +12,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from benchmarks.lgtm_pretraining.networks import SentenceModel, WordModel
+from benchmarks.lgtm_pretraining.networks import SentenceModel
 from benchmarks.lgtm_pretraining.texts import Parts, Source, sentences, windows
 from meta.distillation import Batch
 from meta.distillation.learner import outputs_of
+from teachenv.students.causal_transformer import CausalTransformer
 
 Role = Literal["teacher", "student"]
 
@@ -31,10 +32,11 @@ class Phase(ABC):
 
     Attributes:
         source: the texts.
-        networks: options of `TransformerXL` by role.
+        networks: options of `CausalTransformer` by role.
         steps: minibatches of a student's training.
         teacher_steps: minibatches of the training of a teacher alone.
-        teacher_rate: AdamW's learning rate of a teacher alone; of one that learns beside a student, it is tried.
+        teacher_rate: AdamW's learning rate of a teacher alone.
+        beside_rate: that of a teacher that learns beside a student; a smaller one is tried as well.
         student_rates: four learning rates of students, in order, that are tried.
         influence_rates: two factors of LGTM's term that are tried.
         batch_size: pieces or sentences in a minibatch, of training and of feedback alike.
@@ -46,6 +48,7 @@ class Phase(ABC):
     steps: int
     teacher_steps: int
     teacher_rate: float
+    beside_rate: float
     student_rates: tuple[float, float, float, float]
     influence_rates: tuple[float, float]
     batch_size: int
@@ -109,7 +112,7 @@ class Pretraining(Phase):
 
     def network(self, role: Role) -> nn.Module:
         """Makes a language model."""
-        return WordModel(self.source.words, **self.networks[role])
+        return CausalTransformer(self.source.window, self.source.words, **self.networks[role])
 
     def measured(self, network: nn.Module, part: Batch) -> dict[str, float]:
         """Computes the perplexity; words at the begin of a piece have little before them to be foretold by."""
@@ -136,7 +139,7 @@ class FineTuning(Phase):
 
     def network(self, role: Role) -> nn.Module:
         """Makes a classifier."""
-        return SentenceModel(self.source.words, _CLASSES, **self.networks[role])
+        return SentenceModel(self.source.length, self.source.words, _CLASSES, **self.networks[role])
 
     def measured(self, network: nn.Module, part: Batch) -> dict[str, float]:
         """Computes the share of sentences whose class is found."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Any
 
 from benchmarks.lgtm_pretraining import work
@@ -16,15 +17,18 @@ from teachenv.experiment.rows import agreeing
 TEACHER = "teacher"
 """The method of rows that tell how good a teacher is that learns alone."""
 
-# A seed that tunes, and none that judges.
-_TUNING_SEED = 1_000_000
+# Seeds that tune, and none that judges.
+_TUNING_SEEDS = (1_000_000, 1_000_001)
+
+Tried = list[tuple[Rates, list[Case]]]
+"""Configurations, and the trainings that try each: one for each seed that tunes."""
 
 
 @dataclass(frozen=True)
 class Study:
     """The trainings, as stages of a session.
 
-    Each method is tuned over as many configurations, on dev, with students of a seed that judges none: in the first
+    Each method is tuned over as many configurations, by the mean on dev over two seeds that judge none: in the first
     phase in trainings of half the length, in the second on students that were pre-trained alone, or drawn.
 
     Attributes:
@@ -60,11 +64,11 @@ class Study:
     def _tune_first(self, session: Session) -> list[Case]:
         # The second phase is tuned on students that were pre-trained alone.
         names = dict.fromkeys([NONE, *(_tuned(first) for first, _ in self.cells if first != SCRATCH)])
-        return [case for name in names for _, case in self._first_tried(name)]
+        return [case for name in names for _, cases in self._first_tried(name) for case in cases]
 
     def _tune_second(self, session: Session) -> list[Case]:
         pairs = dict.fromkeys((_begun(first), _tuned(second)) for first, second in self.cells)
-        return [case for cell in pairs for _, case in self._second_tried(session, cell)]
+        return [case for cell in pairs for _, cases in self._second_tried(session, cell) for case in cases]
 
     def _measure(self, session: Session) -> list[Case]:
         cases: list[Case] = []
@@ -74,18 +78,23 @@ class Study:
             cases += [case for case in found if case is not None]
         return cases
 
-    def _first_tried(self, name: str) -> list[tuple[Rates, Case]]:
+    def _first_tried(self, name: str) -> Tried:
         short = replace(self.pretraining, steps=max(1, self.pretraining.steps // 2))
-        return [(rates, self._pretrained(short, name, rates, None)) for rates in grid(name, short)]
+        return [
+            (rates, [self._pretrained(short, name, rates, seed) for seed in _TUNING_SEEDS])
+            for rates in grid(name, short)
+        ]
 
-    def _second_tried(self, session: Session, cell: Cell) -> list[tuple[Rates, Case]]:
-        begin = self._first(session, cell[0], None)
-        if begin is None and cell[0] != SCRATCH:
+    def _second_tried(self, session: Session, cell: Cell) -> Tried:
+        begins = {seed: self._first(session, cell[0], seed) for seed in _TUNING_SEEDS}
+        if cell[0] != SCRATCH and None in begins.values():
             return []
-        tried = grid(cell[1], self.tuning)
-        return [(rates, self._classifier(cell, rates, None, begin)) for rates in tried]
+        return [
+            (rates, [self._classifier(cell, rates, seed, begin) for seed, begin in begins.items()])
+            for rates in grid(cell[1], self.tuning)
+        ]
 
-    def _first(self, session: Session, name: str, seed: int | None) -> Case | None:
+    def _first(self, session: Session, name: str, seed: int) -> Case | None:
         """A student's pre-training at the rates that are best on dev; None: it has none, or its tuning failed."""
         if name == SCRATCH:
             return None
@@ -103,18 +112,18 @@ class Study:
             return None
         return self._classifier(cell, best, seed, begin)
 
-    def _pretrained(self, phase: Pretraining, name: str, rates: Rates, seed: int | None) -> Case:
+    def _pretrained(self, phase: Pretraining, name: str, rates: Rates, seed: int) -> Case:
         teacher = None if name == NONE else self._teacher(self.pretraining, seed)
         return self._case(phase, name, name, rates, seed, teacher=teacher)
 
-    def _classifier(self, cell: Cell, rates: Rates, seed: int | None, begin: Case | None) -> Case:
+    def _classifier(self, cell: Cell, rates: Rates, seed: int, begin: Case | None) -> Case:
         second = cell[1]
         teacher = None
         if second != NONE:
             teacher = self._teacher(self.tuning if METHODS[second].tuned else self.pretraining, seed)
         return self._case(self.tuning, name_of(cell), second, rates, seed, begin=begin, teacher=teacher)
 
-    def _teacher(self, phase: Phase, seed: int | None) -> Case:
+    def _teacher(self, phase: Phase, seed: int) -> Case:
         """A teacher that learns alone: the language model, or the classifier that is made of it."""
         begin = None if phase is self.pretraining else self._teacher(self.pretraining, seed)
         case = self._case(
@@ -128,29 +137,29 @@ class Study:
         name: str,
         method: str,
         rates: Rates,
-        seed: int | None,
+        seed: int,
         role: Role = "student",
         **folders: Case | None,
     ) -> Case:
-        """A training; no seed: one that tunes."""
-        number, tunes = (_TUNING_SEED, True) if seed is None else (seed, False)
+        """A training; which one tunes is told by its seed."""
+        tunes = seed in _TUNING_SEEDS
         config = {**_about(phase), **METHODS[method].config, "tuned": rates._asdict()}
         if phase is self.tuning:
             config["after"] = dict(self.pretraining.config)
         given: dict[str, Any] = {"phase": phase, "method": METHODS[method], "rates": rates}
         needs = {key: case for key, case in folders.items() if case is not None}
-        which = ", ".join(f"{rate:g}" for rate in rates if rate is not None) if tunes else f"seed {seed}"
+        tried = ", ".join(f"{rate:g}" for rate in rates if rate is not None) + ", " if tunes else ""
         return Case(
             benchmark=self.benchmark,
             task=phase.task,
             dataset=phase.parts().dataset,
             student=phase.student,
             method=name,
-            seed=number,
+            seed=seed,
             config={**config, "stage": "tuning" if tunes else "training"},
-            label=f"{phase.name}: {name}, {which}",
+            label=f"{phase.name}: {name}, {tried}seed {seed}",
             function=work.train,
-            arguments={**given, "seed": number, "role": role, "test": not tunes, **needs},
+            arguments={**given, "seed": seed, "role": role, "test": not tunes, **needs},
             last=f"{'dev' if tunes else 'test'}_{phase.metric}",
         )
 
@@ -170,9 +179,14 @@ def _begun(first: str) -> str:
     return SCRATCH if first == SCRATCH else NONE
 
 
-def _best(session: Session, phase: Phase, tried: Sequence[tuple[Rates, Case]]) -> Rates | None:
-    """The rates that are best on dev; None: a training of theirs failed, or there is none."""
-    if not tried:
+def _best(session: Session, phase: Phase, tried: Tried) -> Rates | None:
+    """The rates that are best on dev, by the mean over seeds; None: a training failed, or there is none."""
+    sign = 1 if phase.higher_is_better else -1
+    try:
+        scores = {
+            rates: sign * fmean(session.results.value(f"dev_{phase.metric}", case.identity) for case in cases)
+            for rates, cases in tried
+        }
+    except LookupError:
         return None
-    found = session.best_first(f"dev_{phase.metric}", tried, sign=1 if phase.higher_is_better else -1)
-    return found[0] if found else None
+    return max(scores, key=lambda rates: scores[rates], default=None)

@@ -57,8 +57,13 @@ class CausalTransformer(nn.Module):
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """(n, L') to (n, words, L'), for any L' up to L; place i has the logits of the word after word i."""
+        return F.linear(self.read(tokens), self.embedding.weight, self.bias).movedim(-1, 1)
+
+    def read(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(n, L') to the last layer's states, normalised, (n, L', width)."""
         length = tokens.shape[1]
         states = self.dropout(self.embedding(tokens) * math.sqrt(self.width) + self.places[:length])
         for layer in self.layers:
             states, _ = layer(states, self.hidden[:length, :length])
-        return F.linear(self.norm(states), self.embedding.weight, self.bias).movedim(-1, 1)
+        normed: torch.Tensor = self.norm(states)
+        return normed

@@ -66,7 +66,7 @@ BENCHMARKS: dict[str, Entry] = {
     "lgtm_pretraining": Entry(
         options="benchmarks.lgtm_pretraining:Options",
         summary="Does distillation influence help when a language model is distilled: in pre-training or fine-tuning?",
-        minutes={"smoke": "1 min", "laptop": "1.2 h a task on one core (estimated)", "paper": "weeks (estimated)"},
+        minutes={"smoke": "1 min", "laptop": "1.1 h on one core for a task (estimated)", "paper": "weeks (estimated)"},
     ),
     # Future work of Ren et al. 2023: students that generate.
     "lgtm_generation": Entry(

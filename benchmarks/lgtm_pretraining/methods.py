@@ -42,6 +42,8 @@ TELLING: tuple[Cell, ...] = (
     ("kd", "kd"),
     (UNTAUGHT, UNTAUGHT),
     (FOLLOWED, FOLLOWED),
+    (RELEASED, NONE),
+    (NONE, RELEASED),
 )
 """The cells that answer the question, the most telling first: ProKT's are LGTM's without influence."""
 

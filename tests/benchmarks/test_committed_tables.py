@@ -74,11 +74,14 @@ REPORTS: dict[str, Callable[[Sequence[Row]], Report]] = {
         list(regularisers(None, STUDENT_STEPS)),
     ),
     "lot_images/imitation": lambda rows: imitation.make([row for row in rows if row.method.startswith("imitate:")]),
-    "lot_images_sizes/sizes": lambda rows: sizes_report.make(
-        [row for row in rows if row.config["stage"] == "training"],
-        "lot_images",
-        list(sizes.sized(sizes.shares(sizes.SHARES), None)),
-    ),
+    **{
+        f"{name}_sizes/sizes": lambda rows, name=name: sizes_report.make(
+            [row for row in rows if row.config["stage"] == "training"],
+            name,
+            list(sizes.sized(sizes.shares(sizes.SHARES), None)),
+        )
+        for name in ("lot_images", "lot_language")
+    },
     "lot_language/table": lambda rows: lot.make(rows, "lot_language"),
     "rl_and_gradient/table": partial(rl_and_gradient.make, methods=COMPARED, seeds=3),
     "rl_students/table": rl_students.make,

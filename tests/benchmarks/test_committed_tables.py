@@ -22,6 +22,7 @@ from benchmarks.l2t_dln import report as l2t_dln
 from benchmarks.l2t_dln.main import PRESETS
 from benchmarks.lgtm import rates_report
 from benchmarks.lgtm import report as lgtm
+from benchmarks.lgtm_generation import report as lgtm_generation
 from benchmarks.lot import report as lot
 from benchmarks.lot import sizes, sizes_report
 from benchmarks.lot.regularisers import STUDENT_STEPS, regularisers
@@ -66,6 +67,9 @@ REPORTS: dict[str, Callable[[Sequence[Row]], Report]] = {
     "l2t_dln_released/table": lambda rows: l2t_dln.make(rows, RELEASED),
     "lgtm/table": lgtm.make,
     "lgtm/rates": lambda rows: rates_report.make([row for row in rows if row.config["stage"] == "training"]),
+    "lgtm_generation/table": lambda rows: lgtm_generation.make(
+        [row for row in rows if row.config["stage"] == "training"]
+    ),
     "lot_atari/table": lot_atari.make,
     "lot_images/table": lambda rows: lot.make([row for row in rows if "stage" not in row.config], "lot_images"),
     "lot_images/regularisers": lambda rows: lot.of_regularisers(

@@ -72,7 +72,7 @@ BENCHMARKS: dict[str, Entry] = {
     "lgtm_generation": Entry(
         options="benchmarks.lgtm_generation:Options",
         summary="Does a teacher that follows distillation influence (LGTM) make better translators than others?",
-        minutes={"smoke": "1 min", "laptop": "1.5 h on one core (estimated)", "paper": "days, for a GPU (estimated)"},
+        minutes={"smoke": "1 min", "laptop": "1 h on one core", "paper": "days, for a GPU (estimated)"},
     ),
     # Hai et al. 2023: a loss network steered within the training, on labels of images, pixels and boxes.
     "l2t_dln": Entry(
@@ -139,7 +139,7 @@ BENCHMARKS: dict[str, Entry] = {
     "data_mixture": Entry(
         options="benchmarks.data_mixture:Options",
         summary="Which mixture of texts, and which documents, make the best language model of one target text?",
-        minutes={"smoke": "1 min", "laptop": "45 min on one core (estimated)", "paper": "weeks, for a GPU (estimated)"},
+        minutes={"smoke": "1 min", "laptop": "50 min on one core", "paper": "weeks, for a GPU (estimated)"},
     ),
     # Actions that set the optimiser: dynamic algorithm configuration by gradients, RL and search.
     "schedules": Entry(
@@ -163,6 +163,6 @@ BENCHMARKS: dict[str, Entry] = {
     "rl_and_gradient": Entry(
         options="benchmarks.rl_and_gradient:Options",
         summary="Where does RL find what the exact gradient finds, and where is the exact gradient of no use?",
-        minutes={"smoke": "1 min", "laptop": "3 h (estimated)", "paper": "weeks (estimated)"},
+        minutes={"smoke": "1 min", "laptop": "2 h on one core", "paper": "weeks (estimated)"},
     ),
 }

@@ -93,6 +93,7 @@ class Small:
     """Whether the policy may have SB3's network as SB3 draws it."""
     actor_kwargs: dict[str, Any]
     observation_space: gym.Space[Any]
+    action_space: gym.Space[Any]
 
     def __init__(
         self,
@@ -145,7 +146,7 @@ class Shared(Small):
         return super()._get_constructor_parameters() | {"features": self.features}
 
     def _network(self) -> Network:
-        features = sample_fields(self.observation_space, self.features)
+        features = sample_fields(self.observation_space, get_action_dim(self.action_space), self.features)
         return partial(PerSample, features=features, **self._start(), **self._layers())
 
 

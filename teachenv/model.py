@@ -131,12 +131,13 @@ class Model:
         random = generator(seed, Purpose.AUGMENTATION, step)
 
         def again(inputs: torch.Tensor) -> torch.Tensor:
-            return augmented(self.augmentation, self.task.packing, inputs, random)
+            # Of a copy: it may write into what it gets, which is needed afterwards.
+            return augmented(self.augmentation, self.task.packing, inputs.clone(), random)
 
         once = again(inputs)
         if not (strength or around):
             return once
-        fewer = inputs if strength < 0 or (around and not strength) else once
+        fewer = inputs if strength <= 0 else once
         more = again(once) if strength >= 0 else once
         other = fewer if strength < 0 else more
         drawn = torch.from_numpy(generator(seed, Purpose.AUGMENTED, step).random(len(inputs)) < abs(strength))

@@ -30,6 +30,7 @@ from meta.hypergradients.hypergradient import hypergradient
 from meta.hypergradients.repairs import repairs_of
 from meta.hypergradients.training import Training
 from teachenv import checks
+from teachenv.control import AUGMENTATION
 from teachenv.env import TeachEnv
 from teachenv.experiment.progress import bar
 from teachenv.plot.gradients import smoothness as drawn
@@ -193,7 +194,8 @@ def smoothness(
 
     Raises:
         TypeError: no teaching environment.
-        ValueError: fewer than two students, or radii that do not ascend from above 0.
+        ValueError: fewer than two students, radii that do not ascend from above 0, or actions that set the
+            augmentation.
     """
     checks.integer("students", students, least=2)
     sizes = np.asarray(radii, dtype=float)
@@ -203,6 +205,12 @@ def smoothness(
     if not isinstance(teach, TeachEnv | TeachVectorEnv):
         raise TypeError(f"found {type(teach).__name__}, expected a TeachEnv, a TeachVectorEnv or a registered id")
     settings = dict(vars(teach.problem.settings))
+    if AUGMENTATION in teach.problem.settings.control:
+        raise ValueError(
+            f"found control={teach.problem.settings.control}: J is a step function of 'augmentation', and its gradient "
+            "that of the expected step, so they cannot be compared; leave 'augmentation' out, the neutral training is "
+            "the same without it"
+        )
     trainings = _Trainings(TeachVectorEnv(students, defaults=settings), seed)
     with bar("smoothness", 2 * len(sizes) + len(_POINTS) + 1) as done:
         gradient = trainings.gradient()

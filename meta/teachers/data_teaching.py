@@ -195,7 +195,7 @@ class DataPolicy(_SamplePolicy):
     defaults: ClassVar[Mapping[str, Any]] = {"hidden": 12}
 
     def _build(self, states: int, actions: int) -> nn.Module:
-        hidden, features = self._network["hidden"], sample_fields(self.observation_space, None)
+        hidden, features = self._network["hidden"], sample_fields(self.observation_space, actions, None)
         shared = PerSample(states, actions, [hidden], features, 1.0, squash=False, activation_fn=nn.Tanh)
         nn.init.constant_(shared.network[-1].bias, 2.0)  # type: ignore[arg-type]
         return shared
@@ -225,7 +225,7 @@ class SelfPacedPolicy(_SamplePolicy):
     def _build(self, states: int, actions: int) -> nn.Module:
         self.until = checks.number("until", self._network["until"], above=0)
         self.warm_up = checks.number("warm_up", self._network["warm_up"], least=0)
-        space = sample_box(self.observation_space)
+        space = sample_box(self.observation_space, actions)
         self.ranked = "loss_rank" in space.sample_fields
         self.place = space.place("loss_rank" if self.ranked else "label_probability")
         return nn.Module()

@@ -127,23 +127,25 @@ class PerSample(nn.Module):
         return weights
 
 
-def sample_fields(space: gym.Space[Any], chosen: int | None) -> int:
+def sample_fields(space: gym.Space[Any], actions: int, chosen: int | None) -> int:
     """Returns how many numbers of each sample a policy for samples reads.
 
     Args:
         space: the observation space.
+        actions: the number of coordinates of the action.
         chosen: the policy's option `features`; None: what the space says.
 
     Raises:
-        ValueError: the space does not say it.
+        ValueError: the space does not say it, or of another number of samples.
     """
-    if chosen is not None:
+    if chosen is not None and not isinstance(space, SampleBox):
         return chosen
-    return len(sample_box(space).sample_fields)
+    fields = len(sample_box(space, actions).sample_fields)
+    return fields if chosen is None else chosen
 
 
-def sample_box(space: gym.Space[Any]) -> SampleBox:
-    """Returns the space, which shows samples.
+def sample_box(space: gym.Space[Any], actions: int) -> SampleBox:
+    """Returns the space, which shows as many samples as the action has coordinates.
 
     Raises:
         ValueError: it does not.
@@ -152,6 +154,11 @@ def sample_box(space: gym.Space[Any]) -> SampleBox:
         raise ValueError(
             "a policy for samples needs an environment that shows them: found an observation without samples; make it "
             'with loss="sample-weights" and observe_samples=True, or take another policy, such as AttentionPolicy'
+        )
+    if actions != space.samples:
+        raise ValueError(
+            f"a policy for samples gives a number for each of {space.samples} samples, found actions of size "
+            f"{actions}; leave control out of the environment, or take another policy, such as AttentionPolicy"
         )
     return space
 
@@ -264,7 +271,7 @@ class SamplePolicy(TeacherPolicy):
 
     def _build(self, states: int, actions: int) -> nn.Module:
         options = {"net_arch": [32], **self._network}
-        options["features"] = sample_fields(self.observation_space, options.get("features"))
+        options["features"] = sample_fields(self.observation_space, actions, options.get("features"))
         return PerSample(states, actions, **options)
 
 

@@ -43,4 +43,4 @@ class LossPolicy(TeacherPolicy):
     network_class = LossNetwork
 
     def _build(self, states: int, actions: int) -> nn.Module:
-        return LossNetwork(sample_box(self.observation_space), **self._network)
+        return LossNetwork(sample_box(self.observation_space, actions), **self._network)

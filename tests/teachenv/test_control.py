@@ -9,6 +9,7 @@ import torch
 from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 
+import agents
 import meta
 import teachenv
 from teachenv import Task, TeachEnv, TeachVectorEnv
@@ -202,6 +203,25 @@ def test_minibatches_are_augmented_as_often_as_the_map_says():
         assert torch.equal(inputs[i], minibatch(episodes[i], step, torch.tensor(a))[0])
 
 
+def test_an_augmentation_may_write_into_what_it_gets():
+    def doubled(inputs, rng):
+        return inputs * 2
+
+    def doubling(inputs, rng):
+        return inputs.mul_(2)
+
+    envs = [
+        TeachEnv(**{**SHORT, "task": replace(IMAGES, augment=a)}, control="augmentation") for a in (doubled, doubling)
+    ]
+    for strength in (-0.5, 0.0, 0.5):
+        one, other = (
+            env.dynamics.minibatch(env.problem.episodes.of(0), 1, torch.tensor(strength), around=True)[0]
+            for env in envs
+        )
+        assert torch.equal(one, other)
+        assert not torch.equal(other[1], other[2])
+
+
 @pytest.mark.parametrize("at", [-1.0, 0.0, 1.0])
 @pytest.mark.parametrize(
     "options", [{}, {"method": "forward"}, {"method": "finite-difference"}, {"memory": "all"}], ids=str
@@ -336,3 +356,13 @@ def test_who_takes_actions_for_the_losses_alone_refuses_others():
     teacher = meta.RMD("AttentionPolicy", teachenv.TeachEnv(control="learning-rate"))
     with pytest.raises(ValueError, match="TaughtLoss goes with actions that set the loss alone"):
         meta.TaughtLoss.of(teacher)
+    with pytest.raises(ValueError, match="leave 'augmentation' out, the neutral training is the same without it"):
+        meta.smoothness(TeachEnv(**SHORT, control=("loss", "augmentation")))
+
+
+@pytest.mark.parametrize("teacher", [meta.RMD, agents.DDPG])
+@pytest.mark.parametrize(("control", "size"), [(("loss", "learning-rate"), 9), ("learning-rate", 1)])
+def test_a_policy_for_samples_refuses_actions_of_another_size(teacher, control, size):
+    env = TeachEnv(horizon=2, batch_size=8, loss="sample-weights", observe_samples=True, control=control)
+    with pytest.raises(ValueError, match=f"a number for each of 8 samples, found actions of size {size}"):
+        teacher("SamplePolicy", env)

@@ -23,11 +23,13 @@ from benchmarks.l2t_dln.main import PRESETS
 from benchmarks.lgtm import rates_report
 from benchmarks.lgtm import report as lgtm
 from benchmarks.lgtm_generation import report as lgtm_generation
+from benchmarks.lgtm_pretraining import report as lgtm_pretraining
 from benchmarks.lot import report as lot
 from benchmarks.lot import sizes, sizes_report
 from benchmarks.lot.regularisers import STUDENT_STEPS, regularisers
 from benchmarks.lot_atari import report as lot_atari
 from benchmarks.lot_images import report as imitation
+from benchmarks.lot_multimodal import main as multimodal
 from benchmarks.rl_and_gradient import report as rl_and_gradient
 from benchmarks.rl_and_gradient.main import METHODS as COMPARED
 from benchmarks.rl_students import report as rl_students
@@ -70,6 +72,9 @@ REPORTS: dict[str, Callable[[Sequence[Row]], Report]] = {
     "lgtm_generation/table": lambda rows: lgtm_generation.make(
         [row for row in rows if row.config["stage"] == "training"]
     ),
+    "lgtm_pretraining/table": lambda rows: lgtm_pretraining.make(
+        [row for row in rows if row.config["stage"] == "training"]
+    ),
     "lot_atari/table": lot_atari.make,
     "lot_images/table": lambda rows: lot.make([row for row in rows if "stage" not in row.config], "lot_images"),
     "lot_images/regularisers": lambda rows: lot.of_regularisers(
@@ -87,6 +92,9 @@ REPORTS: dict[str, Callable[[Sequence[Row]], Report]] = {
         for name in ("lot_images", "lot_language")
     },
     "lot_language/table": lambda rows: lot.make(rows, "lot_language"),
+    "lot_multimodal/table": lambda rows: lot.of_regularisers(
+        [row for row in rows if row.config["stage"] == "training"], "lot_multimodal", tuple(multimodal.compared())
+    ),
     "rl_and_gradient/table": partial(rl_and_gradient.make, methods=COMPARED, seeds=3),
     "rl_students/table": rl_students.make,
     "sample_weights/table": lambda rows: sample_weights.make(

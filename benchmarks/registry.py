@@ -157,7 +157,7 @@ BENCHMARKS: dict[str, Entry] = {
     "rl_students": Entry(
         options="benchmarks.rl_students:Options",
         summary="Who sets PPO's coefficients best while it learns: RL, evolution, a bandit, its meta-gradient, nobody?",
-        minutes={"smoke": "1 min", "laptop": "40 min (estimated)", "paper": "a week (estimated)"},
+        minutes={"smoke": "1 min", "laptop": "1 h (estimated)", "paper": "a week (estimated)"},
     ),
     # One problem in 1 to 1,000 coordinates and over 10 to 1,000 steps: the project's own question.
     "rl_and_gradient": Entry(

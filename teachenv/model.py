@@ -129,14 +129,14 @@ class Model:
     def _augmented_one(self, inputs: torch.Tensor, seed: int, step: int, strength: float, around: bool) -> torch.Tensor:
         """One student's minibatch, or three; see `minibatch`."""
         random = generator(seed, Purpose.AUGMENTATION, step)
+        if not (strength or around):
+            return augmented(self.augmentation, self.task.packing, inputs, random)
 
         def again(inputs: torch.Tensor) -> torch.Tensor:
             # Of a copy: it may write into what it gets, which is needed afterwards.
             return augmented(self.augmentation, self.task.packing, inputs.clone(), random)
 
         once = again(inputs)
-        if not (strength or around):
-            return once
         fewer = inputs if strength <= 0 else once
         more = again(once) if strength >= 0 else once
         other = fewer if strength < 0 else more

@@ -141,7 +141,7 @@ class Study:
         role: Role = "student",
         **folders: Case | None,
     ) -> Case:
-        """A training; which one tunes is told by its seed."""
+        """A training; those of the seeds that tune do not touch test."""
         tunes = seed in _TUNING_SEEDS
         config = {**_about(phase), **METHODS[method].config, "tuned": rates._asdict()}
         if phase is self.tuning:

@@ -118,12 +118,12 @@ def _gains(tasks: Mapping[str, Sequence[Row]], order: Sequence[str]) -> Figure |
     def panel(axis: Any, groups: Mapping[str, Group], rows: Sequence[Row]) -> None:
         test = measure_of(rows)
         better = 1 if test.metric == "test_accuracy" else -1
+        name = _best_ordinary(list(groups.values()), _on_dev(test))
         for number, (which, label) in enumerate((("", "best epoch"), ("last_", "last epoch"))):
             measure = replace(test, metric=which + test.metric, scale=better * test.scale)
             found = _by_share(groups, _LOT, lambda group, m=measure: difference(group, BASELINE, m))  # type: ignore[misc]
             points = [(share, gain.mean, gain.low, gain.high) for share, gain in found]
             _draw(axis, points, number, f"LoT, {label}")
-            name = _best_ordinary(list(groups.values()), _on_dev(test))
             beside = None if name is None else difference(groups[name], BASELINE, measure)
             if beside is not None:
                 line = {"color": _COLORS[number], "linestyle": "--", "linewidth": 1}

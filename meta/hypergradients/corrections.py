@@ -108,7 +108,7 @@ def _without_zeros(packed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     if not packed.is_cuda:  # where it would wait for the device
         values = packed.numpy()
         present = values != 0
-        if np.count_nonzero(present) < 0.75 * len(values):
+        if np.count_nonzero(present) < 0.6 * len(values):
             return torch.from_numpy(values[present]), torch.from_numpy(np.packbits(present))
     return packed, packed[:0]
 

@@ -122,8 +122,13 @@ def few_scenes(monkeypatch):
 def leave_undrawn():
     """Has figures made, but not drawn, which takes longest: for tests of what else a report has."""
 
+    def not_saved(animation):
+        animation._draw_was_started = True  # else Matplotlib warns that it was for nothing
+        return b""
+
     def patched(patch):
         patch.setattr("teachenv.plot.files.png", lambda figure: b"")
+        patch.setattr("teachenv.plot.files.gif", not_saved)
         patch.setattr("teachenv.plot.files.svg", lambda figure, name: "<svg ></svg>")
 
     return patched

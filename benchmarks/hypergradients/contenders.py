@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from torch import nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import meta
 from benchmarks.hypergradients import jax_peer
-from benchmarks.hypergradients.problems import MOMENTUM, Problem
+from benchmarks.hypergradients.problems import MOMENTUM, Problem, Student
 from meta.hypergradients.memory_policies import MemoryOption, memory_policy
 from meta.hypergradients.planner import pace_of
 from meta.hypergradients.process import double_backward_kernels
@@ -129,6 +130,19 @@ class Ours:
         return process, process.begin(dict(module.named_parameters()))
 
 
+def blockwise(problem: Problem) -> torch.Tensor:
+    """The gradient by `meta.Training.of`, with the graph of one block of the network at a time."""
+    model = copy.deepcopy(problem.module)
+
+    def loss(model: nn.Module, t: int, actions: torch.Tensor) -> torch.Tensor:
+        return problem.loss(model(problem.batch(t)[0]), actions[t], t)
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=problem.student.learning_rate, momentum=MOMENTUM)
+    options = {"hyperparameters": {"actions": problem.actions}, "adjoint": "blockwise"}
+    loop = meta.Training.of(model, optimizer, range(problem.steps), loss, problem.objective, **options)
+    return loop.gradient(memory="states").hyperparameters["actions"]
+
+
 CONTENDERS: dict[str, Contender] = {
     "unrolled": unrolled,
     "higher": by_higher,
@@ -142,7 +156,13 @@ CONTENDERS: dict[str, Contender] = {
     "rmd:sqrt": Ours("sqrt"),
     "rmd:log": Ours("log"),
     "rmd:disk": Ours("disk"),
+    "rmd:blockwise": blockwise,
     "finite-difference:states": Ours("states", "finite-difference"),
     "finite-difference:sqrt": Ours("sqrt", "finite-difference"),
 }
 PEERS = ("unrolled", "higher", "torchopt", "jax")
+
+
+def takes(contender: str, student: Student) -> bool:
+    """Whether a contender can differentiate such a student's training."""
+    return student.blocks or contender != "rmd:blockwise"

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from benchmarks.hypergradients import estimators, measure, report
-from benchmarks.hypergradients.contenders import CONTENDERS, PEERS
+from benchmarks.hypergradients.contenders import CONTENDERS, PEERS, takes
 from benchmarks.hypergradients.measure import BATCHES
 from benchmarks.hypergradients.problems import STUDENTS
 from benchmarks.options import CommonOptions, Names, Preset
@@ -197,7 +197,8 @@ def _missing(options: Options, training: Training, session: Session) -> list[str
     return [
         name
         for name in options.size.contenders
-        if not session.results.done(_case(options, training, name).identity, ["time_ratio"])
+        if takes(name, STUDENTS[training.student])
+        and not session.results.done(_case(options, training, name).identity, ["time_ratio"])
         and not any(_failure(options, other, name, session) for other in shorter)
     ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -28,12 +29,12 @@ class Recurrent(nn.Module):
 
 
 class Transformer(nn.Module):
-    """A two-layer transformer encoder, mean-pooled."""
+    """A transformer encoder, mean-pooled."""
 
-    def __init__(self, size: int = 32, heads: int = 4) -> None:
+    def __init__(self, size: int = 32, layers: int = 2, heads: int = 4) -> None:
         super().__init__()
         layer = nn.TransformerEncoderLayer(size, heads, 4 * size, dropout=0.0, batch_first=True)
-        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
         self.head = nn.Linear(size, CLASSES)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -52,6 +53,7 @@ class Student:
         batch: samples in a minibatch.
         steps: student steps in its training.
         learning_rate: the rate of SGD with momentum 0.9.
+        blocks: whether it can be differentiated block by block: a sequence of modules without batch norm.
     """
 
     build: Callable[[], nn.Module]
@@ -59,14 +61,16 @@ class Student:
     batch: int
     steps: int
     learning_rate: float
+    blocks: bool = False
 
 
 STUDENTS: dict[str, Student] = {
-    "mlp": Student(lambda: make_student("mlp", (1, 28, 28), CLASSES)(), (1, 28, 28), 20, 200, 0.05),
+    "mlp": Student(lambda: make_student("mlp", (1, 28, 28), CLASSES)(), (1, 28, 28), 20, 200, 0.05, blocks=True),
     "lenet": Student(lambda: make_student("lenet", (1, 28, 28), CLASSES)(), (1, 28, 28), 64, 50, 0.02),
     "resnet8": Student(lambda: make_student("resnet8", (3, 32, 32), CLASSES)(), (3, 32, 32), 128, 10, 0.02),
     "lstm": Student(Recurrent, (16, 32), 20, 20, 0.05),
-    "transformer": Student(Transformer, (16, 32), 20, 20, 0.02),
+    "transformer": Student(Transformer, (16, 32), 20, 20, 0.02, blocks=True),
+    "transformer-12": Student(partial(Transformer, 128, 12), (64, 128), 16, 2, 0.02, blocks=True),
 }
 
 

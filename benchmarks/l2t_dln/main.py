@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 from benchmarks.l2t_dln import cost, imitation, report, work
@@ -133,7 +132,7 @@ def run(options: Options) -> None:
     if "imitation" in options.study:
         stages.append(lambda session: imitation.cases(NAME))
     stages += [partial(_tuning, parts), partial(_training, parts, options.seeds)]
-    options.execute(NAME, stages, partial(_report, tasks, options.output_folder(NAME)))
+    options.execute(NAME, stages, partial(_report, tasks))
 
 
 def _part(name: str, task: Task, methods: tuple[str, ...], options: Options) -> Part:
@@ -169,12 +168,11 @@ def _long_first(cases: Iterable[Case]) -> list[Case]:
     return sorted(cases, key=lambda case: METHODS[case.method].kind == "fixed")
 
 
-def _report(tasks: Mapping[str, Task], folder: Path, rows: list[Row]) -> Report:
+def _report(tasks: Mapping[str, Task], rows: list[Row]) -> Report:
     """The report of these tasks in their settings, and of the studies that belong to no task."""
     known = [{"task": name, "config": task.shared} for name, task in tasks.items()]
     others = [{"task": name} for name in {row.task for row in rows} - tasks.keys()]
     shown = agreeing(rows, [*known, *others])
-    report.animate(shown, folder)
     return report.make(shown, {name: task.metric for name, task in tasks.items()})
 
 

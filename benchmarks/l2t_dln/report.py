@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -17,7 +16,6 @@ from teachenv.experiment.evidence import MOVED
 from teachenv.experiment.report import Report
 from teachenv.experiment.row import Row
 from teachenv.experiment.tables import Column, Group, Measure, Section, by, grouped, number
-from teachenv.files import whole_file
 from teachenv.plot import series, style
 from teachenv.plot.teaching import loss_surface
 
@@ -80,6 +78,7 @@ def make(rows: Sequence[Row], metrics: Mapping[str, str]) -> Report:
     }
     sections = [*map(_section, parts), *_cost_section(costs)]
     report = Report("L2T-DLN: a loss network taught online", sections, drawn, rows, captions)
+    report.animations = _animations(final)
     report.unproven = [
         f"{part.title}: {group.name}"
         for part in parts
@@ -240,14 +239,10 @@ def _learned(rows: Sequence[Row]) -> Figure | None:
     return figure
 
 
-def animate(rows: Sequence[Row], folder: Path) -> None:
-    """Writes the learned loss of each task as an animation, loss-TASK.gif, into the folder."""
-    from matplotlib.animation import PillowWriter
-
-    for task, task_rows in by((row for row in rows if row.config["stage"] == "training"), lambda row: row.task).items():
-        if shown := shown_run(task_rows):
-            with whole_file(folder / f"loss-{task}.gif") as partial_file:
-                _animation(shown).save(partial_file, PillowWriter(fps=3))
+def _animations(rows: Sequence[Row]) -> dict[str, Callable[[], FuncAnimation]]:
+    """The learned loss of each task along a training."""
+    shown = {task: shown_run(task_rows) for task, task_rows in by(rows, lambda row: row.task).items()}
+    return {f"loss-{task}": partial(_animation, run) for task, run in shown.items() if run}
 
 
 def _animation(row: Row) -> FuncAnimation:

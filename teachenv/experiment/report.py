@@ -26,6 +26,7 @@ from teachenv.experiment.writing import write_atomically
 from teachenv.plot import files
 
 if TYPE_CHECKING:
+    from matplotlib.animation import FuncAnimation
     from matplotlib.figure import Figure
 
 # Rows of more bytes are compressed on the page.
@@ -41,6 +42,7 @@ class Report:
         rows: all that the tables and figures are made from.
         html: path of the page; None before it is written.
         beside: further reports that are written with it, by the names of their files.
+        animations: functions that draw them, by the names of their files.
         unproven: lines of the tables that are called after a teacher, and have nothing that shows that it taught.
 
     Args:
@@ -66,6 +68,7 @@ class Report:
         self._draw = figures
         self.html: Path | None = None
         self.beside: dict[str, Report] = {}
+        self.animations: dict[str, Callable[[], FuncAnimation]] = {}
         self.unproven: list[str] = []
         self._captions = captions or {}
         self._command = command or shlex.join([Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]])
@@ -81,7 +84,7 @@ class Report:
         return "\n".join(line for section in self.sections for line in section.markdown())
 
     def write(self, folder: Path, table: str = "table", page: str = "report") -> None:
-        """Writes the table, the figures as NAME.png and the page into the folder, and prints the tables.
+        """Writes the table, figures (NAME.png), animations (NAME.gif) and page into the folder, and prints the tables.
 
         Args:
             folder: where the files go.
@@ -96,6 +99,8 @@ class Report:
         write_atomically(folder / f"{table}.md", self.table())
         for name, figure in self.figures.items():
             write_atomically(folder / f"{file_name(name)}.png", files.png(figure))
+        for name, animation in self.animations.items():
+            write_atomically(folder / f"{file_name(name)}.gif", files.gif(animation()))
         self.html = folder / f"{page}.html"
         write_atomically(self.html, self.page())
         for name, other in self.beside.items():

@@ -1,10 +1,11 @@
-"""Figures as files: PNG for pages, SVG and PDF for papers."""
+"""Figures as files: PNG for pages, SVG and PDF for papers; animations as GIF."""
 
 from __future__ import annotations
 
 import io
 import os
 import re
+import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from teachenv import checks
 from teachenv.experiment.writing import write_atomically
 
 if TYPE_CHECKING:
+    from matplotlib.animation import FuncAnimation
     from matplotlib.figure import Figure
 
 FORMATS = ("png", "svg", "pdf")
@@ -55,6 +57,16 @@ def save(figure: Figure, path: str | os.PathLike[str], formats: Sequence[str] = 
 def png(figure: Figure) -> bytes:
     """The figure as a PNG file's content."""
     return _content(figure, "png")
+
+
+def gif(animation: FuncAnimation, fps: int = 3) -> bytes:
+    """The animation as a GIF file's content, with so many frames a second."""
+    from matplotlib.animation import PillowWriter
+
+    with tempfile.TemporaryDirectory() as folder:  # Matplotlib writes animations to files alone
+        path = Path(folder, "animation.gif")
+        animation.save(path, PillowWriter(fps=fps))
+        return path.read_bytes()
 
 
 def svg(figure: Figure, name: str) -> str:

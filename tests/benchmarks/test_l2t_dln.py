@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks.__main__ import main as command_line
-from benchmarks.l2t_dln import cost, imitation, main, report, work
+from benchmarks.l2t_dln import cost, imitation, main, work
 from benchmarks.l2t_dln.main import Options
 from benchmarks.l2t_dln.methods import METHODS, RELEASED, RELEASED_METHOD, REPLAYED, STUDIES, Studied
 from benchmarks.l2t_dln.presets import PRESETS, Task
@@ -37,12 +37,6 @@ RATES = (0.05, 0.1)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     task = Task(DIGITS, RATES, "error", ("cross-entropy", "l2t-dlf", "l2t-dln"), WRAPPER, 2, "l2t-dln", 2)
     monkeypatch.setitem(main.PRESETS, "smoke", {"digits-noisy-40": task})
-
-
-@pytest.fixture
-def still(undrawn: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither figures nor animations are drawn."""
-    monkeypatch.setattr(report, "animate", lambda rows, folder: None)
 
 
 @pytest.fixture
@@ -91,12 +85,16 @@ def test_methods_are_tuned_trained_and_shown_and_the_run_goes_on(
     assert -1 <= measured["l2t-dln", work.COSINE] <= 1
     assert ("cross-entropy", MOVED) not in measured
     assert "l2t-dln" in capsys.readouterr().out
-    request.getfixturevalue("still")
+    request.getfixturevalue("undrawn")
+    (tmp_path / "loss-digits-noisy-40.gif").unlink()
+    assert command_line(command(tmp_path, "--check")) == 0
+    assert not (tmp_path / "loss-digits-noisy-40.gif").exists()
     assert command_line(command(tmp_path)) == 0
+    assert (tmp_path / "loss-digits-noisy-40.gif").exists()
     assert read_rows(tmp_path / "results.jsonl") == rows
 
 
-def test_what_was_best_on_dev_is_trained(still: None, tmp_path: Path) -> None:
+def test_what_was_best_on_dev_is_trained(undrawn: None, tmp_path: Path) -> None:
     assert command_line(command(tmp_path, "--methods", "cross-entropy", "--seeds", "1")) == 0
     rows = read_rows(tmp_path / "results.jsonl")
     scores = {
@@ -110,7 +108,7 @@ def test_what_was_best_on_dev_is_trained(still: None, tmp_path: Path) -> None:
 
 
 def test_the_studies_of_teachers_and_windows(
-    still: None, one_rate: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    undrawn: None, one_rate: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Every kind of teacher and rule of update has tests in `meta`; here one of each.
     some = ("l2t-dln:gru", "l2t-dln:adam", "l2t-dln:bptt-5")
@@ -229,7 +227,7 @@ def test_costs_and_imitation_are_rows_and_figures(
     assert "| mlp | 2 |" in (tmp_path / "table.md").read_text()
     for name in ("cost", "imitation"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-    request.getfixturevalue("still")
+    request.getfixturevalue("undrawn")
     assert command_line(command(tmp_path, "--study", "cost", "imitation")) == 0
     assert read_rows(tmp_path / "results.jsonl") == rows
 
@@ -277,7 +275,7 @@ def test_the_released_preset_is_the_released_codes_setting() -> None:
 
 
 def test_the_released_teacher_is_compared_without_tuning_and_what_might_mend_it_studied(
-    still: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    undrawn: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     options = {**DIGITS.options, "objective": "likelihood", "dev_size": 30}
     monkeypatch.setattr(work, "WINDOWS", 2)

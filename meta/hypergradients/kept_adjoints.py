@@ -11,10 +11,10 @@ from __future__ import annotations
 import torch
 
 from meta.hypergradients.memory import MemoryMeter
-from meta.hypergradients.planner import available_memory
 from meta.hypergradients.process import Adjoint, double_backward_kernels
 from meta.hypergradients.training import Training
 from teachenv.dynamics import Dynamics
+from teachenv.machine import spare_memory
 from teachenv.state import Episode, Outcome, StudentState
 from teachenv.trees import tensors_of
 
@@ -24,7 +24,7 @@ class KeptAdjoints:
 
     Args:
         steps: how many steps' adjoints are kept at a time.
-        bounded: whether only if their graphs take at most half of the memory that is free.
+        bounded: whether only if their graphs take at most `teachenv.machine.spare_memory`.
 
     Attributes:
         used: whether adjoints are kept; None: the first step will tell.
@@ -63,7 +63,7 @@ class KeptAdjoints:
             with meter.graph() as weight:
                 after, adjoint, outcome = training.linearized(state, action)
                 weight.add_held(adjoint)
-            if self._bounded and 2 * self._steps * meter.graph_bytes > available_memory(tensors_of(state)):
+            if self._bounded and self._steps * meter.graph_bytes > spare_memory(tensors_of(state)):
                 return False
             plain = training.dynamics.step(state, training.episode, action)
             if not all(map(_same, tensors_of((after, outcome)), tensors_of(plain))):

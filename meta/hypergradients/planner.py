@@ -6,19 +6,16 @@ the whole: T steps back, the steps of the policy's walks, and what it writes and
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-import torch
 
 from meta.hypergradients.policy import MemoryPolicy, Pace
 from meta.hypergradients.steps import Sizes, Steps
 from teachenv import checks
+from teachenv.machine import spare_memory
 from teachenv.trees import tensors_of
 
 _MEASURED_FROM = 64
@@ -53,13 +50,13 @@ def planned(
         sizes: what they would hold.
         state: the state before the first step that is differentiated.
         begin: that step.
-        byte_budget: how much memory there is; None: half of what is free.
+        byte_budget: how much memory there is; None: `teachenv.machine.spare_memory`.
 
     Raises:
         ValueError: no policy fits into a budget that was given.
     """
     given = byte_budget is not None
-    budget = available_memory(tensors_of(state)) // 2
+    budget = spare_memory(tensors_of(state))
     if byte_budget is not None:
         budget = checks.integer("byte_budget", byte_budget, least=1)
     measured = pace_of(steps, state, begin) if sizes.steps >= _MEASURED_FROM else None
@@ -107,33 +104,3 @@ def pace_of(steps: Steps, state: Any, t: int) -> Pace:
         forwards.append(middle - start)
         backwards.append(time.perf_counter() - middle)
     return Pace(*(statistics.median(seconds[1:] or seconds) for seconds in (forwards, backwards)))
-
-
-def available_memory(tensors: Sequence[torch.Tensor] = ()) -> int:
-    """Returns the bytes of memory that can still be had: on the device of a state's tensors, or of the system.
-
-    Of the system it is what Linux calls available, at most what a control group leaves; elsewhere half of all memory.
-    """
-    for tensor in tensors:
-        if tensor.is_cuda:
-            return int(torch.cuda.mem_get_info(tensor.device)[0])
-    found = []
-    for line in _lines("/proc/meminfo"):
-        if line.startswith("MemAvailable:"):
-            found.append(int(line.split()[1]) * 1024)
-    limit, used = (_lines(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
-    if limit and used and limit[0].isdigit():
-        found.append(max(0, int(limit[0]) - int(used[0])))
-    if found:
-        return min(found)
-    names = getattr(os, "sysconf_names", {})
-    if "SC_PHYS_PAGES" in names:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    return 4 << 30  # Windows does not tell without a package
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text().splitlines()
-    except OSError:
-        return []

@@ -30,6 +30,7 @@ import torch
 from teachenv.experiment.calls import Parcel, arguments_of, message, not_sent, received
 from teachenv.experiment.jobs import Backend, Failure, Job, Shared
 from teachenv.experiment.worker import ENDING
+from teachenv.machine import PROCESSES
 
 T = TypeVar("T")
 
@@ -71,7 +72,7 @@ class Processes(Backend):
         idle = [worker for worker in self._workers if worker.job is None]
         # All of them begin before the first is sent a job: a large one is not taken before the process has begun.
         for _ in range(min(len(self._waiting) - len(idle), self._limit - len(self._workers))):
-            idle.append(_Worker(self._folder, HUGE_PAGES | os.environ))
+            idle.append(_Worker(self._folder, HUGE_PAGES | os.environ | {PROCESSES: str(self._limit)}))
             self._workers.append(idle[-1])
         for worker in idle:
             while self._waiting and worker.job is None:

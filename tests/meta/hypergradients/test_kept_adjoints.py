@@ -115,7 +115,7 @@ def test_each_step_is_taken_once_where_adjoints_are_kept(monkeypatch):
 
 
 def test_graphs_that_do_not_fit_are_not_kept(monkeypatch):
-    monkeypatch.setattr("meta.hypergradients.kept_adjoints.available_memory", lambda tensors: 1000)
+    monkeypatch.setattr("meta.hypergradients.kept_adjoints.spare_memory", lambda tensors: 1000)
     env, kept = ActionGradient(TeachEnv(**SHARED)), ActionGradient(TeachEnv(**SHARED), memory="all")
     for one, other in zip(gradients(play(env)), gradients(play(kept)), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-7)

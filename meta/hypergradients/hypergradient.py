@@ -122,7 +122,8 @@ def hypergradient(
         TypeError: `process` is none, `"finite-difference"` of an arbitrary step, or actions that are no tensors.
         ValueError: actions of another shape than an environment's, or more than an episode has; an unknown method,
             policy or type, a policy that keeps no states to round, a budget or a folder that the policy has no use
-            for, a truncation longer than the episode, or a budget that nothing fits.
+            for, any of these with `"forward"`, which keeps nothing, a truncation longer than the episode, or a budget
+            that nothing fits.
         OSError: the folder has no room.
         RuntimeError: a step taken again differs from the first time.
     """
@@ -132,10 +133,11 @@ def hypergradient(
     process.check_actions(loaded(initial), actions)
     steps = len(actions) * checks.integer("steps_per_action", steps_per_action, least=1)
     check_last(method, last, steps)
-    if state_dtype is not None and method == "forward":
-        raise ValueError(
-            f'found state_dtype={state_dtype!r} with method="forward", which keeps no states; leave it out'
-        )
+    if method == "forward":
+        chosen = None if memory == "auto" else memory
+        options = {"memory": chosen, "byte_budget": byte_budget, "state_dtype": state_dtype, "folder": folder}
+        if given := [f"{name}={value!r}" for name, value in options.items() if value is not None]:
+            raise ValueError(f'found {given[0]} with method="forward", which keeps no states; leave it out')
     check_options(memory, byte_budget, folder)
     dtype, policies = check_state_dtype(state_dtype), policies_of(memory, folder, rounded=state_dtype is not None)
     if states is None and (singles := process.singles(initial)):

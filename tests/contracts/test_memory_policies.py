@@ -306,13 +306,21 @@ def test_states_are_rounded_if_that_is_asked_for(memory, state_dtype, last):
     ("options", "message"),
     [
         ({"memory": "all"}, "state_dtype with memory='all', which keeps no states to round.*'sqrt'"),
-        ({"method": "forward"}, 'with method="forward", which keeps no states'),
         ({"state_dtype": "bfloat"}, "state_dtype 'bfloat'.*did you mean 'bfloat16'"),
     ],
 )
 def test_a_type_of_states_that_has_no_effect_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         hypergradient(Pendulum(), pendulum_state(), actions_of(), **{"state_dtype": "bfloat16"} | options)
+
+
+@pytest.mark.parametrize(
+    "option", [{"memory": "sqrt"}, {"byte_budget": 10**9}, {"state_dtype": "bfloat16"}, {"folder": "."}], ids=str
+)
+def test_forward_mode_refuses_whatever_says_what_is_kept(option):
+    name = next(iter(option))
+    with pytest.raises(ValueError, match=f'found {name}=.* with method="forward", which keeps no states; leave it out'):
+        hypergradient(Pendulum(), pendulum_state(), actions_of(), method="forward", **option)
 
 
 # --- the disk ---------------------------------------------------------------------------------------------------------

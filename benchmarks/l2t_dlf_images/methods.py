@@ -47,7 +47,9 @@ def _published(**options: Any) -> Method:
 
 
 def _constant(env: TeachEnv, seed: int, options: Mapping[str, Any]) -> Any:
-    return meta.RMD("AttentionPolicy", env, seed=seed, **options)
+    # In a box as wide as Φ itself a policy's usual first entries, of 0.01, are more than 60 updates of 1e-4 move, and
+    # leave students of 15,000 steps at 93.8 % dev accuracy, where those of Φ = I have 96.4.
+    return meta.RMD("AttentionPolicy", env, seed=seed, policy_kwargs={"initial_scale": 1e-4}, **options)
 
 
 def _data_teacher(env: TeachEnv, seed: int, options: Mapping[str, Any]) -> Any:

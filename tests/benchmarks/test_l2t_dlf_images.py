@@ -137,6 +137,8 @@ def test_the_published_preset_is_the_papers_setting(monkeypatch: pytest.MonkeyPa
         if name.startswith("published"):
             teacher = setting.teacher(method, configuration, 0, 1)
             assert teacher.lr_schedule(1.0) == teacher.lr_schedule(0.0) == 1e-4
+            # Φ₀ = I, to what the first update may move.
+            assert 0 < np.abs(teacher.predict(teacher.env.reset(), deterministic=True)[0]).max() < 1e-4
             settings = teacher.env.get_attr("problem")[0].settings
             assert (settings.momentum, settings.loss, settings.loss_kwargs["scale"]) == (0.9, "bilinear-sigmoid", 1.0)
             objectives[name] = settings.objective, settings.objective_temperature

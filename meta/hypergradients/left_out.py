@@ -18,6 +18,8 @@ from teachenv.students.derivatives import random_direction
 from teachenv.students.kernels import opened
 from teachenv.trees import leaves
 
+_READ = "what the loss reads of the action"
+
 _STEPS = {torch.float32: 1e-2, torch.float64: 1e-5}
 """How far tensors are moved, in tenths of their size, by their dtype."""
 
@@ -30,42 +32,50 @@ def warn_of_parts_left_out(what: str, stacklevel: int) -> None:
         stacklevel: how many calls above this one the warning is shown.
     """
     warnings.warn(
-        f"the gradient leaves out a part: {what} depend(s) on its parameters in a way that has no derivative (.data, "
-        ".item(), NumPy, in-place updates of what is detached), or has a gradient that is not the derivative "
-        "(straight-through, a hook); compute it by differentiable operations, under torch.no_grad() if its own "
-        "gradient shall not see it, and it is followed",
+        f"the gradient leaves out a part: {what} depend(s) on parameters or hyperparameters in a way that has no "
+        "derivative (.data, .item(), NumPy, in-place updates of what is detached), or has a gradient that is not the "
+        "derivative (straight-through, a hook); compute it by differentiable operations, under torch.no_grad() if its "
+        "own gradient shall not see it, and it is followed",
         stacklevel=stacklevel + 1,
     )
 
 
-def parts_left_out(update: LossUpdate, state: StudentState, action: torch.Tensor) -> list[str]:
+def parts_left_out(update: LossUpdate, state: StudentState, action: torch.Tensor, read: Tensors) -> list[str]:
     """Compares derivatives of a step's loss and new buffers, along a random direction, with difference quotients.
 
     Args:
         update: the step.
         state: the state before it.
         action: its action.
+        read: the hyperparameters that the loss reads: the first numbers of the action.
 
     Returns:
         The names of those results whose derivative autograd does not follow: "the loss", "the buffer 'mean'". What two
         difference quotients differ by (kinks), and rounding, is let pass.
     """
     point = state.parameters | {name: state.buffers[name] for name in update.statistics}
-    dtypes = {tensor.dtype for tensor in point.values()}
+    size_read = sum(tensor.numel() for tensor in read.values())
+    dtypes = {tensor.dtype for tensor in (*point.values(), *read.values())}
     if not dtypes <= _STEPS.keys():
         return []
+    point |= {_READ: action[:size_read].detach()} if size_read else {}
     step, rng = max(_STEPS[dtype] for dtype in dtypes), torch.Generator().manual_seed(1)
     along = {name: random_direction(tensor, rng) for name, tensor in point.items()}
 
     def results(tensors: Tensors, derivatives: Derivatives) -> Tensors:
         parameters = {name: tensors[name] for name in state.parameters}
         buffers = state.buffers | {name: tensors[name] for name in update.statistics}
-        loss, new = update.loss_at(parameters, buffers, int(state.step), action.detach(), derivatives)
+        chosen = torch.cat([tensors[_READ], action[size_read:].detach()]) if size_read else action.detach()
+        loss, new = update.loss_at(parameters, buffers, int(state.step), chosen, derivatives)
         return {"the loss": loss} | {f"the buffer {name!r}": new[name] for name in update.statistics}
 
     def quotients(size: float) -> dict[str, float]:
-        with torch.no_grad():
-            plus, minus = (results({n: t + s * along[n] for n, t in point.items()}, "none") for s in (size, -size))
+        with torch.enable_grad():  # a loss may take gradients itself, also of the parameters
+            moved = [
+                {n: (t + s * along[n]).requires_grad_(n not in update.statistics) for n, t in point.items()}
+                for s in (size, -size)
+            ]
+            plus, minus = ({n: value.detach() for n, value in results(each, "none").items()} for each in moved)
         return {name: float((plus[name].double() - minus[name].double()).sum()) / (2 * size) for name in plus}
 
     far, near, tensors = quotients(step), quotients(step / 2), leaves(point)

@@ -13,6 +13,7 @@ action is in float64, so that a learning rate is the number that PyTorch's optim
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ from teachenv.randomness import Purpose, all_seeded
 from teachenv.state import StudentState
 from teachenv.students.kernels import DifferentiableKernels
 from teachenv.students.skeleton import Skeleton, refuse_foreign_tensors
+from teachenv.trees import tensors_of
 
 ADJOINTS = ("double-backward", "blockwise")
 
@@ -95,9 +97,7 @@ class Loop(GradientProcess):
                 f"found epochs={epochs} and {type(batches).__name__} of batches, which can be read once; give a list "
                 "or a DataLoader"
             )
-        kept = [batch for _ in range(epochs) for batch in batches]
-        if not kept:
-            raise ValueError("found no batches, expected a list of them or a DataLoader")
+        kept = _read(batches, epochs)
         refuse_foreign_tensors(model)
         read = _checked(hyperparameters or {})
         schedule = Schedule.of(model, optimizer, len(kept), scheduler, scheduler_every, _known(settings))
@@ -125,7 +125,7 @@ class Loop(GradientProcess):
         self._read, self._schedule = read, schedule
         with double_backward_kernels():
             check_replay(model, update, self.initial, self.actions[0], kept[0])
-            if exchanged is None and (parts := parts_left_out(update, self.initial, self.actions[0])):
+            if exchanged is None and (parts := parts_left_out(update, self.initial, self.actions[0], read)):
                 warn_of_parts_left_out(f"{', '.join(parts[:3])} of the model {type(model).__name__}", stacklevel=3)
         if exchanged is not None and not exchanged.called:
             raise ValueError(f"the first step's loss calls none of the blocks {', '.join(exchanged.names[:3])}")
@@ -175,6 +175,7 @@ class _Called:
         named = {n: p for n, p in every.items() if n in moving and p.requires_grad}
         buffers = {n: b.detach().clone() for n, b in model.named_buffers() if n in self.skeleton.places}
         action = torch.cat([torch.zeros(0, dtype=torch.float64), *(r.flatten().double() for r in self.read.values())])
+        self._refuse_recomputation(named, buffers)
         with torch.enable_grad(), double_backward_kernels():
             loss, _ = self.at(every, buffers, 0, action, "none")
             found: Sequence[torch.Tensor | None] = ()
@@ -190,6 +191,40 @@ class _Called:
             )
         parameters = {name: named[name].detach() for name in moved}
         return parameters, buffers, {name: own[name] for name in named if name not in parameters}
+
+    def _refuse_recomputation(self, parameters: Tensors, buffers: Tensors) -> None:
+        """Refuses a loss whose backward pass reads the model, which has its own tensors again by then.
+
+        Other parameters than the model's own are put into it: what is computed from its own then is seen.
+        """
+        moved = {n: (1.1 * p.detach() + 0.01).requires_grad_() for n, p in parameters.items()}
+        held = moved | {name: b.clone() for name, b in buffers.items()}
+        if not moved:
+            return
+
+        def gradient() -> Sequence[torch.Tensor]:
+            try:
+                return torch.autograd.grad(
+                    loss, list(moved.values()), retain_graph=True, allow_unused=True, materialize_grads=True
+                )
+            except RuntimeError:  # as checkpointing raises where what is computed again has another form
+                return [torch.full((), math.nan)] * len(moved)
+
+        loss: Any
+        with torch.enable_grad(), double_backward_kernels():
+            with self._holding(held, 0, next(iter(moved.values())).device):
+                loss = self.loss(self.skeleton.module, self.batches[0], **self.read)
+                if not isinstance(loss, torch.Tensor) or loss.numel() != 1 or not loss.requires_grad:
+                    return
+                inside = gradient()
+            outside = gradient()
+        checkpoints = any("CheckpointFunction" in type(node).__name__ for node in _nodes(loss))
+        if checkpoints or not all(map(_alike, inside, outside)):
+            raise ValueError(
+                "the loss computes parts of the model again in its backward pass (torch.utils.checkpoint), when the "
+                "model has its own parameters again; turn that off (model.gradient_checkpointing_disable()): "
+                'memory="sqrt" and adjoint="blockwise" save memory here'
+            )
 
     def stops_gradients(self, parameters: Tensors, buffers: Tensors) -> bool:
         """Whether the first step's gradient may leave out a dependence: it detaches something, or has batch norm."""
@@ -207,7 +242,9 @@ class _Called:
         Raises:
             RuntimeError: the pass writes into a parameter.
         """
-        versions = {name: p._version for name, p in parameters.items()}
+        model = self.skeleton.module
+        held = parameters | {n: p for n, p in model.named_parameters() if n not in parameters}
+        versions = {name: p._version for name, p in held.items()}
         buffers = {name: b.clone() for name, b in buffers.items()}  # a module may update them in place
 
         def kernels() -> Any:
@@ -223,16 +260,17 @@ class _Called:
             kernels(),
         ):
             loss = self.loss(
-                self.skeleton.module,
+                model,
                 self.batches[step],
                 **{name: part.to(self.read[name]) for name, part in read.items()},
             )
             new_buffers = {name: self.skeleton.tensor_at(name) for name in buffers}
         for name, version in versions.items():
-            if parameters[name]._version != version:
+            if held[name]._version != version:
                 raise RuntimeError(
-                    f"the loss of step {step} writes into the parameter {name!r}, which belongs to the optimizer (an "
-                    "embedding's max_norm does so); compute the changed weight from the parameter in the forward pass"
+                    f"the loss of step {step} writes into the parameter {name!r} (an embedding's max_norm does so): "
+                    "compute the changed weight from the parameter in the forward pass; what is not trained and "
+                    "changes, such as a mean of weights, belongs into buffers"
                 )
         return _scalar("loss", loss), new_buffers
 
@@ -249,6 +287,13 @@ class _Called:
             value = _scalar("objective", objective(self.skeleton.module))
         own = dict(self.skeleton.module.named_parameters())
         _refuse_own(value, {name: own[name] for name in state.parameters}, "the objective")
+        if value.requires_grad and (read := [t for t in self.read.values() if t.requires_grad]):
+            found = torch.autograd.grad(value, read, allow_unused=True, retain_graph=True)
+            if any(grad is not None for grad in found):
+                raise ValueError(
+                    "the objective reads a hyperparameter, expected a function of the model alone; add that term's "
+                    "own gradient to the result"
+                )
         return value
 
     def _exchanged(self, kernels: Kernels, *, pushed: bool = False, keeps: bool = False) -> Any:
@@ -322,6 +367,24 @@ def _chosen(model: nn.Module, adjoint: str, blocks: Sequence[str] | None) -> Blo
     return None
 
 
+def _read(batches: Iterable[Any], epochs: int) -> list[Any]:
+    """All batches. A loader may write each into the memory of the last one, which would then be all of them."""
+    kept = [(batch, _versions(batch)) for _ in range(epochs) for batch in batches]
+    if not kept:
+        raise ValueError("found no batches, expected a list of them or a DataLoader")
+    for t, (batch, versions) in enumerate(kept):
+        if _versions(batch) != versions:
+            raise ValueError(
+                f"batch {t} was written into when a later one was read; give each batch memory of its own (clone)"
+            )
+    return [batch for batch, _ in kept]
+
+
+def _versions(tree: Any) -> list[int]:
+    """How often each tensor has been written into."""
+    return [tensor._version for tensor in tensors_of(tree)]
+
+
 def _checked(read: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     for name, tensor in read.items():
         if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
@@ -335,6 +398,8 @@ def _known(settings: Sequence[str]) -> tuple[str, ...]:
     for name in settings:
         if name not in SETTINGS:
             raise unknown_name("setting", name, SETTINGS)
+    if len(set(settings)) < len(settings):
+        raise ValueError(f"found settings={list(settings)!r}, expected each once")
     return tuple(settings)
 
 
@@ -365,6 +430,22 @@ def _refuse_own(value: torch.Tensor, own: Tensors, what: str) -> None:
                 f"{what} reads the parameter {name!r} past the model that it is called with, as from a list that was "
                 "kept of model.parameters(), where it would stay as it is now; read it from that model"
             )
+
+
+def _nodes(value: torch.Tensor) -> Iterator[Any]:
+    """The nodes of a value's graph."""
+    seen, waiting = set(), [value.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            yield node
+            waiting.extend(before for before, _ in node.next_functions)
+
+
+def _alike(one: torch.Tensor, other: torch.Tensor) -> bool:
+    one, other = (tensor.to_dense() if tensor.is_sparse else tensor for tensor in (one, other))
+    return one.shape == other.shape and torch.allclose(one, other, rtol=1e-3, atol=1e-6, equal_nan=True)
 
 
 def _scalar(name: str, value: Any) -> torch.Tensor:

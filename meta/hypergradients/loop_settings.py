@@ -139,21 +139,30 @@ def _rows(optimizer: torch.optim.Optimizer, steps: int, scheduler: Any, every: i
                 "ReduceLROnPlateau reads a measure of the training, and has no derivative; take another one"
             )
         scheduler = copy.deepcopy(scheduler, {id(optimizer): like})
-    betas = [group.get("betas") for group in like.param_groups]
-    rows = []
+    elif every != 1:
+        raise ValueError(f"found scheduler_every={checks.shown(every)} without a scheduler; leave it out, or give one")
+
+    def others() -> list[dict[str, Any]]:
+        """What the optimiser has beside the settings that a scheduler may change."""
+        names = optimizer.defaults.keys() - _IN_PYTORCH.values()
+        return [{name: group.get(name) for name in sorted(names)} for group in like.param_groups]
+
+    fixed, rows = others(), []
     for step in range(steps):
         rows.append([[float(group.get(_IN_PYTORCH[name], 0.0)) for name in SETTINGS] for group in like.param_groups])
         if scheduler is not None and (step + 1) % checks.integer("scheduler_every", every, least=1) == 0:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of a scheduler whose optimiser takes no step
                 scheduler.step()
-        if betas != [group.get("betas") for group in like.param_groups]:
-            raise ValueError(
-                "the scheduler changes betas, of which there is no derivative here; a OneCycleLR takes "
-                "cycle_momentum=False"
-            )
+        for before, after in zip(fixed, others(), strict=True):
+            if changed := [name for name in before if before[name] != after[name]]:
+                hint = "; a OneCycleLR takes cycle_momentum=False" if changed == ["betas"] else ""
+                raise ValueError(
+                    f"the scheduler changes {changed[0]} in step {step}, which is not followed here: it may change "
+                    f"{', '.join(_IN_PYTORCH.values())}{hint}"
+                )
     at = SETTINGS.index("momentum")
-    for group in range(len(betas)):
+    for group in range(len(fixed)):
         has = [row[group][at] != 0 for row in rows]
         if sorted(has, reverse=True) != has:
             raise ValueError(

@@ -50,8 +50,8 @@ def optimizer_settings(optimizer: Callable[..., torch.optim.Optimizer], given: M
     for option, value in values.items():
         if option not in known and option not in _WITHOUT_EFFECT and value != usual[option]:
             raise ValueError(
-                f"optimizer_kwargs has {option}={checks.shown(value)}, of which there is no derivative here: leave it "
-                f"out; known are {', '.join(sorted(known & usual.keys()))}"
+                f"found {option}={checks.shown(value)} of torch.optim.{optimizer.__name__}, of which there is no "
+                f"derivative here: leave it out; known are {', '.join(sorted(known & usual.keys()))}"
             )
     settings: dict[str, Any] = {"weight_decay": values["weight_decay"], "learning_rate": float(values["lr"])}
     options = {ours: values[theirs] for theirs, ours in _OPTIONS.items() if theirs in values}

@@ -1,5 +1,6 @@
 """What a training loop of one's own does beside its loss, and what autograd takes for a derivative, is looked for."""
 
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -126,3 +127,16 @@ def test_parameters_that_are_read_past_the_model_are_refused(place):
     }
     with pytest.raises(ValueError, match=f"the {place} reads the parameter '1.weight' past the model"):
         loop(model, **{place: functions[place]}).gradient(memory="disk")
+
+
+def test_a_hyperparameter_that_leaves_the_graph_is_warned_of():
+    model, w = nn.Linear(5, 3), torch.tensor(0.7)
+    for value, warned in ((lambda w: w, False), (float, True)):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            meta.Training.of(
+                model, torch.optim.SGD(model.parameters(), lr=0.1), [torch.arange(8)],
+                lambda m, rows, w, value=value: value(w) * loss(m, rows), lambda m: loss(m, slice(None)),
+                hyperparameters={"w": w},
+            )  # fmt: skip
+        assert any("parameters or hyperparameters" in str(each.message) for each in caught) == warned

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 import meta
 from teachenv.randomness import Purpose, all_seeded
@@ -205,6 +206,40 @@ def sometimes(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
     return model(batch).mean() * (1 + calls)
 
 
+class Recomputed(nn.Module):
+    """A layer whose activations are not kept for the backward pass, but computed again in it."""
+
+    def __init__(self, layer: nn.Module, reentrant: bool) -> None:
+        super().__init__()
+        self.layer, self.reentrant = layer, reentrant
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return checkpoint(lambda x: torch.tanh(self.layer(x)), x, use_reentrant=self.reentrant)
+
+
+def recomputing(reentrant: bool):
+    return lambda model: nn.Sequential(nn.Linear(5, 5), Recomputed(nn.Linear(5, 5), reentrant), model).double()
+
+
+def refilled():
+    batch = torch.empty(4, 5, dtype=torch.float64)
+    for rows in X.split(4):
+        yield batch.copy_(rows)
+
+
+class ChangesMore(torch.optim.lr_scheduler.LRScheduler):
+    """A scheduler that changes what has no derivative."""
+
+    def get_lr(self):
+        for group in self.optimizer.param_groups:
+            group["nesterov"] = self.last_epoch > 0
+        return [0.1 for _ in self.optimizer.param_groups]
+
+
+def with_momentum(model):
+    return torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+
+
 def looked_up(**options):
     return lambda model: nn.Sequential(nn.Embedding(9, 5, **options), model).double()
 
@@ -238,6 +273,13 @@ def momentum_comes_late(optimizer):
         ({**WORDS, "model": looked_up(sparse=True)}, ValueError, "sparse gradient of '0.weight'"),
         ({**WORDS, "model": looked_up(scale_grad_by_freq=True)}, ValueError, "scale_grad_by_freq=True in '0'"),
         ({"scheduler": momentum_comes_late}, ValueError, "sets momentum to 0 at step 0 and to more later"),
+        ({"scheduler": ChangesMore, "optimizer": with_momentum}, ValueError, "changes nesterov in step 0"),
+        ({"scheduler_every": 2}, ValueError, "found scheduler_every=2 without a scheduler"),
+        ({"settings": ("learning_rate", "learning_rate")}, ValueError, "expected each once"),
+        ({"batches": refilled()}, ValueError, "batch 0 was written into when a later one was read"),
+        ({"model": recomputing(False)}, ValueError, "again in its backward pass"),
+        ({"model": recomputing(True)}, ValueError, "again in its backward pass"),
+        ({"model": recomputing(False), "adjoint": "blockwise"}, ValueError, "again in its backward pass"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_taken_is_said(changes, error, message):
@@ -325,3 +367,63 @@ def test_an_objective_in_training_mode_is_that_of_the_plain_loop():
     )
     objective = training.gradient().objective
     torch.testing.assert_close(objective, F.cross_entropy(plain(X_DEV), Y_DEV).detach(), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("memory", ["all", "states", "log"])
+def test_a_parameter_that_a_later_step_writes_into_is_named(memory):
+    """Such as the mean of weights that a mean teacher updates every other step."""
+    model = nn.ModuleDict({"student": nn.Linear(5, 3), "teacher": nn.Linear(5, 3).requires_grad_(False)}).double()
+
+    def loss(model: nn.Module, batch: tuple[int, torch.Tensor]) -> torch.Tensor:
+        step, x = batch
+        if step == 1:
+            with torch.no_grad():
+                model["teacher"].weight.lerp_(model["student"].weight, 0.5)
+        return (model["student"](x) - model["teacher"](x)).square().mean()
+
+    optimizer = torch.optim.SGD(model["student"].parameters(), lr=0.1)
+    training = meta.Training.of(
+        model, optimizer, [(t, X[:4]) for t in range(4)], loss, lambda m: m["student"](X).mean()
+    )
+    with pytest.raises(RuntimeError, match=r"step 1 writes into the parameter 'teacher.weight'.*belongs into buffers"):
+        training.gradient(memory=memory)
+
+
+def test_an_objective_that_reads_a_hyperparameter_is_refused():
+    model, w = nn.Linear(5, 1).double(), torch.ones((), dtype=torch.float64, requires_grad=True)
+    training = meta.Training.of(
+        model, torch.optim.SGD(model.parameters(), lr=0.1), [X[:4]], lambda m, x, w: w * m(x).square().mean(),
+        lambda m: m(X).mean() + w, hyperparameters={"w": w},
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="the objective reads a hyperparameter"):
+        training.gradient()
+
+
+def test_a_loss_may_take_gradients_itself():
+    """A penalty on the gradient with respect to the inputs: the slope is that of the plain loop."""
+
+    def penalised(model: nn.Module, rows: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        x = X[rows].clone().requires_grad_()
+        outputs = model(x)
+        (gradient,) = torch.autograd.grad(outputs.sum(), x, create_graph=True)
+        return outputs.square().mean() + w * gradient.square().sum()
+
+    def built() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 1)).double()
+
+    def plain(w: torch.Tensor) -> float:
+        model = built()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for rows in BATCHES:
+            optimizer.zero_grad()
+            penalised(model, rows, w).backward()
+            optimizer.step()
+        return float(model(X_DEV).square().mean().detach())
+
+    model, w = built(), torch.tensor(0.3, dtype=torch.float64)
+    training = meta.Training.of(
+        model, torch.optim.SGD(model.parameters(), lr=0.1), BATCHES, penalised, lambda m: m(X_DEV).square().mean(),
+        hyperparameters={"w": w},
+    )  # fmt: skip
+    assert float(training.gradient().hyperparameters["w"]) == pytest.approx(slope(plain, w, torch.ones(())), rel=1e-6)

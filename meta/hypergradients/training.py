@@ -80,7 +80,7 @@ class Training(Process):
             optimizer: a fresh `torch.optim.SGD`, `Adam`, `AdamW` or `RMSprop`, also with several `param_groups`.
             batches: the batch of each step, whatever the loss takes; read once, so that their order is fixed.
             loss: (model, batch), and each hyperparameter by its name, to a scalar.
-            objective: (model) to J, a scalar.
+            objective: (model) to J, a scalar; it reads no hyperparameter.
             **options: `scheduler`, one of `torch.optim.lr_scheduler` on the optimiser, called after every
                 `scheduler_every` steps (1); `hyperparameters`, tensors that the loss reads, by name; `settings`, which
                 of the optimiser's are differentiated (`"learning_rate"`, `"momentum"`, `"weight_decay"`; by default the
@@ -91,8 +91,9 @@ class Training(Process):
 
         Raises:
             TypeError: an optimiser, a scheduler or a hyperparameter of another kind.
-            ValueError: no batches; a loss that is no scalar, reaches no parameter, or reads one past the model; hooks;
-                an optimiser that has stepped, or a setting that it does not have; no blocks, or one that updates its
+            ValueError: no batches, or one that is written into when the next is read; a loss that is no scalar, reaches
+                no parameter, reads one past the model, or computes activations again in its backward pass; hooks; an
+                optimiser that has stepped, or a setting that it does not have; no blocks, or one that updates its
                 buffers.
             RuntimeError: the first step, taken twice, is not the same: says which module, or which kernel, differs.
         """

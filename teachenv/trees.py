@@ -28,6 +28,28 @@ def tensors_of(tree: Any) -> list[torch.Tensor]:
     return [tensor for branch in branches for tensor in tensors_of(branch)]
 
 
+def places_of(tree: Any, name: str, of: type | tuple[type, ...] = torch.Tensor) -> dict[str, Any]:
+    """The tensors of a structure of this name by what Python calls each, such as `state['body'].speed`.
+
+    Args:
+        tree: the structure.
+        name: what it is called.
+        of: what is looked for; `ARRAYS`: NumPy's arrays, too.
+    """
+    if isinstance(tree, of):
+        return {name: tree}
+    if isinstance(tree, dict):
+        branches = {f"{name}[{key!r}]": branch for key, branch in tree.items()}
+    elif isinstance(tree, list | tuple) and not hasattr(tree, "_fields"):
+        branches = {f"{name}[{i}]": branch for i, branch in enumerate(tree)}
+    elif hasattr(tree, "_fields") or dataclasses.is_dataclass(tree):
+        fields = getattr(tree, "_fields", None) or [field.name for field in dataclasses.fields(tree)]
+        branches = {f"{name}.{field}": getattr(tree, field) for field in fields}
+    else:
+        return {}
+    return {place: found for where, branch in branches.items() for place, found in places_of(branch, where, of).items()}
+
+
 def with_tensors(tree: T, tensors: Iterable[Any]) -> T:
     """A copy of a structure with other things in the places of its tensors, in the order of `tensors_of`."""
     rest = iter(tensors)

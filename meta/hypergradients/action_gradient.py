@@ -60,7 +60,8 @@ class ActionGradient(_Differentiating, TeachWrapper):
 
     Raises:
         TypeError: the environment is no `TeachEnv`.
-        ValueError: an unknown method, memory policy or type, or a wrapper of unknown derivative.
+        ValueError: an unknown method, memory policy or type, a type with `"forward"`, which rounds no students, or a
+            wrapper of unknown derivative.
     """
 
     def __init__(
@@ -135,7 +136,8 @@ class VectorActionGradient(_Differentiating, _VectorWrapper):
 
     Raises:
         TypeError: the environment is no `TeachVectorEnv`.
-        ValueError: an unknown method or memory policy, or a wrapper of unknown derivative.
+        ValueError: an unknown method, memory policy or type, a type with `"forward"`, which rounds no students, or a
+            wrapper of unknown derivative.
     """
 
     def __init__(

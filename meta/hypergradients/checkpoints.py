@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from meta.hypergradients.memory import Arena
 from meta.hypergradients.policy import MemoryPolicy
 from meta.hypergradients.process import Adjoint
 from meta.hypergradients.steps import Sizes, Steps, loaded
-from teachenv.trees import tensors_of, with_tensors
+from teachenv.trees import mapped, tensors_of, with_tensors
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,9 @@ class Checkpoints(MemoryPolicy):
             if end > steps.total - 2 * (end - start):  # later on fewer states are held
                 steps.meter.states(kept, stretch)
             for t in range(end - 1, start - 1, -1):
-                yield t, functools.partial(steps.pullback, stretch.pop(), t, after)
-                after = None
+                state = stretch.pop()
+                yield t, functools.partial(steps.pullback, state, t, after)
+                after = steps.compared(state)
             end = start
 
 
@@ -117,9 +120,10 @@ class Binomial(MemoryPolicy):
             state = self._walk(steps, kept, begin, t, t + 1, slots)
             steps.meter.states(kept, state)
             yield t, functools.partial(steps.pullback, steps.needed(state, t), t, after)
-            after = None
-            if t in kept:
-                slots.free(kept.pop(t))
+            after, checkpoint = steps.compared(state), kept.pop(t, None)
+            if isinstance(checkpoint, _Slot):
+                after = mapped(torch.Tensor.clone, after)  # a later checkpoint comes to its place
+                slots.free(checkpoint)
 
     def _walk(self, steps: Steps, kept: dict[int, Any], begin: int, to: int, end: int, slots: _Slots) -> Any:
         """Returns x_to, taking steps from the checkpoint before it.
@@ -133,7 +137,9 @@ class Binomial(MemoryPolicy):
             slots: where checkpoints are kept.
         """
         start = max(t for t in kept if t <= to)
-        state, free = loaded(kept[start]), self.count(steps.total - begin) + 1 - len(kept)
+        checkpoint = kept[start]
+        state = loaded(checkpoint.state if isinstance(checkpoint, _Slot) else checkpoint)
+        free = self.count(steps.total - begin) + 1 - len(kept)
         ahead = start + _ahead(end - start, free) if free and end - start > 1 else to + 1
         for t in range(start, to):
             state = steps.step(state, t)
@@ -144,24 +150,45 @@ class Binomial(MemoryPolicy):
         return state
 
 
+@dataclass(frozen=True)
+class _Slot:
+    """A checkpoint in memory of its own, which another one can take over.
+
+    Attributes:
+        state: the state in it, rounded or not.
+    """
+
+    state: Any
+
+
 class _Slots:
-    """Keeps checkpoints, those that come later in the places of those that are not needed any more."""
+    """Keeps checkpoints, those that come later in the places of those that are not needed any more.
+
+    Only what was copied here is written over: a step may hand on tensors of earlier states, or of the user's own.
+    """
 
     def __init__(self, steps: Steps) -> None:
         self._steps, self._arena = steps, Arena()
-        self._free: list[Any] = []
+        self._free: list[_Slot] = []
 
     def put(self, state: Any, t: int) -> Any:
-        """Copies a state to a place of its own."""
+        """Copies a state to a place of its own; returns it as it is where that would gain nothing (`Arena.place`)."""
         stored = self._steps.stored(state, t)
-        while self._free:
-            place, new = self._free.pop(), tensors_of(stored)
-            old = tensors_of(place)
-            if [tensor.dtype for tensor in old] == [tensor.dtype for tensor in new]:
-                return with_tensors(stored, [a.copy_(b) for a, b in zip(old, new, strict=True)])
-        return self._arena.put(stored)
+        place = self._place(stored)
+        if place is None:
+            return stored
+        pairs = zip(tensors_of(place), tensors_of(stored), strict=True)
+        return _Slot(with_tensors(stored, [own.copy_(tensor) for own, tensor in pairs]))
 
-    def free(self, checkpoint: Any) -> None:
+    def _place(self, stored: Any) -> Any:
+        layout = [(tensor.shape, tensor.dtype) for tensor in tensors_of(stored)]
+        while self._free:
+            place = self._free.pop().state
+            if layout == [(tensor.shape, tensor.dtype) for tensor in tensors_of(place)]:
+                return place
+        return self._arena.place(stored)
+
+    def free(self, checkpoint: _Slot) -> None:
         """Lets a later checkpoint have the place of one."""
         self._free.append(checkpoint)
 

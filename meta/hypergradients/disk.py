@@ -84,7 +84,7 @@ class Disk(MemoryPolicy):
             for t in sorted(kept, reverse=True):
                 state = kept.pop(t).read()
                 yield t, functools.partial(steps.pullback, state, t, after)
-                after = None
+                after = steps.compared(state)
         finally:
             file.close()
 

@@ -52,6 +52,7 @@ class GradientProcess(Process):
 
     hessian_vector_products = 1
     gradient_evaluations = 1
+    compares_every_step = False
 
     def __init__(
         self,
@@ -71,6 +72,32 @@ class GradientProcess(Process):
     def batch(self, state: StudentState) -> tuple[int, ...]:
         """Returns the shape in which students are stacked: (B,) for a batch, () for a single one."""
         return () if isinstance(state.step, int) else state.step.shape
+
+    def check_state(self, state: StudentState) -> None:
+        """Refuses what is no state of an optimiser.
+
+        Raises:
+            TypeError: it is none.
+        """
+        if not isinstance(state, StudentState):
+            raise TypeError(
+                f"found a {type(state).__name__} as the state, expected a StudentState; meta.Descent(...).begin"
+                "(parameters) makes one, and an environment has it as env.unwrapped.student"
+            )
+
+    def check_differences(self, state: StudentState) -> None:
+        """Refuses parameters that central differences have no radius for.
+
+        Raises:
+            ValueError: they are of another type than float32 or float64, or of both.
+        """
+        types = {state.parameters[name].dtype for name in self.update.moved(state.parameters)}
+        if not self.stops_gradients and (len(types) > 1 or not types <= RADIUS.keys()):
+            found = " and ".join(sorted(map(str, types)))
+            raise ValueError(
+                f"found parameters of {found}, expected torch.float32 or torch.float64 alone: "
+                'method="finite-difference" has no radius for others; take method="rmd"'
+            )
 
     def needed(self, state: StudentState) -> StudentState:
         """Returns what `pullback` reads of a state: no slots, if the optimiser's reverse rule does not read them."""

@@ -56,7 +56,7 @@ from meta.hypergradients.memory_policies import (
     policies_of,
 )
 from meta.hypergradients.process import Process, PureProcess, as_process, double_backward_kernels
-from meta.hypergradients.steps import Steps, loaded
+from meta.hypergradients.steps import Rounded, Steps, loaded
 from meta.hypergradients.sweep import (
     METHODS,
     Hypergradient,
@@ -101,9 +101,10 @@ def hypergradient(
 
     Args:
         process: `meta.Training` of an environment, `meta.Descent` on a loss, or anything with your own
-            `step(state, action, t)` and `objective(state)`, which must be functions of their arguments alone.
+            `step(state, action, t)` and `objective(state)`, which must be functions of their arguments alone, and
+            leave these as they are.
         initial: x_0: a tensor, or nested dictionaries, tuples and dataclasses of tensors.
-        actions: a_0, a_1, …, one tensor each, all of one shape.
+        actions: a_0, a_1, …, one tensor each, all of one shape; () for a number each.
         method: `"rmd"`, `"finite-difference"`, `"truncated"` or `"forward"`; the module says what each computes.
         memory: what is kept between forward and backward pass: `"auto"`, `"all"`, `"states"`, `"reversible"`, `"sqrt"`,
             `"log"`, `"disk"` or a number of checkpoints; the module says what each costs.
@@ -119,25 +120,28 @@ def hypergradient(
             again, and those between serve as checkpoints; `memory` then has nothing to decide.
 
     Raises:
-        TypeError: `process` is none, `"finite-difference"` of an arbitrary step, or actions that are no tensors.
-        ValueError: actions of another shape than an environment's, or more than an episode has; an unknown method,
-            policy or type, a policy that keeps no states to round, a budget or a folder that the policy has no use
-            for, any of these with `"forward"`, which keeps nothing, a truncation longer than the episode, or a budget
-            that nothing fits.
-        OSError: the folder has no room.
+        TypeError: `process` is none, `"finite-difference"` of an arbitrary step, actions that are no tensors of real
+            floating-point numbers, or a state with arrays of NumPy, complex tensors or no tensors.
+        ValueError: actions of several shapes, of another than an environment's, or more than an episode has; a step or
+            an objective that writes into its arguments, or an objective that is no scalar; an unknown method, policy or
+            type, a policy that keeps no states to round, a budget or a folder that the policy has no use for, any of
+            these with `"forward"`, which keeps nothing, a truncation longer than the episode, a budget that nothing
+            fits, `states` without the final one, or parameters of a type that `"finite-difference"` has no radius for.
+        OSError: there is no such folder, or it has no room.
         RuntimeError: a step taken again differs from the first time.
     """
     process, method = as_process(process), check_method(method)
-    if other := [action for action in actions if not isinstance(action, torch.Tensor)]:
-        raise TypeError(f"actions must be tensors, found {checks.shown(other[0])}; torch.as_tensor makes one of it")
+    check_tensors(actions)
+    for state in (initial, *(states or {}).values()):
+        process.check_state(state.state if isinstance(state, Rounded) else state)
     process.check_actions(loaded(initial), actions)
+    check_alike(actions)
     steps = len(actions) * checks.integer("steps_per_action", steps_per_action, least=1)
     check_last(method, last, steps)
-    if method == "forward":
-        chosen = None if memory == "auto" else memory
-        options = {"memory": chosen, "byte_budget": byte_budget, "state_dtype": state_dtype, "folder": folder}
-        if given := [f"{name}={value!r}" for name, value in options.items() if value is not None]:
-            raise ValueError(f'found {given[0]} with method="forward", which keeps no states; leave it out')
+    chosen = None if memory == "auto" else memory
+    check_kept(method, memory=chosen, byte_budget=byte_budget, state_dtype=state_dtype, folder=folder)
+    if method == "finite-difference":
+        process.check_differences(loaded(initial))
     check_options(memory, byte_budget, folder)
     dtype, policies = check_state_dtype(state_dtype), policies_of(memory, folder, rounded=state_dtype is not None)
     if states is None and (singles := process.singles(initial)):
@@ -160,6 +164,45 @@ def hypergradient(
         if states is not None:
             return backwards(taken, starting_from(taken, states, initial, begin), begin, GIVEN, None)
         return forwards_and_backwards(taken, initial, begin, policies, byte_budget)
+
+
+def check_tensors(actions: Sequence[torch.Tensor] | torch.Tensor) -> None:
+    """Checks that actions can be differentiated.
+
+    Raises:
+        TypeError: one is no tensor, or not of real floating-point numbers.
+    """
+    for action in actions:
+        if not isinstance(action, torch.Tensor):
+            raise TypeError(f"actions must be tensors, found {checks.shown(action)}; torch.as_tensor makes one of it")
+        if not action.is_floating_point():
+            make = "torch.view_as_real makes two of each" if action.is_complex() else ".float() makes them of others"
+            raise TypeError(f"found actions of {action.dtype}, expected real floating-point numbers; {make}")
+
+
+def check_alike(actions: Sequence[torch.Tensor] | torch.Tensor) -> None:
+    """Checks that actions have one shape.
+
+    Raises:
+        ValueError: they have several.
+    """
+    shapes = [tuple(action.shape) for action in actions]
+    if other := [i for i, shape in enumerate(shapes) if shape != shapes[0]]:
+        raise ValueError(
+            f"found actions of the shapes {shapes[0]} and, at {other[0]}, {shapes[other[0]]}, expected one shape; pad "
+            "them, and let the step read its part"
+        )
+
+
+def check_kept(method: Method, **options: object) -> None:
+    """Checks that options which say what is kept have something to say.
+
+    Raises:
+        ValueError: one is not None, and the method keeps nothing.
+    """
+    given = [f"{name}={value!r}" for name, value in options.items() if value is not None]
+    if given and method == "forward":
+        raise ValueError(f'found {given[0]} with method="forward", which keeps no states; leave it out')
 
 
 def check_last(method: Method, last: int | None, steps: int) -> None:

@@ -8,6 +8,7 @@ graph, or nothing), and gives back the adjoints of the steps from the last one t
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, get_args
@@ -118,6 +119,7 @@ def check_options(memory: MemoryOption, byte_budget: int | None, folder: str | N
 
     Raises:
         ValueError: a budget of a policy that is chosen by name, or a folder of one that writes no file.
+        FileNotFoundError: there is no such folder.
     """
     if byte_budget is not None and memory != "auto":
         raise ValueError(
@@ -128,6 +130,8 @@ def check_options(memory: MemoryOption, byte_budget: int | None, folder: str | N
         raise ValueError(
             f'found folder={folder!r} with memory={memory!r}, which writes no file; leave it out, or take memory="disk"'
         )
+    if folder is not None and not os.path.isdir(folder):
+        raise FileNotFoundError(f"found no folder {folder!r}, expected one for the states; make it, or name another")
 
 
 def _placed(policy: MemoryPolicy, folder: str | None) -> MemoryPolicy:

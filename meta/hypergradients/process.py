@@ -9,6 +9,7 @@ function that takes dJ/dx_{t+1} to (dJ/dx_t, dJ/da_t). For an arbitrary `step`, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,9 +21,10 @@ from torch.overrides import TorchFunctionMode
 
 from meta.hypergradients.forward_mode import dual, in_forward_mode, tangent_of
 from meta.hypergradients.memory import Arena
+from teachenv import checks
 from teachenv.students.batch_norm import batch_normalized
 from teachenv.students.kernels import embedding_bag, weight_norm
-from teachenv.trees import mapped, tensors_of, with_tensors
+from teachenv.trees import ARRAYS, mapped, places_of, tensors_of, with_tensors
 
 if TYPE_CHECKING:
     from meta.hypergradients.reversal import Reversal
@@ -45,7 +47,8 @@ class Process:
 
     Args:
         step: (state, action, t) to the next state, as in `PureProcess`. It must be a function of its arguments alone: a
-            step is taken again when it is differentiated. If it takes gradients itself, then with `create_graph=True`.
+            step is taken again when it is differentiated; it leaves them as they are. If it takes gradients itself,
+            then with `create_graph=True`.
         objective: the final state to J, a scalar.
     """
 
@@ -55,6 +58,8 @@ class Process:
     """Gradients of a loss in a step, as far as the process knows."""
     replays_exactly = False
     """Whether it is known that a step taken again gives the same."""
+    compares_every_step = True
+    """Whether each step that is taken again is compared with the first time: the adjoint gives what it led to."""
 
     def __init__(self, step: Callable[[Any, torch.Tensor, int], Any], objective: Callable[[Any], torch.Tensor]) -> None:
         """Keeps the two functions; nothing is computed yet."""
@@ -64,6 +69,27 @@ class Process:
     def batch(self, state: Any) -> tuple[int, ...]:
         """Returns the shape in which independent processes are stacked in a state: (B,), or () for one."""
         return ()
+
+    def check_state(self, state: Any) -> None:
+        """Refuses an initial state that the process cannot step from.
+
+        Raises:
+            TypeError: it has no tensors, arrays of NumPy, or complex tensors.
+        """
+        places = places_of(state, "state", of=ARRAYS)
+        if not places:
+            raise TypeError(f"found {checks.shown(state)} as the state, expected tensors in it; torch.tensor makes one")
+        for place, found in places.items():
+            if not isinstance(found, torch.Tensor):
+                raise TypeError(f"found a NumPy array at {place}, expected a tensor; torch.from_numpy makes one of it")
+        _check_real(state)
+
+    def check_differences(self, state: Any) -> None:
+        """Refuses a state at which `pullback_by_differences` has no radius, if the process knows of one.
+
+        Raises:
+            ValueError: its parameters have another type.
+        """
 
     def check_actions(self, state: Any, actions: Iterable[torch.Tensor]) -> None:
         """Refuses actions that the process's step does not take, if it knows which it takes."""
@@ -94,39 +120,50 @@ class Process:
 
     def step(self, state: Any, action: torch.Tensor, t: int, arena: Arena | None = None) -> Any:
         """Computes the next state, without a graph; in the arena, as far as it can be written there at once."""
-        after = self._step(mapped(torch.Tensor.detach, state), action.detach(), t)
+        after = self._stepped(mapped(torch.Tensor.detach, state), action.detach(), t)
         return mapped(torch.Tensor.detach, after)
 
     def value(self, state: Any) -> tuple[torch.Tensor, Any]:
-        """Returns (J, its gradient with respect to the final state): a tensor for each floating one of the state."""
+        """Returns (J, its gradient with respect to the final state): a structure as `Hypergradient.initial` is.
+
+        Raises:
+            ValueError: J is no scalar, or the objective writes into the state.
+        """
         leaves = _floating_leaves(state)
+        final = with_tensors(state, leaves)
         with torch.enable_grad():
-            objective = self._objective(with_tensors(state, leaves))
+            with _unwritten("objective(state)", state=final):
+                objective: Any = self._objective(final)
+            if not isinstance(objective, torch.Tensor) or objective.numel() != math.prod(self.batch(state)):
+                found = f"shape {tuple(objective.shape)}" if hasattr(objective, "shape") else checks.shown(objective)
+                raise ValueError(f"found {found} from objective(state), expected a scalar; take its .mean() or .sum()")
             differentiable = [leaf for leaf in leaves if leaf.requires_grad]
             if objective.requires_grad:
                 grads = torch.autograd.grad(objective.sum(), differentiable, materialize_grads=True)
             else:
                 grads = tuple(torch.zeros_like(leaf) for leaf in differentiable)
-        return objective.detach(), list(grads)
+        return objective.detach(), _in_place_of_floating(final, grads)
 
     def linearize(self, state: Any, action: torch.Tensor, t: int) -> tuple[Any, Adjoint]:
         """Returns (next state, adjoint of the step); the adjoint keeps the step's graph and can be called once."""
         leaves, leaf_action = _floating_leaves(state), action.detach().requires_grad_()
+        before = with_tensors(state, leaves)
         with torch.enable_grad(), self._normalizations.exchanged():
-            after = self._step(with_tensors(state, leaves), leaf_action, t)
+            after = self._stepped(before, leaf_action, t)
         outputs = [tensor for tensor in tensors_of(after) if tensor.is_floating_point()]
 
-        def adjoint(cotangent: list[torch.Tensor]) -> tuple[list[torch.Tensor], torch.Tensor]:
+        def adjoint(cotangent: Any) -> tuple[Any, torch.Tensor]:
+            of_outputs = tensors_of(cotangent)
             depending = [i for i, output in enumerate(outputs) if output.requires_grad]
             differentiable = [leaf for leaf in leaves if leaf.requires_grad]
             with explained():
                 grads = torch.autograd.grad(
                     [outputs[i] for i in depending],
                     [*differentiable, leaf_action],
-                    [cotangent[i] for i in depending],
+                    [of_outputs[i] for i in depending],
                     materialize_grads=True,
                 )
-            return list(grads[:-1]), grads[-1]
+            return _in_place_of_floating(before, grads[:-1]), grads[-1]
 
         return mapped(torch.Tensor.detach, after), adjoint
 
@@ -159,7 +196,7 @@ class Process:
         """
 
         def pushed() -> list[torch.Tensor]:
-            tangents = iter(tangent)
+            tangents = iter(tensors_of(tangent))
             duals = [
                 dual(leaf.detach(), next(tangents)) if leaf.is_floating_point() else leaf for leaf in tensors_of(state)
             ]
@@ -167,6 +204,13 @@ class Process:
             return [tangent_of(tensor) for tensor in tensors_of(after) if tensor.is_floating_point()]
 
         return in_forward_mode(pushed)
+
+    def _stepped(self, state: Any, action: torch.Tensor, t: int) -> Any:
+        """Returns the next state, unless its gradient would be wrong."""
+        with _unwritten(f"step(state, action, {t})", state=state, action=action):
+            after = self._step(state, action, t)
+        _check_real(after)
+        return after
 
 
 def as_process(process: Process | PureProcess) -> Process:
@@ -188,6 +232,47 @@ def as_process(process: Process | PureProcess) -> Process:
 
 def _floating_leaves(state: Any) -> list[torch.Tensor]:
     return [t.detach().requires_grad_(t.is_floating_point()) for t in tensors_of(state)]
+
+
+def _in_place_of_floating(state: Any, tensors: Iterable[torch.Tensor]) -> Any:
+    """Returns a state with other tensors in the places of its floating-point ones, and None in those of the others."""
+    rest = iter(tensors)
+    return mapped(lambda tensor: next(rest) if tensor.is_floating_point() else None, state)
+
+
+def _check_real(state: Any) -> None:
+    if any(tensor.is_complex() for tensor in tensors_of(state)):
+        place = next(place for place, tensor in places_of(state, "state").items() if tensor.is_complex())
+        raise TypeError(
+            f"found a complex tensor at {place}, expected real ones; keep its real and imaginary part "
+            "(torch.view_as_real), and make it of them within the step (torch.view_as_complex)"
+        )
+
+
+def _versions(tree: Any) -> list[int]:
+    """Returns how often each tensor was written into; of those of inference mode nobody counts it."""
+    return [0 if tensor.is_inference() else tensor._version for tensor in tensors_of(tree)]
+
+
+@contextmanager
+def _unwritten(call: str, **arguments: Any) -> Iterator[None]:
+    """Refuses what is called inside the block if it writes into its arguments.
+
+    Raises:
+        ValueError: it does.
+    """
+    before = _versions(arguments)
+    advice = "expected new tensors and these as they are; write into a copy (.clone())"
+    try:
+        yield
+    except RuntimeError as error:
+        if "leaf Variable that requires grad" in str(error):
+            raise ValueError(f"{call} writes in place into what it is given, {advice}") from error
+        raise
+    if before != (after := _versions(arguments)):
+        places = [place for name, tree in arguments.items() for place in places_of(tree, name)]
+        written = next(place for place, old, new in zip(places, before, after, strict=True) if old != new)
+        raise ValueError(f"{call} writes in place into {written}, {advice}")
 
 
 def double_backward_kernels() -> AbstractContextManager[None]:

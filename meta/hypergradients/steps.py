@@ -15,6 +15,9 @@ from teachenv.trees import bytes_of, mapped, tensors_of, with_tensors
 # A replayed step may differ by rounding, since kernels do; by this part of the step's own length it may not.
 _REPLAY_TOLERANCE = 0.1
 
+# Where a step is shorter than the rounding of the state, by so many units in the last place.
+_ROUNDING = 2
+
 # To weigh a graph takes Python at each tensor that it saves: so many steps are taken to be alike.
 WEIGHED_EVERY = 16
 
@@ -172,6 +175,10 @@ class Steps:
         self.products += self.process.hessian_vector_products
         return self.process.pullback(state, action, t, cotangent)
 
+    def compared(self, state: Any) -> Any:
+        """Returns a state that a step led to, if the step is to be compared when it is taken again; else None."""
+        return state if self.process.compares_every_step and self.state_dtype is None else None
+
     def needed(self, state: Any, t: int) -> Any:
         """Returns what is kept of x_t to differentiate there; all of the last two states, which a comparison reads."""
         return state if t >= self.total - 1 else self.process.needed(state)
@@ -190,11 +197,17 @@ class Steps:
 
 
 def _compare(before: Any, replayed: Any, after: Any, t: int) -> None:
+    if all(torch.equal(a, b) for a, b in zip(tensors_of(replayed), tensors_of(after), strict=True)):
+        return
+
     def distance(one: Any, other: Any) -> float:
         pairs = zip(tensors_of(one), tensors_of(other), strict=True)
         return math.hypot(*(float((a - b).norm()) for a, b in pairs if a.is_floating_point()))
 
-    if distance(replayed, after) > _REPLAY_TOLERANCE * max(distance(after, before), distance(replayed, before)):
+    floating = [tensor for tensor in tensors_of(after) if tensor.is_floating_point()]
+    rounding = _ROUNDING * math.hypot(*(torch.finfo(each.dtype).eps * float(each.norm()) for each in floating))
+    length = max(distance(after, before), distance(replayed, before))
+    if distance(replayed, after) > max(_REPLAY_TOLERANCE * length, rounding):
         raise RuntimeError(
             f"step {t} was taken again and led to another state: the step is not a function of (state, action, t) "
             "alone. Make what it draws (minibatch, augmentation, dropout) a function of t, or put it into the state"

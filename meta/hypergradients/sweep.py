@@ -29,8 +29,9 @@ class Hypergradient:
 
     Attributes:
         actions: dJ/da_t of each action, (actions, ...).
-        initial: dJ/dx_0: for an arbitrary step a structure like the state's, else a `meta.Cotangent`; None if the
-            method does not give it (`"truncated"`, `"forward"`).
+        initial: dJ/dx_0: for an arbitrary step a structure like the state's, with None in the place of a tensor that is
+            not of floating point, else a `meta.Cotangent`; None if the method does not give it (`"truncated"`,
+            `"forward"`).
         objective: J.
         memory: the memory policy that was followed.
         plan: what `memory="auto"` chose and why; None where nothing was chosen.
@@ -59,7 +60,16 @@ class Hypergradient:
 
 
 def starting_from(steps: Steps, states: Mapping[int, Any], initial: Any, begin: int) -> dict[int, Any]:
-    """Returns the given states from x_begin on, which is computed if it is not among them."""
+    """Returns the given states from x_begin on, which is computed if it is not among them.
+
+    Raises:
+        ValueError: the final state is not among them.
+    """
+    if steps.total not in states:
+        raise ValueError(
+            f"found states of the steps {sorted(states)}, expected the final one, states[{steps.total}], among them; "
+            "add it, or leave states out"
+        )
     nearest = max((t for t in states if t <= begin), default=0)
     state = loaded(states.get(nearest, initial))
     for t in range(nearest, begin):
@@ -223,5 +233,5 @@ def _nonfinite(actions: torch.Tensor, per_action: int) -> int | None:
     """Returns the last step whose action has a gradient that is not finite; None if all are finite."""
     if not len(actions):
         return None
-    finite = torch.isfinite(actions).flatten(1).all(1)
+    finite = torch.isfinite(actions[:, None]).flatten(1).all(1)
     return None if bool(finite.all()) else int((~finite).nonzero().max()) * per_action

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from meta.hypergradients.checkpoints import Checkpoints
-from meta.hypergradients.hypergradient import check_last, check_method, hypergradient
+from meta.hypergradients.hypergradient import check_kept, check_last, check_method, hypergradient
 from meta.hypergradients.kept_adjoints import KeptAdjoints
 from meta.hypergradients.memory_policies import (
     MEMORY_POLICIES,
@@ -71,6 +71,7 @@ class Tape:
         self, problem: Problem, method: str, memory: TapeMemory, last: int | None, state_dtype: StateType | None
     ) -> None:
         self.problem, self.method, self.memory = problem, check_method(method), memory
+        check_kept(self.method, state_dtype=state_dtype)
         self.state_dtype, self._dtype = state_dtype, check_state_dtype(state_dtype)
         spacing = _spacing(memory)
         if state_dtype is not None:

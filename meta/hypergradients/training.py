@@ -29,6 +29,8 @@ class Training(Process):
         objective: what is differentiated, a function of the final state to a scalar or (B,); None: the dynamics' J.
     """
 
+    compares_every_step = False
+
     def __init__(
         self, dynamics: Dynamics, episode: Episode, objective: Callable[[StudentState], torch.Tensor] | None = None
     ) -> None:
@@ -98,6 +100,15 @@ class Training(Process):
             RuntimeError: the first step, taken twice, is not the same: says which module, or which kernel, differs.
         """
         return Loop(model, optimizer, batches, loss, objective, **options)
+
+    def check_state(self, state: StudentState) -> None:
+        """Refuses what is no state of a student."""
+        self._updates[-1].check_state(state)
+
+    def check_differences(self, state: StudentState) -> None:
+        """Refuses parameters that central differences have no radius for."""
+        for update in self._updates:
+            update.check_differences(state)
 
     def check_actions(self, state: StudentState, actions: Iterable[torch.Tensor]) -> None:
         """Refuses actions that are not the environment's.

@@ -63,6 +63,8 @@ def test_an_arbitrary_step_is_differentiated(memory):
     found = hypergradient(process, pendulum_state(), actions, memory=memory)
     torch.testing.assert_close(found.actions, wanted, rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(tensors_of(found.initial), list(initial), rtol=1e-10, atol=1e-12)
+    assert isinstance(found.initial["body"], Pair)
+    assert found.initial["count"] is None
     torch.testing.assert_close(found.objective, objective, rtol=1e-12, atol=0)
     assert found.memory == ("all" if memory == "auto" else memory)
     assert (found.plan is None) == (memory != "auto")
@@ -151,9 +153,28 @@ def test_large_states_are_differentiated_alike():
     for memory in [*ANY[1:], 3]:
         found = hypergradient(LongVectors(), state, actions, memory=memory)
         assert torch.equal(found.actions, expected.actions), memory
-        for one, other in zip(found.initial, expected.initial, strict=True):
+        for one, other in zip(tensors_of(found.initial), tensors_of(expected.initial), strict=True):
             assert torch.equal(one, other)
         assert found.measured_bytes <= found.predicted_bytes
+
+
+@pytest.mark.parametrize("memory", [*ANY[1:], 3])
+@pytest.mark.parametrize("size", [3, 40_000])  # the second is one that an arena takes
+def test_a_state_may_hand_on_tensors_of_earlier_ones_and_of_the_users_own(size, memory):
+    rng = torch.Generator().manual_seed(0)
+    tables, start = torch.randn(2, 30, size, generator=rng, dtype=torch.float64)
+    tables = list(tables)
+
+    def step(state, action, t):
+        now, before, long_before, table = state
+        return now.sin() + 0.5 * before * action - 0.3 * long_before + 0.1 * table, now, before, tables[t]
+
+    process = meta.Process(step, lambda state: state[0].square().sum())
+    state, actions, copies = (*start[:3], start[3]), 1 + 0.1 * actions_of(30, 1), [table.clone() for table in tables]
+    expected = hypergradient(process, state, actions, memory="all")
+    found = hypergradient(process, state, actions, memory=memory)
+    torch.testing.assert_close(found.actions, expected.actions, rtol=1e-12, atol=0)
+    assert all(torch.equal(*pair) for pair in zip(tables, copies, strict=True))
 
 
 # --- what is kept -----------------------------------------------------------------------------------------------------
@@ -194,6 +215,34 @@ def test_a_step_that_draws_anew_when_it_is_taken_again_is_named(memory):
 
     with pytest.raises(RuntimeError, match=rf"step {T - 1} was taken again and led to another state.*a function of t"):
         hypergradient(Drawing(), pendulum_state(), actions_of(), memory=memory)
+
+
+@pytest.mark.parametrize("memory", [name for name in POLICIES if name != "all"])  # which takes no step again
+def test_a_step_that_is_not_its_arguments_alone_is_found_wherever_it_is(memory):
+    class Counting(Pendulum):
+        calls = 0
+
+        def step(self, state, action, t):
+            self.calls += t == 2
+            reached = super().step(state, action, t)
+            return reached | {"body": reached["body"]._replace(speed=reached["body"].speed + (-1) ** self.calls)}
+
+    with pytest.raises(RuntimeError, match=r"step \d was taken again and led to another state"):
+        hypergradient(Counting(), pendulum_state(), actions_of(), memory=memory)
+
+
+@pytest.mark.parametrize("memory", ["states", "sqrt", "log", "disk"])
+def test_rounding_is_no_other_state_where_a_step_is_short(memory):
+    """As of kernels that sum in another order when there is a graph."""
+
+    class Resting(Pendulum):
+        def step(self, state, action, t):
+            speed = state["body"].speed
+            bit = 1e-16 if speed.requires_grad and t < T - 1 else 0
+            return state | {"body": Pair(state["body"].position, speed * (1 + 1e-17 * action.sum()) + bit)}
+
+    start = pendulum_state()
+    assert torch.isfinite(hypergradient(Resting(), start, actions_of(), memory=memory).actions).all()
 
 
 # --- bytes ------------------------------------------------------------------------------------------------------------
@@ -356,9 +405,10 @@ def test_a_folder_without_room_is_named(tmp_path, monkeypatch):
     assert refusal.value.errno == errno.ENOSPC
 
 
-def test_a_folder_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(OSError, match=r"nowhere' cannot be written to \(No such file or directory\); name one"):
-        hypergradient(Pendulum(), pendulum_state(), actions_of(), memory="disk", folder=str(tmp_path / "nowhere"))
+@pytest.mark.parametrize("memory", ["auto", "disk"])
+def test_a_folder_that_is_not_there_is_named(memory, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"found no folder '.*nowhere', expected one.*make it"):
+        hypergradient(Pendulum(), pendulum_state(), actions_of(), memory=memory, folder=str(tmp_path / "nowhere"))
 
 
 # --- wrappers ---------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from teachenv.trees import at, mapped, put, stack, unstacked
+from teachenv.trees import ARRAYS, at, mapped, places_of, put, stack, tensors_of, unstacked
 
 
 class Pair(NamedTuple):
@@ -28,6 +28,15 @@ def test_what_is_stacked_comes_apart_again() -> None:
     for one, expected in zip(unstacked(together), (1.0, 2.0), strict=True):
         assert one.left["a"].tolist() == [expected] * 2
         assert one.right == [torch.tensor(expected), "name"]
+
+
+def test_places_are_what_python_calls_them() -> None:
+    state = {"own": tree(1.0), "more": [torch.zeros(1), (np.ones(2), "text")]}
+    places = places_of(state, "state", of=ARRAYS)
+    assert all(eval(place, {"state": state}) is found for place, found in places.items())
+    assert [*places][-2:] == ["state['more'][0]", "state['more'][1][0]"]
+    for found, wanted in zip(places_of(state, "state").values(), tensors_of(state), strict=True):
+        assert found is wanted
 
 
 def test_rows_are_taken_and_replaced_in_tensors_and_arrays() -> None:

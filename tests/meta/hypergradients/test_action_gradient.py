@@ -325,6 +325,8 @@ def test_unknown_methods_are_refused_with_a_suggestion(vector):
     wrapper = VectorActionGradient if vector else ActionGradient
     with pytest.raises(ValueError, match=r"unknown method 'RMD'.*did you mean 'rmd'\?"):
         wrapper(make(vector).unwrapped, "RMD")
+    with pytest.raises(ValueError, match="found state_dtype='bfloat16' with method=\"forward\", which keeps no states"):
+        wrapper(make(vector).unwrapped, "forward", state_dtype="bfloat16")
 
 
 def test_registered_environments_can_be_wrapped():

@@ -247,6 +247,129 @@ def test_an_operation_without_a_second_derivative_gives_advice():
     assert hypergradient(process, state, actions_of(), method="finite-difference").actions.any()
 
 
+@pytest.mark.parametrize("method", ["rmd", "truncated", "forward"])
+def test_an_action_may_be_a_number(method):
+    process, last = Pendulum(), T if method == "truncated" else None
+    wide = hypergradient(process, pendulum_state(), actions_of(size=1)).actions
+    found = hypergradient(process, pendulum_state(), actions_of(size=1)[:, 0], method=method, last=last)
+    torch.testing.assert_close(found.actions, wide[:, 0])
+
+
+NAMES = [name for name in MEMORY_POLICIES if name != "reversible"]
+
+
+def linear(state, action, t):
+    return {"x": state["x"] * 0.9 + action.sum(), "m": (0.9 * state["m"][0], state["m"][1] + 1)}
+
+
+def writing(state, action, t):
+    with torch.no_grad():
+        state["m"][0].mul_(0.9)
+    return linear(state, action, t)
+
+
+def counting(state, action, t):
+    state["m"][1].add_(1)
+    return {"x": state["x"] + action.sum(), "m": state["m"]}
+
+
+def overwriting(state, action, t):
+    return {"x": state["x"].mul_(0.9) + action.sum(), "m": state["m"]}
+
+
+def squared(state):
+    return (state["x"] ** 2).sum()
+
+
+def clearing(state):
+    state["m"][1].zero_()
+    return squared(state)
+
+
+def linear_state():
+    return {"x": torch.ones(2), "m": (torch.ones(2), torch.tensor(0))}
+
+
+@pytest.mark.parametrize("options", [*({"memory": name} for name in NAMES), {"method": "forward"}], ids=str)
+@pytest.mark.parametrize(
+    ("step", "objective", "message"),
+    [
+        (writing, squared, r"step\(state, action, 0\) writes in place into state\['m'\]\[0\], expected new tensors"),
+        (counting, squared, r"step\(state, action, 0\) writes in place into state\['m'\]\[1\], .*a copy"),
+        (overwriting, squared, r"step\(state, action, 0\) writes in place into "),
+        (linear, clearing, r"objective\(state\) writes in place into state\['m'\]\[1\]"),
+        (linear, lambda state: state["x"] ** 2, r"found shape \(2,\) from objective\(state\), expected a scalar; take"),
+        (linear, lambda state: 1.0, r"found 1.0 from objective\(state\), expected a scalar"),
+    ],
+    ids=["parameter", "counter", "leaf", "objective", "vector", "number"],
+)
+def test_functions_whose_gradient_would_be_wrong_are_refused(step, objective, message, options):
+    with pytest.raises(ValueError, match=message):
+        hypergradient(Process(step, objective), linear_state(), torch.ones(3, 1), **options)
+
+
+@pytest.mark.parametrize("options", [*({"memory": name} for name in NAMES), {"method": "forward"}], ids=str)
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({"x": torch.ones(2), "m": (torch.ones(2) * 1j, torch.tensor(0))}, r"a complex tensor at state\['m'\]\[0\]"),
+        ({"x": np.ones(2), "m": (torch.ones(2), torch.tensor(0))}, r"a NumPy array at state\['x'\], expected a tensor"),
+        (np.ones(2), "a NumPy array at state, expected a tensor; torch.from_numpy"),
+        ([1.0, 2.0], r"found \[1.0, 2.0\] as the state, expected tensors"),
+    ],
+    ids=["complex", "entry", "NumPy", "numbers"],
+)
+def test_states_that_cannot_be_differentiated_are_refused(state, message, options):
+    with pytest.raises(TypeError, match=message):
+        hypergradient(Process(linear, squared), state, torch.ones(3, 1), **options)
+    turned = Process(lambda state, action, t: state * 1j if t == 1 else state * action, lambda state: state.abs().sum())
+    with pytest.raises(TypeError, match=r"a complex tensor at state, expected real ones; .*view_as_real"):
+        hypergradient(turned, torch.ones(1), torch.ones(3, 1), **options)
+
+
+@pytest.mark.parametrize(
+    ("actions", "error", "message"),
+    [
+        ([torch.ones(3), torch.ones(2)], ValueError, r"shapes \(3,\) and, at 1, \(2,\), expected one shape; pad"),
+        ([torch.ones(3), torch.ones(())], ValueError, r"shapes \(3,\) and, at 1, \(\), expected one"),
+        ([torch.ones(()), torch.ones(3)], ValueError, r"shapes \(\) and, at 1, \(3,\), expected one"),
+        (torch.ones(3, 2, dtype=torch.int64), TypeError, r"found actions of torch.int64, expected real .*\.float\(\)"),
+        (1j * torch.ones(3, 2), TypeError, "found actions of torch.complex64, expected real .*view_as_real"),
+    ],
+    ids=["wider", "number later", "number first", "integers", "complex"],
+)
+def test_actions_that_cannot_be_differentiated_are_refused(actions, error, message):
+    with pytest.raises(error, match=message):
+        hypergradient(Process(linear, squared), linear_state(), actions)
+
+
+@pytest.mark.parametrize("states", [{}, {0: linear_state()}], ids=["none", "initial"])
+def test_given_states_without_the_final_one_are_refused(states):
+    with pytest.raises(ValueError, match=r"found states of the steps \[0?\], expected the final one, states\[3\]"):
+        hypergradient(Process(linear, squared), linear_state(), torch.ones(3, 1), states=states)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "found"),
+    [
+        ((torch.bfloat16,) * 2, "torch.bfloat16"),
+        ((torch.float16,) * 2, "torch.float16"),
+        ((torch.float32, torch.float64), "torch.float32 and torch.float64"),
+    ],
+    ids=["bfloat16", "float16", "mixed"],
+)
+def test_finite_differences_refuse_parameters_that_they_have_no_radius_for(kinds, found):
+    process = descent(SGD())
+    parameters = {name: p.to(kind) for (name, p), kind in zip(start().items(), kinds, strict=True)}
+    with pytest.raises(ValueError, match=rf'found parameters of {found}, expected .*take method="rmd"'):
+        hypergradient(process, process.begin(parameters), actions_of(), method="finite-difference")
+
+
+def test_parameters_that_no_descent_has_begun_with_are_refused():
+    with pytest.raises(TypeError, match=r"found a dict as the state, expected a StudentState; meta\.Descent\(.*begin"):
+        hypergradient(descent(SGD()), start(), actions_of())
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

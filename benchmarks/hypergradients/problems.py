@@ -53,7 +53,7 @@ class Student:
         batch: samples in a minibatch.
         steps: student steps in its training.
         learning_rate: the rate of SGD with momentum 0.9.
-        blocks: whether it can be differentiated block by block: a sequence of modules without batch norm.
+        blocks: whether it is a long sequence of blocks, of which one at a time can be differentiated.
     """
 
     build: Callable[[], nn.Module]
@@ -65,11 +65,11 @@ class Student:
 
 
 STUDENTS: dict[str, Student] = {
-    "mlp": Student(lambda: make_student("mlp", (1, 28, 28), CLASSES)(), (1, 28, 28), 20, 200, 0.05, blocks=True),
+    "mlp": Student(lambda: make_student("mlp", (1, 28, 28), CLASSES)(), (1, 28, 28), 20, 200, 0.05),
     "lenet": Student(lambda: make_student("lenet", (1, 28, 28), CLASSES)(), (1, 28, 28), 64, 50, 0.02),
     "resnet8": Student(lambda: make_student("resnet8", (3, 32, 32), CLASSES)(), (3, 32, 32), 128, 10, 0.02),
     "lstm": Student(Recurrent, (16, 32), 20, 20, 0.05),
-    "transformer": Student(Transformer, (16, 32), 20, 20, 0.02, blocks=True),
+    "transformer": Student(Transformer, (16, 32), 20, 20, 0.02),
     "transformer-12": Student(partial(Transformer, 128, 12), (64, 128), 16, 2, 0.02, blocks=True),
 }
 

@@ -90,7 +90,9 @@ def _failed(reason: str, training: Setting) -> Outcome:
 def differentiated(contender: str, training: Setting, limit: int | None) -> Differentiated:
     """Runs in a process of its own: a hypergradient, and what it costs."""
     student, steps, seed, device = training
-    problem, warm, differentiate = Problem(*training), Problem(student, 2, seed, device), CONTENDERS[contender]
+    # A step of the whole minibatch would leave the memory of its graph free, to be used again unseen.
+    warm = Problem(student, 2, seed, device, batch=1)
+    problem, differentiate = Problem(*training), CONTENDERS[contender]
     plain(warm)
     differentiate(warm)
     ours = differentiate if isinstance(differentiate, Ours) else None

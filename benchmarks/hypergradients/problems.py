@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -88,10 +88,18 @@ class Problem:
     """
 
     def __init__(
-        self, student: str, steps: int, seed: int, device: str = "cpu", dtype: torch.dtype = torch.float32
+        self,
+        student: str,
+        steps: int,
+        seed: int,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        batch: int | None = None,
     ) -> None:
-        """Draws it all from the seed, in float32 and on the CPU, and casts and moves it."""
+        """Draws it all from the seed, in float32 and on the CPU, and casts and moves it; `batch` is another size."""
         self.student, self.steps = STUDENTS[student], steps
+        if batch is not None:
+            self.student = replace(self.student, batch=batch)
         generator = torch.Generator().manual_seed(seed)
         with torch.random.fork_rng():
             torch.manual_seed(seed)

@@ -8,7 +8,6 @@ see `teachenv.experiment.processes.alone`.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import resource
 import statistics
@@ -81,19 +80,12 @@ def peak(function: Callable[[], T], most: int | None = None) -> tuple[int | None
         None where the system does not tell (it does on Linux). And the function's value.
     """
     gc.collect()
-    _give_back()
     before = _status("VmRSS") if _reset_peak() else None
     data = _status("VmData")
     if most is not None and data is not None:
         resource.setrlimit(resource.RLIMIT_DATA, (data + most, resource.getrlimit(resource.RLIMIT_DATA)[1]))
     value = function()
     return (None if before is None else (_status("VmHWM") or 0) - before), value
-
-
-def _give_back() -> None:
-    """Gives freed memory back to the system, where glibc has it; a call that used it again would seem to need none."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _reset_peak() -> bool:

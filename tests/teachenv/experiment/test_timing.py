@@ -46,21 +46,3 @@ def test_a_process_of_its_own_tells_its_peak_and_keeps_to_a_limit() -> None:
     if grown is not None:  # as on Linux
         assert 64 * 2**20 < grown < 2**30
         assert "memory" in error
-
-
-def small_tensors() -> list[torch.Tensor]:
-    return [torch.ones(2**12) for _ in range(4000)]
-
-
-def measured_again() -> int | None:
-    """In a process of its own: what it grew by, by as much as it has allocated and freed before."""
-    tensors = small_tensors()
-    last = tensors.pop()  # the end of the heap, which the allocator would give back of its own accord
-    del tensors
-    grown = peak(small_tensors)[0]
-    return None if last is None else grown
-
-
-def test_what_was_freed_before_counts_when_it_is_used_again() -> None:
-    grown = alone(measured_again)
-    assert grown is None or grown > 0.9 * 4000 * 2**14

@@ -96,7 +96,6 @@ def differentiated(contender: str, training: Setting, limit: int | None) -> Diff
     plain(warm)
     differentiate(warm)
     ours = differentiate if isinstance(differentiate, Ours) else None
-    predicted_seconds = ours.predicted_seconds(problem) if ours else 0.0
     results: list[meta.Hypergradient] = []
 
     def once() -> torch.Tensor:
@@ -111,11 +110,13 @@ def differentiated(contender: str, training: Setting, limit: int | None) -> Diff
     if steps <= _PACE or contender.startswith("jax"):  # compiled, and with memory that the process has already
         seconds = _seconds_of(differentiate, problem)
     predictions = {}
+    # Afterwards, since to measure the pace leaves memory free, too.
     for result in results:
+        assert ours is not None
         assert result.predicted_bytes is not None
         predictions = {
             "bytes_ratio": result.predicted_bytes / result.measured_bytes,
-            "seconds_ratio": predicted_seconds / seconds,
+            "seconds_ratio": ours.predicted_seconds(problem) / seconds,
         }
     pace = Problem(student, min(steps, _PACE), seed, device)
     plain_seconds = _seconds_of(plain, pace) * steps / pace.steps

@@ -28,6 +28,11 @@ def tensors_of(tree: Any) -> list[torch.Tensor]:
     return [tensor for branch in branches for tensor in tensors_of(branch)]
 
 
+def versions_of(tree: Any) -> list[int]:
+    """Returns how often each tensor was written into; of those of inference mode nobody counts it."""
+    return [0 if tensor.is_inference() else tensor._version for tensor in tensors_of(tree)]
+
+
 def places_of(tree: Any, name: str, of: type | tuple[type, ...] = torch.Tensor) -> dict[str, Any]:
     """The tensors of a structure of this name by what Python calls each, such as `state['body'].speed`.
 

@@ -13,7 +13,6 @@ action is in float64, so that a learning rate is the number that PyTorch's optim
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ from meta.hypergradients.left_out import parts_left_out, warn_of_parts_left_out
 from meta.hypergradients.loop_settings import Schedule
 from meta.hypergradients.loss_update import Derivatives, LossUpdate
 from meta.hypergradients.process import double_backward_kernels
-from meta.hypergradients.replay import check_replay
+from meta.hypergradients.replay import check_replay, recomputes
 from meta.hypergradients.sweep import Hypergradient
 from teachenv import checks
 from teachenv.errors import unknown_name
@@ -40,7 +39,7 @@ from teachenv.randomness import Purpose, all_seeded
 from teachenv.state import StudentState
 from teachenv.students.kernels import DifferentiableKernels
 from teachenv.students.skeleton import Skeleton, refuse_foreign_tensors
-from teachenv.trees import tensors_of
+from teachenv.trees import versions_of
 
 ADJOINTS = ("double-backward", "blockwise")
 
@@ -198,28 +197,13 @@ class _Called:
         Other parameters than the model's own are put into it: what is computed from its own then is seen.
         """
         moved = {n: (1.1 * p.detach() + 0.01).requires_grad_() for n, p in parameters.items()}
-        held = moved | {name: b.clone() for name, b in buffers.items()}
         if not moved:
             return
-
-        def gradient() -> Sequence[torch.Tensor]:
-            try:
-                return torch.autograd.grad(
-                    loss, list(moved.values()), retain_graph=True, allow_unused=True, materialize_grads=True
-                )
-            except RuntimeError:  # as checkpointing raises where what is computed again has another form
-                return [torch.full((), math.nan)] * len(moved)
-
-        loss: Any
-        with torch.enable_grad(), double_backward_kernels():
-            with self._holding(held, 0, next(iter(moved.values())).device):
-                loss = self.loss(self.skeleton.module, self.batches[0], **self.read)
-                if not isinstance(loss, torch.Tensor) or loss.numel() != 1 or not loss.requires_grad:
-                    return
-                inside = gradient()
-            outside = gradient()
-        checkpoints = any("CheckpointFunction" in type(node).__name__ for node in _nodes(loss))
-        if checkpoints or not all(map(_alike, inside, outside)):
+        held = moved | {name: b.clone() for name, b in buffers.items()}
+        holding = self._holding(held, 0, next(iter(moved.values())).device)
+        if recomputes(
+            holding, lambda: self.loss(self.skeleton.module, self.batches[0], **self.read), [*moved.values()]
+        ):
             raise ValueError(
                 "the loss computes parts of the model again in its backward pass (torch.utils.checkpoint), when the "
                 "model has its own parameters again; turn that off (model.gradient_checkpointing_disable()): "
@@ -369,20 +353,15 @@ def _chosen(model: nn.Module, adjoint: str, blocks: Sequence[str] | None) -> Blo
 
 def _read(batches: Iterable[Any], epochs: int) -> list[Any]:
     """All batches. A loader may write each into the memory of the last one, which would then be all of them."""
-    kept = [(batch, _versions(batch)) for _ in range(epochs) for batch in batches]
+    kept = [(batch, versions_of(batch)) for _ in range(epochs) for batch in batches]
     if not kept:
         raise ValueError("found no batches, expected a list of them or a DataLoader")
     for t, (batch, versions) in enumerate(kept):
-        if _versions(batch) != versions:
+        if versions_of(batch) != versions:
             raise ValueError(
                 f"batch {t} was written into when a later one was read; give each batch memory of its own (clone)"
             )
     return [batch for batch, _ in kept]
-
-
-def _versions(tree: Any) -> list[int]:
-    """How often each tensor has been written into."""
-    return [tensor._version for tensor in tensors_of(tree)]
 
 
 def _checked(read: Mapping[str, Any]) -> dict[str, torch.Tensor]:
@@ -430,23 +409,6 @@ def _refuse_own(value: torch.Tensor, own: Tensors, what: str) -> None:
                 f"{what} reads the parameter {name!r} past the model that it is called with, as from a list that was "
                 "kept of model.parameters(), where it would stay as it is now; read it from that model"
             )
-
-
-def _nodes(value: torch.Tensor) -> Iterator[Any]:
-    """The nodes of a value's graph."""
-    seen, waiting = set(), [value.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            yield node
-            waiting.extend(before for before, _ in node.next_functions)
-
-
-def _alike(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether two gradients are the same but for rounding."""
-    one, other = ((t.to_dense() if t.is_sparse else t).double().nan_to_num() for t in (one, other))
-    return one.shape == other.shape and bool((one - other).norm() <= 0.01 * one.norm())
 
 
 def _scalar(name: str, value: Any) -> torch.Tensor:

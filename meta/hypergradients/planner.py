@@ -83,7 +83,7 @@ def planned(
         took = f" in {seconds[policy.name]:.3g} s" if measured else ""
         return f"{policy.name!r}: {needs[policy.name]:,} bytes{took}"
 
-    text = f"{described(chosen)}, {reason} {budget:,} bytes ({'as given' if given else 'half of what is free'}). "
+    text = f"{described(chosen)}, {reason} {budget:,} bytes ({'as given' if given else 'this process may take'}). "
     text += "; ".join(described(policy) for policy in possible if policy is not chosen)
     return Plan(chosen, text, seconds[chosen.name] if measured else None)
 

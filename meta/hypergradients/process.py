@@ -24,7 +24,7 @@ from meta.hypergradients.memory import Arena
 from teachenv import checks
 from teachenv.students.batch_norm import batch_normalized
 from teachenv.students.kernels import embedding_bag, weight_norm
-from teachenv.trees import ARRAYS, mapped, places_of, tensors_of, with_tensors
+from teachenv.trees import ARRAYS, mapped, places_of, tensors_of, versions_of, with_tensors
 
 if TYPE_CHECKING:
     from meta.hypergradients.reversal import Reversal
@@ -249,11 +249,6 @@ def _check_real(state: Any) -> None:
         )
 
 
-def _versions(tree: Any) -> list[int]:
-    """Returns how often each tensor was written into; of those of inference mode nobody counts it."""
-    return [0 if tensor.is_inference() else tensor._version for tensor in tensors_of(tree)]
-
-
 @contextmanager
 def _unwritten(call: str, **arguments: Any) -> Iterator[None]:
     """Refuses what is called inside the block if it writes into its arguments.
@@ -261,7 +256,7 @@ def _unwritten(call: str, **arguments: Any) -> Iterator[None]:
     Raises:
         ValueError: it does.
     """
-    before = _versions(arguments)
+    before = versions_of(arguments)
     advice = "expected new tensors and these as they are; write into a copy (.clone())"
     try:
         yield
@@ -269,7 +264,7 @@ def _unwritten(call: str, **arguments: Any) -> Iterator[None]:
         if "leaf Variable that requires grad" in str(error):
             raise ValueError(f"{call} writes in place into what it is given, {advice}") from error
         raise
-    if before != (after := _versions(arguments)):
+    if before != (after := versions_of(arguments)):
         places = [place for name, tree in arguments.items() for place in places_of(tree, name)]
         written = next(place for place, old, new in zip(places, before, after, strict=True) if old != new)
         raise ValueError(f"{call} writes in place into {written}, {advice}")

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
 from meta.hypergradients.loss_update import LossUpdate
+from meta.hypergradients.process import double_backward_kernels
 from teachenv.state import Gradient, StudentState
-from teachenv.trees import tensors_of
+from teachenv.trees import tensors_of, versions_of
 
 
 def check_replay(model: nn.Module, update: LossUpdate, state: StudentState, action: torch.Tensor, batch: Any) -> None:
@@ -21,12 +23,12 @@ def check_replay(model: nn.Module, update: LossUpdate, state: StudentState, acti
     Raises:
         RuntimeError: they differ, or the step writes into its batch; says which module or kernel it is.
     """
-    versions = [tensor._version for tensor in tensors_of(batch)]
+    versions = versions_of(batch)
     passes: list[tuple[Gradient, dict[str, list[int]]]] = []
     for _ in range(2):
         with _outputs_of(model) as outputs:
             passes.append((update.gradient(state, action), outputs))
-    if versions != [tensor._version for tensor in tensors_of(batch)]:
+    if versions != versions_of(batch):
         raise RuntimeError("the loss writes into its batch, which a replay would find changed; let it work on a copy")
     (one, outputs), (other, again) = passes
     if not _same(one.outcome.loss, other.outcome.loss):
@@ -44,6 +46,51 @@ def check_replay(model: nn.Module, update: LossUpdate, state: StudentState, acti
                 f"the first step was taken twice and had one loss and two gradients of {name!r}: a kernel of its "
                 "backward pass is not deterministic; call torch.use_deterministic_algorithms(True), which names it"
             )
+
+
+def recomputes(
+    holding: AbstractContextManager[None], loss: Callable[[], Any], parameters: Sequence[torch.Tensor]
+) -> bool:
+    """Returns whether a loss computes parts of its model again in its backward pass.
+
+    Args:
+        holding: puts other parameters into the model than its own, for as long as it is entered.
+        loss: computes the loss; what is no scalar with a gradient is left to others to refuse.
+        parameters: these other parameters.
+    """
+
+    def gradient() -> Sequence[torch.Tensor]:
+        try:
+            return torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True, materialize_grads=True)
+        except RuntimeError:  # as checkpointing raises where what is computed again has another form
+            return [torch.full((), math.nan)] * len(parameters)
+
+    with torch.enable_grad(), double_backward_kernels():
+        with holding:
+            value = loss()
+            if not isinstance(value, torch.Tensor) or value.numel() != 1 or not value.requires_grad:
+                return False
+            inside = gradient()
+        outside = gradient()
+    reentrant = any("CheckpointFunction" in type(node).__name__ for node in _nodes(value))
+    return reentrant or not all(map(_alike, inside, outside))
+
+
+def _nodes(value: torch.Tensor) -> Iterator[Any]:
+    """The nodes of a value's graph."""
+    seen, waiting = set(), [value.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            yield node
+            waiting.extend(before for before, _ in node.next_functions)
+
+
+def _alike(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two gradients are the same but for rounding."""
+    one, other = ((t.to_dense() if t.is_sparse else t).double().nan_to_num() for t in (one, other))
+    return one.shape == other.shape and bool((one - other).norm() <= 0.01 * one.norm())
 
 
 @contextmanager

@@ -96,7 +96,7 @@ class Problem:
         dtype: torch.dtype = torch.float32,
         batch: int | None = None,
     ) -> None:
-        """Draws it all from the seed, in float32 and on the CPU, and casts and moves it; `batch` is another size."""
+        """Draws it all from the seed, in float32 and on the CPU, and casts and moves it; `batch` is its size."""
         self.student, self.steps = STUDENTS[student], steps
         if batch is not None:
             self.student = replace(self.student, batch=batch)

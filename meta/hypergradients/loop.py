@@ -271,13 +271,11 @@ class _Called:
             value = _scalar("objective", objective(self.skeleton.module))
         own = dict(self.skeleton.module.named_parameters())
         _refuse_own(value, {name: own[name] for name in state.parameters}, "the objective")
-        if value.requires_grad and (read := [t for t in self.read.values() if t.requires_grad]):
-            found = torch.autograd.grad(value, read, allow_unused=True, retain_graph=True)
-            if any(grad is not None for grad in found):
-                raise ValueError(
-                    "the objective reads a hyperparameter, expected a function of the model alone; add that term's "
-                    "own gradient to the result"
-                )
+        if _reached(value, self.read):
+            raise ValueError(
+                "the objective reads a hyperparameter, expected a function of the model alone; add that term's own "
+                "gradient to the result"
+            )
         return value
 
     def _exchanged(self, kernels: Kernels, *, pushed: bool = False, keeps: bool = False) -> Any:
@@ -398,17 +396,22 @@ def _unflattened(flat: torch.Tensor, like: Mapping[str, torch.Tensor]) -> Tensor
 
 def _refuse_own(value: torch.Tensor, own: Tensors, what: str) -> None:
     """Refuses a value that depends on the model's own tensors, in whose places others were."""
-    sources = {name: tensor for name, tensor in own.items() if tensor.requires_grad}
+    if reached := _reached(value, own):
+        raise ValueError(
+            f"{what} reads the parameter {reached[0]!r} past the model that it is called with, as from a list that was "
+            "kept of model.parameters(), where it would stay as it is now; read it from that model"
+        )
+
+
+def _reached(value: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> list[str]:
+    """The names of those tensors that are in a value's graph."""
+    sources = {name: tensor for name, tensor in tensors.items() if tensor.requires_grad}
     if not value.requires_grad or not sources:
-        return
+        return []
     # A graph that none of them is in is looked through, and not walked.
     found = torch.autograd.grad(value, list(sources.values()), allow_unused=True, retain_graph=True)
-    for name, grad in zip(sources, found, strict=True):
-        if grad is not None:
-            raise ValueError(
-                f"{what} reads the parameter {name!r} past the model that it is called with, as from a list that was "
-                "kept of model.parameters(), where it would stay as it is now; read it from that model"
-            )
+    grads: Mapping[str, torch.Tensor | None] = dict(zip(sources, found, strict=True))
+    return [name for name, grad in grads.items() if grad is not None]
 
 
 def _scalar(name: str, value: Any) -> torch.Tensor:

@@ -225,7 +225,7 @@ class StudentUpdate(Update):
 
         def adjoint(d_gradient: Tensors, d_statistics: Tensors) -> Pullback:
             outputs = [*gradient.values(), *(new_buffers[name] for name in d_statistics)]
-            cotangents = [*d_gradient.values(), *d_statistics.values()]
+            cotangents = [*(d_gradient[name] for name in gradient), *d_statistics.values()]
             reached = [i for i, output in enumerate(outputs) if output.requires_grad]
             inputs = [*parameters.values(), *statistics.values(), action]
             grads = _products([outputs[i] for i in reached], inputs, [cotangents[i] for i in reached])

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from teachenv.optimizers import Optimizer, Rate, Tensors, slots_of
+from teachenv.optimizers.base import in_order
 from teachenv.state import Gradient, Outcome, Pullback, StudentState
 
 T = TypeVar("T")
@@ -143,7 +144,8 @@ class Update(ABC):
             slots = slots_of(slots, parameters)
         with torch.no_grad():
             optimizer, rate = self.optimizer_at(state, action.detach())
-            parameters, slots = optimizer.update(parameters, gradient.parameters, slots, rate, state.step, out)
+            new, new_slots = optimizer.update(parameters, gradient.parameters, slots, rate, state.step, out)
+        parameters, slots = in_order(new, parameters), in_order(new_slots, slots)
         if some:
             parameters, slots = state.parameters | parameters, state.slots | slots
         step = state.step + 1 if self.ends_step else state.step

@@ -7,7 +7,8 @@ import torch
 
 from meta import Descent
 from teachenv import optimizers
-from teachenv.optimizers import SGD, RMSprop, make_optimizer
+from teachenv.optimizers import SGD, Adam, RMSprop, make_optimizer
+from teachenv.optimizers.groups import Group, ParameterGroups
 from teachenv.trees import tensors_of, with_tensors
 
 T, N = 7, 3
@@ -88,11 +89,15 @@ class Unrolled:
 EPSILON = {
     name: {"epsilon": 1e-3} if "epsilon" in entry.options else {} for name, entry in optimizers.OPTIMIZERS.items()
 }
+GROUPS = ParameterGroups(
+    (Group(frozenset("b"), Adam(epsilon=1e-3, weight_decay=0.02), 0.5), Group(frozenset("w"), SGD(0.9, 0.01), 1.5))
+)
 OPTIMIZERS = [
     *(make_optimizer(name, options, weight_decay=0.02) for name, options in EPSILON.items()),
     SGD(0.9, 0.01),
     SGD(0.9, 0.01, nesterov=True),
     RMSprop(0.9, 1e-3, momentum=0.8),
+    GROUPS,
 ]
 
 

@@ -25,6 +25,7 @@ from meta.hypergradients.memory import Arena
 from meta.hypergradients.process import Adjoint, Process, explained
 from meta.hypergradients.reversal import Reversal
 from teachenv.optimizers import Optimizer, Rate, Tensors, slots_of
+from teachenv.optimizers.base import in_order
 from teachenv.state import Gradient, Outcome, Pullback, StudentState
 from teachenv.students.kernels import opened
 from teachenv.trees import leaves
@@ -281,6 +282,12 @@ class GradientProcess(Process):
                     d_parameters, cotangent.slots, rate, state.step, state.parameters, gradient, state.slots
                 )
                 back = Reversed(direction, 1.0, direct, slots, 1.0)
+        back = replace(
+            back,
+            direction=in_order(back.direction, names),
+            direct=in_order(back.direct, d_parameters),
+            carried=in_order(back.carried, cotangent.carried),
+        )
         if gradient is None or not self.update.adjusts:
             return back
         return replace(back, of_settings=self._of_settings(state, action, cotangent, gradient))

@@ -101,7 +101,7 @@ class LossUpdate(Update):
 
         def adjoint(d_gradient: Tensors, d_statistics: Tensors) -> Pullback:
             outputs = [*gradient.values(), *(new_buffers[name] for name in d_statistics)]
-            cotangents = [*d_gradient.values(), *d_statistics.values()]
+            cotangents = [*(d_gradient[name] for name in gradient), *d_statistics.values()]
             reached = [i for i, output in enumerate(outputs) if output.requires_grad]
             with opened():
                 *grads, of_action = torch.autograd.grad(

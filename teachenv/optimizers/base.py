@@ -7,7 +7,7 @@ hand: it costs a few element-wise operations where autograd would keep a graph.
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import ClassVar, Protocol, TypeVar
 
 import numpy as np
@@ -32,6 +32,11 @@ Step = int | np.ndarray
 def slots_of(slots: Tensors, names: Collection[str]) -> Tensors:
     """The slots of some of the parameters."""
     return {slot: tensor for slot, tensor in slots.items() if slot.rpartition(":")[2] in names}
+
+
+def in_order(tensors: Tensors, like: Iterable[str]) -> Tensors:
+    """The tensors in the order of other names; an optimiser may return its own in any."""
+    return {name: tensors[name] for name in like}
 
 
 def scaled_sum(
@@ -169,6 +174,13 @@ class Optimizer(Protocol):
             direct path only); the cotangent of the old slots but for a factor, and that factor.
         """
         raise TypeError(f"{type(self).__name__} has no scaled reverse rule: ask scales(rate) first, and take reverse")
+
+    def groups_of(self, names: Collection[str]) -> list[Collection[str]]:
+        """Returns the parameters of each group that moves alike: all together, unless an optimiser has groups.
+
+        Of such a group the predictions below get one flat tensor, under the name of its first parameter.
+        """
+        return [names]
 
     def irreversible(self) -> str | None:
         """Returns why the state before a step cannot be predicted from the one after it; None if it can.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -52,15 +52,14 @@ class ParameterGroups(Optimizer):
     ) -> tuple[Tensors, Tensors]:
         """Takes one step in each group; `Optimizer.update` says more."""
 
-        def updated(group: Group, slots: Tensors) -> tuple[Tensors, Tensors]:
+        def updated(group: Group) -> tuple[Tensors, Tensors]:
             places = None if out is None else _of(group, out)
-            rate_of_group = rate * group.learning_rate
+            own, rate_of_group = slots_of(slots, group.names), rate * group.learning_rate
             return group.optimizer.update(
-                _of(group, parameters), _of(group, gradient), slots, rate_of_group, step, places
+                _of(group, parameters), _of(group, gradient), own, rate_of_group, step, places
             )
 
-        new, new_slots = self._joined(updated, slots)
-        return {name: new[name] for name in parameters}, new_slots
+        return self._joined(updated)
 
     def reverse(
         self,
@@ -78,11 +77,11 @@ class ParameterGroups(Optimizer):
         assert slots is not None
         d_gradient: Tensors = {}
 
-        def reversed_group(group: Group, d_slots: Tensors) -> tuple[Tensors, Tensors]:
+        def reversed_group(group: Group) -> tuple[Tensors, Tensors]:
             assert slots is not None
             of_gradient, of_parameters, of_slots = group.optimizer.reverse(
                 _of(group, d_parameters),
-                d_slots,
+                slots_of(d_slots, group.names),
                 rate * group.learning_rate,
                 step,
                 _of(group, parameters),
@@ -92,20 +91,61 @@ class ParameterGroups(Optimizer):
             d_gradient.update(of_gradient)
             return of_parameters, of_slots
 
-        d_old, d_old_slots = self._joined(reversed_group, d_slots)
+        d_old, d_old_slots = self._joined(reversed_group)
         return d_gradient, d_old, d_old_slots
 
-    def _joined(
-        self, of_group: Callable[[Group, Tensors], tuple[Tensors, Tensors]], slots: Tensors
-    ) -> tuple[Tensors, Tensors]:
-        """What a function gives for each group and its slots, of all groups; slots stay in their order."""
-        joined: Tensors = {}
-        new_slots: Tensors = {}
+    def groups_of(self, names: Collection[str]) -> list[Collection[str]]:
+        """Returns the parameters of each group."""
+        return [group.names for group in self.groups]
+
+    def irreversible(self) -> str | None:
+        """None, if the steps of every group can be reversed; else why not those of the first that cannot."""
+        reasons = [group.optimizer.irreversible() for group in self.groups]
+        return next((f"parameter group {i}: {reason}" for i, reason in enumerate(reasons) if reason), None)
+
+    def correction_bits(self, with_slots: bool) -> float:
+        """Those of the group that takes most."""
+        return max(group.optimizer.correction_bits(with_slots) for group in self.groups)
+
+    def parameters_before(self, parameters: Tensors, slots: Tensors, rate: Rate, step: Step = 0) -> Tensors:
+        """Predicts the parameters of each group."""
+        before: Tensors = {}
         for group in self.groups:
-            tensors, of_slots = of_group(group, slots_of(slots, group.names))
-            joined |= tensors
-            new_slots |= of_slots
-        return joined, {name: new_slots[name] for name in slots}
+            of_group = _of(group, parameters), slots_of(slots, group.names)
+            before |= group.optimizer.parameters_before(*of_group, rate * group.learning_rate, step)
+        return before
+
+    def slots_before(
+        self,
+        parameters: Tensors,
+        parameters_after: Tensors,
+        gradient: Tensors,
+        slots: Tensors,
+        rate: Rate,
+        step: Step = 0,
+    ) -> Tensors:
+        """Predicts the slots of each group."""
+        before: Tensors = {}
+        for group in self.groups:
+            before |= group.optimizer.slots_before(
+                _of(group, parameters),
+                _of(group, parameters_after),
+                _of(group, gradient),
+                slots_of(slots, group.names),
+                rate * group.learning_rate,
+                step,
+            )
+        return before
+
+    def _joined(self, of_group: Callable[[Group], tuple[Tensors, Tensors]]) -> tuple[Tensors, Tensors]:
+        """What a function gives for each group, of all groups."""
+        tensors: Tensors = {}
+        slots: Tensors = {}
+        for group in self.groups:
+            of_parameters, of_slots = of_group(group)
+            tensors |= of_parameters
+            slots |= of_slots
+        return tensors, slots
 
 
 def _of(group: Group, tensors: Tensors) -> Tensors:

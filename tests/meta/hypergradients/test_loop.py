@@ -35,9 +35,10 @@ def objective(model: nn.Module) -> torch.Tensor:
 
 
 def sgd_of_two_groups(model: nn.Module) -> torch.optim.Optimizer:
+    # In another order than the model's, as where biases and norms have a group without weight decay.
     groups = [
-        {"params": model[0].parameters(), "lr": 0.1},
-        {"params": [*model[1].parameters(), *model[4].parameters()]},
+        {"params": [*model[4].parameters(), model[1].bias]},
+        {"params": [*model[0].parameters(), model[1].weight], "lr": 0.1},
     ]
     return torch.optim.SGD(groups, lr=0.3, momentum=0.9, weight_decay=0.01, nesterov=True)
 

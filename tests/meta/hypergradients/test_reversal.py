@@ -12,7 +12,7 @@ from meta.hypergradients.corrections import Corrections
 from teachenv import TeachEnv, TeachVectorEnv
 from teachenv.optimizers import SGD, Adam, RMSprop
 from teachenv.trees import tensors_of, with_tensors
-from tests.processes import Pendulum, actions_of, descent, pendulum_state, readable, start
+from tests.processes import GROUPS, Pendulum, actions_of, descent, pendulum_state, readable, start
 
 REVERSED = [
     SGD(0.9),
@@ -20,6 +20,7 @@ REVERSED = [
     Adam(epsilon=1e-3),
     Adam((0.8, 0.95), 1e-8, 0.02),
     Adam(epsilon=1e-3, weight_decay=0.02, decoupled=True),
+    GROUPS,
 ]
 
 
@@ -147,12 +148,23 @@ def test_a_student_takes_about_as_much_as_predicted_and_much_less_than_its_state
     assert found.measured_bytes < share * takes["states"].measured_bytes
 
 
-def test_learning_rates_of_a_loop_of_ones_own_are_differentiated_from_restored_momentum():
+def sgd(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
+
+
+def adamw_of_two_groups(model: nn.Module) -> torch.optim.Optimizer:
+    weights, biases = ([p for p in model.parameters() if (p.dim() > 1) == matrix] for matrix in (True, False))
+    return torch.optim.AdamW([{"params": weights}, {"params": biases, "weight_decay": 0.0, "lr": 0.02}], lr=0.01)
+
+
+@pytest.mark.parametrize("make", [sgd, adamw_of_two_groups])
+def test_learning_rates_of_a_loop_of_ones_own_are_differentiated_from_restored_slots(make):
     torch.manual_seed(0)
     x, model = torch.randn(60, 8), nn.Sequential(nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 1))
-    sgd = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
     rows = torch.arange(60).split(10)
-    training = Training.of(model, sgd, rows, lambda m, b: m(x[b]).square().mean(), lambda m: m(x).mean(), epochs=4)
+    training = Training.of(
+        model, make(model), rows, lambda m, b: m(x[b]).square().mean(), lambda m: m(x).mean(), epochs=4
+    )
     found, wanted = (training.gradient(memory=memory) for memory in ("reversible", "states"))
     assert wanted.settings["learning_rate"].any()
     for name, values in wanted.settings.items():

@@ -22,6 +22,8 @@ TEACHER = "teacher.zip"
 RECORD = "record"
 """The file beside it that holds what was seen of it."""
 
+_SECONDS_BETWEEN_CHECKPOINTS = 60.0
+
 # As `teachenv.checkpoints` has it.
 _KIND = "what was seen of a teacher as it learned"
 
@@ -56,8 +58,9 @@ def learned(
         student_steps: the budget.
         folder: where it is kept as it learns, for an interrupted training to go on from, and in the end. Algorithms
             that do not resume exactly (SB3's own) are not kept.
-        every: student steps between two measurements and checkpoints; 0: both before each update.
-        measure: says how good a teacher is; None: there are no measurements, only checkpoints.
+        every: student steps between two measurements; 0: one before each update. A teacher is kept when it is measured,
+            and before each update that begins a minute after it was last kept.
+        measure: says how good a teacher is; None: it is not measured, only kept.
         watch: called after each action, of students in environments of their own with the first one's. Its attributes
             (plain values) are kept with the teacher and set again when an interrupted training goes on. None: nobody
             watches.
@@ -91,6 +94,7 @@ class _Follower(BaseCallback):
         self.records: dict[int, dict[str, Any]] = {}
         self.marked: int | None = None
         self.seconds_before, self.start = 0.0, time.perf_counter()
+        self.kept_at = self.start
 
     def resumed(self, teacher: Followed) -> tuple[Followed, bool]:
         """The teacher as the folder has it, or as it is if there is none; whether there is one."""
@@ -101,7 +105,7 @@ class _Follower(BaseCallback):
         with checkpoints.going_on_from(record_file):
             self.records = checkpoints.load(record_file, _KIND, (Point,))
             record = self.records[_spent(again)]
-            self.seconds_before, self.points = record["seconds"], list(record["points"])
+            self.seconds_before, self.points, self.marked = record["seconds"], list(record["points"]), record["marked"]
             if self.watch is not None:
                 vars(self.watch).update(copy.deepcopy(record["watched"]))
         return again, True
@@ -112,23 +116,37 @@ class _Follower(BaseCallback):
         if self.marked == spent:
             return
         self.marked = spent
-        if self.measure is not None and not (self.points and self.points[-1].student_steps == spent):
+        if self.measure is not None:
             self.points.append(Point(spent, round(self._seconds(), 2), self.measure(teacher)))
-        if not lacking(teacher, Resumes):
-            watched = {} if self.watch is None else copy.deepcopy(vars(self.watch))
-            record = {"points": list(self.points), "seconds": self._seconds(), "watched": watched}
-            # With the one before: an interruption between the two files leaves the teacher that it is of.
-            self.records = {**dict(list(self.records.items())[-1:]), spent: record}
-            checkpoints.save(self.folder / RECORD, self.records, _KIND, (Point,))
-            cast(Resumes, teacher).save(self.folder / TEACHER)
+        self.keep(teacher)
+
+    def keep(self, teacher: Followed) -> None:
+        """Writes the teacher to the folder, if it resumes exactly."""
+        self.kept_at = time.perf_counter()
+        if lacking(teacher, Resumes):
+            return
+        watched = {} if self.watch is None else copy.deepcopy(vars(self.watch))
+        record = {
+            "points": list(self.points),
+            "marked": self.marked,
+            "seconds": self._seconds(),
+            "watched": watched,
+        }
+        # With the one before: an interruption between the two files leaves the teacher that it is of.
+        self.records = {**dict(list(self.records.items())[-1:]), _spent(teacher): record}
+        checkpoints.save(self.folder / RECORD, self.records, _KIND, (Point,))
+        cast(Resumes, teacher).save(self.folder / TEACHER)
 
     def _seconds(self) -> float:
         return self.seconds_before + time.perf_counter() - self.start
 
     def _on_rollout_start(self) -> None:
         assert self.model is not None
-        if self.marked is None or _spent(cast(Followed, self.model)) - self.marked >= self.every:
-            self.mark(cast(Followed, self.model))
+        teacher = cast(Followed, self.model)
+        if self.marked is None or _spent(teacher) - self.marked >= self.every:
+            self.mark(teacher)
+        elif time.perf_counter() - self.kept_at >= _SECONDS_BETWEEN_CHECKPOINTS:
+            self.keep(teacher)
 
     def _on_step(self) -> bool:
         if self.watch is not None:

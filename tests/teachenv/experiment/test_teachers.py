@@ -99,3 +99,25 @@ def test_one_that_has_learned_all_is_as_it_ended(whole: tuple[list[float], list[
     observed = [state["standing"]["observation"].tolist() for state in states]
     assert observed[0] == observed[1]
     assert states[0]["random"] == states[1]["random"]
+
+
+@pytest.mark.parametrize(("seconds", "resumed_at"), [(0.0, 4), (1e9, 0)])
+def test_a_long_training_is_kept_between_measurements_too(
+    seconds: float, resumed_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("teachenv.experiment.teachers._SECONDS_BETWEEN_CHECKPOINTS", seconds)
+
+    def measured(folder: Path, seen: Seen) -> Any:
+        return learned(fresh(), 2 * STEPS, folder, every=STEPS, measure=lambda t: weights(t)[0], watch=seen)
+
+    teacher, points = measured(tmp_path / "whole", Seen())
+    with monkeypatch.context() as patch:
+        patch.setattr(Seen, "stop_at", 7)
+        with pytest.raises(KeyboardInterrupt):
+            measured(tmp_path / "stopped", Seen())
+    went_on = meta.RMD.load(tmp_path / "stopped" / "teacher.zip")
+    assert went_on.num_timesteps == resumed_at
+    again, points_again = measured(tmp_path / "stopped", Seen())
+    assert weights(again) == weights(teacher)
+    assert [point[::2] for point in points_again] == [point[::2] for point in points]
+    assert [point.student_steps for point in points] == [0, STEPS, 2 * STEPS]

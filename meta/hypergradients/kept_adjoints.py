@@ -60,9 +60,7 @@ class KeptAdjoints:
     def _can_be_kept(self, training: Training, state: StudentState, action: torch.Tensor) -> bool:
         meter = MemoryMeter()
         try:
-            with meter.graph() as weight:
-                after, adjoint, outcome = training.linearized(state, action)
-                weight.add_held(adjoint)
+            after, adjoint, outcome = meter.weighed(lambda: training.linearized(state, action))
             if self._bounded and self._steps * meter.graph_bytes > spare_memory(tensors_of(state)):
                 return False
             plain = training.dynamics.step(state, training.episode, action)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -60,8 +60,8 @@ class LoopGradient:
     objective: torch.Tensor
     hyperparameters: Tensors
     settings: Tensors
-    initial: Tensors
-    cost: Hypergradient
+    initial: Tensors = field(repr=False)
+    cost: Hypergradient = field(repr=False)
 
 
 class Loop(GradientProcess):

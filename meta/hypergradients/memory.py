@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import torch
@@ -11,6 +10,7 @@ import torch
 from teachenv.trees import bytes_of, tensors_of, with_tensors
 
 T = TypeVar("T")
+R = TypeVar("R", bound=tuple[Any, ...])
 
 _BLOCK, _ALIGNED = 2**25, 64
 
@@ -26,15 +26,29 @@ class MemoryMeter:
     def __init__(self) -> None:
         self.peak = self._graphs = self.graph_bytes = 0
 
-    @contextmanager
-    def graph(self, times: int = 1) -> Iterator[GraphBytes]:
-        """Weighs the graph that is built inside; so many like it count as held until `release`."""
+    def weighed(self, linearize: Callable[[], R], times: int = 1) -> R:
+        """Returns what a function returns, an adjoint second, and weighs the adjoint's graph.
+
+        Gradients by `torch.func` refuse the hooks that weigh; the step is then taken without, and the graph walked.
+
+        Args:
+            linearize: the function, which builds the graph.
+            times: how many graphs like it count as held until `release`.
+        """
         weight = GraphBytes()
-        with torch.autograd.graph.saved_tensors_hooks(weight.pack, lambda tensor: tensor):
-            yield weight
+        try:
+            with torch.autograd.graph.saved_tensors_hooks(weight.pack, lambda tensor: tensor):
+                result = linearize()
+        except RuntimeError as error:
+            if "saved tensor hooks" not in str(error):
+                raise
+            weight, result = GraphBytes(), linearize()
+            weight.add_saved(result[1])
+        weight.add_held(result[1])
         self.graph_bytes = max(self.graph_bytes, weight.bytes)
         self._graphs += times * weight.bytes
         self.peak = max(self.peak, self._graphs)
+        return result
 
     def release(self) -> None:
         """Notes that the graphs weighed so far are gone; from now on there is one at a time."""
@@ -114,15 +128,33 @@ class GraphBytes:
         self._storages[storage.data_ptr()] = max(size, self._storages.get(storage.data_ptr(), 0))
         return tensor
 
-    def add_held(self, function: Any) -> None:
-        """Counts the tensors that a function holds on to: of an adjoint the inputs and outputs of its graph."""
-        for cell in getattr(function, "__closure__", None) or ():
-            if callable(cell.cell_contents):
-                self.add_held(cell.cell_contents)
-            for tensor in tensors_of(cell.cell_contents):
+    def add_held(self, adjoint: Any) -> None:
+        """Counts the tensors that an adjoint holds on to: the inputs and outputs of its graph."""
+        for tensor in _held_by(adjoint):
+            self.pack(tensor)
+
+    def add_saved(self, adjoint: Any) -> None:
+        """Counts what the nodes of an adjoint's graph have saved, as far as autograd shows it."""
+        nodes, seen = [tensor.grad_fn for tensor in _held_by(adjoint)], set()
+        while nodes:
+            node = nodes.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            nodes += [before for before, _ in node.next_functions]
+            saved = [getattr(node, name) for name in dir(node) if name.startswith("_saved_")]
+            for tensor in tensors_of([*saved, getattr(node, "saved_tensors", ())]):
                 self.pack(tensor)
 
     @property
     def bytes(self) -> int:
         """The bytes counted so far."""
         return sum(self._storages.values())
+
+
+def _held_by(function: Any) -> Iterator[torch.Tensor]:
+    """The tensors that a function, and the functions in its closure, hold on to."""
+    for cell in getattr(function, "__closure__", None) or ():
+        if callable(cell.cell_contents):
+            yield from _held_by(cell.cell_contents)
+        yield from tensors_of(cell.cell_contents)

@@ -139,18 +139,15 @@ class Steps:
         if self._taken is not None and self._taken[0] == t:
             (_, *taken), self._taken = self._taken, None
             return taken[0], taken[1]
-        self.evaluations += self.process.gradient_evaluations
-        self.products += self.process.hessian_vector_products
-        return self.process.linearize(state, self.action(t), t)
+        linearized = self.process.linearize(state, self.action(t), t)
+        self.count(1, products=1)
+        return linearized
 
     def weighed(self, state: Any, t: int) -> tuple[Any, Adjoint]:
         """Does what `linearize` does, and accounts for the graph and for as many like it as until the next weighing."""
         if self._taken is not None and self._taken[0] == t:
             return self.linearize(state, t)
-        with self.meter.graph(min(WEIGHED_EVERY, self.total - t)) as weight:
-            after, adjoint = self.linearize(state, t)
-            weight.add_held(adjoint)
-        return after, adjoint
+        return self.meter.weighed(lambda: self.linearize(state, t), min(WEIGHED_EVERY, self.total - t))
 
     def pullback(self, state: Any, t: int, after: Any, cotangent: Any) -> tuple[Any, torch.Tensor]:
         """Goes one step back.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -47,7 +47,7 @@ class Hypergradient:
     """
 
     actions: torch.Tensor
-    initial: Any
+    initial: Any = field(repr=False)
     objective: torch.Tensor
     memory: str | int
     gradient_evaluations: int

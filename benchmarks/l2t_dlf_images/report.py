@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 RL = ("ddpg", "td3", "sac", "evolution-strategies")
+# Whose Φ the paper's figure 4 is drawn of.
+_SHOWN = ("rmd", "rmd:generalized", "l2t-dlf", "published", "published:tau-0.2", "published:margin")
 AGAINST = against("cross-entropy", "against cross-entropy, points (95 %, paired t)", ERROR, ", p {:.2g}")
 
 
@@ -71,7 +73,8 @@ def make(results: Results) -> Report:
 def published(group: Group) -> str:
     """The paper's error, if it has the task."""
     row = group.first
-    error = ERRORS.get(f"{row.student} {row.dataset.split('-')[0]}", {}).get(group.name)
+    name = "l2t-dlf" if group.name == "published" else group.name
+    error = ERRORS.get(f"{row.student} {row.dataset.split('-')[0]}", {}).get(name)
     return "" if error is None or "noisy" in row.task else f"{error:.2f}"
 
 
@@ -109,7 +112,7 @@ def chosen_rows(results: Results, task: str) -> Figure | None:
     """The paper's figure 4: Φ_t − I between chosen classes as the student's training goes on, of the first seed."""
     groups = {group.name: group for group in results.tasks[task]}
     labels = LABELS.get(results.tasks[task][0].first.dataset.split("-")[0])
-    teachers = [groups[name] for name in ("rmd", "rmd:generalized", "l2t-dlf") if name in groups]
+    teachers = [groups[name] for name in _SHOWN if name in groups]
     coefficients = {g.name: d for g in teachers for d in [_coefficients(g)] if d}
     if labels is None or not coefficients:
         return None

@@ -291,6 +291,7 @@ def test_the_table_has_paired_differences_and_the_papers_numbers() -> None:
     assert cell(groups["large-margin"]) == "-0.20 [-0.45, +0.05], p 0.074"
     assert report.published(groups["large-margin"]) == "1.83"
     assert report.published(replace(groups["large-margin"], name="rmd")) == ""
+    assert report.published(replace(groups["large-margin"], name="published")) == "1.69"
     assert all(len(numbers) == 4 for numbers in ERRORS.values())
 
 

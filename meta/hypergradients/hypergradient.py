@@ -41,7 +41,7 @@ of it, but its numbers end at 65,504 and 6e-8: not for Adam's squares.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -56,7 +56,7 @@ from meta.hypergradients.memory_policies import (
     policies_of,
 )
 from meta.hypergradients.process import Process, PureProcess, as_process, double_backward_kernels
-from meta.hypergradients.steps import Rounded, Steps, loaded
+from meta.hypergradients.steps import Rounded, Steps, loaded, nothing
 from meta.hypergradients.sweep import (
     METHODS,
     Hypergradient,
@@ -96,6 +96,7 @@ def hypergradient(
     last: int | None = None,
     steps_per_action: int = 1,
     states: Mapping[int, Any] | None = None,
+    advance: Callable[[], None] = nothing,
 ) -> Hypergradient:
     """Differentiates J with respect to the actions, each with the others constant, and to the initial state.
 
@@ -118,6 +119,7 @@ def hypergradient(
         steps_per_action: how many steps are taken under each action.
         states: states that are known already, by step: the final one at least, `{T: x_T, …}`. They are not computed
             again, and those between serve as checkpoints; `memory` then has nothing to decide.
+        advance: called after each step that was differentiated, as a progress bar wants it.
 
     Raises:
         TypeError: `process` is none, `"finite-difference"` of an arbitrary step, actions that are no tensors of real
@@ -154,12 +156,13 @@ def hypergradient(
             folder=folder,
             last=last,
             steps_per_action=steps_per_action,
+            advance=advance,
         )
         return stacked_results([of_one(*single, [a[i] for a in actions]) for i, single in enumerate(singles)])
     with double_backward_kernels():
         if method == "forward":
-            return forward(process, initial, actions, steps_per_action)
-        taken = Steps(process, actions, steps_per_action, method == "finite-difference", dtype)
+            return forward(process, initial, actions, steps_per_action, advance)
+        taken = Steps(process, actions, steps_per_action, method == "finite-difference", dtype, advance)
         begin = 0 if last is None else steps - last
         if states is not None:
             return backwards(taken, starting_from(taken, states, initial, begin), begin, GIVEN, None)

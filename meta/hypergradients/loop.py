@@ -33,6 +33,7 @@ from meta.hypergradients.replay import check_replay, recomputes
 from meta.hypergradients.sweep import Hypergradient
 from teachenv import checks
 from teachenv.errors import unknown_name
+from teachenv.experiment.progress import bar
 from teachenv.optimizers import Optimizer, Rate, Tensors
 from teachenv.optimizers.base import SETTINGS
 from teachenv.randomness import Purpose, all_seeded
@@ -132,10 +133,14 @@ class Loop(GradientProcess):
     def gradient(self, **options: Any) -> LoopGradient:
         """Differentiates J with respect to everything that the loop was made with.
 
+        On a terminal a bar shows how many steps have been differentiated.
+
         Args:
-            **options: `method`, `memory`, `byte_budget` and `last`, as in `meta.hypergradient`.
+            **options: those of `meta.hypergradient`, such as `method`, `memory`, `byte_budget` and `last`.
         """
-        cost = hypergradient(self, self.initial, self.actions, steps_per_action=self.steps, **options)
+        with bar("steps differentiated", options.get("last") or self.steps) as advance:
+            given = {"steps_per_action": self.steps, "advance": advance, **options}
+            cost = hypergradient(self, self.initial, self.actions, **given)
         of_read, of_settings = cost.actions[0][: _size(self._read)], cost.actions[0][_size(self._read) :]
         shaped = of_settings.view(self._schedule.chosen.shape)
         return LoopGradient(

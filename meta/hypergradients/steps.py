@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +75,10 @@ def loaded(state: Any) -> Any:
     return with_tensors(state.state, [t.to(dtype) for t, dtype in zip(tensors, state.dtypes, strict=True)])
 
 
+def nothing() -> None:
+    """Does nothing, in the place of a progress bar."""
+
+
 class Steps:
     """The steps of one process under given actions, forwards and backwards.
 
@@ -83,6 +88,7 @@ class Steps:
         per_action: how many steps are taken under each of them.
         by_differences: whether the adjoint of a step is taken by central differences, which keep no graph.
         state_dtype: the type that states are kept in; None: their own.
+        advance: called after each step that was differentiated.
 
     Attributes:
         total: the number of steps.
@@ -98,10 +104,11 @@ class Steps:
         per_action: int,
         by_differences: bool,
         state_dtype: torch.dtype | None = None,
+        advance: Callable[[], None] = nothing,
     ) -> None:
         """Begins with no step taken."""
         self.process, self.actions, self.per_action, self.by_differences = process, actions, per_action, by_differences
-        self.state_dtype = state_dtype
+        self.state_dtype, self.advance = state_dtype, advance
         self.total = len(actions) * per_action
         self.evaluations = self.products = 0
         self.meter = MemoryMeter()

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
@@ -124,6 +124,7 @@ def backwards(
         cotangent, d_action = adjoint(cotangent)
         del adjoint  # what it holds must be gone before more states are computed
         gradients.add(t // steps.per_action, d_action)
+        steps.advance()
     initial = steps.process.finished(cotangent) if begin == 0 else None
     actions = gradients.stacked()
     if actions.numel() and not actions.any():
@@ -192,7 +193,9 @@ class _Rows:
 _NOTHING = torch.zeros(0)
 
 
-def forward(process: Process, state: Any, actions: Any, steps_per_action: int) -> Hypergradient:
+def forward(
+    process: Process, state: Any, actions: Any, steps_per_action: int, advance: Callable[[], None]
+) -> Hypergradient:
     """Differentiates by forward mode: carries a tangent of the state for each coordinate of each action so far."""
     tangents: list[tuple[int, torch.Tensor, Any]] = []  # (action, direction in it, tangent of the state)
     _, cotangent_like = process.value(state)
@@ -212,6 +215,7 @@ def forward(process: Process, state: Any, actions: Any, steps_per_action: int) -
         products += len(tangents)
         state = process.step(state, action, t)
         peak = max(peak, bytes_of(state, [tangent for _, _, tangent in tangents]))
+        advance()
     objective, cotangent = process.value(state)
 
     def along(tangent: Any) -> torch.Tensor:

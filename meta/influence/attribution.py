@@ -188,9 +188,11 @@ def _differentiated(
         for episode in episodes:
             watched, begin = WatchedDynamics.of(walk.dynamics), dynamics.init(episode)
             for group in groups:
-                process = MeasuredTraining(watched, episode, group, walk.each, advance)
+                process = MeasuredTraining(watched, episode, group, walk.each)
                 kept = usual_memory(process, begin, neutral, steps) if memory == "auto" else memory
-                results.append(hypergradient(process, begin, [neutral], steps_per_action=steps, memory=kept))
+                results.append(
+                    hypergradient(process, begin, [neutral], steps_per_action=steps, memory=kept, advance=advance)
+                )
             if isinstance(watched, WatchedDynamics):
                 watched.check(begin, episode, neutral)
     return results

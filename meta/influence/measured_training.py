@@ -19,7 +19,7 @@ import torch
 from meta.hypergradients.cotangent import Cotangent
 from meta.hypergradients.memory import GraphBytes
 from meta.hypergradients.memory_policies import MEMORY_POLICIES, MemoryOption
-from meta.hypergradients.process import Adjoint, double_backward_kernels
+from meta.hypergradients.process import double_backward_kernels
 from meta.hypergradients.steps import Steps
 from meta.hypergradients.training import Training
 from teachenv.dynamics import Dynamics
@@ -48,7 +48,6 @@ class MeasuredTraining(Training):
         tests: inputs and targets of the tests.
         each: how the objective of each test is taken, so that there are as many objectives as tests; None: there is one
             of all tests together.
-        advance: called for each step that was differentiated.
     """
 
     def __init__(
@@ -57,12 +56,11 @@ class MeasuredTraining(Training):
         episode: Episode,
         tests: Split,
         each: Mapping | None,
-        advance: Callable[[], None] = lambda: None,
     ) -> None:
         inputs, targets = tests if each is None else (part[:, None] for part in tests)
         measured = dynamics if each is None else dynamics.mapped(each)
         super().__init__(dynamics, episode, lambda state: measured.objective_on(state, inputs, targets))
-        self._count, self._advance = None if each is None else len(inputs), advance
+        self._count = None if each is None else len(inputs)
 
     def value(self, state: StudentState) -> tuple[torch.Tensor, Cotangent]:
         """Returns (J of each test, (tests,); its gradient with respect to the final state), or those of all tests."""
@@ -70,25 +68,6 @@ class MeasuredTraining(Training):
             return super().value(state)
         copies: StudentState = mapped(lambda tensor: tensor.expand(self._count, *tensor.shape), state)
         return super().value(replace(copies, step=np.full(self._count, state.step)))
-
-    def linearize(self, state: StudentState, action: torch.Tensor, t: int) -> tuple[StudentState, Adjoint]:
-        """Returns (next state, adjoint of the step), which takes the cotangents of all tests at once."""
-        after, adjoint = super().linearize(state, action, t)
-
-        def reported(cotangent: Cotangent) -> tuple[Cotangent, torch.Tensor]:
-            before = adjoint(cotangent)
-            self._advance()
-            return before
-
-        return after, reported
-
-    def pullback(
-        self, state: StudentState, action: torch.Tensor, t: int, cotangent: Cotangent
-    ) -> tuple[Cotangent, torch.Tensor]:
-        """Applies the adjoint of the step at once, to the cotangents of all tests."""
-        before = super().pullback(state, action, t, cotangent)
-        self._advance()
-        return before
 
 
 def usual_memory(process: MeasuredTraining, begin: StudentState, action: torch.Tensor, steps: int) -> MemoryOption:

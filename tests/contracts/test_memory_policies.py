@@ -110,6 +110,17 @@ def test_a_descent_is_differentiated_through_every_optimizer(optimizer, memory, 
     assert close.memory == found.memory == memory
 
 
+@pytest.mark.parametrize("memory", ["auto", *FEW])
+@pytest.mark.parametrize(("method", "last"), [("rmd", None), ("truncated", 3), ("finite-difference", None)])
+def test_each_step_that_is_differentiated_is_reported(method, last, memory):
+    calls, process = [], descent(SGD(0.9))
+    hypergradient(
+        process, process.begin(start()), actions_of(), method=method, last=last, memory=memory,
+        advance=lambda: calls.append(1),
+    )  # fmt: skip
+    assert len(calls) == (last or T)
+
+
 @pytest.mark.parametrize("memory", FEW)
 @pytest.mark.parametrize("last", range(1, T + 1))
 def test_a_truncation_is_the_end_of_the_gradient(last, memory):

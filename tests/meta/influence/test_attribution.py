@@ -162,7 +162,7 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.mark.parametrize("memory", ["all", "states"])
+@pytest.mark.parametrize("memory", ["all", "states", "reversible"])
 def test_a_bar_counts_the_steps_of_all_trainings_on_a_terminal_alone(monkeypatch, memory):
     env, screen, log = make(), Terminal(), io.StringIO()
     for stream in (screen, log):

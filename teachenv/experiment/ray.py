@@ -28,6 +28,7 @@ from teachenv.experiment.calls import Parcel, answer, arguments_of, message, not
 from teachenv.experiment.jobs import Backend, Failure, Job, Kept, Shared, failure, pickled
 from teachenv.experiment.mirror import Changes, Files, changes_sent, read_files, write_files
 from teachenv.experiment.processes import HUGE_PAGES, usable_cores
+from teachenv.machine import PROCESSES
 from teachenv.optional import needed_for
 
 with needed_for("the backend 'ray'"):
@@ -95,7 +96,7 @@ class Ray(Backend):
             resources = {"num_cpus": 1.0} | dict(job.resources)
             options: dict[str, Any] = {name: resources.pop(name) for name in _RAYS_OWN if name in resources}
             task = self._task.options(max_retries=_RETRIES, resources=resources, **options)
-            self._running[task.remote(job.label, *sent)] = job
+            self._running[task.remote(job.label, *sent, self._limit)] = job
 
     def _message(self, job: Job) -> tuple[bytes, dict[str, Parcel]] | Failure:
         """The job as cloudpickle packs it, and those of its arguments that Ray itself has to see."""
@@ -188,11 +189,20 @@ def _result(label: str, task: Any) -> Any:
         return failure(label, error.cause if isinstance(error, ray.exceptions.RayTaskError) else error)
 
 
-def _run(label: str, message: bytes, parcels: Mapping[str, Parcel]) -> bytes:
-    """Runs a job where Ray has put it."""
+def _run(label: str, message: bytes, parcels: Mapping[str, Parcel], limit: int) -> bytes:
+    """Runs a job where Ray has put it, one of at most `limit` in the cluster."""
     for name, value in HUGE_PAGES.items():
         os.environ.setdefault(name, value)
+    os.environ[PROCESSES] = str(min(limit, _alike_here()))
     return answer(label, message, parcels)
+
+
+def _alike_here() -> int:
+    """How many jobs that ask for as many cores as this one its machine runs at a time."""
+    here = _this_node()
+    cores: float = next(node["Resources"].get("CPU", 1) for node in ray.nodes() if node["NodeID"] == here)  # type: ignore[no-untyped-call]
+    given = ray.get_runtime_context().get_assigned_resources()  # type: ignore[no-untyped-call]
+    return max(1, int(cores // (given.get("CPU") or 1)))
 
 
 @dataclass(frozen=True)

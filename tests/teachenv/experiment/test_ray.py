@@ -1,5 +1,6 @@
 """Jobs on a Ray cluster of two nodes: the second has no folder in common with the driver but what it is sent."""
 
+import os
 import threading
 import time
 
@@ -8,6 +9,7 @@ import torch
 
 from teachenv.experiment import Failure, Job, Kept, Shared, make_backend
 from teachenv.files import whole_file
+from teachenv.machine import PROCESSES
 
 ray = pytest.importorskip("ray")
 
@@ -134,3 +136,8 @@ def test_a_job_whose_node_is_lost_goes_on_elsewhere_from_its_checkpoint(backend,
     thread.join()
     assert sorted(found.values()) == [(0, True), (3, True)]
     assert [(place / "step").read_text() for place in places] == ["6", "6"]
+
+
+def test_jobs_of_one_machine_know_how_many_share_its_memory(backend):
+    jobs = [Job(str(each), os.getenv, {"key": PROCESSES}, resources={"num_cpus": each}) for each in (0.5, 1.0)]
+    assert values(backend, jobs) == {"0.5": "2", "1.0": "1"}

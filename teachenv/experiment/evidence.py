@@ -87,8 +87,8 @@ def meaning(groups: Iterable[Group], evidence: EvidenceOf = measured) -> str:
     if not any(shown is not None and shown.untaught for shown in map(evidence, groups)):
         return ""
     return (
-        f"; a teacher is called untaught if it changed the loss, or added to it, by less than {100 * LEAST_MOVE:g} % "
-        "and had no effect on students that can be told from none"
+        "; a teacher is called untaught if it changed what its actions set, or added to the loss, by less than "
+        f"{100 * LEAST_MOVE:g} % and had no effect on students that can be told from none"
     )
 
 

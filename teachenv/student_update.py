@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 
 from teachenv.control import AUGMENTATION, Control
+from teachenv.graphs import Products, sources
 from teachenv.losses.base import LossFamily
 from teachenv.model import Model
 from teachenv.optimizers import Optimizer, Rate, Tensors
 from teachenv.rows import Rows
 from teachenv.schedules import Schedule
 from teachenv.state import Episode, Gradient, Outcome, Pullback, StudentState
-from teachenv.students.kernels import opened
 from teachenv.trees import leaves
 from teachenv.update import Adjoint, Update
 
@@ -214,25 +214,17 @@ class StudentUpdate(Update):
         second_order: bool = True,
     ) -> tuple[Gradient, Adjoint]:
         """What `linearize` returns; without `second_order`, no gradient, and only the statistics are pulled back."""
-        parameters, action = leaves(parameters), action.detach().requires_grad_()
-        statistics = leaves({name: buffers[name] for name in self.model.student.statistics})
+        parameters, action = sources(parameters), action.detach().requires_grad_()
+        statistics = sources({name: buffers[name] for name in self.model.student.statistics})
         names = self.moved(parameters) if second_order else []
         forward = self._forward(random_states, differentiable=True)
         at = parameters, buffers | statistics, inputs, targets, action
         wanted = [parameters[name] for name in names]
         grads, new_buffers, outcome = self._differentiated(forward, at, wanted, create_graph=True)
-        gradient = dict(zip(names, grads, strict=True))
-
-        def adjoint(d_gradient: Tensors, d_statistics: Tensors) -> Pullback:
-            outputs = [*gradient.values(), *(new_buffers[name] for name in d_statistics)]
-            cotangents = [*(d_gradient[name] for name in gradient), *d_statistics.values()]
-            reached = [i for i, output in enumerate(outputs) if output.requires_grad]
-            inputs = [*parameters.values(), *statistics.values(), action]
-            grads = _products([outputs[i] for i in reached], inputs, [cotangents[i] for i in reached])
-            of_parameters = dict(zip(parameters, grads, strict=False))
-            return Pullback(of_parameters, dict(zip(statistics, grads[len(parameters) : -1], strict=True)), grads[-1])
-
-        return Gradient(_detached(gradient), None, _detached(new_buffers), outcome), adjoint
+        inputs_of_graph = *parameters.values(), *statistics.values(), action
+        products = Products([*grads, *(new_buffers[name] for name in statistics)], inputs_of_graph)
+        adjoint = _adjoint(products, names, list(parameters), list(statistics))
+        return Gradient(_detached(dict(zip(names, grads, strict=True))), None, _detached(new_buffers), outcome), adjoint
 
     def gradient_with_graph(
         self, parameters: Tensors, buffers: Tensors, step: int | np.ndarray, action: torch.Tensor
@@ -317,20 +309,22 @@ class StudentUpdate(Update):
         return expected if with_action and self.move.control.augmentation else forward
 
 
-def _products(
-    outputs: list[torch.Tensor], inputs: list[torch.Tensor], cotangents: list[torch.Tensor]
-) -> list[torch.Tensor]:
-    """Vector-Jacobian products through what a network's own gradients stop at, too.
+def _adjoint(products: Products, moved: list[str], parameters: list[str], statistics: list[str]) -> Adjoint:
+    """The adjoint of a gradient by the products of its graph, which are all that it holds.
 
-    Cotangents with a further leading dimension K are K of them, for which the graph is walked once, by vmap.
+    Args:
+        products: of the gradient of what moved and of new statistics; of parameters, old statistics and the action.
+        moved: names of the parameters that the gradient is of.
+        parameters: names of all parameters.
+        statistics: names of the running statistics.
     """
 
-    def products(cotangents: list[torch.Tensor]) -> list[torch.Tensor]:
-        return list(torch.autograd.grad(outputs, inputs, cotangents, materialize_grads=True))
+    def adjoint(d_gradient: Tensors, d_statistics: Tensors) -> Pullback:
+        *grads, of_action = products([*(d_gradient[name] for name in moved), *map(d_statistics.get, statistics)])
+        of_statistics = dict(zip(statistics, grads[len(parameters) :], strict=True))
+        return Pullback(dict(zip(parameters, grads, strict=False)), of_statistics, of_action)
 
-    many = bool(outputs) and cotangents[0].dim() > outputs[0].dim()
-    with opened():
-        return torch.func.vmap(products)(cotangents) if many else products(cotangents)
+    return adjoint
 
 
 def _detached(tensors: Tensors) -> Tensors:

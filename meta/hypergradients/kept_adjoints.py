@@ -16,7 +16,7 @@ from meta.hypergradients.training import Training
 from teachenv.dynamics import Dynamics
 from teachenv.machine import spare_memory
 from teachenv.state import Episode, Outcome, StudentState
-from teachenv.trees import tensors_of
+from teachenv.trees import bytes_of, tensors_of
 
 
 class KeptAdjoints:
@@ -61,7 +61,8 @@ class KeptAdjoints:
         meter = MemoryMeter()
         try:
             after, adjoint, outcome = meter.weighed(lambda: training.linearized(state, action))
-            if self._bounded and self._steps * meter.graph_bytes > spare_memory(tensors_of(state)):
+            grows = meter.graph_bytes + bytes_of(state.parameters)  # see Graphs.resident_bytes
+            if self._bounded and self._steps * grows > spare_memory(tensors_of(state)):
                 return False
             plain = training.dynamics.step(state, training.episode, action)
             if not all(map(_same, tensors_of((after, outcome)), tensors_of(plain))):

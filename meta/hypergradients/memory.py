@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import torch
+from torch.autograd.graph import GradientEdge
 
 from teachenv.trees import bytes_of, tensors_of, with_tensors
 
@@ -130,12 +131,14 @@ class GraphBytes:
 
     def add_held(self, adjoint: Any) -> None:
         """Counts the tensors that an adjoint holds on to: the inputs and outputs of its graph."""
-        for tensor in _held_by(adjoint):
-            self.pack(tensor)
+        for end in _ends_of(adjoint):
+            if isinstance(end, torch.Tensor):
+                self.pack(end)
 
     def add_saved(self, adjoint: Any) -> None:
         """Counts what the nodes of an adjoint's graph have saved, as far as autograd shows it."""
-        nodes, seen = [tensor.grad_fn for tensor in _held_by(adjoint)], set()
+        nodes = [end.grad_fn if isinstance(end, torch.Tensor) else end.node for end in _ends_of(adjoint)]
+        seen = set()
         while nodes:
             node = nodes.pop()
             if node is None or node in seen:
@@ -152,9 +155,10 @@ class GraphBytes:
         return sum(self._storages.values())
 
 
-def _held_by(function: Any) -> Iterator[torch.Tensor]:
-    """The tensors that a function, and the functions in its closure, hold on to."""
+def _ends_of(function: Any) -> Iterator[torch.Tensor | GradientEdge]:
+    """Where the graph of an adjoint begins and ends: tensors or places that it, or a function in it, holds on to."""
+    yield from getattr(function, "ends", ())
     for cell in getattr(function, "__closure__", None) or ():
         if callable(cell.cell_contents):
-            yield from _held_by(cell.cell_contents)
+            yield from _ends_of(cell.cell_contents)
         yield from tensors_of(cell.cell_contents)

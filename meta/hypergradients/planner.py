@@ -66,7 +66,8 @@ def planned(
         possible = [policy for policy in possible if policy.without_graphs is policy]
     needs = {policy.name: policy.predicted_bytes(sizes) for policy in possible}
     seconds = {policy.name: policy.predicted_seconds(sizes, pace) for policy in possible}
-    fitting = [policy for policy in possible if needs[policy.name] <= budget]
+    # A budget of the user's is of states and graphs; one of what is free is of all that the process grows by.
+    fitting = [p for p in possible if (needs[p.name] if given else p.resident_bytes(sizes)) <= budget]
     if given and not fitting:
         raise ValueError(
             f"byte_budget={byte_budget:,} holds no policy: over {sizes.steps} steps "

@@ -64,13 +64,17 @@ class MemoryPolicy(ABC):
     def predicted_bytes(self, sizes: Sizes) -> int:
         """Returns the bytes of memory that are held at the peak, besides the initial state."""
 
+    def resident_bytes(self, sizes: Sizes) -> int:
+        """Returns the bytes that a process may grow by: those held, and those between that are not used again."""
+        return self.predicted_bytes(sizes)
+
     @abstractmethod
     def predicted_steps(self, sizes: Sizes) -> int:
         """Returns how many steps are taken without a graph, on the way forwards and again."""
 
     def predicted_seconds(self, sizes: Sizes, pace: Pace) -> float:
         """Returns how long the whole takes: steps forwards and back, and memory that is taken for the first time."""
-        taken = self.predicted_bytes(sizes) / _NEW_BYTES_A_SECOND
+        taken = self.resident_bytes(sizes) / _NEW_BYTES_A_SECOND
         return self.predicted_steps(sizes) * pace.step + sizes.steps * pace.back + taken
 
     def possible(self, sizes: Sizes) -> bool:

@@ -6,9 +6,10 @@ import torch
 from torch import nn
 
 from meta import ActionGradient, VectorActionGradient
+from meta.hypergradients.memory import MemoryMeter
 from meta.hypergradients.training import Training
 from teachenv import TeachEnv, TeachVectorEnv
-from teachenv.trees import tensors_of
+from teachenv.trees import bytes_of, tensors_of
 from tests.processes import readable
 
 SHARED = {"horizon": 6, "steps_per_action": 2, "batch_size": 8, "dev_size": 20}
@@ -161,3 +162,17 @@ def test_an_interrupted_step_leaves_no_adjoints_behind(monkeypatch):
 
     found, wanted = (last(ActionGradient(TeachEnv(**options)), interrupts) for interrupts in (True, False))
     np.testing.assert_array_equal(found, wanted)
+
+
+def refused(*hooks: object) -> None:
+    raise RuntimeError("torch.func.{grad} don't yet support saved tensor hooks")
+
+
+@pytest.mark.parametrize("hooks", [torch.autograd.graph.saved_tensors_hooks, refused])
+def test_the_adjoint_of_a_step_holds_no_parameters_that_its_graph_does_not_read(hooks, monkeypatch):
+    env = TeachEnv(horizon=2, batch_size=2, dev_size=12)
+    env.reset(seed=0)
+    training, meter = Training(env.dynamics, env.episode), MemoryMeter()
+    monkeypatch.setattr(torch.autograd.graph, "saved_tensors_hooks", hooks)
+    meter.weighed(lambda: training.linearize(env.student, torch.zeros(env.action_space.shape), 0))
+    assert 0 < meter.graph_bytes < bytes_of(env.student.parameters)

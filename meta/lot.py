@@ -111,8 +111,8 @@ class LoT:
         stream: the random numbers of all that students do.
 
     Raises:
-        ValueError: numbers out of range, or as many optimisers or weights as there are not students, or N > 1 without
-            data.
+        ValueError: numbers out of range; optimisers or weights that are not one for each student, or an optimiser that
+            has none of its parameters; N > 1 without data.
 
     Example:
         >>> import torch, meta
@@ -155,6 +155,13 @@ class LoT:
                 f"each student has an optimiser and a weight: found {count} students, {len(self.optimizers)} "
                 f"optimisers and {len(self.weights)} weights"
             )
+        for i, (student, optimizer) in enumerate(zip(self.students, self.optimizers, strict=False)):
+            own = {id(parameter) for parameter in student.parameters()}
+            if not any(id(parameter) in own for group in optimizer.param_groups for parameter in group["params"]):
+                raise ValueError(
+                    f"optimizers[{i}] has no parameter of students[{i}], which would never move; make it of "
+                    "student.parameters(), in the order of the students"
+                )
         alpha = checks.number("alpha", alpha, least=0)
         temperature = checks.number("temperature", temperature, above=0)
         student_steps = checks.integer("student_steps", student_steps, least=0)

@@ -21,6 +21,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 
+from meta.wrappers.actions import check_actions_unchanged
 from teachenv import checks
 from teachenv.optimizers import Adam
 from teachenv.rl import ControlDynamics, ControlStudent, Rollout, TeachControlEnv
@@ -90,13 +91,13 @@ def self_tune(env: gym.Env[Any, Any], *, learning_rate: float = 0.1, seed: int |
     Nothing is learned from other students, and a wrong guess is paid for in the same training.
 
     Args:
-        env: a `TeachControlEnv`, possibly wrapped.
+        env: a `TeachControlEnv`, possibly in wrappers that leave actions as they are.
         learning_rate: Adam's step in the box of actions.
         seed: of `env.reset`.
 
     Raises:
         TypeError: another environment.
-        ValueError: a learning rate that is not positive.
+        ValueError: a learning rate that is not positive, or a wrapper that changes actions.
 
     Example:
         >>> import gymnasium as gym, meta, teachenv
@@ -110,6 +111,7 @@ def self_tune(env: gym.Env[Any, Any], *, learning_rate: float = 0.1, seed: int |
             f"self_tune needs a student that learns by reinforcement, found {type(bottom).__name__}; make one by "
             'gym.make("TeachControl-v0")'
         )
+    check_actions_unchanged(env, "self_tune")
     rate = checks.number("learning_rate", learning_rate, above=0)
     _, first = env.reset(seed=seed)
     objectives = [first["objective"]]

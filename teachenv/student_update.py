@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -19,6 +19,7 @@ from teachenv.optimizers import Optimizer, Rate, Tensors
 from teachenv.rows import Rows
 from teachenv.schedules import Schedule
 from teachenv.state import Episode, Gradient, Outcome, Pullback, StudentState
+from teachenv.students.kernels import DifferentiableKernels
 from teachenv.trees import leaves
 from teachenv.update import Adjoint, Update
 
@@ -291,7 +292,9 @@ class StudentUpdate(Update):
                 )
             score = self.model.measure.score(prediction.outputs.detach(), targets)
             decided = self.model.decisions(prediction, targets)
-            loss = self.move.loss(action, decided.prediction, decided.labels)
+            follows = differentiable and self.move.loss.stops_gradients
+            with DifferentiableKernels(fused=False, opens=True) if follows else nullcontext():
+                loss = self.move.loss(action, decided.prediction, decided.labels)
             return loss if decided.rest is None else loss + decided.rest, score, new_buffers
 
         def expected(

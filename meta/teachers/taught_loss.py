@@ -203,9 +203,20 @@ class TaughtLoss(nn.Module):
             self._action = self.actor(observation).squeeze(0).clamp(-1.0, 1.0)
 
     def measure(self, outputs: torch.Tensor, targets: torch.Tensor) -> dict[str, Any]:
-        """Measures `dev_accuracy` and `dev_precision` for `tell`, from the dev set's logits (n, C) and labels (n,)."""
+        """Measures `dev_accuracy` and `dev_precision` for `tell`, on the dev set.
+
+        Args:
+            outputs: logits, (n, C) or (n, C, ...).
+            targets: classes, (n,) or (n, ...); those of `ignore_index` count for nothing.
+
+        Raises:
+            ValueError: logits or targets are of another shape, or none counts.
+        """
+        logits, labels, _ = self._counted(outputs, targets)
+        if not len(labels):
+            raise ValueError(f"found targets of ignore_index={self.ignore_index} alone, expected some to measure by")
         with torch.no_grad():
-            accuracy, precision = ClassificationMeasure(self.config["outputs"]).assess(outputs, targets)
+            accuracy, precision = ClassificationMeasure(self.config["outputs"]).assess(logits, labels)
         return {"dev_accuracy": float(accuracy), "dev_precision": precision.tolist()}
 
     def forward(
@@ -229,6 +240,18 @@ class TaughtLoss(nn.Module):
         """
         if self._action is None:
             raise RuntimeError("this loss depends on how the training stands: call tell(progress=0.0, ...) first")
+        logits, labels, counts = self._counted(outputs, targets)
+        if self.family.needs_head and (features is None or head_weight is None):
+            raise ValueError("this mixture has large-margin softmax in it: pass features and head_weight, too")
+        action = self._action.to(device=outputs.device, dtype=outputs.dtype)
+        features = features if features is None or bool(counts.all()) else features[counts]
+        if not len(labels):
+            return outputs.flatten()[:0].sum()  # 0, and a gradient of 0: nothing counts
+        loss = self.family(action, Prediction(logits, features, head_weight), labels)
+        return loss * len(labels) if self.reduction == "sum" else loss
+
+    def _counted(self, outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(logits of the places that count, (m, C); their classes, (m,); which places these are, (n · ...,))."""
         classes = self.config["outputs"]
         if outputs.dim() < 2 or outputs.shape[1] != classes:
             found = outputs.shape[1] if outputs.dim() > 1 else 1
@@ -238,18 +261,9 @@ class TaughtLoss(nn.Module):
                 f"found targets of shape {tuple(targets.shape)} for logits of shape {tuple(outputs.shape)}, expected "
                 f"{(outputs.shape[0], *outputs.shape[2:])}: a class for each place"
             )
-        if self.family.needs_head and (features is None or head_weight is None):
-            raise ValueError("this mixture has large-margin softmax in it: pass features and head_weight, too")
-        action = self._action.to(device=outputs.device, dtype=outputs.dtype)
         logits, labels = outputs.movedim(1, -1).reshape(-1, classes), targets.reshape(-1)
         counts = labels != self.ignore_index
-        if not bool(counts.all()):
-            logits, labels = logits[counts], labels[counts]
-            features = None if features is None else features[counts]
-        if not len(labels):
-            return outputs.flatten()[:0].sum()  # 0, and a gradient of 0: nothing counts
-        loss = self.family(action, Prediction(logits, features, head_weight), labels)
-        return loss * len(labels) if self.reduction == "sum" else loss
+        return (logits, labels, counts) if bool(counts.all()) else (logits[counts], labels[counts], counts)
 
 
 def _check_finite(weights: Mapping[str, torch.Tensor], what: str, remedy: str) -> None:

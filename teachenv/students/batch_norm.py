@@ -50,6 +50,11 @@ def batch_norm(
         fused: in training, normalise by `batch_normalized`, which runs neither under `torch.func.vmap` nor in forward
             mode; else by elementary operations.
     """
+    if training and input.numel() == input.shape[1]:
+        raise ValueError(
+            f"batch norm of one value per channel, shape {tuple(input.shape)}, which it would make zero: take larger "
+            "minibatches, or let it keep running statistics (track_running_stats=True) and evaluate by them"
+        )
     if running_mean is None or running_var is None:
         if fused and training and (weight is None or weight.dtype == input.dtype):
             return batch_normalized(input, weight, bias, eps)

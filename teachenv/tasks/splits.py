@@ -148,11 +148,22 @@ def in_form_of(pool: torch.Tensor, inputs: torch.Tensor, dtype: torch.dtype, whe
         where: what they are, for messages.
 
     Raises:
-        ValueError: integers outside of [0, 255] where the pool has pixels.
+        ValueError: where the pool has pixels, integers outside of [0, 255] or other numbers outside of [0, 1]; pixels
+            where it has other numbers.
     """
+    if pool.is_floating_point() and inputs.dtype == torch.uint8:
+        raise ValueError(
+            f"{where} are uint8, pixels from 0 to 255, and those of the pool {pool.dtype}, which are taken as they "
+            "are: give both in one form, such as pixels / 255 in floating point"
+        )
     if pool.dtype != torch.uint8 or inputs.dtype == torch.uint8:
         return inputs.to(pool)
     if inputs.is_floating_point():
+        if inputs.numel() and not -0.01 <= float(inputs.min()) <= float(inputs.max()) <= 1.01:
+            raise ValueError(
+                f"{where} go from {float(inputs.min()):.4g} to {float(inputs.max()):.4g}, and those of the pool are "
+                "uint8, which students see from 0 to 1: divide them by 255, or give them as uint8, too"
+            )
         return inputs.to(pool.device, dtype)
     if inputs.numel() and not 0 <= int(inputs.min()) <= int(inputs.max()) <= 255:
         raise ValueError(

@@ -15,7 +15,7 @@ from teachenv.dynamics import Dynamics
 from teachenv.randomness import Purpose, generator
 from teachenv.trial.calls import ours
 from teachenv.trial.data import augmented, decided, output_shape, trimmed, try_trim_of_many
-from teachenv.trial.losses import action_size, check_prefixes, sides, try_loss
+from teachenv.trial.losses import action_size, check_prefixes, sides, try_loss, watch_gradients
 from teachenv.trial.measures import check_names, try_measure
 from teachenv.trial.optimizers import OptimizerTrial
 
@@ -62,7 +62,9 @@ def try_pieces(dynamics: Dynamics, batch_size: int, action: torch.Tensor, optimi
         for move in moves:
             of_loss = dynamics.control.of_loss(action)
             places = move.places(dynamics.rows, torch.arange(batch_size, device=student.device))
-            try_loss(move.loss, of_loss if places is None else of_loss.gather(-1, places), seen, dtype)
+            of_step = of_loss if places is None else of_loss.gather(-1, places)
+            try_loss(move.loss, of_step, seen, dtype)
+            watch_gradients(move.loss, of_step, seen)
     if judges_own:
         try_measure(dynamics.measure, dynamics.network(parameters, buffers), *trimmed(task, inputs, targets), dtype)
 

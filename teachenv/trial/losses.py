@@ -13,8 +13,11 @@ import torch
 from teachenv import checks
 from teachenv.losses.base import LossFamily
 from teachenv.student_update import Move
+from teachenv.students.kernels import DifferentiableKernels, opened
 from teachenv.tasks.decisions import Decided
 from teachenv.trial.calls import called, ours, scalar
+
+_EPSILON = 1e-6
 
 
 def action_size(loss: LossFamily, num_outputs: int, batch_size: int) -> int:
@@ -112,6 +115,39 @@ def try_loss(loss: LossFamily, action: torch.Tensor, decided: Decided, dtype: to
             f"the value of {piece} does not depend on the student, expected a function of prediction.outputs that has "
             "a gradient; leave out .detach(), .item() and torch.no_grad()"
         )
+
+
+def watch_gradients(loss: LossFamily, action: torch.Tensor, decided: Decided) -> None:
+    """Sets `stops_gradients` and `unfollowed` of a family: what its gradient on a minibatch leaves out.
+
+    Args:
+        loss: the family, a user's own.
+        action: the zero action.
+        decided: the minibatch's logits and labels.
+    """
+
+    def value(outputs: torch.Tensor) -> torch.Tensor:
+        return loss(action.clone(), replace(decided.prediction, outputs=outputs), decided.labels)
+
+    kernels = DifferentiableKernels(fused=False, opens=True)
+    outputs = decided.prediction.outputs.detach()
+    with kernels:
+        value(outputs.clone().requires_grad_())
+    object.__setattr__(loss, "stops_gradients", kernels.used)  # a family may be a frozen dataclass
+    try:
+        outputs = outputs.double()
+        direction = torch.randn(outputs.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        direction = direction.to(outputs.device)
+        leaf = outputs.clone().requires_grad_()
+        with DifferentiableKernels(fused=False, opens=True), opened():
+            (gradient,) = torch.autograd.grad(value(leaf), leaf)
+        with torch.no_grad():
+            plus, minus = (float(value(outputs + sign * _EPSILON * direction)) for sign in (1, -1))
+    except Exception:  # a loss of one type of numbers, or of features that are not exchanged here
+        return
+    slope, found = (plus - minus) / (2 * _EPSILON), float((gradient * direction).sum())
+    size = float((gradient * direction).abs().sum())
+    object.__setattr__(loss, "unfollowed", not abs(slope - found) <= 1e-3 * size + 1e-9)
 
 
 def refuse_broadcasting(

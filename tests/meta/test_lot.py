@@ -326,6 +326,14 @@ def test_calls_out_of_order_are_refused() -> None:
         lot.state_dict()
 
 
+def test_an_optimiser_of_other_parameters_is_refused() -> None:
+    students = [nn.Linear(FEATURES, CLASSES) for _ in range(2)]
+    first, second = (torch.optim.SGD(student.parameters(), lr=0.1) for student in students)
+    LoT(students, [first, second])
+    with pytest.raises(ValueError, match=r"optimizers\[0\] has no parameter of students\[0\]"):
+        LoT(students, [second, first])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

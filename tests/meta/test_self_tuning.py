@@ -71,6 +71,9 @@ def test_gradient_teachers_refuse_it_in_one_sentence(teacher: Any) -> None:
 def test_wrong_environments_and_actions_are_refused() -> None:
     with pytest.raises(TypeError, match="self_tune needs a student that learns by reinforcement, found TeachEnv"):
         meta.self_tune(gym.make("TeachDigits-v0", horizon=2))
+    rescaled = gym.wrappers.RescaleAction(gym.make("TeachControl-v0", **SMALL), np.float32(0), np.float32(1))
+    with pytest.raises(ValueError, match="RescaleAction changes the actions that self_tune learns from: leave it out"):
+        meta.self_tune(rescaled)
     teach: Any = gym.make("TeachControl-v0", **SMALL).unwrapped
     teach.reset(seed=0)
     held_out, _, _ = teach.dynamics.collect(teach.student, teach.episode)

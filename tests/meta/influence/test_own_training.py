@@ -70,6 +70,69 @@ def test_values_are_the_slopes_of_a_plain_pytorch_loop(optimizer, settings):
     np.testing.assert_allclose(scores.values @ along.numpy(), slopes, rtol=1e-6, atol=1e-9)
 
 
+def detached(outputs, targets, reduction="none"):
+    losses = F.cross_entropy(outputs, targets, reduction="none")
+    return torch.exp(-losses.detach()) * losses
+
+
+def bootstrapped(outputs, targets, reduction="none"):
+    """Reed et al. 2015: half of the target is the network's own belief."""
+    with torch.no_grad():
+        beliefs = outputs.softmax(1)
+    return -((F.one_hot(targets, CLASSES) + beliefs) / 2 * outputs.log_softmax(1)).sum(1)
+
+
+@pytest.mark.parametrize("loss", [detached, bootstrapped])
+def test_values_go_through_what_a_loss_of_ones_own_detaches(loss):
+    own = make(loss=loss, optimizer_kwargs={"lr": 0.3, "momentum": 0.5})
+    along = torch.from_numpy(np.random.default_rng(1).normal(size=SAMPLES))
+
+    def losses(by: float) -> np.ndarray:
+        module = plain_loop(own, 1 + by * along, loss)
+        with torch.no_grad():
+            return F.cross_entropy(module(torch.from_numpy(TESTS[0])), torch.from_numpy(TESTS[1]), reduction="none")
+
+    slopes = (losses(1e-5) - losses(-1e-5)) / 2e-5
+    for memory in ("all", "states"):
+        values = meta.attribute(own, TESTS, memory=memory).values
+        np.testing.assert_allclose(values @ along.numpy(), slopes, rtol=1e-6, atol=1e-9)
+
+
+def test_a_loss_whose_gradient_is_no_derivative_is_warned_of():
+    def hooked(outputs, targets):
+        if outputs.requires_grad:
+            outputs.register_hook(lambda gradient: 2 * gradient)
+        return F.cross_entropy(outputs, targets, reduction="none")
+
+    with pytest.warns(UserWarning, match="leaves out a part: the loss OwnLoss"):
+        meta.attribute(make(loss=hooked), TESTS)
+
+
+def test_a_test_alone_is_not_normalised_by_itself():
+    def untracked() -> nn.Module:
+        norm = nn.BatchNorm1d(6, track_running_stats=False)
+        return nn.Sequential(nn.Linear(5, 6), norm, nn.Tanh(), nn.Linear(6, CLASSES))
+
+    with pytest.raises(ValueError, match=r"batch norm of one value per channel.*track_running_stats=True"):
+        meta.attribute(make(module=untracked), TESTS)
+
+
+@pytest.mark.parametrize(
+    ("pool", "tests", "message"),
+    [
+        (np.uint8, np.float64, "go from 0 to 25[0-9], and those of the pool are uint8.*divide them by 255"),
+        (np.float64, np.uint8, "are uint8, pixels from 0 to 255, and those of the pool torch.float64"),
+    ],
+)
+def test_pixels_are_not_taken_beside_other_numbers(pool, tests, message):
+    pixels = np.random.default_rng(0).integers(0, 256, size=(SAMPLES + 4, 5))
+    pixels[-1, 0] = 0
+    pixels[-1, 1] = 250
+    own = make(data=(pixels[:SAMPLES].astype(pool), POOL[1]))
+    with pytest.raises(ValueError, match=message):
+        meta.attribute(own, (pixels[SAMPLES:].astype(tests), TESTS[1]))
+
+
 def test_both_doors_lead_to_the_same_values():
     own = make(optimizer_kwargs={"lr": 0.1, "momentum": 0.9})
     env = TeachEnv(

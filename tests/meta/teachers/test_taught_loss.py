@@ -296,3 +296,19 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(value, tmp_pat
     checkpoints.save(tmp_path / "taught_loss.zip", content, "a taught loss")
     with pytest.raises(ValueError, match=r"taught_loss.zip has weights that are not finite \(keys.weight\)"):
         TaughtLoss.load(tmp_path)
+
+
+def test_ignored_targets_are_not_measured():
+    loss = TaughtLoss.of(taught(), ignore_index=7)
+    rng = torch.Generator().manual_seed(0)
+    outputs, labels = torch.randn(40, 10, generator=rng), torch.arange(40) % 10
+    counts = labels != 7
+    wanted = loss.measure(outputs[counts], labels[counts])
+    assert loss.measure(outputs, labels) == wanted
+    # Of images, classes are the second dimension.
+    images = outputs.view(4, 10, 10).movedim(2, 1)
+    assert loss.measure(images, labels.view(4, 10)) == wanted
+    with pytest.raises(ValueError, match="found logits of 9 classes, expected 10"):
+        loss.measure(outputs[:, :9], labels)
+    with pytest.raises(ValueError, match="found targets of ignore_index=7 alone"):
+        loss.measure(outputs[~counts], labels[~counts])

@@ -132,7 +132,16 @@ def watch_gradients(loss: LossFamily, action: torch.Tensor, decided: Decided) ->
     kernels = DifferentiableKernels(fused=False, opens=True)
     outputs = decided.prediction.outputs.detach()
     with kernels:
-        value(outputs.clone().requires_grad_())
+        leaf = outputs.clone().requires_grad_()
+        others = [tensor for tensor in _leaves_of(value(leaf)) if tensor is not leaf]
+    if others:
+        warnings.warn(
+            f"the loss {type(loss).__name__} reads {len(others)} tensor(s) that ask for a gradient and are none of the "
+            f"student's in a training, such as one of shape {tuple(others[0].shape)}: they are constants to it; what "
+            "depends on the student's own parameters, such as a penalty on them, is weight_decay, or a part of the "
+            "network's outputs",
+            stacklevel=2,
+        )
     object.__setattr__(loss, "stops_gradients", kernels.used)  # a family may be a frozen dataclass
     try:
         outputs = outputs.double()
@@ -148,6 +157,20 @@ def watch_gradients(loss: LossFamily, action: torch.Tensor, decided: Decided) ->
     slope, found = (plus - minus) / (2 * _EPSILON), float((gradient * direction).sum())
     size = float((gradient * direction).abs().sum())
     object.__setattr__(loss, "unfollowed", not abs(slope - found) <= 1e-3 * size + 1e-9)
+
+
+def _leaves_of(value: torch.Tensor) -> list[torch.Tensor]:
+    """The tensors that the graph of a value begins with."""
+    nodes, seen, leaves = [value.grad_fn], set(), []
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            leaves.append(node.variable)
+        nodes += [before for before, _ in node.next_functions]
+    return leaves
 
 
 def refuse_broadcasting(

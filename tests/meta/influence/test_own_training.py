@@ -108,6 +108,48 @@ def test_a_loss_whose_gradient_is_no_derivative_is_warned_of():
         meta.attribute(make(loss=hooked), TESTS)
 
 
+def test_a_loss_that_reads_a_network_of_its_own_is_warned_of():
+    made = []
+
+    def remembered() -> nn.Module:
+        made.append(network())
+        return made[-1]
+
+    def penalised(outputs, targets):
+        return F.cross_entropy(outputs, targets, reduction="none") + sum(
+            p.square().sum() for p in made[-1].parameters()
+        )
+
+    with pytest.warns(UserWarning, match=r"the loss OwnLoss reads 5 tensor\(s\) that ask for a gradient"):
+        make(module=remembered, loss=penalised).environment()
+
+
+def frozen_norm() -> nn.Module:
+    module = network()
+    module[1].eval()
+    return module
+
+
+class Frozen(nn.BatchNorm1d):
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.train()
+
+    def train(self, mode: bool = True) -> "Frozen":
+        return super().train(False)
+
+
+def test_a_part_in_evaluation_mode_stays_so_or_is_refused():
+    with pytest.raises(ValueError, match=r"has '1' \(BatchNorm1d\) in evaluation mode, which train\(\) ends"):
+        make(module=frozen_norm).environment()
+    own = make(module=lambda: nn.Sequential(nn.Linear(5, 6, bias=False), Frozen(6), nn.Tanh(), nn.Linear(6, CLASSES)))
+    scores = meta.attribute(own, TESTS)
+    module = plain_loop(own, torch.ones(SAMPLES, dtype=torch.float64))
+    assert not module[1].running_mean.any()
+    losses = F.cross_entropy(module(torch.from_numpy(TESTS[0])), torch.from_numpy(TESTS[1]), reduction="none")
+    np.testing.assert_allclose(scores.losses, losses.detach(), rtol=1e-10)
+
+
 def test_a_test_alone_is_not_normalised_by_itself():
     def untracked() -> nn.Module:
         norm = nn.BatchNorm1d(6, track_running_stats=False)

@@ -211,13 +211,25 @@ def _with_parameters(model: nn.Module, function: Callable[[nn.Module, Any], torc
 
 
 def _checked(losses: torch.Tensor, batch: Any) -> torch.Tensor:
-    samples = len(pytree.tree_leaves(batch)[0])
+    sizes = [len(array) for array in _arrays_of(batch)]
+    samples = sizes[0] if sizes else losses.numel()
     if losses.shape != (samples,):
         raise ValueError(
             f"found losses of shape {tuple(losses.shape)}, expected ({samples},), one for each sample of the batch; "
             'losses of torch.nn.functional need reduction="none"'
         )
     return losses
+
+
+def _arrays_of(batch: Any) -> Iterator[Any]:
+    """The arrays of a batch, in mappings, lists and tuples; single numbers, texts and others are left out."""
+    if isinstance(batch, Mapping):
+        batch = list(batch.values())
+    if isinstance(batch, list | tuple):
+        for part in batch:
+            yield from _arrays_of(part)
+    elif getattr(batch, "ndim", 0):
+        yield batch
 
 
 def _not_empty(direction: Direction) -> Direction:
@@ -313,6 +325,14 @@ def _difference(
 
 
 def _by_sample(at: _At, parameters: dict[str, torch.Tensor], direction: Direction, batch: Any) -> torch.Tensor:
+    for leaf in pytree.tree_leaves(batch):
+        if not isinstance(leaf, torch.Tensor) or not leaf.dim():
+            found = "a tensor without dimensions" if isinstance(leaf, torch.Tensor) else f"a {type(leaf).__name__}"
+            raise TypeError(
+                f'method="per-sample" takes a batch apart into its samples, found {found} in it: give a tensor, or a '
+                "tuple, list or dictionary of tensors with the samples first (of others, dict(batch))"
+            )
+
     def product(sample: Any) -> torch.Tensor:
         alone = pytree.tree_map(lambda tensor: tensor[None], sample)
         gradient = grad(lambda values: at(values, alone)[0])(parameters)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import UserDict
 from typing import Any
 
 import numpy as np
@@ -206,3 +207,29 @@ def test_what_makes_no_sense_is_refused() -> None:
             meta.influence(**arguments)
     with pytest.raises(ValueError, match=r"0\.weight"):
         meta.held_out_gradient(model, losses, batch, {"0.wieght": v["0.weight"]})
+
+
+class Encoding(UserDict[str, Any]):
+    """A mapping that is no dictionary, as tokenizers return it."""
+
+
+@pytest.mark.parametrize("form", [dict, Encoding])
+def test_batches_by_name_may_be_any_mapping_and_hold_texts(form: Any) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(4, 3)
+    x, y = torch.randn(6, 4), torch.arange(6) % 3
+
+    def by_name(model: nn.Module, batch: Any) -> torch.Tensor:
+        return F.cross_entropy(model(batch["x"]), batch["y"], reduction="none")
+
+    batch = form({"split": "train", "texts": ["a"] * 6, "number": torch.tensor(2), "x": x, "y": y})
+    plain = (x, y)
+    direction = meta.held_out_gradient(model, by_name, batch)
+    wanted = meta.held_out_gradient(model, losses, plain)
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(direction[name], gradient)
+    torch.testing.assert_close(
+        meta.influence(model, by_name, batch, wanted), meta.influence(model, losses, plain, wanted)
+    )
+    with pytest.raises(TypeError, match=r'"per-sample" takes a batch apart into its samples, found a (str|Encoding)'):
+        meta.influence(model, by_name, batch, wanted, method="per-sample")

@@ -111,8 +111,8 @@ class LoT:
         stream: the random numbers of all that students do.
 
     Raises:
-        ValueError: numbers out of range; optimisers or weights that are not one for each student, or an optimiser that
-            has none of its parameters; N > 1 without data.
+        ValueError: numbers out of range; optimisers or weights that are not one for each student, or an optimiser
+            without any parameter of its student; N > 1 without data.
 
     Example:
         >>> import torch, meta

@@ -30,14 +30,16 @@ class _Source(torch.autograd.Function):
 
 def sources(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The same tensors without their graphs, each asking for a gradient; unlike leaves, no graph keeps them."""
-    anchor = torch.zeros((), requires_grad=True)  # for autograd to follow them
-    return {name: _Source.apply(anchor, tensor.detach()) for name, tensor in tensors.items()}
+    with torch.enable_grad():
+        anchor = torch.zeros((), requires_grad=True)  # for autograd to follow them
+        return {name: _Source.apply(anchor, tensor.detach()) for name, tensor in tensors.items()}
 
 
 class Products:
-    """Vector-Jacobian products of outputs with respect to inputs, to be taken once; they hold the graph until then.
+    """The vector-Jacobian products of outputs with respect to inputs.
 
-    They go through what a network's own gradients stop at, too.
+    They can be taken once, and hold the graph until then. Unlike a network's own gradients they pass through what the
+    network stops gradients at.
 
     Args:
         outputs: tensors, with a graph or without.
@@ -68,8 +70,10 @@ class Products:
             found: Any = [None] * len(self._inputs)
             if outputs:
                 found = torch.autograd.grad(outputs, self._inputs, cotangents, allow_unused=True)
-            zeros = (torch.zeros(shape, dtype=dtype, device=device) for shape, dtype, device in self._like)
-            return [zero if each is None else each for each, zero in zip(found, zeros, strict=True)]
+            return [
+                torch.zeros(shape, dtype=dtype, device=device) if each is None else each
+                for each, (shape, dtype, device) in zip(found, self._like, strict=True)
+            ]
 
         many = any(cotangent.dim() > self._dimensions[i] for i, cotangent in given.items())
         with opened():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -114,7 +115,8 @@ class Problem:
         )
         self.actions = settings.horizon // settings.steps_per_action
         self.neutral_action = torch.zeros(self.dynamics.control.size, dtype=dtype, device=device)
-        try_pieces(self.dynamics, settings.batch_size, self.neutral_action, settings.optimizer)
+        moves = try_pieces(self.dynamics, settings.batch_size, self.neutral_action, settings.optimizer)
+        self.dynamics = replace(self.dynamics, moves=moves)
 
     @property
     def fingerprint(self) -> dict[str, str]:

@@ -36,6 +36,9 @@ class Move:
         schedule: factor on η by student step.
         control: what of an action the loss reads, and what sets the optimiser.
         prefix: how the names of the parameters that move begin.
+        detaches: whether the loss detaches something that depends on the student (`detach`, `torch.no_grad`). A step's
+            derivative follows it nevertheless.
+        unfollowed: whether the loss's gradient is not its derivative for another reason, such as a hook.
     """
 
     loss: LossFamily
@@ -43,6 +46,8 @@ class Move:
     schedule: Schedule
     control: Control
     prefix: str = ""
+    detaches: bool = False
+    unfollowed: bool = False
 
     def rate(self, step: int | np.ndarray) -> float | np.ndarray:
         """The learning rate at a step, or at each of an array of steps."""
@@ -292,7 +297,7 @@ class StudentUpdate(Update):
                 )
             score = self.model.measure.score(prediction.outputs.detach(), targets)
             decided = self.model.decisions(prediction, targets)
-            follows = differentiable and self.move.loss.stops_gradients
+            follows = differentiable and self.move.detaches
             with DifferentiableKernels(fused=False, opens=True) if follows else nullcontext():
                 loss = self.move.loss(action, decided.prediction, decided.labels)
             return loss if decided.rest is None else loss + decided.rest, score, new_buffers

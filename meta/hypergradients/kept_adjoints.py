@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 
-from meta.hypergradients.memory import MemoryMeter
+from meta.hypergradients.memory import MemoryMeter, lost_between_graphs
 from meta.hypergradients.process import Adjoint, double_backward_kernels
 from meta.hypergradients.training import Training
 from teachenv.dynamics import Dynamics
@@ -61,8 +61,8 @@ class KeptAdjoints:
         meter = MemoryMeter()
         try:
             after, adjoint, outcome = meter.weighed(lambda: training.linearized(state, action))
-            grows = meter.graph_bytes + bytes_of(state.parameters)  # see Graphs.resident_bytes
-            if self._bounded and self._steps * grows > spare_memory(tensors_of(state)):
+            lost = lost_between_graphs(meter.graph_bytes, bytes_of(training.needed(state)))
+            if self._bounded and self._steps * (meter.graph_bytes + lost) > spare_memory(tensors_of(state)):
                 return False
             plain = training.dynamics.step(state, training.episode, action)
             if not all(map(_same, tensors_of((after, outcome)), tensors_of(plain))):

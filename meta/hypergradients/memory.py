@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch.autograd.graph import GradientEdge
 
+from teachenv.graphs import Products
 from teachenv.trees import bytes_of, tensors_of, with_tensors
 
 T = TypeVar("T")
@@ -63,6 +64,19 @@ class MemoryMeter:
     def held(self, size: int) -> None:
         """Notes that so many bytes are held beside one graph."""
         self.peak = max(self.peak, size + self.graph_bytes)
+
+
+def lost_between_graphs(graph: int, state: int) -> int:
+    """Returns about how many bytes stay resident at each step, though nothing holds them, where graphs are kept.
+
+    A graph that holds less than a state does not hold the state, which is let go. glibc does not find its place again
+    for a tensor of the same size: 0.7 of its bytes were lost at each step of the MNIST perceptron.
+
+    Args:
+        graph: the bytes of a step's graph; 0: there is none.
+        state: the bytes of a state, as far as steps are differentiated from it.
+    """
+    return state if 0 < graph < state else 0
 
 
 class Arena:
@@ -157,7 +171,8 @@ class GraphBytes:
 
 def _ends_of(function: Any) -> Iterator[torch.Tensor | GradientEdge]:
     """Where the graph of an adjoint begins and ends: tensors or places that it, or a function in it, holds on to."""
-    yield from getattr(function, "ends", ())
+    if isinstance(function, Products):
+        yield from function.ends
     for cell in getattr(function, "__closure__", None) or ():
         if callable(cell.cell_contents):
             yield from _ends_of(cell.cell_contents)

@@ -18,6 +18,7 @@ import torch
 
 from meta.hypergradients.checkpoints import Binomial, Checkpoints
 from meta.hypergradients.disk import Disk
+from meta.hypergradients.memory import lost_between_graphs
 from meta.hypergradients.policy import MemoryPolicy
 from meta.hypergradients.process import Adjoint
 from meta.hypergradients.reversible import Reversible
@@ -47,12 +48,8 @@ class Graphs(MemoryPolicy):
         return sizes.steps * sizes.graph + sizes.live if sizes.graph else STATES.predicted_bytes(sizes)
 
     def resident_bytes(self, sizes: Sizes) -> int:
-        """Returns the bytes of the graphs, and of the parameters of each step.
-
-        These are let go while the graphs stay. glibc does not find their places again for a tensor of the same size:
-        0.35 to 0.7 of their bytes stayed resident at each step of the MNIST perceptron.
-        """
-        return self.predicted_bytes(sizes) + (sizes.steps * sizes.needed if sizes.graph else 0)
+        """Returns the bytes of the graphs, and of what is lost between them."""
+        return self.predicted_bytes(sizes) + sizes.steps * lost_between_graphs(sizes.graph, sizes.needed)
 
     def predicted_steps(self, sizes: Sizes) -> int:
         """Returns 0: each step is taken with its graph, and no other."""

@@ -64,10 +64,10 @@ def planned(
     possible = [policy for policy in policies if policy.possible(sizes)]
     if steps.by_differences:
         possible = [policy for policy in possible if policy.without_graphs is policy]
-    needs = {policy.name: policy.predicted_bytes(sizes) for policy in possible}
-    seconds = {policy.name: policy.predicted_seconds(sizes, pace) for policy in possible}
     # A budget of the user's is of states and graphs; one of what is free is of all that the process grows by.
-    fitting = [p for p in possible if (needs[p.name] if given else p.resident_bytes(sizes)) <= budget]
+    needs = {p.name: p.predicted_bytes(sizes) if given else p.resident_bytes(sizes) for p in possible}
+    seconds = {policy.name: policy.predicted_seconds(sizes, pace) for policy in possible}
+    fitting = [policy for policy in possible if needs[policy.name] <= budget]
     if given and not fitting:
         raise ValueError(
             f"byte_budget={byte_budget:,} holds no policy: over {sizes.steps} steps "

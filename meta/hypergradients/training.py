@@ -42,8 +42,7 @@ class Training(Process):
                 update,
                 objective or (lambda state: dynamics.objective(state, episode)),
                 dynamics.student.statistics,
-                stops_gradients=dynamics.student.reads_stopped
-                or any(move.loss.stops_gradients for move in dynamics.moves),
+                stops_gradients=dynamics.student.reads_stopped or any(move.detaches for move in dynamics.moves),
             )
             for update in dynamics.updates(episode)
         ]
@@ -51,7 +50,7 @@ class Training(Process):
         if left_out := dynamics.student.unfollowed:
             warn_of_parts_left_out(f"{', '.join(left_out[:3])} of the student {dynamics.student.name}", stacklevel=2)
         for move in dynamics.moves:
-            if move.loss.unfollowed:
+            if move.unfollowed:
                 warn_of_parts_left_out(f"the loss {type(move.loss).__name__}", stacklevel=2)
 
     @staticmethod

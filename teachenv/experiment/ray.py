@@ -198,11 +198,12 @@ def _run(label: str, message: bytes, parcels: Mapping[str, Parcel], limit: int) 
 
 
 def _alike_here() -> int:
-    """How many jobs that ask for as many cores as this one its machine runs at a time."""
+    """How many jobs that ask for as much as this one its machine runs at a time."""
     here = _this_node()
-    cores: float = next(node["Resources"].get("CPU", 1) for node in ray.nodes() if node["NodeID"] == here)  # type: ignore[no-untyped-call]
+    nodes = [node["Resources"] for node in ray.nodes() if node["NodeID"] == here]  # type: ignore[no-untyped-call]
     given = ray.get_runtime_context().get_assigned_resources()  # type: ignore[no-untyped-call]
-    return max(1, int(cores // (given.get("CPU") or 1)))
+    fitting = [node.get(name, amount) // amount for node in nodes for name, amount in given.items() if amount]
+    return max(1, int(min(fitting, default=1)))
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def learned(
         folder: where it is kept as it learns, for an interrupted training to go on from, and in the end. Algorithms
             that do not resume exactly (SB3's own) are not kept.
         every: student steps between two measurements; 0: one before each update. A teacher is kept when it is measured,
-            and before each update that begins a minute after it was last kept.
+            and before each update that begins at least a minute after it was last kept.
         measure: says how good a teacher is; None: it is not measured, only kept.
         watch: called after each action, of students in environments of their own with the first one's. Its attributes
             (plain values) are kept with the teacher and set again when an interrupted training goes on. None: nobody
@@ -122,8 +122,8 @@ class _Follower(BaseCallback):
 
     def keep(self, teacher: Followed) -> None:
         """Writes the teacher to the folder, if it resumes exactly."""
-        self.kept_at = time.perf_counter()
         if lacking(teacher, Resumes):
+            self.kept_at = time.perf_counter()
             return
         watched = {} if self.watch is None else copy.deepcopy(vars(self.watch))
         record = {
@@ -136,6 +136,7 @@ class _Follower(BaseCallback):
         self.records = {**dict(list(self.records.items())[-1:]), _spent(teacher): record}
         checkpoints.save(self.folder / RECORD, self.records, _KIND, (Point,))
         cast(Resumes, teacher).save(self.folder / TEACHER)
+        self.kept_at = time.perf_counter()
 
     def _seconds(self) -> float:
         return self.seconds_before + time.perf_counter() - self.start

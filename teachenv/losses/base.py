@@ -36,9 +36,6 @@ class LossFamily(ABC):
             sample of its minibatch, the coordinate of its domain, and behind them all coordinates; `action_size` is
             then the number of both.
         coefficient_label: what `coefficients` shows, for figures.
-        stops_gradients: whether the loss is constant to its own gradient in something that depends on the student
-            (`detach`, `torch.no_grad`), through which a step's derivative goes all the same. The trial sets it.
-        unfollowed: whether its gradient is not its derivative for another reason, such as a hook. The trial sets it.
     """
 
     needs_head: bool = False
@@ -49,8 +46,6 @@ class LossFamily(ABC):
     of_pool: bool = False
     of_domains: bool = False
     coefficient_label: str = "coefficients"
-    stops_gradients: bool = False
-    unfollowed: bool = False
 
     @abstractmethod
     def action_size(self, num_outputs: int, batch_size: int) -> int:

@@ -55,15 +55,6 @@ def _product(factory: StudentFactory) -> object:
         ) from error
 
 
-def lost_modes(module: nn.Module) -> list[str]:
-    """The parts of a network in training mode that are in evaluation mode, and do not stay so under `train()`."""
-    resting = {name: child for name, child in module.named_modules() if not child.training}
-    if not module.training or not resting:
-        return []
-    module.train()
-    return [f"{name!r} ({type(child).__name__})" for name, child in resting.items() if child.training]
-
-
 def _refuse_forward_that_is_lost(module: nn.Module) -> None:
     """Refuses a lazy module with a forward pass of its own that is another class's after its first pass.
 

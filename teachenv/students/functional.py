@@ -13,7 +13,7 @@ from torch import nn
 from teachenv.optimizers import Tensors
 from teachenv.randomness import Purpose, all_seeded, generator_states, torch_seed
 from teachenv.students.calling import Call, NoOutputs, as_floats
-from teachenv.students.factories import StudentFactory, built, lost_modes
+from teachenv.students.factories import StudentFactory, built
 from teachenv.students.kernels import DifferentiableKernels
 from teachenv.students.prediction import Prediction
 from teachenv.students.skeleton import Skeleton, modes_of
@@ -89,17 +89,10 @@ class FunctionalStudent:
         self.reads_statistics = self.reads_stopped = False
         self.unfollowed: tuple[str, ...] = ()
         self.few = len(self._probe(example, known))
-        if self._lost_modes:
-            raise ValueError(
-                f"the student {self.name} has {self._lost_modes[0]} in evaluation mode, which train() ends when a "
-                "training begins; give it a class whose train() leaves it in that mode"
-            )
 
     def _make_skeleton(self) -> None:
         with all_seeded(0, Purpose.INIT, device=self.device):
-            module = self.build()
-        self._lost_modes = lost_modes(module)
-        self._skeleton = Skeleton(module)
+            self._skeleton = Skeleton(self.build())
         self.module = self._skeleton.module
         self._modes = modes_of(self.module)
         self._trainable = [name for name, p in self.module.named_parameters() if p.requires_grad]
@@ -108,7 +101,7 @@ class FunctionalStudent:
 
     def __getstate__(self) -> dict[str, Any]:
         # A skeleton's hooks and leftovers need not be picklable, and it can be built anew.
-        rebuilt = ("module", "_skeleton", "_modes", "_lost_modes")
+        rebuilt = ("module", "_skeleton", "_modes")
         return {name: value for name, value in self.__dict__.items() if name not in rebuilt}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

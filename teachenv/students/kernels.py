@@ -71,6 +71,7 @@ class DifferentiableKernels(TorchFunctionMode):
         if opens:
             self._replaced |= dict.fromkeys((torch.Tensor.detach, torch.detach, DATA), self._detach)
             self._replaced[F.embedding] = self._embedding
+            self._replaced[torch.Tensor.__deepcopy__] = self._copied
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Called in the place of each of PyTorch's functions."""
@@ -94,6 +95,11 @@ class DifferentiableKernels(TorchFunctionMode):
             return rows
         self.used = True
         return torch.where((input == padding_idx % len(weight)).unsqueeze(-1), let_through(rows), rows)
+
+    def _copied(self, tensor: torch.Tensor, memo: dict[int, Any]) -> Any:
+        """Stands for `copy.deepcopy`, which takes leaves alone and stops gradients."""
+        memo[id(tensor)] = self._let_through(tensor) if tensor.is_floating_point() else tensor.clone()
+        return memo[id(tensor)]
 
     def _detach(self, tensor: torch.Tensor) -> torch.Tensor:
         if id(tensor) in self._buffers:

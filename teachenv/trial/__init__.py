@@ -9,10 +9,13 @@ The pieces of this package are tried by its tests, and cost nothing here. A stud
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from teachenv.dynamics import Dynamics
 from teachenv.randomness import Purpose, generator
+from teachenv.student_update import Move
 from teachenv.trial.calls import ours
 from teachenv.trial.data import augmented, decided, output_shape, trimmed, try_trim_of_many
 from teachenv.trial.losses import action_size, check_prefixes, sides, try_loss, watch_gradients
@@ -22,7 +25,7 @@ from teachenv.trial.optimizers import OptimizerTrial
 __all__ = ["action_size", "ours", "output_shape", "sides", "try_pieces", "try_pieces_of_many"]
 
 
-def try_pieces(dynamics: Dynamics, batch_size: int, action: torch.Tensor, optimizer: str) -> None:
+def try_pieces(dynamics: Dynamics, batch_size: int, action: torch.Tensor, optimizer: str) -> tuple[Move, ...]:
     """Tries what of a student's training is a user's own, as one student's environment calls it.
 
     Args:
@@ -30,6 +33,9 @@ def try_pieces(dynamics: Dynamics, batch_size: int, action: torch.Tensor, optimi
         batch_size: samples in a minibatch.
         action: the zero action.
         optimizer: the optimiser's name.
+
+    Returns:
+        The moves of the training, with what was found of the gradients of their losses.
 
     Raises:
         ValueError: a piece does not keep its contract; names the piece, what was found, what is expected, and what to
@@ -46,14 +52,15 @@ def try_pieces(dynamics: Dynamics, batch_size: int, action: torch.Tensor, optimi
         check_names(dynamics.measure)
     of_data = [piece for piece in (dynamics.augmentation, task.trim) if piece is not None and not ours(piece)]
     if not (moves or judges_own or of_data):
-        return
+        return dynamics.moves
     inputs, targets = _minibatch(dynamics, batch_size)
     trained = trimmed(task, augmented(task, dynamics.augmentation, inputs, dtype), targets)
     if not moves and not judges_own:
-        return
+        return dynamics.moves
     parameters, buffers = student.init(0)
     if moves:
         check_prefixes(dynamics.loss, dynamics.moves, parameters)
+    found: dict[str, Move] = {}
     leaves = {name: parameter.detach().requires_grad_() for name, parameter in parameters.items()}
     with student.random_state(0, 0), torch.enable_grad():
         with_head = any(move.loss.needs_head for move in moves)
@@ -64,9 +71,11 @@ def try_pieces(dynamics: Dynamics, batch_size: int, action: torch.Tensor, optimi
             places = move.places(dynamics.rows, torch.arange(batch_size, device=student.device))
             of_step = of_loss if places is None else of_loss.gather(-1, places)
             try_loss(move.loss, of_step, seen, dtype)
-            watch_gradients(move.loss, of_step, seen)
+            detaches, unfollowed = watch_gradients(move.loss, of_step, seen)
+            found[move.prefix] = replace(move, detaches=detaches, unfollowed=unfollowed)
     if judges_own:
         try_measure(dynamics.measure, dynamics.network(parameters, buffers), *trimmed(task, inputs, targets), dtype)
+    return tuple(found.get(move.prefix, move) for move in dynamics.moves)
 
 
 def try_pieces_of_many(dynamics: Dynamics, batch_size: int, optimizer: str) -> None:

@@ -17,8 +17,6 @@ from teachenv.students.kernels import DifferentiableKernels, opened
 from teachenv.tasks.decisions import Decided
 from teachenv.trial.calls import called, ours, scalar
 
-_EPSILON = 1e-6
-
 
 def action_size(loss: LossFamily, num_outputs: int, batch_size: int) -> int:
     """The number of action coordinates of a family.
@@ -117,46 +115,67 @@ def try_loss(loss: LossFamily, action: torch.Tensor, decided: Decided, dtype: to
         )
 
 
-def watch_gradients(loss: LossFamily, action: torch.Tensor, decided: Decided) -> None:
-    """Sets `stops_gradients` and `unfollowed` of a family: what its gradient on a minibatch leaves out.
+def watch_gradients(loss: LossFamily, action: torch.Tensor, decided: Decided) -> tuple[bool, bool]:
+    """Returns what a loss's gradient on a minibatch leaves out: `detaches` and `unfollowed` of a `Move`.
 
     Args:
         loss: the family, a user's own.
         action: the zero action.
         decided: the minibatch's logits and labels.
     """
+    # Features and the head's weight stay as they are: outputs alone are moved.
+    features, head = decided.prediction.features, decided.prediction.head_weight
+    apart = replace(
+        decided.prediction,
+        features=None if features is None else features.detach(),
+        head_weight=None if head is None else head.detach(),
+    )
 
     def value(outputs: torch.Tensor) -> torch.Tensor:
-        return loss(action.clone(), replace(decided.prediction, outputs=outputs), decided.labels)
+        return loss(action.clone(), replace(apart, outputs=outputs), decided.labels)
 
+    leaf = decided.prediction.outputs.detach().requires_grad_()
+    _warn_of_others(loss, [tensor for tensor in _leaves_of(value(leaf)) if tensor is not leaf])
     kernels = DifferentiableKernels(fused=False, opens=True)
-    outputs = decided.prediction.outputs.detach()
-    with kernels:
-        leaf = outputs.clone().requires_grad_()
-        others = [tensor for tensor in _leaves_of(value(leaf)) if tensor is not leaf]
-    if others:
-        warnings.warn(
-            f"the loss {type(loss).__name__} reads {len(others)} tensor(s) that ask for a gradient and are none of the "
-            f"student's in a training, such as one of shape {tuple(others[0].shape)}: they are constants to it; what "
-            "depends on the student's own parameters, such as a penalty on them, is weight_decay, or a part of the "
-            "network's outputs",
-            stacklevel=2,
-        )
-    object.__setattr__(loss, "stops_gradients", kernels.used)  # a family may be a frozen dataclass
     try:
-        outputs = outputs.double()
-        direction = torch.randn(outputs.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        direction = direction.to(outputs.device)
-        leaf = outputs.clone().requires_grad_()
+        with kernels:
+            value(leaf)
+    except Exception:  # what it detaches goes where no derivative can follow, such as to NumPy
+        return False, True
+    return kernels.used, not _is_derivative(value, leaf.detach())
+
+
+def _is_derivative(value: Callable[[torch.Tensor], torch.Tensor], outputs: torch.Tensor) -> bool:
+    """Whether a loss's gradient is its derivative along a random direction.
+
+    Of two differences one is enough: the smaller one is rounding where the loss computes in single precision.
+    """
+    generator = torch.Generator().manual_seed(0)
+    direction = torch.randn(outputs.shape, generator=generator, dtype=torch.float64).to(outputs.device)
+    leaf = outputs.double().requires_grad_()
+    try:
         with DifferentiableKernels(fused=False, opens=True), opened():
             (gradient,) = torch.autograd.grad(value(leaf), leaf)
-        with torch.no_grad():
-            plus, minus = (float(value(outputs + sign * _EPSILON * direction)) for sign in (1, -1))
-    except Exception:  # a loss of one type of numbers, or of features that are not exchanged here
-        return
-    slope, found = (plus - minus) / (2 * _EPSILON), float((gradient * direction).sum())
-    size = float((gradient * direction).abs().sum())
-    object.__setattr__(loss, "unfollowed", not abs(slope - found) <= 1e-3 * size + 1e-9)
+        products = gradient * direction
+        for step, tolerance in ((1e-6, 1e-3), (1e-3, 1e-2)):
+            with torch.no_grad():
+                plus, minus = (float(value(leaf + sign * step * direction)) for sign in (1, -1))
+            error = abs((plus - minus) / (2 * step) - float(products.sum()))
+            if error <= tolerance * float(products.abs().sum()) + 1e-9:
+                return True
+    except Exception:  # it takes one type of numbers
+        return True
+    return False
+
+
+def _warn_of_others(loss: LossFamily, others: Sequence[torch.Tensor]) -> None:
+    if others:
+        warnings.warn(
+            f"the loss {type(loss).__name__} reads {len(others)} tensor(s) with requires_grad=True that are not the "
+            f"student's, one of shape {tuple(others[0].shape)}. They are constants in a training. For a penalty on the "
+            "student's own parameters use weight_decay, or return what it needs among the network's outputs",
+            stacklevel=4,
+        )
 
 
 def _leaves_of(value: torch.Tensor) -> list[torch.Tensor]:

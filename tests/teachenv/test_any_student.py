@@ -623,7 +623,7 @@ REFUSED = {
     "a complex weight": (complex_weight, "complex tensor 'phase'"),
     "scaled by frequency": (lambda: nn.Embedding(9, 3, scale_grad_by_freq=True), "second derivative .* is wrong"),
     "one network for all": (lambda: ONE, "the same module twice.*deepcopy"),
-    "one part for all": (lambda: nn.Sequential(ONE.train(), nn.Linear(3, 3)), r"'0' \(Sequential\) twice.*deepcopy"),
+    "one part for all": (lambda: nn.Sequential(ONE, nn.Linear(3, 3)), r"'0' \(Sequential\) twice.*deepcopy"),
     "a tuple in training": (lambda: OnlyInTraining(INPUTS, 3), "returns tuple of Tensor, Tensor in training mode"),
     "a dictionary in evaluation": (lambda: OnlyInEvaluation(INPUTS, 3), "returns dict with keys 'out' in evaluation"),
 }

@@ -1,11 +1,13 @@
 """Adjoints kept while an environment steps: its steps stay what they are, and the gradient what it was."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from meta import ActionGradient, VectorActionGradient
+from meta import ActionGradient, VectorActionGradient, hypergradient
 from meta.hypergradients.memory import MemoryMeter
 from meta.hypergradients.training import Training
 from teachenv import TeachEnv, TeachVectorEnv
@@ -176,3 +178,40 @@ def test_the_adjoint_of_a_step_holds_no_parameters_that_its_graph_does_not_read(
     monkeypatch.setattr(torch.autograd.graph, "saved_tensors_hooks", hooks)
     meter.weighed(lambda: training.linearize(env.student, torch.zeros(env.action_space.shape), 0))
     assert 0 < meter.graph_bytes < bytes_of(env.student.parameters)
+
+
+def test_gradients_are_taken_where_autograd_is_off():
+    env = TeachEnv(horizon=3, batch_size=4, dev_size=12)
+    env.reset(seed=0)
+    training, actions = Training(env.dynamics, env.episode), torch.zeros(3, *env.action_space.shape)
+    wanted = hypergradient(training, env.student, actions, memory="all").actions
+    with torch.no_grad():
+        for memory in ("all", "states", "reversible"):
+            assert torch.equal(hypergradient(training, env.student, actions, memory=memory).actions, wanted)
+
+
+class Following(nn.Module):
+    """A network whose copy is made in its forward pass, which takes leaves alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(64, 6), nn.Linear(6, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.tanh(self.body(x)) + 0.1 * copy.deepcopy(self.body)(x))
+
+
+def test_a_network_that_copies_its_parameters_is_differentiated():
+    env = TeachEnv(student=Following, horizon=2, batch_size=4, dev_size=12, dtype="float64")
+    env.reset(seed=0)
+    training, rng = Training(env.dynamics, env.episode), torch.Generator().manual_seed(0)
+    actions, along = torch.randn(2, 2, *env.action_space.shape, generator=rng, dtype=torch.float64).mul_(0.3)
+
+    def objective(by: float) -> float:
+        state = env.student
+        for action in actions + by * along:
+            state = training.step(state, action, 0)
+        return float(training.value(state)[0])
+
+    found = hypergradient(training, env.student, actions).actions
+    assert float((found * along).sum()) == pytest.approx((objective(1e-5) - objective(-1e-5)) / 2e-5, rel=1e-6)

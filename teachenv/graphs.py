@@ -13,7 +13,10 @@ from typing import Any
 import torch
 from torch.autograd.graph import get_gradient_edge
 
+from teachenv.optimizers import Tensors
+from teachenv.state import Pullback
 from teachenv.students.kernels import opened
+from teachenv.update import Adjoint
 
 
 class _Source(torch.autograd.Function):
@@ -28,7 +31,7 @@ class _Source(torch.autograd.Function):
         return None, None
 
 
-def sources(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def sources(tensors: Tensors) -> Tensors:
     """The same tensors without their graphs, each asking for a gradient; unlike leaves, no graph keeps them."""
     with torch.enable_grad():
         anchor = torch.zeros((), requires_grad=True)  # for autograd to follow them
@@ -79,3 +82,29 @@ class Products:
         with opened():
             chosen = list(given.values())
             return torch.func.vmap(taken)(chosen) if many else taken(chosen)
+
+
+def adjoint_of(
+    gradient: Tensors, new_buffers: Tensors, parameters: Tensors, statistics: Tensors, action: torch.Tensor
+) -> Adjoint:
+    """The adjoint of a gradient, which holds its graph and no tensor beside that.
+
+    Args:
+        gradient: of what moves, by name, with its graph.
+        new_buffers: buffers after the step, by name; those of the statistics with their graph.
+        parameters: what the graph was made from, by `sources` or leaves.
+        statistics: the running statistics before the step, likewise.
+        action: likewise.
+    """
+    moved, names, of_statistics = list(gradient), list(parameters), list(statistics)
+    products = Products(
+        [*gradient.values(), *(new_buffers[name] for name in statistics)],
+        [*parameters.values(), *statistics.values(), action],
+    )
+
+    def adjoint(d_gradient: Tensors, d_statistics: Tensors) -> Pullback:
+        *grads, of_action = products([*(d_gradient[name] for name in moved), *map(d_statistics.get, of_statistics)])
+        back = dict(zip(of_statistics, grads[len(names) :], strict=True))
+        return Pullback(dict(zip(names, grads, strict=False)), back, of_action)
+
+    return adjoint

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from teachenv.control import AUGMENTATION, Control
-from teachenv.graphs import Products, sources
+from teachenv.graphs import adjoint_of, sources
 from teachenv.losses.base import LossFamily
 from teachenv.model import Model
 from teachenv.optimizers import Optimizer, Rate, Tensors
@@ -227,10 +227,9 @@ class StudentUpdate(Update):
         at = parameters, buffers | statistics, inputs, targets, action
         wanted = [parameters[name] for name in names]
         grads, new_buffers, outcome = self._differentiated(forward, at, wanted, create_graph=True)
-        inputs_of_graph = *parameters.values(), *statistics.values(), action
-        products = Products([*grads, *(new_buffers[name] for name in statistics)], inputs_of_graph)
-        adjoint = _adjoint(products, names, list(parameters), list(statistics))
-        return Gradient(_detached(dict(zip(names, grads, strict=True))), None, _detached(new_buffers), outcome), adjoint
+        gradient = dict(zip(names, grads, strict=True))
+        adjoint = adjoint_of(gradient, new_buffers, parameters, statistics, action)
+        return Gradient(_detached(gradient), None, _detached(new_buffers), outcome), adjoint
 
     def gradient_with_graph(
         self, parameters: Tensors, buffers: Tensors, step: int | np.ndarray, action: torch.Tensor
@@ -315,24 +314,6 @@ class StudentUpdate(Update):
             return loss + by * (more_loss - fewer_loss), score, moved
 
         return expected if with_action and self.move.control.augmentation else forward
-
-
-def _adjoint(products: Products, moved: list[str], parameters: list[str], statistics: list[str]) -> Adjoint:
-    """The adjoint of a gradient by the products of its graph, which are all that it holds.
-
-    Args:
-        products: of the gradient of what moved and of new statistics; of parameters, old statistics and the action.
-        moved: names of the parameters that the gradient is of.
-        parameters: names of all parameters.
-        statistics: names of the running statistics.
-    """
-
-    def adjoint(d_gradient: Tensors, d_statistics: Tensors) -> Pullback:
-        *grads, of_action = products([*(d_gradient[name] for name in moved), *map(d_statistics.get, statistics)])
-        of_statistics = dict(zip(statistics, grads[len(parameters) :], strict=True))
-        return Pullback(dict(zip(parameters, grads, strict=False)), of_statistics, of_action)
-
-    return adjoint
 
 
 def _detached(tensors: Tensors) -> Tensors:

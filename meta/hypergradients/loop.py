@@ -40,7 +40,7 @@ from teachenv.randomness import Purpose, all_seeded
 from teachenv.state import StudentState
 from teachenv.students.kernels import DifferentiableKernels
 from teachenv.students.skeleton import Skeleton, refuse_foreign_tensors
-from teachenv.trees import versions_of
+from teachenv.trees import leaves, versions_of
 
 ADJOINTS = ("double-backward", "blockwise")
 
@@ -304,6 +304,10 @@ class _Update(LossUpdate):
 
     called: _Called
     schedule: Schedule
+
+    def beginning(self, tensors: Tensors) -> Tensors:
+        """Returns leaves: a loss of one's own may treat the model's parameters as such."""
+        return leaves(tensors)
 
     @property
     def blockwise(self) -> bool:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from meta.hypergradients.forward_mode import dual, in_forward_mode, tangent_of, value_of
+from teachenv.graphs import adjoint_of, sources
 from teachenv.optimizers import Tensors
 from teachenv.state import Gradient, Outcome, Pullback, StudentState
 from teachenv.students.kernels import opened, transposed
@@ -57,6 +58,10 @@ class LossUpdate(Update):
             derivatives: what is taken of the loss beyond its gradient.
         """
 
+    def beginning(self, tensors: Tensors) -> Tensors:
+        """Returns tensors for a graph to begin with, which need not be leaves."""
+        return sources(tensors)
+
     def reached(self, step: int, without: list[str], beside: list[str]) -> None:
         """Called with what a step's gradient says of the loss.
 
@@ -77,8 +82,8 @@ class LossUpdate(Update):
             derivatives: Derivatives = "reverse" if statistics else "none"
             buffers = state.buffers | statistics
             loss, new_buffers = self.loss_at(parameters, buffers, int(state.step), leaf, derivatives)
-            sources = [*parameters.values(), *statistics.values(), *([leaf] if with_action else [])]
-            grads = self._derivatives(loss, list(parameters), sources, int(state.step))
+            inputs = [*parameters.values(), *statistics.values(), *([leaf] if with_action else [])]
+            grads = self._derivatives(loss, list(parameters), inputs, int(state.step))
         of_statistics = dict(zip(statistics, grads[len(parameters) :], strict=False))
         return Gradient(
             dict(zip(parameters, grads, strict=False)),
@@ -92,25 +97,12 @@ class LossUpdate(Update):
         """The gradient and its adjoint, see `Update.linearize`."""
         if self.blockwise:
             return self.gradient(state, action), lambda *cotangents: self._by_blocks(state, action, *cotangents)
-        parameters, leaf = leaves(state.parameters), action.detach().requires_grad_()
-        statistics = leaves({name: state.buffers[name] for name in self.statistics})
+        parameters, leaf = self.beginning(state.parameters), action.detach().requires_grad_()
+        statistics = self.beginning({name: state.buffers[name] for name in self.statistics})
         gradient, new_buffers = self._with_graph(
             parameters, state.buffers | statistics, int(state.step), leaf, "reverse"
         )
-        sources = [*parameters.values(), *statistics.values(), leaf]
-
-        def adjoint(d_gradient: Tensors, d_statistics: Tensors) -> Pullback:
-            outputs = [*gradient.values(), *(new_buffers[name] for name in d_statistics)]
-            cotangents = [*(d_gradient[name] for name in gradient), *d_statistics.values()]
-            reached = [i for i, output in enumerate(outputs) if output.requires_grad]
-            with opened():
-                *grads, of_action = torch.autograd.grad(
-                    [outputs[i] for i in reached], sources, [cotangents[i] for i in reached], materialize_grads=True
-                )
-            of_parameters = dict(zip(parameters, grads, strict=False))
-            return Pullback(of_parameters, dict(zip(statistics, grads[len(parameters) :], strict=True)), of_action)
-
-        unknown = torch.tensor(math.nan)
+        adjoint, unknown = adjoint_of(gradient, new_buffers, parameters, statistics, leaf), torch.tensor(math.nan)
         return Gradient(_detached(gradient), None, _detached(new_buffers), Outcome(unknown, unknown)), adjoint
 
     def pullback(
@@ -131,16 +123,16 @@ class LossUpdate(Update):
         def pushed() -> list[torch.Tensor]:
             parameters = {n: dual(p, d_gradient[n]) for n, p in leaves(state.parameters).items()}
             statistics, leaf = leaves({n: state.buffers[n] for n in self.statistics}), action.detach().requires_grad_()
-            sources = [*parameters.values(), *statistics.values(), leaf]
+            inputs = [*parameters.values(), *statistics.values(), leaf]
             with torch.enable_grad(), transposed():
                 loss, new = self.loss_at(parameters, state.buffers | statistics, int(state.step), leaf, "blockwise")
-                grads = self._derivatives(loss, list(parameters), sources, int(state.step), create_graph=True)
+                grads = self._derivatives(loss, list(parameters), inputs, int(state.step), create_graph=True)
                 outputs = [(new[n], d) for n, d in d_statistics.items() if new[n].requires_grad]
                 if not outputs:
                     return [tangent_of(grad) for grad in grads]
             with opened():
                 values, cotangents = zip(*outputs, strict=True)
-                through = torch.autograd.grad(values, sources, cotangents, materialize_grads=True)
+                through = torch.autograd.grad(values, inputs, cotangents, materialize_grads=True)
             return [tangent_of(grad) + value_of(part) for grad, part in zip(grads, through, strict=True)]
 
         found = in_forward_mode(pushed)
@@ -159,16 +151,16 @@ class LossUpdate(Update):
     ) -> tuple[Tensors, Tensors]:
         with torch.enable_grad():
             loss, new_buffers = self.loss_at(parameters, buffers, step, action, derivatives)
-            sources = list(parameters.values())
-            grads = self._derivatives(loss, list(parameters), sources, step, create_graph=True)
+            inputs = list(parameters.values())
+            grads = self._derivatives(loss, list(parameters), inputs, step, create_graph=True)
         return dict(zip(parameters, grads, strict=True)), new_buffers
 
     def _derivatives(
-        self, loss: torch.Tensor, names: list[str], sources: list[torch.Tensor], step: int, create_graph: bool = False
+        self, loss: torch.Tensor, names: list[str], inputs: list[torch.Tensor], step: int, create_graph: bool = False
     ) -> list[torch.Tensor]:
-        """The derivatives with respect to the sources, the first of which are the parameters of these names."""
+        """The derivatives with respect to the inputs, the first of which are the parameters of these names."""
         found: Any = torch.autograd.grad(
-            loss, [*sources, *self.idle.values()], create_graph=create_graph, allow_unused=True
+            loss, [*inputs, *self.idle.values()], create_graph=create_graph, allow_unused=True
         )
         for name, grad in zip(names, found, strict=False):
             if grad is not None and grad.layout != torch.strided:
@@ -179,9 +171,9 @@ class LossUpdate(Update):
         self.reached(
             step,
             [name for name, grad in zip(names, found, strict=False) if grad is None],
-            [name for name, grad in zip(self.idle, found[len(sources) :], strict=True) if grad is not None],
+            [name for name, grad in zip(self.idle, found[len(inputs) :], strict=True) if grad is not None],
         )
-        return [torch.zeros_like(s) if g is None else g for s, g in zip(sources, found, strict=False)]
+        return [torch.zeros_like(s) if g is None else g for s, g in zip(inputs, found, strict=False)]
 
 
 def _detached(tensors: Tensors) -> Tensors:

@@ -144,10 +144,11 @@ class GraphBytes:
         return tensor
 
     def add_held(self, adjoint: Any) -> None:
-        """Counts the tensors that an adjoint holds on to: the inputs and outputs of its graph."""
+        """Counts the tensors that an adjoint holds on to, and the leaves that its graph does."""
         for end in _ends_of(adjoint):
-            if isinstance(end, torch.Tensor):
-                self.pack(end)
+            tensor = end if isinstance(end, torch.Tensor) else getattr(end.node, "variable", None)
+            if tensor is not None:
+                self.pack(tensor)
 
     def add_saved(self, adjoint: Any) -> None:
         """Counts what the nodes of an adjoint's graph have saved, as far as autograd shows it."""

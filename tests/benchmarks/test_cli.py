@@ -163,7 +163,7 @@ BAD = [
     (["compare", "--env", "TeachDigit-v0"], "did you mean 'TeachDigits-v0'?"),
     (["compare", "--env", "CartPole-v1"], "which trains no student, expected one of TeachCIFAR-v0, "),
     (["compare", "--env", "TeachSegmentation-v0"], "whose samples have many labels each"),
-    (["compare", "--env", "TeachCIFAR-v0", "--data-root", "nowhere"], "CIFAR-10 was not found"),
+    (["compare", "--env", "TeachCIFAR-v0", "--data-root", "no-such-folder"], "CIFAR-10 was not found"),
     (["compare", "--dataset", "nonsense"], "expected one of 'digits'"),
     (["compare", "--out", "/dev/null"], "/dev/null is a file, expected a folder"),
     (["compare", "--out", "/proc/none"], "cannot write /proc/none/results.jsonl"),

@@ -31,6 +31,7 @@ from torch import nn
 from torch.autograd import forward_ad
 
 from meta.hypergradients.forward_mode import dual
+from teachenv.nodes import nodes_of
 from teachenv.students.skeleton import Skeleton
 from teachenv.trees import mapped, tensors_of, with_tensors
 
@@ -260,14 +261,7 @@ def _cut_cycles(tensors: Sequence[torch.Tensor]) -> None:
     PyTorch (2.14) saves the tangent of an operation's output (softmax, tanh, ReLU) with it, and the tangent's graph
     leads back to the operation: a cycle, which would hold all blocks' activations until forward mode ends.
     """
-    seen: set[Any] = set()
-    rest: list[Any] = [tensor.grad_fn for tensor in tensors]
-    while rest:
-        node = rest.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        rest += [following for following, _ in node.next_functions]
+    for node in nodes_of(tensor.grad_fn for tensor in tensors):
         for name in _saved_by(node.__class__):
             saved = getattr(node, name)
             if isinstance(saved, torch.Tensor):

@@ -9,6 +9,7 @@ import torch
 from torch.autograd.graph import GradientEdge
 
 from teachenv.graphs import Products
+from teachenv.nodes import nodes_of
 from teachenv.trees import bytes_of, tensors_of, with_tensors
 
 T = TypeVar("T")
@@ -152,14 +153,8 @@ class GraphBytes:
 
     def add_saved(self, adjoint: Any) -> None:
         """Counts what the nodes of an adjoint's graph have saved, as far as autograd shows it."""
-        nodes = [end.grad_fn if isinstance(end, torch.Tensor) else end.node for end in _ends_of(adjoint)]
-        seen = set()
-        while nodes:
-            node = nodes.pop()
-            if node is None or node in seen:
-                continue
-            seen.add(node)
-            nodes += [before for before, _ in node.next_functions]
+        ends = [end.grad_fn if isinstance(end, torch.Tensor) else end.node for end in _ends_of(adjoint)]
+        for node in nodes_of(ends):
             saved = [getattr(node, name) for name in dir(node) if name.startswith("_saved_")]
             for tensor in tensors_of([*saved, getattr(node, "saved_tensors", ())]):
                 self.pack(tensor)

@@ -13,6 +13,7 @@ from torch import nn
 
 from meta.hypergradients.loss_update import LossUpdate
 from meta.hypergradients.process import double_backward_kernels
+from teachenv.nodes import nodes_of
 from teachenv.state import Gradient, StudentState
 from teachenv.trees import tensors_of, versions_of
 
@@ -72,19 +73,8 @@ def recomputes(
                 return False
             inside = gradient()
         outside = gradient()
-    reentrant = any("CheckpointFunction" in type(node).__name__ for node in _nodes(value))
+    reentrant = any("CheckpointFunction" in type(node).__name__ for node in nodes_of([value.grad_fn]))
     return reentrant or not all(map(_alike, inside, outside))
-
-
-def _nodes(value: torch.Tensor) -> Iterator[Any]:
-    """The nodes of a value's graph."""
-    seen, waiting = set(), [value.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            yield node
-            waiting.extend(before for before, _ in node.next_functions)
 
 
 def _alike(one: torch.Tensor, other: torch.Tensor) -> bool:

@@ -24,6 +24,7 @@ import torch
 from meta.hypergradients.calls import Repeated
 from meta.hypergradients.forward_mode import dual, dual_level, in_forward_mode, tangent_of
 from meta.hypergradients.process import double_backward_kernels
+from teachenv.nodes import nodes_of
 from teachenv.students.derivatives import random_direction
 from teachenv.students.kernels import DifferentiableKernels, opened
 
@@ -127,17 +128,8 @@ class SecondDerivatives:
 
     def custom_functions(self) -> set[str]:
         """The names of the custom autograd functions in the graph."""
-        names: set[str] = set()
-        seen: set[Any] = set()
-        rest: list[Any] = list(self._nodes)
-        while rest:
-            node = rest.pop()
-            if node is not None and node not in seen:
-                seen.add(node)
-                rest += [following for following, _ in node.next_functions]
-                if isinstance(node, torch.autograd.function.BackwardCFunction):
-                    names.add(type(node).__name__.removesuffix("Backward"))
-        return names
+        custom = (n for n in nodes_of(self._nodes) if isinstance(n, torch.autograd.function.BackwardCFunction))
+        return {type(node).__name__.removesuffix("Backward") for node in custom}
 
     def _drawn(self, like: torch.Tensor) -> torch.Tensor:
         return torch.randn(like.shape, generator=self._rng, dtype=torch.float64).to(like)

@@ -122,20 +122,18 @@ class _Follower(BaseCallback):
 
     def keep(self, teacher: Followed) -> None:
         """Writes the teacher to the folder, if it resumes exactly."""
-        if lacking(teacher, Resumes):
-            self.kept_at = time.perf_counter()
-            return
-        watched = {} if self.watch is None else copy.deepcopy(vars(self.watch))
-        record = {
-            "points": list(self.points),
-            "marked": self.marked,
-            "seconds": self._seconds(),
-            "watched": watched,
-        }
-        # With the one before: an interruption between the two files leaves the teacher that it is of.
-        self.records = {**dict(list(self.records.items())[-1:]), _spent(teacher): record}
-        checkpoints.save(self.folder / RECORD, self.records, _KIND, (Point,))
-        cast(Resumes, teacher).save(self.folder / TEACHER)
+        if not lacking(teacher, Resumes):
+            watched = {} if self.watch is None else copy.deepcopy(vars(self.watch))
+            record = {
+                "points": list(self.points),
+                "marked": self.marked,
+                "seconds": self._seconds(),
+                "watched": watched,
+            }
+            # With the one before: an interruption between the two files leaves the teacher that it is of.
+            self.records = {**dict(list(self.records.items())[-1:]), _spent(teacher): record}
+            checkpoints.save(self.folder / RECORD, self.records, _KIND, (Point,))
+            cast(Resumes, teacher).save(self.folder / TEACHER)
         self.kept_at = time.perf_counter()
 
     def _seconds(self) -> float:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.autograd import _get_sequence_nr  # type: ignore[attr-defined]
 
+from teachenv.nodes import nodes_of
 from teachenv.randomness import Purpose, all_seeded
 from teachenv.students.functional import FunctionalStudent, copied
 from teachenv.students.kernels import DATA, DifferentiableKernels
@@ -75,23 +76,16 @@ class Watch(DifferentiableKernels):
         if self._leaves_graph or self._unseen + _get_sequence_nr() - self._next:
             return None
         leaves: set[int] = set()
-        visited: set[Any]
         for tensor in (*buffers, outputs):
             if not (isinstance(tensor, torch.Tensor) and tensor.requires_grad):
                 return None
-            ahead: list[Any] = [tensor.grad_fn]
-            leaves, visited = set(), set()
-            while ahead:
-                node = ahead.pop()
-                if node is None or node in visited:
-                    continue
-                visited.add(node)
+            leaves = set()
+            for node in nodes_of([tensor.grad_fn]):
                 name = re.sub(r"(Backward)?\d*$", "", node.name().removeprefix("torch::autograd::"))
                 if name not in _FOLLOWED or isinstance(node, torch.autograd.function.BackwardCFunction):
                     return None
                 if name == "AccumulateGrad":
                     leaves.add(id(node.variable))
-                ahead += [before for before, _ in node.next_functions]
         return leaves
 
 

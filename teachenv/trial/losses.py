@@ -12,6 +12,7 @@ import torch
 
 from teachenv import checks
 from teachenv.losses.base import LossFamily
+from teachenv.nodes import nodes_of
 from teachenv.student_update import Move
 from teachenv.students.kernels import DifferentiableKernels, opened
 from teachenv.tasks.decisions import Decided
@@ -135,7 +136,8 @@ def watch_gradients(loss: LossFamily, action: torch.Tensor, decided: Decided) ->
         return loss(action.clone(), replace(apart, outputs=outputs), decided.labels)
 
     leaf = decided.prediction.outputs.detach().requires_grad_()
-    _warn_of_others(loss, [tensor for tensor in _leaves_of(value(leaf)) if tensor is not leaf])
+    leaves = [node.variable for node in nodes_of([value(leaf).grad_fn]) if hasattr(node, "variable")]
+    _warn_of_others(loss, [tensor for tensor in leaves if tensor is not leaf])
     kernels = DifferentiableKernels(fused=False, opens=True)
     try:
         with kernels:
@@ -176,20 +178,6 @@ def _warn_of_others(loss: LossFamily, others: Sequence[torch.Tensor]) -> None:
             "student's own parameters use weight_decay, or return what it needs among the network's outputs",
             stacklevel=4,
         )
-
-
-def _leaves_of(value: torch.Tensor) -> list[torch.Tensor]:
-    """The tensors that the graph of a value begins with."""
-    nodes, seen, leaves = [value.grad_fn], set(), []
-    while nodes:
-        node = nodes.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable"):
-            leaves.append(node.variable)
-        nodes += [before for before, _ in node.next_functions]
-    return leaves
 
 
 def refuse_broadcasting(

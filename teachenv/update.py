@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from teachenv.optimizers import Optimizer, Rate, Tensors, slots_of
-from teachenv.optimizers.base import in_order
+from teachenv.optimizers.base import Places, in_order
 from teachenv.state import Gradient, Outcome, Pullback, StudentState
 
 T = TypeVar("T")
@@ -120,14 +120,14 @@ class Update(ABC):
         """
 
     def step(
-        self, state: StudentState, action: torch.Tensor, out: Tensors | None = None
+        self, state: StudentState, action: torch.Tensor, out: Places | None = None
     ) -> tuple[StudentState, Outcome]:
-        """Takes the step; the arguments stay as they are, but that the new parameters may be written to `out`."""
+        """Takes the step; the arguments stay as they are, but that the new state may be written to `out`."""
         gradient = self.gradient(state, action)
         return self.apply(state, action, gradient, out), gradient.outcome
 
     def apply(
-        self, state: StudentState, action: torch.Tensor, gradient: Gradient, out: Tensors | None = None
+        self, state: StudentState, action: torch.Tensor, gradient: Gradient, out: Places | None = None
     ) -> StudentState:
         """The state after the optimiser's step along a gradient.
 
@@ -135,7 +135,8 @@ class Update(ABC):
             state: the state before it.
             action: the teacher's action, (n,) or (B, n), which may set the optimiser.
             gradient: the gradient of all parameters; or of some, and the others stay where they are.
-            out: where the new parameters are written, if all of them move; None: to new memory.
+            out: where the new parameters are written, and where the new slots may be, if all parameters move; None: to
+                new memory.
         """
         parameters, slots = state.parameters, state.slots
         some = len(gradient.parameters) < len(parameters)

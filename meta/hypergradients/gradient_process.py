@@ -21,7 +21,7 @@ import torch
 
 from meta.hypergradients.cotangent import Cotangent, Reversed
 from meta.hypergradients.forward_mode import dual, in_forward_mode, tangent_of
-from meta.hypergradients.memory import Arena
+from meta.hypergradients.memory import Arena, ReusedMemory
 from meta.hypergradients.process import Adjoint, Process, explained
 from meta.hypergradients.reversal import Reversal
 from teachenv.optimizers import Optimizer, Rate, Tensors, slots_of
@@ -110,7 +110,8 @@ class GradientProcess(Process):
 
     def step(self, state: StudentState, action: torch.Tensor, t: int, arena: Arena | None = None) -> StudentState:
         """Takes one step of the optimiser; new parameters go to the arena, if there is one."""
-        return self.update.step(state, action, None if arena is None else arena.place(state.parameters))[0]
+        places = None if arena is None else arena.place(state.parameters)
+        return self.update.step(state, action, None if places is None else (places, {}))[0]
 
     def value(self, state: StudentState) -> tuple[torch.Tensor, Cotangent]:
         """Returns (J, ∂J/∂x_T) at the final state x_T; slots do not reach J, and have zeros.
@@ -138,15 +139,21 @@ class GradientProcess(Process):
             of_parameters, {n: torch.zeros_like(s) for n, s in state.slots.items()}, of_statistics
         )
 
-    def linearize(self, state: StudentState, action: torch.Tensor, t: int) -> tuple[StudentState, Adjoint]:
+    def linearize(
+        self, state: StudentState, action: torch.Tensor, t: int, memory: ReusedMemory | None = None
+    ) -> tuple[StudentState, Adjoint]:
         """Returns (next state, adjoint of the step); the graph kept is that of the gradient, not of the update."""
-        return self.linearized(state, action)[:2]
+        return self.linearized(state, action, memory)[:2]
 
-    def linearized(self, state: StudentState, action: torch.Tensor) -> tuple[StudentState, Adjoint, Outcome]:
+    def linearized(
+        self, state: StudentState, action: torch.Tensor, memory: ReusedMemory | None = None
+    ) -> tuple[StudentState, Adjoint, Outcome]:
         """Returns (next state, adjoint of the step, what the step reports)."""
         gradient, of_gradient = self.update.linearize(state, action)
         adjoint = self.adjoint_at(state, action, gradient, of_gradient)
-        return self.update.apply(state, action, gradient), adjoint, gradient.outcome
+        # An adjoint that reads the whole state holds it.
+        out = None if memory is None or self._reads else memory.place((state.parameters, state.slots))
+        return self.update.apply(state, action, gradient, out), adjoint, gradient.outcome
 
     def adjoint_at(
         self, state: StudentState, action: torch.Tensor, gradient: Gradient, of_gradient: AdjointOfGradient

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 
-from meta.hypergradients.memory import MemoryMeter, lost_between_graphs
+from meta.hypergradients.memory import MemoryMeter, ReusedMemory, lost_between_graphs
 from meta.hypergradients.process import Adjoint, double_backward_kernels
 from meta.hypergradients.training import Training
 from teachenv.dynamics import Dynamics
@@ -36,6 +36,7 @@ class KeptAdjoints:
         self.used: bool | None = None
         self._latest: list[Adjoint] = []
         self._training: Training | None = None
+        self._memory = ReusedMemory()
 
     def step(
         self, dynamics: Dynamics, state: StudentState, episode: Episode, action: torch.Tensor
@@ -48,7 +49,7 @@ class KeptAdjoints:
             self.used = self._can_be_kept(training, state, action)
         if not self.used:
             return dynamics.step(state, episode, action)
-        after, adjoint, outcome = training.linearized(state, action)
+        after, adjoint, outcome = training.linearized(state, action, self._memory)
         self._latest.append(adjoint)
         return after, outcome
 

@@ -18,7 +18,7 @@ import torch
 
 from meta.hypergradients.checkpoints import Binomial, Checkpoints
 from meta.hypergradients.disk import Disk
-from meta.hypergradients.memory import lost_between_graphs
+from meta.hypergradients.memory import ReusedMemory, lost_between_graphs
 from meta.hypergradients.policy import MemoryPolicy
 from meta.hypergradients.process import Adjoint
 from meta.hypergradients.reversible import Reversible
@@ -58,9 +58,10 @@ class Graphs(MemoryPolicy):
     def keep(self, steps: Steps, state: Any, begin: int) -> dict[int, Any]:
         """Keeps the adjoints themselves, which hold the graphs."""
         kept: dict[int, Any] = {}
+        memory = ReusedMemory()
         for t in range(begin, steps.total):
             linearize = steps.linearize if (t - begin) % WEIGHED_EVERY else steps.weighed
-            state, kept[t] = linearize(state, t)
+            state, kept[t] = linearize(state, t, memory)
         return kept | {steps.total: state}
 
     def restore(self, steps: Steps, kept: dict[int, Any], final: Any) -> Iterator[tuple[int, Adjoint]]:

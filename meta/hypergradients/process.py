@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from meta.hypergradients.forward_mode import dual, in_forward_mode, tangent_of
-from meta.hypergradients.memory import Arena
+from meta.hypergradients.memory import Arena, ReusedMemory
 from teachenv import checks
 from teachenv.students.batch_norm import batch_normalized
 from teachenv.students.kernels import embedding_bag, weight_norm
@@ -144,8 +144,13 @@ class Process:
                 grads = tuple(torch.zeros_like(leaf) for leaf in differentiable)
         return objective.detach(), _in_place_of_floating(final, grads)
 
-    def linearize(self, state: Any, action: torch.Tensor, t: int) -> tuple[Any, Adjoint]:
-        """Returns (next state, adjoint of the step); the adjoint keeps the step's graph and can be called once."""
+    def linearize(
+        self, state: Any, action: torch.Tensor, t: int, memory: ReusedMemory | None = None
+    ) -> tuple[Any, Adjoint]:
+        """Returns (next state, adjoint of the step); the adjoint keeps the step's graph and can be called once.
+
+        As far as the adjoint does not hold the next state, that may be written to `memory`.
+        """
         leaves, leaf_action = _floating_leaves(state), action.detach().requires_grad_()
         before = with_tensors(state, leaves)
         with torch.enable_grad(), self._normalizations.exchanged():

@@ -156,7 +156,7 @@ class Reversal:
         """Takes a step forwards; the state before last is overwritten."""
         state, layout, restores = self.state, self._layout, self._restores
         gradient = self._update.gradient(state, action)
-        after = self._update.apply(state, action, gradient, layout.views(self._spare))
+        after = self._update.apply(state, action, gradient, (layout.views(self._spare), {}))
         optimizer, rate, step = settings = self._settings(state, action)
         layout.flat(gradient.parameters, out=self._gradient)
         slots, slots_after = self._slots, self._flat_slots(after) if restores else {}

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from meta.hypergradients.memory import Arena, MemoryMeter
+from meta.hypergradients.memory import Arena, MemoryMeter, ReusedMemory
 from meta.hypergradients.process import Adjoint, Process
 from teachenv.trees import bytes_of, mapped, tensors_of, with_tensors
 
@@ -141,20 +141,20 @@ class Steps:
         self.evaluations += self.process.gradient_evaluations
         return self.process.step(state, self.action(t), t, arena if self.state_dtype is None else None)
 
-    def linearize(self, state: Any, t: int) -> tuple[Any, Adjoint]:
+    def linearize(self, state: Any, t: int, memory: ReusedMemory | None = None) -> tuple[Any, Adjoint]:
         """Returns x_{t+1} and the adjoint of the step to it, which holds the step's graph."""
         if self._taken is not None and self._taken[0] == t:
             (_, *taken), self._taken = self._taken, None
             return taken[0], taken[1]
-        linearized = self.process.linearize(state, self.action(t), t)
+        linearized = self.process.linearize(state, self.action(t), t, memory)
         self.count(1, products=1)
         return linearized
 
-    def weighed(self, state: Any, t: int) -> tuple[Any, Adjoint]:
+    def weighed(self, state: Any, t: int, memory: ReusedMemory | None = None) -> tuple[Any, Adjoint]:
         """Does what `linearize` does, and accounts for the graph and for as many like it as until the next weighing."""
         if self._taken is not None and self._taken[0] == t:
             return self.linearize(state, t)
-        return self.meter.weighed(lambda: self.linearize(state, t), min(WEIGHED_EVERY, self.total - t))
+        return self.meter.weighed(lambda: self.linearize(state, t, memory), min(WEIGHED_EVERY, self.total - t))
 
     def pullback(self, state: Any, t: int, after: Any, cotangent: Any) -> tuple[Any, torch.Tensor]:
         """Goes one step back.

@@ -81,6 +81,8 @@ class Tape:
         length = problem.actions if last is None else math.ceil(last / self.per_action)
         # The beginning of a truncated stretch is not known before its end.
         self.every = 1 if last is not None else spacing(length)
+        # Where there are adjoints, students are needed only if not all of a batch are differentiated.
+        self._every_with_adjoints = 1 if last is not None else _spacing("sqrt")(length)
         self.window: deque[_Kept] = deque(maxlen=length)
         with_graphs = memory in ("auto", "all") and self.method in ("rmd", "truncated") and state_dtype is None
         self.kept = KeptAdjoints(length * self.per_action, memory == "auto") if with_graphs else None
@@ -132,8 +134,9 @@ class Tape:
         """
         if self.window:  # the last student may be needed whole, to compare a replay
             self.window[-1] = replace(self.window[-1], student=self._stored(self.window[-1].student))
-        student = before if self.fresh or self.added % self.every == 0 else None
         adjoints = [] if self.kept is None else self.kept.taken()
+        every = self._every_with_adjoints if adjoints else self.every
+        student = before if self.fresh or self.added % every == 0 else None
         self.window.append(_Kept(student, action, self.fresh, slope, adjoints))
         self.added, self.fresh, self.expected = self.added + 1, began, after
 
@@ -213,7 +216,8 @@ class Tape:
     def _stored(self, student: StudentState | Rounded | None) -> StudentState | Rounded | None:
         if not isinstance(student, StudentState):
             return student
-        stepped_again = self.method == "forward" or not self.every == self.per_action == 1
+        with_adjoints = self.kept is not None and self.kept.used
+        stepped_again = self.method == "forward" or with_adjoints or not self.every == self.per_action == 1
         needed = student if stepped_again else needed_of(self.problem.dynamics, student)
         return needed if self._dtype is None else Rounded.of(needed, self._dtype)
 

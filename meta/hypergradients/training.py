@@ -12,7 +12,7 @@ from meta.hypergradients.cotangent import Cotangent
 from meta.hypergradients.gradient_process import GradientProcess, needed_if
 from meta.hypergradients.left_out import warn_of_parts_left_out
 from meta.hypergradients.loop import Loop
-from meta.hypergradients.memory import Arena
+from meta.hypergradients.memory import Arena, ReusedMemory
 from meta.hypergradients.process import Adjoint, Process
 from meta.hypergradients.reversal import Reversal
 from teachenv.dynamics import Dynamics
@@ -169,15 +169,19 @@ class Training(Process):
         """Returns (J on dev, ∂J/∂x_T) at the final state x_T."""
         return self._updates[-1].value(state)
 
-    def linearize(self, state: StudentState, action: torch.Tensor, t: int) -> tuple[StudentState, Adjoint]:
+    def linearize(
+        self, state: StudentState, action: torch.Tensor, t: int, memory: ReusedMemory | None = None
+    ) -> tuple[StudentState, Adjoint]:
         """Returns (next state, adjoint of the step), composed of those of its updates."""
-        return self.linearized(state, action)[:2]
+        return self.linearized(state, action, memory)[:2]
 
-    def linearized(self, state: StudentState, action: torch.Tensor) -> tuple[StudentState, Adjoint, Outcome]:
+    def linearized(
+        self, state: StudentState, action: torch.Tensor, memory: ReusedMemory | None = None
+    ) -> tuple[StudentState, Adjoint, Outcome]:
         """Returns (next state, adjoint of the step, what it reports), of a student or a batch."""
         adjoints = []
         for update in self._updates:
-            state, adjoint, outcome = update.linearized(state, action)
+            state, adjoint, outcome = update.linearized(state, action, memory)
             adjoints.append(adjoint)
         return state, _reversed(adjoints), outcome
 

@@ -9,7 +9,7 @@ from typing import Any
 from teachenv import checks
 from teachenv.errors import UnknownOption
 from teachenv.optimizers.adam import Adam
-from teachenv.optimizers.base import Optimizer, Rate, Step, Tensors, along, slots_of
+from teachenv.optimizers.base import Optimizer, Places, Rate, Step, Tensors, along, slots_of
 from teachenv.optimizers.rmsprop import RMSprop
 from teachenv.optimizers.sgd import SGD
 
@@ -19,6 +19,7 @@ __all__ = [
     "Adam",
     "Entry",
     "Optimizer",
+    "Places",
     "RMSprop",
     "Rate",
     "Step",

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from teachenv import checks
-from teachenv.optimizers.base import Optimizer, Rate, Step, Tensors, acts, along, root_of, scaled_sum
+from teachenv.optimizers.base import Optimizer, Places, Rate, Step, Tensors, acts, along, root_of, scaled_sum
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Adam(Optimizer):
         slots: Tensors,
         rate: Rate,
         step: Step = 0,
-        out: Tensors | None = None,
+        out: Places | None = None,
     ) -> tuple[Tensors, Tensors]:
         """Takes one step; `Optimizer.update` says more."""
         new: Tensors = {}
@@ -82,7 +82,7 @@ class Adam(Optimizer):
             else:
                 new[name] = decayed.addcdiv(mean, denominator, value=-size)
             if out is not None:
-                new[name] = out[name].copy_(new[name])
+                new[name] = out[0][name].copy_(new[name])
             moments |= {f"mean:{name}": mean, f"square:{name}": square}
         return new, {name: moments[name] for name in slots}
 

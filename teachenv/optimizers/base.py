@@ -19,6 +19,9 @@ Self = TypeVar("Self", bound="Optimizer")
 Tensors = dict[str, torch.Tensor]
 """Named tensors: a student's parameters, a gradient, or an optimiser's slot."""
 
+Places = tuple[Tensors, Tensors]
+"""Where all new parameters are written, and memory where new slots may be, of some of them or of none."""
+
 Rate = float | torch.Tensor
 """A learning rate, or another setting of an optimiser: a number, or one for each of B students, shape (B,)."""
 
@@ -103,7 +106,7 @@ class Optimizer(Protocol):
         slots: Tensors,
         rate: Rate,
         step: Step = 0,
-        out: Tensors | None = None,
+        out: Places | None = None,
     ) -> tuple[Tensors, Tensors]:
         """One step; returns the new parameters and slots and leaves the arguments as they are.
 
@@ -113,7 +116,7 @@ class Optimizer(Protocol):
             slots: the slots that `init` or the step before returned.
             rate: learning rate η of this step.
             step: how many steps were taken before this one.
-            out: where the new parameters are written; None: to new memory.
+            out: where the new parameters are written, and where the new slots may be; None: to new memory.
         """
         ...
 

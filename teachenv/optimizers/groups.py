@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
-from teachenv.optimizers.base import Optimizer, Rate, Step, Tensors, slots_of
+from teachenv.optimizers.base import Optimizer, Places, Rate, Step, Tensors, slots_of
 
 
 class Group(NamedTuple):
@@ -48,12 +48,12 @@ class ParameterGroups(Optimizer):
         slots: Tensors,
         rate: Rate,
         step: Step = 0,
-        out: Tensors | None = None,
+        out: Places | None = None,
     ) -> tuple[Tensors, Tensors]:
         """Takes one step in each group; `Optimizer.update` says more."""
 
         def updated(group: Group) -> tuple[Tensors, Tensors]:
-            places = None if out is None else _of(group, out)
+            places = None if out is None else (slots_of(out[0], group.names), slots_of(out[1], group.names))
             own, rate_of_group = slots_of(slots, group.names), rate * group.learning_rate
             return group.optimizer.update(
                 _of(group, parameters), _of(group, gradient), own, rate_of_group, step, places

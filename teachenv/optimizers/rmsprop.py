@@ -23,7 +23,7 @@ from typing import ClassVar
 import torch
 
 from teachenv import checks
-from teachenv.optimizers.base import Optimizer, Rate, Step, Tensors, acts, along, root_of, scaled_sum
+from teachenv.optimizers.base import Optimizer, Places, Rate, Step, Tensors, acts, along, root_of, scaled_sum
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class RMSprop(Optimizer):
         slots: Tensors,
         rate: Rate,
         step: Step = 0,
-        out: Tensors | None = None,
+        out: Places | None = None,
     ) -> tuple[Tensors, Tensors]:
         """Takes one step; `Optimizer.update` says more."""
         new: Tensors = {}
@@ -81,7 +81,7 @@ class RMSprop(Optimizer):
             else:
                 new[name] = p.addcdiv(decayed, denominator, value=-rate)
             if out is not None:
-                new[name] = out[name].copy_(new[name])
+                new[name] = out[0][name].copy_(new[name])
         return new, {name: new_slots[name] for name in slots}
 
     def reverse(

@@ -22,7 +22,7 @@ from typing import ClassVar
 import torch
 
 from teachenv import checks
-from teachenv.optimizers.base import Optimizer, Rate, Step, Tensors, acts, along, scaled_sum
+from teachenv.optimizers.base import Optimizer, Places, Rate, Step, Tensors, acts, along, scaled_sum
 
 
 @dataclass(frozen=True)
@@ -58,22 +58,25 @@ class SGD(Optimizer):
         slots: Tensors,
         rate: Rate,
         step: Step = 0,
-        out: Tensors | None = None,
+        out: Places | None = None,
     ) -> tuple[Tensors, Tensors]:
         """Takes one step; `Optimizer.update` says more."""
         decay, momentum = self.weight_decay, self.momentum
         if acts(decay):
             gradient = {name: scaled_sum(g, parameters[name], decay) for name, g in gradient.items()}
+        places, of_slots = out or ({}, {})
         if slots:
             # In place on the product, which nobody else holds: a large student is bound by memory traffic.
-            slots = {name: slots[name].mul(along(momentum, g)).add_(g) for name, g in gradient.items()}
+            slots = {
+                name: torch.mul(slots[name], along(momentum, g), out=of_slots.get(name)).add_(g)
+                for name, g in gradient.items()
+            }
             direction = slots
             if self.nesterov:
                 direction = {name: scaled_sum(g, slots[name], momentum) for name, g in gradient.items()}
         else:
             direction = gradient
-        places = out or dict.fromkeys(parameters)
-        return {name: scaled_sum(p, direction[name], -rate, places[name]) for name, p in parameters.items()}, slots
+        return {name: scaled_sum(p, direction[name], -rate, places.get(name)) for name, p in parameters.items()}, slots
 
     def reverse(
         self,

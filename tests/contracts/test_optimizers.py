@@ -87,16 +87,20 @@ def test_the_scaled_reverse_rule_is_the_reverse_rule_but_for_the_factors_that_it
 
 
 @by_case
-def test_new_parameters_are_written_to_a_given_place_and_nothing_else_changes(name, case):
+def test_new_parameters_are_written_to_given_places_slots_may_be_and_nothing_else_changes(name, case):
     optimizer = make_optimizer(name, **case)
     for rate in (0.1, torch.tensor([0.1, 0.3])):
         parameters, gradient, cotangents = (tensors(i, torch.float32, (2,)) for i in range(3))
         slots = optimizer.init(parameters)
         copies = [{key: t.clone() for key, t in group.items()} for group in (parameters, gradient, slots, cotangents)]
-        expected, _ = optimizer.update(parameters, gradient, slots, rate, np.array([3, 3]))
-        places = {key: torch.full_like(p, 9.0) for key, p in parameters.items()}
-        new, _ = optimizer.update(parameters, gradient, slots, rate, np.array([3, 3]), places)
-        assert all(new[key] is place and torch.equal(place, expected[key]) for key, place in places.items())
+        expected, expected_slots = optimizer.update(parameters, gradient, slots, rate, np.array([3, 3]))
+        for chosen in ({}, slots, dict(list(slots.items())[:1])):
+            places, of_slots = (
+                {key: torch.full_like(t, 9.0) for key, t in group.items()} for group in (parameters, chosen)
+            )
+            new, new_slots = optimizer.update(parameters, gradient, slots, rate, np.array([3, 3]), (places, of_slots))
+            assert all(new[key] is place and torch.equal(place, expected[key]) for key, place in places.items())
+            assert all(torch.equal(slot, expected_slots[key]) for key, slot in new_slots.items())
         optimizer.reverse(cotangents, slots, rate, np.array([3, 3]), parameters, gradient, slots)
         for group, copy in zip((parameters, gradient, slots, cotangents), copies, strict=True):
             assert all(torch.equal(t, copy[key]) for key, t in group.items())

@@ -21,6 +21,11 @@ def normed() -> nn.Module:
     return nn.Sequential(nn.Linear(64, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Dropout(0.3), nn.Linear(12, 10))
 
 
+def wide() -> nn.Module:
+    """A student whose weights are written to memory that is used again."""
+    return nn.Sequential(nn.Linear(64, 300), nn.Tanh(), nn.Linear(300, 300), nn.Tanh(), nn.Linear(300, 10))
+
+
 class Attentive(nn.Module):
     """PyTorch's fused attention, whose backward pass has no derivative."""
 
@@ -73,6 +78,8 @@ CASES = [
     ({}, True),
     ({"loss": "sample-weights", "optimizer": "adam", "learning_rate": 0.01}, True),
     ({"student": normed}, True),
+    ({"student": wide, "momentum": 0.9, "weight_decay": 0.1, "steps_per_action": 1}, True),
+    ({"student": wide, "momentum": 0.9, "nesterov": True}, True),
     ({"student": Attentive}, None),
     ({"student": Recurrent}, None),
 ]
@@ -104,6 +111,26 @@ def test_many_students_steps_stay_what_they_are(path, memory):
     wanted = gradients(play(VectorActionGradient(TeachVectorEnv(3, path=path, **SHARED), memory="states")))
     for found, expected in zip(gradients(told), wanted, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("steps_per_action", [1, 2])
+def test_states_that_nothing_holds_leave_their_memory_to_later_ones(steps_per_action):
+    def taught(memory):
+        options = SHARED | {"horizon": 40, "steps_per_action": steps_per_action}
+        env = ActionGradient(TeachEnv(**options, student=wide, momentum=0.9), memory=memory)
+        env.reset(seed=0)
+        action, places = np.full(env.action_space.shape, 0.1, np.float32), []
+        while True:
+            *_, terminated, _, info = env.step(action)
+            # The graph of a step reads the second layer's weights, and not the first one's.
+            places.append([env.unwrapped.student.parameters[name].data_ptr() for name in ("0.weight", "2.weight")])
+            if terminated:
+                return info["action_gradient"], [len(set(each)) for each in zip(*places, strict=True)]
+
+    (found, (first, second)), (wanted, _) = taught("all"), taught("states")
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6 * abs(wanted).max())
+    assert second == 40 // steps_per_action
+    assert first < 0.7 * second
 
 
 def test_each_step_is_taken_once_where_adjoints_are_kept(monkeypatch):

@@ -8,7 +8,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from meta import Descent, Process, Training, hypergradient
-from meta.hypergradients.memory import Arena
+from meta.hypergradients.memory import Arena, ReusedMemory
 from meta.hypergradients.memory_policies import MEMORY_POLICIES
 from teachenv import TeachEnv, TeachVectorEnv
 from teachenv.optimizers import SGD, Adam, RMSprop
@@ -127,6 +127,46 @@ def test_states_in_an_arena_are_what_was_put_there():
     assert bytes_of(kept) == 40 * bytes_of(state)
     small = {"x": torch.zeros(100)}
     assert arena.put(small) is small
+
+
+def test_memory_is_used_again_once_nothing_holds_it():
+    memory, like = ReusedMemory(), {"wide": torch.zeros(300, 300), "half": torch.zeros(9, 5000).half().t()}
+
+    def place():
+        placed = memory.place(like)
+        for name, tensor in placed.items():
+            assert (tensor.shape, tensor.dtype) == (like[name].shape, like[name].dtype)
+            assert tensor.data_ptr() % 64 == 0
+        return {name: tensor.fill_(1) for name, tensor in placed.items()}
+
+    def pointers(placed):
+        return {name: tensor.data_ptr() for name, tensor in placed.items()}
+
+    first = place()
+    was = pointers(first)
+    second = place()
+    assert not set(pointers(second).values()) & set(was.values())
+    row, weight = first["half"][0], torch.ones(300, 300, requires_grad=True)
+    graph = (weight * first.pop("wide")).sum()  # it holds the other factor
+    del first
+    third = place()
+    assert not set(pointers(third).values()) & set(was.values())
+    graph.backward()
+    assert torch.equal(weight.grad, torch.ones(300, 300))
+    del row, graph
+    assert pointers(place()) == was
+    assert memory.place({"small": torch.zeros(3)})["small"].shape == (3,)
+
+
+def test_little_memory_is_kept_of_much_that_comes_back():
+    memory, like = ReusedMemory(), torch.zeros(100_000)
+    held = [memory.place(like) for _ in range(20)]
+    was = {tensor.data_ptr() for tensor in held}
+    del held
+    again = [memory.place(like).data_ptr() for _ in range(3)]  # let go at once, so that one is enough
+    assert len(set(again)) == 1
+    assert set(again) <= was
+    assert sum(map(len, memory._free.values())) == 4
 
 
 def test_costs_are_counted():

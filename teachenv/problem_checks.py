@@ -125,8 +125,8 @@ def check_sizes(episodes: Episodes) -> None:
         raise ValueError(f"dev_measured must be at most dev_size={dev}, found {settings.dev_measured}")
     if settings.batch_size > train:
         raise ValueError(
-            f"batch_size={settings.batch_size} is larger than the {train} training samples; make it smaller, or "
-            "dev_size"
+            f"batch_size={settings.batch_size} is larger than the {train} training samples; make it smaller"
+            f"{', or dev_size' if settings.train_on == 'split' else ''}"
         )
 
 

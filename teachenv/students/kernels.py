@@ -14,6 +14,9 @@ calls `F.batch_norm` itself, is treated as well as the original.
   of `spectral_norm`, an embedding's row for padding), is constant to the *step's own* gradient, but the step's *result*
   does depend on it. Replaced: by `let_through`, whose derivative is zero in the first derivative and one in the second,
   see `opened`.
+* **Gradients taken inside a pass** without `create_graph`, by `torch.autograd.grad` or `backward` (adversarial
+  inputs), are constant to the step's own gradient, and its result depends on them. Replaced: by those with a graph, let
+  through.
 * **Linear layers**, under `torch.func.vmap`: the bias is added in place. vmap has no fused kernel for them, and memory
   traffic is what bounds it.
 """
@@ -30,6 +33,7 @@ import torch.nn.functional as F
 from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 
+from teachenv.nodes import nodes_of
 from teachenv.students.batch_norm import batch_norm, instance_norm
 
 # Methods of tensors that change `self` and are not named like `add_`.
@@ -72,6 +76,11 @@ class DifferentiableKernels(TorchFunctionMode):
             self._replaced |= dict.fromkeys((torch.Tensor.detach, torch.detach, DATA), self._detach)
             self._replaced[F.embedding] = self._embedding
             self._replaced[torch.Tensor.__deepcopy__] = self._copied
+            self._replaced |= {torch.autograd.grad: self._grad, torch.Tensor.backward: self._backward}
+            self._replaced |= {_GRAD.__get__: self._taken, _GRAD.__set__: self._put}
+            self._replaced |= dict.fromkeys((torch.Tensor.requires_grad_, _REQUIRES_GRAD.__set__), self._asked_for)
+        self._asked: list[torch.Tensor] = []
+        self._taken_of: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # what `.grad` gives, with its tensor
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Called in the place of each of PyTorch's functions."""
@@ -106,6 +115,60 @@ class DifferentiableKernels(TorchFunctionMode):
             return tensor  # which may be updated in place
         return self._let_through(tensor) if tensor.is_floating_point() else tensor.detach()
 
+    def _grad(
+        self,
+        outputs: Any,
+        inputs: Any,
+        grad_outputs: Any = None,
+        retain_graph: bool | None = None,
+        create_graph: bool = False,
+        **options: Any,
+    ) -> Any:
+        """Stands for `torch.autograd.grad`."""
+        with torch.enable_grad(), _derivative("stopped"):
+            found = torch.autograd.grad(outputs, inputs, grad_outputs, True, True, **options)
+        return found if create_graph else self._let_through(found)
+
+    def _backward(
+        self,
+        tensor: torch.Tensor,
+        gradient: torch.Tensor | None = None,
+        retain_graph: bool | None = None,
+        create_graph: bool = False,
+        inputs: Any = None,
+    ) -> None:
+        """Stands for `Tensor.backward`: gradients with a graph in `Tensor.grad` would be held for ever."""
+        if inputs is None:
+            inputs = [node.variable for node in nodes_of([tensor.grad_fn]) if hasattr(node, "variable")]
+            inputs += [asked for asked in self._asked if all(asked is not each for each in inputs)]
+        inputs = [inputs] if isinstance(inputs, torch.Tensor) else list(inputs)
+        found = self._grad(tensor, inputs, gradient, create_graph=create_graph, allow_unused=True)
+        for leaf, each in zip(inputs, found, strict=True):
+            if each is not None:
+                before = self._taken(leaf)
+                self._taken_of[id(leaf)] = leaf, each if before is None else before + each
+
+    def _taken(self, tensor: torch.Tensor) -> torch.Tensor | None:
+        """Stands for reading `Tensor.grad`."""
+        if id(tensor) in self._taken_of:
+            return self._taken_of[id(tensor)][1]
+        return tensor.grad if tensor.is_leaf or tensor.retains_grad else None
+
+    def _put(self, tensor: torch.Tensor, gradient: torch.Tensor | None) -> None:
+        """Stands for setting `Tensor.grad`."""
+        if gradient is None:
+            self._taken_of.pop(id(tensor), None)
+            tensor.grad = None
+        else:
+            self._taken_of[id(tensor)] = tensor, gradient
+
+    def _asked_for(self, tensor: torch.Tensor, requires_grad: bool = True) -> torch.Tensor:
+        """Stands for `Tensor.requires_grad_`; what was detached before, a leaf without this mode, is noted."""
+        if requires_grad and not tensor.is_leaf:
+            self._asked.append(tensor)
+            return tensor
+        return tensor.requires_grad_(requires_grad)
+
     def _let_through(self, value: Any) -> Any:
         """The value, or values, with a derivative for `opened` alone; a buffer as it is now."""
         if isinstance(value, torch.Tensor) and value.is_floating_point():
@@ -131,6 +194,8 @@ class DifferentiableKernels(TorchFunctionMode):
             return result if out is None else out.copy_(result)
 
 
+_GRAD: Any = torch.Tensor.grad
+_REQUIRES_GRAD: Any = torch.Tensor.requires_grad
 DATA = torch.Tensor.data.__get__  # type: ignore[attr-defined]
 
 

@@ -10,12 +10,22 @@ There are four kinds of targets beside those of tasks with many decisions a samp
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Literal
 
 import torch
 
 TargetKind = Literal["labels", "numbers", "distributions", "indicators"]
+
+_OTHERS: Mapping[TargetKind, str] = MappingProxyType(
+    {
+        "numbers": 'measure=teachenv.Regression() (of a meta.OwnTraining loss="squared-error")',
+        "distributions": 'measure=teachenv.SoftLabels() (of a meta.OwnTraining loss="cross-entropy")',
+        "indicators": 'measure=teachenv.MultiLabel() (of a meta.OwnTraining loss="binary-cross-entropy")',
+    }
+)
+"""How a user says that targets are no labels, by what they are: for messages."""
 
 _EXACT_INTEGERS = 2**53
 _SUM = 1e-3
@@ -78,9 +88,9 @@ def labels_of(targets: torch.Tensor, where: str) -> torch.Tensor:
     if targets.ndim != 1:
         raise ValueError(
             f"{where}: targets have shape {tuple(targets.shape)}; expected one class index a sample, (n,): "
-            "targets.argmax(1) makes them of one-hot rows; other targets need a measure: teachenv.SoftLabels() for the "
-            "probabilities of classes, teachenv.MultiLabel() for 0 and 1 of several classes a sample, "
-            "teachenv.Regression() for numbers, or one of your own"
+            f"targets.argmax(1) makes them of one-hot rows; give {_OTHERS['distributions']} for the probabilities of "
+            f"classes, {_OTHERS['indicators']} for 0 and 1 of several classes a sample, {_OTHERS['numbers']} for "
+            "numbers, or a measure of your own"
         )
     if not targets.is_floating_point():
         return targets
@@ -88,7 +98,7 @@ def labels_of(targets: torch.Tensor, where: str) -> torch.Tensor:
     if len(broken):
         raise ValueError(
             f"{where}: targets such as {float(broken[0]):g} are no class indices; number them from 0, or, of numbers "
-            "to predict, give the task measure=teachenv.Regression()"
+            f"to predict, give {_OTHERS['numbers']}"
         )
     return targets.to(torch.int64)
 
@@ -115,10 +125,10 @@ def indices(targets: torch.Tensor, where: str, num_outputs: int | None, least: i
     targets = targets.to(torch.int64)
     low, high = int(targets.min()), int(targets.max())
     if low < least or (num_outputs is not None and high >= num_outputs):
-        most = "number of classes" if num_outputs is None else num_outputs
+        most, remedy = ("number of classes", "") if num_outputs is None else (num_outputs, " or correct num_outputs")
         raise ValueError(
-            f"{where}: class indices lie in [{low}, {high}], expected [{least}, {most}); number the classes "
-            f"from 0 or correct num_outputs"
+            f"{where}: class indices lie in [{low}, {high}], expected [{least}, {most}); number the classes from 0"
+            f"{remedy}"
         )
     return targets
 
@@ -169,7 +179,7 @@ def indicators(targets: torch.Tensor, where: str, num_outputs: int | None) -> to
     if len(others):
         raise ValueError(
             f"{where}: targets of several classes a sample have {float(others[0]):g} among them, expected 0 or 1 for "
-            "each class; for probabilities of classes give measure=teachenv.SoftLabels()"
+            f"each class; for probabilities of classes give {_OTHERS['distributions']}"
         )
     return targets
 

@@ -156,8 +156,10 @@ def _is_derivative(value: Callable[[torch.Tensor], torch.Tensor], outputs: torch
     direction = torch.randn(outputs.shape, generator=generator, dtype=torch.float64).to(outputs.device)
     leaf = outputs.double().requires_grad_()
     try:
-        with DifferentiableKernels(fused=False, opens=True), opened():
-            (gradient,) = torch.autograd.grad(value(leaf), leaf)
+        with DifferentiableKernels(fused=False, opens=True):
+            at_leaf = value(leaf)
+        with opened():
+            (gradient,) = torch.autograd.grad(at_leaf, leaf)
         products = gradient * direction
         for step, tolerance in ((1e-6, 1e-3), (1e-3, 1e-2)):
             with torch.no_grad():

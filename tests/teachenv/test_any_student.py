@@ -192,6 +192,25 @@ class FrozenNorm(nn.Module):
         return self.net(x)
 
 
+def ascending(self, x):
+    """Moves its input along a gradient that it takes itself."""
+    with torch.enable_grad():
+        at = x.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(at.tanh().pow(3).sum(), at)
+    return x + slope / slope.norm()
+
+
+def ascending_by_backward(self, x):
+    with torch.enable_grad():
+        at = x.detach()
+        at.requires_grad = True
+        for power in (2, 3):
+            at.tanh().pow(power).sum().backward()
+    slope = at.grad.data
+    at.grad = None
+    return x + slope / slope.norm()
+
+
 class Averaged(nn.Module):
     """Evaluates by an average of the weights, in a frozen copy of the layer."""
 
@@ -305,6 +324,8 @@ STUDENTS = {
     "running mean under no_grad": lambda: around(Forward(running_mean, ["mean"])),
     "running mean of what is detached": lambda: around(Forward(running_mean_detached, ["mean"])),
     "running mean with its graph": lambda: around(Forward(running_mean_with_graph, ["mean"])),
+    "a gradient taken inside": lambda: around(Forward(ascending)),
+    "gradients taken inside by backward": lambda: around(Forward(ascending_by_backward)),
     "a counter that nothing reads": lambda: around(Forward(counting, calls=0)),
     "a cache of what never changes": lambda: around(Forward(caching, ones=None)),
     "LayerDrop by Python's generator": lambda: around(Forward(layer_drop, inner=nn.Linear(8, 8))),

@@ -354,6 +354,64 @@ def test_differences_are_not_taken_where_the_loss_detaches_something():
     torch.testing.assert_close(gradient("finite-difference"), gradient("rmd"), rtol=1e-6, atol=1e-12)
 
 
+def adversarial_by_grad(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    x = x.clone().requires_grad_()
+    return torch.autograd.grad(F.cross_entropy(model(x), y), x)[0]
+
+
+def adversarial_by_backward(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    x = x.clone()
+    x.requires_grad = True
+    F.cross_entropy(model(x), y).backward()
+    return x.grad.data
+
+
+def adversarial_by_chosen_inputs(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    x = x.clone().requires_grad_()
+    for _ in range(2):  # they add up
+        F.cross_entropy(model(x), y).backward(inputs=[x])
+    return x.grad.clone()
+
+
+def adversarial_hidden(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """The gradient of an activation that is detached, so that it is a leaf in the plain loop."""
+    hidden = model[0](x).detach().requires_grad_()
+    F.cross_entropy(model[1:](hidden), y).backward()
+    return hidden.grad
+
+
+@pytest.mark.parametrize(
+    "slopes", [adversarial_by_grad, adversarial_by_backward, adversarial_by_chosen_inputs, adversarial_hidden]
+)
+@pytest.mark.parametrize("method", ["rmd", "forward"])
+def test_gradients_taken_inside_a_loss_are_followed(slopes, method):
+    def adversarial(model: nn.Module, rows: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        slope = slopes(model, X[rows], Y[rows])
+        direction = slope / slope.norm(dim=1, keepdim=True)
+        losses = F.cross_entropy(model(X[rows] + direction), Y[rows], reduction="none")
+        return (weights[rows] * losses).mean()
+
+    def made() -> tuple[nn.Module, torch.optim.Optimizer]:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = nn.Sequential(nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+        return model, torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
+
+    def plain(weights: torch.Tensor) -> float:
+        model, optimizer = made()
+        for rows in BATCHES:
+            loss = adversarial(model, rows, weights)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return float(objective(model).detach())
+
+    training = meta.Training.of(*made(), BATCHES, adversarial, objective, hyperparameters={"weights": WEIGHTS})
+    along = torch.randn(len(X), generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    found = float(training.gradient(method=method).hyperparameters["weights"] @ along)
+    assert found == pytest.approx(slope(plain, WEIGHTS, along), rel=1e-6, abs=1e-9)
+
+
 def test_an_objective_in_training_mode_is_that_of_the_plain_loop():
     def batch_loss(model: nn.Module, rows: torch.Tensor) -> torch.Tensor:
         return F.cross_entropy(model(X[rows]), Y[rows])

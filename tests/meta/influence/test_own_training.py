@@ -82,7 +82,15 @@ def bootstrapped(outputs, targets, reduction="none"):
     return -((F.one_hot(targets, CLASSES) + beliefs) / 2 * outputs.log_softmax(1)).sum(1)
 
 
-@pytest.mark.parametrize("loss", [detached, bootstrapped])
+def adversarial(outputs, targets, reduction="none"):
+    """Of outputs moved along a gradient that is taken in the loss, and constant to the loss's own."""
+    moved = outputs.detach().requires_grad_()
+    with torch.enable_grad():
+        (slope,) = torch.autograd.grad(F.cross_entropy(moved, targets, reduction="sum"), moved)
+    return F.cross_entropy(outputs + slope / slope.norm(dim=1, keepdim=True), targets, reduction="none")
+
+
+@pytest.mark.parametrize("loss", [detached, bootstrapped, adversarial])
 def test_values_go_through_what_a_loss_of_ones_own_detaches(loss):
     own = make(loss=loss, optimizer_kwargs={"lr": 0.3, "momentum": 0.5})
     along = torch.from_numpy(np.random.default_rng(1).normal(size=SAMPLES))

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from meta.hypergradients.cotangent import Cotangent
-from meta.hypergradients.memory import GraphBytes
+from meta.hypergradients.memory import MemoryMeter
 from meta.hypergradients.memory_policies import MEMORY_POLICIES, MemoryOption
 from meta.hypergradients.process import double_backward_kernels
 from meta.hypergradients.steps import Steps
@@ -113,16 +113,16 @@ def walk_of(dynamics: Dynamics, episode: Episode, action: torch.Tensor, tests: S
     of_all = _agree(lambda: MeasuredTraining(dynamics, episode, two, Vmap()).value(state)[1], cotangents)
     each: Mapping = Vmap() if of_all else Loop()
     for form in (One(), OneElementary()):
-        process, weight = MeasuredTraining(dynamics.mapped(form), episode, two, Loop()), GraphBytes()
+        process, meter = MeasuredTraining(dynamics.mapped(form), episode, two, Loop()), MemoryMeter()
 
-        def at_once(process: MeasuredTraining = process, weight: GraphBytes = weight) -> list[object]:
-            hooks = torch.autograd.graph.saved_tensors_hooks(weight.pack, lambda tensor: tensor)
-            with double_backward_kernels(), hooks:
-                both = _dense(process.pullback(state, action, 0, cotangents))
+        def at_once(process: MeasuredTraining = process, meter: MemoryMeter = meter) -> list[object]:
+            with double_backward_kernels():
+                _, adjoint = meter.weighed(lambda: process.linearize(state, action, 0))
+                both = _dense(adjoint(cotangents))
             return [at(both, i) for i in range(2)]
 
         if _agree(at_once, one_by_one):
-            bytes_of_each = 4 * bytes_of(state) + len(action) * action.element_size() + weight.bytes
+            bytes_of_each = 4 * bytes_of(state) + len(action) * action.element_size() + meter.graph_bytes
             return Walk(dynamics.mapped(form), each, max(1, _BYTES_TOGETHER // bytes_of_each))
     return Walk(dynamics, None, 1)
 

@@ -257,24 +257,28 @@ def _parameters_of(model: nn.Module, named: Mapping[str, torch.Tensor]) -> dict[
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Puts the model into evaluation mode inside the block; afterwards each module is in its own mode again.
+    """Puts the model into evaluation mode inside the block; afterwards each module is as it was.
 
-    So are tensors that a module keeps as plain attributes and sets anew in its forward pass (a weight that
-    `nn.utils.weight_norm` computes): those of a differentiated pass are of no use outside of it.
+    So are its buffers (one may count passes), and tensors that it keeps as plain attributes and sets anew in its
+    forward pass (a weight that `nn.utils.weight_norm` computes): those of a differentiated pass are of no use outside.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    attributes = [
-        (module, {name: value for name, value in vars(module).items() if isinstance(value, torch.Tensor)})
+    before = [
+        (module, module.training, dict(module._buffers), {n: v for n, v in vars(module).items() if torch.is_tensor(v)})
         for module in model.modules()
     ]
+    values = [(buffer, buffer.clone(), buffer._version) for buffer in model.buffers()]
     model.eval()
     try:
         yield
     finally:
-        for module, training in modes:
+        for module, training, buffers, attributes in before:
             module.training = training
-        for module, tensors in attributes:
-            vars(module).update(tensors)
+            module._buffers.update(buffers)
+            vars(module).update(attributes)
+        for buffer, value, version in values:
+            if buffer._version != version:
+                with torch.no_grad():
+                    buffer.detach_().copy_(value)
 
 
 def _derivative(

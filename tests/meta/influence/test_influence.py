@@ -154,6 +154,36 @@ def test_the_model_stays_as_it_is(method: Any) -> None:
     assert torch.equal(torch.get_rng_state(), generator)
 
 
+class Counting(nn.Linear):
+    """Counts its passes in evaluation mode too, and keeps the last output's mean: in place, and in a new buffer."""
+
+    def __init__(self) -> None:
+        super().__init__(6, 3)
+        self.register_buffer("passes", torch.zeros(()))
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("kept", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        outputs = super().forward(x)
+        self.passes += 1
+        if not torch._C._functorch.maybe_current_level():  # a batch of samples has no one mean
+            self.mean = outputs.mean()
+            self.kept.copy_(outputs.detach().mean())
+        return outputs
+
+
+@pytest.mark.parametrize("method", meta.INFLUENCE_METHODS)
+def test_buffers_that_change_in_evaluation_mode_are_put_back(method: Any) -> None:
+    torch.manual_seed(0)
+    model, batch = Counting(), (torch.randn(5, 6), torch.arange(5) % 3)
+    buffers = dict(model.named_buffers())
+    meta.influence(model, losses, batch, meta.held_out_gradient(model, losses, batch), method=method)
+    for name, buffer in model.named_buffers():
+        assert buffer is buffers[name]
+        assert not buffer.requires_grad
+        assert float(buffer) == 0
+
+
 @pytest.mark.parametrize("method", meta.INFLUENCE_METHODS)
 def test_nothing_has_influence_on_a_loss_without_gradient(method: Any) -> None:
     model, batch, v = made("mlp")

@@ -61,7 +61,13 @@ def _run(name: str, rest: Sequence[str]) -> None:
     module_name, _, class_name = entry.options.partition(":")
     module = importlib.import_module(module_name)
     description = f"{entry.summary}\n\nTime on two cores: {_times(entry)}."
-    module.run(parsed(getattr(module, class_name), f"{_PROGRAM} {name}", description, rest))
+    options = parsed(getattr(module, class_name), f"{_PROGRAM} {name}", description, rest)
+    if options.check:
+        from teachenv.experiment.evidence import check
+
+        check(options.output_folder(name), module.TABLES)
+    else:
+        module.run(options)
 
 
 def _unknown(name: str) -> str:

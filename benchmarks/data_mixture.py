@@ -22,7 +22,7 @@ import numpy as np
 import agents.methods
 import meta.methods
 import teachenv  # noqa: F401 - registers the environments
-from benchmarks.options import Names, ParallelOptions, Preset
+from benchmarks.options import Names, ParallelOptions, Preset, Tables
 from teachenv.experiment import comparison_report
 from teachenv.experiment.comparison import Comparison
 from teachenv.experiment.comparison_report import OBJECTIVE, Result, Results
@@ -303,3 +303,10 @@ def _mixtures(group: Group) -> list[list[tuple[int, list[float]]]]:
         for row in group.of(OBJECTIVE)
         if row.data
     ]
+
+
+TABLES: Tables = {
+    "table": lambda rows: make(
+        Results.of(rows, {**methods("texts"), **dict.fromkeys(LEARN_FROM, Method())}, PERPLEXITY)
+    )
+}

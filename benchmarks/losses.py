@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from benchmarks.options import ParallelOptions, Preset
+from benchmarks.options import ParallelOptions, Preset, Tables
 from teachenv.experiment import comparison_report
 from teachenv.experiment.comparison import Comparison
+from teachenv.experiment.comparison_report import Results
 from teachenv.experiment.contest import Contest, Effort, Rung
 from teachenv.experiment.methods import GRIDS, fixed
 from teachenv.experiment.setting import Setting
@@ -71,3 +72,6 @@ def _contest(env: str, size: Size, noise: float, options: Options) -> Contest:
     noisy = {"label_noise": noise, "label_noise_kind": "pair", "data_root": options.root}
     setting = Setting(env, {**size.options, **noisy})
     return Contest.of(setting, size.effort, LOSSES, lambda loss: {"learning_rate": RATES})
+
+
+TABLES: Tables = {"table": lambda rows: comparison_report.make("Plain losses compared", Results.of(rows, LOSSES))}

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 Preset: TypeAlias = Literal["smoke", "laptop", "paper"]
 
+Tables: TypeAlias = "Mapping[str, Callable[[list[Row]], Report]]"
+"""What a benchmark writes, by the name of a table's file without suffix, each made from rows alone."""
+
 Names: TypeAlias = Mapping[str, "tuple[Iterable[str] | None, Collection[str]]"]
 """By kind, such as "method": the names that an option has, and those that there are."""
 
@@ -47,7 +50,7 @@ class CommonOptions:
 
     check: bool = False
     """Run nothing: read the folder's rows, and fail if a taught line has nothing that shows that its teacher taught, or
-    if the table in the folder is not the rows' own."""
+    if a table in the folder is not the rows' own. No other option but --out is needed, and no data."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -86,20 +89,13 @@ class CommonOptions:
     ) -> None:
         """Does the cases that the folder does not hold yet, and writes tables, figures and page; see `cases.execute`.
 
-        With `check` nothing is done but what `teachenv.experiment.evidence.check` does.
-
         Raises:
-            ValueError: the folder holds the results of something else; or the check found a fault.
+            ValueError: the folder holds the results of something else.
         """
         from teachenv.experiment.cases import execute
         from teachenv.experiment.rows import ResultsFile
 
         path = self.output_folder(name) / f"{part or 'results'}.jsonl"
-        if self.check:
-            from teachenv.experiment.evidence import check
-
-            check(path, report, part or "table")
-            return
         with ResultsFile(path) as results:
             for row in results.rows():
                 if row.benchmark != name:

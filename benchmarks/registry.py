@@ -10,7 +10,7 @@ class Entry:
 
     Attributes:
         options: `module:Class` of its options, a frozen dataclass derived from `benchmarks.options.CommonOptions`.
-            The same module has `run(options: Class) -> None`.
+            The same module has `run(options: Class) -> None`, and `TABLES: benchmarks.options.Tables`.
         summary: one sentence: which question it answers.
         minutes: estimated time on two cores by preset, for a reader: `"40 min"`.
     """

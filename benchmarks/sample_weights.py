@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import agents.methods
 import meta.methods
 import teachenv  # noqa: F401 - registers the environments
-from benchmarks.options import Names, ParallelOptions, Preset
+from benchmarks.options import Names, ParallelOptions, Preset, Tables
 from teachenv.experiment import comparison_report
 from teachenv.experiment.comparison import Comparison
 from teachenv.experiment.comparison_report import Results
@@ -272,3 +272,6 @@ def wrong_labels(results: Results) -> Figure | None:
         series.bars(axis, groups, AREA, results.look)
         style.describe(axis, "AUC of wrong labels (dots: teachers)")
     return figure
+
+
+TABLES: Tables = {"table": lambda rows: make(Results.of(rows, {**METHODS, **dict.fromkeys(LEARN_FROM, Method())}))}

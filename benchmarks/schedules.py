@@ -21,7 +21,7 @@ import numpy as np
 import agents.methods
 import meta.methods
 import teachenv  # noqa: F401 - registers the environments
-from benchmarks.options import Names, ParallelOptions, Preset
+from benchmarks.options import Names, ParallelOptions, Preset, Tables
 from teachenv.experiment import comparison_report
 from teachenv.experiment.comparison import Comparison
 from teachenv.experiment.comparison_report import Results
@@ -303,3 +303,6 @@ def _curves(setting: str, group: Group) -> list[series.Curve]:
         factors = make_schedule(group.config["own"]["lr_schedule"], 100)(np.arange(100))
         seeds = [list(group.config["learning_rate"] * np.asarray(factors, dtype=float))]
     return [list(zip(np.linspace(0, 100, len(values), endpoint=False), values, strict=True)) for values in seeds]
+
+
+TABLES: Tables = {"table": lambda rows: make(Results.of(rows, methods("learning-rate", 100)))}

@@ -15,6 +15,6 @@ Peers (`pip install -e ".[peers]"`): dattri, traker, kronfluence, cleanlab. One 
 reported as that.
 """
 
-from benchmarks.attribution.main import Options, run
+from benchmarks.attribution.main import TABLES, Options, run
 
-__all__ = ["Options", "run"]
+__all__ = ["TABLES", "Options", "run"]

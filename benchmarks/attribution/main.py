@@ -11,7 +11,7 @@ from benchmarks.attribution import labels, measure, report, trainings
 from benchmarks.attribution.methods import METHODS
 from benchmarks.attribution.settings import SETTINGS
 from benchmarks.attribution.trainings import SHARES
-from benchmarks.options import CommonOptions, Names
+from benchmarks.options import CommonOptions, Names, Tables
 from teachenv.experiment.cases import Case
 
 NAME = "attribution"
@@ -103,3 +103,6 @@ def _ranking(options: Options, task: str, size: labels.Size, noise: labels.Noise
         | {"data_root": options.root},
         last="auc",
     )
+
+
+TABLES: Tables = {"table": report.make}

@@ -14,6 +14,6 @@ The protocol, for each task (an environment and its label noise):
 No method sees a label outside the pool. With label noise the whole pool has it, dev included.
 """
 
-from benchmarks.compare.main import Options, run
+from benchmarks.compare.main import TABLES, Options, run
 
-__all__ = ["Options", "run"]
+__all__ = ["TABLES", "Options", "run"]

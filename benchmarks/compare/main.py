@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -16,14 +16,16 @@ import agents.methods
 import meta.methods
 import teachenv  # noqa: F401 - registers the environments
 from benchmarks.compare import distillation
-from benchmarks.options import Names, ParallelOptions
+from benchmarks.options import Names, ParallelOptions, Tables
 from meta.wrappers.vec_env import as_vec_env
 from teachenv.env import TeachEnv
 from teachenv.errors import unknown_name
-from teachenv.experiment import methods
+from teachenv.experiment import comparison_report, methods
 from teachenv.experiment.comparison import Comparison, shipped_rows
+from teachenv.experiment.comparison_report import Results
 from teachenv.experiment.contest import Contest, Effort, Rung
 from teachenv.experiment.methods import Method, candidates
+from teachenv.experiment.row import Row
 from teachenv.experiment.setting import Configuration, Setting
 
 NAME = "compare"
@@ -269,3 +271,13 @@ def _contest(options: Options, kind: Kind, size: Size, shared: Mapping[str, Any]
 
     effort = replace(size, student_steps=options.student_steps or size.student_steps)
     return Contest.of(setting, effort, kind.methods, tuned, run, problem)
+
+
+def _kind_of(rows: Sequence[Row]) -> Kind:
+    """What the rows compare."""
+    return DISTILLATION if any(row.config["loss"] == "distillation" for row in rows) else LOSSES
+
+
+TABLES: Tables = {
+    "table": lambda rows: comparison_report.make("Teachers compared", Results.of(rows, _kind_of(rows).methods))
+}

@@ -16,6 +16,6 @@ DACBench 0.5.6 is in the extra `peers` (`pip install -e ".[peers]"`). Without it
 alone, and a line on stderr says so. Both read the same files: MNIST, or procedural images in its form.
 """
 
-from benchmarks.dacbench.main import Options, run
+from benchmarks.dacbench.main import TABLES, Options, run
 
-__all__ = ["Options", "run"]
+__all__ = ["TABLES", "Options", "run"]

@@ -11,7 +11,7 @@ from benchmarks.dacbench import report, theirs
 from benchmarks.dacbench.cases import SIZES, Measured, Size, measured
 from benchmarks.dacbench.files import Images, find_images
 from benchmarks.dacbench.measure import measure
-from benchmarks.options import CommonOptions
+from benchmarks.options import CommonOptions, Tables
 from teachenv.experiment.cases import Case
 from teachenv.experiment.rows import agreeing
 
@@ -31,7 +31,7 @@ def run(options: Options) -> None:
     """Measures what the folder does not hold yet; writes rows, tables, figure and page."""
     size, threads = SIZES[options.preset], options.threads or torch.get_num_threads()
     version = theirs.installed()
-    if version is None and not options.check:
+    if version is None:
         print(
             "DACBench is not installed: this library is measured alone; pip install -e '.[peers]' brings it",
             file=sys.stderr,
@@ -67,3 +67,6 @@ def _case(each: Measured, images: Images, seed: int, size: Size, version: str | 
         last=_LAST[each.measurement],
         resources={"num_cpus": threads},
     )
+
+
+TABLES: Tables = {"table": report.make}

@@ -21,6 +21,6 @@ fails, is reported as that. JAX compiles the whole gradient for each network and
 too, its time is not. `--device cuda` measures all but JAX on a GPU, the memory by what its allocator hands out.
 """
 
-from benchmarks.hypergradients.main import Options, run
+from benchmarks.hypergradients.main import TABLES, Options, run
 
-__all__ = ["Options", "run"]
+__all__ = ["TABLES", "Options", "run"]

@@ -13,7 +13,7 @@ from benchmarks.hypergradients import estimators, measure, report
 from benchmarks.hypergradients.contenders import CONTENDERS, PEERS, takes
 from benchmarks.hypergradients.measure import BATCHES
 from benchmarks.hypergradients.problems import STUDENTS
-from benchmarks.options import CommonOptions, Names, Preset
+from benchmarks.options import CommonOptions, Names, Preset, Tables
 from teachenv.experiment.cases import Case, Session, Stage
 from teachenv.experiment.rows import agreeing
 from teachenv.experiment.tables import grouped
@@ -271,3 +271,6 @@ def _batches(options: Options) -> list[Case]:
         for name, batch in BATCHES.items()
         if name in size.batches
     ]
+
+
+TABLES: Tables = {"table": report.make, estimators.TASK: estimators.report}

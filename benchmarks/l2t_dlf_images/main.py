@@ -13,9 +13,10 @@ from benchmarks.l2t_dlf_images import large, report
 from benchmarks.l2t_dlf_images.methods import methods as methods_at
 from benchmarks.l2t_dlf_images.methods import published
 from benchmarks.l2t_dlf_images.presets import PRESETS, SEEDS, Part, Presets
-from benchmarks.options import Names, ParallelOptions
+from benchmarks.options import Names, ParallelOptions, Tables
 from teachenv.experiment.cases import one_at_a_time
 from teachenv.experiment.comparison import Comparison, shipped_rows
+from teachenv.experiment.comparison_report import Results
 from teachenv.experiment.contest import Contest
 from teachenv.experiment.precision import on_this_machine
 from teachenv.experiment.setting import Setting
@@ -151,3 +152,9 @@ def _contest(name: str, parts: Mapping[str, Part], options: Options) -> Contest:
     setting = Setting(part.env, on_this_machine({**part.options, **_of_machine(options)}), final=part.final)
     tuned = {"learning_rate": part.rates, "lr_schedule": part.schedules}
     return Contest.of(setting, part.effort, known, lambda method: tuned, run, name=name, source=part.source)
+
+
+TABLES: Tables = {
+    "table": lambda rows: report.make(Results.of(rows, {**methods_at((0.1,)), **published()})),
+    "large": large.report_of,
+}

@@ -5,6 +5,6 @@ same number of further steps: with token cross-entropy, with label smoothing, wi
 `teachenv.sequence_losses`, or under a teacher that decides what each token of the vocabulary counts.
 """
 
-from benchmarks.l2t_dlf_translation.main import Options, run
+from benchmarks.l2t_dlf_translation.main import TABLES, Options, run
 
-__all__ = ["Options", "run"]
+__all__ = ["TABLES", "Options", "run"]

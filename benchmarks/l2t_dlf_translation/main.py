@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from benchmarks.l2t_dlf_translation import report, work
 from benchmarks.l2t_dlf_translation.methods import METHODS
 from benchmarks.l2t_dlf_translation.work import NETWORKS, Setting
-from benchmarks.options import Names, ParallelOptions, Preset
+from benchmarks.options import Names, ParallelOptions, Preset, Tables
 from teachenv.experiment.cases import Case, Session
 from teachenv.experiment.report import Report
 from teachenv.experiment.row import Row
@@ -241,3 +241,6 @@ def run(options: Options) -> None:
         size.setting.make(data_root=options.root, student="lstm", student_kwargs={"width": 2}).problem.task.dataset,
     )
     options.execute(NAME, [bench.tuning, bench.training], bench.report)
+
+
+TABLES: Tables = {"table": report.make}

@@ -9,6 +9,6 @@ at once, at the end. Hai et al. 2023 give tables for CIFAR, ImageNet, COCO and V
 of which we have no figures: their full text was not to be had.
 """
 
-from benchmarks.l2t_dln.main import Options, run
+from benchmarks.l2t_dln.main import TABLES, Options, run
 
-__all__ = ["Options", "run"]
+__all__ = ["TABLES", "Options", "run"]

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 from benchmarks.l2t_dln import cost, imitation, report, work
 from benchmarks.l2t_dln.methods import METHODS, STUDIES, StudyOfMethods
 from benchmarks.l2t_dln.presets import PRESETS, Presets, Task
-from benchmarks.options import Names, ParallelOptions
+from benchmarks.options import Names, ParallelOptions, Tables
 from teachenv.experiment.cases import Case, Session, Stage, one_at_a_time
 from teachenv.experiment.precision import on_this_machine
 from teachenv.experiment.report import Report
@@ -185,3 +185,10 @@ def _methods(task: Task, options: Options) -> tuple[str, ...]:
         if studied.study in options.study and studied.base == task.studied:
             methods += [studied.base, *studied.compared]
     return tuple(m for m in dict.fromkeys(methods) if options.methods is None or m in options.methods)
+
+
+def _of_rows(rows: list[Row]) -> Report:
+    return report.make(rows, {name: task.metric for tasks in PRESETS.values() for name, task in tasks.items()})
+
+
+TABLES: Tables = {"table": _of_rows}

@@ -9,6 +9,6 @@ comes from data that is neither trained on nor selects nor is reported (`teachen
 The study rates asks at which factor the influence term teaches, on images and texts with wrong labels (`rates`).
 """
 
-from benchmarks.lgtm.main import Options, run
+from benchmarks.lgtm.main import TABLES, Options, run
 
-__all__ = ["Options", "run"]
+__all__ = ["TABLES", "Options", "run"]

@@ -11,12 +11,12 @@ from benchmarks.lgtm.images import IMAGES, noisy_images
 from benchmarks.lgtm.methods import ALONE, METHODS, STUDIES, Method
 from benchmarks.lgtm.study import TunedStudy
 from benchmarks.lgtm.text import FEW_TEXTS, TextSetting, check_layers, found_checkpoint, name_of
-from benchmarks.options import Names, ParallelOptions, Preset
+from benchmarks.options import Names, ParallelOptions, Preset, Tables
 from teachenv import checks
 from teachenv.data import GLUE
 from teachenv.experiment.cases import Case, Stage, one_at_a_time
 from teachenv.experiment.row import Row
-from teachenv.experiment.rows import agreeing
+from teachenv.experiment.rows import agreeing, judging
 
 NAME = "lgtm"
 
@@ -293,3 +293,6 @@ def _rates(options: Options) -> TunedStudy:
         {name: options.seeds or count for name, count in seeds.items()},
         rates.Grid(lines, [] if small else [setting.name for setting in images]),
     )
+
+
+TABLES: Tables = {"table": report.make, RATES: lambda rows: rates_report.make(judging(rows))}

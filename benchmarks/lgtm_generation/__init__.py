@@ -7,6 +7,6 @@ held-out sentences (`lgtm`). All teachers begin as the same one that was trained
 sentences are taken from the training data; controls train on them instead (`:mixed`).
 """
 
-from benchmarks.lgtm_generation.main import Options, run
+from benchmarks.lgtm_generation.main import TABLES, Options, run
 
-__all__ = ["Options", "run"]
+__all__ = ["TABLES", "Options", "run"]

@@ -9,7 +9,8 @@ from benchmarks.lgtm.study import TunedStudy
 from benchmarks.lgtm_generation import report
 from benchmarks.lgtm_generation.lines import Grid, lines, tuned_as
 from benchmarks.lgtm_generation.setting import STUDENTS, TranslationSetting
-from benchmarks.options import Names, ParallelOptions, Preset
+from benchmarks.options import Names, ParallelOptions, Preset, Tables
+from teachenv.experiment.rows import judging
 
 NAME = "lgtm_generation"
 
@@ -127,3 +128,6 @@ def _study(options: Options, student: str) -> TunedStudy:
         tuned_as(list(methods)),
         size.tuning_part,
     )
+
+
+TABLES: Tables = {"table": lambda rows: report.make(judging(rows))}

@@ -6,6 +6,6 @@ one may teach it, as a fixed teacher (KD), as one that learns beside it (ProKT),
 well (LGTM). All pairs of the two phases' methods are cells of one table.
 """
 
-from benchmarks.lgtm_pretraining.main import Options, run
+from benchmarks.lgtm_pretraining.main import TABLES, Options, run
 
-__all__ = ["Options", "run"]
+__all__ = ["TABLES", "Options", "run"]

@@ -11,8 +11,9 @@ from benchmarks.lgtm_pretraining.methods import ALL, FIRST, FOLLOWED, METHODS, N
 from benchmarks.lgtm_pretraining.phases import FineTuning, Pretraining, Role
 from benchmarks.lgtm_pretraining.study import Study
 from benchmarks.lgtm_pretraining.texts import ORDER, TASKS, Source
-from benchmarks.options import Names, ParallelOptions, Preset
+from benchmarks.options import Names, ParallelOptions, Preset, Tables
 from teachenv.experiment.row import Row
+from teachenv.experiment.rows import judging
 
 NAME = "lgtm_pretraining"
 
@@ -165,3 +166,6 @@ def _study(options: Options, task: str) -> Study:
 
 def _network(width: int, layers: int) -> dict[str, Any]:
     return {"width": width, "layers": layers, "heads": 4, "inner": 2 * width, "dropout": 0.1}
+
+
+TABLES: Tables = {"table": lambda rows: report.make(judging(rows))}

@@ -11,11 +11,11 @@ from benchmarks.lot import report, sizes, sizes_report, work
 from benchmarks.lot.methods import ALPHAS, STEPS, Method, released, studies
 from benchmarks.lot.problem import Problem
 from benchmarks.lot.regularisers import STUDENT_STEPS, Comparison, Regime, Regulariser, regularisers
-from benchmarks.options import Names, ParallelOptions
+from benchmarks.options import Names, ParallelOptions, Tables
 from teachenv.experiment.cases import Case, Stage
 from teachenv.experiment.report import Report
 from teachenv.experiment.row import Row
-from teachenv.experiment.rows import agreeing
+from teachenv.experiment.rows import agreeing, judging
 
 Study = Literal["table", "peers", "alpha", "n", "form", "regularisers", "sizes"]
 Tuned = Literal["regularisers", "sizes"]
@@ -214,3 +214,13 @@ def _case(name: str, task: str, label: str, problem: Problem, method: Method, se
         arguments=arguments,
         last=f"test_{problem.metric}",
     )
+
+
+def tables(name: str) -> Tables:
+    """What a benchmark of this name writes, from rows alone."""
+    lines, sized = list(regularisers(None, STUDENT_STEPS)), list(sizes.sized(sizes.shares(sizes.SHARES), None))
+    return {
+        "table": lambda rows: report.make([row for row in rows if "stage" not in row.config], name),
+        "regularisers": lambda rows: report.of_regularisers(judging(rows), name, lines),
+        "sizes": lambda rows: sizes_report.make(judging(rows), name, sized),
+    }

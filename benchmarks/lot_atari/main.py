@@ -11,7 +11,7 @@ from typing import Any, Literal
 from benchmarks.lot_atari import report, throughput, work
 from benchmarks.lot_atari.methods import METHODS, STUDIES, Method
 from benchmarks.lot_atari.work import Rate, Training
-from benchmarks.options import Names, ParallelOptions, Preset
+from benchmarks.options import Names, ParallelOptions, Preset, Tables
 from teachenv.experiment.cases import Case, Stage, one_at_a_time
 from teachenv.experiment.row import Row
 from teachenv.experiment.rows import agreeing
@@ -234,3 +234,6 @@ def _throughput(options: Options) -> list[Case]:
         )
         for baseline in ("ppo", "make_atari_env")
     ]
+
+
+TABLES: Tables = {"table": report.make}

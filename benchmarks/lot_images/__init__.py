@@ -1,5 +1,5 @@
 """Learning from teaching on image classifiers, and whether what generalises is easier to imitate."""
 
-from benchmarks.lot_images.main import Options, run
+from benchmarks.lot_images.main import TABLES, Options, run
 
-__all__ = ["Options", "run"]
+__all__ = ["TABLES", "Options", "run"]

@@ -14,7 +14,7 @@ from benchmarks.lot_images import imitation, report
 from benchmarks.lot_images.imitation import KINDS
 from benchmarks.lot_images.networks import NETWORKS
 from benchmarks.lot_images.problem import ImageProblem
-from benchmarks.options import Names
+from benchmarks.options import Names, Tables
 from teachenv.experiment.report import Report
 from teachenv.experiment.row import Row
 from teachenv.experiment.rows import agreeing
@@ -184,3 +184,9 @@ def run(options: Options) -> None:
         cases = [imitation.case(NAME, images, kind, seed) for seed in range(seeds) for kind in KINDS]
         further = Further("imitation", cases, imitations)
     lot.run(NAME, options, {images.task: images}, seeds, lambda study: regimes(options, study), further=further)
+
+
+TABLES: Tables = {
+    **lot.tables(NAME),
+    "imitation": lambda rows: report.make([row for row in rows if row.method.startswith("imitate:")]),
+}

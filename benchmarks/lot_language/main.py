@@ -11,7 +11,7 @@ from benchmarks.lot.main import Presets, StudyOptions, Tuned
 from benchmarks.lot.methods import LOT, Method
 from benchmarks.lot.regularisers import Regime
 from benchmarks.lot_language.problem import FrequentWords, LanguageProblem
-from benchmarks.options import Names
+from benchmarks.options import Names, Tables
 from teachenv.data import LANGUAGE
 
 NAME = "lot_language"
@@ -220,3 +220,6 @@ def run(options: Options) -> None:
     shown = problems(replace(options, model=tuple(models)))
     seeds = options.seeds or SEEDS[options.preset]
     lot.run(NAME, options, asked, seeds, lambda study: regimes(options, study), shown)
+
+
+TABLES: Tables = lot.tables(NAME)

@@ -12,7 +12,8 @@ from benchmarks.lot.methods import LOT
 from benchmarks.lot.regularisers import Comparison, Regime, Regulariser, regularisers
 from benchmarks.lot.sizes import lot_of
 from benchmarks.lot_multimodal.problem import PairProblem
-from benchmarks.options import Names, ParallelOptions, Preset
+from benchmarks.options import Names, ParallelOptions, Preset, Tables
+from teachenv.experiment.rows import judging
 
 NAME = "lot_multimodal"
 
@@ -125,3 +126,6 @@ def run(options: Options) -> None:
         comparison.stages,
         lambda rows: report.of_regularisers(comparison.shown(rows), NAME, tuple(comparison.compared)),
     )
+
+
+TABLES: Tables = {"table": lambda rows: report.of_regularisers(judging(rows), NAME, tuple(compared()))}

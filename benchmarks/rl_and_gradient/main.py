@@ -12,6 +12,7 @@ that students of noisy data could have.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,7 +24,7 @@ import agents.methods
 import meta
 import meta.methods
 import teachenv  # noqa: F401 - registers the environments
-from benchmarks.options import Names, ParallelOptions, Preset
+from benchmarks.options import Names, ParallelOptions, Preset, Tables
 from benchmarks.rl_and_gradient.report import KNOWN, NAME, SMOOTHNESS, UNTAUGHT, make
 from benchmarks.rl_and_gradient.spread import SpreadCredit
 from teachenv.experiment.cases import Case, Outcome, Session, Stage
@@ -223,3 +224,6 @@ def smoothness(setting: Setting, students: int, folder: Path) -> Outcome:
     growth = min(report.growth, 1e30) if report.growth == report.growth else 1e30
     values = {"gradient_growth": growth, "gradient_agreement": report.agreement, "usable_radius": report.radius}
     return Outcome(values=values, student_steps=0, seconds=0.0)
+
+
+TABLES: Tables = {"table": partial(make, methods=METHODS, seeds=sys.maxsize)}

@@ -1,5 +1,5 @@
 """Teaching students that learn by reinforcement: who sets PPO's coefficients best while it trains?"""
 
-from benchmarks.rl_students.main import Options, run
+from benchmarks.rl_students.main import TABLES, Options, run
 
-__all__ = ["Options", "run"]
+__all__ = ["TABLES", "Options", "run"]

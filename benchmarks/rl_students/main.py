@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from benchmarks.options import Names, ParallelOptions, Preset
+from benchmarks.options import Names, ParallelOptions, Preset, Tables
 from benchmarks.rl_students import report, work
 from benchmarks.rl_students.work import METHODS, Setting
 from teachenv.experiment.cases import Case
@@ -103,3 +103,6 @@ def _case(setting: Setting, method: str, seed: int) -> Case:
         arguments={"setting": setting, "method": method, "seed": seed},
         last="episode_return",
     )
+
+
+TABLES: Tables = {"table": report.make}

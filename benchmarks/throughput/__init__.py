@@ -17,6 +17,6 @@ Data only shape the work here, so MNIST and CIFAR-10 are used if they are on the
 of the same shape, named as such in the rows, if they are not. Nothing is downloaded.
 """
 
-from benchmarks.throughput.main import Options, run
+from benchmarks.throughput.main import TABLES, Options, run
 
-__all__ = ["Options", "run"]
+__all__ = ["TABLES", "Options", "run"]

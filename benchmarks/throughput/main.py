@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from benchmarks.options import CommonOptions
+from benchmarks.options import CommonOptions, Tables
 from benchmarks.throughput import report
 from benchmarks.throughput.cases import CASES, ENVIRONMENT_OF, SIZES, Measured, Size, load_task
 from benchmarks.throughput.measure import measure
@@ -62,3 +62,6 @@ def _case(measured: Measured, task: Task, seed: int, size: Size, threads: int) -
         last=report.KINDS[measured.measurement].metric,
         resources={"num_cpus": threads},
     )
+
+
+TABLES: Tables = {"table": report.make}

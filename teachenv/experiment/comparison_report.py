@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -101,6 +102,12 @@ class Results:
             self.tasks[task] = grouped(sorted(task_rows, key=lambda row: row.seed), methods)
         parts = (style.split([group.name for group in groups]) for groups in self.panels().values())
         self._looks = style.distinct([panel for panels in parts for panel in panels])
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], methods: Mapping[str, Method], result: Result = TEST_ERROR) -> Results:
+        """The results of all seeds; of several loss families of teachers, those of the newest rows' one."""
+        losses = [row.config["loss"] for row in rows if row.config["stage"] == "training" and row.config["loss"]]
+        return cls(rows, methods, sys.maxsize, losses[-1] if losses else None, result)
 
     def look(self, group: Group) -> style.Look:
         """The method's look in all figures."""

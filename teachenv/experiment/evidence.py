@@ -132,22 +132,25 @@ COLUMNS: Mapping[str, Callable[[Group], str]] = {
 """What the rows of a comparison of teachers say of them, by the column's header; cells are empty without such rows."""
 
 
-def check(path: Path, report: Callable[[list[Row]], Report], table: str) -> None:
-    """Reads rows, and says on stdout what is well.
+def check(folder: Path, tables: Mapping[str, Callable[[list[Row]], Report]]) -> None:
+    """Reads the rows of a folder, and says on stdout what is well.
 
     Args:
-        path: the file of the rows.
-        report: makes the report of them.
-        table: name of the table's file beside it, without suffix.
+        folder: where rows and tables are.
+        tables: makes the report of rows, by the name of the table's file without suffix. Those of the folder are looked
+            at; a table has its rows in a file of its own name, if there is one.
 
     Raises:
-        ValueError: there are no rows; a line of the tables is called after a teacher, and no row shows that it taught;
-            or a table beside the rows is another than theirs, so that it may lack a mark.
+        ValueError: there are no rows or no tables; a line of the tables is called after a teacher, and no row shows
+            that it taught; or a table beside the rows is another than theirs, so that it may lack a mark.
     """
-    if not path.exists():
-        raise ValueError(f"found no rows at {path}; run the benchmark first, or name its folder with --out")
-    made = report(read_rows(path))
-    reports = {table: made, **made.beside}
+    written = {name: folder / f"{name}.md" for name in tables}
+    reports = {name: tables[name](_rows_of(folder, name)) for name, path in written.items() if path.exists()}
+    if not reports:
+        raise ValueError(
+            f"found no table {' or '.join(f'{name}.md' for name in tables)} in {folder}; run the benchmark first, or "
+            "name its folder with --out"
+        )
     unproven = [line for each in reports.values() for line in each.unproven]
     if unproven:
         raise ValueError(
@@ -155,7 +158,23 @@ def check(path: Path, report: Callable[[list[Row]], Report], table: str) -> None
             "rows of today's code have it: measure these methods again"
         )
     for name, each in reports.items():
-        written = path.parent / f"{name}.md"
-        if not written.exists() or written.read_text() != each.table():
-            raise ValueError(f"{written} is not the table of {path}; the command without --check writes it")
-    print(f"{path}: every taught line has evidence, and every untaught one is marked")
+        if written[name].read_text() != each.table():
+            raise ValueError(
+                f"{written[name]} is not the table of all rows beside it: one of them was changed, or there are rows "
+                "of several presets; the command without --check writes the table"
+            )
+    shown = ", ".join(f"{name}.md" for name in reports)
+    print(f"{folder}: {shown}: every taught line has evidence, and every untaught one is marked")
+
+
+def _rows_of(folder: Path, table: str) -> list[Row]:
+    """The rows of a table.
+
+    Raises:
+        ValueError: there are none.
+    """
+    path = folder / f"{table}.jsonl"
+    path = path if path.exists() else folder / "results.jsonl"
+    if not path.exists():
+        raise ValueError(f"found no rows at {path}; run the benchmark first, or name its folder with --out")
+    return read_rows(path)

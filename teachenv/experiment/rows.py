@@ -178,6 +178,11 @@ def agreeing(rows: Iterable[Row], identities: Iterable[Mapping[str, Any]]) -> li
     return [row for row in rows if any(_agrees(row, identity) for identity in parts)]
 
 
+def judging(rows: Iterable[Row]) -> list[Row]:
+    """The rows of trainings that judge a method, without those that tuned it."""
+    return [row for row in rows if row.config.get("stage") == "training"]
+
+
 def _agrees(row: Row, identity: Mapping[str, Any]) -> bool:
     config, fields = identity.get("config", {}), identity.keys() - {"config", "seed"}
     return config.items() <= row.config.items() and all(getattr(row, name) == identity[name] for name in fields)

@@ -17,6 +17,7 @@ from teachenv.experiment import comparison_report
 from teachenv.experiment.backends import make_backend
 from teachenv.experiment.cases import CasesFailed, Outcome, Session
 from teachenv.experiment.contest import Rung
+from teachenv.experiment.evidence import check
 from teachenv.experiment.rows import ResultsFile, read_rows
 from teachenv.experiment.setting import Configuration, Setting
 from teachenv.experiment.teaching import _Ended
@@ -142,23 +143,23 @@ def test_running_again_changes_nothing(finished: Path, monkeypatch: pytest.Monke
 
 
 def test_a_check_runs_nothing_and_finds_what_lacks_evidence(finished: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"found no rows .* run the benchmark first"):
-        main.run(options(tmp_path, check=True))
+    with pytest.raises(ValueError, match=r"found no table .* run the benchmark first"):
+        check(tmp_path, main.TABLES)
     for file in finished.iterdir():
         if file.is_file():
             (tmp_path / file.name).write_bytes(file.read_bytes())
     rows = tmp_path / "results.jsonl"
     before = rows.read_bytes()
-    main.run(options(tmp_path, check=True))
+    check(tmp_path, main.TABLES)
     assert rows.read_bytes() == before
     (tmp_path / "table.md").write_text((tmp_path / "table.md").read_text().replace("rmd", "rmd*"))
     with pytest.raises(ValueError, match=r"table\.md is not the table of"):
-        main.run(options(tmp_path, check=True))
+        check(tmp_path, main.TABLES)
     rows.write_bytes(b"".join(line for line in before.splitlines(True) if b'"teacher_effect"' not in line))
     with pytest.raises(
         ValueError, match=r"found 2 taught lines without evidence .*\(digits: rmd, digits-noisy-40: rmd"
     ):
-        main.run(options(tmp_path, check=True))
+        check(tmp_path, main.TABLES)
 
 
 def test_an_interrupted_run_continues(finished: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from torch.autograd.graph import get_gradient_edge
 
 from teachenv.optimizers import Tensors
 from teachenv.state import Pullback
-from teachenv.students.kernels import opened
+from teachenv.students.stopped_gradients import opened
 from teachenv.update import Adjoint
 
 

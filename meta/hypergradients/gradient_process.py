@@ -27,7 +27,7 @@ from meta.hypergradients.reversal import Reversal
 from teachenv.optimizers import Optimizer, Rate, Tensors, slots_of
 from teachenv.optimizers.base import in_order
 from teachenv.state import Gradient, Outcome, Pullback, StudentState
-from teachenv.students.kernels import opened
+from teachenv.students.stopped_gradients import opened
 from teachenv.trees import leaves
 from teachenv.update import Adjoint as AdjointOfGradient
 from teachenv.update import Update

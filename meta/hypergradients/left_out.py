@@ -15,7 +15,7 @@ from meta.hypergradients.loss_update import Derivatives, LossUpdate
 from teachenv.optimizers import Tensors
 from teachenv.state import StudentState
 from teachenv.students.derivatives import random_direction
-from teachenv.students.kernels import opened
+from teachenv.students.stopped_gradients import opened
 from teachenv.trees import leaves
 
 _READ = "what the loss reads of the action"

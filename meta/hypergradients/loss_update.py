@@ -18,7 +18,7 @@ from meta.hypergradients.forward_mode import dual, in_forward_mode, tangent_of, 
 from teachenv.graphs import adjoint_of, sources
 from teachenv.optimizers import Tensors
 from teachenv.state import Gradient, Outcome, Pullback, StudentState
-from teachenv.students.kernels import opened, transposed
+from teachenv.students.stopped_gradients import opened, transposed
 from teachenv.trees import leaves
 from teachenv.update import Adjoint, Update
 

@@ -26,7 +26,8 @@ from meta.hypergradients.forward_mode import dual, dual_level, in_forward_mode, 
 from meta.hypergradients.process import double_backward_kernels
 from teachenv.nodes import nodes_of
 from teachenv.students.derivatives import random_direction
-from teachenv.students.kernels import DifferentiableKernels, opened
+from teachenv.students.kernels import DifferentiableKernels
+from teachenv.students.stopped_gradients import opened
 
 Derivative = Literal["double backward", "forward over reverse"]
 Finding = Literal["right", "wrong", "missing", "nondeterministic", "unchecked"]

@@ -13,7 +13,7 @@ import torch
 
 from teachenv.optimizers import Tensors
 from teachenv.students.functional import FunctionalStudent
-from teachenv.students.kernels import opened
+from teachenv.students.stopped_gradients import opened
 
 _EPSILON = 1e-6
 _IN_TRAINING, _BUFFER = "its outputs in training", "its buffer"

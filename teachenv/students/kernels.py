@@ -24,17 +24,15 @@ calls `F.batch_norm` itself, is treated as well as the original.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 
-from teachenv.nodes import nodes_of
 from teachenv.students.batch_norm import batch_norm, instance_norm
+from teachenv.students.stopped_gradients import InnerGradients, let_through
 
 # Methods of tensors that change `self` and are not named like `add_`.
 _IN_PLACE = {f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "pow", "and", "or", "xor", "floordiv", "mod")}
@@ -51,7 +49,7 @@ class DifferentiableKernels(TorchFunctionMode):
         fused: normalise minibatches by `batch_normalized`, which runs neither under `torch.func.vmap` nor in forward
             mode; else by elementary operations.
         batched: replace linear layers, too.
-        opens: let derivatives through what is computed under `torch.no_grad` or detached.
+        opens: let derivatives through what is computed under `torch.no_grad` or detached, and through inner gradients.
         buffers: tensors that the network may update in place.
 
     Attributes:
@@ -76,14 +74,12 @@ class DifferentiableKernels(TorchFunctionMode):
             self._replaced |= dict.fromkeys((torch.Tensor.detach, torch.detach, DATA), self._detach)
             self._replaced[F.embedding] = self._embedding
             self._replaced[torch.Tensor.__deepcopy__] = self._copied
-            self._replaced |= {torch.autograd.grad: self._grad, torch.Tensor.backward: self._backward}
-            self._replaced |= {_GRAD.__get__: self._taken, _GRAD.__set__: self._put}
-            self._replaced |= dict.fromkeys((torch.Tensor.requires_grad_, _REQUIRES_GRAD.__set__), self._asked_for)
-        self._asked: list[torch.Tensor] = []
-        self._taken_of: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # what `.grad` gives, with its tensor
+        self._inner = InnerGradients(self._let_through).replacements
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Called in the place of each of PyTorch's functions."""
+        if self.opens and func in self._inner:
+            return self._inner[func](*args, **(kwargs or {}))
         replacement = self._replaced.get(func, func)
         if self.opens and not torch.is_grad_enabled():
             return self._with_graph(replacement, getattr(func, "__name__", ""), args, kwargs or {})
@@ -115,60 +111,6 @@ class DifferentiableKernels(TorchFunctionMode):
             return tensor  # which may be updated in place
         return self._let_through(tensor) if tensor.is_floating_point() else tensor.detach()
 
-    def _grad(
-        self,
-        outputs: Any,
-        inputs: Any,
-        grad_outputs: Any = None,
-        retain_graph: bool | None = None,
-        create_graph: bool = False,
-        **options: Any,
-    ) -> Any:
-        """Stands for `torch.autograd.grad`."""
-        with torch.enable_grad(), _derivative("stopped"):
-            found = torch.autograd.grad(outputs, inputs, grad_outputs, True, True, **options)
-        return found if create_graph else self._let_through(found)
-
-    def _backward(
-        self,
-        tensor: torch.Tensor,
-        gradient: torch.Tensor | None = None,
-        retain_graph: bool | None = None,
-        create_graph: bool = False,
-        inputs: Any = None,
-    ) -> None:
-        """Stands for `Tensor.backward`: gradients with a graph in `Tensor.grad` would be held for ever."""
-        if inputs is None:
-            inputs = [node.variable for node in nodes_of([tensor.grad_fn]) if hasattr(node, "variable")]
-            inputs += [asked for asked in self._asked if all(asked is not each for each in inputs)]
-        inputs = [inputs] if isinstance(inputs, torch.Tensor) else list(inputs)
-        found = self._grad(tensor, inputs, gradient, create_graph=create_graph, allow_unused=True)
-        for leaf, each in zip(inputs, found, strict=True):
-            if each is not None:
-                before = self._taken(leaf)
-                self._taken_of[id(leaf)] = leaf, each if before is None else before + each
-
-    def _taken(self, tensor: torch.Tensor) -> torch.Tensor | None:
-        """Stands for reading `Tensor.grad`."""
-        if id(tensor) in self._taken_of:
-            return self._taken_of[id(tensor)][1]
-        return tensor.grad if tensor.is_leaf or tensor.retains_grad else None
-
-    def _put(self, tensor: torch.Tensor, gradient: torch.Tensor | None) -> None:
-        """Stands for setting `Tensor.grad`."""
-        if gradient is None:
-            self._taken_of.pop(id(tensor), None)
-            tensor.grad = None
-        else:
-            self._taken_of[id(tensor)] = tensor, gradient
-
-    def _asked_for(self, tensor: torch.Tensor, requires_grad: bool = True) -> torch.Tensor:
-        """Stands for `Tensor.requires_grad_`; what was detached before, a leaf without this mode, is noted."""
-        if requires_grad and not tensor.is_leaf:
-            self._asked.append(tensor)
-            return tensor
-        return tensor.requires_grad_(requires_grad)
-
     def _let_through(self, value: Any) -> Any:
         """The value, or values, with a derivative for `opened` alone; a buffer as it is now."""
         if isinstance(value, torch.Tensor) and value.is_floating_point():
@@ -194,8 +136,6 @@ class DifferentiableKernels(TorchFunctionMode):
             return result if out is None else out.copy_(result)
 
 
-_GRAD: Any = torch.Tensor.grad
-_REQUIRES_GRAD: Any = torch.Tensor.requires_grad
 DATA = torch.Tensor.data.__get__  # type: ignore[attr-defined]
 
 
@@ -235,67 +175,3 @@ def _linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
     """`F.linear` as a matrix product and a sum."""
     product = input @ weight.t()
     return product if bias is None else product.add_(bias)
-
-
-_DERIVATIVE = "stopped"
-"""What `let_through` does: `"stopped"`, `"opened"` or `"transposed"`."""
-
-
-@contextmanager
-def _derivative(of_stopped: str) -> Iterator[None]:
-    global _DERIVATIVE
-    before, _DERIVATIVE = _DERIVATIVE, of_stopped
-    try:
-        yield
-    finally:
-        _DERIVATIVE = before
-
-
-def opened() -> AbstractContextManager[None]:
-    """Derivatives taken inside the block go through what the network's own gradients stop at."""
-    return _derivative("opened")
-
-
-def transposed() -> AbstractContextManager[None]:
-    """Forward mode over reverse mode, inside the block, is the product with the transposed derivative of a gradient.
-
-    For the gradient g(ω) = ∂₁S(ω, c(ω)), whose network stops at c, and a direction d, that is
-
-        (∂g/∂ω)ᵀ d = ∂₁₁S d + (∂c/∂ω)ᵀ ∂₂₁S d
-
-    Hence the tangent ends at c, and of what flows back to it, the pair (∂₂S, ∂₂₁S d), the tangent alone goes on.
-    """
-    return _derivative("transposed")
-
-
-def let_through(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor of the same values, whose derivative is one inside `opened` and in forward mode, else zero."""
-    result: torch.Tensor = _LetThrough.apply(tensor)
-    return result
-
-
-class _LetThrough(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: torch.Tensor) -> torch.Tensor:
-        return x.clone()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, dy: torch.Tensor) -> torch.Tensor:
-        if _DERIVATIVE == "opened":
-            return dy
-        if _DERIVATIVE == "transposed":
-            tangent = forward_ad.unpack_dual(dy).tangent  # type: ignore[no-untyped-call]
-            if tangent is not None:
-                pair: torch.Tensor = forward_ad.make_dual(torch.zeros_like(tangent), tangent)  # type: ignore[no-untyped-call]
-                return pair
-        return torch.zeros_like(dy)
-
-    @staticmethod
-    def jvp(ctx: Any, tangent: torch.Tensor) -> torch.Tensor:
-        return torch.zeros_like(tangent) if _DERIVATIVE == "transposed" else tangent.clone()

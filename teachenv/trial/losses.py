@@ -14,7 +14,8 @@ from teachenv import checks
 from teachenv.losses.base import LossFamily
 from teachenv.nodes import nodes_of
 from teachenv.student_update import Move
-from teachenv.students.kernels import DifferentiableKernels, opened
+from teachenv.students.kernels import DifferentiableKernels
+from teachenv.students.stopped_gradients import opened
 from teachenv.tasks.decisions import Decided
 from teachenv.trial.calls import called, ours, scalar
 

@@ -1,0 +1,164 @@
+"""Gradients that a network or a loss stops, and what a training step's derivative has in their place.
+
+What is detached, computed under `torch.no_grad`, or itself a gradient taken without `create_graph`, is constant to the
+step's own gradient. What the step leads to depends on it. `let_through` has both derivatives: zero in the first, one in
+the second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from torch.autograd import forward_ad
+
+from teachenv.nodes import nodes_of
+
+_GRAD: Any = torch.Tensor.grad
+_REQUIRES_GRAD: Any = torch.Tensor.requires_grad
+
+_DERIVATIVE = "stopped"
+"""What `let_through` does: `"stopped"`, `"opened"` or `"transposed"`."""
+
+
+@contextmanager
+def _derivative(of_stopped: str) -> Iterator[None]:
+    global _DERIVATIVE
+    before, _DERIVATIVE = _DERIVATIVE, of_stopped
+    try:
+        yield
+    finally:
+        _DERIVATIVE = before
+
+
+def opened() -> AbstractContextManager[None]:
+    """Derivatives taken inside the block go through what the network's own gradients stop at."""
+    return _derivative("opened")
+
+
+def transposed() -> AbstractContextManager[None]:
+    """Forward mode over reverse mode, inside the block, is the product with the transposed derivative of a gradient.
+
+    For the gradient g(ω) = ∂₁S(ω, c(ω)), whose network stops at c, and a direction d, that is
+
+        (∂g/∂ω)ᵀ d = ∂₁₁S d + (∂c/∂ω)ᵀ ∂₂₁S d
+
+    Hence the tangent ends at c, and of what flows back to it, the pair (∂₂S, ∂₂₁S d), the tangent alone goes on.
+    """
+    return _derivative("transposed")
+
+
+def let_through(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor of the same values, whose derivative is one inside `opened` and in forward mode, else zero."""
+    result: torch.Tensor = _LetThrough.apply(tensor)
+    return result
+
+
+class _LetThrough(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        return x.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, dy: torch.Tensor) -> torch.Tensor:
+        if _DERIVATIVE == "opened":
+            return dy
+        if _DERIVATIVE == "transposed":
+            tangent = forward_ad.unpack_dual(dy).tangent  # type: ignore[no-untyped-call]
+            if tangent is not None:
+                pair: torch.Tensor = forward_ad.make_dual(torch.zeros_like(tangent), tangent)  # type: ignore[no-untyped-call]
+                return pair
+        return torch.zeros_like(dy)
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: torch.Tensor) -> torch.Tensor:
+        return torch.zeros_like(tangent) if _DERIVATIVE == "transposed" else tangent.clone()
+
+
+class InnerGradients:
+    """Stands for PyTorch's ways to take gradients, within a pass that is differentiated.
+
+    Gradients have a graph, which is let through where no `create_graph` asks for it. Those of `Tensor.backward` are
+    kept here: in `Tensor.grad` a gradient with a graph would hold its tensor, and be held by it, for ever.
+
+    Args:
+        let_through: what is called with gradients that are constant to the pass's own gradient.
+
+    Attributes:
+        replacements: what is called in the place of each of PyTorch's functions.
+    """
+
+    def __init__(self, let_through: Callable[[Any], Any]) -> None:
+        self._let_through = let_through
+        self._asked: list[torch.Tensor] = []  # which a user has made leaves, though here they have a graph
+        self._kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # (tensor, gradient) by the tensor's identity
+        self.replacements: dict[Any, Callable[..., Any]] = {
+            torch.autograd.grad: self.grad,
+            torch.Tensor.backward: self.backward,
+            _GRAD.__get__: self.read,
+            _GRAD.__set__: self.put,
+            torch.Tensor.requires_grad_: self.ask,
+            _REQUIRES_GRAD.__set__: self.ask,
+        }
+
+    def grad(
+        self,
+        outputs: Any,
+        inputs: Any,
+        grad_outputs: Any = None,
+        retain_graph: bool | None = None,
+        create_graph: bool = False,
+        **options: Any,
+    ) -> Any:
+        """Stands for `torch.autograd.grad`."""
+        with torch.enable_grad(), _derivative("stopped"):
+            found = torch.autograd.grad(outputs, inputs, grad_outputs, True, True, **options)
+        return found if create_graph else self._let_through(found)
+
+    def backward(
+        self,
+        tensor: torch.Tensor,
+        gradient: torch.Tensor | None = None,
+        retain_graph: bool | None = None,
+        create_graph: bool = False,
+        inputs: Any = None,
+    ) -> None:
+        """Stands for `Tensor.backward`."""
+        if inputs is None:
+            inputs = [node.variable for node in nodes_of([tensor.grad_fn]) if hasattr(node, "variable")]
+            inputs += [asked for asked in self._asked if all(asked is not each for each in inputs)]
+        inputs = [inputs] if isinstance(inputs, torch.Tensor) else list(inputs)
+        found = self.grad(tensor, inputs, gradient, create_graph=create_graph, allow_unused=True)
+        for leaf, new in zip(inputs, found, strict=True):
+            if new is not None:
+                before = self.read(leaf)
+                self._kept[id(leaf)] = leaf, new if before is None else before + new
+
+    def read(self, tensor: torch.Tensor) -> torch.Tensor | None:
+        """Stands for reading `Tensor.grad`."""
+        if id(tensor) in self._kept:
+            return self._kept[id(tensor)][1]
+        return tensor.grad if tensor.is_leaf or tensor.retains_grad else None
+
+    def put(self, tensor: torch.Tensor, gradient: torch.Tensor | None) -> None:
+        """Stands for setting `Tensor.grad`."""
+        if gradient is None:
+            self._kept.pop(id(tensor), None)
+            tensor.grad = None
+        else:
+            self._kept[id(tensor)] = tensor, gradient
+
+    def ask(self, tensor: torch.Tensor, requires_grad: bool = True) -> torch.Tensor:
+        """Stands for `Tensor.requires_grad_`."""
+        if requires_grad and not tensor.is_leaf:
+            self._asked.append(tensor)
+            return tensor
+        return tensor.requires_grad_(requires_grad)

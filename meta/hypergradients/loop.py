@@ -216,11 +216,32 @@ class _Called:
             )
 
     def stops_gradients(self, parameters: Tensors, buffers: Tensors) -> bool:
-        """Whether the first step's gradient may leave out a dependence: it detaches something, or has batch norm."""
+        """Whether the first step's gradient may leave out a dependence: it detaches something, or has batch norm.
+
+        Raises:
+            ValueError: the loss takes gradients itself, which blocks do not follow; or changes leaves in place.
+        """
         buffers = {name: b.clone() for name, b in buffers.items()}
         kernels = DifferentiableKernels(fused=True, opens=True, buffers=buffers.values())
-        with self._holding(parameters | buffers, 0, next(iter(parameters.values())).device), kernels:
-            self.loss(self.skeleton.module, self.batches[0], **self.read)
+        with (
+            self._holding(leaves(parameters) | buffers, 0, next(iter(parameters.values())).device),
+            torch.enable_grad(),
+            kernels,
+        ):
+            try:
+                self.loss(self.skeleton.module, self.batches[0], **self.read)
+            except RuntimeError as error:
+                if "a leaf Variable that requires grad" not in str(error):
+                    raise
+                raise ValueError(
+                    "the loss changes a tensor with requires_grad=True in place, which no derivative follows; make a "
+                    "new one in each step: x = (x + step).detach().requires_grad_()"
+                ) from error
+        if kernels.inner_gradients.taken and self.blocks is not None:
+            raise ValueError(
+                'found adjoint="blockwise" with a loss that takes gradients itself (torch.autograd.grad, backward), '
+                'which it does not follow; leave it out, and save memory by memory="sqrt" or "log"'
+            )
         return kernels.used
 
     def at(

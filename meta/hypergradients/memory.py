@@ -172,19 +172,27 @@ class GraphBytes:
         self._storages: dict[int, int] = {}
 
     def pack(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Counts a tensor that is saved for the backward pass, and returns it."""
+        """Counts a tensor that is saved for the backward pass, and returns it without its graph.
+
+        With it, a gradient that is taken inside a step would hold the graph that holds it, for ever.
+        """
+        self.add(tensor)
+        with torch._C.DisableTorchFunction():  # the network's own detach is replaced where this runs
+            return tensor.detach()
+
+    def add(self, tensor: torch.Tensor) -> None:
+        """Counts a tensor."""
         storage = tensor.untyped_storage()
         # Of a view of something larger (one action of all) only its own part; of an expanded tensor what there is.
         size = min(storage.nbytes(), tensor.numel() * tensor.element_size())
         self._storages[storage.data_ptr()] = max(size, self._storages.get(storage.data_ptr(), 0))
-        return tensor
 
     def add_held(self, adjoint: Any) -> None:
         """Counts the tensors that an adjoint holds on to, and the leaves that its graph does."""
         for end in _ends_of(adjoint):
             tensor = end if isinstance(end, torch.Tensor) else getattr(end.node, "variable", None)
             if tensor is not None:
-                self.pack(tensor)
+                self.add(tensor)
 
     def add_saved(self, adjoint: Any) -> None:
         """Counts what the nodes of an adjoint's graph have saved, as far as autograd shows it."""
@@ -192,7 +200,7 @@ class GraphBytes:
         for node in nodes_of(ends):
             saved = [getattr(node, name) for name in dir(node) if name.startswith("_saved_")]
             for tensor in tensors_of([*saved, getattr(node, "saved_tensors", ())]):
-                self.pack(tensor)
+                self.add(tensor)
 
     @property
     def bytes(self) -> int:

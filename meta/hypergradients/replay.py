@@ -14,15 +14,20 @@ from torch import nn
 from meta.hypergradients.loss_update import LossUpdate
 from meta.hypergradients.process import double_backward_kernels
 from teachenv.nodes import nodes_of
+from teachenv.optimizers import Tensors
 from teachenv.state import Gradient, StudentState
 from teachenv.trees import tensors_of, versions_of
 
+_TOLERANCE, _TOLERANCE_OF_DOUBLE = 2e-2, 1e-6
+"""How far a differentiated step's gradient may be from the plain step's: it has other kernels."""
+
 
 def check_replay(model: nn.Module, update: LossUpdate, state: StudentState, action: torch.Tensor, batch: Any) -> None:
-    """Takes a step twice from one state, and compares loss and gradient bitwise.
+    """Takes a step twice from one state, and compares loss and gradient bitwise; then once as it is differentiated.
 
     Raises:
-        RuntimeError: they differ, or the step writes into its batch; says which module or kernel it is.
+        RuntimeError: they differ, or the step writes into its batch; says which module or kernel it is. Or the gradient
+            is another one where the step is differentiated again.
     """
     versions = versions_of(batch)
     passes: list[tuple[Gradient, dict[str, list[int]]]] = []
@@ -47,6 +52,26 @@ def check_replay(model: nn.Module, update: LossUpdate, state: StudentState, acti
                 f"the first step was taken twice and had one loss and two gradients of {name!r}: a kernel of its "
                 "backward pass is not deterministic; call torch.use_deterministic_algorithms(True), which names it"
             )
+    _refuse_another(one.parameters, update.linearize(state, action)[0].parameters)
+
+
+def _refuse_another(plain: Tensors, differentiated: Tensors) -> None:
+    """Refuses a step whose gradient, all parameters together, is another one where the step is differentiated again.
+
+    Raises:
+        RuntimeError: it is.
+    """
+    distance, length = (
+        math.hypot(*(float(tensor.double().norm()) for tensor in tensors))
+        for tensors in ([differentiated[name] - gradient for name, gradient in plain.items()], plain.values())
+    )
+    of_double = all(gradient.dtype == torch.float64 for gradient in plain.values())
+    if distance > (_TOLERANCE_OF_DOUBLE if of_double else _TOLERANCE) * length:
+        raise RuntimeError(
+            f"the first step's gradient is another one, by {100 * distance / max(length, 1e-30):.3g} %, where the step "
+            "is differentiated again: the loss changes tensors or gradients in a way that is not followed (hooks, "
+            ".data, in place); let it take gradients by torch.autograd.grad, and make new tensors of them"
+        )
 
 
 def recomputes(

@@ -266,19 +266,24 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
         (module, module.training, dict(module._buffers), {n: v for n, v in vars(module).items() if torch.is_tensor(v)})
         for module in model.modules()
     ]
-    values = [(buffer, buffer.clone(), buffer._version) for buffer in model.buffers()]
+    values = [(buffer, buffer.clone()) for buffer in model.buffers()]
     model.eval()
     try:
         yield
     finally:
         for module, training, buffers, attributes in before:
             module.training = training
+            module._buffers.clear()
             module._buffers.update(buffers)
             vars(module).update(attributes)
-        for buffer, value, version in values:
-            if buffer._version != version:
+        for buffer, value in values:
+            if buffer.shape != value.shape:
+                buffer.data = value
+            elif not torch.equal(buffer, value):
                 with torch.no_grad():
-                    buffer.detach_().copy_(value)
+                    buffer.copy_(value)
+            if buffer.requires_grad and not buffer._is_view():
+                buffer.detach_()
 
 
 def _derivative(

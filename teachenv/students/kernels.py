@@ -54,6 +54,7 @@ class DifferentiableKernels(TorchFunctionMode):
 
     Attributes:
         used: whether anything was replaced, but for linear layers.
+        inner_gradients: those that the network took itself.
     """
 
     def __init__(
@@ -72,18 +73,24 @@ class DifferentiableKernels(TorchFunctionMode):
             self._replaced[F.linear] = _linear
         if opens:
             self._replaced |= dict.fromkeys((torch.Tensor.detach, torch.detach, DATA), self._detach)
+            self._replaced |= {torch.Tensor.zero_: self._zero, _SET_DATA: self._set_data}
             self._replaced[F.embedding] = self._embedding
             self._replaced[torch.Tensor.__deepcopy__] = self._copied
-        self._inner = InnerGradients(self._let_through).replacements
+        self.inner_gradients = InnerGradients(self._let_through)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Called in the place of each of PyTorch's functions."""
-        if self.opens and func in self._inner:
-            return self._inner[func](*args, **(kwargs or {}))
+        if self.opens and func in self.inner_gradients.replacements:
+            return self.inner_gradients.replacements[func](*args, **(kwargs or {}))
         replacement = self._replaced.get(func, func)
         if self.opens and not torch.is_grad_enabled():
             return self._with_graph(replacement, getattr(func, "__name__", ""), args, kwargs or {})
         return replacement(*args, **(kwargs or {}))
+
+    def __exit__(self, *error: Any) -> None:
+        """Ends the block."""
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        self.inner_gradients.clear()  # which would hold graphs, and be held by them
 
     def _noted(self, replacement: Callable[..., Any]) -> Callable[..., Any]:
         def called(*args: Any, **kwargs: Any) -> Any:
@@ -107,13 +114,25 @@ class DifferentiableKernels(TorchFunctionMode):
         return memo[id(tensor)]
 
     def _detach(self, tensor: torch.Tensor) -> torch.Tensor:
-        if id(tensor) in self._buffers:
+        if id(tensor) in self._buffers or self.inner_gradients.keeps(tensor):
             return tensor  # which may be updated in place
-        return self._let_through(tensor) if tensor.is_floating_point() else tensor.detach()
+        return self._let_through(tensor) if _is_continuous(tensor) else tensor.detach()
+
+    def _zero(self, tensor: torch.Tensor) -> torch.Tensor:
+        zeros = self.inner_gradients.zeroed(tensor)
+        return tensor.zero_() if zeros is None else zeros
+
+    def _set_data(self, tensor: torch.Tensor, value: torch.Tensor) -> None:
+        if value.requires_grad and id(tensor) not in self._buffers:
+            raise ValueError(
+                "found .data of a tensor set to something that depends on the parameters, which no derivative follows; "
+                "make a new tensor of it: x = value.detach().requires_grad_()"
+            )
+        tensor.data = value
 
     def _let_through(self, value: Any) -> Any:
         """The value, or values, with a derivative for `opened` alone; a buffer as it is now."""
-        if isinstance(value, torch.Tensor) and value.is_floating_point():
+        if isinstance(value, torch.Tensor) and _is_continuous(value):
             self.used = True
             # A copy, since autograd may need a buffer's value after it was updated in place.
             return value.clone() if id(value) in self._buffers else let_through(value)
@@ -136,7 +155,12 @@ class DifferentiableKernels(TorchFunctionMode):
             return result if out is None else out.copy_(result)
 
 
+def _is_continuous(tensor: torch.Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
 DATA = torch.Tensor.data.__get__  # type: ignore[attr-defined]
+_SET_DATA = torch.Tensor.data.__set__  # type: ignore[attr-defined]
 
 
 def weight_norm(v: torch.Tensor, g: torch.Tensor, dim: int = 0) -> torch.Tensor:

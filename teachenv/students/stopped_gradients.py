@@ -87,17 +87,19 @@ class InnerGradients:
     """Stands for PyTorch's ways to take gradients, within a pass that is differentiated.
 
     Gradients have a graph, which is let through where no `create_graph` asks for it. Those of `Tensor.backward` are
-    kept here: in `Tensor.grad` a gradient with a graph would hold its tensor, and be held by it, for ever.
+    kept here: in `Tensor.grad` a gradient with a graph would hold its tensor, and be held by it, for ever. What a user
+    changes of them in place is a new gradient here, since the one before may be part of a graph.
 
     Args:
         let_through: what is called with gradients that are constant to the pass's own gradient.
 
     Attributes:
+        taken: whether any gradient was taken.
         replacements: what is called in the place of each of PyTorch's functions.
     """
 
     def __init__(self, let_through: Callable[[Any], Any]) -> None:
-        self._let_through = let_through
+        self._let_through, self.taken, self._stops = let_through, False, False
         self._asked: list[torch.Tensor] = []  # which a user has made leaves, though here they have a graph
         self._kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # (tensor, gradient) by the tensor's identity
         self.replacements: dict[Any, Callable[..., Any]] = {
@@ -105,8 +107,11 @@ class InnerGradients:
             torch.Tensor.backward: self.backward,
             _GRAD.__get__: self.read,
             _GRAD.__set__: self.put,
+            _GRAD.__delete__: self.put,
             torch.Tensor.requires_grad_: self.ask,
             _REQUIRES_GRAD.__set__: self.ask,
+            torch.Tensor.retain_grad: self.ask,
+            torch.Tensor.register_hook: self.hook,
         }
 
     def grad(
@@ -119,9 +124,13 @@ class InnerGradients:
         **options: Any,
     ) -> Any:
         """Stands for `torch.autograd.grad`."""
-        with torch.enable_grad(), _derivative("stopped"):
-            found = torch.autograd.grad(outputs, inputs, grad_outputs, True, True, **options)
-        return found if create_graph else self._let_through(found)
+        self.taken, before, self._stops = True, self._stops, not create_graph
+        try:
+            with torch.enable_grad(), _derivative("stopped"):
+                found = torch.autograd.grad(outputs, inputs, grad_outputs, True, True, **options)
+                return found if create_graph else self._let_through(found)
+        finally:
+            self._stops = before
 
     def backward(
         self,
@@ -148,8 +157,8 @@ class InnerGradients:
             return self._kept[id(tensor)][1]
         return tensor.grad if tensor.is_leaf or tensor.retains_grad else None
 
-    def put(self, tensor: torch.Tensor, gradient: torch.Tensor | None) -> None:
-        """Stands for setting `Tensor.grad`."""
+    def put(self, tensor: torch.Tensor, gradient: torch.Tensor | None = None) -> None:
+        """Stands for setting and deleting `Tensor.grad`."""
         if gradient is None:
             self._kept.pop(id(tensor), None)
             tensor.grad = None
@@ -157,8 +166,35 @@ class InnerGradients:
             self._kept[id(tensor)] = tensor, gradient
 
     def ask(self, tensor: torch.Tensor, requires_grad: bool = True) -> torch.Tensor:
-        """Stands for `Tensor.requires_grad_`."""
-        if requires_grad and not tensor.is_leaf:
+        """Stands for `Tensor.requires_grad_` and `Tensor.retain_grad`."""
+        if not requires_grad or tensor.is_leaf:
+            return tensor.requires_grad_(requires_grad)
+        if all(tensor is not each for each in self._asked):
             self._asked.append(tensor)
-            return tensor
-        return tensor.requires_grad_(requires_grad)
+        return tensor
+
+    def hook(self, tensor: torch.Tensor, hook: Callable[[torch.Tensor], Any]) -> Any:
+        """Stands for `Tensor.register_hook`."""
+
+        def called(gradient: torch.Tensor) -> Any:
+            return hook(self._let_through(gradient) if self._stops else gradient)
+
+        return tensor.register_hook(called)  # type: ignore[no-untyped-call]
+
+    def zeroed(self, tensor: torch.Tensor) -> torch.Tensor | None:
+        """Puts zeros in the place of a kept gradient, and returns them; None: the tensor is none."""
+        for key, (leaf, gradient) in self._kept.items():
+            if gradient is tensor:
+                zeros = torch.zeros_like(gradient)
+                self._kept[key] = leaf, zeros
+                return zeros
+        return None
+
+    def keeps(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor is one of the gradients that are kept."""
+        return any(gradient is tensor for _, gradient in self._kept.values())
+
+    def clear(self) -> None:
+        """Lets the gradients go that are kept."""
+        self._asked.clear()
+        self._kept.clear()

@@ -142,8 +142,11 @@ def watch_gradients(loss: LossFamily, action: torch.Tensor, decided: Decided) ->
     kernels = DifferentiableKernels(fused=False, opens=True)
     try:
         with kernels:
-            value(leaf)
+            exchanged = value(leaf)
+        own, with_graph = (torch.autograd.grad(each, leaf)[0] for each in (value(leaf), exchanged))
     except Exception:  # what it detaches goes where no derivative can follow, such as to NumPy
+        return False, True
+    if float((own - with_graph).norm()) > 1e-3 * float(own.norm()):  # it changes what is not followed
         return False, True
     return kernels.used, not _is_derivative(value, leaf.detach())
 

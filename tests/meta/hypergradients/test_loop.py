@@ -1,6 +1,8 @@
 """A training loop of one's own: its gradients are the slopes of the plain PyTorch loop, and what cannot be is named."""
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
@@ -381,8 +383,65 @@ def adversarial_hidden(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> to
         return 2 * hidden.grad
 
 
+def adversarial_under_no_grad(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    with torch.enable_grad():
+        x = x.clone().requires_grad_()
+        loss = F.cross_entropy(model(x), y)
+    with torch.no_grad():
+        return torch.autograd.grad(loss, x)[0]
+
+
+def adversarial_by_hook(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    seen: list[torch.Tensor] = []
+    x = x.clone().requires_grad_()
+    x.register_hook(seen.append)
+    F.cross_entropy(model(x), y).backward()
+    return seen[0]
+
+
+def adversarial_retained(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    hidden = model[0](x)
+    hidden.retain_grad()
+    F.cross_entropy(model[1:](hidden), y).backward()
+    return hidden.grad.detach()
+
+
+def adversarial_in_steps(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Clears its gradient between steps in each way that is in use."""
+    by, total = torch.zeros_like(x).requires_grad_(), 0
+    for clear in (lambda: by.grad.data.zero_(), lambda: by.grad.zero_(), lambda: delattr(by, "grad"), lambda: None):
+        F.cross_entropy(model(x + by), y).backward()
+        total = total + by.grad.clone()
+        clear()
+    return total
+
+
+def adversarial_in_frequencies(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    waves = torch.fft.fft(x).requires_grad_()
+    (slope,) = torch.autograd.grad(F.cross_entropy(model(torch.fft.ifft(waves).real), y), waves)
+    return torch.fft.ifft(slope).real
+
+
+def sharpness_aware(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Of the parameters' gradients one is the direction, spread over the inputs (Foret et al. 2021 move parameters)."""
+    slopes = torch.autograd.grad(F.cross_entropy(model(x), y), list(model.parameters()))
+    return x * slopes[0].norm() + slopes[0].mean(0)
+
+
 @pytest.mark.parametrize(
-    "slopes", [adversarial_by_grad, adversarial_by_backward, adversarial_by_chosen_inputs, adversarial_hidden]
+    "slopes",
+    [
+        adversarial_by_grad,
+        adversarial_by_backward,
+        adversarial_by_chosen_inputs,
+        adversarial_hidden,
+        adversarial_under_no_grad,
+        adversarial_by_hook,
+        adversarial_retained,
+        adversarial_in_steps,
+        adversarial_in_frequencies,
+        sharpness_aware,
+    ],
 )
 @pytest.mark.parametrize("method", ["rmd", "forward"])
 def test_gradients_taken_inside_a_loss_are_followed(slopes, method):
@@ -407,10 +466,71 @@ def test_gradients_taken_inside_a_loss_are_followed(slopes, method):
             optimizer.step()
         return float(objective(model).detach())
 
+    with pytest.raises(ValueError, match=r"blockwise.* takes gradients itself .* leave it out"):
+        meta.Training.of(
+            *made(), BATCHES, adversarial, objective, hyperparameters={"weights": WEIGHTS}, adjoint="blockwise"
+        )
     training = meta.Training.of(*made(), BATCHES, adversarial, objective, hyperparameters={"weights": WEIGHTS})
     along = torch.randn(len(X), generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     found = float(training.gradient(method=method).hyperparameters["weights"] @ along)
     assert found == pytest.approx(slope(plain, WEIGHTS, along), rel=1e-6, abs=1e-9)
+
+
+def data_set(x: torch.Tensor) -> None:
+    x.data = x.data + x.grad
+
+
+def changed_in_place(x: torch.Tensor) -> None:
+    with torch.no_grad():
+        x += x.grad
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [(data_set, r"\.data of a tensor set to"), (changed_in_place, r"with requires_grad=True in place")],
+)
+def test_inputs_that_are_moved_where_no_derivative_follows_are_refused(change, message):
+    def moved(model: nn.Module, rows: torch.Tensor) -> torch.Tensor:
+        x = X[rows].clone().requires_grad_()
+        F.cross_entropy(model(x), Y[rows]).backward()
+        change(x)
+        return F.cross_entropy(model(x), Y[rows])
+
+    model = nn.Sequential(nn.Linear(5, 3)).double()
+    with pytest.raises(ValueError, match=message + r".*detach\(\)\.requires_grad_\(\)"):
+        meta.Training.of(model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), BATCHES, moved, objective)
+
+
+def test_a_step_that_is_another_one_where_it_is_differentiated_is_refused():
+    def watched(model: nn.Module, rows: torch.Tensor) -> torch.Tensor:
+        differentiated = torch.overrides._get_current_function_mode() is not None
+        return F.cross_entropy(model(X[rows]), Y[rows]) * (2.0 if differentiated else 1.0)
+
+    model = nn.Sequential(nn.Linear(5, 3)).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    with pytest.raises(
+        RuntimeError, match=r"gradient is another one, by 100 %, where the step is differentiated again"
+    ):
+        meta.Training.of(model, optimizer, BATCHES, watched, objective)
+
+
+def test_graphs_of_inner_gradients_are_let_go():
+    kept = []
+
+    def adversarial(model: nn.Module, rows: torch.Tensor) -> torch.Tensor:
+        x = X[rows].clone().requires_grad_()
+        F.cross_entropy(model(x), Y[rows]).backward()
+        kept.append(weakref.ref(x))
+        return F.cross_entropy(model(x + x.grad), Y[rows])
+
+    model = nn.Sequential(nn.Linear(5, 3)).double()
+    gc.disable()
+    try:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        meta.Training.of(model, optimizer, BATCHES, adversarial, objective).gradient(memory="all")
+        assert not [each for each in kept if each() is not None]
+    finally:
+        gc.enable()
 
 
 def test_an_objective_in_training_mode_is_that_of_the_plain_loop():

@@ -155,19 +155,26 @@ def test_the_model_stays_as_it_is(method: Any) -> None:
 
 
 class Counting(nn.Linear):
-    """Counts its passes in evaluation mode too, and keeps the last output's mean: in place, and in a new buffer."""
+    """Changes buffers in evaluation mode too: in place, in a view, past the version counter, in size, and new ones."""
 
     def __init__(self) -> None:
         super().__init__(6, 3)
         self.register_buffer("passes", torch.zeros(()))
         self.register_buffer("mean", torch.zeros(()))
         self.register_buffer("kept", torch.zeros(()))
+        self.register_buffer("counts", torch.zeros(2))
+        self.register_buffer("first", self.counts[:1])
+        self.register_buffer("seen", torch.zeros(0))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         outputs = super().forward(x)
         self.passes += 1
+        self.first += 1
+        self.counts.data += 1
         if not torch._C._functorch.maybe_current_level():  # a batch of samples has no one mean
             self.mean = outputs.mean()
+            self.seen.resize_(3)
+            self.register_buffer("last", outputs.detach())
             self.kept.copy_(outputs.detach().mean())
         return outputs
 
@@ -176,12 +183,14 @@ class Counting(nn.Linear):
 def test_buffers_that_change_in_evaluation_mode_are_put_back(method: Any) -> None:
     torch.manual_seed(0)
     model, batch = Counting(), (torch.randn(5, 6), torch.arange(5) % 3)
-    buffers = dict(model.named_buffers())
+    buffers = {name: (buffer, buffer.clone()) for name, buffer in model.named_buffers()}
     meta.influence(model, losses, batch, meta.held_out_gradient(model, losses, batch), method=method)
+    assert dict(model.named_buffers()).keys() == buffers.keys()
     for name, buffer in model.named_buffers():
-        assert buffer is buffers[name]
+        assert buffer is buffers[name][0]
         assert not buffer.requires_grad
-        assert float(buffer) == 0
+        assert torch.equal(buffer, buffers[name][1])
+    assert model.first.data_ptr() == model.counts.data_ptr()
 
 
 @pytest.mark.parametrize("method", meta.INFLUENCE_METHODS)

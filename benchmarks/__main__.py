@@ -65,7 +65,7 @@ def _run(name: str, rest: Sequence[str]) -> None:
     if options.check:
         from teachenv.experiment.evidence import check
 
-        check(options.output_folder(name), module.TABLES)
+        check(name, options.output_folder(name), module.TABLES)
     else:
         module.run(options)
 

@@ -90,8 +90,10 @@ class CommonOptions:
         """Does the cases that the folder does not hold yet, and writes tables, figures and page; see `cases.execute`.
 
         Raises:
-            ValueError: the folder holds the results of something else.
+            ValueError: the folder holds the results of something else; or `check` is set, which runs nothing.
         """
+        if self.check:
+            raise ValueError("found check=True in a run; call teachenv.experiment.evidence.check, as the command does")
         from teachenv.experiment.cases import execute
         from teachenv.experiment.rows import ResultsFile
 

@@ -24,7 +24,7 @@ from meta.hypergradients.forward_mode import dual, in_forward_mode, tangent_of
 from meta.hypergradients.memory import Arena, ReusedMemory
 from meta.hypergradients.process import Adjoint, Process, explained
 from meta.hypergradients.reversal import Reversal
-from teachenv.optimizers import Optimizer, Rate, Tensors, slots_of
+from teachenv.optimizers import Optimizer, Places, Rate, Tensors, slots_of
 from teachenv.optimizers.base import in_order
 from teachenv.state import Gradient, Outcome, Pullback, StudentState
 from teachenv.students.stopped_gradients import opened
@@ -111,7 +111,7 @@ class GradientProcess(Process):
     def step(self, state: StudentState, action: torch.Tensor, t: int, arena: Arena | None = None) -> StudentState:
         """Takes one step of the optimiser; new parameters go to the arena, if there is one."""
         places = None if arena is None else arena.place(state.parameters)
-        return self.update.step(state, action, None if places is None else (places, {}))[0]
+        return self.update.step(state, action, None if places is None else Places(places, {}))[0]
 
     def value(self, state: StudentState) -> tuple[torch.Tensor, Cotangent]:
         """Returns (J, ∂J/∂x_T) at the final state x_T; slots do not reach J, and have zeros.
@@ -152,7 +152,8 @@ class GradientProcess(Process):
         gradient, of_gradient = self.update.linearize(state, action)
         adjoint = self.adjoint_at(state, action, gradient, of_gradient)
         # An adjoint that reads the whole state holds it.
-        out = None if memory is None or self._reads else memory.place((state.parameters, state.slots))
+        places = None if memory is None or self._reads else memory.place((state.parameters, state.slots))
+        out = None if places is None else Places(*places)
         return self.update.apply(state, action, gradient, out), adjoint, gradient.outcome
 
     def adjoint_at(

@@ -61,7 +61,7 @@ class KeptAdjoints:
     def _can_be_kept(self, training: Training, state: StudentState, action: torch.Tensor) -> bool:
         meter = MemoryMeter()
         try:
-            after, adjoint, outcome = meter.weighed(lambda: training.linearized(state, action))
+            after, adjoint, outcome = meter.weighed(lambda: training.linearized(state, action, self._memory))
             lost = lost_between_graphs(meter.graph_bytes, bytes_of(training.needed(state)))
             if self._bounded and self._steps * (meter.graph_bytes + lost) > spare_memory(tensors_of(state)):
                 return False

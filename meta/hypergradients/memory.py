@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -18,7 +19,6 @@ T = TypeVar("T")
 R = TypeVar("R", bound=tuple[Any, ...])
 
 _BLOCK, _ALIGNED = 2**25, 64
-_SPARE = 4
 
 
 class MemoryMeter:
@@ -137,27 +137,28 @@ class ReusedMemory:
     """
 
     def __init__(self) -> None:
-        self._free: dict[int, list[np.ndarray]] = {}
+        self._free: dict[int, deque[np.ndarray]] = {}
 
     def place(self, tree: T) -> T:
-        """Returns memory for a structure like this one; what is small, or on other devices, has memory of its own."""
+        """Returns memory for a structure like this one, which is no part of another call's until it is let go.
+
+        What is small, not contiguous, or on another device than the CPU has memory of its own.
+        """
+        for size, count in Counter(tensor.nbytes for tensor in tensors_of(tree)).items():
+            # Enough for two states: the graphs of many steps, let go at once, leave more than will be used again.
+            self._free.setdefault(size, deque(maxlen=2 * count))
         places: T = mapped(self._placed, tree)
         return places
 
     def _placed(self, like: torch.Tensor) -> torch.Tensor:
-        size = like.numel() * like.element_size()
-        if size < 2**16 or like.device.type != "cpu":
+        size = like.nbytes
+        if size < 2**16 or like.device.type != "cpu" or not like.is_contiguous():
             return torch.empty_like(like)
-        free = self._free.setdefault(size, [])
+        free = self._free[size]
         piece = free.pop() if free else torch.empty(size, dtype=torch.uint8).numpy()
         lent = piece.view()  # a tensor's memory holds the array that it was made from, so this dies with it
-        weakref.finalize(lent, _given_back, piece, free).atexit = False
+        weakref.finalize(lent, free.append, piece).atexit = False
         return torch.from_numpy(lent).view(like.dtype).view(like.shape)
-
-
-def _given_back(piece: np.ndarray, free: list[np.ndarray]) -> None:
-    if len(free) < _SPARE:  # the graphs of many steps, let go at once, leave more than will be used again
-        free.append(piece)
 
 
 def _in_an_arena(tensor: torch.Tensor) -> bool:

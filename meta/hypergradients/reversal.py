@@ -22,7 +22,7 @@ import torch
 
 from meta.hypergradients.corrections import PADDED, Corrections
 from meta.hypergradients.process import Adjoint
-from teachenv.optimizers import Optimizer, Rate, Step, Tensors
+from teachenv.optimizers import Optimizer, Places, Rate, Step, Tensors
 from teachenv.optimizers.base import SETTINGS
 from teachenv.state import Gradient, StudentState
 from teachenv.trees import bytes_of
@@ -156,7 +156,7 @@ class Reversal:
         """Takes a step forwards; the state before last is overwritten."""
         state, layout, restores = self.state, self._layout, self._restores
         gradient = self._update.gradient(state, action)
-        after = self._update.apply(state, action, gradient, (layout.views(self._spare), {}))
+        after = self._update.apply(state, action, gradient, Places(layout.views(self._spare), {}))
         optimizer, rate, step = settings = self._settings(state, action)
         layout.flat(gradient.parameters, out=self._gradient)
         slots, slots_after = self._slots, self._flat_slots(after) if restores else {}

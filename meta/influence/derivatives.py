@@ -257,10 +257,11 @@ def _parameters_of(model: nn.Module, named: Mapping[str, torch.Tensor]) -> dict[
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Puts the model into evaluation mode inside the block; afterwards each module is as it was.
+    """Puts the model into evaluation mode inside the block; afterwards each module is in its own mode again.
 
-    So are its buffers (one may count passes), and tensors that it keeps as plain attributes and sets anew in its
-    forward pass (a weight that `nn.utils.weight_norm` computes): those of a differentiated pass are of no use outside.
+    Its buffers are as they were (one may count passes), and so are tensors that it keeps as plain attributes and sets
+    anew in its forward pass (a weight that `nn.utils.weight_norm` computes): those of a differentiated pass are of no
+    use outside.
     """
     before = [
         (module, module.training, dict(module._buffers), {n: v for n, v in vars(module).items() if torch.is_tensor(v)})
@@ -278,11 +279,11 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
             vars(module).update(attributes)
         for buffer, value in values:
             if buffer.shape != value.shape:
-                buffer.data = value
+                buffer.data = value  # it was resized, which is no operation on values
             elif not torch.equal(buffer, value):
                 with torch.no_grad():
                     buffer.copy_(value)
-            if buffer.requires_grad and not buffer._is_view():
+            if buffer.requires_grad and not buffer._is_view():  # it was changed by something with a graph
                 buffer.detach_()
 
 

@@ -105,7 +105,7 @@ class Results:
 
     @classmethod
     def of(cls, rows: Sequence[Row], methods: Mapping[str, Method], result: Result = TEST_ERROR) -> Results:
-        """The results of all seeds; of several loss families of teachers, those of the newest rows' one."""
+        """The results of all seeds, and of the teachers' loss family that the newest rows have."""
         losses = [row.config["loss"] for row in rows if row.config["stage"] == "training" and row.config["loss"]]
         return cls(rows, methods, sys.maxsize, losses[-1] if losses else None, result)
 

@@ -132,20 +132,30 @@ COLUMNS: Mapping[str, Callable[[Group], str]] = {
 """What the rows of a comparison of teachers say of them, by the column's header; cells are empty without such rows."""
 
 
-def check(folder: Path, tables: Mapping[str, Callable[[list[Row]], Report]]) -> None:
+def check(benchmark: str, folder: Path, tables: Mapping[str, Callable[[list[Row]], Report]]) -> None:
     """Reads the rows of a folder, and says on stdout what is well.
 
     Args:
+        benchmark: whose rows they are to be.
         folder: where rows and tables are.
         tables: makes the report of rows, by the name of the table's file without suffix. Those of the folder are looked
             at; a table has its rows in a file of its own name, if there is one.
 
     Raises:
-        ValueError: there are no rows or no tables; a line of the tables is called after a teacher, and no row shows
-            that it taught; or a table beside the rows is another than theirs, so that it may lack a mark.
+        ValueError: there are no rows, or those of another benchmark, or no table of them; a line of the tables is
+            called after a teacher, and no row shows that it taught; or a table beside the rows is another than theirs,
+            so that it may lack a mark.
     """
     written = {name: folder / f"{name}.md" for name in tables}
-    reports = {name: tables[name](_rows_of(folder, name)) for name, path in written.items() if path.exists()}
+    rows = {
+        name: _rows_of(benchmark, folder, name)
+        for name, path in written.items()
+        if path.exists() or path.with_suffix(".jsonl").exists()
+    }
+    lacking = [str(path) for name, path in written.items() if name in rows and not path.exists()]
+    if lacking:
+        raise ValueError(f"found rows without their table {lacking[0]}; the command without --check writes it")
+    reports = {name: tables[name](each) for name, each in rows.items()}
     if not reports:
         raise ValueError(
             f"found no table {' or '.join(f'{name}.md' for name in tables)} in {folder}; run the benchmark first, or "
@@ -160,21 +170,25 @@ def check(folder: Path, tables: Mapping[str, Callable[[list[Row]], Report]]) -> 
     for name, each in reports.items():
         if written[name].read_text() != each.table():
             raise ValueError(
-                f"{written[name]} is not the table of all rows beside it: one of them was changed, or there are rows "
-                "of several presets; the command without --check writes the table"
+                f"{written[name]} is not the table of all rows beside it: one of them was changed, or the table was "
+                "asked for fewer seeds or methods, or another preset, than there are rows of; the command without "
+                "--check writes it"
             )
     shown = ", ".join(f"{name}.md" for name in reports)
     print(f"{folder}: {shown}: every taught line has evidence, and every untaught one is marked")
 
 
-def _rows_of(folder: Path, table: str) -> list[Row]:
+def _rows_of(benchmark: str, folder: Path, table: str) -> list[Row]:
     """The rows of a table.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are none, or those of another benchmark.
     """
     path = folder / f"{table}.jsonl"
     path = path if path.exists() else folder / "results.jsonl"
     if not path.exists():
         raise ValueError(f"found no rows at {path}; run the benchmark first, or name its folder with --out")
-    return read_rows(path)
+    rows = read_rows(path)
+    if others := {row.benchmark for row in rows} - {benchmark}:
+        raise ValueError(f"{path} holds results of {min(others)}, expected those of {benchmark}; choose another --out")
+    return rows

@@ -82,7 +82,7 @@ class Adam(Optimizer):
             else:
                 new[name] = decayed.addcdiv(mean, denominator, value=-size)
             if out is not None:
-                new[name] = out[0][name].copy_(new[name])
+                new[name] = out.parameters[name].copy_(new[name])
             moments |= {f"mean:{name}": mean, f"square:{name}": square}
         return new, {name: moments[name] for name in slots}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Iterable
-from typing import ClassVar, Protocol, TypeVar
+from typing import ClassVar, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -19,11 +19,21 @@ Self = TypeVar("Self", bound="Optimizer")
 Tensors = dict[str, torch.Tensor]
 """Named tensors: a student's parameters, a gradient, or an optimiser's slot."""
 
-Places = tuple[Tensors, Tensors]
-"""Where all new parameters are written, and memory where new slots may be, of some of them or of none."""
-
 Rate = float | torch.Tensor
 """A learning rate, or another setting of an optimiser: a number, or one for each of B students, shape (B,)."""
+
+
+class Places(NamedTuple):
+    """Memory for what a step gives.
+
+    Attributes:
+        parameters: where the new parameters are written, all of them.
+        slots: where new slots may be written; of some of them, or of none.
+    """
+
+    parameters: Tensors
+    slots: Tensors
+
 
 SETTINGS = ("learning_rate", "momentum", "weight_decay")
 """What of an optimiser an action can set; momentum where the optimiser has a slot for it."""

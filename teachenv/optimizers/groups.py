@@ -53,7 +53,7 @@ class ParameterGroups(Optimizer):
         """Takes one step in each group; `Optimizer.update` says more."""
 
         def updated(group: Group) -> tuple[Tensors, Tensors]:
-            places = None if out is None else (slots_of(out[0], group.names), slots_of(out[1], group.names))
+            places = None if out is None else Places(_of(group, out.parameters), slots_of(out.slots, group.names))
             own, rate_of_group = slots_of(slots, group.names), rate * group.learning_rate
             return group.optimizer.update(
                 _of(group, parameters), _of(group, gradient), own, rate_of_group, step, places

@@ -81,7 +81,7 @@ class RMSprop(Optimizer):
             else:
                 new[name] = p.addcdiv(decayed, denominator, value=-rate)
             if out is not None:
-                new[name] = out[0][name].copy_(new[name])
+                new[name] = out.parameters[name].copy_(new[name])
         return new, {name: new_slots[name] for name in slots}
 
     def reverse(

@@ -64,11 +64,10 @@ class SGD(Optimizer):
         decay, momentum = self.weight_decay, self.momentum
         if acts(decay):
             gradient = {name: scaled_sum(g, parameters[name], decay) for name, g in gradient.items()}
-        places, of_slots = out or ({}, {})
         if slots:
             # In place on the product, which nobody else holds: a large student is bound by memory traffic.
             slots = {
-                name: torch.mul(slots[name], along(momentum, g), out=of_slots.get(name)).add_(g)
+                name: torch.mul(slots[name], along(momentum, g), out=out.slots.get(name) if out else None).add_(g)
                 for name, g in gradient.items()
             }
             direction = slots
@@ -76,7 +75,8 @@ class SGD(Optimizer):
                 direction = {name: scaled_sum(g, slots[name], momentum) for name, g in gradient.items()}
         else:
             direction = gradient
-        return {name: scaled_sum(p, direction[name], -rate, places.get(name)) for name, p in parameters.items()}, slots
+        places = out.parameters if out else dict.fromkeys(parameters)
+        return {name: scaled_sum(p, direction[name], -rate, places[name]) for name, p in parameters.items()}, slots
 
     def reverse(
         self,

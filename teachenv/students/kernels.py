@@ -76,21 +76,37 @@ class DifferentiableKernels(TorchFunctionMode):
             self._replaced |= {torch.Tensor.zero_: self._zero, _SET_DATA: self._set_data}
             self._replaced[F.embedding] = self._embedding
             self._replaced[torch.Tensor.__deepcopy__] = self._copied
-        self.inner_gradients = InnerGradients(self._let_through)
+        self.inner_gradients = InnerGradients(self._let_through, self)
+        self._entered, self._of_leaves = 0, list[torch.Tensor]()  # what was detached of leaves that the network made
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Called in the place of each of PyTorch's functions."""
         if self.opens and func in self.inner_gradients.replacements:
             return self.inner_gradients.replacements[func](*args, **(kwargs or {}))
+        name = getattr(func, "__name__", "")
+        if self._of_leaves and args and any(args[0] is each for each in self._of_leaves) and _changes(name):
+            raise ValueError(
+                "found .data or detach() of a tensor with requires_grad=True changed in place, which no derivative "
+                "follows; make a new tensor in its place: x = (x + step).detach().requires_grad_()"
+            )
         replacement = self._replaced.get(func, func)
         if self.opens and not torch.is_grad_enabled():
-            return self._with_graph(replacement, getattr(func, "__name__", ""), args, kwargs or {})
+            return self._with_graph(replacement, name, args, kwargs or {})
         return replacement(*args, **(kwargs or {}))
+
+    def __enter__(self) -> DifferentiableKernels:
+        """Begins the block."""
+        self._entered += 1
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
 
     def __exit__(self, *error: Any) -> None:
         """Ends the block."""
         super().__exit__(*error)  # type: ignore[no-untyped-call]
-        self.inner_gradients.clear()  # which would hold graphs, and be held by them
+        self._entered -= 1
+        if not self._entered:  # they would hold graphs, and be held by them
+            self.inner_gradients.clear()
+            self._of_leaves.clear()
 
     def _noted(self, replacement: Callable[..., Any]) -> Callable[..., Any]:
         def called(*args: Any, **kwargs: Any) -> Any:
@@ -116,7 +132,12 @@ class DifferentiableKernels(TorchFunctionMode):
     def _detach(self, tensor: torch.Tensor) -> torch.Tensor:
         if id(tensor) in self._buffers or self.inner_gradients.keeps(tensor):
             return tensor  # which may be updated in place
-        return self._let_through(tensor) if _is_continuous(tensor) else tensor.detach()
+        if not _is_continuous(tensor):
+            return tensor.detach()
+        detached: torch.Tensor = self._let_through(tensor)
+        if self.inner_gradients.made(tensor):
+            self._of_leaves.append(detached)
+        return detached
 
     def _zero(self, tensor: torch.Tensor) -> torch.Tensor:
         zeros = self.inner_gradients.zeroed(tensor)
@@ -145,14 +166,18 @@ class DifferentiableKernels(TorchFunctionMode):
         if name == "_set_grad_enabled" or not args:
             return func(*args, **kwargs)
         first, *rest = args
-        changes = (name.endswith("_") and not name.startswith("_")) or name in _IN_PLACE
-        keeps = changes or (name in _VIEWS and id(first) in self._buffers)
+        keeps = _changes(name) or (name in _VIEWS and id(first) in self._buffers)
         out = kwargs.pop("out", None)
         with torch.enable_grad():
             first = first if keeps else self._let_through(first)
             kwargs = {key: self._let_through(value) for key, value in kwargs.items()}
             result = func(first, *map(self._let_through, rest), **kwargs)
             return result if out is None else out.copy_(result)
+
+
+def _changes(name: str) -> bool:
+    """Whether a function of this name changes its first argument in place."""
+    return (name.endswith("_") and not name.startswith("_")) or name in _IN_PLACE
 
 
 def _is_continuous(tensor: torch.Tensor) -> bool:

@@ -92,26 +92,30 @@ class InnerGradients:
 
     Args:
         let_through: what is called with gradients that are constant to the pass's own gradient.
+        within: what is entered while a user's hook runs.
 
     Attributes:
         taken: whether any gradient was taken.
         replacements: what is called in the place of each of PyTorch's functions.
     """
 
-    def __init__(self, let_through: Callable[[Any], Any]) -> None:
-        self._let_through, self.taken, self._stops = let_through, False, False
+    def __init__(self, let_through: Callable[[Any], Any], within: AbstractContextManager[Any]) -> None:
+        self._let_through, self._within, self.taken, self._stops = let_through, within, False, False
+        self._made: list[torch.Tensor] = []
         self._asked: list[torch.Tensor] = []  # which a user has made leaves, though here they have a graph
         self._kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # (tensor, gradient) by the tensor's identity
         self.replacements: dict[Any, Callable[..., Any]] = {
             torch.autograd.grad: self.grad,
             torch.Tensor.backward: self.backward,
+            torch.autograd.backward: self.backward_of_all,
             _GRAD.__get__: self.read,
             _GRAD.__set__: self.put,
             _GRAD.__delete__: self.put,
             torch.Tensor.requires_grad_: self.ask,
             _REQUIRES_GRAD.__set__: self.ask,
-            torch.Tensor.retain_grad: self.ask,
+            torch.Tensor.retain_grad: self.retain,
             torch.Tensor.register_hook: self.hook,
+            torch.Tensor.register_post_accumulate_grad_hook: self.refuse_hook,
         }
 
     def grad(
@@ -141,11 +145,25 @@ class InnerGradients:
         inputs: Any = None,
     ) -> None:
         """Stands for `Tensor.backward`."""
+        self.backward_of_all(tensor, gradient, retain_graph, create_graph, inputs=inputs)
+
+    def backward_of_all(
+        self,
+        tensors: Any,
+        grad_tensors: Any = None,
+        retain_graph: bool | None = None,
+        create_graph: bool = False,
+        grad_variables: Any = None,
+        inputs: Any = None,
+    ) -> None:
+        """Stands for `torch.autograd.backward`."""
+        tensors = [tensors] if isinstance(tensors, torch.Tensor) else list(tensors)
         if inputs is None:
-            inputs = [node.variable for node in nodes_of([tensor.grad_fn]) if hasattr(node, "variable")]
+            nodes = nodes_of([tensor.grad_fn for tensor in tensors])
+            inputs = [node.variable for node in nodes if hasattr(node, "variable")]
             inputs += [asked for asked in self._asked if all(asked is not each for each in inputs)]
         inputs = [inputs] if isinstance(inputs, torch.Tensor) else list(inputs)
-        found = self.grad(tensor, inputs, gradient, create_graph=create_graph, allow_unused=True)
+        found = self.grad(tensors, inputs, grad_tensors, create_graph=create_graph, allow_unused=True)
         for leaf, new in zip(inputs, found, strict=True):
             if new is not None:
                 before = self.read(leaf)
@@ -166,18 +184,42 @@ class InnerGradients:
             self._kept[id(tensor)] = tensor, gradient
 
     def ask(self, tensor: torch.Tensor, requires_grad: bool = True) -> torch.Tensor:
-        """Stands for `Tensor.requires_grad_` and `Tensor.retain_grad`."""
-        if not requires_grad or tensor.is_leaf:
+        """Stands for `Tensor.requires_grad_`."""
+        if tensor.is_leaf:
+            if requires_grad:
+                self._made.append(tensor)
             return tensor.requires_grad_(requires_grad)
-        if all(tensor is not each for each in self._asked):
-            self._asked.append(tensor)
+        self._asked = [each for each in self._asked if each is not tensor] + [tensor] * requires_grad
         return tensor
+
+    def retain(self, tensor: torch.Tensor) -> None:
+        """Stands for `Tensor.retain_grad`."""
+        if tensor.is_leaf:
+            tensor.retain_grad()
+        else:
+            self.ask(tensor)
+
+    def made(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor is a leaf that asks for its gradient since the pass began."""
+        return any(tensor is each for each in self._made)
+
+    def refuse_hook(self, tensor: torch.Tensor, hook: Any) -> None:
+        """Stands for `Tensor.register_post_accumulate_grad_hook`.
+
+        Raises:
+            ValueError: whenever it is called.
+        """
+        raise ValueError(
+            "found register_post_accumulate_grad_hook within a step that is differentiated, which does not call it; "
+            "read x.grad after backward()"
+        )
 
     def hook(self, tensor: torch.Tensor, hook: Callable[[torch.Tensor], Any]) -> Any:
         """Stands for `Tensor.register_hook`."""
 
         def called(gradient: torch.Tensor) -> Any:
-            return hook(self._let_through(gradient) if self._stops else gradient)
+            with self._within:
+                return hook(self._let_through(gradient) if self._stops else gradient)
 
         return tensor.register_hook(called)  # type: ignore[no-untyped-call]
 
@@ -197,4 +239,5 @@ class InnerGradients:
     def clear(self) -> None:
         """Lets the gradients go that are kept."""
         self._asked.clear()
+        self._made.clear()
         self._kept.clear()

@@ -126,7 +126,7 @@ def _one_each(labels: np.ndarray, where: str) -> np.ndarray:
     if labels.ndim != 1:
         raise ValueError(
             f"{where}: labels have shape {labels.shape}, expected one a sample, (n,); labels.argmax(1) makes them of "
-            "one-hot rows; several labels a sample are a column of 0 and 1 for each class"
+            "one-hot rows; for several labels a sample give a column of 0 and 1 for each class"
         )
     if labels.dtype.kind not in "Of":
         return labels

@@ -18,11 +18,11 @@ import torch
 
 TargetKind = Literal["labels", "numbers", "distributions", "indicators"]
 
-_OTHERS: Mapping[TargetKind, str] = MappingProxyType(
+_REMEDIES: Mapping[TargetKind, str] = MappingProxyType(
     {
-        "numbers": 'measure=teachenv.Regression() (of a meta.OwnTraining loss="squared-error")',
-        "distributions": 'measure=teachenv.SoftLabels() (of a meta.OwnTraining loss="cross-entropy")',
-        "indicators": 'measure=teachenv.MultiLabel() (of a meta.OwnTraining loss="binary-cross-entropy")',
+        "numbers": 'measure=teachenv.Regression() to a Task, loss="squared-error" to a meta.OwnTraining',
+        "distributions": 'measure=teachenv.SoftLabels() to a Task, loss="cross-entropy" to a meta.OwnTraining',
+        "indicators": 'measure=teachenv.MultiLabel() to a Task, loss="binary-cross-entropy" to a meta.OwnTraining',
     }
 )
 """How a user says that targets are no labels, by what they are: for messages."""
@@ -88,17 +88,17 @@ def labels_of(targets: torch.Tensor, where: str) -> torch.Tensor:
     if targets.ndim != 1:
         raise ValueError(
             f"{where}: targets have shape {tuple(targets.shape)}; expected one class index a sample, (n,): "
-            f"targets.argmax(1) makes them of one-hot rows; give {_OTHERS['distributions']} for the probabilities of "
-            f"classes, {_OTHERS['indicators']} for 0 and 1 of several classes a sample, {_OTHERS['numbers']} for "
-            "numbers, or a measure of your own"
+            "targets.argmax(1) makes them of one-hot rows. Of the probabilities of classes give "
+            f"{_REMEDIES['distributions']}; of 0 and 1 of several classes a sample {_REMEDIES['indicators']}; of numbers "
+            f"{_REMEDIES['numbers']}"
         )
     if not targets.is_floating_point():
         return targets
     broken = targets[~((targets == targets.round()) & (targets.abs() < _EXACT_INTEGERS))]  # NaN and infinity among them
     if len(broken):
         raise ValueError(
-            f"{where}: targets such as {float(broken[0]):g} are no class indices; number them from 0, or, of numbers "
-            f"to predict, give {_OTHERS['numbers']}"
+            f"{where}: targets such as {float(broken[0]):g} are no class indices; number them from 0; of numbers "
+            f"to predict give {_REMEDIES['numbers']}"
         )
     return targets.to(torch.int64)
 
@@ -179,7 +179,7 @@ def indicators(targets: torch.Tensor, where: str, num_outputs: int | None) -> to
     if len(others):
         raise ValueError(
             f"{where}: targets of several classes a sample have {float(others[0]):g} among them, expected 0 or 1 for "
-            f"each class; for probabilities of classes give {_OTHERS['distributions']}"
+            f"each class; of probabilities of classes give {_REMEDIES['distributions']}"
         )
     return targets
 

@@ -144,22 +144,22 @@ def test_running_again_changes_nothing(finished: Path, monkeypatch: pytest.Monke
 
 def test_a_check_runs_nothing_and_finds_what_lacks_evidence(finished: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"found no table .* run the benchmark first"):
-        check(tmp_path, main.TABLES)
+        check("compare", tmp_path, main.TABLES)
     for file in finished.iterdir():
         if file.is_file():
             (tmp_path / file.name).write_bytes(file.read_bytes())
     rows = tmp_path / "results.jsonl"
     before = rows.read_bytes()
-    check(tmp_path, main.TABLES)
+    check("compare", tmp_path, main.TABLES)
     assert rows.read_bytes() == before
     (tmp_path / "table.md").write_text((tmp_path / "table.md").read_text().replace("rmd", "rmd*"))
     with pytest.raises(ValueError, match=r"table\.md is not the table of"):
-        check(tmp_path, main.TABLES)
+        check("compare", tmp_path, main.TABLES)
     rows.write_bytes(b"".join(line for line in before.splitlines(True) if b'"teacher_effect"' not in line))
     with pytest.raises(
         ValueError, match=r"found 2 taught lines without evidence .*\(digits: rmd, digits-noisy-40: rmd"
     ):
-        check(tmp_path, main.TABLES)
+        check("compare", tmp_path, main.TABLES)
 
 
 def test_an_interrupted_run_continues(finished: Path, tmp_path: Path) -> None:

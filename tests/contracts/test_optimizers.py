@@ -8,7 +8,7 @@ import torch
 
 from meta import ActionGradient
 from teachenv import TeachEnv
-from teachenv.optimizers import OPTIMIZERS, make_optimizer
+from teachenv.optimizers import OPTIMIZERS, Places, make_optimizer
 
 SHAPES = {"weight": (3, 4), "bias": (3,)}
 # Beside the defaults and weight decay, which every optimiser is tried with.
@@ -98,9 +98,13 @@ def test_new_parameters_are_written_to_given_places_slots_may_be_and_nothing_els
             places, of_slots = (
                 {key: torch.full_like(t, 9.0) for key, t in group.items()} for group in (parameters, chosen)
             )
-            new, new_slots = optimizer.update(parameters, gradient, slots, rate, np.array([3, 3]), (places, of_slots))
+            new, new_slots = optimizer.update(
+                parameters, gradient, slots, rate, np.array([3, 3]), Places(places, of_slots)
+            )
             assert all(new[key] is place and torch.equal(place, expected[key]) for key, place in places.items())
             assert all(torch.equal(slot, expected_slots[key]) for key, slot in new_slots.items())
+            if name == "sgd":
+                assert all(new_slots[key] is place for key, place in of_slots.items())
         optimizer.reverse(cotangents, slots, rate, np.array([3, 3]), parameters, gradient, slots)
         for group, copy in zip((parameters, gradient, slots, cotangents), copies, strict=True):
             assert all(torch.equal(t, copy[key]) for key, t in group.items())

@@ -399,6 +399,20 @@ def adversarial_by_hook(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> t
     return seen[0]
 
 
+def adversarial_by_hook_that_detaches(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    seen: list[torch.Tensor] = []
+    x = x.clone().requires_grad_()
+    x.register_hook(lambda gradient: seen.append(gradient.detach().clone()))
+    torch.autograd.backward([F.cross_entropy(model(x), y)], inputs=[x])
+    return seen[0]
+
+
+def adversarial_by_backward_of_all(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    x = x.clone().requires_grad_()
+    torch.autograd.backward(F.cross_entropy(model(x), y))
+    return x.grad
+
+
 def adversarial_retained(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     hidden = model[0](x)
     hidden.retain_grad()
@@ -437,6 +451,8 @@ def sharpness_aware(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch
         adversarial_hidden,
         adversarial_under_no_grad,
         adversarial_by_hook,
+        adversarial_by_hook_that_detaches,
+        adversarial_by_backward_of_all,
         adversarial_retained,
         adversarial_in_steps,
         adversarial_in_frequencies,
@@ -485,9 +501,17 @@ def changed_in_place(x: torch.Tensor) -> None:
         x += x.grad
 
 
+def drawn_in_data(x: torch.Tensor) -> None:
+    x.data.uniform_(-0.1, 0.1)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
-    [(data_set, r"\.data of a tensor set to"), (changed_in_place, r"with requires_grad=True in place")],
+    [
+        (drawn_in_data, r"\.data or detach\(\) of a tensor with requires_grad=True changed in place"),
+        (data_set, r"\.data of a tensor set to"),
+        (changed_in_place, r"with requires_grad=True in place"),
+    ],
 )
 def test_inputs_that_are_moved_where_no_derivative_follows_are_refused(change, message):
     def moved(model: nn.Module, rows: torch.Tensor) -> torch.Tensor:
@@ -508,9 +532,7 @@ def test_a_step_that_is_another_one_where_it_is_differentiated_is_refused():
 
     model = nn.Sequential(nn.Linear(5, 3)).double()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    with pytest.raises(
-        RuntimeError, match=r"gradient is another one, by 100 %, where the step is differentiated again"
-    ):
+    with pytest.raises(RuntimeError, match=r"has two gradients: differentiated once and twice they differ by 100 %"):
         meta.Training.of(model, optimizer, BATCHES, watched, objective)
 
 

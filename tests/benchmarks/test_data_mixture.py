@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks import data_mixture
 from benchmarks.data_mixture import DOMAINS, METHODS, SIZES, Options, methods
+from teachenv.experiment.evidence import check
 from teachenv.experiment.rows import read_rows
 from teachenv.experiment.tables import grouped
 from teachenv.experiment.weighing import AUC, RMS
@@ -26,7 +27,7 @@ def test_a_comparison_goes_from_tuning_to_perplexities_and_mixtures(undrawn: Non
     assert "| test perplexity (95 %) |" in table
     assert all(f"| {method} " in table for method in run)
     assert {"dev_perplexity.png", "mixtures.png"} <= {path.name for path in tmp_path.iterdir()}
-    data_mixture.run(Options("smoke", methods=run, backend="inline", out=tmp_path, check=True))
+    check("data_mixture", tmp_path, data_mixture.TABLES)
     # The first mixture of a policy that is drawn near the zero action is about that of the pool.
     (row,) = [row for row in rows if row.method == "rmd:train + dev" and row.metric == "dev_objective" and row.data]
     (group,) = grouped([row])

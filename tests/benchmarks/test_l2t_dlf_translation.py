@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from benchmarks.l2t_dlf_translation import Options, run, work
-from benchmarks.l2t_dlf_translation.main import SIZES, Bench
+from benchmarks.l2t_dlf_translation.main import SIZES, TABLES, Bench
 from benchmarks.l2t_dlf_translation.methods import METHODS
 from teachenv import checkpoints
 from teachenv.experiment import Session, make_backend
-from teachenv.experiment.evidence import MOVED, MOVED_MOST
+from teachenv.experiment.evidence import MOVED, MOVED_MOST, check
 from teachenv.experiment.rows import ResultsFile, read_rows
 from teachenv.experiment.setting import OneByOne
 from teachenv.experiment.teaching import teach
@@ -54,7 +54,7 @@ def test_rows_table_and_figures(tmp_path: Path, request: pytest.FixtureRequest) 
     assert "28.12" not in table
     assert "27.53" in table
     assert "teacher moved" in table
-    run(Options(preset="smoke", out=tmp_path, check=True))
+    check("l2t_dlf_translation", tmp_path, TABLES)
     assert "Coefficients of tokens under l2t-dlf" in table
     assert {p.name for p in tmp_path.glob("*.png")} == {"bleu.png", "coefficients.png"}
     # Warm starts stay, for more methods.

@@ -12,6 +12,7 @@ from benchmarks.rl_and_gradient.main import METHODS, PLACES, SIZES, Options
 from benchmarks.rl_and_gradient.report import gained, reached, where
 from benchmarks.rl_and_gradient.spread import SpreadCredit
 from teachenv import TeachEnv
+from teachenv.experiment.evidence import check
 from teachenv.experiment.row import Row
 from teachenv.experiment.rows import read_rows
 from teachenv.experiment.tables import grouped
@@ -62,7 +63,7 @@ def test_teachers_are_compared_from_smoothness_to_the_table(undrawn: None, tmp_p
     assert "| untaught | " in table
     assert "| n4-T10 | " in table
     assert report.make(rows, METHODS, 1).unproven == []
-    main.run(Options("smoke", methods=run, backend="inline", out=tmp_path, check=True))
+    check("rl_and_gradient", tmp_path, main.TABLES)
 
 
 def row(method: str, value: float, steps: int, seed: int = 0) -> Row:

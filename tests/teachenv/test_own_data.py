@@ -160,7 +160,11 @@ def test_names_may_be_given_in_an_order_of_ones_own():
         ({"pool": (X[:N], ["ape", None, "bee"] * 10)}, ValueError, "10 samples have no label, sample 1 first"),
         ({"pool": (X[:N], pd.Series(["ape", pd.NA, "bee"] * 10))}, ValueError, "10 samples have no label"),
         ({"pool": (X[:N], np.array(["ape", 1, 2] * 10, object))}, TypeError, "texts with 1 among them; .*of one kind"),
-        ({"pool": (X[:N], np.array([["ape", "bee"]] * N))}, ValueError, r"shape \(30, 2\), .*MultiLabel\(\)"),
+        (
+            {"pool": (X[:N], np.array([["ape", "bee"]] * N))},
+            ValueError,
+            r"shape \(30, 2\), .*give a column of 0 and 1 for each class",
+        ),
         ({"pool": (X[:N], Y[:N])}, ValueError, "labels are texts in test and numbers in pool"),
         ({"classes": ("ape", "bee", "bee")}, ValueError, "classes must be different texts"),
         ({"classes": ("ape", 3)}, ValueError, "classes must be different texts"),

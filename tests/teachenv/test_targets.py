@@ -275,9 +275,9 @@ def test_whole_numbers_are_labels():
         ("distributions", {"pool": (X, 2 * SOFT)}, "the target of sample 0 is no distribution .*its sum 2;"),
         ("distributions", {"pool": (X, Z.argmax(1))}, r"targets have shape \(50,\).*probabilities .*one_hot"),
         ("distributions", {"num_outputs": 4}, r"expected the probabilities of a sample's classes, \(n, 4\)"),
-        ("distributions", {"measure": None}, r"teachenv.SoftLabels\(\) for the probabilities of classes"),
+        ("distributions", {"measure": None}, r"probabilities of classes give measure=teachenv.SoftLabels\(\)"),
         ("indicators", {"pool": (X, SOFT)}, "have 0.* among them, expected 0 or 1 for each class"),
-        ("indicators", {"measure": None}, r"teachenv.MultiLabel\(\) for 0 and 1 of several classes"),
+        ("indicators", {"measure": None}, r"0 and 1 of several classes a sample measure=teachenv.MultiLabel\(\)"),
         ("indicators", {"pool": (X, Z.argmax(1))}, "expected 0 or 1 for each class"),
     ],
 )

@@ -12,7 +12,7 @@ arXiv:2505.00793). Memory: twice the activations between blocks, and the graph o
 blocks more, see `docs/hypergradients.md`.
 
 Where the network stops gradients (`detach`), g is no gradient, and its derivative not symmetric; `transposed` of
-`teachenv.students.kernels` makes the product that with the transposed derivative nevertheless.
+`teachenv.students.stopped_gradients` makes the product that with the transposed derivative nevertheless.
 
 Known gaps: a block that updates its buffers (batch norm in training) is refused. What a block draws from torch's global
 generators (dropout) is drawn again; from others it must not draw, nor keep anything between calls (caches of keys).

@@ -23,11 +23,11 @@ _TOLERANCE, _TOLERANCE_OF_DOUBLE = 5e-3, 1e-6
 
 
 def check_replay(model: nn.Module, update: LossUpdate, state: StudentState, action: torch.Tensor, batch: Any) -> None:
-    """Takes a step twice from one state, and compares loss and gradient bitwise; then once as it is differentiated.
+    """Takes a step twice from one state, and compares loss and gradient bitwise; then with its second derivative.
 
     Raises:
         RuntimeError: they differ, or the step writes into its batch; says which module or kernel it is. Or the gradient
-            is another one where the step is differentiated again.
+            that has a derivative itself differs from the one that has none.
     """
     versions = versions_of(batch)
     passes: list[tuple[Gradient, dict[str, list[int]]]] = []

@@ -12,11 +12,9 @@ calls `F.batch_norm` itself, is treated as well as the original.
 * **Bags of embeddings** have no second derivative. Replaced: by a table lookup, where bags are rows of a matrix.
 * **Stopped gradients**: what a module computes under `torch.no_grad`, and what it detaches (a running mean, the vectors
   of `spectral_norm`, an embedding's row for padding), is constant to the *step's own* gradient, but the step's *result*
-  does depend on it. Replaced: by `let_through`, whose derivative is zero in the first derivative and one in the second,
-  see `opened`.
-* **Gradients taken inside a pass** without `create_graph`, by `torch.autograd.grad` or `backward` (adversarial
-  inputs), are constant to the step's own gradient, and its result depends on them. Replaced: by those with a graph, let
-  through.
+  does depend on it. So it is with gradients that a module takes itself without `create_graph` (adversarial inputs).
+  Replaced: by what `teachenv.students.stopped_gradients` has, whose derivative is zero in the step's own gradient and
+  one in the derivative of the step.
 * **Linear layers**, under `torch.func.vmap`: the bias is added in place. vmap has no fused kernel for them, and memory
   traffic is what bounds it.
 """
@@ -83,15 +81,14 @@ class DifferentiableKernels(TorchFunctionMode):
         """Called in the place of each of PyTorch's functions."""
         if self.opens and func in self.inner_gradients.replacements:
             return self.inner_gradients.replacements[func](*args, **(kwargs or {}))
-        name = getattr(func, "__name__", "")
-        if self._of_leaves and args and any(args[0] is each for each in self._of_leaves) and _changes(name):
+        if self._of_leaves and _changes(_name_of(func)) and any(args[0] is each for each in self._of_leaves):
             raise ValueError(
                 "found .data or detach() of a tensor with requires_grad=True changed in place, which no derivative "
                 "follows; make a new tensor in its place: x = (x + step).detach().requires_grad_()"
             )
         replacement = self._replaced.get(func, func)
         if self.opens and not torch.is_grad_enabled():
-            return self._with_graph(replacement, name, args, kwargs or {})
+            return self._with_graph(replacement, _name_of(func), args, kwargs or {})
         return replacement(*args, **(kwargs or {}))
 
     def __enter__(self) -> DifferentiableKernels:
@@ -173,6 +170,11 @@ class DifferentiableKernels(TorchFunctionMode):
             kwargs = {key: self._let_through(value) for key, value in kwargs.items()}
             result = func(first, *map(self._let_through, rest), **kwargs)
             return result if out is None else out.copy_(result)
+
+
+def _name_of(function: Any) -> str:
+    name: str = getattr(function, "__name__", "")
+    return name
 
 
 def _changes(name: str) -> bool:

@@ -15,7 +15,7 @@ from meta.hypergradients.loss_update import Derivatives, LossUpdate
 from teachenv.optimizers import Tensors
 from teachenv.state import StudentState
 from teachenv.students.derivatives import random_direction
-from teachenv.students.stopped_gradients import opened
+from teachenv.students.stopped_gradients import opened, other_numbers
 from teachenv.trees import leaves
 
 _READ = "what the loss reads of the action"
@@ -51,7 +51,8 @@ def parts_left_out(update: LossUpdate, state: StudentState, action: torch.Tensor
 
     Returns:
         The names of those results whose derivative autograd does not follow: "the loss", "the buffer 'mean'". What two
-        difference quotients differ by (kinks), and rounding, is let pass.
+        difference quotients differ by (kinks), and rounding, is let pass. A result that depends on a Python number,
+        read of what depends on the tensors, is found even where its derivative is zero.
     """
     point = state.parameters | {name: state.buffers[name] for name in update.statistics}
     size_read = sum(tensor.numel() for tensor in read.values())
@@ -81,8 +82,13 @@ def parts_left_out(update: LossUpdate, state: StudentState, action: torch.Tensor
     far, near, tensors = quotients(step), quotients(step / 2), leaves(point)
     with torch.enable_grad():
         here = results(tensors, "reverse")
+        with other_numbers():
+            moved = results(tensors, "reverse")
     found = []
     for name, value in here.items():
+        if not torch.equal(value.nan_to_num(), moved[name].nan_to_num()):
+            found.append(name)
+            continue
         slopes = _slopes(value, tensors, along)
         rounding = torch.finfo(value.dtype).eps * float(value.detach().norm()) / step
         # Parts of either sign may cancel; their norm is what they usually add up to.

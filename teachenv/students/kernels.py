@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 from teachenv.students.batch_norm import batch_norm, instance_norm
-from teachenv.students.stopped_gradients import InnerGradients, let_through
+from teachenv.students.stopped_gradients import READ_AS_NUMBERS, InnerGradients, let_through
 
 # Methods of tensors that change `self` and are not named like `add_`.
 _IN_PLACE = {f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "pow", "and", "or", "xor", "floordiv", "mod")}
@@ -72,6 +72,7 @@ class DifferentiableKernels(TorchFunctionMode):
         if opens:
             self._replaced |= dict.fromkeys((torch.Tensor.detach, torch.detach, DATA), self._detach)
             self._replaced |= {torch.Tensor.zero_: self._zero, _SET_DATA: self._set_data}
+            self._replaced |= READ_AS_NUMBERS
             self._replaced[F.embedding] = self._embedding
             self._replaced[torch.Tensor.__deepcopy__] = self._copied
         self.inner_gradients = InnerGradients(self._let_through, self)
@@ -89,7 +90,10 @@ class DifferentiableKernels(TorchFunctionMode):
         replacement = self._replaced.get(func, func)
         if self.opens and not torch.is_grad_enabled():
             return self._with_graph(replacement, _name_of(func), args, kwargs or {})
-        return replacement(*args, **(kwargs or {}))
+        result = replacement(*args, **(kwargs or {}))
+        if self.opens and torch._C._are_functorch_transforms_active():
+            _refuse_stopped_transform(args, result)
+        return result
 
     def __enter__(self) -> DifferentiableKernels:
         """Begins the block."""
@@ -184,6 +188,34 @@ def _changes(name: str) -> bool:
 
 def _is_continuous(tensor: torch.Tensor) -> bool:
     return tensor.is_floating_point() or tensor.is_complex()
+
+
+def _is_of_a_transform(tensor: torch.Tensor) -> bool:
+    of_one: bool = torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    return of_one
+
+
+def _outside(tensor: torch.Tensor) -> torch.Tensor:
+    """What a tensor of `torch.func`'s transforms is outside of all of them."""
+    while _is_of_a_transform(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor
+
+
+def _refuse_stopped_transform(arguments: tuple[Any, ...], result: Any) -> None:
+    """Refuses `torch.func.grad` and its like under `torch.no_grad`: their results have no graph to be let through.
+
+    Raises:
+        ValueError: a call inside such a transform has no graph outside of it, though an argument has one.
+    """
+    if not isinstance(result, torch.Tensor) or not (result.requires_grad and _is_of_a_transform(result)):
+        return
+    tensors = [each for each in arguments if isinstance(each, torch.Tensor)]
+    if not _outside(result).requires_grad and any(_outside(each).requires_grad for each in tensors):
+        raise ValueError(
+            "found torch.func.grad, or another transform of torch.func, under torch.no_grad() within a step that is "
+            "differentiated, which its derivative cannot follow; call it outside of the block, and detach its result"
+        )
 
 
 DATA = torch.Tensor.data.__get__  # type: ignore[attr-defined]

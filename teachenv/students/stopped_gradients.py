@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch.autograd import forward_ad
 
@@ -54,6 +55,50 @@ def let_through(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor of the same values, whose derivative is one inside `opened` and in forward mode, else zero."""
     result: torch.Tensor = _LetThrough.apply(tensor)
     return result
+
+
+@contextmanager
+def other_numbers() -> Iterator[None]:
+    """What is read of a tensor with a graph as Python numbers or an array, inside the block, is 0.1 % off.
+
+    Results that are the same nevertheless do not depend on it: it was logged, or compared with a threshold.
+    """
+    global _OTHER_NUMBERS
+    before, _OTHER_NUMBERS = _OTHER_NUMBERS, True
+    try:
+        yield
+    finally:
+        _OTHER_NUMBERS = before
+
+
+_OTHER_NUMBERS = False
+
+
+def _reading(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Stands for a function that reads a tensor.
+
+    A tensor may have a graph in a pass that is differentiated, and none in the user's own pass, where PyTorch neither
+    warns of the reading nor refuses it.
+    """
+
+    def read(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        numbers = function(tensor.detach(), *args, **kwargs)
+        return _moved(numbers) if _OTHER_NUMBERS and tensor.requires_grad else numbers
+
+    return read
+
+
+def _moved(numbers: Any) -> Any:
+    if isinstance(numbers, list):
+        return [_moved(each) for each in numbers]
+    moved = 1.001 * numbers + 1e-6
+    return np.asarray(moved) if isinstance(numbers, np.ndarray) else moved  # of no dimensions, NumPy has made a number
+
+
+_READERS: list[Any] = [torch.Tensor.item, torch.Tensor.tolist, torch.Tensor.numpy]
+_READERS += [torch.Tensor.__float__, torch.Tensor.__complex__, torch.Tensor.__array__]
+READ_AS_NUMBERS = {function: _reading(function) for function in _READERS}
+"""What is called in the place of each of PyTorch's functions that read a tensor as numbers."""
 
 
 class _LetThrough(torch.autograd.Function):

@@ -15,7 +15,7 @@ from teachenv.losses.base import LossFamily
 from teachenv.nodes import nodes_of
 from teachenv.student_update import Move
 from teachenv.students.kernels import DifferentiableKernels
-from teachenv.students.stopped_gradients import opened
+from teachenv.students.stopped_gradients import opened, other_numbers
 from teachenv.tasks.decisions import Decided
 from teachenv.trial.calls import called, ours, scalar
 
@@ -144,9 +144,12 @@ def watch_gradients(loss: LossFamily, action: torch.Tensor, decided: Decided) ->
         with kernels:
             exchanged = value(leaf)
         own, with_graph = (torch.autograd.grad(each, leaf)[0] for each in (value(leaf), exchanged))
+        with other_numbers(), DifferentiableKernels(fused=False, opens=True):
+            moved = value(leaf)
     except Exception:  # what it detaches goes where no derivative can follow, such as to NumPy
         return False, True
-    if float((own - with_graph).norm()) > 1e-3 * float(own.norm()):  # it changes what is not followed
+    changes = float((own - with_graph).norm()) > 1e-3 * float(own.norm())  # what is not followed
+    if changes or not torch.equal(exchanged.nan_to_num(), moved.nan_to_num()):
         return False, True
     return kernels.used, not _is_derivative(value, leaf.detach())
 

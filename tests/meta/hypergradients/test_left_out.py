@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -60,6 +61,26 @@ def loss(model: nn.Module, rows: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(model(X[rows]), Y[rows])
 
 
+def moved_by(read: Callable) -> Callable:
+    """A loss on inputs moved along its own gradient, in which it is flat, divided by a number that was read of it."""
+
+    def adversarial(model: nn.Module, rows: torch.Tensor) -> torch.Tensor:
+        inputs = X[rows].clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(F.cross_entropy(model(inputs), Y[rows]), inputs)
+        return F.cross_entropy(model(X[rows] + gradient / read(gradient.norm())), Y[rows])
+
+    return adversarial
+
+
+READINGS = {
+    "float": float,
+    ".item()": torch.Tensor.item,
+    ".tolist()": torch.Tensor.tolist,
+    ".numpy()": lambda x: float(x.detach().numpy()),
+    "np.asarray": lambda x: float(np.asarray(x)),
+}
+
+
 def loop(model: nn.Module, optimizer: torch.optim.Optimizer | None = None, **changes: Callable) -> object:
     optimizer = optimizer or torch.optim.SGD(model.parameters(), lr=0.1)
     of_loop = {"loss": loss, "objective": lambda m: F.cross_entropy(m(X), Y), **changes}
@@ -97,6 +118,37 @@ def test_what_is_no_derivative_is_named(layer, part, dtype):
 def test_what_is_followed_is_not(layer, dtype):
     torch.manual_seed(0)
     loop(Layer(**layer).to(dtype))  # a warning would be an error
+
+
+@pytest.mark.parametrize("read", READINGS.values(), ids=READINGS)
+def test_a_number_read_of_a_gradient_is_warned_of_where_the_loss_depends_on_it(read):
+    torch.manual_seed(0)
+    with pytest.warns(UserWarning, match="the gradient leaves out a part: the loss.* of the model Layer"):
+        loop(Layer(), loss=moved_by(read))
+
+    def only_looked_at(norm: torch.Tensor) -> torch.Tensor:
+        assert read(norm) > 1e-9
+        return norm
+
+    loop(Layer(), loss=moved_by(only_looked_at))  # a warning would be an error
+
+
+@pytest.mark.parametrize("transform", ["grad", "jacrev", "vjp"])
+def test_a_transform_under_no_grad_is_refused(transform):
+    def adversarial(model: nn.Module, rows: torch.Tensor) -> torch.Tensor:
+        def error(inputs: torch.Tensor) -> torch.Tensor:
+            return F.cross_entropy(model[1](model[0](inputs)), Y[rows])
+
+        with torch.no_grad():
+            if transform == "vjp":
+                value, pulled = torch.func.vjp(error, X[rows])
+                gradient = pulled(torch.ones_like(value))[0]
+            else:
+                gradient = getattr(torch.func, transform)(error)(X[rows])
+        return error(X[rows] + gradient / gradient.norm())
+
+    with pytest.raises(ValueError, match=r"found torch\.func\.grad, or another transform"):
+        loop(nn.Sequential(nn.Linear(5, 8), nn.Linear(8, 3)), loss=adversarial)
 
 
 def test_hooks_that_change_a_step_are_refused():

@@ -225,7 +225,7 @@ def test_a_training_that_is_not_deterministic_is_refused_with_its_step(memory):
 
     def drifting(z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         calls.append(len(calls))
-        return (1.0 + 0.1 * (len(calls) >= 13)) * F.cross_entropy(z, y, reduction="none")
+        return (1.0 + 0.1 * (len(calls) >= 14)) * F.cross_entropy(z, y, reduction="none")
 
     own = meta.OwnTraining(module=lambda: nn.Linear(5, CLASSES), data=task().pool, loss=drifting, steps=8, batch_size=5)
     with pytest.raises(RuntimeError, match=r"not deterministic: step \d has the loss .* and, taken again"):

@@ -121,8 +121,15 @@ def by_numpy(outputs, targets):
     return losses.clamp(max=float(np.median(losses.detach().numpy())))
 
 
-def test_what_a_loss_hands_to_numpy_is_warned_of():
-    own = make(loss=by_numpy)
+def by_float(outputs, targets):
+    leaf = outputs.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(F.cross_entropy(leaf, targets), leaf)
+    return F.cross_entropy(outputs + gradient / float(gradient.norm()), targets, reduction="none")
+
+
+@pytest.mark.parametrize("loss", [by_numpy, by_float])
+def test_a_loss_that_reads_numbers_of_what_it_computes_is_warned_of(loss):
+    own = make(loss=loss)
     with pytest.warns(UserWarning, match="leaves out a part: the loss OwnLoss"):
         meta.attribute(own, TESTS)
 

@@ -8,6 +8,8 @@ on the first step: of attention and LSTMs it is not.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from meta.hypergradients.memory import MemoryMeter, ReusedMemory, lost_between_graphs
@@ -37,6 +39,10 @@ class KeptAdjoints:
         self._latest: list[Adjoint] = []
         self._training: Training | None = None
         self._memory = ReusedMemory()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves out adjoints, which can be called once, and the memory that they are in."""
+        return vars(self) | {"_latest": [], "_training": None, "_memory": ReusedMemory()}
 
     def step(
         self, dynamics: Dynamics, state: StudentState, episode: Episode, action: torch.Tensor

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -88,6 +88,10 @@ class Tape:
         self.kept = KeptAdjoints(length * self.per_action, memory == "auto") if with_graphs else None
         self.expected: StudentState | None = None
         self.clear()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves out adjoints, which can be called once: a copy takes those steps again from the students it has."""
+        return vars(self) | {"window": deque((replace(k, adjoints=[]) for k in self.window), self.window.maxlen)}
 
     def of_last(self, last: int | None) -> Tape:
         """Makes an empty tape that differentiates the last steps only, or all; its method changes accordingly."""

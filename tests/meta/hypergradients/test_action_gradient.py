@@ -1,5 +1,6 @@
 """The wrappers: what they record, what they refuse, and that a batch gives what single environments give."""
 
+import copy
 import pickle
 
 import gymnasium as gym
@@ -242,6 +243,28 @@ def test_set_state_in_mid_episode_is_refused_at_the_end(vector):
     with pytest.raises(RuntimeError, match=r"set_state.* to (a state at its|their) start"):
         env.step(actions[-1])
     assert final_info(env, actions, 0)["action_gradient"].any()  # and the next episode is fine
+
+
+@pytest.mark.parametrize("memory", ["all", "states", "sqrt"])
+@pytest.mark.parametrize("method", ["rmd", "truncated"])
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))], ids=["copy", "pickle"])
+@pytest.mark.parametrize("kind", [TeachEnv, TeachVectorEnv])
+def test_a_copy_in_mid_episode_has_the_gradient_of_its_own_episode(kind, copied, method, memory):
+    last = 3 if method == "truncated" else None
+    if kind is TeachEnv:
+        env = ActionGradient(TeachEnv(**settings()), method, memory, last)
+    else:
+        env = VectorActionGradient(TeachVectorEnv(2, **settings()), method, memory, last)
+    actions = actions_for(env.unwrapped, None if kind is TeachEnv else 2)
+    others = [*actions[:3], *(0.5 * action for action in actions[3:])]
+    wanted = [final_info(env, taken, 0)["action_gradient"] for taken in (actions, others)]
+    env.reset(seed=0)
+    for action in actions[:3]:
+        env.step(action)
+    for each, taken, gradient in zip((copied(env), env), (others, actions), reversed(wanted), strict=True):
+        for action in taken[3:]:
+            *_, info = each.step(action)
+        np.testing.assert_allclose(info["action_gradient"], gradient, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("vector", [False, True])

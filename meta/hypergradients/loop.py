@@ -267,8 +267,11 @@ class _Called:
         with (
             self._holding(parameters | buffers, step, action.device),
             self._exchanged(kernels, pushed=derivatives == "blockwise", keeps=keeps),
-            kernels(),
+            kernels() as entered,
         ):
+            if derivatives == "forward":  # backward() in the loss accumulates into parameters that are no leaves here
+                for parameter in parameters.values():
+                    entered.inner_gradients.ask(parameter)
             loss = self.loss(
                 model,
                 self.batches[step],

@@ -442,6 +442,14 @@ def sharpness_aware(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch
     return x * slopes[0].norm() + slopes[0].mean(0)
 
 
+def sharpness_aware_by_backward(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    model.zero_grad()
+    F.cross_entropy(model(x), y).backward()
+    slope = model[0].weight.grad.clone()
+    model.zero_grad()
+    return x * slope.norm() + slope.mean(0)
+
+
 @pytest.mark.parametrize(
     "slopes",
     [
@@ -457,6 +465,7 @@ def sharpness_aware(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch
         adversarial_in_steps,
         adversarial_in_frequencies,
         sharpness_aware,
+        sharpness_aware_by_backward,
     ],
 )
 @pytest.mark.parametrize("method", ["rmd", "forward"])

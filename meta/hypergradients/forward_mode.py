@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
@@ -119,7 +119,13 @@ def _cdist(x1: torch.Tensor, x2: torch.Tensor, p: float = 2.0, compute_mode: str
     return distances
 
 
+def _norms(tensors: Sequence[torch.Tensor], ord: float = 2, **options: Any) -> tuple[torch.Tensor, ...]:
+    """Computes what `torch._foreach_norm` does, of one tensor after the other."""
+    return tuple(torch.linalg.vector_norm(tensor, ord, **options) for tensor in tensors)
+
+
 _REPLACED: dict[Any, Callable[..., Any]] = {
+    torch._foreach_norm: _norms,
     torch._weight_norm: weight_norm,
     torch.cdist: _cdist,
     F.embedding_bag: embedding_bag,

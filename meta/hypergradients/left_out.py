@@ -8,6 +8,8 @@ straight-through estimator, a reversal of gradients or a hook that scales them, 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -15,10 +17,10 @@ from meta.hypergradients.loss_update import Derivatives, LossUpdate
 from teachenv.optimizers import Tensors
 from teachenv.state import StudentState
 from teachenv.students.derivatives import random_direction
-from teachenv.students.stopped_gradients import opened, other_numbers
+from teachenv.students.stopped_gradients import opened, reading_numbers
 from teachenv.trees import leaves
 
-_READ = "what the loss reads of the action"
+_READ, _LOSS = "what the loss reads of the action", "the loss"
 
 _STEPS = {torch.float32: 1e-2, torch.float64: 1e-5}
 """How far tensors are moved, in tenths of their size, by their dtype."""
@@ -40,55 +42,86 @@ def warn_of_parts_left_out(what: str, stacklevel: int) -> None:
     )
 
 
-def parts_left_out(update: LossUpdate, state: StudentState, action: torch.Tensor, read: Tensors) -> list[str]:
-    """Compares derivatives of a step's loss and new buffers, along a random direction, with difference quotients.
+def parts_left_out(
+    update: LossUpdate,
+    objective: Callable[[StudentState], torch.Tensor],
+    state: StudentState,
+    action: torch.Tensor,
+    read: Tensors,
+) -> list[str]:
+    """Finds what the derivatives of a step and of J leave out.
+
+    Derivatives of the step's loss and new buffers, along a random direction, are compared with difference quotients;
+    what two quotients differ by (kinks), and rounding, is let pass. Of the loss's gradient, new buffers and J it is
+    tried whether they depend on numbers that were read of tensors.
 
     Args:
         update: the step.
-        state: the state before it.
+        objective: J, a function of the state.
+        state: the state before the step.
         action: its action.
         read: the hyperparameters that the loss reads: the first numbers of the action.
 
     Returns:
-        The names of those results whose derivative autograd does not follow: "the loss", "the buffer 'mean'". What two
-        difference quotients differ by (kinks), and rounding, is let pass. A result that depends on a Python number,
-        read of what depends on the tensors, is found even where its derivative is zero.
+        The names of those results whose derivative autograd does not follow, such as "the loss", "the buffer 'mean'",
+        "the objective".
     """
     point = state.parameters | {name: state.buffers[name] for name in update.statistics}
     size_read = sum(tensor.numel() for tensor in read.values())
-    dtypes = {tensor.dtype for tensor in (*point.values(), *read.values())}
-    if not dtypes <= _STEPS.keys():
+    if not {tensor.dtype for tensor in (*point.values(), *read.values())} <= _STEPS.keys():
         return []
     point |= {_READ: action[:size_read].detach()} if size_read else {}
-    step, rng = max(_STEPS[dtype] for dtype in dtypes), torch.Generator().manual_seed(1)
-    along = {name: random_direction(tensor, rng) for name, tensor in point.items()}
+
+    def at(tensors: Tensors) -> StudentState:
+        given = state.buffers | {name: tensors[name] for name in update.statistics if name in tensors}
+        return replace(state, parameters={name: tensors[name] for name in state.parameters}, buffers=given)
 
     def results(tensors: Tensors, derivatives: Derivatives) -> Tensors:
-        parameters = {name: tensors[name] for name in state.parameters}
-        buffers = state.buffers | {name: tensors[name] for name in update.statistics}
+        given = at(tensors)
         chosen = torch.cat([tensors[_READ], action[size_read:].detach()]) if size_read else action.detach()
-        loss, new = update.loss_at(parameters, buffers, int(state.step), chosen, derivatives)
-        return {"the loss": loss} | {f"the buffer {name!r}": new[name] for name in update.statistics}
+        loss, new = update.loss_at(given.parameters, given.buffers, int(state.step), chosen, derivatives)
+        return {_LOSS: loss} | {f"the buffer {n!r}": new[n] for n in update.statistics if n in tensors}
+
+    def of_step() -> Tensors:
+        found = results(tensors := leaves(point), "reverse")
+        parameters = [tensors[name] for name in state.parameters]
+        grads = torch.autograd.grad(found[_LOSS], parameters, retain_graph=True, materialize_grads=True)
+        return found | {_LOSS: torch.cat([grad.flatten() for grad in grads])}
+
+    with torch.enable_grad():  # a loss may take gradients itself, also of the parameters
+        new = results({n: t.clone().requires_grad_(n not in update.statistics) for n, t in point.items()}, "none")
+        # What reads a constant leaves nothing out.
+        for name in update.statistics:
+            if torch.equal(new[f"the buffer {name!r}"], point[name]):
+                del point[name]
+        read_of = reading_numbers(of_step) + reading_numbers(lambda: {"the objective": objective(at(leaves(point)))})
+        found = _not_followed(results, point, [n for n in update.statistics if n in point])
+    return list(dict.fromkeys([*found, *read_of]))
+
+
+def _not_followed(
+    results: Callable[[Tensors, Derivatives], Tensors], point: Tensors, statistics: Sequence[str]
+) -> list[str]:
+    """The names of results whose derivative at a point, along a random direction, is not what difference quotients are.
+
+    Args:
+        results: a function of tensors, by name.
+        point: these tensors.
+        statistics: the names of those that ask for no gradient where the function is not differentiated.
+    """
+    step, rng = max(_STEPS[tensor.dtype] for tensor in point.values()), torch.Generator().manual_seed(1)
+    along = {name: random_direction(tensor, rng) for name, tensor in point.items()}
 
     def quotients(size: float) -> dict[str, float]:
-        with torch.enable_grad():  # a loss may take gradients itself, also of the parameters
-            moved = [
-                {n: (t + s * along[n]).requires_grad_(n not in update.statistics) for n, t in point.items()}
-                for s in (size, -size)
-            ]
-            plus, minus = ({n: value.detach() for n, value in results(each, "none").items()} for each in moved)
+        moved = [
+            {n: (t + s * along[n]).requires_grad_(n not in statistics) for n, t in point.items()} for s in (size, -size)
+        ]
+        plus, minus = ({n: value.detach() for n, value in results(each, "none").items()} for each in moved)
         return {name: float((plus[name].double() - minus[name].double()).sum()) / (2 * size) for name in plus}
 
     far, near, tensors = quotients(step), quotients(step / 2), leaves(point)
-    with torch.enable_grad():
-        here = results(tensors, "reverse")
-        with other_numbers():
-            moved = results(tensors, "reverse")
     found = []
-    for name, value in here.items():
-        if not torch.equal(value.nan_to_num(), moved[name].nan_to_num()):
-            found.append(name)
-            continue
+    for name, value in results(tensors, "reverse").items():
         slopes = _slopes(value, tensors, along)
         rounding = torch.finfo(value.dtype).eps * float(value.detach().norm()) / step
         # Parts of either sign may cancel; their norm is what they usually add up to.

@@ -123,7 +123,9 @@ class Loop(GradientProcess):
         self._read, self._schedule = read, schedule
         with double_backward_kernels():
             check_replay(model, update, self.initial, self.actions[0], kept[0])
-            if exchanged is None and (parts := parts_left_out(update, self.initial, self.actions[0], read)):
+            if exchanged is None and (
+                parts := parts_left_out(update, self._objective, self.initial, self.actions[0], read)
+            ):
                 warn_of_parts_left_out(f"{', '.join(parts[:3])} of the model {type(model).__name__}", stacklevel=3)
         if exchanged is not None and not exchanged.called:
             raise ValueError(f"the first step's loss calls none of the blocks {', '.join(exchanged.names[:3])}")

@@ -182,7 +182,9 @@ class GraphBytes:
             return tensor.detach()
 
     def add(self, tensor: torch.Tensor) -> None:
-        """Counts a tensor."""
+        """Counts a tensor; those of `torch.func`'s transforms, and tangents that are zeros, have no memory to count."""
+        if torch._C._functorch.is_functorch_wrapped_tensor(tensor) or tensor._is_zerotensor():
+            return
         storage = tensor.untyped_storage()
         # Of a view of something larger (one action of all) only its own part; of an expanded tensor what there is.
         size = min(storage.nbytes(), tensor.numel() * tensor.element_size())

@@ -63,15 +63,15 @@ def _check_same_gradient(once: Tensors, twice: Tensors) -> None:
     """
     distance, length = (
         math.hypot(*(float(tensor.double().norm()) for tensor in tensors))
-        for tensors in ([twice[name] - gradient for name, gradient in once.items()], once.values())
+        for tensors in ([twice[name].nan_to_num() - g.nan_to_num() for name, g in once.items()], once.values())
     )
     tolerance = _TOLERANCE_OF_DOUBLE if all(g.dtype == torch.float64 for g in once.values()) else _TOLERANCE
     if distance > tolerance * length:
         raise RuntimeError(
             f"the first step has two gradients: differentiated once and twice they differ by "
             f"{100 * distance / max(length, 1e-30):.3g} %, expected at most {100 * tolerance:g} %. The loss changes "
-            "tensors or gradients in a way that is not followed (hooks, .data, in place); let it take gradients by "
-            "torch.autograd.grad, and make new tensors of them"
+            "tensors or gradients in a way that is not followed (hooks, .data, in place, torch.func under no_grad); "
+            "let it take gradients by torch.autograd.grad, and make new tensors of them"
         )
 
 

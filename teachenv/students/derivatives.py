@@ -13,7 +13,7 @@ import torch
 
 from teachenv.optimizers import Tensors
 from teachenv.students.functional import FunctionalStudent
-from teachenv.students.stopped_gradients import opened, other_numbers
+from teachenv.students.stopped_gradients import opened, reading_numbers
 
 _EPSILON = 1e-6
 _IN_TRAINING, _BUFFER = "its outputs in training", "its buffer"
@@ -68,10 +68,13 @@ def compare_derivatives(
         size = sum(scales[n] * sizes[n] for n in names)
         return abs(followed - expected) <= tolerance * max(size, abs(followed)) + 1e-9
 
-    with torch.enable_grad(), other_numbers():
-        moved = values(point | leaves, True)
-    student.unfollowed = tuple(n for n in here if not torch.equal(here[n], moved[n]))
-    student.unfollowed = student.unfollowed or _unfollowed(list(here), is_followed)
+    def results() -> Tensors:
+        with torch.enable_grad():
+            found = values(point | leaves, True)
+        slopes = {n: _along((weights[n] * v).sum(), leaves, along) for n, v in found.items()}
+        return {n: torch.cat([v.detach().flatten(), torch.tensor([*slopes[n].values()])]) for n, v in found.items()}
+
+    student.unfollowed = tuple(reading_numbers(results)) or _unfollowed(list(here), is_followed)
     in_training = (weights[_IN_TRAINING] * here[_IN_TRAINING]).sum()
     closed = _along(in_training, leaves, along)
     with opened():

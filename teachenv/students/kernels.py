@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -30,13 +31,21 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 from teachenv.students.batch_norm import batch_norm, instance_norm
-from teachenv.students.stopped_gradients import READ_AS_NUMBERS, InnerGradients, let_through
+from teachenv.students.stopped_gradients import (
+    READ_AS_NUMBERS,
+    InnerGradients,
+    let_through,
+    moved_in_transform,
+    outside,
+)
+from teachenv.trees import mapped, tensors_of
 
 # Methods of tensors that change `self` and are not named like `add_`.
 _IN_PLACE = {f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "pow", "and", "or", "xor", "floordiv", "mod")}
 _IN_PLACE |= {"__setitem__", "__set__"}
 # Those that give views of `self`, which may be changed in place in its stead.
 _VIEWS = {"view", "reshape", "__getitem__", "select", "narrow", "flatten", "squeeze", "unsqueeze", "transpose", "t"}
+_MAKERS = (torch.tensor, torch.as_tensor, torch.asarray, torch.Tensor.new_tensor)
 _VIEWS |= {"permute", "expand", "unflatten", "unbind", "chunk", "split", "view_as", "diagonal", "movedim", "__get__"}
 
 
@@ -70,30 +79,37 @@ class DifferentiableKernels(TorchFunctionMode):
         if batched:
             self._replaced[F.linear] = _linear
         if opens:
-            self._replaced |= dict.fromkeys((torch.Tensor.detach, torch.detach, DATA), self._detach)
+            self._replaced |= {torch.Tensor.detach: self._detach, torch.detach: self._detach, DATA: self._data}
             self._replaced |= {torch.Tensor.zero_: self._zero, _SET_DATA: self._set_data}
+            self._replaced |= {maker: self._made_by(maker) for maker in _MAKERS}
             self._replaced |= READ_AS_NUMBERS
             self._replaced[F.embedding] = self._embedding
             self._replaced[torch.Tensor.__deepcopy__] = self._copied
         self.inner_gradients = InnerGradients(self._let_through, self)
+        self._stopped_outside = False  # torch.no_grad() around transforms of torch.func
         self._entered, self._of_leaves = 0, list[torch.Tensor]()  # what was detached of leaves that the network made
+        self._data_of = list[tuple[torch.Tensor, torch.Tensor]]()  # (data, the tensor without a graph that it is of)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Called in the place of each of PyTorch's functions."""
         if self.opens and func in self.inner_gradients.replacements:
             return self.inner_gradients.replacements[func](*args, **(kwargs or {}))
-        if self._of_leaves and _changes(_name_of(func)) and any(args[0] is each for each in self._of_leaves):
-            raise ValueError(
-                "found .data or detach() of a tensor with requires_grad=True changed in place, which no derivative "
-                "follows; make a new tensor in its place: x = (x + step).detach().requires_grad_()"
-            )
+        kwargs = kwargs or {}
+        if (self._of_leaves or self._data_of) and _changes(_name_of(func)):
+            args = (self._changed(args[0]), *args[1:])
+        if self.inner_gradients.frozen:
+            args, kwargs = mapped(self._of_frozen, (args, kwargs))
         replacement = self._replaced.get(func, func)
-        if self.opens and not torch.is_grad_enabled():
-            return self._with_graph(replacement, _name_of(func), args, kwargs or {})
-        result = replacement(*args, **(kwargs or {}))
-        if self.opens and torch._C._are_functorch_transforms_active():
-            _refuse_stopped_transform(args, result)
-        return result
+        if not self.opens:
+            return replacement(*args, **kwargs)
+        in_transform = torch._C._are_functorch_transforms_active()
+        if func is torch._C._set_grad_enabled and not in_transform:
+            self._stopped_outside = not args[0]
+        # A transform of torch.func has a graph of its own, whatever there is around it.
+        if not torch.is_grad_enabled() and not (in_transform and self._stopped_outside and _tracked(args)):
+            return self._with_graph(replacement, _name_of(func), args, kwargs)
+        result = replacement(*args, **kwargs)
+        return moved_in_transform((args, kwargs), result) if in_transform else result
 
     def __enter__(self) -> DifferentiableKernels:
         """Begins the block."""
@@ -108,6 +124,23 @@ class DifferentiableKernels(TorchFunctionMode):
         if not self._entered:  # they would hold graphs, and be held by them
             self.inner_gradients.clear()
             self._of_leaves.clear()
+            self._data_of.clear()
+
+    def _changed(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The tensor to change in the place of this one: where it is another one's data, that one.
+
+        Raises:
+            ValueError: it shares it with a leaf that asks for its gradient.
+        """
+        if any(tensor is each for each in self._of_leaves):
+            raise ValueError(
+                "found .data or detach() of a tensor with requires_grad=True changed in place, which no derivative "
+                "follows; make a new tensor in its place: x = (x + step).detach().requires_grad_()"
+            )
+        return next((whole for data, whole in self._data_of if data is tensor), tensor)
+
+    def _of_frozen(self, tensor: torch.Tensor) -> torch.Tensor:
+        return self._let_through(tensor) if any(tensor is each for each in self.inner_gradients.frozen) else tensor
 
     def _noted(self, replacement: Callable[..., Any]) -> Callable[..., Any]:
         def called(*args: Any, **kwargs: Any) -> Any:
@@ -140,6 +173,27 @@ class DifferentiableKernels(TorchFunctionMode):
             self._of_leaves.append(detached)
         return detached
 
+    def _data(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Stands for reading `Tensor.data`: a name for the same memory, by which the tensor may be changed."""
+        data = self._detach(tensor)
+        if not tensor.requires_grad or any(tensor is whole for _, whole in self._data_of):
+            self._data_of.append((data, tensor))
+        return data
+
+    def _made_by(self, maker: Callable[..., Any]) -> Callable[..., Any]:
+        """Stands for `torch.tensor` and its like, which read tensors as numbers."""
+
+        def made(*args: Any, requires_grad: bool = False, **options: Any) -> Any:
+            *before, data = args
+            shares = maker is torch.as_tensor and isinstance(data, torch.Tensor)
+            if shares or not any(tensor.requires_grad for tensor in tensors_of(data)):
+                return maker(*args, **options, **({"requires_grad": True} if requires_grad else {}))
+            stacked = _stacked(data)
+            result = self._let_through(stacked).to(maker(*before, stacked.detach(), **options))
+            return self.inner_gradients.ask(result) if requires_grad else result
+
+        return made
+
     def _zero(self, tensor: torch.Tensor) -> torch.Tensor:
         zeros = self.inner_gradients.zeroed(tensor)
         return tensor.zero_() if zeros is None else zeros
@@ -156,29 +210,44 @@ class DifferentiableKernels(TorchFunctionMode):
         """The value, or values, with a derivative for `opened` alone; a buffer as it is now."""
         if isinstance(value, torch.Tensor) and _is_continuous(value):
             self.used = True
-            # A copy, since autograd may need a buffer's value after it was updated in place.
-            return value.clone() if id(value) in self._buffers else let_through(value)
+            if id(value) in self._buffers:  # autograd may need its value after it was updated in place
+                return value.clone()
+            return let_through(value) if outside(value).requires_grad or value.requires_grad else value
         if type(value) in (list, tuple):
             return type(value)(self._let_through(one) for one in value)
         return value
 
     def _with_graph(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Stands for a call within `torch.no_grad()`."""
+        """Stands for a call within `torch.no_grad()` or `torch.inference_mode()`."""
         if name == "_set_grad_enabled" or not args:
             return func(*args, **kwargs)
         first, *rest = args
         keeps = _changes(name) or (name in _VIEWS and id(first) in self._buffers)
         out = kwargs.pop("out", None)
-        with torch.enable_grad():
+        # To leave a mode that is not on would turn forward mode on again where PyTorch has turned it off.
+        normal = torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
+        with normal, torch.enable_grad():
             first = first if keeps else self._let_through(first)
             kwargs = {key: self._let_through(value) for key, value in kwargs.items()}
             result = func(first, *map(self._let_through, rest), **kwargs)
             return result if out is None else out.copy_(result)
 
 
+def _stacked(data: Any) -> torch.Tensor:
+    """A tensor of nested lists of tensors and numbers, with their graphs."""
+    if isinstance(data, list | tuple):
+        return torch.stack([_stacked(each) for each in data])
+    return data if isinstance(data, torch.Tensor) else torch.tensor(data)
+
+
 def _name_of(function: Any) -> str:
     name: str = getattr(function, "__name__", "")
     return name
+
+
+def _tracked(arguments: Any) -> bool:
+    """Whether a `torch.func.grad` or its like differentiates a call."""
+    return any(torch._C._functorch.is_gradtrackingtensor(tensor) for tensor in tensors_of(arguments))
 
 
 def _changes(name: str) -> bool:
@@ -188,34 +257,6 @@ def _changes(name: str) -> bool:
 
 def _is_continuous(tensor: torch.Tensor) -> bool:
     return tensor.is_floating_point() or tensor.is_complex()
-
-
-def _is_of_a_transform(tensor: torch.Tensor) -> bool:
-    of_one: bool = torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-    return of_one
-
-
-def _outside(tensor: torch.Tensor) -> torch.Tensor:
-    """What a tensor of `torch.func`'s transforms is outside of all of them."""
-    while _is_of_a_transform(tensor):
-        tensor = torch._C._functorch.get_unwrapped(tensor)
-    return tensor
-
-
-def _refuse_stopped_transform(arguments: tuple[Any, ...], result: Any) -> None:
-    """Refuses `torch.func.grad` and its like under `torch.no_grad`: their results have no graph to be let through.
-
-    Raises:
-        ValueError: a call inside such a transform has no graph outside of it, though an argument has one.
-    """
-    if not isinstance(result, torch.Tensor) or not (result.requires_grad and _is_of_a_transform(result)):
-        return
-    tensors = [each for each in arguments if isinstance(each, torch.Tensor)]
-    if not _outside(result).requires_grad and any(_outside(each).requires_grad for each in tensors):
-        raise ValueError(
-            "found torch.func.grad, or another transform of torch.func, under torch.no_grad() within a step that is "
-            "differentiated, which its derivative cannot follow; call it outside of the block, and detach its result"
-        )
 
 
 DATA = torch.Tensor.data.__get__  # type: ignore[attr-defined]

@@ -15,7 +15,7 @@ from teachenv.losses.base import LossFamily
 from teachenv.nodes import nodes_of
 from teachenv.student_update import Move
 from teachenv.students.kernels import DifferentiableKernels
-from teachenv.students.stopped_gradients import opened, other_numbers
+from teachenv.students.stopped_gradients import opened, reading_numbers
 from teachenv.tasks.decisions import Decided
 from teachenv.trial.calls import called, ours, scalar
 
@@ -144,12 +144,16 @@ def watch_gradients(loss: LossFamily, action: torch.Tensor, decided: Decided) ->
         with kernels:
             exchanged = value(leaf)
         own, with_graph = (torch.autograd.grad(each, leaf)[0] for each in (value(leaf), exchanged))
-        with other_numbers(), DifferentiableKernels(fused=False, opens=True):
-            moved = value(leaf)
-    except Exception:  # what it detaches goes where no derivative can follow, such as to NumPy
+    except Exception:  # what it detaches goes where no derivative can follow
         return False, True
+
+    def slope() -> dict[str, torch.Tensor]:
+        with DifferentiableKernels(fused=False, opens=True):
+            loss = value(leaf)
+        return {"slope": torch.autograd.grad(loss, leaf)[0]}
+
     changes = float((own - with_graph).norm()) > 1e-3 * float(own.norm())  # what is not followed
-    if changes or not torch.equal(exchanged.nan_to_num(), moved.nan_to_num()):
+    if changes or reading_numbers(slope):
         return False, True
     return kernels.used, not _is_derivative(value, leaf.detach())
 

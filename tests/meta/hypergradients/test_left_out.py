@@ -1,5 +1,6 @@
 """What a training loop of one's own does beside its loss, and what autograd takes for a derivative, is looked for."""
 
+import math
 import warnings
 from collections.abc import Callable
 
@@ -93,7 +94,7 @@ def loop(model: nn.Module, optimizer: torch.optim.Optimizer | None = None, **cha
     [
         ({"function": Straight.apply}, "the loss"),
         ({"function": lambda x: hooked(x).tanh()}, "the loss"),
-        ({"function": lambda x: x.tanh() * x.max().item()}, "the loss"),
+        ({"function": lambda x: x.tanh() * x.max().item()}, "the loss, the objective"),
         ({"follow": by_list}, "the loss, the buffer 'mean', the buffer 'norm.running_mean'"),
     ],
     ids=["straight-through", "hook", ".item()", "a list"],
@@ -133,22 +134,104 @@ def test_a_number_read_of_a_gradient_is_warned_of_where_the_loss_depends_on_it(r
     loop(Layer(), loss=moved_by(only_looked_at))  # a warning would be an error
 
 
-@pytest.mark.parametrize("transform", ["grad", "jacrev", "vjp"])
-def test_a_transform_under_no_grad_is_refused(transform):
+@pytest.mark.parametrize("transform", ["grad", "grad by keywords", "jacrev", "vjp"])
+def test_a_transform_under_no_grad_is_warned_of_where_the_loss_depends_on_it(transform):
     def adversarial(model: nn.Module, rows: torch.Tensor) -> torch.Tensor:
         def error(inputs: torch.Tensor) -> torch.Tensor:
-            return F.cross_entropy(model[1](model[0](inputs)), Y[rows])
+            hidden = F.linear(input=inputs, weight=model[0].weight, bias=model[0].bias)
+            return F.cross_entropy(model[1](hidden if "keywords" in transform else model[0](inputs)), Y[rows])
 
         with torch.no_grad():
             if transform == "vjp":
                 value, pulled = torch.func.vjp(error, X[rows])
                 gradient = pulled(torch.ones_like(value))[0]
             else:
-                gradient = getattr(torch.func, transform)(error)(X[rows])
-        return error(X[rows] + gradient / gradient.norm())
+                gradient = getattr(torch.func, transform.split()[0])(error)(X[rows])
+            logged.append(gradient.norm().item())
+            moved = X[rows] + gradient / gradient.norm() * reads
+        return error(moved)
 
-    with pytest.raises(ValueError, match=r"found torch\.func\.grad, or another transform"):
-        loop(nn.Sequential(nn.Linear(5, 8), nn.Linear(8, 3)), loss=adversarial)
+    logged: list[float] = []
+    for reads in (0.0, 1.0):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            torch.manual_seed(0)
+            loop(nn.Sequential(nn.Linear(5, 8), nn.Linear(8, 3)), loss=adversarial)
+        assert len(caught) == reads, [str(each.message) for each in caught]
+    assert "leaves out a part: the loss" in str(caught[0].message)
+
+
+def flat_in_a_number(model: nn.Module, rows: torch.Tensor) -> torch.Tensor:
+    """The loss is least where the number is what it is."""
+    outputs = model(X[rows])
+    return F.cross_entropy(outputs, Y[rows]) + (outputs - outputs.mean().item()).square().mean()
+
+
+def of_a_ratio(model: nn.Module, rows: torch.Tensor) -> torch.Tensor:
+    outputs = model(X[rows])
+    error, size = F.cross_entropy(outputs, Y[rows]), outputs.square().mean()
+    return error + error.item() / size.item() * size
+
+
+@pytest.mark.parametrize("function", [flat_in_a_number, of_a_ratio])
+def test_numbers_are_found_in_single_precision_and_in_ratios(function):
+    torch.manual_seed(0)
+    with pytest.warns(UserWarning, match="leaves out a part: the loss of the model Sequential"):
+        loop(nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3)), loss=function)
+
+
+def test_an_objective_that_reads_a_number_is_warned_of():
+    def objective(model: nn.Module) -> torch.Tensor:
+        return F.cross_entropy(model(X) / model(X).std().item(), Y)
+
+    with pytest.warns(UserWarning, match="leaves out a part: the objective of the model Linear"):
+        loop(nn.Linear(5, 3), objective=objective)
+
+
+def probabilities_are_checked(outputs: torch.Tensor, losses: torch.Tensor) -> torch.Tensor:
+    p = outputs.softmax(1)
+    np.testing.assert_allclose(p.detach().numpy().sum(1), 1, rtol=1e-5)
+    np.random.default_rng(0).choice(3, p=p[0].detach().double().softmax(0).numpy())
+    math.acos(min(1.0, F.cosine_similarity(outputs, outputs).mean().item()))
+    return losses.mean()
+
+
+def hard_samples(outputs: torch.Tensor, losses: torch.Tensor) -> torch.Tensor:
+    return losses[losses >= losses.topk(4).values[-1].item()].mean()
+
+
+def easy_samples(outputs: torch.Tensor, losses: torch.Tensor) -> torch.Tensor:
+    return losses[losses <= float(np.sort(losses.detach().numpy())[4])].mean()
+
+
+def without_overflow(outputs: torch.Tensor, losses: torch.Tensor) -> torch.Tensor:
+    shift = outputs.max().item()
+    return ((outputs - shift).exp().sum(1).log() + shift).mean() + (losses - outputs.logsumexp(1)).mean()
+
+
+@pytest.mark.parametrize(
+    "function", [probabilities_are_checked, hard_samples, easy_samples, without_overflow], ids=lambda f: f.__name__
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_numbers_that_decide_nothing_are_not_warned_of(function, dtype):
+    def reading(model: nn.Module, rows: torch.Tensor) -> torch.Tensor:
+        outputs = model(X[rows].to(dtype))
+        return function(outputs, F.cross_entropy(outputs, Y[rows], reduction="none"))
+
+    torch.manual_seed(0)
+    loop(nn.Linear(5, 3).to(dtype), loss=reading, objective=lambda m: F.cross_entropy(m(X.to(dtype)), Y))
+
+
+def test_a_constant_that_is_read_as_a_number_is_not_warned_of():
+    class Tempered(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(5, 3)
+            self.register_buffer("temperature", torch.tensor(2.0))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) / self.temperature.item()
+
+    loop(Tempered())
 
 
 def test_hooks_that_change_a_step_are_refused():

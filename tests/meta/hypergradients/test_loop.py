@@ -3,6 +3,7 @@
 import copy
 import gc
 import weakref
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -602,12 +603,11 @@ def test_a_parameter_that_a_later_step_writes_into_is_named(memory):
 
 def test_an_objective_that_reads_a_hyperparameter_is_refused():
     model, w = nn.Linear(5, 1).double(), torch.ones((), dtype=torch.float64, requires_grad=True)
-    training = meta.Training.of(
-        model, torch.optim.SGD(model.parameters(), lr=0.1), [X[:4]], lambda m, x, w: w * m(x).square().mean(),
-        lambda m: m(X).mean() + w, hyperparameters={"w": w},
-    )  # fmt: skip
     with pytest.raises(ValueError, match="the objective reads a hyperparameter"):
-        training.gradient()
+        meta.Training.of(
+            model, torch.optim.SGD(model.parameters(), lr=0.1), [X[:4]], lambda m, x, w: w * m(x).square().mean(),
+            lambda m: m(X).mean() + w, hyperparameters={"w": w},
+        )  # fmt: skip
 
 
 def by_autograd(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
@@ -617,6 +617,128 @@ def by_autograd(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
 
 def by_functions(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
     return torch.func.vmap(torch.func.grad(lambda x: model(x).sum()))(inputs)
+
+
+def in_inference_mode(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    with torch.inference_mode():
+        target = (2 * model(x)).softmax(1)
+    return F.kl_div(model(x).log_softmax(1), target.clone(), reduction="batchmean")
+
+
+def made_by(maker: Callable) -> Callable:
+    def function(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        outputs = model(x)
+        return F.kl_div(outputs.log_softmax(1), maker(outputs, (2 * outputs).softmax(1)), reduction="batchmean")
+
+    return function
+
+
+def written_to_data(outputs: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+    target = torch.empty_like(p)
+    target.data.copy_(p.data)
+    target.data[:, 0] = 0.5
+    return target
+
+
+def frozen_by_method(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    model.requires_grad_(False)
+    moved = x.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(F.cross_entropy(model(moved), y), moved)
+    assert not any(p.requires_grad for p in model.parameters())
+    model.requires_grad_(True)
+    return F.cross_entropy(model(x + slope / slope.norm()), y)
+
+
+def frozen_by_attribute(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    for parameter in model.parameters():
+        parameter.requires_grad = False
+    moved = x.clone().requires_grad_()
+    F.cross_entropy(model(moved), y).backward()
+    for parameter in model.parameters():
+        parameter.requires_grad = True
+    return F.cross_entropy(model(x + moved.grad / moved.grad.norm()), y)
+
+
+def frozen_in_part(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    hidden = model[1](model[0](x))
+    model[2].requires_grad_(False)
+    of_first = model[2](hidden).square().mean()
+    model[2].requires_grad_(True)
+    return of_first + F.cross_entropy(model[2](hidden), y)
+
+
+def norm_of_all(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    loss = F.cross_entropy(model(x), y)
+    slopes = torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)
+    return loss * (1 + torch.nn.utils.get_total_norm(slopes))
+
+
+@pytest.mark.filterwarnings("ignore:To copy construct from a tensor")
+@pytest.mark.parametrize("method", ["rmd", "forward"])
+@pytest.mark.parametrize(
+    "function",
+    [
+        in_inference_mode,
+        made_by(lambda outputs, p: torch.tensor(p)),
+        made_by(lambda outputs, p: torch.tensor([[*row] for row in p.detach()], dtype=p.dtype)),
+        made_by(lambda outputs, p: outputs.new_tensor(p)),
+        made_by(lambda outputs, p: torch.asarray(p, requires_grad=False)),
+        made_by(written_to_data),
+        frozen_by_method,
+        frozen_by_attribute,
+        frozen_in_part,
+        norm_of_all,
+    ],
+)
+def test_what_a_loss_stops_in_other_ways_is_followed(function, method):
+    def weighted(model: nn.Module, rows: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        return w * function(model, X[rows], Y[rows]) + 0.1 * F.cross_entropy(model(X[rows]), Y[rows])
+
+    def made() -> tuple[nn.Module, torch.optim.Optimizer]:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = nn.Sequential(nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+        return model, torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
+
+    def plain(w: torch.Tensor) -> float:
+        model, optimizer = made()
+        for rows in BATCHES:
+            loss = weighted(model, rows, w)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return float(objective(model).detach())
+
+    w = torch.tensor(0.7, dtype=torch.float64)
+    training = meta.Training.of(*made(), BATCHES, weighted, objective, hyperparameters={"w": w})
+    found = float(training.gradient(method=method).hyperparameters["w"])
+    assert found == pytest.approx(slope(plain, w, torch.ones(())), rel=1e-6, abs=1e-9)
+
+
+def test_forward_mode_inside_a_loss_is_differentiated():
+    def pushed(model: nn.Module, rows: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        _, tangent = torch.func.jvp(model, (X[rows],), (torch.ones_like(X[rows]),))
+        return F.cross_entropy(model(X[rows]), Y[rows]) + w * tangent.square().mean()
+
+    def made() -> tuple[nn.Module, torch.optim.Optimizer]:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = nn.Sequential(nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+        return model, torch.optim.SGD(model.parameters(), lr=0.5)
+
+    def plain(w: torch.Tensor) -> float:
+        model, optimizer = made()
+        for rows in BATCHES:
+            optimizer.zero_grad()
+            pushed(model, rows, w).backward()
+            optimizer.step()
+        return float(objective(model).detach())
+
+    w = torch.tensor(0.1, dtype=torch.float64)
+    for memory in ("all", "states"):
+        training = meta.Training.of(*made(), BATCHES, pushed, objective, hyperparameters={"w": w})
+        found = float(training.gradient(memory=memory).hyperparameters["w"])
+        assert found == pytest.approx(slope(plain, w, torch.ones(())), rel=1e-6)
 
 
 @pytest.mark.parametrize("memory", ["all", "states", "reversible"])

@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import meta
 from benchmarks.hypergradients import jax_peer
-from benchmarks.hypergradients.problems import MOMENTUM, Problem, Student
+from benchmarks.hypergradients.problems import MOMENTUM, STUDENTS, Problem
 from meta.hypergradients.memory_policies import MemoryOption, memory_policy
 from meta.hypergradients.planner import pace_of
 from meta.hypergradients.process import double_backward_kernels
@@ -163,6 +163,8 @@ CONTENDERS: dict[str, Contender] = {
 PEERS = ("unrolled", "higher", "torchopt", "jax")
 
 
-def takes(contender: str, student: Student) -> bool:
-    """Whether a contender can differentiate such a student's training."""
-    return student.blocks or contender != "rmd:blockwise"
+def takes(contender: str, student: str) -> bool:
+    """Whether a contender can differentiate the training of a student, one of `STUDENTS`."""
+    if contender.startswith("jax"):
+        return student in jax_peer.NETWORKS
+    return STUDENTS[student].blocks or contender != "rmd:blockwise"

@@ -32,8 +32,7 @@ def gradient(problem: Problem, kept: Kept) -> torch.Tensor:
         ImportError: JAX, equinox or optax is not installed.
         NotImplementedError: the network is not written in JAX.
     """
-    name = next(name for name, student in STUDENTS.items() if student is problem.student)
-    compute = _compiled(name, kept, torch.get_num_threads())
+    compute = _compiled(problem.name, kept, torch.get_num_threads())
     parameters = {n: p.detach().numpy() for n, p in problem.module.named_parameters()}
     arrays = (t.numpy() for t in (problem.inputs, problem.targets, problem.order, problem.actions))
     # A copy: JAX's memory may not be written to.

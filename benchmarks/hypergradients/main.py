@@ -197,7 +197,7 @@ def _missing(options: Options, training: Training, session: Session) -> list[str
     return [
         name
         for name in options.size.contenders
-        if takes(name, STUDENTS[training.student])
+        if takes(name, training.student)
         and not session.results.done(_case(options, training, name).identity, ["time_ratio"])
         and not any(_failure(options, other, name, session) for other in shorter)
     ]

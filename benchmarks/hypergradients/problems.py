@@ -78,6 +78,7 @@ class Problem:
     """One training: everything that the contenders share.
 
     Attributes:
+        name: the student's name in `STUDENTS`.
         student: what is trained.
         steps: number T of student steps.
         module: a network of the initial weights.
@@ -97,7 +98,7 @@ class Problem:
         batch: int | None = None,
     ) -> None:
         """Draws it all from the seed, in float32 and on the CPU, and casts and moves it; `batch` is its size."""
-        self.student, self.steps = STUDENTS[student], steps
+        self.name, self.student, self.steps = student, STUDENTS[student], steps
         if batch is not None:
             self.student = replace(self.student, batch=batch)
         generator = torch.Generator().manual_seed(seed)

@@ -32,7 +32,7 @@ def gradient(problem: Problem, kept: Kept) -> torch.Tensor:
         ImportError: JAX, equinox or optax is not installed.
         NotImplementedError: the network is not written in JAX.
     """
-    compute = _compiled(problem.name, kept, torch.get_num_threads())
+    compute = _compiled(problem.name, problem.student.batch, kept, torch.get_num_threads())
     parameters = {n: p.detach().numpy() for n, p in problem.module.named_parameters()}
     arrays = (t.numpy() for t in (problem.inputs, problem.targets, problem.order, problem.actions))
     # A copy: JAX's memory may not be written to.
@@ -40,7 +40,7 @@ def gradient(problem: Problem, kept: Kept) -> torch.Tensor:
 
 
 @functools.cache
-def _compiled(name: str, kept: Kept, threads: int) -> Callable[..., Any]:
+def _compiled(name: str, batch: int, kept: Kept, threads: int) -> Callable[..., Any]:
     if name not in NETWORKS:
         raise NotImplementedError(f"the student {name} is not written in JAX; {', '.join(NETWORKS)} are")
     if threads == 1:  # read when JAX begins
@@ -73,7 +73,7 @@ def _compiled(name: str, kept: Kept, threads: int) -> Callable[..., Any]:
         else:
             taken = jax.checkpoint(step) if kept == "states" else step
             (final, _), _ = jax.lax.scan(taken, begin, (order, actions))
-        return errors(final, inputs[: student.batch], targets[: student.batch]).mean()
+        return errors(final, inputs[:batch], targets[:batch]).mean()
 
     differentiated = jax.jit(jax.grad(objective))
 

@@ -28,6 +28,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 
 from teachenv.students.batch_norm import batch_norm, instance_norm
@@ -212,7 +213,7 @@ class DifferentiableKernels(TorchFunctionMode):
             self.used = True
             if id(value) in self._buffers:  # autograd may need its value after it was updated in place
                 return value.clone()
-            return let_through(value) if outside(value).requires_grad or value.requires_grad else value
+            return let_through(value) if _is_followed(value) else value
         if type(value) in (list, tuple):
             return type(value)(self._let_through(one) for one in value)
         return value
@@ -243,6 +244,14 @@ def _stacked(data: Any) -> torch.Tensor:
 def _name_of(function: Any) -> str:
     name: str = getattr(function, "__name__", "")
     return name
+
+
+def _is_followed(tensor: torch.Tensor) -> bool:
+    """Whether a tensor has a graph or, in forward mode, a tangent. What has none may be changed through its views."""
+    if tensor.requires_grad or outside(tensor).requires_grad:
+        return True
+    tangent = forward_ad.unpack_dual(tensor).tangent  # type: ignore[no-untyped-call]
+    return tangent is not None
 
 
 def _tracked(arguments: Any) -> bool:

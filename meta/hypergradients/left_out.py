@@ -17,7 +17,8 @@ from meta.hypergradients.loss_update import Derivatives, LossUpdate
 from teachenv.optimizers import Tensors
 from teachenv.state import StudentState
 from teachenv.students.derivatives import random_direction
-from teachenv.students.stopped_gradients import opened, reading_numbers
+from teachenv.students.numbers_read import depending_on_numbers
+from teachenv.students.stopped_gradients import opened
 from teachenv.trees import leaves
 
 _READ, _LOSS = "what the loss reads of the action", "the loss"
@@ -35,9 +36,9 @@ def warn_of_parts_left_out(what: str, stacklevel: int) -> None:
     """
     warnings.warn(
         f"the gradient leaves out a part: {what} depend(s) on parameters or hyperparameters in a way that has no "
-        "derivative (.data, .item(), NumPy, in-place updates of what is detached), or has a gradient that is not the "
-        "derivative (straight-through, a hook); compute it by differentiable operations, under torch.no_grad() if its "
-        "own gradient shall not see it, and it is followed",
+        "derivative (numbers by .item(), float() or NumPy; torch.func under no_grad; in-place updates of what is "
+        "detached), or has a gradient that is not the derivative (straight-through, a hook). Compute it by "
+        "differentiable operations, and detach the result if its own gradient shall not see it: that is followed",
         stacklevel=stacklevel + 1,
     )
 
@@ -94,9 +95,10 @@ def parts_left_out(
         for name in update.statistics:
             if torch.equal(new[f"the buffer {name!r}"], point[name]):
                 del point[name]
-        read_of = reading_numbers(of_step) + reading_numbers(lambda: {"the objective": objective(at(leaves(point)))})
+        depending = depending_on_numbers(of_step)
+        depending += depending_on_numbers(lambda: {"the objective": objective(at(leaves(point)))})
         found = _not_followed(results, point, [n for n in update.statistics if n in point])
-    return list(dict.fromkeys([*found, *read_of]))
+    return list(dict.fromkeys([*found, *depending]))
 
 
 def _not_followed(

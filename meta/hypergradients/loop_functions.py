@@ -135,18 +135,16 @@ class LoopFunctions:
         def kernels() -> Any:
             if derivatives == "none":
                 return nullcontext()
-            return DifferentiableKernels(fused=derivatives == "reverse", opens=True, buffers=buffers.values())
+            fused = derivatives == "reverse"
+            return DifferentiableKernels(fused=fused, opens=True, buffers=buffers.values(), leaves=parameters.values())
 
         keeps = derivatives in ("reverse", "forward")
         read = unflattened(action[: size_of(self.read)], self.read)
         with (
             self._holding(parameters | buffers, step, action.device),
             self._exchanged(kernels, pushed=derivatives == "blockwise", keeps=keeps),
-            kernels() as entered,
+            kernels(),
         ):
-            if derivatives == "forward":  # backward() in the loss accumulates into parameters that are no leaves here
-                for parameter in parameters.values():
-                    entered.inner_gradients.ask(parameter)
             loss = self.loss(
                 model,
                 self.batches[step],

@@ -13,6 +13,7 @@ from torch.autograd.graph import GradientEdge
 
 from teachenv.graphs import Products
 from teachenv.nodes import nodes_of
+from teachenv.students.transforms import is_wrapped
 from teachenv.trees import bytes_of, mapped, tensors_of, with_tensors
 
 T = TypeVar("T")
@@ -183,7 +184,7 @@ class GraphBytes:
 
     def add(self, tensor: torch.Tensor) -> None:
         """Counts a tensor; those of `torch.func`'s transforms, and tangents that are zeros, have no memory to count."""
-        if torch._C._functorch.is_functorch_wrapped_tensor(tensor) or tensor._is_zerotensor():
+        if is_wrapped(tensor) or tensor._is_zerotensor():
             return
         storage = tensor.untyped_storage()
         # Of a view of something larger (one action of all) only its own part; of an expanded tensor what there is.

@@ -16,6 +16,7 @@ from meta.hypergradients.process import double_backward_kernels
 from teachenv.nodes import nodes_of
 from teachenv.optimizers import Tensors
 from teachenv.state import Gradient, StudentState
+from teachenv.students.transforms import is_wrapped
 from teachenv.trees import tensors_of, versions_of
 
 _TOLERANCE, _TOLERANCE_OF_DOUBLE = 5e-3, 1e-6
@@ -128,7 +129,7 @@ def _outputs_of(model: nn.Module) -> Iterator[dict[str, list[int]]]:
 
 
 def _checksum(tensor: torch.Tensor) -> int:
-    if torch._C._functorch.is_functorch_wrapped_tensor(tensor):  # inside torch.func: it has no memory of its own
+    if is_wrapped(tensor):
         return 0
     return zlib.crc32(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy())  # type: ignore[arg-type]
 

@@ -13,7 +13,8 @@ import torch
 
 from teachenv.optimizers import Tensors
 from teachenv.students.functional import FunctionalStudent
-from teachenv.students.stopped_gradients import opened, reading_numbers
+from teachenv.students.numbers_read import any_was_read, depending_on_numbers
+from teachenv.students.stopped_gradients import opened
 
 _EPSILON = 1e-6
 _IN_TRAINING, _BUFFER = "its outputs in training", "its buffer"
@@ -71,10 +72,16 @@ def compare_derivatives(
     def results() -> Tensors:
         with torch.enable_grad():
             found = values(point | leaves, True)
-        slopes = {n: _along((weights[n] * v).sum(), leaves, along) for n, v in found.items()}
-        return {n: torch.cat([v.detach().flatten(), torch.tensor([*slopes[n].values()])]) for n, v in found.items()}
+        if not any_was_read():
+            return found
 
-    student.unfollowed = tuple(reading_numbers(results)) or _unfollowed(list(here), is_followed)
+        def with_slopes(name: str, value: torch.Tensor) -> torch.Tensor:
+            slopes = [*_along((weights[name] * value).sum(), leaves, along).values()]
+            return torch.cat([value.detach().flatten(), torch.tensor(slopes, dtype=torch.float64, device=value.device)])
+
+        return {name: with_slopes(name, value) for name, value in found.items()}
+
+    student.unfollowed = tuple(depending_on_numbers(results)) or _unfollowed(list(here), is_followed)
     in_training = (weights[_IN_TRAINING] * here[_IN_TRAINING]).sum()
     closed = _along(in_training, leaves, along)
     with opened():

@@ -15,6 +15,10 @@ calls `F.batch_norm` itself, is treated as well as the original.
   does depend on it. So it is with gradients that a module takes itself without `create_graph` (adversarial inputs).
   Replaced: by what `teachenv.students.stopped_gradients` has, whose derivative is zero in the step's own gradient and
   one in the derivative of the step.
+  The other ways to stop a gradient (`.data`, `torch.tensor(x)`, `copy.deepcopy`, `requires_grad_(False)` for a while)
+  are those of `teachenv.students.stopped_tensors`.
+* **Numbers** (`float(x)`, `.tolist()`, NumPy) are read as always; `teachenv.students.numbers_read` finds out whether
+  results depend on them.
 * **Linear layers**, under `torch.func.vmap`: the bias is added in place. vmap has no fused kernel for them, and memory
   traffic is what bounds it.
 """
@@ -28,25 +32,20 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 
 from teachenv.students.batch_norm import batch_norm, instance_norm
-from teachenv.students.stopped_gradients import (
-    READ_AS_NUMBERS,
-    InnerGradients,
-    let_through,
-    moved_in_transform,
-    outside,
-)
-from teachenv.trees import mapped, tensors_of
+from teachenv.students.numbers_read import READERS, changed_in_transform
+from teachenv.students.stopped_gradients import InnerGradients, let_through
+from teachenv.students.stopped_tensors import StoppedTensors
+from teachenv.students.transforms import is_differentiated, is_followed
+from teachenv.trees import mapped
 
 # Methods of tensors that change `self` and are not named like `add_`.
 _IN_PLACE = {f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "pow", "and", "or", "xor", "floordiv", "mod")}
 _IN_PLACE |= {"__setitem__", "__set__"}
 # Those that give views of `self`, which may be changed in place in its stead.
 _VIEWS = {"view", "reshape", "__getitem__", "select", "narrow", "flatten", "squeeze", "unsqueeze", "transpose", "t"}
-_MAKERS = (torch.tensor, torch.as_tensor, torch.asarray, torch.Tensor.new_tensor)
 _VIEWS |= {"permute", "expand", "unflatten", "unbind", "chunk", "split", "view_as", "diagonal", "movedim", "__get__"}
 
 
@@ -59,6 +58,7 @@ class DifferentiableKernels(TorchFunctionMode):
         batched: replace linear layers, too.
         opens: let derivatives through what is computed under `torch.no_grad` or detached, and through inner gradients.
         buffers: tensors that the network may update in place.
+        leaves: tensors that `backward` accumulates gradients into, leaves or not.
 
     Attributes:
         used: whether anything was replaced, but for linear layers.
@@ -66,7 +66,13 @@ class DifferentiableKernels(TorchFunctionMode):
     """
 
     def __init__(
-        self, *, fused: bool, batched: bool = False, opens: bool = False, buffers: Iterable[torch.Tensor] = ()
+        self,
+        *,
+        fused: bool,
+        batched: bool = False,
+        opens: bool = False,
+        buffers: Iterable[torch.Tensor] = (),
+        leaves: Iterable[torch.Tensor] = (),
     ) -> None:
         super().__init__()
         self.fused, self.opens, self.used = fused, opens, False
@@ -79,38 +85,34 @@ class DifferentiableKernels(TorchFunctionMode):
         }
         if batched:
             self._replaced[F.linear] = _linear
-        if opens:
-            self._replaced |= {torch.Tensor.detach: self._detach, torch.detach: self._detach, DATA: self._data}
-            self._replaced |= {torch.Tensor.zero_: self._zero, _SET_DATA: self._set_data}
-            self._replaced |= {maker: self._made_by(maker) for maker in _MAKERS}
-            self._replaced |= READ_AS_NUMBERS
-            self._replaced[F.embedding] = self._embedding
-            self._replaced[torch.Tensor.__deepcopy__] = self._copied
         self.inner_gradients = InnerGradients(self._let_through, self)
-        self._stopped_outside = False  # torch.no_grad() around transforms of torch.func
-        self._entered, self._of_leaves = 0, list[torch.Tensor]()  # what was detached of leaves that the network made
-        self._data_of = list[tuple[torch.Tensor, torch.Tensor]]()  # (data, the tensor without a graph that it is of)
+        for leaf in leaves:
+            self.inner_gradients.set_requires_grad(leaf)
+        self._stopped = StoppedTensors(self._let_through, self.inner_gradients, self._buffers)
+        if opens:
+            self._replaced |= {F.embedding: self._embedding, **READERS}
+            self._replaced |= self._stopped.replacements | self.inner_gradients.replacements
+        self._entered = 0
+        # Whether torch.no_grad() was entered outside of the transforms of torch.func that are being computed.
+        self._no_grad_around = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Called in the place of each of PyTorch's functions."""
-        if self.opens and func in self.inner_gradients.replacements:
-            return self.inner_gradients.replacements[func](*args, **(kwargs or {}))
         kwargs = kwargs or {}
-        if (self._of_leaves or self._data_of) and _changes(_name_of(func)):
-            args = (self._changed(args[0]), *args[1:])
-        if self.inner_gradients.frozen:
-            args, kwargs = mapped(self._of_frozen, (args, kwargs))
         replacement = self._replaced.get(func, func)
-        if not self.opens:
+        if not self.opens or func in self.inner_gradients.replacements:
             return replacement(*args, **kwargs)
+        if self._stopped.watches:
+            args, kwargs = self._stopped.arguments((args, kwargs), _changes(_name_of(func)))
         in_transform = torch._C._are_functorch_transforms_active()
         if func is torch._C._set_grad_enabled and not in_transform:
-            self._stopped_outside = not args[0]
-        # A transform of torch.func has a graph of its own, whatever there is around it.
-        if not torch.is_grad_enabled() and not (in_transform and self._stopped_outside and _tracked(args)):
+            self._no_grad_around = not args[0]
+        # no_grad around a transform of torch.func does not stop the transform's own gradients.
+        own_gradients = in_transform and self._no_grad_around and is_differentiated((args, kwargs))
+        if not torch.is_grad_enabled() and not own_gradients:
             return self._with_graph(replacement, _name_of(func), args, kwargs)
         result = replacement(*args, **kwargs)
-        return moved_in_transform((args, kwargs), result) if in_transform else result
+        return changed_in_transform((args, kwargs), result) if in_transform else result
 
     def __enter__(self) -> DifferentiableKernels:
         """Begins the block."""
@@ -124,24 +126,7 @@ class DifferentiableKernels(TorchFunctionMode):
         self._entered -= 1
         if not self._entered:  # they would hold graphs, and be held by them
             self.inner_gradients.clear()
-            self._of_leaves.clear()
-            self._data_of.clear()
-
-    def _changed(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The tensor to change in the place of this one: where it is another one's data, that one.
-
-        Raises:
-            ValueError: it shares it with a leaf that asks for its gradient.
-        """
-        if any(tensor is each for each in self._of_leaves):
-            raise ValueError(
-                "found .data or detach() of a tensor with requires_grad=True changed in place, which no derivative "
-                "follows; make a new tensor in its place: x = (x + step).detach().requires_grad_()"
-            )
-        return next((whole for data, whole in self._data_of if data is tensor), tensor)
-
-    def _of_frozen(self, tensor: torch.Tensor) -> torch.Tensor:
-        return self._let_through(tensor) if any(tensor is each for each in self.inner_gradients.frozen) else tensor
+            self._stopped.clear()
 
     def _noted(self, replacement: Callable[..., Any]) -> Callable[..., Any]:
         def called(*args: Any, **kwargs: Any) -> Any:
@@ -159,104 +144,36 @@ class DifferentiableKernels(TorchFunctionMode):
         self.used = True
         return torch.where((input == padding_idx % len(weight)).unsqueeze(-1), let_through(rows), rows)
 
-    def _copied(self, tensor: torch.Tensor, memo: dict[int, Any]) -> Any:
-        """Stands for `copy.deepcopy`, which takes leaves alone and stops gradients."""
-        memo[id(tensor)] = self._let_through(tensor) if tensor.is_floating_point() else tensor.clone()
-        return memo[id(tensor)]
-
-    def _detach(self, tensor: torch.Tensor) -> torch.Tensor:
-        if id(tensor) in self._buffers or self.inner_gradients.keeps(tensor):
-            return tensor  # which may be updated in place
-        if not _is_continuous(tensor):
-            return tensor.detach()
-        detached: torch.Tensor = self._let_through(tensor)
-        if self.inner_gradients.made(tensor):
-            self._of_leaves.append(detached)
-        return detached
-
-    def _data(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Stands for reading `Tensor.data`: a name for the same memory, by which the tensor may be changed."""
-        data = self._detach(tensor)
-        if not tensor.requires_grad or any(tensor is whole for _, whole in self._data_of):
-            self._data_of.append((data, tensor))
-        return data
-
-    def _made_by(self, maker: Callable[..., Any]) -> Callable[..., Any]:
-        """Stands for `torch.tensor` and its like, which read tensors as numbers."""
-
-        def made(*args: Any, requires_grad: bool = False, **options: Any) -> Any:
-            *before, data = args
-            shares = maker is torch.as_tensor and isinstance(data, torch.Tensor)
-            if shares or not any(tensor.requires_grad for tensor in tensors_of(data)):
-                return maker(*args, **options, **({"requires_grad": True} if requires_grad else {}))
-            stacked = _stacked(data)
-            result = self._let_through(stacked).to(maker(*before, stacked.detach(), **options))
-            return self.inner_gradients.ask(result) if requires_grad else result
-
-        return made
-
-    def _zero(self, tensor: torch.Tensor) -> torch.Tensor:
-        zeros = self.inner_gradients.zeroed(tensor)
-        return tensor.zero_() if zeros is None else zeros
-
-    def _set_data(self, tensor: torch.Tensor, value: torch.Tensor) -> None:
-        if value.requires_grad and id(tensor) not in self._buffers:
-            raise ValueError(
-                "found .data of a tensor set to something that depends on the parameters, which no derivative follows; "
-                "make a new tensor of it: x = value.detach().requires_grad_()"
-            )
-        tensor.data = value
-
     def _let_through(self, value: Any) -> Any:
         """The value, or values, with a derivative for `opened` alone; a buffer as it is now."""
         if isinstance(value, torch.Tensor) and _is_continuous(value):
             self.used = True
             if id(value) in self._buffers:  # autograd may need its value after it was updated in place
                 return value.clone()
-            return let_through(value) if _is_followed(value) else value
+            # What nothing follows stays itself, since it may be changed through its views.
+            return let_through(value) if is_followed(value) else value
         if type(value) in (list, tuple):
             return type(value)(self._let_through(one) for one in value)
         return value
 
     def _with_graph(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Stands for a call within `torch.no_grad()` or `torch.inference_mode()`."""
-        if name == "_set_grad_enabled" or not args:
+        if name == "_set_grad_enabled":
             return func(*args, **kwargs)
-        first, *rest = args
-        keeps = _changes(name) or (name in _VIEWS and id(first) in self._buffers)
+        in_place = _changes(name) or (name in _VIEWS and id(args[0]) in self._buffers)
         out = kwargs.pop("out", None)
         # To leave a mode that is not on would turn forward mode on again where PyTorch has turned it off.
         normal = torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
         with normal, torch.enable_grad():
-            first = first if keeps else self._let_through(first)
-            kwargs = {key: self._let_through(value) for key, value in kwargs.items()}
-            result = func(first, *map(self._let_through, rest), **kwargs)
-            return result if out is None else out.copy_(result)
-
-
-def _stacked(data: Any) -> torch.Tensor:
-    """A tensor of nested lists of tensors and numbers, with their graphs."""
-    if isinstance(data, list | tuple):
-        return torch.stack([_stacked(each) for each in data])
-    return data if isinstance(data, torch.Tensor) else torch.tensor(data)
+            kept = args[: int(in_place)]
+            given = (self._let_through(value) for value in args[len(kept) :])
+            result = func(*kept, *given, **{key: self._let_through(value) for key, value in kwargs.items()})
+            return result if out is None else mapped(lambda place, value: place.copy_(value), out, result)
 
 
 def _name_of(function: Any) -> str:
     name: str = getattr(function, "__name__", "")
     return name
-
-
-def _is_followed(tensor: torch.Tensor) -> bool:
-    """Whether a tensor has a graph or, in forward mode, a tangent. What has none may be changed through its views."""
-    if tensor.requires_grad or outside(tensor).requires_grad:
-        return True
-    tangent = forward_ad.unpack_dual(tensor).tangent  # type: ignore[no-untyped-call]
-    return tangent is not None
-
-
-def _tracked(arguments: Any) -> bool:
-    """Whether a `torch.func.grad` or its like differentiates a call."""
-    return any(torch._C._functorch.is_gradtrackingtensor(tensor) for tensor in tensors_of(arguments))
 
 
 def _changes(name: str) -> bool:
@@ -266,10 +183,6 @@ def _changes(name: str) -> bool:
 
 def _is_continuous(tensor: torch.Tensor) -> bool:
     return tensor.is_floating_point() or tensor.is_complex()
-
-
-DATA = torch.Tensor.data.__get__  # type: ignore[attr-defined]
-_SET_DATA = torch.Tensor.data.__set__  # type: ignore[attr-defined]
 
 
 def weight_norm(v: torch.Tensor, g: torch.Tensor, dim: int = 0) -> torch.Tensor:

@@ -16,7 +16,8 @@ from torch.autograd import _get_sequence_nr  # type: ignore[attr-defined]
 from teachenv.nodes import nodes_of
 from teachenv.randomness import Purpose, all_seeded
 from teachenv.students.functional import FunctionalStudent, copied
-from teachenv.students.kernels import DATA, DifferentiableKernels
+from teachenv.students.kernels import DifferentiableKernels
+from teachenv.students.stopped_tensors import DATA
 from teachenv.trees import tensors_of
 
 # What stops gradients, some within itself; and what takes of a tensor its shape alone.

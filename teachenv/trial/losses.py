@@ -15,7 +15,8 @@ from teachenv.losses.base import LossFamily
 from teachenv.nodes import nodes_of
 from teachenv.student_update import Move
 from teachenv.students.kernels import DifferentiableKernels
-from teachenv.students.stopped_gradients import opened, reading_numbers
+from teachenv.students.numbers_read import depending_on_numbers
+from teachenv.students.stopped_gradients import opened
 from teachenv.tasks.decisions import Decided
 from teachenv.trial.calls import called, ours, scalar
 
@@ -139,23 +140,23 @@ def watch_gradients(loss: LossFamily, action: torch.Tensor, decided: Decided) ->
     leaf = decided.prediction.outputs.detach().requires_grad_()
     leaves = [node.variable for node in nodes_of([value(leaf).grad_fn]) if hasattr(node, "variable")]
     _warn_of_others(loss, [tensor for tensor in leaves if tensor is not leaf])
-    kernels = DifferentiableKernels(fused=False, opens=True)
-    try:
-        with kernels:
-            exchanged = value(leaf)
-        own, with_graph = (torch.autograd.grad(each, leaf)[0] for each in (value(leaf), exchanged))
-    except Exception:  # what it detaches goes where no derivative can follow
-        return False, True
+
+    def with_graph() -> tuple[torch.Tensor, bool]:
+        with DifferentiableKernels(fused=False, opens=True) as kernels:
+            return value(leaf), kernels.used
 
     def slope() -> dict[str, torch.Tensor]:
-        with DifferentiableKernels(fused=False, opens=True):
-            loss = value(leaf)
-        return {"slope": torch.autograd.grad(loss, leaf)[0]}
+        return {"slope": torch.autograd.grad(with_graph()[0], leaf)[0]}
 
-    changes = float((own - with_graph).norm()) > 1e-3 * float(own.norm())  # what is not followed
-    if changes or reading_numbers(slope):
+    try:
+        exchanged, detaches = with_graph()
+        own, of_graph = (torch.autograd.grad(each, leaf)[0] for each in (value(leaf), exchanged))
+    except Exception:  # what it detaches goes where no derivative can follow
         return False, True
-    return kernels.used, not _is_derivative(value, leaf.detach())
+    changes = float((own - of_graph).norm()) > 1e-3 * float(own.norm())  # what is not followed
+    if changes or depending_on_numbers(slope):
+        return False, True
+    return detaches, not _is_derivative(value, leaf.detach())
 
 
 def _is_derivative(value: Callable[[torch.Tensor], torch.Tensor], outputs: torch.Tensor) -> bool:

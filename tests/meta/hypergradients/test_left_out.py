@@ -180,6 +180,19 @@ def test_numbers_are_found_in_single_precision_and_in_ratios(function):
         loop(nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3)), loss=function)
 
 
+@pytest.mark.parametrize("tolerance", [1e-4, 1e-6, 1e-8])
+def test_numbers_are_found_beside_a_strict_check_of_them(tolerance):
+    def checked(model: nn.Module, rows: torch.Tensor) -> torch.Tensor:
+        outputs = model(X[rows].double())
+        assert abs(outputs.softmax(1)[0].sum().item() - 1) < tolerance
+        return F.cross_entropy(outputs, Y[rows]) + (outputs - outputs.mean().item()).square().mean()
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+    with pytest.warns(UserWarning, match="leaves out a part: the loss of the model Sequential"):
+        loop(model, loss=checked, objective=lambda m: F.cross_entropy(m(X.double()), Y))
+
+
 def test_an_objective_that_reads_a_number_is_warned_of():
     def objective(model: nn.Module) -> torch.Tensor:
         return F.cross_entropy(model(X) / model(X).std().item(), Y)

@@ -451,6 +451,28 @@ def sharpness_aware_by_backward(model: nn.Module, x: torch.Tensor, y: torch.Tens
     return x * slope.norm() + slope.mean(0)
 
 
+def small() -> tuple[nn.Module, torch.optim.Optimizer]:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+    return model, torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
+
+
+def slope_of_plain_loop(function: Callable, at: torch.Tensor, along: torch.Tensor) -> float:
+    """The slope of the objective after a plain loop over a loss (model, batch, hyperparameter)."""
+
+    def plain(hyperparameter: torch.Tensor) -> float:
+        model, optimizer = small()
+        for rows in BATCHES:
+            loss = function(model, rows, hyperparameter)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return float(objective(model).detach())
+
+    return slope(plain, at, along)
+
+
 @pytest.mark.parametrize(
     "slopes",
     [
@@ -477,29 +499,14 @@ def test_gradients_taken_inside_a_loss_are_followed(slopes, method):
         losses = F.cross_entropy(model(X[rows] + direction), Y[rows], reduction="none")
         return (weights[rows] * losses).mean()
 
-    def made() -> tuple[nn.Module, torch.optim.Optimizer]:
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            model = nn.Sequential(nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 3)).double()
-        return model, torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
-
-    def plain(weights: torch.Tensor) -> float:
-        model, optimizer = made()
-        for rows in BATCHES:
-            loss = adversarial(model, rows, weights)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        return float(objective(model).detach())
-
     with pytest.raises(ValueError, match=r"blockwise.* takes gradients itself .* leave it out"):
         meta.Training.of(
-            *made(), BATCHES, adversarial, objective, hyperparameters={"weights": WEIGHTS}, adjoint="blockwise"
+            *small(), BATCHES, adversarial, objective, hyperparameters={"weights": WEIGHTS}, adjoint="blockwise"
         )
-    training = meta.Training.of(*made(), BATCHES, adversarial, objective, hyperparameters={"weights": WEIGHTS})
+    training = meta.Training.of(*small(), BATCHES, adversarial, objective, hyperparameters={"weights": WEIGHTS})
     along = torch.randn(len(X), generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     found = float(training.gradient(method=method).hyperparameters["weights"] @ along)
-    assert found == pytest.approx(slope(plain, WEIGHTS, along), rel=1e-6, abs=1e-9)
+    assert found == pytest.approx(slope_of_plain_loop(adversarial, WEIGHTS, along), rel=1e-6, abs=1e-9)
 
 
 def data_set(x: torch.Tensor) -> None:
@@ -640,6 +647,16 @@ def written_to_data(outputs: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
     return target
 
 
+def averaged_by_name(outputs: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        mean, most = (
+            torch.mean(input=p, dim=0, keepdim=True),
+            (torch.empty(len(p)).double(), torch.empty(len(p)).long()),
+        )
+        torch.max(p, 1, out=most)
+    return (0.9 * p.detach() + 0.1 * mean) * most[0][:, None]
+
+
 def frozen_by_method(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     model.requires_grad_(False)
     moved = x.clone().requires_grad_()
@@ -679,11 +696,13 @@ def norm_of_all(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Ten
     "function",
     [
         in_inference_mode,
-        made_by(lambda outputs, p: torch.tensor(p)),
+        made_by(lambda outputs, p: torch.tensor(data=p)),
         made_by(lambda outputs, p: torch.tensor([[*row] for row in p.detach()], dtype=p.dtype)),
-        made_by(lambda outputs, p: outputs.new_tensor(p)),
+        made_by(lambda outputs, p: outputs.new_tensor(data=p)),
+        made_by(lambda outputs, p: torch.tensor([p[0, :1], p[0, 1:2], p[0, 2:]], dtype=p.dtype).expand_as(p)),
         made_by(lambda outputs, p: torch.asarray(p, requires_grad=False)),
         made_by(written_to_data),
+        made_by(averaged_by_name),
         frozen_by_method,
         frozen_by_attribute,
         frozen_in_part,
@@ -694,51 +713,50 @@ def test_what_a_loss_stops_in_other_ways_is_followed(function, method):
     def weighted(model: nn.Module, rows: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
         return w * function(model, X[rows], Y[rows]) + 0.1 * F.cross_entropy(model(X[rows]), Y[rows])
 
-    def made() -> tuple[nn.Module, torch.optim.Optimizer]:
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            model = nn.Sequential(nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 3)).double()
-        return model, torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
-
-    def plain(w: torch.Tensor) -> float:
-        model, optimizer = made()
-        for rows in BATCHES:
-            loss = weighted(model, rows, w)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        return float(objective(model).detach())
-
     w = torch.tensor(0.7, dtype=torch.float64)
-    training = meta.Training.of(*made(), BATCHES, weighted, objective, hyperparameters={"w": w})
+    training = meta.Training.of(*small(), BATCHES, weighted, objective, hyperparameters={"w": w})
     found = float(training.gradient(method=method).hyperparameters["w"])
-    assert found == pytest.approx(slope(plain, w, torch.ones(())), rel=1e-6, abs=1e-9)
+    assert found == pytest.approx(slope_of_plain_loop(weighted, w, torch.ones(())), rel=1e-6, abs=1e-9)
 
 
-def test_forward_mode_inside_a_loss_is_differentiated():
+@pytest.mark.parametrize("memory", ["all", "states"])
+def test_forward_mode_inside_a_loss_is_differentiated(memory):
     def pushed(model: nn.Module, rows: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
         _, tangent = torch.func.jvp(model, (X[rows],), (torch.ones_like(X[rows]),))
         return F.cross_entropy(model(X[rows]), Y[rows]) + w * tangent.square().mean()
 
-    def made() -> tuple[nn.Module, torch.optim.Optimizer]:
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            model = nn.Sequential(nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 3)).double()
-        return model, torch.optim.SGD(model.parameters(), lr=0.5)
-
-    def plain(w: torch.Tensor) -> float:
-        model, optimizer = made()
-        for rows in BATCHES:
-            optimizer.zero_grad()
-            pushed(model, rows, w).backward()
-            optimizer.step()
-        return float(objective(model).detach())
-
     w = torch.tensor(0.1, dtype=torch.float64)
-    for memory in ("all", "states"):
-        training = meta.Training.of(*made(), BATCHES, pushed, objective, hyperparameters={"w": w})
-        found = float(training.gradient(memory=memory).hyperparameters["w"])
-        assert found == pytest.approx(slope(plain, w, torch.ones(())), rel=1e-6)
+    training = meta.Training.of(*small(), BATCHES, pushed, objective, hyperparameters={"w": w})
+    found = float(training.gradient(memory=memory).hyperparameters["w"])
+    assert found == pytest.approx(slope_of_plain_loop(pushed, w, torch.ones(())), rel=1e-6)
+
+
+def test_what_is_detached_of_batches_leaves_them_as_they_are():
+    inputs = X.clone()
+
+    def perturbed(model: nn.Module, rows: torch.Tensor) -> torch.Tensor:
+        moved = inputs.detach().requires_grad_()
+        data = inputs.data
+        data.requires_grad = True
+        copied = copy.deepcopy(inputs)
+        copied += 0.1
+        (slope,) = torch.autograd.grad(F.cross_entropy(model(moved)[rows], Y[rows]), moved)
+        return F.cross_entropy(model(copied + slope + 0 * data)[rows], Y[rows])
+
+    meta.Training.of(*small(), BATCHES, perturbed, objective).gradient()
+    assert not inputs.requires_grad
+    assert torch.equal(inputs, X)
+
+
+def test_a_tensor_that_is_detached_in_place_is_refused():
+    def detached(model: nn.Module, rows: torch.Tensor) -> torch.Tensor:
+        outputs = model(X[rows])
+        target = 2 * outputs
+        target.detach_()
+        return F.mse_loss(outputs, target)
+
+    with pytest.raises(ValueError, match=r"found detach_\(\) .* write x = x.detach\(\)"):
+        meta.Training.of(*small(), BATCHES, detached, objective)
 
 
 @pytest.mark.parametrize("memory", ["all", "states", "reversible"])

@@ -160,7 +160,7 @@ class DifferentiableKernels(TorchFunctionMode):
         """Stands for a call within `torch.no_grad()` or `torch.inference_mode()`."""
         if name == "_set_grad_enabled":
             return func(*args, **kwargs)
-        in_place = _changes(name) or (name in _VIEWS and id(args[0]) in self._buffers)
+        in_place = _changes(name) or (name in _VIEWS and bool(args) and id(args[0]) in self._buffers)
         out = kwargs.pop("out", None)
         # To leave a mode that is not on would turn forward mode on again where PyTorch has turned it off.
         normal = torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()

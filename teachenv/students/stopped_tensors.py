@@ -71,7 +71,7 @@ class StoppedTensors:
         Raises:
             ValueError: what it changes is a name for a leaf that asks for its gradient.
         """
-        if changes and (self._of_leaves or self._data_of):
+        if changes and arguments[0] and (self._of_leaves or self._data_of):
             (first, *rest), by_name = arguments
             arguments = (self._changed(first), *rest), by_name
         return mapped(self._of_frozen, arguments) if self._inner.frozen else arguments

@@ -49,12 +49,14 @@ def parts_left_out(
     state: StudentState,
     action: torch.Tensor,
     read: Tensors,
+    last: int,
 ) -> list[str]:
     """Finds what the derivatives of a step and of J leave out.
 
     Derivatives of the step's loss and new buffers, along a random direction, are compared with difference quotients;
     what two quotients differ by (kinks), and rounding, is let pass. Of the loss's gradient, new buffers and J it is
-    tried whether they depend on numbers that were read of tensors.
+    tried whether they depend on numbers that were read of tensors; of the last step too, since a loss may have parts
+    that begin later.
 
     Args:
         update: the step.
@@ -62,6 +64,7 @@ def parts_left_out(
         state: the state before the step.
         action: its action.
         read: the hyperparameters that the loss reads: the first numbers of the action.
+        last: the number of the last step, which is tried from the same state.
 
     Returns:
         The names of those results whose derivative autograd does not follow, such as "the loss", "the buffer 'mean'",
@@ -77,14 +80,14 @@ def parts_left_out(
         given = state.buffers | {name: tensors[name] for name in update.statistics if name in tensors}
         return replace(state, parameters={name: tensors[name] for name in state.parameters}, buffers=given)
 
-    def results(tensors: Tensors, derivatives: Derivatives) -> Tensors:
+    def results(tensors: Tensors, derivatives: Derivatives, step: int = int(state.step)) -> Tensors:
         given = at(tensors)
         chosen = torch.cat([tensors[_READ], action[size_read:].detach()]) if size_read else action.detach()
-        loss, new = update.loss_at(given.parameters, given.buffers, int(state.step), chosen, derivatives)
+        loss, new = update.loss_at(given.parameters, given.buffers, step, chosen, derivatives)
         return {_LOSS: loss} | {f"the buffer {n!r}": new[n] for n in update.statistics if n in tensors}
 
-    def of_step() -> Tensors:
-        found = results(tensors := leaves(point), "reverse")
+    def of_step(step: int) -> Tensors:
+        found = results(tensors := leaves(point), "reverse", step)
         parameters = [tensors[name] for name in state.parameters]
         grads = torch.autograd.grad(found[_LOSS], parameters, retain_graph=True, materialize_grads=True)
         return found | {_LOSS: torch.cat([grad.flatten() for grad in grads])}
@@ -95,7 +98,8 @@ def parts_left_out(
         for name in update.statistics:
             if torch.equal(new[f"the buffer {name!r}"], point[name]):
                 del point[name]
-        depending = depending_on_numbers(of_step)
+        depending = depending_on_numbers(lambda: of_step(int(state.step)))
+        depending += depending_on_numbers(lambda: of_step(last))
         depending += depending_on_numbers(lambda: {"the objective": objective(at(leaves(point)))})
         found = _not_followed(results, point, [n for n in update.statistics if n in point])
     return list(dict.fromkeys([*found, *depending]))

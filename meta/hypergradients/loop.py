@@ -124,7 +124,7 @@ class Loop(GradientProcess):
         with double_backward_kernels():
             check_replay(model, update, self.initial, self.actions[0], kept[0])
             if exchanged is None and (
-                parts := parts_left_out(update, self._objective, self.initial, self.actions[0], read)
+                parts := parts_left_out(update, self._objective, self.initial, self.actions[0], read, self.steps - 1)
             ):
                 warn_of_parts_left_out(f"{', '.join(parts[:3])} of the model {type(model).__name__}", stacklevel=3)
         if exchanged is not None and not exchanged.called:

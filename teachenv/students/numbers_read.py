@@ -104,7 +104,7 @@ def depending_on_numbers(compute: Callable[[], Mapping[str, torch.Tensor]]) -> l
 def _depends(plain: torch.Tensor, half: torch.Tensor, whole: torch.Tensor) -> bool:
     by_half, by_whole = (float((other.double() - plain.double()).norm()) for other in (half, whole))
     rounding = _ROUNDING[torch.float64 if plain.dtype == torch.float64 else torch.float32]
-    return by_whole > rounding * float(plain.double().norm()) and by_half < 0.75 * by_whole
+    return by_whole > rounding * float(plain.double().norm()) and 0.25 * by_whole < by_half < 0.75 * by_whole
 
 
 def changed_in_transform(arguments: Any, result: Any) -> Any:

@@ -193,6 +193,15 @@ def test_numbers_are_found_beside_a_strict_check_of_them(tolerance):
         loop(model, loss=checked, objective=lambda m: F.cross_entropy(m(X.double()), Y))
 
 
+def test_a_number_that_is_read_from_a_later_step_on_is_found():
+    def penalised(model: nn.Module, rows: torch.Tensor) -> torch.Tensor:
+        outputs = model(X[rows])
+        return F.cross_entropy(outputs, Y[rows]) + int(rows[0] > 0) * outputs.norm().item() * outputs.square().mean()
+
+    with pytest.warns(UserWarning, match="leaves out a part: the loss of the model Linear"):
+        loop(nn.Linear(5, 3), loss=penalised)
+
+
 def test_an_objective_that_reads_a_number_is_warned_of():
     def objective(model: nn.Module) -> torch.Tensor:
         return F.cross_entropy(model(X) / model(X).std().item(), Y)

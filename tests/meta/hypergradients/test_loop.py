@@ -699,7 +699,7 @@ def norm_of_all(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Ten
         made_by(lambda outputs, p: torch.tensor(data=p)),
         made_by(lambda outputs, p: torch.tensor([[*row] for row in p.detach()], dtype=p.dtype)),
         made_by(lambda outputs, p: outputs.new_tensor(data=p)),
-        made_by(lambda outputs, p: torch.tensor([p[0, :1], p[0, 1:2], p[0, 2:]], dtype=p.dtype).expand_as(p)),
+        made_by(lambda outputs, p: torch.tensor([*p.detach()[0].split(1)], dtype=p.dtype).expand_as(p)),
         made_by(lambda outputs, p: torch.asarray(p, requires_grad=False)),
         made_by(written_to_data),
         made_by(averaged_by_name),

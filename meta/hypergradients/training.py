@@ -78,7 +78,8 @@ class Training(Process):
         as they are. What a step draws from the global generators of torch, Python and NumPy (dropout) is a function of
         `seed` and the step. The model is called in the mode that it is in; a mode that loss or objective set is put
         back. Gradients that are clipped or scaled, hooks that change a step, and optimisers that have stepped already,
-        are not taken.
+        are not taken. A warning says where the gradient leaves out a part: a straight-through function, or a loss or
+        objective that depends on numbers which it reads of tensors (`float(x)`).
 
         Args:
             model: its trainable parameters that the first step's loss depends on move; buffers are part of the state.
@@ -97,9 +98,9 @@ class Training(Process):
         Raises:
             TypeError: an optimiser, a scheduler or a hyperparameter of another kind.
             ValueError: no batches, or one that is written into when the next is read; a loss that is no scalar, reaches
-                no parameter, reads one past the model, or computes activations again in its backward pass; hooks; an
-                optimiser that has stepped, or a setting that it does not have; no blocks, or one that updates its
-                buffers.
+                no parameter, reads one past the model, or computes activations again in its backward pass; an
+                objective that reads a hyperparameter, or a parameter past the model; hooks; an optimiser that has
+                stepped, or a setting that it does not have; no blocks, or one that updates its buffers.
             RuntimeError: the first step, taken twice, is not the same: says which module, or which kernel, differs.
         """
         return Loop(model, optimizer, batches, loss, objective, **options)

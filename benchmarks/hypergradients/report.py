@@ -113,7 +113,5 @@ def _figure(rows: Sequence[Row]) -> Figure | None:
         for formatted in (axis.xaxis, axis.yaxis):
             formatted.set_major_formatter("{x:,g}")
         style.describe(axis, "length of the training T, student steps")
-    figure.suptitle(
-        "Hypergradients of a 784-500-10 perceptron; a line ends where the memory limit is passed", fontsize=style.TEXT
-    )
+    figure.suptitle("Hypergradients of a 784-500-10 perceptron", fontsize=style.TEXT)
     return figure

@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -98,8 +99,9 @@ def parts_left_out(
         for name in update.statistics:
             if torch.equal(new[f"the buffer {name!r}"], point[name]):
                 del point[name]
-        depending = depending_on_numbers(lambda: of_step(int(state.step)))
-        depending += depending_on_numbers(lambda: of_step(last))
+        depending = [
+            n for step in sorted({int(state.step), last}) for n in depending_on_numbers(partial(of_step, step))
+        ]
         depending += depending_on_numbers(lambda: {"the objective": objective(at(leaves(point)))})
         found = _not_followed(results, point, [n for n in update.statistics if n in point])
     return list(dict.fromkeys([*found, *depending]))

@@ -17,8 +17,8 @@ import torch
 from teachenv.students.transforms import is_wrapped, levels_of
 from teachenv.trees import tensors_of
 
-# The first that no check of somebody's own refuses is used. Such checks have tolerances: of NumPy's random choice,
-# 1.5e-8. In single precision the last two show no dependence any more, but there is no check that they fail.
+# The largest change that passes the checks in a user's own code is used. Such checks have tolerances; NumPy's random
+# choice has 1.5e-8. In single precision the two smallest show no dependence, and only keep such a check from warning.
 _CHANGES = {torch.float32: (1e-3, 1e-4, 1e-5, 1e-7, 1e-9), torch.float64: (1e-3, 1e-5, 1e-7, 1e-9)}
 _ROUNDING = {torch.float32: 1e-5, torch.float64: 1e-11}
 _SPREAD = 0.6180339887
@@ -77,8 +77,8 @@ def depending_on_numbers(compute: Callable[[], Mapping[str, torch.Tensor]]) -> l
     """Names the results that depend on numbers which were read of tensors.
 
     A dependence changes a result twice as much by a whole change as by half of it. What is logged does not change it,
-    and a threshold changes it by a jump or not at all. All results are named if every changed number fails a check of
-    somebody's own, so that nothing can be tried.
+    and a threshold changes it by a jump or not at all. All results are named if the user's own checks refuse even the
+    smallest change, so that nothing can be tried.
 
     Args:
         compute: gives the results, by name, the same ones whenever it is called.
@@ -95,7 +95,7 @@ def depending_on_numbers(compute: Callable[[], Mapping[str, torch.Tensor]]) -> l
     for change in _CHANGES[torch.float64 if double else torch.float32]:
         try:
             (whole, _), (half, _) = computed(change), computed(change / 2)
-        except Exception:  # whatever somebody's own check raises
+        except Exception:  # whatever a check in the user's code raises
             continue
         return [name for name in plain if _depends(plain[name], half[name], whole[name])]
     return list(plain)

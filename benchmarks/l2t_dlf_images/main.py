@@ -18,6 +18,7 @@ from teachenv.experiment.cases import one_at_a_time
 from teachenv.experiment.comparison import Comparison, shipped_rows
 from teachenv.experiment.comparison_report import Results
 from teachenv.experiment.contest import Contest
+from teachenv.experiment.methods import Method
 from teachenv.experiment.precision import on_this_machine
 from teachenv.experiment.setting import Setting
 
@@ -46,7 +47,8 @@ class Options(ParallelOptions):
     """Names of tasks, such as mnist-mlp-noisy-40; by default all of the preset."""
 
     methods: tuple[str, ...] | None = None
-    """What is run in each task, as far as the task has it; by default what the preset has time for."""
+    """What is run in each task, as far as the task has it; by default what the preset has time for. A method that uses
+    teachers of another task, such as rmd:transferred, has them taught as well."""
 
     large: bool = False
     """Only teach the large students (ResNet-20, WRN-40-10, DenseNet-BC) for a few steps, and report time and memory."""
@@ -128,30 +130,42 @@ def _only(parts: Mapping[str, Part], name: str) -> dict[str, Part]:
 
 def comparison_of(options: Options) -> Comparison:
     """The comparison that the options describe; the data of its tasks is loaded once, to name it and to fail early."""
-    parts = chosen(options)
-    contests = [_contest(name, parts, options) for name in parts]
+    parts = with_sources(chosen(options), PRESETS[options.preset])
+    contests = [_contest(name, part, options) for name, part in parts.items()]
     shipped = [] if options.retune else shipped_rows(SHIPPED)
     return Comparison(NAME, contests, options.seeds or SEEDS[options.preset], shipped)
 
 
-def _contest(name: str, parts: Mapping[str, Part], options: Options) -> Contest:
-    part = parts[name]
-    known, run = {**methods_at(part.rates), **published()}, part.methods
-    for method in part.methods:
-        taught_as = known[method].taught_as
-        source = parts.get(part.source or "")
-        if taught_as is None or (source is not None and taught_as in source.methods):
-            continue
-        # A teacher that is used elsewhere has to be taught in the same run, or to have been taught in an earlier one.
-        if options.methods is not None:
-            raise ValueError(
-                f"{name} uses teachers that {taught_as} taught on {part.source}: name these in --methods and --tasks "
-                f"too, or leave out {method}"
-            )
-        run = tuple(other for other in run if other != method)
+def with_sources(parts: Mapping[str, Part], preset: Mapping[str, Part]) -> dict[str, Part]:
+    """The tasks together with those whose teachers they use, in the preset's order.
+
+    Args:
+        parts: what was asked for.
+        preset: all of the preset's tasks; one that is added has no more methods than its teachers need.
+    """
+    wanted = {name: set(part.methods) for name, part in parts.items()}
+    for part in parts.values():
+        known = _known(part)
+        for taught_as in filter(None, (known[method].taught_as for method in part.methods)):
+            assert part.source is not None
+            wanted.setdefault(part.source, set()).add(taught_as)
+    return {
+        name: replace(part, methods=tuple(method for method in part.methods if method in wanted[name]))
+        for name, part in preset.items()
+        if name in wanted
+    }
+
+
+def _known(part: Part) -> dict[str, Method]:
+    return {**methods_at(part.rates), **published()}
+
+
+def _contest(name: str, part: Part, options: Options) -> Contest:
     setting = Setting(part.env, on_this_machine({**part.options, **_of_machine(options)}), final=part.final)
     tuned = {"learning_rate": part.rates, "lr_schedule": part.schedules}
-    return Contest.of(setting, part.effort, known, lambda method: tuned, run, name=name, source=part.source)
+    return Contest.of(
+        setting, part.effort, _known(part), lambda method: tuned, part.methods, name=name, source=part.source
+    )
 
 
 TABLES: Tables = {

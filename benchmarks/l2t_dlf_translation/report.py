@@ -61,7 +61,7 @@ def _sections(rows: Sequence[Row]) -> list[Section]:
         deviation("test BLEU, greedy", BLEU),
         deviation("beam of 5", Measure("test_bleu_beam", 100)),
         tables.against("cross-entropy", "greedy against cross-entropy (95 %, paired t)", BLEU),
-        Column("teacher moved, % (most)", lambda group: evidence.moves(group) or _unmeasured(group)),
+        evidence.share("teacher moved, % (most)", evidence.MOVED, _untaught, evidence.MOVED_MOST),
         tables.against(_untaught, "dev BLEU against the untaught loss (95 %)", DEV),
         deviation("token accuracy %", Measure("test_token_accuracy", 100)),
         tables.seeds(BLEU),
@@ -98,10 +98,6 @@ def _published(student: str, method: str) -> str:
     taught = method.replace("l2t-dlf:sgd", "l2t-dlf:sigmoid").removesuffix(":sgd")
     number = PUBLISHED.get(student, {}).get(taught)
     return "" if number is None else f"{number:.2f}"
-
-
-def _unmeasured(group: Group) -> str:
-    return "" if _untaught(group) is None else "not measured"
 
 
 def _listed(tokens: Mapping[str, float]) -> str:

@@ -12,7 +12,7 @@ from benchmarks.l2t_dln import drift, methods
 from benchmarks.l2t_dln.methods import METHODS, RELEASED, REPLAYED, SHOWN, STUDIES
 from benchmarks.l2t_dln.work import COSINE
 from teachenv.experiment import evidence, tables
-from teachenv.experiment.evidence import MOVED
+from teachenv.experiment.evidence import MOVED, MOVED_MOST
 from teachenv.experiment.report import Report
 from teachenv.experiment.row import Row
 from teachenv.experiment.tables import Column, Group, Measure, Section, by, grouped, number
@@ -113,7 +113,7 @@ def _section(part: _Part) -> Section:
         tables.interval("test", measure),
         tables.against(part.reference, f"against {part.reference}, points (95 %, paired t)", measure, ", p {:.2g}"),
         tables.against(_untaught, "against the untaught loss, points (95 %)", measure),
-        Column("φ or Φ moved, % (most)", lambda g: "" if _untaught(g) is None else evidence.moves(g) or "not measured"),
+        evidence.share("φ or Φ moved, % (most)", MOVED, _untaught, MOVED_MOST),
         number("cosine with −gradient", COSINE, ".3f", statistic=np.mean),
         tables.seeds(measure),
         tables.steps(measure),

@@ -13,17 +13,26 @@ from teachenv.experiment.cases import DIVERGED
 from teachenv.experiment.report import Report
 from teachenv.experiment.row import Row
 from teachenv.experiment.statistics import iqm
-from teachenv.experiment.tables import Column, Measure, Section, deviation, grouped
+from teachenv.experiment.tables import Column, Group, Measure, Section, deviation, grouped
 from teachenv.plot import style
 from teachenv.plot.series import bar_panels, bars, curves
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BASELINE = "teacher-only"
-_KINDS = ("test_", "student_test_", "student_kl_", "uniform_kl_", "valid_", "last_test_", "term_share", "recall_at_1")
+BASELINE, TERM = "teacher-only", "term_share"
+_KINDS = ("test_", "student_test_", "student_kl_", "uniform_kl_", "valid_", "last_test_", TERM, "recall_at_1")
 _FURTHER = {"recall_at_1": "recall at 1, %"}
 """What `Problem.further` measures, in percent, by the rows' metric."""
+
+
+def _has_student(group: Group) -> bool:
+    """Whether the model of the line trained together with another network."""
+    return any(row.metric.startswith("student_test_") for row in group.rows)
+
+
+TERM_SHARE = evidence.share("LoT's term, % of the loss", TERM, _has_student)
+"""The column of how large the term was that students add."""
 
 
 def make(rows: Sequence[Row], name: str) -> Report:
@@ -43,7 +52,7 @@ def unproven(tasks: Mapping[str, Sequence[Row]], order: Collection[str]) -> list
         f"{task}: {group.name}"
         for task, rows in tasks.items()
         for group in grouped(rows, order)
-        if group.of(f"student_{measure_of(rows).metric}") and not group.of("term_share")
+        if _has_student(group) and not group.of(TERM)
     ]
 
 
@@ -87,7 +96,7 @@ def _regularised(rows: Sequence[Row], order: Sequence[str]) -> Section:
         tables.against(BASELINE, f"last epoch, against {BASELINE} [95 %]", last),
         *_further(rows),
         deviation("its student", Measure(f"student_{test.metric}", test.scale)),
-        Column("LoT's term, % of the loss", lambda group: f"{100 * of.moved:.3g}" if (of := taught(group)) else ""),
+        TERM_SHARE,
         tables.seeds(test),
         tables.steps(test, "all steps"),
         Column("tuned", lambda group: in_words(group.config)),
@@ -144,6 +153,7 @@ def _sections(rows: Sequence[Row], task: str, task_rows: Sequence[Row]) -> list[
         tables.interval("interquartile mean [95 %]", test, iqm),
         tables.against(BASELINE, f"against {BASELINE} [95 %]", test),
         deviation("its student", Measure(f"student_{test.metric}", test.scale)),
+        TERM_SHARE,
         tables.seeds(test),
         Column("teacher steps", lambda group: f"{group.of(test.metric)[0].data['teacher_steps']:,}"),
         tables.steps(test, "all steps"),
@@ -162,7 +172,7 @@ def _sections(rows: Sequence[Row], task: str, task_rows: Sequence[Row]) -> list[
 
 def evidence_of(test: Measure) -> evidence.EvidenceOf:
     """The share of LoT's term in the loss, and the difference to the model that is trained alone."""
-    return evidence.beside(lambda group: BASELINE, "term_share", test)
+    return evidence.beside(lambda group: BASELINE, TERM, test)
 
 
 def measure_of(rows: Sequence[Row]) -> Measure:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.lot.report import BASELINE, evidence_of, in_words, measure_of, name_of, tasks_of, unproven
+from benchmarks.lot.report import BASELINE, TERM_SHARE, evidence_of, in_words, measure_of, name_of, tasks_of, unproven
 from benchmarks.lot.sizes import ORDINARY
 from teachenv.experiment import evidence, tables
 from teachenv.experiment.report import Report
@@ -74,7 +74,7 @@ def _section(rows: Sequence[Row], order: Sequence[str]) -> Section:
         deviation("validation data", _KL["valid"], ".3g", ".2g"),
         Column("KL from a model trained alone, validation data", _watched),
         deviation("the model's KL from uniform, validation data", _UNIFORM, ".3g", ".2g"),
-        Column("LoT's term, % of the loss", lambda group: f"{100 * of.moved:.3g}" if (of := taught(group)) else ""),
+        TERM_SHARE,
         tables.seeds(test),
         tables.steps(test, "all steps"),
         Column("tuned", lambda group: in_words(group.config)),

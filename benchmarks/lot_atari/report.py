@@ -15,7 +15,7 @@ from teachenv.experiment.statistics import iqm
 from teachenv.experiment.tables import Column, Group, Measure, Section, deviation, grouped, number
 from teachenv.plot.series import curves
 
-BASELINE = "teacher-only"
+BASELINE, TERM = "teacher-only", "term_share"
 RETURN = Measure("episode_return", digits=1)
 
 
@@ -24,15 +24,7 @@ def _untaught(group: Group) -> str | None:
     return BASELINE if group.of("student_kl") else None
 
 
-_evidence = evidence.beside(_untaught, "term_share", RETURN)
-
-
-def _share(group: Group) -> str:
-    """LoT's term, in percent of the policy's loss; of lines with students."""
-    if _untaught(group) is None:
-        return ""
-    shares = list(group.values("term_share").values())
-    return f"{100 * np.mean(shares):.2g}" if shares else "not measured"
+_evidence = evidence.beside(_untaught, TERM, RETURN)
 
 
 COLUMNS = (
@@ -40,7 +32,7 @@ COLUMNS = (
     tables.interval("return (interquartile mean [95 %])", RETURN, iqm),
     deviation("mean ± deviation", RETURN),
     tables.against(BASELINE, f"mean against {BASELINE} [95 %], p", RETURN, ", {:.2g}"),
-    Column("LoT's term, % of the policy's loss", _share),
+    evidence.share("LoT's term, % of the policy's loss", TERM, _untaught),
     number("student's KL", "student_kl", ".2g", statistic=np.mean),
     tables.seeds(RETURN),
     Column("environment steps", lambda group: f"{group.of(RETURN.metric)[0].data['env_steps']:,}"),

@@ -18,7 +18,7 @@ from teachenv.experiment.report import Report
 from teachenv.experiment.row import Row
 from teachenv.experiment.rows import read_rows
 from teachenv.experiment.statistics import Paired, paired
-from teachenv.experiment.tables import Group, Measure, difference
+from teachenv.experiment.tables import Column, Group, Measure, difference
 
 MOVED, MOVED_MOST, EFFECT = "teacher_moved", "teacher_moved_most", "teacher_effect"
 """Metrics: the mean and the largest change of a coefficient of the loss, as shares of the neutral ones (see
@@ -110,10 +110,28 @@ def unproven(
     ]
 
 
-def moves(group: Group) -> str:
-    """A table's cell of how far a teacher moved: `1.8 (7.3)`, in percent; empty if that was not measured."""
-    mean, most = (list(group.values(metric).values()) for metric in (MOVED, MOVED_MOST))
-    return f"{100 * np.mean(mean):.3g} ({100 * np.mean(most):.3g})" if mean and most else ""
+def share(header: str, metric: str, taught: Callable[[Group], object], most: str | None = None) -> Column:
+    """A column of shares in percent, means over seeds, as in `1.8 (7.3); 3 of 10 seeds`.
+
+    Args:
+        header: the column's.
+        metric: the share's.
+        taught: true of lines that should have the share: without it their cell is "not measured".
+        most: the metric of a largest share, for the brackets.
+    """
+    return Column(header, lambda group: _percent(group, metric, most) or ("not measured" if taught(group) else ""))
+
+
+def _percent(group: Group, metric: str, most: str | None) -> str:
+    shares = group.values(metric)
+    if not shares:
+        return ""
+    cell = f"{100 * np.mean(list(shares.values())):.3g}"
+    if most is not None:
+        cell += f" ({100 * np.mean(list(group.values(most).values())):.3g})"
+    # A line whose rows are older than the measure need not be trained again from every seed.
+    seeds = {row.seed for row in group.rows}
+    return cell if len(shares) == len(seeds) else f"{cell}; {len(shares)} of {len(seeds)} seeds"
 
 
 def _effect(group: Group) -> str:
@@ -126,7 +144,7 @@ def _effect(group: Group) -> str:
 
 
 COLUMNS: Mapping[str, Callable[[Group], str]] = {
-    "teacher moved, % (most)": moves,
+    "teacher moved, % (most)": lambda group: _percent(group, MOVED, MOVED_MOST),
     "J against untaught (95 %)": _effect,
 }
 """What the rows of a comparison of teachers say of them, by the column's header; cells are empty without such rows."""

@@ -237,6 +237,29 @@ def test_a_teacher_that_was_lost_is_taught_again(finished: Path, tmp_path: Path)
     assert values(tmp_path) == values(finished)
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (
+            {"tasks": ("cifar10-resnet20",), "methods": ("rmd:transferred",)},
+            {"cifar10-resnet8": ("rmd",), "cifar10-resnet20": ("rmd:transferred",)},
+        ),
+        (
+            {"preset": "published", "tasks": ("mnist-mlp-published",), "methods": ("published:mixture",)},
+            {"mnist-mlp-published": ("published:margin", "published:mixture")},
+        ),
+        ({"tasks": ("mnist-lenet",), "methods": ("cross-entropy",)}, {"mnist-lenet": ("cross-entropy",)}),
+    ],
+)
+def test_teachers_that_are_used_elsewhere_are_taught_first(
+    changes: dict[str, Any], expected: dict[str, tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    asked = Options(**{"preset": "laptop", **changes})
+    parts = main.with_sources(main.chosen(asked), main.PRESETS[asked.preset])
+    assert [(name, part.methods) for name, part in parts.items()] == list(expected.items())
+
+
 def test_figures_of_the_paper_run_only_what_they_need() -> None:
     three, four = (main.chosen(Options(preset="laptop", figure=figure)) for figure in (3, 4))  # type: ignore[arg-type]
     assert {name: one.methods for name, one in three.items()} == {"mnist-lenet": ("rmd", "l2t-dlf")}
@@ -250,8 +273,6 @@ def test_figures_of_the_paper_run_only_what_they_need() -> None:
         ({"methods": ("rdm",)}, "rmd"),
         ({"workers": 0}, "workers"),
         ({"table": 2, "tasks": ("mnist-mlp",)}, "no task"),
-        ({"tasks": ("mnist-lenet",), "methods": ("rmd:transferred",)}, "mnist-mlp"),
-        ({"methods": ("rmd:transferred", "cross-entropy")}, "that rmd taught on mnist-mlp"),
     ],
 )
 def test_what_makes_no_sense_is_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:

@@ -120,6 +120,19 @@ def test_untaught_is_who_neither_moved_nor_changed_anything(moved: float, effect
     assert evidence.marked(group) == ("rmd (untaught)" if untaught else "rmd")
 
 
+@pytest.mark.parametrize(("with_moves", "cell"), [(3, "0.5 (1)"), (1, "0.5 (1); 1 of 3 seeds"), (0, "not measured")])
+def test_a_share_says_of_how_many_seeds_it_is(with_moves: int, cell: str) -> None:
+    rows = [
+        Row("compare", "digits", "digits", "mlp", "rmd", seed, metric, value, 0, 0.0, {}, "0" * 40, {})
+        for seed in range(3)
+        for metric, value in (("test_error", 0.1), (MOVED, 0.005), (MOVED_MOST, 0.01))
+        if seed < with_moves or metric == "test_error"
+    ]
+    (group,) = grouped(rows)
+    assert evidence.share("moved", MOVED, lambda group: True, MOVED_MOST).cell(group) == cell
+    assert (evidence.share("moved", MOVED, lambda group: False).cell(group) == "") == (not with_moves)
+
+
 class Halves(gym.ActionWrapper[Any, Any, Any]):
     """Hands on half of an action."""
 

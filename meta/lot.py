@@ -156,8 +156,8 @@ class LoT:
                 f"optimisers and {len(self.weights)} weights"
             )
         for i, (student, optimizer) in enumerate(zip(self.students, self.optimizers, strict=False)):
-            own = {id(parameter) for parameter in student.parameters()}
-            if not any(id(parameter) in own for group in optimizer.param_groups for parameter in group["params"]):
+            of_student = {id(parameter) for parameter in student.parameters()}
+            if not any(id(each) in of_student for group in optimizer.param_groups for each in group["params"]):
                 raise ValueError(
                     f"optimizers[{i}] has no parameter of students[{i}], which would never move; make it of "
                     "student.parameters(), in the order of the students"

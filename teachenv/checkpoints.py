@@ -192,13 +192,13 @@ def _read(content: bytes) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
             raise ValueError("it is compressed")
         about, tensors = json.loads(archive.read(_JSON)), archive.read(_TENSORS)
-    found = about.get("format")
-    if isinstance(found, int) and found > _FORMAT:
+    written = about.get("format")
+    if isinstance(written, int) and written > _FORMAT:
         raise Refused(
-            f"found format {found}, expected {_FORMAT}; a newer version of teachenv wrote it: update teachenv"
+            f"found format {written}, expected {_FORMAT}; a newer version of teachenv wrote it: update teachenv"
         )
-    if found != _FORMAT:
-        raise ValueError(f"found format {checks.shown(found)}, expected {_FORMAT}")
+    if written != _FORMAT:
+        raise ValueError(f"found format {checks.shown(written)}, expected {_FORMAT}")
     if hashlib.sha256(tensors).hexdigest() != about["sha256"]:
         raise ValueError("its tensors are not those that it was written with")
     return about, safetensors.torch.load(tensors)

@@ -70,12 +70,12 @@ class Products:
         outputs = [self._outputs[i] for i in given]
 
         def taken(cotangents: list[torch.Tensor]) -> list[torch.Tensor]:
-            found: Any = [None] * len(self._inputs)
+            grads: Any = [None] * len(self._inputs)
             if outputs:
-                found = torch.autograd.grad(outputs, self._inputs, cotangents, allow_unused=True)
+                grads = torch.autograd.grad(outputs, self._inputs, cotangents, allow_unused=True)
             return [
                 torch.zeros(shape, dtype=dtype, device=device) if each is None else each
-                for each, (shape, dtype, device) in zip(found, self._like, strict=True)
+                for each, (shape, dtype, device) in zip(grads, self._like, strict=True)
             ]
 
         many = any(cotangent.dim() > self._dimensions[i] for i, cotangent in given.items())

@@ -28,15 +28,15 @@ def available_memory(tensors: Sequence[torch.Tensor] = ()) -> int:
     for tensor in tensors:
         if tensor.is_cuda:
             return int(torch.cuda.mem_get_info(tensor.device)[0])
-    found = []
+    limits = []
     for line in _lines("/proc/meminfo"):
         if line.startswith("MemAvailable:"):
-            found.append(int(line.split()[1]) * 1024)
+            limits.append(int(line.split()[1]) * 1024)
     limit, used = (_lines(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
     if limit and used and limit[0].isdigit():
-        found.append(max(0, int(limit[0]) - int(used[0])))
-    if found:
-        return min(found)
+        limits.append(max(0, int(limit[0]) - int(used[0])))
+    if limits:
+        return min(limits)
     names = getattr(os, "sysconf_names", {})
     if "SC_PHYS_PAGES" in names:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2

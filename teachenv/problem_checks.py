@@ -183,19 +183,21 @@ def check_targets(settings: Settings, task: Task, loss: LossFamily) -> None:
     targets = task.pool[1]
     kinds = possible_kinds(targets) if task.target_kind is None else {task.target_kind}
     what = "" if task.target_kind is None else f"{task.target_kind}, "
-    found = f"targets of task {task.name!r} are {what}{targets.dtype} of shape {tuple(targets.shape[1:])} a sample"
+    targets_are = (
+        f"targets of task {task.name!r} are {what}{targets.dtype} of shape {tuple(targets.shape[1:])} a sample"
+    )
     if loss.reads and not kinds & {*loss.reads}:
         read = " or ".join("class labels" if each == "labels" else each for each in loss.reads)
         base = USUAL["numbers" if "numbers" in kinds else min(kinds)]
         options = f" with loss_kwargs={checks.shown(settings.loss_kwargs)}" if settings.loss_kwargs else ""
         raise ValueError(
-            f"loss={checks.shown(settings.loss)}{options} is of {read}, but {found}: choose a loss that fits, such as "
-            f'loss="sample-weights", loss_kwargs={{"base": "{base}"}} (as a method of teachenv.compare: '
+            f"loss={checks.shown(settings.loss)}{options} is of {read}, but {targets_are}: choose a loss that fits, "
+            f'such as loss="sample-weights", loss_kwargs={{"base": "{base}"}} (as a method of teachenv.compare: '
             f'teachenv.experiment.fixed("{base}")), or a teachenv.LossFamily of your own'
         )
     if settings.warm_start and not kinds & {*reads("cross-entropy")}:
         raise ValueError(
-            f"warm_start={settings.warm_start} is steps of cross-entropy, which is of class labels, but {found}: "
+            f"warm_start={settings.warm_start} is steps of cross-entropy, which is of class labels, but {targets_are}: "
             "leave it at 0"
         )
 

@@ -109,14 +109,14 @@ class StudentUpdate(Update):
 
     def of_action(self, state: StudentState, action: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
         """Puts the derivative of the minibatch's coordinates into their places, see `Update.of_action`."""
-        control, found = self.move.control, self._places(state.step)
+        control, places = self.move.control, self._places(state.step)
         of_augmentation = part[..., -1] if control.augmentation else None
         if control.augmentation:
             part = part[..., :-1]
-        if found is None or not control.loss:
+        if places is None or not control.loss:
             return control.of_action(part, of_augmentation)
         # Of many students each has a minibatch of its own; of many cotangents of one student all have the same.
-        of_one = found.expand_as(part)
+        of_one = places.expand_as(part)
         if self.move.loss.of_domains:
             every = part.new_zeros(*part.shape[:-1], control.loss_size)
             return control.of_action(every.scatter_add(-1, of_one, part), of_augmentation)

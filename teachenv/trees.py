@@ -52,7 +52,7 @@ def places_of(tree: Any, name: str, of: type | tuple[type, ...] = torch.Tensor) 
         branches = {f"{name}.{field}": getattr(tree, field) for field in fields}
     else:
         return {}
-    return {place: found for where, branch in branches.items() for place, found in places_of(branch, where, of).items()}
+    return {place: leaf for where, branch in branches.items() for place, leaf in places_of(branch, where, of).items()}
 
 
 def with_tensors(tree: T, tensors: Iterable[Any]) -> T:

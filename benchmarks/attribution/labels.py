@@ -162,7 +162,9 @@ _QUALITIES: Sequence[Mapping[str, Any]] = (
 )
 
 
-def found(method: str, task: str, noise: Noise, size: Size, seed: int, data_root: str | None, folder: Path) -> Outcome:
+def measured(
+    method: str, task: str, noise: Noise, size: Size, seed: int, data_root: str | None, folder: Path
+) -> Outcome:
     """How well a method finds wrong labels; or why it does not.
 
     Args:

@@ -98,7 +98,7 @@ def _ranking(options: Options, task: str, size: labels.Size, noise: labels.Noise
         seed=seed,
         config={"samples": size.samples, **size.options, **noise._asdict()},
         label=f"{task}-{noise.name}, seed {seed}: {method}",
-        function=labels.found,
+        function=labels.measured,
         arguments={"method": method, "task": task, "noise": noise, "size": size, "seed": seed}
         | {"data_root": options.root},
         last="auc",

@@ -116,13 +116,13 @@ def _influence(trained: Trained) -> Sequence[np.ndarray]:
     from dattri.algorithm.influence_function import IFAttributorCG
 
     task, pool = _dattri_task(trained, trained.checkpoints[-1:]), trained.env.task.pool
-    found = []
+    values = []
     for damping in (1.0, 0.1, 0.01):
         attributor = IFAttributorCG(task, max_iter=10, regularization=damping)
         attributor.cache(DataLoader(TensorDataset(*pool), batch_size=len(pool[0])))
         with torch.no_grad():
-            found.append(-attributor.attribute(*trained.loaders()).detach().T.numpy())
-    return found
+            values.append(-attributor.attribute(*trained.loaders()).detach().T.numpy())
+    return values
 
 
 def _dattri_trak(trained: Trained) -> Sequence[np.ndarray]:
@@ -190,7 +190,7 @@ def _ekfac(trained: Trained) -> Sequence[np.ndarray]:
     task = Classification()
     pool, tests = (TensorDataset(*split) for split in (trained.env.task.pool, trained.tests))
     sizes = {"per_device_query_batch_size": _BATCH, "per_device_train_batch_size": _BATCH}
-    found = []
+    values = []
     with tempfile.TemporaryDirectory() as folder:
         analyzer = Analyzer(
             "tests", prepare_model(trained.module(), task), task, cpu=True, disable_tqdm=True, output_dir=folder
@@ -201,8 +201,8 @@ def _ekfac(trained: Trained) -> Sequence[np.ndarray]:
                 f"scores-{damping}", "factors", tests, pool, score_args=ScoreArguments(damping), **sizes
             )
             scores = analyzer.load_pairwise_scores(f"scores-{damping}")
-            found.append(-scores["all_modules"].numpy())
-    return found
+            values.append(-scores["all_modules"].numpy())
+    return values
 
 
 METHODS: dict[str, Method] = {

@@ -59,11 +59,11 @@ def find_images(root: str | None, train: int, test: int) -> Images:
     """
     files = FileDataset("MNIST", "mnist", OFFICIAL_FILES)
     folders = [folder for each in candidate_roots(root) for folder in (each, each / files.folder)]
-    found = next((folder for folder in folders if not files.missing(folder)), None)
-    if found is None:
+    complete = next((folder for folder in folders if not files.missing(folder)), None)
+    if complete is None:
         print("mnist is not on this machine: procedural images in its form", file=sys.stderr, flush=True)
         return Images("procedural-28x28", _procedural(train, 0), _procedural(test, 1))
-    parts = _read(found, "train", train), _read(found, "t10k", test)
+    parts = _read(complete, "train", train), _read(complete, "t10k", test)
     sizes = [len(labels) for _, labels in parts]
     return Images("mnist" if sizes == [60_000, 10_000] else f"mnist-subset-{sizes[0]}", *parts)
 

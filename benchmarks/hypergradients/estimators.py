@@ -83,8 +83,8 @@ class Static:
     def differentiated(self, **options: Any) -> Estimates:
         """The gradient by `meta.hypergradient`."""
         process, begin = self.single()
-        found = meta.hypergradient(process, begin, [self.action], steps_per_action=self.steps, **options)
-        return Estimates(found.actions, found.gradient_evaluations)
+        gradient = meta.hypergradient(process, begin, [self.action], steps_per_action=self.steps, **options)
+        return Estimates(gradient.actions, gradient.gradient_evaluations)
 
     def sampled(self, estimator: Callable[..., Estimates], students: int, **options: Any) -> Estimates:
         """An estimate by trainings of a batch."""
@@ -139,8 +139,8 @@ ESTIMATORS: dict[str, Callable[[Static], Estimates]] = {
 @functools.lru_cache(maxsize=8)
 def _estimated(name: str, training: Static) -> tuple[Estimates, float]:
     start = time.perf_counter()
-    found = ESTIMATORS[name](training)
-    return found, time.perf_counter() - start
+    estimates = ESTIMATORS[name](training)
+    return estimates, time.perf_counter() - start
 
 
 def measured(name: str, training: Static, folder: Path) -> Outcome:
@@ -152,31 +152,31 @@ def measured(name: str, training: Static, folder: Path) -> Outcome:
         folder: is not used.
     """
     exact = _estimated("rmd", training)[0].mean
-    found, seconds = _estimated(name, training)
-    values = {"gradient_norm": float(exact.norm()), **compared(found, exact, training.steps)}
-    if len(found.samples) == 1:
+    estimates, seconds = _estimated(name, training)
+    values = {"gradient_norm": float(exact.norm()), **compared(estimates, exact, training.steps)}
+    if len(estimates.samples) == 1:
         vars(training).pop("end", None)
         start = time.perf_counter()
         _ = training.end  # plain training, by the same steps
         values["time_ratio"] = seconds / (time.perf_counter() - start)
-    return Outcome(values=values, student_steps=found.student_steps, seconds=seconds)
+    return Outcome(values=values, student_steps=estimates.student_steps, seconds=seconds)
 
 
-def compared(found: Estimates, exact: torch.Tensor, steps: int) -> dict[str, float]:
+def compared(estimates: Estimates, exact: torch.Tensor, steps: int) -> dict[str, float]:
     """Bias, deviation, and what is to be expected at each budget.
 
     Args:
-        found: the estimates.
+        estimates: those of a method.
         exact: the exact gradient, (n,).
         steps: the student steps of one training.
     """
-    norm, mean, samples = float(exact.norm()), found.mean, len(found.samples)
-    variance = float(found.samples.var(0).sum()) if samples > 1 else 0.0
+    norm, mean, samples = float(exact.norm()), estimates.mean, len(estimates.samples)
+    variance = float(estimates.samples.var(0).sum()) if samples > 1 else 0.0
     noise = variance / samples
     bias = math.sqrt(max(0.0, float((mean - exact).square().sum()) - noise))
     along = float(mean @ exact) / norm
     square = max(float(mean.square().sum()) - noise, along**2)
-    cost = found.student_steps / samples / steps  # of a sample, in trainings
+    cost = estimates.student_steps / samples / steps  # of a sample, in trainings
     values = {
         "bias": bias / norm,
         "bias_error": math.sqrt(noise) / norm,
@@ -228,12 +228,12 @@ def expected(group: Group, metric: str, budget: int) -> list[float]:
     """
     stored = group.values(metric if budget == BUDGETS[0] else f"{metric}_many")
     bias, noise, deviation = (group.values(name) for name in ("bias", "bias_error", "deviation"))
-    found = []
+    errors = []
     for seed, value in stored.items():
         error = deviation[seed] / math.sqrt(budget)
         unbiased = deviation[seed] > 0 and bias[seed] < math.sqrt(3) * noise[seed]
-        found.append(value if not unbiased else error if metric == "relative_error" else 1 / math.hypot(1, error))
-    return found
+        errors.append(value if not unbiased else error if metric == "relative_error" else 1 / math.hypot(1, error))
+    return errors
 
 
 def _cell(group: Group, metric: str, budget: int, form: str) -> str:

@@ -66,20 +66,20 @@ def memory(contender: str, training: Setting, limit: int | None, disk_limit: int
     if contender == "rmd:disk" and file > disk_limit:
         return _failed(f"its file would take {file / 2**30:.3g} GiB, more than --disk-limit", training)
     try:
-        found = alone(differentiated, contender=contender, training=training, limit=limit)
+        measured = alone(differentiated, contender=contender, training=training, limit=limit)
     except _FAILURES as failure:
         reason = f"not installed: {failure.name}" if isinstance(failure, ImportError) else str(failure)
         return _failed(reason.splitlines()[0] if reason else type(failure).__name__, training)
-    values = {} if found.extra_bytes is None else {"extra_bytes": float(found.extra_bytes)}
-    values |= found.predictions
+    values = {} if measured.extra_bytes is None else {"extra_bytes": float(measured.extra_bytes)}
+    values |= measured.predictions
     if whole:
         expected = _reference(training)
-        values["relative_error"] = float((found.gradient.double() - expected).norm() / expected.norm())
+        values["relative_error"] = float((measured.gradient.double() - expected).norm() / expected.norm())
         if not math.isfinite(values["relative_error"]):
             return _failed("its gradient is not finite", training)
     else:
-        values["time_ratio"] = found.seconds / found.plain_seconds
-    return Outcome(values=values, student_steps=steps, seconds=found.seconds)
+        values["time_ratio"] = measured.seconds / measured.plain_seconds
+    return Outcome(values=values, student_steps=steps, seconds=measured.seconds)
 
 
 def _failed(reason: str, training: Setting) -> Outcome:

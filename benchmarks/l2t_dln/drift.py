@@ -26,8 +26,8 @@ def figure(title: str, groups: Sequence[Group]) -> Figure | None:
         title: what the table of the groups is called.
         groups: the methods.
     """
-    found = [(group.name, _curves(group)) for group in groups]
-    lines = style.split([pair for pair in found if pair[1]])
+    pairs = [(group.name, _curves(group)) for group in groups]
+    lines = style.split([pair for pair in pairs if pair[1]])
     if not lines[0]:
         return None
     looks = style.distinct([[name for name, _ in panel] for panel in lines])

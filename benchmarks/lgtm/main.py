@@ -132,8 +132,8 @@ class Options(ParallelOptions):
     @property
     def known(self) -> dict[str, Method]:
         """The methods of the studies that are asked for."""
-        found = rates.lines(self.student_labels) if RATES in self.study else {}
-        return found if self.study == (RATES,) else {**METHODS, **found}
+        of_rates = rates.lines(self.student_labels) if RATES in self.study else {}
+        return of_rates if self.study == (RATES,) else {**METHODS, **of_rates}
 
 
 def run(options: Options) -> None:

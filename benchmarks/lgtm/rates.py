@@ -45,18 +45,20 @@ def lines(student_labels: float | None = None) -> dict[str, Method]:
         "kd": Method("kd", True, settings=settings),
         "prokt": Method("prokt", settings=settings),
     }
-    found = dict(plain)
+    methods = dict(plain)
     for name, method in plain.items():
-        found |= {mixed(name, share): replace(method, mixed=share) for share in SHARES}
-    found["kd:teacher-of-feedback"] = replace(plain["kd"], tuned_on_feedback=True)
+        methods |= {mixed(name, share): replace(method, mixed=share) for share in SHARES}
+    methods["kd:teacher-of-feedback"] = replace(plain["kd"], tuned_on_feedback=True)
     for mode, rate in itertools.product(MODES, RATES):
-        found[influenced(mode, rate)] = Method("lgtm", False, {"mode": mode, "influence_rate": rate}, settings)
-    found |= {mixed(name, SHARES[0]): replace(m, mixed=SHARES[0]) for name, m in found.items() if m.distiller == "lgtm"}
+        methods[influenced(mode, rate)] = Method("lgtm", False, {"mode": mode, "influence_rate": rate}, settings)
+    methods |= {
+        mixed(name, SHARES[0]): replace(m, mixed=SHARES[0]) for name, m in methods.items() if m.distiller == "lgtm"
+    }
     for name in ("prokt", FOLLOWED):
         later = {**settings, "teacher_first": False}
-        found[f"{name}:student-first"] = replace(found[name], settings=later)
-        found[f"{name}:fine-tuned"] = replace(found[name], tuned=True)
-    return found
+        methods[f"{name}:student-first"] = replace(methods[name], settings=later)
+        methods[f"{name}:fine-tuned"] = replace(methods[name], tuned=True)
+    return methods
 
 
 def influenced(mode: str, rate: str | float) -> str:

@@ -87,8 +87,8 @@ def _evidence(group: Group) -> evidence.Evidence | None:
 
 
 def _term(group: Group) -> str:
-    found = _evidence(group)
-    return "" if found is None else f"{100 * found.moved:.3g}"
+    shown = _evidence(group)
+    return "" if shown is None else f"{100 * shown.moved:.3g}"
 
 
 def _chosen(group: Group) -> str:
@@ -100,8 +100,8 @@ def _chosen(group: Group) -> str:
 
 def losses(group: Group) -> str:
     """The least loss on dev, and that at the end, of the mean over seeds."""
-    found = np.array([[point[1] for point in row.data["measured"]] for row in group.with_data])
-    return f"{found.mean(0).min():.3f} → {found.mean(0)[-1]:.3f}" if found.size else ""
+    losses_of_seeds = np.array([[point[1] for point in row.data["measured"]] for row in group.with_data])
+    return f"{losses_of_seeds.mean(0).min():.3f} → {losses_of_seeds.mean(0)[-1]:.3f}" if losses_of_seeds.size else ""
 
 
 def _rates(parts: Mapping[str, Sequence[Group]]) -> Figure | None:
@@ -129,8 +129,8 @@ def _rates(parts: Mapping[str, Sequence[Group]]) -> Figure | None:
             line = [named("prokt"), *(named(influenced(mode, rate)) for rate in RATES)]
             # Beside one another, so that no interval hides another.
             places = [place + 0.1 * (number - 1) for place in range(len(line))]
-            found = [(place, by_name[name]) for place, name in zip(places, line, strict=True) if name in by_name]
-            _with_intervals(axis, found, color=style.PALETTE[1 + number], label=f"LGTM, {mode}")
+            placed = [(place, by_name[name]) for place, name in zip(places, line, strict=True) if name in by_name]
+            _with_intervals(axis, placed, color=style.PALETTE[1 + number], label=f"LGTM, {mode}")
         controls = [named("cross-entropy"), named("kd"), *([] if share else ["kd:teacher-of-feedback"])]
         for dashes, name in zip(("--", ":", "-."), controls, strict=False):
             if name in by_name and ACCURACY.values(by_name[name]):
@@ -141,8 +141,8 @@ def _rates(parts: Mapping[str, Sequence[Group]]) -> Figure | None:
     return figure
 
 
-def _with_intervals(axis: Any, found: Sequence[tuple[float, Group]], **look: Any) -> None:
-    points = [(place, list(ACCURACY.values(group).values())) for place, group in found]
+def _with_intervals(axis: Any, placed: Sequence[tuple[float, Group]], **look: Any) -> None:
+    points = [(place, list(ACCURACY.values(group).values())) for place, group in placed]
     points = [(place, values) for place, values in points if values]
     middles = np.array([np.mean(values) for _, values in points])
     ends = np.array([bootstrap_interval(values) if len(values) > 1 else (np.mean(values),) * 2 for _, values in points])

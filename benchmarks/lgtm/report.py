@@ -85,8 +85,8 @@ def evidence_of(group: Group, untaught: str, measure: Measure = ACCURACY) -> evi
 
 
 def _term(group: Group) -> str:
-    found = _evidence(group)
-    return "" if found is None else f"{100 * found.moved:.2g}"
+    shown = _evidence(group)
+    return "" if shown is None else f"{100 * shown.moved:.2g}"
 
 
 def _costs(rows: Sequence[Row]) -> list[Section]:

@@ -215,9 +215,9 @@ class _Distilling(_Run):
         """Measures the student on dev, and offers it to the record."""
         student, parts, setting = self.distiller.student.network, self.parts, self.setting
         right = parts.true_dev.labels
-        found = setting.evaluate(student, parts.dev, right, parts)
-        record.offer("student", setting.selecting(found.scores), student)
-        values: dict[str, Any] = {"dev": found.scores, "predictions": found.predictions}
+        quality = setting.evaluate(student, parts.dev, right, parts)
+        record.offer("student", setting.selecting(quality.scores), student)
+        values: dict[str, Any] = {"dev": quality.scores, "predictions": quality.predictions}
         if isinstance(self.distiller, FineTuning):
             taught: tuple[float | None, ...] = (None, None, None)
         elif self.distiller.teacher_learns or not record.curve:
@@ -226,7 +226,7 @@ class _Distilling(_Run):
         else:
             before = record.curve[-1].values
             taught = (before["teacher"], *before["measured"][2:])
-        values |= {"teacher": taught[0], "measured": (found.loss, found.entropy, *taught[1:])}
+        values |= {"teacher": taught[0], "measured": (quality.loss, quality.entropy, *taught[1:])}
         if isinstance(self.distiller, LGTM) and setting.watched:
             values["influences"] = _influences(self.distiller, parts, setting)
         return values
@@ -256,8 +256,8 @@ def _influences(distiller: LGTM, data: Parts, setting: Setting) -> list[float]:
         def losses(student: nn.Module, part: Any) -> torch.Tensor:
             batch, logits = part
             each = soft_cross_entropy(logits, outputs_of(student, batch).logits, distiller.settings.temperature)
-            found: torch.Tensor = batch.of_samples(each)
-            return found
+            losses: torch.Tensor = batch.of_samples(each)
+            return losses
 
         values += influence(distiller.student.network, losses, (batch, taught), v).tolist()
     return [round(value, 6) for value in values]

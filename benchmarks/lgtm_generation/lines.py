@@ -30,7 +30,7 @@ def lines(online_rate: float) -> dict[str, Method]:
         online_rate: learning rate of teachers that learn beside the student, where tuning chooses something else.
     """
     online = {"teacher_rate": online_rate}
-    found = {
+    main = {
         "cross-entropy": Method(ALONE),
         "kd": Method("kd", True),
         "sequence-kd": Method("sequence-kd", True),
@@ -38,14 +38,14 @@ def lines(online_rate: float) -> dict[str, Method]:
         TAUGHT: _lgtm("meta", online),
         "lgtm:released": _lgtm("released", online),
     }
-    found |= {mixed(name, SHARE): replace(found[name], mixed=SHARE) for name in ("cross-entropy", "kd", UNTAUGHT)}
+    main |= {mixed(name, SHARE): replace(main[name], mixed=SHARE) for name in ("cross-entropy", "kd", UNTAUGHT)}
     others = {
         "lgtm:reweight": _lgtm("reweight", online),
-        mixed(TAUGHT, SHARE): replace(found[TAUGHT], mixed=SHARE),
+        mixed(TAUGHT, SHARE): replace(main[TAUGHT], mixed=SHARE),
         f"{UNTAUGHT}:untrained": Method("prokt", settings=online),
         f"{TAUGHT}:untrained": replace(_lgtm("meta", online), tuned=False),
     }
-    return found | others
+    return main | others
 
 
 def _lgtm(mode: str, settings: Mapping[str, Any]) -> Method:

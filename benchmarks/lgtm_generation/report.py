@@ -77,8 +77,8 @@ def _evidence(group: Group) -> evidence.Evidence | None:
 
 
 def _term(group: Group) -> str:
-    found = _evidence(group)
-    return "" if found is None else f"{100 * found.moved:.3g}"
+    shown = _evidence(group)
+    return "" if shown is None else f"{100 * shown.moved:.3g}"
 
 
 def _chosen(group: Group) -> Mapping[str, float]:
@@ -89,10 +89,10 @@ def _chosen(group: Group) -> Mapping[str, float]:
 
 def _teachers(group: Group) -> str:
     """BLEU of the teachers on dev at the first evaluation and the last; of fixed ones once."""
-    found = [(row.data["curve"][0][2], row.data["curve"][-1][2]) for row in group.with_data]
-    if not found or found[0][0] is None:
+    teachers = [(row.data["curve"][0][2], row.data["curve"][-1][2]) for row in group.with_data]
+    if not teachers or teachers[0][0] is None:
         return ""
-    first, last = 100 * np.mean(found, axis=0)
+    first, last = 100 * np.mean(teachers, axis=0)
     return f"{first:.1f}" if first == last else f"{first:.1f} → {last:.1f}"
 
 

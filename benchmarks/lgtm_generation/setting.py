@@ -90,14 +90,16 @@ class TranslationSetting(Setting):
 
     def parts(self, seed: int) -> Parts:
         """The sentences, which the seed draws from the pool; test is the task's own."""
-        found = _sentences(self.task, self.vocabulary_size, self.data_root)
-        order = torch.from_numpy(generator(seed, Purpose.SPLIT).permutation(len(found.pool.labels)))
+        sentences = _sentences(self.task, self.vocabulary_size, self.data_root)
+        order = torch.from_numpy(generator(seed, Purpose.SPLIT).permutation(len(sentences.pool.labels)))
         sizes = [self.train_size, self.feedback_size, self.dev_size]
         if sum(sizes) > len(order):
-            raise ValueError(f"{found.dataset} has {len(order)} sentences, expected {sum(sizes)}; take smaller sizes")
-        train, feedback, dev = map(found.pool.at, torch.split(order[: sum(sizes)], sizes))
-        scores = functools.partial(_bleu, found.vocabulary)
-        return Parts(found.dataset, len(found.vocabulary), scores, train, feedback, dev, dev, found.test)
+            raise ValueError(
+                f"{sentences.dataset} has {len(order)} sentences, expected {sum(sizes)}; take smaller sizes"
+            )
+        train, feedback, dev = map(sentences.pool.at, torch.split(order[: sum(sizes)], sizes))
+        scores = functools.partial(_bleu, sentences.vocabulary)
+        return Parts(sentences.dataset, len(sentences.vocabulary), scores, train, feedback, dev, dev, sentences.test)
 
     def network(self, size: int | None, classes: int) -> nn.Module:
         """Makes a translator: the teacher if no size is given, else a student of a width."""
@@ -116,8 +118,8 @@ class TranslationSetting(Setting):
     def lengths(self, batch: Batch) -> np.ndarray:
         """The longer side of each sentence, in tokens, (n,)."""
         source = batch.inputs.chunk(2, 1)[0]
-        found: np.ndarray = torch.maximum((source != PAD).sum(1), (batch.labels != VOID).sum(1)).numpy()
-        return found
+        lengths: np.ndarray = torch.maximum((source != PAD).sum(1), (batch.labels != VOID).sum(1)).numpy()
+        return lengths
 
     def trimmed(self, batch: Batch) -> Batch:
         """A minibatch without the padding that all of its sentences have."""
@@ -159,9 +161,9 @@ class _Sentences(NamedTuple):
 @functools.lru_cache(maxsize=2)
 def _sentences(task: str, vocabulary_size: int | None, data_root: str | None) -> _Sentences:
     """A task's sentences, read once in a process."""
-    found = translation(dataset=task, vocabulary_size=vocabulary_size, data_root=data_root)
-    assert isinstance(found.decisions, TokenDecisions)
-    return _Sentences(found.dataset, Batch(*found.pool), Batch(*found.test), found.decisions.vocabulary)
+    read = translation(dataset=task, vocabulary_size=vocabulary_size, data_root=data_root)
+    assert isinstance(read.decisions, TokenDecisions)
+    return _Sentences(read.dataset, Batch(*read.pool), Batch(*read.test), read.decisions.vocabulary)
 
 
 def _bleu(vocabulary: Vocabulary, said: np.ndarray, labels: np.ndarray) -> dict[str, float]:

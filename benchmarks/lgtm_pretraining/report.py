@@ -50,12 +50,14 @@ def make(rows: Sequence[Row]) -> Report:
     sections, unproven = [], []
     for phase, parts in zip(_PHASES, (models, cells), strict=True):
         for title, groups in parts.items():
-            made, found = (_of_models(), _of_model) if phase == _PHASES[0] else (_of_cells(taught), _of_cell(taught))
-            lower, matrix = ("; lower is better", []) if phase == _PHASES[0] else ("", [_matrix(title, groups)])
+            if phase == _PHASES[0]:
+                columns, evidence_of, lower, matrix = _of_models(), _of_model, "; lower is better", []
+            else:
+                columns, evidence_of, lower, matrix = _of_cells(taught), _of_cell(taught), "", [_matrix(title, groups)]
             sections += matrix
-            about = f"{_ABOUT}{lower}{evidence.meaning(groups, found)}."
-            sections.append(Section.of(f"{phase}: {title}", made, groups, about, shown=4))
-            unproven += [f"{title}: {g.name}" for g in groups if _follows(g) and found(g) is None]
+            about = f"{_ABOUT}{lower}{evidence.meaning(groups, evidence_of)}."
+            sections.append(Section.of(f"{phase}: {title}", columns, groups, about, shown=4))
+            unproven += [f"{title}: {g.name}" for g in groups if _follows(g) and evidence_of(g) is None]
     report = Report(
         "Distillation influence in pre-training and in fine-tuning",
         sections,
@@ -108,14 +110,14 @@ def _influences(models: Sequence[Group]) -> Mapping[str, float]:
 def _of_cell(taught: Mapping[str, float]) -> EvidenceOf:
     """The evidence of cells: the larger of the terms in both phases, and the difference to the same without them."""
 
-    def found(group: Group) -> Evidence | None:
+    def of_cell(group: Group) -> Evidence | None:
         plain = untaught(cell_of(group.name))
         shares = [taught.get(cell_of(group.name)[0], 0.0), *group.values(_TERM).values()]
         if plain is None or not any(shares):
             return None
         return Evidence(max(shares), tables.difference(group, name_of(plain), ACCURACY))
 
-    return found
+    return of_cell
 
 
 def _of_cells(taught: Mapping[str, float]) -> list[Column]:

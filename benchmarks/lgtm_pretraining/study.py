@@ -74,8 +74,8 @@ class Study:
         cases: list[Case] = []
         for seed in range(self.seeds):
             cases += [self._teacher(self.pretraining, seed), self._teacher(self.tuning, seed)]
-            found = [self._second(session, cell, seed) for cell in self.cells]
-            cases += [case for case in found if case is not None]
+            of_cells = [self._second(session, cell, seed) for cell in self.cells]
+            cases += [case for case in of_cells if case is not None]
         return cases
 
     def _first_tried(self, name: str) -> Tried:

@@ -137,9 +137,9 @@ class _Training:
         """Measures the student on dev, and offers it to the record."""
         network = self.distiller.student.network
         with matmuls(_PRECISION):
-            found = self.phase.measured(network, self._parts.dev)
-        record.offer(NETWORK, found[self.phase.metric], network, self.phase.higher_is_better)
-        return found
+            measures = self.phase.measured(network, self._parts.dev)
+        record.offer(NETWORK, measures[self.phase.metric], network, self.phase.higher_is_better)
+        return measures
 
     def state(self) -> dict[str, Any]:
         """All that changes in training."""

@@ -103,8 +103,8 @@ def _best_ordinary(groups: Sequence[Group], valid: Measure) -> str | None:
 
 def _alone(groups: Sequence[Group]) -> str:
     """What there is to imitate in a model that is trained alone, in words; empty if nobody watched one."""
-    found = next((group for group in groups if group.name.startswith(_WATCHED) and _UNIFORM.values(group)), None)
-    return "" if found is None else f"; it is {deviation('', _UNIFORM, '.3g', '.2g').cell(found)} of a model alone"
+    watched = next((group for group in groups if group.name.startswith(_WATCHED) and _UNIFORM.values(group)), None)
+    return "" if watched is None else f"; it is {deviation('', _UNIFORM, '.3g', '.2g').cell(watched)} of a model alone"
 
 
 def _watched(group: Group) -> str:
@@ -121,8 +121,8 @@ def _gains(tasks: Mapping[str, Sequence[Row]], order: Sequence[str]) -> Figure |
         name = _best_ordinary(list(groups.values()), _on_dev(test))
         for number, (which, label) in enumerate((("", "best epoch"), ("last_", "last epoch"))):
             measure = replace(test, metric=which + test.metric, scale=better * test.scale)
-            found = _by_share(groups, _LOT, lambda group, m=measure: difference(group, BASELINE, m))  # type: ignore[misc]
-            points = [(share, gain.mean, gain.low, gain.high) for share, gain in found]
+            gains = _by_share(groups, _LOT, lambda group, m=measure: difference(group, BASELINE, m))  # type: ignore[misc]
+            points = [(share, gain.mean, gain.low, gain.high) for share, gain in gains]
             _draw(axis, points, number, f"LoT, {label}")
             beside = None if name is None else difference(groups[name], BASELINE, measure)
             if beside is not None:
@@ -140,8 +140,8 @@ def _distances(tasks: Mapping[str, Sequence[Row]], order: Sequence[str]) -> Figu
 
     def panel(axis: Any, groups: Mapping[str, Group], rows: Sequence[Row]) -> None:
         for number, (kind, label) in enumerate(((_LOT, "from LoT's model"), (_WATCHED, "from a model trained alone"))):
-            found = _by_share(groups, kind, lambda group: list(_KL["valid"].values(group).values()) or None)
-            points = [(share, float(np.mean(values)), *_interval(values)) for share, values in found]
+            distances = _by_share(groups, kind, lambda group: list(_KL["valid"].values(group).values()) or None)
+            points = [(share, float(np.mean(values)), *_interval(values)) for share, values in distances]
             _draw(axis, points, number, label)
         axis.set_yscale("log")
         style.describe(axis, "student's share of the model's parameters", "KL at the end, validation data, nats")
@@ -171,8 +171,8 @@ def _panels(
 def _by_share(groups: Mapping[str, Group], kind: str, of: Callable[[Group], Any]) -> list[tuple[float, Any]]:
     """What there is of each line of a kind, by the share of its student, from small to large."""
     lines = [group for name, group in groups.items() if name.startswith(kind)]
-    found = [(share, value) for group in lines if (share := share_of(group)) and (value := of(group)) is not None]
-    return sorted(found, key=lambda pair: pair[0])
+    pairs = [(share, value) for group in lines if (share := share_of(group)) and (value := of(group)) is not None]
+    return sorted(pairs, key=lambda pair: pair[0])
 
 
 def _interval(values: Sequence[float]) -> tuple[float, float]:

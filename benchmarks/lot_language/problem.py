@@ -102,18 +102,21 @@ class LanguageProblem(Problem):
     def with_students(self, share: float) -> Problem:
         """The problem with students of the model's kind and a share of its parameters; widths keep their ratios."""
         widths = {name: self.options[name] for name in ("embedding", "width", "inner") if name in self.options}
-        own, words = self.options["width"], len(self.data.vocabulary)
+        model_width, words = self.options["width"], len(self.data.vocabulary)
 
         def options(width: int) -> dict[str, Any]:
-            return {**self.options, **{name: max(1, round(value * width / own)) for name, value in widths.items()}}
+            return {
+                **self.options,
+                **{name: max(1, round(value * width / model_width)) for name, value in widths.items()},
+            }
 
         def parameters(width: int) -> int:
             with torch.device("meta"):
                 network = make_language_model(self.model, words, **options(width))
             return parameters_of(network)
 
-        width = nearest_width(parameters, own, share)
-        return replace(self, student=None, student_options=None if width == own else options(width))
+        width = nearest_width(parameters, model_width, share)
+        return replace(self, student=None, student_options=None if width == model_width else options(width))
 
     def changed(self, options: Mapping[str, Any]) -> Problem:
         """The problem with other options; dropout is one of the networks'."""

@@ -168,8 +168,8 @@ def _texts(
     draws = rng.random((len(labels), 2))
     lines = []
     for label, colour, brightness, (which, name) in zip(labels.tolist(), colours, brightnesses, draws, strict=True):
-        own = names[label]
+        names_of_label = names[label]
         template = TEMPLATES[int(which * len(TEMPLATES))]
         words = {"colour": COLOURS[colour], "brightness": BRIGHTNESSES[brightness]}
-        lines.append(template.format(name=own[int(name * len(own))], **words))
+        lines.append(template.format(name=names_of_label[int(name * len(names_of_label))], **words))
     return lines

@@ -43,14 +43,14 @@ class PairProblem(ImageProblem):
 
     def with_students(self, share: float) -> PairProblem:
         """The problem with students of a share of the model's parameters."""
-        own, shape, words = _width(self.model), self.shape, len(self.captions.vocabulary)
+        model_width, shape, words = _width(self.model), self.shape, len(self.captions.vocabulary)
 
         def parameters(width: int) -> int:
             with torch.device("meta"):
                 return parameters_of(TwoTowers(shape, words, width))
 
-        width = nearest_width(parameters, own, share)
-        return replace(self, student=None if width == own else f"{_KIND}{width}")
+        width = nearest_width(parameters, model_width, share)
+        return replace(self, student=None if width == model_width else f"{_KIND}{width}")
 
     def network(self, role: Role) -> nn.Module:
         """Makes two towers, initialised from torch's global generator."""
@@ -77,10 +77,10 @@ class PairProblem(ImageProblem):
         with torch.no_grad():
             of_prompts = network.embedded_texts(prompts.flatten(0, 1))
             classes = F.normalize(of_prompts.view(*prompts.shape[:2], -1).mean(1), dim=-1)
-            found = [
+            predicted = [
                 (network.embedded(images) @ classes.T).argmax(-1) for images, _ in self._pairs(split, _EVALUATION_BATCH)
             ]
-        return float((torch.cat(found) == labels).double().mean())
+        return float((torch.cat(predicted) == labels).double().mean())
 
     def further(self, network: nn.Module) -> dict[str, float]:
         """The share of test pairs that are found first among those of a minibatch, the mean over both directions.
@@ -93,7 +93,7 @@ class PairProblem(ImageProblem):
                 self.read(network, "test"), self._pairs("test", self.batch_size), strict=True
             ):
                 same = (captions[:, None] == captions[None]).all(-1)
-                hits += [same[torch.arange(len(same)), found] for found in logits.argmax(-1)]
+                hits += [same[torch.arange(len(same)), nearest] for nearest in logits.argmax(-1)]
         return {"recall_at_1": float(torch.cat(hits).double().mean())}
 
     def reader(self) -> Reader:

@@ -44,9 +44,9 @@ class Where(NamedTuple):
 
 def where(task: str) -> Where:
     """Reads a task's name, such as `n10-T100-rough`."""
-    found = re.fullmatch(r"n(\d+)-T(\d+)(-rough)?", task)
-    assert found is not None, task
-    return Where(int(found[1]), int(found[2]), found[3] is not None)
+    match = re.fullmatch(r"n(\d+)-T(\d+)(-rough)?", task)
+    assert match is not None, task
+    return Where(int(match[1]), int(match[2]), match[3] is not None)
 
 
 def make(rows: Sequence[Row], methods: Sequence[str], seeds: int) -> Report:
@@ -139,8 +139,8 @@ def _smoothness(groups: Sequence[Group]) -> Figure | None:
 
 def _bounds(group: Group) -> tuple[float, float] | None:
     """J of the untaught and of those with the best constant action, means over seeds; None: they were not measured."""
-    found = [group.beside.get(name) for name in (UNTAUGHT, KNOWN)]
-    ends = [np.mean([*OBJECTIVE.values(g).values()]) for g in found if g is not None]
+    bounds = [group.beside.get(name) for name in (UNTAUGHT, KNOWN)]
+    ends = [np.mean([*OBJECTIVE.values(g).values()]) for g in bounds if g is not None]
     return (float(ends[0]), float(ends[1])) if len(ends) == 2 else None
 
 
@@ -206,12 +206,12 @@ def along(tasks: Mapping[str, Sequence[Group]], axis: str) -> Figure | None:
     title = f"{other} {fixed:,}"
     figure, (left, right) = style.panels([title, title])
     for name in names:
-        found = {x: group for x, groups in sorted(chosen.items()) for group in groups if group.name == name}
+        drawn = {x: group for x, groups in sorted(chosen.items()) for group in groups if group.name == name}
         # Dashed where it can lie on the line of the whole gradient.
         line = {**looks[name].line("o"), "linestyle": "--" if name == "rmd:truncated" else "-"}
-        parts = [(x, 100 * part) for x, group in found.items() if (part := gained(group)) is not None]
+        parts = [(x, 100 * part) for x, group in drawn.items() if (part := gained(group)) is not None]
         left.plot(*np.array(parts).reshape(-1, 2).T, label=name, **line)
-        middles = {x: _median(reached(group)) for x, group in found.items()}
+        middles = {x: _median(reached(group)) for x, group in drawn.items()}
         seen = [(x, y) for x, y in middles.items() if y is not None]
         right.plot(*np.array(seen).reshape(-1, 2).T, label=name, **line)
         if never := [x for x, y in middles.items() if y is None]:

@@ -62,8 +62,8 @@ class SequenceKD(KD):
         new = {key: row for row, key in enumerate(_keys(source)) if key not in self._said}
         if new:
             self.teacher.network.eval()
-            found = translated(self._translate, source[list(new.values())])
-            self._said |= dict(zip(new, map(_ended, found), strict=True))
+            translations = translated(self._translate, source[list(new.values())])
+            self._said |= dict(zip(new, map(_ended, translations), strict=True))
 
     def said(self, batch: Batch) -> Batch:
         """The batch with the teacher's translations in place of the labels."""

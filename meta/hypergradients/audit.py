@@ -45,25 +45,25 @@ _OTHERWISE: dict[Derivative, str] = {
 
 @dataclass(frozen=True)
 class AuditRow:
-    """What was found of one derivative of one module.
+    """What was measured of one derivative of one module.
 
     Attributes:
         module: its name in the model; "" is the model itself.
         kind: the name of its class.
         derivative: `"double backward"` or `"forward over reverse"`.
-        found: with PyTorch's own kernels: `"right"`; `"wrong"`; `"missing"`, it raises; `"nondeterministic"`, two calls
-            differ, so that nothing can be compared; `"unchecked"`, the module cannot be called in float64.
+        in_pytorch: with PyTorch's own kernels: `"right"`; `"wrong"`; `"missing"`, it raises; `"nondeterministic"`, two
+            calls differ, so that nothing can be compared; `"unchecked"`, the module cannot be called in float64.
         error: relative to central differences; None where there is nothing to compare.
         operation: what has no derivative or a wrong one, or what differs between two calls, as far as known.
         replacement: what teachenv puts into its place; None: nothing.
-        replaced: what was found with that.
+        replaced: the same with that.
         replaced_error: its error.
     """
 
     module: str
     kind: str
     derivative: Derivative
-    found: Finding
+    in_pytorch: Finding
     error: float | None = None
     operation: str | None = None
     replacement: str | None = None
@@ -73,14 +73,14 @@ class AuditRow:
     @property
     def ok(self) -> bool:
         """Whether the derivative is right as teachenv computes it."""
-        return (self.found if self.replaced is None else self.replaced) == "right"
+        return (self.in_pytorch if self.replaced is None else self.replaced) == "right"
 
     def _cells(self) -> tuple[str, ...]:
-        found = _with_error(self.found, self.error)
-        instead = self.replacement or ("" if self.found == "right" else "nothing else")
+        in_pytorch = _with_error(self.in_pytorch, self.error)
+        instead = self.replacement or ("" if self.in_pytorch == "right" else "nothing else")
         if self.replaced is not None:
             instead += f": {_with_error(self.replaced, self.replaced_error)}"
-        return f"{self.module or 'the model'} ({self.kind})", self.derivative, found, self.operation or "", instead
+        return f"{self.module or 'the model'} ({self.kind})", self.derivative, in_pytorch, self.operation or "", instead
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Audit:
 
     def __str__(self) -> str:
         """A table of what is not right, or replaced, and a sentence on each way to differentiate."""
-        said = [row._cells() for row in self.rows if row.found != "right" or row.replacement is not None]
+        said = [row._cells() for row in self.rows if row.in_pytorch != "right" or row.replacement is not None]
         cells = [("module", "derivative", "in PyTorch", "operation", "in teachenv"), *said] if said else []
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         lines = ["  ".join(f"{c:{width}}" for c, width in zip(line, widths, strict=True)).rstrip() for line in cells]
@@ -181,7 +181,7 @@ def _restore(module: nn.Module, attributes: dict[str, Any]) -> None:
 def _rows_of(skeleton: Skeleton, call: Call, before: Sequence[AuditRow]) -> list[AuditRow]:
     """The rows of a call, given those before it, among them those of the modules that it contains."""
     inner = [row for row in before if not call.name or row.module.startswith(f"{call.name}.")]
-    if any(row.found in ("nondeterministic", "unchecked") for row in inner):
+    if any(row.in_pytorch in ("nondeterministic", "unchecked") for row in inner):
         return []  # and so is this call
     wide, narrow = Repeated(skeleton, call), Repeated(skeleton, call, dtype=None)
     alike = all(a.dtype == b.dtype for a, b in zip(wide.point, narrow.point, strict=True))
@@ -203,16 +203,16 @@ def _row(
 ) -> AuditRow | None:
     """The row of one derivative, given those of the modules inside; None if there is nothing to add to these."""
     functions = [function for function in _REPLACED[derivative] if function in call.functions]
-    found = derivatives.found(derivative, exchanged=False)
-    row = AuditRow(call.name, call.kind, derivative, found.finding, found.error, found.operation)
-    if found.finding == "right" and not functions:
+    in_pytorch = derivatives.verdict(derivative, exchanged=False)
+    row = AuditRow(call.name, call.kind, derivative, in_pytorch.finding, in_pytorch.error, in_pytorch.operation)
+    if in_pytorch.finding == "right" and not functions:
         return None if list(call.module.children()) else row
-    replaced = derivatives.found(derivative, exchanged=True)
-    explained = any(row.found != "right" for row in inner)
+    replaced = derivatives.verdict(derivative, exchanged=True)
+    explained = any(row.in_pytorch != "right" for row in inner)
     if explained and not functions and (replaced.finding == "right" or not all(row.ok for row in inner)):
         return None
     names = {function.__name__ for function in functions}
-    if found.finding == "wrong" or explained:
+    if in_pytorch.finding == "wrong" or explained:
         names |= derivatives.custom_functions()
         row = replace(row, operation=", ".join(sorted(names)) or None)
     if not functions and replaced.finding != "right":
@@ -221,5 +221,5 @@ def _row(
     return replace(row, replacement=", ".join(sorted(texts)), replaced=replaced.finding, replaced_error=replaced.error)
 
 
-def _with_error(found: Finding, error: float | None) -> str:
-    return found if error is None or found == "right" else f"{found} by {error:.1e}"
+def _with_error(finding: Finding, error: float | None) -> str:
+    return finding if error is None or finding == "right" else f"{finding} by {error:.1e}"

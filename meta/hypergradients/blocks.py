@@ -93,11 +93,11 @@ class _Block:
 
     @contextmanager
     def exchanged(self, kernels: Kernels, pushed: bool) -> Iterator[None]:
-        own = {key: self.module.__dict__[key] for key in _OWN if key in self.module.__dict__}
+        attributes = {key: self.module.__dict__[key] for key in _OWN if key in self.module.__dict__}
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             self.called = True
-            return _Call(self, own, args, kwargs, kernels, pushed).result()
+            return _Call(self, attributes, args, kwargs, kernels, pushed).result()
 
         with self.having({"forward": forward, "_forward_pre_hooks": {}, "_forward_hooks": {}}):
             yield
@@ -127,10 +127,10 @@ class _Call:
     """A call of a block, which can be repeated."""
 
     def __init__(
-        self, block: _Block, own: dict[str, Any], args: Any, kwargs: Any, kernels: Kernels, pushed: bool
+        self, block: _Block, attributes: dict[str, Any], args: Any, kwargs: Any, kernels: Kernels, pushed: bool
     ) -> None:
         self.block, self.pushed = block, pushed
-        self._own, self._kernels = own, kernels
+        self._attributes, self._kernels = attributes, kernels
         inputs = tensors_of((args, kwargs))
         self._arguments = with_tensors((args, kwargs), map(_Place, range(len(inputs))))
         self._names, self._count = list(block.skeleton.places), len(inputs)
@@ -196,7 +196,7 @@ class _Call:
         pairs = [(output, w) for output, w in zip(outputs, weights, strict=True) if output.requires_grad]
         if self.pushed:
             _cut_cycles(outputs)
-        found = torch.autograd.grad(
+        grads = torch.autograd.grad(
             [output for output, _ in pairs],
             wanted,
             [w for _, w in pairs],
@@ -204,8 +204,8 @@ class _Call:
             materialize_grads=True,
         )
         if self.pushed and self.block.composed:
-            _cut_cycles(found)
-        fresh = map(_fresh, found)
+            _cut_cycles(grads)
+        fresh = map(_fresh, grads)
         return [next(fresh) if need else None for need in needed]
 
     def _at(self, tensors: Sequence[torch.Tensor]) -> Any:
@@ -213,7 +213,7 @@ class _Call:
         inputs = [t.clone() if t.is_floating_point() else t for t in tensors[: self._count]]
         args, kwargs = mapped(lambda place: inputs[place.index], self._arguments, of=_Place)
         held = dict(zip(self._names, tensors[self._count :], strict=True))
-        with self.block.having(self._own), self.block.skeleton.holding(held):
+        with self.block.having(self._attributes), self.block.skeleton.holding(held):
             return self.block.module(*args, **kwargs)
 
     @contextmanager
@@ -290,13 +290,13 @@ def _fresh(tensor: torch.Tensor) -> torch.Tensor:
 def _blocks_of(model: nn.Module, names: Sequence[str] | None) -> dict[str, nn.Module]:
     modules = dict(model.named_modules())
     if names is None:
-        found = _members(model, "")
-        if not found:
+        members = _members(model, "")
+        if not members:
             raise ValueError(
                 'adjoint="blockwise" found no nn.Sequential or nn.ModuleList of several modules; name the blocks: '
                 "blocks=[...], names of modules"
             )
-        return found
+        return members
     chosen: dict[str, nn.Module] = {}
     for name in names:
         if not name or name not in modules:

@@ -158,10 +158,10 @@ class _File:
             yield
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            found = f"is full after {self._size:,} bytes of states" if full else "cannot be written to"
+            problem = f"is full after {self._size:,} bytes of states" if full else "cannot be written to"
             raise OSError(
                 error.errno,
-                f"memory='disk': the folder {self._folder!r} {found} ({error.strerror}); name one with room "
+                f"memory='disk': the folder {self._folder!r} {problem} ({error.strerror}); name one with room "
                 "(folder=..., or TMPDIR), or take state_dtype='bfloat16', memory='reversible' or memory='log'",
             ) from error
 

@@ -94,9 +94,9 @@ class GradientProcess(Process):
         """
         types = {state.parameters[name].dtype for name in self.update.moved(state.parameters)}
         if not self.stops_gradients and (len(types) > 1 or not types <= RADIUS.keys()):
-            found = " and ".join(sorted(map(str, types)))
+            names = " and ".join(sorted(map(str, types)))
             raise ValueError(
-                f"found parameters of {found}, expected torch.float32 or torch.float64 alone: "
+                f"found parameters of {names}, expected torch.float32 or torch.float64 alone: "
                 'method="finite-difference" has no radius for others; take method="rmd"'
             )
 

@@ -75,7 +75,7 @@ class KeptAdjoints:
             if not all(map(_same, tensors_of((after, outcome)), tensors_of(plain))):
                 return False
             cotangent = training.value(state)[1]
-            found = adjoint(cotangent)
+            computed = adjoint(cotangent)
         except (
             RuntimeError,
             ValueError,
@@ -83,7 +83,7 @@ class KeptAdjoints:
             return False
         with double_backward_kernels():
             wanted = training.pullback(state, action, 0, cotangent)
-        return all(map(_close, tensors_of(found), tensors_of(wanted)))
+        return all(map(_close, tensors_of(computed), tensors_of(wanted)))
 
 
 def _same(one: torch.Tensor, other: torch.Tensor) -> bool:

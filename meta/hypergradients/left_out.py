@@ -88,10 +88,10 @@ def parts_left_out(
         return {_LOSS: loss} | {f"the buffer {n!r}": new[n] for n in update.statistics if n in tensors}
 
     def of_step(step: int) -> Tensors:
-        found = results(tensors := leaves(point), "reverse", step)
+        values = results(tensors := leaves(point), "reverse", step)
         parameters = [tensors[name] for name in state.parameters]
-        grads = torch.autograd.grad(found[_LOSS], parameters, retain_graph=True, materialize_grads=True)
-        return found | {_LOSS: torch.cat([grad.flatten() for grad in grads])}
+        grads = torch.autograd.grad(values[_LOSS], parameters, retain_graph=True, materialize_grads=True)
+        return values | {_LOSS: torch.cat([grad.flatten() for grad in grads])}
 
     with torch.enable_grad():  # a loss may take gradients itself, also of the parameters
         new = results({n: t.clone().requires_grad_(n not in update.statistics) for n, t in point.items()}, "none")
@@ -103,8 +103,8 @@ def parts_left_out(
             n for step in sorted({int(state.step), last}) for n in depending_on_numbers(partial(of_step, step))
         ]
         depending += depending_on_numbers(lambda: {"the objective": objective(at(leaves(point)))})
-        found = _not_followed(results, point, [n for n in update.statistics if n in point])
-    return list(dict.fromkeys([*found, *depending]))
+        detached = _not_followed(results, point, [n for n in update.statistics if n in point])
+    return list(dict.fromkeys([*detached, *depending]))
 
 
 def _not_followed(
@@ -128,15 +128,15 @@ def _not_followed(
         return {name: float((plus[name].double() - minus[name].double()).sum()) / (2 * size) for name in plus}
 
     far, near, tensors = quotients(step), quotients(step / 2), leaves(point)
-    found = []
+    names = []
     for name, value in results(tensors, "reverse").items():
         slopes = _slopes(value, tensors, along)
         rounding = torch.finfo(value.dtype).eps * float(value.detach().norm()) / step
         # Parts of either sign may cancel; their norm is what they usually add up to.
         size = max(abs(near[name]), float(slopes.norm()))
         if abs(float(slopes.sum()) - near[name]) > 0.02 * size + 10 * abs(far[name] - near[name]) + 30 * rounding:
-            found.append(name)
-    return found
+            names.append(name)
+    return names
 
 
 def _slopes(value: torch.Tensor, tensors: Tensors, along: Tensors) -> torch.Tensor:

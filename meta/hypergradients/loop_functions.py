@@ -57,19 +57,19 @@ class LoopFunctions:
         self._refuse_recomputation(named, buffers)
         with torch.enable_grad(), double_backward_kernels():
             loss, _ = self.at(every, buffers, 0, action, "none")
-            found: Sequence[torch.Tensor | None] = ()
+            grads: Sequence[torch.Tensor | None] = ()
             if loss.requires_grad:
-                found = torch.autograd.grad(loss, list(named.values()), allow_unused=True, retain_graph=True)
-        moved = [name for name, grad in zip(named, found, strict=False) if grad is not None]
-        own = dict(model.named_parameters())
-        _refuse_own(loss, {name: own[name] for name in every}, "the loss")
+                grads = torch.autograd.grad(loss, list(named.values()), allow_unused=True, retain_graph=True)
+        moved = [name for name, grad in zip(named, grads, strict=False) if grad is not None]
+        of_model = dict(model.named_parameters())
+        _refuse_the_models(loss, {name: of_model[name] for name in every}, "the loss")
         if not moved:
             raise ValueError(
                 "the loss of the first batch has no derivative with respect to any parameter of the optimizer; compute "
                 "it without torch.no_grad, .detach() and .item()"
             )
         parameters = {name: named[name].detach() for name in moved}
-        return parameters, buffers, {name: own[name] for name in named if name not in parameters}
+        return parameters, buffers, {name: of_model[name] for name in named if name not in parameters}
 
     def _refuse_recomputation(self, parameters: Tensors, buffers: Tensors) -> None:
         """Refuses a loss whose backward pass reads the model, which has its own tensors again by then.
@@ -171,8 +171,8 @@ class LoopFunctions:
         holding = self._holding(state.parameters | buffers, len(self.batches), device)
         with holding, self._exchanged(kernels), kernels():
             value = _scalar("objective", objective(self.skeleton.module))
-        own = dict(self.skeleton.module.named_parameters())
-        _refuse_own(value, {name: own[name] for name in state.parameters}, "the objective")
+        of_model = dict(self.skeleton.module.named_parameters())
+        _refuse_the_models(value, {name: of_model[name] for name in state.parameters}, "the objective")
         if _reached(value, self.read):
             raise ValueError(
                 "the objective reads a hyperparameter, expected a function of the model alone; add that term's own "
@@ -210,9 +210,9 @@ def unflattened(flat: torch.Tensor, like: Mapping[str, torch.Tensor]) -> Tensors
     return parts
 
 
-def _refuse_own(value: torch.Tensor, own: Tensors, what: str) -> None:
+def _refuse_the_models(value: torch.Tensor, of_model: Tensors, what: str) -> None:
     """Refuses a value that depends on the model's own tensors, in whose places others were."""
-    if reached := _reached(value, own):
+    if reached := _reached(value, of_model):
         raise ValueError(
             f"{what} reads the parameter {reached[0]!r} past the model that it is called with, as from a list that was "
             "kept of model.parameters(), where it would stay as it is now; read it from that model"
@@ -225,8 +225,8 @@ def _reached(value: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> list[s
     if not value.requires_grad or not sources:
         return []
     # A graph that none of them is in is looked through, and not walked.
-    found = torch.autograd.grad(value, list(sources.values()), allow_unused=True, retain_graph=True)
-    grads: Mapping[str, torch.Tensor | None] = dict(zip(sources, found, strict=True))
+    derivatives = torch.autograd.grad(value, list(sources.values()), allow_unused=True, retain_graph=True)
+    grads: Mapping[str, torch.Tensor | None] = dict(zip(sources, derivatives, strict=True))
     return [name for name, grad in grads.items() if grad is not None]
 
 

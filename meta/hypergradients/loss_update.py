@@ -135,10 +135,10 @@ class LossUpdate(Update):
                 through = torch.autograd.grad(values, inputs, cotangents, materialize_grads=True)
             return [tangent_of(grad) + value_of(part) for grad, part in zip(grads, through, strict=True)]
 
-        found = in_forward_mode(pushed)
+        derivatives = in_forward_mode(pushed)
         count = len(state.parameters)
-        of_parameters = dict(zip(state.parameters, found, strict=False))
-        return Pullback(of_parameters, dict(zip(self.statistics, found[count:-1], strict=True)), found[-1])
+        of_parameters = dict(zip(state.parameters, derivatives, strict=False))
+        return Pullback(of_parameters, dict(zip(self.statistics, derivatives[count:-1], strict=True)), derivatives[-1])
 
     def gradient_with_graph(
         self, parameters: Tensors, buffers: Tensors, step: int | np.ndarray, action: torch.Tensor
@@ -159,10 +159,10 @@ class LossUpdate(Update):
         self, loss: torch.Tensor, names: list[str], inputs: list[torch.Tensor], step: int, create_graph: bool = False
     ) -> list[torch.Tensor]:
         """The derivatives with respect to the inputs, the first of which are the parameters of these names."""
-        found: Any = torch.autograd.grad(
+        grads: Any = torch.autograd.grad(
             loss, [*inputs, *self.idle.values()], create_graph=create_graph, allow_unused=True
         )
-        for name, grad in zip(names, found, strict=False):
+        for name, grad in zip(names, grads, strict=False):
             if grad is not None and grad.layout != torch.strided:
                 raise ValueError(
                     f"the loss has a sparse gradient of {name!r}, which no optimizer here takes; build it with "
@@ -170,10 +170,10 @@ class LossUpdate(Update):
                 )
         self.reached(
             step,
-            [name for name, grad in zip(names, found, strict=False) if grad is None],
-            [name for name, grad in zip(self.idle, found[len(inputs) :], strict=True) if grad is not None],
+            [name for name, grad in zip(names, grads, strict=False) if grad is None],
+            [name for name, grad in zip(self.idle, grads[len(inputs) :], strict=True) if grad is not None],
         )
-        return [torch.zeros_like(s) if g is None else g for s, g in zip(inputs, found, strict=False)]
+        return [torch.zeros_like(s) if g is None else g for s, g in zip(inputs, grads, strict=False)]
 
 
 def _detached(tensors: Tensors) -> Tensors:

@@ -79,8 +79,8 @@ class Process:
         places = places_of(state, "state", of=ARRAYS)
         if not places:
             raise TypeError(f"found {checks.shown(state)} as the state, expected tensors in it; torch.tensor makes one")
-        for place, found in places.items():
-            if not isinstance(found, torch.Tensor):
+        for place, leaf in places.items():
+            if not isinstance(leaf, torch.Tensor):
                 raise TypeError(f"found a NumPy array at {place}, expected a tensor; torch.from_numpy makes one of it")
         _check_real(state)
 
@@ -135,8 +135,8 @@ class Process:
             with _unwritten("objective(state)", state=final):
                 objective: Any = self._objective(final)
             if not isinstance(objective, torch.Tensor) or objective.numel() != math.prod(self.batch(state)):
-                found = f"shape {tuple(objective.shape)}" if hasattr(objective, "shape") else checks.shown(objective)
-                raise ValueError(f"found {found} from objective(state), expected a scalar; take its .mean() or .sum()")
+                shape = f"shape {tuple(objective.shape)}" if hasattr(objective, "shape") else checks.shown(objective)
+                raise ValueError(f"found {shape} from objective(state), expected a scalar; take its .mean() or .sum()")
             differentiable = [leaf for leaf in leaves if leaf.requires_grad]
             if objective.requires_grad:
                 grads = torch.autograd.grad(objective.sum(), differentiable, materialize_grads=True)

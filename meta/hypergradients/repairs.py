@@ -36,13 +36,15 @@ def repairs_of(problem: Problem) -> dict[str, Mapping[str, Any]]:
     if settings.loss == "dynamic-network" and settings.loss_kwargs.get("activation", "leaky-relu") == "leaky-relu":
         changes["a smooth loss network"] = {"loss_kwargs": {**settings.loss_kwargs, "activation": "leaky-swish"}}
     student = problem.dynamics.student
-    own: dict[str, Any] = {"student_kwargs": {}}
+    defaults: dict[str, Any] = {"student_kwargs": {}}
     if any(isinstance(module, _KINKED) for module in student.module.modules()):
-        changes["smooth activations"] = own | {
+        changes["smooth activations"] = defaults | {
             "student": _exchanged(student.factory, _KINKED, lambda module: nn.SiLU())
         }
     if any(isinstance(module, _BATCH_NORMS) for module in student.module.modules()):
-        changes["group norm for batch norm"] = own | {"student": _exchanged(student.factory, _BATCH_NORMS, _group_norm)}
+        changes["group norm for batch norm"] = defaults | {
+            "student": _exchanged(student.factory, _BATCH_NORMS, _group_norm)
+        }
     return changes
 
 

@@ -45,8 +45,8 @@ class NoDerivative(Exception):
 
 
 @dataclass(frozen=True)
-class Found:
-    """What was found of one way to a second derivative.
+class Verdict:
+    """What was measured of one way to a second derivative.
 
     Attributes:
         finding: `"right"`, `"wrong"` or `"missing"`.
@@ -68,11 +68,11 @@ class _Try:
     along: list[list[torch.Tensor]]
     differences: list[list[torch.Tensor]]
 
-    def error(self, found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> float:
-        """‖found − expected‖ / ‖expected‖; 0 where nothing is expected."""
+    def error(self, computed: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> float:
+        """‖computed − expected‖ / ‖expected‖; 0 where nothing is expected."""
         if not expected:
             return 0.0
-        distance = math.hypot(*(float((f - e).norm()) for f, e in zip(found, expected, strict=True)))
+        distance = math.hypot(*(float((f - e).norm()) for f, e in zip(computed, expected, strict=True)))
         return distance / max(math.hypot(*(float(e.norm()) for e in expected)), 1e-12)
 
 
@@ -107,7 +107,7 @@ class SecondDerivatives:
             return "its outputs: it draws from a generator of its own, or keeps something between calls"
         return None if _same(self._gradient_at(self._z), self._gradient) else "a kernel of its backward pass"
 
-    def found(self, derivative: Derivative, exchanged: bool) -> Found:
+    def verdict(self, derivative: Derivative, exchanged: bool) -> Verdict:
         """Compares a derivative, with PyTorch's own kernels or with those that teachenv puts into their place."""
         compute = SecondDerivatives._by_double_backward
         if derivative == "forward over reverse":
@@ -117,15 +117,15 @@ class SecondDerivatives:
             if self._narrow is not None:
                 compute(self._narrow, self._narrow._drawn_try([]), exchanged)
             for index in range(len(_STEPS)):
-                found = compute(self, self._tried(index), exchanged)
-                if not math.isfinite(found):
+                tried_error = compute(self, self._tried(index), exchanged)
+                if not math.isfinite(tried_error):
                     break  # of points nearby it may be finite, which does not help
-                error = min(error, found)
+                error = min(error, tried_error)
                 if error <= _TOLERANCE:
-                    return Found("right", error)
+                    return Verdict("right", error)
         except (RuntimeError, NotImplementedError) as raised:
-            return Found("missing", None, self._operation(raised))
-        return Found("wrong", error)
+            return Verdict("missing", None, self._operation(raised))
+        return Verdict("wrong", error)
 
     def custom_functions(self) -> set[str]:
         """The names of the custom autograd functions in the graph."""
@@ -169,8 +169,8 @@ class SecondDerivatives:
             reached = [(g, d) for g, d in zip(gradient, tried.cotangent, strict=True) if g.requires_grad]
             gradients, cotangents = zip(*reached, strict=True)
             with opened() if exchanged else nullcontext():
-                found = torch.autograd.grad(gradients, z, cotangents, materialize_grads=True)
-        products = [_dot(found, along) for along in tried.along]
+                derivative = torch.autograd.grad(gradients, z, cotangents, materialize_grads=True)
+        products = [_dot(derivative, along) for along in tried.along]
         return tried.error(products, [_dot(tried.cotangent, differences) for differences in tried.differences])
 
     def _by_forward_mode(self, tried: _Try, exchanged: bool) -> float:
@@ -186,8 +186,8 @@ class SecondDerivatives:
                 return compute()
 
         pushed = in_forward_mode if exchanged else plainly
-        found = [tangent for along in tried.along for tangent in pushed(functools.partial(tangents, along))]
-        return tried.error(found, [d for differences in tried.differences for d in differences])
+        pushed_tangents = [tangent for along in tried.along for tangent in pushed(functools.partial(tangents, along))]
+        return tried.error(pushed_tangents, [d for differences in tried.differences for d in differences])
 
     def _operation(self, error: Exception) -> str:
         """The operation that PyTorch's error names; else custom functions, one of which it may be; else the error."""

@@ -337,9 +337,9 @@ def _difference(
 def _by_sample(at: _At, parameters: dict[str, torch.Tensor], direction: Direction, batch: Any) -> torch.Tensor:
     for leaf in pytree.tree_leaves(batch):
         if not isinstance(leaf, torch.Tensor) or not leaf.dim():
-            found = "a tensor without dimensions" if isinstance(leaf, torch.Tensor) else f"a {type(leaf).__name__}"
+            kind = "a tensor without dimensions" if isinstance(leaf, torch.Tensor) else f"a {type(leaf).__name__}"
             raise TypeError(
-                f'method="per-sample" takes a batch apart into its samples, found {found} in it: give a tensor, or a '
+                f'method="per-sample" takes a batch apart into its samples, found {kind} in it: give a tensor, or a '
                 "tuple, list or dictionary of tensors with the samples first (of others, dict(batch))"
             )
 

@@ -170,8 +170,8 @@ class HeldOut:
         inputs, soft = of_all[judged], targets[judged]
         process = Training(self.dynamics, episodes, lambda state: self.dynamics.objective_on(state, inputs, soft))
         action, initial = self._action(torch.zeros_like(targets)), self.dynamics.init(episodes)
-        found = hypergradient(process, initial, [action], steps_per_action=self.steps, byte_budget=_BYTE_BUDGET)
-        total = found.actions[0].view(-1, *targets.shape).sum(0)
+        gradient = hypergradient(process, initial, [action], steps_per_action=self.steps, byte_budget=_BYTE_BUDGET)
+        total = gradient.actions[0].view(-1, *targets.shape).sum(0)
         times = torch.bincount(episodes.train.flatten(), minlength=len(targets))[:, None]
         return (total / times.clamp(min=1))[: self.samples.count]
 

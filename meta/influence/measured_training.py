@@ -136,17 +136,17 @@ def _agree(computed: Callable[[], object], expected: object) -> bool:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="There is a performance drop")
-            found = computed()
+            result = computed()
     except Exception:  # whatever a user's network or objective raises under vmap
         return False
-    pairs = zip(tensors_of(found), tensors_of(expected), strict=True)
+    pairs = zip(tensors_of(result), tensors_of(expected), strict=True)
     return all(_close(a, b) for a, b in pairs)
 
 
-def _close(found: torch.Tensor, expected: torch.Tensor) -> bool:
+def _close(result: torch.Tensor, expected: torch.Tensor) -> bool:
     relative = 1e-5 if expected.dtype == torch.float64 else 1e-3
     scale = float(expected.abs().max()) if expected.numel() else 0.0
-    return torch.allclose(found, expected, rtol=relative, atol=relative * scale, equal_nan=True)
+    return torch.allclose(result, expected, rtol=relative, atol=relative * scale, equal_nan=True)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -119,14 +119,14 @@ class MetaWeightNet(Teacher[torch.Tensor]):
     def _look_ahead(self, actions: torch.Tensor) -> LookAhead:
         """Looks one step ahead of each student under its action, (students, n)."""
         assert self.env is not None
-        found = []
+        looked = []
         for env, action in zip(students := _students_of(self.env, type(self).__name__), actions, strict=False):
             neutral, measure = env.problem.neutral_action, likelihood(env.problem)
             if isinstance(env, TeachVectorEnv):
                 return look_ahead(env.dynamics, measure, env.students, env.episodes, actions.to(neutral))
-            found.append(look_ahead(env.dynamics, measure, env.student, env.episode, action.to(neutral)))
-        assert len(found) == len(students) == len(actions)
-        return LookAhead(torch.stack([one.error for one in found]), torch.stack([one.action for one in found]))
+            looked.append(look_ahead(env.dynamics, measure, env.student, env.episode, action.to(neutral)))
+        assert len(looked) == len(students) == len(actions)
+        return LookAhead(torch.stack([one.error for one in looked]), torch.stack([one.action for one in looked]))
 
 
 def _students_of(env: VecEnv, teacher: str) -> list[TeachEnv | TeachVectorEnv]:

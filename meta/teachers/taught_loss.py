@@ -165,8 +165,8 @@ class TaughtLoss(nn.Module):
             if config["format"] != _FORMAT:
                 raise ValueError(f"its format is {config['format']}, and this version reads {_FORMAT}")
             if (config["loss"] == _OWN) != (family is not None):
-                own = "your own, which load(path, family=...) is given"
-                raise ValueError(f"its loss is {own if family is None else config['loss']}, found family={family}")
+                other = "your own, which load(path, family=...) is given"
+                raise ValueError(f"its loss is {other if family is None else config['loss']}, found family={family}")
             actor = _actor_of(config, family).to(next(iter(weights.values())).dtype)
             actor.load_state_dict(weights)
         except (ValueError, KeyError, TypeError, AttributeError, StopIteration, RuntimeError) as error:
@@ -254,8 +254,8 @@ class TaughtLoss(nn.Module):
         """(logits of the places that count, (m, C); their classes, (m,); which places these are, (n · ...,))."""
         classes = self.config["outputs"]
         if outputs.dim() < 2 or outputs.shape[1] != classes:
-            found = outputs.shape[1] if outputs.dim() > 1 else 1
-            raise ValueError(f"found logits of {found} classes, expected {classes}: (batch, {classes}, ...)")
+            number = outputs.shape[1] if outputs.dim() > 1 else 1
+            raise ValueError(f"found logits of {number} classes, expected {classes}: (batch, {classes}, ...)")
         if targets.shape != (outputs.shape[0], *outputs.shape[2:]):
             raise ValueError(
                 f"found targets of shape {tuple(targets.shape)} for logits of shape {tuple(outputs.shape)}, expected "

@@ -127,10 +127,10 @@ def text_documents(
             "target='wikitext-2-valid' has no text to test on; take 'wikitext-2', or another of the domains as target"
         )
     root, place = None if data_root is None else str(data_root), os.environ.get(ENVIRONMENT_VARIABLE)
-    texts, found = {}, []
+    texts, names_read = {}, []
     for name in (_known(name, TEXTS) for name in names):
         texts[name], dataset = _text(name, PARTS if name == target else PARTS[:1], root, place)
-        found.append(dataset)
+        names_read.append(dataset)
     frequency: dict[str, float] = {}
     for words in (text["train"] for text in texts.values()):
         for word, count in Counter(words).items():
@@ -141,7 +141,7 @@ def text_documents(
     vocabulary = Vocabulary([*SPECIAL, *frequent])
     number = {word: place for place, word in enumerate(vocabulary.tokens)}
     parts = {name: {p: _windows(words, number, length) for p, words in text.items()} for name, text in texts.items()}
-    return Documents("+".join(found), vocabulary, parts)
+    return Documents("+".join(names_read), vocabulary, parts)
 
 
 def _windows(words: Sequence[str], number: Mapping[str, int], length: int) -> Tokens:

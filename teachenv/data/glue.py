@@ -154,8 +154,8 @@ class GlueData:
         """The task's metrics, fractions: `accuracy`, and `f1` of class 1 for MRPC and QQP."""
         metrics = {"accuracy": float(np.mean(predictions == labels))}
         if self.f1:
-            found, wanted = predictions == 1, labels == 1
-            metrics["f1"] = float(2 * np.sum(found & wanted) / max(np.sum(found) + np.sum(wanted), 1))
+            positive, wanted = predictions == 1, labels == 1
+            metrics["f1"] = float(2 * np.sum(positive & wanted) / max(np.sum(positive) + np.sum(wanted), 1))
         return metrics
 
 

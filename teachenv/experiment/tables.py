@@ -198,8 +198,8 @@ def against(baseline: str | Callable[[Group], str | None], header: str, measure:
 
     def cell(group: Group) -> str:
         name = baseline(group) if callable(baseline) else baseline
-        found = None if name is None else difference(group, name, measure)
-        return "" if found is None else found.interval(measure.digits) + p.format(found.p)
+        gap = None if name is None else difference(group, name, measure)
+        return "" if gap is None else gap.interval(measure.digits) + p.format(gap.p)
 
     return Column(header, cell)
 

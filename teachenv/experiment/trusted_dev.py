@@ -35,16 +35,16 @@ def baselines(problem: Problem, candidates: int) -> dict[str, Method]:
     if problem.task.dev is None:
         return {}
     settings, dev = problem.settings, len(problem.task.dev[0])
-    own: dict[str, Any] = {"dev_size": None, "dev_measured": None}
+    common: dict[str, Any] = {"dev_size": None, "dev_measured": None}
     if settings.teacher is None:
         task = problem.task
         numbers = task.decisions is None and task.pool[1].is_floating_point()
         base = USUAL[task.target_kind or ("numbers" if numbers else "labels")]
-        own |= {"loss": "sample-weights", "loss_kwargs": {"base": base}}
+        common |= {"loss": "sample-weights", "loss_kwargs": {"base": base}}
     decays = [0.0, *(float(f"{decay:.1g}") for decay in np.geomspace(1e-3, 1e-2, candidates - 1))]
     methods = {}
     for name, learn_from in LEARN_FROM.items():
-        options = {**own, "learn_from": learn_from}
+        options = {**common, "learn_from": learn_from}
         if learn_from == "dev" and dev - dev // 2 < settings.batch_size:
             options["batch_size"] = dev - dev // 2
         methods[name] = Method(tuple(Candidate({**options, "weight_decay": decay}) for decay in decays))

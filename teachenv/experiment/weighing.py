@@ -87,8 +87,10 @@ class Weighed:
             return {}
         measures = {RMS: (self._squares / self._weights) ** 0.5}
         wrong = self._env.problem.rows.mislabelled.cpu().numpy()
-        found = (_area(wrong[seen > 0], total[seen > 0] / seen[seen > 0]) for total, seen in self._of_student.values())
-        areas = [area for area in found if area is not None]
+        of_students = (
+            _area(wrong[seen > 0], total[seen > 0] / seen[seen > 0]) for total, seen in self._of_student.values()
+        )
+        areas = [area for area in of_students if area is not None]
         return measures | ({AUC: float(np.mean(areas))} if areas else {})
 
     def _note(self) -> None:

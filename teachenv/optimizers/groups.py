@@ -54,9 +54,9 @@ class ParameterGroups(Optimizer):
 
         def updated(group: Group) -> tuple[Tensors, Tensors]:
             places = None if out is None else Places(_of(group, out.parameters), slots_of(out.slots, group.names))
-            own, rate_of_group = slots_of(slots, group.names), rate * group.learning_rate
+            slots_of_group, rate_of_group = slots_of(slots, group.names), rate * group.learning_rate
             return group.optimizer.update(
-                _of(group, parameters), _of(group, gradient), own, rate_of_group, step, places
+                _of(group, parameters), _of(group, gradient), slots_of_group, rate_of_group, step, places
             )
 
         return self._joined(updated)

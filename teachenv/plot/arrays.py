@@ -28,8 +28,8 @@ def numbers(name: str, value: Any, *shapes: Sequence[int | str]) -> Array:
     try:
         array = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        found = checks.shown(value)
-        raise ValueError(f"{name} must be an array of numbers of shape {expected}, found {found}") from error
+        given = checks.shown(value)
+        raise ValueError(f"{name} must be an array of numbers of shape {expected}, found {given}") from error
     if not any(_fits(array.shape, shape) for shape in shapes):
         raise ValueError(f"{name} has shape {array.shape}, expected {expected}")
     return array
@@ -82,6 +82,6 @@ def images(name: str, value: Any, shape: Sequence[int] | None) -> Array:
     return scaled
 
 
-def _fits(found: tuple[int, ...], shape: Sequence[int | str]) -> bool:
-    pairs = zip(found, shape, strict=False)
-    return len(found) == len(shape) and all(size > 0 if isinstance(of, str) else size == of for size, of in pairs)
+def _fits(sizes: tuple[int, ...], shape: Sequence[int | str]) -> bool:
+    pairs = zip(sizes, shape, strict=False)
+    return len(sizes) == len(shape) and all(size > 0 if isinstance(of, str) else size == of for size, of in pairs)

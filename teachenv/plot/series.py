@@ -141,11 +141,11 @@ def curves(
     )
     if not shown:
         return None
-    own = distinct([[group.name for group, _ in pairs] for _, _, pairs in shown])
+    distinct_looks = distinct([[group.name for group, _ in pairs] for _, _, pairs in shown])
     figure, axes = parted_panels(shown)
     for axis, (_, _, pairs) in zip(axes, shown, strict=True):
         for group, of_seeds in pairs:
-            line = {**(looks(group) if looks else own[group.name]).line(marker), **options}
+            line = {**(looks(group) if looks else distinct_looks[group.name]).line(marker), **options}
             if not marker:  # a few marks on a curve of many points
                 line["markevery"] = max(1, -(-min(map(len, of_seeds)) // 8))
             curve(axis, of_seeds, style=style(group), label=group.name, **line)

@@ -213,8 +213,8 @@ class TeachControlEnv(gym.Env[np.ndarray, np.ndarray]):
             ValueError: another split.
         """
         now = self._now
-        found = self._measured(now.student, now.seed, checks.choice("split", split, ("dev", "test")))
-        numbers = {f"{split}_return": found, f"{split}_objective": self.dynamics.objective(found)}
+        mean_return = self._measured(now.student, now.seed, checks.choice("split", split, ("dev", "test")))
+        numbers = {f"{split}_return": mean_return, f"{split}_objective": self.dynamics.objective(mean_return)}
         return numbers | {"diverged": float(now.diverged)}
 
     def get_state(self) -> dict[str, Any]:

@@ -71,15 +71,15 @@ def compare_derivatives(
 
     def results() -> Tensors:
         with torch.enable_grad():
-            found = values(point | leaves, True)
+            computed = values(point | leaves, True)
         if not any_was_read():
-            return found
+            return computed
 
         def with_slopes(name: str, value: torch.Tensor) -> torch.Tensor:
             slopes = [*_along((weights[name] * value).sum(), leaves, along).values()]
             return torch.cat([value.detach().flatten(), torch.tensor(slopes, dtype=torch.float64, device=value.device)])
 
-        return {name: with_slopes(name, value) for name, value in found.items()}
+        return {name: with_slopes(name, value) for name, value in computed.items()}
 
     student.unfollowed = tuple(depending_on_numbers(results)) or _unfollowed(list(here), is_followed)
     in_training = (weights[_IN_TRAINING] * here[_IN_TRAINING]).sum()

@@ -134,8 +134,8 @@ class InnerGradients:
         self.taken, before, self._stops = True, self._stops, not create_graph
         try:
             with torch.enable_grad(), _derivative("stopped"):
-                found = torch.autograd.grad(outputs, inputs, grad_outputs, True, True, **options)
-                return found if create_graph else self._let_through(found)
+                grads = torch.autograd.grad(outputs, inputs, grad_outputs, True, True, **options)
+                return grads if create_graph else self._let_through(grads)
         finally:
             self._stops = before
 
@@ -167,8 +167,8 @@ class InnerGradients:
             inputs += [leaf for leaf in self._as_leaves if all(leaf is not each for each in inputs)]
             inputs = [each for each in inputs if self.requires_grad(each)]
         inputs = [inputs] if isinstance(inputs, torch.Tensor) else list(inputs)
-        found = self.grad(tensors, inputs, grad_tensors, create_graph=create_graph, allow_unused=True)
-        for leaf, new in zip(inputs, found, strict=True):
+        grads = self.grad(tensors, inputs, grad_tensors, create_graph=create_graph, allow_unused=True)
+        for leaf, new in zip(inputs, grads, strict=True):
             if new is not None:
                 before = self.read(leaf)
                 self._kept[id(leaf)] = leaf, new if before is None else before + new

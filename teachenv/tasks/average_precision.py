@@ -68,18 +68,20 @@ class Truth:
         return Truth(self.boxes[mine], self.labels[mine], self.void[mine])
 
 
-def average_precisions(rules: Rules, found: Sequence[Detections], truths: Sequence[Truth], num_classes: int) -> Floats:
+def average_precisions(
+    rules: Rules, detections: Sequence[Detections], truths: Sequence[Truth], num_classes: int
+) -> Floats:
     """The mean over classes of average precision at each of `THRESHOLDS`, (10,).
 
     Classes without objects, void ones apart, are left out; where that leaves none, the precision is 0.
 
     Args:
         rules: whose rules count, `"coco"` or `"voc"`; the top of this file has both.
-        found: the detections of each image.
+        detections: those of each image.
         truths: the objects of each image.
         num_classes: number of classes C, with the ground.
     """
-    each = (_coco if rules == "coco" else _voc)(found, truths, num_classes)
+    each = (_coco if rules == "coco" else _voc)(detections, truths, num_classes)
     return each.mean(0) if len(each) else np.zeros(len(THRESHOLDS))
 
 

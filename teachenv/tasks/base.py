@@ -140,8 +140,8 @@ class Task:
         given: int | None = self.num_outputs
         if given is None:
             named = 0 if self.classes is None else len(self.classes)
-            found = [outputs_of(getattr(self, part)[1], self.target_kind) for part in parts]
-            self._set("num_outputs", max(named, *found))
+            outputs = [outputs_of(getattr(self, part)[1], self.target_kind) for part in parts]
+            self._set("num_outputs", max(named, *outputs))
         self._check_classes(where)
         self._check_known(where)
         if self.dev is not None and (shared := shared_samples(self.dev[0], self.pool[0])):
@@ -184,10 +184,12 @@ class Task:
         if self.classes is None:
             return
         if self.target_kind == "numbers" or len(self.classes) != self.num_outputs:
-            found = "targets are numbers to predict" if self.target_kind == "numbers" else f"found {self.num_outputs}"
+            contrast = (
+                "targets are numbers to predict" if self.target_kind == "numbers" else f"found {self.num_outputs}"
+            )
             raise ValueError(
                 f"{where}: classes has {len(self.classes)} names, expected one for each of num_outputs classes, "
-                f"{found}; correct one of the two"
+                f"{contrast}; correct one of the two"
             )
 
     def _check_known(self, where: str) -> None:

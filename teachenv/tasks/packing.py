@@ -105,8 +105,8 @@ class Packing:
             self._check(part, inputs[part.name], where)
         lengths = {name: len(tensor) for name, tensor in inputs.items()}
         if len(set(lengths.values())) > 1:
-            found = " and ".join(f"{length} of {name!r}" for name, length in lengths.items())
-            raise ValueError(f"{where}: inputs have different numbers of samples, {found}; expected as many of each")
+            listed = " and ".join(f"{length} of {name!r}" for name, length in lengths.items())
+            raise ValueError(f"{where}: inputs have different numbers of samples, {listed}; expected as many of each")
         tensors = [inputs[part.name].reshape(-1, math.prod(part.shape)) for part in self.parts]
         if all(part.kind in _WHOLE for part in self.parts):
             return torch.cat([tensor.to(torch.int64) for tensor in tensors], 1)

@@ -40,10 +40,10 @@ def pair_of(data: Any, where: str) -> tuple[Any, Any]:
     readable = hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, str | Mapping)
     if not readable or hasattr(data, "__array__"):
         apart = readable or isinstance(data, Mapping)
-        found = f"a {type(data).__name__}" if apart or isinstance(data, Dataset) else checks.shown(data)
+        kind = f"a {type(data).__name__}" if apart or isinstance(data, Dataset) else checks.shown(data)
         raise TypeError(
             f"{where}: expected a pair (inputs, targets) or a Dataset with a length and samples by number, found "
-            f"{found}; give {'its inputs and its targets apart' if apart else 'its samples as arrays'}"
+            f"{kind}; give {'its inputs and its targets apart' if apart else 'its samples as arrays'}"
         )
     samples = [_sample(data[i], f"sample {i} of the Dataset", where) for i in range(len(data))]
     for i in map(int, np.linspace(0, len(samples) - 1, min(len(samples), _ASKED_TWICE))):
@@ -104,16 +104,16 @@ def _joined(parts: Sequence[Any], where: str) -> Any:
 def _sample(sample: Any, what: str, where: str) -> tuple[Any, Any]:
     """(Input, label) of a Dataset's sample, or of a loader's batch."""
     if isinstance(sample, Mapping):
-        found = [name for name in _LABELS if name in sample]
-        rest = {name: part for name, part in sample.items() if name not in found}
-        if len(found) != 1 or not rest:
+        label_keys = [name for name in _LABELS if name in sample]
+        rest = {name: part for name, part in sample.items() if name not in label_keys}
+        if len(label_keys) != 1 or not rest:
             raise TypeError(
                 f"{where}: {what} has the keys {', '.join(map(repr, sample))}, expected inputs and one label, named "
                 f"{' or '.join(map(repr, _LABELS))}"
             )
         for name, part in rest.items():
             rest[name] = _numbers(part, f"{name!r} of {what}", where)
-        return (next(iter(rest.values())) if len(rest) == 1 else rest), _label(sample[found[0]], what, where)
+        return (next(iter(rest.values())) if len(rest) == 1 else rest), _label(sample[label_keys[0]], what, where)
     if not isinstance(sample, tuple | list) or len(sample) != 2:
         several = isinstance(sample, tuple | list) and len(sample) > 2
         remedy = "; give several inputs as a dictionary, by the names that the network has for them" if several else ""

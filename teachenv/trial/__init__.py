@@ -47,20 +47,20 @@ def try_pieces(dynamics: Dynamics, batch_size: int, action: torch.Tensor, optimi
         in_part = any(move.prefix for move in dynamics.moves)
         OptimizerTrial(dynamics.optimizer, optimizer, dtype, student.device).one(0, in_part=in_part)
     # A measure or decisions of this package's may be made by decisions of a user's.
-    judges_own = not (ours(dynamics.measure) and ours(dynamics.decisions))
-    if judges_own:
+    judged_by_user = not (ours(dynamics.measure) and ours(dynamics.decisions))
+    if judged_by_user:
         check_names(dynamics.measure)
     of_data = [piece for piece in (dynamics.augmentation, task.trim) if piece is not None and not ours(piece)]
-    if not (moves or judges_own or of_data):
+    if not (moves or judged_by_user or of_data):
         return dynamics.moves
     inputs, targets = _minibatch(dynamics, batch_size)
     trained = trimmed(task, augmented(task, dynamics.augmentation, inputs, dtype), targets)
-    if not moves and not judges_own:
+    if not moves and not judged_by_user:
         return dynamics.moves
     parameters, buffers = student.init(0)
     if moves:
         check_prefixes(dynamics.loss, dynamics.moves, parameters)
-    found: dict[str, Move] = {}
+    tried: dict[str, Move] = {}
     leaves = {name: parameter.detach().requires_grad_() for name, parameter in parameters.items()}
     with student.random_state(0, 0), torch.enable_grad():
         with_head = any(move.loss.needs_head for move in moves)
@@ -72,10 +72,10 @@ def try_pieces(dynamics: Dynamics, batch_size: int, action: torch.Tensor, optimi
             of_step = of_loss if places is None else of_loss.gather(-1, places)
             try_loss(move.loss, of_step, seen, dtype)
             detaches, unfollowed = watch_gradients(move.loss, of_step, seen)
-            found[move.prefix] = replace(move, detaches=detaches, unfollowed=unfollowed)
-    if judges_own:
+            tried[move.prefix] = replace(move, detaches=detaches, unfollowed=unfollowed)
+    if judged_by_user:
         try_measure(dynamics.measure, dynamics.network(parameters, buffers), *trimmed(task, inputs, targets), dtype)
-    return tuple(found.get(move.prefix, move) for move in dynamics.moves)
+    return tuple(tried.get(move.prefix, move) for move in dynamics.moves)
 
 
 def try_pieces_of_many(dynamics: Dynamics, batch_size: int, optimizer: str) -> None:

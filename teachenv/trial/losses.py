@@ -150,10 +150,10 @@ def watch_gradients(loss: LossFamily, action: torch.Tensor, decided: Decided) ->
 
     try:
         exchanged, detaches = with_graph()
-        own, of_graph = (torch.autograd.grad(each, leaf)[0] for each in (value(leaf), exchanged))
+        direct, of_graph = (torch.autograd.grad(each, leaf)[0] for each in (value(leaf), exchanged))
     except Exception:  # what it detaches goes where no derivative can follow
         return False, True
-    changes = float((own - of_graph).norm()) > 1e-3 * float(own.norm())  # what is not followed
+    changes = float((direct - of_graph).norm()) > 1e-3 * float(direct.norm())  # what is not followed
     if changes or depending_on_numbers(slope):
         return False, True
     return detaches, not _is_derivative(value, leaf.detach())

@@ -94,7 +94,7 @@ def test_rankings_are_compared_with_the_labels_that_are_wrong(noise, monkeypatch
     monkeypatch.setitem(labels.METHODS, "opposite", lambda data: [-right(data)[0]])
     size = labels.Size(300, 1)
     values = {
-        name: labels.found(name, "digits", noise, size, 0, None, tmp_path).values for name in ("right", "opposite")
+        name: labels.measured(name, "digits", noise, size, 0, None, tmp_path).values for name in ("right", "opposite")
     }
     assert values["right"] == {
         "auc": 1,

@@ -96,21 +96,21 @@ def test_each_is_found_and_what_replaces_it_checked(make, reverse, forward, oper
     model = nn.Sequential(make())
     rows = rows_of(model)
     name = "0"
-    assert (rows[name, REVERSE].found, rows[name, FORWARD].found) == (reverse, forward)
+    assert (rows[name, REVERSE].in_pytorch, rows[name, FORWARD].in_pytorch) == (reverse, forward)
     assert rows[name, REVERSE].ok == rows[name, FORWARD].ok == ok
     for row in rows.values():
-        if row.found in ("wrong", "missing") and row.module == name and operation:
+        if row.in_pytorch in ("wrong", "missing") and row.module == name and operation:
             assert operation in row.operation
-        assert (row.error is None) == (row.found in ("missing", "nondeterministic"))
-        assert row.found == "right" or (row.replacement is not None) == ok
+        assert (row.error is None) == (row.in_pytorch in ("missing", "nondeterministic"))
+        assert row.in_pytorch == "right" or (row.replacement is not None) == ok
     assert [key for key in rows if key[0] == ""] == []  # what is amiss is in the module inside
 
 
 def test_the_row_of_an_embedding_for_padding_has_a_second_derivative():
     model = nn.Sequential(nn.Embedding(5, 4, padding_idx=0), nn.Linear(4, 2))
     rows = rows_of(model, torch.tensor([[0, 1], [2, 0]]))
-    assert (rows["", REVERSE].found, rows["", REVERSE].replaced) == ("wrong", "right")
-    assert {row.found for key, row in rows.items() if key != ("", REVERSE)} == {"right"}
+    assert (rows["", REVERSE].in_pytorch, rows["", REVERSE].replaced) == ("wrong", "right")
+    assert {row.in_pytorch for key, row in rows.items() if key != ("", REVERSE)} == {"right"}
 
 
 class Root(nn.Module):
@@ -128,7 +128,7 @@ def test_a_call_may_stand_on_a_kink_but_not_where_there_is_no_number():
 
 def test_what_replaces_batch_norm_is_said_though_it_is_right():
     row = rows_of(nn.BatchNorm1d(2))["", REVERSE]
-    assert (row.found, row.replaced) == ("right", "right")
+    assert (row.in_pytorch, row.replaced) == ("right", "right")
     assert "cheap second derivative" in row.replacement
 
 
@@ -187,7 +187,7 @@ def test_the_batch_of_a_transformers_model_is_audited_through_its_loss():
     report = meta.audit(model, batch)
     rows = {(row.module, row.derivative): row for row in report.rows}
     attention = rows["bert.encoder.layer.0.attention.self", REVERSE]
-    assert (attention.found, attention.replacement, attention.replaced) == (
+    assert (attention.in_pytorch, attention.replacement, attention.replaced) == (
         "missing", "attention's math kernel", "right",
     )  # fmt: skip
     assert report.ok
@@ -216,6 +216,6 @@ def test_a_module_that_has_no_float64_is_unchecked_and_says_why():
             return x @ self.matrix
 
     row = rows_of(Fixed())["", REVERSE]
-    assert row.found == "unchecked"
+    assert row.in_pytorch == "unchecked"
     assert "dtype" in row.operation
     assert not row.ok

@@ -10,8 +10,8 @@ from agents.sac import SAC
 from meta.methods import learning
 from teachenv.experiment.methods import Method
 
-# What a teacher of a few hundred trainings can learn with: a small critic (SB3's is 400 and 300 wide), an actor without
-# hidden layers, and a penalty without which the actor runs to the edge of the box and wrecks its students
+# What a teacher of a few hundred training runs can learn with: a small critic (SB3's is 400 and 300 wide), an actor
+# without hidden layers, and a penalty without which the actor runs to the edge of the box and wrecks its students
 # (docs/decisions.md).
 _OPTIONS: dict[str, Any] = {
     "learning_rate": 1e-4,
@@ -49,7 +49,7 @@ def sac(policy: str = "AttentionPolicy", **options: Any) -> Method:
 
 
 def ppo(policy: str = "AttentionPolicy", **options: Any) -> Method:
-    """Makes a method of `agents.PPO`, whose rollouts are whole trainings of its students.
+    """Makes a method of `agents.PPO`, whose rollouts are whole training runs of its students.
 
     Args:
         policy: the name of the teacher's policy.

@@ -119,7 +119,7 @@ class PPO(NoiseLearner, stable_baselines3.PPO):
             in a state whose features have a mean square of 1. None: 0.1; in an environment that does not train students
             SB3's default, 1.
         **kwargs: further options of `agents.base.RLTeacher` and of SB3's PPO. Where they are not given, and students
-            are trained, a rollout is a whole training of each student (`n_steps`), a minibatch is as large as one
+            are trained, a rollout is a whole training run of each student (`n_steps`), a minibatch is as large as one
             student's rollout (`batch_size`), and an update ends before ratios of probabilities overflow (`target_kl`,
             100), as they did in 1,000 coordinates.
 

@@ -100,7 +100,7 @@ def learn_in_segments(
 
     Args:
         model: PPO or a subclass, untrained, with its environment.
-        total_timesteps: the number of environment steps of the whole training.
+        total_timesteps: the number of environment steps of the whole training run.
         path: the path of the checkpoint; the finished model is there in the end.
         rollouts: the number of rollouts in a segment.
         callback: a callback of SB3, or a list of them, called after the segment has begun.

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name; by default those of the process.
 
     Returns:
-        The exit code: 0, 2 after an error that the user can mend (one line on stderr says how), 130 after Ctrl-C, 143
+        The exit code: 0, 2 after an error that the user can fix (one line on stderr says how), 130 after Ctrl-C, 143
         after a request to end (SIGTERM).
 
     Raises:

@@ -140,7 +140,7 @@ _TEXTS = Size(
 
 
 def _larger(size: Size, **options: Any) -> Size:
-    """A size as the paper preset has it: whole grids, and ten times the budget in trainings that are longer."""
+    """A size as the paper preset has it: whole grids, and ten times the budget in training runs that are longer."""
     horizon, parallel = options["horizon"], 8
     return replace(
         size,
@@ -191,8 +191,9 @@ class Options(ParallelOptions):
     methods: tuple[str, ...] | None = None
     """What is run, by default all: uniform, target only, "without corrupted", "dev only" and "train + dev" (plain
     losses on all or some documents), constant (mixtures chosen on dev), bandit, doremi, rmd, "rmd:train + dev" (its
-    students learn from dev, too), rmd:shared (one mixture for a whole training), evolution-strategies, ddpg and random
-    (weights of domains), data-weights (weights of documents). The table has all methods whose rows the folder holds."""
+    students learn from dev, too), rmd:shared (one mixture for a whole training run), evolution-strategies, ddpg and
+    random (weights of domains), data-weights (weights of documents). The table has all methods whose rows the folder
+    holds."""
 
     def _names(self) -> Names:
         return {"task": (self.tasks, DOMAINS), "method": (self.methods, [*METHODS, *LEARN_FROM])}

@@ -53,7 +53,7 @@ class Options(ParallelOptions):
     """Options of `python -m benchmarks losses`."""
 
     label_noise: tuple[float, ...] = (0.0, 0.4)
-    """Fractions of labels in the pool that are the next class's, a task each."""
+    """Fractions of labels in the pool that are the next class's; each is a task."""
 
 
 def run(options: Options) -> None:

@@ -37,7 +37,8 @@ class CommonOptions:
     """
 
     preset: Preset = "laptop"
-    """Size of the run: smoke proves the wiring, laptop gives real results on two cores, paper is the paper's."""
+    """Size of the run: smoke only checks that everything runs, laptop gives real results on two cores, paper is the
+    paper's."""
 
     seeds: int | None = None
     """How often everything is repeated, each time with another seed; by default what the preset says."""
@@ -49,8 +50,8 @@ class CommonOptions:
     """Folder of the data sets; by default $TEACHENV_DATA, then the user's cache."""
 
     check: bool = False
-    """Run nothing: read the folder's rows, and fail if a taught line has nothing that shows that its teacher taught, or
-    if a table in the folder is not the rows' own. No other option but --out is needed, and no data."""
+    """Run no experiment: read the rows in the folder, and fail if a line with a teacher lacks the measurements that
+    show whether the teacher acted, or if a table does not agree with its rows. Needs only --out, and no data."""
 
     def __post_init__(self) -> None:
         for field in fields(self):

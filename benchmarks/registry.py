@@ -106,7 +106,7 @@ BENCHMARKS: dict[str, Entry] = {
         summary="Do image classifiers that students can imitate (LoT) generalise better, at equal steps and in total?",
         minutes={
             "smoke": "1 min",
-            "laptop": "1.3 h (regularisers 6 h, sizes 10 min on one core; estimated)",
+            "laptop": "1.3 h (regularisers 6 h, sizes 30 min on one core; estimated)",
             "released": "days, for a GPU",
             "paper": "days, for a GPU",
         },
@@ -117,10 +117,10 @@ BENCHMARKS: dict[str, Entry] = {
         summary="Does LoT help a two-tower model to match images and captions of which some are wrong?",
         minutes={"smoke": "1 min", "laptop": "40 min on one core (estimated)", "paper": "days (estimated)"},
     ),
-    # Time, memory and error of every way to differentiate a training, peers among them.
+    # Time, memory and error of every way to differentiate a training run, peers among them.
     "hypergradients": Entry(
         options="benchmarks.hypergradients:Options",
-        summary="What does the gradient of a whole training cost, here and elsewhere, and what do estimates miss?",
+        summary="What does the gradient of a whole training run cost, here and elsewhere, and what do estimates miss?",
         minutes={"smoke": "1 min", "laptop": "3 h (estimators 40 min; estimated)", "paper": "10 h (estimated)"},
     ),
     # What the weight of each training sample does to each test, and which labels are wrong, peers among the methods.
@@ -147,7 +147,7 @@ BENCHMARKS: dict[str, Entry] = {
         summary="Does a learned schedule of the learning rate beat tuned constant, cosine, step and one-cycle ones?",
         minutes={"smoke": "1 min", "laptop": "2 h on one core (digits 1 h)", "paper": "weeks (estimated)"},
     ),
-    # Eimer et al. 2021: a training whose learning rate is the action, elsewhere and here.
+    # Eimer et al. 2021: a training run whose learning rate is the action, elsewhere and here.
     "dacbench": Entry(
         options="benchmarks.dacbench:Options",
         summary="Does DACBench's SGD environment give the same students here, and how many times as fast?",

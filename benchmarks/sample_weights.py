@@ -255,7 +255,7 @@ AREA, MOVED = Measure(AUC, digits=3), Measure(RMS, digits=3)
 
 def make(results: Results) -> Report:
     """The report: that of every comparison, and what teachers did to the samples."""
-    columns: list[Column] = [interval("AUC of wrong labels", AREA), interval("rms of w − 1", MOVED)]
+    columns: list[Column] = [interval("ROC AUC for wrong labels", AREA), interval("rms of w − 1", MOVED)]
     return comparison_report.make(
         "Sample weights compared", results, {AUC: partial(wrong_labels, results)}, columns=columns
     )

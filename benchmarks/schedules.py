@@ -52,7 +52,7 @@ def methods(control: str, horizon: int) -> dict[str, Method]:
 
     Args:
         control: a name in `CONTROLS`.
-        horizon: student steps of a training.
+        horizon: student steps of a training run.
     """
     kept: dict[str, Any] = {"weight_decay": [1e-4, 1e-3, 1e-4, 1e-3]}
     tuned = kept

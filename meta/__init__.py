@@ -2,7 +2,7 @@
 
 The names that most users need are here; a package for each subject has them and the rest:
 
-- `meta.hypergradients`: the derivative of a training's final objective with respect to every action.
+- `meta.hypergradients`: the derivative of a training run's final objective with respect to every action.
 - `meta.teachers`: teachers with Stable-Baselines3's model API, their policies, and the loss that they have learned.
 - `meta.distillation`: distillation methods, LGTM among them, under one trainer.
 - `meta.influence`: what a step on each sample does to a held-out loss, and what each sample's weight in a whole
@@ -11,7 +11,7 @@ The names that most users need are here; a package for each subject has them and
 - `meta.lot`: Learning from Teaching.
 - `meta.self_tuning`: the meta-gradient of students that learn by reinforcement.
 - `meta.methods`: teachers as methods of a comparison.
-- `meta.saving`: models in files that run no code when they are read, and trainings that resume.
+- `meta.saving`: models in files that run no code when they are read, and training runs that resume.
 - `meta.wrappers`: what the wrappers of environments have in common, and `GymVecEnv`.
 """
 

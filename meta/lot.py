@@ -288,7 +288,7 @@ class LoT:
         self._began, self._drawn = (None if self._batches is self._data else began), 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns all that a training goes on from: students, optimisers, counts, random state, the place in `data`.
+        """Returns all that training goes on from: students, optimisers, counts, random state, the place in `data`.
 
         Raises:
             RuntimeError: a term was computed, and `step` has not been called since.

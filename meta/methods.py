@@ -95,7 +95,7 @@ def rmd(policy: str = "AttentionPolicy", **options: Any) -> Method:
 def data_weights(**options: Any) -> Method:
     """Makes a method that learns one weight for each sample of the pool by descent on the weights (`meta.RMD`).
 
-    The loss is `"data-weights"`, and the same weights hold for every step and every training.
+    The loss is `"data-weights"`, and the same weights hold for every step and every training run.
 
     Args:
         **options: options of the teacher, of the loss family or of the environment; a list is a grid.
@@ -187,7 +187,7 @@ def influence(**options: Any) -> Method:
 def l2rw(**options: Any) -> Method:
     """Makes a method of `meta.L2RW`: in each step, weights by which the step lowers the dev loss (Ren et al. 2018).
 
-    The loss is `"sample-weights"` with `normalise=True`. It needs no learning, but dev in every training.
+    The loss is `"sample-weights"` with `normalise=True`. It needs no learning, but dev in every training run.
 
     Args:
         **options: options of the loss family (`base="focal"`) or of the environment; a list is a grid.

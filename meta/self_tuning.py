@@ -29,7 +29,7 @@ from teachenv.rl.policy import Distribution
 
 
 class SelfTuned(NamedTuple):
-    """What came of a training that tuned its own coefficients.
+    """What came of a training run that tuned its own coefficients.
 
     Attributes:
         actions: those taken, (updates, coordinates).

@@ -49,7 +49,7 @@ def _plain_step(
 
 
 class Interface:
-    """The spaces of a problem, and what a training does at an action.
+    """The spaces of a problem, and what a training run does at an action.
 
     Attributes:
         observation_fields: name of each observation coordinate.
@@ -139,7 +139,7 @@ class Interface:
         return Standing(episodes=episodes, dev=self.dynamics.dev(episodes), **numbers)
 
     def step(self, before: Standing, action: torch.Tensor) -> tuple[Standing, np.ndarray]:
-        """Trains for one action: (where the trainings stand then, rewards () or (B,)).
+        """Trains for one action: (where the training runs stand then, rewards () or (B,)).
 
         The reward is the increase of J, or minus the penalty of a student that diverges. Such a student keeps its last
         finite numbers, and only moves on in time.
@@ -170,7 +170,7 @@ class Interface:
         return after, np.where(diverged, penalty, after.objective - before.objective)
 
     def ended(self, standing: Standing) -> np.ndarray:
-        """Whether trainings are over, bool () or (B,): their steps are used up, or they diverged."""
+        """Whether training runs are over, bool () or (B,): their steps are used up, or they diverged."""
         return standing.diverged | (np.asarray(standing.students.step) >= self.problem.settings.horizon)
 
     def info(self, standing: Standing) -> dict[str, np.ndarray | str]:

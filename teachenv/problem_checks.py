@@ -144,9 +144,9 @@ def check_networks(settings: Settings, task: Task, loss: LossFamily) -> None:
     if not loss.of_pairs:
         return
     if task.measure is not None:
-        raise ValueError(f"distillation is of classifiers, but task {task.name!r} has a measure of its own")
+        raise ValueError(f"distillation is for classifiers alone, but task {task.name!r} has a measure of its own")
     if settings.warm_start:
-        raise ValueError("warm_start is of a student alone; with a teacher network leave it at 0")
+        raise ValueError("warm_start is for a student without a teacher network; leave it at 0")
 
 
 def check_observed(settings: Settings, task: Task, loss: LossFamily, classifies: bool) -> None:
@@ -191,14 +191,14 @@ def check_targets(settings: Settings, task: Task, loss: LossFamily) -> None:
         base = USUAL["numbers" if "numbers" in kinds else min(kinds)]
         options = f" with loss_kwargs={checks.shown(settings.loss_kwargs)}" if settings.loss_kwargs else ""
         raise ValueError(
-            f"loss={checks.shown(settings.loss)}{options} is of {read}, but {targets_are}: choose a loss that fits, "
+            f"loss={checks.shown(settings.loss)}{options} is for {read}, but {targets_are}: choose a loss that fits, "
             f'such as loss="sample-weights", loss_kwargs={{"base": "{base}"}} (as a method of teachenv.compare: '
             f'teachenv.experiment.fixed("{base}")), or a teachenv.LossFamily of your own'
         )
     if settings.warm_start and not kinds & {*reads("cross-entropy")}:
         raise ValueError(
-            f"warm_start={settings.warm_start} is steps of cross-entropy, which is of class labels, but {targets_are}: "
-            "leave it at 0"
+            f"warm_start={settings.warm_start} takes steps of cross-entropy, which is for class labels, but "
+            f"{targets_are}: leave it at 0"
         )
 
 

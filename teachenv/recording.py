@@ -28,7 +28,8 @@ T = TypeVar("T")
 
 
 CALLS_BEFORE = 50
-"""Calls of a function before it is recorded, which takes as long as some hundred calls: short trainings do without."""
+"""Calls of a function before it is recorded, which takes as long as some hundred calls: short training runs do
+without."""
 
 
 class Recorder:

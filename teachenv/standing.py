@@ -1,4 +1,4 @@
-"""Where trainings stand: the value that an environment holds between two actions."""
+"""Where training runs stand: the value that an environment holds between two actions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from teachenv.state import Episode, StudentState, put, take
 
 @dataclass(frozen=True, eq=False)
 class Standing:
-    """Where trainings stand: of one student, or of B, whose arrays have a leading dimension B.
+    """Where training runs stand: of one student, or of B, whose arrays have a leading dimension B.
 
     Attributes:
         students: the state of the student, or of the batch.
@@ -50,16 +50,16 @@ class Standing:
         return numbers | {"seeds": self.episodes.seeds}
 
     def with_rows(self, rows: np.ndarray, new: Standing) -> Standing:
-        """These trainings with some of them in the places of others.
+        """These training runs with some of them in the places of others.
 
         Args:
             rows: indices of those that are replaced, int (k,).
-            new: the k trainings that take their places.
+            new: the k training runs that take their places.
         """
         return Standing(**{name: put(value, rows, getattr(new, name)) for name, value in vars(self).items()})
 
     def of_rows(self, rows: np.ndarray) -> Standing:
-        """Some of these trainings, those of the indices `rows`, int (k,)."""
+        """Some of these training runs, those of the indices `rows`, int (k,)."""
         return Standing(**{name: take(value, rows.tolist()) for name, value in vars(self).items()})
 
 

@@ -1,4 +1,4 @@
-"""The values that a training's functions take and return: student, episode, gradient; of one student or of B."""
+"""The values that a training run's functions take and return: student, episode, gradient; of one student or of B."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many students' trainings as one batched Gymnasium vector environment."""
+"""Many students' training runs as one batched Gymnasium vector environment."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray], m
 
     @property
     def episodes(self) -> Episode:
-        """What the current trainings draw on, a value."""
+        """What the current training runs draw on, a value."""
         return self._now.episodes
 
     @property

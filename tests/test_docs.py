@@ -33,7 +33,7 @@ def test_links_to_source_files_lead_to_the_repository() -> None:
 
 def test_a_link_to_no_file_is_a_warning_that_names_it() -> None:
     _, warnings, _ = outside("[a](../../teachenv/nothing.py)")
-    assert warnings == ["how-to/page.md links to teachenv/nothing.py, which is not in the repository: mend the link"]
+    assert warnings == ["how-to/page.md links to teachenv/nothing.py, which is not in the repository: fix the link"]
 
 
 def test_figures_of_results_are_copied() -> None:

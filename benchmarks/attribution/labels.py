@@ -172,7 +172,7 @@ def measured(
         task: `"digits"` or `"mnist"`.
         noise: which labels are wrong.
         size: how many samples there are, and our options.
-        seed: of samples, noise and trainings.
+        seed: of samples, noise and training runs.
         data_root: the folder of the data sets.
         folder: is not used.
     """

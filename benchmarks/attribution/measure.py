@@ -26,8 +26,8 @@ def lds(values: NDArray[np.floating], left_out: NDArray[np.bool_], losses: NDArr
 
     Args:
         values: (tests, samples), positive where a sample raises the test's loss.
-        left_out: (trainings, samples), which samples each training goes without.
-        losses: (trainings, tests), the tests' losses after each.
+        left_out: (training runs, samples), which samples each training run goes without.
+        losses: (training runs, tests), the tests' losses after each.
     """
     ranks = [rankdata(each, axis=0) for each in (-(left_out.astype(float) @ values.T), losses)]
     predicted, measured = (each - each.mean(0) for each in ranks)
@@ -39,7 +39,7 @@ def lds(values: NDArray[np.floating], left_out: NDArray[np.bool_], losses: NDArr
 def measured(
     method: str, setting: Setting, seed: int, data_root: str | None, networks: Path, folder: Path, **retrained: Path
 ) -> Outcome:
-    """The scores of a method on one training, and its times; or why there are none.
+    """The scores of a method on one training run, and its times; or why there are none.
 
     Args:
         method: a name in `METHODS`.

@@ -1,4 +1,4 @@
-"""Methods of data attribution: functions of a training to values (tests, samples), positive where a sample harms.
+"""Methods of data attribution: functions of a training run to values (tests, samples), positive where a sample harms.
 
 Peers have the configuration that their authors recommend, but for one thing: gradients are projected to 512 dimensions,
 as in dattri's benchmark, since traker's default of 2,048 is for a GPU, and more than digits has samples.
@@ -41,7 +41,7 @@ class Trained:
         tests: inputs and targets of the tests.
         checkpoints: parameters along the training, `ENSEMBLE` of them, the last at its end.
         rates: the learning rate at each.
-        halves: parameters at the end of trainings on random halves of the samples.
+        halves: parameters at the end of training runs on random halves of the samples.
     """
 
     setting: Setting
@@ -70,7 +70,7 @@ class Method:
 
     Attributes:
         values: one array (tests, samples), or several of which the best counts.
-        trainings: how many trainings it needs beforehand, in the time of plain training.
+        trainings: how many training runs it needs beforehand, in the time of plain training.
     """
 
     values: Callable[[Trained], Sequence[np.ndarray]]
@@ -78,7 +78,7 @@ class Method:
 
 
 def _ours(trained: Trained, *, averaged: bool) -> Sequence[np.ndarray]:
-    """The exact derivative of the training's end, or its mean over trainings of other seeds."""
+    """The exact derivative of the training's end, or its mean over training runs of other seeds."""
     first = _OTHER_SEEDS + 1000 * trained.seed
     seeds = range(first, first + trained.setting.averaged) if averaged else [trained.seed]
     return [meta.attribute(trained.env, trained.tests, seeds=list(seeds)).values]

@@ -41,7 +41,7 @@ def make(rows: Sequence[Row]) -> Report:
     sections = [_section(title, groups) for title, groups in attributed.items()]
     sections += [_labels(task, groups) for task, groups in noisy.items()]
     drawn = {"lds": partial(_figure, attributed), "labels": partial(_bars, noisy)}
-    captions = {"lds": "How well attribution foretells retraining", "labels": "How well wrong labels are found"}
+    captions = {"lds": "How well attribution predicts retraining", "labels": "How well wrong labels are found"}
     return Report("Data attribution", sections, drawn, rows, captions)
 
 
@@ -51,7 +51,7 @@ def _section(title: str, groups: Sequence[Group]) -> Section:
         f"{config['horizon']} steps with minibatches of {config['batch_size']}, learning rate "
         f"{config['learning_rate']}, momentum {config['momentum']}; {config['tests']} tests, {config['retrainings']} "
         "retrainings for each share of samples left out. The last score is of other trainings: random halves, each "
-        "with a seed of its own. Costs are in plain trainings, those that a method needs beforehand included."
+        "with a seed of its own. Costs are in plain training runs, including those that a method needs beforehand."
     )
     columns = [
         Column("method", _name),
@@ -96,7 +96,7 @@ def _failure(group: Group) -> str:
 
 
 def _figure(parts: dict[str, list[Group]]) -> Figure | None:
-    """The score against the share of samples left out, a panel for each training."""
+    """The score against the share of samples left out, a panel for each training run."""
     if not any(group.values("lds_1") for groups in parts.values() for group in groups):
         return None
     scored = {title: [group for group in groups if group.values("lds_1")] for title, groups in parts.items()}
@@ -111,7 +111,7 @@ def _figure(parts: dict[str, list[Group]]) -> Figure | None:
         axis.set_xticks([1, 5, 20, 50], ["1", "5", "20", "50"])
         axis.minorticks_off()
         axis.set_ylim(-0.2, 1.02)
-        style.describe(axis, "samples left out, %", "LDS, trainings of the same seed")
+        style.describe(axis, "samples left out, %", "LDS, training runs of the same seed")
     return figure
 
 
@@ -122,5 +122,5 @@ def _bars(parts: dict[str, list[Group]]) -> Figure | None:
     figure, axes = series.bar_panels(list(parts), list(parts.values()))
     for axis, groups in zip(axes, parts.values(), strict=True):
         series.bars(axis, groups, _AUC, lambda group: style.Look(style.PALETTE[1]))
-        style.describe(axis, "area under the curve of wrong labels")
+        style.describe(axis, "ROC AUC for wrong labels")
     return figure

@@ -1,4 +1,4 @@
-"""The trainings whose samples are attributed."""
+"""The training runs whose samples are attributed."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ STUDENTS: Mapping[str, str | Callable[[], nn.Module]] = {
 
 @dataclass(frozen=True)
 class Setting:
-    """A training, and how it is measured.
+    """A training run, and how it is measured.
 
     Attributes:
         student: a name in `STUDENTS`.
         options: the environment's.
         tests: how many of the test split's samples.
-        retrainings: how many trainings there are for each share of samples left out.
-        averaged: over how many trainings of other seeds our values are averaged in the second of our lines.
+        retrainings: how many training runs there are for each share of samples left out.
+        averaged: over how many training runs of other seeds our values are averaged in the second of our lines.
         seeds: repetitions.
         turns: how often times are measured.
         methods: names in `benchmarks.attribution.methods.METHODS`.
@@ -67,7 +67,7 @@ class Setting:
     )
 
     def env_options(self, data_root: str | None) -> dict[str, Any]:
-        """The options of an environment whose action is one weight for each sample, for the whole training."""
+        """The options of an environment whose action is one weight for each sample, for the whole training run."""
         held = {"loss": "data-weights", "train_on": "pool", "dev_size": 50, "steps_per_action": self.options["horizon"]}
         return {"student": STUDENTS[self.student], "data_root": data_root, **held, **self.options}
 

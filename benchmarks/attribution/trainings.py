@@ -19,15 +19,15 @@ from teachenv.trees import at
 
 RETRAINED, NETWORKS = "retrained.npz", "networks.pt"
 _TOGETHER = 10
-_OTHER_SEEDS, _SEEDS_OF_HALVES = 10_000, 20_000  # for the seeds of trainings other than the one that is attributed
+_OTHER_SEEDS, _SEEDS_OF_HALVES = 10_000, 20_000  # for the seeds of training runs other than the one that is attributed
 
 
 class LeftOut(NamedTuple):
-    """Which samples are left out of trainings.
+    """Which samples are left out of training runs.
 
     Attributes:
-        percent: how many of them, drawn at random for each training.
-        other: whether each training has a seed of its own, instead of that of the training that is attributed.
+        percent: how many of them, drawn at random for each training run.
+        other: whether each training run has a seed of its own, instead of that of the training that is attributed.
     """
 
     percent: int
@@ -91,7 +91,7 @@ def _random_sets(count: int, samples: int, percent: int, seed: Sequence[int]) ->
 def _trained(
     setting: Setting, left_out: np.ndarray, seeds: Sequence[int], data_root: str | None
 ) -> tuple[TeachVectorEnv, StudentState]:
-    """An environment, and its students at the end of trainings in which the samples left out have the weight 0."""
+    """An environment, and its students at the end of training runs in which the samples left out have the weight 0."""
     envs = TeachVectorEnv(len(seeds), **setting.env_options(data_root))
     envs.reset(seed=list(seeds))
     envs.step(-left_out.astype(np.float32))

@@ -161,14 +161,14 @@ class Options(ParallelOptions):
 
     # One more than the other benchmarks have.
     preset: Preset = "quick"  # type: ignore[assignment]
-    """Size of the run: smoke proves the wiring, quick comes to the verdicts of laptop in half of the time, laptop
-    made the tables of README and docs, paper takes hours."""
+    """Size of the run: smoke only checks that everything runs, quick reaches the conclusions of laptop in half of the
+    time, laptop made the tables of README and docs, paper takes hours."""
 
     env: str = "TeachDigits-v0"
     """A registered environment; for a task or a network of your own there is `teachenv.compare`."""
 
     label_noise: tuple[float, ...] | None = None
-    """Fractions of wrong labels in the pool, a task each; by default what the preset says (0 and 0.4)."""
+    """Fractions of wrong labels in the pool, each a task; by default what the preset says (0 and 0.4)."""
 
     label_noise_kind: Literal["pair", "symmetric"] = "pair"
     """Class c becomes c + 1, or any other class."""

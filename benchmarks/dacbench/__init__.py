@@ -7,7 +7,7 @@ measurements, `config["measurement"]` in the rows:
 
 * `trajectory`: random learning rates on both; the largest differences in parameters and in the losses that are
   reported.
-* `baseline`: whole trainings under the fixed schedules and random agents that DACBench has, on both.
+* `baseline`: whole training runs under the fixed schedules and random agents that DACBench has, on both.
 * `speed`: student steps per second of DACBench, of a plain PyTorch loop that has the data as tensors, of `TeachEnv` and
   of `TeachVectorEnv` with many students. They take turns in one process, with the same network, size of minibatches
   and number of validation samples.

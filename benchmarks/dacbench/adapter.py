@@ -23,7 +23,7 @@ State = dict[str, Any]
 
 
 class SGDEnv:
-    """A training of which each action is the learning rate, as `dacbench.envs.SGDEnv` 0.5.6 has it.
+    """A training run of which each action is the learning rate, as `dacbench.envs.SGDEnv` 0.5.6 has it.
 
     For the same seed and actions states and rewards are those of DACBench, to float tolerance: an episode's split,
     weights and order of samples are drawn as DACBench draws them. It has what DACBench's agents and its

@@ -53,7 +53,7 @@ NETWORKS: dict[str, StudentFactory] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Instance:
-    """A training as DACBench's environment has it, with what of its configuration shapes the numbers.
+    """A training run as DACBench's environment has it, with what of its configuration shapes the numbers.
 
     Attributes:
         network: makes the network, from torch's global generator.
@@ -62,7 +62,7 @@ class Instance:
         by_epoch: whether an action holds for an epoch (DACBench's default), or for one step.
         seed: what torch's global generator is seeded with when the environment is made.
         train_share: share of the training set that is trained on; the rest is for validation.
-        crash_penalty: the reward of a training that crashes.
+        crash_penalty: the reward of a training run that crashes.
     """
 
     network: StudentFactory

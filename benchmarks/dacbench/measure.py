@@ -76,7 +76,7 @@ def _trajectory(case: Measured, task: Task, seed: int, size: Size, compared: boo
 
 
 def _baseline(case: Measured, task: Task, seed: int, size: Size, compared: bool, folder: Path) -> Values:
-    """A whole training under a baseline: what it ends at."""
+    """A whole training run under a baseline: what it ends at."""
     instance = case.instance(seed)
     rates = BASELINES[str(case.baseline)](case.actions, seed)
     values = _episode(SGDEnv(instance, task), rates)

@@ -1,6 +1,6 @@
-"""What a hypergradient costs: every method and memory policy of this library, and its peers, on the same trainings.
+"""What a hypergradient costs: every method and memory policy of this library, and its peers, on the same training runs.
 
-A contender differentiates the final dev loss of a training with respect to one action a step, the weight of each
+A contender differentiates the final dev loss of a training run with respect to one action a step, the weight of each
 class in the step's loss. All have the same network, initial weights, minibatches and SGD with momentum. Each has a
 process of its own for its memory; for their times all take turns in one, with one another and with plain training:
 

@@ -1,4 +1,4 @@
-"""Ways to differentiate a training that are compared: functions of a problem to its gradient, (T, classes)."""
+"""Ways to differentiate a training run that are compared: functions of a problem to its gradient, (T, classes)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def plain(problem: Problem) -> torch.Tensor:
 
 
 def unrolled(problem: Problem) -> torch.Tensor:
-    """The gradient by PyTorch alone, with the whole training in one graph."""
+    """The gradient by PyTorch alone, with the whole training run in one graph."""
     module, rate = problem.module, problem.student.learning_rate
     parameters = {name: p.detach().clone().requires_grad_() for name, p in module.named_parameters()}
     velocity = {name: torch.zeros_like(p) for name, p in parameters.items()}

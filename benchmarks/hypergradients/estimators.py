@@ -6,8 +6,9 @@ is the estimator.
 
 * `bias`: distance of an estimator's mean from the exact gradient, over its norm; of what is sampled, less what the
   number of samples accounts for, which `bias_error` is;
-* `deviation`: root of the summed variances over the exact norm, of one training's worth of samples;
-* `cosine`, `relative_error`: expected at the cost of `BUDGETS[0]` trainings, with `_many` at that of `BUDGETS[1]`, from
+* `deviation`: root of the summed variances over the exact norm, of one training run's worth of samples;
+* `cosine`, `relative_error`: expected at the cost of `BUDGETS[0]` training runs, with `_many` at that of `BUDGETS[1]`,
+from
   mean and variance: m samples have ‖mean‖² + variance/m as their mean's expected square. The smaller the budget, the
   less depends on the mean, which is known to `bias_error`;
 * `time_ratio`: time over that of plain training, of what is not sampled.
@@ -53,7 +54,7 @@ SETTINGS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Static:
-    """A training under one action.
+    """A training run under one action.
 
     Attributes:
         steps: T.
@@ -87,7 +88,7 @@ class Static:
         return Estimates(gradient.actions, gradient.gradient_evaluations)
 
     def sampled(self, estimator: Callable[..., Estimates], students: int, **options: Any) -> Estimates:
-        """An estimate by trainings of a batch."""
+        """An estimate by training runs of a batch."""
         process, begin = self.batch(students)
         generator = torch.Generator().manual_seed(self.seed)
         return estimator(process, begin, self.action, self.steps, sigma=SIGMA, generator=generator, **options)
@@ -168,7 +169,7 @@ def compared(estimates: Estimates, exact: torch.Tensor, steps: int) -> dict[str,
     Args:
         estimates: those of a method.
         exact: the exact gradient, (n,).
-        steps: the student steps of one training.
+        steps: the student steps of one training run.
     """
     norm, mean, samples = float(exact.norm()), estimates.mean, len(estimates.samples)
     variance = float(estimates.samples.var(0).sum()) if samples > 1 else 0.0
@@ -176,7 +177,7 @@ def compared(estimates: Estimates, exact: torch.Tensor, steps: int) -> dict[str,
     bias = math.sqrt(max(0.0, float((mean - exact).square().sum()) - noise))
     along = float(mean @ exact) / norm
     square = max(float(mean.square().sum()) - noise, along**2)
-    cost = estimates.student_steps / samples / steps  # of a sample, in trainings
+    cost = estimates.student_steps / samples / steps  # of a sample, in training runs
     values = {
         "bias": bias / norm,
         "bias_error": math.sqrt(noise) / norm,
@@ -219,7 +220,7 @@ def expected(group: Group, metric: str, budget: int) -> list[float]:
 
     The mean of few samples of large variance says nothing of a bias, and would make cosines of its noise. Where the
     bias cannot be told from zero, what is expected is that of unbiased samples: for their deviation d and a budget of
-    b trainings, an error of d/√b and a cosine of 1/√(1 + d²/b).
+    b training runs, an error of d/√b and a cosine of 1/√(1 + d²/b).
 
     Args:
         group: the rows of an estimator and a length.
@@ -261,8 +262,9 @@ def report(rows: Sequence[Row]) -> Report:
         key=lambda group: (group.config["steps"], list(ESTIMATORS).index(group.first.method)),
     )
     text = (
-        "Estimates of the derivative with respect to one action held for T steps. Bias, deviation (of one training's "
-        "worth of samples) and error are in units of the exact gradient's norm; errors and cosines are expected at the "
-        f"cost of {BUDGETS[0]} and {BUDGETS[1]} trainings, of what is sampled as if unbiased where no bias shows."
+        "Estimates of the derivative with respect to one action held for T steps. Bias, deviation (of one training "
+        "run's worth of samples) and error are in units of the exact gradient's norm; errors and cosines are expected "
+        f"at the cost of {BUDGETS[0]} and {BUDGETS[1]} training runs; where a sampled estimate shows no bias, they are "
+        "computed as if it had none."
     )
     return Report("Estimators of a hypergradient", [Section.of("", columns, lines, text)] if lines else [], {}, rows)

@@ -1,4 +1,4 @@
-"""JAX as a peer: the same trainings and gradients, compiled, by `jax.lax.scan`, optax and equinox.
+"""JAX as a peer: the same training runs and gradients, compiled, by `jax.lax.scan`, optax and equinox.
 
 The whole of a gradient, training and way back, is one compiled function of the network's weights, the pool, the order
 of its samples and the actions. What it keeps between the two passes:
@@ -26,7 +26,7 @@ Kept = Literal["all", "states", "sqrt"]
 
 
 def gradient(problem: Problem, kept: Kept) -> torch.Tensor:
-    """The gradient of a training with respect to its actions, (T, classes).
+    """The gradient of a training run with respect to its actions, (T, classes).
 
     Raises:
         ImportError: JAX, equinox or optax is not installed.

@@ -24,15 +24,15 @@ Study = Literal["cost", "estimators"]
 
 @dataclass(frozen=True)
 class Size:
-    """Which trainings and contenders a preset measures, and how often.
+    """Which training runs and contenders a preset measures, and how often.
 
     Attributes:
         seeds: repetitions.
         turns: the least number of turns that contenders and plain training take.
-        seconds: the least time that turns take on each training.
+        seconds: the least time that turns take on each training run.
         students: what is trained, unless `--students` says otherwise.
         contenders: what differentiates, unless `--contenders` says otherwise.
-        part: how long the trainings of the first part are, in percent of their usual length.
+        part: how long the training runs of the first part are, in percent of their usual length.
         lengths: numbers T of student steps in the second part, ascending.
         batches: names in `BATCHES`, the third part.
         horizons: numbers T of student steps in the study of estimators.
@@ -66,7 +66,8 @@ class Options(CommonOptions):
     """Options of `python -m benchmarks hypergradients`."""
 
     study: tuple[Study, ...] = ("cost",)
-    """What is asked: cost (time and memory of what differentiates), estimators (how far other estimates are off)."""
+    """Which study to run: cost (time and memory of what differentiates), estimators (how far other estimates are
+    off)."""
 
     students: tuple[str, ...] | None = None
     """Networks of the first part; by default all of them, in the smoke preset the mlp."""
@@ -192,7 +193,7 @@ def _times(options: Options, trainings: Sequence[Training], session: Session) ->
 
 
 def _missing(options: Options, training: Training, session: Session) -> list[str]:
-    """Contenders whose times are not there; those that have failed on a shorter training are left out."""
+    """Contenders whose times are not there; those that have failed on a shorter training run are left out."""
     shorter = [other for other in _lengths(options.size) if training.task == "length" and other.steps < training.steps]
     return [
         name

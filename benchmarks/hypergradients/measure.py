@@ -1,4 +1,4 @@
-"""Measures ways to differentiate a training: each alone for its memory, in turns for their times."""
+"""Measures ways to differentiate a training run: each alone for its memory, in turns for their times."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from teachenv.experiment.timing import Times, in_turns, peak, seconds_of
 _FAILURES = (ImportError, RuntimeError, TypeError, AttributeError, MemoryError, OSError)
 
 _PACE = 1024
-"""So many steps of plain training tell how long a longer one takes, and trainings up to here are taken twice."""
+"""So many steps of plain training tell how long a longer one takes, and training runs up to here are taken twice."""
 
 Setting = tuple[str, int, int, str]
 """What is differentiated: arguments of `Problem` (student, steps, seed, device)."""
@@ -184,11 +184,11 @@ def in_turn(contenders: Sequence[str], training: Setting, turns: int, seconds: f
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch of students of an environment, whose trainings are differentiated.
+    """A batch of students of an environment, whose training runs are differentiated.
 
     Attributes:
         students: number of students.
-        steps: student steps in each training.
+        steps: student steps in each training run.
         settings: the environment's options; see `teachenv.Settings`.
     """
 

@@ -1,4 +1,4 @@
-"""The trainings that are differentiated: networks, minibatches, and the loss that actions weigh."""
+"""The training runs that are differentiated: networks, minibatches, and the loss that actions weigh."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ STUDENTS: dict[str, Student] = {
 
 
 class Problem:
-    """One training: everything that the contenders share.
+    """One training run: everything that the contenders share.
 
     Attributes:
         name: the student's name in `STUDENTS`.

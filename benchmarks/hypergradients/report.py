@@ -74,7 +74,7 @@ def _batches(rows: Sequence[Row]) -> list[Section]:
 
 
 def _by_length(rows: Sequence[Row], metric: str) -> dict[str, list[tuple[int, float]]]:
-    """The lengths of trainings and the medians over repetitions, by contender."""
+    """The lengths of training runs and the medians over repetitions, by contender."""
     curves: dict[str, list[tuple[int, float]]] = {}
     for group in grouped(rows, key=lambda row: f"{row.method} {row.config['steps']}"):
         points, values = curves.setdefault(group.first.method, []), group.values(metric)

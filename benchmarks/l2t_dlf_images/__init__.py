@@ -4,7 +4,8 @@ The protocol is that of `benchmarks.compare` (grids of equal size searched by su
 student steps for each teacher; fresh students on the whole pool, test touched once), with these differences:
 
 *   Students are trained longer than those that a teacher learns on: a teacher's episode is short, the final training
-    has as many actions, each for more student steps. Tuning is by dev accuracy after a training of the final length.
+    has as many actions, each for more student steps. Tuning is by dev accuracy after a training run of the final
+    length.
 *   The grids have two values of a method's own parameter, for RL teachers too; RL teachers spend three times the
     student steps of gradient teachers.
 *   Teachers are used for other students: from the MNIST perceptron by LeNet, from ResNet-8 by ResNet-20.

@@ -33,8 +33,8 @@ class Options(ParallelOptions):
     """Options of `python -m benchmarks l2t_dlf_images`."""
 
     preset: Presets = "laptop"  # type: ignore[assignment]
-    """Size of the run: smoke proves the wiring, laptop gives real results on two cores, published is the paper's way on
-    MNIST without any tuning (hours for each seed), paper is the paper's sizes, tuned."""
+    """Size of the run: smoke only checks that everything runs, laptop gives real results on two cores, published is the
+    paper's way on MNIST without any tuning (hours for each seed), paper is the paper's sizes, tuned."""
 
     table: Literal[1, 2] | None = None
     """The paper's table: 1 is MNIST, 2 is CIFAR; by default both."""

@@ -95,7 +95,7 @@ def methods(rates: tuple[float, ...]) -> dict[str, Method]:
     return {
         "cross-entropy": fixed("cross-entropy", weight_decay=[0.0, 5e-4]),
         "smooth-01": replace(fixed("smooth-01", **_SMOOTH), rates=()),
-        # In so short trainings a smaller λ, with more of the margin, leaves students behind.
+        # In so short training runs a smaller λ, with more of the margin, leaves students behind.
         "large-margin": fixed("large-margin", margin=2, annealing=[20.0, 100.0]),
         "focal": fixed("focal", gamma=[1.0, 2.0]),
         "label-smoothing": fixed("label-smoothing", epsilon=[0.1, 0.2]),

@@ -59,10 +59,10 @@ class Size:
     Attributes:
         effort: what is spent.
         taught: student steps of the episodes that teachers learn on.
-        final: student steps of the final training.
+        final: student steps of the final training run.
         actions: how many each of the two has.
         options: further options of the environment.
-        train_size: samples that an episode trains on, where the final training has the whole pool: fewer steps then
+        train_size: samples that an episode trains on, where the final training run has the whole pool: fewer steps then
             make as many passes over them as the final training makes, or more; None: all.
     """
 
@@ -152,7 +152,7 @@ def _effort(updates: int, horizon: int, students: int, first: float, finalists: 
         updates: how many a gradient teacher makes.
         horizon: student steps of the episodes that it learns on.
         students: final students of each seed; the last round of tuning has twice as many.
-        first: how long the first round of tuning trains, as a part of the final training.
+        first: how long the first round of tuning trains, as a part of the final training run.
         finalists: configurations in the last round of tuning. It has the whole budget: with two fifths of it, a rate
             won that was worse at the end.
         tuned: the first round of tuning has 1/tuned of the budget.
@@ -182,7 +182,7 @@ _MLP = Size(
     {"batch_size": 250, "dev_size": 5000, "dev_measured": 2500},
     3000,
 )
-# Noise is undone by larger changes of Φ, in more updates, and hardly by teachers of shorter trainings.
+# Noise is undone by larger changes of Φ, in more updates, and hardly by teachers of shorter training runs.
 _NOISY_MLP = Size(
     _effort(40, 240, 2, 1 / 3, 3, 10),
     240,
@@ -249,8 +249,8 @@ PRESETS: dict[Presets, dict[str, Part]] = {
             "mnist-mlp": (*CLEAN, *DATA, *RL, *GRADIENT, "rmd:static"),
             "mnist-mlp-noisy-40": (*NOISY, "ddpg", "rmd", BOUNDED),
             "mnist-lenet": (*CLEAN, "rmd", TRANSFERRED),
-            # On the perceptron teachers of as short trainings as LeNet's own did not learn to undo noise; of those that
-            # did, there is time for the better ones.
+            # On the perceptron teachers of as short training runs as LeNet's own did not learn to undo noise; of those
+            # that did, there is time for the better ones.
             "mnist-lenet-noisy-40": (*NOISY, BOUNDED_TRANSFERRED),
             "cifar10-resnet8": (*CLEAN, "rmd"),
             # Half an hour for ("cross-entropy", TRANSFERRED), when asked for.

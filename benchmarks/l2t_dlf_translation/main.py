@@ -30,7 +30,7 @@ class Size(NamedTuple):
         rates: after the warm start, of which the dev split chooses one for each method.
         seeds: repetitions.
         methods: names of those that are run unless the command says otherwise; None: all.
-        teacher_students: trainings that a teacher learns from, by student; others have the setting's.
+        teacher_students: training runs that a teacher learns from, by student; others have the setting's.
         few: names of the methods of a student that has no time for all, by student.
     """
 

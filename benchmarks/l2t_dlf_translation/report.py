@@ -61,7 +61,7 @@ def _sections(rows: Sequence[Row]) -> list[Section]:
         deviation("test BLEU, greedy", BLEU),
         deviation("beam of 5", Measure("test_bleu_beam", 100)),
         tables.against("cross-entropy", "greedy against cross-entropy (95 %, paired t)", BLEU),
-        evidence.share("teacher moved, % (most)", evidence.MOVED, _untaught, evidence.MOVED_MOST),
+        evidence.share("change by the teacher, % mean (max)", evidence.MOVED, _untaught, evidence.MOVED_MOST),
         tables.against(_untaught, "dev BLEU against the untaught loss (95 %)", DEV),
         deviation("token accuracy %", Measure("test_token_accuracy", 100)),
         tables.seeds(BLEU),

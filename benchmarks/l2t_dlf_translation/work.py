@@ -76,7 +76,7 @@ class Setting:
         steps: student steps after the warm start.
         steps_per_action: student steps under each action of a teacher.
         batch_size: translations in a minibatch after the warm start.
-        teacher_students: trainings of other students that a teacher learns from.
+        teacher_students: training runs of other students that a teacher learns from.
         teacher_rate: learning rate of RMD's teacher.
         critic_steps: first steps of the actor-critic in which the critic learns alone.
         data_root: the folder of the data sets; None: the usual places.
@@ -271,7 +271,7 @@ def run(setting: Setting, method: Method, rate: float, seed: int, final: bool, s
 
 
 def _taught(setting: Setting, method: Method, rate: float, seed: int, start: Path, folder: Path) -> Any:
-    """A teacher that has learned from the trainings of other students, from the same start."""
+    """A teacher that has learned from the training runs of other students, from the same start."""
     env = setting.after(start, method, rate)
     seed += TEACHER_SEED
     teacher: Any

@@ -28,13 +28,13 @@ class Options(ParallelOptions):
     """Options of `python -m benchmarks l2t_dln`."""
 
     preset: Presets = "laptop"  # type: ignore[assignment]
-    """Size of the run: smoke proves the wiring, laptop gives real results on two cores, released is the released code's
-    setting with nothing tuned, paper is the paper's networks and data, tuned."""
+    """Size of the run: smoke only checks that everything runs, laptop gives real results on two cores, released is the
+    released code's setting with nothing tuned, paper is the paper's networks and data, tuned."""
 
     study: tuple[Study, ...] = ("table",)
-    """What is asked: table (losses and teachers on each task), architectures (of the teacher), windows (their length
-    N), mends (what might mend the released teacher), cost (of a hypergradient and of an iteration, by N), imitation (of
-    cross-entropy by a random loss network)."""
+    """Which study to run: table (losses and teachers on each task), architectures (of the teacher), windows (their
+    length N), mends (what might repair the released teacher), cost (of a hypergradient and of an iteration, by N),
+    imitation (of cross-entropy by a random loss network)."""
 
     tasks: tuple[str, ...] | None = None
     """Names of tasks, such as segmentation-camvid; by default all of the preset, of released without
@@ -153,7 +153,7 @@ def _tuning(parts: list[Part], session: Session) -> list[Case]:
 
 
 def _training(parts: list[Part], seeds: int | None, session: Session) -> list[Case]:
-    """The cases of the trainings, in the configurations that were best on dev."""
+    """The cases of the training runs, in the configurations that were best on dev."""
     return _long_first(
         part.case(method, best, seed, final=True)
         for part in parts

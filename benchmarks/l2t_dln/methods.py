@@ -18,8 +18,8 @@ class Method:
     """A method of the benchmark: a loss, or a teacher that sets one.
 
     Attributes:
-        kind: a fixed loss; a teacher that learns from whole trainings of other students; or one that learns within the
-            training that it steers.
+        kind: a fixed loss; a teacher that learns from whole training runs of other students; or one that learns within
+            the training that it steers.
         environment: what of the environment it decides.
         policy: the name of the teacher's policy; empty for a fixed loss.
         options: the teacher's options.
@@ -28,10 +28,10 @@ class Method:
         steeper: factor on the learning rates of the grid.
         tuned_as: the method whose tuning it shares.
         steps_per_action: number N of student steps under each action, if it is not the task's.
-        crowd: students at a time: whose trainings a teacher of episodes learns from, in as many updates; or that have
-            one loss together, which an online teacher moves.
+        crowd: students at a time: whose training runs a teacher of episodes learns from, in as many updates; or that
+            have one loss together, which an online teacher moves.
         episode_rate: factor on the students' learning rate there: near the edge of stability, where the fastest
-            training is, the gradient of a training is noise.
+            training is, the gradient of a training run is noise.
         replays: whether a fresh student is trained under the losses that an online teacher found.
     """
 
@@ -168,7 +168,7 @@ METHODS: dict[str, Method] = {
         "fixed", _NETWORK, candidates=_DECAYS, steeper=_STEEPER
     ),
     "l2t-dlf": _DLF,
-    # With as many students as L2T-DLN between trainings.
+    # With as many students as L2T-DLN between training runs.
     "l2t-dlf:crowd": replace(_DLF, crowd=_CROWD),
     "l2t-dln": _online("LSTM", (1e-3, 1e-2)),
     # Beyond the paper: the same from a loss that wrong labels do not upset.
@@ -180,7 +180,7 @@ METHODS: dict[str, Method] = {
         "fixed", _SMOOTH, candidates=_DECAYS, steeper=_STEEPER
     ),
     "l2t-dln:smooth": _online("LSTM", (1e-3, 1e-2), environment=_SMOOTH),
-    # The loss network moved between trainings instead of within one, by the mean gradient of whole ones.
+    # The loss network moved between training runs instead of within one, by the mean gradient of whole ones.
     "l2t-dln:trainings": _between_trainings(_SMOOTH),
     "l2t-dln:trainings-kinked": replace(_between_trainings(_NETWORK), tuned_as="l2t-dln:trainings"),
     "l2t-dln:memoryless": _online("Memoryless", (1e-3, 1e-2)),

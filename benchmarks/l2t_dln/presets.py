@@ -23,7 +23,7 @@ class Task:
         metric: what the report shows, as `evaluate` calls it after the split's name.
         methods: names of those that the table has.
         wrapper: options of `meta.WindowGradient`.
-        teacher_students: trainings that a teacher that learns from whole ones may have.
+        teacher_students: training runs that a teacher that learns from whole ones may have.
         studied: the method whose studies are run on it (of teachers, of N, of what might mend it); None: none are.
         seeds: repetitions, unless the command says otherwise.
         tuned: whether methods choose on dev; False: each is as its first configuration has it.

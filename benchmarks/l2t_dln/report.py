@@ -113,12 +113,12 @@ def _section(part: _Part) -> Section:
         tables.interval("test", measure),
         tables.against(part.reference, f"against {part.reference}, points (95 %, paired t)", measure, ", p {:.2g}"),
         tables.against(_untaught, "against the untaught loss, points (95 %)", measure),
-        evidence.share("φ or Φ moved, % (most)", MOVED, _untaught, MOVED_MOST),
+        evidence.share("change of φ or Φ, % mean (max)", MOVED, _untaught, MOVED_MOST),
         number("cosine with −gradient", COSINE, ".3f", statistic=np.mean),
         tables.seeds(measure),
         tables.steps(measure),
         tables.seconds(measure),
-        Column("tuned", lambda g: _described({"lr": f"{g.config['learning_rate']:g}", **g.config["own"]})),
+        Column("selected settings", lambda g: _described({"lr": f"{g.config['learning_rate']:g}", **g.config["own"]})),
     ]
     better = "smaller" if metric == _ERROR else "larger"
     about = (
@@ -219,7 +219,7 @@ def _surfaces(rows: Sequence[Row]) -> Figure | None:
 
 
 def _learned(rows: Sequence[Row]) -> Figure | None:
-    """Losses that were learned between trainings, along either logit of a pair, less their value where both are 0."""
+    """Losses that were learned between training runs, along either logit of a pair, less their value at zero."""
     taught = [row for row in rows if row.method == "l2t-dln:trainings" and row.data and row.data["pictures"]]
     if not taught:
         return None
@@ -240,7 +240,7 @@ def _learned(rows: Sequence[Row]) -> Figure | None:
 
 
 def _animations(rows: Sequence[Row]) -> dict[str, Callable[[], FuncAnimation]]:
-    """The learned loss of each task along a training."""
+    """The learned loss of each task along a training run."""
     shown = {task: shown_run(task_rows) for task, task_rows in by(rows, lambda row: row.task).items()}
     return {f"loss-{task}": partial(_animation, run) for task, run in shown.items() if run}
 

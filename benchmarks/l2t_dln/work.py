@@ -183,7 +183,7 @@ def run(
 def _taught_before(
     setting: Setting, method: Method, configuration: Configuration, budget: int, seed: int, folder: Path
 ) -> Any:
-    """A teacher that has learned from the trainings of other students."""
+    """A teacher that has learned from the training runs of other students."""
     shared = method.shared
     env: Any = setting.make_single(shared, configuration)
     if method.crowd > 1:

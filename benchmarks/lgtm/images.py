@@ -96,7 +96,7 @@ def noisy_images(task: str, label_noise: float | None, data_root: str | None, *,
         task: a name in `IMAGES`.
         label_noise: share of labels that are any other class; None: 0.3 of those, and 0.4 that are the next class.
         data_root: where the files are.
-        small: whether trainings are so short that they only prove the wiring.
+        small: whether training runs are so short that they only prove the wiring.
     """
     noises = {"symmetric": 0.3, "pair": 0.4} if label_noise is None else {"symmetric": label_noise}
     sizes = (2_000, 200, 2_000) if task == "mnist" else (600, 60, 300)

@@ -46,11 +46,11 @@ class Size(NamedTuple):
 
     Attributes:
         tasks: names of GLUE's tasks.
-        epochs: how many each training has.
+        epochs: how many each training run has.
         max_length: tokens to which texts are cut.
         seeds: repetitions.
         train_size: samples to train on; None: all.
-        evaluations: how often a training is measured on dev.
+        evaluations: how often a training run is measured on dev.
         methods: names of those in the table, unless `--methods` says otherwise; None: all.
     """
 
@@ -75,7 +75,7 @@ class Options(ParallelOptions):
     """Options of `python -m benchmarks lgtm`."""
 
     study: tuple[Study, ...] = ("table",)
-    """What is asked: table (all methods), modes (LGTM's other objectives), alpha, loss (DIST and MSE), derivative
+    """Which study to run: table (all methods), modes (LGTM's other objectives), alpha, loss (DIST and MSE), derivative
     (finite differences), size (of the student), feedback (size of that set), cost (time, memory and error), rates (the
     factor of the influence term under wrong labels, beside other uses of the feedback's right ones)."""
 

@@ -5,9 +5,9 @@ at several factors and in each of the three modes. The same labels have simpler 
 into the minibatches of any method, or be all that a fixed teacher learns. Dev, by which rates and checkpoints are
 selected, has labels as wrong as the training data, so that nobody has right labels but those of the feedback.
 
-On images, where a training takes seconds, each line has six trainings with other rates, of a seed that judges none;
-then students of other seeds, each on samples of its own, are trained as the one that was best on dev. Texts keep the
-benchmark's rates.
+On images, where a training run takes seconds, each line has six training runs with other rates, of a seed that judges
+none; then students of other seeds, each on samples of its own, are trained as the one that was best on dev. Texts keep
+the benchmark's rates.
 """
 
 from __future__ import annotations

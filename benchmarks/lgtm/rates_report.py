@@ -57,7 +57,7 @@ def _section(title: str, groups: Sequence[Group]) -> Section:
             lambda group: control if untaught(group.name) else None, "against the best control [95 %]", ACCURACY
         ),
         Column("influence term, % of the rest", _term),
-        Column("loss on dev, least → last", losses),
+        Column("loss on dev, lowest → last", losses),
         Column("rates", _chosen),
         tables.seeds(ACCURACY),
         tables.steps(ACCURACY),
@@ -67,8 +67,8 @@ def _section(title: str, groups: Sequence[Group]) -> Section:
     text = (
         "Mean over seeds with a bootstrap interval, each student at its best evaluation on dev; mean differences over\n"
         "pairs of one seed with Student's interval: from ProKT with the same minibatches, and from the control that\n"
-        f"is best on dev{best}. The loss is that of dev's right labels, which select nothing; rates are the student's\n"
-        f"and the teacher's{evidence.meaning(groups, _evidence)}."
+        f"is best on dev{best}. The loss is measured with dev's right labels, which select nothing; rates are the\n"
+        f"student's and the teacher's{evidence.meaning(groups, _evidence)}."
     )
     return Section.of(title, columns, groups, text, shown=5)
 

@@ -1,4 +1,4 @@
-"""What methods of distillation are compared on: data by what they are for, networks, and how long trainings are."""
+"""What methods of distillation are compared on: data by what they are for, networks, and how long training runs are."""
 
 from __future__ import annotations
 
@@ -80,11 +80,11 @@ class Setting(ABC):
 
     Attributes:
         task: the name of the data.
-        epochs: how many every training has, that of fixed teachers perhaps apart (`fine_tuning_epochs`).
+        epochs: how many every training run has, that of fixed teachers perhaps apart (`fine_tuning_epochs`).
         batch_size: samples in a minibatch, of training and of feedback alike.
         student_rate: learning rate of students.
         teacher_rate: learning rate of teachers, fine-tuned or learning beside the student.
-        evaluations: how often a training is measured on dev.
+        evaluations: how often a training run is measured on dev.
         watched: training samples whose influence is followed, where there is any.
         label_noise: share of wrong labels in train and dev; feedback and test have none.
     """

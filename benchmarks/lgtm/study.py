@@ -1,4 +1,4 @@
-"""Lines of methods that are tuned on dev, each in trainings of its own, and then judged on test by other seeds."""
+"""Lines of methods that are tuned on dev, each in training runs of its own, and then judged on test by other seeds."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Choice(Protocol):
 
 @dataclass(frozen=True)
 class TunedStudy:
-    """The trainings, as stages of a session.
+    """The training runs, as stages of a session.
 
     Attributes:
         benchmark: the benchmark's name.
@@ -42,7 +42,7 @@ class TunedStudy:
         grid: takes a setting and the name of a line to what its tuning chooses from; one choice: there is no tuning.
         score: the metric that chooses, and that is reported, without `dev_` and `test_`.
         tuned_as: the line whose choice a line takes over, by its name; the others are tuned themselves.
-        tuning_part: how long trainings that tune are, as a part of those that judge.
+        tuning_part: how long training runs that tune are, as a part of those that judge.
     """
 
     benchmark: str
@@ -57,12 +57,12 @@ class TunedStudy:
 
     @property
     def stages(self) -> Iterator[Stage]:
-        """The trainings that tune, and then those of all seeds."""
+        """The training runs that tune, and then those of all seeds."""
         yield self._tunings
         yield self._trainings
 
     def shown(self, rows: Sequence[Row]) -> list[Row]:
-        """The rows of the trainings that judge, whichever lines this study was asked to run."""
+        """The rows of the training runs that judge, whichever lines this study was asked to run."""
         known = [
             {"task": setting.name, "method": name, "config": {**self._about(setting, name), "stage": "training"}}
             for setting in self.settings
@@ -71,7 +71,7 @@ class TunedStudy:
         return agreeing(rows, known)
 
     def case(self, setting: Setting, name: str, choice: Choice, seed: int | None) -> Case:
-        """A training of a line; no seed: one that tunes."""
+        """A training run of a line; no seed: one that tunes."""
         stage, number = ("tuning", _TUNING_SEED) if seed is None else ("training", seed)
         used, method = choice.applied(setting, self.methods[name])
         if seed is None:
@@ -97,7 +97,7 @@ class TunedStudy:
         return [name for name in self.methods if self.chosen is None or name in self.chosen]
 
     def _tried(self, setting: Setting, name: str) -> list[tuple[Choice, Case]]:
-        """What a line chooses from, with the trainings that tune it."""
+        """What a line chooses from, with the training runs that tune it."""
         tuned = self.tuned_as.get(name, name)
         return [(choice, self.case(setting, tuned, choice, None)) for choice in self.grid(setting, tuned)]
 

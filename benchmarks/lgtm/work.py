@@ -36,7 +36,7 @@ _ROUTE, _TUNING = "a teacher that was fine-tuned", "the fine-tuning of a teacher
 
 
 def steps_of(setting: Setting, epochs: float, samples: int) -> int:
-    """The number of minibatches in a training."""
+    """The number of minibatches in a training run."""
     return max(1, round(epochs * (samples // setting.batch_size)))
 
 
@@ -82,9 +82,9 @@ def distil(
         setting: data and networks.
         method: how.
         seed: decides all randomness.
-        folder: where trainings are kept, and from where they go on.
+        folder: where training runs are kept, and from where they go on.
         teacher: folder of what `fine_tune` made.
-        test: whether test is touched, and what figures need is kept; a training that tunes does neither.
+        test: whether test is touched, and what figures need is kept; a training run that tunes does neither.
 
     Returns:
         Scores and data: the `curve` (step, score on dev, the teacher's), what was `logged` (step, means since the last
@@ -131,7 +131,7 @@ def distil(
 
 
 def _data(setting: Setting, curve: list[loop.Point]) -> dict[str, Any]:
-    """What figures need of a training."""
+    """What figures need of a training run."""
     return {
         "curve": [(point.step, setting.selecting(point.values["dev"]), point.values["teacher"]) for point in curve],
         "logged": [(point.step, {key: _short(value) for key, value in point.logged.items()}) for point in curve],

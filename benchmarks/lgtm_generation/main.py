@@ -24,7 +24,7 @@ class Size(NamedTuple):
         online_rate: learning rate of teachers that learn beside the student.
         seeds: repetitions.
         methods: names of those that are run unless the command says otherwise; None: all.
-        tuning_part: how long trainings that tune are, as a part of those that judge.
+        tuning_part: how long training runs that tune are, as a part of those that judge.
     """
 
     setting: TranslationSetting

@@ -48,7 +48,7 @@ def _section(title: str, groups: Sequence[Group]) -> Section:
         tables.against(lambda group: _baseline(group.name), "against cross-entropy or ProKT [95 %]", BLEU),
         tables.against(lambda group: control if untaught(group.name) else None, "against the best control", BLEU),
         Column("influence term, % of the rest", _term),
-        Column("dev loss, least → last", losses),
+        Column("dev loss, lowest → last", losses),
         Column("teacher's dev BLEU, first → last", _teachers),
         Column("chosen", lambda group: ", ".join(f"{n} {v}" for n, v in tables.leaves(_chosen(group)))),
         tables.seeds(BLEU),

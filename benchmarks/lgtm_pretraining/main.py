@@ -27,7 +27,7 @@ class Size(NamedTuple):
         source: sizes of texts and vocabulary, as `Source` has them.
         teacher: width and layers of teachers.
         student: those of students.
-        pretraining: lengths of trainings and rates, as `Phase` has them.
+        pretraining: lengths of training runs and rates, as `Phase` has them.
         tuning: the same of the second phase.
         cells: which pairs of methods.
         seeds: repetitions.

@@ -28,7 +28,7 @@ _CLASSES = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Phase(ABC):
-    """A phase: its data, its networks, and how long trainings are.
+    """A phase: its data, its networks, and how long training runs are.
 
     Attributes:
         source: the texts.
@@ -40,7 +40,7 @@ class Phase(ABC):
         student_rates: four learning rates of students, in order, that are tried.
         influence_rates: two factors of LGTM's term that are tried.
         batch_size: pieces or sentences in a minibatch, of training and of feedback alike.
-        evaluations: how often a training is measured on dev.
+        evaluations: how often a training run is measured on dev.
     """
 
     source: Source
@@ -115,7 +115,7 @@ class Pretraining(Phase):
         return CausalTransformer(self.source.window, self.source.words, **self.networks[role])
 
     def measured(self, network: nn.Module, part: Batch) -> dict[str, float]:
-        """Computes the perplexity; words at the begin of a piece have little before them to be foretold by."""
+        """Computes the perplexity; words at the begin of a piece have little before them to be predicted from."""
         said = _said(network, part)
         losses = torch.cat([F.cross_entropy(logits, labels, reduction="none") for logits, labels in said])
         return {"perplexity": math.exp(min(float(losses.mean()), 50.0))}

@@ -35,13 +35,14 @@ PERPLEXITY, ACCURACY = Measure("test_perplexity"), Measure("test_accuracy", 100,
 _TERM = "influence_ratio"
 _PHASES = "pre-training", "fine-tuning"
 _ABOUT = (
-    "Intervals are over seeds: of the bootstrap, those of differences Student's over pairs of one seed. Rates are the "
-    "student's, that of a teacher that learns, and the factor of influence; steps and seconds are of this phase alone"
+    "Intervals are over seeds: bootstrap intervals of means, and Student's of differences over pairs of one seed. "
+    "Rates are the student's, that of a teacher that learns, and the factor of influence; steps and seconds are of "
+    "this phase alone"
 )
 
 
 def make(rows: Sequence[Row]) -> Report:
-    """The report of the rows of trainings that were measured."""
+    """The report of the rows of training runs that were measured."""
     first, second = ([row for row in rows if row.config["phase"] == phase] for phase in _PHASES)
     models = {title: grouped(part, (TEACHER, *METHODS)) for title, part in tables.by(first, tables.heading).items()}
     names = (TEACHER, *map(name_of, ALL))

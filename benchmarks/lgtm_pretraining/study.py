@@ -1,4 +1,4 @@
-"""The trainings of the benchmark as cases: what is tuned, which networks need which, and in which order."""
+"""The training runs of the benchmark as cases: what is tuned, which networks need which, and in which order."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ TEACHER = "teacher"
 _TUNING_SEEDS = (1_000_000, 1_000_001)
 
 Tried = list[tuple[Rates, list[Case]]]
-"""Configurations, and the trainings that try each: one for each seed that tunes."""
+"""Configurations, and the training runs that try each: one for each seed that tunes."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """The trainings, as stages of a session.
+    """The training runs, as stages of a session.
 
     Each method is tuned over as many configurations, by the mean on dev over two seeds that judge none: in the first
-    phase in trainings of half the length, in the second on students that were pre-trained alone, or drawn.
+    phase in training runs of half the length, in the second on students that were pre-trained alone, or drawn.
 
     Attributes:
         benchmark: the benchmark's name.
@@ -47,13 +47,13 @@ class Study:
 
     @property
     def stages(self) -> Iterator[Stage]:
-        """The trainings that tune a phase each, and then those that are measured."""
+        """The training runs that tune a phase each, and then those that are measured."""
         yield self._tune_first
         yield self._tune_second
         yield self._measure
 
     def shown(self, rows: Sequence[Row]) -> list[Row]:
-        """The rows of trainings that are measured, whichever cells this study was asked for."""
+        """The rows of training runs that are measured, whichever cells this study was asked for."""
         phases = [(self.pretraining, {}), (self.tuning, {"after": dict(self.pretraining.config)})]
         known = [
             {"task": phase.task, "student": phase.student, "config": {**_about(phase), **more, "stage": "training"}}
@@ -141,7 +141,7 @@ class Study:
         role: Role = "student",
         **folders: Case | None,
     ) -> Case:
-        """A training; those of the seeds that tune do not touch test."""
+        """A training run; those of the seeds that tune do not touch test."""
         tunes = seed in _TUNING_SEEDS
         config = {**_about(phase), **METHODS[method].config, "tuned": rates._asdict()}
         if phase is self.tuning:

@@ -1,4 +1,4 @@
-"""One training of a phase: a student alone or under a teacher, or a teacher alone."""
+"""One training run of a phase: a student alone or under a teacher, or a teacher alone."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NETWORK = "network"
 _PRECISION: MatmulPrecision = "medium"
 
 # What files hold, as `teachenv.checkpoints` has it.
-_WEIGHTS, _TRAINING = "a trained network", "a training of a language model or classifier"
+_WEIGHTS, _TRAINING = "a trained network", "a training run of a language model or classifier"
 
 
 def train(
@@ -55,7 +55,7 @@ def train(
         role: whose size the network has.
         begin: folder of the network that it begins as; None: it is drawn.
         teacher: folder of the network that its teacher begins as; None: nobody teaches.
-        test: whether test is touched; a training that tunes does not.
+        test: whether test is touched; a training run that tunes does not.
 
     Returns:
         The phase's metric on dev and test, and under LGTM the `influence_ratio`: the mean size of the influence term,

@@ -28,7 +28,7 @@ class Further(NamedTuple):
 
     Attributes:
         name: what its table is called.
-        cases: its trainings.
+        cases: its training runs.
         report: makes its report of the folder's rows.
     """
 
@@ -42,14 +42,15 @@ class StudyOptions(ParallelOptions):
     """Options that both benchmarks have."""
 
     preset: Presets = "laptop"  # type: ignore[assignment]
-    """Size of the run: smoke proves the wiring, laptop gives real results on two cores, released has the released
-    code's recipe (its sizes, epochs, α, N, and labels for students), paper has its sizes and epochs for any study."""
+    """Size of the run: smoke only checks that everything runs, laptop gives real results on two cores, released has the
+    released code's recipe (its sizes, epochs, α, N, and labels for students), paper has its sizes and epochs for any
+    study."""
 
     study: tuple[Study, ...] = ("table",)
-    """What is asked: table (with students and without), peers (mutual learning, self-distillation), alpha, n (student
-    steps for each of the teacher's), form (students that see labels, L2, two students), regularisers (LoT beside weight
-    decay, dropout and others where models overfit, each tuned), sizes (students of shares of the model's parameters,
-    there too)."""
+    """Which study to run: table (with students and without), peers (mutual learning, self-distillation), alpha, n
+    (student steps for each of the teacher's), form (students that see labels, L2, two students), regularisers (LoT
+    beside weight decay, dropout and others where models overfit, each tuned), sizes (students of shares of the model's
+    parameters, there too)."""
 
     methods: tuple[str, ...] | None = None
     """Which of the study's methods; by default all."""
@@ -58,7 +59,7 @@ class StudyOptions(ParallelOptions):
     """Epochs of the teacher; by default what the preset says."""
 
     alpha: tuple[float, ...] | None = None
-    """Weights of LoT's term: those that the study alpha has a line of, and that regularisers and sizes try."""
+    """Weights of LoT's term: those that the study alpha compares, and that regularisers and sizes try."""
 
     student_size: tuple[str, ...] | None = None
     """Students' shares of the model's parameters, for the study sizes: 1, 1/4, 0.25 and so on; by default 1, 1/4, 1/16
@@ -130,8 +131,8 @@ def check_names_differ(flag: str, values: Sequence[float] | None, factor: float 
     for value in values or ():
         if (other := named.setdefault(f"{factor * value:g}", value)) != value:
             raise ValueError(
-                f"found {flag} {other} {value}, which rows would call {factor * value:g} both; expected numbers that "
-                "differ in six digits"
+                f"found {flag} {other} {value}, both of which rows would call {factor * value:g}; expected numbers "
+                "that differ in their first six digits"
             )
 
 

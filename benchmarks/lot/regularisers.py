@@ -1,8 +1,8 @@
 """Which regulariser is best where models overfit? Learning from teaching beside those in common use, tuned alike.
 
-Each is tuned in twelve trainings on validation data. Six have each of the optimisers and rates, at a middling strength;
-six more have the best of these, at six other strengths. What has no strength (a model that is trained alone) has six
-other rates instead. Then models of other seeds are trained as the best of the twelve was, and measured on test.
+Each is tuned in twelve training runs on validation data. Six have each of the optimisers and rates, at a middling
+strength; six more have the best of these, at six other strengths. What has no strength (a model that is trained alone)
+has six other rates instead. Then models of other seeds are trained as the best of the twelve was, and measured on test.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Regulariser:
         method: how the model is trained.
         option: what says how strong it is: an attribute of the method, or an option of the problem (see
             `Problem.changed`); None: nothing.
-        strengths: its values from weak to strong, seven if nobody chose others; the first trainings have that in the
-            middle. Where there is no option, the best rate is multiplied by these instead; empty: by six factors.
+        strengths: its values from weak to strong, seven if nobody chose others; the first training runs have that in
+            the middle. Where there is no option, the best rate is multiplied by these instead; empty: by six factors.
         share: of the model's parameters that students have; None: they are networks as the problem has them.
         tuned_as: name of another line whose configuration this one has, instead of one that is tuned for it.
     """
@@ -105,7 +105,7 @@ class Regime:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The trainings of all regularisers, as stages of a session.
+    """The training runs of all regularisers, as stages of a session.
 
     Attributes:
         benchmark: the benchmark's name.
@@ -123,13 +123,13 @@ class Comparison:
 
     @property
     def stages(self) -> Iterator[Stage]:
-        """Rates, strengths, and then the trainings of all seeds."""
+        """Rates, strengths, and then the training runs of all seeds."""
         yield partial(self._each, self._rates)
         yield partial(self._each, self._strengths)
         yield self._trainings
 
     def shown(self, rows: Sequence[Row]) -> list[Row]:
-        """The rows of the trainings that this study chose, whichever methods it was asked to run."""
+        """The rows of the training runs that this study chose, whichever methods it was asked to run."""
         all_methods = replace(self, methods=None)
         known = [
             {"task": task, "method": name, "config": {**self._about(task, name), "stage": "training"}}
@@ -198,7 +198,7 @@ class Comparison:
         return {"regime": regime.problem.config, "compared": asdict(regulariser.method), "tried": tried, **students}
 
     def _case(self, task: str, name: str, choice: Configuration, seed: int | None) -> Case:
-        """A training of a configuration; no seed: one that tunes."""
+        """A training run of a configuration; no seed: one that tunes."""
         problem, method = applied(self.regimes[task].problem, self.compared[name], choice)
         stage, last = ("tuning", "valid") if seed is None else ("training", "test")
         return Case(

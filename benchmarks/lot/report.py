@@ -57,10 +57,10 @@ def unproven(tasks: Mapping[str, Sequence[Row]], order: Collection[str]) -> list
 
 
 def of_regularisers(rows: Sequence[Row], name: str, order: Sequence[str]) -> Report:
-    """The report of `benchmarks.lot.regularisers`, from the rows of its trainings.
+    """The report of `benchmarks.lot.regularisers`, from the rows of its training runs.
 
     Args:
-        rows: those of the trainings, without what tuned them.
+        rows: those of the training runs, without what tuned them.
         name: the benchmark's.
         order: names of what is compared.
     """
@@ -80,7 +80,7 @@ def of_regularisers(rows: Sequence[Row], name: str, order: Sequence[str]) -> Rep
 
 
 def tasks_of(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """The rows that tables show, by task; tasks without a training that was measured on test have none."""
+    """The rows that tables show, by task; tasks without a training run that was measured on test have none."""
     tasks = tables.by((row for row in rows if row.metric.startswith(_KINDS)), lambda row: row.task)
     return {task: part for task, part in tasks.items() if any(row.metric.startswith("test_") for row in part)}
 
@@ -95,11 +95,11 @@ def _regularised(rows: Sequence[Row], order: Sequence[str]) -> Section:
         tables.interval("last epoch", last),
         tables.against(BASELINE, f"last epoch, against {BASELINE} [95 %]", last),
         *_further(rows),
-        deviation("its student", Measure(f"student_{test.metric}", test.scale)),
+        deviation("its student's score", Measure(f"student_{test.metric}", test.scale)),
         TERM_SHARE,
         tables.seeds(test),
-        tables.steps(test, "all steps"),
-        Column("tuned", lambda group: in_words(group.config)),
+        tables.steps(test, "steps, model and student"),
+        Column("selected settings", lambda group: in_words(group.config)),
     ]
     groups = [group for group in grouped(rows, order) if group.of(test.metric)]
     text = (
@@ -144,7 +144,7 @@ def _bars(tasks: Mapping[str, Sequence[Row]], order: Sequence[str], which: str) 
 
 
 def _sections(rows: Sequence[Row], task: str, task_rows: Sequence[Row]) -> list[Section]:
-    """The table, and what is said of trainings whose numbers are not finite, and of which it has nothing."""
+    """The table, and what is said of training runs whose numbers are not finite, and of which it has nothing."""
     test = measure_of(task_rows)
     taught = evidence_of(test)
     columns = [
@@ -152,11 +152,11 @@ def _sections(rows: Sequence[Row], task: str, task_rows: Sequence[Row]) -> list[
         deviation(f"test {name_of(test)}", test),
         tables.interval("interquartile mean [95 %]", test, iqm),
         tables.against(BASELINE, f"against {BASELINE} [95 %]", test),
-        deviation("its student", Measure(f"student_{test.metric}", test.scale)),
+        deviation("its student's score", Measure(f"student_{test.metric}", test.scale)),
         TERM_SHARE,
         tables.seeds(test),
         Column("teacher steps", lambda group: f"{group.of(test.metric)[0].data['teacher_steps']:,}"),
-        tables.steps(test, "all steps"),
+        tables.steps(test, "steps, model and student"),
         tables.seconds(test),
     ]
     groups = [group for group in grouped(task_rows, METHODS) if group.of(test.metric)]

@@ -1,8 +1,8 @@
 """How small may a student be? Learning from teaching with students of shares of the model's parameters.
 
 The model is trained alone, with ordinary regularisers, for as many steps as model and student together take, and with a
-student of each size; each of these lines is tuned, in equally many trainings. For each size there is also a student of
-a model that is trained alone (α = 0). Its distance from that model at the end says how easy an ordinary model is to
+student of each size; each of these lines is tuned, in equally many training runs. For each size there is also a student
+of a model that is trained alone (α = 0). Its distance from that model at the end says how easy an ordinary model is to
 imitate; the distance of LoT's student from its model says how much easier the model has become.
 """
 

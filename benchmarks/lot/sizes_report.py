@@ -32,7 +32,7 @@ def make(rows: Sequence[Row], name: str, order: Sequence[str]) -> Report:
     """The report of a benchmark of this name.
 
     Args:
-        rows: those of the trainings, without what tuned them.
+        rows: those of the training runs, without what tuned them.
         name: the benchmark's.
         order: names of what is compared.
     """
@@ -69,19 +69,19 @@ def _section(rows: Sequence[Row], order: Sequence[str]) -> Section:
         tables.interval("last epoch", last),
         tables.against(BASELINE, f"last epoch, against {BASELINE} [95 %]", last),
         *(() if best is None else (tables.against(best, f"best epoch, against {best} [95 %]", test),)),
-        deviation("its student", Measure(f"student_{test.metric}", test.scale)),
+        deviation("its student's score", Measure(f"student_{test.metric}", test.scale)),
         deviation("student's KL, training data", _KL["train"], ".3g", ".2g"),
         deviation("validation data", _KL["valid"], ".3g", ".2g"),
         Column("KL from a model trained alone, validation data", _watched),
         deviation("the model's KL from uniform, validation data", _UNIFORM, ".3g", ".2g"),
         TERM_SHARE,
         tables.seeds(test),
-        tables.steps(test, "all steps"),
-        Column("tuned", lambda group: in_words(group.config)),
+        tables.steps(test, "steps, model and student"),
+        Column("selected settings", lambda group: in_words(group.config)),
     ]
     shown = [group for group in groups if not group.name.startswith(_WATCHED)]
     text = (
-        "Each line was tuned on validation data, in equally many trainings. Mean over seeds with a bootstrap\n"
+        "Each line was tuned on validation data, in equally many training runs. Mean over seeds with a bootstrap\n"
         "interval; mean difference over pairs of one seed, with Student's interval. The best epoch is that on\n"
         "validation data. KL in nats is that of the student from the model at the end; beside it stands that of a\n"
         "student of a model that is trained alone (α = 0). The model's KL from the uniform distribution says how much\n"

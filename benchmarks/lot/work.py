@@ -1,4 +1,4 @@
-"""One training of a model, with students that imitate it or without."""
+"""One training run of a model, with students that imitate it or without."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from teachenv.randomness import Purpose, torch_seed
 from teachenv.schedules import make_schedule
 
 Compared = Literal["train", "valid"]
-"""Where a student is compared with its model at the end of a training."""
+"""Where a student is compared with its model at the end of a training run."""
 
 
 def train(problem: Problem, method: Method, seed: int, folder: Path, *, test: bool = True) -> Outcome:
@@ -79,7 +79,7 @@ def train(problem: Problem, method: Method, seed: int, folder: Path, *, test: bo
 
 
 def _share(record: Record) -> float:
-    """LoT's term as a part of the loss that it is added to: means over the whole training."""
+    """LoT's term as a part of the loss that it is added to: means over the whole training run."""
     term, loss = (sum(point.logged[name] for point in record.curve) for name in ("term", "loss"))
     return term / loss
 
@@ -163,7 +163,7 @@ class Run:
     def finish(self, file: Path) -> Record:
         """Trains to the end; goes on from the file, which is written after each epoch."""
         stops = range(self.problem.steps, self.steps + 1, self.problem.steps)
-        return loop.train(self, stops, file, "a training of a model with students", (Generators,))
+        return loop.train(self, stops, file, "a training run of a model with students", (Generators,))
 
     def at_best(self, record: Record) -> nn.Module:
         """The model at its best epoch on valid."""

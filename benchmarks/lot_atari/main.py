@@ -127,9 +127,9 @@ class Options(ParallelOptions):
     """Options of `python -m benchmarks lot_atari`."""
 
     study: tuple[Study, ...] | None = None
-    """What is asked: table (with students and without), peers (mutual learning, self-distillation), n (student steps
-    for each of the policy's), alpha, share (α so large that LoT's term is a part of the policy's loss; games have ten
-    times the steps there), size (of the student), students (two), throughput (environment steps a second); by
+    """Which study to run: table (with students and without), peers (mutual learning, self-distillation), n (student
+    steps for each of the policy's), alpha, share (α so large that LoT's term is a part of the policy's loss; games have
+    ten times the steps there), size (of the student), students (two), throughput (environment steps a second); by
     default table, in control n too, in the paper preset table, peers and n."""
 
     environments: tuple[str, ...] | None = None
@@ -157,7 +157,7 @@ def run(options: Options) -> None:
 
 
 def _shown(rows: list[Row], options: Options) -> list[Row]:
-    """What the report shows: all environments and studies with trainings as long as this preset's, and throughput."""
+    """What the report shows: all environments and studies with runs as long as this preset's, and throughput."""
     size, environments = SIZES[options.preset], dict.fromkeys(row.task for row in rows if row.task != "throughput")
     identities = [
         _case(_training(name, size, study), label, method, 0).identity
@@ -169,7 +169,7 @@ def _shown(rows: list[Row], options: Options) -> list[Row]:
 
 
 def _case(training: Training, label: str, method: Method, seed: int, videos: Path | None = None) -> Case:
-    """The case of one training; `videos`: folder of videos, if one is wanted."""
+    """The case of one training run; `videos`: folder of videos, if one is wanted."""
     case = Case(
         benchmark=NAME,
         task=training.environment,

@@ -41,7 +41,7 @@ COLUMNS = (
     tables.seconds(RETURN),
 )
 ABOUT = (
-    "True returns of the last 100 episodes of a training. Intervals of interquartile means are of the\n"
+    "True returns of the last 100 episodes of a training run. Intervals of interquartile means are of the\n"
     "bootstrap, those of differences, over pairs of one seed, Student's"
 )
 

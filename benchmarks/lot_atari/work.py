@@ -1,4 +1,4 @@
-"""One training of a policy, which goes on where it was stopped."""
+"""One training run of a policy, which goes on where it was stopped."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from meta.saving.codecs import declare
 from teachenv.experiment.cases import Outcome
 from teachenv.experiment.precision import matmuls
 
-# Episodes at the end of a training whose mean return is reported, and points of a curve.
+# Episodes at the end of a training run whose mean return is reported, and points of a curve.
 LAST, POINTS = 100, 40
 
 # Added to the seed of a policy that another one is distilled from: with its own it would begin as the other begins.

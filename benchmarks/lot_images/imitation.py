@@ -1,7 +1,7 @@
 """Is what generalises easier to imitate? Teachers of one network and one number of steps, and a student of each.
 
 The generalising teacher learns the data's labels. The spurious one learns labels that are shuffled among half of the
-images, without augmentation, and knows many of them by heart in the end: correlations that hold nowhere else. What of
+images, without augmentation, and memorises many of them in the end: correlations that hold nowhere else. What of
 their difference is the augmentation's is told by a third, which learns the data's labels without it. Each then is
 imitated by a fresh student, which sees its logits on the training images and no label. Whether the student comes
 nearer, and how fast, on training and on test images is the paper's hypothesis.
@@ -69,7 +69,7 @@ def imitate(problem: ImageProblem, seed: int, folder: Path) -> Outcome:
     with matmuls("medium"):
         run = Run(problem, Method(), seed)
         taught = run.finish(folder / "teacher")
-        # At the end of its training, not at its best: what it knows by heart it knows then.
+        # At the end of its training, not at its best: what it has memorised it knows then.
         teacher = run.model
         images, labels = problem.data.train[0], problem.labels(seed)
         learned = float((problem.logits(teacher, images).argmax(-1) == labels).double().mean())

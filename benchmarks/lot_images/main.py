@@ -81,11 +81,11 @@ class Options(StudyOptions):
     """Options of `python -m benchmarks lot_images`."""
 
     study: tuple[Study | Literal["imitation"], ...] = ("table",)  # type: ignore[assignment]
-    """What is asked: table (with students and without), peers (mutual learning, self-distillation), alpha, n (student
-    steps for each of the teacher's), form (students that see labels, L2, two students), regularisers (LoT beside weight
-    decay, dropout and others where models overfit, each tuned), sizes (students of shares of the model's parameters,
-    there too), imitation (is a teacher that generalises easier to imitate than one that knows shuffled labels by
-    heart?)."""
+    """Which study to run: table (with students and without), peers (mutual learning, self-distillation), alpha, n
+    (student steps for each of the teacher's), form (students that see labels, L2, two students), regularisers (LoT
+    beside weight decay, dropout and others where models overfit, each tuned), sizes (students of shares of the model's
+    parameters, there too), imitation (is a teacher that generalises easier to imitate than one that memorised
+    shuffled labels?)."""
 
     task: Literal["mnist", "cifar10", "cifar100", "image-folder", "synthetic"] | None = None
     """Data: mnist, cifar10, cifar100, image-folder (see --dataset), synthetic (made here); by default the preset's."""

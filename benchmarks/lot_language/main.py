@@ -100,7 +100,7 @@ _TINY: Mapping[str, dict[str, Any]] = {
 EPOCHS: Mapping[Presets, int] = {"smoke": 8, "laptop": 4}
 SEEDS: Mapping[Presets, int] = {"smoke": 1, "laptop": 3, "released": 3, "paper": 3}
 
-# Words of which a model of 2 x 100 units knows many by heart, and the rates that are tried there.
+# Words of which a model of 2 x 100 units memorises many, and the rates that are tried there.
 _OVERFITTING: Mapping[Presets, tuple[int, ...]] = {"smoke": (800,), "laptop": (30_000,), "paper": (30_000, 100_000)}
 _RATES: Mapping[str, tuple[float, ...]] = {"adam": (1e-3, 3e-3, 1e-2), "sgd": (3.0, 7.0, 15.0)}
 

@@ -1,7 +1,7 @@
 """Two small towers, one for images and one for texts, whose outputs are compared: CLIP (Radford et al. 2021) in small.
 
 The towers of the paper (arXiv 2103.00020) are a ResNet or ViT and a transformer. Here they are two convolutions of
-images of half the side with a wide hidden layer, which can know many images by heart, and the mean of the embeddings of
+images of half the side with a wide hidden layer, which can memorise many images, and the mean of the embeddings of
 a caption's words with a hidden layer.
 """
 

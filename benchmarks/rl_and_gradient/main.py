@@ -1,10 +1,10 @@
 """Where does reinforcement learning find what the exact gradient finds, and where is the gradient of no use?
 
 One teacher's problem (`SpreadCredit`: by how much to credit a wrong label to the class before it) with 1 to 1,000
-coordinates of an action, in trainings of 10 to 1,000 student steps with ten actions each, at a calm learning rate and
-at one that makes the trainings chaotic. What can be gained is the same with any number of coordinates. All teachers
-have L2T-DLF's policy, candidates of equal number, and the same budget; measured is how many student steps each needs
-to half of what can be gained. Beside them stands what `meta.smoothness` says of the gradient, before any teacher.
+coordinates of an action, in training runs of 10 to 1,000 student steps with ten actions each, at a calm learning rate
+and at one that makes the training runs chaotic. What can be gained is the same with any number of coordinates. All
+teachers have L2T-DLF's policy, candidates of equal number, and the same budget; measured is how many student steps each
+needs to half of what can be gained. Beside them stands what `meta.smoothness` says of the gradient, before any teacher.
 
 40 % of the pool's labels are wrong, those of dev are right: this is a question about teachers that learn, not a gain
 that students of noisy data could have.
@@ -37,7 +37,7 @@ COORDINATES, HORIZONS = (1, 4, 10, 100, 1_000), (10, 100, 1_000)
 _ACTIONS = 10
 _ENV = "TeachDigits-v0"
 _DATA = {"label_noise": 0.4, "label_noise_kind": "pair", "dev_noise": False}
-# The rate at which such trainings end best, by their length.
+# The rate at which such training runs end best, by their length.
 _CALM = {10: 1.5, 100: 0.2, 1_000: 0.1}
 _ROUGH = 0.4
 
@@ -47,8 +47,8 @@ class Place(NamedTuple):
 
     Attributes:
         coordinates: of an action.
-        horizon: student steps of a training.
-        rough: whether the learning rate is one that makes trainings chaotic.
+        horizon: student steps of a training run.
+        rough: whether the learning rate is one that makes training runs chaotic.
     """
 
     coordinates: int
@@ -94,7 +94,7 @@ _GRADIENT: dict[str, Any] = {"learning_rate": [0.1, 0.3, 0.03, 0.01]}
 
 
 def methods(horizon: int) -> dict[str, Method]:
-    """What is compared, with four candidates each, in trainings of so many student steps."""
+    """What is compared, with four candidates each, in training runs of so many student steps."""
     return {
         UNTAUGHT: Method((Candidate(),) * 4),
         KNOWN: Method(tuple(Candidate(teacher={"u": u}) for u in (1.0, 0.5, 0.75, 0.25)), _known),
@@ -134,7 +134,7 @@ class Size:
     students: int
 
     def effort(self, horizon: int) -> Effort:
-        """What is spent on each teacher in trainings of so many student steps."""
+        """What is spent on each teacher in training runs of so many student steps."""
         budget, parallel = self.trainings[horizon] * horizon, self.parallel[horizon]
         rungs = (Rung(self.candidates, budget // 2, parallel, 2 * self.students),) if self.candidates > 1 else ()
         return Effort(
@@ -161,14 +161,14 @@ class Options(ParallelOptions):
     """Options of `python -m benchmarks rl_and_gradient`."""
 
     places: tuple[str, ...] | None = None
-    """Where teachers are compared, by default all that the preset has: n10-T100 (ten coordinates, trainings of 100
+    """Where teachers are compared, by default all that the preset has: n10-T100 (ten coordinates, training runs of 100
     student steps), with n one of 1, 4, 10, 100 and 1000 and T one of 10, 100 and 1000; n10-T100-rough (a learning rate
-    that makes trainings of 100 or 1000 steps chaotic)."""
+    that makes training runs of 100 or 1000 steps chaotic)."""
 
     methods: tuple[str, ...] | None = None
     """Who teaches, by default all: untaught and known (nobody, and the best constant action: between them shares are
-    counted), rmd, rmd:truncated (the gradient of the last fifth of a training), evolution-strategies and
-    evolution-strategies:persistent (PES, with new noise in each fifth of a training), ddpg, td3, sac, ppo."""
+    counted), rmd, rmd:truncated (the gradient of the last fifth of a training run), evolution-strategies and
+    evolution-strategies:persistent (PES, with new noise in each fifth of a training run), ddpg, td3, sac, ppo."""
 
     def _names(self) -> Names:
         return {"place": (self.places, PLACES), "method": (self.methods, METHODS)}
@@ -179,7 +179,9 @@ def run(options: Options) -> None:
     size = SIZES[options.preset]
     places = [PLACES[name] for name in options.places or size.places]
     if foreign := [place.name for place in places if place.horizon not in size.trainings]:
-        raise ValueError(f"preset {options.preset} has no trainings as long as those of {foreign[0]}; choose laptop")
+        raise ValueError(
+            f"preset {options.preset} has no training runs as long as those of {foreign[0]}; choose laptop"
+        )
     seeds = options.seeds or SEEDS[options.preset]
     stages = chain.from_iterable(_stages(place, size, seeds, options) for place in places)
     options.execute(NAME, stages, partial(make, methods=METHODS, seeds=seeds))

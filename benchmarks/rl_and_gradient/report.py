@@ -33,8 +33,8 @@ class Where(NamedTuple):
 
     Attributes:
         coordinates: of an action.
-        horizon: student steps of a training.
-        rough: whether trainings are chaotic.
+        horizon: student steps of a training run.
+        rough: whether training runs are chaotic.
     """
 
     coordinates: int
@@ -75,7 +75,7 @@ def make(rows: Sequence[Row], methods: Sequence[str], seeds: int) -> Report:
         "cross at the upper edge: never within the budget",
         "horizons": "The same by the length of a training",
         "smoothness": "Up to which step the gradient is of use (`meta.smoothness`; the largest that is tried is 0.1), "
-        "by the length of a training; 0: not at all",
+        "by the length of a training run; 0: not at all",
     }
     sections = [*(_section(task, groups) for task, groups in tasks.items()), *_of_smoothness(smooth)]
     report = Report("RL and the exact gradient", sections, figures, rows, captions)
@@ -92,8 +92,8 @@ def _section(task: str, groups: Sequence[Group]) -> Section:
         *(Column(head, partial(_of_taught, cell)) for head, cell in evidence.COLUMNS.items()),
         seeds(OBJECTIVE),
         Column("student steps", lambda g: f"{n:,}" if (n := g.student_steps(OBJECTIVE.metric)) else "-"),
-        Column("teacher s", lambda g: f"{g.seconds(OBJECTIVE.metric):.0f}"),
-        Column("tuned", lambda g: described({"own": g.config["own"]})),
+        Column("teacher time, s", lambda g: f"{g.seconds(OBJECTIVE.metric):.0f}"),
+        Column("selected settings", lambda g: described({"own": g.config["own"]})),
     ]
     row, place = groups[0].first, where(task)
     rate = " at a rough learning rate" if place.rough else ""
@@ -185,7 +185,8 @@ def along(tasks: Mapping[str, Sequence[Group]], axis: str) -> Figure | None:
 
     Args:
         tasks: groups by the task's name.
-        axis: `"coordinates"` of actions, in trainings of one length, or `"horizon"`, with one number of coordinates.
+        axis: `"coordinates"` of actions, in training runs of one length, or `"horizon"`, with one number of
+            coordinates.
     """
     places = {task: where(task) for task in tasks}
     of_one = [place for place in places.values() if not place.rough]

@@ -19,8 +19,9 @@ J = Measure("dev_objective", digits=3)
 _evidence = evidence.beside(lambda group: None if group.name == UNTAUGHT else UNTAUGHT, "teacher_moved", RETURN)
 ABOUT = (
     "Mean return of fresh students, the same of each seed for all methods, in test episodes at the end of their "
-    "training; J is that of the evaluation episodes. Intervals are over seeds: of the bootstrap, those of differences "
-    "Student's over pairs of one seed. Teachers that learn did so from as many other students each; none was tuned"
+    "training; J is that of the evaluation episodes. Intervals are over seeds: bootstrap intervals of means, and "
+    "Student's of differences over pairs of one seed. Teachers that learn did so from as many other students each; "
+    "none was tuned"
 )
 
 

@@ -160,5 +160,5 @@ def _taught(setting: Setting, teacher: Any, seed: int) -> Taught:
 
 
 def _filled(values: np.ndarray, length: int) -> np.ndarray:
-    """A series as long as a whole training; of a student that diverged, its last value goes on."""
+    """A series as long as a whole training run; of a student that diverged, its last value goes on."""
     return np.concatenate([values, np.repeat(values[-1:], length - len(values), axis=0)])

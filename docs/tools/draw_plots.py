@@ -1,7 +1,7 @@
 """Makes the pictures of docs/plots.md: `.venv/bin/python docs/tools/draw_plots.py`, one or two minutes on two cores.
 
 Coefficients and learning curves come from the committed rows of the benchmark `compare`; the samples' pictures from two
-small trainings on digits.
+small training runs on digits.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def outside(
         if target.startswith("docs/"):
             return match[0]
         if not (root / target).exists():
-            warn("%s links to %s, which is not in the repository: mend the link", page, target)
+            warn("%s links to %s, which is not in the repository: fix the link", page, target)
             return match[0]
         if target.endswith(FIGURES):
             copied[f"images/{target}"] = root / target

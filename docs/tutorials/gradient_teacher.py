@@ -1,7 +1,7 @@
 # %% [markdown]
 # # A gradient teacher
 #
-# A training is a function: from the actions of a teacher to J, what the student is worth on dev in the end. teachenv
+# A training run is a function: from the actions of a teacher to J, what the student is worth on dev in the end. teachenv
 # differentiates it exactly, by reverse mode through all the student's steps. This tutorial looks at that gradient, checks
 # it, and lets a teacher follow it until it has found out that labels are wrong, and how.
 
@@ -129,5 +129,5 @@ for name, env in (("cross-entropy", plain), ("taught", fresh)):
 #
 # ## Where to go from here
 #
-# - [Differentiating a training](../hypergradients.md): methods, memory, and processes of your own.
+# - [Differentiating a training run](../hypergradients.md): methods, memory, and processes of your own.
 # - [A learned loss in your loop](../how-to/learned_loss.md) takes the loss out of the teacher.

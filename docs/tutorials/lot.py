@@ -6,7 +6,7 @@
 # easier to imitate than noise. `meta.LoT` adds it to a training loop of your own in two lines.
 #
 # Where does it help? Where a model overfits. So this tutorial makes it overfit: 200 handwritten digits, 40 % of their
-# labels wrong, and a network that can learn them by heart.
+# labels wrong, and a network that can memorise them.
 
 # %%
 import matplotlib.pyplot as plt
@@ -108,6 +108,6 @@ axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
 #
 # - The student costs a forward and a backward pass of its own in each step.
 # - Compare with weight decay and with early stopping: they are cheaper, and regularise too.
-# - Where nothing overfits, LoT can only lose. [Learning from Teaching](../lot.md) has what was measured on images,
-#   language and games, where it mostly did not pay.
+# - Where nothing overfits, LoT can only lose. [Learning from Teaching](../lot.md) has what was measured: it pays on few
+#   images with wrong labels and on little text, and not in short training runs, in control or in games.
 # - Validate α on held-out data. Here the test was looked at for the curves alone, and nothing was chosen by it.

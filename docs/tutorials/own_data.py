@@ -109,7 +109,7 @@ students = teachenv.TeachVectorEnv(num_envs=16, loss=Focused(), **options)
 teacher = meta.RMD("AttentionPolicy", students, learning_rate=0.03, seed=0)
 teacher.learn(
     total_timesteps=15 * 16 * 40
-)  # fifteen updates, each by sixteen trainings of forty steps
+)  # fifteen updates, each by sixteen training runs of forty steps
 
 # %% [markdown]
 # ## Is it better?

@@ -36,15 +36,15 @@ print("observation", students.unwrapped.OBSERVATION_FIELDS)
 # ## DDPG
 #
 # `agents.DDPG` is Stable-Baselines3's, with an actor that starts at the zero action (the untaught student) and small
-# noise. Out of the box DDPG runs to the edge of the box, where students are ruined: of 256 students 73 % of the test
+# noise. Out of the box DDPG runs to the edge of the box, where students are ruined: of 256 students 71 % of the test
 # answers were wrong in the [benchmarks](../benchmarks.md). `action_penalty` keeps it near what works.
 #
-# After every two trainings of the sixteen students we measure J with the noise off, on 32 students with other splits.
+# After every two training runs of the sixteen students we measure J with the noise off, on 32 students with other splits.
 
 
 # %%
 def objective(teacher, seed=500):
-    """J at the end of 32 fresh trainings."""
+    """J at the end of 32 fresh training runs."""
     fresh = gym.make_vec("TeachDigits-v0", num_envs=32, **options)
     observation, _ = fresh.reset(seed=seed)
     for _ in range(60):
@@ -93,7 +93,7 @@ print(
 )
 
 # %% [markdown]
-# That is one teacher and a short training. How RL fares over ten seeds, tuned, with a budget ten times as large, and what
+# That is one teacher and a short training run. How RL fares over ten seeds, tuned, with a budget eight times as large, and what
 # gradient teachers do with the same budget, stands in [Benchmarks](../benchmarks.md).
 #
 # ## Another algorithm

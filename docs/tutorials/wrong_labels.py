@@ -5,7 +5,7 @@
 # training samples caused it.
 #
 # 1. `meta.label_issues` needs nothing but the data: students judge samples that they were not trained on.
-# 2. `meta.attribute` needs a few test samples whose labels are right: it differentiates a whole training with respect to
+# 2. `meta.attribute` needs a few test samples whose labels are right: it differentiates a whole training run with respect to
 #    the weight of each sample.
 #
 # The data are scikit-learn's handwritten digits, 8 × 8 pixels. We make a tenth of the labels wrong, so that we know
@@ -155,5 +155,5 @@ figure.tight_layout()
 # %% [markdown]
 # ## Where to go from here
 #
-# - [Which samples helped](../attribution.md) has the definitions, how well the values foretell retraining, and costs.
+# - [Which samples helped](../attribution.md) has the definitions, how well the values predict retraining, and costs.
 # - [Find wrong labels](../how-to/wrong_labels.md) does it for a CSV file and for a network of your own.

@@ -4,17 +4,17 @@ They are of dJ/da for one action a that all T steps share: what `hypergradient(p
 is exactly, and its methods `"truncated"`, `"finite-difference"` and `"forward"` (FDS: Micaelli & Storkey 2021,
 arXiv 2007.07869) in their ways. Those of this module know the process by its steps alone, or by its last state.
 
-Zeroth order, from N trainings under actions a + σε with ε ~ N(0, 1). Each is an unbiased estimate of the gradient of
-E J(a + σε), not of J: they differ by what σ smooths over. Training is cut into windows; r_w is the increase of J over
-window w, so that Σ_w r_w = J(x_T) − J(x_0), and ± marks the two trainings of an antithetic pair.
+Zeroth order, from N training runs under actions a + σε with ε ~ N(0, 1). Each is an unbiased estimate of the gradient
+of E J(a + σε), not of J: they differ by what σ smooths over. Training is cut into windows; r_w is the increase of J
+over window w, so that Σ_w r_w = J(x_T) − J(x_0), and ± marks the two training runs of an antithetic pair.
 
-    `evolution_strategies`: ε (J⁺ − J⁻) / 2σ, one ε for the whole of a training.
+    `evolution_strategies`: ε (J⁺ − J⁻) / 2σ, one ε for the whole of a training run.
     `persistent_evolution_strategies` (PES, Vicol et al. 2021, arXiv 2112.13835): Σ_w ξ_w (r_w⁺ − r_w⁻) / 2σ with a new
         ε_w in each window and ξ_w = ε_1 + … + ε_w. A learner may update after each window; the variance grows with
         their number.
     `noise_reuse_evolution_strategies` (NRES, Li et al. 2023, arXiv 2304.12180): W ε (r_w⁺ − r_w⁻) / 2σ of one of W
-        windows w, with one ε for the whole training. The mean over all windows is `evolution_strategies`. What is
-        gained is an update every window, by trainings that are each at another window.
+        windows w, with one ε for the whole training run. The mean over all windows is `evolution_strategies`. What is
+        gained is an update every window, by training runs that are each at another window.
     `reinforce` (Williams 1992): Σ_w ε_w (R_w − b_w) / σ with a new ε_w in each window, R_w what J increases from there
         to the end, and b_w the mean of the other trainings' R_w. Without pairs.
 
@@ -70,7 +70,7 @@ def evolution_strategies(
     sigma: float = 0.1,
     generator: torch.Generator | None = None,
 ) -> Estimates:
-    """Estimates dJ/da from pairs of whole trainings, a sample from each pair.
+    """Estimates dJ/da from pairs of whole training runs, a sample from each pair.
 
     Args:
         process: as for `meta.hypergradient`.
@@ -100,7 +100,7 @@ def persistent_evolution_strategies(
     sigma: float = 0.1,
     generator: torch.Generator | None = None,
 ) -> Estimates:
-    """Estimates dJ/da with new noise in each window (PES), a sample from each pair of trainings.
+    """Estimates dJ/da with new noise in each window (PES), a sample from each pair of training runs.
 
     Args:
         process: as for `meta.hypergradient`.
@@ -133,9 +133,9 @@ def noise_reuse_evolution_strategies(
     sigma: float = 0.1,
     generator: torch.Generator | None = None,
 ) -> Estimates:
-    """Estimates dJ/da from one window of each pair of trainings, drawn at random (NRES), a sample from each pair.
+    """Estimates dJ/da from one window of each pair of training runs, drawn at random (NRES), a sample from each pair.
 
-    The steps outside the windows are taken, since the trainings have to get there, and are not counted: a learner
+    The steps outside the windows are taken, since the training runs have to get there, and are not counted: a learner
     uses each window for an update of its own.
 
     Args:
@@ -171,7 +171,7 @@ def reinforce(
     sigma: float = 0.1,
     generator: torch.Generator | None = None,
 ) -> Estimates:
-    """Estimates dJ/da from trainings whose actions are drawn around a anew in each window, a sample from each.
+    """Estimates dJ/da from training runs whose actions are drawn around a anew in each window, a sample from each.
 
     Args:
         process: as for `meta.hypergradient`.
@@ -179,7 +179,7 @@ def reinforce(
         action: a, (n,).
         steps: T.
         window: the steps of a window.
-        rollouts: the number of trainings, at least 2.
+        rollouts: the number of training runs, at least 2.
         sigma: σ, the standard deviation of actions.
         generator: draws ε; None: PyTorch's own.
 
@@ -202,7 +202,7 @@ def implicit(
 
     Args:
         process: its step Φ should be one on all samples: with minibatches there is no fixed point.
-        state: the last state of a training, as the process takes it.
+        state: the last state of a training run, as the process takes it.
         action: a, (n,).
         terms: terms of the series, or iterations: each takes one adjoint of the step.
         solver: `"neumann"`: Σ_k (∂Φ/∂x)ᵏᵀ ∂J/∂x, which converges where Φ contracts; `"conjugate-gradients"`: for
@@ -273,7 +273,7 @@ def _windows(steps: int, window: int) -> int:
 
 
 def _noise(action: torch.Tensor, windows: int, trainings: int, generator: torch.Generator | None) -> torch.Tensor:
-    """Draws ε, (windows, trainings, n)."""
+    """Draws ε, (windows, training runs, n)."""
     checks.integer("pairs", trainings, least=1)
     if action.dim() != 1:
         raise ValueError(
@@ -287,10 +287,10 @@ def _noise(action: torch.Tensor, windows: int, trainings: int, generator: torch.
 def _values(
     process: Process | PureProcess, initial: Any, actions: torch.Tensor, steps: int, window: int, sigma: float
 ) -> torch.Tensor:
-    """Trains under actions, (windows, trainings, n).
+    """Trains under actions, (windows, training runs, n).
 
     Returns:
-        J before each window and at the end, (windows + 1, trainings).
+        J before each window and at the end, (windows + 1, training runs).
     """
     process = as_process(process)
     checks.number("sigma", sigma, above=0)

@@ -1,9 +1,9 @@
-"""Whether the gradient of a training is good for anything, and up to which step: measured before a teacher is trained.
+"""Whether the gradient of a training run is of use, and up to which step: measured before a teacher is trained.
 
 A hypergradient is the derivative at one point. A teacher steps along the mean of several students' gradients, and gains
-what the derivative says only as far as J is straight. Where a training is chaotic (long, at a high learning rate) or
-its step has kinks, J along that line is something else: the derivative may be exact and of no use. Measured are, at the
-neutral action, of trainings that a teacher would learn from:
+what the derivative says only as far as J is straight. Where a training run is chaotic (long, at a high learning rate)
+or its step has kinks, J along that line is something else: the derivative may be exact and of no use. Measured are, at
+the neutral action, of training runs that a teacher would learn from:
 
 * the mean change of J along the mean gradient and along a random direction, at several radii, beside what the
   derivative predicts. The *usable radius* is the largest one up to which the change along the gradient has between half
@@ -174,13 +174,13 @@ def smoothness(
     seed: int = 0,
     repairs: bool | None = None,
 ) -> Smoothness:
-    """Measures, on trainings under small actions, how far J is as its gradient says.
+    """Measures, on training runs under small actions, how far J is as its gradient says.
 
         report = meta.smoothness(gym.make("TeachDigits-v0", lr_schedule="linear"))
         print(report.verdict)
         teachenv.plot.save(report.plot(), "smoothness")
 
-    Its cost is that of some thirty trainings of so many students, and of ten more for each repair.
+    Its cost is that of some thirty training runs of so many students, and of ten more for each repair.
 
     Args:
         env: an environment that a teacher would learn on, or its id; it stays as it is.
@@ -234,7 +234,7 @@ def smoothness(
 
 
 class _Trainings:
-    """Some students' trainings as functions of their actions, (actions, students, n)."""
+    """Some students' training runs as functions of their actions, (actions, students, n)."""
 
     def __init__(self, env: TeachVectorEnv, seed: int) -> None:
         env.reset(seed=seed)

@@ -36,10 +36,11 @@ def warn_of_parts_left_out(what: str, stacklevel: int) -> None:
         stacklevel: how many calls above this one the warning is shown.
     """
     warnings.warn(
-        f"the gradient leaves out a part: {what} depend(s) on parameters or hyperparameters in a way that has no "
+        f"the gradient is incomplete: {what} depend(s) on parameters or hyperparameters in a way that has no "
         "derivative (numbers by .item(), float() or NumPy; torch.func under no_grad; in-place updates of what is "
         "detached), or has a gradient that is not the derivative (straight-through, a hook). Compute it by "
-        "differentiable operations, and detach the result if its own gradient shall not see it: that is followed",
+        "differentiable operations, and detach the result if the loss's gradient must not depend on it: that is "
+        "followed",
         stacklevel=stacklevel + 1,
     )
 

@@ -214,8 +214,9 @@ def _refuse_the_models(value: torch.Tensor, of_model: Tensors, what: str) -> Non
     """Refuses a value that depends on the model's own tensors, in whose places others were."""
     if reached := _reached(value, of_model):
         raise ValueError(
-            f"{what} reads the parameter {reached[0]!r} past the model that it is called with, as from a list that was "
-            "kept of model.parameters(), where it would stay as it is now; read it from that model"
+            f"{what} reads the parameter {reached[0]!r} from outside of its argument model, as from a list of "
+            "model.parameters() that was kept, so that it would never see the parameter's later values; read it from "
+            "the argument"
         )
 
 
@@ -233,5 +234,5 @@ def _reached(value: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> list[s
 def _scalar(name: str, value: Any) -> torch.Tensor:
     if not isinstance(value, torch.Tensor) or value.numel() != 1:
         form = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else checks.shown(value)
-        raise ValueError(f"the {name} must be one number, a tensor; found {form}: take the mean of what it is of")
+        raise ValueError(f"the {name} must be one number, a tensor; found {form}: take its mean")
     return value.reshape(())

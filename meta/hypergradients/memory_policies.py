@@ -129,8 +129,8 @@ def check_options(memory: MemoryOption, byte_budget: int | None, folder: str | N
     """
     if byte_budget is not None and memory != "auto":
         raise ValueError(
-            f'found byte_budget={byte_budget!r} with memory={memory!r}, expected memory="auto", which the budget lets '
-            "choose a policy; leave one of them out"
+            f'found byte_budget={byte_budget!r} with memory={memory!r}, expected memory="auto", which chooses a policy '
+            "within the budget; leave one of them out"
         )
     if folder is not None and memory not in ("auto", "disk"):
         raise ValueError(

@@ -70,7 +70,7 @@ def planned(
     fitting = [policy for policy in possible if needs[policy.name] <= budget]
     if given and not fitting:
         raise ValueError(
-            f"byte_budget={byte_budget:,} holds no policy: over {sizes.steps} steps "
+            f"byte_budget={byte_budget:,} is too small for every policy: over {sizes.steps} steps "
             + ", ".join(f"{name!r} needs {needed:,}" for name, needed in needs.items())
             + '; raise it, or differentiate fewer steps (method="truncated")'
         )

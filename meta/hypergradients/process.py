@@ -1,4 +1,4 @@
-"""Pure processes: what can be differentiated. A training is one, and so is anything else that steps without memory.
+"""Pure processes: what can be differentiated. A training run is one, and so is anything else that steps without memory.
 
     x_{t+1} = step(x_t, a_t, t)        J = objective(x_T)
 

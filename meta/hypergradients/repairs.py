@@ -1,4 +1,4 @@
-"""Changes of an environment, one thing each, under which the gradient of its trainings may be of use."""
+"""Changes of an environment, one thing each, under which the gradient of its training runs may be of use."""
 
 from __future__ import annotations
 

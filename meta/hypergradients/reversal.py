@@ -195,9 +195,9 @@ class Reversal:
         sums = self._sums.pop(len(self._taken), None)
         if sums is not None and sums != _sum_of(before):
             raise RuntimeError(
-                f"the state before step {self._first + len(self._taken)} was restored other than it was (its checksum "
-                f"differs): within {_CHECKED_EVERY} steps from there a step was not repeated to the bit; take "
-                "memory='log', which does without"
+                f"the state before step {self._first + len(self._taken)} was not restored exactly (its checksum "
+                f"differs): one of the {_CHECKED_EVERY} steps from there gave other bits when it was repeated; take "
+                "memory='log', which reverses no step"
             )
         state = replace(state, parameters=layout.views(before))
         gradient, of_gradient, gradients = self._gradient_again(state, action)

@@ -79,8 +79,9 @@ class WindowGradient(RememberingWrapper):
             trains on. With `train_on="pool"` every sample then has both roles by turns, as in the released code, whose
             halves change places every 250 windows: dev is not held out then.
         carry: whether a training begins under the action that the last one ended with, as far as the first window shown
-            is concerned, and `DynamicLossTeacher` goes on from there: the loss then is improved over many trainings.
-            Windows may be whole trainings. False: each training has a teacher that begins anew.
+            is concerned, and `DynamicLossTeacher` goes on from there: the loss then is improved over many training
+                runs.
+            Windows may be whole training runs. False: each training run has a teacher that begins anew.
         unit: how far the loss's own numbers move when a coordinate of the action moves by 1, such as the `scale` of a
             loss network: a gradient by the action over it is one by these numbers, whatever the size of the box.
         memory: the memory policy of `meta.hypergradient`. Graphs of a loss network over pixels or boxes are large:

@@ -1,9 +1,9 @@
 """Data attribution: how each training sample's weight changes the loss of each test, exactly.
 
-A training is a function of the weights w of its samples: each step takes the mean of w_i ℓ_i over its minibatch. At
-w = 1 it is the plain training. The derivative of a test's loss after the *whole training* with respect to w_i says what
-the sample did to that test: positive, it raised the test's loss, and training without it would lower it; negative, it
-helped. It is computed by reverse-mode differentiation through all steps (`meta.hypergradient`), without the
+A training run is a function of the weights w of its samples: each step takes the mean of w_i ℓ_i over its minibatch. At
+w = 1 it is the plain training run. The derivative of a test's loss after the *whole training* with respect to w_i says
+what the sample did to that test: positive, it raised the test's loss, and training without it would lower it; negative,
+it helped. It is computed by reverse-mode differentiation through all steps (`meta.hypergradient`), without the
 assumptions of influence functions (a minimum, a Hessian's inverse) or of TracIn (steps that do not interact).
 """
 
@@ -55,15 +55,15 @@ class Attribution:
 
     Attributes:
         values: d(test's loss)/d(weight of a sample), (tests, samples), samples in the pool's order; 0 for samples that
-            the training did not see. The mean over trainings, if there were several.
-        losses: each test's loss at the end of the plain training, (tests,); the mean over trainings.
-        trainings: how many trainings there were.
-        steps: student steps of one training.
+            the training did not see. The mean over training runs, if there were several.
+        losses: each test's loss at the end of the plain training run, (tests,); the mean over training runs.
+        trainings: how many training runs there were.
+        steps: student steps of one training run.
         memory: the memory policy that was followed.
-        walks: how often each training was walked through: the tests that fit into memory share one.
+        walks: how often each training run was walked through: the tests that fit into memory share one.
         gradient_evaluations: gradients of minibatch losses that one walk computed: `steps` of them where every graph
             was kept; each replay of a step counts as one more.
-        hessian_vector_products: double backward passes for one training and test.
+        hessian_vector_products: double backward passes for one training run and test.
         measured_bytes: the most memory that a walk's states and graphs and the cotangents of its tests took.
     """
 
@@ -132,13 +132,13 @@ def attribute(
     Args:
         training: an environment with `loss="data-weights"` or `"sample-weights"`; the training is that of its student
             under the plain loss, with its optimiser, schedule, augmentation and minibatches. It stays as it is. The
-            steps of a warm start count for no sample. Or a training of your own, a `meta.OwnTraining`.
+            steps of a warm start count for no sample. Or a training run of your own, a `meta.OwnTraining`.
         tests: (inputs, targets) of the tests, in the form of the training's data: tensors, arrays, lists, data frames.
         objective: what a test measures: a function of outputs and targets to a scalar, differentiable in the outputs.
             It gets one test at a time, as a batch of one, or all of them if `together`. None: the cross-entropy; of
             numbers to predict the mean squared error, of several classes a sample the binary cross-entropy.
         together: whether there is one value for all tests, of their mean loss (or of the objective of all).
-        seeds: the trainings, by the seeds that `env.reset` takes; values are their mean. None: the training of the
+        seeds: the training runs, by the seeds that `env.reset` takes; values are their mean. None: the training of the
             environment's current episode, or the seed of an `OwnTraining`.
         memory: what is kept of a training between its way forwards and backwards, as in `meta.hypergradient`: `"all"`,
             `"states"`, `"sqrt"`, a number of checkpoints, or `"auto"`: `"all"` where the graphs of all steps take at
@@ -147,8 +147,8 @@ def attribute(
     Raises:
         TypeError: `training` is neither, or the objective is no function.
         ValueError: a loss whose samples have no weights, tests of another shape than the training's data, no seed, an
-            objective that is no scalar, an unknown memory policy, or a training that diverges.
-        RuntimeError: a training that is not deterministic; says which step differs.
+            objective that is no scalar, an unknown memory policy, or a training run that diverges.
+        RuntimeError: a training run that is not deterministic; says which step differs.
     """
     together = checks.flag("together", together)
     if not (objective is None or callable(objective)):
@@ -177,7 +177,7 @@ def attribute(
 def _differentiated(
     dynamics: Dynamics, episodes: Sequence[Episode], tests: Split, together: bool, memory: MemoryOption
 ) -> list[Hypergradient]:
-    """Each training, with the walks of its tests one after the other."""
+    """Each training run, with the walks of its tests one after the other."""
     neutral = torch.zeros(len(dynamics.task.pool[0]), dtype=dynamics.student.dtype, device=dynamics.student.device)
     walk, steps = Walk(dynamics, None, len(tests[0])), len(episodes[0].batches)
     if not together and walk.count > 1:
@@ -199,7 +199,7 @@ def _differentiated(
 
 
 def _attribution(results: Sequence[Hypergradient], trainings: int, steps: int) -> Attribution:
-    """The record of trainings, each with the results of its walks, one after the other.
+    """The record of training runs, each with the results of its walks, one after the other.
 
     Raises:
         ValueError: a training diverged.

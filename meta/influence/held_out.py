@@ -1,4 +1,4 @@
-"""Students that judge the samples they were not trained on: the trainings behind `meta.label_issues`."""
+"""Students that judge the samples they were not trained on: the training runs behind `meta.label_issues`."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ class HeldOut:
     """Trainings on all folds of the samples but one, of which there is one for each fold, all at once.
 
     Attributes:
-        samples: the samples; the trusted ones are in each training.
+        samples: the samples; the trusted ones are in each training run.
         dynamics: the training of one student for each fold, whose actions move the labels.
         folds: how many folds there are.
         repeats: how often the samples are cut into folds.
-        steps: steps of a training.
+        steps: steps of a training run.
         batch_size: samples in a minibatch.
     """
 
@@ -82,7 +82,7 @@ class HeldOut:
             samples: what they are trained on.
             folds: into how many parts they are cut.
             repeats: how often.
-            steps: steps of a training; None: ten epochs, at most 1,000.
+            steps: steps of a training run; None: ten epochs, at most 1,000.
             options: some of `OPTIONS`, which take the places of `DEFAULTS`.
 
         Raises:
@@ -107,7 +107,7 @@ class HeldOut:
         return cls(samples, dynamics, folds, repeats, steps, batch_size)
 
     def episodes(self, random: np.random.Generator) -> Episode:
-        """Cuts the samples into folds, several times: the trainings that leave out one, as a batch of episodes.
+        """Cuts the samples into folds, several times: the training runs that leave out one, as a batch of episodes.
 
         Folds are of one size; where the samples cannot be cut so, the first ones of the order are in two of them.
         """
@@ -129,7 +129,7 @@ class HeldOut:
         """The students after their training on changed labels.
 
         Args:
-            episodes: a training for each fold.
+            episodes: a training run for each fold.
             change: (samples, C), what is added to the one-hot labels.
         """
         state, action = self.dynamics.init(episodes), self._action(change)
@@ -141,14 +141,14 @@ class HeldOut:
         """What students say of the samples that they were not trained on, (samples that are not trusted, C).
 
         Raises:
-            ValueError: the trainings diverge.
+            ValueError: the training runs diverge.
         """
         state, inputs = self.trained(episodes, change), self.dynamics.task.pool[0]
         pieces = torch.split(episodes.dev, self._at_once, 1)
         outputs = [self.dynamics.outputs(state, inputs[piece]) for piece in pieces]
         p = torch.softmax(torch.cat(outputs, 1), -1)
         if not bool(torch.isfinite(p).all()):
-            raise ValueError("the trainings diverge: choose a smaller learning_rate")
+            raise ValueError("the training runs diverge: choose a smaller learning_rate")
         total, times = p.new_zeros(self.samples.count, p.shape[-1]), p.new_zeros(self.samples.count, 1)
         rows = episodes.dev.flatten()
         total.index_add_(0, rows, p.flatten(0, 1))
@@ -162,7 +162,7 @@ class HeldOut:
         one step's memory has room for; the result is the mean over the students that were trained on the sample.
 
         Args:
-            episodes: trainings, on the labels as given.
+            episodes: training runs, on the labels as given.
             targets: r, (samples, C).
         """
         of_all = self.dynamics.task.pool[0]

@@ -139,15 +139,15 @@ def label_issues(
         folds: into how many parts the samples are cut; students judge one that were trained on the others.
         repeats: how often they are cut anew in each round; a sample's probabilities are the mean.
         rounds: how often students are trained on the labels that the round before them found.
-        steps: steps of each training; None: ten epochs, at most 1,000.
-        seed: seed of folds and trainings.
+        steps: steps of each training run; None: ten epochs, at most 1,000.
+        seed: seed of folds and training runs.
         **options: of the students and their training, as `teachenv.TeachEnv` has them: `student` (a name, or a
             function that builds a module), `optimizer`, `learning_rate`, `momentum`, `nesterov`, `weight_decay`,
             `lr_schedule`, `batch_size`, `augment`, `device`, `dtype`, `autocast`.
 
     Raises:
         TypeError: data that is no pair of arrays and no task, or an unknown option.
-        ValueError: fewer than two classes, labels that are no classes, too few samples for the folds, or trainings
+        ValueError: fewer than two classes, labels that are no classes, too few samples for the folds, or training runs
             that diverge.
     """
     asked = {"folds": (folds, 2), "repeats": (repeats, 1), "rounds": (rounds, 1)}

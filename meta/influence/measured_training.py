@@ -1,4 +1,4 @@
-"""A training whose end is measured by many tests, differentiated for all of them in one walk.
+"""A training run whose end is measured by many tests, differentiated for all of them in one walk.
 
 The student, its states and the graphs of its steps are one student's, whatever the memory policy; only cotangents have
 a leading dimension of tests, and each step's double backward is taken for all of them at once, by vmap over the
@@ -36,11 +36,11 @@ _BYTES_TOGETHER = 2**28
 _BYTES_OF_GRAPHS = 2**28
 """How much the graphs of all steps may take for `memory="auto"` to keep them."""
 _TAKEN_AGAIN = 3
-"""First steps of a training that are taken again at its end."""
+"""First steps of a training run that are taken again at its end."""
 
 
 class MeasuredTraining(Training):
-    """A training of weighted samples, measured at its end by tests.
+    """A training run of weighted samples, measured at its end by tests.
 
     Args:
         dynamics: the training of one student, whose measure is the tests' objective.
@@ -151,7 +151,7 @@ def _close(result: torch.Tensor, expected: torch.Tensor) -> bool:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class WatchedDynamics(Dynamics):
-    """A training that refuses to be taken again with other losses: its derivative would be of no training at all.
+    """A training run that refuses to be taken again with other losses: its derivative would be of no training at all.
 
     Attributes:
         losses: the loss of each step's minibatch as it was first taken, by step.

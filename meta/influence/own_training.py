@@ -1,4 +1,4 @@
-"""A training of one's own, described by what a plain PyTorch loop has, as one of a teaching environment."""
+"""A training run of one's own, described by what a plain PyTorch loop has, as one of a teaching environment."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SampleLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class OwnTraining:
-    """A training of your own, for `meta.attribute`: what a plain PyTorch loop over minibatches has.
+    """A training run of your own, for `meta.attribute`: what a plain PyTorch loop over minibatches has.
 
         training = meta.OwnTraining(
             module=lambda: nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10)),

@@ -1,7 +1,7 @@
 """What SB3's and Gymnasium's wrappers around an environment remember of the episodes under way, as a value.
 
 A snapshot of an environment (`get_state`) knows nothing of a monitor around it, which adds up the episode's rewards, or
-of a time limit. Without them a training that goes on in mid-episode logs a wrong episode, or ends it late.
+of a time limit. Without them a training run that goes on in mid-episode logs a wrong episode, or ends it late.
 
 Of SB3's wrappers the tables below say what they remember. Of all others, Gymnasium's and your own, it is whatever
 attributes are plain values: numbers, text, arrays, and containers and objects of these. A wrapper that has `get_state`

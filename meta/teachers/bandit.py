@@ -1,4 +1,4 @@
-"""A bandit as a teacher: which one action, held for a whole training, makes the best students?
+"""A bandit as a teacher: which one action, held for a whole training run, makes the best students?
 
 UCB1 (Auer, Cesa-Bianchi and Fischer 2002) over some constant actions. Arm k has been tried n_k times out of n,
 with a mean return of R_k; the next student has the arm of the largest
@@ -73,7 +73,7 @@ class ArmsPolicy(TeacherPolicy):
 
 
 class Bandit(EpisodicTeacher):
-    """UCB1 over some actions, each held for whole trainings (Auer et al. 2002).
+    """UCB1 over some actions, each held for whole training runs (Auer et al. 2002).
 
     Logged: `train/best_return` (the mean of the best arm so far), `train/untried` (arms without a student).
 

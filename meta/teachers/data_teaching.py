@@ -272,8 +272,8 @@ class DataTeacher(_DataTeachingTeacher, LearningTeacher):
         policy: `"DataPolicy"`, or a policy class of its kind.
         env: a `DataTeaching` environment, or what one can be put around.
         learning_rate: the step size of Adam on θ; 1e-3 is what re-implementations report.
-        students_per_update: how many trainings are collected for each update; None: as many as the environment has in
-            parallel.
+        students_per_update: how many training runs are collected for each update; None: as many as the environment has
+            in parallel.
         baseline_decay: the decay of the moving average b of the rewards, in [0, 1).
         max_grad_norm: the norm to which the gradient is clipped; None: not clipped.
         **kwargs: further options of `EpisodicTeacher`.

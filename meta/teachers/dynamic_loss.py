@@ -81,7 +81,7 @@ class UpdatePolicy(TeacherPolicy):
         return self.rule(**options)
 
     def initial(self, observations: torch.Tensor) -> Memory:
-        """Returns the memory before a training, for observations (envs, 2n): the zero action, and the rule's memory."""
+        """Returns the memory before a training run, for observations (envs, 2n): zero action, and the rule's memory."""
         envs, coordinates = len(observations), observations.shape[1] // INPUTS
         rule_memory = self.actor.initial(observations.reshape(-1, INPUTS))
         by_coordinate = (t.reshape(envs, coordinates, *t.shape[1:]) for t in rule_memory)
@@ -194,7 +194,8 @@ class DynamicLossTeacher(Teacher[torch.Tensor]):
             constants.
         max_grad_norm: the norm to which the gradient of ψ is clipped; None: not clipped, as in the released code.
         together: whether the students of several environments have one loss, which the teacher moves by the mean of
-            their gradients (ours): one student's gradient through a few steps is mostly noise. Their trainings must be
+            their gradients (ours): one student's gradient through a few steps is mostly noise. Their training runs must
+                be
             of one length. False: each student has a loss of its own.
         **kwargs: further options of `Teacher`.
 

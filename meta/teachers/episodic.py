@@ -1,4 +1,4 @@
-"""Teachers that learn from the whole trainings of some students."""
+"""Teachers that learn from the whole training runs of some students."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ class TaughtStudent:
 
 
 class EpisodicTeacher(Teacher[list[TaughtStudent]]):
-    """Collects the trainings of some students under a fixed teacher, then improves the teacher by them.
+    """Collects the training runs of some students under a fixed teacher, then improves the teacher by them.
 
     Args:
         policy: the name of a policy in `policy_aliases`, or a policy class.
         env: a `TeachEnv` (or its id), a `TeachVectorEnv`, or an SB3 `VecEnv` of them.
         learning_rate: the step size of the optimiser of θ: a number, or a function of the remaining progress.
-        students_per_update: the number of trainings for each update, rounded up to a multiple of those that the
+        students_per_update: the number of training runs for each update, rounded up to a multiple of those that the
             environment has in parallel; None: as many as it has.
         **kwargs: further options of `Teacher`.
     """
@@ -125,8 +125,8 @@ class LearningTeacher(EpisodicTeacher):
         policy: the name of a policy in `policy_aliases`, or a policy class.
         env: a `TeachEnv` (or its id), a `TeachVectorEnv`, or an SB3 `VecEnv` of them.
         learning_rate: the step size of the policy's optimiser, Adam by default.
-        students_per_update: how many trainings are collected for each update; None: as many as the environment has in
-            parallel.
+        students_per_update: how many training runs are collected for each update; None: as many as the environment has
+            in parallel.
         max_grad_norm: the norm to which the gradient of θ is clipped; None: not clipped.
         **kwargs: further options of `Teacher`.
 

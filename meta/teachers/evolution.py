@@ -10,12 +10,12 @@ single actions. Both of a pair teach the same student: the same split, initial w
 
 With `window` it is persistent evolution strategies (PES; Vicol, Metz and Sohl-Dickstein 2021, "Unbiased Gradient
 Estimation in Unrolled Computation Graphs with Persistent Evolution Strategies", arXiv 2112.13835, eq. 11): each window
-w of a training has noise of its own, and what is gained in a window is credited to all noise until then,
+w of a training run has noise of its own, and what is gained in a window is credited to all noise until then,
 
     ∇_θ E[R] ≈ 1/m Σ_i Σ_w (r_w(θ + σε_iw) − r_w(θ − σε_iw)) / 2σ · Σ_{v ≤ w} ε_iv,
 
-which has less variance than one noise for the whole training where windows are nearly independent, and more where they
-are not. The paper updates θ after each window; here a training is taught from beginning to end by one θ.
+which has less variance than one noise for the whole training run where windows are nearly independent, and more where
+they are not. The paper updates θ after each window; here a training run is taught from beginning to end by one θ.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class EvolutionStrategies(LearningTeacher):
             a perturbation of its own.
         learning_rate: the step size of Adam on θ.
         sigma: σ, the standard deviation of the perturbations.
-        students_per_update: the number of trainings for each update, rounded up to a multiple of twice those that the
-            environment has in parallel; None: twice as many as it has.
+        students_per_update: the number of training runs for each update, rounded up to a multiple of twice those that
+            the environment has in parallel; None: twice as many as it has.
         max_grad_norm: the norm to which the estimate is clipped; None: not clipped.
         window: after how many actions of a training new noise is drawn (PES); None: never.
         **kwargs: further options of `EpisodicTeacher`.

@@ -39,10 +39,10 @@ class GradientTeacher(LearningTeacher):
         env: a `TeachEnv` (or its id), a `TeachVectorEnv`, or an SB3 `VecEnv` of environments in `meta.ActionGradient`.
         learning_rate: the step size of Adam on θ. The paper has 1e-4 for Φ itself; ours was measured on actions in the
             box.
-        students_per_update: how many trainings are collected for each update; None: as many as the environment has in
-            parallel.
+        students_per_update: how many training runs are collected for each update; None: as many as the environment has
+            in parallel.
         max_grad_norm: the norm to which the gradient of θ is clipped; None: not clipped.
-        last: how many student steps at the end of each training are differentiated; a number, or a function of the
+        last: how many student steps at the end of each training run are differentiated; a number, or a function of the
             remaining progress (1 at the start of learning, 0 at the end). None: as the environment's wrapper says, by
             default all.
         **kwargs: further options of `EpisodicTeacher`.
@@ -118,10 +118,10 @@ class GradientTeacher(LearningTeacher):
         if abs(predicted) > abs(objective) and not self._warned_of_step:
             self._warned_of_step = True
             warnings.warn(
-                f"an update of {type(self).__name__} expects J to change by {predicted:.3g}, more than J itself, which "
-                f"is {objective:.3g}: its step is larger than the gradient is good for. meta.smoothness(env) measures "
-                "how large it may be, and tries what helps: a smaller learning_rate of the teacher, a calmer or "
-                "shorter training, last=...",
+                f"an update of {type(self).__name__} predicts that J changes by {predicted:.3g}, more than J itself, "
+                f"which is {objective:.3g}: its step is too large for the gradient to be valid. meta.smoothness(env) "
+                "measures how large a step may be, and tries what helps: a smaller learning_rate of the teacher, a "
+                "calmer or shorter training, last=...",
                 stacklevel=2,
             )
 
@@ -136,7 +136,7 @@ class GradientTeacher(LearningTeacher):
 
 
 class RMD(GradientTeacher):
-    """L2T-DLF's teacher (Wu et al. 2018): exact reverse-mode differentiation through a training, also with momentum."""
+    """L2T-DLF's teacher (Wu et al. 2018): exact reverse-mode differentiation of a training run, also with momentum."""
 
     method = "rmd"
 

@@ -10,8 +10,8 @@ One student step, from the student ω_t and the teacher's parameters Θ_t:
 
 Followed from the released code where the paper does not say it: the weights are divided by their sum over the minibatch
 (`normalise=True`), Adam at 1e-3 with a weight decay of 1e-4, a look ahead without momentum. Not followed: dev is all
-that the environment measures, not a minibatch; the very first step of a training is taken before the first update; and
-with several students at a time Θ follows their mean, where the paper has one.
+that the environment measures, not a minibatch; the very first step of a training run is taken before the first update;
+and with several students at a time Θ follows their mean, where the paper has one.
 """
 
 from __future__ import annotations

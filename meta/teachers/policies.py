@@ -276,7 +276,7 @@ class SamplePolicy(TeacherPolicy):
 
 
 class _Free(nn.Module):
-    """One learned number for each coordinate of the action, in each segment of a training.
+    """One learned number for each coordinate of the action, in each segment of a training run.
 
     Args:
         actions: the number of coordinates of the action.

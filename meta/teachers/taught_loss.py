@@ -106,11 +106,11 @@ class TaughtLoss(nn.Module):
         if _belongs(loss):
             known = [name for name, each in LOSSES.items() if not _belongs(each)]
             raise ValueError(
-                f"found loss={settings.loss!r}, expected one of {known}, or a family of your own: an action must not "
-                "belong to the samples of one minibatch or pool, nor to their domains, nor the loss to two networks"
+                f"found loss={settings.loss!r}, expected one of {known}, or a family of your own: its actions must not "
+                "belong to single samples or domains, nor the loss to two networks"
             )
         if not problem.classifies:
-            raise ValueError(f"task {problem.task.name!r} is not classification, which is all that TaughtLoss tells of")
+            raise ValueError(f"task {problem.task.name!r} is not classification; TaughtLoss supports nothing else")
         actor, named = teacher.actor_network, isinstance(settings.loss, str)
         config = {
             "format": _FORMAT,

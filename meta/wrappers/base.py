@@ -26,8 +26,8 @@ class TeachWrapper(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
         super().__init__(env)
         if isinstance(env.unwrapped, TeachControlEnv):
             raise TypeError(
-                f"{type(self).__name__} needs a training that is differentiable, found students that draw what they "
-                "learn from by acting: teach them with agents.DDPG, meta.EvolutionStrategies or meta.Bandit; "
+                f"{type(self).__name__} needs a training run that is differentiable, found students that draw what "
+                "they learn from by acting: teach them with agents.DDPG, meta.EvolutionStrategies or meta.Bandit; "
                 "meta.self_tune follows the gradient through one update"
             )
         if not isinstance(env.unwrapped, TeachEnv):

@@ -30,7 +30,7 @@ def ended(work: Callable[[], object]) -> int:
         work: the command's work.
 
     Returns:
-        The exit code: 0; 1 if some of the work failed, 2 after another error that the user can mend (both say so on
+        The exit code: 0; 1 if some of the work failed, 2 after another error that the user can fix (both say so on
         stderr), 130 after Ctrl-C, 143 after a request to end (SIGTERM).
     """
     try:
@@ -223,7 +223,7 @@ teachenv.compare in Python.
 _HELP = """\
 usage: teachenv compare ENV [options]
 
-Compares methods of teaching in a Gymnasium environment whose episodes are trainings of a student network:
+Compares methods of teaching in a Gymnasium environment whose episodes are training runs of a student network:
 
   teachenv compare TeachDigits-v0 --methods cross-entropy rmd --tune learning_rate=0.2,0.4 --budget 20000
   teachenv compare mypackage:Mine-v0 --methods rmd mymodule:my_method --set horizon=30

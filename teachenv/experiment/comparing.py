@@ -126,13 +126,13 @@ def _checked(methods: object, equal_grids: bool) -> dict[str, Method]:
             )
         for other in (method.tuned_as, method.taught_as):
             if other is not None and other not in methods:
-                raise unknown_name(f"method that {name!r} shares the tuning or the teacher of", other, methods)
+                raise unknown_name(f"method in tuned_as or taught_as of {name!r}:", other, methods)
     sizes = {name: len(method.candidates) for name, method in methods.items() if method.tuned_as is None}
     if equal_grids and len({*sizes.values()}) > 1:
         counts = ", ".join(f"{name} {size}" for name, size in sizes.items())
         raise ValueError(
-            f"grids of different sizes: {counts}; a fair comparison tries as many candidates of each method: list as "
-            "many values of an option of each, or pass equal_grids=False"
+            f"grids of different sizes: {counts}; a fair comparison tries equally many candidates of each method: give "
+            "their options lists of the same length, or pass equal_grids=False"
         )
     return dict(methods)
 
@@ -211,7 +211,7 @@ def effort_of(budget: int, horizon: int, configurations: int) -> Effort:
 
     Args:
         budget: student steps of each teacher.
-        horizon: student steps of a training.
+        horizon: student steps of a training run.
         configurations: how many each method has.
     """
     # At least ten updates of a teacher, of up to 16 students each.
@@ -273,7 +273,7 @@ def _agreed(folder: Path, about: dict[str, Any]) -> dict[str, Any]:
         known = dict(earlier.get("contents", {}))
     except (ValueError, TypeError, OSError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ValueError(f"{file} is damaged ({reason}); mend it, or choose another out") from error
+        raise ValueError(f"{file} is damaged ({reason}); repair it, or choose another out") from error
     contents = about["contents"]
     changed = [name for name in contents if known.get(name, contents[name]) != contents[name]]
     if changed:

@@ -66,7 +66,7 @@ class Comparison:
 
     @property
     def stages(self) -> Iterator[Stage]:
-        """Tuning, round by round, and then the trainings."""
+        """Tuning, round by round, and then the training runs."""
         for number in range(max(len(contest.effort.rungs) for contest in self.contests)):
             yield partial(self._rung, number)
         yield self.trainings
@@ -125,7 +125,7 @@ class Comparison:
         return row is not None
 
     def trainings(self, session: Session) -> list[Case]:
-        """The trainings of all seeds, long ones first: begun last, they would leave the other cores idle."""
+        """The training runs of all seeds, long ones first: begun last, they would leave the other cores idle."""
         best = self.best(session)
         cases = [
             self._training(contest, name, best, seed)

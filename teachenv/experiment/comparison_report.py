@@ -205,13 +205,17 @@ def _section(results: Results, task: str, columns: Sequence[Column]) -> Section:
         Column("method", lambda g: f"{g.name} (best fixed)" if g is results.best_fixed(g) else evidence.marked(g)),
         interval(header, measure),
         Column("IQM", lambda g: measure(iqm(list(measure.values(g).values())))),
-        Column("of best fixed", lambda g: f"{result(g) / result(b):.2f}" if (b := results.best_fixed(g)) else ""),
+        Column(
+            "relative to best fixed", lambda g: f"{result(g) / result(b):.2f}" if (b := results.best_fixed(g)) else ""
+        ),
         *columns,
         *(Column(header, partial(_of_taught, results, cell)) for header, cell in evidence.COLUMNS.items()),
         seeds(measure),
         Column("student steps", lambda g: f"{n:,}" if (n := g.student_steps(measure.metric)) else "-"),
-        Column("teacher s", lambda g: f"{g.seconds(measure.metric):.0f}" if g.student_steps(measure.metric) else "-"),
-        Column("tuned", lambda g: described(g.config)),
+        Column(
+            "teacher time, s", lambda g: f"{g.seconds(measure.metric):.0f}" if g.student_steps(measure.metric) else "-"
+        ),
+        Column("selected settings", lambda g: described(g.config)),
     ]
     row, rows = results.tasks[task][0].first, [row for group in results.tasks[task] for row in group.rows]
     text = (
@@ -219,7 +223,7 @@ def _section(results: Results, task: str, columns: Sequence[Column]) -> Section:
         f"{row.config['final_students']} fresh students on the whole pool{tables.in_precision(rows)}"
         f"{_of_worse(groups) if measure is ERROR else ''}{_of_dev(groups)}{evidence.meaning(groups)}"
     )
-    shown = ("method", header, "of best fixed", "seeds", "teacher s")
+    shown = ("method", header, "relative to best fixed", "seeds", "teacher time, s")
     return Section.of(task, all_columns, groups, text, shown)
 
 

@@ -24,7 +24,7 @@ class Rung(NamedTuple):
         steps: student steps on which a teacher is trained in each.
         parallel: students that it teaches at a time.
         students: fresh students whose dev accuracy decides.
-        length: part of the final training that they have.
+        length: part of the final training run that they have.
     """
 
     configurations: int
@@ -62,7 +62,7 @@ class Effort:
         """The least that goes through all stages: tuning by one update of a teacher, and training by two.
 
         Args:
-            horizon: student steps of a training.
+            horizon: student steps of a training run.
             parallel: students that a teacher has at a time, and that are measured.
             **more: what a subclass has besides.
         """

@@ -41,7 +41,7 @@ class Evidence(NamedTuple):
 
     @property
     def untaught(self) -> bool:
-        """Whether the row says nothing of its method: the teacher hardly moved, and no effect can be told from none."""
+        """Whether the row says nothing of its method: the teacher hardly moved, and had no significant effect."""
         return self.moved < LEAST_MOVE and (self.effect is None or self.effect.low <= 0.0 <= self.effect.high)
 
 
@@ -87,8 +87,8 @@ def meaning(groups: Iterable[Group], evidence: EvidenceOf = measured) -> str:
     if not any(shown is not None and shown.untaught for shown in map(evidence, groups)):
         return ""
     return (
-        "; a teacher is called untaught if it changed what its actions set, or added to the loss, by less than "
-        f"{100 * LEAST_MOVE:g} % and had no effect on students that can be told from none"
+        "; a line is called untaught if its teacher changed what its actions set, or what it adds to the loss, by less "
+        f"than {100 * LEAST_MOVE:g} % and had no statistically significant effect on students"
     )
 
 
@@ -144,8 +144,8 @@ def _effect(group: Group) -> str:
 
 
 COLUMNS: Mapping[str, Callable[[Group], str]] = {
-    "teacher moved, % (most)": lambda group: _percent(group, MOVED, MOVED_MOST),
-    "J against untaught (95 %)": _effect,
+    "change by the teacher, % mean (max)": lambda group: _percent(group, MOVED, MOVED_MOST),
+    "J minus J without a teacher (95 %)": _effect,
 }
 """What the rows of a comparison of teachers say of them, by the column's header; cells are empty without such rows."""
 
@@ -182,18 +182,17 @@ def check(benchmark: str, folder: Path, tables: Mapping[str, Callable[[list[Row]
     unproven = [line for each in reports.values() for line in each.unproven]
     if unproven:
         raise ValueError(
-            f"found {len(unproven)} taught lines without evidence that their teacher taught ({', '.join(unproven)}); "
-            "rows of today's code have it: measure these methods again"
+            f"found {len(unproven)} lines with a teacher whose effect no row says ({', '.join(unproven)}): the rows "
+            "are older than this measurement; run these methods again"
         )
     for name, each in reports.items():
         if written[name].read_text() != each.table():
             raise ValueError(
-                f"{written[name]} is not the table of all rows beside it: one of them was changed, or the table was "
-                "asked for fewer seeds or methods, or another preset, than there are rows of; the command without "
-                "--check writes it"
+                f"{written[name]} does not agree with the rows beside it: a row was changed, or the table was written "
+                "for fewer seeds or methods, or for another preset; the command without --check writes it again"
             )
     shown = ", ".join(f"{name}.md" for name in reports)
-    print(f"{folder}: {shown}: every taught line has evidence, and every untaught one is marked")
+    print(f"{folder}: {shown}: every line with a teacher says how far it acted, and each untaught one is marked")
 
 
 def _rows_of(benchmark: str, folder: Path, table: str) -> list[Row]:

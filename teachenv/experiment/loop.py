@@ -1,4 +1,4 @@
-"""One training that goes on where it was stopped: steps, evaluations, the best weights, and a file that holds it all.
+"""A training run that goes on where it was stopped: steps, evaluations, the best weights, and a file of all that.
 
 What is trained is a `Learner`. The loop takes its steps and, at the stops, evaluates it and keeps everything in a file.
 An interrupted training goes on from the file, and ends bitwise as a whole one does.
@@ -100,7 +100,7 @@ def train(learner: Learner, stops: Iterable[int], file: Path, kind: str, known: 
         known: what else than plain values the learner's state holds; see `teachenv.checkpoints.save`.
 
     Raises:
-        ValueError: the file is damaged, or of another training; the message names it.
+        ValueError: the file is damaged, or of another training run; the message names it.
     """
     known = (Record, Point, Best, *known)
     record, start = _resumed(learner, file, kind, known), time.perf_counter()

@@ -53,7 +53,7 @@ class Method:
         rates: learning rates of the student, where they are others than the comparison's; `()`: each candidate has one
             of its own.
         episode_rate: factor on the student's learning rate in the episodes that the teacher learns on. The gradient of
-            a training is noise near the edge of stability, where the fastest training is.
+            a training run is noise near the edge of stability, where the fastest training is.
         wrapper: wraps an environment of one student: the teacher sees something else through it, one student at a time.
     """
 
@@ -135,7 +135,7 @@ def _side_by_side(name: str, options: Mapping[str, Any]) -> list[dict[str, Any]]
     if len({*lengths.values()}) > 1 or 0 in lengths.values():
         counts = " and ".join(f"{count} of {key}" for key, count in lengths.items())
         raise ValueError(
-            f"{name}: found {counts}, expected as many values of each: lists go side by side, the first values together"
+            f"{name}: found {counts}, expected lists of the same length: candidate i takes value i of each list"
         )
     count = next(iter(lengths.values()), 1)
     return [{key: value[i] if key in lists else value for key, value in options.items()} for i in range(count)]

@@ -41,7 +41,7 @@ _SECONDS_TO_END = 5.0
 _SECONDS_BETWEEN_LOOKS = 0.5
 
 # Torch's tensors are allocated in huge pages, since networks allocate and free the same megabytes over and over, which
-# the kernel hands out page by page: that saves 13 to 20 % of a training. Who sets it to 0 keeps small pages.
+# the kernel hands out page by page: that saves 13 to 20 % of a training run. Who sets it to 0 keeps small pages.
 HUGE_PAGES = {"THP_MEM_ALLOC_ENABLE": "1"}
 
 

@@ -162,7 +162,7 @@ def read_rows(path: str | os.PathLike[str]) -> list[Row]:
         except (ValueError, RecursionError) as error:
             raise MalformedResults(
                 f"{path}, line {number}: expected one row as JSON, found {_shortened(line)} ({error}); "
-                "mend or remove this line, or choose another folder"
+                "repair or remove this line, or choose another folder"
             ) from error
     return rows
 
@@ -179,7 +179,7 @@ def agreeing(rows: Iterable[Row], identities: Iterable[Mapping[str, Any]]) -> li
 
 
 def judging(rows: Iterable[Row]) -> list[Row]:
-    """The rows of trainings that judge a method, without those that tuned it."""
+    """The rows of training runs that judge a method, without those that tuned it."""
     return [row for row in rows if row.config.get("stage") == "training"]
 
 

@@ -38,7 +38,7 @@ class Configuration:
 
 
 class TrainsNoStudent(ValueError):
-    """An environment that is registered, but whose episodes are no trainings of students."""
+    """An environment that is registered, but whose episodes are no training runs of students."""
 
 
 def check_trains(name: str, env: gym.Env[Any, Any]) -> None:
@@ -91,7 +91,7 @@ class Setting:
     lasts: bool = False
 
     def lasting(self, part: float = 1.0) -> Setting:
-        """The setting of the final students, or of a training with a part of their steps, in as many actions."""
+        """The setting of the final students, or of a training run with a part of their steps, in as many actions."""
         options = {**self.options, **self.final}
         if part != 1.0:
             horizon, steps = (self._option(name, options) for name in ("horizon", "steps_per_action"))

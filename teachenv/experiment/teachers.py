@@ -1,4 +1,4 @@
-"""Teachers that learn from the trainings of students, followed as they do so."""
+"""Teachers that learn from the training runs of students, followed as they do so."""
 
 from __future__ import annotations
 

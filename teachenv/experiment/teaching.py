@@ -67,7 +67,7 @@ class Playback:
     """A teacher that repeats actions.
 
     Args:
-        actions: one for each moment of a training, each (n,).
+        actions: one for each moment of a training run, each (n,).
     """
 
     def __init__(self, actions: Sequence[np.ndarray]) -> None:

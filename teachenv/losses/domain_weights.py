@@ -29,7 +29,7 @@ class DomainWeights(LossFamily):
     Weights and sampling: the expected gradient is Σ_k α_k E_k[∇l], that of minibatches that are drawn from the domains
     in proportion to α with equal weights. The variance is not the same: a domain of large weight and small share has
     few samples in a minibatch. DoReMi (Xie et al. 2023, arXiv:2305.10429) finds its mixture by such weights, on
-    minibatches drawn from the domains uniformly, and then draws the final training's data from it.
+    minibatches drawn from the domains uniformly, and then draws the final training run's data from it.
 
     Args:
         base: a name in `teachenv.losses.PLAIN_LOSSES`.
@@ -82,7 +82,7 @@ class DomainWeights(LossFamily):
         """
         if task.domains is None:
             raise ValueError(
-                f"weights of domains need samples that are of domains, but task {task.name!r} has none: take "
+                f"loss='domain-weights' needs samples that belong to domains, but task {task.name!r} has none: take "
                 'task="language", or give a task of your own its domains as teachenv.Task(..., domains=Domains(...))'
             )
         names, shares = task.domains.names, self.shares

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def smoothness(radii: Any, changes: Mapping[str, tuple[Any, Any]], steps: Any, norms: Any, *, usable: float) -> Figure:
-    """Draws predicted and real changes of J over the size of a step, and gradients over a training.
+    """Draws predicted and real changes of J over the size of a step, and gradients over a training run.
 
     Args:
         radii: (R,) sizes of steps.

@@ -54,7 +54,7 @@ def learning_curves(
     if figure is None:
         what = "a curve in its data" if metric is None else f"the metric {metric!r} at two student steps or more"
         has = ", ".join(sorted({row.metric for row in chosen})) or "none"
-        raise ValueError(f"none of {len(rows)} rows has {what}; the metrics of trainings are: {has}")
+        raise ValueError(f"none of {len(rows)} rows has {what}; the metrics of training runs are: {has}")
     return figure
 
 

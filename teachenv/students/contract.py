@@ -2,7 +2,7 @@
 
 A `FunctionalStudent` runs a module with other tensors in its places. That is right as long as the module's passes
 depend on its parameters and buffers, its mode, the inputs and the global random generators, and on nothing else. Here a
-short training is taken twice, by the module itself as a plain PyTorch loop has it and by the function, and their
+short training run is taken twice, by the module itself as a plain PyTorch loop has it and by the function, and their
 outputs, buffers and gradients are compared; then by the function once more from the same beginning. A module that
 counts in a Python attribute, keeps tensors outside its buffers, merges weights in `eval()`, or holds a weight where it
 cannot be exchanged is found by what comes out of it, whatever the mechanism; attributes are looked at only to name the

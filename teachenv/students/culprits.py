@@ -45,7 +45,7 @@ def likely_cause(module: nn.Module, moved: Mapping[tuple[str, str], tuple[str, s
 
     Args:
         module: the network.
-        moved: attributes that changed in a training, (path, name) to their values before and after.
+        moved: attributes that changed in a training run, (path, name) to their values before and after.
         label: what differed.
     """
     if stale := kept_parameter(module):

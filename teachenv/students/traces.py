@@ -1,4 +1,4 @@
-"""What comes out of short trainings, and whether two of them are the same."""
+"""What comes out of short training runs, and whether two of them are the same."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from teachenv.optimizers import Tensors
 
 Trace = list[tuple[str, torch.Tensor]]
-"""What came out of a short training: (what it is, its value)."""
+"""What came out of a short training run: (what it is, its value)."""
 
 
 def gradient_of(outputs: torch.Tensor, parameters: Tensors) -> Tensors:

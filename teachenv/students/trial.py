@@ -1,4 +1,4 @@
-"""A short training of a module, taken by the module itself and by the function that stands for it.
+"""A short training run of a module, taken by the module itself and by the function that stands for it.
 
 What comes out of either is a trace, which `teachenv.students.contract` compares.
 """
@@ -26,7 +26,7 @@ UNTRAINED = "its outputs in evaluation right after those of other weights"
 
 
 class Trial:
-    """The short training, and the passes that it consists of.
+    """The short training run, and the passes that it consists of.
 
     Args:
         student: a student that was just made.

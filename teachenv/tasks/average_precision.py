@@ -29,7 +29,7 @@ from torchvision.ops import box_iou
 from teachenv.optional import needed_for
 
 with needed_for("detection"):
-    import pycocotools  # noqa: F401  whoever lacks it is told before a training, not after it
+    import pycocotools  # noqa: F401  whoever lacks it is told before a training run, not after it
 
 Rules = Literal["coco", "voc"]
 

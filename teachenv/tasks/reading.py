@@ -23,9 +23,9 @@ _LABELS = ("label", "labels", "target", "targets")
 def pair_of(data: Any, where: str) -> tuple[Any, Any]:
     """(Inputs, targets) of what a user gives: a pair of them as it is, or all samples of a Dataset or a DataLoader.
 
-    Of a DataLoader the samples are taken in its order, whatever its batches are: trainings draw minibatches of their
-    own. Samples that are dictionaries have their label as `"label"`, `"labels"`, `"target"` or `"targets"`; what is
-    left is the input, or a dictionary of several.
+    Of a DataLoader the samples are taken in its order, whatever its batches are: training runs draw minibatches of
+    their own. Samples that are dictionaries have their label as `"label"`, `"labels"`, `"target"` or `"targets"`; what
+    is left is the input, or a dictionary of several.
 
     Raises:
         TypeError: it is none of these, it has no length, or its samples are no pairs of numbers.
@@ -74,7 +74,8 @@ def _of_loader(loader: DataLoader[Any], where: str) -> tuple[Any, Any]:
     if not all(_same(a, b) for a, b in zip(read, again, strict=False)):
         raise ValueError(
             f"{where}: the DataLoader answers differently each time; make it with shuffle=False and leave random "
-            "augmentation out of its Dataset: trainings draw their own minibatches, and augment by Task(augment=...)"
+            "augmentation out of its Dataset: training runs draw their own minibatches, and augment by "
+            "Task(augment=...)"
         )
     samples = len(loader.dataset)  # type: ignore[arg-type] # it has a length, since the loader has one
     inputs, targets = (_joined(parts, where) for parts in zip(*read, strict=True)) if read else ((), ())

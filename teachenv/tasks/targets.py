@@ -88,8 +88,8 @@ def labels_of(targets: torch.Tensor, where: str) -> torch.Tensor:
     if targets.ndim != 1:
         raise ValueError(
             f"{where}: targets have shape {tuple(targets.shape)}; expected one class index a sample, (n,): "
-            "targets.argmax(1) makes them of one-hot rows. Of the probabilities of classes give "
-            f"{_REMEDIES['distributions']}; of 0 and 1 of several classes a sample {_REMEDIES['indicators']}; of "
+            "targets.argmax(1) makes them of one-hot rows. For class probabilities give "
+            f"{_REMEDIES['distributions']}; for 0 and 1 of several classes a sample {_REMEDIES['indicators']}; for "
             f"numbers {_REMEDIES['numbers']}"
         )
     if not targets.is_floating_point():

@@ -188,8 +188,8 @@ def _warn_of_others(loss: LossFamily, others: Sequence[torch.Tensor]) -> None:
     if others:
         warnings.warn(
             f"the loss {type(loss).__name__} reads {len(others)} tensor(s) with requires_grad=True that are not the "
-            f"student's, one of shape {tuple(others[0].shape)}. They are constants in a training. For a penalty on the "
-            "student's own parameters use weight_decay, or return what it needs among the network's outputs",
+            f"student's, one of shape {tuple(others[0].shape)}. They are constants in a training run. For a penalty on "
+            "the student's own parameters use weight_decay, or return what it needs among the network's outputs",
             stacklevel=4,
         )
 

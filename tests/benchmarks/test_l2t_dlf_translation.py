@@ -53,7 +53,7 @@ def test_rows_table_and_figures(tmp_path: Path, request: pytest.FixtureRequest) 
     table = (tmp_path / "table.md").read_text()
     assert "28.12" not in table
     assert "27.53" in table
-    assert "teacher moved" in table
+    assert "change by the teacher" in table
     check("l2t_dlf_translation", tmp_path, TABLES)
     assert "Coefficients of tokens under l2t-dlf" in table
     assert {p.name for p in tmp_path.glob("*.png")} == {"bleu.png", "coefficients.png"}

@@ -186,8 +186,11 @@ def test_the_command_tunes_and_measures(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"label_noise": (0.4, 0.4000000001)}, r"found --label-noise 0.4 0.4000000001, which rows would call 40 both"),
-        ({"alpha": (2.0, 2.0000001)}, r"found --alpha 2.0 2.0000001, which rows would call 2 both"),
+        (
+            {"label_noise": (0.4, 0.4000000001)},
+            r"found --label-noise 0.4 0.4000000001, both of which rows would call 40",
+        ),
+        ({"alpha": (2.0, 2.0000001)}, r"found --alpha 2.0 2.0000001, both of which rows would call 2"),
         ({"study": ("regularisers",), "methods": ("lot:l2",)}, r"unknown method of --study regularisers 'lot:l2'"),
         ({"study": ("table", "n"), "methods": ("weight-decay",)}, r"unknown method of --study table n 'weight-decay'"),
     ],

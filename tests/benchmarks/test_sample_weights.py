@@ -23,7 +23,7 @@ def test_a_problem_goes_from_tuning_to_the_table(undrawn: None, tmp_path: Path) 
         assert {*measured} == {"l2rw", "rmd"}
         assert all(value > 0 for value in measured.values())
     table = (tmp_path / "table.md").read_text()
-    assert "| AUC of wrong labels | rms of w − 1 |" in table
+    assert "| ROC AUC for wrong labels | rms of w − 1 |" in table
     assert all(f"| {method} " in table for method in run)
     # What is done is not done again.
     before = (tmp_path / "results.jsonl").read_bytes()

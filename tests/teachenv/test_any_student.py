@@ -729,7 +729,7 @@ LEFT_OUT = {
 @pytest.mark.parametrize(("does", "named"), LEFT_OUT.values(), ids=LEFT_OUT)
 def test_what_a_derivative_cannot_follow_is_said(does, named):
     env = teachenv.TeachEnv(**SETTINGS | {"student": lambda: around(Forward(does, ["mean"]))})
-    with pytest.warns(UserWarning, match=f"the gradient leaves out a part: .*{named}"):
+    with pytest.warns(UserWarning, match=f"the gradient is incomplete: .*{named}"):
         trained(ActionGradient(env), actions())
 
 

@@ -270,7 +270,7 @@ def test_many_students_are_each_student_and_so_are_their_gradients() -> None:
 
 
 def test_weights_of_domains_need_domains() -> None:
-    with pytest.raises(ValueError, match="weights of domains need samples that are of domains, but task 'digits"):
+    with pytest.raises(ValueError, match="needs samples that belong to domains, but task 'digits"):
         TeachEnv(task="digits", loss="domain-weights")
     with pytest.raises(ValueError, match="shares has 2 numbers, expected one for each of 4 domains: target"):
         make(loss_kwargs={"shares": [0.5, 0.5]})

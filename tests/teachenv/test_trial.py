@@ -282,21 +282,21 @@ class Regression(teachenv.Measure):
 def test_a_loss_of_labels_is_not_for_numbers(loss):
     chosen = {} if loss is None else {"loss": loss}
     regression = task(X.sum(1, keepdims=True), 1, measure=Regression())
-    refused({"task": regression} | chosen, "is of class labels.*, but targets .*float32.*fixed\\(.squared-error")
+    refused({"task": regression} | chosen, "is for class labels.*, but targets .*float32.*fixed\\(.squared-error")
 
 
 def test_a_loss_of_labels_is_named_with_the_loss_that_it_weighs():
     chosen = {"loss": "sample-weights", "loss_kwargs": {"base": "focal"}}
     regression = task(X.sum(1, keepdims=True), 1, measure=Regression())
     refused(
-        {"task": regression} | chosen, "loss='sample-weights' with loss_kwargs={'base': 'focal'} is of class labels"
+        {"task": regression} | chosen, "loss='sample-weights' with loss_kwargs={'base': 'focal'} is for class labels"
     )
 
 
 def test_numbers_are_learnt_by_a_loss_that_fits_and_without_a_warm_start():
     regression = task(X.sum(1, keepdims=True), 1, measure=Regression())
     fits = {"task": regression, "loss": "sample-weights", "loss_kwargs": {"base": "squared-error"}}
-    refused(fits | {"warm_start": 2}, "warm_start=2 is steps of cross-entropy.*leave it at 0")
+    refused(fits | {"warm_start": 2}, "warm_start=2 takes steps of cross-entropy.*leave it at 0")
     env = teachenv.TeachEnv(**fits, learning_rate=0.01, **SMALL)
     env.reset(seed=0)
     assert env.step(np.zeros(8, dtype=np.float32))[1] > 0

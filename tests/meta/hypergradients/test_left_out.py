@@ -101,7 +101,7 @@ def loop(model: nn.Module, optimizer: torch.optim.Optimizer | None = None, **cha
 )
 def test_what_is_no_derivative_is_named(layer, part, dtype):
     torch.manual_seed(0)
-    with pytest.warns(UserWarning, match=f"the gradient leaves out a part: {part} of the model Layer"):
+    with pytest.warns(UserWarning, match=f"the gradient is incomplete: {part} of the model Layer"):
         loop(Layer(**layer).to(dtype))
 
 
@@ -124,7 +124,7 @@ def test_what_is_followed_is_not(layer, dtype):
 @pytest.mark.parametrize("read", READINGS.values(), ids=READINGS)
 def test_a_number_read_of_a_gradient_is_warned_of_where_the_loss_depends_on_it(read):
     torch.manual_seed(0)
-    with pytest.warns(UserWarning, match="the gradient leaves out a part: the loss.* of the model Layer"):
+    with pytest.warns(UserWarning, match="the gradient is incomplete: the loss.* of the model Layer"):
         loop(Layer(), loss=moved_by(read))
 
     def only_looked_at(norm: torch.Tensor) -> torch.Tensor:
@@ -158,7 +158,7 @@ def test_a_transform_under_no_grad_is_warned_of_where_the_loss_depends_on_it(tra
             torch.manual_seed(0)
             loop(nn.Sequential(nn.Linear(5, 8), nn.Linear(8, 3)), loss=adversarial)
         assert len(caught) == reads, [str(each.message) for each in caught]
-    assert "leaves out a part: the loss" in str(caught[0].message)
+    assert "is incomplete: the loss" in str(caught[0].message)
 
 
 def flat_in_a_number(model: nn.Module, rows: torch.Tensor) -> torch.Tensor:
@@ -176,7 +176,7 @@ def of_a_ratio(model: nn.Module, rows: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("function", [flat_in_a_number, of_a_ratio])
 def test_numbers_are_found_in_single_precision_and_in_ratios(function):
     torch.manual_seed(0)
-    with pytest.warns(UserWarning, match="leaves out a part: the loss of the model Sequential"):
+    with pytest.warns(UserWarning, match="is incomplete: the loss of the model Sequential"):
         loop(nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3)), loss=function)
 
 
@@ -189,7 +189,7 @@ def test_numbers_are_found_beside_a_strict_check_of_them(tolerance):
 
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3)).double()
-    with pytest.warns(UserWarning, match="leaves out a part: the loss of the model Sequential"):
+    with pytest.warns(UserWarning, match="is incomplete: the loss of the model Sequential"):
         loop(model, loss=checked, objective=lambda m: F.cross_entropy(m(X.double()), Y))
 
 
@@ -198,7 +198,7 @@ def test_a_number_that_is_read_from_a_later_step_on_is_found():
         outputs = model(X[rows])
         return F.cross_entropy(outputs, Y[rows]) + int(rows[0] > 0) * outputs.norm().item() * outputs.square().mean()
 
-    with pytest.warns(UserWarning, match="leaves out a part: the loss of the model Linear"):
+    with pytest.warns(UserWarning, match="is incomplete: the loss of the model Linear"):
         loop(nn.Linear(5, 3), loss=penalised)
 
 
@@ -206,7 +206,7 @@ def test_an_objective_that_reads_a_number_is_warned_of():
     def objective(model: nn.Module) -> torch.Tensor:
         return F.cross_entropy(model(X) / model(X).std().item(), Y)
 
-    with pytest.warns(UserWarning, match="leaves out a part: the objective of the model Linear"):
+    with pytest.warns(UserWarning, match="is incomplete: the objective of the model Linear"):
         loop(nn.Linear(5, 3), objective=objective)
 
 
@@ -282,7 +282,7 @@ def test_parameters_that_are_read_past_the_model_are_refused(place):
         "loss": lambda m, rows: loss(m, rows) + penalty(),
         "objective": lambda m: F.cross_entropy(m(X), Y) + penalty(),
     }
-    with pytest.raises(ValueError, match=f"the {place} reads the parameter '1.weight' past the model"):
+    with pytest.raises(ValueError, match=f"the {place} reads the parameter '1.weight' from outside"):
         loop(model, **{place: functions[place]}).gradient(memory="disk")
 
 

@@ -195,7 +195,7 @@ def test_a_step_that_is_not_repeated_to_the_bit_is_named():
         for t in reversed(range(33)):
             walk.back(actions[t] + 1e-6)  # another gradient than on the way forwards
 
-    with pytest.raises(RuntimeError, match=r"before step 116 was restored other than it was.*take memory='log'"):
+    with pytest.raises(RuntimeError, match=r"before step 116 was not restored exactly.*take memory='log'"):
         go_on()
 
 

@@ -94,7 +94,7 @@ def test_a_teacher_warns_once_of_steps_that_its_gradient_cannot_mean() -> None:
         2, loss="bilinear-sigmoid", loss_kwargs={"scale": 0.5}, learning_rate=3.2, horizon=96, steps_per_action=12
     )
     teacher = meta.RMD("AttentionPolicy", students, seed=0)
-    with pytest.warns(UserWarning, match=r"expects J to change by .*larger than the gradient is good for") as caught:
+    with pytest.warns(UserWarning, match=r"predicts that J changes by .*too large for the gradient") as caught:
         teacher.learn(36)
     assert len(caught) == 1
 

@@ -1,4 +1,4 @@
-"""Influence: three ways to one number, and what it foretells."""
+"""Influence: three ways to one number, and what it predicts."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ def test_a_loss_whose_gradient_is_no_derivative_is_warned_of():
             outputs.register_hook(lambda gradient: 2 * gradient)
         return F.cross_entropy(outputs, targets, reduction="none")
 
-    with pytest.warns(UserWarning, match="leaves out a part: the loss OwnLoss"):
+    with pytest.warns(UserWarning, match="is incomplete: the loss OwnLoss"):
         meta.attribute(make(loss=hooked), TESTS)
 
 
@@ -130,7 +130,7 @@ def by_float(outputs, targets):
 @pytest.mark.parametrize("loss", [by_numpy, by_float])
 def test_a_loss_that_reads_numbers_of_what_it_computes_is_warned_of(loss):
     own = make(loss=loss)
-    with pytest.warns(UserWarning, match="leaves out a part: the loss OwnLoss"):
+    with pytest.warns(UserWarning, match="is incomplete: the loss OwnLoss"):
         meta.attribute(own, TESTS)
 
 

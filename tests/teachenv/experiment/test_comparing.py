@@ -249,7 +249,7 @@ def test_a_damaged_description_of_a_folder_is_refused_in_one_line(content, tmp_p
         file.mkdir()
     else:
         file.write_bytes(content.encode(errors="surrogateescape"))
-    with pytest.raises(ValueError, match=r"comparison\.json is damaged \(.+\); mend it, or choose another out$"):
+    with pytest.raises(ValueError, match=r"comparison\.json is damaged \(.+\); repair it, or choose another out$"):
         compared(tmp_path, methods={"focal": fixed("focal")})
     assert list(tmp_path.iterdir()) == [file]
 

@@ -35,17 +35,17 @@ def ddpg(policy: str = "AttentionPolicy", **options: Any) -> Method:
         TypeError: an option that there is not.
         ValueError: lists of different lengths.
     """
-    return learning(DDPG, {**_OPTIONS, **options}, policy, crowd=2)
+    return learning(DDPG, {**_OPTIONS, **options}, policy, students_factor=2)
 
 
 def td3(policy: str = "AttentionPolicy", **options: Any) -> Method:
     """Makes a method of `agents.TD3`, with the defaults and the arguments of `ddpg`."""
-    return learning(TD3, {**_OPTIONS, **options}, policy, crowd=2)
+    return learning(TD3, {**_OPTIONS, **options}, policy, students_factor=2)
 
 
 def sac(policy: str = "AttentionPolicy", **options: Any) -> Method:
     """Makes a method of `agents.SAC`, with the defaults and the arguments of `ddpg`."""
-    return learning(SAC, {**_OPTIONS, **options}, policy, crowd=2)
+    return learning(SAC, {**_OPTIONS, **options}, policy, students_factor=2)
 
 
 def ppo(policy: str = "AttentionPolicy", **options: Any) -> Method:

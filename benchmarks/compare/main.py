@@ -125,7 +125,7 @@ LOSSES = Kind(
         # Each step of its students is followed by one of its large networks: with fewer of them it would take half of
         # the time.
         "ddpg:default": Method(
-            candidates("ddpg:default", {"scale": 0.5}), _default_ddpg, learns=True, tuned_as="ddpg", crowd=4
+            candidates("ddpg:default", {"scale": 0.5}), _default_ddpg, learns=True, tuned_as="ddpg", students_factor=4
         ),
         **meta.methods.GRIDS,
     },

@@ -104,12 +104,12 @@ def methods(rates: tuple[float, ...]) -> dict[str, Method]:
         "self-paced": _of_samples(_self_paced, "until", [0.3, 0.6]),
         "random-drop": _of_samples(_random_drop, "keep", [0.5, 0.8]),
         "l2t-data": _of_samples(_data_teacher, "threshold", [0.8, 0.9], learns=True),
-        "ddpg": learning(agents.DDPG, _RL, spends=_RL_SPENDS),
+        "ddpg": learning(agents.DDPG, _RL, budget_factor=_RL_SPENDS),
         # Their rates and penalties are DDPG's: there is no time to tune each of them for as long.
-        "td3": learning(agents.TD3, _RL, tuned_as="ddpg", spends=_RL_SPENDS),
-        "sac": learning(agents.SAC, _RL, tuned_as="ddpg", spends=_RL_SPENDS),
+        "td3": learning(agents.TD3, _RL, tuned_as="ddpg", budget_factor=_RL_SPENDS),
+        "sac": learning(agents.SAC, _RL, tuned_as="ddpg", budget_factor=_RL_SPENDS),
         "evolution-strategies": replace(
-            learning(meta.EvolutionStrategies, evolution, spends=_RL_SPENDS),
+            learning(meta.EvolutionStrategies, evolution, budget_factor=_RL_SPENDS),
             make=decaying(meta.EvolutionStrategies, students_per_update=4),
         ),
         # Cross-entropy is the bilinear loss's neutral action; our relaxation of the dev measure.

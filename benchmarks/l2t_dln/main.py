@@ -85,8 +85,11 @@ class Part(NamedTuple):
     def case(self, name: str, configuration: Configuration, seed: int, final: bool) -> Case:
         """The case of a call of `work.run`."""
         task, method = self.task, METHODS[name].seeded(seed)
-        students = task.teacher_students * method.crowd
-        learned_from = {"episodes": students, "online": method.crowd if method.crowd > 1 else None}.get(method.kind)
+        students = task.teacher_students * method.students_factor
+        learned_from = {
+            "episodes": students,
+            "online": method.students_factor if method.students_factor > 1 else None,
+        }.get(method.kind)
         return Case(
             benchmark=NAME,
             task=self.name,

@@ -28,8 +28,8 @@ class Method:
         steeper: factor on the learning rates of the grid.
         tuned_as: the method whose tuning it shares.
         steps_per_action: number N of student steps under each action, if it is not the task's.
-        crowd: students at a time: whose training runs a teacher of episodes learns from, in as many updates; or that
-            have one loss together, which an online teacher moves.
+        students_factor: factor on the number of students at a time: those whose training runs a teacher of episodes
+            learns from, in as many updates; or those that have one loss together, which an online teacher moves.
         episode_rate: factor on the students' learning rate there: near the edge of stability, where the fastest
             training is, the gradient of a training run is noise.
         replays: whether a fresh student is trained under the losses that an online teacher found.
@@ -43,7 +43,7 @@ class Method:
     steeper: float = 1.0
     tuned_as: str | None = None
     steps_per_action: int | None = None
-    crowd: int = 1
+    students_factor: int = 1
     episode_rate: float = 1.0
     replays: bool = True
 
@@ -115,7 +115,7 @@ def _between_trainings(environment: Mapping[str, Any]) -> Method:
         {"policy_kwargs": {"static": True, "initial_scale": 1e-4}, "max_grad_norm": 1.0},
         candidates=({"teacher": {"learning_rate": 1e-4}}, {"teacher": {"learning_rate": 4e-4}}),
         steeper=_STEEPER,
-        crowd=_CROWD,
+        students_factor=_CROWD,
         episode_rate=0.25,
     )
 
@@ -169,7 +169,7 @@ METHODS: dict[str, Method] = {
     ),
     "l2t-dlf": _DLF,
     # With as many students as L2T-DLN between training runs.
-    "l2t-dlf:crowd": replace(_DLF, crowd=_CROWD),
+    "l2t-dlf:crowd": replace(_DLF, students_factor=_CROWD),
     "l2t-dln": _online("LSTM", (1e-3, 1e-2)),
     # Beyond the paper: the same from a loss that wrong labels do not upset.
     "loss-network:bounded": Method(
@@ -224,7 +224,7 @@ METHODS: dict[str, Method] = {
     "l2t-dln:released:normalised": _released(flags=("normalised",)),
     "l2t-dln:released:centred-normalised": _released(flags=("centred", "normalised")),
     # The gradient through one student's window is mostly noise.
-    "l2t-dln:released:students-4": _released(crowd=4, options={"together": True}),
+    "l2t-dln:released:students-4": _released(students_factor=4, options={"together": True}),
     # What a step of φ does shows in later windows.
     "l2t-dln:released:bptt-5": _released(options={"bptt": 5}),
     "l2t-dln:released:bptt-25": _released(options={"bptt": 25}),

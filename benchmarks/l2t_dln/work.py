@@ -145,7 +145,7 @@ def run(
     lasting = setting.lasting() if final else tuned
     history, replayed = History(), dict[str, float]()
     if method.kind == "online":
-        envs = [tuned.make_single(shared, configuration) for _ in range(method.crowd)]
+        envs = [tuned.make_single(shared, configuration) for _ in range(method.students_factor)]
         env, horizon = envs[0], envs[0].problem.settings.horizon
         if not method.replays:
             history.every = -(-env.problem.actions // WINDOWS)
@@ -186,8 +186,8 @@ def _taught_before(
     """A teacher that has learned from the training runs of other students."""
     shared = method.shared
     env: Any = setting.make_single(shared, configuration)
-    if method.crowd > 1:
-        env = setting.make(method.crowd, shared, configuration)
+    if method.students_factor > 1:
+        env = setting.make(method.students_factor, shared, configuration)
     options = candidate_of(shared, configuration).teacher
     return learned(meta.RMD(method.policy, env, seed=TEACHER_SEED + seed, **options), budget, folder)[0]
 

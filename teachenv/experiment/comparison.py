@@ -161,10 +161,10 @@ class Comparison:
 
     def _tuning(self, contest: Contest, name: str, configuration: Configuration, rung: Rung) -> Case:
         method = contest.methods[name]
-        crowd = method.crowd if method.learns else 0
+        factor = method.students_factor if method.learns else 0
         effort: dict[str, Any] = {
-            "budget": min(crowd * method.spends * rung.steps, contest.budget(method)),
-            "parallel": crowd * rung.parallel,
+            "budget": min(factor * method.budget_factor * rung.steps, contest.budget(method)),
+            "parallel": factor * rung.parallel,
             "students": rung.students,
         }
         if rung.length != 1.0:
@@ -186,7 +186,7 @@ class Comparison:
         effort, source = contest.effort, None
         config = _config(contest, method, configuration, "training") | {
             "budget": contest.budget(method),
-            "parallel": effort.parallel * method.crowd if method.learns else 0,
+            "parallel": effort.parallel * method.students_factor if method.learns else 0,
             "students": effort.students,
             "final_students": effort.final_students,
         }

@@ -158,4 +158,4 @@ class Contest:
 
     def budget(self, method: Method) -> int:
         """The student steps that a method's teacher may spend."""
-        return self.effort.student_steps * method.spends if method.learns else 0
+        return self.effort.student_steps * method.budget_factor if method.learns else 0

@@ -45,9 +45,9 @@ class Method:
         make: builds the teacher; None: a fixed loss, the zero action.
         learns: whether the teacher spends student steps on its own training.
         tuned_as: the method whose tuning it shares, if it is not tuned itself; None: it is.
-        crowd: factor on the number of students that the teacher has at a time. It trains for as many student steps as
-            others; in tuning it has more of them, by the same factor, so that it makes as many updates.
-        spends: factor on the budget of student steps that the teacher has.
+        students_factor: factor on the number of students that the teacher has at a time. It trains for as many student
+            steps as others; in tuning it has more of them, by the same factor, so that it makes as many updates.
+        budget_factor: factor on the budget of student steps that the teacher has.
         taught_as: the method whose trained teacher and candidate it uses; they come from another task, the `source` of
             its `Contest`. The learning rate of its students is that of `tuned_as`.
         rates: learning rates of the student, where they are others than the comparison's; `()`: each candidate has one
@@ -61,8 +61,8 @@ class Method:
     make: Make | None = None
     learns: bool = False
     tuned_as: str | None = None
-    crowd: int = 1
-    spends: int = 1
+    students_factor: int = 1
+    budget_factor: int = 1
     taught_as: str | None = None
     rates: tuple[float, ...] | None = None
     episode_rate: float = 1.0

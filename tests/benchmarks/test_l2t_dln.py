@@ -132,7 +132,9 @@ def test_an_interrupted_online_teacher_goes_on_bitwise(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(work, "KEPT_EVERY", 1)
-    monkeypatch.setitem(METHODS, method, replace(METHODS[method], crowd=min(METHODS[method].crowd, 2)))
+    monkeypatch.setitem(
+        METHODS, method, replace(METHODS[method], students_factor=min(METHODS[method].students_factor, 2))
+    )
     expected = final(method, 1, 0, tmp_path / "whole")
     add = work.History.__call__
 
@@ -292,7 +294,7 @@ def test_the_released_teacher_is_compared_without_tuning_and_what_might_mend_it_
     mends = Studied.of("mends", "what might mend it", taught, "students-4")
     (mended,) = mends.compared
     monkeypatch.setattr(main, "STUDIES", (mends,))
-    monkeypatch.setitem(METHODS, mended, replace(METHODS[mended], crowd=2))
+    monkeypatch.setitem(METHODS, mended, replace(METHODS[mended], students_factor=2))
     assert command_line(command(tmp_path, "--study", "table", "mends")) == 0
     rows = read_rows(tmp_path / "results.jsonl")
     assert {row.config["stage"] for row in rows} == {"training"}

@@ -2,11 +2,13 @@
 
 Nothing here advances a global generator: code that can only draw from a global one (parameter initialisers, dropout,
 networks that draw from Python's or NumPy's) runs inside `torch_seed` or `all_seeded`, which put it back as it was.
+All threads of a process have the same global generators, so that one thread at a time is inside.
 """
 
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
@@ -16,6 +18,8 @@ import torch
 
 # Seeds of episodes are drawn below this bound, so that they fit a signed 64-bit integer.
 SEED_BOUND = 2**62
+
+_ONE_AT_A_TIME = threading.RLock()
 
 
 class Purpose(IntEnum):
@@ -46,7 +50,7 @@ def torch_seed(seed: int, purpose: Purpose, step: int = 0, device: torch.device 
     """Seeds torch's global generators by (seed, purpose, step) inside the block and restores them after it."""
     value = _value(seed, purpose, step)
     devices = [device] if device is not None and device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+    with _ONE_AT_A_TIME, torch.random.fork_rng(devices=devices):
         torch.default_generator.manual_seed(value)
         for _ in devices:
             torch.cuda.manual_seed(value)
@@ -57,16 +61,17 @@ def torch_seed(seed: int, purpose: Purpose, step: int = 0, device: torch.device 
 def all_seeded(seed: int, purpose: Purpose, step: int = 0, device: torch.device | None = None) -> Iterator[None]:
     """Seeds the global generators of torch, Python and NumPy likewise; it takes some 50 µs more."""
     value = _value(seed, purpose, step)
-    python = random.getstate()
-    of_numpy = np.random.get_state()  # noqa: NPY002 - what a network of the user's may draw from
-    random.seed(value)
-    np.random.seed(value % 2**32)  # noqa: NPY002
-    try:
-        with torch_seed(seed, purpose, step, device):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(of_numpy)  # noqa: NPY002
+    with _ONE_AT_A_TIME:
+        python = random.getstate()
+        of_numpy = np.random.get_state()  # noqa: NPY002 - what a network of the user's may draw from
+        random.seed(value)
+        np.random.seed(value % 2**32)  # noqa: NPY002
+        try:
+            with torch_seed(seed, purpose, step, device):
+                yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(of_numpy)  # noqa: NPY002
 
 
 def generator_states(device: torch.device | None = None) -> dict[str, bytes]:

@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -5,7 +7,7 @@ import torch
 from torch import nn
 
 import teachenv  # noqa: F401 - registers the environments
-from teachenv.randomness import Purpose, generator, torch_seed
+from teachenv.randomness import Purpose, all_seeded, generator, torch_seed
 
 
 def draw(seed, purpose, step=0):
@@ -26,6 +28,19 @@ def test_torch_seed_restores_the_global_generator_even_after_an_error():
     with pytest.raises(RuntimeError, match="probability tensor"), torch_seed(0, Purpose.DROPOUT):
         torch.multinomial(torch.rand(3) - 1, 1)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("seeded", [torch_seed, all_seeded])
+def test_threads_draw_what_they_draw_alone(seeded):
+    def drawn(seed):
+        draws = []
+        for step in range(200):
+            with seeded(seed, Purpose.DROPOUT, step):
+                draws.append([torch.rand(3).tolist(), np.random.rand() if seeded is all_seeded else 0])  # noqa: NPY002
+        return draws
+
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(drawn, range(4))) == list(map(drawn, range(4)))
 
 
 def with_dropout():

@@ -50,8 +50,8 @@ def _section(title: str, groups: Sequence[Group]) -> Section:
     text = (
         f"{config['horizon']} steps with minibatches of {config['batch_size']}, learning rate "
         f"{config['learning_rate']}, momentum {config['momentum']}; {config['tests']} tests, {config['retrainings']} "
-        "retrainings for each share of samples left out. The last score is of other trainings: random halves, each "
-        "with a seed of its own. Costs are in plain training runs, including those that a method needs beforehand."
+        "retrainings for each share of samples left out. The last score is for other training runs: random halves, "
+        "each with a seed of its own. Costs are in plain training runs, including those that a method needs beforehand."
     )
     columns = [
         Column("method", _name),
@@ -86,7 +86,7 @@ def _remark(groups: Sequence[Group]) -> list[Column]:
 
 def _name(group: Group) -> str:
     trainings = group.config.get("trainings")
-    return f"attribute, mean of {trainings} other trainings" if trainings else group.name
+    return f"attribute, mean of {trainings} other training runs" if trainings else group.name
 
 
 def _failure(group: Group) -> str:

@@ -41,8 +41,8 @@ COLUMNS = (
     tables.seconds(RETURN),
 )
 ABOUT = (
-    "True returns of the last 100 episodes of a training run. Intervals of interquartile means are of the\n"
-    "bootstrap, those of differences, over pairs of one seed, Student's"
+    "True returns of the last 100 episodes of a training run. Interquartile means have bootstrap\n"
+    "intervals; differences, over pairs of one seed, have Student's intervals"
 )
 
 

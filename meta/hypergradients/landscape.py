@@ -134,7 +134,7 @@ class Smoothness:
         if not np.isfinite(self.norms).all() or self.growth > _CHAOTIC:
             return (
                 f"Not usable: the gradient grows {self.growth:.0e} times towards early actions, so the training is "
-                f"chaotic. Only those of its last {self.last_steps} steps are of one size."
+                f"chaotic. Only the gradients of its last {self.last_steps} steps are of similar size."
             )
         if self.jumps > _JUMPS:
             return (

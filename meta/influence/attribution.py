@@ -163,8 +163,8 @@ def attribute(
         teach = getattr(given, "unwrapped", given)
     if not isinstance(teach, TeachEnv):
         raise TypeError(
-            f"attribution is of a TeachEnv's training or of a meta.OwnTraining, found {checks.shown(teach)}; make the "
-            'environment with gym.make("TeachDigits-v0", loss="data-weights")'
+            f"attribution needs a TeachEnv or a meta.OwnTraining, found {checks.shown(teach)}; make the environment "
+            'with gym.make("TeachDigits-v0", loss="data-weights")'
         )
     episodes = [teach.episode] if seeds is None else [_episode(teach, seed) for seed in _some(seeds)]
     dynamics, split = _weighing(teach, objective), _tests(teach, tests)

@@ -228,7 +228,7 @@ class Resumable(PlainModel):
         count = len(self.mark.attributes["env.unwrapped._seeds"])
         if count != self.env.num_envs:
             raise ValueError(
-                f"this checkpoint is of a training run with {count} parallel environments, found "
+                f"this checkpoint belongs to training with {count} parallel environments, found "
                 f"{self.env.num_envs}; load it with as many, or start anew with reset_num_timesteps=True"
             )
         for i, state in enumerate(self.mark.environments):

@@ -113,8 +113,8 @@ class Passage:
                 raise ValueError(f"{name} takes other steps than {caller} asks for: leave it out")
             elif isinstance(wrapper, _REWARDING):
                 raise ValueError(
-                    f"{name} changes rewards, but the gradient is of the environment's own return: put it outside, "
-                    f"{name}(meta.{caller}(env))"
+                    f"{name} changes rewards, but the gradient is that of the environment's own return: put it "
+                    f"outside, {name}(meta.{caller}(env))"
                 )
 
     @property

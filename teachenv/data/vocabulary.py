@@ -129,7 +129,7 @@ def _kept(path: Path, of: str) -> str:
     if digest != _digest(encoding):
         raise _unusable(path, "its content is not what was written")
     if record.get("of") != of:
-        raise _unusable(path, "it is of other texts")
+        raise _unusable(path, "it belongs to other texts")
     return encoding
 
 

@@ -312,5 +312,6 @@ class LanguageDecisions(TokenDecisions):
         if objective in ("accuracy", "token-accuracy"):
             return self.measure(num_classes, temperature)
         raise ValueError(
-            f"objective={objective!r} is of other tasks; expected 'likelihood', 'accuracy' or 'token-accuracy' here"
+            f"objective={objective!r} belongs to other tasks; expected 'likelihood', 'accuracy' or 'token-accuracy' "
+            "here"
         )

@@ -338,7 +338,7 @@ def test_a_student_that_is_not_finite_is_reported_as_one_that_knows_nothing() ->
 
 
 def test_an_unknown_objective_is_named() -> None:
-    with pytest.raises(ValueError, match="objective='margin' is of other tasks; expected 'likelihood'"):
+    with pytest.raises(ValueError, match="objective='margin' belongs to other tasks; expected 'likelihood'"):
         make(objective="margin")
 
 

@@ -66,7 +66,7 @@ def test_the_command_scores_methods_and_takes_up_where_it_stopped(undrawn, monke
     }
     table = (tmp_path / "table.md").read_text()
     assert table.count("not installed: no_such_library |") == 7
-    assert "| attribute, mean of 2 other trainings |" in table
+    assert "| attribute, mean of 2 other training runs |" in table
     assert "traker" not in capsys.readouterr().out  # which the setting does not have
     # What failed is tried again, and nothing else is.
     monkeypatch.setitem(METHODS, "dattri:trak", dataclasses.replace(METHODS["attribute"], trainings=10))

@@ -100,5 +100,5 @@ def test_places_are_named_as_they_are_read() -> None:
     for size in SIZES.values():
         assert {*size.places} <= {*PLACES}
         assert {PLACES[name].horizon for name in size.places} <= {*size.trainings}
-    with pytest.raises(ValueError, match="preset smoke has no trainings as long as those of n10-T100"):
+    with pytest.raises(ValueError, match="preset smoke has no training runs as long as those of n10-T100"):
         main.run(Options("smoke", places=("n10-T100",)))

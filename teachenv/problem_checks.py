@@ -173,7 +173,7 @@ def check_observed(settings: Settings, task: Task, loss: LossFamily, classifies:
 
 
 def check_targets(settings: Settings, task: Task, loss: LossFamily) -> None:
-    """Refuses losses of other targets than the task has: of class labels for numbers to predict, say.
+    """Refuses losses of other targets than the task has: of class labels for regression, say.
 
     Raises:
         ValueError: the loss reads other targets, or the warm start's cross-entropy does.

@@ -6,7 +6,7 @@ against right ones (`auc`), and the share of wrong labels among the first hundre
 
 Where there are trusted samples, all methods are trained on them too, and rank the others.
 
-cleanlab makes the probabilities of classes by its own cross-validation of five folds, once of the network that
+cleanlab makes the class probabilities by its own cross-validation of five folds, once of the network that
 `meta.label_issues` trains, and once of the logistic regression that is its default and that its tutorials take for
 tables; both on inputs of mean 0 and variance 1. Of its label qualities (the probability of the label as given; its
 margin; the margin after confident learning's correction of the probabilities by each class's mean confidence) the best
@@ -120,7 +120,7 @@ class Student(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def predict_proba(self, inputs: np.ndarray) -> np.ndarray:
-        """The probabilities of classes, (n, classes)."""
+        """The class probabilities, (n, classes)."""
         return torch.softmax(self.env_.predict(torch.from_numpy(inputs.astype(np.float32))), -1).numpy()
 
     def predict(self, inputs: np.ndarray) -> np.ndarray:

@@ -135,8 +135,8 @@ def attribute(
             steps of a warm start count for no sample. Or a training run of your own, a `meta.OwnTraining`.
         tests: (inputs, targets) of the tests, in the form of the training's data: tensors, arrays, lists, data frames.
         objective: what a test measures: a function of outputs and targets to a scalar, differentiable in the outputs.
-            It gets one test at a time, as a batch of one, or all of them if `together`. None: the cross-entropy; of
-            numbers to predict the mean squared error, of several classes a sample the binary cross-entropy.
+            It gets one test at a time, as a batch of one, or all of them if `together`. None: the cross-entropy; for
+            regression the mean squared error, for multi-label targets the binary cross-entropy.
         together: whether there is one value for all tests, of their mean loss (or of the objective of all).
         seeds: the training runs, by the seeds that `env.reset` takes; values are their mean. None: the training of the
             environment's current episode, or the seed of an `OwnTraining`.

@@ -53,7 +53,7 @@ class OwnTraining:
         module: builds a fresh network: a function without arguments, called under the seed.
         data: (inputs, targets), tensors, arrays, lists or data frames, inputs also a dictionary of such, which the
             network gets by name; or a Dataset or a DataLoader of such pairs, read once. Targets are what the loss
-            reads: labels, integers from 0 on or texts; for regression numbers; probabilities of classes, or 0 and 1 of
+            reads: labels, integers from 0 on or texts; for regression numbers; class probabilities, or 0 and 1 of
             several classes (`teachenv.tasks.targets`).
         output: which part of what the network returns its outputs are, as in `teachenv.Settings`.
         loss: the loss of a sample: a name in `teachenv.losses.PLAIN_LOSSES`, or a function of (outputs, targets) to a
@@ -164,7 +164,7 @@ class OwnTraining:
         if kind == "labels" and int(targets.min()) == int(targets.max()):
             raise ValueError(
                 f"all {len(targets)} samples of the data have the label {int(targets[0])}, expected two classes or "
-                'more; for numbers to predict use loss="squared-error"'
+                'more; for regression use loss="squared-error"'
             )
         return Task(
             "own training",

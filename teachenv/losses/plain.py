@@ -154,7 +154,7 @@ def hinge(prediction: Prediction, targets: torch.Tensor, *, margin: float = 1.0)
 
 
 def _errors(prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:
-    """Errors y − z of numbers to predict, (batch, outputs)."""
+    """Errors y − z of regression, (batch, outputs)."""
     return (targets.reshape(prediction.outputs.shape) - prediction.outputs).flatten(1)
 
 

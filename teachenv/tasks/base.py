@@ -66,8 +66,8 @@ class Task:
             labels have, or as many outputs as a sample's target has numbers.
         measure: what a student is judged by; None stands for that of `decisions` at the environment's temperature:
             `ClassificationMeasure` for ordinary classification. Where targets are floating-point numbers that can be no
-            labels it is `Regression()`. `SoftLabels()` and `MultiLabel()` are for probabilities of classes and for
-            several classes a sample.
+            labels it is `Regression()`. `SoftLabels()` and `MultiLabel()` are for class probabilities and for
+            multi-label targets.
         augment: augmentation of each training minibatch, used only when the environment asks for it. Inputs that are a
             dictionary come to it as one.
         decisions: how a student's outputs are read as classifications; None: one for each sample. With them integer
@@ -184,9 +184,7 @@ class Task:
         if self.classes is None:
             return
         if self.target_kind == "numbers" or len(self.classes) != self.num_outputs:
-            contrast = (
-                "targets are numbers to predict" if self.target_kind == "numbers" else f"found {self.num_outputs}"
-            )
+            contrast = "targets are for regression" if self.target_kind == "numbers" else f"found {self.num_outputs}"
             raise ValueError(
                 f"{where}: classes has {len(self.classes)} names, expected one for each of num_outputs classes, "
                 f"{contrast}; correct one of the two"

@@ -1,4 +1,4 @@
-"""What a student is judged by whose samples have probabilities of classes in the place of labels."""
+"""What a student is judged by whose samples have class probabilities in the place of labels."""
 
 from __future__ import annotations
 

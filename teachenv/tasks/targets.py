@@ -89,8 +89,8 @@ def labels_of(targets: torch.Tensor, where: str) -> torch.Tensor:
         raise ValueError(
             f"{where}: targets have shape {tuple(targets.shape)}; expected one class index a sample, (n,): "
             "targets.argmax(1) makes them of one-hot rows. For class probabilities give "
-            f"{_REMEDIES['distributions']}; for 0 and 1 of several classes a sample {_REMEDIES['indicators']}; for "
-            f"numbers {_REMEDIES['numbers']}"
+            f"{_REMEDIES['distributions']}; for multi-label targets (0 or 1 for each class) {_REMEDIES['indicators']}; "
+            f"for regression {_REMEDIES['numbers']}"
         )
     if not targets.is_floating_point():
         return targets
@@ -145,7 +145,7 @@ def numbers(targets: torch.Tensor, where: str, num_outputs: int | None) -> torch
     each = targets[0].numel()
     if num_outputs is not None and each != num_outputs:
         raise ValueError(
-            f"{where}: targets are numbers to predict, {each} a sample, but num_outputs is {num_outputs}; expected the "
+            f"{where}: targets are for regression, {each} a sample, but num_outputs is {num_outputs}; expected the "
             f"same: num_outputs={each}; classes are whole numbers from 0"
         )
     return _finite(targets if targets.is_floating_point() else targets.to(torch.get_default_dtype()), where)
@@ -178,8 +178,8 @@ def indicators(targets: torch.Tensor, where: str, num_outputs: int | None) -> to
     others = targets[(targets != 0) & (targets != 1)]
     if len(others):
         raise ValueError(
-            f"{where}: targets of several classes a sample have {float(others[0]):g} among them, expected 0 or 1 for "
-            f"each class; of probabilities of classes give {_REMEDIES['distributions']}"
+            f"{where}: multi-label targets have {float(others[0]):g} among them, expected 0 or 1 for "
+            f"each class; for class probabilities give {_REMEDIES['distributions']}"
         )
     return targets
 

@@ -170,7 +170,7 @@ def test_names_may_be_given_in_an_order_of_ones_own():
         ({"classes": ("ape", 3)}, ValueError, "classes must be different texts"),
         ({"classes": "ape"}, ValueError, "classes"),
         ({"classes": tuple("abcd"), "num_outputs": 3, **split(X, Y)}, ValueError, "classes has 4 names, .*found 3"),
-        ({"classes": ("ape",), **split(X, X[:, 0])}, ValueError, "targets are numbers to predict"),
+        ({"classes": ("ape",), **split(X, X[:, 0])}, ValueError, "targets are for regression"),
     ],
 )
 def test_labels_that_do_not_fit_are_said(parts, error, message):

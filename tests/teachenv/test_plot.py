@@ -269,7 +269,10 @@ def test_a_figure_is_saved_as_png_svg_and_pdf(tmp_path: Path) -> None:
         (lambda: plot.suspects(IMAGES, [1] * 6, [2] * 6, shape=(2, 2)), "shape=(2, 2) does not fit samples of shape"),
         (lambda: plot.suspects(IMAGES[:0], [], []), "inputs has shape (0, 3, 3), expected at least one sample"),
         (lambda: plot.learning_curves([], "dev_objective"), "none of 0 rows has the metric 'dev_objective' at two"),
-        (lambda: plot.learning_curves([row("a")]), "none of 1 rows has a curve in its data; the metrics of training runs"),
+        (
+            lambda: plot.learning_curves([row("a")]),
+            "none of 1 rows has a curve in its data; the metrics of training runs",
+        ),
         (lambda: plot.save(Figure(), "f", formats=["eps"]), "unknown formats[0] 'eps': expected one of"),
         (lambda: plot.save(Figure(), "f", formats=[]), "formats is empty, expected some of png, svg, pdf"),
     ],

@@ -270,14 +270,18 @@ def test_whole_numbers_are_labels():
 @pytest.mark.parametrize(
     ("kind", "parts", "message"),
     [
-        ("numbers", {"num_outputs": 3}, "targets are numbers to predict, 1 a sample, but num_outputs is 3"),
+        ("numbers", {"num_outputs": 3}, "targets are for regression, 1 a sample, but num_outputs is 3"),
         ("numbers", {"pool": (X, Z[:, 0] * np.nan)}, "targets contain NaN"),
         ("distributions", {"pool": (X, 2 * SOFT)}, "the target of sample 0 is no distribution .*its sum 2;"),
         ("distributions", {"pool": (X, Z.argmax(1))}, r"targets have shape \(50,\).*probabilities .*one_hot"),
         ("distributions", {"num_outputs": 4}, r"expected the probabilities of a sample's classes, \(n, 4\)"),
-        ("distributions", {"measure": None}, r"probabilities of classes give measure=teachenv.SoftLabels\(\)"),
+        ("distributions", {"measure": None}, r"class probabilities give measure=teachenv.SoftLabels\(\)"),
         ("indicators", {"pool": (X, SOFT)}, "have 0.* among them, expected 0 or 1 for each class"),
-        ("indicators", {"measure": None}, r"0 and 1 of several classes a sample measure=teachenv.MultiLabel\(\)"),
+        (
+            "indicators",
+            {"measure": None},
+            r"multi-label targets .0 or 1 for each class. measure=teachenv.MultiLabel\(\)",
+        ),
         ("indicators", {"pool": (X, Z.argmax(1))}, "expected 0 or 1 for each class"),
     ],
 )

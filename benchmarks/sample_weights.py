@@ -270,7 +270,7 @@ def wrong_labels(results: Results) -> Figure | None:
     for axis, groups in zip(axes, tasks.values(), strict=True):
         axis.axvline(0.5, color=style.GREY, linewidth=0.8)
         series.bars(axis, groups, AREA, results.look)
-        style.describe(axis, "AUC of wrong labels (dots: teachers)")
+        style.describe(axis, "ROC AUC for wrong labels (dots: teachers)")
     return figure
 
 

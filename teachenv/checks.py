@@ -134,13 +134,13 @@ def device(name: str, value: object) -> torch.device:
     try:
         if not isinstance(value, str | torch.device):
             raise RuntimeError("no device")
-        device = torch.device(value)
-        torch.empty(0, device=device)
+        usable = torch.device(value)
+        torch.empty(0, device=usable)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         expected = "expected one that this machine has, such as 'cpu'"
         reason = str(error).splitlines()[0]
         raise ValueError(f"{name} {shown(value)} cannot be used here, {expected}: {reason}") from error
-    return device
+    return usable
 
 
 def options(name: str, value: object) -> dict[str, Any]:

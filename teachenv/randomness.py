@@ -7,6 +7,7 @@ All threads of a process have the same global generators, so that one thread at 
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 from collections.abc import Iterator
@@ -20,6 +21,13 @@ import torch
 SEED_BOUND = 2**62
 
 _ONE_AT_A_TIME = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    # Otherwise a child that is forked while another thread is inside would wait for that thread, which it lacks.
+    os.register_at_fork(
+        before=_ONE_AT_A_TIME.acquire,
+        after_in_parent=_ONE_AT_A_TIME.release,
+        after_in_child=_ONE_AT_A_TIME.release,
+    )
 
 
 class Purpose(IntEnum):

@@ -7,8 +7,7 @@ correlation, averaged over tests, is the linear datamodelling score (LDS; Park e
 * `lds_1`, `lds_5`, `lds_20`, `lds_50`: training runs of the same seed, from which so many percent are left out;
 * `lds_50_other`: random halves, each training run of a seed of its own, as dattri's benchmark measures it;
 * `time_ratio`, `time_ratio_one`: the time of all values, and of those of one test, over that of plain training in
-the
-  same turn, with the training runs that the method needs beforehand.
+  the same turn, with the training runs that the method needs beforehand.
 
 Second part: see `benchmarks.attribution.labels`.
 

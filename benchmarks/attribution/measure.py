@@ -54,7 +54,7 @@ def measured(
     tests = setting.tests_of(env)
     trained = Trained(setting, env, seed, tests, **torch.load(networks / NETWORKS))
     one = dataclasses.replace(trained, tests=(tests[0][:1], tests[1][:1]))
-    measured, neutral = METHODS[method], np.zeros(len(env.task.pool[0]), dtype=np.float32)
+    chosen, neutral = METHODS[method], np.zeros(len(env.task.pool[0]), dtype=np.float32)
     choices: list[np.ndarray] = []
 
     def plain() -> None:
@@ -62,11 +62,11 @@ def measured(
         env.step(neutral)
 
     def all_values() -> None:
-        choices[:] = measured.values(trained)
+        choices[:] = chosen.values(trained)
 
-    calls = {"plain": plain, "all": all_values, "one": lambda: measured.values(one)}
+    calls = {"plain": plain, "all": all_values, "one": lambda: chosen.values(one)}
     try:
-        measured.values(one)  # whose time does not count
+        chosen.values(one)  # whose time does not count
         times = in_turns(
             {name: partial(seconds_of, call) for name, call in calls.items()}, setting.turns, warm_up=False
         )
@@ -74,7 +74,7 @@ def measured(
         if not choices:
             raise ValueError("its values are not finite")
     except FAILURES as failure:
-        if not measured.trainings:  # it is ours
+        if not chosen.trainings:  # it is ours
             raise
         return failed(failure)
     truths = {share.metric: np.load(retrained[share.metric] / RETRAINED) for share in SHARES}
@@ -84,8 +84,8 @@ def measured(
     return Outcome(
         values={
             **best,
-            "time_ratio_one": measured.trainings + times.ratio("one", "plain"),
-            "time_ratio": measured.trainings + times.ratio("all", "plain"),
+            "time_ratio_one": chosen.trainings + times.ratio("one", "plain"),
+            "time_ratio": chosen.trainings + times.ratio("all", "plain"),
         },
         student_steps=horizon,
         seconds=times.median("all"),

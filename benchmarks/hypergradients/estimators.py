@@ -8,9 +8,8 @@ is the estimator.
   number of samples accounts for, which `bias_error` is;
 * `deviation`: root of the summed variances over the exact norm, of one training run's worth of samples;
 * `cosine`, `relative_error`: expected at the cost of `BUDGETS[0]` training runs, with `_many` at that of `BUDGETS[1]`,
-from
-  mean and variance: m samples have ‖mean‖² + variance/m as their mean's expected square. The smaller the budget, the
-  less depends on the mean, which is known to `bias_error`;
+  from mean and variance: m samples have ‖mean‖² + variance/m as their mean's expected square. The smaller the
+  budget, the less depends on the mean, which is known to `bias_error`;
 * `time_ratio`: time over that of plain training, of what is not sampled.
 """
 
@@ -229,12 +228,12 @@ def expected(group: Group, metric: str, budget: int) -> list[float]:
     """
     stored = group.values(metric if budget == BUDGETS[0] else f"{metric}_many")
     bias, noise, deviation = (group.values(name) for name in ("bias", "bias_error", "deviation"))
-    errors = []
+    numbers = []
     for seed, value in stored.items():
         error = deviation[seed] / math.sqrt(budget)
         unbiased = deviation[seed] > 0 and bias[seed] < math.sqrt(3) * noise[seed]
-        errors.append(value if not unbiased else error if metric == "relative_error" else 1 / math.hypot(1, error))
-    return errors
+        numbers.append(value if not unbiased else error if metric == "relative_error" else 1 / math.hypot(1, error))
+    return numbers
 
 
 def _cell(group: Group, metric: str, budget: int, form: str) -> str:
@@ -252,7 +251,7 @@ def report(rows: Sequence[Row]) -> Report:
         number("± of the bias", "bias_error", ".1g"),
         number("deviation", "deviation", ".2g"),
         *(
-            Column(f"{header}, {budget} trainings", partial(_cell, metric=metric, budget=budget, form=form))
+            Column(f"{header}, {budget} training runs", partial(_cell, metric=metric, budget=budget, form=form))
             for metric, header, form in (("cosine", "cosine", ".3f"), ("relative_error", "error", ".2g"))
             for budget in BUDGETS
         ),

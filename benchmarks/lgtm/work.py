@@ -256,8 +256,8 @@ def _influences(distiller: LGTM, data: Parts, setting: Setting) -> list[float]:
         def losses(student: nn.Module, part: Any) -> torch.Tensor:
             batch, logits = part
             each = soft_cross_entropy(logits, outputs_of(student, batch).logits, distiller.settings.temperature)
-            losses: torch.Tensor = batch.of_samples(each)
-            return losses
+            per_sample: torch.Tensor = batch.of_samples(each)
+            return per_sample
 
         values += influence(distiller.student.network, losses, (batch, taught), v).tolist()
     return [round(value, 6) for value in values]

@@ -29,7 +29,7 @@ NETWORK = "network"
 _PRECISION: MatmulPrecision = "medium"
 
 # What files hold, as `teachenv.checkpoints` has it.
-_WEIGHTS, _TRAINING = "a trained network", "a training run of a language model or classifier"
+_WEIGHTS, _TRAINING = "a trained network", "a training of a language model or classifier"
 
 
 def train(

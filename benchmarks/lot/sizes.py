@@ -39,7 +39,7 @@ def shares(texts: Sequence[str]) -> list[Fraction]:
     Raises:
         ValueError: one that is no number above 0, or above 64.
     """
-    shares: list[Fraction] = []
+    parsed: list[Fraction] = []
     for text in texts:
         try:
             share = Fraction(text)
@@ -50,8 +50,8 @@ def shares(texts: Sequence[str]) -> list[Fraction]:
                 f"found --student-size {text}, expected a share of the model's parameters such as 1/16, at most "
                 f"{_LARGEST}"
             )
-        shares.append(share)
-    return list(dict.fromkeys(shares))
+        parsed.append(share)
+    return list(dict.fromkeys(parsed))
 
 
 def sized(students: Sequence[Fraction], alphas: Sequence[float] | None) -> dict[str, Regulariser]:

@@ -163,7 +163,7 @@ class Run:
     def finish(self, file: Path) -> Record:
         """Trains to the end; goes on from the file, which is written after each epoch."""
         stops = range(self.problem.steps, self.steps + 1, self.problem.steps)
-        return loop.train(self, stops, file, "a training run of a model with students", (Generators,))
+        return loop.train(self, stops, file, "a training of a model with students", (Generators,))
 
     def at_best(self, record: Record) -> nn.Module:
         """The model at its best epoch on valid."""

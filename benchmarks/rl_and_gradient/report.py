@@ -73,7 +73,7 @@ def make(rows: Sequence[Row], methods: Sequence[str], seeds: int) -> Report:
     captions = {
         "coordinates": "What teachers gain, and how many student steps they need, by the coordinates of an action; a "
         "cross at the upper edge: never within the budget",
-        "horizons": "The same by the length of a training",
+        "horizons": "The same by the length of a training run",
         "smoothness": "Up to which step the gradient is of use (`meta.smoothness`; the largest that is tried is 0.1), "
         "by the length of a training run; 0: not at all",
     }
@@ -100,7 +100,7 @@ def _section(task: str, groups: Sequence[Group]) -> Section:
     coordinates = "1 coordinate" if place.coordinates == 1 else f"{place.coordinates:,} coordinates"
     text = (
         f"{row.student} on {row.dataset}, 40 % wrong labels in the pool, right ones in dev; {coordinates}, "
-        f"trainings of {place.horizon:,} student steps{rate}; "
+        f"training runs of {place.horizon:,} student steps{rate}; "
         f"J of {row.config['students']} fresh students{evidence.meaning(groups)}"
     )
     return Section.of(task, columns, groups, text, 4)

@@ -56,7 +56,7 @@ class AuditRow:
         error: relative to central differences; None where there is nothing to compare.
         operation: what has no derivative or a wrong one, or what differs between two calls, as far as known.
         replacement: what teachenv puts into its place; None: nothing.
-        replaced: the same with that.
+        replaced: as `in_pytorch`, with the replacement.
         replaced_error: its error.
     """
 

@@ -178,7 +178,7 @@ class _Slots:
         if place is None:
             return stored
         pairs = zip(tensors_of(place), tensors_of(stored), strict=True)
-        return _Slot(with_tensors(stored, [place_of.copy_(tensor) for place_of, tensor in pairs]))
+        return _Slot(with_tensors(stored, [target.copy_(tensor) for target, tensor in pairs]))
 
     def _place(self, stored: Any) -> Any:
         layout = [(tensor.shape, tensor.dtype) for tensor in tensors_of(stored)]

@@ -16,7 +16,7 @@ over window w, so that Σ_w r_w = J(x_T) − J(x_0), and ± marks the two traini
         windows w, with one ε for the whole training run. The mean over all windows is `evolution_strategies`. What is
         gained is an update every window, by training runs that are each at another window.
     `reinforce` (Williams 1992): Σ_w ε_w (R_w − b_w) / σ with a new ε_w in each window, R_w what J increases from there
-        to the end, and b_w the mean of the other trainings' R_w. Without pairs.
+        to the end, and b_w the mean of the other training runs' R_w. Without pairs.
 
 With one window, PES and NRES are `evolution_strategies`.
 
@@ -307,5 +307,5 @@ def _values(
     if not batch:
         return torch.stack([followed(actions[:, i]) for i in range(trainings)], 1)
     if batch != (trainings,):
-        raise ValueError(f"found a batch of {batch[0]} students, expected {trainings}, one for each training")
+        raise ValueError(f"found a batch of {batch[0]} students, expected {trainings}, one for each training run")
     return followed(actions)

@@ -32,7 +32,7 @@ def warn_of_parts_left_out(what: str, stacklevel: int) -> None:
     """Warns that a gradient is not complete.
 
     Args:
-        what: what it leaves out a part of, the subject of a sentence.
+        what: what has no complete derivative, the subject of a sentence.
         stacklevel: how many calls above this one the warning is shown.
     """
     warnings.warn(
@@ -104,8 +104,8 @@ def parts_left_out(
             n for step in sorted({int(state.step), last}) for n in depending_on_numbers(partial(of_step, step))
         ]
         depending += depending_on_numbers(lambda: {"the objective": objective(at(leaves(point)))})
-        detached = _not_followed(results, point, [n for n in update.statistics if n in point])
-    return list(dict.fromkeys([*detached, *depending]))
+        not_followed = _not_followed(results, point, [n for n in update.statistics if n in point])
+    return list(dict.fromkeys([*not_followed, *depending]))
 
 
 def _not_followed(

@@ -135,8 +135,8 @@ class Process:
             with _unwritten("objective(state)", state=final):
                 objective: Any = self._objective(final)
             if not isinstance(objective, torch.Tensor) or objective.numel() != math.prod(self.batch(state)):
-                shape = f"shape {tuple(objective.shape)}" if hasattr(objective, "shape") else checks.shown(objective)
-                raise ValueError(f"found {shape} from objective(state), expected a scalar; take its .mean() or .sum()")
+                given = f"shape {tuple(objective.shape)}" if hasattr(objective, "shape") else checks.shown(objective)
+                raise ValueError(f"found {given} from objective(state), expected a scalar; take its .mean() or .sum()")
             differentiable = [leaf for leaf in leaves if leaf.requires_grad]
             if objective.requires_grad:
                 grads = torch.autograd.grad(objective.sum(), differentiable, materialize_grads=True)

@@ -78,9 +78,8 @@ class WindowGradient(RememberingWrapper):
         dev_from: where they are drawn: `"dev"`, or `"pool"`, from all labelled samples but those that the window itself
             trains on. With `train_on="pool"` every sample then has both roles by turns, as in the released code, whose
             halves change places every 250 windows: dev is not held out then.
-        carry: whether a training begins under the action that the last one ended with, as far as the first window shown
-            is concerned, and `DynamicLossTeacher` goes on from there: the loss then is improved over many training
-                runs.
+        carry: whether a training run begins under the action that the last one ended with, as far as the first window
+            shown is concerned, and `DynamicLossTeacher` goes on from there: the loss then is improved over many runs.
             Windows may be whole training runs. False: each training run has a teacher that begins anew.
         unit: how far the loss's own numbers move when a coordinate of the action moves by 1, such as the `scale` of a
             loss network: a gradient by the action over it is one by these numbers, whatever the size of the box.

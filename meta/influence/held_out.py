@@ -97,7 +97,7 @@ class HeldOut:
         usual = min(trained, _SMALL_BATCH if few else _LARGE_BATCH)
         batch_size = checks.integer("batch_size", options.get("batch_size", usual), least=1)
         if batch_size > trained:
-            raise ValueError(f"batch_size={batch_size} is larger than the {trained} samples of a training")
+            raise ValueError(f"batch_size={batch_size} is larger than the {trained} samples of a training run")
         ten_epochs = min(_MOST_STEPS, _EPOCHS * (trained // batch_size))
         steps = ten_epochs if steps is None else checks.integer("steps", steps, least=1)
         decided = {"task": samples.task, "loss": "label-weights", "dev_size": 1, "train_on": "pool"}

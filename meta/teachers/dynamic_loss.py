@@ -195,8 +195,7 @@ class DynamicLossTeacher(Teacher[torch.Tensor]):
         max_grad_norm: the norm to which the gradient of ψ is clipped; None: not clipped, as in the released code.
         together: whether the students of several environments have one loss, which the teacher moves by the mean of
             their gradients (ours): one student's gradient through a few steps is mostly noise. Their training runs must
-                be
-            of one length. False: each student has a loss of its own.
+            have the same length. False: each student has a loss of its own.
         **kwargs: further options of `Teacher`.
 
     Raises:

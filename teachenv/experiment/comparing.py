@@ -126,7 +126,7 @@ def _checked(methods: object, equal_grids: bool) -> dict[str, Method]:
             )
         for other in (method.tuned_as, method.taught_as):
             if other is not None and other not in methods:
-                raise unknown_name(f"method in tuned_as or taught_as of {name!r}:", other, methods)
+                raise unknown_name(f"method in tuned_as or taught_as of {name!r},", other, methods)
     sizes = {name: len(method.candidates) for name, method in methods.items() if method.tuned_as is None}
     if equal_grids and len({*sizes.values()}) > 1:
         counts = ", ".join(f"{name} {size}" for name, size in sizes.items())

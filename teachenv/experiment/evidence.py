@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from teachenv.experiment.cases import DIVERGED
 from teachenv.experiment.report import Report
 from teachenv.experiment.row import Row
 from teachenv.experiment.rows import read_rows
@@ -87,8 +88,8 @@ def meaning(groups: Iterable[Group], evidence: EvidenceOf = measured) -> str:
     if not any(shown is not None and shown.untaught for shown in map(evidence, groups)):
         return ""
     return (
-        "; a line is called untaught if its teacher changed what its actions set, or what it adds to the loss, by less "
-        f"than {100 * LEAST_MOVE:g} % and had no statistically significant effect on students"
+        "; a line is called untaught if its teacher changed what its actions set by less than "
+        f"{100 * LEAST_MOVE:g} %, or added less than that to the loss, and had no significant effect on students"
     )
 
 
@@ -123,15 +124,18 @@ def share(header: str, metric: str, taught: Callable[[Group], object], most: str
 
 
 def _percent(group: Group, metric: str, most: str | None) -> str:
-    shares = group.values(metric)
+    shares, largest = group.values(metric), group.values(most or "")
     if not shares:
         return ""
     cell = f"{100 * np.mean(list(shares.values())):.3g}"
-    if most is not None:
-        cell += f" ({100 * np.mean(list(group.values(most).values())):.3g})"
-    # A line whose rows are older than the measure need not be trained again from every seed.
-    seeds = {row.seed for row in group.rows}
-    return cell if len(shares) == len(seeds) else f"{cell}; {len(shares)} of {len(seeds)} seeds"
+    cell += f" ({100 * np.mean(list(largest.values())):.3g})" if largest else ""
+    return cell + _of_seeds(group, metric)
+
+
+def _of_seeds(group: Group, metric: str) -> str:
+    """`; 3 of 10 seeds` where a line has a metric of some of its seeds: older rows need not all be trained again."""
+    measured, seeds = group.values(metric), {row.seed for row in group.rows if row.metric != DIVERGED}
+    return "" if len(measured) == len(seeds) else f"; {len(measured)} of {len(seeds)} seeds"
 
 
 def _effect(group: Group) -> str:
@@ -140,7 +144,7 @@ def _effect(group: Group) -> str:
         return ""
     if shown.effect is None:
         return f"{next(iter(group.values(EFFECT).values())):+.4f}"
-    return shown.effect.interval(4)
+    return shown.effect.interval(4) + _of_seeds(group, EFFECT)
 
 
 COLUMNS: Mapping[str, Callable[[Group], str]] = {
@@ -182,8 +186,8 @@ def check(benchmark: str, folder: Path, tables: Mapping[str, Callable[[list[Row]
     unproven = [line for each in reports.values() for line in each.unproven]
     if unproven:
         raise ValueError(
-            f"found {len(unproven)} lines with a teacher whose effect no row says ({', '.join(unproven)}): the rows "
-            "are older than this measurement; run these methods again"
+            f"found {len(unproven)} lines with a teacher of which no row says how far it acted "
+            f"({', '.join(unproven)}): the rows are older than this measurement; run these methods again"
         )
     for name, each in reports.items():
         if written[name].read_text() != each.table():

@@ -135,7 +135,8 @@ def _side_by_side(name: str, options: Mapping[str, Any]) -> list[dict[str, Any]]
     if len({*lengths.values()}) > 1 or 0 in lengths.values():
         counts = " and ".join(f"{count} of {key}" for key, count in lengths.items())
         raise ValueError(
-            f"{name}: found {counts}, expected lists of the same length: candidate i takes value i of each list"
+            f"{name}: found {counts}, expected lists of the same length, not empty: candidate i takes value i of each "
+            "list"
         )
     count = next(iter(lengths.values()), 1)
     return [{key: value[i] if key in lists else value for key, value in options.items()} for i in range(count)]

@@ -184,10 +184,10 @@ class Task:
         if self.classes is None:
             return
         if self.target_kind == "numbers" or len(self.classes) != self.num_outputs:
-            contrast = "targets are for regression" if self.target_kind == "numbers" else f"found {self.num_outputs}"
+            problem = "targets are for regression" if self.target_kind == "numbers" else f"found {self.num_outputs}"
             raise ValueError(
                 f"{where}: classes has {len(self.classes)} names, expected one for each of num_outputs classes, "
-                f"{contrast}; correct one of the two"
+                f"{problem}; correct one of the two"
             )
 
     def _check_known(self, where: str) -> None:

@@ -145,8 +145,8 @@ def numbers(targets: torch.Tensor, where: str, num_outputs: int | None) -> torch
     each = targets[0].numel()
     if num_outputs is not None and each != num_outputs:
         raise ValueError(
-            f"{where}: targets are for regression, {each} a sample, but num_outputs is {num_outputs}; expected the "
-            f"same: num_outputs={each}; classes are whole numbers from 0"
+            f"{where}: targets are numbers for regression, {each} a sample, but num_outputs is {num_outputs}; expected "
+            f"the same: num_outputs={each}; classes are whole numbers from 0"
         )
     return _finite(targets if targets.is_floating_point() else targets.to(torch.get_default_dtype()), where)
 

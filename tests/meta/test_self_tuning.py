@@ -63,7 +63,9 @@ def test_a_student_tunes_itself() -> None:
 
 @pytest.mark.parametrize("teacher", [meta.RMD, meta.FiniteDifference])
 def test_gradient_teachers_refuse_it_in_one_sentence(teacher: Any) -> None:
-    with pytest.raises(TypeError, match="needs a training that is differentiable, found students that draw") as caught:
+    with pytest.raises(
+        TypeError, match="needs a training run that is differentiable, found students that draw"
+    ) as caught:
         teacher("AttentionPolicy", gym.make("TeachControl-v0", **SMALL))
     assert "\n" not in str(caught.value)
 

@@ -382,7 +382,7 @@ def test_data_in_any_form_is_the_same_task(x, y):
     [
         ({"y": np.array([0, 1, 2, 0, 1, 3])}, r"lie in \[0, 3\]"),
         ({"y": np.array([0, 1, 2, 0, 1, -1])}, r"lie in \[-1, 2\]"),
-        ({"y": Y + 0.5}, "targets are for regression, 1 a sample, but num_outputs is 3"),
+        ({"y": Y + 0.5}, "targets are numbers for regression, 1 a sample, but num_outputs is 3"),
         ({"y": Y * nan}, "targets such as nan are no class indices"),
         ({"y": Y * 1e30}, "are no class indices"),
         ({"y": np.eye(3)[Y]}, r"targets have shape \(6, 3\)"),

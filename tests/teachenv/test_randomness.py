@@ -1,3 +1,6 @@
+import os
+import signal
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import gymnasium as gym
@@ -41,6 +44,29 @@ def test_threads_draw_what_they_draw_alone(seeded):
 
     with ThreadPoolExecutor(4) as threads:
         assert list(threads.map(drawn, range(4))) == list(map(drawn, range(4)))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_process_that_is_forked_while_a_thread_draws_can_draw():
+    inside, leave = threading.Event(), threading.Event()
+
+    def hold():
+        with torch_seed(0, Purpose.DROPOUT):
+            inside.set()
+            leave.wait(5)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    inside.wait(5)
+    threading.Timer(0.2, leave.set).start()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(5)  # ends the child if it waits for a thread that it does not have
+        with torch_seed(0, Purpose.DROPOUT):
+            os._exit(0)
+    thread.join()
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def with_dropout():

@@ -270,7 +270,7 @@ def test_whole_numbers_are_labels():
 @pytest.mark.parametrize(
     ("kind", "parts", "message"),
     [
-        ("numbers", {"num_outputs": 3}, "targets are for regression, 1 a sample, but num_outputs is 3"),
+        ("numbers", {"num_outputs": 3}, "targets are numbers for regression, 1 a sample, but num_outputs is 3"),
         ("numbers", {"pool": (X, Z[:, 0] * np.nan)}, "targets contain NaN"),
         ("distributions", {"pool": (X, 2 * SOFT)}, "the target of sample 0 is no distribution .*its sum 2;"),
         ("distributions", {"pool": (X, Z.argmax(1))}, r"targets have shape \(50,\).*probabilities .*one_hot"),

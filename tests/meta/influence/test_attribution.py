@@ -122,7 +122,7 @@ def test_samples_are_ranked_and_written(tmp_path):
 
 @pytest.mark.parametrize("training", [None, "TeachDigits-v0", gym.make("CartPole-v1")])
 def test_what_is_no_training_is_said(training):
-    with pytest.raises(TypeError, match=r"of a TeachEnv's training or of a meta.OwnTraining, found .*gym.make"):
+    with pytest.raises(TypeError, match=r"needs a TeachEnv or a meta.OwnTraining, found .*gym.make"):
         meta.attribute(training, (np.zeros((2, 5)), np.zeros(2, int)))
 
 

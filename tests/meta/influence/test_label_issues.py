@@ -252,7 +252,7 @@ OF_ANOTHER_POOL = {"loss": "bilinear", "pool_size": 30, "trusted_dev": 5, "imbal
         ),
         ((X, Y), {"learning_rat": 0.1}, "learning_rate"),
         ((X, Y), {"learning_rate": 1e30}, "diverge: choose a smaller learning_rate"),
-        ((X, Y), {"batch_size": 25}, "batch_size=25 is larger than the 20 samples of a training"),
+        ((X, Y), {"batch_size": 25}, "batch_size=25 is larger than the 20 samples of a training run"),
         (
             Task("numbers", "made-up", (X, X[:, 0]), (X, X[:, 0]), 1, measure=NoLabels()),
             {},

@@ -139,7 +139,7 @@ class Own(LossFamily):
 
 def test_losses_that_cannot_leave_are_refused():
     changes = {"loss": "sample-weights", "loss_kwargs": {}}
-    with pytest.raises(ValueError, match="samples of one minibatch"):
+    with pytest.raises(ValueError, match="belong to single samples or domains"):
         TaughtLoss.of(RMD("AttentionPolicy", TeachVectorEnv(2, **SETTINGS | changes)))
 
 

@@ -53,7 +53,7 @@ class ActionGradient(_Differentiating, TeachWrapper):
             their graphs, where that is the same to the bit (it is not for attention and LSTMs); `"states"`, the student
             before each action (references to values: no copy, no graph); `"sqrt"` or an integer, so many students, and
             the steps between are taken again, bitwise. `"auto"`: `"all"` where the graphs take at most half of the
-            memory that is free, else `"states"`; that too for students trained in one call, whose steps are recorded.
+            memory that is free, else `"states"`; that too for students that are trained one after the other.
         last: how many student steps at the end are differentiated, for `"truncated"` and `"finite-difference"`; None:
             all of them.
         state_dtype: the type in which students are kept, as in `meta.hypergradient`; None: their own.

@@ -1,5 +1,8 @@
 """Methods as values: what an option is of, and what a list means."""
 
+from typing import Any
+
+import numpy as np
 import pytest
 
 import agents.methods
@@ -84,18 +87,43 @@ def test_all_grids_have_as_many_candidates() -> None:
     assert {len(method.candidates) for method in ALL.values()} == {4}
 
 
+@pytest.mark.parametrize("parallel", [1, 2])
 @pytest.mark.parametrize("name", ALL)
-def test_every_method_makes_an_environment_and_a_teacher_that_acts_in_it(name: str) -> None:
+def test_every_method_makes_an_environment_and_a_teacher_that_acts_in_it(name: str, parallel: int) -> None:
     setting = Setting("TeachDigits-v0", {"horizon": 2, "dev_size": 20, "batch_size": 4})
     method = ALL[name]
     for i in range(len(method.candidates)):
         configuration = Configuration({"learning_rate": 0.1}, i)
-        env = setting.make(2, method, configuration)
-        teacher = setting.teacher(method, configuration, seed=0, parallel=2)
+        env: Any = setting.make(2, method, configuration)
+        if parallel == 1:
+            env = setting.make_single(method, configuration)
+        teacher = setting.teacher(method, configuration, seed=0, parallel=parallel)
         assert (teacher is None) == (method.make is None)
         if teacher is not None:
             actions, _ = teacher.predict(env.reset(seed=0)[0], deterministic=True)
             assert actions.shape == env.action_space.shape
+
+
+def test_one_student_at_a_time_teaches_what_a_batch_of_one_teaches() -> None:
+    options = {
+        "horizon": 8,
+        "dev_size": 20,
+        "batch_size": 4,
+        "steps_per_action": 2,
+        "loss": "bilinear",
+        "warm_start": 50,
+    }
+    setting, method = Setting("TeachDigits-v0", options), meta.methods.rmd(learning_rate=0.003)
+    configuration = Configuration({"learning_rate": 0.1})
+    assert method.make is not None
+    alone = setting.teacher(method, configuration, seed=3, parallel=1)
+    batch: Any = method.make(setting.make(1, method, configuration), 3, candidate_of(method, configuration).teacher)
+    for teacher in (alone, batch):
+        teacher.learn(24)
+    observation = np.full(alone.observation_space.shape, 0.4, np.float32)
+    one, other = alone.predict(observation)[0], batch.predict(observation[None])[0][0]
+    np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+    assert np.abs(one).max() > 1e-3
 
 
 @pytest.mark.parametrize(

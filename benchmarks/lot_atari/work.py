@@ -96,7 +96,10 @@ class Training:
         try:
             return make_vec_env(self.environment, self.num_envs, seed=seed)
         except gym.error.DependencyNotInstalled as error:
-            raise ImportError(f"{self.environment}: {error}") from error
+            raise ImportError(
+                f"{self.environment} needs a package that is not installed: pip install 'teachenv[control]' brings "
+                f"Box2D. Gymnasium says: {error}"
+            ) from error
 
 
 class Returns(BaseCallback):

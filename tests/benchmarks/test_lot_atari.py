@@ -263,6 +263,7 @@ def test_an_environment_without_its_package_is_one_line(
     assert command_line([*command, "--backend", "inline", "--out", str(tmp_path)]) == 1
     (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert "LunarLander-v3" in error
+    assert "pip install 'teachenv[control]'" in error
     assert "gymnasium[box2d]" in error
 
 

@@ -34,11 +34,6 @@ class Mapping(ABC):
     form: ClassVar[Literal[False, "batched"]] = False
     one_by_one: ClassVar[bool] = False
 
-    @property
-    def records(self) -> bool:
-        """Whether functions that are called often are replayed from recordings."""
-        return False
-
     @abstractmethod
     def __call__(self, function: Callable[..., T]) -> Callable[..., T]:
         """Maps a function over the students."""
@@ -104,11 +99,6 @@ class Vmap(Mapping):
     recorder: Recorder | None = None
     pieces: tuple[object, ...] = ()
     form: ClassVar[Literal[False, "batched"]] = "batched"
-
-    @property
-    def records(self) -> bool:
-        """Whether there is a recorder."""
-        return self.recorder is not None
 
     def __call__(self, function: Callable[..., T]) -> Callable[..., T]:
         """Returns `torch.func.vmap(function)`."""

@@ -16,12 +16,13 @@ from teachenv.trial import try_pieces_of_many
 Batching = Literal["auto", "vmap", "loop"]
 
 
-def batched(problem: Problem, path: Batching = "auto") -> Mapping:
+def batched(problem: Problem, path: Batching = "auto", students: int | None = None) -> Mapping:
     """The mapping of many students, by vmap or by a loop.
 
     Args:
         problem: what they are trained on.
         path: `"vmap"`, `"loop"`, or `"auto"`: vmap, but where it is slower or does not work; see `TeachVectorEnv`.
+        students: how many they are; None: several.
 
     Raises:
         ValueError: an unknown path, `"vmap"` for students that cannot be trained so, and why, or a user's own optimiser
@@ -33,7 +34,7 @@ def batched(problem: Problem, path: Batching = "auto") -> Mapping:
     if path == "loop":
         return Loop()
     student = problem.dynamics.student
-    if path == "auto" and student.has_convolutions and student.device.type == "cpu":
+    if path == "auto" and (students == 1 or (student.has_convolutions and student.device.type == "cpu")):
         return Loop()
     if problem.dynamics.measure.decodes:
         obstacle: str | None = "it is judged by what it decodes"

@@ -64,10 +64,10 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray], m
     Args:
         num_envs: number B of students.
         path: how students are batched. `"vmap"`: in one call, which pays where a step is dominated by call overhead;
-            `"loop"`: one after the other. `"auto"`: vmap, except for what is slower so or impossible: networks with
-            convolutions on a CPU (LeNet students run at 0.4-0.75 times the loop's speed under vmap there) and networks
-            whose forward pass draws random numbers (dropout) or does not run under vmap. `python -m benchmarks
-            throughput` measures both.
+            `"loop"`: one after the other. `"auto"`: vmap, except for what is slower so or impossible: a single student,
+            networks with convolutions on a CPU (LeNet students run at 0.4-0.75 times the loop's speed under vmap there)
+            and networks whose forward pass draws random numbers (dropout) or does not run under vmap.
+            `python -m benchmarks throughput` measures both.
         autoreset_mode: a `gymnasium.vector.AutoresetMode` or its value: `"SameStep"`, `"NextStep"` or `"Disabled"`.
         defaults: settings where none are given, as in `TeachEnv`.
         **settings: options of the environment; `teachenv.Settings` lists them.
@@ -101,7 +101,7 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray], m
         self.num_envs = num_envs
         settings = spelled_out(settings)
         self.problem = Problem(Settings.from_kwargs(settings, defaults), given=settings)
-        mapping = batched(self.problem, path)
+        mapping = batched(self.problem, path, num_envs)
         self.path = "loop" if mapping.one_by_one else "vmap"
         self.interface = Interface(self.problem, self.problem.dynamics.mapped(mapping))
         self.OBSERVATION_FIELDS = self.interface.observation_fields

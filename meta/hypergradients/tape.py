@@ -111,9 +111,7 @@ class Tape:
 
     def watching(self, interface: Interface) -> AbstractContextManager[None]:
         """Inside the block an environment's student steps are taken by the tape, if it keeps their adjoints."""
-        # Students that are computed one after the other have a graph each, and no call for all of them.
-        unfit = self.memory == "auto" and interface.dynamics.mapping.one_by_one
-        if self.kept is None or unfit or self.kept.used is False:
+        if self.kept is None or self.kept.used is False:
             return nullcontext()
         self.kept.taken()  # of a step that was interrupted
         return interface.stepping(self.kept.step)

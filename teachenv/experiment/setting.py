@@ -143,9 +143,6 @@ class Setting:
         if method.wrapper is not None:
             env = self.make_single(method, configuration)
             options = {**options, "students_per_update": parallel}
-        elif parallel == 1:
-            # The same student: a batch of one takes twice as long on an MNIST perceptron.
-            env = self.make_single(method, configuration)
         else:
             env = self.make(parallel, method, configuration)
         teacher = method.make(env, seed, options)

@@ -107,6 +107,11 @@ def test_the_path_is_chosen_by_the_student(kwargs, path):
     assert teachenv.TeachVectorEnv(2, **(SMALL | kwargs)).path == path
 
 
+def test_a_single_student_is_trained_without_vmap_unless_it_is_asked_for():
+    assert teachenv.TeachVectorEnv(1, **SMALL).path == "loop"
+    assert teachenv.TeachVectorEnv(1, path="vmap", **SMALL).path == "vmap"
+
+
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [

@@ -106,8 +106,7 @@ def test_many_students_steps_stay_what_they_are(path, memory):
     env = VectorActionGradient(TeachVectorEnv(3, path=path, **SHARED), memory=memory)
     told = play(env)
     np.testing.assert_equal(without_gradients(told), without_gradients(plain))
-    # Graphs of each student are not worth it.
-    assert env._tape.kept.used is (None if (memory, path) == ("auto", "loop") else True)
+    assert env._tape.kept.used is True
     wanted = gradients(play(VectorActionGradient(TeachVectorEnv(3, path=path, **SHARED), memory="states")))
     for found, expected in zip(gradients(told), wanted, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)

@@ -289,7 +289,6 @@ def teacher_training(results: Results) -> Figure | None:
             span = max(max(levels) - min(levels), 1e-3)
             axis.set_ylim(min(levels) - 0.6 * span, max(levels) + 0.15 * span)
         style.describe(axis, "student steps spent on teacher training", "J of fresh students on dev")
-        axis.xaxis.set_major_formatter("{x:,.0f}")
     return figure
 
 

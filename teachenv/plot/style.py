@@ -120,8 +120,12 @@ def describe(axis: Any, x: str, y: str = "", **legend: Any) -> None:
         y: what runs upwards.
         legend: Matplotlib's options of the legend.
     """
+    from matplotlib.ticker import MaxNLocator
     from matplotlib.transforms import ScaledTranslation
 
+    if axis.get_xscale() == "linear" and axis.get_xlim()[1] >= 10_000:  # whose names are so long that many would touch
+        axis.xaxis.set_major_locator(MaxNLocator(5))
+        axis.xaxis.set_major_formatter("{x:,.0f}")
     figure, grid = axis.figure, axis.get_gridspec()
     # The name stands in the middle of the axis, which is shorter where names stand at its ticks.
     names = _LETTER * SMALL / TEXT * max((len(tick.get_text()) for tick in axis.get_yticklabels()), default=0)

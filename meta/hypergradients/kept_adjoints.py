@@ -65,12 +65,10 @@ class KeptAdjoints:
         return latest
 
     def _can_be_kept(self, training: Training, state: StudentState, action: torch.Tensor) -> bool:
-        meter = MemoryMeter()
         try:
-            after, adjoint, outcome = meter.weighed(lambda: training.linearized(state, action, self._memory))
-            lost = lost_between_graphs(meter.graph_bytes, bytes_of(training.needed(state)))
-            if self._bounded and self._steps * (meter.graph_bytes + lost) > spare_memory(tensors_of(state)):
+            if self._bounded and not self._fit(training, state, action):
                 return False
+            after, adjoint, outcome = training.linearized(state, action, self._memory)
             plain = training.dynamics.step(state, training.episode, action)
             if not all(map(_same, tensors_of((after, outcome)), tensors_of(plain))):
                 return False
@@ -84,6 +82,16 @@ class KeptAdjoints:
         with double_backward_kernels():
             wanted = training.pullback(state, action, 0, cotangent)
         return all(map(_close, tensors_of(computed), tensors_of(wanted)))
+
+    def _fit(self, training: Training, state: StudentState, action: torch.Tensor) -> bool:
+        """Whether the graphs of all steps fit into memory; of students one after the other, the first one tells."""
+        singles = training.singles(state)
+        count = len(singles) or 1
+        one, student = singles[0] if singles else (training, state)
+        meter = MemoryMeter()
+        meter.weighed(lambda: one.linearized(student, action[0] if singles else action, self._memory))
+        lost = lost_between_graphs(meter.graph_bytes, bytes_of(one.needed(student)))
+        return count * self._steps * (meter.graph_bytes + lost) <= spare_memory(tensors_of(state))
 
 
 def _same(one: torch.Tensor, other: torch.Tensor) -> bool:

@@ -10,7 +10,7 @@ function that takes dJ/dx_{t+1} to (dJ/dx_t, dJ/da_t). For an arbitrary `step`, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -94,7 +94,7 @@ class Process:
     def check_actions(self, state: Any, actions: Iterable[torch.Tensor]) -> None:
         """Refuses actions that the process's step does not take, if it knows which it takes."""
 
-    def singles(self, state: Any) -> list[tuple[Process, Any]]:
+    def singles(self, state: Any) -> Sequence[tuple[Process, Any]]:
         """Returns (process, state) of each process stacked in a state, if taking them together gains nothing."""
         return []
 

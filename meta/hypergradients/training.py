@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -131,7 +131,7 @@ class Training(Process):
         """Returns the shape in which students are stacked: (B,) for a batch, () for a single one."""
         return self._updates[-1].batch(state)
 
-    def singles(self, state: StudentState) -> list[tuple[Process, StudentState]]:
+    def singles(self, state: StudentState) -> Sequence[tuple[Training, StudentState]]:
         """Returns (training, student) of each student of a batch that is taken one by one; else nothing."""
         if not self.dynamics.mapping.one_by_one or self._own_objective:
             return []

@@ -143,13 +143,32 @@ def test_each_step_is_taken_once_where_adjoints_are_kept(monkeypatch):
     assert not taken
 
 
-def test_graphs_that_do_not_fit_are_not_kept(monkeypatch):
+@pytest.mark.parametrize("path", ["single", "vmap", "loop"])
+def test_graphs_that_do_not_fit_are_not_kept(path, monkeypatch):
     monkeypatch.setattr("meta.hypergradients.kept_adjoints.spare_memory", lambda tensors: 1000)
-    env, kept = ActionGradient(TeachEnv(**SHARED)), ActionGradient(TeachEnv(**SHARED), memory="all")
+
+    def wrapped(memory):
+        if path == "single":
+            return ActionGradient(TeachEnv(**SHARED), memory=memory)
+        return VectorActionGradient(TeachVectorEnv(3, path=path, **SHARED), memory=memory)
+
+    env, kept = wrapped("auto"), wrapped("all")
     for one, other in zip(gradients(play(env)), gradients(play(kept)), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-7)
     assert env._tape.kept.used is False
     assert kept._tape.kept.used is True
+
+
+def test_one_students_graph_tells_that_those_of_all_do_not_fit(monkeypatch):
+    monkeypatch.setattr("meta.hypergradients.kept_adjoints.spare_memory", lambda tensors: 1000)
+    made, linearized = [], Training.linearized
+    monkeypatch.setattr(
+        Training,
+        "linearized",
+        lambda self, state, action, memory: made.append(action.dim()) or linearized(self, state, action, memory),
+    )
+    play(VectorActionGradient(TeachVectorEnv(3, path="loop", **SHARED)), 1)
+    assert set(made) == {1}  # an action of one student: the graphs of three may be more than there is room for
 
 
 @pytest.mark.parametrize("memory", ["states", "sqrt", "auto"])

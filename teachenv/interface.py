@@ -11,6 +11,7 @@ divergence, an observation) is written once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -57,6 +58,7 @@ class Interface:
         action_space: Box(-1, 1), of one student.
         observer: observes the samples of the minibatch that the next action weighs, or those of the domains that it
             weighs; None: nothing does.
+        steps_taken: how many actions training runs have taken so far, of all students together.
 
     Args:
         problem: what is taught.
@@ -66,6 +68,7 @@ class Interface:
     def __init__(self, problem: Problem, dynamics: Dynamics) -> None:
         self.problem, self.dynamics = problem, dynamics
         self._taking: StudentStep = _plain_step
+        self.steps_taken = 0
         settings, measure = problem.settings, dynamics.measure
         fields = tuple(field.replace("accuracy", measure.score_name) for field in BASE_FIELDS)
         self.observation_fields = fields + tuple(measure.feature_names)
@@ -144,6 +147,7 @@ class Interface:
         The reward is the increase of J, or minus the penalty of a student that diverges. Such a student keeps its last
         finite numbers, and only moves on in time.
         """
+        self.steps_taken += math.prod(action.shape[:-1])
         students, loss, train_score = self._trained(before.students, before.episodes, action)
         train_score = self._train_score(students, before.episodes, train_score)
         (objective, score, features), memory = self._seen(students, before.dev, before.episodes, before.memory)

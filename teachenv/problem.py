@@ -14,7 +14,7 @@ from teachenv import checks
 from teachenv.control import Control
 from teachenv.dynamics import Dynamics
 from teachenv.episodes import Episodes
-from teachenv.fingerprints import describe
+from teachenv.fingerprints import describe, digest
 from teachenv.idle import refuse_idle
 from teachenv.joint import PairMeasure
 from teachenv.losses import LossFamily, make_loss
@@ -194,9 +194,20 @@ class Problem:
         return output_shape(self.task, self.decisions)
 
     @property
-    def classes(self) -> str | None:
-        """What the classes of the task are, where coordinates of actions stand for them; see `Decisions.classes`."""
-        return self.decisions.classes
+    def meaning(self) -> dict[str, str]:
+        """What decides which loss an action stands for, by name: a teacher of another meaning would not fit.
+
+        These are `"loss"`, with its options; `"content"`, a digest of it (a loss of your own is known by its name);
+        `"control"`, what actions set; and `"classes"`, as `Decisions.classes` has it.
+        """
+        settings, loss = self.settings, self.dynamics.loss
+        named = isinstance(settings.loss, str)
+        return {
+            "loss": f"loss={settings.loss!r}, loss_kwargs={dict(settings.loss_kwargs)}" if named else _name(loss),
+            "content": digest(loss) if named else _name(loss),
+            "control": ", ".join(settings.control),
+            "classes": self.decisions.classes or "classes",
+        }
 
     @property
     def classifies(self) -> bool:
@@ -241,6 +252,10 @@ class Problem:
         read = type(self.decisions).__name__, self.task.num_outputs
         recorder = recorder_of(str([*described, *read, self.settings.device]))
         return Vmap(recorder, (*dynamics.pieces, *(move.loss for move in dynamics.moves)))
+
+
+def _name(thing: object) -> str:
+    return type(thing).__qualname__
 
 
 def _pair(teacher: StudentFactory, student: StudentFactory, call: Call) -> Pair:

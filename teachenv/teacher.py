@@ -31,8 +31,8 @@ class Taught(Protocol):
         """The number of actions in an episode."""
 
     @property
-    def classes(self) -> str | None:
-        """What is fixed of the meaning of actions beyond the spaces; a trained teacher goes with no other."""
+    def meaning(self) -> dict[str, str]:
+        """What decides, besides the spaces, what actions mean, by name; a trained teacher goes with no other."""
 
 
 class Acts(Protocol):

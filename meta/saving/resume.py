@@ -77,8 +77,8 @@ class Resumable(PlainModel):
     )
     """Attributes that training moves, besides networks and optimisers; subclasses add theirs."""
     mark: Mark | None = None
-    classes: str | None = None
-    """What the classes of the students trained on are; see `teachenv.tasks.decisions.Decisions`."""
+    meaning: dict[str, str] | None = None
+    """What actions mean in the environment trained on; see `teachenv.problem.Problem.meaning`."""
     _resuming = False
     _ahead = False
     """Whether training has moved the model since the mark."""
@@ -102,10 +102,10 @@ class Resumable(PlainModel):
 
         Raises:
             ValueError: the file is damaged, or of another class of model, or needs trust; or the environment has other
-                spaces or another vocabulary than the one trained on, or (from `learn`) other settings.
+                spaces, another loss or another vocabulary than the one trained on, or (from `learn`) other settings.
         """
         model = super().load(path, env, *args, **kwargs)
-        model._check_classes()
+        model._check_meaning()
         model._resuming = env is not None and model.mark is not None
         return model
 
@@ -171,7 +171,7 @@ class Resumable(PlainModel):
             )
         if self._ahead:  # the interruption was interrupted, too
             self._take_back()
-        self._check_classes()
+        self._check_meaning()
         if reset_num_timesteps:
             self._ahead, self._resuming, self.mark = False, False, None
             # As SB3 does below, where an interruption can come before or after it.
@@ -192,17 +192,20 @@ class Resumable(PlainModel):
             self._return_to_mark()
         return result
 
-    def _check_classes(self) -> None:
+    def _check_meaning(self) -> None:
         if self.env is None or not self.env.has_attr("problem"):
             return
-        classes = self.env.get_attr("problem")[0].classes
-        if self.num_timesteps and classes != self.classes:
-            raise ValueError(
-                f"this teacher was trained on {self.classes or 'classes'}, found an environment of "
-                f"{classes or 'classes'}: coordinates of its actions would mean something else; make the environment "
-                "with the data and the vocabulary_size that it was trained with"
-            )
-        self.classes = classes
+        here = self.env.get_attr("problem")[0].meaning
+        if self.num_timesteps and self.meaning is not None:
+            differing = [name for name in here if here[name] != self.meaning.get(name)]
+            names = ["loss" if name == "content" else name for name in differing if name != "loss"]
+            if names:
+                trained, found = ("; ".join(each[name] for name in names) for each in (self.meaning, here))
+                raise ValueError(
+                    f"this teacher was trained on {trained}, found an environment of {found}: the coordinates of its "
+                    "actions would mean something else; make the environment with what the teacher was trained on"
+                )
+        self.meaning = here
 
     def set_mark(self, last: bool = False) -> None:
         """Marks the present; at the start of `learn` that may be before the environment's first episode.

@@ -344,4 +344,8 @@ def execute(
 def _failed(failures: Sequence[Failure]) -> Section:
     """What is missing in a report, so that nobody takes it for the whole."""
     text = "These cases failed, and what follows lacks them; the same command tries them again."
-    return Section("What failed", text, ("case", "reason"), [(each.label, each.reason) for each in failures])
+    cases: dict[str, list[str]] = {}  # by reason, which many of them may share
+    for each in failures:
+        cases.setdefault(each.reason, []).append(each.label)
+    lines = [(reason, "; ".join(labels)) for reason, labels in cases.items()]
+    return Section("What failed", text, ("reason", "cases"), lines)

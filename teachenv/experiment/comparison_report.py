@@ -15,7 +15,7 @@ from teachenv.experiment import evidence, tables
 from teachenv.experiment.methods import Method
 from teachenv.experiment.report import Report
 from teachenv.experiment.row import Row
-from teachenv.experiment.statistics import iqm
+from teachenv.experiment.statistics import COVERAGE, iqm
 from teachenv.experiment.tables import Column, Group, Measure, Section, by, grouped, interval, leaves, seeds
 from teachenv.plot import series, style
 from teachenv.plot.teaching import class_ticks, heat_maps
@@ -55,7 +55,10 @@ _FIXED_OPTIONS = ("loss", "base", "steps_per_action", "dev_size", "dev_measured"
 # The first learns nothing. The second ruins its students, so much that its curve would flatten all others.
 _RANDOM, _RUINED = "random", "ddpg:default"
 
-_J = "J, which teachers raise (accuracy on dev, smoothed by a softmax at temperature τ; or minus the cross-entropy)"
+_J = (
+    "J, which teachers raise (of classifiers the accuracy on dev, smoothed by a softmax at temperature τ, or minus the "
+    "cross-entropy; of regression minus the squared error)"
+)
 _PHI = (
     "how the loss differs from cross-entropy along the students' training. Red: students are rewarded for this class "
     "on this label; blue: they are punished"
@@ -221,7 +224,8 @@ def _section(results: Results, task: str, columns: Sequence[Column]) -> Section:
     text = (
         f"{row.student} on {row.dataset}; a seed's {result.name.removeprefix('test ')} is the mean over "
         f"{row.config['final_students']} fresh students on the whole pool{tables.in_precision(rows)}"
-        f"{_of_worse(groups) if measure is ERROR else ''}{_of_dev(groups)}{evidence.meaning(groups)}"
+        f"{_of_few_seeds(groups, measure)}{_of_worse(groups) if measure is ERROR else ''}{_of_dev(groups)}"
+        f"{evidence.meaning(groups)}"
     )
     shown = ("method", header, "relative to best fixed", "seeds", "teacher time, s")
     return Section.of(task, all_columns, groups, text, shown)
@@ -230,6 +234,17 @@ def _section(results: Results, task: str, columns: Sequence[Column]) -> Section:
 def _of_taught(results: Results, cell: Callable[[Group], str], group: Group) -> str:
     """A cell of what shows that a teacher taught: of the lines that have a teacher."""
     return "-" if group.name in results.fixed else cell(group) or "not measured"
+
+
+def _of_few_seeds(groups: Sequence[Group], measure: Measure) -> str:
+    """How far the intervals of so few seeds can be believed, if there are few."""
+    count = max(len(measure.values(group)) for group in groups)
+    if count not in COVERAGE:
+        return ""
+    return (
+        f"; bootstrap intervals of {count} seeds are too narrow: of normal numbers they cover the mean in "
+        f"{COVERAGE[count]} % of cases, not in 95"
+    )
 
 
 def _of_worse(groups: Sequence[Group]) -> str:
@@ -283,7 +298,7 @@ def teacher_training(results: Results) -> Figure | None:
                     levels.extend([*means, *(value for seed in along(group) for _, value in seed if value > means[0])])
             else:
                 levels.append(float(np.mean([row.value for row in group.of(OBJECTIVE)])))
-                label = f"{style.as_it_is(group.name)}, untaught"
+                label = f"{style.as_it_is(group.name)}, no teacher"
                 axis.axhline(levels[-1], color=look.color, linestyle="--", label=label, zorder=1)
         if levels:
             span = max(max(levels) - min(levels), 1e-3)

@@ -195,7 +195,8 @@ class Plain:
         env: the teacher's environment.
 
     Attributes:
-        num_timesteps: steps of the environment that it has spent.
+        num_timesteps: steps of the environment that it has spent, of all students together. One that steps no
+            environment (it may differentiate training runs as a whole) counts as having spent what it was given.
     """
 
     def __init__(self, teacher: Learns, env: TeachEnv | TeachVectorEnv) -> None:
@@ -210,10 +211,24 @@ class Plain:
         log_interval: int | None = None,
         reset_num_timesteps: bool = True,
     ) -> None:
-        """Measures the untrained teacher, and trains it."""
+        """Measures the untrained teacher, and trains it.
+
+        Raises:
+            ValueError: it took more steps than it was given, by more than an episode of each student.
+        """
         callback.mark(self)
+        interface = self.env.interface
+        before = interface.steps_taken
         self._learn(total_timesteps)
-        self.num_timesteps = total_timesteps
+        taken = interface.steps_taken - before
+        most = total_timesteps + getattr(self.env, "num_envs", 1) * self.env.problem.actions
+        if taken > most:
+            raise ValueError(
+                f"the teacher took {taken:,} steps of its environment, expected at most {most:,}: the "
+                f"{total_timesteps:,} that learn was given, and an episode of each student; teachers are compared at "
+                "equal budgets"
+            )
+        self.num_timesteps = max(total_timesteps, taken)
 
 
 def problem_of(students: TeachVectorEnv | OneByOne) -> Problem:

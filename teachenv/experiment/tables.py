@@ -310,7 +310,8 @@ class Section:
             header = self.header[number].replace(" %)", "\u00a0%)")
             width = max((len(line[number]) for line in self.body), default=len(header))
             header = textwrap.fill(header, max(width, 1), break_long_words=False)
-            table.add_column(Text(header), no_wrap=place == 0, overflow="fold")
+            name = place == 0 and width <= 40  # a line's name stays whole, a sentence does not
+            table.add_column(Text(header), no_wrap=name, overflow="fold")
         for line in self.body:
             table.add_row(*(Text(line[number]) for number in columns))
         Console().print(table)

@@ -32,7 +32,11 @@ class ControlProblem:
     """
 
     settings: ControlSettings
-    classes: None = None
+
+    @property
+    def meaning(self) -> dict[str, str]:
+        """What an action sets, which decides what it means."""
+        return {"control": ", ".join(self.settings.control)}
 
     @property
     def actions(self) -> int:

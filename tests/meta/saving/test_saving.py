@@ -297,3 +297,19 @@ def test_a_file_names_a_policy_by_the_module_that_it_was_in_before(tmp_path: Pat
     model.save(tmp_path / "model")
     rewritten(tmp_path / "model.zip", lambda value: value["attributes"]["policy_class"].update(of=written))
     assert type(type(model).load(tmp_path / "model").policy) is type(model.policy)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"loss_kwargs": {"scale": 0.1}}, r"loss_kwargs=\{'scale': 0.1\}"),
+        ({"loss": "bilinear-generalized"}, "loss='bilinear-generalized'"),
+        ({"loss": "bilinear-sigmoid"}, "loss='bilinear-sigmoid'"),
+    ],
+)
+def test_a_teacher_is_not_loaded_for_another_loss(options, says, tmp_path) -> None:
+    meta.RMD("AttentionPolicy", environment(), seed=0).learn(2).save(tmp_path / "teacher")
+    default = environment().problem.dynamics.loss.scale
+    meta.RMD.load(tmp_path / "teacher", environment(loss_kwargs={"scale": default}))
+    with pytest.raises(ValueError, match=f"was trained on loss='bilinear', .* found an environment of .*{says}"):
+        meta.RMD.load(tmp_path / "teacher", environment(**options))

@@ -285,6 +285,30 @@ class Hill:
         return np.broadcast_to(self.best[1], (len(observation), *self.best[1].shape)), None
 
 
+class Spender(Hill):
+    """A teacher that takes a multiple of the steps that it is given."""
+
+    def __init__(self, env, seed, multiple):
+        super().__init__(env, seed, 0.1)
+        self.multiple = multiple
+
+    def learn(self, total_timesteps):
+        super().learn(round(self.multiple * total_timesteps))
+
+
+@pytest.mark.parametrize(("multiple", "spent"), [(1.0, 32), (1.25, 40)])
+def test_the_steps_of_a_teacher_of_ones_own_are_counted(tmp_path, multiple, spent) -> None:
+    spender = Method((Candidate(),), lambda env, seed, options: Spender(env, seed, multiple), learns=True)
+    report = compared(tmp_path, methods={"spender": spender}, tune=None, seeds=1)
+    assert {row.student_steps for row in report.rows if row.metric == "test_error"} == {spent}
+
+
+def test_a_teacher_of_ones_own_that_exceeds_its_budget_is_refused(tmp_path) -> None:
+    spender = Method((Candidate(),), lambda env, seed, options: Spender(env, seed, 3), learns=True)
+    with pytest.raises(CasesFailed, match="took 48 steps of its environment, expected at most 24: the 16"):
+        compared(tmp_path, methods={"spender": spender}, tune=None, seeds=1)
+
+
 def test_a_teacher_of_ones_own_needs_no_more_than_learn_and_predict(tmp_path) -> None:
     def make(env, seed, options):
         return Hill(env, seed, **options)

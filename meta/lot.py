@@ -26,15 +26,19 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils import _pytree as pytree
 
+from meta.distillation.learner import check_network
+from meta.distillation.losses import cross_entropy
 from meta.saving.generators import Generators, Stream, generators
 from teachenv import checks
 from teachenv.errors import unknown_name
 from teachenv.losses.distillation import divergence
+from teachenv.trees import mapped
 
 Metric = Literal["kl", "l2"]
 Distance = Callable[[Any, Any], torch.Tensor]
-"""(trained outputs, fixed outputs) to a number; it must detach the second itself."""
+"""(trained outputs, fixed outputs) to a tensor of one number, their mean distance; the second come detached."""
 
 TaskLoss = Callable[[Any, Any], torch.Tensor]
 """(outputs, targets) to a loss, a mean."""
@@ -49,7 +53,7 @@ def imitability(
     teacher, which shall be easy to imitate.
 
     Args:
-        logits: the logits of the network that is trained, of any shape.
+        logits: the logits of the network that is trained, of any shape with two classes or more.
         fixed_logits: the logits of the other one, of the same shape; they are detached.
         temperature: τ > 0, which divides logits.
         metric: `"kl"`: τ² KL(softmax(fixed_logits/τ) ‖ softmax(logits/τ)). `"l2"`: the squared distance of these two
@@ -57,11 +61,23 @@ def imitability(
         dim: the dimension of the classes: −1, or 1 for pixels as PyTorch's losses have them.
 
     Raises:
-        ValueError: the shapes differ, or an unknown metric.
+        TypeError: outputs that are no tensors.
+        ValueError: the shapes differ, there is one output, or an unknown metric.
     """
+    for outputs in (logits, fixed_logits):
+        if not isinstance(outputs, torch.Tensor):
+            raise TypeError(
+                f"found outputs {checks.shown(outputs)}, expected a tensor of logits; give LoT a function of such "
+                "outputs as metric="
+            )
     if logits.shape != fixed_logits.shape:
         raise ValueError(
             f"teacher's and student's logits must have one shape, found {logits.shape} and {fixed_logits.shape}"
+        )
+    if not logits.ndim or logits.shape[dim] == 1:
+        raise ValueError(
+            f"one output has no distribution (found shape {tuple(logits.shape)}): softmax of one logit is 1; for a "
+            "regression give LoT metric=lambda trained, fixed: (trained - fixed).square().mean()"
         )
     logits, constant = logits.movedim(dim, -1), fixed_logits.detach().movedim(dim, -1)
     if metric == "kl":
@@ -93,12 +109,12 @@ class LoT:
         temperature: τ > 0, which divides logits.
         student_steps: N, the number of steps of each student for each step of the teacher; 0: students stay as they
             are, in the mode that they are in.
-        data: batches for the N − 1 further steps, begun anew when they end: inputs, or pairs (inputs, targets). An
-            iterator that is one already keeps its place itself: it is not part of `state_dict`.
+        data: batches for the N − 1 further steps, begun anew when they end: inputs, alone or in a list of one, or pairs
+            (inputs, targets). An iterator that is one already keeps its place itself: it is not part of `state_dict`.
         weights: λ_i; None: 1/K of K students, so that α means the same for any number of them.
         metric: `"kl"` or `"l2"`, as in `imitability`; or a function (trained outputs, fixed outputs) for outputs that
-            are no logits, the mean distance of the two. It detaches the second, and has the factor τ² and all else
-            itself.
+            are no logits, the mean distance of the two. Tensors of the second are detached, in lists, tuples, dicts and
+            dataclasses, too; what other objects hold it detaches itself. It has the factor τ² and all else itself.
         labels: whether students also learn from labels: cross-entropy + α · their KL; or a function (outputs, targets)
             that takes the place of cross-entropy.
         forward: (module, inputs) to outputs, for models that are not simply called.
@@ -111,6 +127,7 @@ class LoT:
         stream: the random numbers of all that students do.
 
     Raises:
+        TypeError: students that are no modules, or optimisers that are none.
         ValueError: numbers out of range; optimisers or weights that are not one for each student, or an optimiser
             without any parameter of its student; N > 1 without data.
 
@@ -145,8 +162,16 @@ class LoT:
         seed: int = 0,
     ) -> None:
         """Checks the options, and begins the students' stream of random numbers."""
-        self.students = [students] if isinstance(students, nn.Module) else list(students)
-        self.optimizers = [optimizers] if isinstance(optimizers, torch.optim.Optimizer) else list(optimizers)
+        self.students = _each(students)
+        self.optimizers = _each(optimizers)
+        for i, student in enumerate(self.students):
+            check_network(f"students[{i}]", student)
+        for i, optimizer in enumerate(self.optimizers):
+            if not isinstance(optimizer, torch.optim.Optimizer):
+                raise TypeError(
+                    f"optimizers[{i}] must be a torch.optim.Optimizer, found {checks.shown(optimizer)}; make one of "
+                    "student.parameters()"
+                )
         count = len(self.students)
         self.weights = [1 / count] * count if weights is None and count else list(weights or ())
         optimised = len(self.optimizers) == count or not (self.optimizers or student_steps)
@@ -189,13 +214,14 @@ class LoT:
         """Computes α Σ_i λ_i · (student i's distance from the teacher on its minibatch), to be added to its loss.
 
         Args:
-            logits: the teacher's logits on the minibatch, of any shape.
+            logits: the teacher's logits on the minibatch, (batch, classes) or with more dimensions; with a function as
+                `metric` any outputs.
             inputs: the minibatch's inputs, which students are called with.
             targets: class indices, or what the function `labels` takes; needed with `labels`.
 
         Raises:
             RuntimeError: neither `step` nor `skip` since the last term.
-            ValueError: targets are missing, or a student's logits have another shape.
+            ValueError: targets are missing, a student's logits have another shape, or there is one for each sample.
         """
         if self._pending is not None:
             raise RuntimeError(
@@ -209,9 +235,9 @@ class LoT:
         # Without it there is nothing to differentiate, and the teacher's gradient is the plain one to the last bit.
         if self.alpha:
             for weight, student in zip(self.weights, outputs, strict=True):
-                term = term + weight * self._distance(logits, student)
+                term = term + weight * self._distance(logits, _detached(student))
             term = self.alpha * term
-        self._pending = _Pending(outputs, logits.detach() if isinstance(logits, torch.Tensor) else logits, targets)
+        self._pending = _Pending(outputs, _detached(logits), targets)
         return term
 
     def skip(self) -> None:
@@ -226,10 +252,15 @@ class LoT:
 
         Raises:
             RuntimeError: there was no term since the last step.
-            ValueError: a batch has no targets, with `labels=True`; or there are no batches.
+            TypeError: the teacher is no module.
+            ValueError: a batch has no targets, with `labels=True`; there are no batches; or the teacher is a student.
         """
+        check_network("teacher", teacher)
         if self._pending is None:
             raise RuntimeError("no term since the last step: call lot(logits, inputs) for each step of the teacher")
+        for i, student in enumerate(self.students):
+            if student is teacher and self.student_steps:
+                raise ValueError(f"students[{i}] is the teacher itself, expected another network")
         pending, self._pending = self._pending, None
         with self.stream():
             loss = self._train(pending)
@@ -244,7 +275,13 @@ class LoT:
 
     def _distance(self, outputs: Any, fixed_outputs: Any) -> torch.Tensor:
         if callable(self.metric):
-            return self.metric(outputs, fixed_outputs)
+            return _scalar("metric=", self.metric(outputs, fixed_outputs))
+        if isinstance(outputs, torch.Tensor) and outputs.ndim == 1:
+            # Their softmax would be over the minibatch.
+            raise ValueError(
+                f"found outputs of shape {tuple(outputs.shape)}, expected (batch, classes): softmax is over classes; "
+                "for a regression give metric=lambda trained, fixed: (trained - fixed).square().mean()"
+            )
         return imitability(outputs, fixed_outputs, self.temperature, self.metric, self.dim)
 
     def _train(self, batch: _Pending) -> torch.Tensor:
@@ -254,7 +291,7 @@ class LoT:
             for optimizer, outputs, distance in zip(self.optimizers, batch.students, distances, strict=True):
                 loss = distance
                 if self.labels is not None:
-                    loss = self.labels(outputs, batch.targets) + self.alpha * distance
+                    loss = _scalar("labels=", self.labels(outputs, batch.targets)) + self.alpha * distance
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
@@ -262,7 +299,8 @@ class LoT:
         return torch.stack(distances).detach().mean()
 
     def _cross_entropy(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return F.cross_entropy(logits.movedim(self.dim, -1).flatten(0, -2), targets.reshape(-1))
+        rows = logits.movedim(self.dim, -1).flatten(0, -2)
+        return cross_entropy(rows, targets.reshape(-1), ignore_index=-100)
 
     def _next(self) -> tuple[Any, Any]:
         """Takes the next batch (inputs, targets) from `data`, which begins anew when it ends."""
@@ -276,7 +314,9 @@ class LoT:
                 "data= gave no batch: it is empty, or an iterator that cannot begin anew; pass a DataLoader or a list"
             )
         self._drawn += 1
-        inputs, targets = batch if isinstance(batch, tuple | list) and len(batch) == 2 else (batch, None)
+        inputs, targets = batch, None
+        if isinstance(batch, tuple | list) and len(batch) in (1, 2):  # a DataLoader of one tensor gives lists of one
+            inputs, targets = batch[0], batch[1] if len(batch) == 2 else None
         if self.labels is not None and targets is None:
             raise ValueError("labels=True: each batch of data= must be a pair (inputs, targets)")
         return inputs, targets
@@ -324,6 +364,25 @@ class LoT:
                 for _ in range(count):
                     self._next()
         self.stream.states = state["stream"]
+
+
+def _each(given: Any) -> list[Any]:
+    """What was given, one or several, as a list."""
+    return list(given) if isinstance(given, Iterable) and not isinstance(given, nn.Module | type) else [given]
+
+
+def _detached(outputs: Any) -> Any:
+    """Outputs without their graph; objects that hold tensors in ways of their own stay as they are."""
+    # PyTorch knows the containers of other libraries, and not our dataclasses.
+    return pytree.tree_map(lambda leaf: mapped(torch.Tensor.detach, leaf), outputs)
+
+
+def _scalar(name: str, value: Any) -> torch.Tensor:
+    """What a function of the user's returned, if it is a tensor of one number."""
+    if isinstance(value, torch.Tensor) and value.numel() == 1:
+        return value
+    found = f"shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else checks.shown(value)
+    raise ValueError(f"{name} returned {found}, expected a tensor of one number: end it in .mean()")
 
 
 @contextmanager

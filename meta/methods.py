@@ -38,7 +38,7 @@ class LinearDecay:
 
     def __call__(self, remaining: float) -> float:
         """Returns the rate at a remaining progress, 1 at the beginning of learning and 0 at its end."""
-        return self.rate * remaining
+        return self.rate * max(remaining, 0.0)  # SB3 takes whole rollouts, and may go beyond the end
 
 
 def decaying(algorithm: Callable[..., Any], policy: str = "AttentionPolicy", **fixed: Any) -> Make:

@@ -132,10 +132,11 @@ class TeachEnv(gym.Env[np.ndarray, np.ndarray]):
         With a teacher network they are the student's alone, (n, classes).
 
         Args:
-            inputs: samples in the task's form, (n, ...), or a dictionary of such.
+            inputs: samples in the task's form, (n, ...): an array, a data frame, or a dictionary of such.
 
         Raises:
-            ValueError: they are no such samples.
+            ValueError: they are no such samples, are not finite, or have other columns than the pool's.
+            TypeError: they are no numbers.
             ResetNeeded: before `reset`.
         """
         return self.interface.predict(self.student, inputs)

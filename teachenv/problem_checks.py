@@ -246,20 +246,15 @@ def checked_inputs(inputs: Any, task: Task, dtype: torch.dtype) -> torch.Tensor:
         dtype: the student's.
 
     Raises:
-        ValueError: they are no numbers, or no batch of samples of the task's shape.
+        ValueError: they are no batch of samples of the task's shape, are not finite, or have other columns.
+        TypeError: they are no numbers.
     """
     like = task.pool[0]
     where = f"samples of task {task.name!r} to predict"
-    if task.packing is not None or isinstance(inputs, Mapping):
-        return in_form_of(like, inputs_of(inputs, task.packing, where), dtype, where)
+    tensor = inputs_of(inputs, task.packing, where, task.pool_columns)
+    if task.packing is not None:
+        return in_form_of(like, tensor, dtype, where)
     expected = f"({', '.join(map(str, ('n', *like.shape[1:])))})"
-    try:
-        pixels = like.dtype == torch.uint8
-        tensor = torch.as_tensor(inputs, dtype=None if pixels else like.dtype, device=like.device)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"predict takes an array of samples, {expected} of task {task.name!r}, found {checks.shown(inputs)}"
-        ) from error
     # A trim makes sequences of other lengths.
     fits = tensor.dim() == like.dim() if task.trim is not None else tensor.shape[1:] == like.shape[1:]
     if not fits or not tensor.dim():

@@ -17,6 +17,7 @@ from teachenv import checks
 from teachenv.batching import Batching, batched
 from teachenv.dynamics import Dynamics
 from teachenv.env import TeachEnv
+from teachenv.errors import UnknownOption
 from teachenv.interface import Interface
 from teachenv.parts import spelled_out
 from teachenv.problem import Problem
@@ -99,6 +100,11 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray], m
         self.metadata = {"autoreset_mode": self.autoreset_mode}
         self.render_mode = None
         self.num_envs = num_envs
+        if "max_episode_steps" in settings:  # which gym.make_vec hands on; gym.make has a wrapper for it
+            raise UnknownOption(
+                "the vector environment got an unexpected keyword argument 'max_episode_steps'; an episode's length in "
+                "student steps is horizon=...: leave max_episode_steps out, of a registration as well"
+            )
         settings = spelled_out(settings)
         self.problem = Problem(Settings.from_kwargs(settings, defaults), given=settings)
         mapping = batched(self.problem, path, num_envs)
@@ -159,10 +165,12 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray], m
         With teacher networks they are the students' alone, (B, n, classes).
 
         Args:
-            inputs: samples in the task's form, (n, ...), or a dictionary of such; the same for all students.
+            inputs: samples in the task's form, (n, ...): an array, a data frame, or a dictionary of such; the same for
+                all students.
 
         Raises:
-            ValueError: they are no such samples.
+            ValueError: they are no such samples, are not finite, or have other columns than the pool's.
+            TypeError: they are no numbers.
             ResetNeeded: before `reset`.
         """
         return self.interface.predict(self.students, inputs)

@@ -8,11 +8,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from meta.distillation.batch import Batch
-from meta.distillation.learner import Learner, Outputs
-from meta.distillation.losses import divergence
+from meta.distillation.batch import Batch, check_batch
+from meta.distillation.learner import Learner, Outputs, check_classes, check_network
+from meta.distillation.losses import cross_entropy, divergence
 from teachenv import checks
 from teachenv.optimizers import Adam, Tensors
 from teachenv.schedules import make_schedule
@@ -23,7 +22,8 @@ class DistillationSettings:
     """Options of all methods; the defaults are those of Ren et al. 2023, or of their released code where they differ.
 
     Attributes:
-        steps: the number of training steps, over which learning rates fall linearly to zero.
+        steps: the number of training steps, over which learning rates fall linearly to zero; there is none after
+            these.
         student_rate: AdamW's learning rate of the student (the paper's grid: 3e-5, 5e-5, 1e-4).
         teacher_rate: AdamW's learning rate of the teacher, for methods whose teacher learns.
         weight_decay: AdamW's weight decay, of student and teacher.
@@ -66,6 +66,9 @@ class Distiller:
         teacher: a network; changed in place by methods whose teacher learns.
         student: a network, changed in place.
         settings: options that all methods share.
+
+    Raises:
+        TypeError: a network that is no module, or other settings.
     """
 
     teacher_learns = False
@@ -75,6 +78,10 @@ class Distiller:
     """Whether a step takes a held-out batch."""
 
     def __init__(self, teacher: nn.Module, student: nn.Module, settings: DistillationSettings) -> None:
+        check_network("teacher", teacher)
+        check_network("student", student)
+        if not isinstance(settings, DistillationSettings):
+            raise TypeError(f"found settings {checks.shown(settings)}, expected meta.DistillationSettings(steps=...)")
         self.settings = settings
         self.teacher = self._learner(teacher, settings.teacher_rate)
         self.student = self._learner(student, settings.student_rate)
@@ -101,10 +108,23 @@ class Distiller:
             Numbers to log, `student_loss` at least.
 
         Raises:
-            ValueError: the method needs feedback and there is none.
+            RuntimeError: all of the settings' steps are taken.
+            TypeError: a batch that is none, or not of tensors.
+            ValueError: the method needs feedback and there is none; or the outputs of the networks, and the labels, do
+                not fit each other.
         """
+        steps = self.settings.steps
+        # From there on the learning rate is negative, and a step away from what it minimises.
+        if self.student.steps >= steps:
+            raise RuntimeError(
+                f"all {steps} steps of settings.steps are taken, after which the learning rate is 0; give "
+                "DistillationSettings(steps=...) as many as you take"
+            )
         if self.needs_feedback and feedback is None:
             raise ValueError(f"{type(self).__name__} learns from held-out data: call step(batch, feedback)")
+        check_batch("the batch", batch)
+        if feedback is not None:
+            check_batch("feedback", feedback)
         teacher_first = self.settings.teacher_first or not self.teacher_learns
         logged = self.teach(batch, feedback) if teacher_first else {}
         gradient, loss = self.student_gradient(batch, training=True)
@@ -128,7 +148,9 @@ class Distiller:
         if taught is None:
             with torch.no_grad():
                 taught = self.teacher.outputs(batch, training=False)
-        loss = self.student_loss(self.student.outputs(batch, training=training), taught, batch.classes)
+        outputs = self.student.outputs(batch, training=training)
+        check_classes(taught, outputs)
+        loss = self.student_loss(outputs, taught, batch.classes)
         return self.student.gradient(loss), float(loss.detach())
 
     def student_loss(self, outputs: Outputs, taught: Outputs, labels: torch.Tensor) -> torch.Tensor:
@@ -140,7 +162,7 @@ class Distiller:
             labels: the decisions' classes, (N,).
         """
         weight, loss = self.settings.student_labels, self.distillation_loss(outputs, taught)
-        return weight * F.cross_entropy(outputs.logits, labels) + (1 - weight) * loss if weight else loss
+        return weight * cross_entropy(outputs.logits, labels) + (1 - weight) * loss if weight else loss
 
     def distillation_loss(self, outputs: Outputs, taught: Outputs) -> torch.Tensor:
         """Computes KL(T ‖ S), averaged over decisions (Hinton et al. 2015)."""
@@ -174,8 +196,9 @@ class OnlineDistiller(Distiller):
     def teacher_gradient(self, batch: Batch, feedback: Batch | None) -> tuple[Tensors, dict[str, float]]:
         """Computes the gradient of the teacher's loss α CE(y, T) + (1 − α) KL(S ‖ T), S detached, and what to log."""
         with torch.no_grad():
-            student = self.student.outputs(batch, training=False).logits
-        logits, weight = self.teacher.outputs(batch, training=True).logits, self.settings.teacher_labels
-        near = divergence(student, logits, self.settings.temperature).mean()
-        loss = weight * F.cross_entropy(logits, batch.classes) + (1 - weight) * near
+            student = self.student.outputs(batch, training=False)
+        outputs, weight = self.teacher.outputs(batch, training=True), self.settings.teacher_labels
+        check_classes(outputs, student)
+        near = divergence(student.logits, outputs.logits, self.settings.temperature).mean()
+        loss = weight * cross_entropy(outputs.logits, batch.classes) + (1 - weight) * near
         return self.teacher.gradient(loss), {"teacher_loss": float(loss.detach())}

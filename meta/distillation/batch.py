@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
+from teachenv import checks
 from teachenv.tasks.base import VOID
-from teachenv.trees import at
+from teachenv.trees import at, mapped
 
 
 class Batch(NamedTuple):
@@ -22,8 +24,8 @@ class Batch(NamedTuple):
     Attributes:
         inputs: the argument that networks are called with: a tensor, or tensors in a nesting of dicts, lists and
             tuples.
-        labels: the class of each sample, (B,); of sequences the class of each of L places, (B, L). Where it is `VOID`
-            (-1) there is nothing to decide.
+        labels: the class of each sample, (B,), int64; of sequences the class of each of L places, (B, L). Where it is
+            `VOID` (-1) there is nothing to decide.
     """
 
     inputs: Any
@@ -42,7 +44,7 @@ class Batch(NamedTuple):
         """
         places = (self.labels.flatten() != VOID).nonzero()[:, 0]
         if not len(places):
-            raise ValueError(f"found a batch all of whose labels are {VOID}: nothing to learn; leave it out")
+            raise ValueError(f"found a batch without a label other than {VOID}: nothing to learn; leave it out")
         return places
 
     @property
@@ -60,13 +62,18 @@ class Batch(NamedTuple):
             (N, classes).
 
         Raises:
-            ValueError: logits of another shape.
+            ValueError: logits of another shape, or of one class.
         """
         shape = self.labels.shape
         if logits.ndim != len(shape) + 1 or (logits.shape[0], *logits.shape[2:]) != tuple(shape):
             expected = ", ".join(map(str, (shape[0], "classes", *shape[1:])))
             raise ValueError(
                 f"found logits of shape {tuple(logits.shape)}, expected ({expected}) for labels of shape {tuple(shape)}"
+            )
+        if logits.shape[1] < 2:
+            raise ValueError(
+                f"found logits of {logits.shape[1]} class, expected at least 2: softmax of one logit is 1; give two "
+                "outputs for two classes"
             )
         return logits.movedim(1, -1).flatten(0, -2).index_select(0, self.decisions)
 
@@ -92,3 +99,30 @@ class Batch(NamedTuple):
     def _samples(self) -> torch.Tensor:
         """The sample of each decision, (N,)."""
         return self.decisions // (self.labels.numel() // len(self.labels))
+
+
+def check_batch(name: str, value: object) -> None:
+    """Checks that a batch is one, by its types alone: this runs each step, and must not wait for a GPU.
+
+    Args:
+        name: what the batch is, for messages.
+        value: what the user gave.
+
+    Raises:
+        TypeError: it is no `Batch`, or arrays of NumPy, or labels of another type are in it.
+    """
+    if not isinstance(value, Batch):
+        raise TypeError(f"{name} must be a meta.Batch(inputs, labels), found a {type(value).__name__}")
+    mapped(_refuse_array, value, of=np.ndarray)
+    labels: object = value.labels
+    if not isinstance(labels, torch.Tensor) or not labels.ndim:
+        raise TypeError(
+            f"found labels {checks.shown(labels)} in {name}, expected a tensor with the class of each sample: "
+            "torch.as_tensor(labels)"
+        )
+    if labels.dtype != torch.int64:
+        raise TypeError(f"found labels of {labels.dtype} in {name}, expected torch.int64: labels.long()")
+
+
+def _refuse_array(array: np.ndarray) -> None:
+    raise TypeError(f"found a NumPy array of shape {array.shape} in a batch, expected tensors: torch.from_numpy(array)")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import torch
-from torch.nn import functional as F
 
 from meta.distillation.base import OnlineDistiller
 from meta.distillation.batch import Batch
-from meta.distillation.learner import Outputs
-from meta.distillation.losses import divergence
+from meta.distillation.learner import Outputs, check_classes
+from meta.distillation.losses import cross_entropy, divergence
 from teachenv.optimizers import Tensors
 
 
@@ -22,10 +21,12 @@ class DML(OnlineDistiller):
         """Computes the gradient of the teacher's loss CE(y, T) + KL(S ‖ T), and that loss to log."""
         with torch.no_grad():
             student = self.student.outputs(batch, training=False)
-        loss = self.student_loss(self.teacher.outputs(batch, training=True), student, batch.classes)
+        outputs = self.teacher.outputs(batch, training=True)
+        check_classes(outputs, student)
+        loss = self.student_loss(outputs, student, batch.classes)
         return self.teacher.gradient(loss), {"teacher_loss": float(loss.detach())}
 
     def student_loss(self, outputs: Outputs, taught: Outputs, labels: torch.Tensor) -> torch.Tensor:
         """Computes CE(y, S) + KL(T ‖ S); with the roles exchanged, the teacher's loss."""
         near = divergence(taught.logits, outputs.logits, self.settings.temperature).mean()
-        return F.cross_entropy(outputs.logits, labels) + near
+        return cross_entropy(outputs.logits, labels) + near

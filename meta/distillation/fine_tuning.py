@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from torch import nn
-from torch.nn import functional as F
 
 from meta.distillation.base import DistillationSettings, Distiller
 from meta.distillation.batch import Batch
-from meta.distillation.learner import Outputs
+from meta.distillation.learner import Outputs, check_network
+from meta.distillation.losses import cross_entropy
 from teachenv import checks
 from teachenv.optimizers import Tensors
 
@@ -26,6 +26,7 @@ class FineTuning(Distiller):
     """
 
     def __init__(self, network: nn.Module, settings: DistillationSettings, smoothing: float = 0.0) -> None:
+        check_network("network", network)
         super().__init__(network, network, settings)
         checks.number("smoothing", smoothing, least=0, most=1)
         self.smoothing = smoothing
@@ -33,5 +34,5 @@ class FineTuning(Distiller):
     def student_gradient(self, batch: Batch, *, training: bool, taught: Outputs | None = None) -> tuple[Tensors, float]:
         """Returns (the gradient of the labels' cross-entropy, that loss); there is no teacher."""
         logits = self.student.outputs(batch, training=training).logits
-        loss = F.cross_entropy(logits, batch.classes, label_smoothing=self.smoothing)
+        loss = cross_entropy(logits, batch.classes, smoothing=self.smoothing)
         return self.student.gradient(loss), float(loss.detach())

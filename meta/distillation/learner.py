@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from meta.distillation.batch import Batch
+from meta.distillation.losses import cross_entropy
 from meta.influence.derivatives import held_out_gradient
+from teachenv import checks
 from teachenv.optimizers import Optimizer, Tensors
 from teachenv.schedules import Schedule
 
@@ -130,10 +131,48 @@ def outputs_of(network: nn.Module, batch: Batch) -> Outputs:
 
 
 def as_outputs(result: torch.Tensor | Outputs) -> Outputs:
-    """What a network returned, logits or `Outputs`, as `Outputs`."""
-    return result if isinstance(result, Outputs) else Outputs(result)
+    """What a network returned, logits or `Outputs`, as `Outputs`.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    outputs = result if isinstance(result, Outputs) else Outputs(result)
+    if not isinstance(outputs.logits, torch.Tensor):
+        raise TypeError(
+            f"a network returned {checks.shown(result)}, expected a tensor of logits, or meta.distillation.Outputs"
+        )
+    return outputs
+
+
+def check_network(name: str, value: object) -> None:
+    """Checks that a network is a module.
+
+    Args:
+        name: what the network is, for messages.
+        value: what the user gave.
+
+    Raises:
+        TypeError: it is not.
+    """
+    if not isinstance(value, nn.Module):
+        built = "; give what it returns" if callable(value) else ""
+        raise TypeError(f"{name} must be a torch.nn.Module, found {checks.shown(value)}{built}")
+
+
+def check_classes(one: Outputs, other: Outputs) -> None:
+    """Checks that teacher and student, in either order, have the same classes.
+
+    Raises:
+        ValueError: they have not.
+    """
+    counts = one.logits.shape[-1], other.logits.shape[-1]
+    if counts[0] != counts[1]:
+        raise ValueError(
+            f"found logits of {min(counts)} and of {max(counts)} classes, expected as many of the teacher as of the "
+            "student"
+        )
 
 
 def label_losses(network: nn.Module, batch: Batch) -> torch.Tensor:
     """Computes the cross-entropy with the labels of each sample, (B,); of sequences see `Batch.of_samples`."""
-    return batch.of_samples(F.cross_entropy(outputs_of(network, batch).logits, batch.classes, reduction="none"))
+    return batch.of_samples(cross_entropy(outputs_of(network, batch).logits, batch.classes, reduction="none"))

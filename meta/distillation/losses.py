@@ -13,19 +13,57 @@ take its logarithm are ∞, and so is `squared` in both cases.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch.nn import functional as F
 
 from teachenv.losses.distillation import divergence, expectation
+from teachenv.tasks.base import VOID
 
-__all__ = ["divergence", "patience", "relational", "soft_cross_entropy", "spherical", "squared"]
+__all__ = ["cross_entropy", "divergence", "patience", "relational", "soft_cross_entropy", "spherical", "squared"]
 
 _SHORT = 0.03
 """Share of the teacher's mean length below which a vector is short."""
 
 _FLAT = 0.05
 """Share of their root mean square below which the spread of probabilities is small."""
+
+
+def cross_entropy(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    reduction: Literal["mean", "none"] = "mean",
+    smoothing: float = 0.0,
+    ignore_index: int = VOID,
+) -> torch.Tensor:
+    """Computes CE(y, S), averaged over decisions or (N,): PyTorch's, which says more of labels that are no classes.
+
+    Args:
+        logits: the logits that are trained, (N, classes).
+        labels: the decisions' classes, (N,).
+        reduction: `"mean"` or `"none"`.
+        smoothing: share of each label that goes to all classes alike.
+        ignore_index: labels that count for nothing.
+
+    Raises:
+        TypeError: labels of another type than int64.
+        ValueError: labels that are no classes; on a GPU it is PyTorch's assertion that fails.
+    """
+    if labels.dtype != torch.int64:
+        raise TypeError(f"found labels of {labels.dtype}, expected torch.int64: labels.long()")
+    try:
+        return F.cross_entropy(
+            logits, labels, reduction=reduction, label_smoothing=smoothing, ignore_index=ignore_index
+        )
+    except IndexError as error:
+        # Looked for where it has failed alone: each step would have to wait for a GPU.
+        lowest, highest = int(labels[labels != ignore_index].min()), int(labels.max())
+        raise ValueError(
+            f"found labels from {lowest} to {highest}, expected 0 to {logits.shape[-1] - 1} for logits of "
+            f"{logits.shape[-1]} classes, and {ignore_index} where there is nothing to decide"
+        ) from error
 
 
 def soft_cross_entropy(taught: torch.Tensor, logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:

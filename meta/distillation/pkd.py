@@ -46,10 +46,9 @@ class PKD(KD):
         of_student, of_teacher = outputs.hidden, taught.hidden
         if not 2 <= len(of_student) <= len(of_teacher) or of_student[0].shape != of_teacher[0].shape:
             raise ValueError(
-                f"PKD copies hidden layers: found {len(of_student)} of the student, of shape "
-                f"{tuple(of_student[0].shape) if of_student else None}, and {len(of_teacher)} of the teacher, of shape "
-                f"{tuple(of_teacher[0].shape) if of_teacher else None}; expected at least two of the "
-                "student, no more than the teacher's, and of one shape"
+                f"PKD copies hidden layers: found {_counted(of_student)} of the student and {_counted(of_teacher)} of "
+                "the teacher, expected at least two of the student, no more than the teacher's, and of one shape; "
+                "return meta.distillation.Outputs(logits, hidden) from forward"
             )
         count = len(of_student) - 1
         if self.layers == "skip":
@@ -57,3 +56,8 @@ class PKD(KD):
         else:
             chosen = list(of_teacher[len(of_teacher) - 1 - count : len(of_teacher) - 1])
         return super().distillation_loss(outputs, taught) + self.beta * patience(chosen, of_student[:count]).mean()
+
+
+def _counted(hidden: tuple[torch.Tensor, ...]) -> str:
+    """How many hidden layers there are, and of which shape."""
+    return f"{len(hidden)} of shape {tuple(hidden[0].shape)}" if hidden else "none"

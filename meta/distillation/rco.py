@@ -10,6 +10,7 @@ from torch import nn
 from meta.distillation.base import DistillationSettings
 from meta.distillation.batch import Batch
 from meta.distillation.kd import KD
+from teachenv import checks
 
 
 class RCO(KD):
@@ -21,7 +22,7 @@ class RCO(KD):
         teacher: a network into which the checkpoints are loaded.
         student: the network that is taught, changed in place.
         settings: options that all methods share.
-        route: `state_dict`s of the teacher, earliest first.
+        route: `state_dict`s of the teacher on its way, earliest first; there is no RCO without.
 
     Raises:
         ValueError: an empty route, or one longer than there are steps.
@@ -32,13 +33,14 @@ class RCO(KD):
         teacher: nn.Module,
         student: nn.Module,
         settings: DistillationSettings,
-        route: Sequence[Mapping[str, torch.Tensor]],
+        route: Sequence[Mapping[str, torch.Tensor]] = (),
     ) -> None:
         super().__init__(teacher, student, settings)
+        checks.listed("route", route, "state_dicts of the teacher")
         if not 0 < len(route) <= settings.steps:
             raise ValueError(
                 f"found a route of {len(route)} checkpoints for {settings.steps} steps, expected at least one, and no "
-                "more than steps"
+                "more than steps: route=[...] has the teacher's state_dict() of several moments of its training"
             )
         self.route, self._loaded = route, -1
 

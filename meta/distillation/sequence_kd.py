@@ -8,9 +8,10 @@ import torch
 from torch.nn import functional as F
 
 from meta.distillation.base import DistillationSettings
-from meta.distillation.batch import Batch
+from meta.distillation.batch import Batch, check_batch
 from meta.distillation.kd import KD
 from meta.distillation.learner import Outputs
+from meta.distillation.losses import cross_entropy
 from teachenv.data.vocabulary import PAD
 from teachenv.decoding import beam, beside, cut, translated
 from teachenv.optimizers import Tensors
@@ -58,6 +59,7 @@ class SequenceKD(KD):
 
     def prepare(self, data: Batch) -> None:
         """Translates the sources that have not been translated yet, those of about one length together."""
+        check_batch("data", data)
         source = _sources(data)
         new = {key: row for row, key in enumerate(_keys(source)) if key not in self._said}
         if new:
@@ -84,7 +86,7 @@ class SequenceKD(KD):
         return self.student.gradient(loss), float(loss.detach())
 
     def _cross_entropy(self, batch: Batch, training: bool) -> torch.Tensor:
-        return F.cross_entropy(self.student.outputs(batch, training=training).logits, batch.classes)
+        return cross_entropy(self.student.outputs(batch, training=training).logits, batch.classes)
 
 
 def _sources(batch: Batch) -> torch.Tensor:

@@ -3,7 +3,8 @@
 An environment steps without graphs, and a step that is differentiated later has to be taken again. Where a step with
 its graph is the same to the bit, and the graphs of all steps fit into memory, it is enough to take it once, with its
 graph. Whether it is the same, and whether its adjoint is that of the kernels which a second derivative needs, is tried
-on the first step: of attention and LSTMs it is not.
+on the first step: of attention and LSTMs it is not. A network may do something else later (skip a layer by chance): a
+step whose graph cannot be made or does not fit ends the keeping, and steps are taken again.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 
 from meta.hypergradients.memory import MemoryMeter, ReusedMemory, lost_between_graphs
 from meta.hypergradients.process import Adjoint, double_backward_kernels
+from meta.hypergradients.steps import WEIGHED_EVERY
 from meta.hypergradients.training import Training
 from teachenv.dynamics import Dynamics
 from teachenv.machine import spare_memory
@@ -29,13 +31,14 @@ class KeptAdjoints:
         bounded: whether only if their graphs take at most `teachenv.machine.spare_memory`.
 
     Attributes:
-        used: whether adjoints are kept; None: the first step will tell.
+        used: whether adjoints are kept; None: the first step will tell. A later one may end it.
     """
 
     def __init__(self, steps: int, bounded: bool) -> None:
         """Begins with no step taken."""
         self._steps, self._bounded = steps, bounded
         self.used: bool | None = None
+        self._taken, self._most_bytes = 0, 0  # steps; of all graphs together, if they are bounded
         self._latest: list[Adjoint] = []
         self._training: Training | None = None
         self._memory = ReusedMemory()
@@ -55,7 +58,17 @@ class KeptAdjoints:
             self.used = self._can_be_kept(training, state, action)
         if not self.used:
             return dynamics.step(state, episode, action)
-        after, adjoint, outcome = training.linearized(state, action, self._memory)
+        self._taken += 1
+        meter = MemoryMeter() if self._bounded and self._taken % WEIGHED_EVERY == 0 else None
+        try:
+            after, adjoint, outcome = _linearized(training, state, action, self._memory, meter)
+        except RuntimeError:  # it has an operation that the first step had not
+            self.used = False
+        else:
+            self.used = meter is None or self._needed_bytes(meter, training, state) <= self._most_bytes
+        if not self.used:
+            self._latest.clear()
+            return dynamics.step(state, episode, action)
         self._latest.append(adjoint)
         return after, outcome
 
@@ -86,12 +99,26 @@ class KeptAdjoints:
     def _fit(self, training: Training, state: StudentState, action: torch.Tensor) -> bool:
         """Whether the graphs of all steps fit into memory; of students one after the other, the first one tells."""
         singles = training.singles(state)
-        count = len(singles) or 1
         one, student = singles[0] if singles else (training, state)
-        meter = MemoryMeter()
-        meter.weighed(lambda: one.linearized(student, action[0] if singles else action, self._memory))
-        lost = lost_between_graphs(meter.graph_bytes, bytes_of(one.needed(student)))
-        return count * self._steps * (meter.graph_bytes + lost) <= spare_memory(tensors_of(state))
+        meter, self._most_bytes = MemoryMeter(), spare_memory(tensors_of(state))
+        _linearized(one, student, action[0] if singles else action, self._memory, meter)
+        return (len(singles) or 1) * self._needed_bytes(meter, one, student) <= self._most_bytes
+
+    def _needed_bytes(self, meter: MemoryMeter, training: Training, state: StudentState) -> int:
+        """About what the graphs of all steps take, if they are like the one that was weighed."""
+        lost = lost_between_graphs(meter.graph_bytes, bytes_of(training.needed(state)))
+        return self._steps * (meter.graph_bytes + lost)
+
+
+def _linearized(
+    training: Training, state: StudentState, action: torch.Tensor, memory: ReusedMemory, meter: MemoryMeter | None
+) -> tuple[StudentState, Adjoint, Outcome]:
+    """A step with its graph, which the meter weighs, if there is one."""
+
+    def linearized() -> tuple[StudentState, Adjoint, Outcome]:
+        return training.linearized(state, action, memory)
+
+    return linearized() if meter is None else meter.weighed(linearized)
 
 
 def _same(one: torch.Tensor, other: torch.Tensor) -> bool:

@@ -105,13 +105,15 @@ class Tape:
     def clear(self) -> None:
         """Empties the tape: no step of the episode under way is known."""
         self.window.clear()
-        self.added, self.fresh = 0, True
+        self.added, self._began, self.fresh = 0, 0, True
         if self.kept is not None:
             self.kept.taken()
 
     def watching(self, interface: Interface) -> AbstractContextManager[None]:
         """Inside the block an environment's student steps are taken by the tape, if it keeps their adjoints."""
         if self.kept is None or self.kept.used is False:
+            return nullcontext()
+        if self._out_of_step() or (self.fresh and self.window):  # no adjoint of such students is used
             return nullcontext()
         self.kept.taken()  # of a step that was interrupted
         return interface.stepping(self.kept.step)
@@ -136,6 +138,10 @@ class Tape:
         if self.window:  # the last student may be needed whole, to compare a replay
             self.window[-1] = replace(self.window[-1], student=self._stored(self.window[-1].student))
         adjoints = [] if self.kept is None else self.kept.taken()
+        if not adjoints and self.window and self.window[-1].adjoints:
+            self._forget_adjoints()
+        if self.fresh:
+            self._began = self.added
         every = self._every_with_adjoints if adjoints else self.every
         student = before if self.fresh or self.added % every == 0 else None
         self.window.append(_Kept(student, action, self.fresh, slope, adjoints))
@@ -179,15 +185,20 @@ class Tape:
         self, dynamics: Dynamics, episode: Episode, final: StudentState, actions: list[torch.Tensor]
     ) -> torch.Tensor | None:
         """Returns the derivative from kept adjoints; None where some are missing, or a step does not follow another."""
-        first, *later = self.window
-        if any(kept.fresh for kept in later) or any(len(kept.adjoints) < self.per_action for kept in self.window):
+        # A wrapper that looks ahead takes steps that are none of the episode's.
+        if self._out_of_step() or any(len(kept.adjoints) != self.per_action for kept in self.window):
             return None
         adjoints = dict(enumerate(adjoint for kept in self.window for adjoint in kept.adjoints))
-        self.window.extend([replace(kept, adjoints=[]) for kept in (first, *later)])  # each can be called once
+        self._forget_adjoints()  # each can be called once
         steps = Steps(Training(dynamics, episode), actions, self.per_action, by_differences=False)
         begin = 0 if self.last is None else steps.total - min(self.last, steps.total)
         chosen = {t: adjoint for t, adjoint in adjoints.items() if t >= begin} | {steps.total: final}
-        return backwards(steps, chosen, begin, MEMORY_POLICIES["all"], None).actions
+        try:
+            return backwards(steps, chosen, begin, MEMORY_POLICIES["all"], None).actions
+        except RuntimeError:  # a step has an operation without a second derivative, which the first one had not
+            assert self.kept is not None
+            self.kept.used = False
+            return None
 
     def _from_states(
         self,
@@ -213,6 +224,13 @@ class Tape:
             steps_per_action=self.per_action,
             states=states,
         ).actions
+
+    def _out_of_step(self) -> bool:
+        """Whether a student began anew after the first step that is kept."""
+        return self._began > self.added - len(self.window)
+
+    def _forget_adjoints(self) -> None:
+        self.window = deque((replace(kept, adjoints=[]) for kept in self.window), self.window.maxlen)
 
     def _stored(self, student: StudentState | Rounded | None) -> StudentState | Rounded | None:
         if not isinstance(student, StudentState):

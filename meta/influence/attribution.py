@@ -9,9 +9,6 @@ assumptions of influence functions (a minimum, a Hessian's inverse) or of TracIn
 
 from __future__ import annotations
 
-import csv
-import importlib
-import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,14 +23,13 @@ from meta.hypergradients.memory_policies import MemoryOption
 from meta.hypergradients.sweep import Hypergradient
 from meta.influence.measured_training import MeasuredTraining, Walk, WatchedDynamics, usual_memory, walk_of
 from meta.influence.own_training import OwnTraining
+from meta.influence.tables import data_frame, write_csv
 from teachenv import checks
 from teachenv.control import Control
 from teachenv.dynamics import Dynamics
 from teachenv.env import TeachEnv
 from teachenv.experiment.progress import bar
-from teachenv.experiment.writing import write_atomically
 from teachenv.losses.plain import USUAL, plain_loss
-from teachenv.optional import needed_for
 from teachenv.problem_checks import check_learned, check_loss_alone
 from teachenv.randomness import SEED_BOUND
 from teachenv.state import Episode
@@ -77,6 +73,10 @@ class Attribution:
     hessian_vector_products: int
     measured_bytes: int
 
+    def __repr__(self) -> str:
+        tests, samples = self.values.shape
+        return f"Attribution(tests={tests}, samples={samples}, trainings={self.trainings}, steps={self.steps})"
+
     def ranked(self, test: int | None = None) -> np.ndarray:
         """The samples' numbers, from the one that raised a test's loss most to the one that lowered it most.
 
@@ -94,12 +94,8 @@ class Attribution:
 
     def to_csv(self, path: Any) -> None:
         """Writes a line for each test and sample: `test,sample,value`."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("test", "sample", "value"))
-        for test, row in enumerate(self.values):
-            writer.writerows((test, sample, repr(float(value))) for sample, value in enumerate(row))
-        write_atomically(path, text.getvalue())
+        values = ((*place, repr(float(value))) for place, value in np.ndenumerate(self.values))
+        write_csv(path, ("test", "sample", "value"), values)
 
     def to_frame(self) -> Any:
         """A pandas DataFrame, a row for each test and a column for each sample.
@@ -107,9 +103,7 @@ class Attribution:
         Raises:
             ModuleNotFoundError: pandas is not installed.
         """
-        with needed_for("to_frame"):
-            pandas = importlib.import_module("pandas")
-        return pandas.DataFrame(self.values).rename_axis(index="test", columns="sample")
+        return data_frame(self.values).rename_axis(index="test", columns="sample")
 
 
 def attribute(
@@ -135,8 +129,10 @@ def attribute(
             steps of a warm start count for no sample. Or a training run of your own, a `meta.OwnTraining`.
         tests: (inputs, targets) of the tests, in the form of the training's data: tensors, arrays, lists, data frames.
         objective: what a test measures: a function of outputs and targets to a scalar, differentiable in the outputs.
-            It gets one test at a time, as a batch of one, or all of them if `together`. None: the cross-entropy; for
-            regression the mean squared error, for multi-label targets the binary cross-entropy.
+            It gets one test at a time, as a batch of one, or all of them if `together`. None: of an `OwnTraining` whose
+            loss is a function the mean of that loss; else by the targets, whatever loss is trained with: for labels
+            and class probabilities the cross-entropy, for regression the mean squared error, for multi-label targets
+            the binary cross-entropy.
         together: whether there is one value for all tests, of their mean loss (or of the objective of all).
         seeds: the training runs, by the seeds that `env.reset` takes; values are their mean. None: the training of the
             environment's current episode, or the seed of an `OwnTraining`.
@@ -157,14 +153,16 @@ def attribute(
         )
     if isinstance(training, OwnTraining):
         teach, tests = training.environment(), training.encoded(tests)
+        objective = training.objective if objective is None else objective
         seeds = [training.seed] if seeds is None else seeds
     else:
         given: Any = training
         teach = getattr(given, "unwrapped", given)
     if not isinstance(teach, TeachEnv):
         raise TypeError(
-            f"attribution needs a TeachEnv or a meta.OwnTraining, found {checks.shown(teach)}; make the environment "
-            'with gym.make("TeachDigits-v0", loss="data-weights")'
+            f"attribution needs a TeachEnv or a meta.OwnTraining, found {checks.shown(teach)}; describe a loop of your "
+            "own by meta.OwnTraining (of a meta.Training.of whose loss reads the samples' weights, they are in "
+            "training.gradient().hyperparameters)"
         )
     episodes = [teach.episode] if seeds is None else [_episode(teach, seed) for seed in _some(seeds)]
     dynamics, split = _weighing(teach, objective), _tests(teach, tests)
@@ -276,7 +274,7 @@ def _usual(task: Task) -> Objective:
 
 def _tests(teach: TeachEnv, tests: Any) -> Split:
     """The tests as tensors, in the form of the task's data."""
-    inputs, targets = checked_split(tests, "tests", teach.task.packing)
+    inputs, targets = checked_split(tests, "tests", teach.task.packing, teach.task.pool_columns)
     classifies = teach.problem.classifies
     given = inputs, labels_of(targets, "tests") if classifies else targets
     for what, tensor, pool in zip(("inputs", "targets"), given, teach.task.pool, strict=True):

@@ -24,10 +24,8 @@ The rounds, and that scores are not made from gains, are our choice: `docs/attri
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -35,11 +33,13 @@ import torch
 
 from meta.influence.held_out import HeldOut
 from meta.influence.samples import Inputs, Samples, samples_of
+from meta.influence.tables import data_frame, write_csv
 from teachenv import checks, plot
 from teachenv.experiment.progress import bar
-from teachenv.experiment.writing import write_atomically
 from teachenv.randomness import Purpose, generator
 from teachenv.tasks.base import Task
+
+_HEADER = ("sample", "given", "likely", "score", "gain")
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +66,11 @@ class LabelIssues:
     gains: np.ndarray
     confusion: np.ndarray
     classes: tuple[Any, ...]
-    inputs: Inputs = field(repr=False)
+    inputs: Inputs
+
+    def __repr__(self) -> str:
+        suspects = int((self.scores > 0).sum())
+        return f"LabelIssues(samples={len(self.scores)}, suspects={suspects}, classes={len(self.classes)})"
 
     def ranked(self) -> np.ndarray:
         """The samples' numbers, the most suspect first."""
@@ -81,13 +85,21 @@ class LabelIssues:
 
     def to_csv(self, path: Any) -> None:
         """Writes a line for each sample, the most suspect first: `sample,given,likely,score,gain`."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("sample", "given", "likely", "score", "gain"))
-        for i in self.ranked():
+        rows = ((*row[:3], *(f"{number:.6g}" for number in row[3:])) for row in self._rows())
+        write_csv(path, _HEADER, rows)
+
+    def to_frame(self) -> Any:
+        """A pandas DataFrame with the lines of `to_csv`, indexed by the samples' numbers.
+
+        Raises:
+            ModuleNotFoundError: pandas is not installed.
+        """
+        return data_frame(list(self._rows()), columns=_HEADER).set_index("sample")
+
+    def _rows(self) -> Iterator[tuple[Any, ...]]:
+        for i in self.ranked().tolist():
             given, likely = self.classes[self.given[i]], self.classes[self.likely[i]]
-            writer.writerow((i, given, likely, f"{self.scores[i]:.6g}", f"{self.gains[i]:.6g}"))
-        write_atomically(path, text.getvalue())
+            yield i, given, likely, float(self.scores[i]), float(self.gains[i])
 
     def plot(self, path: Any, *, count: int = 24, shape: Sequence[int] | None = None) -> None:
         """Draws the most suspect samples as images, with the labels given and the likely ones.
@@ -147,8 +159,8 @@ def label_issues(
 
     Raises:
         TypeError: data that is no pair of arrays and no task, or an unknown option.
-        ValueError: fewer than two classes, labels that are no classes, too few samples for the folds, or training runs
-            that diverge.
+        ValueError: fewer than two classes, most of them with a single sample, labels that are no classes, trusted
+            samples with other columns than data, too few samples for the folds, or training runs that diverge.
     """
     asked = {"folds": (folds, 2), "repeats": (repeats, 1), "rounds": (rounds, 1)}
     folds, repeats, rounds = (checks.integer(name, value, least=least) for name, (value, least) in asked.items())

@@ -20,8 +20,10 @@ from teachenv.losses.plain import reads
 from teachenv.optimizers.of_torch import optimizer_settings
 from teachenv.students import FunctionalStudent
 from teachenv.students.calling import Call, Output
+from teachenv.students.kernels import DifferentiableKernels
 from teachenv.students.prediction import Prediction
 from teachenv.tasks.base import Task
+from teachenv.tasks.columns import columns_of
 from teachenv.tasks.labels import numbered, numbers_of, texts_of
 from teachenv.tasks.measures import Measure
 from teachenv.tasks.multi_label import MultiLabel
@@ -53,11 +55,13 @@ class OwnTraining:
         module: builds a fresh network: a function without arguments, called under the seed.
         data: (inputs, targets), tensors, arrays, lists or data frames, inputs also a dictionary of such, which the
             network gets by name; or a Dataset or a DataLoader of such pairs, read once. Targets are what the loss
-            reads: labels, integers from 0 on or texts; for regression numbers; class probabilities, or 0 and 1 of
-            several classes (`teachenv.tasks.targets`).
+            reads: labels, whole numbers from 0 on or texts; for regression numbers; class probabilities, or 0 and 1 of
+            several classes (`teachenv.tasks.targets`). A loss that is a function gets integers as labels, and
+            floating-point targets as they are.
         output: which part of what the network returns its outputs are, as in `teachenv.Settings`.
         loss: the loss of a sample: a name in `teachenv.losses.PLAIN_LOSSES`, or a function of (outputs, targets) to a
-            loss for each sample of the minibatch, (batch,); a step takes their mean.
+            loss for each sample of the minibatch, (batch,); a step takes their mean. A function is also what tests
+            measure, unless `meta.attribute` is given another `objective`.
         optimizer: `torch.optim.SGD`, `Adam`, `AdamW` or `RMSprop`.
         optimizer_kwargs: its settings, by PyTorch's names and with PyTorch's defaults: `{"lr": 0.1, "momentum": 0.9}`.
         batch_size: samples in a minibatch.
@@ -72,7 +76,7 @@ class OwnTraining:
     """
 
     module: Callable[[], nn.Module]
-    data: tuple[Any, Any] | Dataset[Any]
+    data: tuple[Any, Any] | Dataset[Any] = field(repr=False)
     output: Output | None = None
     loss: str | SampleLoss = "cross-entropy"
     optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.SGD
@@ -95,6 +99,11 @@ class OwnTraining:
     def classes(self) -> tuple[str, ...] | None:
         """The texts that labels were given as, in the order of their numbers; None: labels were numbers."""
         return self._task.classes
+
+    @property
+    def objective(self) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None:
+        """What tests measure unless asked otherwise: the mean of a loss of one's own; None: what is usual."""
+        return None if isinstance(self.loss, str) else partial(_mean_of, self.loss)
 
     def environment(self) -> TeachEnv:
         """A teaching environment whose training under the zero action, `reset(seed=seed)`, is this one.
@@ -174,6 +183,7 @@ class OwnTraining:
             measure=_MEASURES[kind](),
             classes=classes,
             packing=packing,
+            columns=columns_of(*pairs["pool"]),
         )
 
     def _kind(self, targets: torch.Tensor) -> TargetKind:
@@ -226,6 +236,12 @@ def _of_samples(function: SampleLoss, prediction: Prediction, targets: torch.Ten
             'mean over them: reduction="none"'
         )
     return losses
+
+
+def _mean_of(function: SampleLoss, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    # What the loss detaches is constant to a step, but not to what a test measures.
+    with DifferentiableKernels(fused=False, opens=True):
+        return _of_samples(function, Prediction(outputs), targets).mean()
 
 
 _MEASURES: dict[TargetKind, Callable[[], Measure | None]] = {

@@ -11,6 +11,7 @@ import torch
 
 from teachenv import checks
 from teachenv.tasks.base import Task
+from teachenv.tasks.columns import columns_of
 from teachenv.tasks.labels import names_of, numbers_of
 from teachenv.tasks.packing import Packing
 from teachenv.tasks.reading import pair_of
@@ -53,7 +54,8 @@ def samples_of(data: Task | tuple[Any, Any], trusted: tuple[Any, Any] | None) ->
 
     Raises:
         TypeError: something else, or inputs that are no numbers.
-        ValueError: labels that are no classes, a single class, or trusted samples that do not fit the others.
+        ValueError: labels that are no classes, a single class, classes most of which have a single sample, or trusted
+            samples that do not fit the others.
     """
     if isinstance(data, Task):
         parts: list[tuple[Any, Any]] = [_of_labels(data).pool]
@@ -67,12 +69,15 @@ def samples_of(data: Task | tuple[Any, Any], trusted: tuple[Any, Any] | None) ->
         parts.append(pair_of(trusted, "trusted"))
     names = [names_of(targets, where) for (_, targets), where in zip(parts, ("data", "trusted"), strict=False)]
     classes, numbers = _numbered(names, data)
+    _check_shared(torch.cat(numbers))
     packing = data.packing if isinstance(data, Task) else packing_of(parts[0][0], "data")
+    columns = data.pool_columns if isinstance(data, Task) else columns_of(parts[0][0])
     as_given = isinstance(data, Task) or packing is not None
     inputs = [
-        checked_split((given if as_given else _floating(given), of_class), where, packing)[0]
+        checked_split((given, of_class), where, packing, columns)[0]
         for (given, _), of_class, where in zip(parts, numbers, ("data", "trusted"), strict=False)
     ]
+    inputs = inputs if as_given else [_floating(part) for part in inputs]
     if len({tuple(part.shape[1:]) for part in inputs}) > 1:
         raise ValueError(
             f"samples have the shape {tuple(inputs[0].shape[1:])} in data but {tuple(inputs[1].shape[1:])} in trusted; "
@@ -110,16 +115,15 @@ def _of_labels(task: Task) -> Task:
     return task
 
 
-def _floating(inputs: Any) -> Any:
-    """Inputs whose whole numbers are floating-point ones: pixels and counts, and what has more digits than float32."""
-    if isinstance(inputs, torch.Tensor):
-        if inputs.is_floating_point() or inputs.is_complex():
-            return inputs
-        return inputs.to(torch.float32 if inputs.dtype.itemsize <= 2 else torch.float64)
-    array = np.asarray(inputs)
-    if array.dtype.kind not in "biu":
-        return array
-    return array.astype(np.float32 if array.dtype.itemsize <= 2 else np.float64)
+def _floating(inputs: torch.Tensor) -> torch.Tensor:
+    """Inputs whose whole numbers are floating-point ones: pixels, and counts, which may have more digits than float32.
+
+    Args:
+        inputs: from `checked_split`, whole numbers in uint8 or int64.
+    """
+    if inputs.is_floating_point():
+        return inputs
+    return inputs.to(torch.float32 if inputs.dtype == torch.uint8 else torch.float64)
 
 
 def _numbered(labels: list[np.ndarray], data: Any) -> tuple[tuple[Any, ...], list[torch.Tensor]]:
@@ -135,6 +139,24 @@ def _numbered(labels: list[np.ndarray], data: Any) -> tuple[tuple[Any, ...], lis
         called = tuple(names.tolist()) if data.classes is None else data.classes
     numbers = [numbers_of(each, names, where) for each, where in zip(labels, ("data", "trusted"), strict=False)]
     return called, [torch.from_numpy(each) for each in numbers]
+
+
+def _check_shared(labels: torch.Tensor) -> None:
+    """Refuses labels of which most occur once: no student learns a class of which it sees no other sample.
+
+    Args:
+        labels: numbers of classes, those of trusted samples among them.
+
+    Raises:
+        ValueError: they are such labels.
+    """
+    counts = torch.bincount(labels)
+    classes, single = int((counts > 0).sum()), int((counts == 1).sum())
+    if 2 * single > classes:
+        raise ValueError(
+            f"{single} of the {classes} classes have a single sample, expected classes that samples share: give the "
+            "column of classes, not of identifiers or measurements, or leave rare classes out"
+        )
 
 
 def _standardised(inputs: torch.Tensor, count: int) -> torch.Tensor:

@@ -210,7 +210,8 @@ class TaughtLoss(nn.Module):
             targets: classes, (n,) or (n, ...); those of `ignore_index` count for nothing.
 
         Raises:
-            ValueError: logits or targets are of another shape, or none counts.
+            TypeError: logits or targets that are no tensors, or targets of another type than int64.
+            ValueError: logits or targets are of another shape, targets are no classes, or none counts.
         """
         logits, labels, _ = self._counted(outputs, targets)
         if not len(labels):
@@ -236,7 +237,9 @@ class TaughtLoss(nn.Module):
 
         Raises:
             RuntimeError: nothing was told yet.
-            ValueError: features and head weight are missing, or logits or targets are of another shape.
+            TypeError: logits or targets that are no tensors, or targets of another type than int64.
+            ValueError: features and head weight are missing, logits or targets are of another shape, or targets are no
+                classes.
         """
         if self._action is None:
             raise RuntimeError("this loss depends on how the training stands: call tell(progress=0.0, ...) first")
@@ -253,6 +256,9 @@ class TaughtLoss(nn.Module):
     def _counted(self, outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(logits of the places that count, (m, C); their classes, (m,); which places these are, (n · ...,))."""
         classes = self.config["outputs"]
+        for name, value in (("logits", outputs), ("targets", targets)):
+            if not isinstance(value, torch.Tensor):
+                raise TypeError(f"found {name} of type {type(value).__name__}, expected a torch.Tensor")
         if outputs.dim() < 2 or outputs.shape[1] != classes:
             number = outputs.shape[1] if outputs.dim() > 1 else 1
             raise ValueError(f"found logits of {number} classes, expected {classes}: (batch, {classes}, ...)")
@@ -261,9 +267,20 @@ class TaughtLoss(nn.Module):
                 f"found targets of shape {tuple(targets.shape)} for logits of shape {tuple(outputs.shape)}, expected "
                 f"{(outputs.shape[0], *outputs.shape[2:])}: a class for each place"
             )
+        if targets.dtype != torch.int64:
+            raise TypeError(f"found targets of {targets.dtype}, expected torch.int64: targets.long()")
         logits, labels = outputs.movedim(1, -1).reshape(-1, classes), targets.reshape(-1)
         counts = labels != self.ignore_index
-        return (logits, labels, counts) if bool(counts.all()) else (logits[counts], labels[counts], counts)
+        wrong = counts & ((labels < 0) | (labels >= classes))
+        # Both in one read, for which a GPU is waited for once.
+        some_ignored, some_wrong = torch.stack([~counts.all(), wrong.any()]).tolist()
+        if some_wrong:
+            counted = labels[counts]
+            raise ValueError(
+                f"found targets from {int(counted.min())} to {int(counted.max())}, expected 0 to {classes - 1}, or "
+                f"ignore_index={self.ignore_index} for those that count for nothing"
+            )
+        return (logits[counts], labels[counts], counts) if some_ignored else (logits, labels, counts)
 
 
 def _check_finite(weights: Mapping[str, torch.Tensor], what: str, remedy: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +18,7 @@ import torch
 
 from teachenv import checks
 from teachenv.randomness import Purpose, generator
+from teachenv.tasks.columns import Columns, columns_of
 from teachenv.tasks.decisions import Decisions
 from teachenv.tasks.domains import Domains
 from teachenv.tasks.imbalance import imbalanced_indices
@@ -65,9 +66,9 @@ class Task:
         num_outputs: number of classes (or of regression outputs); None: as many classes as there are names, or as the
             labels have, or as many outputs as a sample's target has numbers.
         measure: what a student is judged by; None stands for that of `decisions` at the environment's temperature:
-            `ClassificationMeasure` for ordinary classification. Where targets are floating-point numbers that can be no
-            labels it is `Regression()`. `SoftLabels()` and `MultiLabel()` are for class probabilities and for
-            multi-label targets.
+            `ClassificationMeasure` for ordinary classification. Where targets are floating-point numbers it is
+            `Regression()` if they can be no labels or `num_outputs` is 1. `SoftLabels()` and `MultiLabel()` are for
+            class probabilities and for multi-label targets.
         augment: augmentation of each training minibatch, used only when the environment asks for it. Inputs that are a
             dictionary come to it as one.
         decisions: how a student's outputs are read as classifications; None: one for each sample. With them integer
@@ -85,10 +86,14 @@ class Task:
             `packing.unpack(task.test[0])` has them by name. It follows from the pool, and need not be given.
         domains: which domain each of the pool's samples is of, and then each of dev's, for losses that weigh domains
             (`"domain-weights"`), and which of them were corrupted; None: samples have no domains.
+        columns: the names of the columns of the pool's inputs and targets, where these are tables; other tables need
+            the same. They follow from the pool, and need not be given; `pool_columns` has them then. Tasks are not
+            compared by them: the same numbers are the same task.
 
     Raises:
-        ValueError: the parts do not fit together, dev has samples of the pool, a value is not finite or not a class
-            index, a label is none of the classes, or a Dataset answers differently each time.
+        ValueError: the parts do not fit together, tables have other columns than the pool's, dev has samples of the
+            pool, a value is not finite or not a class index, a label is none of the classes, or a Dataset answers
+            differently each time.
         TypeError: inputs or targets have a dtype that no student can read.
     """
 
@@ -106,8 +111,9 @@ class Task:
     classes: tuple[str, ...] | None = None
     packing: Packing | None = None
     domains: Domains | None = None
+    columns: InitVar[Columns | None] = None  # no field, which would be a part of fingerprints
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, columns: Columns | None) -> None:
         for part in ("name", "dataset"):
             if not isinstance(getattr(self, part), str) or not getattr(self, part):
                 raise ValueError(f"a task's {part} must be a text, found {checks.shown(getattr(self, part))}")
@@ -120,6 +126,8 @@ class Task:
             )
         parts = ("pool", "test") if self.dev is None else ("pool", "test", "dev")
         pairs = {part: pair_of(getattr(self, part), f"{where}, {part}") for part in parts}
+        of_pool = columns_of(*pairs["pool"]) or columns or {}
+        self._set("columns", of_pool)
         pairs, classes = numbered(pairs, self.classes, where)
         self._set("classes", classes)
         if self.packing is None:
@@ -129,7 +137,7 @@ class Task:
                 f"{where}: trim takes samples of one input, found {self.packing.names}; leave it out, and pad less"
             )
         for part, pair in pairs.items():
-            self._set(part, checked_split(pair, f"{where}, {part}", self.packing))
+            self._set(part, checked_split(pair, f"{where}, {part}", self.packing, of_pool))
         targets = self.pool[1]
         if self.measure is None and self.decisions is None and likely_kind(targets, self.num_outputs) == "numbers":
             self._set("measure", Regression())
@@ -166,6 +174,12 @@ class Task:
         if self.decisions is not None:
             return None
         return "labels" if self.measure is None else self.measure.target_kind
+
+    @property
+    def pool_columns(self) -> Columns:
+        """The names of the columns of the pool's tables, by `"inputs"`, `"targets"` or an input's name; else none."""
+        columns: Columns = vars(self)["columns"]
+        return columns
 
     def named(self, outputs: Any) -> npt.NDArray[Any]:
         """The class of each sample's largest output, by its name; by its number where classes have no names.

@@ -130,11 +130,14 @@ def _one_each(labels: np.ndarray, where: str) -> np.ndarray:
         )
     if labels.dtype.kind not in "Of":
         return labels
-    missing = [
-        i
-        for i, label in enumerate(labels)
-        if label is None or type(label).__name__ == "NAType" or (isinstance(label, float) and label != label)
-    ]
+    missing = [i for i, label in enumerate(labels) if is_missing(label)]
     if missing:
         raise ValueError(f"{where}: {len(missing)} samples have no label, sample {missing[0]} first; leave them out")
     return labels
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a table's value stands for none: None, NaN, pandas' NA or NaT."""
+    if isinstance(value, float):
+        return value != value
+    return value is None or type(value).__name__ in ("NAType", "NaTType")

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import numbers
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
+from teachenv.tasks.columns import Columns, check_columns, columns_of, names_in
+from teachenv.tasks.labels import is_missing
 from teachenv.tasks.packing import Packing
 from teachenv.tasks.reading import pair_of
 
 Split = tuple[torch.Tensor, torch.Tensor]
 """Inputs `(n, ...)` and targets `(n, ...)` of the same samples."""
+
+_MOST_NAMED = 10
+"""How many columns a message names."""
+_NUMBERS = "biuf"
+"""The kinds of NumPy's numbers that PyTorch has."""
 
 
 def packing_of(inputs: Any, where: str) -> Packing | None:
@@ -29,19 +37,22 @@ def packing_of(inputs: Any, where: str) -> Packing | None:
     return Packing.of({name: _tensor(part, f"{where}: {name!r}") for name, part in first.items()}, where)
 
 
-def checked_split(split: Any, where: str, packing: Packing | None = None) -> Split:
+def checked_split(split: Any, where: str, packing: Packing | None = None, columns: Columns | None = None) -> Split:
     """The split as tensors.
 
     Args:
         split: what `teachenv.tasks.reading.pair_of` takes.
         where: what it is, for messages.
         packing: how inputs that are a dictionary lie in one tensor, as in the pool; None: the pool's are one array.
+        columns: those of the pool's tables; None: there are none.
 
     Raises:
         TypeError: it is no pair of arrays of numbers.
-        ValueError: inputs and targets of different numbers of samples, or of none, or inputs that are not finite.
+        ValueError: inputs and targets of different numbers of samples, or of none, inputs that are not finite, or other
+            columns than the pool's.
     """
     given, labels = pair_of(split, where)
+    check_columns(columns_of(given, labels), columns or {}, where)
     inputs, targets = inputs_of(given, packing, where), _tensor(labels, f"{where}: targets")
     if inputs.ndim < 1 or targets.ndim < 1 or len(inputs) != len(targets):
         raise ValueError(
@@ -53,18 +64,20 @@ def checked_split(split: Any, where: str, packing: Packing | None = None) -> Spl
     return inputs, targets
 
 
-def inputs_of(given: Any, packing: Packing | None, where: str) -> torch.Tensor:
+def inputs_of(given: Any, packing: Packing | None, where: str, columns: Columns | None = None) -> torch.Tensor:
     """Inputs of samples as one tensor, (n, ...).
 
     Args:
         given: an array, or arrays by their names.
         packing: how named ones lie in one tensor, as in the pool; None: the pool's inputs are one array.
         where: what they are, for messages.
+        columns: those of the pool's tables; None: there are none.
 
     Raises:
         TypeError: no numbers, or numbers that no network reads.
         ValueError: they are not finite, or named where the pool's are not, or otherwise than there.
     """
+    check_columns(columns_of(given), columns or {}, where)
     if isinstance(given, Mapping):
         if packing is None:
             raise ValueError(
@@ -73,7 +86,7 @@ def inputs_of(given: Any, packing: Packing | None, where: str) -> torch.Tensor:
             )
         named = {name: _tensor(part, f"{where}: {name!r}") for name, part in given.items()}
         for name, tensor in named.items():
-            _check_finite(tensor, f"{where}: {name!r}")
+            _check_finite(tensor, f"{where}: {name!r}", names_in(given[name]))
         return packing.pack(named, where)
     inputs = _tensor(given, f"{where}: inputs")
     if packing is not None and (inputs.ndim != 2 or inputs.shape[1] != packing.size):
@@ -88,17 +101,37 @@ def inputs_of(given: Any, packing: Packing | None, where: str) -> torch.Tensor:
         )
     if not inputs.is_floating_point() and inputs.dtype != torch.uint8:
         inputs = inputs.to(torch.float32 if inputs.dtype == torch.bool else torch.int64)
-    _check_finite(inputs, f"{where}: inputs")
+    _check_finite(inputs, f"{where}: inputs", names_in(given))
     return inputs
 
 
-def _check_finite(inputs: torch.Tensor, what: str) -> None:
-    if inputs.ndim and inputs.is_floating_point() and not bool(torch.isfinite(inputs).all()):
-        sample = int((~torch.isfinite(inputs)).reshape(len(inputs), -1).any(1).nonzero()[0])
-        raise ValueError(
-            f"{what} contain NaN or infinity, first in sample {sample}; expected finite numbers: clean "
-            f"the data, and do not divide by the deviation of a channel that is constant"
-        )
+def _check_finite(inputs: torch.Tensor, what: str, names: tuple[Any, ...]) -> None:
+    """Refuses inputs that are not finite, with the columns where they are not.
+
+    Args:
+        inputs: (n, ...).
+        what: what they are, for the message.
+        names: those of the columns of a table.
+
+    Raises:
+        ValueError: some are not finite.
+    """
+    if not (inputs.ndim and inputs.is_floating_point()) or bool(torch.isfinite(inputs).all()):
+        return
+    broken = ~torch.isfinite(inputs)
+    sample = int(broken.reshape(len(inputs), -1).any(1).nonzero()[0])
+    columns = [names[place] for place in broken.any(0).nonzero()[:, 0].tolist()] if names else []
+    where = f"first in sample {sample}{f', in {_named(columns)}' if columns else ''}"
+    remedy = "fill or drop them, table.fillna(table.median()) or table.dropna()" if columns else "clean the data"
+    raise ValueError(
+        f"{what} contain NaN or infinity, {where}; expected finite numbers: {remedy}, and do not divide by the "
+        "deviation of a channel that is constant"
+    )
+
+
+def _named(columns: Sequence[Any]) -> str:
+    listed = ", ".join(map(repr, columns[:_MOST_NAMED])) + (", ..." if len(columns) > _MOST_NAMED else "")
+    return f"column{'s' if len(columns) > 1 else ''} {listed}"
 
 
 def _tensor(part: Any, where: str) -> torch.Tensor:
@@ -117,8 +150,8 @@ def _tensor(part: Any, where: str) -> torch.Tensor:
         array = np.asarray(part)
     except ValueError as error:  # rows of different lengths
         raise ValueError(f"{where} make no array ({error}); expected rows of one length") from error
-    if array.dtype.kind not in "biuf":
-        raise TypeError(f"{where} are of dtype {array.dtype}; expected numbers: {_as_numbers(array)}")
+    if array.dtype.kind not in _NUMBERS:
+        array = _by_columns(part, array, where)
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:  # PyTorch has none so long
         array = array.astype(np.float64)
     # A list's array is nobody else's.
@@ -126,12 +159,36 @@ def _tensor(part: Any, where: str) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(array) if array.ndim else array)
 
 
-def _as_numbers(array: np.ndarray) -> str:
-    """How to make numbers of what is none, for a message."""
-    if array.dtype.kind not in "US" and not any(isinstance(each, str) for each in array.ravel()[:1000]):
-        return "np.asarray(data, dtype=np.float32)"
+def _by_columns(part: Any, array: np.ndarray, where: str) -> np.ndarray:
+    """A table whose columns are all numbers, though of kinds that have no common one to NumPy.
+
+    Raises:
+        TypeError: it is no table, or some columns are no numbers; says which.
+    """
+    columns = {name: np.asarray(part[name]) for name in names_in(part)}
+    broken = {name: column for name, column in columns.items() if column.dtype.kind not in _NUMBERS}
+    if columns and not broken and len(columns) == len(names_in(part)):  # of one name there may be two columns
+        return np.column_stack(list(columns.values()))
+    named, several = f" in {_named(list(broken))}" if broken else "", array.ndim > 1 and array.size > len(array)
+    remedies = dict.fromkeys(_as_numbers(column, several) for column in (broken or {"": array}).values())
+    raise TypeError(f"{where} are of dtype {array.dtype}{named}; expected numbers: {'; '.join(remedies)}")
+
+
+def _as_numbers(array: np.ndarray, several: bool) -> str:
+    """How to make numbers of what is none, for a message.
+
+    Args:
+        array: an array, or a column of a table.
+        several: whether a sample has several numbers.
+    """
+    if array.dtype.kind not in "US" and not any(isinstance(each, str) for each in array.flat):
+        if any(map(is_missing, array.flat)):
+            return "of missing values, table.fillna(0) makes numbers and table.dropna() leaves their samples out"
+        if array.dtype.kind == "O" and all(isinstance(each, numbers.Number | np.generic) for each in array.flat):
+            return "np.asarray(data, dtype=np.float32)"
+        return "leave out what is none, or make numbers of it: of dates, (dates - dates.min()).dt.days"
     sentences = "of sentences, scikit-learn's TfidfVectorizer().fit_transform(texts).toarray() makes columns of numbers"
-    if array.ndim < 2 or array.size == len(array):
+    if not several:
         names = "of names of classes, np.unique(data, return_inverse=True)[1] has the number of each one's"
         return f"{sentences}; {names}; all splits together"
     columns = "of columns with a few different texts, pandas.get_dummies(data, dtype=float) makes columns of numbers"

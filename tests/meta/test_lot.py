@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from meta import LoT, imitability
+from teachenv.trees import tensors_of
 
 CLASSES, FEATURES = 4, 6
 
@@ -358,7 +361,7 @@ def test_options_out_of_range_are_refused(options: dict[str, Any], message: str)
 
 
 def test_batches_that_do_not_fit_are_refused() -> None:
-    student, x = nn.Linear(FEATURES, CLASSES), torch.randn(2, FEATURES)
+    student, model, x = nn.Linear(FEATURES, CLASSES), nn.Linear(FEATURES, CLASSES), torch.randn(2, FEATURES)
     with pytest.raises(ValueError, match="must have one shape"):
         LoT(student, sgd(student))(torch.randn(2, CLASSES + 1), x)
     with pytest.raises(ValueError, match="third argument"):
@@ -366,10 +369,160 @@ def test_batches_that_do_not_fit_are_refused() -> None:
     lot = LoT(student, sgd(student), labels=True, student_steps=2, data=[x])
     lot(student(x), x, torch.zeros(2, dtype=torch.int64))
     with pytest.raises(ValueError, match="must be a pair"):
-        lot.step(student)
+        lot.step(model)
     lot = LoT(student, sgd(student), student_steps=2, data=[])
     lot(student(x), x)
     with pytest.raises(ValueError, match="gave no batch"):
-        lot.step(student)
+        lot.step(model)
     with pytest.raises(ValueError, match="has 1 students, found 2"):
         LoT([student, student], [sgd(student), sgd(student)]).load_state_dict(LoT(student, sgd(student)).state_dict())
+
+
+class Ends(NamedTuple):
+    mean: torch.Tensor
+    width: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Shown:
+    mean: torch.Tensor
+    width: torch.Tensor
+
+
+CONTAINERS: dict[str, Callable[[torch.Tensor], Any]] = {
+    "tensor": lambda z: z,
+    "list": lambda z: [z[:, :1], z[:, 1:]],
+    "tuple": lambda z: (z[:, :1], z[:, 1:]),
+    "dict": lambda z: {"mean": z[:, :1], "width": z[:, 1:]},
+    "named": lambda z: Ends(z[:, :1], z[:, 1:]),
+    "dataclass": lambda z: Shown(z[:, :1], z[:, 1:]),
+}
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_a_metric_gets_the_fixed_outputs_without_their_graph(container: str) -> None:
+    """As the how-to says it: the step of each side is that of the mean square, the other held."""
+    torch.manual_seed(0)
+    x, holding = torch.randn(8, FEATURES), CONTAINERS[container]
+    model, student = nn.Linear(FEATURES, 3), nn.Linear(FEATURES, 3)
+    model_twin, student_twin = deepcopy(model), deepcopy(student)
+
+    def squares(trained: Any, fixed: Any) -> torch.Tensor:
+        pairs = list(zip(tensors_of(trained), tensors_of(fixed), strict=True))
+        assert not any(two.requires_grad for _, two in pairs)
+        assert type(trained) is type(fixed)
+        return torch.cat([(one - two).square() for one, two in pairs], 1).mean()
+
+    lot = LoT(
+        student,
+        torch.optim.SGD(student.parameters(), lr=1.0),
+        alpha=0.5,
+        metric=squares,
+        forward=lambda module, inputs: holding(module(inputs)),
+    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    lot(holding(model(x)), x).backward()
+    assert student.weight.grad is None
+    optimizer.step()
+    lot.step(model)
+    taught, own = model_twin(x), student_twin(x)
+    (0.5 * (taught - own.detach()).square().mean()).backward()
+    (own - taught.detach()).square().mean().backward()
+    for moved, twin in ((model, model_twin), (student, student_twin)):
+        torch.testing.assert_close(moved.weight, twin.weight - twin.weight.grad)
+
+
+def test_a_regression_learns_with_the_metric_that_the_error_names() -> None:
+    torch.manual_seed(0)
+    x, model, student = torch.randn(32, FEATURES), nn.Linear(FEATURES, 1), nn.Linear(FEATURES, 1)
+    with pytest.raises(ValueError, match="one output has no distribution") as error:
+        LoT(student, sgd(student))(model(x), x)
+    named = str(error.value).partition("metric=")[2]
+    for options in ({}, {"student_steps": 3, "data": DataLoader(TensorDataset(x), batch_size=8)}):
+        lot = LoT(student, sgd(student), metric=eval(named), **options)
+        before = (model(x) - student(x)).square().mean()
+        for _ in range(3):
+            assert lot(model(x), x) > 0
+            lot.step(model)
+        assert (model(x) - student(x)).square().mean() < before
+
+
+@pytest.mark.parametrize("metric", ["kl", "l2"])
+def test_one_output_has_no_distribution(metric: Any) -> None:
+    """The softmax of one logit is 1, and one over a minibatch is not of classes: the term was 0, or nonsense."""
+    outputs = torch.randn(8, 1)
+    for call in (
+        lambda: imitability(outputs, outputs, metric=metric),
+        lambda: imitability(outputs[:, None], outputs[:, None], metric=metric, dim=1),
+        lambda: imitability(outputs[0, 0], outputs[0, 0], metric=metric),
+    ):
+        with pytest.raises(ValueError, match=r"one output has no distribution.*metric=lambda trained, fixed"):
+            call()
+    flat = nn.Sequential(nn.Linear(FEATURES, 1), nn.Flatten(0))
+    with pytest.raises(ValueError, match=r"shape \(8,\), expected \(batch, classes\)"):
+        LoT(flat, sgd(flat), metric=metric)(outputs[:, 0], torch.randn(8, FEATURES))
+
+
+def test_functions_that_return_no_number_are_refused() -> None:
+    model, student, x = nn.Linear(FEATURES, CLASSES), nn.Linear(FEATURES, CLASSES), torch.randn(8, FEATURES)
+    for wrong, found in (
+        (lambda own, other: (own - other).square(), r"shape \(8, 4\)"),
+        (lambda own, other: float((own - other).detach().square().mean()), r"0\.\d+|1\.\d+"),
+    ):
+        with pytest.raises(ValueError, match=rf"metric= returned ({found}), expected a tensor of one number"):
+            LoT(student, sgd(student), metric=wrong)(model(x), x)
+        lot = LoT(student, sgd(student), labels=wrong)
+        lot(model(x), x, model(x).detach())
+        with pytest.raises(ValueError, match=rf"labels= returned ({found}), expected"):
+            lot.step(model)
+
+
+def test_batches_of_inputs_alone_may_be_in_lists() -> None:
+    """As a DataLoader gives them of one tensor: the same as without the lists."""
+    model, begin, x = nn.Linear(FEATURES, CLASSES), nn.Linear(FEATURES, CLASSES), torch.randn(8, FEATURES)
+    ends = []
+    for batches in ([x], DataLoader(TensorDataset(x), batch_size=8)):
+        student = deepcopy(begin)
+        lot = LoT(student, sgd(student), student_steps=3, data=batches)
+        lot(model(x), x)
+        lot.step(model)
+        ends.append(student)
+    assert same(*ends)
+    assert not same(begin, ends[0])
+
+
+def test_what_is_no_module_or_optimiser_is_refused() -> None:
+    student = nn.Linear(FEATURES, CLASSES)
+    wrong: list[tuple[Any, Any, str]] = [
+        (lambda: student, sgd(student), r"students\[0\] must be a torch\.nn\.Module, found.*what it returns"),
+        (nn.Linear, sgd(student), r"students\[0\] must be"),
+        ([student, None], [sgd(student)] * 2, r"students\[1\] must be a torch\.nn\.Module, found None$"),
+        (student, torch.optim.SGD, r"optimizers\[0\] must be a torch\.optim\.Optimizer, found <class"),
+        (student, student.parameters(), r"optimizers\[0\] must be a torch\.optim\.Optimizer, found Parameter"),
+    ]
+    for students, optimizers, message in wrong:
+        with pytest.raises(TypeError, match=message):
+            LoT(students, optimizers)
+    lot, x = LoT(student, sgd(student)), torch.randn(2, FEATURES)
+    lot(student(x), x)
+    with pytest.raises(TypeError, match=r"teacher must be a torch\.nn\.Module"):
+        lot.step(lambda: student)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"students\[0\] is the teacher itself"):
+        lot.step(student)
+
+
+def test_outputs_that_are_no_logits_need_a_metric() -> None:
+    student, x = nn.Linear(FEATURES, CLASSES), torch.randn(2, FEATURES)
+    lot = LoT(student, sgd(student), forward=lambda module, inputs: (module(inputs), None))
+    with pytest.raises(TypeError, match=r"found outputs \(tensor.*expected a tensor of logits.*metric="):
+        lot((student(x), None), x)
+
+
+@pytest.mark.parametrize("label", [-1, CLASSES, 0.5])
+def test_labels_that_are_no_classes_are_refused(label: float) -> None:
+    model, student, x = nn.Linear(FEATURES, CLASSES), nn.Linear(FEATURES, CLASSES), torch.randn(2, FEATURES)
+    lot = LoT(student, sgd(student), labels=True)
+    lot(model(x), x, torch.tensor([0, label]))
+    message = r"found labels from .* expected 0 to 3 .* and -100 where|found labels of torch\.float32.*labels\.long\(\)"
+    with pytest.raises((TypeError, ValueError), match=message):
+        lot.step(model)

@@ -107,6 +107,11 @@ def test_the_path_is_chosen_by_the_student(kwargs, path):
     assert teachenv.TeachVectorEnv(2, **(SMALL | kwargs)).path == path
 
 
+def test_a_number_of_actions_of_a_registration_is_refused_with_what_to_write():
+    with pytest.raises(TypeError, match=r"max_episode_steps.* is horizon="):
+        gym.make_vec("TeachDigits-v0", num_envs=2, max_episode_steps=10)
+
+
 def test_a_single_student_is_trained_without_vmap_unless_it_is_asked_for():
     assert teachenv.TeachVectorEnv(1, **SMALL).path == "loop"
     assert teachenv.TeachVectorEnv(1, path="vmap", **SMALL).path == "vmap"

@@ -2,6 +2,7 @@
 
 import copy
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -260,3 +261,82 @@ def test_a_network_that_copies_its_parameters_is_differentiated():
 
     found = hypergradient(training, env.student, actions).actions
     assert float((found * along).sum()) == pytest.approx((objective(1e-5) - objective(-1e-5)) / 2e-5, rel=1e-6)
+
+
+class LooksAhead(gym.vector.VectorWrapper):
+    """Asks once an episode what the neutral action would lead to."""
+
+    def step(self, actions):
+        students = self.env.unwrapped
+        if (students.students.step == 0).all():
+            state = students.get_state()
+            students.step(np.zeros_like(actions))
+            students.set_state(state)
+        return self.env.step(actions)
+
+
+class Skipping(nn.Module):
+    """It has attention from its third step on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.head = Attentive(), nn.Linear(10, 10)
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x):
+        if self.training:
+            self.count += 1
+        attends = not self.training or self.count > 2
+        return self.head(torch.tanh(self.attention(x) if attends else x[:, :10]))
+
+
+@pytest.mark.parametrize(
+    ("student", "wrapper"), [("mlp", LooksAhead), (normed, LooksAhead), (Skipping, gym.vector.VectorWrapper)]
+)
+def test_steps_unlike_the_first_leave_the_gradient_what_it_is(student, wrapper):
+    options = SHARED | {"student": student, "steps_per_action": 1, "horizon": 8}
+    made = {
+        memory: gradients(play(VectorActionGradient(wrapper(TeachVectorEnv(2, **options)), memory=memory), 3))
+        for memory in ("auto", "states")
+    }
+    for found, expected in zip(made["auto"], made["states"], strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_students_out_of_step_keep_no_adjoints():
+    env = VectorActionGradient(TeachVectorEnv(2, **SHARED))
+    env.reset(seed=0)
+    neutral = np.zeros(env.action_space.shape, np.float32)
+    env.step(neutral)
+    env.reset(options={"reset_mask": np.array([True, False])})
+    for _ in range(4):
+        env.step(neutral)
+    assert not any(kept.adjoints for kept in env._tape.window)
+
+
+class Growing(nn.Module):
+    """Its graph is the larger, the more steps it has taken."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(64, 10)
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x):
+        if self.training:
+            self.count += 1
+        y = self.layer(x)
+        for _ in range(int(self.count)):
+            y = torch.tanh(y)
+        return y
+
+
+def test_graphs_that_grow_are_not_kept_beyond_the_bound(monkeypatch):
+    options = SHARED | {"student": Growing, "steps_per_action": 1, "horizon": 20}
+    env = VectorActionGradient(TeachVectorEnv(1, **options))
+    monkeypatch.setattr("meta.hypergradients.kept_adjoints.spare_memory", lambda tensors: 20 * 12_000)
+    found = gradients(play(env, 1))
+    assert env._tape.kept.used is False
+    assert env._tape.kept._taken == 16  # where a graph is weighed again
+    wanted = gradients(play(VectorActionGradient(TeachVectorEnv(1, **options), memory="states"), 1))
+    np.testing.assert_allclose(found[0], wanted[0], rtol=1e-4, atol=1e-7)

@@ -113,6 +113,8 @@ def test_samples_are_ranked_and_written(tmp_path):
     for test in (2, -1, 0.5, True):
         with pytest.raises(ValueError, match="test must be an integer of at least 0 and at most 1, found"):
             scores.ranked(test)
+    assert repr(scores) == "Attribution(tests=2, samples=3, trainings=1, steps=8)"
+    assert scores.to_frame().loc[1].tolist() == values[1].tolist()
     scores.to_csv(tmp_path / "scores.csv")
     with open(tmp_path / "scores.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -122,7 +124,7 @@ def test_samples_are_ranked_and_written(tmp_path):
 
 @pytest.mark.parametrize("training", [None, "TeachDigits-v0", gym.make("CartPole-v1")])
 def test_what_is_no_training_is_said(training):
-    with pytest.raises(TypeError, match=r"needs a TeachEnv or a meta.OwnTraining, found .*gym.make"):
+    with pytest.raises(TypeError, match=r"needs a TeachEnv or a meta.OwnTraining, found .*meta.Training.of"):
         meta.attribute(training, (np.zeros((2, 5)), np.zeros(2, int)))
 
 

@@ -184,6 +184,11 @@ def test_files_name_the_classes(tmp_path):
     with open(tmp_path / "suspects.csv", newline="") as file:
         lines = list(csv.DictReader(file))
     assert [int(line["sample"]) for line in lines] == issues.ranked().tolist()
+    frame = issues.to_frame()
+    assert [str(i) for i in frame.index] == [line["sample"] for line in lines]
+    assert list(frame.columns) == list(lines[0])[1:]
+    assert frame["given"].tolist() == [line["given"] for line in lines]
+    assert repr(issues) == f"LabelIssues(samples=30, suspects={len(issues.suspects())}, classes=3)"
     first = issues.ranked()[0]
     assert lines[0]["given"] == names[labels[first]]
     assert lines[0]["likely"] == names[issues.likely[first]]
@@ -228,6 +233,8 @@ OF_ANOTHER_POOL = {"loss": "bilinear", "pool_size": 30, "trusted_dev": 5, "imbal
         ((X, np.eye(3)[Y]), {}, r"expected one a sample, \(n,\); labels.argmax\(1\)"),
         ((X, np.where(Y == 2, np.inf, Y)), {}, "labels such as inf are no classes"),
         ((X, np.where(Y == 2, 1e300, Y)), {}, r"labels such as 1e\+300 are no classes"),
+        ((X, [f"patient {i}" for i in range(30)]), {}, "30 of the 30 classes have a single sample, .* identifiers"),
+        ((X, np.arange(30) // 1.3 // 1), {}, "of the 23 classes have a single sample"),
         ((X[:0], Y[:0]), {}, "data: no samples; expected at least one"),
         ((X[:0], []), {}, "data: no samples; expected at least one"),
         ((X[:, 0], Y), {}, r"found samples that are single numbers; reshape to \(n, 1\)"),

@@ -96,14 +96,14 @@ def test_values_go_through_what_a_loss_of_ones_own_detaches(loss):
     along = torch.from_numpy(np.random.default_rng(1).normal(size=SAMPLES))
 
     def losses(by: float) -> np.ndarray:
-        module = plain_loop(own, 1 + by * along, loss)
-        with torch.no_grad():
-            return F.cross_entropy(module(torch.from_numpy(TESTS[0])), torch.from_numpy(TESTS[1]), reduction="none")
+        outputs = plain_loop(own, 1 + by * along, loss)(torch.from_numpy(TESTS[0]))
+        return loss(outputs, torch.from_numpy(TESTS[1])).detach().numpy()  # which tests measure, too
 
     slopes = (losses(1e-5) - losses(-1e-5)) / 2e-5
     for memory in ("all", "states"):
-        values = meta.attribute(own, TESTS, memory=memory).values
-        np.testing.assert_allclose(values @ along.numpy(), slopes, rtol=1e-6, atol=1e-9)
+        scores = meta.attribute(own, TESTS, memory=memory)
+        np.testing.assert_allclose(scores.losses, losses(0.0), rtol=1e-10)
+        np.testing.assert_allclose(scores.values @ along.numpy(), slopes, rtol=1e-6, atol=1e-9)
 
 
 def test_a_loss_whose_gradient_is_no_derivative_is_warned_of():
@@ -131,7 +131,7 @@ def by_float(outputs, targets):
 def test_a_loss_that_reads_numbers_of_what_it_computes_is_warned_of(loss):
     own = make(loss=loss)
     with pytest.warns(UserWarning, match="is incomplete: the loss OwnLoss"):
-        meta.attribute(own, TESTS)
+        meta.attribute(own, TESTS, objective=F.cross_entropy)
 
 
 @pytest.mark.filterwarnings("error")
@@ -277,6 +277,36 @@ def test_a_regression_is_measured_by_its_squared_error():
         (TESTS[0], heights[1]),
     )
     np.testing.assert_allclose(by_function.values, scores.values, rtol=1e-9)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_loss_of_ones_own_is_what_tests_measure(together):
+    """A network with one output and the binary cross-entropy: the squared error of a logit would say nothing."""
+
+    def loss(z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return F.binary_cross_entropy_with_logits(z[:, 0], y, reduction="none")
+
+    rare, of_tests = (POOL[1] == 0).astype(float), (TESTS[0], (TESTS[1] == 0).astype(float))
+    own = make(module=lambda: nn.Linear(5, 1), data=(POOL[0], rare), loss=loss)
+    scores = meta.attribute(own, of_tests, together=together)
+    asked = meta.attribute(own, of_tests, together=together, objective=lambda z, y: loss(z, y).mean())
+    np.testing.assert_allclose(scores.values, asked.values, rtol=1e-9, atol=1e-13)
+    logits = plain_loop(own, torch.ones(SAMPLES).double(), lambda z, y, reduction: loss(z, y))(
+        torch.from_numpy(TESTS[0])
+    )
+    expected = loss(logits, torch.from_numpy(of_tests[1])).detach().numpy()
+    np.testing.assert_allclose(scores.losses, [expected.mean()] if together else expected, rtol=1e-9)
+    assert make().objective is None  # labels under a named loss: the cross-entropy, as ever
+
+
+@pytest.mark.parametrize(("loss", "kind"), [("cross-entropy", "labels"), ("squared-error", "numbers")])
+def test_whole_floating_point_targets_are_what_the_loss_reads(loss, kind):
+    own = make(
+        data=(POOL[0], (POOL[1] == 0).astype(float)),
+        loss=loss,
+        module=lambda: nn.Linear(5, 2 if kind == "labels" else 1),
+    )
+    assert own.environment().task.target_kind == kind
 
 
 def convolutional() -> nn.Module:

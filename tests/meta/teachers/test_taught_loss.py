@@ -199,6 +199,42 @@ def test_what_a_taught_loss_does_not_take_is_said():
             TaughtLoss.of(taught(), **wrong)
 
 
+OF_EACH_KIND = ["bilinear", "class-weights", "diagonal", "dynamic-network", "mixture"]
+
+
+@pytest.mark.parametrize("family", OF_EACH_KIND)
+@pytest.mark.parametrize("ignore_index", [-100, 3])
+def test_targets_that_are_no_classes_are_refused(family, ignore_index):
+    options = {"components": ["cross-entropy", "brier"]} if family == "mixture" else {}
+    loss = told(TaughtLoss.of(taught(policy="MlpPolicy", loss=family, loss_kwargs=options), ignore_index=ignore_index))
+    outputs, labels = torch.randn(6, 10), torch.tensor([0, 1, ignore_index, 4, 5, 9])
+    assert loss(outputs, labels).isfinite()
+    for label, found in ((-1, "from -1 to 9"), (10, "from 0 to 10")):
+        wrong = labels.clone()
+        wrong[1] = label
+        for call in (loss, loss.measure):
+            with pytest.raises(ValueError, match=f"found targets {found}, expected 0 to 9, or ignore_index="):
+                call(outputs, wrong)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "targets", "message"),
+    [
+        (torch.zeros(2, 10), torch.zeros(2), r"found targets of torch\.float32, expected torch\.int64"),
+        (torch.zeros(2, 10), torch.zeros(2, dtype=torch.int32), r"targets\.long\(\)"),
+        (torch.zeros(2, 10), torch.zeros(2, dtype=torch.bool), r"targets\.long\(\)"),
+        (torch.zeros(2, 10), np.zeros(2, dtype=np.int64), "found targets of type ndarray"),
+        (torch.zeros(2, 10), [0, 1], "found targets of type list"),
+        (np.zeros((2, 10)), torch.zeros(2, dtype=torch.int64), "found logits of type ndarray"),
+    ],
+)
+def test_logits_and_targets_of_other_types_are_refused(outputs, targets, message):
+    loss = told(TaughtLoss.of(taught()))
+    for call in (loss, loss.measure):
+        with pytest.raises(TypeError, match=message):
+            call(outputs, targets)
+
+
 def test_other_policies_and_teachers_without_environment_are_refused(tmp_path):
     constant = ConstantTeacher("ConstantPolicy", TeachVectorEnv(2, **SETTINGS))
     with pytest.raises(ValueError, match="expected that of an AttentionPolicy or MlpPolicy"):

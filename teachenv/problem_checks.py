@@ -250,6 +250,8 @@ def checked_inputs(inputs: Any, task: Task, dtype: torch.dtype) -> torch.Tensor:
         TypeError: they are no numbers.
     """
     like = task.pool[0]
+    if inputs is None or isinstance(inputs, str):
+        raise TypeError(f"predict takes an array of samples of task {task.name!r}, found {inputs!r}")
     where = f"samples of task {task.name!r} to predict"
     tensor = inputs_of(inputs, task.packing, where, task.pool_columns)
     if task.packing is not None:

@@ -87,10 +87,8 @@ class KeptAdjoints:
                 return False
             cotangent = training.value(state)[1]
             computed = adjoint(cotangent)
-        except (
-            RuntimeError,
-            ValueError,
-        ):  # an operation has no second derivative, or J none: the episode's end says so
+        except (RuntimeError, ValueError):
+            # An operation has no second derivative, or J none: the episode's end says so.
             return False
         with double_backward_kernels():
             wanted = training.pullback(state, action, 0, cotangent)

@@ -197,7 +197,7 @@ class Problem:
     def meaning(self) -> dict[str, str]:
         """What decides which loss an action stands for, by name: a teacher of another meaning would not fit.
 
-        These are `"loss"`, with its options; `"content"`, a digest of it (a loss of your own is known by its name);
+        These are `"loss"`, in words; `"content"`, a digest of it (a loss of your own is known by its class's name);
         `"control"`, what actions set; and `"classes"`, as `Decisions.classes` has it.
         """
         settings, loss = self.settings, self.dynamics.loss

@@ -197,12 +197,13 @@ class Resumable(PlainModel):
             return
         here = self.env.get_attr("problem")[0].meaning
         if self.num_timesteps and self.meaning is not None:
-            differing = [name for name in here if here[name] != self.meaning.get(name)]
-            names = ["loss" if name == "content" else name for name in differing if name != "loss"]
-            if names:
-                trained, found = ("; ".join(each[name] for name in names) for each in (self.meaning, here))
+            # A loss is compared by its content, since defaults may be given or not, and shown in words.
+            differing = [name for name in here if name != "loss" and here[name] != self.meaning.get(name)]
+            shown = ["loss" if name == "content" else name for name in differing]
+            if shown:
+                trained, present = ("; ".join(each[name] for name in shown) for each in (self.meaning, here))
                 raise ValueError(
-                    f"this teacher was trained on {trained}, found an environment of {found}: the coordinates of its "
+                    f"this teacher was trained on {trained}, found an environment of {present}: the coordinates of its "
                     "actions would mean something else; make the environment with what the teacher was trained on"
                 )
         self.meaning = here

@@ -237,8 +237,8 @@ def _of_taught(results: Results, cell: Callable[[Group], str], group: Group) -> 
 
 
 def _of_few_seeds(groups: Sequence[Group], measure: Measure) -> str:
-    """How far the intervals of so few seeds can be believed, if there are few."""
-    count = max(len(measure.values(group)) for group in groups)
+    """How far the intervals of the fewest seeds can be believed, if these are few; one seed has no interval."""
+    count = min((n for group in groups if (n := len(measure.values(group))) > 1), default=1)
     if count not in COVERAGE:
         return ""
     return (

@@ -28,6 +28,9 @@ MOVED, MOVED_MOST, EFFECT = "teacher_moved", "teacher_moved_most", "teacher_effe
 LEAST_MOVE = 0.01
 """A teacher that moved by a smaller share, without a measurable effect, has not taught."""
 
+UNTAUGHT, UNDECIDED = "untaught", "untaught?"
+"""The marks of a line whose teacher did not teach, and of one where too few seeds say whether it did."""
+
 
 class Evidence(NamedTuple):
     """What shows that a teacher taught.
@@ -41,9 +44,17 @@ class Evidence(NamedTuple):
     effect: Paired | None
 
     @property
-    def untaught(self) -> bool:
-        """Whether the row says nothing of its method: the teacher hardly moved, and had no significant effect."""
-        return self.moved < LEAST_MOVE and (self.effect is None or self.effect.low <= 0.0 <= self.effect.high)
+    def mark(self) -> str:
+        """What the line is called beside its name: `UNTAUGHT`, `UNDECIDED`, or nothing.
+
+        Untaught: the teacher hardly moved and had no significant effect, so that the row says nothing of its method.
+        Undecided: the teacher moved as little, and one seed has no interval that could say whether it had an effect.
+        """
+        if self.moved >= LEAST_MOVE:
+            return ""
+        if self.effect is None:
+            return UNDECIDED if self.moved else UNTAUGHT
+        return UNTAUGHT if self.effect.low <= 0.0 <= self.effect.high else ""
 
 
 EvidenceOf = Callable[[Group], Evidence | None]
@@ -78,19 +89,28 @@ def measured(group: Group) -> Evidence | None:
 
 
 def marked(group: Group, evidence: EvidenceOf = measured) -> str:
-    """The method's name, with "(untaught)" where the evidence says so."""
-    shown = evidence(group)
-    return f"{group.name} (untaught)" if shown is not None and shown.untaught else group.name
+    """The method's name, with "(untaught)" or "(untaught?)" where the evidence says so."""
+    mark = _mark(group, evidence)
+    return f"{group.name} ({mark})" if mark else group.name
 
 
 def meaning(groups: Iterable[Group], evidence: EvidenceOf = measured) -> str:
-    """What "(untaught)" means, with a semicolon before it, to end a caption with; empty if no line is marked so."""
-    if not any(shown is not None and shown.untaught for shown in map(evidence, groups)):
-        return ""
-    return (
-        "; a line is called untaught if its teacher changed what its actions set by less than "
-        f"{100 * LEAST_MOVE:g} %, or added less than that to the loss, and had no significant effect on students"
+    """What the marks of these lines mean, with a semicolon before it, to end a caption with; empty without marks."""
+    marks = {_mark(group, evidence) for group in groups}
+    little = (
+        f"its teacher changed what its actions set by less than {100 * LEAST_MOVE:g} %, or added less than that to the "
+        "loss, and"
     )
+    said = f"; a line is called untaught if {little} had no significant effect on students" if UNTAUGHT in marks else ""
+    if UNDECIDED in marks:
+        little = "its teacher did as little, and" if said else little
+        said += f'; "untaught?" means that {little} one seed cannot say whether its effect is significant'
+    return said
+
+
+def _mark(group: Group, evidence: EvidenceOf) -> str:
+    shown = evidence(group)
+    return "" if shown is None else shown.mark
 
 
 def unproven(

@@ -84,7 +84,7 @@ def test_the_table_has_all_methods_and_the_run_goes_on(
     # One teacher for all that want a fixed one; it stays.
     assert [file.name for file in (tmp_path / "checkpoints").glob("*/*")] == ["teacher"]
     table = (tmp_path / "table.md").read_text()
-    assert "| lgtm (untaught) |" in table  # in four steps, at the released factor
+    assert "| lgtm (untaught?) |" in table  # of one seed, in four steps, at the released factor
     assert "83.4" in table
     for name in ("curves", "influence"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")

@@ -7,6 +7,7 @@ import gzip
 import io
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
@@ -189,6 +190,12 @@ def test_on_a_narrow_terminal_long_headers_make_room_for_the_cells(capsys, monke
 def test_which_j_rows_have_is_known_by_their_environment_too(config, shown) -> None:
     rows = [row("prokt", 0, 0.1, config={"options": {}, "own": {}, **config})]
     assert objective(grouped(rows)[0]) == shown
+
+
+def test_j_of_a_task_with_further_measures_has_no_temperature() -> None:
+    error = row("rmd", 0, 0.1, config={"env": None, "loss": "linear", "options": {}, "own": {}})
+    rows = [error, replace(error, metric="test_mse")]
+    assert objective(grouped(rows)[0]) == "J"
 
 
 @pytest.mark.parametrize(("error", "said"), [(0.9, False), (1.2, True)])

@@ -98,13 +98,15 @@ def meaning(groups: Iterable[Group], evidence: EvidenceOf = measured) -> str:
     """What the marks of these lines mean, with a semicolon before it, to end a caption with; empty without marks."""
     marks = {_mark(group, evidence) for group in groups}
     little = (
-        f"its teacher changed what its actions set by less than {100 * LEAST_MOVE:g} %, or added less than that to the "
+        f"teacher changed what its actions set by less than {100 * LEAST_MOVE:g} %, or added less than that to the "
         "loss, and"
     )
-    said = f"; a line is called untaught if {little} had no significant effect on students" if UNTAUGHT in marks else ""
+    said = ""
+    if UNTAUGHT in marks:
+        said = f"; a line is called untaught if its {little} had no significant effect on students"
+        little = "teacher did as little, and"
     if UNDECIDED in marks:
-        little = "its teacher did as little, and" if said else little
-        said += f'; "untaught?" means that {little} one seed cannot say whether its effect is significant'
+        said += f'; "untaught?" means that the {little} one seed cannot say whether its effect is significant'
     return said
 
 

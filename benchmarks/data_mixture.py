@@ -11,7 +11,7 @@ test touched once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -207,14 +207,11 @@ def run(options: Options) -> None:
             f"preset {options.preset} has none of the tasks {', '.join(options.tasks or ())}; leave --tasks out, or "
             "choose another preset"
         )
-    contests, seeds = [_contest(size, options) for size in sizes], options.seeds or SEEDS[options.preset]
-
-    def comparison(contests: Sequence[Contest]) -> Comparison:
-        return Comparison(NAME, contests, seeds, result=PERPLEXITY)
-
+    contests = [_contest(size, options) for size in sizes]
+    comparison = Comparison(NAME, contests, options.seeds or SEEDS[options.preset], result=PERPLEXITY)
     # One task after the other: each is whole before the next begins.
-    stages = chain.from_iterable(comparison([contest]).stages for contest in contests)
-    options.execute(NAME, stages, lambda rows: make(comparison(contests).results(rows)))
+    stages = chain.from_iterable(comparison.stages_of([contest]) for contest in contests)
+    options.execute(NAME, stages, lambda rows: make(comparison.results(rows)))
 
 
 def _contest(size: Size, options: Options) -> Contest:

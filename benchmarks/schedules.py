@@ -239,10 +239,10 @@ def run(options: Options) -> None:
             f"preset {options.preset} has none of the tasks {', '.join(options.tasks or ())}; leave --tasks out, or "
             "choose another preset"
         )
-    seeds = options.seeds or SEEDS[options.preset]
+    comparison = Comparison(NAME, contests, options.seeds or SEEDS[options.preset])
     # One task after the other: each is whole before the next begins.
-    stages = chain.from_iterable(Comparison(NAME, [contest], seeds).stages for contest in contests)
-    options.execute(NAME, stages, lambda rows: make(Comparison(NAME, contests, seeds).results(rows)))
+    stages = chain.from_iterable(comparison.stages_of([contest]) for contest in contests)
+    options.execute(NAME, stages, lambda rows: make(comparison.results(rows)))
 
 
 def _contest(size: Size, control: str, options: Options) -> Contest:

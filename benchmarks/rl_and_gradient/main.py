@@ -183,20 +183,25 @@ def run(options: Options) -> None:
             f"preset {options.preset} has no training runs as long as those of {foreign[0]}; choose laptop"
         )
     seeds = options.seeds or SEEDS[options.preset]
-    stages = chain.from_iterable(_stages(place, size, seeds, options) for place in places)
-    options.execute(NAME, stages, partial(make, methods=METHODS, seeds=seeds))
+    comparison = Comparison(NAME, [_contest(place, size, options) for place in places], seeds)
+    stages = chain.from_iterable(_stages(comparison, contest) for contest in comparison.contests)
+    options.execute(NAME, stages, lambda rows: make(rows, METHODS, seeds, comparison.asked))
 
 
-def _stages(place: Place, size: Size, seeds: int, options: Options) -> Iterable[Stage]:
-    """What is done at one place, which is whole before the next begins."""
+def _contest(place: Place, size: Size, options: Options) -> Contest:
+    """What is compared at a place."""
     setting = Setting(_ENV, {**place.options(), "data_root": options.root}, SpreadCredit(place.coordinates))
     known = {
         name: replace(method, candidates=method.candidates[: size.candidates])
         for name, method in methods(place.horizon).items()
     }
     chosen = [name for name in known if options.methods is None or name in options.methods]
-    contest = Contest.of(setting, size.effort(place.horizon), known, lambda method: {}, chosen, name=place.name)
-    return [partial(_smoothness, contest), *Comparison(NAME, [contest], seeds).stages]
+    return Contest.of(setting, size.effort(place.horizon), known, lambda method: {}, chosen, name=place.name)
+
+
+def _stages(comparison: Comparison, contest: Contest) -> Iterable[Stage]:
+    """What is done at one place, which is whole before the next begins."""
+    return [partial(_smoothness, contest), *comparison.stages_of([contest])]
 
 
 def _smoothness(contest: Contest, session: Session) -> list[Case]:

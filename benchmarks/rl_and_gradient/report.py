@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from teachenv.experiment import evidence
 from teachenv.experiment.comparison_report import described
 from teachenv.experiment.report import Report
 from teachenv.experiment.row import Row
+from teachenv.experiment.rows import judging, of_one_configuration
 from teachenv.experiment.tables import Column, Group, Measure, Section, by, grouped, interval, number, seeds
 from teachenv.plot import style
 
@@ -49,19 +50,21 @@ def where(task: str) -> Where:
     return Where(int(match[1]), int(match[2]), match[3] is not None)
 
 
-def make(rows: Sequence[Row], methods: Sequence[str], seeds: int) -> Report:
+def make(
+    rows: Sequence[Row],
+    methods: Sequence[str],
+    seeds: int,
+    asked: Mapping[tuple[str, str, str], Mapping[str, Any]] | None = None,
+) -> Report:
     """The report.
 
     Args:
         rows: all rows, those of tuning and of smoothness included.
         methods: names of what is compared, in the order in which they are shown.
         seeds: seeds 0 … seeds − 1 are shown.
+        asked: the configuration that is shown, by task, student and method; of others it is that of the newest row.
     """
-    latest = {}
-    for row in rows:
-        if row.config["stage"] == "training" and row.seed < seeds:
-            latest[row.task, row.method, row.seed] = row.config
-    shown = [row for row in rows if latest.get((row.task, row.method, row.seed)) == row.config]
+    shown = of_one_configuration([row for row in judging(rows) if row.seed < seeds], asked)
     by_task = by(sorted(shown, key=lambda row: row.seed), lambda row: row.task)
     tasks = {task: grouped(by_task[task], methods) for task in sorted(by_task, key=where)}
     smooth = grouped([row for row in rows if row.method == SMOOTHNESS], sorted(tasks, key=where), lambda row: row.task)

@@ -6,9 +6,11 @@ import inspect
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal
+
+import gymnasium as gym
 
 from teachenv import checks
 from teachenv.errors import unknown_name
@@ -24,6 +26,7 @@ from teachenv.experiment.rows import ResultsFile
 from teachenv.experiment.setting import Configuration, Setting, TrainsNoStudent, registered
 from teachenv.experiment.trusted_dev import baselines
 from teachenv.experiment.writing import write_atomically, writing
+from teachenv.fingerprints import digest
 from teachenv.problem import Problem
 from teachenv.settings import Settings, plain
 from teachenv.tasks.base import Task
@@ -245,14 +248,24 @@ def _about(contest: Contest, tuned: Tune) -> dict[str, Any]:
             "options": on_any_machine(contest.setting.options),
             "tune": tuned,
             # Their names are what rows know them by: a network whose code has changed would keep its old results.
-            "contents": objects_in([contest.setting.options, *map(_environments, contest.methods.values())]),
+            "contents": _contents(contest),
         }
     )
     return about
 
 
-def _environments(method: Method) -> list[Any]:
-    return [candidate.environment for candidate in method.candidates]
+def _contents(contest: Contest) -> dict[str, str]:
+    """Digests of all that rows know by a name alone: objects of one's own, methods, and what an id is registered as."""
+    methods = contest.methods
+    each = [(candidate.environment, candidate.teacher) for one in methods.values() for candidate in one.candidates]
+    contents = objects_in([contest.setting.options, each])
+    # Their candidates may change: rows have those as options.
+    contents |= {f"method {name}": digest(replace(method, candidates=())) for name, method in methods.items()}
+    if contest.setting.env is not None:
+        spec = gym.spec(registered(contest.setting.env))
+        made = (spec.entry_point, spec.vector_entry_point, spec.max_episode_steps, spec.additional_wrappers)
+        contents[f"registration of {spec.id}"] = digest((made, spec.kwargs))
+    return contents
 
 
 def _agreed(folder: Path, about: dict[str, Any]) -> dict[str, Any]:
@@ -283,8 +296,17 @@ def _agreed(folder: Path, about: dict[str, Any]) -> dict[str, Any]:
         )
     for name in about:
         if name != "contents" and earlier.get(name) != about[name]:
+            name, before, now = _difference(name, earlier.get(name), about[name])
             raise ValueError(
-                f"{folder} holds another comparison: found {name} {checks.shown(earlier.get(name))}, expected "
-                f"{checks.shown(about[name])}; choose another out"
+                f"{folder} holds another comparison: found {name} {checks.shown(before)}, expected "
+                f"{checks.shown(now)}; choose another out"
             )
     return {**about, "contents": {**known, **contents}}
+
+
+def _difference(name: str, before: Any, now: Any) -> tuple[str, Any, Any]:
+    """The first entry in which two dictionaries differ, with its name; two other values as they are."""
+    if not isinstance(before, dict) or not isinstance(now, dict):
+        return name, before, now
+    key = next(key for key in [*now, *before] if before.get(key) != now.get(key))
+    return _difference(f"{name}[{key!r}]", before.get(key), now.get(key))

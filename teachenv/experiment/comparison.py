@@ -8,7 +8,7 @@ the curve of J on dev, and on the whole pool, for the error on test.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -52,6 +52,7 @@ class Comparison:
     result: Result = TEST_ERROR
     _shipped: dict[str, Row] = field(init=False)
     _sent: dict[str, Shared] = field(init=False, default_factory=dict)
+    _asked: dict[tuple[str, str, str], Mapping[str, Any]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         """Checks that no two contests have one name, and prepares the shipped rows.
@@ -67,29 +68,45 @@ class Comparison:
     @property
     def stages(self) -> Iterator[Stage]:
         """Tuning, round by round, and then the training runs."""
-        for number in range(max(len(contest.effort.rungs) for contest in self.contests)):
-            yield partial(self._rung, number)
-        yield self.trainings
+        return self.stages_of(self.contests)
+
+    def stages_of(self, contests: Sequence[Contest]) -> Iterator[Stage]:
+        """The stages of some of the contests: those of one finish before those of the next are asked for.
+
+        Args:
+            contests: some of these, and the sources of teachers that their methods use.
+        """
+        for number in range(max(len(contest.effort.rungs) for contest in contests)):
+            yield partial(self._rung, contests, number)
+        yield partial(self.trainings, contests)
 
     def results(self, rows: Sequence[Row]) -> Results:
-        """The rows in the contests' settings, of all methods that these know: what a report shows."""
+        """The rows in the contests' settings, of all methods that these know: what a report shows.
+
+        Of methods that the stages had training runs of, these are the rows of the configuration that was asked for.
+        """
         settings = [
             {"task": c.name, "dataset": c.dataset, "student": c.student, "config": _shared(c.setting)}
             for c in self.contests
         ]
         methods = {name: method for contest in self.contests for name, method in contest.methods.items()}
         loss = in_words(self.contests[0].setting.loss)
-        return Results(agreeing(rows, settings), methods, self.seeds, loss, self.result)
+        return Results(agreeing(rows, settings), methods, self.seeds, loss, self.result, self.asked)
+
+    @property
+    def asked(self) -> Mapping[tuple[str, str, str], Mapping[str, Any]]:
+        """The configuration of the training runs that the stages have had so far, by task, student and method."""
+        return self._asked
 
     def report(self, rows: Sequence[Row]) -> Report:
         """The report: table, figures and page."""
         return comparison_report.make("Teachers compared", self.results(rows))
 
-    def _rung(self, number: int, session: Session) -> Iterable[Case]:
-        """The cases of a round of tuning that have no rows yet, of all contests that have so many rounds."""
+    def _rung(self, contests: Sequence[Contest], number: int, session: Session) -> Iterable[Case]:
+        """The cases of a round of tuning that have no rows yet, of the contests that have so many rounds."""
         cases = [
             case
-            for contest in self.contests
+            for contest in contests
             if number < len(contest.effort.rungs)
             for name in _tuned(contest)
             for _, case in self._tried(contest, name, number, session)
@@ -124,28 +141,29 @@ class Comparison:
             session.results.append([row])
         return row is not None
 
-    def trainings(self, session: Session) -> list[Case]:
+    def trainings(self, contests: Sequence[Contest], session: Session) -> list[Case]:
         """The training runs of all seeds, long ones first: begun last, they would leave the other cores idle."""
-        best = self.best(session)
+        best = self.best(contests, session)
         cases = [
             self._training(contest, name, best, seed)
             for seed in range(self.seeds)
-            for contest in self.contests
+            for contest in contests
             for name in contest.run
             if (contest.name, name) in best
         ]
+        self._asked.update({(case.task, case.student, case.method): case.config for case in cases})
         return sorted(cases, key=lambda case: not case.config["budget"])
 
-    def best(self, session: Session) -> Best:
+    def best(self, contests: Sequence[Contest], session: Session) -> Best:
         """The best configuration of each contest and method; those whose tuning failed are left out."""
         best: Best = {}
-        for contest in self.contests:
+        for contest in contests:
             for name in {*contest.run, *_tuned(contest)}:
                 tuned_as = contest.methods[name].tuned_as or name
                 left = self._left(contest, tuned_as, len(contest.effort.rungs), session)
                 if left:
                     best[contest.name, name] = left[0]
-        for contest in self.contests:
+        for contest in contests:
             for name in contest.run:
                 if contest.methods[name].taught_as and (contest.name, name) in best:
                     source, taught_as = self._source(contest, name)

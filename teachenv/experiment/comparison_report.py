@@ -15,6 +15,7 @@ from teachenv.experiment import evidence, tables
 from teachenv.experiment.methods import Method
 from teachenv.experiment.report import Report
 from teachenv.experiment.row import Row
+from teachenv.experiment.rows import judging, of_one_configuration
 from teachenv.experiment.statistics import COVERAGE, iqm
 from teachenv.experiment.tables import Column, Group, Measure, Section, by, grouped, interval, leaves, seeds
 from teachenv.plot import series, style
@@ -81,6 +82,7 @@ class Results:
         seeds: seeds 0 … seeds − 1 are shown.
         loss: the teachers' loss family that is shown.
         result: what they are compared by.
+        asked: the configuration that is shown, by task, student and method; of others it is that of the newest row.
     """
 
     def __init__(
@@ -90,15 +92,12 @@ class Results:
         seeds: int,
         loss: str | None = None,
         result: Result = TEST_ERROR,
+        asked: Mapping[tuple[str, str, str], Mapping[str, Any]] | None = None,
     ) -> None:
         self.all, self.methods, self.result = rows, list(methods), result
         self.fixed = [name for name, method in methods.items() if method.make is None]
-        latest = {}
-        for row in rows:
-            if row.config["stage"] == "training" and row.config["loss"] in (None, loss) and row.seed < seeds:
-                latest[row.task, row.method, row.seed] = row.config
-        # A folder can hold runs of several budgets: those of the newest configuration are shown.
-        shown = [r for r in rows if r.method in methods and latest.get((r.task, r.method, r.seed)) == r.config]
+        trained = [row for row in judging(rows) if row.seed < seeds and row.method in methods]
+        shown = of_one_configuration([row for row in trained if row.config["loss"] in (None, loss)], asked)
         self.tasks = {}
         for task, task_rows in by(shown, lambda row: row.task).items():
             # By seed: the bootstrap draws others in another order.
@@ -209,9 +208,7 @@ def _section(results: Results, task: str, columns: Sequence[Column]) -> Section:
         Column("method", lambda g: f"{g.name} (best fixed)" if g is results.best_fixed(g) else evidence.marked(g)),
         interval(header, measure),
         Column("IQM", lambda g: measure(iqm(list(measure.values(g).values())))),
-        Column(
-            "relative to best fixed", lambda g: f"{result(g) / result(b):.2f}" if (b := results.best_fixed(g)) else ""
-        ),
+        Column("relative to best fixed", partial(_relative, results)),
         *columns,
         *(Column(header, partial(_of_taught, results, cell)) for header, cell in evidence.COLUMNS.items()),
         seeds(measure),
@@ -226,7 +223,7 @@ def _section(results: Results, task: str, columns: Sequence[Column]) -> Section:
         f"{row.student} on {row.dataset}; a seed's {result.name.removeprefix('test ')} is the mean over "
         f"{row.config['final_students']} fresh students on the whole pool{tables.in_precision(rows)}"
         f"{_of_few_seeds(groups, measure)}{_of_worse(groups) if measure is ERROR else ''}{_of_dev(groups)}"
-        f"{evidence.meaning(groups)}"
+        f"{evidence.meaning(groups)}{_of_diverged(groups)}"
     )
     shown = ("method", header, "relative to best fixed", "seeds", "teacher time, s")
     return Section.of(task, all_columns, groups, text, shown)
@@ -246,6 +243,22 @@ def _of_few_seeds(groups: Sequence[Group], measure: Measure) -> str:
         f"; bootstrap intervals of {count} seeds are too narrow: of normal numbers they cover the mean in "
         f"{COVERAGE[count]} % of cases, not in 95"
     )
+
+
+def _relative(results: Results, group: Group) -> str:
+    """A method's result over that of the best fixed loss; empty without one, or if that made no error at all."""
+    best = results.best_fixed(group)
+    return f"{results.result(group) / results.result(best):.2f}" if best and results.result(best) > 0 else ""
+
+
+def _of_diverged(groups: Sequence[Group]) -> str:
+    """How many final students diverged, if any did."""
+    said = []
+    for group in groups:
+        ends = [row.data for row in group.of(OBJECTIVE) if row.data]
+        if count := sum(data.get("diverged", 0) for data in ends):
+            said.append(f"{count:,} of {len(ends) * group.config['final_students']:,} under {group.name}")
+    return f"; final students that diverged count as students that know nothing: {', '.join(said)}" if said else ""
 
 
 def _of_worse(groups: Sequence[Group]) -> str:

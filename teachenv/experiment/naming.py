@@ -42,10 +42,15 @@ def name_of(value: Any) -> str:
         return attribute
     name = getattr(value, "__qualname__", None)
     if name is None and not isinstance(value, functools.partial):
-        return f"{type(value).__qualname__}{simple_attributes(value)}"
+        return f"{_bare(type(value).__qualname__)}{simple_attributes(value)}"
     if name is None or name.endswith("<lambda>"):
         raise _nameless(value)
-    return str(name).rpartition("<locals>.")[2]
+    return _bare(str(name))
+
+
+def _bare(name: str) -> str:
+    """A qualified name without the function that defines it."""
+    return name.rpartition("<locals>.")[2]
 
 
 def file_name(text: str) -> str:
@@ -70,14 +75,25 @@ def in_words(value: Any) -> Any:
 
 
 def objects_in(value: Any) -> dict[str, str]:
-    """Digests of the content of all objects of one's own in a value, by name."""
+    """Digests of the content of all objects of one's own in a value, by name.
+
+    Raises:
+        ValueError: two objects of different content have the same name, by which rows could not tell them apart.
+    """
     if value is None or isinstance(value, bool | int | float | str | np.generic):
         return {}
     if isinstance(value, Mapping):
         value = list(value.values())
-    if isinstance(value, list | tuple):
-        return {name: content for each in value for name, content in objects_in(each).items()}
-    return {name_of(value): digest(value)}
+    if not isinstance(value, list | tuple):
+        return {name_of(value): digest(value)}
+    found: dict[str, str] = {}
+    for name, content in (pair for each in value for pair in objects_in(each).items()):
+        if found.setdefault(name, content) != content:
+            raise ValueError(
+                f"found two objects called {name!r} of different content, expected a name for each, since rows know "
+                "them by it; give each an attribute `name`, or functions a teachenv.experiment.Named(name, function)"
+            )
+    return found
 
 
 def _nameless(value: Any) -> ValueError:

@@ -13,7 +13,7 @@ import contextlib
 import os
 import tempfile
 import warnings
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +176,22 @@ def agreeing(rows: Iterable[Row], identities: Iterable[Mapping[str, Any]]) -> li
     """
     parts = [as_read_back(dict(identity)) for identity in identities]
     return [row for row in rows if any(_agrees(row, identity) for identity in parts)]
+
+
+def of_one_configuration(
+    rows: Sequence[Row], asked: Mapping[tuple[str, str, str], Mapping[str, Any]] | None = None
+) -> list[Row]:
+    """Rows of one configuration for each task, student and method: no line of a table may mix several.
+
+    A folder can hold runs of several budgets, or grids that made others the best.
+
+    Args:
+        rows: rows of training runs.
+        asked: the configuration, by task, student and method; of others it is that of the newest row.
+    """
+    chosen = {(row.task, row.student, row.method): row.config for row in rows}
+    chosen |= {key: as_read_back(dict(config)) for key, config in (asked or {}).items()}
+    return [row for row in rows if chosen[row.task, row.student, row.method] == row.config]
 
 
 def judging(rows: Iterable[Row]) -> list[Row]:

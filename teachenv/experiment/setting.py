@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import gymnasium as gym
+from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
 from teachenv.env import TeachEnv
 from teachenv.errors import UnknownOption, unknown_name
@@ -38,7 +39,7 @@ class Configuration:
 
 
 class TrainsNoStudent(ValueError):
-    """An environment that is registered, but whose episodes are no training runs of students."""
+    """An environment that is registered, but in which a comparison cannot train students."""
 
 
 def check_trains(name: str, env: gym.Env[Any, Any]) -> None:
@@ -56,6 +57,32 @@ def check_trains(name: str, env: gym.Env[Any, Any]) -> None:
             f"environment {name!r} trains no student: found a {type(env.unwrapped).__name__}, expected a "
             "teachenv.TeachEnv, such as 'TeachDigits-v0'"
         )
+
+
+def _bare(name: str, env: gym.Env[Any, Any]) -> TeachEnv:
+    """The `TeachEnv` of a registration, which a comparison trains in batches, without what is around it.
+
+    Raises:
+        TrainsNoStudent: something around it, or a subclass, changes what it does; that would be lost.
+    """
+    teach, layer = env.unwrapped, env
+    assert isinstance(teach, TeachEnv)
+    refused, advice = "", "give it to the methods (teachenv.experiment.Method(wrapper=...)), and register without it"
+    while isinstance(layer, gym.Wrapper) and not refused:
+        if isinstance(layer, TimeLimit) and layer._max_episode_steps < teach.problem.actions:
+            refused = f"max_episode_steps={layer._max_episode_steps}, which ends its episodes early"
+            advice = f"leave it out: its {teach.problem.actions} actions follow from horizon and steps_per_action"
+        elif not isinstance(layer, TimeLimit | OrderEnforcing | PassiveEnvChecker):
+            refused = f"the wrapper {type(layer).__name__}"
+        layer = layer.env
+    if type(teach) is not TeachEnv:
+        refused, advice = f"a subclass, {type(teach).__name__}", "change the task, the loss or the student instead"
+    if refused:
+        raise TrainsNoStudent(
+            f"environment {name!r} is registered with {refused}; a comparison trains students in batches, without it: "
+            f"{advice}"
+        )
+    return teach
 
 
 @dataclass(frozen=True)
@@ -153,12 +180,12 @@ class Setting:
             )
         if not method.learns or is_followed(teacher):
             return teacher
-        return Plain(teacher, env)
+        return Unfollowed(teacher, env)
 
     def _made(self, options: Mapping[str, Any]) -> TeachEnv:
         assert self.env is not None
         try:
-            env = gym.make(registered(self.env), **options).unwrapped
+            env = gym.make(registered(self.env), **options)
         except TypeError as error:
             # Gymnasium adds all options that it was given.
             reason = str(error).partition(" was raised from the environment creator")[0]
@@ -170,8 +197,7 @@ class Setting:
                 f"environment {self.env!r} does not take the options of one that trains students: {reason}"
             ) from error
         check_trains(self.env, env)
-        assert isinstance(env, TeachEnv)
-        return env
+        return _bare(self.env, env)
 
     def _options(self, method: Method, configuration: Configuration, more: Mapping[str, Any]) -> dict[str, Any]:
         chosen = candidate_of(method, configuration).environment
@@ -187,8 +213,8 @@ class Setting:
         return {**options, **more}
 
 
-class Plain:
-    """A teacher of which only `learn(total_timesteps)` and `predict` are known, as one that learns is followed.
+class Unfollowed:
+    """A teacher that calls no callback as it learns: of it only `learn(total_timesteps)` and `predict` are used.
 
     Args:
         teacher: the teacher.
@@ -207,11 +233,17 @@ class Plain:
         self,
         total_timesteps: int,
         *,
-        callback: Any = None,
+        callback: Any,
         log_interval: int | None = None,
         reset_num_timesteps: bool = True,
     ) -> None:
         """Measures the untrained teacher, and trains it.
+
+        Args:
+            total_timesteps: how many steps of its environment it may take.
+            callback: measures a teacher, in `mark(teacher)`.
+            log_interval: not used.
+            reset_num_timesteps: not used.
 
         Raises:
             ValueError: it took more steps than it was given, by more than an episode of each student.
@@ -228,7 +260,7 @@ class Plain:
                 f"{total_timesteps:,} that learn was given, and an episode of each student; teachers are compared at "
                 "equal budgets"
             )
-        self.num_timesteps = max(total_timesteps, taken)
+        self.num_timesteps = taken or total_timesteps
 
 
 def problem_of(students: TeachVectorEnv | OneByOne) -> Problem:

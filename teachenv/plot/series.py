@@ -37,7 +37,10 @@ def bar_panels(titles: Sequence[str], parts: Sequence[Sequence[Any]]) -> tuple[F
 def bars(
     axis: Any, groups: Sequence[Group], measure: Measure, looks: Callable[[Group], Look], logarithmic: bool = False
 ) -> None:
-    """Draws a line for each group: a dot for each seed, the mean and, of several seeds, its bootstrap interval."""
+    """Draws a line for each group: a dot for each seed, the mean and, of several seeds, its bootstrap interval.
+
+    The axis is logarithmic, if that is wanted, where all values are above zero: on it a zero would not be seen.
+    """
     shown = [group for group in groups if measure.values(group)]
     for place, group in enumerate(reversed(shown)):
         values, look = list(measure.values(group).values()), looks(group)
@@ -51,7 +54,7 @@ def bars(
     axis.set_yticks(range(len(shown)), [as_it_is(group.name) for group in reversed(shown)], fontsize=SMALL)
     axis.set_ylim(-0.6, len(shown) - 0.2)
     axis.margins(x=0.12)  # of the numbers above the means
-    if logarithmic:
+    if logarithmic and all(value > 0 for group in shown for value in measure.values(group).values()):
         axis.set_xscale("log")
         few_ticks(axis)
 

@@ -230,11 +230,11 @@ class DetectionMeasure(Measure):
 
     def score(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The mean of the features."""
-        return self.assess(outputs, targets)[0]
+        return DetectionMeasure.assess(self, outputs, targets)[0]
 
     def features(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Fractions of boxes that are right, among those of objects and among the others."""
-        return self.assess(outputs, targets)[1]
+        return DetectionMeasure.assess(self, outputs, targets)[1]
 
     def assess(self, outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The mean of the features, and the features."""

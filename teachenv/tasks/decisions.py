@@ -122,6 +122,10 @@ class OtherObjective(Measure):
         """The measure's score."""
         return self.judged.score(outputs, targets)
 
+    def features(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The measure's features."""
+        return self.judged.features(outputs, targets)
+
     def assess(self, outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The measure's score and features."""
         return self.judged.assess(outputs, targets)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import nn
@@ -24,13 +24,32 @@ class Network(Protocol):
         ...
 
 
+_MADE_OF = {
+    "assess": ("score", "features"),
+    "objective_of": ("objective",),
+    "judge": ("objective", "score", "features", "assess"),
+    "report_of": ("report",),
+}
+"""Methods that give what several others do in one go, and those others."""
+
+
 class Measure(ABC):
     """What a student is judged by: the real measure, and a smooth stand-in that a teacher can differentiate.
 
     Every method is a pure function of tensors whose shapes do not depend on values, so that it works under
     `torch.func.vmap` (many students at once) as well as under `torch.func.grad`. A measure of one's own is tried on a
     minibatch when an environment is made (`teachenv.trial`).
+
+    A class may override `assess`, `judge`, `objective_of` or `report_of` to share work. A subclass that then overrides
+    what these are made of, such as `score`, gets back the general ones, which call it.
     """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Drops an inherited `assess`, ... that does not call what this class overrides."""
+        super().__init_subclass__(**options)
+        for whole, parts in _MADE_OF.items():
+            if any(_definer(cls, part) < _definer(cls, whole) for part in parts):
+                setattr(cls, whole, getattr(Measure, whole))
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -96,6 +115,11 @@ class Measure(ABC):
         return self.report(network(inputs), targets)
 
 
+def _definer(kind: type, method: str) -> int:
+    """Which of a class and its bases defines a method, by its place in the order in which they are searched."""
+    return next(place for place, each in enumerate(kind.__mro__) if method in vars(each))
+
+
 class ClassificationMeasure(Measure):
     """Accuracy, and its smooth relaxation by the softmax at a temperature τ.
 
@@ -144,7 +168,7 @@ class ClassificationMeasure(Measure):
 
     def features(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Precision per class, shape `(C,)`: of the samples predicted as c, the fraction that is c; 0 if none is."""
-        return self.assess(outputs, targets)[1]
+        return ClassificationMeasure.assess(self, outputs, targets)[1]
 
     def assess(self, outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Score and features from one look at the predictions."""

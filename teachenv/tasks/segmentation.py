@@ -223,11 +223,11 @@ class SegmentationMeasure(Measure):
 
     def score(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The mIoU."""
-        return self.assess(outputs, targets)[0]
+        return SegmentationMeasure.assess(self, outputs, targets)[0]
 
     def features(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """IoU of each class, 0 for one that does not occur."""
-        return self.assess(outputs, targets)[1]
+        return SegmentationMeasure.assess(self, outputs, targets)[1]
 
     def assess(self, outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The mIoU, and the IoU of each class."""

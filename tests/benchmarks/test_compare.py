@@ -290,7 +290,7 @@ def test_trainings_of_any_names_and_settings_have_a_folder_each(
         monkeypatch.setitem(main.PRESETS, "smoke", size)
         comparison = main.comparison_of(options(tmp_path, label_noise=(0.125, 0.12)))
         assert {contest.name for contest in comparison.contests} == {"digits-noisy-12.5", "digits-noisy-12"}
-        folders |= {session.folder_of(case) for case in comparison.trainings(session)}
+        folders |= {session.folder_of(case) for case in comparison.trainings(comparison.contests, session)}
     assert len(folders) == 2 * 2 * 2 * len(METHODS_UNDER_TEST)
 
 

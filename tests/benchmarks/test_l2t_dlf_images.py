@@ -202,7 +202,7 @@ def test_a_transferred_teacher_is_the_one_that_was_taught(finished: Path, tmp_pa
     session = Session(ResultsFile(finished / "results.jsonl"), make_backend("inline"))
     for stage in comparison.stages:
         cases = {(case.method, case.seed): case for case in stage(session)}
-    best, (mlp, lenet) = comparison.best(session), comparison.contests
+    best, (mlp, lenet) = comparison.best(comparison.contests, session), comparison.contests
     chosen = best["mnist-lenet", "rmd:transferred"]
     assert chosen.candidate == best["mnist-mlp", "rmd"].candidate
     rates = [best["mnist-lenet", name].student["learning_rate"] for name in ("rmd:transferred", "cross-entropy")]

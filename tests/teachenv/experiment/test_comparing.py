@@ -1,12 +1,15 @@
 """`teachenv.compare`: one call to a table, the same again after an interruption, and one line for what cannot be."""
 
 import json
+import re
 import sys
+from dataclasses import replace
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.wrappers import TransformReward
 from torch import nn
 
 import agents.methods
@@ -296,7 +299,7 @@ class Spender(Hill):
         super().learn(round(self.multiple * total_timesteps))
 
 
-@pytest.mark.parametrize(("multiple", "spent"), [(1.0, 32), (1.25, 40)])
+@pytest.mark.parametrize(("multiple", "spent"), [(0.5, 16), (1.0, 32), (1.25, 40)])
 def test_the_steps_of_a_teacher_of_ones_own_are_counted(tmp_path, multiple, spent) -> None:
     spender = Method((Candidate(),), lambda env, seed, options: Spender(env, seed, multiple), learns=True)
     report = compared(tmp_path, methods={"spender": spender}, tune=None, seeds=1)
@@ -417,6 +420,146 @@ def test_a_folder_of_another_comparison_is_refused(changes, finished) -> None:
     with pytest.raises(ValueError, match="holds another comparison"):
         compared(folder, **changes)
     assert (folder / "results.jsonl").read_bytes() == before
+
+
+def test_the_setting_that_differs_is_named(finished) -> None:
+    with pytest.raises(ValueError, match=r"found options\['dev_size'\] 20, expected 21; choose another out"):
+        compared(finished[0], dev_size=21)
+
+
+def _pushing(size: float) -> Method:
+    return Method(make=lambda env, seed, options: Push(size))
+
+
+class Push:
+    """A teacher that always takes the same action."""
+
+    def __init__(self, size):
+        self.size = size
+
+    def predict(self, observation, deterministic=True):
+        return np.full((len(observation), 9), self.size, np.float32), None
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        meta.methods.evolution_strategies(),
+        meta.methods.rmd("FreePolicy"),
+        agents.methods.ddpg(buffer_size=100),
+        _pushing(0.1),
+        meta.methods.self_paced(),
+    ],
+    ids=["teacher", "policy", "package", "own", "wrapper"],
+)
+def test_another_method_behind_a_name_is_refused(changed, tmp_path) -> None:
+    (tmp_path / "own").mkdir()
+    for folder, method in ((tmp_path, meta.methods.rmd()), (tmp_path / "own", _pushing(0.2))):
+        compared(folder, methods={"mine": method}, seeds=1, effort=ONE)
+        with pytest.raises(ValueError, match="content of 'method mine' has changed since"):
+            compared(folder, methods={"mine": changed}, seeds=1, effort=ONE)
+
+
+@pytest.mark.parametrize(
+    "changed", [{"learning_rate": 0.3}, {"task": made_up("others")}, {"student": "mlp"}, {"max_episode_steps": 100}]
+)
+def test_another_registration_of_an_id_is_refused(changed, tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(gym.registry, "Changing-v0", None)  # which is taken out in the end
+
+    def registered(max_episode_steps=None, **changed):
+        del gym.registry["Changing-v0"]
+        options = {"task": made_up("own"), "student": network, "horizon": 4, **changed}
+        gym.register("Changing-v0", "teachenv:TeachEnv", kwargs=options, max_episode_steps=max_episode_steps)
+
+    def call():
+        sizes = {"batch_size": 8, "dev_size": 20, "backend": "inline", "out": tmp_path, "effort": ONE}
+        teachenv.compare("Changing-v0", methods={"a": fixed("cross-entropy")}, seeds=1, **sizes)
+
+    registered()
+    call()
+    registered(**changed)
+    with pytest.raises(ValueError, match="content of 'registration of Changing-v0' has changed since"):
+        call()
+    registered()
+    call()
+
+
+class Mine(teachenv.TeachEnv):
+    """An environment whose rewards are others."""
+
+    def step(self, action):
+        observation, reward, *rest = super().step(action)
+        return observation, -reward, *rest
+
+
+@pytest.mark.parametrize(
+    ("registration", "says"),
+    [
+        ({"entry_point": Mine}, "registered with a subclass, Mine; a comparison"),
+        ({"entry_point": lambda **k: TransformReward(teachenv.TeachEnv(**k), abs)}, "the wrapper TransformReward;"),
+        ({"entry_point": "teachenv:TeachEnv", "max_episode_steps": 3}, "leave it out: its 4 actions follow from"),
+    ],
+)
+def test_what_is_around_a_registered_environment_is_not_lost(registration, says, tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(gym.registry, "Around-v0", None)
+    del gym.registry["Around-v0"]
+    gym.register("Around-v0", **registration, kwargs={"task": made_up("own")})
+    with pytest.raises(ValueError, match="'Around-v0' is registered with") as raised:
+        compared(tmp_path, env="Around-v0", task=None, methods={"a": fixed("cross-entropy")})
+    assert says in str(raised.value)
+
+
+def test_two_objects_of_one_name_are_refused(tmp_path) -> None:
+    class Aim:
+        def __init__(self, at):
+            self.at = np.asarray(at)
+
+    def aiming(*places):
+        candidates = tuple(Candidate(teacher={"aim": Aim(place)}) for place in places)
+        return Method(candidates, lambda env, seed, options: Push(options["aim"].at.item()))
+
+    with pytest.raises(ValueError, match="two objects called 'Aim' of different content"):
+        compared(tmp_path, methods={"aim": aiming([0.1], [0.9])}, tune=None, seeds=1)
+    with pytest.raises(ValueError, match="two objects called 'Aim' of different content"):
+        compared(tmp_path, methods={"near": aiming([0.1]), "far": aiming([0.9])}, tune=None, seeds=1)
+    compared(tmp_path, methods={"aim": aiming([0.1])}, tune=None, seeds=1, effort=ONE)
+    with pytest.raises(ValueError, match="content of 'Aim' has changed since"):
+        compared(tmp_path, methods={"aim": aiming([0.9])}, tune=None, seeds=1, effort=ONE)
+
+
+def test_a_table_has_what_was_asked_for_whatever_else_the_folder_holds(tmp_path) -> None:
+    def table(budget, seeds, rates=(0.01, 0.02)):
+        effort = replace(EFFORT, student_steps=budget)
+        method = {"rmd": meta.methods.rmd(learning_rate=list(rates))}
+        return compared(tmp_path, methods=method, seeds=seeds, effort=effort, tune=None).table()
+
+    def untimed(table):
+        return [re.sub(r"\| \d+ \| lr", "| lr", line) for line in table.splitlines()]
+
+    first = table(32, 2)
+    assert untimed(table(64, 1)) != untimed(first)
+    assert table(32, 2) == first
+    other = table(32, 1, rates=(0.5, 0.6))
+    assert "learning_rate 0.5" in other or "learning_rate 0.6" in other
+    assert table(32, 2) == first
+
+
+def test_a_best_fixed_loss_without_errors_leaves_the_ratio_out(tmp_path) -> None:
+    y = np.arange(72) % 3
+    x = np.eye(3, 4, dtype=np.float32)[y] * 30
+    easy = teachenv.Task("easy", "made-up", (x[:60], y[:60]), (x[60:], y[60:]), 3)
+    few = {"cross-entropy": fixed("cross-entropy"), "focal": fixed("focal")}
+    report = compared(tmp_path, task=easy, methods=few, seeds=1, effort=ONE, horizon=20)
+    assert "| cross-entropy (best fixed) | 0.00 | 0.00 |  |" in report.table()
+
+
+def test_a_table_says_how_many_final_students_diverged(tmp_path) -> None:
+    x, y = made_up().pool
+    heavy = teachenv.Task("heavy", "made-up", (x, y), (x[:12], y[:12]), 3)
+    few = {"cross-entropy": fixed("cross-entropy", weight_decay=[0.0]), "focal": fixed("focal", weight_decay=[1e30])}
+    report = compared(tmp_path, task=heavy, methods=few, seeds=2, effort=ONE, tune={"learning_rate": [0.4]})
+    said = "final students that diverged count as students that know nothing: 2 of 2 under focal"
+    assert said in report.table()
 
 
 def test_results_do_not_depend_on_global_generators(finished, tmp_path) -> None:

@@ -7,7 +7,6 @@ from agents.lot_ppo import LoTPPO
 from agents.ppo import PPO
 from agents.sac import SAC
 from agents.segments import Segments, learn_in_segments
-from meta.wrappers.vec_env import GymVecEnv
 
 __all__ = [
     "DDPG",
@@ -15,7 +14,6 @@ __all__ = [
     "SAC",
     "TD3",
     "AtariVecEnv",
-    "GymVecEnv",
     "LoTPPO",
     "Segments",
     "learn_in_segments",

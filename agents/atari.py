@@ -21,6 +21,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,29 @@ from teachenv.optional import needed_for
 _STACK = 4
 _STEPS_A_SECOND = 15
 """Steps in a second of a game at its own speed, 60 frames a second, at four frames a step."""
+
+
+@dataclass(frozen=True)
+class AtariOptions:
+    """On what the games of an `AtariVecEnv` depend, besides seeds and actions.
+
+    Attributes:
+        rom: the name of the game's ROM.
+        lives: True: a lost life ends an episode of the learner. False: the end of the game does.
+        clip_rewards: True: the learner gets the sign of the reward. False: the reward itself.
+        noop_max: the largest number of idle frames that a game begins with.
+        frame_skip: the number of frames that an action lasts.
+        max_frames: the number of frames after which a game is truncated.
+        sticky: the probability that the last action is repeated instead.
+    """
+
+    rom: str
+    lives: bool
+    clip_rewards: bool
+    noop_max: int
+    frame_skip: int
+    max_frames: int
+    sticky: float
 
 
 class AtariVecEnv(VecEnv):
@@ -59,6 +83,9 @@ class AtariVecEnv(VecEnv):
         sticky: the probability that the last action is repeated instead; 0 in the papers here.
         threads: the number of games that are played at a time; 0: all.
 
+    Attributes:
+        options: the game's name and options, an `AtariOptions`.
+
     Raises:
         ModuleNotFoundError: ale-py or OpenCV is not installed.
         ValueError: an unknown game.
@@ -79,13 +106,13 @@ class AtariVecEnv(VecEnv):
         threads: int = 0,
     ) -> None:
         """Loads the game so many times, and seeds the copies if there is a seed."""
-        self.game = rom_name(game)
-        self.clip_rewards = clip_rewards
+        rom = rom_name(game)
+        self.options = AtariOptions(rom, lives, clip_rewards, noop_max, frame_skip, max_frames, sticky)
         self._grey = grey_frames()
-        screen = screen_size(self.game)
+        screen = screen_size(rom)
         self.games = [
             Game(
-                self.game,
+                rom,
                 screen,
                 lives,
                 max_frames,
@@ -139,7 +166,7 @@ class AtariVecEnv(VecEnv):
                 rows[i]["terminal_observation"] = self._stacks[i].copy()
                 rows[i]["TimeLimit.truncated"] = moved.truncated
                 self._begin(i, rows[i])
-        return self._stacks.copy(), np.sign(rewards) if self.clip_rewards else rewards, dones, rows
+        return self._stacks.copy(), np.sign(rewards) if self.options.clip_rewards else rewards, dones, rows
 
     def _begin(self, i: int, row: dict[str, Any]) -> None:
         """Begins game i's next episode; puts the return and length of a game that is over into its info."""

@@ -62,6 +62,7 @@ class RLTeacher(Resumable):
             brings them to size.
         action_penalty: the factor c ≥ 0: c · mean(a²) is subtracted from each scaled reward that the critic learns
             from.
+        policy_kwargs: options of the policy class, laid over the teacher's own defaults.
         **kwargs: further options of SB3's algorithm; where they are not given, and students are trained, `gamma` is 1
             and `device` "cpu".
 
@@ -146,7 +147,12 @@ class RLTeacher(Resumable):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> Self:
-        """Runs SB3's `learn`; if it ends before its time, the model goes back to its last mark."""
+        """Runs SB3's `learn`; if it ends before its time, the model goes back to its last mark.
+
+        Raises:
+            ValueError: `total_timesteps` is not an integer of at least 0, there is no environment, or the training to
+                go on with does not fit the environment.
+        """
         name = tb_log_name or type(self).__name__
         with self._learning():
             # SB3 takes None for "no log", too, and has an algorithm's `learn` next in the order of classes.

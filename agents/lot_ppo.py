@@ -138,11 +138,10 @@ class LoTPPO(PlainModel, PPO):
         self._check_options(kwargs)
         if _init_setup_model:
             self._check_env(env)
-        students, replay = checks.integer("students", students, 1), checks.integer("replay", replay, 1)
-        warm_up, student_steps = (
-            checks.integer("warm_up", warm_up, 0),
-            checks.integer("student_steps", student_steps, 0),
-        )
+        students = checks.integer("students", students, 1)
+        replay = checks.integer("replay", replay, 1)
+        warm_up = checks.integer("warm_up", warm_up, 0)
+        student_steps = checks.integer("student_steps", student_steps, 0)
         if term_share is not None:
             if alpha is not None:
                 raise ValueError(
@@ -158,19 +157,22 @@ class LoTPPO(PlainModel, PPO):
                 f"labels=True: found student_steps={student_steps}, expected 1; rewards are known of the minibatches "
                 "that the policy is trained on, where each student takes one step"
             )
-        self.alpha, self.student_steps, self.temperature, self.num_students = (
-            alpha,
-            student_steps,
-            temperature,
-            students,
-        )
-        self.student_policy, self.student_policy_kwargs = student_policy, student_policy_kwargs
-        self.student_weight_decay, self.replay, self.warm_up = student_weight_decay, replay, warm_up
-        self.labels, self.term_share = labels, term_share
+        self.alpha = alpha
+        self.term_share = term_share
+        self.student_steps = student_steps
+        self.temperature = temperature
+        self.num_students = students
+        self.student_policy = student_policy
+        self.student_policy_kwargs = student_policy_kwargs
+        self.student_weight_decay = student_weight_decay
+        self.replay = replay
+        self.warm_up = warm_up
+        self.labels = labels
         self.rollouts_seen = 0
-        # Sums over rollouts: of the students' KL and of the size of the policy's loss while they are measured, and of
-        # LoT's term and that size while it is there.
-        self.measured, self.spent = [0.0, 0.0], [0.0, 0.0]
+        # Sums over rollouts: of the students' KL and of the size of the policy's loss while they are measured.
+        self.measured = [0.0, 0.0]
+        # Sums over rollouts: of LoT's term and of the size of the policy's loss while the term is there.
+        self.spent = [0.0, 0.0]
         self.lot_state: dict[str, Any] | None = None
         super().__init__(policy, env, _init_setup_model=_init_setup_model, **kwargs)
 

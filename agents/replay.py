@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.noise import ActionNoise, NormalActionNoise
+from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, VectorizedActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import RolloutReturn, Schedule
@@ -135,6 +135,32 @@ class ReplayTeacher(RLTeacher, OffPolicyAlgorithm):
             )
         mapped(_write, saved["columns"], columns, of=ARRAYS)
         buffer.pos, buffer.full = about["pos"], about["full"]
+
+    def _begin_anew(self) -> None:
+        super()._begin_anew()
+        self.saved_transitions = None
+        noise, env = self.action_noise, self.env
+        if isinstance(noise, VectorizedActionNoise) and env is not None and noise.n_envs != env.num_envs:
+            self.action_noise = noise.base_noise  # SB3 copies it for each environment
+
+    def _check_mark(self) -> None:
+        """Refuses to go on from a mark that does not fit the model's environment or replay buffer.
+
+        Raises:
+            ValueError: the mark belongs to another number of parallel environments, or its transitions to a replay
+                buffer of another size.
+        """
+        super()._check_mark()
+        if self.saved_transitions is None:
+            return
+        assert self.mark is not None
+        assert self.replay_buffer is not None
+        rows, size = len(self.saved_transitions["actions"]), self.replay_buffer.buffer_size
+        if rows > size or (self.mark.attributes["replay_buffer.full"] and rows != size):
+            raise ValueError(
+                f"this checkpoint holds {rows} steps of a replay buffer, found a buffer of {size} steps; load it "
+                "without buffer_size, or start anew with reset_num_timesteps=True"
+            )
 
     def _return_to_mark(self) -> None:
         assert self.replay_buffer is not None

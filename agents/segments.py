@@ -22,8 +22,10 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 
+from agents.atari import AtariVecEnv
 from meta.saving.models import PlainModel, model_of, read_content, saved_attributes, without_folder, write_model
 from meta.saving.wrapper_states import set_wrapper_states, wrapper_states
+from teachenv import checks
 from teachenv.fingerprints import describe
 
 AnyPPO = TypeVar("AnyPPO", bound=PPO)
@@ -35,14 +37,15 @@ class Segments(BaseCallback):
     Args:
         path: the path of the file (zip), which is replaced each time, whole or not at all.
         rollouts: the number of rollouts in a segment.
+
+    Raises:
+        ValueError: `rollouts` is not a positive integer.
     """
 
     def __init__(self, path: str | Path, rollouts: int = 50) -> None:
         """Checks the number of rollouts."""
-        if rollouts < 1:
-            raise ValueError(f"a segment has at least 1 rollout, found rollouts={rollouts}")
         super().__init__()
-        self.path, self.rollouts = Path(path), rollouts
+        self.path, self.rollouts = Path(path), checks.integer("rollouts", rollouts, 1)
         self._begun = False
 
     def _on_rollout_start(self) -> None:
@@ -102,21 +105,23 @@ def learn_in_segments(
         model: PPO or a subclass, untrained, with its environment.
         total_timesteps: the number of environment steps of the whole training run.
         path: the path of the checkpoint; the finished model is there in the end.
-        rollouts: the number of rollouts in a segment.
+        rollouts: the number of rollouts in a segment, by which episodes are cut off: the same each time.
         callback: a callback of SB3, or a list of them, called after the segment has begun.
 
     Returns:
         The trained model: the given one, or the one that the file holds.
 
     Raises:
-        ValueError: the file holds a model of other settings.
+        ValueError: the file holds a model of other settings; a number is out of its range; or the model's class does
+            not keep one of its options as an attribute.
     """
-    path = Path(path)
-    settings = _settings(model)
+    total_timesteps = checks.integer("total_timesteps", total_timesteps, 0)
+    path, segments = Path(path), Segments(path, rollouts)
+    settings = _settings(model, segments.rollouts)
     if path.exists():
         model = _saved(model, path, settings)
     model.segment_settings = settings  # type: ignore[attr-defined]
-    callbacks: list[Any] = [Segments(path, rollouts)]
+    callbacks: list[Any] = [segments]
     if callback is not None:
         callbacks += callback if isinstance(callback, list) else [callback]
     remaining = total_timesteps - model.num_timesteps
@@ -145,44 +150,43 @@ def _saved(model: AnyPPO, path: Path, settings: dict[str, str]) -> AnyPPO:
     return saved
 
 
-_COMPARED = (
-    *("n_steps", "n_epochs", "batch_size", "gamma", "gae_lambda", "ent_coef", "vf_coef", "max_grad_norm", "seed"),
-    *("normalize_advantage", "target_kl", "use_sde", "sde_sample_freq"),
-    # LoTPPO's.
-    *("alpha", "student_steps", "temperature", "num_students", "replay", "warm_up", "labels", "student_weight_decay"),
-)
+_NOT_COMPARED = ("env", "device", "verbose", "tensorboard_log", "stats_window_size")
+"""Options on which no result depends, and the environment, whose own options `_environment` compares."""
+_ATTRIBUTES = {"policy": "policy_class", "students": "num_students"}
+"""The attribute that holds an option's value, where its name is not the option's."""
 _SCHEDULES = {"learning_rate": "lr_schedule", "clip_range": "clip_range", "clip_range_vf": "clip_range_vf"}
-
-
 _GIVEN = (
     *("learning_rate", "clip_range", "clip_range_vf", "policy_class", "policy_kwargs", "rollout_buffer_class"),
     *("rollout_buffer_kwargs", "student_policy", "student_policy_kwargs"),
 )
 
 
-def _settings(model: PPO) -> dict[str, str]:
-    """Returns as texts what must be the same in a file and in the model that would go on from it."""
-    settings: dict[str, Any] = {name: getattr(model, name) for name in _COMPARED if hasattr(model, name)}
-    for name, attribute in _SCHEDULES.items():
-        schedule = getattr(model, attribute)
-        # Functions of equal values are as good.
-        settings[name] = (
-            None if schedule is None else [schedule(remaining) for remaining in (1.0, 0.75, 0.5, 0.25, 0.0)]
-        )
-    networks = {"policy": [model.policy], "students": list(getattr(model, "students", []))}
-    for name, policies in networks.items():
-        # As text a network is its layers with their sizes and activations.
-        settings[name] = [[type(policy), str(policy)] for policy in policies]
-        settings[f"{name}' optimizer" if name == "students" else "optimizer"] = [
-            [type(policy.optimizer), policy.optimizer.defaults | {"lr": None}] for policy in policies
-        ]
+def _settings(model: PPO, rollouts: int) -> dict[str, str]:
+    """Returns as texts what must be the same in a file and in the model that would go on from it.
+
+    Raises:
+        ValueError: an option of the model's class is in no attribute of the model.
+    """
+    settings: dict[str, Any] = {}
+    for name in sorted(checks.options_of(type(model)).difference(_NOT_COMPARED)):
+        attribute = _SCHEDULES.get(name, _ATTRIBUTES.get(name, name))
+        if not hasattr(model, attribute):
+            raise ValueError(
+                f"the option {name} of {type(model).__name__} is not an attribute of the model, expected one, which is "
+                f"compared with the one in the file: add self.{name} = {name} to its __init__"
+            )
+        value = getattr(model, attribute)
+        if name in _SCHEDULES and value is not None:
+            # Functions of equal values are as good.
+            value = [value(remaining) for remaining in (1.0, 0.75, 0.5, 0.25, 0.0)]
+        settings[name] = value
     settings["observation_space"], settings["action_space"] = str(model.observation_space), str(model.action_space)
-    settings["environment"] = _environment(model)
+    settings |= {"environment": _environment(model), "rollouts": rollouts}
     return {name: describe(value) for name, value in settings.items()}
 
 
 def _environment(model: PPO) -> list[Any]:
-    """Returns what is known of an environment: its wrappers, its registration, and how many copies there are."""
+    """Returns what is known of an environment: its wrappers, options, registration, and how many copies there are."""
     env, parts = model.env, []
     assert env is not None
     specs = env.get_attr("spec") if env.has_attr("spec") else []
@@ -190,11 +194,13 @@ def _environment(model: PPO) -> list[Any]:
         options = {name: getattr(env, name, None) for name in _NORMALIZED} if isinstance(env, VecNormalize) else {}
         parts.append([type(env).__name__, options])
         env = env.venv
-    # Of `AtariVecEnv`, which is no wrapper of Gymnasium's environments.
-    of_atari = {name: getattr(env, name, None) for name in ("game", "clip_rewards")}
+    # Environments that need not be registered say themselves what their options are.
+    of_atari = env.options if isinstance(env, AtariVecEnv) else None
+    problems = env.get_attr("problem") if env.has_attr("problem") else []
+    of_problems = [getattr(problem, "fingerprint", None) for problem in problems]
     registered = [[s.id, s.kwargs, s.max_episode_steps, str(s.additional_wrappers)] for s in specs if s is not None]
     wrapped = env.get_attr("unwrapped") if not registered and env.has_attr("unwrapped") else []
-    return [parts, of_atari, env.num_envs, registered, [type(env_object) for env_object in wrapped]]
+    return [parts, of_atari, of_problems, env.num_envs, registered, [type(env_object) for env_object in wrapped]]
 
 
 _NORMALIZED = ("norm_obs", "norm_reward", "clip_obs", "clip_reward", "gamma", "epsilon", "training")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -120,7 +119,7 @@ class ParallelOptions(CommonOptions):
     """The options of benchmarks whose jobs run side by side."""
 
     workers: int | None = None
-    """Processes, each on one core; by default as many as there are cores."""
+    """Processes, each on one core; by default as many as there are usable cores."""
 
     backend: Literal["processes", "inline", "ray"] = "processes"
     """Where jobs run: processes of this machine, inline (in this process), or ray (pip install "teachenv[ray]")."""
@@ -131,7 +130,9 @@ class ParallelOptions(CommonOptions):
     @property
     def processes(self) -> int:
         """How many processes run jobs."""
-        return self.workers or os.cpu_count() or 1
+        from teachenv.experiment.processes import usable_cores
+
+        return self.workers or usable_cores()
 
     def _machines(self) -> Backend:
         from teachenv.experiment.backends import make_backend

@@ -24,7 +24,7 @@ def integer(name: str, value: object, least: int | None = None, most: int | None
     """The value as a whole number; floating point is refused even where it is whole.
 
     Raises:
-        ValueError: it is none, or outside [least, most].
+        ValueError: the value is not an integer, or it is outside [least, most].
     """
     plain = _plain(value)
     if not isinstance(plain, bool) and isinstance(plain, numbers.Integral):
@@ -40,7 +40,7 @@ def integers(name: str, value: object, least: int | None = None) -> tuple[int, .
     """The value as a tuple of whole numbers.
 
     Raises:
-        ValueError: it is none, or one of them is below `least`.
+        ValueError: the value is not a list of integers, or one of them is below `least`.
     """
     return tuple(integer(f"{name}[{i}]", each, least) for i, each in enumerate(listed(name, value, "integers")))
 
@@ -55,7 +55,7 @@ def listed(name: str, value: object, of: str, count: int | None = None) -> list[
         count: how many there must be; None: any number.
 
     Raises:
-        ValueError: it is none, or of another length.
+        ValueError: the value is not a sequence, or it has another length.
     """
     is_array = isinstance(value, np.ndarray | torch.Tensor) and value.ndim > 0
     if is_array or (isinstance(value, Sequence) and not isinstance(value, str | bytes)):
@@ -87,7 +87,7 @@ def number(
         dtype: the tensors' dtype; a number beyond its range would be infinite or zero there. None: any.
 
     Raises:
-        ValueError: it is none, or outside its range.
+        ValueError: the value is not a finite number, or it is outside its range.
     """
     plain = _plain(value)
     real = _real(plain)
@@ -105,7 +105,7 @@ def flag(name: str, value: object) -> bool:
     """The value as a bool.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: the value is neither True nor False.
     """
     plain = _plain(value)
     if isinstance(plain, bool):
@@ -117,7 +117,7 @@ def choice(name: str, value: object, known: Iterable[str], listed: str = "") -> 
     """The value, if it is one of the known names, which `listed` says the place of.
 
     Raises:
-        ValueError: it is none of them, with the nearest one.
+        ValueError: the value is not a known name; the message has the nearest one.
     """
     names = tuple(known)
     if isinstance(value, str) and value in names:
@@ -129,7 +129,7 @@ def device(name: str, value: object) -> torch.device:
     """A device that tensors can be put on.
 
     Raises:
-        ValueError: it is none, or not one of this machine.
+        ValueError: the value is not a device, or it is not one of this machine.
     """
     try:
         if not isinstance(value, str | torch.device):
@@ -147,7 +147,7 @@ def options(name: str, value: object) -> dict[str, Any]:
     """The value, a mapping of names to values, as a dict of its own.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the value is not a mapping from texts.
     """
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
         return {key: copied(each) for key, each in value.items()}

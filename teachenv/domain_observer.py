@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,29 @@ from teachenv.tasks.domains import Domains
 
 _SAMPLES = 16
 """Training samples that are looked at of each domain."""
+
+
+def _field(domain: str) -> str:
+    return f"train_likelihood_{domain}"
+
+
+def domain_losses(
+    observations: np.ndarray, fields: Sequence[str], domains: Sequence[str], num_outputs: int
+) -> np.ndarray:
+    """The mean loss on each domain's training samples, as it is read from what `DomainLikelihoods` observes.
+
+    Args:
+        observations: (..., n), of an environment whose task has domains.
+        fields: the names of the n fields, the environment's `OBSERVATION_FIELDS`.
+        domains: the names of the K domains.
+        num_outputs: C, the number of classes.
+
+    Returns:
+        The losses (..., K) in nats, float64; a loss above log C is observed as log C.
+    """
+    places = [list(fields).index(_field(domain)) for domain in domains]
+    likelihoods: np.ndarray = observations[..., places].astype(np.float64)
+    return (1.0 - likelihoods) * math.log(num_outputs)
 
 
 class DomainLikelihoods(SampleObserver):
@@ -39,7 +63,7 @@ class DomainLikelihoods(SampleObserver):
     def __init__(self, task: Task) -> None:
         assert task.domains is not None
         self.domains: Domains = task.domains
-        self.of_minibatch = tuple(f"train_likelihood_{name}" for name in task.domains.names)
+        self.of_minibatch = tuple(map(_field, task.domains.names))
 
     def begin(self, model: Model, episode: Episode) -> torch.Tensor:
         """The samples that are looked at, (K · 16,) or (B, K · 16) places in the rows."""

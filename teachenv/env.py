@@ -144,7 +144,7 @@ class TeachEnv(gym.Env[np.ndarray, np.ndarray]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Draws a split and an untrained student.
+        """Draws a split and a student: an untrained one, or with `warm_start` one that has taken so many steps.
 
         Args:
             seed: seed of this and the later episodes; None: go on with the present generator.
@@ -196,6 +196,7 @@ class TeachEnv(gym.Env[np.ndarray, np.ndarray]):
         """A snapshot that `set_state` continues from bitwise, here or (pickled) in another process."""
         now = self._standing
         return {
+            "kind": "TeachEnv",
             "settings": self.problem.fingerprint,
             "random": self.np_random.bit_generator.state,
             "standing": None if now is None else now.saved(),
@@ -208,9 +209,10 @@ class TeachEnv(gym.Env[np.ndarray, np.ndarray]):
         """Continues from a snapshot.
 
         Raises:
-            ValueError: the snapshot is of an environment with other settings, or damaged; nothing is changed then.
+            ValueError: the snapshot is of another kind of environment, of one with other settings, or damaged; nothing
+                is changed then.
         """
-        check_snapshot(state, self.get_state(), [self.np_random])
+        check_snapshot(state, self.get_state(), Settings().fingerprint(), [self.np_random])
         standing = self.interface.loaded(state["standing"])
         self.np_random.bit_generator.state = state["random"]
         self._standing = standing

@@ -60,15 +60,13 @@ def suggestion(name: object, known: Iterable[str], listed: str = "") -> str:
     names = sorted(set(known))
     # The guess comes before the list, which may be long.
     if len(names) > MOST_SHOWN and listed:
-        near, expected = nearest(name, names), f"ll {len(names)} are in {listed}"
-        first = "a"
+        near, expected = nearest(name, names), f"all {len(names)} are in {listed}"
     else:
-        near, expected = nearest(name, names)[:1], f"xpected one of {', '.join(map(repr, names))}"
-        first = "e"
+        near, expected = nearest(name, names)[:1], f"expected one of {', '.join(map(repr, names))}"
     if not near:
-        return f": {first}{expected}"
+        return f": {expected}"
     guess = " or ".join([", ".join(map(repr, near[:-1])), repr(near[-1])] if near[1:] else [repr(near[0])])
-    return f", did you mean {guess}? {first.upper()}{expected}"
+    return f", did you mean {guess}? {expected[0].upper()}{expected[1:]}"
 
 
 def nearest(name: object, known: Iterable[str]) -> list[str]:

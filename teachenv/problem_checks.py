@@ -282,47 +282,57 @@ def reset_options(options: Any, known: Collection[str]) -> dict[str, Any]:
     return checked
 
 
-def check_snapshot(snapshot: Any, here: Mapping[str, Any], generators: Sequence[np.random.Generator]) -> None:
+def check_snapshot(
+    snapshot: Any,
+    here: Mapping[str, Any],
+    defaults: Mapping[str, str],
+    generators: Sequence[np.random.Generator],
+) -> None:
     """Refuses a snapshot that another environment made, or that is damaged.
 
     Args:
         snapshot: what a user hands over.
         here: a snapshot of the environment that shall continue from it.
+        defaults: the text of each setting's default, by its name.
         generators: the environment's, one for each student.
 
     Raises:
-        ValueError: it is no snapshot, or it is one of other settings (says which differ), of another number of
-            students, of a version of this package that kept other things, or without a part of what it should have.
+        ValueError: the value is not a snapshot, or it is one of another kind of environment, of another number of
+            students, of other settings (says which differ), of a version of this package that kept other things, or
+            without a part of what it should have.
     """
     if not isinstance(snapshot, Mapping) or "settings" not in snapshot:
         raise ValueError(f"expected what get_state() returns, found {type(snapshot).__name__} without 'settings'")
     if not isinstance(snapshot["settings"], Mapping):
         raise damaged(f"its 'settings' are {checks.shown(snapshot['settings'])}, expected a text for each by its name")
+    there, wanted = (_kind(each, here["kind"]) for each in (snapshot, here))
+    if there != wanted:
+        raise ValueError(f"this is the state of {there}, expected that of {wanted}")
     if unknown := [name for name in snapshot["settings"] if name not in here["settings"]]:
         raise ValueError(
             f"this state has a setting {unknown[0]!r} that is not known here: another version of teachenv made it; use "
             "that version"
         )
-    # A setting that is younger than the snapshot had its default there.
-    saved = {**Settings().fingerprint(), **snapshot["settings"]}
-    differing = [f"{k}: {saved[k]} there, {now} here" for k, now in here["settings"].items() if saved[k] != now]
+    # A setting that was added after the snapshot was saved had its default there.
+    saved = {**defaults, **snapshot["settings"]}
+    differing = [f"{k}: {saved.get(k)} there, {now} here" for k, now in here["settings"].items() if saved.get(k) != now]
     if differing:
         raise ValueError(
             "this is the state of another environment ("
             + "; ".join(differing)
             + "); make the environment with its settings"
         )
-    there, wanted = (
-        "one student" if n is None else f"a vector environment of {n} students"
-        for n in (snapshot.get("num_envs"), here.get("num_envs"))
-    )
-    if there != wanted:
-        raise ValueError(f"this is the state of {there}, expected that of {wanted}")
-    if missing := [name for name in here if name not in snapshot]:
+    if missing := [name for name in here if name not in snapshot and name != "kind"]:
         raise ValueError(
             f"this state lacks {missing[0]!r}: another version of teachenv made it; train anew, or use that version"
         )
     _check_random(snapshot["random"], generators, single="num_envs" not in here)
+
+
+def _kind(snapshot: Mapping[str, Any], kind: str) -> str:
+    """Says of what a snapshot is; those of earlier versions do not tell, and count as of this kind."""
+    found, count = snapshot.get("kind", kind), snapshot.get("num_envs")
+    return f"a {found}" if count is None else f"a {found} of {count} students"
 
 
 def _check_random(random: Any, generators: Sequence[np.random.Generator], single: bool) -> None:

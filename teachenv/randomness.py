@@ -20,13 +20,14 @@ import torch
 # Seeds of episodes are drawn below this bound, so that they fit a signed 64-bit integer.
 SEED_BOUND = 2**62
 
-_ONE_AT_A_TIME = threading.RLock()
+ONE_AT_A_TIME = threading.RLock()
+"""Held by the thread that has replaced the global generators, until it has put them back."""
 if hasattr(os, "register_at_fork"):
     # Otherwise a child that is forked while another thread is inside would wait for that thread, which it lacks.
     os.register_at_fork(
-        before=_ONE_AT_A_TIME.acquire,
-        after_in_parent=_ONE_AT_A_TIME.release,
-        after_in_child=_ONE_AT_A_TIME.release,
+        before=ONE_AT_A_TIME.acquire,
+        after_in_parent=ONE_AT_A_TIME.release,
+        after_in_child=ONE_AT_A_TIME.release,
     )
 
 
@@ -58,7 +59,7 @@ def torch_seed(seed: int, purpose: Purpose, step: int = 0, device: torch.device 
     """Seeds torch's global generators by (seed, purpose, step) inside the block and restores them after it."""
     value = _value(seed, purpose, step)
     devices = [device] if device is not None and device.type == "cuda" else []
-    with _ONE_AT_A_TIME, torch.random.fork_rng(devices=devices):
+    with ONE_AT_A_TIME, torch.random.fork_rng(devices=devices):
         torch.default_generator.manual_seed(value)
         for _ in devices:
             torch.cuda.manual_seed(value)
@@ -69,7 +70,7 @@ def torch_seed(seed: int, purpose: Purpose, step: int = 0, device: torch.device 
 def all_seeded(seed: int, purpose: Purpose, step: int = 0, device: torch.device | None = None) -> Iterator[None]:
     """Seeds the global generators of torch, Python and NumPy likewise; it takes some 50 µs more."""
     value = _value(seed, purpose, step)
-    with _ONE_AT_A_TIME:
+    with ONE_AT_A_TIME:
         python = random.getstate()
         of_numpy = np.random.get_state()  # noqa: NPY002 - what a network of the user's may draw from
         random.seed(value)

@@ -178,7 +178,7 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray], m
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Draws a split and an untrained student for each.
+        """Draws a split and a student for each: an untrained one, or with `warm_start` after so many steps.
 
         Args:
             seed: seed of the episodes, as the class says.
@@ -292,6 +292,7 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray], m
         standing = None if self._standing is None else self._standing.saved()
         stepped = None if self._stepped is None else self._stepped.saved()
         return {
+            "kind": "TeachVectorEnv",
             "settings": self.problem.fingerprint,
             "num_envs": self.num_envs,
             "random": [random.bit_generator.state for random in self._randoms],
@@ -304,12 +305,13 @@ class TeachVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray], m
         """Continues from a snapshot.
 
         Raises:
-            ValueError: the snapshot is of an environment with other settings or another number of students, or damaged;
-                nothing is changed then.
+            ValueError: the snapshot is of another kind of environment, of one with other settings or another number of
+                students, or damaged; nothing is changed then.
         """
         here = self.get_state()
         # Snapshots of earlier versions do not tell what stood before episodes ended.
-        check_snapshot(state, {name: value for name, value in here.items() if name != "stepped"}, self._randoms)
+        needed = {name: value for name, value in here.items() if name != "stepped"}
+        check_snapshot(state, needed, Settings().fingerprint(), self._randoms)
         standing = stepped = self.interface.loaded(state["standing"], self.num_envs)
         if standing and self.autoreset_mode is AutoresetMode.SAME_STEP and self.interface.ended(standing).any():
             raise ValueError(

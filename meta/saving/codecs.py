@@ -60,13 +60,6 @@ _SPACES: dict[type, tuple[Callable[[Any], list[Any]], Callable[..., gym.Space[An
     gym.spaces.Dict: (lambda s: [[[name, part] for name, part in s.spaces.items()]], gym.spaces.Dict),
 }
 _declared: dict[str, type] = {}
-# Modules whose classes are in files, by the name that they had when the files were written.
-_MOVED = {
-    "meta.data_teaching": "meta.teachers.data_teaching",
-    "meta.dynamic_loss": "meta.teachers.dynamic_loss",
-    "meta.influence_teaching": "meta.influence.teaching",
-    "meta.policies": "meta.teachers.policies",
-}
 
 
 def declare(kind: Declared) -> Declared:
@@ -165,7 +158,6 @@ def _in_packages(module: str) -> bool:
 
 def _unpacked_class(name: str) -> type:
     module, _, attribute = name.partition(":")
-    module = _MOVED.get(module, module)
     try:
         kind = getattr(importlib.import_module(module), attribute) if _in_packages(module) else None
     except (ImportError, AttributeError):

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from teachenv.randomness import ONE_AT_A_TIME
+
 
 class Generators(NamedTuple):
     """The states of the global random generators.
@@ -51,23 +53,28 @@ class Stream:
 
     def __init__(self, seed: int) -> None:
         """Seeds the stream; the global generators stay as they are."""
-        outside = generators()
-        random.seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002
-        # Not torch.manual_seed, which seeds a CUDA that is not in use yet, too.
-        torch.default_generator.manual_seed(seed)
-        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-            torch.cuda.manual_seed_all(seed)
-        self.states = generators()
-        set_generators(outside)
+        with ONE_AT_A_TIME:
+            outside = generators()
+            random.seed(seed)
+            np.random.seed(seed % 2**32)  # noqa: NPY002
+            # Not torch.manual_seed, which seeds a CUDA that is not in use yet, too.
+            torch.default_generator.manual_seed(seed)
+            if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+                torch.cuda.manual_seed_all(seed)
+            self.states = generators()
+            set_generators(outside)
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
-        """Puts this stream in the place of the global generators inside the block; afterwards they are as before."""
-        outside = generators()
-        set_generators(self.states)
-        try:
-            yield
-        finally:
-            self.states = generators()
-            set_generators(outside)
+        """Puts this stream in the place of the global generators inside the block; afterwards they are as before.
+
+        One thread at a time is inside, as in the blocks of `teachenv.randomness`.
+        """
+        with ONE_AT_A_TIME:
+            outside = generators()
+            set_generators(self.states)
+            try:
+                yield
+            finally:
+                self.states = generators()
+                set_generators(outside)

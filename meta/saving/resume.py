@@ -33,6 +33,7 @@ from meta.saving.models import PlainModel, saved_attributes, variables_of, write
 from meta.saving.modes import modes_kept
 from meta.saving.wrapper_states import set_wrapper_states, wrapper_states
 from meta.wrappers.vec_env import as_vec_env
+from teachenv import checks
 from teachenv.errors import unknown_name
 from teachenv.samples import Visits
 from teachenv.state import Episode, StudentState
@@ -97,8 +98,8 @@ class Resumable(PlainModel):
         """SB3's `load`; with an environment, the next `learn(..., reset_num_timesteps=False)` goes on from the mark.
 
         `num_timesteps` is the mark's then: `learn(total - model.num_timesteps, reset_num_timesteps=False)` ends as the
-        uninterrupted `learn(total)` does. Nothing of the file is run: what only a pickle can hold, such as a function
-        for the learning rate, needs `trust=True`; see `meta.saving.models`.
+        uninterrupted `learn(total)` does; a negative difference changes nothing. Nothing of the file is run: what only
+        a pickle can hold, such as a function for the learning rate, needs `trust=True`; see `meta.saving.models`.
 
         Raises:
             ValueError: the file is damaged, or of another class of model, or needs trust; or the environment has other
@@ -165,6 +166,8 @@ class Resumable(PlainModel):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
+        # What is left of a training that took whole rollouts beyond its total may be negative.
+        total_timesteps = checks.integer("total_timesteps", total_timesteps, 0 if reset_num_timesteps else None)
         if self.env is None:
             raise ValueError(
                 f"this {type(self).__name__} has no environment to learn in: load it with env=..., or call set_env"
@@ -173,10 +176,9 @@ class Resumable(PlainModel):
             self._take_back()
         self._check_meaning()
         if reset_num_timesteps:
-            self._ahead, self._resuming, self.mark = False, False, None
-            # As SB3 does below, where an interruption can come before or after it.
-            self.num_timesteps = self._episode_num = 0
-            self.ep_info_buffer = self.ep_success_buffer = self._last_obs = None
+            self._begin_anew()
+        elif self._resuming:
+            self._check_mark()
         resuming = self._resuming
         begun = self.mark is not None and self.mark.attributes["_last_obs"] is not None
         if resuming and not begun:
@@ -191,6 +193,28 @@ class Resumable(PlainModel):
         if resuming and begun:
             self._return_to_mark()
         return result
+
+    def _begin_anew(self) -> None:
+        """Drops what belongs to the training so far."""
+        self._ahead, self._resuming, self.mark = False, False, None
+        # SB3 does the same later in `_setup_learn`, and an interruption can come in between.
+        self.num_timesteps = self._episode_num = 0
+        self.ep_info_buffer = self.ep_success_buffer = self._last_obs = None
+
+    def _check_mark(self) -> None:
+        """Refuses to go on from a mark that does not fit the model's environment.
+
+        Raises:
+            ValueError: the mark belongs to another number of parallel environments.
+        """
+        assert self.env is not None
+        assert self.mark is not None
+        count = len(self.mark.attributes["env.unwrapped._seeds"])
+        if count != self.env.num_envs:
+            raise ValueError(
+                f"this checkpoint belongs to training with {count} parallel environments, found "
+                f"{self.env.num_envs}; load it with as many, or start anew with reset_num_timesteps=True"
+            )
 
     def _check_meaning(self) -> None:
         if self.env is None or not self.env.has_attr("problem"):
@@ -229,12 +253,6 @@ class Resumable(PlainModel):
     def _return_to_mark(self) -> None:
         assert self.env is not None
         assert self.mark is not None
-        count = len(self.mark.attributes["env.unwrapped._seeds"])
-        if count != self.env.num_envs:
-            raise ValueError(
-                f"this checkpoint belongs to training with {count} parallel environments, found "
-                f"{self.env.num_envs}; load it with as many, or start anew with reset_num_timesteps=True"
-            )
         for i, state in enumerate(self.mark.environments):
             self.env.env_method("set_state", state, indices=i)
         set_wrapper_states(self.env, self.mark.wrappers)

@@ -165,6 +165,10 @@ class Teacher(Resumable, Generic[Experience]):
             reset_num_timesteps: True: the count of steps begins anew. False: it goes on, as does an interrupted
                 training.
             progress_bar: shows SB3's progress bar.
+
+        Raises:
+            ValueError: `total_timesteps` is not an integer of at least 0, there is no environment, or the training to
+                go on with does not fit the environment.
         """
         with self._learning():
             total_timesteps, callback = self._setup_learn(
@@ -194,15 +198,19 @@ class Teacher(Resumable, Generic[Experience]):
     def _step(self, actions: np.ndarray) -> Step:
         """Takes one step in all environments, and counts it.
 
-        What the teacher goes on from has to be put down before `_goes_on`: a callback may save the teacher.
+        What the teacher goes on from has to be put down before `_report_episode`: a callback may save the teacher.
         """
         assert self.env is not None
         step: tuple[Any, ...] = self.env.step(actions)
         self.num_timesteps += self.env.num_envs
         return Step(actions, *step)
 
-    def _goes_on(self, step: Step, callback: BaseCallback) -> bool:
-        """Shows a step to the callback; unless that asks to stop, the episodes that ended with it are counted."""
+    def _report_episode(self, step: Step, callback: BaseCallback) -> bool:
+        """Shows a step to the callback, and counts the episodes that ended with it.
+
+        Returns:
+            False if the callback asks to stop; nothing is counted then.
+        """
         callback.update_locals({"self": self, **step._asdict()})
         if not callback.on_step():
             return False
@@ -215,7 +223,7 @@ class Teacher(Resumable, Generic[Experience]):
         """Updates the policy once, by what `_collect` gathered."""
 
     def _follow(self, max_grad_norm: float | None) -> None:
-        """Takes one step of the optimiser along the gradients that θ has, minus the direction of improvement.
+        """Takes one optimizer step; `θ.grad` holds the negative of the direction of improvement.
 
         Logs `train/gradient_norm` (before clipping; a step along one that is not finite is not made) and
         `train/learning_rate`.

@@ -246,12 +246,12 @@ class RandomDropPolicy(_SamplePolicy):
     defaults: ClassVar[Mapping[str, Any]] = {"keep": 0.5}
 
     def _build(self, states: int, actions: int) -> nn.Module:
-        self.shape, self.keep = (-1, actions), checks.number("keep", self._network["keep"], least=0, most=1)
+        self.samples, self.keep = actions, checks.number("keep", self._network["keep"], least=0, most=1)
         return nn.Module()
 
     def forward(self, observation: torch.Tensor) -> torch.Tensor:
         """Returns the probability that each sample is kept, (batch of observations, samples)."""
-        return observation.new_full((), self.keep).expand(len(observation), self.shape[1])
+        return observation.new_full((), self.keep).expand(len(observation), self.samples)
 
     def _predict(self, observation: Any, deterministic: bool = False) -> torch.Tensor:
         return super()._predict(observation, deterministic=False)

@@ -23,7 +23,6 @@ the mean is taken. As in the paper α begins uniform, and c is 1e-3.
 
 from __future__ import annotations
 
-import math
 from typing import Any, ClassVar
 
 import numpy as np
@@ -34,14 +33,15 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
 from meta.teachers.episodic import EpisodicTeacher, TaughtStudent
-from meta.teachers.policies import TeacherPolicy
+from meta.teachers.policies import SameActionPolicy
 from teachenv import checks
+from teachenv.domain_observer import domain_losses
 from teachenv.losses import DomainWeights
 from teachenv.problem import Problem
 from teachenv.problem_checks import check_loss_alone
 
 
-class MixturePolicy(TeacherPolicy):
+class MixturePolicy(SameActionPolicy):
     """The same action always: that of the learned mixture, and the zero action before there is one."""
 
     def _build(self, states: int, actions: int) -> nn.Module:
@@ -49,11 +49,6 @@ class MixturePolicy(TeacherPolicy):
         for name, size in (("action", actions), ("reference", actions), ("total", actions), ("count", 1)):
             module.register_buffer(name, torch.zeros(size, dtype=torch.float64))
         return module
-
-    def forward(self, observation: torch.Tensor) -> torch.Tensor:
-        """Returns the learned action for each observation, (batch, n)."""
-        action: torch.Tensor = self.actor.action.expand(len(observation), -1)  # type: ignore[operator]
-        return action
 
 
 class DoReMi(EpisodicTeacher):
@@ -135,12 +130,9 @@ class DoReMi(EpisodicTeacher):
 
     def _losses(self, observations: np.ndarray) -> np.ndarray:
         """The mean loss on each domain's training samples, (…, K), of observations (…, fields)."""
-        domains = len(self._domains[0])
-        # The last fields of an observation; a loss above log C is observed as log C.
-        losses: np.ndarray = (1.0 - observations[..., -domains:].astype(np.float64)) * math.log(
-            self._problem.task.num_outputs
-        )
-        return losses
+        assert self.env is not None
+        fields = self.env.get_attr("OBSERVATION_FIELDS")[0]
+        return domain_losses(observations, fields, self._domains[0], self._problem.task.num_outputs)
 
     def _moved(self, mixtures: np.ndarray, observations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(the mixtures after an observation, the excess losses λ), (…, K) each."""

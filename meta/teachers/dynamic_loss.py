@@ -278,7 +278,7 @@ class DynamicLossTeacher(Teacher[torch.Tensor]):
             self._last_obs = step.observations
             self._last_episode_starts = step.dones & ~np.array(self.env.get_attr("carry"))
             self._memory = tuple(t.detach() for t in memory)
-            if not self._goes_on(step, callback):
+            if not self._report_episode(step, callback):
                 return None
             gradient = torch.as_tensor(np.stack([info["window_gradient"] for info in step.infos]), device=self.device)
             total = total + (gradient.nan_to_num() * moved).sum() / len(step.infos)

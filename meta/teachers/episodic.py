@@ -97,7 +97,7 @@ class EpisodicTeacher(Teacher[list[TaughtStudent]]):
             step = self._step(actions)
             rewards.append(step.rewards if normalizer is None else normalizer.get_original_reward())
             observations, dones = step.observations, step.dones
-            if not self._goes_on(step, callback):
+            if not self._report_episode(step, callback):
                 return None
             for i in np.flatnonzero(dones).tolist():
                 if i not in taught:

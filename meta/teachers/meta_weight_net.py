@@ -100,7 +100,7 @@ class MetaWeightNet(Teacher[torch.Tensor]):
         actions, _ = self.predict(self._last_obs, deterministic=True)
         step = self._step(actions)
         self._last_obs = step.observations
-        if not self._goes_on(step, callback):
+        if not self._report_episode(step, callback):
             return None
         callback.on_rollout_end()
         self.policy.set_training_mode(True)

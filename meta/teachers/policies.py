@@ -315,7 +315,16 @@ class FreePolicy(TeacherPolicy):
         return _Free(actions, **self._network)
 
 
-class ConstantPolicy(TeacherPolicy):
+class SameActionPolicy(TeacherPolicy):
+    """The same action in every state: the buffer `action` of its actor, (n,)."""
+
+    def forward(self, observation: torch.Tensor) -> torch.Tensor:
+        """Returns the same action for each observation, (batch, n)."""
+        action: torch.Tensor = self.actor.action.expand(len(observation), -1)  # type: ignore[operator]
+        return action
+
+
+class ConstantPolicy(SameActionPolicy):
     """The same action always; `action`: a number for all coordinates, or one for each (0: the neutral teacher)."""
 
     defaults: ClassVar[Mapping[str, Any]] = {"action": 0.0}
@@ -330,11 +339,6 @@ class ConstantPolicy(TeacherPolicy):
             )
         module.register_buffer("action", value.expand(actions).clone())
         return module
-
-    def forward(self, observation: torch.Tensor) -> torch.Tensor:
-        """Returns the constant action for each observation, (batch, n)."""
-        action: torch.Tensor = self.actor.action.expand(len(observation), -1)  # type: ignore[operator]
-        return action
 
 
 class RandomPolicy(TeacherPolicy):

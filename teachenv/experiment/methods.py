@@ -55,6 +55,8 @@ class Method:
         episode_rate: factor on the student's learning rate in the episodes that the teacher learns on. The gradient of
             a training run is noise near the edge of stability, where the fastest training is.
         wrapper: wraps an environment of one student: the teacher sees something else through it, one student at a time.
+            `make` gets the environment without it, and one more option, `students_per_update`: as many students, one
+            after the other, as other teachers have at a time.
     """
 
     candidates: tuple[Candidate, ...] = (Candidate(),)

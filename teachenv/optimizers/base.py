@@ -6,13 +6,14 @@ hand: it costs a few element-wise operations where autograd would keep a graph.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection, Iterable
 from typing import ClassVar, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch.autograd import forward_ad
+
+from teachenv.frozen import with_values
 
 Self = TypeVar("Self", bound="Optimizer")
 
@@ -162,10 +163,7 @@ class Optimizer(Protocol):
 
         Each is a number, one for each of B students, (B,), or a scalar tensor, in which `update` is differentiable.
         """
-        adjusted = copy.copy(self)
-        for name, value in settings.items():
-            object.__setattr__(adjusted, name, value)  # the dataclasses here are frozen
-        return adjusted
+        return with_values(self, **settings)
 
     def scales(self, rate: Rate) -> bool:
         """Whether there is `reverse_scaled` for this η; an optimiser has none unless it says so."""

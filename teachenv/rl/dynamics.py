@@ -55,7 +55,7 @@ class Learned(NamedTuple):
         loss: PPO's, the mean over the update's minibatches.
         value_loss: the value network's part of it, without its weight.
         entropy: mean entropy of the policy in the rollout's states, in nats.
-        explained_variance: 1 − var(R − V)/var(R) of the rollout's values before the update.
+        explained_variance: 1 − var(R − V)/var(R) of the rollout's values before the update; 0 of equal returns.
         kl: mean KL(policy before ‖ policy after) in the rollout's states.
     """
 
@@ -64,6 +64,18 @@ class Learned(NamedTuple):
     entropy: float = 0.0
     explained_variance: float = 0.0
     kl: float = 0.0
+
+
+def explained_variance(advantages: torch.Tensor, values: torch.Tensor) -> float:
+    """1 − var(R − V)/var(R) of returns R; 0 of returns that are all the same up to rounding.
+
+    Args:
+        advantages: R − V, of any shape.
+        values: V, of that shape.
+    """
+    spread = (advantages + values).var(correction=0)
+    rounding = 16 * torch.finfo(values.dtype).eps * torch.maximum(advantages.abs().max(), values.abs().max())
+    return float(1 - advantages.var(correction=0) / spread) if spread > rounding.square() else 0.0
 
 
 @dataclass(frozen=True)
@@ -186,10 +198,9 @@ class ControlDynamics:
             states = rollout.observations.flatten(0, 1)
             before, now = (Distribution.of(p, states) for p in (student.parameters, parameters))
             advantages = rollout.advantages(self.coefficients(action).discount, self.ppo.trace)
-            spread = (advantages + rollout.values[:-1]).var(correction=0)
-            explained = 1 - advantages.var(correction=0) / spread if spread > 0 else torch.zeros(())
+            explained = explained_variance(advantages, rollout.values[:-1])
             kl, entropy = now.divergence_from(before).mean(), now.entropy().mean()
-        return after, Learned(loss, value_loss, float(entropy), float(explained), float(kl))
+        return after, Learned(loss, value_loss, float(entropy), explained, float(kl))
 
     def entropy(self, student: ControlStudent) -> float:
         """Mean entropy of the policy in the copies' present states, in nats."""

@@ -39,6 +39,11 @@ class ControlProblem:
         return {"control": ", ".join(self.settings.control)}
 
     @property
+    def fingerprint(self) -> dict[str, str]:
+        """A text for each setting, as a snapshot carries it."""
+        return self.settings.fingerprint()
+
+    @property
     def actions(self) -> int:
         """The actions of an episode."""
         return self.settings.horizon
@@ -226,7 +231,8 @@ class TeachControlEnv(gym.Env[np.ndarray, np.ndarray]):
         now = self._standing
         saved = None if now is None else {**vars(now), "student": now.student.saved(), "learned": tuple(now.learned)}
         return {
-            "settings": self.problem.settings.fingerprint(),
+            "kind": "TeachControlEnv",
+            "settings": self.problem.fingerprint,
             "random": self.np_random.bit_generator.state,
             "standing": saved,
             "action": self.action,
@@ -238,9 +244,11 @@ class TeachControlEnv(gym.Env[np.ndarray, np.ndarray]):
         """Continues from a snapshot.
 
         Raises:
-            ValueError: the snapshot is of an environment with other settings, or damaged; nothing is changed then.
+            ValueError: the snapshot is of another kind of environment, of one with other settings, or damaged; nothing
+                is changed then.
         """
-        check_snapshot(state, self.get_state(), [self.np_random])
+        defaults = ControlSettings.from_kwargs({"task": self.problem.settings.task}).fingerprint()
+        check_snapshot(state, self.get_state(), defaults, [self.np_random])
         saved = state["standing"]
         try:
             standing = saved and ControlStanding(

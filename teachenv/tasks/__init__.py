@@ -10,7 +10,7 @@ from typing import Any
 
 from teachenv import checks
 from teachenv.errors import unknown_name
-from teachenv.tasks.augmentation import FlipAndCrop, flip_and_crop
+from teachenv.tasks.augmentation import FlipAndCrop
 from teachenv.tasks.base import Augmentation, Task
 from teachenv.tasks.measures import ClassificationMeasure, Measure
 from teachenv.tasks.noise import NOISE_KINDS, corrupt_labels
@@ -26,7 +26,6 @@ __all__ = [
     "Split",
     "Task",
     "corrupt_labels",
-    "flip_and_crop",
     "make_task",
 ]
 

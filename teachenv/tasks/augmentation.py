@@ -66,18 +66,6 @@ class FlipAndCrop:
         return inputs.reshape(n, channels, height * width).gather(2, index).reshape(inputs.shape)
 
 
-def flip_and_crop(padding: int = 4) -> FlipAndCrop:
-    """Makes L2T-DLF's CIFAR augmentation: random horizontal flip, random crop after reflection padding.
-
-    Args:
-        padding: pixels of reflection on each side; the paper's value is 4.
-
-    Raises:
-        ValueError: `padding` is negative.
-    """
-    return FlipAndCrop(padding)
-
-
 def _shifted(length: int, offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Source coordinates `(n, length)` of an axis shifted by `offsets` (n,); a reflection repeats no edge pixel."""
     coordinates = np.arange(length) + offsets[:, None]

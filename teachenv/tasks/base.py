@@ -6,7 +6,6 @@ splits from the pool, or have a trusted dev set beside it; the test split is for
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import InitVar, dataclass
@@ -17,6 +16,7 @@ import numpy.typing as npt
 import torch
 
 from teachenv import checks
+from teachenv.frozen import with_values
 from teachenv.randomness import Purpose, generator
 from teachenv.tasks.columns import Columns, columns_of
 from teachenv.tasks.decisions import Decisions
@@ -252,10 +252,7 @@ class Task:
         Args:
             **parts: values of attributes by name.
         """
-        task = copy.copy(self)
-        for name, value in parts.items():
-            object.__setattr__(task, name, value)
-        return task
+        return with_values(self, **parts)
 
     def with_label_noise(self, rate: float, kind: str, seed: int) -> Task:
         """Returns the task with a part of the pool's labels made wrong; test and a trusted dev set stay clean.

@@ -22,7 +22,7 @@ from teachenv.data import FileDataset, find_dataset
 from teachenv.data.pickles import load_arrays
 from teachenv.data.reading import damaged, honest_name, read_bytes
 from teachenv.errors import unknown_name
-from teachenv.tasks.augmentation import flip_and_crop
+from teachenv.tasks.augmentation import FlipAndCrop
 from teachenv.tasks.base import Task, subset_indices
 
 Arrays = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
@@ -98,7 +98,7 @@ def _cifar(
         pool=(_centred(images, mean), torch.from_numpy(labels)),
         test=(_centred(test_images, mean), torch.from_numpy(test_labels)),
         num_outputs=num_classes,
-        augment=flip_and_crop(padding=4),
+        augment=FlipAndCrop(padding=4),
     )
 
 

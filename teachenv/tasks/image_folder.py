@@ -11,7 +11,7 @@ import torch
 from teachenv.data import FileDataset, find_dataset
 from teachenv.data.reading import honest_name
 from teachenv.errors import DatasetUnavailable
-from teachenv.tasks.augmentation import flip_and_crop
+from teachenv.tasks.augmentation import FlipAndCrop
 from teachenv.tasks.base import Task
 from teachenv.tasks.photographs import read_splits
 
@@ -70,7 +70,7 @@ def image_folder(
         pool=pool,
         test=test,
         num_outputs=len(train.classes),
-        augment=flip_and_crop(padding=image_size // 8),
+        augment=FlipAndCrop(padding=image_size // 8),
     )
 
 

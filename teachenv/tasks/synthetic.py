@@ -7,7 +7,7 @@ a faint second shape, and pixel noise. So the classes can be learned, from featu
 from any single pixel, and not perfectly: after six passes over the default pool, a network of three small convolutions
 has about 70 % of the test split right.
 
-Left and right are treated alike, so the flips of `flip_and_crop` keep every label right.
+Left and right are treated alike, so the flips of `FlipAndCrop` keep every label right.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 
 from teachenv.errors import unknown_name
-from teachenv.tasks.augmentation import flip_and_crop
+from teachenv.tasks.augmentation import FlipAndCrop
 from teachenv.tasks.base import Task
 from teachenv.tasks.splits import Split
 
@@ -85,7 +85,7 @@ def make_synthetic(num_classes: int = 10, pool_size: int | None = None, test_siz
         pool=_draw_split(pool_size, num_classes, pool_stream),
         test=_draw_split(test_size, num_classes, test_stream),
         num_outputs=num_classes,
-        augment=flip_and_crop(padding=4),
+        augment=FlipAndCrop(padding=4),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_atari_env
 from stable_baselines3.common.vec_env import VecFrameStack
 
-from agents import AtariVecEnv, LoTPPO
-from agents.atari import record_game, register_games
+from agents import AtariVecEnv, LoTPPO, learn_in_segments
+from agents.atari import AtariOptions, record_game, register_games
 from agents.atari_game import GAMES, rom_name
+from teachenv.checks import options_of
 
 pytest.importorskip("ale_py")
 
@@ -36,7 +38,7 @@ def test_the_papers_games(game: str) -> None:
     assert observation.shape == (2, 4, 84, 84)
     assert env.observation_space.shape == (4, 84, 84)
     assert all(env.observation_space.contains(o) for o in observation)
-    assert {rom_name(game)} == {rom_name(name) for name in (f"ALE/{game}-v5", f"{game}NoFrameskip-v4", env.game)}
+    assert {rom_name(game)} == {rom_name(name) for name in (f"ALE/{game}-v5", f"{game}NoFrameskip-v4", env.options.rom)}
 
 
 def test_games_are_a_function_of_the_seed() -> None:
@@ -138,3 +140,33 @@ def test_a_trained_policy_is_filmed(tmp_path: Path) -> None:
 def test_an_unknown_game_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="unknown Atari game 'Brakeout'; known are, for example, breakout"):
         AtariVecEnv("Brakeout")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"game": "Gravitar", "num_envs": 1},
+        {"lives": False},
+        {"clip_rewards": False},
+        {"noop_max": 5},
+        {"frame_skip": 2},
+        {"max_frames": 400},
+        {"sticky": 0.25},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_a_file_of_another_game_is_refused(changed: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
+    def model(**options: Any) -> PPO:
+        env = AtariVecEnv(**{"game": "Breakout", "num_envs": 1, **options})
+        return PPO("MlpPolicy", env, policy_kwargs={"net_arch": [4]}, **SMALL)
+
+    path = tmp_path_factory.getbasetemp() / "of_breakout.zip"
+    learn_in_segments(model(), 16, path)
+    with pytest.raises(ValueError, match=r"they differ in .*environment"):
+        learn_in_segments(model(**changed), 32, path)
+
+
+def test_options_are_those_of_its_constructor() -> None:
+    """All of them but seed, threads and the number of games."""
+    beside = {"num_envs", "seed", "threads", "game"}
+    assert options_of(AtariVecEnv) - beside == {each.name for each in fields(AtariOptions)} - {"rom"}

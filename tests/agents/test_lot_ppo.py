@@ -277,3 +277,9 @@ def test_of_categories_it_is_imitability() -> None:
 def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(options))} must be"):
         LoTPPO("MlpPolicy", "CartPole-v1", **options)
+
+
+@pytest.mark.parametrize("total", [-1, "10", None, 1.5])
+def test_another_number_of_steps_is_refused(total: Any) -> None:
+    with pytest.raises(ValueError, match="total_timesteps must be an integer of at least 0, found"):
+        LoTPPO("MlpPolicy", "CartPole-v1").learn(total)

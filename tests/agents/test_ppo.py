@@ -14,7 +14,8 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from agents import PPO, GymVecEnv
+from agents import PPO
+from meta import GymVecEnv
 from meta.teachers.policies import Attention
 from teachenv import Task, TeachEnv, TeachVectorEnv
 

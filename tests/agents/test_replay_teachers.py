@@ -12,7 +12,8 @@ from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckA
 from stable_baselines3.common.vec_env import VecMonitor
 
 import agents
-from agents import DDPG, SAC, TD3, GymVecEnv
+from agents import DDPG, SAC, TD3
+from meta import GymVecEnv
 from meta.teachers.policies import Attention
 from teachenv import Task, TeachEnv, TeachVectorEnv
 
@@ -193,6 +194,17 @@ def test_a_replay_buffer_is_saved_by_itself(tmp_path):
     (tmp_path / "buffer").write_bytes(b"")
     with pytest.raises(ValueError, match="buffer is empty"):
         other.load_replay_buffer(tmp_path / "buffer")
+
+
+@ALGORITHMS
+@pytest.mark.parametrize(("steps", "size"), [(4, 3), (12, 20)], ids=["smaller", "larger than a full one"])
+def test_a_checkpoint_of_another_replay_buffer_is_refused_until_it_starts_anew(algorithm, steps, size, tmp_path):
+    small = {"buffer_size": 10, "learning_starts": 4, "batch_size": 4}
+    algorithm("AttentionPolicy", environment(), seed=0, **small).learn(steps).save(tmp_path / "teacher")
+    loaded = algorithm.load(tmp_path / "teacher", env=environment(), buffer_size=size)
+    with pytest.raises(ValueError, match=rf"steps of a replay buffer, found a buffer of {size} steps; load it without"):
+        loaded.learn(8, reset_num_timesteps=False)
+    assert loaded.learn(8).num_timesteps == 8
 
 
 # --- SB3's own algorithms ---------------------------------------------------------------------------------------------

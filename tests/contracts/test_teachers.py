@@ -203,6 +203,35 @@ def test_a_training_that_stopped_ends_in_a_new_process_as_the_unbroken_one_bitwi
     assert resumed[name] == digest(unbroken(name))
 
 
+@pytest.mark.parametrize("name", [name for name, kind in TEACHERS.items() if getattr(kind, "wrapper", None) is None])
+@pytest.mark.parametrize(("count", "stops"), [(1, False), (3, True)])
+def test_another_number_of_students_is_refused_until_it_starts_anew(name, count, stops, tmp_path):
+    teacher = fresh(name).learn(TOTAL, callback=Stop() if stops else None)
+    teacher.save(tmp_path / "teacher")
+    env = TeachVectorEnv(count, **settings() | SEEING.get(name, {}))
+    loaded = TEACHERS[name].load(tmp_path / "teacher", env=env)
+    with pytest.raises(
+        ValueError, match=f"with 2 parallel environments, found {count}; .* anew with reset_num_timesteps=True"
+    ):
+        loaded.learn(TOTAL, reset_num_timesteps=False)
+    assert loaded.learn(TOTAL).num_timesteps >= TOTAL
+    loaded.save(tmp_path / "again")
+    again = TEACHERS[name].load(tmp_path / "again", env=env)
+    before = again.num_timesteps
+    assert again.learn(TOTAL, reset_num_timesteps=False).num_timesteps >= before + TOTAL
+
+
+@each_teacher
+def test_another_total_is_refused_and_changes_nothing(name):
+    teacher = fresh(name)
+    for total in (-1, "10", None, 1.5, True):
+        with pytest.raises(ValueError, match=f"total_timesteps must be an integer of at least 0, found {total!r}"):
+            teacher.learn(total)
+    assert digest(teacher.learn(TOTAL)) == digest(unbroken(name))
+    # What is left of a training that took whole rollouts beyond its total.
+    assert digest(teacher.learn(-1, reset_num_timesteps=False)) == digest(unbroken(name))
+
+
 @each_teacher
 @pytest.mark.filterwarnings("ignore:rich is experimental")  # SB3's progress bar; SB3 silences it when it is imported
 def test_it_works_with_sb3s_callbacks_logger_and_progress_bar(name, tmp_path, capsys):

@@ -14,6 +14,7 @@ import meta
 from teachenv import Task, TeachEnv
 from teachenv.data.documents import _transitions, text_documents
 from teachenv.data.vocabulary import SPECIAL
+from teachenv.domain_observer import domain_losses
 from teachenv.experiment.teaching import teach
 from teachenv.experiment.weighing import Weighed
 from teachenv.losses import make_loss
@@ -306,6 +307,12 @@ def test_a_teacher_observes_how_well_each_domain_is_known() -> None:
         loss = float(F.cross_entropy(env.predict(inputs), targets))
         wanted = np.clip(1 - loss / np.log(env.task.num_outputs), 0, 1)
         assert seen[f"train_likelihood_{name}"] == pytest.approx(wanted, abs=1e-5)
+        # What is read back of observations, wherever the fields are in them.
+        for order in (slice(None), slice(None, None, -1)):
+            fields, rows = env.OBSERVATION_FIELDS[order], np.tile(observation[order], (2, 1))
+            losses = domain_losses(rows, fields, domains.names, env.task.num_outputs)
+            assert losses.shape == (2, len(domains.names))
+            assert losses[:, number] == pytest.approx(min(loss, np.log(env.task.num_outputs)), abs=1e-4)
     assert env.observation_space.contains(observation)
 
 

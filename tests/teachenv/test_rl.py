@@ -14,8 +14,9 @@ import torch
 from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
-from teachenv import randomness
+from teachenv import TeachEnv, TeachVectorEnv, randomness
 from teachenv.rl import CONTROLS, PHYSICS, ControlSettings, TeachControlEnv
+from teachenv.rl.dynamics import explained_variance
 from teachenv.rl.policy import Actor, Distribution
 from teachenv.rl.settings import USUAL
 
@@ -299,6 +300,55 @@ def test_unknown_options_and_foreign_snapshots_are_refused() -> None:
         env.set_state(state)
     with pytest.raises(ValueError, match="unknown split 'train'"):
         env.evaluate("train")
+
+
+GIVEN: dict[str, dict[str, Any]] = {
+    "TeachEnv": {"horizon": 2, "dev_size": 20, "batch_size": 4},
+    "TeachVectorEnv of 2 students": {"horizon": 2, "dev_size": 20, "batch_size": 4},
+    "TeachControlEnv": {"horizon": 2, "copies": 2},
+}
+"""Settings of an environment of each kind that are not the defaults."""
+
+
+def of_kind(kind: str) -> Any:
+    makers: dict[str, Any] = {
+        "TeachEnv": TeachEnv,
+        "TeachVectorEnv of 2 students": functools.partial(TeachVectorEnv, 2),
+        "TeachControlEnv": functools.partial(TeachControlEnv, task="Pendulum-v1"),  # which has defaults of its own
+    }
+    return makers[kind](**GIVEN[kind])
+
+
+@pytest.mark.parametrize("there", GIVEN)
+@pytest.mark.parametrize("here", GIVEN)
+def test_a_snapshot_of_another_kind_of_environment_is_refused(there: str, here: str) -> None:
+    state, env = of_kind(there).get_state(), of_kind(here)
+    if there == here:
+        env.set_state(state)
+    else:
+        with pytest.raises(ValueError, match=rf"this is the state of a {there}, expected that of a {here}$"):
+            env.set_state(state)
+
+
+@pytest.mark.parametrize("kind", GIVEN)
+def test_a_setting_that_a_snapshot_lacks_had_its_default(kind: str) -> None:
+    env = of_kind(kind)
+    state = env.get_state()
+    for name in state["settings"].keys() - {"task"}:  # every version had that
+        settings = {other: text for other, text in state["settings"].items() if other != name}
+        if name in GIVEN[kind]:
+            with pytest.raises(ValueError, match=rf"state of another environment \({name}: .* there, .* here\)"):
+                env.set_state({**state, "settings": settings})
+        else:
+            env.set_state({**state, "settings": settings})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.1, -1234.567])
+def test_equal_returns_have_no_variance_to_explain(value: float, dtype: torch.dtype) -> None:
+    values = torch.randn(12, 7, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    assert explained_variance(value - values, values) == 0.0
+    assert explained_variance(torch.zeros_like(values), values) == 1.0
 
 
 def test_each_task_has_its_usual_settings() -> None:

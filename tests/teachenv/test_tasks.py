@@ -39,7 +39,10 @@ def targets_for(outputs: torch.Tensor) -> torch.Tensor:
 def test_an_unknown_name_lists_the_known_ones_and_suggests_the_closest():
     error = unknown_name("student", "mpl", ["mlp", "lenet", "resnet8"])
     assert str(error) == "unknown student 'mpl', did you mean 'mlp'? Expected one of 'lenet', 'mlp', 'resnet8'"
-    assert "did you mean" not in str(unknown_name("student", "zzz", ["mlp"]))
+    assert str(unknown_name("student", "zzz", ["mlp"])) == "unknown student 'zzz': expected one of 'mlp'"
+    many = [f"net{i}" for i in range(11)]
+    assert str(unknown_name("student", "zzz", many, "HERE")) == "unknown student 'zzz': all 11 are in HERE"
+    assert str(unknown_name("student", "net", many, "HERE")).endswith("? All 11 are in HERE")
     assert "did you mean 'mlp'" in str(unknown_name("student", "MLP", ["mlp"]))
     assert "unknown student 3:" in str(unknown_name("student", 3, ["mlp"]))
 

@@ -363,7 +363,11 @@ def test_a_snapshot_before_the_first_reset_is_one_too():
 def test_foreign_snapshots_are_refused_and_nothing_is_changed():
     envs, reference = make(), make()
     single = gym.make("TeachDigits-v0", **SMALL).unwrapped
-    foreign = [(make(horizon=8), "horizon: 4 there, 8 here"), (make(2), "of 3 students"), (single, "state of a vector")]
+    foreign = [
+        (make(horizon=8), "horizon: 4 there, 8 here"),
+        (make(2), "of 3 students"),
+        (single, "state of a TeachVectorEnv of 3 students, expected that of a TeachEnv$"),
+    ]
     for env in (envs, reference, single, *(f for f, _ in foreign)):
         env.reset(seed=0)
     for env, message in foreign:
@@ -371,8 +375,8 @@ def test_foreign_snapshots_are_refused_and_nothing_is_changed():
             env.set_state(envs.get_state())
     for snapshot, message in (
         (make(learning_rate=0.3).get_state(), "learning_rate"),
-        (make(2).get_state(), "expected that of a vector environment of 3 students"),
-        (single.get_state(), "the state of one student"),
+        (make(2).get_state(), "TeachVectorEnv of 2 students, expected that of a TeachVectorEnv of 3 students"),
+        (single.get_state(), "the state of a TeachEnv, expected that of a TeachVectorEnv of 3 students"),
         (None, "expected what get_state"),
         ({name: value for name, value in envs.get_state().items() if name != "standing"}, "lacks 'standing': another"),
     ):

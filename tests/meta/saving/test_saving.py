@@ -285,21 +285,6 @@ def test_learning_leaves_no_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(
-    ("name", "written"),
-    [
-        ("RMD", "meta.policies:AttentionPolicy"),
-        ("DataTeacher", "meta.data_teaching:DataPolicy"),
-        ("DynamicLossTeacher", "meta.dynamic_loss:LSTMPolicy"),
-    ],
-)
-def test_a_file_names_a_policy_by_the_module_that_it_was_in_before(tmp_path: Path, name: str, written: str) -> None:
-    model = MODELS[name]()
-    model.save(tmp_path / "model")
-    rewritten(tmp_path / "model.zip", lambda value: value["attributes"]["policy_class"].update(of=written))
-    assert type(type(model).load(tmp_path / "model").policy) is type(model.policy)
-
-
-@pytest.mark.parametrize(
     ("options", "says"),
     [
         ({"loss_kwargs": {"scale": 0.1}}, r"loss_kwargs=\{'scale': 0.1\}"),

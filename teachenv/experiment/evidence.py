@@ -101,9 +101,9 @@ def meaning(groups: Iterable[Group], evidence: EvidenceOf = measured) -> str:
         f"teacher changed what its actions set by less than {100 * LEAST_MOVE:g} %, or added less than that to the "
         "loss, and"
     )
-    said = ""
+    said, judged = "", "J of fresh students" if evidence is measured else "students"
     if UNTAUGHT in marks:
-        said = f"; a line is called untaught if its {little} had no significant effect on students"
+        said = f"; a line is called untaught if its {little} had no significant effect on {judged}"
         little = "teacher did as little, and"
     if UNDECIDED in marks:
         said += f'; "untaught?" means that the {little} one seed cannot say whether its effect is significant'

@@ -20,7 +20,6 @@ training, bitwise. With N = 0 the students stay as they are: a trained one teach
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -34,6 +33,8 @@ from meta.saving.generators import Generators, Stream, generators
 from teachenv import checks
 from teachenv.errors import unknown_name
 from teachenv.losses.distillation import divergence
+from teachenv.modes import evaluating
+from teachenv.precision import in_full_precision
 from teachenv.trees import mapped
 
 Metric = Literal["kl", "l2"]
@@ -43,6 +44,9 @@ Distance = Callable[[Any, Any], torch.Tensor]
 TaskLoss = Callable[[Any, Any], torch.Tensor]
 """(outputs, targets) to a loss, a mean."""
 
+_IGNORED = -100
+"""The target that PyTorch's cross-entropy ignores."""
+
 
 def imitability(
     logits: torch.Tensor, fixed_logits: torch.Tensor, temperature: float = 1.0, metric: Metric = "kl", dim: int = -1
@@ -50,7 +54,7 @@ def imitability(
     """Computes how far a network's logits are from those that it shall imitate: a scalar, the mean over rows.
 
     LoT uses it in both directions (Jin et al. 2024): for students, which shall imitate the teacher, and for the
-    teacher, which shall be easy to imitate.
+    teacher, which shall be easy to imitate. It is computed in float32 or float64, whatever autocast says.
 
     Args:
         logits: the logits of the network that is trained, of any shape with two classes or more.
@@ -64,6 +68,14 @@ def imitability(
         TypeError: outputs that are no tensors.
         ValueError: the shapes differ, there is one output, or an unknown metric.
     """
+    return _distances(logits, fixed_logits, temperature, metric, dim).mean()
+
+
+@in_full_precision
+def _distances(
+    logits: torch.Tensor, fixed_logits: torch.Tensor, temperature: float, metric: Metric, dim: int
+) -> torch.Tensor:
+    """Computes what `imitability` is the mean of: a number for each row."""
     for outputs in (logits, fixed_logits):
         if not isinstance(outputs, torch.Tensor):
             raise TypeError(
@@ -81,9 +93,9 @@ def imitability(
         )
     logits, constant = logits.movedim(dim, -1), fixed_logits.detach().movedim(dim, -1)
     if metric == "kl":
-        return temperature**2 * divergence(constant, logits, temperature).mean()
+        return temperature**2 * divergence(constant, logits, temperature)
     if metric == "l2":
-        return (F.softmax(logits / temperature, -1) - F.softmax(constant / temperature, -1)).square().sum(-1).mean()
+        return (F.softmax(logits / temperature, -1) - F.softmax(constant / temperature, -1)).square().sum(-1)
     raise unknown_name("metric", metric, get_args(Metric))
 
 
@@ -116,7 +128,8 @@ class LoT:
             are no logits, the mean distance of the two. Tensors of the second are detached, in lists, tuples, dicts and
             dataclasses, too; what other objects hold it detaches itself. It has the factor τ² and all else itself.
         labels: whether students also learn from labels: cross-entropy + α · their KL; or a function (outputs, targets)
-            that takes the place of cross-entropy.
+            that takes the place of cross-entropy. With and without labels, places whose target is -100, PyTorch's
+            `ignore_index`, count for nothing in `"kl"` and `"l2"`, as in cross-entropy: the padding of texts.
         forward: (module, inputs) to outputs, for models that are not simply called.
         dim: the dimension of the classes in the logits: −1, or 1 for pixels.
         seed: the seed of all that students draw at random.
@@ -127,7 +140,7 @@ class LoT:
         stream: the random numbers of all that students do.
 
     Raises:
-        TypeError: students that are no modules, or optimisers that are none.
+        TypeError: students that are no modules, or optimisers that are no `torch.optim.Optimizer`.
         ValueError: numbers out of range; optimisers or weights that are not one for each student, or an optimiser
             without any parameter of its student; N > 1 without data.
 
@@ -217,25 +230,29 @@ class LoT:
             logits: the teacher's logits on the minibatch, (batch, classes) or with more dimensions; with a function as
                 `metric` any outputs.
             inputs: the minibatch's inputs, which students are called with.
-            targets: class indices, or what the function `labels` takes; needed with `labels`.
+            targets: class indices, one for each row of the logits and -100 where there is nothing to imitate; or what
+                the function `labels` takes. Needed with `labels`.
 
         Raises:
             RuntimeError: neither `step` nor `skip` since the last term.
-            ValueError: targets are missing, a student's logits have another shape, or there is one for each sample.
+            ValueError: targets are missing, the logits have the shape (batch,), or a student's have another one.
         """
         if self._pending is not None:
             raise RuntimeError(
                 "two terms without a step between them: call step(model) after each step of the teacher, or skip()"
             )
         if self.labels is not None and targets is None:
-            raise ValueError("labels=True: pass the minibatch's targets as the third argument")
+            raise ValueError(
+                "found a minibatch without targets, expected them for labels=: pass them as the third argument, "
+                "lot(logits, inputs, targets)"
+            )
         with self.stream(), torch.set_grad_enabled(torch.is_grad_enabled() and self.student_steps > 0):
             outputs = [self._forward(student, inputs) for student in self.students]
         term = torch.zeros(())
         # Without it there is nothing to differentiate, and the teacher's gradient is the plain one to the last bit.
         if self.alpha:
             for weight, student in zip(self.weights, outputs, strict=True):
-                term = term + weight * self._distance(logits, _detached(student))
+                term = term + weight * self._distance(logits, _detached(student), targets)
             term = self.alpha * term
         self._pending = _Pending(outputs, _detached(logits), targets)
         return term
@@ -253,7 +270,7 @@ class LoT:
         Raises:
             RuntimeError: there was no term since the last step.
             TypeError: the teacher is no module.
-            ValueError: a batch has no targets, with `labels=True`; there are no batches; or the teacher is a student.
+            ValueError: a batch has no targets, with `labels`; there are no batches; or the teacher is a student.
         """
         check_network("teacher", teacher)
         if self._pending is None:
@@ -266,14 +283,15 @@ class LoT:
             loss = self._train(pending)
             for _ in range(self.student_steps - 1):
                 inputs, targets = self._next()
-                with torch.no_grad(), _evaluating(teacher):
+                with torch.no_grad(), evaluating(teacher):
                     taught = self._forward(teacher, inputs)
                 outputs = [self._forward(student, inputs) for student in self.students]
                 self._train(_Pending(outputs, taught, targets))
         self.teacher_steps += 1
         return loss
 
-    def _distance(self, outputs: Any, fixed_outputs: Any) -> torch.Tensor:
+    def _distance(self, outputs: Any, fixed_outputs: Any, targets: Any) -> torch.Tensor:
+        """Computes the mean over rows, but for those whose target says that they count for nothing."""
         if callable(self.metric):
             return _scalar("metric=", self.metric(outputs, fixed_outputs))
         if isinstance(outputs, torch.Tensor) and outputs.ndim == 1:
@@ -282,11 +300,15 @@ class LoT:
                 f"found outputs of shape {tuple(outputs.shape)}, expected (batch, classes): softmax is over classes; "
                 "for a regression give metric=lambda trained, fixed: (trained - fixed).square().mean()"
             )
-        return imitability(outputs, fixed_outputs, self.temperature, self.metric, self.dim)
+        rows = _distances(outputs, fixed_outputs, self.temperature, self.metric, self.dim)
+        if not isinstance(targets, torch.Tensor) or targets.dtype != torch.int64 or targets.numel() != rows.numel():
+            return rows.mean()
+        counted = targets.reshape(rows.shape) != _IGNORED
+        return rows.where(counted, 0.0).sum() / counted.sum().clamp(min=1)
 
     def _train(self, batch: _Pending) -> torch.Tensor:
         """Takes a step of each student, unless N = 0; returns their mean distance from the teacher before it."""
-        distances = [self._distance(outputs, batch.teacher) for outputs in batch.students]
+        distances = [self._distance(outputs, batch.teacher, batch.targets) for outputs in batch.students]
         if self.student_steps:
             for optimizer, outputs, distance in zip(self.optimizers, batch.students, distances, strict=True):
                 loss = distance
@@ -300,7 +322,7 @@ class LoT:
 
     def _cross_entropy(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         rows = logits.movedim(self.dim, -1).flatten(0, -2)
-        return cross_entropy(rows, targets.reshape(-1), ignore_index=-100)
+        return cross_entropy(rows, targets.reshape(-1), ignore_index=_IGNORED)
 
     def _next(self) -> tuple[Any, Any]:
         """Takes the next batch (inputs, targets) from `data`, which begins anew when it ends."""
@@ -318,7 +340,10 @@ class LoT:
         if isinstance(batch, tuple | list) and len(batch) in (1, 2):  # a DataLoader of one tensor gives lists of one
             inputs, targets = batch[0], batch[1] if len(batch) == 2 else None
         if self.labels is not None and targets is None:
-            raise ValueError("labels=True: each batch of data= must be a pair (inputs, targets)")
+            raise ValueError(
+                "found a batch of data= without targets, expected them for labels=: each batch must be a pair "
+                "(inputs, targets)"
+            )
         return inputs, targets
 
     def _begin(self) -> None:
@@ -383,15 +408,3 @@ def _scalar(name: str, value: Any) -> torch.Tensor:
         return value
     found = f"shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else checks.shown(value)
     raise ValueError(f"{name} returned {found}, expected a tensor of one number: end it in .mean()")
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Puts the module into evaluation mode inside the block; afterwards each part is in its own mode again."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from teachenv.bleu import bleu_gains, sentence_bleus
 from teachenv.data.vocabulary import PAD, Vocabulary
 from teachenv.decoding import beside, by_length, cut, sample, sayable
+from teachenv.modes import evaluating
 from teachenv.students.translation import Translator
 from teachenv.tasks.base import VOID
 
@@ -102,13 +103,6 @@ def expected_bleu(log_p: torch.Tensor, candidates: Candidates, sharpness: float)
     return (q * candidates.bleu.to(q)).sum(1).mean()
 
 
-def cross_entropy(
-    forward: Forward, inputs: torch.Tensor, targets: torch.Tensor, smoothing: float = 0.0
-) -> torch.Tensor:
-    """The mean over tokens of the cross-entropy of each next word."""
-    return F.cross_entropy(forward(inputs), targets, ignore_index=VOID, label_smoothing=smoothing)
-
-
 class SequenceLoss(ABC):
     """A loss of whole translations, which may have networks of its own.
 
@@ -140,25 +134,8 @@ class SequenceLoss(ABC):
     ) -> torch.Tensor:
         if self.likelihood == 0:
             return loss
-        return (1 - self.likelihood) * loss + self.likelihood * cross_entropy(model, inputs, targets)
-
-
-class TokenLoss(SequenceLoss):
-    """Cross-entropy of each next word, with label smoothing ε or without.
-
-    Args:
-        smoothing: part ε of the target that is spread over all words.
-    """
-
-    def __init__(self, smoothing: float = 0.0) -> None:
-        super().__init__()
-        self.smoothing = smoothing
-
-    def __call__(
-        self, model: Translator, inputs: torch.Tensor, targets: torch.Tensor, generator: torch.Generator
-    ) -> torch.Tensor:
-        """The mean cross-entropy of each next word; the generator is not used."""
-        return cross_entropy(model, inputs, targets, self.smoothing)
+        of_tokens = F.cross_entropy(model(inputs), targets, ignore_index=VOID)
+        return (1 - self.likelihood) * loss + self.likelihood * of_tokens
 
 
 class CandidateLoss(SequenceLoss):
@@ -180,10 +157,8 @@ class CandidateLoss(SequenceLoss):
         self, model: Translator, inputs: torch.Tensor, targets: torch.Tensor, generator: torch.Generator
     ) -> torch.Tensor:
         """Draws candidates, and computes their loss."""
-        was_training = model.training
-        model.eval()
-        candidates = drawn_candidates(model, self.vocabulary, inputs, targets, self.candidates, generator)
-        model.train(was_training)
+        with evaluating(model):
+            candidates = drawn_candidates(model, self.vocabulary, inputs, targets, self.candidates, generator)
         log_p = log_probabilities(model, inputs[:, : targets.shape[1]], candidates.tokens)
         return self._with_likelihood(self.of_candidates(log_p, candidates), model, inputs, targets)
 

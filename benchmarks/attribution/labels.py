@@ -143,8 +143,8 @@ def _cleanlab(estimator: Callable[[Data], Any], data: Data) -> Sequence[np.ndarr
         inputs, labels = (np.concatenate(pair) for pair in zip((inputs, labels), data.trusted, strict=True))
     # As `meta.label_issues` does: the columns of a table each, images as a whole.
     axis = 0 if inputs.ndim == 2 else None
-    deviation = inputs.std(axis)
-    scaled = ((inputs - inputs.mean(axis)) / np.where(deviation > 0, deviation, 1)).reshape(len(labels), -1)
+    varied = inputs.max(axis) > inputs.min(axis)
+    scaled = ((inputs - inputs.mean(axis)) / np.where(varied, inputs.std(axis), 1)).reshape(len(labels), -1)
     probabilities = estimate_cv_predicted_probabilities(scaled, labels, estimator(data), cv_n_folds=5, seed=data.seed)
     qualities = [get_label_quality_scores(labels, probabilities, **options) for options in _QUALITIES]
     return [-quality[: len(data.labels)] for quality in qualities]

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from meta.distillation import Batch
 from meta.distillation.learner import outputs_of
 from teachenv.experiment.precision import MatmulPrecision
+from teachenv.modes import evaluating
 from teachenv.tasks.noise import corrupt_labels
 
 SHOWN = 4
@@ -150,13 +151,12 @@ class Setting(ABC):
         """Measures a network on a split.
 
         Args:
-            model: the network, which is left in evaluation mode.
+            model: the network, measured in evaluation mode.
             batch: inputs and labels, (n,), of which scores are.
             right: the samples' right labels, (n,).
             parts: says what the scores are.
         """
-        model.eval()
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(model):
             places = range(0, len(batch.labels), _EVALUATION_BATCH)
             logits = torch.cat([outputs_of(model, batch.at(slice(i, i + _EVALUATION_BATCH))).logits for i in places])
             logs = F.log_softmax(logits, -1)

@@ -19,6 +19,7 @@ from teachenv.bleu import corpus_bleu, corpus_signature, references, texts
 from teachenv.data.vocabulary import PAD, Vocabulary
 from teachenv.decoding import by_length, greedy, translated
 from teachenv.experiment.precision import MatmulPrecision
+from teachenv.modes import evaluating
 from teachenv.randomness import Purpose, generator
 from teachenv.students import make_student
 from teachenv.students.translation import Translator
@@ -130,9 +131,8 @@ class TranslationSetting(Setting):
 
         The predictions are the probabilities of whole sentences, as geometric means over their tokens.
         """
-        model.eval()
         assert isinstance(model, Translator)
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(model):
             said = translated(functools.partial(greedy, model), batch.inputs.chunk(2, 1)[0], _TOGETHER)
             each = functools.partial(_sums, model, batch)
             sums = by_length(torch.from_numpy(self.lengths(batch)), each, _TOGETHER)

@@ -16,6 +16,7 @@ from benchmarks.lgtm_pretraining.networks import SentenceModel
 from benchmarks.lgtm_pretraining.texts import Parts, Source, sentences, windows
 from meta.distillation import Batch
 from meta.distillation.learner import outputs_of
+from teachenv.modes import evaluating
 from teachenv.students.causal_transformer import CausalTransformer
 
 Role = Literal["teacher", "student"]
@@ -78,7 +79,7 @@ class Phase(ABC):
 
     @abstractmethod
     def measured(self, network: nn.Module, part: Batch) -> dict[str, float]:
-        """Measures a network on a split; it is left in evaluation mode."""
+        """Measures a network on a split, in evaluation mode."""
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -149,8 +150,8 @@ class FineTuning(Phase):
 
 def _said(network: nn.Module, part: Batch) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Gives (logits, labels) of a minibatch's decisions, one after the other: of a whole corpus they are gigabytes."""
-    network.eval()
     for start in range(0, len(part.labels), _EVALUATION_BATCH):
         batch = part.at(slice(start, start + _EVALUATION_BATCH))
-        with torch.no_grad():
-            yield outputs_of(network, batch).logits, batch.classes
+        with torch.no_grad(), evaluating(network):
+            said = outputs_of(network, batch).logits, batch.classes
+        yield said

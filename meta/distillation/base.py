@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from meta.distillation.batch import Batch, check_batch
+from meta.distillation.batch import Batch, checked_batch
 from meta.distillation.learner import Learner, Outputs, check_classes, check_network
 from meta.distillation.losses import cross_entropy, divergence
 from teachenv import checks
+from teachenv.modes import evaluating
 from teachenv.optimizers import Adam, Tensors
 from teachenv.schedules import make_schedule
 
@@ -62,6 +64,10 @@ class DistillationSettings:
 class Distiller:
     """Trains a student on a teacher's outputs. Methods say what the student's loss is, and how the teacher learns.
 
+    A network learns in training mode, and parts of it that were put into evaluation mode, such as batch norm, stay in
+    it. After `network.eval()`, as one calls it to evaluate, the next step puts all parts back. A network that does not
+    learn at the time is in evaluation mode, and in its own mode afterwards.
+
     Args:
         teacher: a network; changed in place by methods whose teacher learns.
         student: a network, changed in place.
@@ -109,7 +115,7 @@ class Distiller:
 
         Raises:
             RuntimeError: all of the settings' steps are taken.
-            TypeError: a batch that is none, or not of tensors.
+            TypeError: a batch that is no `Batch`, or not of tensors.
             ValueError: the method needs feedback and there is none; or the outputs of the networks, and the labels, do
                 not fit each other.
         """
@@ -122,9 +128,9 @@ class Distiller:
             )
         if self.needs_feedback and feedback is None:
             raise ValueError(f"{type(self).__name__} learns from held-out data: call step(batch, feedback)")
-        check_batch("the batch", batch)
+        batch = checked_batch("the batch", batch)
         if feedback is not None:
-            check_batch("feedback", feedback)
+            feedback = checked_batch("feedback", feedback)
         teacher_first = self.settings.teacher_first or not self.teacher_learns
         logged = self.teach(batch, feedback) if teacher_first else {}
         gradient, loss = self.student_gradient(batch, training=True)
@@ -142,16 +148,18 @@ class Distiller:
 
         Args:
             batch: the minibatch that the student learns on.
-            training: whether the student has its dropout; the teacher never has.
+            training: whether the student is in its own mode, with its dropout; the teacher is in evaluation mode.
             taught: the teacher's outputs on the minibatch, if they are known already; None: they are computed.
         """
         if taught is None:
             with torch.no_grad():
                 taught = self.teacher.outputs(batch, training=False)
-        outputs = self.student.outputs(batch, training=training)
-        check_classes(taught, outputs)
-        loss = self.student_loss(outputs, taught, batch.classes)
-        return self.student.gradient(loss), float(loss.detach())
+        # The gradient is taken in the same mode, for parts that are computed again then (checkpointing).
+        with nullcontext() if training else evaluating(self.student.network):
+            outputs = self.student.outputs(batch, training=training)
+            check_classes(taught, outputs)
+            loss = self.student_loss(outputs, taught, batch.classes)
+            return self.student.gradient(loss), float(loss.detach())
 
     def student_loss(self, outputs: Outputs, taught: Outputs, labels: torch.Tensor) -> torch.Tensor:
         """Computes λ CE(y, S) + (1 − λ) · `distillation_loss`, λ the settings' `student_labels`.

@@ -8,6 +8,7 @@ there, and how far sequences are padded, changes nothing.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,36 +19,54 @@ from teachenv.tasks.base import VOID
 from teachenv.trees import at, mapped
 
 
-class Batch(NamedTuple):
-    """A minibatch of labelled samples.
+class _Samples(NamedTuple):
+    inputs: Any
+    labels: torch.Tensor
+
+
+class Batch(_Samples):
+    """A minibatch of labelled samples, a named tuple.
 
     Attributes:
         inputs: the argument that networks are called with: a tensor, or tensors in a nesting of dicts, lists and
             tuples.
         labels: the class of each sample, (B,), int64; of sequences the class of each of L places, (B, L). Where it is
-            `VOID` (-1) there is nothing to decide.
+            `VOID` (-1) there is nothing to decide. They are looked at once, and not to be changed in place afterwards.
     """
-
-    inputs: Any
-    labels: torch.Tensor
 
     def at(self, indices: torch.Tensor | slice) -> Batch:
         """Returns the samples at the indices, as a smaller batch."""
         return at(self, indices)
 
-    @property
+    @cached_property
     def decisions(self) -> torch.Tensor:
         """Where there is a decision: N places in the labels, sample after sample, (N,).
 
         Raises:
             ValueError: there is none.
         """
-        places = (self.labels.flatten() != VOID).nonzero()[:, 0]
-        if not len(places):
-            raise ValueError(f"found a batch without a label other than {VOID}: nothing to learn; leave it out")
-        return places
+        count, _, _ = self._counted
+        # By `nonzero` a GPU would be waited for once more.
+        return (self.labels.flatten() == VOID).to(torch.uint8).argsort(stable=True)[:count]
 
-    @property
+    @cached_property
+    def _counted(self) -> tuple[int, int, int]:
+        """(How many decisions there are, the lowest of their classes, the highest), for which a GPU is waited for once.
+
+        Raises:
+            ValueError: there is none.
+        """
+        decided = self.labels != VOID
+        none = f"found a batch without a label other than {VOID}: nothing to learn; leave it out"
+        if not decided.numel():
+            raise ValueError(none)
+        labels = self.labels.where(decided, torch.iinfo(self.labels.dtype).max)
+        count, lowest, highest = torch.stack([decided.sum(), labels.amin(), self.labels.amax()]).tolist()
+        if not count:
+            raise ValueError(none)
+        return count, lowest, highest
+
+    @cached_property
     def classes(self) -> torch.Tensor:
         """The label of each decision, (N,)."""
         return self.labels.flatten()[self.decisions]
@@ -62,7 +81,7 @@ class Batch(NamedTuple):
             (N, classes).
 
         Raises:
-            ValueError: logits of another shape, or of one class.
+            ValueError: logits of another shape, or of one class; labels that are none of their classes.
         """
         shape = self.labels.shape
         if logits.ndim != len(shape) + 1 or (logits.shape[0], *logits.shape[2:]) != tuple(shape):
@@ -74,6 +93,12 @@ class Batch(NamedTuple):
             raise ValueError(
                 f"found logits of {logits.shape[1]} class, expected at least 2: softmax of one logit is 1; give two "
                 "outputs for two classes"
+            )
+        _, lowest, highest = self._counted
+        if lowest < 0 or highest >= logits.shape[1]:
+            raise ValueError(
+                f"found labels from {lowest} to {highest}, expected 0 to {logits.shape[1] - 1} for logits of "
+                f"{logits.shape[1]} classes, and {VOID} where there is nothing to decide"
             )
         return logits.movedim(1, -1).flatten(0, -2).index_select(0, self.decisions)
 
@@ -95,18 +120,21 @@ class Batch(NamedTuple):
         """Repeats a number of each sample, (B,), for each of its decisions, (N,)."""
         return values[self._samples]
 
-    @property
+    @cached_property
     def _samples(self) -> torch.Tensor:
         """The sample of each decision, (N,)."""
         return self.decisions // (self.labels.numel() // len(self.labels))
 
 
-def check_batch(name: str, value: object) -> None:
-    """Checks that a batch is one, by its types alone: this runs each step, and must not wait for a GPU.
+def checked_batch(name: str, value: object) -> Batch:
+    """A batch that is one by its types: what its labels are is seen where the classes are known.
 
     Args:
         name: what the batch is, for messages.
         value: what the user gave.
+
+    Returns:
+        The batch, whose labels are looked at anew.
 
     Raises:
         TypeError: it is no `Batch`, or arrays of NumPy, or labels of another type are in it.
@@ -122,6 +150,7 @@ def check_batch(name: str, value: object) -> None:
         )
     if labels.dtype != torch.int64:
         raise TypeError(f"found labels of {labels.dtype} in {name}, expected torch.int64: labels.long()")
+    return Batch(*value)
 
 
 def _refuse_array(array: np.ndarray) -> None:

@@ -13,6 +13,7 @@ from meta.distillation.batch import Batch
 from meta.distillation.losses import cross_entropy
 from meta.influence.derivatives import held_out_gradient
 from teachenv import checks
+from teachenv.modes import Modes, evaluating
 from teachenv.optimizers import Optimizer, Tensors
 from teachenv.schedules import Schedule
 
@@ -54,6 +55,12 @@ class Learner:
         self.network, self.optimizer, self._rate, self._schedule = network, optimizer, rate, schedule
         if not self.parameters:
             raise ValueError(f"{type(network).__name__} has no trainable parameter: nothing to learn")
+        if not network.training:
+            with evaluating(network):  # and back afterwards: it stays as it is until it learns
+                network.train()
+                self._modes = Modes(network)
+        else:
+            self._modes = Modes(network)
         # Made at the first step: a teacher that is fixed takes none.
         self.slots: Tensors = {}
         self.steps = 0
@@ -73,9 +80,17 @@ class Learner:
 
         Args:
             batch: the samples; of the labels it matters only where there is one.
-            training: whether the network has its dropout and takes batch statistics.
+            training: whether each part of the network is in the mode in which it learns, with dropout and batch
+                statistics if that is training mode; else all are in evaluation mode.
         """
-        return outputs_of(self.network.train(training), batch)
+        if not training:
+            with evaluating(self.network):
+                return outputs_of(self.network, batch)
+        if self.network.training:
+            self._modes = Modes(self.network)
+        else:
+            self._modes.put_back()  # somebody has evaluated it in between
+        return outputs_of(self.network, batch)
 
     def gradient(self, loss: torch.Tensor) -> Tensors:
         """Computes the gradient of a loss, by name of parameter; zeros where the loss does not depend on one."""
@@ -124,7 +139,7 @@ def outputs_of(network: nn.Module, batch: Batch) -> Outputs:
     """Calls a network, and returns its outputs for the batch's decisions in whatever form it gives them.
 
     Raises:
-        ValueError: logits that do not fit the batch's labels.
+        ValueError: logits that do not fit the batch's labels, or labels that do not fit the logits.
     """
     outputs = as_outputs(network(batch.inputs))
     return Outputs(batch.decided(outputs.logits), outputs.hidden)

@@ -22,6 +22,7 @@ from meta.distillation.influence_term import Derivative, influence_gradient, log
 from meta.distillation.losses import divergence, soft_cross_entropy
 from meta.distillation.prokt import Loss, ProKT
 from teachenv.errors import unknown_name
+from teachenv.modes import evaluating
 from teachenv.optimizers import Tensors
 
 Mode = Literal["released", "meta", "reweight"]
@@ -39,7 +40,8 @@ class LGTM(ProKT):
 
             `"released"`: −(1 − α) ∇_t of the derivative of KL(S ‖ T) along v: what the official code does.
             `"meta"`: −(1 − λ) ∇_t ⟨g(t), v⟩, mean influence (eq. 10, with the sign that helps): with the student's
-            learning rate as the factor exactly the gradient of its held-out loss after a plain step.
+            learning rate as the factor the gradient of its held-out loss after a plain step, to first order in that
+            rate, since v is taken after a trial step of the student's AdamW; `MetaDistill` has it exactly.
             `"reweight"`: +∇_t (1/B) Σ_i w_i CE(T_i, S_i), w_i = I_i constants, negative ones too (eq. 9).
         influence_rate: the factor: a number, or `"teacher"` or `"student"` for the learning rate of theirs at the time.
             None: the released code's `"teacher"` in its mode, `"student"` in `"meta"`, 1 in `"reweight"` (eq. 11). 0
@@ -93,10 +95,11 @@ class LGTM(ProKT):
         if rate == 0:
             return gradient, logged
         assert feedback is not None
-        taught = self.teacher.outputs(batch, training=False)
-        student_gradient, _ = self.student_gradient(batch, training=False, taught=taught.detached)
-        v = self.student.held_out_gradient(feedback, self.student.after(student_gradient))
-        term = self._term(batch, taught.logits, v)
+        with evaluating(self.teacher.network):
+            taught = self.teacher.outputs(batch, training=False)
+            student_gradient, _ = self.student_gradient(batch, training=False, taught=taught.detached)
+            v = self.student.held_out_gradient(feedback, self.student.after(student_gradient))
+            term = self._term(batch, taught.logits, v)
         sizes = [torch.stack([g.norm() for g in tensors.values()]).norm() for tensors in (term, gradient)]
         assert self.influence is not None
         logged |= {

@@ -8,6 +8,8 @@ T and S are the distributions softmax(z/τ) of a teacher's and a student's logit
 Logits may be −∞ (a padded vocabulary): a class for which both networks' are is not there, and no loss or gradient
 changes by it. Where only the teacher's is, losses of probabilities are finite; where only the student's is, those that
 take its logarithm are ∞, and so is `squared` in both cases.
+
+All are computed in float32 or float64: logits in half precision are float32 here, and autocast is off.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import torch
 from torch.nn import functional as F
 
 from teachenv.losses.distillation import divergence, expectation
+from teachenv.precision import in_full_precision
 from teachenv.tasks.base import VOID
 
 __all__ = ["cross_entropy", "divergence", "patience", "relational", "soft_cross_entropy", "spherical", "squared"]
@@ -30,6 +33,7 @@ _FLAT = 0.05
 """Share of their root mean square below which the spread of probabilities is small."""
 
 
+@in_full_precision
 def cross_entropy(
     logits: torch.Tensor,
     labels: torch.Tensor,
@@ -66,6 +70,7 @@ def cross_entropy(
         ) from error
 
 
+@in_full_precision
 def soft_cross_entropy(taught: torch.Tensor, logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
     """Computes CE(T, S) = −Σ_c T_c log S_c, (B,).
 
@@ -77,6 +82,7 @@ def soft_cross_entropy(taught: torch.Tensor, logits: torch.Tensor, temperature: 
     return -expectation(F.softmax(taught / temperature, -1), F.log_softmax(logits / temperature, -1))
 
 
+@in_full_precision
 def spherical(taught: torch.Tensor, logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
     """Computes KL between distributions of logits of mean zero and one length, (B,): Guo et al. 2020 (SKD).
 
@@ -99,6 +105,7 @@ def spherical(taught: torch.Tensor, logits: torch.Tensor, temperature: float = 1
     return divergence(target, trained, temperature)
 
 
+@in_full_precision
 def patience(taught: Sequence[torch.Tensor], hidden: Sequence[torch.Tensor]) -> torch.Tensor:
     """Sums squared distances between normalised hidden vectors over layers, (B,): Sun et al. 2019 (PKD), eq. 7.
 
@@ -117,6 +124,7 @@ def patience(taught: Sequence[torch.Tensor], hidden: Sequence[torch.Tensor]) -> 
     return torch.stack(distances).sum(0)
 
 
+@in_full_precision
 def relational(
     taught: torch.Tensor, logits: torch.Tensor, temperature: float = 1.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -171,6 +179,7 @@ def _direction(z: torch.Tensor, least: torch.Tensor) -> torch.Tensor:
     return z * torch.where(short, within, torch.where(short, 1.0, square).rsqrt())
 
 
+@in_full_precision
 def squared(taught: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
     """Computes ½ Σ_c (z^T_c − z^S_c)² of logits z, without a temperature, (B,).
 

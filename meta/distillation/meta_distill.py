@@ -7,6 +7,7 @@ from torch import nn
 from meta.distillation.base import DistillationSettings, OnlineDistiller
 from meta.distillation.batch import Batch
 from meta.distillation.influence_term import Derivative, influence_gradient, logits_along
+from teachenv.modes import evaluating
 from teachenv.optimizers import Tensors
 
 
@@ -44,11 +45,12 @@ class MetaDistill(OnlineDistiller):
         """Computes −η_s (1 − λ) ∇_t ⟨g(t), v⟩, v the quiz gradient after the trial step, and numbers to log."""
         assert feedback is not None
         rate = self.student.rate if self.trial_rate is None else self.trial_rate
-        taught = self.teacher.outputs(batch, training=False)
-        gradient, loss = self.student_gradient(batch, training=False, taught=taught.detached)
-        tried = {name: p - rate * gradient[name] for name, p in self.student.parameters.items()}
-        v = self.student.held_out_gradient(feedback, tried)
-        logits, derivative = logits_along(self.student, batch, v, self.derivative, self.radius)
-        of_term = influence_gradient(self.teacher, taught.logits, self.loss_of_logits, logits, derivative)
+        with evaluating(self.teacher.network):
+            taught = self.teacher.outputs(batch, training=False)
+            gradient, loss = self.student_gradient(batch, training=False, taught=taught.detached)
+            tried = {name: p - rate * gradient[name] for name, p in self.student.parameters.items()}
+            v = self.student.held_out_gradient(feedback, tried)
+            logits, derivative = logits_along(self.student, batch, v, self.derivative, self.radius)
+            of_term = influence_gradient(self.teacher, taught.logits, self.loss_of_logits, logits, derivative)
         factor = -rate * (1 - self.settings.student_labels)
         return {name: factor * g for name, g in of_term.items()}, {"trial_loss": loss}

@@ -19,13 +19,13 @@ class PESFKD(OnlineDistiller):
         teacher: a fine-tuned network; all its parameters stay as they are.
         student: the network that is taught, changed in place.
         settings: options that all methods share.
-        classes: the number of classes of the task, which the adapter's layers have; it must be given.
+        classes: the number of classes of the task, which the adapter's layers have.
         features: the size of the teacher's last hidden layer, which the adapter reads beside the logits; 0: it does
             not.
         width: the number of hidden units of the adapter.
 
     Raises:
-        ValueError: no classes, or sizes out of range.
+        ValueError: sizes out of range.
     """
 
     def __init__(
@@ -33,12 +33,13 @@ class PESFKD(OnlineDistiller):
         teacher: nn.Module,
         student: nn.Module,
         settings: DistillationSettings,
-        classes: int | None = None,
+        *,
+        classes: int,
         features: int = 0,
         width: int = 64,
     ) -> None:
         check_network("teacher", teacher)
-        classes = checks.integer("classes=, the number of the task's classes,", classes, least=2)
+        classes = checks.integer("classes", classes, least=2)
         features = checks.integer("features", features, least=0)
         width = checks.integer("width", width, least=1)
         first_parameter = next(teacher.parameters(), torch.zeros(()))

@@ -22,7 +22,7 @@ class RCO(KD):
         teacher: a network into which the checkpoints are loaded.
         student: the network that is taught, changed in place.
         settings: options that all methods share.
-        route: `state_dict`s of the teacher on its way, earliest first; there is no RCO without.
+        route: `state_dict`s of the teacher on its way, earliest first.
 
     Raises:
         ValueError: an empty route, or one longer than there are steps.
@@ -33,7 +33,8 @@ class RCO(KD):
         teacher: nn.Module,
         student: nn.Module,
         settings: DistillationSettings,
-        route: Sequence[Mapping[str, torch.Tensor]] = (),
+        *,
+        route: Sequence[Mapping[str, torch.Tensor]],
     ) -> None:
         super().__init__(teacher, student, settings)
         checks.listed("route", route, "state_dicts of the teacher")

@@ -8,12 +8,13 @@ import torch
 from torch.nn import functional as F
 
 from meta.distillation.base import DistillationSettings
-from meta.distillation.batch import Batch, check_batch
+from meta.distillation.batch import Batch, checked_batch
 from meta.distillation.kd import KD
 from meta.distillation.learner import Outputs
 from meta.distillation.losses import cross_entropy
 from teachenv.data.vocabulary import PAD
 from teachenv.decoding import beam, beside, cut, translated
+from teachenv.modes import evaluating
 from teachenv.optimizers import Tensors
 from teachenv.students.translation import Translator
 from teachenv.tasks.base import VOID
@@ -59,12 +60,12 @@ class SequenceKD(KD):
 
     def prepare(self, data: Batch) -> None:
         """Translates the sources that have not been translated yet, those of about one length together."""
-        check_batch("data", data)
+        data = checked_batch("data", data)
         source = _sources(data)
         new = {key: row for row, key in enumerate(_keys(source)) if key not in self._said}
         if new:
-            self.teacher.network.eval()
-            translations = translated(self._translate, source[list(new.values())])
+            with evaluating(self.teacher.network):
+                translations = translated(self._translate, source[list(new.values())])
             self._said |= dict(zip(new, map(_ended, translations), strict=True))
 
     def said(self, batch: Batch) -> Batch:

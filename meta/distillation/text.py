@@ -141,6 +141,7 @@ class TextClassifier(nn.Module):
         else:
             nn.init.normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
+        self.train()  # transformers gives the encoder in evaluation mode
 
     def forward(self, inputs: dict[str, torch.Tensor]) -> Outputs:
         """Computes the outputs for a tokenised batch."""

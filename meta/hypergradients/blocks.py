@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,6 +137,7 @@ class _Call:
         self._given = [*inputs, *map(block.skeleton.tensor_at, self._names)]
         self._moving = [i for i, tensor in enumerate(self._given) if _moves(tensor)]
         self._modes = [(module, module.training) for module in block.module.modules()]
+        self._autocast = [_autocast_of(device) for device in {tensor.device.type for tensor in self._given} | {"cpu"}]
         device = next((tensor.device for tensor in self._given if tensor.is_cuda), None)
         self._random: list[tuple[torch.device | None, torch.Tensor]] = [(None, torch.get_rng_state())]
         if device is not None:
@@ -218,13 +219,15 @@ class _Call:
 
     @contextmanager
     def _as_before(self) -> Iterator[None]:
-        """Sets modes and torch's generators to where they were at the call, and puts them back after the block."""
+        """Sets modes, autocast and torch's generators to where they were at the call, and back after the block."""
         with ExitStack() as stack, torch.random.fork_rng([device for device, _ in self._random if device is not None]):
             for device, state in self._random:
                 torch.set_rng_state(state) if device is None else torch.cuda.set_rng_state(state, device)
             for module, training in self._modes:
                 stack.callback(setattr, module, "training", module.training)
                 module.training = training
+            for autocast in self._autocast:
+                stack.enter_context(autocast())
             yield
 
     def _check_buffers(self, given: Sequence[torch.Tensor], versions: Sequence[int]) -> None:
@@ -235,6 +238,14 @@ class _Call:
                     f'the block {self.block.name!r} updates its buffer {name!r}, which adjoint="blockwise" cannot '
                     'follow: normalise without running statistics (nn.GroupNorm), or use adjoint="double-backward"'
                 )
+
+
+def _autocast_of(device: str) -> Kernels:
+    """Makes the context in which autocast on a kind of device is as it is now; without its cache, as in checkpoints."""
+    if not torch.amp.is_autocast_available(device):
+        return nullcontext
+    dtype, enabled = torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
+    return functools.partial(torch.autocast, device, dtype, enabled, cache_enabled=False)
 
 
 class _Attached(torch.autograd.Function):

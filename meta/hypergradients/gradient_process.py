@@ -32,6 +32,9 @@ from teachenv.trees import leaves
 from teachenv.update import Adjoint as AdjointOfGradient
 from teachenv.update import Update
 
+_BY_DIFFERENCES = 'use method="finite-difference", which needs no double backward'
+"""Advice for an operation that cannot be differentiated twice."""
+
 RADIUS = {torch.float32: 1e-2, torch.float64: 3e-8}
 """How far central differences move the parameters, by their dtype; see `meta.hypergradient`."""
 
@@ -78,7 +81,7 @@ class GradientProcess(Process):
         """Refuses what is no state of an optimiser.
 
         Raises:
-            TypeError: it is none.
+            TypeError: the state is no `StudentState`.
         """
         if not isinstance(state, StudentState):
             raise TypeError(
@@ -167,7 +170,7 @@ class GradientProcess(Process):
 
         def adjoint(cotangent: Cotangent) -> tuple[Cotangent, torch.Tensor]:
             back = self._reversed(read_by_rule, action, cotangent, values)
-            with explained():
+            with explained(_BY_DIFFERENCES):
                 through = of_gradient(back.direction, back.before(cotangent.buffers))
             return self._joined(read_by_rule, action, back, through)
 
@@ -196,7 +199,7 @@ class GradientProcess(Process):
         if self._reads:
             return self.linearize(state, action, t)[1](cotangent)
         back = self._reversed(state, action, cotangent, None)
-        with explained():
+        with explained(_BY_DIFFERENCES):
             statistics = back.before(cotangent.buffers)
             through = self.update.pullback(state, action, back.direction, statistics)
         return self._joined(state, action, back, through)

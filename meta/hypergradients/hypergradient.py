@@ -69,6 +69,7 @@ from meta.hypergradients.sweep import (
 )
 from teachenv import checks
 from teachenv.errors import unknown_name
+from teachenv.modes import refuse_inference_mode
 
 
 def check_method(method: str) -> Method:
@@ -122,16 +123,17 @@ def hypergradient(
         advance: called after each step that was differentiated, as a progress bar wants it.
 
     Raises:
-        TypeError: `process` is none, `"finite-difference"` of an arbitrary step, actions that are no tensors of real
-            floating-point numbers, or a state with arrays of NumPy, complex tensors or no tensors.
+        TypeError: `process` is no process, `"finite-difference"` of an arbitrary step, actions that are no tensors of
+            real floating-point numbers, or a state with arrays of NumPy, complex tensors or no tensors.
         ValueError: actions of several shapes, of another than an environment's, or more than an episode has; a step or
             an objective that writes into its arguments, or an objective that is no scalar; an unknown method, policy or
             type, a policy that keeps no states to round, a budget or a folder that the policy has no use for, any of
             these with `"forward"`, which keeps nothing, a truncation longer than the episode, a budget that nothing
             fits, `states` without the final one, or parameters of a type that `"finite-difference"` has no radius for.
         OSError: there is no such folder, or it has no room.
-        RuntimeError: a step taken again differs from the first time.
+        RuntimeError: a step taken again differs from the first time; or inference mode is on.
     """
+    refuse_inference_mode("meta.hypergradient")
     process, method = as_process(process), check_method(method)
     check_tensors(actions)
     for state in (initial, *(states or {}).values()):

@@ -34,6 +34,7 @@ from meta.hypergradients.sweep import Hypergradient
 from teachenv import checks
 from teachenv.errors import unknown_name
 from teachenv.experiment.progress import bar
+from teachenv.modes import refuse_inference_mode
 from teachenv.optimizers import Optimizer, Rate, Tensors
 from teachenv.optimizers.base import SETTINGS
 from teachenv.state import StudentState
@@ -98,6 +99,7 @@ class Loop(GradientProcess):
         kept = _read(batches, epochs)
         refuse_foreign_tensors(model)
         read = _checked(hyperparameters or {})
+        refuse_inference_mode("meta.Training.of", [*model.parameters(), *model.buffers(), *read.values()])
         schedule = Schedule.of(model, optimizer, len(kept), scheduler, scheduler_every, _known(settings))
         exchanged = _chosen(model, adjoint, blocks)
         functions = LoopFunctions(Skeleton(model), loss, kept, read, checks.integer("seed", seed, least=0), exchanged)

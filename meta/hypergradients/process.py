@@ -161,7 +161,7 @@ class Process:
             of_outputs = tensors_of(cotangent)
             depending = [i for i, output in enumerate(outputs) if output.requires_grad]
             differentiable = [leaf for leaf in leaves if leaf.requires_grad]
-            with explained():
+            with explained(_OTHERWISE):
                 grads = torch.autograd.grad(
                     [outputs[i] for i in depending],
                     [*differentiable, leaf_action],
@@ -342,16 +342,26 @@ _REPLACED: dict[Any, Callable[..., Any]] = {
 }
 
 
+_OTHERWISE = (
+    "replace the operation by one that PyTorch can differentiate twice, or describe the step as meta.Descent(loss, "
+    'objective), for which there is method="finite-difference"'
+)
+"""Advice for an arbitrary step, of which there are no differences."""
+
+
 @contextmanager
-def explained() -> Iterator[None]:
-    """Turns PyTorch's refusal to differentiate a kernel twice into advice."""
+def explained(advice: str) -> Iterator[None]:
+    """Turns PyTorch's refusal to differentiate a kernel twice into advice.
+
+    Args:
+        advice: what the user may do, as the end of a sentence.
+    """
     try:
         yield
     except RuntimeError as error:
         message = str(error)
         if any(sign in message for sign in ("derivative for", "not implemented", "differentiate twice")):
             raise RuntimeError(
-                f"the step has an operation that cannot be differentiated twice ({message.splitlines()[0]}); use "
-                'method="finite-difference", which needs no double backward'
+                f"the step has an operation that cannot be differentiated twice ({message.splitlines()[0]}); {advice}"
             ) from error
         raise

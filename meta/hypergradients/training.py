@@ -101,7 +101,8 @@ class Training(Process):
                 no parameter, reads one past the model, or computes activations again in its backward pass; an
                 objective that reads a hyperparameter, or a parameter past the model; hooks; an optimiser that has
                 stepped, or a setting that it does not have; no blocks, or one that updates its buffers.
-            RuntimeError: the first step, taken twice, is not the same: says which module, or which kernel, differs.
+            RuntimeError: the first step, taken twice, is not the same: says which module, or which kernel, differs; or
+                it is called in `torch.inference_mode()`.
         """
         return Loop(model, optimizer, batches, loss, objective, **options)
 

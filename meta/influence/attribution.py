@@ -16,7 +16,6 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from meta.hypergradients.hypergradient import hypergradient
 from meta.hypergradients.memory_policies import MemoryOption
@@ -29,7 +28,7 @@ from teachenv.control import Control
 from teachenv.dynamics import Dynamics
 from teachenv.env import TeachEnv
 from teachenv.experiment.progress import bar
-from teachenv.losses.plain import USUAL, plain_loss
+from teachenv.losses.plain import plain_loss, usual_loss
 from teachenv.problem_checks import check_learned, check_loss_alone
 from teachenv.randomness import SEED_BOUND
 from teachenv.state import Episode
@@ -264,11 +263,7 @@ def _weighing(teach: TeachEnv, objective: Objective | None) -> Dynamics:
 
 def _usual(task: Task) -> Objective:
     """The mean of the loss that targets of the task's kind are usually trained with."""
-    numbers = task.decisions is None and task.pool[1].is_floating_point()
-    kind = task.target_kind or ("numbers" if numbers else "labels")
-    if kind == "labels":
-        return F.cross_entropy
-    loss = plain_loss(USUAL[kind])
+    loss = plain_loss(usual_loss(task))
     return lambda outputs, targets: loss(Prediction(outputs), targets).mean()
 
 

@@ -39,6 +39,7 @@ from meta.hypergradients.forward_mode import NoForwardMode, dual, in_forward_mod
 from meta.hypergradients.process import double_backward_kernels
 from teachenv import checks
 from teachenv.errors import unknown_name
+from teachenv.modes import evaluating, refuse_inference_mode
 
 Direction = Mapping[str, torch.Tensor]
 """A tensor for each parameter, by its name in the model; for those left out it is zero."""
@@ -80,10 +81,11 @@ def influence(
         ValueError: an unknown method; an empty direction, or one of other names or shapes than the model's; losses that
             are no vector with an entry a sample; a radius that is not positive.
     """
+    refuse_inference_mode("meta.influence")
     at = _with_parameters(model, lambda m, b: _checked(losses(m, b), b))
     if method == "per-sample":
         parameters = _parameters_of(model, _not_empty(direction))
-        with torch.no_grad(), _evaluating(model), double_backward_kernels():
+        with torch.no_grad(), _unchanged(model), double_backward_kernels():
             return _by_sample(at, parameters, direction, batch)
     if method not in INFLUENCE_METHODS:
         raise unknown_name("influence method", method, INFLUENCE_METHODS)
@@ -128,7 +130,7 @@ def directional_derivative(
     except NoForwardMode as error:
         warnings.warn(f"{type(model).__name__}: {error}; two backward passes are taken instead", stacklevel=2)
         parameters = _parameters_of(model, direction)
-        with torch.no_grad(), _evaluating(model), double_backward_kernels():
+        with torch.no_grad(), _unchanged(model), double_backward_kernels():
             return _by_transposes(lambda values: at(values, batch), parameters, direction)
 
 
@@ -172,12 +174,13 @@ def held_out_gradient(
         ValueError: parameters of other names or shapes than the model's; losses that are no vector with an entry a
             sample.
     """
+    refuse_inference_mode("meta.held_out_gradient")
     parameters_of_model = {name: value for name, value in model.named_parameters() if value.requires_grad}
     _parameters_of(model, parameters or {})
     values = {
         name: value.detach().requires_grad_() for name, value in (parameters_of_model | dict(parameters or {})).items()
     }
-    with _evaluating(model), torch.enable_grad():
+    with _unchanged(model), torch.enable_grad():
         loss = _checked(_with_parameters(model, losses)(values, batch), batch).mean()
         gradients = torch.autograd.grad(
             loss, [values[name] for name in parameters_of_model], allow_unused=True, materialize_grads=True
@@ -256,24 +259,22 @@ def _parameters_of(model: nn.Module, named: Mapping[str, torch.Tensor]) -> dict[
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Puts the model into evaluation mode inside the block; afterwards each module is in its own mode again.
+def _unchanged(model: nn.Module) -> Iterator[None]:
+    """Puts the model into evaluation mode inside the block, and back into its own; afterwards it is as it was.
 
-    Its buffers are as they were (one may count passes), and so are tensors that it keeps as plain attributes and sets
-    anew in its forward pass (a weight that `nn.utils.weight_norm` computes): those of a differentiated pass are of no
-    use outside.
+    So are its buffers (one may count passes), and tensors that it keeps as plain attributes and sets anew in its
+    forward pass (a weight that `nn.utils.weight_norm` computes): those of a differentiated pass are of no use outside.
     """
     before = [
-        (module, module.training, dict(module._buffers), {n: v for n, v in vars(module).items() if torch.is_tensor(v)})
+        (module, dict(module._buffers), {n: v for n, v in vars(module).items() if torch.is_tensor(v)})
         for module in model.modules()
     ]
     values = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    model.eval()
     try:
-        yield
+        with evaluating(model):
+            yield
     finally:
-        for module, training, buffers, attributes in before:
-            module.training = training
+        for module, buffers, attributes in before:
             module._buffers.clear()
             module._buffers.update(buffers)
             vars(module).update(attributes)
@@ -292,7 +293,7 @@ def _derivative(
 ) -> torch.Tensor:
     radius = checks.number("radius", radius, above=0)  # the length of a step along the direction
     parameters = _parameters_of(model, _not_empty(direction))
-    with torch.no_grad(), _evaluating(model), double_backward_kernels():
+    with torch.no_grad(), _unchanged(model), double_backward_kernels():
         if method == "finite-difference":
             return _difference(at, parameters, direction, batch, radius)
         return in_forward_mode(

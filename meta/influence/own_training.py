@@ -116,12 +116,7 @@ class OwnTraining:
         example, packing = inputs[: self.batch_size], self._task.packing
         example = example.to(device, dtype if example.is_floating_point() else None)
         call = Call(self.output, None if packing is None else packing.unpack)
-        try:
-            student = FunctionalStudent(self.module, example, dtype, device, call=call)
-        except ValueError as error:
-            if packing is not None or example.is_floating_point() or "fails on inputs" not in str(error):
-                raise
-            raise ValueError(f"{error}; integers are taken as tokens: give features as floats") from error
+        student = FunctionalStudent(self.module, example, dtype, device, call=call)
         if not student.output_shape:
             raise ValueError(
                 "the network has outputs of shape (batch,), expected (batch, outputs): leave out squeeze or flatten"
@@ -175,11 +170,14 @@ class OwnTraining:
                 f"all {len(targets)} samples of the data have the label {int(targets[0])}, expected two classes or "
                 'more; for regression use loss="squared-error"'
             )
+        # The network says how many there are; see `environment`.
+        outputs: dict[str, Any] = {"num_outputs": int(targets.max()) + 1} if kind == "labels" else {}
         return Task(
             "own training",
             "own data",
             (inputs, targets),
             (inputs[:1], targets[:1]),
+            **outputs,
             measure=_MEASURES[kind](),
             classes=classes,
             packing=packing,

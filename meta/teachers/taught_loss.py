@@ -15,6 +15,7 @@ from meta.teachers.policies import Attention, perceptron
 from teachenv import checkpoints, checks
 from teachenv.errors import unknown_name
 from teachenv.losses import LOSSES, LossFamily, make_loss
+from teachenv.precision import in_full_precision, without_autocast
 from teachenv.problem import Problem
 from teachenv.problem_checks import check_loss_alone
 from teachenv.students import Prediction
@@ -151,6 +152,7 @@ class TaughtLoss(nn.Module):
 
         Raises:
             FileNotFoundError: the folder or its file is not there.
+            NotADirectoryError: `path` is a file.
             ValueError: the file is damaged, of something else or of a newer version, its weights are not finite, or its
                 family is one of your own and was not given, or none and was given.
         """
@@ -199,7 +201,7 @@ class TaughtLoss(nn.Module):
             )
         parameter = next(self.actor.parameters())
         observation = torch.as_tensor(measurements, dtype=parameter.dtype, device=parameter.device).unsqueeze(0)
-        with torch.no_grad():
+        with torch.no_grad(), without_autocast(observation):
             self._action = self.actor(observation).squeeze(0).clamp(-1.0, 1.0)
 
     def measure(self, outputs: torch.Tensor, targets: torch.Tensor) -> dict[str, Any]:
@@ -220,6 +222,7 @@ class TaughtLoss(nn.Module):
             accuracy, precision = ClassificationMeasure(self.config["outputs"]).assess(logits, labels)
         return {"dev_accuracy": float(accuracy), "dev_precision": precision.tolist()}
 
+    @in_full_precision
     def forward(
         self,
         outputs: torch.Tensor,
@@ -227,7 +230,7 @@ class TaughtLoss(nn.Module):
         features: torch.Tensor | None = None,
         head_weight: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Computes the loss of a minibatch, a scalar.
+        """Computes the loss of a minibatch, a scalar, in float32 or float64, whatever autocast says.
 
         Args:
             outputs: the network's logits, (batch, C) or (batch, C, ...).

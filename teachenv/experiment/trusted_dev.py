@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from teachenv.experiment.methods import Candidate, Method
-from teachenv.losses.plain import USUAL
+from teachenv.losses.plain import usual_loss
 from teachenv.problem import Problem
 
 LEARN_FROM = {"dev only": "dev", "train + dev": "pool and dev"}
@@ -37,10 +37,7 @@ def baselines(problem: Problem, candidates: int) -> dict[str, Method]:
     settings, dev = problem.settings, len(problem.task.dev[0])
     common: dict[str, Any] = {"dev_size": None, "dev_measured": None}
     if settings.teacher is None:
-        task = problem.task
-        numbers = task.decisions is None and task.pool[1].is_floating_point()
-        base = USUAL[task.target_kind or ("numbers" if numbers else "labels")]
-        common |= {"loss": "sample-weights", "loss_kwargs": {"base": base}}
+        common |= {"loss": "sample-weights", "loss_kwargs": {"base": usual_loss(problem.task)}}
     decays = [0.0, *(float(f"{decay:.1g}") for decay in np.geomspace(1e-3, 1e-2, candidates - 1))]
     methods = {}
     for name, learn_from in LEARN_FROM.items():

@@ -98,5 +98,5 @@ class LossFamily(ABC):
 
 
 def weighted(weights: torch.Tensor, losses: torch.Tensor) -> torch.Tensor:
-    """Products with 0 · ∞ = 0: where a class has the logit −∞ a loss may be infinite, and needs a weight to matter."""
-    return weights * losses.masked_fill((weights == 0) & losses.isinf(), 0.0)
+    """Products with 0 · v = 0 for a v that is not finite: a loss may be ∞ where a logit is −∞, and needs a weight."""
+    return weights * losses.masked_fill((weights == 0) & ~losses.isfinite(), 0.0)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch.nn import functional as F
 
 from teachenv import checks
 from teachenv.losses.base import LossFamily, weighted
+from teachenv.losses.plain import cross_entropy
 from teachenv.students.prediction import Prediction
 
 
@@ -35,7 +35,7 @@ class ClassWeights(LossFamily):
 
     def __call__(self, action: torch.Tensor, prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:
         """The weighted mean of the samples' cross-entropies."""
-        losses = F.cross_entropy(prediction.outputs, targets, reduction="none")
+        losses = cross_entropy(prediction, targets)
         actions = action.index_select(0, targets)
         mean = prediction.mean(actions)
         # With mean weight 1 + scale · ā it is the mean loss plus a part that is exactly 0 where all a_c are equal to 0.

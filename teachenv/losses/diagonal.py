@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch.nn import functional as F
 
 from teachenv import checks
 from teachenv.losses.base import LossFamily, weighted
+from teachenv.losses.plain import cross_entropy
 from teachenv.students.prediction import Prediction
 
 
@@ -42,7 +42,7 @@ class Diagonal(LossFamily):
 
     def _scores(self, action: torch.Tensor, prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:
         """Φ_y log p_y of each decision, (batch,), as log p_y + scale · a_y log p_y: exact where a = 0."""
-        log_p_y = -F.cross_entropy(prediction.outputs, targets, reduction="none")
+        log_p_y = -cross_entropy(prediction, targets)
         return log_p_y + self.scale * weighted(action.index_select(0, targets), log_p_y)
 
     def coefficients(self, action: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from teachenv import checks
 from teachenv.losses.base import LossFamily, weighted
 from teachenv.losses.plain import cross_entropy
+from teachenv.precision import in_full_precision
 from teachenv.students.pair import STUDENT, TEACHER
 from teachenv.students.prediction import Prediction
 
@@ -19,22 +20,23 @@ def halves(outputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def expectation(p: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """Σ_c p_c v_c over the last dimension, with 0 · (±∞) = 0.
+    """Σ_c p_c v_c over the last dimension; a class of no probability adds nothing, and brings no gradient.
 
-    A class of no probability adds nothing, and brings no gradient: log p is −∞ of a class whose logit is (a masked
-    action, a padded vocabulary), and IEEE's 0 · ∞ is NaN.
+    log p is −∞ of a class whose logit is (a masked action, a padded vocabulary), and IEEE's 0 · ∞ is NaN.
 
     Args:
         p: probabilities, (..., classes).
         values: such as log-probabilities, of that shape.
     """
-    return (p * values.masked_fill(p == 0, 0.0)).sum(-1)
+    return weighted(p, values).sum(-1)
 
 
+@in_full_precision
 def divergence(taught: torch.Tensor, logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
     """KL(T ‖ S) of T = softmax(z_T/τ) and S = softmax(z_S/τ), (batch,), without a factor τ².
 
-    Logits may be −∞: 0 log 0 = 0, and the divergence is ∞ where only the student's is.
+    Logits may be −∞: 0 log 0 = 0, and the divergence is ∞ where only the student's is. It is computed in float32 or
+    float64, whatever autocast says.
 
     Args:
         taught: logits z_T whose distribution is the target, (batch, classes).

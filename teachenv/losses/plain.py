@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional as F
@@ -16,6 +16,9 @@ from teachenv.errors import unknown_name
 from teachenv.losses.base import weighted
 from teachenv.students.prediction import Prediction
 from teachenv.tasks.targets import TargetKind
+
+if TYPE_CHECKING:
+    from teachenv.tasks.base import Task
 
 SampleLoss = Callable[[Prediction, torch.Tensor], torch.Tensor]
 
@@ -52,7 +55,9 @@ def cross_entropy(prediction: Prediction, targets: torch.Tensor) -> torch.Tensor
 
 def label_smoothing(prediction: Prediction, targets: torch.Tensor, *, epsilon: float = 0.1) -> torch.Tensor:
     """Cross-entropy to (1 − ε)·one-hot + ε·uniform (Szegedy et al. 2016), or to distributions smoothed likewise."""
-    return F.cross_entropy(prediction.outputs, targets, reduction="none", label_smoothing=epsilon)
+    log_p = F.log_softmax(prediction.outputs, 1)
+    uniform = torch.full_like(log_p, epsilon / log_p.shape[1])
+    return -((1.0 - epsilon) * expected(log_p, targets) + weighted(uniform, log_p).sum(1))
 
 
 def smooth_01(prediction: Prediction, targets: torch.Tensor, *, sharpness: float = 50.0) -> torch.Tensor:
@@ -91,7 +96,7 @@ def large_margin(
     cosine = ((weight * prediction.features).sum(1) / scale).clamp(-1.0, 1.0)
     shift = scale * (_psi(cosine, margin) - cosine) / (1.0 + annealing)
     logits = prediction.outputs + _is_target(prediction.outputs, targets) * shift.unsqueeze(1)
-    return F.cross_entropy(logits, targets, reduction="none")
+    return cross_entropy(Prediction(logits), targets)
 
 
 def _psi(cosine: torch.Tensor, margin: int) -> torch.Tensor:
@@ -223,6 +228,12 @@ USUAL: dict[TargetKind, str] = {
     "indicators": "binary-cross-entropy",
 }
 """The loss that each kind of targets is usually trained with."""
+
+
+def usual_loss(task: Task) -> str:
+    """The name of the loss that targets of the task's kind are usually trained with; of decisions that of labels."""
+    numbers = task.decisions is None and task.pool[1].is_floating_point()
+    return USUAL[task.target_kind or ("numbers" if numbers else "labels")]
 
 
 def _counts(name: str, value: Any) -> tuple[float, ...] | None:

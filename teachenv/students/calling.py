@@ -89,7 +89,7 @@ def checked_output(name: str, value: object) -> object:
     """An `Output`.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the value is no whole number, no text and no function.
     """
     if (callable(value) and not isinstance(value, nn.Module | type)) or (isinstance(value, str) and value):
         return value

@@ -294,6 +294,8 @@ class FunctionalStudent:
             hint = "; this machine may lack it in bfloat16: try autocast=None" if self.autocast else ""
             if self.call.unpack is not None and isinstance(error, TypeError) and "argument" in str(error):
                 hint = "; name the inputs of a sample as the arguments of the network's forward"
+            elif self.call.unpack is None and not example.is_floating_point():
+                hint = "; integers are taken as tokens: give features as floats"
             elif example.dim() == 1:
                 hint = "; samples are single numbers: if it takes vectors, reshape the inputs to (n, 1)"
             raise ValueError(

@@ -63,8 +63,8 @@ class Task:
             come to a student as x / 255, or a dictionary of such, of which a network gets each by its name; targets
             `(n, ...)` are class indices or floating point.
         test: samples for the final evaluation, disjoint from the pool, of the same trailing shapes and dtypes.
-        num_outputs: number of classes (or of regression outputs); None: as many classes as there are names, or as the
-            labels have, or as many outputs as a sample's target has numbers.
+        num_outputs: number of classes (or of regression outputs); None: as many classes as there are names, or one more
+            than the largest label if each smaller one occurs, or as many outputs as a sample's target has numbers.
         measure: what a student is judged by; None stands for that of `decisions` at the environment's temperature:
             `ClassificationMeasure` for ordinary classification. Where targets are floating-point numbers it is
             `Regression()` if they can be no labels or `num_outputs` is 1. `SoftLabels()` and `MultiLabel()` are for
@@ -147,9 +147,10 @@ class Task:
             self._check_form(part, getattr(self, part))
         given: int | None = self.num_outputs
         if given is None:
-            named = 0 if self.classes is None else len(self.classes)
-            outputs = [outputs_of(getattr(self, part)[1], self.target_kind) for part in parts]
-            self._set("num_outputs", max(named, *outputs))
+            splits = [getattr(self, part)[1] for part in parts]
+            if self.classes is not None and not splits[0].is_floating_point():
+                splits.append(torch.arange(len(self.classes)))  # of which some may have no sample
+            self._set("num_outputs", outputs_of(splits, self.target_kind, where))
         self._check_classes(where)
         self._check_known(where)
         if self.dev is not None and (shared := shared_samples(self.dev[0], self.pool[0])):

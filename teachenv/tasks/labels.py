@@ -23,6 +23,7 @@ def texts_of(labels: Any, where: str) -> np.ndarray | None:
     """
     if isinstance(labels, torch.Tensor | Mapping):
         return None
+    check_unmasked(labels, f"{where}: targets")
     try:
         array = np.asarray(labels)
     except ValueError:  # rows of different lengths, which is said elsewhere
@@ -134,6 +135,23 @@ def _one_each(labels: np.ndarray, where: str) -> np.ndarray:
     if missing:
         raise ValueError(f"{where}: {len(missing)} samples have no label, sample {missing[0]} first; leave them out")
     return labels
+
+
+def check_unmasked(part: Any, what: str) -> None:
+    """Refuses NumPy's masked arrays if something is masked: as plain arrays they have what lies under the mask.
+
+    Args:
+        part: anything; of lists and tuples each entry is looked at.
+        what: what it is, for the message.
+
+    Raises:
+        ValueError: a value is masked.
+    """
+    if any(map(np.ma.is_masked, part if isinstance(part, list | tuple) else [part])):
+        raise ValueError(
+            f"{what}: found masked values, expected a value everywhere: fill them, array.filled(value), or leave their "
+            "samples out"
+        )
 
 
 def is_missing(value: Any) -> bool:

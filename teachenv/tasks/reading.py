@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from teachenv import checks
+from teachenv.tasks.labels import check_unmasked
 
 _ASKED_TWICE = 16
 """Samples of a Dataset that are read twice, to see whether it answers the same."""
@@ -132,6 +133,7 @@ def _numbers(part: Any, what: str, where: str) -> Any:
     if type(part).__module__.startswith("PIL.") and hasattr(part, "getbands"):
         pixels = np.array(part if part.mode in ("L", "RGB") else part.convert("RGB"))
         return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    check_unmasked(part, f"{where}: {what}")
     array = part if isinstance(part, torch.Tensor) else np.asarray(part)
     if not isinstance(array, torch.Tensor) and array.dtype.kind not in "biuf":
         raise TypeError(
@@ -142,6 +144,7 @@ def _numbers(part: Any, what: str, where: str) -> Any:
 
 
 def _label(label: Any, what: str, where: str) -> Any:
+    check_unmasked(label, f"{where}: the label of {what}")
     if not isinstance(label, torch.Tensor) and np.asarray(label).dtype.kind not in "biufUS":
         raise TypeError(
             f"{where}: the label of {what} is of type {type(label).__name__}, expected a number, a text or an array"

@@ -35,7 +35,8 @@ class Regression(Measure):
         given = targets.reshape(outputs.shape)
         left = (given - outputs).square().sum(0)
         total = (given - given.mean(0)).square().sum(0)
-        varied = total > 0
+        # Their rounded mean may lie beside targets that are all the same.
+        varied = (given != given[:1]).any(0) & (total > 0)
         of_constant = (left == 0).to(left.dtype)
         return torch.where(varied, 1 - left / torch.where(varied, total, 1), of_constant).mean()
 

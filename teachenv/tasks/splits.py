@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from teachenv.tasks.columns import Columns, check_columns, columns_of, names_in
-from teachenv.tasks.labels import is_missing
+from teachenv.tasks.labels import check_unmasked, is_missing
 from teachenv.tasks.packing import Packing
 from teachenv.tasks.reading import pair_of
 
@@ -143,9 +143,12 @@ def _tensor(part: Any, where: str) -> torch.Tensor:
     if isinstance(part, torch.Tensor):
         if part.layout != torch.strided:
             raise TypeError(f"{where} are a sparse tensor; expected a dense one: call to_dense() first")
+        if hasattr(part, "get_mask"):  # of torch.masked
+            raise TypeError(f"{where} are a masked tensor; expected a plain one: call to_tensor(value) first")
         return part.detach()
     if hasattr(part, "toarray"):  # SciPy's, as scikit-learn's vectorizers of texts return
         raise TypeError(f"{where} are a sparse matrix; expected a dense array: call toarray() first")
+    check_unmasked(part, where)
     try:
         array = np.asarray(part)
     except ValueError as error:  # rows of different lengths

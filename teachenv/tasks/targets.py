@@ -10,7 +10,7 @@ There are four kinds of targets beside those of tasks with many decisions a samp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Literal
 
@@ -28,6 +28,7 @@ _REMEDIES: Mapping[TargetKind, str] = MappingProxyType(
 """How a user says that targets are no labels, by what they are: for messages."""
 
 _EXACT_INTEGERS = 2**53
+_MOST_MISSING = 5
 _SUM = 1e-3
 """How far a distribution's sum may lie from 1."""
 
@@ -65,16 +66,36 @@ def possible_kinds(targets: torch.Tensor) -> set[TargetKind]:
     return kinds
 
 
-def outputs_of(targets: torch.Tensor, kind: TargetKind | None) -> int:
-    """How many outputs a student needs: the classes that occur, or as many as a sample has numbers.
+def outputs_of(splits: Sequence[torch.Tensor], kind: TargetKind | None, where: str) -> int:
+    """How many outputs a student needs: one more than the largest class, or as many as a sample has numbers.
 
     Args:
-        targets: checked ones, of all splits.
+        splits: checked targets of each split.
         kind: what they are; None: what a measure of a user's own reads.
+        where: what they are, for messages.
+
+    Raises:
+        ValueError: labels that are not numbered without a gap.
     """
-    if kind == "labels" or (kind is None and not targets.is_floating_point()):
-        return max(1, int(targets.max()) + 1)
-    return max(1, targets[0].numel())
+    if kind not in ("labels", None) or splits[0].is_floating_point():
+        return max(1, splits[0][0].numel())
+    outputs = max(1, *(int(targets.max()) + 1 for targets in splits))
+    if kind == "labels":
+        _check_numbering(splits, outputs, where)
+    return outputs
+
+
+def _check_numbering(splits: Sequence[torch.Tensor], outputs: int, where: str) -> None:
+    present = set[int]().union(*(torch.unique(targets).tolist() for targets in splits))
+    missing = outputs - len(present)
+    if missing:
+        first = [label for label in range(len(present) + _MOST_MISSING) if label not in present and label < outputs]
+        named = ", ".join(map(str, first[:_MOST_MISSING])) + (", ..." if missing > _MOST_MISSING else "")
+        raise ValueError(
+            f"{where}: found labels up to {outputs - 1} but none that is {named}, which makes {outputs} outputs for "
+            f"{len(present)} classes; expected each number from 0: np.unique(labels, return_inverse=True)[1] of all "
+            f"splits together, or pass num_outputs={outputs}"
+        )
 
 
 def labels_of(targets: torch.Tensor, where: str) -> torch.Tensor:
@@ -104,7 +125,7 @@ def labels_of(targets: torch.Tensor, where: str) -> torch.Tensor:
 
 
 def indices(targets: torch.Tensor, where: str, num_outputs: int | None, least: int = 0) -> torch.Tensor:
-    """Class indices as int64, or floating-point targets as they are.
+    """Class indices as int64, truth values as 0 and 1, or floating-point targets as they are.
 
     Args:
         targets: of any shape.
@@ -114,11 +135,11 @@ def indices(targets: torch.Tensor, where: str, num_outputs: int | None, least: i
 
     Raises:
         ValueError: not finite, or an index out of range.
-        TypeError: truth values, or complex numbers.
+        TypeError: complex numbers.
     """
     if targets.is_floating_point():
         return _finite(targets, where)
-    if targets.is_complex() or targets.dtype == torch.bool:
+    if targets.is_complex():
         raise TypeError(
             f"{where}: targets are {targets.dtype}; expected int64 class indices or floating point: convert them"
         )

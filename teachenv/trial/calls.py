@@ -99,7 +99,7 @@ def scalar(piece: str, value: object, advice: str, dtype: torch.dtype | None = N
     """The value, if it is a tensor without dimensions, and of the dtype.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the value is not a scalar tensor, or it has another dtype.
     """
     if not isinstance(value, torch.Tensor) or value.dim():
         raise ValueError(f"{piece} is {form(value)}, expected a tensor without dimensions; {advice}")

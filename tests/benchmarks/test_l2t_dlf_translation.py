@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from benchmarks.l2t_dlf_translation import Options, run, work
 from benchmarks.l2t_dlf_translation.main import SIZES, TABLES, Bench
@@ -20,7 +21,8 @@ from teachenv.experiment.evidence import MOVED, MOVED_MOST, check
 from teachenv.experiment.rows import ResultsFile, read_rows
 from teachenv.experiment.setting import OneByOne
 from teachenv.experiment.teaching import teach
-from teachenv.sequence_losses import TokenLoss
+from teachenv.sequence_losses import SequenceLoss
+from teachenv.tasks.base import VOID
 
 SETTING = SIZES["smoke"].setting
 
@@ -68,9 +70,16 @@ def test_rows_table_and_figures(tmp_path: Path, request: pytest.FixtureRequest) 
     assert (tmp_path / "results.jsonl").read_bytes() == before
 
 
+class OfTokens(SequenceLoss):
+    """The cross-entropy of each next word, which environments train with."""
+
+    def __call__(self, model: Any, inputs: torch.Tensor, targets: torch.Tensor, generator: Any) -> torch.Tensor:
+        return F.cross_entropy(model(inputs), targets, ignore_index=VOID)
+
+
 def test_losses_of_translations_train_as_the_environment_does(start: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With cross-entropy for a loss they are one training."""
-    monkeypatch.setattr(work, "_sequence_loss", lambda *_: TokenLoss())
+    monkeypatch.setattr(work, "_sequence_loss", lambda *_: OfTokens())
     method = METHODS["cross-entropy"]
     env = SETTING.after(start, method, 1e-2)
     env.reset(seed=3)

@@ -282,6 +282,47 @@ def test_pixels_have_labels_too() -> None:
     assert lot.updates == 1
 
 
+@pytest.mark.parametrize("metric", ["kl", "l2"])
+@pytest.mark.parametrize(
+    "labels", [False, True, lambda z, y: F.cross_entropy(z.movedim(1, -1).flatten(0, 1), y.flatten())]
+)
+def test_places_without_a_label_count_for_nothing(labels: Any, metric: Any) -> None:
+    """The padding of texts is neither learned nor imitated, by the teacher or by students, on whichever batch."""
+    texts = torch.randint(FEATURES, (5, 7), generator=torch.Generator().manual_seed(0))
+    targets = texts % CLASSES
+    length = 3
+    targets[:, length:] = -100
+
+    def trained(width: int) -> list[torch.Tensor]:
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            model, student = (
+                nn.Sequential(nn.Embedding(FEATURES, 8), nn.Linear(8, CLASSES)).double() for _ in range(2)
+            )
+        x, y = texts[:, :width], targets[:, :width]
+        lot = LoT(
+            student,
+            sgd(student),
+            labels=labels,
+            metric=metric,
+            student_steps=2,
+            data=[(x, y)],
+            dim=1,
+            forward=lambda module, inputs: module(inputs).movedim(-1, 1),
+        )
+        for _ in range(3):
+            term = lot(model(x).movedim(-1, 1), x, y)
+            term.backward()
+            distance = lot.step(model)
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        return [term.detach(), distance, *gradients, *(p.detach() for p in student.parameters())]
+
+    for found, expected in zip(trained(7), trained(length), strict=True):
+        torch.testing.assert_close(found, expected)
+    lot = LoT(nn.Linear(FEATURES, CLASSES), alpha=1.0, student_steps=0, metric=metric)
+    assert lot(torch.randn(2, CLASSES), torch.randn(2, FEATURES), torch.full((2,), -100)) == 0
+
+
 def test_a_students_own_batches_need_no_labels() -> None:
     student = nn.Linear(FEATURES, CLASSES)
     lot = LoT(student, sgd(student), student_steps=3, data=[torch.randn(5, FEATURES)])
@@ -364,12 +405,13 @@ def test_batches_that_do_not_fit_are_refused() -> None:
     student, model, x = nn.Linear(FEATURES, CLASSES), nn.Linear(FEATURES, CLASSES), torch.randn(2, FEATURES)
     with pytest.raises(ValueError, match="must have one shape"):
         LoT(student, sgd(student))(torch.randn(2, CLASSES + 1), x)
-    with pytest.raises(ValueError, match="third argument"):
-        LoT(student, sgd(student), labels=True)(student(x), x)
-    lot = LoT(student, sgd(student), labels=True, student_steps=2, data=[x])
-    lot(student(x), x, torch.zeros(2, dtype=torch.int64))
-    with pytest.raises(ValueError, match="must be a pair"):
-        lot.step(model)
+    for labels in (True, F.cross_entropy):
+        with pytest.raises(ValueError, match=r"expected them for labels=.*third argument"):
+            LoT(student, sgd(student), labels=labels)(student(x), x)
+        lot = LoT(student, sgd(student), labels=labels, student_steps=2, data=[x])
+        lot(student(x), x, torch.zeros(2, dtype=torch.int64))
+        with pytest.raises(ValueError, match=r"expected them for labels=.*must be a pair"):
+            lot.step(model)
     lot = LoT(student, sgd(student), student_steps=2, data=[])
     lot(student(x), x)
     with pytest.raises(ValueError, match="gave no batch"):

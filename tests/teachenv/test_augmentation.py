@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from teachenv.tasks.augmentation import flip_and_crop
+from teachenv.tasks.augmentation import FlipAndCrop
 
 
 class ChosenDraws:
@@ -36,12 +36,12 @@ def test_it_equals_flip_then_pad_then_crop(flip, down, right, height, width):
     flipped = images.flip(-1) if flip else images
     padded = torch.nn.functional.pad(flipped, (3, 3, 3, 3), mode="reflect")
     expected = padded[:, :, 3 + down : 3 + down + height, 3 + right : 3 + right + width]
-    assert torch.equal(flip_and_crop(3)(images, ChosenDraws(flip, down, right)), expected)
+    assert torch.equal(FlipAndCrop(3)(images, ChosenDraws(flip, down, right)), expected)
 
 
 def test_offsets_and_flips_are_drawn_for_each_image_and_cover_their_range():
     ramp = (100.0 * torch.arange(16)[:, None] + torch.arange(16)).expand(4000, 1, 16, 16)
-    out = flip_and_crop(4)(ramp, np.random.default_rng(0))
+    out = FlipAndCrop(4)(ramp, np.random.default_rng(0))
     middle, beside = out[:, 0, 8, 8], out[:, 0, 8, 9]
     flipped = beside < middle
     assert 0.45 < float(flipped.double().mean()) < 0.55
@@ -55,7 +55,7 @@ def test_offsets_and_flips_are_drawn_for_each_image_and_cover_their_range():
 def test_dtype_shape_and_input_are_kept(dtype):
     images = torch.rand(5, 3, 32, 32).to(dtype)
     before = images.clone()
-    out = flip_and_crop()(images, np.random.default_rng(0))
+    out = FlipAndCrop()(images, np.random.default_rng(0))
     assert (out.dtype, out.shape, out.device) == (images.dtype, images.shape, images.device)
     assert torch.equal(images, before)
     assert not torch.equal(out, images)
@@ -64,7 +64,7 @@ def test_dtype_shape_and_input_are_kept(dtype):
 def test_the_generator_decides_everything():
     images = torch.rand(16, 3, 8, 8)
     before = torch.get_rng_state()
-    first, again, other = (flip_and_crop()(images, np.random.default_rng(seed)) for seed in (3, 3, 4))
+    first, again, other = (FlipAndCrop()(images, np.random.default_rng(seed)) for seed in (3, 3, 4))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert torch.equal(torch.get_rng_state(), before)
@@ -72,7 +72,7 @@ def test_the_generator_decides_everything():
 
 def test_without_padding_only_flips_remain():
     images = torch.rand(64, 1, 5, 7)
-    out = flip_and_crop(0)(images, np.random.default_rng(0))
+    out = FlipAndCrop(0)(images, np.random.default_rng(0))
     kept = (out == images).flatten(1).all(1)
     turned = (out == images.flip(-1)).flatten(1).all(1)
     assert (kept ^ turned).all()
@@ -81,15 +81,15 @@ def test_without_padding_only_flips_remain():
 
 
 def test_it_can_be_sent_to_another_process():
-    augment = flip_and_crop(2)
+    augment = FlipAndCrop(2)
     assert pickle.loads(pickle.dumps(augment)) == augment
 
 
 def test_inputs_that_cannot_be_augmented_are_errors():
     rng = np.random.default_rng(0)
     with pytest.raises(ValueError, match="expected images"):
-        flip_and_crop()(torch.rand(4, 64), rng)
+        FlipAndCrop()(torch.rand(4, 64), rng)
     with pytest.raises(ValueError, match="smaller padding"):
-        flip_and_crop(4)(torch.rand(1, 3, 4, 32), rng)
+        FlipAndCrop(4)(torch.rand(1, 3, 4, 32), rng)
     with pytest.raises(ValueError, match="padding is -1"):
-        flip_and_crop(-1)
+        FlipAndCrop(-1)

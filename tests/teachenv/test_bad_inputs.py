@@ -386,7 +386,6 @@ def test_data_in_any_form_is_the_same_task(x, y):
         ({"y": Y * nan}, "targets such as nan are no class indices"),
         ({"y": Y * 1e30}, "are no class indices"),
         ({"y": np.eye(3)[Y]}, r"targets have shape \(6, 3\)"),
-        ({"y": Y.astype(bool)}, "targets are torch.bool"),
         ({"y": Y.astype(bytes)}, r"targets are of dtype \|S21"),
         ({"y": Y[:5]}, "same number of samples"),
         ({"x": X.astype(object)}, "inputs are of dtype object"),

@@ -16,7 +16,7 @@ from teachenv import Task, TeachEnv, TeachVectorEnv
 from teachenv.control import CONTROLS, Control
 from teachenv.optimizers import SGD
 from teachenv.state import stack_episodes
-from teachenv.tasks import flip_and_crop
+from teachenv.tasks import FlipAndCrop
 from teachenv.tasks.domains import Domains
 
 ALL = {"momentum": 0.8, "weight_decay": 0.01, "learning_rate": 0.05}
@@ -36,7 +36,7 @@ def images(n, seed):
     return torch.from_numpy(pictures).float(), torch.from_numpy(labels)
 
 
-IMAGES = Task("quarters", "made here", images(60, 0), images(4, 1), num_outputs=4, augment=flip_and_crop(1))
+IMAGES = Task("quarters", "made here", images(60, 0), images(4, 1), num_outputs=4, augment=FlipAndCrop(1))
 SHORT["task"] = IMAGES
 
 

@@ -122,9 +122,16 @@ def test_regression_is_measured_as_sklearn_does():
     assert r2 < 0
 
 
-@pytest.mark.parametrize(("outputs", "expected"), [([[2.0], [2.0]], 1.0), ([[2.0], [1.0]], 0.0)])
-def test_targets_that_are_all_the_same_have_a_finite_r2(outputs, expected):
-    assert float(Regression().score(torch.tensor(outputs), torch.tensor([2.0, 2.0]))) == expected
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("value", [2.0, 0.1, 1 / 3, 1234.567, 1e-30])
+@pytest.mark.parametrize("count", [2, 10, 397])
+def test_targets_that_are_all_the_same_have_the_r2_that_is_documented(count, value, dtype):
+    given = torch.full((count, 1), value, dtype=dtype)
+    outputs = torch.stack([given + torch.arange(count, dtype=dtype)[:, None], given])
+    assert [float(Regression().score(each, given)) for each in outputs] == [0.0, 1.0]
+    assert torch.func.vmap(Regression().score, (0, None))(outputs, given).tolist() == [0.0, 1.0]
+    beside = torch.cat([given, torch.arange(count, dtype=dtype)[:, None]], 1)  # another output, which is met
+    assert float(Regression().score(beside + torch.tensor([1.0, 0.0]), beside)) == 0.5
 
 
 def test_several_classes_are_measured_as_sklearn_does():

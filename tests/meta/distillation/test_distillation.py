@@ -415,3 +415,52 @@ def test_what_makes_no_sense_is_refused() -> None:
         DISTILLERS["pkd"](bare, networks()[1], settings).step(batch)
     with pytest.raises(ValueError, match="no trainable parameter"):
         DISTILLERS["kd"](nn.Flatten(), networks()[1], settings)
+
+
+class Normed(Layered):
+    """With batch norm between its layers, part of it frozen by its user."""
+
+    def __init__(self, *widths: int, dropout: float = 0.0) -> None:
+        super().__init__(*widths, dropout=dropout)
+        self.frozen, self.norm = nn.BatchNorm1d(64), nn.BatchNorm1d(64)
+        self.frozen.eval()
+
+    def forward(self, inputs: torch.Tensor) -> Outputs:
+        return super().forward(self.norm(self.frozen(inputs)))
+
+
+def modes(*modules: nn.Module) -> list[bool]:
+    return [part.training for module in modules for part in module.modules()]
+
+
+@pytest.mark.parametrize("name", [*METHODS, "fine-tuning"])
+@pytest.mark.parametrize("evaluated", [False, True])
+def test_networks_keep_their_modes(name: str, evaluated: bool) -> None:
+    """Frozen batch norm stays frozen, a teacher in training mode is so again, and an evaluation ends with the step."""
+    teacher, student = (seeded(depth, functools.partial(Normed, *[32] * depth)).double() for depth in (4, 3))
+    build: Any = DISTILLERS.get(name, lambda _, *args: FineTuning(*args))
+    more: dict[str, Any] = {"rco": {"route": [teacher.state_dict()]}, "pesf-kd": {"classes": CLASSES}}
+    distiller: Distiller = build(teacher, student, DistillationSettings(3), **more.get(name, {}))
+    before, counts = modes(teacher, student), [int(student.get_buffer(f"{n}.num_batches_tracked")) for n in _NORMS]
+    for batch, feedback in zip(batches(3), batches(3, seed=1), strict=True):
+        if evaluated:
+            student.eval()
+        distiller.step(batch, feedback)
+    assert modes(teacher, student) == before
+    after = [int(student.get_buffer(f"{n}.num_batches_tracked")) for n in _NORMS]
+    assert [b - a for a, b in zip(counts, after, strict=True)] == [0, 3]
+    moved = int(teacher.get_buffer("norm.num_batches_tracked"))
+    assert moved == (3 if distiller.teacher_learns and name != "meta-distill" else 0)
+
+
+def test_a_network_that_is_given_in_evaluation_mode_learns_in_training_mode() -> None:
+    """As transformers' `from_pretrained` gives it, and whoever has evaluated it before."""
+    teacher, student = (seeded(depth, functools.partial(Normed, *[32] * depth)).double().eval() for depth in (4, 3))
+    distiller = DISTILLERS["kd"](teacher, student, DistillationSettings(3))
+    assert not any(modes(teacher, student))
+    distiller.step(batches(1)[0])
+    assert all(modes(student))
+    assert not any(modes(teacher))
+
+
+_NORMS = ("frozen", "norm")

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import meta
-from meta.distillation import DISTILLERS, KD, PESFKD, PKD, RCO, Batch, DistillationSettings, Distiller, Outputs
+from meta.distillation import DISTILLERS, PESFKD, PKD, RCO, Batch, DistillationSettings, Distiller, Outputs
 from meta.distillation import FineTuning as Untaught
 
 CLASSES, FEATURES = 3, 5
@@ -93,9 +93,12 @@ WRONG: dict[str, tuple[Any, type[Exception], str]] = {
 
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("wrong", WRONG)
-def test_batches_that_are_none_are_refused(name: str, wrong: str) -> None:
+@pytest.mark.parametrize("labels", [0.0, 0.5])
+def test_batches_that_are_none_are_refused(name: str, wrong: str, labels: float) -> None:
+    """Also where no loss reads the labels: there they say which places are padding."""
     batch, kind, message = WRONG[wrong]
-    distiller = made(name)
+    distiller = made(name, labels=labels)
+    stepped(distiller)
     with pytest.raises(kind, match=message):
         stepped(distiller, batch)
     if distiller.needs_feedback:
@@ -115,7 +118,7 @@ def test_teacher_and_student_of_other_classes_are_refused(name: str) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_networks_of_one_output_are_refused(name: str) -> None:
     """Of one logit softmax is 1: every loss was 0, and nothing learned."""
-    with pytest.raises(ValueError, match=r"of 1 class, expected at least 2|classes=.*found 1"):
+    with pytest.raises(ValueError, match=r"of 1 class, expected at least 2|classes must be .*found 1"):
         stepped(made(name, teacher=Network(1), student=Network(1)), Batch(INPUTS, torch.zeros(8).long()))
 
 
@@ -126,7 +129,7 @@ def test_what_builds_a_network_is_no_network(name: str) -> None:
             made(name, **wrong)
     build: Any = DISTILLERS[name]
     with pytest.raises(TypeError, match=r"found settings 5, expected meta\.DistillationSettings"):
-        build(Network(), Network(), 5, **{"pesf-kd": {"classes": 3}}.get(name, {}))
+        build(Network(), Network(), 5, **{"pesf-kd": {"classes": 3}, "rco": {"route": [{}]}}.get(name, {}))
 
 
 class Pair(nn.Linear):
@@ -149,23 +152,64 @@ def test_outputs_of_other_types_are_refused() -> None:
 def test_what_methods_need_besides_is_said() -> None:
     settings = DistillationSettings(5)
     bare, route = lambda: nn.Linear(FEATURES, CLASSES), Network().state_dict()
+
+    def adapted(teacher: nn.Module, classes: int = CLASSES, features: int = 0) -> PESFKD:
+        return PESFKD(teacher, Network(), settings, classes=classes, features=features)
+
     cases: list[tuple[Callable[[], Any], str]] = [
-        (lambda: RCO(Network(), Network(), settings), r"route=\[\.\.\.\] has the teacher's state_dict\(\)"),
-        (lambda: RCO(Network(), Network(), settings, route), "route must be a list of state_dicts"),  # type: ignore[arg-type]
-        (lambda: PESFKD(Network(), Network(), settings), "classes=, the number of the task's classes.*found None"),
-        (lambda: PESFKD(Network(), Network(), settings, 7).step(BATCH), "3 classes and 4 features.*classes=7"),
-        (lambda: PESFKD(bare(), Network(), settings, 3, 9).step(BATCH), "0 features.*expected.*features=9"),
-        (lambda: PESFKD(Network(), Network(), settings, 3, 9).step(BATCH), "4 features.*expected.*features=9"),
+        (lambda: RCO(Network(), Network(), settings, route=[]), r"route=\[\.\.\.\] has the teacher's state_dict\(\)"),
+        (lambda: RCO(Network(), Network(), settings, route=route), "route must be a list of state_dicts"),  # type: ignore[arg-type]
+        (lambda: PESFKD(Network(), Network(), settings, classes=1), "classes must be .* found 1"),
+        (lambda: adapted(Network(), classes=7).step(BATCH), "3 classes and 4 features.*classes=7"),
+        (lambda: adapted(bare(), features=9).step(BATCH), "0 features.*expected.*features=9"),
+        (lambda: adapted(Network(), features=9).step(BATCH), "4 features.*expected.*features=9"),
         (lambda: PKD(bare(), Network(), settings).step(BATCH), r"none of the teacher.*Outputs\(logits, hidden\)"),
         (lambda: meta.LGTM(Network(), Network(), settings).step(BATCH), r"step\(batch, feedback\)"),
     ]
     for make, message in cases:
         refused(make, ValueError, message)
+    for name, missing in (("rco", "route"), ("pesf-kd", "classes")):
+        build: Any = DISTILLERS[name]
+        refused(lambda build=build: build(Network(), Network(), settings), TypeError, f"argument: '{missing}'")
 
 
-def test_labels_that_are_not_looked_at_may_be_anything() -> None:
-    """Each step would have to wait for a GPU to see their range: labels are refused where they would be used."""
-    assert KD(Network(), Network(), DistillationSettings(1)).step(Batch(INPUTS, LABELS + 1))["student_loss"] >= 0
+class Tagger(nn.Sequential):
+    """Logits of each token, (B, classes, L)."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Embedding(9, 4), nn.Linear(4, CLASSES))
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = super().forward(tokens)
+        return logits.movedim(-1, 1)
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "pkd"])
+def test_padding_under_another_number_is_refused(name: str) -> None:
+    """PyTorch's own number for it was a class to those losses that have no labels."""
+    tokens = torch.arange(12).view(3, 4) % 9
+    labels = tokens % CLASSES
+    for void, known in ((-1, True), (-100, False), (CLASSES, False)):
+        padded = Batch(tokens, labels.where(tokens < 6, void))
+        distiller = made(name, teacher=Tagger(), student=Tagger(), labels=0.0)
+        if known:
+            assert stepped(distiller, padded, padded)["student_loss"] >= 0
+        else:
+            with pytest.raises(ValueError, match=r"found labels from .* expected 0 to 2 .* -1 where"):
+                stepped(distiller, padded, padded)
+
+
+def test_the_labels_of_a_batch_are_counted_once_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU is waited for each time, and they may have changed since the last step."""
+    counted, read = [], torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda tensor: counted.append(tensor) or read(tensor))
+    distiller, labels = made("lgtm"), LABELS.clone()
+    batch, feedback = Batch(INPUTS, labels), Batch(INPUTS, LABELS)
+    stepped(distiller, batch, feedback)
+    assert len(counted) == 2
+    labels.add_(1)
+    with pytest.raises(ValueError, match="found labels from 1 to 3"):
+        stepped(distiller, batch, feedback)
 
 
 def test_arrays_of_a_sentence_are_tensors_first() -> None:

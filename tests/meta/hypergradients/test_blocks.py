@@ -108,6 +108,39 @@ def test_gradients_are_those_of_double_backward(name, adam):
     assert any(float(tensor.abs().max()) > 1e-4 for tensor in usual.initial.values())
 
 
+@pytest.mark.parametrize("inside", [True, False], ids=["in the loss", "around"])
+@pytest.mark.parametrize("name", ["mlp", "transformer"])
+def test_blocks_are_computed_again_under_the_losses_autocast(name, inside):
+    """The backward pass is outside of it, where weights in float32 would meet activations in bfloat16."""
+
+    def loss_of(model, rows, weights):
+        with torch.autocast("cpu", torch.bfloat16, enabled=inside or torch.is_autocast_enabled("cpu")):
+            outputs = model(X[rows].float())
+        return (weights[rows].float() * F.cross_entropy(outputs.float(), Y[rows], reduction="none")).mean()
+
+    def found(**options):
+        torch.manual_seed(1)
+        model = MODELS[name]()
+        loop = meta.Training.of(
+            model,
+            torch.optim.SGD(model.parameters(), lr=0.05),
+            list(torch.arange(len(X)).split(4)),
+            loss_of,
+            lambda model: F.cross_entropy(model(X.float()).float(), Y),
+            hyperparameters={"weights": WEIGHTS},
+            settings=(),
+            **options,
+        )
+        return loop.gradient(memory="states")
+
+    with torch.autocast("cpu", torch.bfloat16, enabled=not inside):
+        usual, blockwise = found(), found(adjoint="blockwise")
+    torch.testing.assert_close(blockwise.objective, usual.objective, rtol=1e-6, atol=0)
+    for one, other in ((usual.hyperparameters, blockwise.hyperparameters), (usual.initial, blockwise.initial)):
+        flat = [torch.cat([tensor.flatten() for tensor in tensors.values()]) for tensors in (one, other)]
+        assert float((flat[0] - flat[1]).norm() / flat[0].norm()) < 0.02
+
+
 @pytest.mark.parametrize("memory", ["all", "reversible", "sqrt"])
 def test_it_goes_with_every_memory_policy(memory):
     torch.manual_seed(1)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+import meta
 from meta import Descent, Process, Training, hypergradient
 from meta.hypergradients.memory import Arena, ReusedMemory
 from meta.hypergradients.memory_policies import MEMORY_POLICIES
@@ -285,6 +286,47 @@ def test_an_operation_without_a_second_derivative_gives_advice():
     with pytest.raises(RuntimeError, match='"finite-difference", which needs no double backward'):
         hypergradient(process, state, actions_of())
     assert hypergradient(process, state, actions_of(), method="finite-difference").actions.any()
+
+    def step(state, action, t):
+        (gradient,) = torch.autograd.grad(fused(state, action, t), state["w"], create_graph=True)
+        return {**state, "w": state["w"] - 0.1 * gradient}
+
+    with pytest.raises(RuntimeError, match=r"replace the operation .* or describe the step as meta\.Descent\("):
+        hypergradient(SimpleNamespace(step=step, objective=lambda state: state["w"].sum()), start(), actions_of())
+
+
+def test_inference_mode_is_named():
+    """There PyTorch records nothing: it said that tensors do not track a version counter."""
+    process = descent(SGD(0.9))
+    state, model = process.begin(start()), torch.nn.Linear(2, 2)
+
+    def losses(model, batch):
+        return model(batch).sum(1)
+
+    calls = {
+        "meta.hypergradient": lambda: hypergradient(process, state, actions_of()),
+        "meta.Training.of": lambda: meta.Training.of(
+            model,
+            torch.optim.SGD(model.parameters(), lr=0.1),
+            [torch.ones(2, 2)],
+            lambda model, batch: model(batch).sum(),
+            lambda model: model(torch.ones(1, 2)).sum(),
+        ),
+        "meta.influence": lambda: meta.influence(model, losses, torch.ones(2, 2), {"weight": torch.ones(2, 2)}),
+        "meta.held_out_gradient": lambda: meta.held_out_gradient(model, losses, torch.ones(2, 2)),
+    }
+    for name, call in calls.items():
+        with (
+            torch.inference_mode(),
+            pytest.raises(RuntimeError, match=rf"^{name} .*torch\.inference_mode\(\).*outside"),
+        ):
+            call()
+        with torch.no_grad():
+            call()
+    with torch.inference_mode():
+        model = torch.nn.Linear(2, 2)
+    with pytest.raises(RuntimeError, match=r"tensors that were made in torch\.inference_mode\(\).*clone"):
+        calls["meta.Training.of"]()
 
 
 @pytest.mark.parametrize("method", ["rmd", "truncated", "forward"])

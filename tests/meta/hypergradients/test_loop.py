@@ -493,20 +493,21 @@ def slope_of_plain_loop(function: Callable, at: torch.Tensor, along: torch.Tenso
 )
 @pytest.mark.parametrize("method", ["rmd", "forward"])
 def test_gradients_taken_inside_a_loss_are_followed(slopes, method):
-    def adversarial(model: nn.Module, rows: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    # Along one direction of the weights: forward mode takes a pass for each hyperparameter.
+    along = torch.randn(len(X), generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+
+    def adversarial(model: nn.Module, rows: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
         slope = slopes(model, X[rows], Y[rows])
         direction = slope / slope.norm(dim=1, keepdim=True)
         losses = F.cross_entropy(model(X[rows] + direction), Y[rows], reduction="none")
-        return (weights[rows] * losses).mean()
+        return ((WEIGHTS + size * along)[rows] * losses).mean()
 
+    size = torch.zeros((), dtype=torch.float64)
     with pytest.raises(ValueError, match=r"blockwise.* takes gradients itself .* leave it out"):
-        meta.Training.of(
-            *small(), BATCHES, adversarial, objective, hyperparameters={"weights": WEIGHTS}, adjoint="blockwise"
-        )
-    training = meta.Training.of(*small(), BATCHES, adversarial, objective, hyperparameters={"weights": WEIGHTS})
-    along = torch.randn(len(X), generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    found = float(training.gradient(method=method).hyperparameters["weights"] @ along)
-    assert found == pytest.approx(slope_of_plain_loop(adversarial, WEIGHTS, along), rel=1e-6, abs=1e-9)
+        meta.Training.of(*small(), BATCHES, adversarial, objective, hyperparameters={"size": size}, adjoint="blockwise")
+    training = meta.Training.of(*small(), BATCHES, adversarial, objective, hyperparameters={"size": size})
+    found = float(training.gradient(method=method).hyperparameters["size"])
+    assert found == pytest.approx(slope_of_plain_loop(adversarial, size, torch.ones(())), rel=1e-6, abs=1e-9)
 
 
 def data_set(x: torch.Tensor) -> None:

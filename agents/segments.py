@@ -115,7 +115,7 @@ def learn_in_segments(
         ValueError: the file holds a model of other settings; a number is out of its range; or the model's class does
             not keep one of its options as an attribute.
     """
-    total_timesteps = checks.integer("total_timesteps", total_timesteps, 0)
+    total_timesteps = checks.integer("total_timesteps", checks.whole(total_timesteps), 0)
     path, segments = Path(path), Segments(path, rollouts)
     settings = _settings(model, segments.rollouts)
     if path.exists():
@@ -139,6 +139,11 @@ def _saved(model: AnyPPO, path: Path, settings: dict[str, str]) -> AnyPPO:
     name, content = read_content(type(model), path, replaced)
     saved_settings = content["attributes"].get("segment_settings", {})
     differing = [key for key in sorted(settings) if saved_settings.get(key) != settings[key]]
+    if "rollouts" not in saved_settings:
+        raise ValueError(
+            f"an earlier version of teachenv wrote {path}, and compared other settings; finish the training with that "
+            "version, or choose another path"
+        )
     if differing:
         raise ValueError(
             f"{path} holds a model with other settings than the one to train (they differ in {', '.join(differing)}); "

@@ -303,7 +303,7 @@ class LoT:
         rows = _distances(outputs, fixed_outputs, self.temperature, self.metric, self.dim)
         if not isinstance(targets, torch.Tensor) or targets.dtype != torch.int64 or targets.numel() != rows.numel():
             return rows.mean()
-        counted = targets.reshape(rows.shape) != _IGNORED
+        counted = (targets.reshape(rows.shape) != _IGNORED).to(rows.device)
         return rows.where(counted, 0.0).sum() / counted.sum().clamp(min=1)
 
     def _train(self, batch: _Pending) -> torch.Tensor:

@@ -36,6 +36,11 @@ def integer(name: str, value: object, least: int | None = None, most: int | None
     raise _wrong(name, " ".join(["an integer", " and ".join(bounds)]).rstrip(), value)
 
 
+def whole(value: object) -> object:
+    """The value, as an integer if it is a whole number in floating point, such as 1e5."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def integers(name: str, value: object, least: int | None = None) -> tuple[int, ...]:
     """The value as a tuple of whole numbers.
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 @contextmanager
@@ -16,34 +17,31 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     Args:
         module: the module; batch norm, say, that is in evaluation mode while the rest trains stays so.
     """
-    modes = Modes(module)
+    modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
         yield
     finally:
-        modes.put_back()
-
-
-class Modes:
-    """The modes that the parts of a module are in.
-
-    Args:
-        module: the module.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        self._modes = [(part, part.training) for part in module.modules()]
-
-    def put_back(self) -> None:
-        """Puts each part into its mode again."""
         # Parents come first: what their `train` does to a part is undone by the part's own mode.
-        for part, mode in self._modes:
+        for part, mode in modes:
             if part.training == mode:
                 continue
             if type(part).train is nn.Module.train:
                 part.training = mode
             else:
                 part.train(mode)  # which may do more, such as take apart weights that eval() has merged
+
+
+def frozen_norms(module: nn.Module) -> list[nn.Module]:
+    """The batch norms in evaluation mode whose parents are in training mode: somebody froze them.
+
+    Those of a part that is in evaluation mode as a whole, as `from_pretrained` gives it, are not among them.
+
+    Args:
+        module: the module.
+    """
+    parts = [part for parent in module.modules() if parent.training for part in parent.children()]
+    return [part for part in parts if isinstance(part, _BatchNorm) and not part.training]
 
 
 def refuse_inference_mode(what: str, tensors: Iterable[torch.Tensor] = ()) -> None:

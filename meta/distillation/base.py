@@ -64,9 +64,9 @@ class DistillationSettings:
 class Distiller:
     """Trains a student on a teacher's outputs. Methods say what the student's loss is, and how the teacher learns.
 
-    A network learns in training mode, and parts of it that were put into evaluation mode, such as batch norm, stay in
-    it. After `network.eval()`, as one calls it to evaluate, the next step puts all parts back. A network that does not
-    learn at the time is in evaluation mode, and in its own mode afterwards.
+    A network learns in training mode, whatever mode it is given in; batch norm that was frozen (`network.norm.eval()`
+    in a network that is in training mode) stays in evaluation mode. A network that does not learn at the time is in
+    evaluation mode, and in its own mode afterwards.
 
     Args:
         teacher: a network; changed in place by methods whose teacher learns.

@@ -13,7 +13,7 @@ from meta.distillation.batch import Batch
 from meta.distillation.losses import cross_entropy
 from meta.influence.derivatives import held_out_gradient
 from teachenv import checks
-from teachenv.modes import Modes, evaluating
+from teachenv.modes import evaluating, frozen_norms
 from teachenv.optimizers import Optimizer, Tensors
 from teachenv.schedules import Schedule
 
@@ -55,12 +55,7 @@ class Learner:
         self.network, self.optimizer, self._rate, self._schedule = network, optimizer, rate, schedule
         if not self.parameters:
             raise ValueError(f"{type(network).__name__} has no trainable parameter: nothing to learn")
-        if not network.training:
-            with evaluating(network):  # and back afterwards: it stays as it is until it learns
-                network.train()
-                self._modes = Modes(network)
-        else:
-            self._modes = Modes(network)
+        self._frozen = frozen_norms(network)
         # Made at the first step: a teacher that is fixed takes none.
         self.slots: Tensors = {}
         self.steps = 0
@@ -80,16 +75,17 @@ class Learner:
 
         Args:
             batch: the samples; of the labels it matters only where there is one.
-            training: whether each part of the network is in the mode in which it learns, with dropout and batch
-                statistics if that is training mode; else all are in evaluation mode.
+            training: whether the network is in training mode, with dropout and batch statistics, but for batch norm
+                that was frozen; else all of it is in evaluation mode.
         """
         if not training:
             with evaluating(self.network):
                 return outputs_of(self.network, batch)
-        if self.network.training:
-            self._modes = Modes(self.network)
-        else:
-            self._modes.put_back()  # somebody has evaluated it in between
+        if self.network.training:  # else it was evaluated in between, and all of it is in evaluation mode
+            self._frozen = frozen_norms(self.network)
+        self.network.train()
+        for part in self._frozen:
+            part.eval()
         return outputs_of(self.network, batch)
 
     def gradient(self, loss: torch.Tensor) -> Tensors:

@@ -277,7 +277,9 @@ class PlainModel(BaseAlgorithm):
         progress_bar: bool = False,
     ) -> Any:
         # What is left of a training that took whole rollouts beyond its total may be negative.
-        total_timesteps = checks.integer("total_timesteps", total_timesteps, 0 if reset_num_timesteps else None)
+        total_timesteps = checks.integer(
+            "total_timesteps", checks.whole(total_timesteps), 0 if reset_num_timesteps else None
+        )
         with without_folder(self):
             return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
 

@@ -167,7 +167,9 @@ class Resumable(PlainModel):
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
         # What is left of a training that took whole rollouts beyond its total may be negative.
-        total_timesteps = checks.integer("total_timesteps", total_timesteps, 0 if reset_num_timesteps else None)
+        total_timesteps = checks.integer(
+            "total_timesteps", checks.whole(total_timesteps), 0 if reset_num_timesteps else None
+        )
         if self.env is None:
             raise ValueError(
                 f"this {type(self).__name__} has no environment to learn in: load it with env=..., or call set_env"

@@ -6,7 +6,7 @@ import inspect
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from teachenv.experiment.cases import execute
 from teachenv.experiment.comparison import Comparison
 from teachenv.experiment.contest import Contest, Effort, Rung
 from teachenv.experiment.methods import Method
-from teachenv.experiment.naming import file_name, in_words, objects_in
+from teachenv.experiment.naming import file_name, in_words, made_by, objects_in
 from teachenv.experiment.precision import on_any_machine
 from teachenv.experiment.report import Report
 from teachenv.experiment.rows import ResultsFile
@@ -260,11 +260,14 @@ def _contents(contest: Contest) -> dict[str, str]:
     each = [(candidate.environment, candidate.teacher) for one in methods.values() for candidate in one.candidates]
     contents = objects_in([contest.setting.options, each])
     # Their candidates may change: rows have those as options.
-    contents |= {f"method {name}": digest(replace(method, candidates=())) for name, method in methods.items()}
+    fields = ("make", "wrapper", "learns", "students_factor", "budget_factor", "episode_rate")
+    for name, method in methods.items():
+        contents[f"method {name}"] = digest([made_by(getattr(method, field)) for field in fields])
     if contest.setting.env is not None:
         spec = gym.spec(registered(contest.setting.env))
         made = (spec.entry_point, spec.vector_entry_point, spec.max_episode_steps, spec.additional_wrappers)
-        contents[f"registration of {spec.id}"] = digest((made, spec.kwargs))
+        kwargs = {**spec.kwargs, "defaults": on_any_machine(spec.kwargs.get("defaults", {}))}
+        contents[f"registration of {spec.id}"] = digest((made, on_any_machine(kwargs)))
     return contents
 
 
@@ -308,5 +311,8 @@ def _difference(name: str, before: Any, now: Any) -> tuple[str, Any, Any]:
     """The first entry in which two dictionaries differ, with its name; two other values as they are."""
     if not isinstance(before, dict) or not isinstance(now, dict):
         return name, before, now
-    key = next(key for key in [*now, *before] if before.get(key) != now.get(key))
-    return _difference(f"{name}[{key!r}]", before.get(key), now.get(key))
+    key = next(k for k in [*now, *before] if k not in before or k not in now or before[k] != now[k])
+    return _difference(f"{name}[{key!r}]", before.get(key, _NOTHING), now.get(key, _NOTHING))
+
+
+_NOTHING = "nothing"

@@ -145,10 +145,12 @@ def objective(group: Group) -> str:
     options = {**of_env, **of_loss, **group.config["options"], **group.config["own"]}
     if options.get("objective") == "likelihood" or options.get("loss") == "distillation":
         return "J = − cross-entropy"
-    if any(row.metric.startswith("test_") and row.metric != "test_error" for row in group.rows):
-        return "J"  # of a task that reports more than the error, and has its own J: a regression, boxes, ...
     temperature = f"τ = {options.get('objective_temperature', Settings.objective_temperature):g}"
-    return f"J = − margin error, {temperature}" if options.get("objective") == "margin" else f"J with {temperature}"
+    if options.get("objective") == "margin":
+        return f"J = − margin error, {temperature}"
+    # A task that reports more than its error may have a J without a temperature, as regression has.
+    reports_more = any(row.metric.startswith("test_") and row.metric != "test_error" for row in group.rows)
+    return "J" if reports_more else f"J with {temperature}"
 
 
 def along(group: Group) -> list[list[tuple[int, float]]]:

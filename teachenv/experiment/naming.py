@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import inspect
 import re
+import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from teachenv.fingerprints import digest, simple_attributes
+from teachenv.introspection import of_a_library
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,48 @@ def objects_in(value: Any) -> dict[str, str]:
                 "them by it; give each an attribute `name`, or functions a teachenv.experiment.Named(name, function)"
             )
     return found
+
+
+def made_by(value: Any, under_way: tuple[int, ...] = ()) -> Any:
+    """What tells the makers of two teachers apart: a structure for `teachenv.fingerprints.digest`.
+
+    Of functions and classes of one's own it is their code, with what functions capture; of a library's their name. What
+    they read from modules is left out: it may be another object in each process, such as a compiled pattern.
+
+    Args:
+        value: a function, a class or an object.
+        under_way: ids of what contains it, since a function may capture itself.
+    """
+    if value is None or isinstance(value, bool | int | float | str | np.ndarray | np.generic | torch.Tensor):
+        return value
+    if id(value) in under_way:
+        return "itself"
+    inner = functools.partial(made_by, under_way=(*under_way, id(value)))
+    if isinstance(value, Mapping):
+        return {str(key): inner(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [inner(each) for each in value]
+    if isinstance(value, functools.partial):
+        return [inner(each) for each in (value.func, value.args, value.keywords)]
+    if isinstance(value, types.MethodType):
+        return [inner(type(value.__self__)), inner(value.__func__)]
+    if isinstance(value, types.FunctionType):
+        cells = zip(value.__code__.co_freevars, value.__closure__ or (), strict=True)
+        held = [[name, inner(_held(cell))] for name, cell in cells]
+        code = f"{value.__module__}:{value.__qualname__}" if of_a_library(value.__module__) else value.__code__
+        return [code, inner(value.__defaults__), inner(value.__kwdefaults__), held]
+    if isinstance(value, type):
+        if of_a_library(value.__module__):
+            return f"{value.__module__}:{value.__qualname__}"
+        return [value.__qualname__, [inner(each) for each in vars(value).values() if inspect.isfunction(each)]]
+    return [inner(type(value)), simple_attributes(value)]
+
+
+def _held(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not yet set
+        return None
 
 
 def _nameless(value: Any) -> ValueError:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import gymnasium as gym
-from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
+from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, RecordEpisodeStatistics, TimeLimit
 
 from teachenv.env import TeachEnv
 from teachenv.errors import UnknownOption, unknown_name
@@ -72,7 +72,7 @@ def _bare(name: str, env: gym.Env[Any, Any]) -> TeachEnv:
         if isinstance(layer, TimeLimit) and layer._max_episode_steps < teach.problem.actions:
             refused = f"max_episode_steps={layer._max_episode_steps}, which ends its episodes early"
             advice = f"leave it out: its {teach.problem.actions} actions follow from horizon and steps_per_action"
-        elif not isinstance(layer, TimeLimit | OrderEnforcing | PassiveEnvChecker):
+        elif not isinstance(layer, TimeLimit | OrderEnforcing | PassiveEnvChecker | RecordEpisodeStatistics):
             refused = f"the wrapper {type(layer).__name__}"
         layer = layer.env
     if type(teach) is not TeachEnv:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import threading
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Protocol
 
@@ -41,7 +44,8 @@ class Measure(ABC):
     minibatch when an environment is made (`teachenv.trial`).
 
     A class may override `assess`, `judge`, `objective_of` or `report_of` to share work. A subclass that then overrides
-    what these are made of, such as `score`, gets back the general ones, which call it.
+    what these are made of, such as `score`, gets the general ones, which call it; what it calls in turn is what it
+    inherits.
     """
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -49,7 +53,7 @@ class Measure(ABC):
         super().__init_subclass__(**options)
         for whole, parts in _MADE_OF.items():
             if any(_definer(cls, part) < _definer(cls, whole) for part in parts):
-                setattr(cls, whole, getattr(Measure, whole))
+                setattr(cls, whole, _made_of_parts(whole, getattr(cls, whole)))
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -113,6 +117,23 @@ class Measure(ABC):
     def report_of(self, network: Network, inputs: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
         """The further measures of a network; by default `report` of its outputs."""
         return self.report(network(inputs), targets)
+
+
+def _made_of_parts(whole: str, inherited: Callable[..., Any]) -> Callable[..., Any]:
+    """A method that calls the parts, and for a part that calls it in turn the inherited one."""
+    general, under_way = getattr(Measure, whole), threading.local()
+
+    @functools.wraps(general)
+    def method(self: Measure, *args: Any) -> Any:
+        if id(self) in (active := vars(under_way).setdefault("measures", set())):
+            return inherited(self, *args)
+        active.add(id(self))
+        try:
+            return general(self, *args)
+        finally:
+            active.discard(id(self))
+
+    return method
 
 
 def _definer(kind: type, method: str) -> int:

@@ -94,7 +94,7 @@ def _check_numbering(splits: Sequence[torch.Tensor], outputs: int, where: str) -
         raise ValueError(
             f"{where}: found labels up to {outputs - 1} but none that is {named}, which makes {outputs} outputs for "
             f"{len(present)} classes; expected each number from 0: np.unique(labels, return_inverse=True)[1] of all "
-            f"splits together, or pass num_outputs={outputs}"
+            f"splits together, or pass num_outputs={outputs}; for a regression measure=teachenv.Regression()"
         )
 
 

@@ -228,6 +228,7 @@ def test_another_total_is_refused_and_changes_nothing(name):
         with pytest.raises(ValueError, match=f"total_timesteps must be an integer of at least 0, found {total!r}"):
             teacher.learn(total)
     assert digest(teacher.learn(TOTAL)) == digest(unbroken(name))
+    assert digest(fresh(name).learn(float(TOTAL))) == digest(unbroken(name))
     # What is left of a training that took whole rollouts beyond its total.
     assert digest(teacher.learn(-1, reset_num_timesteps=False)) == digest(unbroken(name))
 

@@ -55,6 +55,17 @@ def test_what_shares_work_stays_where_nothing_else_is_overridden(kind: type[Meas
         assert getattr(mine, name) is getattr(kind, name)
 
 
+def test_a_part_that_calls_the_whole_gets_the_inherited_one() -> None:
+    class Errors(teachenv.ClassificationMeasure):
+        def score(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            return 1 - self.assess(outputs, targets)[0]
+
+    outputs, targets = torch.eye(4)[:, :3], torch.tensor([0, 1, 2, 2])
+    accuracy = teachenv.ClassificationMeasure(3).score(outputs, targets)
+    for _ in range(2):
+        assert Errors(3).assess(outputs, targets)[0] == 1 - accuracy
+
+
 class Recall(teachenv.ClassificationMeasure):
     """Accuracy averaged over classes: a rare class counts as much as a common one."""
 

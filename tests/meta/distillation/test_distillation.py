@@ -453,13 +453,15 @@ def test_networks_keep_their_modes(name: str, evaluated: bool) -> None:
     assert moved == (3 if distiller.teacher_learns and name != "meta-distill" else 0)
 
 
-def test_a_network_that_is_given_in_evaluation_mode_learns_in_training_mode() -> None:
-    """As transformers' `from_pretrained` gives it, and whoever has evaluated it before."""
+@pytest.mark.parametrize("part", [False, True])
+def test_a_network_that_is_given_in_evaluation_mode_learns_in_training_mode(part: bool) -> None:
+    """As a whole or in part, as transformers' `from_pretrained` gives an encoder."""
     teacher, student = (seeded(depth, functools.partial(Normed, *[32] * depth)).double().eval() for depth in (4, 3))
-    distiller = DISTILLERS["kd"](teacher, student, DistillationSettings(3))
-    assert not any(modes(teacher, student))
+    learner: Any = nn.Sequential(student) if part else student
+    assert learner.training == part
+    distiller = DISTILLERS["kd"](teacher, learner, DistillationSettings(3))
     distiller.step(batches(1)[0])
-    assert all(modes(student))
+    assert all(modes(learner))
     assert not any(modes(teacher))
 
 

@@ -422,6 +422,11 @@ def test_a_folder_of_another_comparison_is_refused(changes, finished) -> None:
     assert (folder / "results.jsonl").read_bytes() == before
 
 
+def test_a_setting_that_is_left_out_is_named(finished) -> None:
+    with pytest.raises(ValueError, match=r"found options\['trusted_dev'\] 'nothing', expected None"):
+        compared(finished[0], trusted_dev=None)
+
+
 def test_the_setting_that_differs_is_named(finished) -> None:
     with pytest.raises(ValueError, match=r"found options\['dev_size'\] 20, expected 21; choose another out"):
         compared(finished[0], dev_size=21)
@@ -458,6 +463,20 @@ def test_another_method_behind_a_name_is_refused(changed, tmp_path) -> None:
         compared(folder, methods={"mine": method}, seeds=1, effort=ONE)
         with pytest.raises(ValueError, match="content of 'method mine' has changed since"):
             compared(folder, methods={"mine": changed}, seeds=1, effort=ONE)
+
+
+def _reading() -> Method:
+    return Method(make=lambda env, seed, options: (CALLS.append(PATTERN.match("a")), Push(0.1))[1])
+
+
+PATTERN, CALLS = re.compile("a"), []
+
+
+def test_what_a_method_reads_from_its_module_refuses_nothing(tmp_path) -> None:
+    """A compiled pattern is another object in each process, and a list may grow."""
+    for _ in range(2):
+        compared(tmp_path, methods={"mine": _reading()}, seeds=1, effort=ONE)
+    assert json.loads((tmp_path / "comparison.json").read_text())["contents"]["method mine"]
 
 
 @pytest.mark.parametrize(
